@@ -1,0 +1,75 @@
+"""What every engine can do.
+
+Lives here: the protocol and the settings that any engine understands.
+Add here when a second engine needs a word that both can fulfil.
+Keep out: anything only DuckDB or only Spark can do.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from cleanroom_pipelines.engine.tables import TableFiles
+
+Parameters = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How much of the machine one engine may use.
+
+    Args:
+        memory_bytes: Upper bound of the engine's own memory; beyond it spills to `scratch`. None: 60 % of RAM.
+        threads: Worker threads, at least 1. None: one per core.
+        scratch: Existing directory for spill files, encrypted with a key that dies with the process.
+            None: the system's temporary directory.
+    """
+
+    memory_bytes: int | None = None
+    threads: int | None = None
+    scratch: Path | None = None
+
+
+class Engine(Protocol):
+    """SQL in DuckDB's dialect over files and Arrow tables; values are bound, never written into the text."""
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> None:
+        """Run a statement for its effect on the session (views, temporary tables)."""
+        ...
+
+    def fetch(self, sql: str, parameters: Parameters = ()) -> pa.Table:
+        """Run a query and return its whole result."""
+        ...
+
+    def batches(
+        self, sql: str, parameters: Parameters = (), rows: int = 1_000_000
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream a query's result in batches of at most `rows`; close or exhaust it before the next query."""
+        ...
+
+    def register(self, name: str, table: pa.Table) -> None:
+        """Make an Arrow table queryable as `name` for this session."""
+        ...
+
+    def unregister(self, name: str) -> None:
+        """Forget a registered table."""
+        ...
+
+    def scan(self, name: str, tables: TableFiles) -> None:
+        """Make files queryable as `name`: parquet with its own types, CSV and JSON Lines as VARCHAR cells."""
+        ...
+
+    def unreadable_rows(self, name: str) -> int:
+        """Rows of the files behind `name` that could not be split into cells at all (a full pass for text)."""
+        ...
+
+    def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
+        """Write a query's result, in its order, to one parquet file (zstd)."""
+        ...
+
+    def close(self) -> None:
+        """End the session and remove its scratch files."""
+        ...

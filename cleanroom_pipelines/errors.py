@@ -1,0 +1,143 @@
+"""The one error tree.
+
+Lives here: every error a user, a run or a client can meet, each with a status code and a remedy.
+Add here when a new kind of failure needs its own remedy or its own status code.
+Keep out: data. No id, e-mail or cell value may be put into a message: messages reach event logs.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+
+class StatusCode(StrEnum):
+    """Why a resource is CREATE_FAILED; closed list, codes never change their meaning.
+
+    Source: `statusDetails.statusCode` of the AWS Clean Rooms ML API, which publishes no list of its own.
+    """
+
+    TRAINING_DATA_NOT_FOUND = "TRAINING_DATA_NOT_FOUND"
+    TRAINING_DATA_INVALID = "TRAINING_DATA_INVALID"
+    TRAINING_DATA_TOO_SMALL = "TRAINING_DATA_TOO_SMALL"
+    SEED_NOT_FOUND = "SEED_NOT_FOUND"
+    SEED_INVALID = "SEED_INVALID"
+    SEED_TOO_SMALL = "SEED_TOO_SMALL"
+    SEED_TOO_LARGE = "SEED_TOO_LARGE"
+    INSUFFICIENT_MATCHING_SEED = "INSUFFICIENT_MATCHING_SEED"
+    SEED_COVERS_POPULATION = "SEED_COVERS_POPULATION"
+    SIZE_REVEALS_SEED = "SIZE_REVEALS_SEED"
+    SQL_NOT_ALLOWED = "SQL_NOT_ALLOWED"
+    SQL_FAILED = "SQL_FAILED"
+    DESTINATION_NOT_WRITABLE = "DESTINATION_NOT_WRITABLE"
+    PARENT_NOT_ACTIVE = "PARENT_NOT_ACTIVE"
+    ARTIFACT_DAMAGED = "ARTIFACT_DAMAGED"
+    STORAGE_FULL = "STORAGE_FULL"
+    CANCELLED = "CANCELLED"
+    INTERNAL = "INTERNAL"
+
+
+class CleanroomError(Exception):
+    """Root of everything this package raises on purpose.
+
+    Args:
+        message: One clear sentence without data values: what happened and why.
+        remedy: One sentence that says what to do, if there is something.
+        status_code: The code a resource gets that failed for this reason.
+        **attributes: Facts a caller may read (counts, column names, limits), kept as attributes.
+    """
+
+    status_code: StatusCode = StatusCode.INTERNAL
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        status_code: StatusCode | None = None,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        if status_code is not None:
+            self.status_code = status_code
+        self.attributes = attributes
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.remedy, self.status_code, self.attributes)
+
+
+def _rebuild(
+    cls: type[CleanroomError],
+    message: str,
+    remedy: str,
+    status_code: StatusCode,
+    attributes: dict[str, Any],
+) -> CleanroomError:
+    return cls(message, remedy=remedy, status_code=status_code, **attributes)
+
+
+class UsageError(CleanroomError, ValueError):
+    """An argument or a declaration is wrong; nothing was done."""
+
+
+class InputError(CleanroomError, ValueError):
+    """A file or table that was given cannot be used; nothing was written."""
+
+
+class TrainingDataError(InputError):
+    """The interactions table cannot be used."""
+
+    status_code = StatusCode.TRAINING_DATA_INVALID
+
+
+class SeedError(InputError):
+    """The seed cannot be used."""
+
+    status_code = StatusCode.SEED_INVALID
+
+
+class NotFoundError(CleanroomError, LookupError):
+    """No such resource for this account."""
+
+
+class ConflictError(CleanroomError):
+    """The name is taken, or the resource is not in a state that allows this."""
+
+
+class ClaimLostError(CleanroomError):
+    """Another run holds the claim; whatever this run made must not be published."""
+
+
+class CancelledError(CleanroomError):
+    """Somebody asked for the job to stop."""
+
+    status_code = StatusCode.CANCELLED
+
+
+class ArtifactError(CleanroomError):
+    """An artifact is missing, incomplete or not what its manifest says."""
+
+    status_code = StatusCode.ARTIFACT_DAMAGED
+
+
+class DestinationError(CleanroomError):
+    """The export's destination cannot be written."""
+
+    status_code = StatusCode.DESTINATION_NOT_WRITABLE
+
+
+class StorageFullError(CleanroomError, OSError):
+    """The disk is full; the half-written artifact was removed."""
+
+    status_code = StatusCode.STORAGE_FULL
+
+
+class EngineError(CleanroomError, RuntimeError):
+    """The engine failed; only the class name of its error is kept, since its text quotes cells."""
+
+
+class ConfigurationError(CleanroomError, ValueError):
+    """A setting of this installation is wrong."""
