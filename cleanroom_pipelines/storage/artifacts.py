@@ -1,0 +1,334 @@
+"""Immutable, versioned artifacts with a manifest.
+
+Lives here: drafting, publishing, verifying, opening and deleting of what the assets make.
+Add here when the manifest must say something more (and raise FORMAT_VERSION).
+Keep out: which version is current (catalogue); what the files hold.
+
+A draft is written under a temporary name beside its target; its files are flushed to disk, the manifest is
+written last, and only then does it get its name. A reader trusts nothing that no manifest lists.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import fsspec
+
+from cleanroom_pipelines.errors import ArtifactError, StorageFullError
+from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition, path_of_version
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+_FULL_DISK = {"ENOSPC", "EDQUOT", "EFBIG"}
+
+
+@dataclass(frozen=True)
+class ArtifactReference:
+    """One version of one asset's partition."""
+
+    asset: str
+    partition: str
+    version: str
+
+    @property
+    def path(self) -> str:
+        """Path below the store's root."""
+        return "/".join(
+            (path_of_asset(self.asset), path_of_partition(self.partition), path_of_version(self.version))
+        )
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an artifact was made from: another artifact, or an uploaded table (then `version` is empty)."""
+
+    asset: str
+    partition: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    name: str
+    n_bytes: int
+    sha256: str
+    n_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a reader may trust.
+
+    Args:
+        data_version: Keyed digest of what the artifact was made from: same inputs and code, same data version.
+        facts: Small JSON facts about the artifact, no user data.
+    """
+
+    asset: str
+    partition: str
+    version: str
+    code_version: str
+    data_version: str
+    created_at: str
+    inputs: tuple[Input, ...]
+    files: tuple[FileEntry, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            ArtifactError: It is no manifest, or one of a newer format.
+        """
+        try:
+            raw = json.loads(text)
+            if raw["format_version"] > FORMAT_VERSION:
+                raise ArtifactError(
+                    "This artifact was written by a newer version of cleanroom_pipelines.",
+                    remedy="Upgrade this installation.",
+                )
+            raw["inputs"] = tuple(Input(**entry) for entry in raw["inputs"])
+            raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
+            return cls(**raw)
+        except (ValueError, KeyError, TypeError):
+            raise ArtifactError("A manifest cannot be read.", remedy="Materialise the asset again.") from None
+
+
+@dataclass
+class Draft:
+    """An artifact being written: put files into `path`, say their rows, add facts."""
+
+    path: Path
+    reference: ArtifactReference
+    n_rows: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
+
+
+class ArtifactStore:
+    """Artifacts under one fsspec URL.
+
+    Args:
+        url: Root, such as a local path or `s3://bucket/prefix`.
+        scratch: Local folder for drafts and copies of remote artifacts.
+    """
+
+    def __init__(self, url: str, scratch: Path) -> None:
+        self._is_local = urlparse(url).scheme in ("", "file")
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._scratch = scratch
+
+    @contextmanager
+    def drafting(
+        self,
+        reference: ArtifactReference,
+        *,
+        code_version: str,
+        data_version: str,
+        created_at: str,
+        inputs: tuple[Input, ...] = (),
+    ) -> Iterator[Draft]:
+        """Write an artifact: it becomes visible when the body ends well, and leaves nothing when it does not.
+
+        Raises:
+            StorageFullError: The disk is full.
+            ArtifactError: This version exists already.
+        """
+        target = Path(self._root) / reference.path if self._is_local else None
+        parent = target.parent if target else self._scratch
+        parent.mkdir(parents=True, exist_ok=True)
+        if self._fs.exists(f"{self._root}/{reference.path}"):
+            raise ArtifactError("This version of the artifact exists already.")
+        folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+        try:
+            with full_disk_is_an_error():
+                draft = Draft(folder, reference)
+                yield draft
+                draft.manifest = Manifest(
+                    reference.asset,
+                    reference.partition,
+                    reference.version,
+                    code_version,
+                    data_version,
+                    created_at,
+                    inputs,
+                    _entries(folder, draft.n_rows),
+                    draft.facts,
+                )
+                write_durably(folder / MANIFEST, draft.manifest.to_json().encode())
+                if target:
+                    os.rename(folder, target)
+                    _sync_folder(target.parent)
+                else:
+                    self._upload(folder, draft.manifest)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def manifest(self, reference: ArtifactReference) -> Manifest:
+        """Read a version's manifest.
+
+        Raises:
+            ArtifactError: There is none: the version was never finished, or was deleted.
+        """
+        try:
+            text = self._fs.cat_file(f"{self._root}/{reference.path}/{MANIFEST}").decode()
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            raise ArtifactError(
+                f"The artifact of {reference.asset} is missing.", remedy="Materialise the asset again."
+            ) from None
+        manifest = Manifest.from_json(text)
+        if (manifest.asset, manifest.partition, manifest.version) != (
+            reference.asset,
+            reference.partition,
+            reference.version,
+        ):
+            raise ArtifactError(
+                "A manifest belongs to another artifact.", remedy="Materialise the asset again."
+            )
+        return manifest
+
+    @contextmanager
+    def opening(self, reference: ArtifactReference) -> Iterator[Path]:
+        """Give a local folder that holds exactly the files of the manifest, each verified.
+
+        Raises:
+            ArtifactError: A file is missing or was altered.
+        """
+        manifest = self.manifest(reference)
+        if self._is_local:
+            folder = Path(self._root) / reference.path
+            _verify(folder, manifest)
+            yield folder
+            return
+        folder = Path(tempfile.mkdtemp(prefix="copy-", dir=self._scratch))
+        try:
+            for entry in manifest.files:
+                target = folder / entry.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(f"{self._root}/{reference.path}/{entry.name}", str(target))
+            _verify(folder, manifest)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def verify(self, reference: ArtifactReference) -> Manifest:
+        """Check every file of a version against its manifest and return it.
+
+        Raises:
+            ArtifactError: A file is missing or was altered.
+        """
+        with self.opening(reference):
+            return self.manifest(reference)
+
+    def versions(self, asset: str, partition: str) -> list[str]:
+        """All finished versions of a partition, oldest first."""
+        folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
+        try:
+            names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self._fs.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+        return sorted(
+            name
+            for name in names
+            if not name.startswith(".") and self._fs.exists(f"{folder}/{name}/{MANIFEST}")
+        )
+
+    def delete(self, reference: ArtifactReference) -> None:
+        """Delete a version, its manifest first, so that no reader meets a half-deleted one."""
+        folder = f"{self._root}/{reference.path}"
+        for path in (f"{folder}/{MANIFEST}", folder):
+            try:
+                self._fs.rm(path, recursive=path == folder)
+            except FileNotFoundError:
+                pass
+
+    def _upload(self, folder: Path, manifest: Manifest) -> None:
+        base = f"{self._root}/{manifest.asset}/{path_of_partition(manifest.partition)}/{manifest.version}"
+        for name in (*(entry.name for entry in manifest.files), MANIFEST):
+            self._fs.put_file(str(folder / name), f"{base}/{name}")
+
+
+@contextmanager
+def full_disk_is_an_error() -> Iterator[None]:
+    """Turn the operating system's "no space left" into an error with a remedy."""
+    try:
+        yield
+    except StorageFullError:
+        raise
+    except OSError as error:
+        if error.errno is not None and os.strerror(error.errno) in _full_disk_texts():
+            raise StorageFullError("The disk is full.", remedy="Free some space and try again.") from None
+        raise
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk and give it its name."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)
+    _sync_folder(path.parent)
+
+
+def _full_disk_texts() -> set[str]:
+    import errno
+
+    return {os.strerror(getattr(errno, name)) for name in _FULL_DISK if hasattr(errno, name)}
+
+
+def _entries(folder: Path, n_rows: Mapping[str, int]) -> tuple[FileEntry, ...]:
+    entries = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        entries.append(FileEntry(name, path.stat().st_size, sha256_of(path), n_rows.get(name)))
+    return tuple(entries)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 hex of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _verify(folder: Path, manifest: Manifest) -> None:
+    for entry in manifest.files:
+        path = folder / entry.name
+        try:
+            intact = path.stat().st_size == entry.n_bytes and sha256_of(path) == entry.sha256
+        except OSError:
+            intact = False
+        if not intact:
+            raise ArtifactError(
+                f"The artifact of {manifest.asset} was altered or is incomplete.",
+                remedy="Materialise the asset again.",
+            )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

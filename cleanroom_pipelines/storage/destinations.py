@@ -1,0 +1,58 @@
+"""Where exports go.
+
+Lives here: turning an `s3://bucket/prefix` into the folder an account may write.
+Add here when real object stores are registered.
+Keep out: what is written there (audiences.exports).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.storage.home import Home
+
+_ACCOUNT = re.compile(r"[0-9]{12}")
+_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
+_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()=,@ -]{1,255}")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A place below one account's bucket.
+
+    Args:
+        url: The URL as the account names it, without a trailing slash.
+        folder: The local folder that stands for it.
+    """
+
+    url: str
+    folder: Path
+
+    def __truediv__(self, segment: str) -> "Destination":
+        return Destination(f"{self.url}/{segment}", self.folder / segment)
+
+
+def resolve_destination(home: Home, account_id: str, url: str) -> Destination:
+    """Find the folder that a destination URL means for an account.
+
+    Args:
+        url: `s3://bucket/prefix`; means `accounts/<account>/buckets/<bucket>/<prefix>`.
+
+    Raises:
+        UsageError: The URL is not of that form, or would leave its bucket.
+    """
+    remedy = "Give s3://bucket/prefix with plain segments."
+    match = _URL.fullmatch(url.rstrip("/"))
+    if match is None or not _ACCOUNT.fullmatch(account_id):
+        raise UsageError("The destination is not an s3://bucket/prefix URL.", remedy=remedy)
+    bucket, prefix = match.group(1), match.group(2) or ""
+    segments = prefix.split("/") if prefix else []
+    if any(segment in (".", "..") or not _SEGMENT.fullmatch(segment) for segment in segments):
+        raise UsageError("The destination holds a path segment that is not allowed.", remedy=remedy)
+    root = home.accounts / account_id / "buckets" / bucket
+    folder = root.joinpath(*segments)
+    # A symbolic link planted below the bucket must not lead out of it.
+    if not folder.resolve().is_relative_to(root.parent.resolve()):
+        raise UsageError("The destination leads out of its bucket.", remedy=remedy)
+    return Destination("/".join((f"s3://{bucket}", *segments)), folder)

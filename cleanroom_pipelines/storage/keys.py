@@ -1,0 +1,105 @@
+"""The installation key and what is derived from it.
+
+Lives here: HKDF derivation, keyed digests, sealing of kept seeds and secrets.
+Add here when a new purpose needs its own key.
+Keep out: `stable_hash`, which is public.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cleanroom_pipelines.errors import ConfigurationError
+
+KEY_BYTES = 32
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class InstallationKey:
+    """32 secret bytes; never leaves the machine, never printed.
+
+    Args:
+        secret: The bytes of the key file.
+    """
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def load_or_create(
+        cls, path: Path, random_bytes: Callable[[int], bytes] = os.urandom
+    ) -> "InstallationKey":
+        """Read the key file, or create it with mode 0600; safe when several processes start at once.
+
+        Raises:
+            ConfigurationError: The file is there but does not hold 32 bytes.
+        """
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f"{path.name}.{random_bytes(6).hex()}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(random_bytes(KEY_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        secret = path.read_bytes()
+        if len(secret) != KEY_BYTES:
+            raise ConfigurationError(
+                "The installation key file does not hold 32 bytes.", remedy="Restore it from a backup."
+            )
+        return cls(secret)
+
+    def derive(self, purpose: str) -> bytes:
+        """Derive the 32-byte key of one purpose (HKDF-SHA256, RFC 5869)."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(
+            self.secret
+        )
+
+    def digest(self, purpose: str, content: bytes) -> str:
+        """Keyed digest of some bytes: HMAC-SHA256 hex. A plain digest would let anyone test a guessed list."""
+        return hmac.new(self.derive(purpose), content, hashlib.sha256).hexdigest()
+
+    def digest_files(self, purpose: str, files: tuple[Path, ...]) -> str:
+        """Keyed digest of the contents of files, in the order given."""
+        mac = hmac.new(self.derive(purpose), digestmod=hashlib.sha256)
+        for file in files:
+            mac.update(file.stat().st_size.to_bytes(8, "big"))
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    mac.update(chunk)
+        return mac.hexdigest()
+
+    def seal(self, purpose: str, content: bytes) -> bytes:
+        """Encrypt and authenticate bytes (Fernet: AES-128-CBC, HMAC-SHA256)."""
+        from cryptography.fernet import Fernet
+
+        return Fernet(base64.urlsafe_b64encode(self.derive(purpose))).encrypt(content)
+
+    def unseal(self, purpose: str, sealed: bytes) -> bytes:
+        """Undo `seal`.
+
+        Raises:
+            ConfigurationError: The bytes were altered or sealed under another installation's key.
+        """
+        from cryptography.fernet import Fernet, InvalidToken
+
+        try:
+            return Fernet(base64.urlsafe_b64encode(self.derive(purpose))).decrypt(sealed)
+        except InvalidToken:
+            raise ConfigurationError(
+                "A sealed file was altered or belongs to another installation.",
+                remedy="Restore it from a backup.",
+            ) from None
