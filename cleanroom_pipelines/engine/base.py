@@ -22,7 +22,8 @@ class EngineSettings:
     """How much of the machine one engine may use.
 
     Args:
-        memory_bytes: Upper bound of the engine's own memory; beyond it spills to `scratch`. None: 60 % of RAM.
+        memory_bytes: Upper bound of the engine's own memory; beyond it, it spills to `scratch`.
+            None: 60 % of RAM.
         threads: Worker threads, at least 1. None: one per core.
         scratch: Existing directory for spill files, encrypted with a key that dies with the process.
             None: the system's temporary directory.
@@ -63,7 +64,16 @@ class Engine(Protocol):
         ...
 
     def unreadable_rows(self, name: str) -> int:
-        """Rows of the files behind `name` that could not be split into cells at all (a full pass for text)."""
+        """Rows of the files behind `name` that could not be split into cells (a full pass for text)."""
+        ...
+
+    def rejected_lines(self) -> pa.Table:
+        """Which lines of text files the queries since the last call skipped, for being no rows.
+
+        Returns:
+            One row per line: `line` (the record's number in its file, from 1, the header counted) and
+            `reason` (the engine's word for it, such as MISSING COLUMNS), ordered by scan, file and line.
+        """
         ...
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:

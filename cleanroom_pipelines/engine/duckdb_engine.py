@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,18 @@ _MAX_LINE_BYTES = 10_000_000
 # A delimiter that text lines cannot hold, so that a line of JSON comes back as one cell.
 _NO_DELIMITER = "\x01"
 
+_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG), "max_temp_directory_size")
+# DuckDB's own names of errors as their texts begin, for those that reach us through Arrow.
+_CAUSES = {
+    "Conversion": "ConversionException",
+    "INTERNAL": "InternalException",
+    "INTERRUPT": "InterruptException",
+    "Invalid Input": "InvalidInputException",
+    "IO": "IOException",
+    "Out of Memory": "OutOfMemoryException",
+    "Permission": "PermissionException",
+}
+
 T = TypeVar("T")
 
 
@@ -33,10 +46,19 @@ class DuckDBEngine:
     """One in-memory DuckDB that may touch the given paths and nothing else."""
 
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...]) -> None:
-        self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch))
+        self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).resolve()
         self._scans: dict[str, TableFiles] = {}
+        self._n_scratch_files = 0
+        self._last_rejected_scan = -1
+        self._allowed = [path.resolve() for path in (*paths, self._scratch)]
         self._connection = duckdb.connect(":memory:")
-        allowed = [path.resolve() for path in (*paths, self._scratch)]
+        try:
+            self._lock_down(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock_down(self, settings: EngineSettings) -> None:
         set_ = self._set
         set_("memory_limit", f"{settings.memory_bytes or _default_memory_bytes()}B")
         set_("threads", settings.threads or os.cpu_count() or 1)
@@ -47,8 +69,8 @@ class DuckDBEngine:
         set_("autoinstall_known_extensions", False)
         set_("autoload_known_extensions", False)
         # The order matters: paths first, then the door is closed, then the lock thrown.
-        set_("allowed_directories", [str(path) for path in allowed if path.is_dir()])
-        set_("allowed_paths", [str(path) for path in allowed if not path.is_dir()])
+        set_("allowed_directories", [str(path) for path in self._allowed if path.is_dir()])
+        set_("allowed_paths", [str(path) for path in self._allowed if not path.is_dir()])
         set_("enable_external_access", False)
         set_("lock_configuration", True)
 
@@ -87,24 +109,34 @@ class DuckDBEngine:
         self._scans[name] = tables
 
     def unreadable_rows(self, name: str) -> int:
-        """Count the lines of a CSV that do not split into its columns; 0 for the other formats.
+        """Count the lines that do not split into cells (CSV) or are no text (JSON Lines); 0 for parquet.
 
-        A line of JSON Lines that is not an object comes back as a row of NULLs and is seen there.
+        A line of JSON Lines that is text but no object comes back as a row of NULLs and is seen there.
         """
-        if self._scans[name].format != "csv":
+        tables = self._scans[name]
+        if tables.format == "parquet" or not tables.columns:
             return 0
-        # Only scans that rejected something are recorded, hence the difference. Counting every cell makes
-        # DuckDB split the lines, which count(*) would not.
-        columns = ", ".join(f"count({quote_identifier(column)})" for column in self._scans[name].columns)
-        before = self._n_rejected()
+        # Counting every cell makes DuckDB split the lines, which count(*) would not.
+        columns = ", ".join(f"count({quote_identifier(column)})" for column in tables.columns)
+        self.rejected_lines()
         self.fetch(f"SELECT {columns} FROM {quote_identifier(name)}")
-        return self._n_rejected() - before
+        return len(self.rejected_lines())
 
-    def _n_rejected(self) -> int:
+    def rejected_lines(self) -> pa.Table:
+        """Tell which lines the queries since the last call skipped."""
+        # DuckDB keeps one reject table per session; before the first scan of a CSV it does not exist.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
-            return 0
-        rejected = self.fetch("SELECT count(DISTINCT (scan_id, file_id, line)) AS n_rows FROM reject_errors")
-        return int(rejected["n_rows"][0].as_py())
+            return pa.table({"line": pa.array([], pa.int64()), "reason": pa.array([], pa.string())})
+        # The reason and the number only: the table also holds the text of the line.
+        lines = self.fetch(
+            "SELECT CAST(line AS BIGINT) AS line, min(CAST(error_type AS VARCHAR)) AS reason, scan_id "
+            "FROM reject_errors WHERE scan_id > ? "
+            "GROUP BY scan_id, file_id, line ORDER BY scan_id, file_id, line",
+            [self._last_rejected_scan],
+        )
+        if lines.num_rows:
+            self._last_rejected_scan = max(lines["scan_id"].to_pylist())
+        return lines.select(["line", "reason"])
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result, in its order, to one parquet file."""
@@ -123,20 +155,35 @@ class DuckDBEngine:
         self._call(lambda: self._connection.execute(f"SET {name} = ?", [value]))
 
     def _call(self, action: Callable[[], T]) -> T:
+        # What fails while a stream is read reaches us through Arrow, as one of its errors or as an OSError,
+        # with DuckDB's text, cells included.
         try:
             return action()
-        except duckdb.Error as error:
-            raise _translated(error) from None
-        except pa.ArrowException as error:
-            raise EngineError(f"The engine failed ({type(error).__name__}).") from None
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            translated = _translated(error)
+        # Outside the handler: there even `from None` would leave the original in __context__.
+        raise translated
 
     def _plain(self, file: Path, tables: TableFiles) -> Path:
-        """Parquet inside gzip is unpacked into scratch; DuckDB reads the other gzipped formats itself."""
-        if tables.format != "parquet" or file.suffix != ".gz":
+        """Give a path that DuckDB can read as it stands.
+
+        Parquet inside gzip is unpacked into scratch (DuckDB reads the other gzipped formats itself), and a
+        file whose path holds characters of a glob is linked there under a plain name.
+        """
+        unpack = tables.format == "parquet" and file.suffix == ".gz"
+        link = any(character in str(file) for character in "*?[")
+        if not unpack and not link:
             return file
-        target = self._scratch / f"{len(list(self._scratch.iterdir()))}.parquet"
-        with open_binary(file) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
+        if not any(file == path or path in file.parents for path in self._allowed):
+            raise EngineError("The engine was not given this file.", remedy="Open the engine with its path.")
+        self._n_scratch_files += 1
+        # DuckDB sees by the name's end whether a text file is gzipped.
+        suffix = ".gz" if link and not unpack and file.suffix == ".gz" else ""
+        target = self._scratch / f"{self._n_scratch_files}{suffix}"
+        if unpack:
+            self._call(lambda: _unpack(file, target))
+        else:
+            target.symlink_to(file)
         return target
 
 
@@ -144,16 +191,29 @@ def _default_memory_bytes() -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _DEFAULT_MEMORY_SHARE)
 
 
-def _translated(error: duckdb.Error) -> EngineError | StorageFullError:
-    # The text of the error is read here to tell a full disk, and never passed on: it quotes cells.
+def _unpack(file: Path, target: Path) -> None:
+    try:
+        with open_binary(file) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    except (EOFError, zlib.error):
+        raise OSError("damaged gzip") from None
+
+
+def _translated(error: Exception) -> EngineError | StorageFullError:
+    # The text of the error is read here to tell what it was, and never passed on: it quotes cells.
     text = str(error)
-    if os.strerror(errno.ENOSPC) in text or os.strerror(errno.EFBIG) in text or "max_temp_directory_size" in text:
+    if any(sign in text for sign in _DISK_FULL):
         return StorageFullError("The disk is full.", remedy="Free some space and try again.")
-    if isinstance(error, duckdb.OutOfMemoryException):
+    cause = type(error).__name__
+    if not isinstance(error, duckdb.Error):
+        cause = _CAUSES.get(text.split(" Error: ", 1)[0], cause)
+    if cause == "OutOfMemoryException":
         return EngineError(
-            "The engine ran out of memory.", remedy="Give it more memory, or give it disk space to spill to."
+            "The engine ran out of memory.",
+            remedy="Give it more memory, or give it disk space to spill to.",
+            cause=cause,
         )
-    return EngineError(f"The engine could not run this step ({type(error).__name__}).")
+    return EngineError(f"The engine could not run this step ({cause}).", cause=cause)
 
 
 def _parquet_query(files: str, tables: TableFiles) -> str:
@@ -173,18 +233,20 @@ def _csv_query(files: str, tables: TableFiles) -> str:
 
 def _jsonl_query(files: str, tables: TableFiles) -> str:
     # Each line is read as one cell, then taken apart: a line that is no JSON object gives a row of NULLs,
-    # as does a cell that holds an object or a list.
+    # a cell that holds an object or a list a NULL; blank lines are no rows. Strict reading would refuse files
+    # that mix \n and \r\n; with one cell per line nothing is lost without it.
     cells = ", ".join(
-        f"CASE WHEN json_type(line, {path}) NOT IN ('OBJECT', 'ARRAY') THEN json_extract_string(line, {path}) END "
-        f"AS {quote_identifier(column)}"
+        f"CASE WHEN json_type(line, {path}) NOT IN ('OBJECT', 'ARRAY') "
+        f"THEN json_extract_string(line, {path}) END AS {quote_identifier(column)}"
         for column in tables.columns
         for path in [quote_literal(_json_path(column))]
     )
     return (
         f"SELECT {cells or 'NULL AS no_key'} FROM (SELECT CASE WHEN json_valid(line) THEN line END AS line "
         f"FROM read_csv({files}, columns = {{'line': 'VARCHAR'}}, auto_detect = false, header = false, "
-        f"delim = {quote_literal(_NO_DELIMITER)}, quote = '', escape = '', max_line_size = {_MAX_LINE_BYTES}, "
-        f"ignore_errors = true))"
+        f"delim = {quote_literal(_NO_DELIMITER)}, quote = '', escape = '', strict_mode = false, "
+        f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0) "
+        f"WHERE NOT regexp_full_match(line, '\\s*'))"
     )
 
 

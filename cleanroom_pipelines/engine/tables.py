@@ -8,7 +8,9 @@ Keep out: what the columns mean (roles live in `similarity.specs`).
 import csv
 import glob
 import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +33,8 @@ class TableFiles:
     Args:
         files: Absolute paths in sorted order, at least one.
         format: One format for all of them.
-        columns: Column names: of the header (CSV), of the keys in the first 1,000 lines (JSON Lines), or of the
-            parquet schema.
+        columns: Column names: of the header (CSV), of the keys in the first 1,000 lines (JSON Lines), or of
+            the parquet schema.
         delimiter: Cell delimiter of CSV.
     """
 
@@ -58,35 +60,46 @@ def find_tables(source: str | Path, *, what: str = "file") -> TableFiles:
         The files, sorted by name.
 
     Raises:
-        InputError: Nothing there, an unknown or mixed format, an empty file, or a header that cannot be read.
+        InputError: Nothing there, an unknown or mixed format, an empty file, or a header that cannot be read;
+            its attribute `problem` says which ("missing", "format", "empty", "unreadable").
     """
     files = _expand(str(source))
     if not files:
         raise InputError(
             f"The {what} was not found: no .parquet, .csv or .jsonl file at the path given.",
             remedy="Give a file, a folder or a glob that matches at least one such file.",
+            problem="missing",
         )
     formats = {_format_of(file) for file in files}
     if None in formats:
         raise InputError(
             f"The {what} has a format that is not read here.",
             remedy="Give .parquet, .csv or .jsonl, each also as .gz.",
+            problem="format",
         )
     if len(formats) > 1:
-        raise InputError(f"The {what} mixes file formats.", remedy="Give files of one format.")
+        raise InputError(
+            f"The {what} mixes file formats.", remedy="Give files of one format.", problem="format"
+        )
     (format_,) = formats
     assert format_ is not None
     if all(file.stat().st_size == 0 for file in files):
-        raise InputError(f"The {what} is empty.", remedy="Give a file with at least one row.")
+        raise InputError(
+            f"The {what} is empty.", remedy="Give a file with at least one row.", problem="empty"
+        )
     files = tuple(file for file in files if file.stat().st_size > 0)
     try:
         columns, delimiter = _columns_of(files, format_)
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError, ValueError) as error:
-        raise InputError(
-            f"The {what} cannot be read as {format_} ({type(error).__name__}).",
-            remedy="Check that the file is complete, UTF-8 and of the format its name says.",
-        ) from None
-    return TableFiles(files, format_, columns, delimiter)
+        return TableFiles(files, format_, columns, delimiter)
+    except (OSError, csv.Error, EOFError, ValueError, zlib.error) as error:
+        cause = type(error).__name__
+    # Outside the handler: a decoding error holds the bytes it met, and __context__ would keep it.
+    raise InputError(
+        f"The {what} cannot be read as {format_} ({cause}).",
+        remedy="Check that it is complete, UTF-8, of the format its name says, and that its columns have "
+        "names that differ by more than case, the same in each file.",
+        problem="unreadable",
+    )
 
 
 def _expand(source: str) -> tuple[Path, ...]:
@@ -97,7 +110,9 @@ def _expand(source: str) -> tuple[Path, ...]:
         if path.is_dir():
             found = [child for child in path.iterdir() if child.is_file() and _format_of(child)]
         elif any(character in source for character in "*?["):
-            found = [Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file()]
+            # Path.glob takes no absolute pattern.
+            names = glob.glob(source, recursive=True)  # noqa: PTH207
+            found = [Path(name) for name in names if Path(name).is_file()]
         else:
             found = []
     except (OSError, ValueError):
@@ -118,15 +133,15 @@ def open_binary(file: Path) -> IO[bytes]:
 
 
 def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ...], str]:
-    if format_ == "parquet":
-        return _parquet_columns(files), ","
     if format_ == "jsonl":
         return _json_keys(files[0]), ","
-    headers = {_csv_header(file) for file in files}
-    if len(headers) != 1:
-        raise ValueError("headers differ")
-    ((columns, delimiter),) = headers
-    if len(set(columns)) != len(columns) or not all(columns):
+    headers = [_parquet_columns(file) if format_ == "parquet" else _csv_header(file) for file in files]
+    columns, delimiter = headers[0]
+    same = {frozenset(names) for names, _ in headers} if format_ == "parquet" else set(headers)
+    if len(same) != 1:
+        raise ValueError("columns differ between files")
+    # SQL does not tell "id" from "ID".
+    if len({name.lower() for name in columns}) != len(columns) or not all(columns):
         raise ValueError("repeated or empty column name")
     return columns, delimiter
 
@@ -134,16 +149,23 @@ def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ..
 def _csv_header(file: Path) -> tuple[tuple[str, ...], str]:
     line = _first_line(file)
     delimiter = max(_DELIMITERS, key=line.count)
-    return tuple(next(csv.reader([line], delimiter=delimiter))), delimiter
+    # A quoted name may hold a line break, so the header can be longer than its first line.
+    with open_binary(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        return tuple(next(csv.reader(_limited(text), delimiter=delimiter, strict=True))), delimiter
 
 
-def _parquet_columns(files: tuple[Path, ...]) -> tuple[str, ...]:
+def _limited(text: IO[str]) -> Iterator[str]:
+    while line := text.readline(_MAX_LINE_CHARACTERS):
+        yield line
+
+
+def _parquet_columns(file: Path) -> tuple[tuple[str, ...], str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with open_binary(files[0]) as stream:
-            return tuple(pq.read_schema(stream).names)
+        with open_binary(file) as stream:
+            return tuple(pq.read_schema(stream).names), ","
     except pa.ArrowException as error:
         raise ValueError(type(error).__name__) from None
 
@@ -155,15 +177,17 @@ def _first_line(file: Path) -> str:
 
 
 def _json_keys(file: Path) -> tuple[str, ...]:
-    keys: dict[str, None] = {}
+    keys: dict[str, str] = {}
     for line in _first_lines(file):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
-            keys.update(dict.fromkeys(row))
-    return tuple(keys)
+            for key in row:
+                # A key without a name, or that differs from another by case only, has no column in SQL.
+                keys.setdefault(key.lower(), key)
+    return tuple(key for key in keys.values() if key and "\x00" not in key)
 
 
 def _first_lines(file: Path) -> Iterator[str]:
@@ -171,4 +195,4 @@ def _first_lines(file: Path) -> Iterator[str]:
         for number, line in enumerate(stream):
             if number >= _KEYS_SAMPLE_LINES:
                 return
-            yield line.decode("utf-8", errors="replace")
+            yield line.decode("utf-8-sig", errors="replace")
