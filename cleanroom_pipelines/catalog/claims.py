@@ -1,0 +1,338 @@
+"""Claims: which run may work on which version.
+
+Lives here: taking, renewing and giving back a claim, what its holder may write, and reaping silent runs.
+Add here when the holder of a claim may do something new.
+Keep out: which work is ready (`work.py`) and what follows from it (`propagation.py`).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.lifecycle import (
+    close_failed,
+    find_version,
+    lock_resource,
+    make_pending,
+    mirror,
+    newest_version,
+    refuse_deleting,
+)
+from cleanroom_pipelines.catalog.names import Kind, check_text
+from cleanroom_pipelines.catalog.propagation import follow
+from cleanroom_pipelines.catalog.records import DELETING, Claim, ParentRef, Reaped, Status, Version
+from cleanroom_pipelines.catalog.tables import ExportJobRow, ResourceRow, VersionRow, version_record
+from cleanroom_pipelines.errors import ClaimLostError, ConflictError, NotFoundError, StatusCode, UsageError
+
+LEASE_SECONDS = 60.0
+MAX_ATTEMPTS = 3  # a lease that ran out is tried again up to two times
+_MAX_SUMMARY_BYTES = 65_536
+
+
+class Claims(Database):
+    """The part of the catalogue that a run speaks to."""
+
+    def claim(
+        self, kind: Kind, resource_id: str, number: int, run_id: str, lease_seconds: float = LEASE_SECONDS
+    ) -> Claim | None:
+        """Take a version to work on.
+
+        Args:
+            kind: The resource's kind.
+            resource_id: The resource's partition key.
+            number: The version.
+            run_id: Who takes it.
+            lease_seconds: How long the claim stands without being renewed.
+
+        Returns:
+            The claim; the same one with a fresh lease if this run holds it already; None if it is not to be had:
+            another run holds it, it is closed, its attempts are used up or its resource is being deleted.
+
+        Raises:
+            NotFoundError: There is no such version.
+            UsageError: The run id cannot be stored.
+        """
+        check_text("run id", run_id, 128)
+        now = self._clock()
+        expires = now + timedelta(seconds=lease_seconds)
+        with self._write() as session:
+            resource = lock_resource(session, kind, resource_id)
+            before = find_version(session, resource, number)
+            if before.status is Status.CREATE_IN_PROGRESS and before.run_id == run_id:
+                before.lease_expires_at = expires
+                return Claim(kind, resource_id, number, run_id, before.attempt, lease_seconds, expires)
+            if resource.status in DELETING:
+                return None
+            silent_run = before.run_id if before.status is Status.CREATE_IN_PROGRESS else None
+            free = or_(
+                VersionRow.status == Status.CREATE_PENDING,
+                and_(VersionRow.status == Status.CREATE_IN_PROGRESS, VersionRow.lease_expires_at <= now),
+            )
+            taken = session.execute(
+                update(VersionRow)
+                .where(VersionRow.resource_id == resource_id, VersionRow.number == number)
+                .where(free, VersionRow.attempt < MAX_ATTEMPTS, VersionRow.cancel_requested.is_(False))
+                .values(
+                    status=Status.CREATE_IN_PROGRESS,
+                    run_id=run_id,
+                    lease_expires_at=expires,
+                    attempt=VersionRow.attempt + 1,
+                    started_at=now,
+                    artifacts={},
+                    progress=0.0,
+                    progress_stage="",
+                )
+                .returning(VersionRow.attempt)
+            ).scalar()
+            if taken is None:
+                return None
+            mirror(session, resource, now)
+            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, silent_run)
+
+    def renew(self, claim: Claim) -> Claim:
+        """Keep a claim for another lease from now.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more.
+        """
+        expires = self._clock() + timedelta(seconds=claim.lease_seconds)
+        self._change_held(claim, lease_expires_at=expires)
+        return Claim(**(vars(claim) | {"lease_expires_at": expires}))
+
+    def release(self, claim: Claim) -> None:
+        """Give a claim back unused: the version is pending again and the attempt is not counted.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more.
+        """
+        with self._write() as session:
+            resource, version = self._held(session, claim)
+            make_pending(session, resource, version, claim.attempt - 1, self._clock())
+
+    def report_progress(self, claim: Claim, share: float, stage: str) -> None:
+        """Say how far the work is.
+
+        Args:
+            claim: The holder's.
+            share: 0 to 1; what lies outside is cut.
+            stage: What is being done, in a few words without data values.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more.
+        """
+        self._change_held(claim, progress=min(1.0, max(0.0, share)), progress_stage=stage)
+
+    def is_cancel_requested(self, claim: Claim) -> bool:
+        """Whether somebody asked for this work to stop; also if the claim is lost, since nobody wants it then."""
+        with self._read() as session:
+            row = session.get(VersionRow, (claim.id, claim.number))
+            return row is None or row.cancel_requested or not _is_held(row, claim)
+
+    def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
+        """Ask for the newest version not to be made: at once if it is pending, else when its run next looks.
+
+        Raises:
+            NotFoundError: There is no such resource.
+            ConflictError: There is nothing to cancel.
+        """
+        with self._write() as session:
+            resource = lock_resource(session, kind, resource_id, account_id)
+            newest = newest_version(session, resource)
+            cancel(session, resource, newest, self._clock())
+            return version_record(newest)
+
+    def publish_artifact(self, claim: Claim, asset: str, artifact_version: str) -> None:
+        """Note which artifact this version made.
+
+        Args:
+            claim: The holder's.
+            asset: The asset's name.
+            artifact_version: The artifact's version in the storage.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more; the artifact must not be used.
+        """
+        with self._write() as session:
+            _, version = self._held(session, claim)
+            version.artifacts = {**version.artifacts, asset: artifact_version}
+
+    def publish_output(self, claim: Claim, location: str) -> None:
+        """Note the folder that an export wrote.
+
+        Raises:
+            ClaimLostError: This run does not hold the export any more.
+            UsageError: The claim is no export job's.
+        """
+        with self._write() as session:
+            resource, _ = self._held(session, claim)
+            if not isinstance(resource, ExportJobRow):
+                raise UsageError("Only an export job has an output.", remedy="Publish an artifact instead.")
+            resource.output_location = location
+
+    def finish(self, claim: Claim, summary: Mapping[str, Any], parents: Iterable[ParentRef] = ()) -> Version:
+        """Close a version as ACTIVE, make it the current one and create what follows, all in one transaction.
+
+        Args:
+            claim: The holder's.
+            summary: One sentence and headline numbers, small, without data values.
+            parents: What it was made from.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more; nothing was changed.
+            UsageError: The summary is not small JSON.
+        """
+        _check_summary(summary)
+        now = self._clock()
+        with self._write() as session:
+            resource, version = self._held(session, claim)
+            is_first = resource.current_version is None
+            version.status = Status.ACTIVE
+            version.status_code = version.status_message = None
+            version.summary, version.parents = dict(summary), tuple(parents)
+            version.progress, version.progress_stage = 1.0, ""
+            version.lease_expires_at, version.finished_at = None, now
+            resource.current_version = max(version.number, resource.current_version or 0)
+            session.flush()
+            mirror(session, resource, now)
+            follow(session, resource, version, is_first=is_first, now=now, token_hex=self._token_hex)
+            return version_record(version)
+
+    def fail(self, claim: Claim, status_code: StatusCode, message: str) -> Version:
+        """Close a version as CREATE_FAILED.
+
+        Args:
+            claim: The holder's.
+            status_code: Why.
+            message: Why and what to do, without data values.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more; nothing was changed.
+        """
+        with self._write() as session:
+            resource, version = self._held(session, claim)
+            close_failed(session, resource, version, code=status_code, message=message, now=self._clock())
+            return version_record(version)
+
+    def reap(self, now: datetime | None = None) -> tuple[Reaped, ...]:
+        """Let go of the versions whose run went silent: pending again, or failed after three attempts.
+
+        Args:
+            now: UTC; the catalogue's clock if not given.
+
+        Returns:
+            What was reaped, so that the runs can be reported failed.
+        """
+        at = self._at(now)
+        with self._read() as session:
+            silent = session.execute(
+                select(VersionRow.kind, VersionRow.resource_id, VersionRow.number)
+                .where(VersionRow.status == Status.CREATE_IN_PROGRESS, VersionRow.lease_expires_at <= at)
+                .order_by(VersionRow.lease_expires_at)
+            ).all()
+        return tuple(reaped for kind, key, number in silent if (reaped := self._reap_one(kind, key, number, at)))
+
+    def _reap_one(self, kind: Kind, resource_id: str, number: int, at: datetime) -> Reaped | None:
+        with self._write() as session:
+            try:
+                resource = lock_resource(session, kind, resource_id)
+            except NotFoundError:
+                return None
+            version = find_version(session, resource, number)
+            run_id = version.run_id
+            if not is_silent(version, at) or run_id is None:
+                return None
+            let_go(session, resource, version, at)
+            return Reaped(version_record(version), run_id)
+
+    def _change_held(self, claim: Claim, **values: Any) -> None:
+        with self._write() as session:
+            changed = session.execute(
+                update(VersionRow)
+                .where(VersionRow.resource_id == claim.id, VersionRow.number == claim.number)
+                .where(VersionRow.status == Status.CREATE_IN_PROGRESS)
+                .where(VersionRow.run_id == claim.run_id, VersionRow.attempt == claim.attempt)
+                .values(**values)
+                .returning(VersionRow.number)
+            ).scalar()
+        if changed is None:
+            raise _lost(claim)
+
+    def _held(self, session: Session, claim: Claim) -> tuple[ResourceRow, VersionRow]:
+        try:
+            resource = lock_resource(session, claim.kind, claim.id)
+            version = find_version(session, resource, claim.number)
+        except NotFoundError:
+            raise _lost(claim) from None
+        if not _is_held(version, claim):
+            raise _lost(claim)
+        return resource, version
+
+
+def is_silent(version: VersionRow, at: datetime) -> bool:
+    """Whether a run holds the version and let its lease run out."""
+    expires = version.lease_expires_at
+    return version.status is Status.CREATE_IN_PROGRESS and expires is not None and expires <= at
+
+
+def let_go(session: Session, resource: ResourceRow, version: VersionRow, at: datetime) -> None:
+    """Take a version from a silent run: pending again while attempts are left, else CREATE_FAILED."""
+    if version.cancel_requested:
+        _close_cancelled(session, resource, version, at)
+    elif version.attempt < MAX_ATTEMPTS:
+        make_pending(session, resource, version, version.attempt, at)
+    else:
+        message = (
+            f"The run stopped without a word {MAX_ATTEMPTS} times. See in the logs of the last run what ended it, "
+            "such as too little memory, then try again."
+        )
+        close_failed(session, resource, version, code=StatusCode.INTERNAL, message=message, now=at)
+
+
+def cancel(session: Session, resource: ResourceRow, version: VersionRow, now: datetime) -> None:
+    """Cancel a pending version, or ask the run that holds it to stop.
+
+    Raises:
+        ConflictError: The version is closed.
+    """
+    if version.status is Status.CREATE_PENDING:
+        _close_cancelled(session, resource, version, now)
+    elif version.status is Status.CREATE_IN_PROGRESS:
+        version.cancel_requested = True
+    else:
+        refuse_deleting(resource)
+        raise ConflictError(
+            f"The {resource.kind.words} {resource.id} has no work to cancel.", remedy="See its status."
+        )
+
+
+def _close_cancelled(session: Session, resource: ResourceRow, version: VersionRow, now: datetime) -> None:
+    message = "Somebody asked for the work to stop. Try again if it is wanted after all."
+    close_failed(session, resource, version, code=StatusCode.CANCELLED, message=message, now=now)
+
+
+def _is_held(version: VersionRow, claim: Claim) -> bool:
+    holder = (Status.CREATE_IN_PROGRESS, claim.run_id, claim.attempt)
+    return (version.status, version.run_id, version.attempt) == holder
+
+
+def _lost(claim: Claim) -> ClaimLostError:
+    return ClaimLostError(
+        f"This run does not hold version {claim.number} of the {claim.kind.words} {claim.id} any more.",
+        remedy="Nothing was changed; what this run made is not used.",
+    )
+
+
+def _check_summary(summary: Mapping[str, Any]) -> None:
+    try:
+        size = len(json.dumps(dict(summary), allow_nan=False).encode())
+    except (TypeError, ValueError):
+        raise UsageError(
+            "The summary cannot be kept as JSON.", remedy="Give text, finite numbers, lists and objects only."
+        ) from None
+    if size > _MAX_SUMMARY_BYTES:
+        raise UsageError("The summary is too large.", remedy="Put the details into an artifact.")

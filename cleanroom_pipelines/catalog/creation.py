@@ -1,0 +1,402 @@
+"""Creation: what is asked for becomes a resource, and changes of it.
+
+Lives here: creating resources of every kind, changing configured models and declared resources, and the rules that
+need the database.
+Add here when a rule looks at a resource's parent or siblings.
+Keep out: rules that a spec can tell by itself (`specs.py`) and versions after the first (`work.py`).
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.lifecycle import (
+    find_resource,
+    insert_resource,
+    lock_resource,
+    name_scope,
+    pending_version,
+    refuse_deleting,
+)
+from cleanroom_pipelines.catalog.names import (
+    LOCAL_ACCOUNT,
+    LOCAL_REGION,
+    Kind,
+    check_account,
+    check_tags,
+    partition_key,
+)
+from cleanroom_pipelines.catalog.options import AudienceSize, ChildTagPolicy, Origin
+from cleanroom_pipelines.catalog.records import (
+    AudienceModel,
+    Cause,
+    ConfiguredAudienceModel,
+    ExportJob,
+    GenerationJob,
+    Resource,
+    Status,
+    TrainingDataset,
+)
+from cleanroom_pipelines.catalog.resources import Resources, as_record, find_named
+from cleanroom_pipelines.catalog.specs import (
+    MAX_SEED_SIZE,
+    SPECS,
+    AudienceModelSpec,
+    ConfiguredAudienceModelSpec,
+    ExportJobSpec,
+    GenerationJobSpec,
+    Spec,
+    TrainingDatasetSpec,
+    spec_digest,
+    spec_values,
+)
+from cleanroom_pipelines.catalog.tables import (
+    AudienceModelRow,
+    ConfiguredAudienceModelRow,
+    GenerationJobRow,
+    ResourceRow,
+    resource_record,
+)
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
+
+# What the AWS API lets one change; and of our own additions what is alike.
+_UPDATABLE = frozenset(
+    {
+        "audience_model_id",
+        "sizes",
+        "output_url",
+        "output_role_arn",
+        "min_matching_seed_size",
+        "share_metrics",
+        "share_explanation",
+        "export_format",
+        "description",
+    }
+)
+
+
+class Creation(Resources):
+    """The part of the catalogue that creates and changes resources."""
+
+    def create_training_dataset(self, spec: TrainingDatasetSpec, **options: Any) -> TrainingDataset:
+        """Create a training dataset; ACTIVE at once, its first version pending.
+
+        Args:
+            spec: What is asked for.
+            **options: As in `create`.
+
+        Raises:
+            UsageError: The spec breaks a rule.
+            ConflictError: The name is taken.
+        """
+        return as_record(TrainingDataset, self.create(spec, **options))
+
+    def create_audience_model(self, spec: AudienceModelSpec, **options: Any) -> AudienceModel:
+        """Create an audience model, CREATE_PENDING.
+
+        Args:
+            spec: What is asked for.
+            **options: As in `create`.
+
+        Raises:
+            UsageError: The spec breaks a rule.
+            NotFoundError: The account has no such training dataset.
+            ConflictError: The name is taken, or the parent is not in a state that allows this.
+        """
+        return as_record(AudienceModel, self.create(spec, **options))
+
+    def create_configured_audience_model(
+        self, spec: ConfiguredAudienceModelSpec, **options: Any
+    ) -> ConfiguredAudienceModel:
+        """Create a configured audience model; ACTIVE at once, its first version pending.
+
+        Args:
+            spec: What is asked for.
+            **options: As in `create`.
+
+        Raises:
+            UsageError: The spec breaks a rule.
+            NotFoundError: The account has no such audience model.
+            ConflictError: The name is taken, or the parent is not in a state that allows this.
+        """
+        return as_record(ConfiguredAudienceModel, self.create(spec, **options))
+
+    def start_generation_job(self, spec: GenerationJobSpec, **options: Any) -> GenerationJob:
+        """Create a generation job, CREATE_PENDING.
+
+        Args:
+            spec: What is asked for.
+            **options: As in `create`.
+
+        Raises:
+            UsageError: The spec breaks a rule.
+            NotFoundError: The account has no such configured audience model.
+            ConflictError: The name is taken (`attributes["reason"] == "name"`), the parent is not in a state that
+                allows this, or the same seed came through the inbox before (`"seed"`); `attributes["existing_id"]`
+                then names the job.
+        """
+        return as_record(GenerationJob, self.create(spec, **options))
+
+    def start_export_job(self, spec: ExportJobSpec, **options: Any) -> ExportJob:
+        """Create an export job, CREATE_PENDING.
+
+        Args:
+            spec: What is asked for.
+            **options: As in `create`.
+
+        Raises:
+            UsageError: The spec breaks a rule, or the size is not one of the configured model's.
+            NotFoundError: The account has no such generation job.
+            ConflictError: The name is taken, or the parent is not in a state that allows this.
+        """
+        return as_record(ExportJob, self.create(spec, **options))
+
+    def create(
+        self,
+        spec: Spec,
+        *,
+        account_id: str = LOCAL_ACCOUNT,
+        region: str = LOCAL_REGION,
+        declared: bool = False,
+        digest: str | None = None,
+        parents_must_be_active: bool = False,
+    ) -> Resource:
+        """Create a resource of any kind with its first version pending.
+
+        Args:
+            spec: What is asked for.
+            account_id: Whose it is; its parent must be the same account's.
+            region: Such as `us-east-1`.
+            declared: Whether `apply` asks; only declared resources get new versions by themselves.
+            digest: What `apply` recognises an unchanged declaration by; the spec's own digest if not given.
+            parents_must_be_active: Whether a parent that is still being made is refused, as the AWS API does.
+
+        Raises:
+            UsageError: The spec breaks a rule.
+            NotFoundError: The account has no such parent.
+            ConflictError: The name is taken, or the parent is not in a state that allows this.
+        """
+        spec.validate()
+        check_account(account_id, region)
+        self._check_seed_floor(spec)
+        for _ in range(3):
+            try:
+                with self._write() as session:
+                    parent = _usable_parent(session, spec, account_id, parents_must_be_active)
+                    _refuse_taken_name(session, spec, account_id, region)
+                    completed = _completed(session, spec, parent, account_id)
+                    now = self._clock()
+                    row = insert_resource(
+                        session,
+                        completed,
+                        resource_id=partition_key(spec.name, self._token_hex),
+                        account_id=account_id,
+                        region=region,
+                        declared=declared,
+                        now=now,
+                        spec_digest=digest or spec_digest(spec),
+                        **_own_columns(completed, now),
+                    )
+                    return resource_record(row)
+            except IntegrityError:
+                continue  # somebody was faster; the next look says with what
+        raise CleanroomError("The resource could not be stored.", remedy="Try again.") from None
+
+    def update_configured_audience_model(
+        self,
+        resource_id: str,
+        account_id: str | None = None,
+        *,
+        parents_must_be_active: bool = False,
+        **changes: Any,
+    ) -> ConfiguredAudienceModel:
+        """Change a configured audience model; jobs that are started from now on use it as it is then.
+
+        Args:
+            resource_id: Its partition key.
+            account_id: Whose it must be.
+            parents_must_be_active: Whether another model that is still being made is refused.
+            **changes: The fields of the spec to change; all but name, tags and the tag policy.
+
+        Raises:
+            UsageError: A change breaks a rule.
+            NotFoundError: There is none, or no such audience model.
+            ConflictError: It is being deleted, or the other model is not in a state that allows this.
+        """
+        if set(changes) - _UPDATABLE:
+            raise UsageError(
+                "A field of a configured audience model that cannot change was to be changed.",
+                remedy=f"Change only {', '.join(sorted(_UPDATABLE))}.",
+            )
+        kind = Kind.CONFIGURED_AUDIENCE_MODEL
+        before = self.get(kind, resource_id, account_id)
+        spec = ConfiguredAudienceModelSpec(**(spec_values(before) | changes))  # type: ignore[arg-type]
+        return as_record(
+            ConfiguredAudienceModel,
+            self._change(
+                kind,
+                resource_id,
+                spec,
+                digest=spec_digest(spec),
+                cause=Cause.UPDATED,
+                parents_must_be_active=parents_must_be_active,
+            ),
+        )
+
+    def update_declared(self, kind: Kind, resource_id: str, spec: Spec, digest: str | None = None) -> Resource:
+        """Carry a changed declaration out; a new version is made if the work depends on what changed.
+
+        Args:
+            kind: The resource's kind.
+            resource_id: Its partition key.
+            spec: The whole declaration as it is now; the name stays.
+            digest: What `apply` recognises it by; the spec's own digest if not given.
+
+        Raises:
+            UsageError: The spec breaks a rule, or has another name or kind.
+            NotFoundError: There is no such resource or parent.
+            ConflictError: It is being deleted.
+        """
+        return self._change(kind, resource_id, spec, digest=digest or spec_digest(spec), cause=Cause.DECLARED)
+
+    def _change(
+        self,
+        kind: Kind,
+        resource_id: str,
+        spec: Spec,
+        *,
+        digest: str,
+        cause: Cause,
+        parents_must_be_active: bool = False,
+    ) -> Resource:
+        if spec.kind is not kind:
+            raise UsageError(
+                f"The declaration is not of a {kind.words}.", remedy="Give it the same kind as before."
+            )
+        spec.validate()
+        self._check_seed_floor(spec)
+        now = self._clock()
+        with self._write() as session:
+            parent_of = find_resource(session, kind, resource_id)
+            moves = spec.parent_id != parent_of.parent_id
+            parent = _usable_parent(session, spec, parent_of.account_id, parents_must_be_active and moves)
+            row = lock_resource(session, kind, resource_id)
+            refuse_deleting(row)
+            if spec.name != row.name or name_scope(spec) != row.scope:
+                raise UsageError(f"The name of a {kind.words} cannot change.", remedy="Declare a new one.")
+            wanted = spec_values(_completed(session, spec, parent, row.account_id, is_new=False))
+            changed = {name for name, value in wanted.items() if _differs(getattr(row, name), value)}
+            is_work = bool(changed - SPECS[kind].beside_the_work)
+            if isinstance(row, GenerationJobRow) and row.seed_location is None and not is_work:
+                changed.discard("seed_location")  # the seed was used and deleted; it is not wanted back
+            for name in changed:
+                setattr(row, name, dict(spec.tags) if name == "tags" else wanted[name])
+            row.spec_digest, row.updated_at = digest, now
+            if isinstance(row, AudienceModelRow) and "refresh_every_seconds" in changed:
+                row.next_refresh_at = _first_refresh(row.refresh_every_seconds, now)
+            session.flush()
+            if is_work:
+                pending_version(session, row, cause, now)
+            session.refresh(row)
+            return resource_record(row)
+
+    def _check_seed_floor(self, spec: Spec) -> None:
+        if not isinstance(spec, ConfiguredAudienceModelSpec):
+            return
+        if not self.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_SIZE:
+            raise UsageError(
+                "The minimum matching seed size is out of range.",
+                remedy=f"Give {self.seed_floor} to {MAX_SEED_SIZE:,}; the operator may lower the floor.",
+            )
+
+
+def _usable_parent(session: Session, spec: Spec, account_id: str, must_be_active: bool) -> ResourceRow | None:
+    if spec.parent_kind is None or spec.parent_id is None:
+        return None
+    parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id)
+    refuse_deleting(parent)
+    if must_be_active and parent.status is not Status.ACTIVE:
+        raise ConflictError(
+            f"The {parent.kind.words} {parent.id} is not ACTIVE.",
+            remedy="Wait until it is ACTIVE, then try again.",
+        )
+    return parent
+
+
+def _refuse_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
+    taken = find_named(session, spec.kind, spec.name, account_id=account_id, region=region, scope=name_scope(spec))
+    if taken is not None:
+        place = "of this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
+        raise ConflictError(
+            f"There is a {spec.kind.words} named {spec.name!r} {place} already.",
+            remedy="Choose another name, or delete the other one first.",
+            reason="name",
+            existing_id=taken.id,
+        )
+
+
+def _completed(
+    session: Session, spec: Spec, parent: ResourceRow | None, account_id: str, *, is_new: bool = True
+) -> Spec:
+    """The spec with what the parent decides; refuses what the parent does not allow."""
+    if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
+        _refuse_size(spec.export_size, parent)
+        if is_new and spec.origin is Origin.INBOX:
+            _refuse_second_drop(session, spec)
+        tags = dict(spec.tags)
+        if parent.child_tag_policy is ChildTagPolicy.FROM_PARENT_RESOURCE:
+            tags = {**parent.tags, **tags}
+            check_tags(tags)
+        return replace(spec, tags=tags, started_by=spec.started_by or account_id)
+    if isinstance(spec, ExportJobSpec) and parent is not None and parent.parent_id is not None:
+        configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, parent.parent_id)
+        assert isinstance(configured, ConfiguredAudienceModelRow)
+        _refuse_size(spec.size, configured)
+    return spec
+
+
+def _refuse_size(size: AudienceSize | str | None, configured: ConfiguredAudienceModelRow) -> None:
+    if isinstance(size, AudienceSize) and size not in configured.sizes:
+        raise UsageError(
+            f"The audience size {size} is not one that the configured audience model allows.",
+            remedy=f"Give one of {', '.join(map(str, configured.sizes))}.",
+        )
+
+
+def _refuse_second_drop(session: Session, spec: GenerationJobSpec) -> None:
+    earlier = session.scalar(
+        select(GenerationJobRow).where(
+            GenerationJobRow.inbox_model_id == spec.configured_audience_model_id,
+            GenerationJobRow.seed_digest == spec.seed_digest,
+        )
+    )
+    if earlier is not None:
+        raise ConflictError(
+            f"The same seed came through the inbox before, as the generation job {earlier.id}.",
+            remedy="See that job, or drop another seed.",
+            reason="seed",
+            existing_id=earlier.id,
+        )
+
+
+def _own_columns(spec: Spec, now: datetime) -> dict[str, Any]:
+    """What a kind's row holds beyond its spec."""
+    if isinstance(spec, AudienceModelSpec):
+        return {"next_refresh_at": _first_refresh(spec.refresh_every_seconds, now)}
+    if isinstance(spec, GenerationJobSpec) and spec.origin is Origin.INBOX:
+        return {"inbox_model_id": spec.configured_audience_model_id}
+    return {}
+
+
+def _first_refresh(every_seconds: int | None, now: datetime) -> datetime | None:
+    return None if every_seconds is None else now + timedelta(seconds=every_seconds)
+
+
+def _differs(stored: Any, wanted: Any) -> bool:
+    if isinstance(wanted, tuple) and wanted and isinstance(wanted[0], AudienceSize):
+        return set(stored) != set(wanted)  # kept in ascending order
+    return bool(stored != wanted)

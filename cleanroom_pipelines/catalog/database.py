@@ -1,0 +1,246 @@
+"""The database: connections, transactions and the schema's version.
+
+Lives here: how SQLite and PostgreSQL are opened, the read and write transactions, migration under a lock, and the
+translation of SQLAlchemy's errors.
+Add here when a database needs another setting.
+Keep out: rows and rules.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.specs import MIN_SEED_SIZE
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+
+# What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
+# catalogue does not import Alembic.
+HEAD_REVISION = "0001"
+# Not Alembic's own name for it: on PostgreSQL the tables of Dagster may stand beside ours.
+VERSION_TABLE = "catalog_revision"
+
+_BUSY_SECONDS = 30
+_WRITES = "cleanroom_writes"
+_ADVISORY_LOCK = 7_265_616_301
+
+
+class CatalogUnavailableError(CleanroomError):
+    """The catalogue's database does not answer, or stayed locked."""
+
+
+class Database:
+    """A connection to the catalogue, safe to pickle and to take across a fork.
+
+    Args:
+        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`.
+        clock: Gives the present time, aware. A module-level function where the catalogue is pickled.
+        token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
+        seed_floor: The smallest `min_matching_seed_size` that may be configured; the AWS API's is 25.
+
+    Raises:
+        ConfigurationError: The URL is not one of a database that can be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Callable[[], datetime],
+        token_hex: Callable[[int], str],
+        seed_floor: int = MIN_SEED_SIZE,
+    ) -> None:
+        self._url = _checked_url(url)
+        self._clock = clock
+        self._token_hex = token_hex
+        self.seed_floor = seed_floor
+        self._engine: Engine | None = None
+        self._inherited: list[Engine] = []
+        self._pid = os.getpid()
+        self._is_checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_engine": None, "_inherited": [], "_is_checked": False}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)!r})"
+
+    def migrate(self) -> None:
+        """Bring the database to this code's schema; several processes may do so at once.
+
+        Raises:
+            ConfigurationError: The database was made by newer code, or cannot be opened.
+        """
+        engine = self._current_engine().execution_options(**{_WRITES: True})
+        with _translated(), engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                _switch_to_wal(connection)
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+                # From here on one process at a time: on SQLite the transaction began as a write.
+                found = _found_revision(connection)
+                if found is not None and found > HEAD_REVISION:
+                    raise ConfigurationError(
+                        "The catalogue was made by a newer version of cleanroom_pipelines.",
+                        remedy="Upgrade cleanroom_pipelines, or open another home.",
+                    )
+                if found != HEAD_REVISION:
+                    _upgrade(connection)
+        self._is_checked = True
+
+    def close(self) -> None:
+        """Close the connections of this process; the next use opens them again."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        """One transaction that sees one state of the catalogue and changes nothing."""
+        self._ensure_schema()
+        with _translated(), Session(self._current_engine()) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        """One transaction that is carried out as a whole or not at all."""
+        self._ensure_schema()
+        engine = self._current_engine().execution_options(**{_WRITES: True})
+        with _translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def _at(self, now: datetime | None) -> datetime:
+        return now if now is not None else self._clock()
+
+    def _ensure_schema(self) -> None:
+        if not self._is_checked:
+            self.migrate()
+
+    def _current_engine(self) -> Engine:
+        if self._pid != os.getpid():
+            # Never closed in this process: closing an inherited connection would speak on the parent's behalf.
+            self._inherited += [self._engine] if self._engine is not None else []
+            self._engine, self._pid = None, os.getpid()
+        if self._engine is None:
+            self._engine = _make_engine(self._url)
+        return self._engine
+
+
+def _checked_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            "The catalogue's URL cannot be read.",
+            remedy="Give sqlite:///<path> or postgresql://<host>/<database>.",
+        ) from None
+    if parsed.get_backend_name() in {"postgresql", "postgres"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() != "sqlite":
+        raise ConfigurationError(
+            "The catalogue's database is neither SQLite nor PostgreSQL.", remedy="Use one of these two."
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigurationError(
+            "The catalogue's database is in memory, where no other process sees it.",
+            remedy="Give sqlite:///<path>.",
+        )
+    return parsed
+
+
+def _make_engine(url: URL) -> Engine:
+    # hide_parameters: an error's text otherwise quotes what was to be stored.
+    if url.get_backend_name() != "sqlite":
+        try:
+            return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=5)
+        except (ImportError, NoSuchModuleError):
+            raise ConfigurationError(
+                "The driver for PostgreSQL is not installed.",
+                remedy="Install cleanroom_pipelines with the extra postgresql.",
+            ) from None
+    # No connection outlives its transaction: SQLite's do not survive a fork. A write takes 1.5 ms, not 0.4.
+    engine = create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver's own transactions begin too late; see _begin_sqlite
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL may lose the last commits on a power cut
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A write that begins as a read fails at once, without waiting, if another one wrote in between.
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _switch_to_wal(connection: Connection) -> None:
+    # SQLite answers "locked" at once, without waiting, while another process opens the same new file.
+    cursor = connection.connection.cursor()
+    for _ in range(_BUSY_SECONDS * 20):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except connection.dialect.loaded_dbapi.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+    raise CatalogUnavailableError(
+        "The catalogue stayed locked by another process.", remedy="Stop that process, then try again."
+    )
+
+
+def _found_revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+    command.upgrade(config, HEAD_REVISION)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the failures of the database that have a known cause into our own."""
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig)
+        if "unable to open" in reason or "readonly" in reason:
+            raise ConfigurationError(
+                "The catalogue's database cannot be opened for writing.",
+                remedy="See that its folder exists and that you may write there.",
+            ) from None
+        if "disk is full" in reason:
+            raise CatalogUnavailableError(
+                "The disk of the catalogue is full; nothing was changed.",
+                remedy="Free some space, then try again.",
+            ) from None
+        raise CatalogUnavailableError(
+            "The catalogue's database does not answer or stayed locked; nothing was changed.",
+            remedy="See that it runs and is not held by another program, then try again.",
+        ) from None
+    except DBAPIError as error:
+        if "file is not a database" in str(error.orig):
+            raise ConfigurationError(
+                "The catalogue's file is not a database.",
+                remedy="Give the path of a catalogue, or of a new file.",
+            ) from None
+        raise

@@ -1,0 +1,166 @@
+"""Deletion: how resources go.
+
+Lives here: the order in which resources may be deleted and the steps in which the larger ones go.
+Add here when deleting a resource takes another step.
+Keep out: deleting artifacts and partitions; the shell does so between `begin_delete` and `finish_delete`.
+"""
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.claims import cancel
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.lifecycle import lock_resource
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
+from cleanroom_pipelines.catalog.tables import ResourceRow, VersionRow, resource_record
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+
+_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
+
+
+class Deletion(Database):
+    """The part of the catalogue that deletes."""
+
+    def request_delete(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Resource:
+        """Ask for a resource to go.
+
+        A training dataset or configured audience model is gone when this returns. A model or generation job is
+        DELETE_PENDING, its work is cancelled, and a job's exports go with it.
+
+        Returns:
+            The resource as it was left, or as it was last.
+
+        Raises:
+            NotFoundError: There is no such resource.
+            ConflictError: Another resource depends on it.
+            UsageError: It is an export job; it goes with its generation job.
+        """
+        if kind is Kind.EXPORT_JOB:
+            raise UsageError("An export job is not deleted by itself.", remedy="Delete its generation job.")
+        with self._write() as session:
+            row = lock_resource(session, kind, resource_id, account_id)
+            if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
+                return resource_record(row)
+            if kind is not Kind.GENERATION_JOB:
+                _refuse_parent(session, row)
+            if kind in _AT_ONCE:
+                last = resource_record(row)
+                session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
+                return last
+            now = self._clock()
+            for going in (row, *_exports(session, row)):
+                for version in _open_versions(session, going):
+                    cancel(session, going, version, now)
+                going.status, going.updated_at = Status.DELETE_PENDING, now
+            session.flush()
+            return resource_record(row)
+
+    def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
+        """The models and jobs that are to go and that no run is at work on, the oldest request first."""
+        at_work = exists().where(
+            VersionRow.status == Status.CREATE_IN_PROGRESS,
+            VersionRow.resource_id == ResourceRow.id,
+        )
+        query = (
+            select(ResourceRow)
+            .where(ResourceRow.kind.in_([Kind.AUDIENCE_MODEL, Kind.GENERATION_JOB]))
+            .where(ResourceRow.status.in_([Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS]), ~at_work)
+            .order_by(ResourceRow.updated_at, ResourceRow.id)
+            .limit(limit)
+        )
+        with self._read() as session:
+            return tuple(resource_record(row) for row in session.scalars(query))
+
+    def begin_delete(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
+        """Begin, or begin again, to delete what belongs to a resource.
+
+        Returns:
+            The resource and the exports that go with it: everything whose artifacts and partitions are to go.
+
+        Raises:
+            NotFoundError: There is no such resource; it is gone already.
+            ConflictError: Its deletion was not asked for, or a run is still at work on it.
+        """
+        with self._write() as session:
+            row = lock_resource(session, kind, resource_id)
+            going = (row, *_exports(session, row))
+            _refuse_unasked(row)
+            _refuse_at_work(session, going)
+            now = self._clock()
+            for each in going:
+                each.status, each.updated_at = Status.DELETE_IN_PROGRESS, now
+            session.flush()
+            return tuple(resource_record(each) for each in going)
+
+    def finish_delete(self, kind: Kind, resource_id: str) -> None:
+        """Remove a resource whose artifacts are gone; done twice, the second time does nothing.
+
+        Raises:
+            ConflictError: Its deletion was not begun, or a run is still at work on it.
+        """
+        with self._write() as session:
+            try:
+                row = lock_resource(session, kind, resource_id)
+            except NotFoundError:
+                return
+            exports = _exports(session, row)
+            if row.status is not Status.DELETE_IN_PROGRESS:
+                raise ConflictError(
+                    f"The deletion of the {kind.words} {resource_id} was not begun.", remedy="Begin it first."
+                )
+            _refuse_at_work(session, (row, *exports))
+            session.execute(delete(ResourceRow).where(ResourceRow.id.in_([export.id for export in exports])))
+            session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
+
+    def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:
+        """Note that a deletion could not be carried out; it may be asked for again.
+
+        Args:
+            kind: The resource's kind.
+            resource_id: Its partition key.
+            message: Why and what to do, without data values.
+
+        Raises:
+            NotFoundError: There is no such resource.
+            ConflictError: Its deletion was not asked for.
+        """
+        with self._write() as session:
+            row = lock_resource(session, kind, resource_id)
+            _refuse_unasked(row)
+            row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._clock()
+
+
+def _exports(session: Session, row: ResourceRow) -> list[ResourceRow]:
+    if row.kind is not Kind.GENERATION_JOB:
+        return []
+    query = select(ResourceRow.id).where(ResourceRow.parent_id == row.id).order_by(ResourceRow.id)
+    return [lock_resource(session, Kind.EXPORT_JOB, export_id) for export_id in session.scalars(query)]
+
+
+def _open_versions(session: Session, row: ResourceRow) -> list[VersionRow]:
+    query = select(VersionRow).where(VersionRow.resource_id == row.id, VersionRow.status.in_(OPEN))
+    return list(session.scalars(query.order_by(VersionRow.number)))
+
+
+def _refuse_parent(session: Session, row: ResourceRow) -> None:
+    child = session.scalar(select(ResourceRow).where(ResourceRow.parent_id == row.id).limit(1))
+    if child is not None:
+        raise ConflictError(
+            f"The {child.kind.words} {child.id} depends on the {row.kind.words} {row.id}.",
+            remedy="Delete what depends on it first.",
+        )
+
+
+def _refuse_unasked(row: ResourceRow) -> None:
+    if row.status not in DELETING:
+        raise ConflictError(f"Nobody asked to delete the {row.kind.words} {row.id}.", remedy="Ask for it first.")
+
+
+def _refuse_at_work(session: Session, rows: tuple[ResourceRow, ...]) -> None:
+    for row in rows:
+        if any(version.status is Status.CREATE_IN_PROGRESS for version in _open_versions(session, row)):
+            raise ConflictError(
+                f"A run is still at work on the {row.kind.words} {row.id}.",
+                remedy="It was asked to stop; wait until it does or its lease runs out.",
+            )

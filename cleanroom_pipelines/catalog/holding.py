@@ -1,0 +1,61 @@
+"""Holding a claim while the work goes on.
+
+Lives here: the thread that renews the lease.
+Add here when something else must be done at intervals while a claim is held.
+Keep out: the work, and what is done when it ends.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cleanroom_pipelines.catalog.claims import Claims
+from cleanroom_pipelines.catalog.database import CatalogUnavailableError
+from cleanroom_pipelines.catalog.records import Claim
+from cleanroom_pipelines.errors import ClaimLostError, ConfigurationError
+
+
+class Holding:
+    """A claim that is being renewed.
+
+    Attributes:
+        claim: The claim.
+        lost: Set when the claim is not held any more; the work is then in vain.
+    """
+
+    def __init__(self, catalog: Claims, claim: Claim) -> None:
+        self.claim = claim
+        self.lost = threading.Event()
+        self._catalog = catalog
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lease {claim.id}", daemon=True)
+
+    def _keep(self) -> None:
+        while not self._done.wait(self.claim.lease_seconds / 3):
+            try:
+                self._catalog.renew(self.claim)
+            except (CatalogUnavailableError, ConfigurationError):
+                continue  # the lease may outlast it; if not, the next renewal says so
+            except ClaimLostError:
+                self.lost.set()
+                return
+
+
+@contextmanager
+def holding(catalog: Claims, claim: Claim) -> Iterator[Holding]:
+    """Renew a claim's lease every third of it, in a thread of its own, until the body ends.
+
+    Args:
+        catalog: Where the claim was taken.
+        claim: The claim.
+
+    Yields:
+        The holding; look at `lost` between steps of the work.
+    """
+    held = Holding(catalog, claim)
+    held._thread.start()
+    try:
+        yield held
+    finally:
+        held._done.set()
+        held._thread.join()

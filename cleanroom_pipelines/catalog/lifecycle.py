@@ -1,0 +1,231 @@
+"""The lifecycle of versions, inside a transaction that somebody else opened.
+
+Lives here: finding and locking rows, adding a version, making it pending, closing it, and what the resource's own
+status says of it.
+Add here when a version can go a new way.
+Keep out: who may do so (`claims.py`) and what follows from it (`propagation.py`).
+
+Whoever changes a version locks its resource first, and a parent before its children; so no two transactions wait
+for each other on PostgreSQL. On SQLite a write has the whole database.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.records import DELETING, Cause, Status
+from cleanroom_pipelines.catalog.specs import Spec, spec_digest, spec_values
+from cleanroom_pipelines.catalog.tables import ROWS, ResourceRow, VersionRow
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
+
+# ACTIVE as soon as they exist, as in AWS; their versions are made beside.
+_ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
+
+
+def find_resource(session: Session, kind: Kind, resource_id: str, account_id: str | None = None) -> ResourceRow:
+    """The resource's row.
+
+    Raises:
+        NotFoundError: There is none of this kind, or it is another account's.
+    """
+    return _only(session, kind, resource_id, account_id, lock=False)
+
+
+def lock_resource(session: Session, kind: Kind, resource_id: str, account_id: str | None = None) -> ResourceRow:
+    """The resource's row, kept from every other writer until the transaction ends.
+
+    Raises:
+        NotFoundError: There is none of this kind, or it is another account's.
+    """
+    return _only(session, kind, resource_id, account_id, lock=True)
+
+
+def _only(session: Session, kind: Kind, resource_id: str, account_id: str | None, *, lock: bool) -> ResourceRow:
+    query = select(ResourceRow).where(ResourceRow.id == resource_id, ResourceRow.kind == kind)
+    if account_id is not None:
+        query = query.where(ResourceRow.account_id == account_id)
+    if lock:
+        query = query.with_for_update(key_share=True, of=ResourceRow).execution_options(populate_existing=True)
+    row = session.scalar(query)
+    if row is None:
+        raise NotFoundError(f"There is no such {kind.words}.", remedy="See the list of those that exist.")
+    return row
+
+
+def insert_resource(
+    session: Session,
+    spec: Spec,
+    *,
+    resource_id: str,
+    account_id: str,
+    region: str,
+    declared: bool,
+    now: datetime,
+    **columns: Any,
+) -> ResourceRow:
+    """Insert a resource with its first version pending.
+
+    Args:
+        session: The transaction; the parent, if any, is locked.
+        spec: A valid one.
+        resource_id: The new partition key.
+        account_id: 12 digits.
+        region: Such as `us-east-1`.
+        declared: Whether `apply` asks.
+        now: UTC.
+        **columns: What the row holds beyond, or otherwise than, the spec.
+    """
+    values = spec_values(spec) | {"tags": dict(spec.tags), "spec_digest": spec_digest(spec)} | columns
+    row = ROWS[spec.kind](
+        id=resource_id,
+        account_id=account_id,
+        region=region,
+        scope=name_scope(spec),
+        status=Status.ACTIVE if spec.kind in _ACTIVE_AT_ONCE else Status.CREATE_PENDING,
+        created_at=now,
+        updated_at=now,
+        declared=declared,
+        **values,
+    )
+    session.add(row)
+    session.flush()
+    add_version(session, row, 1, Cause.CREATED, now)
+    session.refresh(row)
+    return row
+
+
+def name_scope(spec: Spec) -> str:
+    """Within what the spec's name is taken once: the generation job for an export job, else the account."""
+    return (spec.parent_id or "") if spec.kind is Kind.EXPORT_JOB else ""
+
+
+def find_version(session: Session, resource: ResourceRow, number: int) -> VersionRow:
+    """One version of a resource.
+
+    Raises:
+        NotFoundError: The resource has no version of this number.
+    """
+    row = session.get(VersionRow, (resource.id, number), populate_existing=True)
+    if row is None:
+        raise NotFoundError(
+            f"The {resource.kind.words} {resource.id} has no version {number}.", remedy="See its versions."
+        )
+    return row
+
+
+def newest_version(session: Session, resource: ResourceRow) -> VersionRow:
+    """The version with the highest number; every resource has one."""
+    query = select(VersionRow).where(VersionRow.resource_id == resource.id)
+    return session.scalars(query.order_by(VersionRow.number.desc()).limit(1)).one()
+
+
+def add_version(
+    session: Session,
+    resource: ResourceRow,
+    number: int,
+    cause: Cause,
+    now: datetime,
+    *,
+    params: dict[str, Any] | None = None,
+) -> VersionRow:
+    """A new pending version."""
+    row = VersionRow(
+        kind=resource.kind,
+        resource_id=resource.id,
+        number=number,
+        status=Status.CREATE_PENDING,
+        cause=cause,
+        artifacts={},
+        parents=(),
+        summary={},
+        params=params or {},
+        created_at=now,
+        attempt=0,
+        turn=0,
+        progress=0.0,
+        progress_stage="",
+        cancel_requested=False,
+    )
+    session.add(row)
+    session.flush()
+    mirror(session, resource, now)
+    return row
+
+
+def pending_version(
+    session: Session,
+    resource: ResourceRow,
+    cause: Cause,
+    now: datetime,
+    params: dict[str, Any] | None = None,
+) -> VersionRow:
+    """The version that is pending already, or a new one.
+
+    Raises:
+        ConflictError: The resource is being deleted.
+    """
+    refuse_deleting(resource)
+    newest = newest_version(session, resource)
+    if newest.status is Status.CREATE_PENDING:
+        return newest
+    return add_version(session, resource, newest.number + 1, cause, now, params=params)
+
+
+def make_pending(
+    session: Session, resource: ResourceRow, version: VersionRow, attempt: int, now: datetime
+) -> None:
+    """Let a version wait for a run again, with this many attempts behind it."""
+    version.status = Status.CREATE_PENDING
+    version.status_code = version.status_message = None
+    version.run_id = version.lease_expires_at = version.started_at = version.finished_at = None
+    version.attempt = attempt
+    version.turn += 1
+    version.progress, version.progress_stage, version.cancel_requested = 0.0, "", False
+    session.flush()
+    mirror(session, resource, now)
+
+
+def close_failed(
+    session: Session,
+    resource: ResourceRow,
+    version: VersionRow,
+    *,
+    code: StatusCode,
+    message: str,
+    now: datetime,
+) -> None:
+    """End a version as CREATE_FAILED."""
+    version.status = Status.CREATE_FAILED
+    version.status_code, version.status_message = code, message
+    version.lease_expires_at, version.finished_at = None, now
+    session.flush()
+    mirror(session, resource, now)
+
+
+def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:
+    """Let the resource's own status say what its newest version says of it.
+
+    Until it was ACTIVE once, it has that version's status. After that it stays ACTIVE on its current version,
+    and a failure of a newer one stands in its message only.
+    """
+    if resource.status in DELETING:
+        return
+    newest = newest_version(session, resource)
+    if resource.current_version is None and resource.kind not in _ACTIVE_AT_ONCE:
+        resource.status = newest.status
+    else:
+        resource.status = Status.ACTIVE
+    resource.status_code, resource.status_message = newest.status_code, newest.status_message
+    resource.updated_at = now
+    session.flush()
+
+
+def refuse_deleting(resource: ResourceRow) -> None:
+    """Raises ConflictError if the resource is on its way out."""
+    if resource.status in DELETING:
+        raise ConflictError(
+            f"The {resource.kind.words} {resource.id} is being deleted.", remedy="Make a new one instead."
+        )

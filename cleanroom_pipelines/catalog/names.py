@@ -1,0 +1,197 @@
+"""Names: what a resource may be called, and what it is called by.
+
+Lives here: the rules for names, descriptions and tags; partition keys; ARNs.
+Add here when a new kind of name or identifier appears.
+Keep out: the database; whether a name is taken is asked in `resources.py`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cleanroom_pipelines.errors import UsageError
+
+LOCAL_ACCOUNT = "000000000000"
+LOCAL_REGION = "us-east-1"
+
+MAX_NAME = 63
+MAX_DESCRIPTION = 255
+MAX_TAGS = 50
+MAX_TAG_KEY = 128
+MAX_TAG_VALUE = 256
+
+# AWS writes its patterns in UTF-16, where an emoji is a surrogate pair that the pattern allows; Python's `re`
+# counts code points, so the astral planes are named here. A lone surrogate is no text and stays out.
+_TEXT = "\\u0020-\\uD7FF\\uE000-\\uFFFD\\U00010000-\\U0010FFFF\\t"
+_NAME = re.compile(f"[{_TEXT}]+")
+_DESCRIPTION = re.compile(f"[{_TEXT}\\r\\n]*")
+_ACCOUNT = re.compile("[0-9]{12}")
+_REGION = re.compile("[-a-z0-9]{1,40}")
+
+
+class Kind(StrEnum):
+    """The kinds of resource, each the parent of the next; the values are the words of DESIGN section 2."""
+
+    TRAINING_DATASET = "training_dataset"
+    AUDIENCE_MODEL = "audience_model"
+    CONFIGURED_AUDIENCE_MODEL = "configured_audience_model"
+    GENERATION_JOB = "generation_job"
+    EXPORT_JOB = "export_job"
+
+    @property
+    def words(self) -> str:
+        """The kind as it is written in a sentence."""
+        return self.value.replace("_", " ")
+
+
+_ARN_TYPES = {
+    Kind.TRAINING_DATASET: "training-dataset",
+    Kind.AUDIENCE_MODEL: "audience-model",
+    Kind.CONFIGURED_AUDIENCE_MODEL: "configured-audience-model",
+    Kind.GENERATION_JOB: "audience-generation-job",
+}
+_KINDS_BY_ARN_TYPE = {arn_type: kind for kind, arn_type in _ARN_TYPES.items()}
+_ARN = re.compile(
+    "arn:aws:cleanrooms-ml:(?P<region>[-a-z0-9]+):(?P<account>[0-9]{12}):(?P<type>[-a-z]+)/(?P<id>[-a-z0-9]+)"
+)
+
+
+@dataclass(frozen=True)
+class ArnParts:
+    """What an ARN of ours says.
+
+    Attributes:
+        kind: The kind of resource.
+        account_id: 12 digits.
+        region: Such as `us-east-1`.
+        id: The resource's partition key.
+    """
+
+    kind: Kind
+    account_id: str
+    region: str
+    id: str
+
+
+def slug(name: str) -> str:
+    """The part of a partition key that a person recognises.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        The name lower-cased, everything outside a-z0-9 as single dashes inside; 1 to 40 characters.
+    """
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "x"
+
+
+def partition_key(name: str, token_hex: Callable[[int], str]) -> str:
+    """A new resource's id: `<slug>-<12 hex>`, the same in the catalogue, in Dagster and in the ARN.
+
+    Args:
+        name: The resource's name.
+        token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
+    """
+    return f"{slug(name)}-{token_hex(6)}"
+
+
+def make_arn(kind: Kind, account_id: str, region: str, resource_id: str) -> str | None:
+    """The resource's ARN; None for export jobs, which have none (source: AWS's model of the API)."""
+    arn_type = _ARN_TYPES.get(kind)
+    return arn_type and f"arn:aws:cleanrooms-ml:{region}:{account_id}:{arn_type}/{resource_id}"
+
+
+def parse_arn(arn: str) -> ArnParts | None:
+    """Read an ARN back; None for a text that can be no ARN of this installation."""
+    match = _ARN.fullmatch(arn)
+    if match is None or match["type"] not in _KINDS_BY_ARN_TYPE:
+        return None
+    return ArnParts(_KINDS_BY_ARN_TYPE[match["type"]], match["account"], match["region"], match["id"])
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that the AWS API would refuse; emoji are fine, a newline is not.
+
+    Raises:
+        UsageError: Not 1 to 63 characters, blank, or with a control character.
+    """
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name) or not name.strip():
+        raise UsageError(
+            "The name cannot be used.",
+            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks.",
+        )
+
+
+def check_description(description: str | None) -> None:
+    """Refuse a description that the AWS API would refuse.
+
+    Raises:
+        UsageError: More than 255 characters, or a control character other than tab and line end.
+    """
+    if description is None:
+        return
+    if len(description) > MAX_DESCRIPTION or not _DESCRIPTION.fullmatch(description):
+        raise UsageError(
+            "The description cannot be used.",
+            remedy=f"Give at most {MAX_DESCRIPTION} characters without control characters.",
+        )
+
+
+def check_text(what: str, text: str | None, max_length: int = 2048) -> None:
+    """Refuse opaque text (a location, an id from elsewhere) that is empty, too long or unprintable.
+
+    Raises:
+        UsageError: Naming `what`, not the text.
+    """
+    if text is None:
+        return
+    if not text.strip() or len(text) > max_length or not _NAME.fullmatch(text):
+        raise UsageError(
+            f"The {what} cannot be used.",
+            remedy=f"Give 1 to {max_length} characters on one line, not only blanks.",
+        )
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Refuse tags beyond the documented limits.
+
+    Raises:
+        UsageError: More than 50, a key or value of the wrong length, or a reserved key.
+    """
+    if len(tags) > MAX_TAGS:
+        raise UsageError(f"There are more than {MAX_TAGS} tags.", remedy=f"Keep at most {MAX_TAGS}.")
+    check_tag_keys(tags)
+    for value in tags.values():
+        if len(value) > MAX_TAG_VALUE or not _DESCRIPTION.fullmatch(value):
+            raise UsageError(
+                "A tag's value cannot be used.",
+                remedy=f"Give at most {MAX_TAG_VALUE} characters without control characters.",
+            )
+
+
+def check_tag_keys(keys: Iterable[str]) -> None:
+    """Refuse keys that no tag may have.
+
+    Raises:
+        UsageError: A key of the wrong length, with control characters, or beginning with `aws:`.
+    """
+    for key in keys:
+        if not 1 <= len(key) <= MAX_TAG_KEY or not _NAME.fullmatch(key):
+            raise UsageError(
+                "A tag's key cannot be used.", remedy=f"Give 1 to {MAX_TAG_KEY} characters on one line."
+            )
+        if key.lower().startswith("aws:"):
+            raise UsageError("A tag's key begins with the reserved prefix aws:.", remedy="Choose another key.")
+
+
+def check_account(account_id: str, region: str) -> None:
+    """Refuse an account or region that could stand in no ARN.
+
+    Raises:
+        UsageError: The account is not 12 digits, or the region has other characters than a-z, 0-9 and dash.
+    """
+    if not _ACCOUNT.fullmatch(account_id):
+        raise UsageError("The account is not 12 digits.", remedy="Give an account id of 12 digits.")
+    if not _REGION.fullmatch(region):
+        raise UsageError("The region cannot be used.", remedy=f"Give a region such as {LOCAL_REGION}.")

@@ -1,0 +1,72 @@
+"""The catalogue as a whole: for whoever keeps it and Dagster together.
+
+Lives here: everything that looks at all resources of a kind, all live runs, or the whole database.
+Add here when the shell must compare the whole catalogue with something.
+Keep out: single resources (`resources.py`).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import select
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.records import Resource, Status, Version
+from cleanroom_pipelines.catalog.tables import ROWS, VersionRow, WorkerRow, resource_record, version_record
+from cleanroom_pipelines.errors import UsageError
+
+
+class Overview(Database):
+    """The part of the catalogue that supervision speaks to."""
+
+    def ids(self, kind: Kind) -> tuple[str, ...]:
+        """The partition keys of a kind, in order of creation."""
+        row_type = ROWS[kind]
+        with self._read() as session:
+            query = select(row_type.id).where(row_type.kind == kind)
+            return tuple(session.scalars(query.order_by(row_type.created_at, row_type.id)))
+
+    def iterate(self, kind: Kind) -> Iterator[Resource]:
+        """All resources of a kind as they are now, in order of creation."""
+        row_type = ROWS[kind]
+        with self._read() as session:
+            query = select(row_type).where(row_type.kind == kind)
+            rows = session.scalars(query.order_by(row_type.created_at, row_type.id))
+            records = [resource_record(row) for row in rows]
+        yield from records
+
+    def version(self, kind: Kind, resource_id: str, number: int) -> Version:
+        """One version of a resource.
+
+        Raises:
+            NotFoundError: There is no such resource or version.
+        """
+        with self._read() as session:
+            return version_record(find_version(session, find_resource(session, kind, resource_id), number))
+
+    def live_runs(self) -> frozenset[str]:
+        """The runs that hold a claim, and the workers that have not been told dead."""
+        with self._read() as session:
+            claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
+            runs = {run_id for run_id in session.scalars(claimed) if run_id}
+            return frozenset(runs | set(session.scalars(select(WorkerRow.worker_id))))
+
+    def copy_to(self, target: Path) -> None:
+        """Copy the database to a file while others go on using it; one consistent state.
+
+        Raises:
+            UsageError: The catalogue is not an SQLite file.
+        """
+        self._ensure_schema()
+        if self._url.get_backend_name() != "sqlite" or not self._url.database:
+            raise UsageError("Only an SQLite catalogue is copied here.", remedy="Use the database's own tools.")
+        source = sqlite3.connect(self._url.database)
+        copy = sqlite3.connect(target)
+        try:
+            source.backup(copy)
+        finally:
+            copy.close()
+            source.close()

@@ -1,0 +1,142 @@
+"""Propagation: what follows when a version becomes ACTIVE.
+
+Lives here: which children get a new version, and the export that a finished audience brings with it.
+Add here when one resource's new version should lead to another's.
+Keep out: resources of the AWS API; after ACTIVE they never change, so only declared ones follow.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.lifecycle import (
+    add_version,
+    find_resource,
+    insert_resource,
+    lock_resource,
+    newest_version,
+)
+from cleanroom_pipelines.catalog.names import MAX_NAME, Kind, partition_key
+from cleanroom_pipelines.catalog.options import AudienceSize
+from cleanroom_pipelines.catalog.records import DELETING, OPEN, Cause, ParentRef, Status
+from cleanroom_pipelines.catalog.specs import LARGEST, ExportJobSpec
+from cleanroom_pipelines.catalog.tables import (
+    ConfiguredAudienceModelRow,
+    ExportJobRow,
+    GenerationJobRow,
+    ResourceRow,
+    VersionRow,
+)
+
+
+def follow(
+    session: Session,
+    resource: ResourceRow,
+    version: VersionRow,
+    *,
+    is_first: bool,
+    now: datetime,
+    token_hex: Callable[[int], str],
+) -> None:
+    """Create what follows from a version that has just become ACTIVE, in the same transaction.
+
+    Args:
+        session: The transaction.
+        resource: Locked.
+        version: The version that was finished.
+        is_first: Whether the resource was never ACTIVE before.
+        now: UTC.
+        token_hex: For the id of an export.
+    """
+    if resource.status in DELETING:
+        return
+    if version.number == resource.current_version and not _is_silent(resource.kind, version.cause):
+        for child in followers(session, resource):
+            _follow_parent(session, child, version.number, resource.id, now)
+    if resource.declared and _is_stale(session, resource, version):
+        newest = newest_version(session, resource)
+        if newest.status not in OPEN:
+            add_version(session, resource, newest.number + 1, Cause.PARENT, now)
+    if isinstance(resource, GenerationJobRow) and is_first and resource.export_size is not None:
+        _add_export(session, resource, resource.export_size, now, token_hex)
+
+
+def followers(session: Session, resource: ResourceRow) -> list[ResourceRow]:
+    """The children that get a new version with each of the resource's: declared, with all they need kept."""
+    query = (
+        select(ResourceRow)
+        .where(ResourceRow.parent_id == resource.id, ResourceRow.declared, ResourceRow.status.not_in(DELETING))
+        .order_by(ResourceRow.id)
+    )
+    return [child for child in session.scalars(query) if _can_be_made_again(child)]
+
+
+def _can_be_made_again(resource: ResourceRow) -> bool:
+    return not isinstance(resource, GenerationJobRow) or resource.keep_seed
+
+
+def _is_silent(kind: Kind, cause: Cause) -> bool:
+    # A refresh is one model's; the other models of the dataset wait for their own.
+    return kind is Kind.TRAINING_DATASET and cause is Cause.REFRESH
+
+
+def _follow_parent(session: Session, child: ResourceRow, number: int, parent_id: str, now: datetime) -> None:
+    child = lock_resource(session, child.kind, child.id)
+    newest = newest_version(session, child)
+    if newest.status in OPEN:
+        return  # it will be made from the new version, or see when it is finished that it was not
+    made_from = _version_of(parent_id, newest.parents)
+    if made_from is None or made_from < number:
+        add_version(session, child, newest.number + 1, Cause.PARENT, now)
+
+
+def _is_stale(session: Session, resource: ResourceRow, version: VersionRow) -> bool:
+    """Whether the parent got a newer version while this one was being made."""
+    made_from = _version_of(resource.parent_id, version.parents)
+    if resource.parent_id is None or made_from is None or not _can_be_made_again(resource):
+        return False
+    newer = select(VersionRow.kind, VersionRow.cause).where(
+        VersionRow.resource_id == resource.parent_id,
+        VersionRow.number > made_from,
+        VersionRow.status == Status.ACTIVE,
+    )
+    return any(not _is_silent(kind, cause) for kind, cause in session.execute(newer))
+
+
+def _version_of(parent_id: str | None, parents: Iterable[ParentRef]) -> int | None:
+    return next((parent.version for parent in parents if parent.id == parent_id), None)
+
+
+def _add_export(
+    session: Session,
+    job: GenerationJobRow,
+    size: AudienceSize | str,
+    now: datetime,
+    token_hex: Callable[[int], str],
+) -> None:
+    if isinstance(size, str):
+        assert size == LARGEST
+        configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
+        assert isinstance(configured, ConfiguredAudienceModelRow)
+        size = max(configured.sizes, key=lambda allowed: allowed.value)
+    name = f"{job.name[: MAX_NAME - 1 - len(str(size))]} {size}"
+    taken = {
+        export.name: export
+        for export in session.scalars(select(ExportJobRow).where(ExportJobRow.generation_job_id == job.id))
+    }
+    if any(export.size == size for export in taken.values()):
+        return
+    new_id = partition_key(name, token_hex)
+    if name in taken:
+        name = f"{job.name[: MAX_NAME - 13]} {new_id[-12:]}"
+    insert_resource(
+        session,
+        ExportJobSpec(name=name, generation_job_id=job.id, size=size),
+        resource_id=new_id,
+        account_id=job.account_id,
+        region=job.region,
+        declared=job.declared,
+        now=now,
+    )

@@ -1,0 +1,286 @@
+"""Records: what a caller sees of the catalogue; frozen, free of the database, safe to pickle.
+
+Lives here: one record per kind of resource, the version (the unit of work), the claim, and small answers.
+Add here when the catalogue tells its callers something new.
+Keep out: rows (`tables.py`) and rules.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from cleanroom_pipelines.catalog.names import Kind, make_arn
+from cleanroom_pipelines.catalog.specs import (
+    AudienceModelSpec,
+    ConfiguredAudienceModelSpec,
+    ExportJobSpec,
+    GenerationJobSpec,
+    Spec,
+    TrainingDatasetSpec,
+)
+from cleanroom_pipelines.errors import StatusCode
+
+
+class Status(StrEnum):
+    """The status of a resource or version (source: the AWS API, `contracts/cleanroomsml.md` 1.2)."""
+
+    CREATE_PENDING = "CREATE_PENDING"
+    CREATE_IN_PROGRESS = "CREATE_IN_PROGRESS"
+    ACTIVE = "ACTIVE"
+    CREATE_FAILED = "CREATE_FAILED"
+    DELETE_PENDING = "DELETE_PENDING"
+    DELETE_IN_PROGRESS = "DELETE_IN_PROGRESS"
+    DELETE_FAILED = "DELETE_FAILED"
+
+
+OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
+DELETING = (Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS, Status.DELETE_FAILED)
+
+
+class Cause(StrEnum):
+    """Why a version exists."""
+
+    CREATED = "created"
+    DECLARED = "declared"
+    REFRESH = "refresh"
+    PARENT = "parent"
+    BY_HAND = "by_hand"
+    UPDATED = "updated"
+
+
+@dataclass(frozen=True)
+class ParentRef:
+    """The exact version of a parent that something was made from."""
+
+    kind: Kind
+    id: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a resource: the unit of work.
+
+    Attributes:
+        kind: The resource's kind.
+        resource_id: The resource's partition key.
+        number: From 1.
+        status: CREATE_PENDING, CREATE_IN_PROGRESS, ACTIVE or CREATE_FAILED.
+        status_code: Why it failed.
+        status_message: Why it failed and what to do, without data values.
+        cause: Why it exists.
+        artifacts: The artifact version published so far, by asset name.
+        parents: What it was made from; set when it becomes ACTIVE.
+        summary: One sentence and headline numbers; set when it becomes ACTIVE.
+        params: What this version does differently, such as `{"window_seconds": …}` for a refresh.
+        created_at: UTC, like all times here.
+        started_at: When the present attempt began.
+        finished_at: When it became ACTIVE or CREATE_FAILED.
+        run_id: The run that holds, or last held, the claim.
+        lease_expires_at: Until when the claim stands without being renewed.
+        attempt: How many times it was claimed, less the claims that were given back.
+        turn: How many times it was made pending again; part of the run key.
+        progress: 0 to 1.
+        progress_stage: What is being done.
+        cancel_requested: Whether somebody asked for the work to stop.
+    """
+
+    kind: Kind
+    resource_id: str
+    number: int
+    status: Status
+    status_code: StatusCode | None
+    status_message: str | None
+    cause: Cause
+    artifacts: Mapping[str, str]
+    parents: tuple[ParentRef, ...]
+    summary: Mapping[str, Any]
+    params: Mapping[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    run_id: str | None
+    lease_expires_at: datetime | None
+    attempt: int
+    turn: int
+    progress: float
+    progress_stage: str
+    cancel_requested: bool
+
+    @property
+    def run_key(self) -> str:
+        """Different each time this version waits for a run, so that a sensor starts exactly one for it.
+
+        Not the attempt: a released claim and an attempt by hand give attempts back, and Dagster never starts a
+        second run under a key it has seen.
+        """
+        return f"{self.resource_id}:{self.number}:{self.turn}"
+
+    @property
+    def ref(self) -> ParentRef:
+        """This version as the parent of something."""
+        return ParentRef(self.kind, self.resource_id, self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceRecord(Spec):
+    """What every resource has beside its spec.
+
+    Attributes:
+        id: The partition key, `<slug>-<12 hex>`.
+        account_id: 12 digits.
+        region: Such as `us-east-1`.
+        status: As the AWS API shows it.
+        status_code: Why the newest version failed.
+        status_message: Why the newest version failed and what to do.
+        created_at: UTC.
+        updated_at: UTC.
+        declared: Whether `cleanroom apply` made it; only such resources get new versions by themselves.
+        spec_digest: SHA-256 hex of the spec it was made or last changed from.
+        current_version: The number of the newest ACTIVE version, or None.
+    """
+
+    id: str
+    account_id: str
+    region: str
+    status: Status
+    status_code: StatusCode | None
+    status_message: str | None
+    created_at: datetime
+    updated_at: datetime
+    declared: bool
+    spec_digest: str
+    current_version: int | None
+
+    @property
+    def arn(self) -> str | None:
+        """The resource's ARN; None for an export job."""
+        return make_arn(self.kind, self.account_id, self.region, self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataset(ResourceRecord, TrainingDatasetSpec):
+    """A training dataset as the catalogue knows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudienceModel(ResourceRecord, AudienceModelSpec):
+    """An audience model as the catalogue knows it.
+
+    Attributes:
+        next_refresh_at: When the next refresh is due; None without refreshes.
+    """
+
+    next_refresh_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredAudienceModel(ResourceRecord, ConfiguredAudienceModelSpec):
+    """A configured audience model as the catalogue knows it.
+
+    Attributes:
+        policy: The resource policy's text, if one was put.
+        policy_hash: Its SHA-256 hex.
+    """
+
+    policy: str | None
+    policy_hash: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob(ResourceRecord, GenerationJobSpec):
+    """A generation job as the catalogue knows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob(ResourceRecord, ExportJobSpec):
+    """An export job as the catalogue knows it.
+
+    Attributes:
+        output_location: The folder that was written; None until then.
+    """
+
+    output_location: str | None
+
+
+Resource = TrainingDataset | AudienceModel | ConfiguredAudienceModel | GenerationJob | ExportJob
+
+RECORDS: Mapping[Kind, type[Resource]] = {
+    Kind.TRAINING_DATASET: TrainingDataset,
+    Kind.AUDIENCE_MODEL: AudienceModel,
+    Kind.CONFIGURED_AUDIENCE_MODEL: ConfiguredAudienceModel,
+    Kind.GENERATION_JOB: GenerationJob,
+    Kind.EXPORT_JOB: ExportJob,
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of a listing.
+
+    Attributes:
+        items: In order of creation.
+        after: The token that continues the listing; None at the end.
+    """
+
+    items: tuple[Resource, ...]
+    after: str | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right of one run to work on one version.
+
+    Attributes:
+        kind: The resource's kind.
+        id: The resource's partition key.
+        number: The version's number.
+        run_id: The holder.
+        attempt: From 1; the holder of an earlier attempt has lost the claim.
+        lease_seconds: How long the claim stands without being renewed.
+        lease_expires_at: UTC.
+        superseded_run_id: The run whose lease had run out when this one took over, if any.
+    """
+
+    kind: Kind
+    id: str
+    number: int
+    run_id: str
+    attempt: int
+    lease_seconds: float
+    lease_expires_at: datetime
+    superseded_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A version whose run went silent.
+
+    Attributes:
+        version: As it is now: pending again, or failed.
+        run_id: The run that held the claim.
+    """
+
+    version: Version
+    run_id: str
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """What "Materialize" on a partition means now.
+
+    Attributes:
+        action: `work`: claim `version` and do it. `verify`: nothing is to be made, check the artifacts of
+            `version` against their manifests. `busy`: `run_id` holds it. `waiting`: it is pending and its parent
+            is not ready; it will run by itself.
+        version: The version this is about.
+        run_id: The run that holds it, when busy.
+        message: One sentence for the person who clicked.
+    """
+
+    action: Literal["work", "verify", "busy", "waiting"]
+    version: Version
+    run_id: str | None
+    message: str

@@ -1,0 +1,323 @@
+"""Resources: finding and listing them, their tags and seeds.
+
+Lives here: looking resources and versions up, and the small changes that make no new version.
+Add here when a resource can be found in a new way.
+Keep out: creating and changing (`creation.py`), the work (`work.py`, `claims.py`) and deletion (`deletion.py`).
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Literal, TypeVar, overload
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.lifecycle import (
+    find_resource,
+    lock_resource,
+)
+from cleanroom_pipelines.catalog.names import (
+    LOCAL_ACCOUNT,
+    LOCAL_REGION,
+    Kind,
+    check_tag_keys,
+    check_tags,
+    check_text,
+)
+from cleanroom_pipelines.catalog.options import Origin
+from cleanroom_pipelines.catalog.records import (
+    AudienceModel,
+    ConfiguredAudienceModel,
+    ExportJob,
+    GenerationJob,
+    Page,
+    Resource,
+    TrainingDataset,
+    Version,
+)
+from cleanroom_pipelines.catalog.specs import (
+    MAX_LOCATION,
+)
+from cleanroom_pipelines.catalog.tables import (
+    ROWS,
+    GenerationJobRow,
+    ResourceRow,
+    VersionRow,
+    resource_record,
+    version_record,
+)
+from cleanroom_pipelines.errors import NotFoundError, UsageError
+
+_R = TypeVar("_R", bound=Resource)
+_MAX_PAGE = 1000
+
+
+class Resources(Database):
+    """The part of the catalogue that the ways in speak to."""
+
+    @overload
+    def get(
+        self, kind: Literal[Kind.TRAINING_DATASET], resource_id: str, account_id: str | None = None
+    ) -> TrainingDataset: ...
+    @overload
+    def get(
+        self, kind: Literal[Kind.AUDIENCE_MODEL], resource_id: str, account_id: str | None = None
+    ) -> AudienceModel: ...
+    @overload
+    def get(
+        self, kind: Literal[Kind.CONFIGURED_AUDIENCE_MODEL], resource_id: str, account_id: str | None = None
+    ) -> ConfiguredAudienceModel: ...
+    @overload
+    def get(
+        self, kind: Literal[Kind.GENERATION_JOB], resource_id: str, account_id: str | None = None
+    ) -> GenerationJob: ...
+    @overload
+    def get(
+        self, kind: Literal[Kind.EXPORT_JOB], resource_id: str, account_id: str | None = None
+    ) -> ExportJob: ...
+    @overload
+    def get(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Resource: ...
+    def get(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Resource:
+        """One resource by its partition key.
+
+        Args:
+            kind: Its kind.
+            resource_id: Its partition key.
+            account_id: Whose it must be; anybody's if not given, which is for the operator only.
+
+        Raises:
+            NotFoundError: There is none, or it is another account's.
+        """
+        with self._read() as session:
+            return resource_record(find_resource(session, kind, resource_id, account_id))
+
+    def get_by_name(
+        self,
+        kind: Kind,
+        name: str,
+        account_id: str = LOCAL_ACCOUNT,
+        region: str = LOCAL_REGION,
+        generation_job_id: str = "",
+    ) -> Resource:
+        """One resource by its name.
+
+        Args:
+            kind: Its kind.
+            name: Its name, exactly.
+            account_id: Whose it is.
+            region: Such as `us-east-1`.
+            generation_job_id: For an export job, whose names are unique within their generation job.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._read() as session:
+            row = find_named(session, kind, name, account_id=account_id, region=region, scope=generation_job_id)
+            if row is None:
+                raise NotFoundError(
+                    f"There is no {kind.words} of this name.", remedy="See the list of those that exist."
+                )
+            return resource_record(row)
+
+    def list(
+        self,
+        kind: Kind,
+        account_id: str | None = None,
+        *,
+        parent_id: str | None = None,
+        collaboration_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page:
+        """Some resources of a kind in order of creation; others created meanwhile make it neither repeat nor skip.
+
+        Args:
+            kind: The kind.
+            account_id: Only this account's.
+            parent_id: Only those made from this resource.
+            collaboration_id: Only generation jobs of this collaboration.
+            limit: 1 to 1,000.
+            after: Where the page before ended.
+
+        Raises:
+            UsageError: The limit or the token cannot be used.
+        """
+        if not 1 <= limit <= _MAX_PAGE:
+            raise UsageError("The page size is out of range.", remedy=f"Give 1 to {_MAX_PAGE}.")
+        row_type = ROWS[kind]
+        query = select(row_type).where(row_type.kind == kind)
+        if account_id is not None:
+            query = query.where(row_type.account_id == account_id)
+        if parent_id is not None:
+            query = query.where(row_type.parent_id == parent_id)
+        if collaboration_id is not None:
+            query = query.where(GenerationJobRow.collaboration_id == collaboration_id)
+        if after is not None:
+            query = query.where(tuple_(row_type.created_at, row_type.id) > tuple_(*_read_token(after)))
+        with self._read() as session:
+            rows = session.scalars(query.order_by(row_type.created_at, row_type.id).limit(limit + 1)).all()
+            items = tuple(resource_record(row) for row in rows[:limit])
+        return Page(items, _token(items[-1]) if len(rows) > limit else None)
+
+    def versions(self, kind: Kind, resource_id: str, account_id: str | None = None) -> tuple[Version, ...]:
+        """All versions of a resource, from the first to the newest.
+
+        Raises:
+            NotFoundError: There is no such resource.
+        """
+        with self._read() as session:
+            resource = find_resource(session, kind, resource_id, account_id)
+            query = select(VersionRow).where(VersionRow.resource_id == resource.id).order_by(VersionRow.number)
+            return tuple(version_record(row) for row in session.scalars(query))
+
+    def newest_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
+        """The version with the highest number, whatever its status.
+
+        Raises:
+            NotFoundError: There is no such resource.
+        """
+        return self.versions(kind, resource_id, account_id)[-1]
+
+    def current_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version | None:
+        """The newest ACTIVE version; None before there is one.
+
+        Raises:
+            NotFoundError: There is no such resource.
+        """
+        with self._read() as session:
+            resource = find_resource(session, kind, resource_id, account_id)
+            if resource.current_version is None:
+                return None
+            return version_record(session.get_one(VersionRow, (resource.id, resource.current_version)))
+
+    def find_generation_job_by_seed(
+        self, configured_audience_model_id: str, seed_digest: str, origin: Origin | None = None
+    ) -> GenerationJob | None:
+        """The newest generation job of this seed; None if there is none.
+
+        Args:
+            configured_audience_model_id: The configured model.
+            seed_digest: The keyed digest of the seed's content.
+            origin: Only jobs that came this way; of the inbox there is at most one.
+        """
+        query = select(GenerationJobRow).where(
+            GenerationJobRow.configured_audience_model_id == configured_audience_model_id,
+            GenerationJobRow.seed_digest == seed_digest,
+        )
+        if origin is not None:
+            query = query.where(GenerationJobRow.origin == origin)
+        newest_first = query.order_by(GenerationJobRow.created_at.desc(), GenerationJobRow.id.desc())
+        with self._read() as session:
+            row = session.scalars(newest_first.limit(1)).first()
+            return None if row is None else as_record(GenerationJob, resource_record(row))
+
+    def set_tags(
+        self, kind: Kind, resource_id: str, tags: Mapping[str, str], account_id: str | None = None
+    ) -> None:
+        """Add tags, or give those that exist new values.
+
+        Raises:
+            UsageError: A tag breaks a rule, there would be more than 50, or the kind has no tags.
+            NotFoundError: There is no such resource.
+        """
+        with self._write() as session:
+            row = lock_resource(session, kind, resource_id, account_id)
+            _refuse_untaggable(kind)
+            merged = {**row.tags, **tags}
+            check_tags(merged)
+            row.tags = merged
+
+    def remove_tags(
+        self, kind: Kind, resource_id: str, keys: Iterable[str], account_id: str | None = None
+    ) -> None:
+        """Remove tags; keys that no tag has are passed over.
+
+        Raises:
+            UsageError: A key that no tag may have, or the kind has no tags.
+            NotFoundError: There is no such resource.
+        """
+        unwanted = set(keys)
+        check_tag_keys(unwanted)
+        with self._write() as session:
+            row = lock_resource(session, kind, resource_id, account_id)
+            _refuse_untaggable(kind)
+            row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
+
+    def tags(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Mapping[str, str]:
+        """The resource's tags.
+
+        Raises:
+            NotFoundError: There is no such resource.
+        """
+        return self.get(kind, resource_id, account_id).tags
+
+    def place_seed(self, job_id: str, location: str) -> None:
+        """Say where a job's seed lies now: its kept copy, or the same seed dropped again after a failure.
+
+        Raises:
+            NotFoundError: There is no such job.
+            UsageError: The location cannot be stored.
+        """
+        check_text("seed's location", location, MAX_LOCATION)
+        self._set_seed_location(job_id, location)
+
+    def forget_seed(self, job_id: str) -> None:
+        """Note that a job's seed was deleted; its name, size and digest stay.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        self._set_seed_location(job_id, None)
+
+    def _set_seed_location(self, job_id: str, location: str | None) -> None:
+        with self._write() as session:
+            row = lock_resource(session, Kind.GENERATION_JOB, job_id)
+            assert isinstance(row, GenerationJobRow)
+            row.seed_location = location
+
+
+def as_record(record_type: type[_R], record: Resource) -> _R:
+    """The record, known to be of this kind."""
+    assert isinstance(record, record_type)
+    return record
+
+
+def find_named(
+    session: Session, kind: Kind, name: str, *, account_id: str, region: str, scope: str
+) -> ResourceRow | None:
+    """The row of this name, if there is one."""
+    return session.scalar(
+        select(ResourceRow).where(
+            ResourceRow.account_id == account_id,
+            ResourceRow.region == region,
+            ResourceRow.kind == kind,
+            ResourceRow.scope == scope,
+            ResourceRow.name == name,
+        )
+    )
+
+
+def _refuse_untaggable(kind: Kind) -> None:
+    if kind is Kind.EXPORT_JOB:
+        raise UsageError("An export job has no tags.", remedy="Tag its generation job instead.")
+
+
+def _token(last: Resource) -> str:
+    return base64.urlsafe_b64encode(f"{last.created_at.isoformat()} {last.id}".encode()).decode()
+
+
+def _read_token(token: str) -> tuple[datetime, str]:
+    try:
+        text = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+        created_at, resource_id = text.split(" ")
+        at = datetime.fromisoformat(created_at)
+    except (binascii.Error, UnicodeError, ValueError):
+        at = None
+    if at is None or at.tzinfo is None:
+        raise UsageError(
+            "The token of the listing cannot be read.", remedy="Give the token that the page before ended with."
+        )
+    return at, resource_id

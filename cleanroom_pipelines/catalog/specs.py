@@ -1,0 +1,375 @@
+"""Specs: what somebody asks for, and the rules it must keep.
+
+Lives here: one frozen spec per kind of resource, and its validation.
+Add here when a resource gets a field that its creator decides.
+Keep out: state (status, versions, claims: `records.py`) and anything that needs the database.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import ClassVar, Literal
+
+from cleanroom_pipelines.catalog.names import Kind, check_description, check_name, check_tags, check_text
+from cleanroom_pipelines.catalog.options import (
+    AudienceSize,
+    ChildTagPolicy,
+    ColumnRole,
+    ExportFormat,
+    Origin,
+    SeedMode,
+    ShareMetrics,
+)
+from cleanroom_pipelines.errors import UsageError
+
+MAX_COLUMNS = 100
+MAX_FEATURES = 10
+MAX_SIZES = 25
+MAX_SEED_SIZE = 500_000
+MIN_SEED_SIZE = 25
+DEFAULT_MIN_MATCHING_SEED_SIZE = 500
+MAX_LOCATION = 4096
+
+
+Columns = tuple[tuple[str, ColumnRole], ...]
+LARGEST: Literal["largest"] = "largest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every resource has from its creator.
+
+    Attributes:
+        name: 1 to 63 characters on one line.
+        description: At most 255 characters.
+        tags: At most 50.
+    """
+
+    kind: ClassVar[Kind]
+    parent_kind: ClassVar[Kind | None] = None
+    # Fields whose change needs no new version, because no artifact is made from them.
+    beside_the_work: ClassVar[frozenset[str]] = frozenset({"name", "description", "tags"})
+
+    name: str
+    description: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the resource this one is made from."""
+        return None
+
+    def validate(self) -> None:
+        """Raises UsageError unless the spec keeps every rule that can be told without the database."""
+        check_name(self.name)
+        check_description(self.description)
+        check_tags(self.tags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDatasetSpec(Spec):
+    """A catalogued interactions table.
+
+    Attributes:
+        source: File, glob, folder or URL of the interactions.
+        columns: The declared columns in order, each with its role: one USER_ID, one ITEM_ID, at most one
+            TIMESTAMP, at most 10 features.
+        users_source: Optional table with one row per user.
+        users_columns: Its columns: one USER_ID and features.
+        role_arn: The role the AWS API names for reading it.
+        max_invalid_share: The share of rows that may be dropped, 0 to 1.
+    """
+
+    kind = Kind.TRAINING_DATASET
+    beside_the_work = Spec.beside_the_work | {"role_arn"}
+
+    source: str
+    columns: Columns
+    users_source: str | None = None
+    users_columns: Columns = ()
+    role_arn: str | None = None
+    max_invalid_share: float = 0.05
+
+    def validate(self) -> None:
+        """Raises UsageError unless the tables are declared as DESIGN and the AWS API want them."""
+        super().validate()
+        check_text("source", self.source, MAX_LOCATION)
+        check_text("users source", self.users_source, MAX_LOCATION)
+        check_text("role", self.role_arn)
+        if not 0 <= self.max_invalid_share <= 1:
+            raise UsageError("The share of invalid rows is out of range.", remedy="Give 0 to 1.")
+        _check_columns("interactions", self.columns, {ColumnRole.USER_ID: 1, ColumnRole.ITEM_ID: 1})
+        if bool(self.users_source) != bool(self.users_columns):
+            raise UsageError(
+                "The users table is only half declared.", remedy="Give both its source and its columns."
+            )
+        if self.users_columns:
+            _check_columns("users", self.users_columns, {ColumnRole.USER_ID: 1, ColumnRole.ITEM_ID: 0})
+
+
+def _check_columns(table: str, columns: Columns, exactly: Mapping[ColumnRole, int]) -> None:
+    if not 1 <= len(columns) <= MAX_COLUMNS:
+        raise UsageError(
+            f"The {table} table does not declare 1 to {MAX_COLUMNS} columns.",
+            remedy="Declare the columns that matter, each with its role.",
+        )
+    for name, _ in columns:
+        check_text(f"name of a column of the {table} table", name, 128)
+    if len({name for name, _ in columns}) < len(columns):
+        raise UsageError(f"The {table} table declares a column twice.", remedy="Give each column one role.")
+    counts = Counter(ColumnRole(role) for _, role in columns)
+    for role, n in exactly.items():
+        if counts[role] != n:
+            raise UsageError(
+                f"The {table} table declares {counts[role]} {role} columns.", remedy=f"Declare exactly {n}."
+            )
+    most_timestamps = 0 if table == "users" else 1
+    if counts[ColumnRole.TIMESTAMP] > most_timestamps:
+        raise UsageError(
+            f"The {table} table declares {counts[ColumnRole.TIMESTAMP]} TIMESTAMP columns.",
+            remedy=f"Declare at most {most_timestamps}.",
+        )
+    n_features = counts[ColumnRole.CATEGORICAL_FEATURE] + counts[ColumnRole.NUMERICAL_FEATURE]
+    if table == "interactions" and n_features > MAX_FEATURES:
+        raise UsageError(
+            f"The {table} table declares {n_features} features.", remedy=f"Declare at most {MAX_FEATURES}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudienceModelSpec(Spec):
+    """The similarity model of one training dataset and window.
+
+    Attributes:
+        training_dataset_id: The dataset it is trained on.
+        window_start: Epoch seconds UTC, inclusive; None for the beginning.
+        window_end: Epoch seconds UTC, exclusive; None for the end.
+        refresh_every_seconds: How often a new version is made; None for never.
+        refresh_window_seconds: The length of the window of a refresh, ending where the data end.
+        kms_key_arn: The key the AWS API names for encryption.
+    """
+
+    kind = Kind.AUDIENCE_MODEL
+    parent_kind = Kind.TRAINING_DATASET
+    beside_the_work = Spec.beside_the_work | {
+        "refresh_every_seconds",
+        "refresh_window_seconds",
+        "kms_key_arn",
+    }
+
+    training_dataset_id: str
+    window_start: int | None = None
+    window_end: int | None = None
+    refresh_every_seconds: int | None = None
+    refresh_window_seconds: int | None = None
+    kms_key_arn: str | None = None
+
+    @property
+    def parent_id(self) -> str:
+        """The training dataset."""
+        return self.training_dataset_id
+
+    def validate(self) -> None:
+        """Raises UsageError unless window and refresh make sense."""
+        super().validate()
+        check_text("key", self.kms_key_arn)
+        if any(abs(end) > 2**53 for end in (self.window_start, self.window_end) if end is not None):
+            raise UsageError("The training window is not in epoch seconds.", remedy="Give epoch seconds.")
+        if self.window_start is not None and self.window_end is not None and self.window_start >= self.window_end:
+            raise UsageError(
+                "The training window is empty.",
+                remedy="Give a start that is before the end; the end is exclusive.",
+            )
+        for seconds in (self.refresh_every_seconds, self.refresh_window_seconds):
+            if seconds is not None and not 1 <= seconds <= 10 * 366 * 86_400:
+                raise UsageError(
+                    "The refresh is out of range.", remedy="Give a refresh of one second to ten years."
+                )
+        if self.refresh_window_seconds is not None and self.refresh_every_seconds is None:
+            raise UsageError(
+                "The refresh has a window but no interval.", remedy="Say how often the model is refreshed."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredAudienceModelSpec(Spec):
+    """A model with the sizes, sharing and output place that its owner allows.
+
+    Attributes:
+        audience_model_id: The model it configures.
+        sizes: 1 to 25 allowed audience sizes of one type, none twice; kept in ascending order.
+        output_url: Where exports go.
+        min_matching_seed_size: Fewest seed users that must be known.
+        share_metrics: Whether the starter of a job sees its metrics.
+        share_explanation: Whether the starter of a job sees its explanation.
+        export_format: The file format of exports.
+        output_role_arn: The role the AWS API names for writing there.
+        child_tag_policy: Whether jobs inherit the tags.
+    """
+
+    kind = Kind.CONFIGURED_AUDIENCE_MODEL
+    parent_kind = Kind.AUDIENCE_MODEL
+    beside_the_work = Spec.beside_the_work | {
+        "share_metrics",
+        "share_explanation",
+        "child_tag_policy",
+        "output_role_arn",
+    }
+
+    audience_model_id: str
+    sizes: tuple[AudienceSize, ...]
+    output_url: str
+    min_matching_seed_size: int = DEFAULT_MIN_MATCHING_SEED_SIZE
+    share_metrics: ShareMetrics = ShareMetrics.NONE
+    share_explanation: bool = False
+    export_format: ExportFormat = ExportFormat.JSONL
+    output_role_arn: str | None = None
+    child_tag_policy: ChildTagPolicy = ChildTagPolicy.NONE
+
+    @property
+    def parent_id(self) -> str:
+        """The audience model."""
+        return self.audience_model_id
+
+    @property
+    def largest_size(self) -> AudienceSize:
+        """The size that an inbox drop is exported at."""
+        return max(self.sizes, key=lambda size: size.value)
+
+    def validate(self) -> None:
+        """Raises UsageError unless the sizes are 1 to 25 of one type, in range, none twice."""
+        super().validate()
+        check_text("output location", self.output_url, MAX_LOCATION)
+        check_text("output role", self.output_role_arn)
+        if not 1 <= len(self.sizes) <= MAX_SIZES:
+            raise UsageError(
+                f"There are {len(self.sizes)} audience sizes.", remedy=f"Give 1 to {MAX_SIZES} of them."
+            )
+        for size in self.sizes:
+            size.validate()
+        if len({size.type for size in self.sizes}) > 1:
+            raise UsageError(
+                "The audience sizes mix percentages and counts.",
+                remedy="Give only percentages or only counts.",
+            )
+        if len(set(self.sizes)) < len(self.sizes):
+            raise UsageError("An audience size is given twice.", remedy="Give each size once.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJobSpec(Spec):
+    """One audience: the training users ranked by similarity to one seed.
+
+    Attributes:
+        configured_audience_model_id: The configured model it uses.
+        seed_location: Where the seed lies; None once the seed is deleted.
+        seed_name: What the seed's owner calls it.
+        seed_bytes: The seed's size in bytes.
+        seed_digest: Keyed digest of the seed's content, in hex.
+        seed_mode: Where the seed's users stand in the audience.
+        keep_seed: Whether the seed is kept (encrypted) for refreshes.
+        export_size: The size exported as soon as the audience is ready: `largest`, a size, or None.
+        origin: The way in.
+        started_by: The account that asked.
+        collaboration_id: The collaboration it was asked in.
+    """
+
+    kind = Kind.GENERATION_JOB
+    parent_kind = Kind.CONFIGURED_AUDIENCE_MODEL
+    beside_the_work = Spec.beside_the_work | {
+        # The digest says whether the seed is another one; its place does not.
+        "seed_location",
+        "seed_name",
+        "seed_bytes",
+        "keep_seed",
+        "export_size",
+        "origin",
+        "started_by",
+        "collaboration_id",
+    }
+
+    configured_audience_model_id: str
+    seed_location: str | None
+    seed_digest: str
+    seed_name: str = ""
+    seed_bytes: int = 0
+    seed_mode: SeedMode = SeedMode.EXCLUDED
+    keep_seed: bool = False
+    export_size: AudienceSize | Literal["largest"] | None = None
+    origin: Origin = Origin.API
+    started_by: str | None = None
+    collaboration_id: str | None = None
+
+    @property
+    def parent_id(self) -> str:
+        """The configured audience model."""
+        return self.configured_audience_model_id
+
+    def validate(self) -> None:
+        """Raises UsageError unless the seed is described and the export size in range."""
+        super().validate()
+        check_text("seed's location", self.seed_location, MAX_LOCATION)
+        check_text("seed's name", self.seed_name or None, 1024)
+        check_text("collaboration", self.collaboration_id, 128)
+        if self.seed_bytes < 0:
+            raise UsageError("The seed's size is negative.", remedy="Give the size in bytes.")
+        if not 16 <= len(self.seed_digest) <= 128 or set(self.seed_digest) - set("0123456789abcdef"):
+            raise UsageError(
+                "The seed's digest cannot be used.", remedy="Give 16 to 128 lower-case hexadecimal digits."
+            )
+        if isinstance(self.export_size, AudienceSize):
+            self.export_size.validate()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJobSpec(Spec):
+    """The top users of one audience at one allowed size, written to its destination.
+
+    Attributes:
+        generation_job_id: The job whose audience is exported.
+        size: One of the sizes of its configured model.
+        seed_mode: Overrides the job's seed mode when given.
+    """
+
+    kind = Kind.EXPORT_JOB
+    parent_kind = Kind.GENERATION_JOB
+
+    generation_job_id: str
+    size: AudienceSize
+    seed_mode: SeedMode | None = None
+
+    @property
+    def parent_id(self) -> str:
+        """The generation job."""
+        return self.generation_job_id
+
+    def validate(self) -> None:
+        """Raises UsageError unless the size is in range."""
+        super().validate()
+        self.size.validate()
+
+
+SPECS: Mapping[Kind, type[Spec]] = {
+    spec.kind: spec
+    for spec in (
+        TrainingDatasetSpec,
+        AudienceModelSpec,
+        ConfiguredAudienceModelSpec,
+        GenerationJobSpec,
+        ExportJobSpec,
+    )
+}
+
+
+def spec_values(spec: Spec) -> dict[str, object]:
+    """The fields a creator decides, by name; works for a spec and for the record made from it."""
+    return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
+
+
+def spec_digest(spec: Spec) -> str:
+    """SHA-256 hex of the spec's canonical JSON: two equal declarations have the same digest."""
+    values = spec_values(spec) | {"tags": dict(spec.tags)}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), default=asdict)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,329 @@
+"""Tables: the rows behind the records.
+
+Lives here: the SQLAlchemy declarative classes, the column types that turn JSON into our own values, and the
+conversion of rows to records.
+Add here when the catalogue stores something new; add the migration beside it (`migrations/versions`).
+Keep out: queries and rules.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, synonym
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeDecorator
+
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.options import (
+    AudienceSize,
+    ChildTagPolicy,
+    ColumnRole,
+    ExportFormat,
+    Origin,
+    SeedMode,
+    ShareMetrics,
+    SizeType,
+)
+from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
+from cleanroom_pipelines.catalog.specs import LARGEST, Columns
+from cleanroom_pipelines.errors import StatusCode
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC; SQLite keeps no zone, so it is taken off and put on here."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; a naive time is a mistake of the caller's."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("The catalogue was given a time without a time zone.")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Aware, in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class AsJson(TypeDecorator[Any]):
+    """A value of ours, kept as JSON.
+
+    Args:
+        encode: From our value to what JSON can hold.
+        decode: Back.
+    """
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
+        super().__init__(none_as_null=True)
+        self.encode = encode
+        self.decode = decode
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """To JSON; None stays None."""
+        return None if value is None else self.encode(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """From JSON; None stays None."""
+        return None if value is None else self.decode(value)
+
+
+def _encode_size(size: AudienceSize | str) -> Any:
+    return asdict(size) if isinstance(size, AudienceSize) else size
+
+
+def _decode_size(value: Any) -> AudienceSize | str:
+    return LARGEST if value == LARGEST else AudienceSize(SizeType(value["type"]), int(value["value"]))
+
+
+def _encode_sizes(sizes: tuple[AudienceSize, ...]) -> Any:
+    return [asdict(size) for size in sorted(sizes, key=lambda size: size.value)]
+
+
+def _decode_sizes(values: Any) -> tuple[Any, ...]:
+    return tuple(_decode_size(value) for value in values)
+
+
+def _encode_columns(columns: Columns) -> Any:
+    return [list(column) for column in columns]
+
+
+def _decode_columns(values: Any) -> Columns:
+    return tuple((name, ColumnRole(role)) for name, role in values)
+
+
+def _encode_parents(parents: tuple[ParentRef, ...]) -> Any:
+    return [asdict(parent) for parent in parents]
+
+
+def _decode_parents(values: Any) -> tuple[ParentRef, ...]:
+    return tuple(ParentRef(Kind(ref["kind"]), ref["id"], ref["version"]) for ref in values)
+
+
+_SIZE = AsJson(_encode_size, _decode_size)
+_SIZES = AsJson(_encode_sizes, _decode_sizes)
+_COLUMNS = AsJson(_encode_columns, _decode_columns)
+_PARENTS = AsJson(_encode_parents, _decode_parents)
+
+
+def _word(words: type[StrEnum]) -> Enum:
+    return Enum(words, native_enum=False, values_callable=lambda members: [m.value for m in members], length=40)
+
+
+class Base(DeclarativeBase):
+    """The root of the tables; constraint names are fixed so that later migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class ResourceRow(Base):
+    """What all kinds share: one row per resource; each kind's own columns stand in a table beside it."""
+
+    __tablename__ = "resources"
+    __table_args__: tuple[SchemaItem, ...] = (
+        # The scope is the generation job for an export job and empty otherwise.
+        UniqueConstraint("account_id", "region", "kind", "scope", "name"),
+        Index(None, "kind", "created_at", "id"),
+        Index(None, "kind", "account_id", "created_at", "id"),
+    )
+    __mapper_args__ = {"polymorphic_on": "kind"}  # noqa: RUF012 - read by SQLAlchemy
+
+    id: Mapped[str] = mapped_column(String(60), primary_key=True)
+    kind: Mapped[Kind] = mapped_column(_word(Kind))
+    account_id: Mapped[str] = mapped_column(String(12))
+    region: Mapped[str] = mapped_column(String(40))
+    scope: Mapped[str] = mapped_column(String(60), default="")
+    name: Mapped[str] = mapped_column(String(63))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("resources.id"), index=True)
+    description: Mapped[str | None] = mapped_column(String(255))
+    tags: Mapped[dict[str, str]] = mapped_column(JSON)
+    status: Mapped[Status] = mapped_column(_word(Status))
+    status_code: Mapped[StatusCode | None] = mapped_column(_word(StatusCode))
+    status_message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    declared: Mapped[bool]
+    spec_digest: Mapped[str] = mapped_column(String(64))
+    current_version: Mapped[int | None]
+
+
+class _OwnTable:
+    """The link from a kind's own table to `resources`."""
+
+    @declared_attr
+    def id(cls) -> Mapped[str]:  # noqa: N805 - SQLAlchemy calls it on the class
+        """The resource's partition key."""
+        return mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
+
+
+class TrainingDatasetRow(_OwnTable, ResourceRow):
+    """One row per training dataset."""
+
+    __tablename__ = "training_datasets"
+    __mapper_args__ = {"polymorphic_identity": Kind.TRAINING_DATASET}  # noqa: RUF012
+
+    source: Mapped[str] = mapped_column(Text)
+    columns: Mapped[Columns] = mapped_column(_COLUMNS)
+    users_source: Mapped[str | None] = mapped_column(Text)
+    users_columns: Mapped[Columns] = mapped_column(_COLUMNS)
+    role_arn: Mapped[str | None] = mapped_column(Text)
+    max_invalid_share: Mapped[float]
+
+
+class AudienceModelRow(_OwnTable, ResourceRow):
+    """One row per audience model."""
+
+    __tablename__ = "audience_models"
+    __mapper_args__ = {"polymorphic_identity": Kind.AUDIENCE_MODEL}  # noqa: RUF012
+
+    training_dataset_id: Mapped[str] = synonym("parent_id")
+    window_start: Mapped[int | None] = mapped_column(BigInteger)
+    window_end: Mapped[int | None] = mapped_column(BigInteger)
+    refresh_every_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    refresh_window_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    kms_key_arn: Mapped[str | None] = mapped_column(Text)
+    next_refresh_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+
+
+class ConfiguredAudienceModelRow(_OwnTable, ResourceRow):
+    """One row per configured audience model."""
+
+    __tablename__ = "configured_audience_models"
+    __mapper_args__ = {"polymorphic_identity": Kind.CONFIGURED_AUDIENCE_MODEL}  # noqa: RUF012
+
+    audience_model_id: Mapped[str] = synonym("parent_id")
+    sizes: Mapped[tuple[AudienceSize, ...]] = mapped_column(_SIZES)
+    output_url: Mapped[str] = mapped_column(Text)
+    min_matching_seed_size: Mapped[int]
+    share_metrics: Mapped[ShareMetrics] = mapped_column(_word(ShareMetrics))
+    share_explanation: Mapped[bool]
+    export_format: Mapped[ExportFormat] = mapped_column(_word(ExportFormat))
+    output_role_arn: Mapped[str | None] = mapped_column(Text)
+    child_tag_policy: Mapped[ChildTagPolicy] = mapped_column(_word(ChildTagPolicy))
+    policy: Mapped[str | None] = mapped_column(Text)
+    policy_hash: Mapped[str | None] = mapped_column(String(128))
+
+
+class GenerationJobRow(_OwnTable, ResourceRow):
+    """One row per generation job."""
+
+    __tablename__ = "generation_jobs"
+    __mapper_args__ = {"polymorphic_identity": Kind.GENERATION_JOB}  # noqa: RUF012
+    __table_args__: tuple[SchemaItem, ...] = (
+        Index(None, "seed_digest"),
+        Index(None, "collaboration_id"),
+        # A seed dropped twice is one job, also when two sensors see it at once.
+        UniqueConstraint("inbox_model_id", "seed_digest"),
+    )
+
+    configured_audience_model_id: Mapped[str] = synonym("parent_id")
+    # The configured model again, for the constraint, since that stands in `resources`; NULL unless from the inbox.
+    inbox_model_id: Mapped[str | None] = mapped_column(String(60))
+    seed_location: Mapped[str | None] = mapped_column(Text)
+    seed_digest: Mapped[str] = mapped_column(String(128))
+    seed_name: Mapped[str] = mapped_column(Text)
+    seed_bytes: Mapped[int] = mapped_column(BigInteger)
+    seed_mode: Mapped[SeedMode] = mapped_column(_word(SeedMode))
+    keep_seed: Mapped[bool]
+    export_size: Mapped[Any] = mapped_column(_SIZE, nullable=True)
+    origin: Mapped[Origin] = mapped_column(_word(Origin))
+    started_by: Mapped[str] = mapped_column(String(12))
+    collaboration_id: Mapped[str | None] = mapped_column(String(128))
+
+
+class ExportJobRow(_OwnTable, ResourceRow):
+    """One row per export job."""
+
+    __tablename__ = "export_jobs"
+    __mapper_args__ = {"polymorphic_identity": Kind.EXPORT_JOB}  # noqa: RUF012
+
+    generation_job_id: Mapped[str] = synonym("parent_id")
+    size: Mapped[AudienceSize] = mapped_column(_SIZE)
+    seed_mode: Mapped[SeedMode | None] = mapped_column(_word(SeedMode))
+    output_location: Mapped[str | None] = mapped_column(Text)
+
+
+class VersionRow(Base):
+    """One row per version of a resource: the unit of work."""
+
+    __tablename__ = "versions"
+    __table_args__ = (Index(None, "status", "lease_expires_at"),)
+
+    resource_id: Mapped[str] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[Kind] = mapped_column(_word(Kind))
+    status: Mapped[Status] = mapped_column(_word(Status))
+    status_code: Mapped[StatusCode | None] = mapped_column(_word(StatusCode))
+    status_message: Mapped[str | None] = mapped_column(Text)
+    cause: Mapped[Cause] = mapped_column(_word(Cause))
+    artifacts: Mapped[dict[str, str]] = mapped_column(JSON)
+    parents: Mapped[tuple[ParentRef, ...]] = mapped_column(_PARENTS)
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON)
+    params: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    run_id: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempt: Mapped[int]
+    turn: Mapped[int]
+    progress: Mapped[float]
+    progress_stage: Mapped[str] = mapped_column(Text)
+    cancel_requested: Mapped[bool]
+
+
+class WorkerRow(Base):
+    """One row per process that drains pending work."""
+
+    __tablename__ = "workers"
+
+    worker_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+ROWS: dict[Kind, type[ResourceRow]] = {
+    Kind.TRAINING_DATASET: TrainingDatasetRow,
+    Kind.AUDIENCE_MODEL: AudienceModelRow,
+    Kind.CONFIGURED_AUDIENCE_MODEL: ConfiguredAudienceModelRow,
+    Kind.GENERATION_JOB: GenerationJobRow,
+    Kind.EXPORT_JOB: ExportJobRow,
+}
+
+
+def resource_record(row: ResourceRow) -> Resource:
+    """The record of a resource's row."""
+    record = RECORDS[row.kind]
+    return record(**{part.name: getattr(row, part.name) for part in fields(record)})
+
+
+def version_record(row: VersionRow) -> Version:
+    """The record of a version's row."""
+    return Version(**{part.name: getattr(row, part.name) for part in fields(Version)})

@@ -1,0 +1,323 @@
+"""Work: what is to be done now, and asking for more of it.
+
+Lives here: which pending versions are ready, those that wait in vain, requests for versions, "Materialize" by
+hand, and refreshes.
+Add here when work can be asked for in a new way.
+Keep out: doing it (`claims.py`).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, select
+from sqlalchemy.orm import Session, aliased
+
+from cleanroom_pipelines.catalog.claims import Claims, is_silent, let_go
+from cleanroom_pipelines.catalog.lifecycle import (
+    close_failed,
+    find_resource,
+    find_version,
+    lock_resource,
+    make_pending,
+    newest_version,
+    pending_version,
+    refuse_deleting,
+)
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.propagation import followers
+from cleanroom_pipelines.catalog.records import (
+    DELETING,
+    OPEN,
+    AudienceModel,
+    ByHand,
+    Cause,
+    Resource,
+    Status,
+    Version,
+)
+from cleanroom_pipelines.catalog.tables import (
+    AudienceModelRow,
+    GenerationJobRow,
+    ResourceRow,
+    VersionRow,
+    resource_record,
+    version_record,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
+
+_Readiness = Literal["ready", "waits", "in vain"]
+
+
+class Work(Claims):
+    """The part of the catalogue that sensors, schedules and commands speak to."""
+
+    def ready(self, limit: int = 100) -> tuple[Version, ...]:
+        """The pending versions that can be made now: parents before children, the oldest first within a kind.
+
+        A dataset is always ready. Every other resource waits until what it is made from has a current version and
+        none that is pending or in progress; a generation job is made from the model itself.
+        """
+        return tuple(version_record(row.VersionRow) for row in self._pending("ready", limit))
+
+    def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
+        """Fail the pending versions whose parent failed for good, with PARENT_NOT_ACTIVE.
+
+        Args:
+            now: UTC; the catalogue's clock if not given.
+
+        Returns:
+            The versions that were failed, children and their children included.
+        """
+        at = self._at(now)
+        settled: list[Version] = []
+        while found := [
+            version
+            for row in self._pending("in vain", 1000)
+            if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
+        ]:
+            settled += found
+        return tuple(settled)
+
+    def request_version(
+        self,
+        kind: Kind,
+        resource_id: str,
+        cause: Cause,
+        params: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> Version:
+        """Ask for a new version; the one that is pending already is returned instead if there is one.
+
+        Raises:
+            NotFoundError: There is no such resource.
+            ConflictError: The resource is being deleted.
+        """
+        with self._write() as session:
+            resource = lock_resource(session, kind, resource_id)
+            return version_record(pending_version(session, resource, cause, self._at(now), dict(params or {})))
+
+    def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
+        """Let the newest version, which failed, be attempted from the beginning.
+
+        Raises:
+            NotFoundError: There is no such resource.
+            ConflictError: Its newest version did not fail, or it is being deleted.
+        """
+        with self._write() as session:
+            resource = lock_resource(session, kind, resource_id)
+            refuse_deleting(resource)
+            newest = newest_version(session, resource)
+            if newest.status is not Status.CREATE_FAILED:
+                raise ConflictError(
+                    f"The newest version of the {kind.words} {resource_id} did not fail.", remedy="See its status."
+                )
+            make_pending(session, resource, newest, 0, self._at(now))
+            return version_record(newest)
+
+    def request_by_hand(
+        self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
+    ) -> ByHand:
+        """Decide what "Materialize" on this partition means now, and make it pending where it means work.
+
+        Args:
+            kind: The resource's kind.
+            resource_id: The partition key that was chosen.
+            run_id: The run that asks; what it holds itself is its work.
+            now: UTC; the catalogue's clock if not given.
+
+        Raises:
+            NotFoundError: There is no such resource.
+            ConflictError: It is being deleted.
+        """
+        at = self._at(now)
+        with self._write() as session:
+            resource = lock_resource(session, kind, resource_id)
+            refuse_deleting(resource)
+            version = newest_version(session, resource)
+            key = f"{kind.words} {resource_id}"
+            if is_silent(version, at) and version.run_id != run_id:
+                let_go(session, resource, version, at)
+            if version.status is Status.CREATE_IN_PROGRESS:
+                if version.run_id == run_id:
+                    return ByHand("work", version_record(version), run_id, "This run is at work on it.")
+                message = f"Another run is at work on version {version.number} of the {key}; nothing to do here."
+                return ByHand("busy", version_record(version), version.run_id, message)
+            if version.status is Status.ACTIVE:
+                if not resource.declared or (
+                    isinstance(resource, GenerationJobRow) and not resource.seed_location
+                ):
+                    message = (
+                        f"Version {version.number} of the {key} is ACTIVE and does not change; its artifacts are "
+                        "checked against their manifests."
+                    )
+                    return ByHand("verify", version_record(version), None, message)
+                version = pending_version(session, resource, Cause.BY_HAND, at)
+                message = f"Version {version.number} of the {key} is made, as asked by hand."
+            elif version.status is Status.CREATE_FAILED:
+                make_pending(session, resource, version, 0, at)
+                message = f"Version {version.number} of the {key} failed and is attempted again."
+            else:
+                message = f"Version {version.number} of the {key} was pending and is made now."
+            gate = session.execute(_pending_versions().where(VersionRow.resource_id == resource_id)).one()
+            if gate.readiness != "ready":
+                message = (
+                    f"Version {version.number} of the {key} waits for the {gate.gate_kind.words} {gate.gate_id}."
+                )
+                return ByHand("waiting", version_record(version), None, message)
+            return ByHand("work", version_record(version), None, message)
+
+    def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
+        """The children that get a new version with each of this resource's.
+
+        Raises:
+            NotFoundError: There is no such resource.
+        """
+        with self._read() as session:
+            resource = find_resource(session, kind, resource_id)
+            return tuple(resource_record(child) for child in followers(session, resource))
+
+    def due_refreshes(self, now: datetime | None = None) -> tuple[AudienceModel, ...]:
+        """The models whose refresh is due and that are not being made anyway, the longest due first."""
+        open_version = exists().where(VersionRow.resource_id == AudienceModelRow.id, VersionRow.status.in_(OPEN))
+        query = (
+            select(AudienceModelRow)
+            .where(AudienceModelRow.next_refresh_at <= self._at(now))
+            .where(AudienceModelRow.current_version.is_not(None), ~open_version)
+            .where(AudienceModelRow.status.not_in(DELETING))
+            .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
+        )
+        with self._read() as session:
+            return tuple(_model(row) for row in session.scalars(query))
+
+    def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
+        """Ask for a refresh: a new version of the dataset and, after it, of this model with its window moved.
+
+        The other models of the dataset are left alone. Asked twice, the same version is returned.
+
+        Args:
+            model_id: The audience model.
+            now: UTC; the catalogue's clock if not given.
+
+        Returns:
+            The model's version, with `params["window_seconds"]` where the refresh has a window.
+
+        Raises:
+            NotFoundError: There is no such model.
+            UsageError: The model has no refresh.
+            ConflictError: It is being deleted.
+        """
+        at = self._at(now)
+        with self._write() as session:
+            parent_id = find_resource(session, Kind.AUDIENCE_MODEL, model_id).parent_id
+            assert parent_id is not None
+            dataset = lock_resource(session, Kind.TRAINING_DATASET, parent_id)
+            model = lock_resource(session, Kind.AUDIENCE_MODEL, model_id)
+            assert isinstance(model, AudienceModelRow)
+            if model.refresh_every_seconds is None:
+                raise UsageError(
+                    f"The audience model {model_id} has no refresh.", remedy="Declare how often it is refreshed."
+                )
+            newest = newest_version(session, model)
+            if newest.status in OPEN and newest.cause is Cause.REFRESH:
+                return version_record(newest)
+            pending_version(session, dataset, Cause.REFRESH, at)
+            window = model.refresh_window_seconds
+            params = {} if window is None else {"window_seconds": window}
+            version = pending_version(session, model, Cause.REFRESH, at, params)
+            model.next_refresh_at = next_refresh(model.next_refresh_at or at, model.refresh_every_seconds, at)
+            return version_record(version)
+
+    def _pending(self, readiness: _Readiness, limit: int) -> list[Row[Any]]:
+        with self._read() as session:
+            query = _pending_versions().where(_READINESS.in_([readiness]), ~_IS_AT_WORK)
+            return list(
+                session.execute(query.order_by(_KIND_ORDER, VersionRow.created_at, _RESOURCE.id).limit(limit))
+            )
+
+    def _settle(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
+        with self._write() as session:
+            try:
+                gate = lock_resource(session, gate_kind, gate_id)
+                resource = lock_resource(session, orphan.kind, orphan.resource_id)
+                version = find_version(session, resource, orphan.number)
+            except NotFoundError:
+                return None
+            still = _pending_versions().where(
+                VersionRow.resource_id == resource.id,
+                VersionRow.number == version.number,
+                _READINESS.in_(["in vain"]),
+            )
+            if session.execute(still).first() is None:
+                return None
+            message = _why_in_vain(session, gate)
+            close_failed(session, resource, version, code=StatusCode.PARENT_NOT_ACTIVE, message=message, now=at)
+            return version_record(version)
+
+
+def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
+    """The first time after now in steps from the one that was due; what was missed is not caught up on."""
+    every = timedelta(seconds=every_seconds)
+    missed = max(0, (now - due) // every)
+    return due + (missed + 1) * every
+
+
+def _model(row: AudienceModelRow) -> AudienceModel:
+    record = resource_record(row)
+    assert isinstance(record, AudienceModel)
+    return record
+
+
+def _why_in_vain(session: Session, gate: ResourceRow) -> str:
+    newest = newest_version(session, gate)
+    return (
+        f"The {gate.kind.words} {gate.id} failed ({newest.status_code}). "
+        f"Repair what its status message names, attempt {gate.id} again, then this."
+    )
+
+
+# One query answers for every pending version what it waits for: its gate is its parent, or for a generation job
+# the audience model behind the configured one.
+_RESOURCE = aliased(ResourceRow)
+_PARENT = aliased(ResourceRow)
+_GATE = aliased(ResourceRow)
+_GATE_VERSION = aliased(VersionRow)
+_OWN_VERSION = aliased(VersionRow)
+
+_GATE_IS_OPEN = exists().where(_GATE_VERSION.resource_id == _GATE.id, _GATE_VERSION.status.in_(OPEN))
+_NEWEST_OF_GATE = (
+    select(_GATE_VERSION.status)
+    .where(_GATE_VERSION.resource_id == _GATE.id)
+    .order_by(_GATE_VERSION.number.desc())
+    .limit(1)
+    .correlate(_GATE)
+    .scalar_subquery()
+)
+_READINESS: ColumnElement[str] = case(
+    (_GATE.id.is_(None), "ready"),
+    (_GATE_IS_OPEN, "waits"),
+    (_GATE.current_version.is_(None), "in vain"),
+    # A refresh on the data of the last one would only look like a refresh.
+    (and_(VersionRow.cause == Cause.REFRESH, _NEWEST_OF_GATE == Status.CREATE_FAILED), "in vain"),
+    else_="ready",
+)
+_IS_AT_WORK = exists().where(
+    _OWN_VERSION.resource_id == VersionRow.resource_id, _OWN_VERSION.status == Status.CREATE_IN_PROGRESS
+)
+_KIND_ORDER = case({kind: place for place, kind in enumerate(Kind)}, value=_RESOURCE.kind)
+
+
+def _pending_versions() -> Select[VersionRow, Kind, str, str]:
+    gate_id = case((_RESOURCE.kind == Kind.GENERATION_JOB, _PARENT.parent_id), else_=_RESOURCE.parent_id)
+    return (
+        select(
+            VersionRow,
+            _GATE.kind.label("gate_kind"),
+            _GATE.id.label("gate_id"),
+            _READINESS.label("readiness"),
+        )
+        .join(_RESOURCE, _RESOURCE.id == VersionRow.resource_id)
+        .outerjoin(_PARENT, _PARENT.id == _RESOURCE.parent_id)
+        .outerjoin(_GATE, _GATE.id == gate_id)
+        .where(VersionRow.status == Status.CREATE_PENDING, _RESOURCE.status.not_in(DELETING))
+    )

@@ -1,0 +1,44 @@
+"""Workers: the processes that drain pending work, and which of them have died.
+
+Lives here: their heartbeats.
+Add here when something else must be known of a worker.
+Keep out: the work; a claim's lease guards it, whatever becomes of the worker.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.names import check_text
+from cleanroom_pipelines.catalog.tables import WorkerRow
+
+
+class Workers(Database):
+    """The part of the catalogue that worker processes speak to."""
+
+    def heartbeat_worker(self, worker_id: str, now: datetime | None = None) -> None:
+        """Say that a worker lives.
+
+        Args:
+            worker_id: At most 128 characters.
+            now: UTC; the catalogue's clock if not given.
+
+        Raises:
+            UsageError: The id cannot be stored.
+        """
+        check_text("worker id", worker_id, 128)
+        with self._write() as session:
+            session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._at(now)))
+
+    def dead_workers(self, now: datetime | None = None, silent_seconds: float = 60.0) -> tuple[str, ...]:
+        """The workers that were not heard of for so long, the longest silent first."""
+        heard = self._at(now) - timedelta(seconds=silent_seconds)
+        query = select(WorkerRow.worker_id).where(WorkerRow.heartbeat_at <= heard)
+        with self._read() as session:
+            return tuple(session.scalars(query.order_by(WorkerRow.heartbeat_at, WorkerRow.worker_id)))
+
+    def forget_worker(self, worker_id: str) -> None:
+        """Remove a worker that ended, or whose death was seen to."""
+        with self._write() as session:
+            session.execute(delete(WorkerRow).where(WorkerRow.worker_id == worker_id))
