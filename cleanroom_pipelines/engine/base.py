@@ -45,9 +45,7 @@ class Engine(Protocol):
         """Run a query and return its whole result."""
         ...
 
-    def batches(
-        self, sql: str, parameters: Parameters = (), rows: int = 1_000_000
-    ) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
         """Stream a query's result in batches of at most `rows`; close or exhaust it before the next query."""
         ...
 

@@ -82,9 +82,7 @@ class DuckDBEngine:
         """Run a query and return its whole result."""
         return self._call(lambda: self._relation(sql, parameters).to_arrow_table())
 
-    def batches(
-        self, sql: str, parameters: Parameters = (), rows: int = 1_000_000
-    ) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
         """Stream a query's result in its order."""
         reader = self._call(lambda: self._relation(sql, parameters).to_arrow_reader(rows))
         try:

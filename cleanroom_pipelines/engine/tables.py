@@ -78,15 +78,11 @@ def find_tables(source: str | Path, *, what: str = "file") -> TableFiles:
             problem="format",
         )
     if len(formats) > 1:
-        raise InputError(
-            f"The {what} mixes file formats.", remedy="Give files of one format.", problem="format"
-        )
+        raise InputError(f"The {what} mixes file formats.", remedy="Give files of one format.", problem="format")
     (format_,) = formats
     assert format_ is not None
     if all(file.stat().st_size == 0 for file in files):
-        raise InputError(
-            f"The {what} is empty.", remedy="Give a file with at least one row.", problem="empty"
-        )
+        raise InputError(f"The {what} is empty.", remedy="Give a file with at least one row.", problem="empty")
     files = tuple(file for file in files if file.stat().st_size > 0)
     try:
         columns, delimiter = _columns_of(files, format_)
@@ -110,9 +106,7 @@ def _expand(source: str) -> tuple[Path, ...]:
         if path.is_dir():
             found = [child for child in path.iterdir() if child.is_file() and _format_of(child)]
         elif any(character in source for character in "*?["):
-            # Path.glob takes no absolute pattern.
-            names = glob.glob(source, recursive=True)  # noqa: PTH207
-            found = [Path(name) for name in names if Path(name).is_file()]
+            found = [Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file()]
         else:
             found = []
     except (OSError, ValueError):
@@ -149,8 +143,12 @@ def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ..
 def _csv_header(file: Path) -> tuple[tuple[str, ...], str]:
     line = _first_line(file)
     delimiter = max(_DELIMITERS, key=line.count)
-    # A quoted name may hold a line break, so the header can be longer than its first line.
-    with open_binary(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+    # A quoted name may hold a line break, so the header can be longer than its first line. What follows the
+    # header is decoded along with it, and may be no UTF-8.
+    with (
+        open_binary(file) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
+    ):
         return tuple(next(csv.reader(_limited(text), delimiter=delimiter, strict=True))), delimiter
 
 

@@ -1,0 +1,600 @@
+"""Validating whole uploads: an interactions table, a users table, a seed.
+
+Lives here: reading an upload in batches through its pandera schema, adding up over batches and files, the verdict.
+Add here when a further upload is validated, or a further reason fails one.
+Keep out: what a valid cell is (`cells`, `schemas`) and how a report looks (`report`).
+
+The files are read twice. Once in batches of 1,000,000 rows, each judged by pandera, of which only row numbers and
+codes leave the batch. And once by a single query for what no batch can see: users, uniqueness, duplicates.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import (
+    Engine,
+    EngineSettings,
+    TableFiles,
+    find_tables,
+    open_engine,
+    quote_identifier,
+)
+from cleanroom_pipelines.errors import EngineError, InputError, StatusCode
+from cleanroom_pipelines.validation import cells
+from cleanroom_pipelines.validation.cells import Column
+from cleanroom_pipelines.validation.report import (
+    MAX_RECORDED_ERRORS,
+    MESSAGES,
+    ColumnReport,
+    ErrorCode,
+    Errors,
+    Outcome,
+    RecordedError,
+    SchemaReport,
+    TableReport,
+    UniquenessReport,
+    ValidationReport,
+)
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.validation.schemas import CellErrors
+
+BATCH_ROWS = 1_000_000
+MIN_SEED_IDS = 25
+MAX_SEED_IDS = 500_000
+
+Progress = Callable[[float, str], None]
+DeclaredColumns = Sequence[tuple[str, str]]
+
+# The engine's failures that are not the file's fault; every other one means that the file cannot be read.
+_NOT_THE_FILES_FAULT = {
+    "",
+    "CatalogException",
+    "FatalException",
+    "InternalException",
+    "InterruptException",
+    "OutOfMemoryException",
+    "ParserException",
+    "PermissionException",
+}
+_SHARE_OF_BATCHES = 0.8
+_UNIT_FLOORS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (cells.MAX_SECONDS, "milliseconds"))
+
+
+def validate_interactions(
+    source: str | Path,
+    columns: DeclaredColumns,
+    *,
+    engine_settings: EngineSettings | None = None,
+    max_invalid_share: float = 0.05,
+    min_users: int = 100,
+    min_rows: int = 1_000,
+    min_users_with_two: int = 0,
+    batch_rows: int = BATCH_ROWS,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Validate an interactions table against its declared columns.
+
+    Args:
+        source: File, folder or glob of parquet, CSV (header) or JSON Lines.
+        columns: Declared column names and roles: exactly one USER_ID and ITEM_ID, at most one TIMESTAMP.
+        engine_settings: How much of the machine to use.
+        max_invalid_share: Share of invalid rows, 0 to 1, beyond which the table fails.
+        min_users: Fewest users a table may have, counted over its valid rows.
+        min_rows: Fewest valid rows.
+        min_users_with_two: Fewest users with at least two valid rows.
+        batch_rows: Rows per batch.
+        progress: Called with the share done, 0 to 1, and the stage; what it raises ends the validation.
+
+    Returns:
+        The report. Whatever is wrong with the files fails the report, not the call.
+
+    Raises:
+        UsageError: The declaration itself is wrong.
+        EngineError: The engine failed for another reason than the files, such as lack of memory.
+    """
+    cells.check_declaration(columns, needs=[cells.USER_ID, cells.ITEM_ID])
+
+    def too_small(counts: "_Counts") -> "_Verdict | None":
+        floors = [
+            (counts.n_valid_rows, min_rows, "valid rows"),
+            (counts.n_users, min_users, "users"),
+            (counts.n_users_with_two, min_users_with_two, "users with at least two rows"),
+        ]
+        return next((_too_few(_INTERACTIONS, n, least, unit) for n, least, unit in floors if n < least), None)
+
+    task = _Task(_INTERACTIONS, columns, too_small, max_invalid_share, batch_rows, progress)
+    return _validate(source, task, engine_settings)
+
+
+def validate_users(
+    source: str | Path,
+    columns: DeclaredColumns,
+    *,
+    engine_settings: EngineSettings | None = None,
+    max_invalid_share: float = 0.05,
+    batch_rows: int = BATCH_ROWS,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Validate a users table: one row per user. Later rows of a user are dropped and counted as DUPLICATE_VALUES.
+
+    Args:
+        source: File, folder or glob of parquet, CSV (header) or JSON Lines.
+        columns: Declared column names and roles: exactly one USER_ID, and features.
+        engine_settings: How much of the machine to use.
+        max_invalid_share: Share of invalid rows, 0 to 1, beyond which the table fails; duplicates do not count.
+        batch_rows: Rows per batch.
+        progress: Called with the share done, 0 to 1, and the stage; what it raises ends the validation.
+
+    Returns:
+        The report. Whatever is wrong with the files fails the report, not the call.
+
+    Raises:
+        UsageError: The declaration itself is wrong.
+        EngineError: The engine failed for another reason than the files, such as lack of memory.
+    """
+    cells.check_declaration(columns, needs=[cells.USER_ID])
+    task = _Task(_USERS, columns, lambda counts: None, max_invalid_share, batch_rows, progress)
+    return _validate(source, task, engine_settings)
+
+
+def validate_seed(
+    source: str | Path,
+    *,
+    column: str = "user_id",
+    engine_settings: EngineSettings | None = None,
+    max_invalid_share: float = 0.05,
+    min_unique: int = MIN_SEED_IDS,
+    max_unique: int = MAX_SEED_IDS,
+    batch_rows: int = BATCH_ROWS,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Validate a seed: a list of user ids. Duplicates are counted and are no error.
+
+    Args:
+        source: File, folder or glob of JSON Lines, CSV (header) or parquet.
+        column: The column, or key, of the ids; others are ignored, and not named.
+        engine_settings: How much of the machine to use.
+        max_invalid_share: Share of invalid rows, 0 to 1, beyond which the seed fails.
+        min_unique: Fewest unique ids.
+        max_unique: Most unique ids.
+        batch_rows: Rows per batch.
+        progress: Called with the share done, 0 to 1, and the stage; what it raises ends the validation.
+
+    Returns:
+        The report. Whatever is wrong with the files fails the report, not the call.
+
+    Raises:
+        EngineError: The engine failed for another reason than the files, such as lack of memory.
+    """
+
+    def wrong_size(counts: "_Counts") -> "_Verdict | None":
+        if counts.n_users < min_unique:
+            return _too_few(_SEED, counts.n_users, min_unique, "unique ids")
+        if counts.n_users > max_unique:
+            return _Verdict(
+                ErrorCode.INVALID_NUMBER_OF_ROWS,
+                StatusCode.SEED_TOO_LARGE,
+                f"The seed has {counts.n_users:,} unique ids, more than the {max_unique:,} allowed. "
+                "Give a smaller seed.",
+            )
+        return None
+
+    task = _Task(_SEED, [(column, cells.USER_ID)], wrong_size, max_invalid_share, batch_rows, progress)
+    return _validate(source, task, engine_settings)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    what: str
+    missing: StatusCode
+    invalid: StatusCode
+    too_small: StatusCode
+    counts_duplicates: bool
+    drops_duplicates: bool
+    names_unknown_columns: bool
+
+
+_INTERACTIONS = _Upload(
+    "interactions table",
+    StatusCode.TRAINING_DATA_NOT_FOUND,
+    StatusCode.TRAINING_DATA_INVALID,
+    StatusCode.TRAINING_DATA_TOO_SMALL,
+    counts_duplicates=False,
+    drops_duplicates=False,
+    names_unknown_columns=True,
+)
+_USERS = replace(_INTERACTIONS, what="users table", counts_duplicates=True, drops_duplicates=True)
+_SEED = _Upload(
+    "seed",
+    StatusCode.SEED_NOT_FOUND,
+    StatusCode.SEED_INVALID,
+    StatusCode.SEED_TOO_SMALL,
+    counts_duplicates=True,
+    drops_duplicates=False,
+    names_unknown_columns=False,
+)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Why an upload fails; without a code where the rows' own errors already say so."""
+
+    code: ErrorCode | None
+    status_code: StatusCode
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Counts:
+    n_valid_rows: int
+    n_users: int
+    n_users_with_two: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    upload: _Upload
+    columns: DeclaredColumns
+    judge_size: Callable[[_Counts], _Verdict | None]
+    max_invalid_share: float
+    batch_rows: int
+    progress: Progress | None
+
+
+def _validate(source: str | Path, task: _Task, settings: EngineSettings | None) -> ValidationReport:
+    upload = task.upload
+    empty = ValidationReport(upload.what, Outcome.PASSED)
+    try:
+        tables = find_tables(source, what=upload.what)
+    except InputError as error:
+        return _failed(empty, _verdict_of(error, upload))
+    report = replace(empty, table=_table_report(tables, task))
+    missing = [name for name, _ in task.columns if name not in tables.columns]
+    if missing:
+        return _failed(report, _missing_columns(missing, upload))
+    try:
+        with open_engine(settings, paths=tables.files) as engine:
+            return _validate_rows(engine, tables, task, report)
+    except EngineError as error:
+        if error.attributes.get("cause", "") in _NOT_THE_FILES_FAULT:
+            raise
+    unreadable = (
+        f"The {upload.what} could not be read to its end. "
+        "Check that each file is complete, of the format its name says, and ends its lines all in the same way."
+    )
+    return _failed(report, _Verdict(ErrorCode.INVALID_FILE_TYPE, upload.invalid, unreadable))
+
+
+def _validate_rows(engine: Engine, tables: TableFiles, task: _Task, report: ValidationReport) -> ValidationReport:
+    engine.scan("upload", tables)
+    columns = cells.columns_of(engine, "upload", tables, task.columns)
+    report = replace(report, schema=_schema_report(columns))
+    if forbidden := next((column for column in columns if not column.fits), None):
+        return _failed(report, _forbidden_type(forbidden, task.upload))
+
+    tally = _tally_rows(engine, tables, columns, task)
+    if tally.n_rows == 0:
+        reason = f"The {task.upload.what} has no rows. Give a file with at least one row."
+        return _failed(report, _Verdict(ErrorCode.EMPTY_FILE, task.upload.invalid, reason))
+    report = replace(
+        report,
+        n_rows=tally.n_rows,
+        n_invalid_rows=tally.n_invalid_rows,
+        n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
+        columns=tuple(
+            ColumnReport(column.name, tally.errors_of(position, column.name))
+            for position, column in enumerate(columns)
+        ),
+        table=replace(report.table, errors=tally.line_errors()),
+    )
+    report, counts = _with_counts(engine, columns, tally, report, task)
+    verdict = (
+        _not_seconds(engine, columns, report, task)
+        or _too_many_invalid(tally, report, task)
+        or task.judge_size(counts)
+    )
+    _tell(task, 1.0, "validated")
+    return _failed(report, verdict) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
+
+
+# --- Reading the rows ---
+
+
+@dataclass
+class _Recorder:
+    """Counts the errors of one column and keeps the first 500 with their rows."""
+
+    n_total: int = 0
+    first: list[tuple[int, ErrorCode]] = field(default_factory=list)
+
+    def add(self, errors: "Sequence[CellErrors]", offset: int) -> None:
+        """Add a column's errors in one batch, whose first row is number `offset`."""
+        self.n_total += sum(len(error.rows) for error in errors)
+        room = MAX_RECORDED_ERRORS - len(self.first)
+        found = [(int(row) + offset, error.code) for error in errors for row in error.rows[:room]]
+        self.first += sorted(found)[:room]
+
+
+@dataclass
+class _Tally:
+    """What the batches add up to. Rows are numbered from 1 over the rows that could be read."""
+
+    columns: list[_Recorder]
+    n_readable_rows: int = 0
+    n_invalid_rows: int = 0
+    n_rows_by_code: Counter[ErrorCode] = field(default_factory=Counter)
+    rejected_codes: list[ErrorCode] = field(default_factory=list)
+    # For each rejected line, the number of readable rows before it.
+    rejected_after: list[int] = field(default_factory=list)
+
+    @property
+    def n_rows(self) -> int:
+        return self.n_readable_rows + len(self.rejected_after)
+
+    def add_batch(self, errors: "Sequence[CellErrors]", n_rows: int) -> None:
+        for position, recorder in enumerate(self.columns):
+            recorder.add([error for error in errors if error.column == position], self.n_readable_rows + 1)
+        self.n_invalid_rows += _n_distinct(error.rows for error in errors)
+        for code in {error.code for error in errors}:
+            self.n_rows_by_code[code] += _n_distinct(error.rows for error in errors if error.code is code)
+        self.n_readable_rows += n_rows
+
+    def add_rejected(self, lines: pa.Table, n_rows_before_file: int, n_header_lines: int) -> None:
+        """Add the rejected lines of a file whose readable rows were added just before."""
+        for i, (line, reason) in enumerate(
+            zip(lines["line"].to_pylist(), lines["reason"].to_pylist(), strict=True)
+        ):
+            # A line's number counts blank lines too, which are no rows; the file's last row bounds the error.
+            after = n_rows_before_file + line - n_header_lines - 1 - i
+            self.rejected_after.append(min(after, self.n_readable_rows))
+            code = ErrorCode.TOO_MANY_COLUMNS if reason == "TOO MANY COLUMNS" else ErrorCode.NOT_ENOUGH_COLUMNS
+            self.rejected_codes.append(code)
+            self.n_rows_by_code[code] += 1
+            self.n_invalid_rows += 1
+
+    def row_number(self, readable: int) -> int:
+        """The number among all data rows of the row with this number among the readable ones."""
+        return readable + bisect_left(self.rejected_after, readable)
+
+    def errors_of(self, position: int, name: str) -> Errors:
+        recorder = self.columns[position]
+        recorded = (
+            RecordedError(code, MESSAGES[code], self.row_number(row), name) for row, code in recorder.first
+        )
+        return Errors(recorder.n_total, tuple(recorded))
+
+    def line_errors(self) -> Errors:
+        found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
+        recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
+        return Errors(len(self.rejected_after), tuple(recorded))
+
+
+def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], task: _Task) -> _Tally:
+    from cleanroom_pipelines.validation import schemas
+
+    schema = schemas.table_schema(columns)
+    tally = _Tally([_Recorder() for _ in columns])
+    share_of = _share_done(engine, tables)
+    select = ", ".join(f"{quote_identifier(column.name)} AS c{i}" for i, column in enumerate(columns))
+    for part in _parts(tables):
+        engine.scan("part", part)
+        engine.rejected_lines()
+        n_rows_before = tally.n_readable_rows
+        for batch in engine.batches(f"SELECT {select} FROM part", rows=task.batch_rows):
+            tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
+            _tell(task, _SHARE_OF_BATCHES * share_of(batch), "validating rows")
+        tally.add_rejected(engine.rejected_lines(), n_rows_before, 1 if part.format == "csv" else 0)
+    return tally
+
+
+def _parts(tables: TableFiles) -> Iterator[TableFiles]:
+    """Text file by file, since a rejected line is numbered within its file; parquet, rejecting none, at once."""
+    if tables.format == "parquet":
+        yield tables
+    else:
+        yield from (replace(tables, files=(file,)) for file in tables.files)
+
+
+def _n_distinct(rows: Iterable[npt.NDArray[np.int64]]) -> int:
+    arrays = list(rows)
+    if len(arrays) < 2:
+        return sum(len(array) for array in arrays)
+    return len(np.unique(np.concatenate(arrays)))
+
+
+def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch], float]:
+    """By rows for parquet, which knows them; for text by bytes, roughly: a batch is not as long as its text."""
+    if tables.format == "parquet":
+        total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
+    else:
+        total = float(tables.n_bytes)
+    done = 0.0
+
+    def share(batch: pa.RecordBatch) -> float:
+        nonlocal done
+        done += float(batch.num_rows if tables.format == "parquet" else batch.nbytes)
+        return min(1.0, done / total)
+
+    return share
+
+
+def _tell(task: _Task, share: float, stage: str) -> None:
+    if task.progress:
+        task.progress(share, stage)
+
+
+# --- What only a query over the whole file can tell ---
+
+
+def _with_counts(
+    engine: Engine, columns: Sequence[Column], tally: _Tally, report: ValidationReport, task: _Task
+) -> tuple[ValidationReport, _Counts]:
+    _tell(task, _SHARE_OF_BATCHES, "counting users")
+    key = next(column for column in columns if column.role == cells.USER_ID)
+    row = engine.fetch(
+        # one row: the valid rows, their users, and the users with at least two
+        f"WITH per_user AS (SELECT {cells.typed_sql(key)} AS user_id, count(*) AS n_rows FROM upload "
+        f"WHERE {cells.valid_sql(columns)} GROUP BY 1) "
+        "SELECT CAST(coalesce(sum(n_rows), 0) AS BIGINT) AS n_rows, count(*) AS n_users, "
+        "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM per_user"
+    ).to_pylist()[0]
+    counts = _Counts(row["n_rows"], row["n_users"], row["n_users_with_two"])
+    if counts.n_valid_rows != report.n_valid_rows:
+        # Two passes over the same bytes agree; a property test holds the schemas and the SQL to that.
+        raise EngineError("The files changed while they were read.", remedy="Try again once they are complete.")
+    table = replace(report.table, n_users=counts.n_users, n_users_with_two=counts.n_users_with_two)
+    report = replace(report, table=table)
+    if task.upload.counts_duplicates:
+        n_duplicates = counts.n_valid_rows - counts.n_users
+        uniqueness = UniquenessReport(Errors(), key.name, counts.n_users, n_duplicates)
+        report = replace(report, uniqueness=uniqueness)
+        if task.upload.drops_duplicates and n_duplicates:
+            report = _with_duplicates_dropped(engine, columns, tally, report, key)
+    return report, counts
+
+
+def _with_duplicates_dropped(
+    engine: Engine, columns: Sequence[Column], tally: _Tally, report: ValidationReport, key: Column
+) -> ValidationReport:
+    first = engine.fetch(
+        # one row per later duplicate, the first 500 in file order; an invalid row is no one's first
+        "WITH numbered AS (SELECT row_number() OVER () AS row_number, "
+        f"CASE WHEN {cells.valid_sql(columns)} THEN {cells.typed_sql(key)} END AS user_id FROM upload), "
+        "repeated AS (SELECT user_id, min(row_number) AS first_row FROM numbered WHERE user_id IS NOT NULL "
+        "GROUP BY user_id HAVING count(*) > 1) "
+        "SELECT row_number FROM numbered JOIN repeated USING (user_id) WHERE row_number > first_row "
+        f"ORDER BY row_number LIMIT {MAX_RECORDED_ERRORS}"
+    )
+    code = ErrorCode.DUPLICATE_VALUES
+    n_duplicates = report.uniqueness.n_duplicates
+    recorded = tuple(
+        RecordedError(code, MESSAGES[code], tally.row_number(row), key.name)
+        for row in first["row_number"].to_pylist()
+    )
+    return replace(
+        report,
+        n_invalid_rows=report.n_invalid_rows + n_duplicates,
+        n_invalid_rows_by_code={**report.n_invalid_rows_by_code, code: n_duplicates},
+        uniqueness=replace(report.uniqueness, errors=Errors(n_duplicates, recorded)),
+    )
+
+
+# --- Verdicts ---
+
+
+def _failed(report: ValidationReport, verdict: _Verdict) -> ValidationReport:
+    errors = report.table.errors
+    if verdict.code:
+        whole = RecordedError(verdict.code, verdict.reason)
+        errors = Errors(errors.n_total + 1, (whole, *errors.recorded[: MAX_RECORDED_ERRORS - 1]))
+    return replace(
+        report,
+        outcome=Outcome.FAILED,
+        table=replace(report.table, errors=errors),
+        status_code=verdict.status_code,
+        reason=verdict.reason,
+    )
+
+
+def _verdict_of(error: InputError, upload: _Upload) -> _Verdict:
+    problem = error.attributes.get("problem")
+    if problem == "missing":
+        # There is no file whose type could be wrong: the status code says it all.
+        return _Verdict(None, upload.missing, str(error))
+    code = ErrorCode.EMPTY_FILE if problem == "empty" else ErrorCode.INVALID_FILE_TYPE
+    return _Verdict(code, upload.invalid, str(error))
+
+
+def _missing_columns(missing: Sequence[str], upload: _Upload) -> _Verdict:
+    names = ", ".join(repr(name) for name in missing)
+    reason = (
+        f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} {names}. "
+        "Give CSV a header row, JSON Lines one object per line, and check the spelling of the names."
+    )
+    return _Verdict(ErrorCode.NOT_ENOUGH_COLUMNS, upload.invalid, reason)
+
+
+def _forbidden_type(column: Column, upload: _Upload) -> _Verdict:
+    reason = (
+        f"Column {column.name!r} of the {upload.what} has type {column.type}, but its role {column.role} takes "
+        f"{cells.TYPES_IN_WORDS[column.role]}. Convert the column, or declare another role."
+    )
+    return _Verdict(ErrorCode.INVALID_FILE_TYPE, upload.invalid, reason)
+
+
+def _not_seconds(
+    engine: Engine, columns: Sequence[Column], report: ValidationReport, task: _Task
+) -> _Verdict | None:
+    position = next((i for i, column in enumerate(columns) if column.role == cells.TIMESTAMP), None)
+    # Out-of-range cells are the sign; only then is the file asked how large they are.
+    if position is None or report.columns[position].errors.n_total * 2 <= report.n_rows:
+        return None
+    name = quote_identifier(columns[position].name)
+    median = engine.fetch(
+        # one row: the middle time of all rows that have one
+        f"SELECT quantile_disc(TRY_CAST({name} AS DOUBLE), 0.5) AS time FROM upload"
+    )["time"][0].as_py()
+    unit = next((unit for floor, unit in _UNIT_FLOORS if median is not None and median >= floor), None)
+    if unit is None:
+        return None
+    reason = (
+        f"Most times in column {columns[position].name!r} of the {task.upload.what} are not epoch seconds; "
+        f"they look like {unit}. Convert them to seconds, or to a timestamp type in parquet."
+    )
+    return _Verdict(ErrorCode.INVALID_NUMERIC_RANGE, task.upload.invalid, reason)
+
+
+def _too_many_invalid(tally: _Tally, report: ValidationReport, task: _Task) -> _Verdict | None:
+    # As fractions: 0.29 * 100 is 28.999999999999996. Duplicates are no part of it.
+    allowed = Fraction(str(task.max_invalid_share))
+    if tally.n_invalid_rows <= allowed * tally.n_rows:
+        return None
+    commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
+    reason = (
+        f"{tally.n_invalid_rows:,} of {tally.n_rows:,} rows of the {task.upload.what} are invalid "
+        f"({tally.n_invalid_rows / tally.n_rows:.1%}, at most {float(allowed):.4g} of them may be), "
+        f"most for {commonest.value}. Correct the rows that the validation report lists."
+    )
+    return _Verdict(None, task.upload.invalid, reason)
+
+
+def _too_few(upload: _Upload, n_found: int, n_least: int, unit: str) -> _Verdict:
+    reason = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are needed. Give more data."
+    return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
+
+
+def _table_report(tables: TableFiles, task: _Task) -> TableReport:
+    declared = {name for name, _ in task.columns}
+    unknown = [name for name in tables.columns if name not in declared]
+    named = task.upload.names_unknown_columns and declared <= set(tables.columns)
+    return TableReport(
+        n_files=len(tables.files),
+        n_bytes=tables.n_bytes,
+        format=tables.format,
+        n_unknown_columns=len(unknown),
+        unknown_columns=tuple(unknown) if named else (),
+    )
+
+
+def _schema_report(columns: Sequence[Column]) -> SchemaReport:
+    misfits = tuple(
+        RecordedError(
+            ErrorCode.INVALID_FILE_TYPE,
+            f"The role {column.role} takes {cells.TYPES_IN_WORDS[column.role]}.",
+            column=column.name,
+        )
+        for column in columns
+        if not column.fits
+    )
+    described = tuple((column.name, column.role, column.type) for column in columns)
+    return SchemaReport(Errors(len(misfits), misfits), described)

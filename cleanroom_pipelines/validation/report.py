@@ -1,0 +1,398 @@
+"""The validation report: what is right and wrong with one upload, in counts and row numbers.
+
+Lives here: the report's shape, its closed list of codes, and its readable forms.
+Add here when a report has to say something it cannot say yet.
+Keep out: how rows are judged (`schemas`), how files are read (`files`), and every cell value.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from cleanroom_pipelines.errors import StatusCode
+
+REPORT_VERSION = "v0"
+MAX_RECORDED_ERRORS = 500
+_MAX_ROWS_SHOWN = 5
+
+
+class Outcome(StrEnum):
+    """Whether the upload can be used."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+
+
+class ErrorCode(StrEnum):
+    """What can be wrong with a cell, a row or a file; closed list.
+
+    A line that cannot be taken apart at all has NOT_ENOUGH_COLUMNS (or TOO_MANY_COLUMNS, where that is why).
+
+    Source: contracts/media.md, section 1.
+    """
+
+    EMPTY_CELL = "EMPTY_CELL"
+    INVALID_INTEGER_FORMAT = "INVALID_INTEGER_FORMAT"
+    INVALID_FLOAT_FORMAT = "INVALID_FLOAT_FORMAT"
+    INVALID_NUMBER_FORMAT = "INVALID_NUMBER_FORMAT"
+    INVALID_EMAIL_FORMAT = "INVALID_EMAIL_FORMAT"
+    INVALID_ISO_DATE_FORMAT = "INVALID_ISO_DATE_FORMAT"
+    INVALID_SHA256_HEX_FORMAT = "INVALID_SHA256_HEX_FORMAT"
+    INVALID_PHONE_E164_NUMBER = "INVALID_PHONE_E164_NUMBER"
+    INVALID_NUMERIC_RANGE = "INVALID_NUMERIC_RANGE"
+    NOT_ENOUGH_COLUMNS = "NOT_ENOUGH_COLUMNS"
+    TOO_MANY_COLUMNS = "TOO_MANY_COLUMNS"
+    EMPTY_FILE = "EMPTY_FILE"
+    DUPLICATE_VALUES = "DUPLICATE_VALUES"
+    INVALID_FILE_TYPE = "INVALID_FILE_TYPE"
+    INVALID_NUMBER_OF_ROWS = "INVALID_NUMBER_OF_ROWS"
+
+
+MESSAGES: Mapping[ErrorCode, str] = {
+    ErrorCode.EMPTY_CELL: "The cell is empty, or its line could not be read.",
+    ErrorCode.INVALID_INTEGER_FORMAT: "The cell is not a whole number.",
+    ErrorCode.INVALID_FLOAT_FORMAT: "The cell is not a number.",
+    ErrorCode.INVALID_NUMBER_FORMAT: "The cell is not a number.",
+    ErrorCode.INVALID_EMAIL_FORMAT: "The cell is not an e-mail address.",
+    ErrorCode.INVALID_ISO_DATE_FORMAT: "The cell is not a date.",
+    ErrorCode.INVALID_SHA256_HEX_FORMAT: "The cell is not a SHA-256 hash in hex.",
+    ErrorCode.INVALID_PHONE_E164_NUMBER: "The cell is not a phone number in E.164 form.",
+    ErrorCode.INVALID_NUMERIC_RANGE: "The number is outside the range it can have here.",
+    ErrorCode.NOT_ENOUGH_COLUMNS: "The line could not be split into its columns, or has too few.",
+    ErrorCode.TOO_MANY_COLUMNS: "The line has too many columns.",
+    ErrorCode.DUPLICATE_VALUES: "An earlier row has the same key.",
+}
+
+
+@dataclass(frozen=True)
+class RecordedError:
+    """One error: where it is, and what it is, never what the cell holds.
+
+    Args:
+        code: The reason.
+        message: The reason in words.
+        row: Number of the data row from 1, in file order across all files; None for the file as a whole.
+        column: Declared column name, or None for the row or the file as a whole.
+    """
+
+    code: ErrorCode
+    message: str
+    row: int | None = None
+    column: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract's JSON shape."""
+        location = {"row": self.row, "column": self.column}
+        return {"code": self.code.value, "location": location, "message": self.message}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "RecordedError":
+        """Read `as_dict` back."""
+        location = value["location"]
+        return cls(ErrorCode(value["code"]), value["message"], location["row"], location["column"])
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of one kind: all counted, the first 500 recorded in row order."""
+
+    n_total: int = 0
+    recorded: tuple[RecordedError, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract's JSON shape."""
+        return {"numErrorsTotal": self.n_total, "recordedErrors": [error.as_dict() for error in self.recorded]}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Errors":
+        """Read `as_dict` back."""
+        recorded = tuple(RecordedError.from_dict(error) for error in value["recordedErrors"])
+        return cls(value["numErrorsTotal"], recorded)
+
+
+@dataclass(frozen=True)
+class ColumnReport:
+    """Errors of one declared column's cells."""
+
+    column: str
+    errors: Errors = Errors()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract's JSON shape."""
+        return {"column": self.column, **self.errors.as_dict()}
+
+
+@dataclass(frozen=True)
+class SchemaReport:
+    """What was declared, what the files hold, and the columns whose type their role forbids.
+
+    Args:
+        errors: One per column whose physical type does not fit.
+        columns: Column name, role and physical type ("text" for every cell of CSV and JSON Lines).
+    """
+
+    errors: Errors = Errors()
+    columns: tuple[tuple[str, str, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON shape."""
+        columns = [{"column": name, "role": role, "type": type_} for name, role, type_ in self.columns]
+        return {**self.errors.as_dict(), "columns": columns}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "SchemaReport":
+        """Read `as_dict` back."""
+        columns = tuple((column["column"], column["role"], column["type"]) for column in value["columns"])
+        return cls(Errors.from_dict(value), columns)
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """The upload as a whole.
+
+    Args:
+        errors: Errors of the file as a whole, and lines that could not be taken apart.
+        n_files: Files read.
+        n_bytes: Their size on disk, in bytes.
+        format: "csv", "jsonl" or "parquet"; empty if nothing could be read.
+        n_unknown_columns: Columns that nobody declared; they are ignored.
+        unknown_columns: Their names, where the file surely has a header: a file without one would show its
+            first row here, so names are left out when a declared column is missing, and always for seeds.
+        n_users: Unique users of the valid rows, or unique ids of a seed.
+        n_users_with_two: Of them, those with at least two valid rows.
+    """
+
+    errors: Errors = Errors()
+    n_files: int = 0
+    n_bytes: int = 0
+    format: str = ""
+    n_unknown_columns: int = 0
+    unknown_columns: tuple[str, ...] = ()
+    n_users: int = 0
+    n_users_with_two: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON shape."""
+        return {
+            **self.errors.as_dict(),
+            "numFiles": self.n_files,
+            "numBytes": self.n_bytes,
+            "format": self.format,
+            "numUnknownColumns": self.n_unknown_columns,
+            "unknownColumns": list(self.unknown_columns),
+            "numUsers": self.n_users,
+            "numUsersWithTwoRows": self.n_users_with_two,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "TableReport":
+        """Read `as_dict` back."""
+        return cls(
+            errors=Errors.from_dict(value),
+            n_files=value["numFiles"],
+            n_bytes=value["numBytes"],
+            format=value["format"],
+            n_unknown_columns=value["numUnknownColumns"],
+            unknown_columns=tuple(value["unknownColumns"]),
+            n_users=value["numUsers"],
+            n_users_with_two=value["numUsersWithTwoRows"],
+        )
+
+
+@dataclass(frozen=True)
+class UniquenessReport:
+    """Later duplicates of a key among the valid rows; the first of them wins.
+
+    Args:
+        errors: Later duplicates where they are dropped and reported (users tables); none for seeds, whose
+            duplicates are counted and never an error.
+        key: The column that is the key; None where nothing must be unique (interactions).
+        n_unique: Distinct keys.
+        n_duplicates: Later duplicates.
+    """
+
+    errors: Errors = Errors()
+    key: str | None = None
+    n_unique: int = 0
+    n_duplicates: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON shape."""
+        return {
+            **self.errors.as_dict(),
+            "keyColumns": [] if self.key is None else [self.key],
+            "numUnique": self.n_unique,
+            "numDuplicates": self.n_duplicates,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "UniquenessReport":
+        """Read `as_dict` back."""
+        key = value["keyColumns"][0] if value["keyColumns"] else None
+        return cls(Errors.from_dict(value), key, value["numUnique"], value["numDuplicates"])
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What is right and wrong with one upload; no cell value is ever in it.
+
+    Args:
+        what: What was validated, in words: "seed", "interactions table", "users table".
+        outcome: PASSED: usable, after dropping `n_rows_dropped` rows. FAILED: not usable, nothing was taken.
+        n_rows: Data rows, those that could not be taken apart included.
+        n_invalid_rows: Rows with at least one error; for a users table with later duplicates.
+        n_invalid_rows_by_code: The same by code; a row with two codes counts under both.
+        columns: Errors by declared column.
+        schema: Declared against actual types.
+        table: The upload as a whole.
+        uniqueness: Duplicates.
+        n_rows_dropped: Rows a reader must drop; 0 if FAILED.
+        status_code: The code a resource gets that fails for this report; None if PASSED.
+        reason: Why it failed and what to do, in one or two sentences; empty if PASSED.
+
+    Source: contracts/media.md, section 1.
+    """
+
+    what: str
+    outcome: Outcome
+    n_rows: int = 0
+    n_invalid_rows: int = 0
+    n_invalid_rows_by_code: Mapping[ErrorCode, int] = field(default_factory=dict)
+    columns: tuple[ColumnReport, ...] = ()
+    schema: SchemaReport = SchemaReport()
+    table: TableReport = TableReport()
+    uniqueness: UniquenessReport = UniquenessReport()
+    n_rows_dropped: int = 0
+    status_code: StatusCode | None = None
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the upload can be used."""
+        return self.outcome is Outcome.PASSED
+
+    @property
+    def n_valid_rows(self) -> int:
+        """Rows that are used: neither invalid nor, in a users table, a later duplicate."""
+        return self.n_rows - self.n_invalid_rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract's JSON shape; status code, reason and subject stand in `table`."""
+        codes = sorted(self.n_invalid_rows_by_code.items())
+        return {
+            "version": REPORT_VERSION,
+            "report": {
+                "outcome": self.outcome.value,
+                "numRowsTotal": self.n_rows,
+                "numInvalidRowsTotal": self.n_invalid_rows,
+                "numInvalidRowsByErrorCode": {code.value: n_rows for code, n_rows in codes},
+                "columns": [column.as_dict() for column in self.columns],
+                "schema": self.schema.as_dict(),
+                "table": {
+                    **self.table.as_dict(),
+                    "what": self.what,
+                    "statusCode": self.status_code.value if self.status_code else None,
+                    "reason": self.reason,
+                },
+                "uniqueness": self.uniqueness.as_dict(),
+                "dropInvalidRows": {"numInvalidRowsDropped": self.n_rows_dropped},
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "ValidationReport":
+        """Read `as_dict` back.
+
+        Raises:
+            ValueError: If it was written in another version of the shape.
+        """
+        if value.get("version") != REPORT_VERSION:
+            raise ValueError("The validation report has a version that is not read here.")
+        report = value["report"]
+        table = report["table"]
+        by_code = report["numInvalidRowsByErrorCode"]
+        return cls(
+            what=table["what"],
+            outcome=Outcome(report["outcome"]),
+            n_rows=report["numRowsTotal"],
+            n_invalid_rows=report["numInvalidRowsTotal"],
+            n_invalid_rows_by_code={ErrorCode(code): n_rows for code, n_rows in by_code.items()},
+            columns=tuple(ColumnReport(item["column"], Errors.from_dict(item)) for item in report["columns"]),
+            schema=SchemaReport.from_dict(report["schema"]),
+            table=TableReport.from_dict(table),
+            uniqueness=UniquenessReport.from_dict(report["uniqueness"]),
+            n_rows_dropped=report["dropInvalidRows"]["numInvalidRowsDropped"],
+            status_code=StatusCode(table["statusCode"]) if table["statusCode"] else None,
+            reason=table["reason"],
+        )
+
+
+def report_sentence(report: ValidationReport) -> str:
+    """The report in one sentence, or the reason of its failure."""
+    if not report.passed:
+        return report.reason
+    sentence = f"The {report.what} is valid: {report.n_valid_rows:,} of {report.n_rows:,} rows are usable"
+    parts = []
+    if report.n_invalid_rows:
+        parts.append(f"{report.n_invalid_rows:,} ({_percent(report)}) dropped")
+    if report.uniqueness.key is not None:
+        parts.append(f"{report.uniqueness.n_unique:,} unique ids")
+        if report.uniqueness.n_duplicates:
+            parts.append(f"{report.uniqueness.n_duplicates:,} duplicates")
+    elif report.table.n_users:
+        parts.append(f"{report.table.n_users:,} users")
+    return sentence + (f" ({', '.join(parts)})." if parts else ".")
+
+
+def report_markdown(report: ValidationReport) -> str:
+    """The report as a readable page: the sentence, the errors by code and column with first rows, the columns."""
+    lines = [f"**{report.outcome.value}.** {_text(report_sentence(report))}", ""]
+    if report.table.format:
+        files = "1 file" if report.table.n_files == 1 else f"{report.table.n_files:,} files"
+        lines += [f"Read {files} ({report.table.format}, {report.table.n_bytes:,} bytes).", ""]
+    rows = _error_rows(report)
+    if rows:
+        lines += ["| column | error | errors | first rows |", "|---|---|--:|---|", *rows, ""]
+    else:
+        lines += ["No errors.", ""]
+    if report.table.n_unknown_columns:
+        names = ", ".join(_code(name) for name in report.table.unknown_columns)
+        lines += [f"{report.table.n_unknown_columns:,} undeclared columns are ignored{names and ': '}{names}.", ""]
+    if report.schema.columns:
+        lines += ["| column | role | type |", "|---|---|---|"]
+        lines += [f"| {_code(name)} | {role} | {type_} |" for name, role, type_ in report.schema.columns]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _error_rows(report: ValidationReport) -> list[str]:
+    groups = [(_code(column.column), column.errors) for column in report.columns]
+    groups += [
+        ("types", report.schema.errors),
+        ("whole row or file", report.table.errors),
+        ("uniqueness", report.uniqueness.errors),
+    ]
+    rows = []
+    for name, errors in groups:
+        codes = sorted({error.code for error in errors.recorded})
+        for code in codes:
+            found = [error for error in errors.recorded if error.code is code]
+            # Only the first 500 are recorded, so a column with more has an exact total but no exact split.
+            n_total = len(found) if errors.n_total == len(errors.recorded) else None
+            count = f"{n_total:,}" if n_total is not None else f"≥ {len(found):,} of {errors.n_total:,}"
+            numbers = [f"{error.row:,}" for error in found if error.row is not None]
+            more = ", …" if len(numbers) > _MAX_ROWS_SHOWN else ""
+            rows.append(f"| {name} | {code.value} | {count} | {', '.join(numbers[:_MAX_ROWS_SHOWN])}{more} |")
+    return rows
+
+
+def _percent(report: ValidationReport) -> str:
+    return f"{report.n_invalid_rows / report.n_rows:.2%}"
+
+
+def _code(name: str) -> str:
+    return "`" + _text(name).replace("`", "'") + "`"
+
+
+def _text(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
