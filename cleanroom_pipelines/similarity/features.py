@@ -1,0 +1,80 @@
+"""Dense features per user: how active, how recent, what the declared columns say.
+
+Lives here: the transformation of counted columns into standardised features.
+Add here when a new number per user should be seen by every seed.
+Keep out: SQL (reading) and items (representation).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.similarity.reading import Feature
+
+Float64 = npt.NDArray[np.float64]
+
+_SECONDS_PER_DAY = 86_400
+_LARGEST = 5.0
+# A column with values this many standard deviations out is heavy-tailed and is compressed first.
+_HEAVY_TAIL = 10.0
+
+
+def activity_features(has_time: bool) -> list[Feature]:
+    """The features every model has, in order."""
+    features = [Feature("interactions", "activity"), Feature("distinct items", "activity")]
+    if has_time:
+        features += [Feature("days since last interaction", "recency"), Feature("days active", "recency")]
+    return features
+
+
+def activity_columns(
+    n_events: npt.NDArray[np.int64],
+    n_items: npt.NDArray[np.int64],
+    first_time: Float64,
+    last_time: Float64,
+    newest: int | None,
+) -> list[Float64]:
+    """The raw columns behind `activity_features`: logarithms of counts and of days.
+
+    Args:
+        n_events: (N,) interactions.
+        n_items: (N,) distinct items.
+        first_time: (N,) epoch seconds, NaN if unknown.
+        last_time: (N,) epoch seconds, NaN if unknown.
+        newest: Newest event of all, None without times.
+    """
+    columns = [np.log1p(n_events.astype(np.float64)), np.log1p(n_items.astype(np.float64))]
+    if newest is not None:
+        columns.append(np.log1p((newest - last_time) / _SECONDS_PER_DAY))
+        columns.append(np.log1p((last_time - first_time) / _SECONDS_PER_DAY))
+    return columns
+
+
+def standardised(column: Float64) -> npt.NDArray[np.float32]:
+    """Mean 0, deviation 1, cut at ±5; missing becomes 0; heavy tails are compressed by asinh first."""
+    known = np.isfinite(column)
+    values = column[known]
+    if len(values) == 0 or values.min() == values.max():
+        return np.zeros(len(column), dtype=np.float32)
+    deviation = values.std()
+    if np.abs(values - values.mean()).max() > _HEAVY_TAIL * deviation:
+        sizes = np.abs(values[values != 0])
+        values = np.arcsinh(values / np.median(sizes))
+        deviation = values.std()
+    result = np.zeros(len(column), dtype=np.float32)
+    result[known] = np.clip((values - values.mean()) / deviation, -_LARGEST, _LARGEST)
+    return result
+
+
+def scatter(
+    batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
+) -> dict[str, Float64]:
+    """Columns in order of the users' numbers from batches in any order; `missing` where no row came."""
+    result = {column: np.full(n_users, missing) for column in columns}
+    for batch in batches:
+        number = batch.column("number").to_numpy(zero_copy_only=False)
+        for column in columns:
+            result[column][number] = batch.column(column).to_numpy(zero_copy_only=False)
+    return result

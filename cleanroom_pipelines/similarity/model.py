@@ -1,0 +1,238 @@
+"""The files of an audience model.
+
+Lives here: their names, writing the small ones, opening a model, reading a block of its users.
+Add here when a file is added (and raise FORMAT_VERSION).
+Keep out: how the numbers came about (training) and what is done with them (ranking).
+
+    model.json          what it was trained on, counts, feature names; no times of day, so equal input gives equal bytes
+    users.parquet       user_id, stable_hash in order of (stable_hash, user_id): the row is the user's number
+    items.parquet       item_id, n_users in vocabulary order
+    starts.npy          (N + 1,) int64   where a user's items begin
+    items.npy           (pairs,) uint16  item numbers
+    counts.npy          (pairs,) uint8   interactions, cut at 255
+    days.npy            (pairs,) uint16  days from the latest interaction to the newest event; only with times
+    dense.npy           (N, F) float32   standardised features
+    idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
+    embedding_length.npy (N,) float32    length of each user's embedding: cosines without forming embeddings
+
+Files are mapped, not read: one block of users (a few thousand) is in memory at a time. Blocks are groups of the 1,024
+buckets of stable_hash and depend on N alone, so results are the same for every shard and thread count.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import scipy.sparse as sp
+
+from cleanroom_pipelines.errors import ArtifactError
+from cleanroom_pipelines.similarity.representation import ItemRepresentation, weighted_rows
+
+FORMAT_VERSION = 1
+N_BUCKETS = 1_024
+HASH_BITS = 60
+_USERS_PER_BLOCK = 4_096
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive users, first ≤ number < last."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The representation of some users.
+
+    Args:
+        items: (n, M) idf rows of length 1.
+        lengths: (n,) the lengths before scaling.
+        embedding_lengths: (n,) lengths of the users' embeddings.
+        dense: (n, F) standardised features.
+        counts: (n, c) interactions with the c commonest items.
+    """
+
+    items: sp.csr_matrix
+    lengths: npt.NDArray[np.float64]
+    embedding_lengths: npt.NDArray[np.float32]
+    dense: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.float32]
+
+
+class Model:
+    """An audience model on disk, opened for reading.
+
+    Args:
+        folder: The directory training wrote.
+
+    Raises:
+        ArtifactError: Not a model, or one of another format.
+    """
+
+    n_commonest = 100
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.description: Mapping[str, Any] = json.loads((self.folder / "model.json").read_text("utf-8"))
+            version = self.description["format_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"The audience model cannot be read ({type(error).__name__}).",
+                remedy="Give the folder that training wrote.",
+            ) from None
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"The audience model has format {version}, this program reads {FORMAT_VERSION}.",
+                remedy="Train it again.",
+            )
+
+    @property
+    def n_users(self) -> int:
+        """Scored users N."""
+        return int(self.description["n_users"])
+
+    @property
+    def n_items(self) -> int:
+        """Vocabulary size M."""
+        return int(self.description["n_items"])
+
+    @property
+    def features(self) -> list[dict[str, Any]]:
+        """Name, group, column and value of each dense feature."""
+        return list(self.description["features"])
+
+    @cached_property
+    def representation(self) -> ItemRepresentation:
+        """The items' weights, embedding and neighbours."""
+        return ItemRepresentation(
+            idf=self._load("idf"),
+            basis=self._load("basis"),
+            neighbours=self._load("neighbours"),
+            similarities=self._load("similarities"),
+        )
+
+    @cached_property
+    def hashes(self) -> npt.NDArray[np.int64]:
+        """(N,) stable hashes, ascending."""
+        import pyarrow.parquet as pq
+
+        return np.asarray(pq.read_table(self.folder / "users.parquet", columns=["stable_hash"])["stable_hash"])
+
+    def user_ids(self) -> pa.ChunkedArray:
+        """(N,) user ids in order of their numbers."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / "users.parquet", columns=["user_id"])["user_id"]
+
+    def item_ids(self) -> list[str]:
+        """(M,) item ids in vocabulary order."""
+        import pyarrow.parquet as pq
+
+        ids: list[str] = pq.read_table(self.folder / "items.parquet")["item_id"].to_pylist()
+        return ids
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """(N + 1,) where each user's pairs begin."""
+        return self._map("starts")
+
+    @cached_property
+    def pair_items(self) -> npt.NDArray[np.uint16]:
+        """(pairs,) item numbers."""
+        return self._map("items")
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.uint8]:
+        return self._map("counts")
+
+    @cached_property
+    def dense(self) -> npt.NDArray[np.float32]:
+        """(N, F) standardised features."""
+        return self._map("dense")
+
+    @cached_property
+    def embedding_lengths(self) -> npt.NDArray[np.float32]:
+        """(N,) lengths of the users' embeddings."""
+        return self._map("embedding_length")
+
+    def blocks(self) -> list[Block]:
+        """All users in blocks that depend on the population alone."""
+        return blocks_of(self.hashes)
+
+    def rows(self, block: Block) -> Rows:
+        """The representation of a block of users."""
+        starts = np.asarray(self.starts[block.first : block.last + 1])
+        begin, end = int(starts[0]), int(starts[-1])
+        return self._rows(
+            starts - begin,
+            np.asarray(self.pair_items[begin:end]),
+            np.asarray(self._counts[begin:end]),
+            slice(block.first, block.last),
+        )
+
+    def rows_of(self, users: npt.NDArray[np.int64]) -> Rows:
+        """The representation of chosen users, given by ascending number."""
+        starts, ends = self.starts[users], self.starts[users + 1]
+        sizes = ends - starts
+        indptr = np.concatenate([[0], np.cumsum(sizes)])
+        positions = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], sizes)
+        return self._rows(indptr, self.pair_items[positions], self._counts[positions], users)
+
+    def _rows(
+        self,
+        indptr: npt.NDArray[np.int64],
+        items: npt.NDArray[np.uint16],
+        counts: npt.NDArray[np.uint8],
+        users: slice | npt.NDArray[np.int64],
+    ) -> Rows:
+        matrix, lengths = weighted_rows(indptr, items, self.representation.idf)
+        width = min(self.n_commonest, self.n_items)
+        common = np.zeros((len(lengths), width), dtype=np.float32)
+        is_common = items < width
+        row = np.repeat(np.arange(len(lengths)), np.diff(indptr))
+        common[row[is_common], items[is_common]] = counts[is_common]
+        return Rows(
+            items=matrix,
+            lengths=lengths,
+            embedding_lengths=np.asarray(self.embedding_lengths[users]),
+            dense=np.asarray(self.dense[users]),
+            counts=common,
+        )
+
+    def _load(self, name: str) -> Any:
+        try:
+            return np.load(self.folder / f"{name}.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"The audience model is damaged: {name}.npy cannot be read ({type(error).__name__}).",
+                remedy="Train it again.",
+            ) from None
+
+    def _map(self, name: str) -> Any:
+        try:
+            return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"The audience model is damaged: {name}.npy cannot be read ({type(error).__name__}).",
+                remedy="Train it again.",
+            ) from None
+
+
+def blocks_of(hashes: npt.NDArray[np.int64]) -> list[Block]:
+    """Group buckets of ascending hashes into blocks of about 4,096 users; a function of the users alone."""
+    n_users = len(hashes)
+    n_blocks = 1
+    while n_blocks < N_BUCKETS and n_users // (n_blocks * 2) >= _USERS_PER_BLOCK:
+        n_blocks *= 2
+    edges = np.arange(n_blocks + 1, dtype=np.int64) * ((1 << HASH_BITS) // n_blocks)
+    cuts = np.searchsorted(hashes, edges).tolist()
+    return [Block(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True) if last > first]

@@ -1,0 +1,399 @@
+"""What a person asks of the similarity model, and what comes back.
+
+Lives here: roles and schemas of the training tables, windows, audience sizes, seed modes, settings, reports.
+Add here when a caller must be able to say something new, or a report gets a new number.
+Keep out: reading, fitting, ranking.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from cleanroom_pipelines.errors import UsageError
+
+MAX_FEATURES = 10
+MAX_SIZES = 25
+MIN_SEED_USERS = 25
+MAX_SEED_USERS = 500_000
+
+Progress = Callable[[float, str], None]
+"""Called with the share done (0 to 1) and the stage in words."""
+
+ShouldCancel = Callable[[], bool]
+"""Asked between blocks; True ends the work with `CancelledError`."""
+
+
+class Role(StrEnum):
+    """What a column means (AWS Clean Rooms ML column types)."""
+
+    USER_ID = "USER_ID"
+    ITEM_ID = "ITEM_ID"
+    TIMESTAMP = "TIMESTAMP"
+    CATEGORICAL_FEATURE = "CATEGORICAL_FEATURE"
+    NUMERICAL_FEATURE = "NUMERICAL_FEATURE"
+
+
+_FEATURES = (Role.CATEGORICAL_FEATURE, Role.NUMERICAL_FEATURE)
+
+
+@dataclass(frozen=True)
+class _Schema:
+    columns: tuple[tuple[str, Role], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `column=ROLE` pairs separated by commas.
+
+        Args:
+            text: Such as `user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP,brand=CATEGORICAL_FEATURE`.
+
+        Raises:
+            UsageError: Not pairs, an unknown role, or a schema that is not allowed.
+        """
+        columns = []
+        for part in text.split(","):
+            name, equals, role = part.strip().rpartition("=")
+            if not equals or not name.strip():
+                raise UsageError(
+                    "The schema is not a list of column=ROLE pairs.",
+                    remedy="Write it as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP.",
+                )
+            try:
+                columns.append((name.strip(), Role(role.strip().upper())))
+            except ValueError:
+                raise UsageError(
+                    "The schema names an unknown role.", remedy=f"Roles are {', '.join(Role)}."
+                ) from None
+        return cls(tuple(columns))
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={role}" for name, role in self.columns)
+
+    def column(self, role: Role) -> str | None:
+        """The column of a role that occurs at most once, or None."""
+        return next((name for name, its_role in self.columns if its_role is role), None)
+
+    @property
+    def user_column(self) -> str:
+        """The column of user ids."""
+        return next(name for name, role in self.columns if role is Role.USER_ID)
+
+    @property
+    def features(self) -> tuple[tuple[str, Role], ...]:
+        """The feature columns in their declared order."""
+        return tuple((name, role) for name, role in self.columns if role in _FEATURES)
+
+    def _count(self, role: Role) -> int:
+        return sum(its_role is role for _, its_role in self.columns)
+
+    def _check_names(self) -> None:
+        names = [name for name, _ in self.columns]
+        if len(set(names)) != len(names):
+            raise UsageError("The schema names a column twice.", remedy="Give each column one role.")
+        if self._count(Role.USER_ID) != 1:
+            raise UsageError("The schema must name exactly one USER_ID column.", remedy="Add user_id=USER_ID.")
+
+
+@dataclass(frozen=True)
+class InteractionsSchema(_Schema):
+    """Roles of the interactions table's columns: one row per event.
+
+    Args:
+        columns: (column, role) pairs: exactly one USER_ID and ITEM_ID, at most one TIMESTAMP and ten features.
+
+    Raises:
+        UsageError: A role is missing or repeated, or there are too many features.
+    """
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        if self._count(Role.ITEM_ID) != 1:
+            raise UsageError("The schema must name exactly one ITEM_ID column.", remedy="Add item_id=ITEM_ID.")
+        if self._count(Role.TIMESTAMP) > 1:
+            raise UsageError("The schema names more than one TIMESTAMP column.", remedy="Keep one of them.")
+        if len(self.features) > MAX_FEATURES:
+            raise UsageError(
+                f"The schema has {len(self.features)} feature columns; at most {MAX_FEATURES} are allowed.",
+                remedy="Leave some out.",
+            )
+
+    @property
+    def item_column(self) -> str:
+        """The column of item ids."""
+        return next(name for name, role in self.columns if role is Role.ITEM_ID)
+
+    @property
+    def time_column(self) -> str | None:
+        """The column of event times, if there is one."""
+        return self.column(Role.TIMESTAMP)
+
+
+@dataclass(frozen=True)
+class UsersSchema(_Schema):
+    """Roles of the users table's columns: one row per user. Embeddings are many NUMERICAL_FEATURE columns.
+
+    Args:
+        columns: (column, role) pairs: exactly one USER_ID, the others features.
+
+    Raises:
+        UsageError: Another role, or no single USER_ID.
+    """
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        if self._count(Role.ITEM_ID) or self._count(Role.TIMESTAMP):
+            raise UsageError(
+                "The users table has USER_ID and feature columns only.",
+                remedy="Declare items and times in the interactions schema.",
+            )
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which events count: `start <= time < end`, in epoch seconds; None is open.
+
+    Raises:
+        UsageError: The end does not lie after the start.
+    """
+
+    start: int | None = None
+    end: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise UsageError("The training window ends before it starts.", remedy="Give an end after the start.")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every event counts."""
+        return self.start is None and self.end is None
+
+
+SizeType = Literal["PERCENTAGE", "ABSOLUTE"]
+
+
+@dataclass(frozen=True)
+class AudienceSize:
+    """How many users to take: a percentage of all scored users, or a number of them.
+
+    Args:
+        type: PERCENTAGE or ABSOLUTE.
+        value: 0 < value ≤ 100 for percentages, at least 1 for numbers.
+
+    Raises:
+        UsageError: The value is out of range.
+    """
+
+    type: SizeType
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.type == "PERCENTAGE":
+            if not 0 < self.value <= 100:
+                raise UsageError(
+                    "An audience size in per cent must be above 0 and at most 100.", remedy="Write it as 5%."
+                )
+        elif self.value < 1 or self.value != int(self.value):
+            raise UsageError("An audience size must be a whole number of at least 1.", remedy="Write it as 5000.")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `5%` or `5000`.
+
+        Raises:
+            UsageError: Neither form, or out of range.
+        """
+        text = text.strip()
+        try:
+            if text.endswith("%"):
+                return cls("PERCENTAGE", float(text[:-1]))
+            return cls("ABSOLUTE", int(text))
+        except UsageError:
+            raise
+        except (ValueError, OverflowError):
+            raise UsageError("An audience size is not a number.", remedy="Write it as 5% or 5000.") from None
+
+    def n_users(self, population: int) -> int:
+        """Users requested: max(1, ⌊p·N/100⌋) for percentages of `population`, else the number itself."""
+        if self.type == "ABSOLUTE":
+            return int(self.value)
+        # Decimal text keeps 0.07 % of 10,000 at 7: binary floats would give 6.999….
+        from fractions import Fraction
+
+        return max(1, int(Fraction(str(self.value)) * population / 100))
+
+    def __str__(self) -> str:
+        return f"{self.value:g}%" if self.type == "PERCENTAGE" else str(int(self.value))
+
+
+DEFAULT_SIZES = tuple(AudienceSize("PERCENTAGE", value) for value in (1, 5, 10, 20))
+
+
+def parse_sizes(text: str) -> tuple[AudienceSize, ...]:
+    """Read a list such as `1%,5%,10%` of 1 to 25 different sizes.
+
+    Raises:
+        UsageError: A size of 0 or above 100 %, a repeated one, none or more than 25.
+    """
+    return check_sizes(tuple(AudienceSize.parse(part) for part in text.split(",") if part.strip()))
+
+
+def check_sizes(sizes: tuple[AudienceSize, ...]) -> tuple[AudienceSize, ...]:
+    """The sizes themselves, if they are 1 to 25 different ones.
+
+    Raises:
+        UsageError: None, more than 25, or one repeated.
+    """
+    if not 1 <= len(sizes) <= MAX_SIZES:
+        raise UsageError(f"Give between 1 and {MAX_SIZES} audience sizes.", remedy="Write them as 1%,5%,10%.")
+    if len(set(sizes)) != len(sizes):
+        raise UsageError("An audience size is repeated.", remedy="Name each size once.")
+    return sizes
+
+
+class SizeProfile(StrEnum):
+    """How large a population must be to train on it."""
+
+    DEFAULT = "default"
+    AWS = "aws"
+
+    @property
+    def min_users(self) -> int:
+        """Users needed, each with at least `min_items_per_user` interactions."""
+        return 100_000 if self is SizeProfile.AWS else 100
+
+    @property
+    def min_interactions_per_user(self) -> int:
+        """Interactions a user needs to be counted among `min_users`."""
+        return 2 if self is SizeProfile.AWS else 1
+
+    @property
+    def min_rows(self) -> int:
+        """Usable interactions needed in the window."""
+        return 1_000_000 if self is SizeProfile.AWS else 1_000
+
+
+class SeedMode(StrEnum):
+    """Where the seed's own users stand in an audience.
+
+    excluded: left out, the cut refills. first: before all others, shuffled, without score (AWS
+    includeSeedInOutput). in_place: where their out-of-fold score puts them (Media's default).
+    """
+
+    EXCLUDED = "excluded"
+    FIRST = "first"
+    IN_PLACE = "in_place"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the representation is made; the same for every data set.
+
+    Args:
+        max_items: Vocabulary size M: the items with most users.
+        min_users_per_item: Fewer users than this and an item is not in the vocabulary.
+        embedding_dimensions: Width d of the embedding, cut to what the data has.
+        neighbours: Similar items kept per item for smoothing.
+        max_representation_users: Users (sampled by `stable_hash`) behind the item–item matrix and embedding.
+        users_per_shard: Users sorted at a time while the pairs are built; bounds memory, never changes a result.
+        max_categories: Commonest values kept per categorical feature.
+        min_users_per_category: Fewer users than this and a category is not a feature.
+    """
+
+    max_items: int = 10_000
+    min_users_per_item: int = 5
+    embedding_dimensions: int = 128
+    neighbours: int = 50
+    max_representation_users: int = 100_000
+    users_per_shard: int = 250_000
+    max_categories: int = 20
+    min_users_per_category: int = 5
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a seed is ranked; the same for every data set.
+
+    Args:
+        folds: K of the cross-fit.
+        max_fit_seed_users: Seed users (by `stable_hash`) a fit sees.
+        max_fit_other_users: Other users (by `stable_hash`) a fit sees.
+        max_reference_users: Non-seed users (by `stable_hash`) that held-out seed users are ranked among.
+        threads: Threads for blocks and trees; never changes a result.
+        boosting_rounds: Trees of the LightGBM level; 0 leaves it out.
+        min_explained_users: Fewer seed users than this behind an item or value and it is not shown.
+    """
+
+    folds: int = 5
+    max_fit_seed_users: int = 5_000
+    max_fit_other_users: int = 45_000
+    max_reference_users: int = 200_000
+    threads: int = 2
+    boosting_rounds: int = 100
+    min_explained_users: int = 25
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What training read and made; counts only.
+
+    Args:
+        n_rows: Rows of the interactions table.
+        n_invalid_rows: Rows dropped for a null id, an unparsable line or a wrong cell.
+        n_interactions: Usable rows inside the window.
+        n_users: Scored users N.
+        n_items: Items in the vocabulary M.
+        n_pairs: (user, vocabulary item) pairs.
+        first_time: Earliest event in the window, epoch seconds, None without times.
+        last_time: Latest event in the window, epoch seconds, None without times.
+        window: The window that was used, resolved to seconds.
+        ignored_columns: Columns without a role.
+        profile: Per column: type, nulls and the like.
+        warnings: Codes a person should see.
+        timing_seconds: Seconds per stage.
+    """
+
+    n_rows: int
+    n_invalid_rows: int
+    n_interactions: int
+    n_users: int
+    n_items: int
+    n_pairs: int
+    first_time: int | None
+    last_time: int | None
+    window: Window
+    ignored_columns: tuple[str, ...]
+    profile: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    timing_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What ranking a seed gave; the files lie beside it.
+
+    Args:
+        metrics: The content of `metrics.json`.
+        explanation: The content of `explanation.json`.
+        n_users: Ranked users N.
+        n_matched_seed_users: Seed users among them.
+        warnings: Codes a person should see.
+        timing_seconds: Seconds per stage.
+    """
+
+    metrics: Mapping[str, Any]
+    explanation: Mapping[str, Any]
+    n_users: int
+    n_matched_seed_users: int
+    warnings: tuple[str, ...]
+    timing_seconds: Mapping[str, float]
+
+    @property
+    def sentence(self) -> str:
+        """The one sentence that says how good the audience is."""
+        return str(self.metrics["sentence"])

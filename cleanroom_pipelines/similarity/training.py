@@ -1,0 +1,394 @@
+"""Training an audience model: from an interactions table to files that know no seed.
+
+Lives here: `train`, the order of its steps, and the writing of the model's files.
+Add here when training gets a further step.
+Keep out: each step's own work (reading, pairs, representation, features).
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cleanroom_pipelines.engine import Engine, EngineSettings, open_engine
+from cleanroom_pipelines.errors import CancelledError, UsageError
+from cleanroom_pipelines.similarity import features as dense_features
+from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
+from cleanroom_pipelines.similarity.pairs import PairSpill, choose_vocabulary, shard_boundaries
+from cleanroom_pipelines.similarity.representation import (
+    inverse_document_frequency,
+    represent_items,
+    weighted_rows,
+)
+from cleanroom_pipelines.similarity.specs import (
+    InteractionsSchema,
+    Progress,
+    Role,
+    ShouldCancel,
+    SizeProfile,
+    TrainingReport,
+    TrainingSettings,
+    UsersSchema,
+    Window,
+)
+
+_SAMPLE_BITS = 40
+
+
+@dataclass
+class Stages:
+    """Tells progress, asks for cancellation and keeps the seconds of each stage."""
+
+    progress: Progress | None
+    should_cancel: ShouldCancel | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, share: float, name: str) -> Iterator[None]:
+        """One stage, beginning at `share` of the whole."""
+        self.check()
+        if self.progress:
+            self.progress(share, name)
+        started = perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
+
+    def check(self) -> None:
+        """Stop if somebody asked for it.
+
+        Raises:
+            CancelledError: Somebody did.
+        """
+        if self.should_cancel and self.should_cancel():
+            raise CancelledError("The work was cancelled.")
+
+
+def train(
+    *,
+    interactions: str | Path,
+    schema: InteractionsSchema,
+    out: Path,
+    window: Window = Window(),  # noqa: B008 frozen
+    window_seconds: int | None = None,
+    users: str | Path | None = None,
+    users_schema: UsersSchema | None = None,
+    settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+    size_profile: SizeProfile = SizeProfile.DEFAULT,
+    max_invalid_share: float = 0.05,
+    progress: Progress | None = None,
+    should_cancel: ShouldCancel | None = None,
+) -> TrainingReport:
+    """Train an audience model; no seed is involved.
+
+    Args:
+        interactions: File, glob or folder of parquet, CSV or JSON Lines; one row per event.
+        schema: Roles of its columns.
+        out: Existing empty directory that gets the model's files; making it visible at once is the caller's.
+        window: Half-open window of event times, epoch seconds.
+        window_seconds: Only the last so many seconds up to the newest event (or to the window's end).
+        users: File, glob or folder of a users table, one row per user.
+        users_schema: Its roles; without one they are taken from its column types.
+        settings: Size of the representation.
+        engine: Memory, threads and scratch of the engine.
+        size_profile: Population floors.
+        max_invalid_share: Share of bad rows (0 to 1) beyond which a table is refused.
+        progress: Told the share done and the stage.
+        should_cancel: Asked between stages and batches.
+
+    Returns:
+        Counts, profile and timing.
+
+    Raises:
+        TrainingDataError: The tables cannot be used.
+        UsageError: `out` is not an empty directory, or `max_invalid_share` is out of range.
+        CancelledError: `should_cancel` said so.
+    """
+    if not out.is_dir() or any(out.iterdir()):
+        raise UsageError("The model's directory must exist and be empty.", remedy="Give a new directory.")
+    if not 0 <= max_invalid_share <= 1:
+        raise UsageError("The allowed share of bad rows must lie between 0 and 1.", remedy="Give 0.05 for 5 %.")
+    tables = reading.find_training_tables(interactions, what="interactions table")
+    users_tables = reading.find_training_tables(users, what="users table") if users is not None else None
+    stages = Stages(progress, should_cancel)
+    with tempfile.TemporaryDirectory(prefix="training-", dir=engine.scratch) as scratch_name:
+        scratch = Path(scratch_name)
+        paths = [*tables.files, *(users_tables.files if users_tables else ()), out, scratch]
+        with open_engine(engine, paths=paths) as database, one_blas_thread():
+            with stages.stage(0.0, "checking the interactions"):
+                found = reading.open_interactions(
+                    database,
+                    tables,
+                    schema,
+                    window=window,
+                    window_seconds=window_seconds,
+                    max_invalid_share=max_invalid_share,
+                    scratch=scratch,
+                )
+            with stages.stage(0.15, "counting users and items"):
+                n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
+                reading.check_population(database, size_profile, found.n_usable)
+                database.write_parquet(
+                    "SELECT name AS user_id, hash AS stable_hash FROM users ORDER BY rowid", out / "users.parquet"
+                )
+            with stages.stage(0.35, "collecting who touched what"):
+                spill = _spill(database, found, n_users, settings, scratch, stages)
+            with stages.stage(0.6, "building the matrix"):
+                model = _Writing(out, n_users, database, spill, settings, has_time=found.last_time is not None)
+                model.write_pairs(stages)
+            with stages.stage(0.75, "describing users"):
+                table = None
+                if users_tables is not None:
+                    declared = users_schema or reading.infer_users_schema(
+                        database, users_tables, schema.user_column
+                    )
+                    table = reading.read_users_table(
+                        database, users_tables, declared, settings, max_invalid_share=max_invalid_share
+                    )
+                described = model.write_dense(features, columns, table, found)
+            with stages.stage(0.85, "learning the representation"):
+                model.write_representation(stages)
+            ignored = found.ignored_columns + (table.ignored_columns if table else ())
+            profile = _profile(schema, found, table)
+            description = {
+                "format_version": FORMAT_VERSION,
+                "n_users": n_users,
+                "n_items": model.n_items,
+                "n_pairs": model.n_pairs,
+                "n_interactions": found.n_usable,
+                "n_rows": found.n_rows,
+                "n_invalid_rows": found.n_invalid,
+                "window": asdict(found.window),
+                "first_time": found.first_time,
+                "last_time": found.last_time,
+                "schema": [[column, str(role)] for column, role in schema.columns],
+                "features": [asdict(feature) for feature in described],
+                "profile": profile,
+            }
+            (out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
+    if progress:
+        progress(1.0, "trained")
+    return TrainingReport(
+        n_rows=found.n_rows,
+        n_invalid_rows=found.n_invalid,
+        n_interactions=found.n_usable,
+        n_users=n_users,
+        n_items=model.n_items,
+        n_pairs=model.n_pairs,
+        first_time=found.first_time,
+        last_time=found.last_time,
+        window=found.window,
+        ignored_columns=ignored,
+        profile=profile,
+        warnings=_warnings(found, model.n_items),
+        timing_seconds=dict(stages.seconds),
+    )
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS on one thread: more threads add up in another order, and then ranks differ between machines' cores."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+def _spill(
+    database: Engine,
+    found: reading.Interactions,
+    n_users: int,
+    settings: TrainingSettings,
+    scratch: Path,
+    stages: Stages,
+) -> PairSpill:
+    folder = scratch / "pairs"
+    folder.mkdir()
+    spill = PairSpill(folder, shard_boundaries(n_users, settings.users_per_shard))
+    for batch in reading.stream_pairs(database, found.last_time):
+        spill.add(batch.column("packed").to_numpy(zero_copy_only=False))
+        stages.check()
+    spill.finish()
+    return spill
+
+
+class _Writing:
+    """Writes the model's files, one method per step, in the order of the story."""
+
+    def __init__(
+        self,
+        out: Path,
+        n_users: int,
+        database: Engine,
+        spill: PairSpill,
+        settings: TrainingSettings,
+        *,
+        has_time: bool,
+    ) -> None:
+        self._out = out
+        self._n_users = n_users
+        self._database = database
+        self._spill = spill
+        self._settings = settings
+        self._has_time = has_time
+        self.n_items = 0
+        self.n_pairs = 0
+
+    def write_pairs(self, stages: Stages) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = self._database.fetch("SELECT name FROM items ORDER BY rowid")["name"]
+        chosen, users_per_item = choose_vocabulary(
+            self._spill, len(names), self._settings.max_items, self._settings.min_users_per_item
+        )
+        self.n_items, self.n_pairs = len(chosen), int(users_per_item.sum())
+        pq.write_table(
+            pa.table({"item_id": names.take(pa.array(chosen)), "n_users": users_per_item}),
+            self._out / "items.parquet",
+        )
+        np.save(self._out / "idf.npy", inverse_document_frequency(self._n_users, users_per_item))
+        number = np.full(len(names), -1, dtype=np.int64)
+        number[chosen] = np.arange(len(chosen))
+        starts = np.zeros(self._n_users + 1, dtype=np.int64)
+        self._distinct = np.zeros(self._n_users, dtype=np.int64)
+        items = self._create("items", np.uint16)
+        counts = self._create("counts", np.uint8)
+        days = self._create("days", np.uint16) if self._has_time else None
+        position = 0
+        for shard in self._spill.shards():
+            stages.check()
+            self._distinct += np.bincount(shard.users, minlength=self._n_users)
+            numbers = number[shard.items]
+            kept = numbers >= 0
+            end = position + int(kept.sum())
+            # Within a user the vocabulary's order, so that candidates' numbering cannot matter.
+            order = np.lexsort((numbers[kept], shard.users[kept]))
+            items[position:end] = numbers[kept][order]
+            counts[position:end] = shard.counts[kept][order]
+            if days is not None:
+                days[position:end] = shard.days[kept][order]
+            starts[1:] += np.bincount(shard.users[kept], minlength=self._n_users)
+            position = end
+        np.cumsum(starts, out=starts)
+        np.save(self._out / "starts.npy", starts)
+
+    def write_dense(
+        self,
+        features: list[reading.Feature],
+        columns: list[str],
+        table: reading.UsersTable | None,
+        found: reading.Interactions,
+    ) -> list[reading.Feature]:
+        counted = dense_features.scatter(
+            reading.stream_user_counts(self._database, columns),
+            ["n_events", "first_ts", "last_ts", *columns],
+            self._n_users,
+            np.nan,
+        )
+        described = dense_features.activity_features(self._has_time) + features
+        raw = dense_features.activity_columns(
+            counted["n_events"].astype(np.int64),
+            self._distinct,
+            counted["first_ts"],
+            counted["last_ts"],
+            found.last_time,
+        )
+        raw += [counted[column] for column in columns]
+        if table is not None:
+            known = dense_features.scatter(
+                reading.stream_user_features(self._database, table.columns), table.columns, self._n_users, np.nan
+            )
+            described += table.features
+            raw += [known[column] for column in table.columns]
+        dense = np.lib.format.open_memmap(
+            self._out / "dense.npy", mode="w+", dtype=np.float32, shape=(self._n_users, len(raw))
+        )
+        for number, column in enumerate(raw):
+            dense[:, number] = dense_features.standardised(column)
+        dense.flush()
+        return described
+
+    def write_representation(self, stages: Stages) -> None:
+        starts = np.load(self._out / "starts.npy")
+        items = np.load(self._out / "items.npy", mmap_mode="r")
+        idf = np.load(self._out / "idf.npy")
+        hashes = self._hashes()
+        sample = _sample(hashes, self._settings.max_representation_users)
+        sizes = starts[sample + 1] - starts[sample]
+        indptr = np.concatenate([[0], np.cumsum(sizes)])
+        positions = np.arange(indptr[-1]) + np.repeat(starts[sample] - indptr[:-1], sizes)
+        matrix, _ = weighted_rows(indptr, items[positions], idf)
+        learnt = represent_items(
+            matrix, hashes[sample], idf, self._settings.embedding_dimensions, self._settings.neighbours
+        )
+        for name in ("basis", "neighbours", "similarities"):
+            np.save(self._out / f"{name}.npy", getattr(learnt, name))
+        lengths = np.lib.format.open_memmap(
+            self._out / "embedding_length.npy", mode="w+", dtype=np.float32, shape=(self._n_users,)
+        )
+        from cleanroom_pipelines.similarity.model import blocks_of
+
+        for block in blocks_of(hashes):
+            stages.check()
+            begin, end = starts[block.first], starts[block.last]
+            rows, _ = weighted_rows(starts[block.first : block.last + 1] - begin, items[begin:end], idf)
+            lengths[block.first : block.last] = np.linalg.norm(rows @ learnt.basis, axis=1)
+        lengths.flush()
+
+    def _hashes(self) -> npt.NDArray[np.int64]:
+        import pyarrow.parquet as pq
+
+        return np.asarray(pq.read_table(self._out / "users.parquet", columns=["stable_hash"])["stable_hash"])
+
+    def _create(self, name: str, dtype: type) -> Any:
+        return np.lib.format.open_memmap(
+            self._out / f"{name}.npy", mode="w+", dtype=dtype, shape=(self.n_pairs,)
+        )
+
+
+def _sample(hashes: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """Up to n users by the low bits of their hash (the high bits order the users), ascending."""
+    if len(hashes) <= n:
+        return np.arange(len(hashes))
+    low = hashes & ((1 << _SAMPLE_BITS) - 1)
+    return np.sort(np.argsort(low, kind="stable")[:n])
+
+
+def _profile(
+    schema: InteractionsSchema, found: reading.Interactions, table: reading.UsersTable | None
+) -> dict[str, Any]:
+    profile: dict[str, Any] = {
+        "columns": [
+            {"name": column, "role": str(role), "type": found.types[column]} for column, role in schema.columns
+        ]
+    }
+    if table is not None:
+        profile["users_table"] = {
+            "n_rows": table.n_rows,
+            "n_invalid_rows": table.n_invalid,
+            "n_matched_users": table.n_matched,
+        }
+    return profile
+
+
+def _warnings(found: reading.Interactions, n_items: int) -> tuple[str, ...]:
+    warnings = []
+    if found.ignored_columns:
+        warnings.append("COLUMNS_IGNORED")
+    if found.n_invalid:
+        warnings.append("ROWS_DROPPED")
+    if n_items < 10:
+        warnings.append("FEW_ITEMS")
+    return tuple(warnings)
+
+
+__all__ = ["Model", "Role", "train"]
