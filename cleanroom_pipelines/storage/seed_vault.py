@@ -5,30 +5,31 @@ Keep out: reading what is in it (similarity.seeds, validation).
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.keys import InstallationKey
-from cleanroom_pipelines.storage.layout import path_of_partition
 
 SEED_SUFFIXES = tuple(
     suffix + packed for suffix in (".jsonl", ".json", ".csv", ".parquet") for packed in ("", ".gz")
 )
 _SEALED = ".sealed"
 _PURPOSE = "kept seeds"
+_SLOT = re.compile(r"[0-9a-f][0-9a-f-]{7,99}")
 
 
 class SeedVault:
-    """The folder of seeds, one per generation job, in a path made of the job's random hex alone."""
+    """The folder of seeds; each lies in a slot whose name is made of hex alone, never of what a user typed."""
 
     def __init__(self, home: Home, key: InstallationKey) -> None:
-        self._folder = home.seeds
+        self._folder = home.seeds.resolve()
         self._scratch = home.scratch
         self._key = key
 
@@ -36,17 +37,17 @@ class SeedVault:
         """Keyed digest of a seed's bytes: the same content gives the same digest in this installation only."""
         return self._key.digest_files("seed digests", (file,))
 
-    def put(self, job_id: str, file: Path, *, keep: bool, move: bool = False) -> str:
+    def put(self, slot: str, file: Path, *, keep: bool, move: bool = False) -> str:
         """Take a seed in and return its location for the catalogue.
 
         Args:
-            job_id: Partition key of the generation job.
+            slot: Name of a folder of its own, hex digits and dashes.
             file: The seed; its name gives only the format.
             keep: Seal it, so that refreshes can read it again.
-            move: Take the file away from where it lies (a drop), atomically when it is not sealed.
+            move: Take the file away from where it lies (a drop).
         """
         suffix = seed_suffix(file)
-        folder = self._folder / path_of_partition(job_id)
+        folder = self.folder_of(slot)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with full_disk_is_an_error():
             if keep:
@@ -61,6 +62,16 @@ class SeedVault:
                 else:
                     shutil.copyfile(file, target)
         return f"{folder.name}/{target.name}"
+
+    def folder_of(self, slot: str) -> Path:
+        """The folder of a slot.
+
+        Raises:
+            UsageError: The slot's name is not made of hex digits and dashes.
+        """
+        if not _SLOT.fullmatch(slot):
+            raise UsageError("This is not a slot for a seed.")
+        return self._folder / slot
 
     @contextmanager
     def opening(self, location: str | None) -> Iterator[Path]:
@@ -87,15 +98,17 @@ class SeedVault:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def delete(self, job_id: str) -> None:
-        """Delete whatever is held for a job."""
-        shutil.rmtree(self._folder / path_of_partition(job_id), ignore_errors=True)
+    def delete(self, location: str | None) -> None:
+        """Delete a seed and its slot; nothing happens when it is gone."""
+        path = self._path(location)
+        if path is not None and path.parent != self._folder:
+            shutil.rmtree(path.parent, ignore_errors=True)
 
     def _path(self, location: str | None) -> Path | None:
         if not location:
             return None
         path = (self._folder / location).resolve()
-        return path if path.is_relative_to(self._folder.resolve()) else None
+        return path if path.is_relative_to(self._folder) else None
 
 
 def seed_suffix(file: Path) -> str:

@@ -1,0 +1,5 @@
+"""Audiences: what leaves the clean room as a list of users.
+
+Lives here: writing exports; later definitions, set algebra, sizing, insights and overlap.
+Keep out: ranking (similarity) and where lists may go (storage.destinations, catalogue).
+"""

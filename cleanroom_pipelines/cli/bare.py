@@ -1,0 +1,151 @@
+"""The bare core commands: train and generate on files, without catalogue and Dagster.
+
+Lives here: turning options into specs, and making the output folder appear whole or not at all.
+Keep out: computing (similarity).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.declarations.form import parse_moment
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.errors import ConflictError, UsageError
+from cleanroom_pipelines.execution.installation import parse_bytes
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+
+Progress = Callable[[float, str], None]
+
+
+def train_model(
+    *,
+    interactions: str,
+    users: Path | None,
+    schema: str,
+    users_schema: str | None,
+    out: Path,
+    start: str | None,
+    end: str | None,
+    memory: str | None,
+    threads: int | None,
+    max_invalid: str,
+    progress: Progress,
+) -> Any:
+    """Train a model into a new folder.
+
+    Raises:
+        UsageError: An option cannot be read.
+        ConflictError: The folder exists.
+        TrainingDataError: The table cannot be used.
+    """
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, SizeProfile, UsersSchema, Window
+    from cleanroom_pipelines.similarity.training import train
+
+    if bool(users) != bool(users_schema):
+        raise UsageError("A users table needs its schema.", remedy="Give both --users and --users-schema.")
+    with new_folder(out) as folder:
+        return train(
+            interactions=interactions,
+            schema=InteractionsSchema.parse(schema),
+            users=users,
+            users_schema=UsersSchema.parse(users_schema) if users_schema else None,
+            out=folder,
+            window=Window(_moment(start), _moment(end)),
+            engine_settings=_engine_settings(memory, threads),
+            size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
+            max_invalid_share=_share(max_invalid),
+            progress=progress,
+        )
+
+
+def generate_audience(
+    *,
+    model: Path,
+    seed: Path,
+    out: Path,
+    sizes: str,
+    seed_mode: str,
+    min_matching_seed_size: int,
+    memory: str | None,
+    threads: int | None,
+    progress: Progress,
+) -> Any:
+    """Rank a seed's audience into a new folder: ranked.parquet, metrics.json, explanation.json.
+
+    Raises:
+        UsageError: An option cannot be read.
+        ConflictError: The folder exists.
+        SeedError: The seed cannot be used.
+    """
+    from cleanroom_pipelines.similarity.ranking import generate, write_ranked
+    from cleanroom_pipelines.similarity.specs import SeedMode, parse_sizes
+
+    settings = _engine_settings(memory, threads)
+    with new_folder(out) as folder:
+        report = generate(
+            model=model,
+            seed=seed,
+            out=folder,
+            sizes=parse_sizes(sizes),
+            min_matching_seed_size=min_matching_seed_size,
+            seed_floor=1,
+            engine_settings=settings,
+            progress=progress,
+        )
+        write_ranked(folder, folder / "ranked.parquet", SeedMode(seed_mode), engine_settings=settings)
+        (folder / "ranking.parquet").unlink()
+        return report
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder beside `target` that takes its name when the body ends well.
+
+    Raises:
+        ConflictError: The target exists.
+        UsageError: The place cannot be written.
+    """
+    if target.exists():
+        raise ConflictError("The output folder exists already.", remedy="Give --out a new name.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UsageError(f"The output folder cannot be made ({type(error).__name__}).", remedy="Check --out.") from None
+    try:
+        with full_disk_is_an_error():
+            yield draft
+            draft.chmod(0o755)
+            os.rename(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _engine_settings(memory: str | None, threads: int | None) -> EngineSettings:
+    try:
+        return EngineSettings(parse_bytes(memory) if memory else None, threads)
+    except (ValueError, KeyError):
+        raise UsageError("The memory cannot be read.", remedy="Write it as 8GB.") from None
+
+
+def _moment(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(text) if text.isdigit() else parse_moment(text)
+    except ValueError:
+        raise UsageError("A time of the window cannot be read.", remedy="Write it as 2017-10-30.") from None
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError("The share of invalid rows is out of range.", remedy="Write it as 5%.")
+    return share

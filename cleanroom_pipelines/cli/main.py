@@ -1,0 +1,233 @@
+"""The `cleanroom` command and its groups.
+
+Lives here: the command line itself; each command is a few lines over the layers below.
+Add here when a command is added.
+Keep out: longer stories (demo.py, developing.py).
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cleanroom_pipelines.cli.console import exit_with, print_json, progress_bar, table
+from cleanroom_pipelines.errors import CleanroomError, UsageError
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cleanroom-pipelines")
+def cleanroom() -> None:
+    """A self-hosted audience clean room. Every command reads CLEANROOM_HOME (default ./data)."""
+
+
+def main() -> None:
+    """Run the command: exit code 0 on success, 2 with one sentence on an error of usage or input."""
+    try:
+        cleanroom()
+    except CleanroomError as error:
+        exit_with(error)
+
+
+@cleanroom.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def demo(as_json: bool) -> None:
+    """Run the whole journey on real grocery data and print how good the audience is."""
+    from cleanroom_pipelines.cli.demo import run_demo
+
+    run_demo(as_json=as_json)
+
+
+@cleanroom.command()
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The UI has no login: keep it on this machine.")
+def dev(port: int, host: str) -> None:
+    """Start the Dagster UI and daemon on this home, sensors and schedules on."""
+    from cleanroom_pipelines.cli.developing import start_dagster
+
+    start_dagster(host, port)
+
+
+@cleanroom.command()
+@click.argument("file", type=_FILE)
+@click.option("--dry-run", is_flag=True, help="Say what would change and change nothing.")
+@click.option("--run", is_flag=True, help="Do the work that follows here and now, without a daemon.")
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
+def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
+    """Make the clean room what FILE declares: datasets, models, configured models, jobs, refreshes."""
+    from cleanroom_pipelines.declarations import apply_declaration, read_declaration
+    from cleanroom_pipelines.execution.installation import Installation
+
+    declaration = read_declaration(file)
+    installation = Installation.from_environment()
+    changes = apply_declaration(
+        installation.catalog,
+        installation.vault,
+        declaration,
+        new_slot=lambda: installation.token_hex(12),
+        dry_run=dry_run,
+    )
+    if run and not dry_run:
+        from cleanroom_pipelines.cli.watching import run_pending_watched
+
+        run_pending_watched(installation)
+    if as_json:
+        print_json([vars(change) for change in changes])
+        return
+    for change in changes:
+        verb = {"create": "would create", "update": "would update", "keep": "keeps"} if dry_run else {}
+        action = verb.get(change.action, {"create": "created", "update": "updated", "keep": "kept"}[change.action])
+        click.echo(f"{action} {change.kind.words} {change.name!r} {change.id}".rstrip())
+
+
+@cleanroom.command()
+@click.option("--max-seconds", type=float, help="Start nothing more after this time.")
+def run(max_seconds: float | None) -> None:
+    """Do all pending work in this process, without a daemon."""
+    from cleanroom_pipelines.cli.watching import run_pending_watched
+    from cleanroom_pipelines.execution.installation import Installation
+
+    n_runs = run_pending_watched(Installation.from_environment(), max_seconds=max_seconds)
+    click.echo(f"Made {n_runs} runs.")
+
+
+@cleanroom.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def status(as_json: bool) -> None:
+    """Say what exists, how it is and how far the work on it is."""
+    from cleanroom_pipelines.catalog import Kind
+    from cleanroom_pipelines.execution.installation import Installation
+
+    catalog = Installation.from_environment().catalog
+    rows: list[dict[str, Any]] = []
+    for kind in Kind:
+        for record in catalog.iterate(kind):
+            newest = catalog.newest_version(kind, record.id)
+            rows.append(
+                {
+                    "kind": kind.words,
+                    "name": record.name,
+                    "id": record.id,
+                    "status": record.status,
+                    "status_code": record.status_code,
+                    "message": record.status_message or newest.summary.get("sentence", ""),
+                    "version": newest.number,
+                    "version_status": newest.status,
+                    "progress": newest.progress,
+                    "stage": newest.progress_stage,
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("Nothing exists yet. Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`.")
+        return
+    table(
+        "",
+        ["kind", "name", "partition", "status", ""],
+        [[row["kind"], row["name"], row["id"], _status_of(row), row["message"] or ""] for row in rows],
+    )
+
+
+def _status_of(row: dict[str, Any]) -> str:
+    if row["version_status"] == "CREATE_IN_PROGRESS":
+        return f"{row['status']} (version {row['version']}: {row['progress']:.0%} {row['stage']})"
+    if row["version_status"] != row["status"]:
+        return f"{row['status']} (version {row['version']}: {row['version_status']})"
+    return f"{row['status']} {row['status_code'] or ''}".rstrip()
+
+
+@cleanroom.command()
+@click.argument("partition")
+def cancel(partition: str) -> None:
+    """Ask the work on the resource with this partition key to stop."""
+    from cleanroom_pipelines.execution.installation import Installation
+
+    catalog = Installation.from_environment().catalog
+    record = catalog.find(partition)
+    version = catalog.request_cancel(record.kind, record.id)
+    click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
+
+
+@cleanroom.command()
+@click.option("--interactions", required=True, help="File, folder or glob: .parquet, .csv, .jsonl, each also .gz.")
+@click.option("--users", type=_FILE, help="Table with one row per user: more features.")
+@click.option("--schema", required=True, help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]")
+@click.option("--users-schema", help="Roles of the users table's columns.")
+@click.option("--out", "out", type=_FILE, required=True, help="Folder to create.")
+@click.option("--start", help="Beginning of the training window: date, ISO time or epoch seconds.")
+@click.option("--end", help="End of the training window, exclusive.")
+@click.option("--memory", help="Memory of the engine, such as 8GB.")
+@click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@click.option("--max-invalid", default="5%", show_default=True, help="Most rows that may be dropped as invalid.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def train(as_json: bool, **options: Any) -> None:
+    """Train an audience model on any interactions table, without Dagster."""
+    from cleanroom_pipelines.cli.bare import train_model
+
+    with progress_bar("train") as progress:
+        report = train_model(progress=progress, **options)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    click.echo(
+        f"Learnt {report.n_users:,} users and {report.n_items:,} items from {report.n_interactions:,} interactions "
+        f"in {sum(report.timing_seconds.values()):.1f} s."
+    )
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}")
+
+
+@cleanroom.command()
+@click.option("--model", type=_FILE, required=True, help="Folder that `cleanroom train` made.")
+@click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
+@click.option("--out", type=_FILE, required=True, help="Folder to create.")
+@click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes.")
+@click.option("--seed-mode", type=click.Choice(["excluded", "first", "in_place"]), default="excluded", show_default=True)
+@click.option("--min-matching-seed-size", type=int, default=500, show_default=True, help="Fewest known seed users.")
+@click.option("--memory", help="Memory of the engine, such as 8GB.")
+@click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def generate(as_json: bool, **options: Any) -> None:
+    """Rank all users of a model by their similarity to a seed, without Dagster."""
+    from cleanroom_pipelines.cli.bare import generate_audience
+
+    with progress_bar("generate") as progress:
+        report = generate_audience(progress=progress, **options)
+    if as_json:
+        print_json(report.metrics)
+        return
+    click.echo(report.sentence)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}")
+
+
+@cleanroom.command()
+@click.argument("file", type=_FILE)
+def backup(file: Path) -> None:
+    """Write the whole installation, its key included, into FILE (a tar)."""
+    from cleanroom_pipelines.execution.backups import back_up
+    from cleanroom_pipelines.execution.installation import Installation
+
+    back_up(Installation.from_environment(), file)
+    click.echo("Backed up. The file holds the installation key: keep it as safe as the home.")
+
+
+@cleanroom.command()
+@click.argument("file", type=_FILE)
+def restore(file: Path) -> None:
+    """Restore a backup into CLEANROOM_HOME, which must not hold anything yet."""
+    from cleanroom_pipelines.execution.backups import restore as restore_backup
+    from cleanroom_pipelines.execution.installation import Settings
+
+    if not file.is_file():
+        raise UsageError("The backup was not found.", remedy="Check its path.")
+    restore_backup(file, Settings.from_environment().home)
+    click.echo("Restored.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

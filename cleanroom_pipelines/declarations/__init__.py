@@ -1,0 +1,11 @@
+"""Clean rooms as code: what a YAML file declares, and what of it is not yet so.
+
+Lives here: the file's form, the plan (what would change) and carrying it out.
+Add here when a further kind of resource can be declared.
+Keep out: doing the pending work that a declaration leads to (execution).
+"""
+
+from cleanroom_pipelines.declarations.applying import Change, apply_declaration
+from cleanroom_pipelines.declarations.form import Declaration, read_declaration
+
+__all__ = ["Change", "Declaration", "apply_declaration", "read_declaration"]

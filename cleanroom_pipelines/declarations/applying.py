@@ -1,0 +1,243 @@
+"""Making a declaration so.
+
+Lives here: comparing a declaration with the catalogue, and the creates and updates that follow.
+Keep out: the file's form (form.py) and the catalogue's rules.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cleanroom_pipelines.catalog import (
+    AudienceModelSpec,
+    AudienceSize,
+    Catalog,
+    ColumnRole,
+    ConfiguredAudienceModelSpec,
+    ExportFormat,
+    ExportJobSpec,
+    GenerationJobSpec,
+    Kind,
+    Origin,
+    Resource,
+    SeedMode,
+    ShareMetrics,
+    Spec,
+    TrainingDatasetSpec,
+    spec_digest,
+)
+from cleanroom_pipelines.declarations.form import Declaration, GenerationJobForm
+from cleanroom_pipelines.errors import NotFoundError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.storage import SeedVault
+from cleanroom_pipelines.storage.seed_vault import seed_suffix
+
+# Stands for the id of a parent that a dry run would have created.
+_NEW = "new"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What applying does, or would do, to one resource.
+
+    Args:
+        action: `create`, `update` (a new version where its content changes) or `keep`.
+        kind: The resource's kind.
+        name: Its name.
+        id: Partition key; empty for a resource that a dry run would create.
+    """
+
+    action: Literal["create", "update", "keep"]
+    kind: Kind
+    name: str
+    id: str
+
+
+def apply_declaration(
+    catalog: Catalog,
+    vault: SeedVault,
+    declaration: Declaration,
+    *,
+    new_slot: Callable[[], str],
+    dry_run: bool = False,
+) -> list[Change]:
+    """Create what is missing and update what differs, parents first; never deletes.
+
+    What can be told beforehand is checked beforehand: a declaration that is wrong changes nothing.
+
+    Args:
+        catalog: The catalogue.
+        vault: Where seeds are kept until their jobs have run.
+        declaration: What should be.
+        new_slot: Gives random hex that names a seed's slot.
+        dry_run: Say what would change and change nothing.
+
+    Returns:
+        A change for each declared resource, parents first.
+
+    Raises:
+        UsageError: A parent is declared nowhere, or a rule of the catalogue is broken.
+        SeedError: A seed is missing.
+    """
+    planned = _Applying(catalog, vault, declaration, new_slot, dry_run=True).run()
+    if dry_run:
+        return planned
+    return _Applying(catalog, vault, declaration, new_slot, dry_run=False).run()
+
+
+class _Applying:
+    """One pass over a declaration."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        vault: SeedVault,
+        declaration: Declaration,
+        new_slot: Callable[[], str],
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._catalog = catalog
+        self._vault = vault
+        self._declaration = declaration
+        self._new_slot = new_slot
+        self._dry_run = dry_run
+        self._ids: dict[tuple[Kind, str], str] = {}
+        self._changes: list[Change] = []
+
+    def run(self) -> list[Change]:
+        for spec in self._datasets():
+            self._settle(spec)
+        for spec in self._models():
+            self._settle(spec)
+        for spec in self._configured_models():
+            self._settle(spec)
+        for form in self._declaration.generation_jobs:
+            job = self._settle(self._job(form), seed=self._path(form.seed))
+            for size in form.exports:
+                # the name carries the size; 63 characters are the limit of a name
+                name = f"{form.name[: 62 - len(size)]} {size}"
+                self._settle(ExportJobSpec(name=name, generation_job_id=job, size=AudienceSize.parse(size)))
+        return self._changes
+
+    def _datasets(self) -> Iterator[Spec]:
+        for form in self._declaration.training_datasets:
+            users = form.users
+            yield TrainingDatasetSpec(
+                name=form.name,
+                description=form.description,
+                tags=form.tags,
+                source=str(self._path(form.source)),
+                columns=tuple((name, ColumnRole(role)) for name, role in form.columns.items()),
+                users_source=str(self._path(users.source)) if users else None,
+                users_columns=tuple((n, ColumnRole(role)) for n, role in users.columns.items()) if users else (),
+                max_invalid_share=form.max_invalid_share,
+            )
+
+    def _models(self) -> Iterator[Spec]:
+        for form in self._declaration.audience_models:
+            refresh = form.refresh
+            yield AudienceModelSpec(
+                name=form.name,
+                description=form.description,
+                tags=form.tags,
+                training_dataset_id=self._id_of(Kind.TRAINING_DATASET, form.training_dataset),
+                window_start=form.window.start,
+                window_end=form.window.end,
+                refresh_every_seconds=refresh.every if refresh else None,
+                refresh_window_seconds=refresh.window if refresh else None,
+            )
+
+    def _configured_models(self) -> Iterator[Spec]:
+        for form in self._declaration.configured_audience_models:
+            yield ConfiguredAudienceModelSpec(
+                name=form.name,
+                description=form.description,
+                tags=form.tags,
+                audience_model_id=self._id_of(Kind.AUDIENCE_MODEL, form.audience_model),
+                sizes=tuple(AudienceSize.parse(size) for size in form.sizes),
+                output_url=form.output,
+                min_matching_seed_size=form.minimum_matching_seed_size,
+                share_metrics=ShareMetrics.ALL if form.share_metrics else ShareMetrics.NONE,
+                share_explanation=form.share_explanation,
+                export_format=ExportFormat(form.export_format),
+            )
+
+    def _job(self, form: GenerationJobForm) -> Spec:
+        seed = self._path(form.seed)
+        if not seed.is_file():
+            raise SeedError(
+                f"The seed of the generation job {form.name!r} was not found.",
+                remedy="Its path starts at the declaration file.",
+                status_code=StatusCode.SEED_NOT_FOUND,
+            )
+        seed_suffix(seed)
+        return GenerationJobSpec(
+            name=form.name,
+            description=form.description,
+            tags=form.tags,
+            configured_audience_model_id=self._id_of(
+                Kind.CONFIGURED_AUDIENCE_MODEL, form.configured_audience_model
+            ),
+            seed_location=None,
+            seed_name=form.name,
+            seed_bytes=seed.stat().st_size,
+            seed_digest=self._vault.digest(seed),
+            seed_mode=SeedMode(form.seed_mode),
+            keep_seed=form.keep_seed,
+            origin=Origin.APPLY,
+        )
+
+    def _settle(self, spec: Spec, seed: Path | None = None) -> str:
+        """Create, update or keep one resource and return its id."""
+        spec.validate()
+        # The seed's place is no part of what was declared; a job without one would start before it is there.
+        digest = spec_digest(spec)
+        existing = self._existing(spec)
+        if existing is not None and existing.declared and existing.spec_digest == digest:
+            return self._note("keep", spec, existing.id)
+        if self._dry_run:
+            return self._note("update" if existing else "create", spec, existing.id if existing else "")
+        location = None
+        if seed is not None and isinstance(spec, GenerationJobSpec):
+            location = self._vault.put(self._new_slot(), seed, keep=spec.keep_seed)
+            spec = replace(spec, seed_location=location)
+        try:
+            if existing is None:
+                record = self._catalog.create(spec, declared=True, digest=digest)
+                return self._note("create", spec, record.id)
+            self._catalog.update_declared(spec.kind, existing.id, spec, digest)
+            return self._note("update", spec, existing.id)
+        except BaseException:
+            self._vault.delete(location)
+            raise
+
+    def _existing(self, spec: Spec) -> Resource | None:
+        if spec.parent_id == _NEW:
+            return None
+        scope = spec.generation_job_id if isinstance(spec, ExportJobSpec) else ""
+        try:
+            return self._catalog.get_by_name(spec.kind, spec.name, generation_job_id=scope)
+        except NotFoundError:
+            return None
+
+    def _note(self, action: Literal["create", "update", "keep"], spec: Spec, resource_id: str) -> str:
+        self._changes.append(Change(action, spec.kind, spec.name, resource_id))
+        resource_id = resource_id or _NEW
+        self._ids[spec.kind, spec.name] = resource_id
+        return resource_id
+
+    def _id_of(self, kind: Kind, name: str) -> str:
+        """The id of a parent: declared in the same file, or in the catalogue already."""
+        if (kind, name) in self._ids:
+            return self._ids[kind, name]
+        try:
+            return self._catalog.get_by_name(kind, name).id
+        except NotFoundError:
+            raise UsageError(
+                f"The declaration refers to a {kind.words} named {name!r} that is declared nowhere.",
+                remedy="Declare it in the same file, or apply its file first.",
+            ) from None
+
+    def _path(self, text: str) -> Path:
+        return self._declaration.folder / text

@@ -1,0 +1,74 @@
+"""Asset checks: what must hold of an asset, per partition.
+
+Lives here: one check per promise. A check reads what was stored; it computes nothing again.
+Add here when an asset promises something more.
+Keep out: catching errors. A check that cannot be evaluated fails.
+"""
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.defs import partitions
+from cleanroom_pipelines.defs.assets.lookalike import (
+    audience,
+    audience_export,
+    seed_validation_report,
+    training_dataset,
+)
+from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
+
+
+@dg.asset_check(asset=training_dataset, blocking=True, partitions_def=partitions.training_datasets)
+def dataset_is_valid(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """The table has its declared columns, at most the allowed share of bad rows, and enough users."""
+    _, documents = newest_artifact(
+        installation.open(), Kind.TRAINING_DATASET, context.partition_key, "training_dataset"
+    )
+    report = documents["report"]["report"]
+    return dg.AssetCheckResult(
+        passed=report["outcome"] == "PASSED",
+        metadata={"rows": report["numRowsTotal"], "invalid rows": report["numInvalidRowsTotal"]},
+    )
+
+
+@dg.asset_check(asset=seed_validation_report, blocking=True, partitions_def=partitions.generation_jobs)
+def seed_is_usable(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """The seed is valid and enough of its users are known; an audience is made of no other."""
+    _, documents = newest_artifact(
+        installation.open(), Kind.GENERATION_JOB, context.partition_key, "seed_validation_report"
+    )
+    outcome = documents["outcome"]
+    return dg.AssetCheckResult(
+        passed=outcome["usable"],
+        metadata={"status code": str(outcome["statusCode"]), "message": str(outcome["message"])},
+    )
+
+
+@dg.asset_check(asset=audience, partitions_def=partitions.generation_jobs)
+def recall_beats_chance(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """The lower bound of the recall is above what a random ranking would find."""
+    _, documents = newest_artifact(installation.open(), Kind.GENERATION_JOB, context.partition_key, "audience")
+    recall = documents["metrics"]["recall"]
+    return dg.AssetCheckResult(
+        passed=recall["interval"][0] > recall["random"],
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"lower bound": recall["interval"][0], "random": recall["random"]},
+    )
+
+
+@dg.asset_check(asset=audience_export, partitions_def=partitions.export_jobs)
+def export_matches_manifest(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """Every exported file is what the manifest says, and together they hold the delivered users."""
+    opened = installation.open()
+    manifest, _ = newest_artifact(opened, Kind.EXPORT_JOB, context.partition_key, "audience_export")
+    delivered = verify_exported_files(opened, context.partition_key, manifest)
+    return dg.AssetCheckResult(passed=True, metadata={"users": delivered})

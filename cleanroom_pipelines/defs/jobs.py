@@ -1,0 +1,99 @@
+"""Jobs: what can be started, by sensors or from a launchpad.
+
+Lives here: one job per kind of work, the worker, and the form that starts a generation job.
+Add here when something must be startable in Dagster.
+Keep out: the work itself.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.defs import partitions
+from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.retention import delete_superseded
+from cleanroom_pipelines.execution.running import JOB_NAMES, beating, run_pending
+from cleanroom_pipelines.execution.seeds import start_job_from_file
+
+_WORKER_SECONDS = 300
+
+asset_jobs = [
+    dg.define_asset_job(
+        JOB_NAMES[kind],
+        selection=dg.AssetSelection.assets(*assets),
+        partitions_def=partitions.PARTITIONS[kind],
+        executor_def=dg.in_process_executor,
+        description=f"Makes {' and '.join(assets)} of one partition.",
+    )
+    for kind, assets in ASSETS_OF.items()
+]
+
+
+@dg.op
+def work_through(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Do pending work one after the other, each as a run of its own in this process.
+
+    A process start costs seconds; where many small jobs wait, one process for all of them is what makes them quick.
+    """
+    opened = installation.open()
+    with beating(opened, context.run.run_id):
+        n_runs = run_pending(
+            opened, context.instance, worker=context.run.run_id, max_seconds=_WORKER_SECONDS
+        )
+    context.log.info(f"Made {n_runs} runs.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def work_through_pending() -> None:
+    """Does what is pending, many small pieces in one process."""
+    work_through()
+
+
+class GenerationJobForm(dg.Config):
+    """What a person fills in to start a generation job."""
+
+    configured_audience_model: str
+    """Partition key of the configured audience model."""
+    seed_path: str
+    """The seed's path on the machine that runs Dagster: .jsonl, .csv or .parquet, each also .gz."""
+    name: str
+    """A name for the job, not used before."""
+    seed_mode: str = "excluded"
+    """excluded, first or in_place."""
+    export_size: str = ""
+    """The size to export when the audience is ready, such as 5% or largest; empty for no export."""
+
+
+@dg.op
+def start_job(context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource) -> None:
+    """Register a generation job; the sensor of pending work does the rest."""
+    job = start_job_from_file(
+        installation.open(),
+        configured=config.configured_audience_model,
+        seed=Path(config.seed_path),
+        name=config.name,
+        seed_mode=config.seed_mode,
+        export_size=config.export_size,
+    )
+    context.log.info(f"The job is partition {job.id} of the asset audience; it starts within seconds.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def start_generation_job() -> None:
+    """Starts a generation job from the form in the launchpad."""
+    start_job()
+
+
+@dg.op
+def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Delete artifacts that were superseded long enough ago and that nothing refers to."""
+    n_deleted = delete_superseded(installation.open())
+    context.log.info(f"Deleted {n_deleted} superseded versions.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def keep_house() -> None:
+    """Deletes superseded artifacts after the retention time."""
+    delete_superseded_versions()

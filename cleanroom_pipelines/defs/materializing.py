@@ -1,0 +1,50 @@
+"""From what was made to what Dagster records.
+
+Lives here: the translation every asset body shares.
+Keep out: how one asset's result looks (pages.py).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+
+from cleanroom_pipelines.defs.pages import metadata_of
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.making import Made
+from cleanroom_pipelines.execution.running import VERSION_TAG, beating
+from cleanroom_pipelines.execution.work import Run
+
+Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
+
+
+def materialize(
+    context: dg.AssetExecutionContext, installation: Installation, make: Callable[..., Made], **options: Any
+) -> Results:
+    """Make one partition and yield its materialisation.
+
+    Yields nothing when another run holds the work: the run then ends as success and says so in its log.
+
+    Args:
+        context: The run.
+        installation: Where to work.
+        make: The function of execution.making.
+        **options: Passed on to it.
+    """
+    with beating(installation, context.run.run_id):
+        made = make(installation, context.partition_key, _run_of(context), **options)
+        context.log.info(made.sentence)
+        if made.manifest is not None:
+            metadata = metadata_of(installation, made)
+            yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(made.manifest.data_version))
+
+
+def _run_of(context: dg.AssetExecutionContext) -> Run:
+    number = context.run.tags.get(VERSION_TAG)
+    instance, run_id = context.instance, context.run.run_id
+
+    def was_cancelled() -> bool:
+        run = instance.get_run_by_id(run_id)
+        return run is not None and run.status is dg.DagsterRunStatus.CANCELING
+
+    return Run(run_id, int(number) if number else None, was_cancelled)

@@ -1,0 +1,242 @@
+"""What a person sees of an asset in the Dagster UI: one sentence first, then numbers, tables and pictures.
+
+Lives here: the metadata of each asset.
+Add here when an asset has something more to show.
+Keep out: ids, e-mails and cells; only counts, shares and names of resources.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import Resource
+from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.making import ASSETS_OF, Made
+
+Metadata = dict[str, Any]
+
+_KIND_OF = {asset: kind for kind, assets in ASSETS_OF.items() for asset in assets}
+_COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
+    "audience": (
+        ("user_id", "VARCHAR", "user of the training dataset"),
+        ("rank", "BIGINT", "1 is most similar to the seed"),
+        ("score", "DOUBLE", "similarity in [0, 1]"),
+        ("is_seed", "BOOLEAN", "whether the seed names this user; never leaves the home"),
+    ),
+    "audience_export": (("user_id", "VARCHAR", "user, most similar first"),),
+    "audience_model": (
+        ("user_id", "VARCHAR", "user of the training dataset"),
+        ("item", "INTEGER", "item of the vocabulary"),
+        ("weight", "FLOAT", "1 + ln(number of interactions)"),
+    ),
+}
+
+
+def metadata_of(installation: Installation, made: Made) -> Metadata:
+    """All metadata of one materialisation, the sentence first.
+
+    Args:
+        installation: Where the resource's record and its parents lie.
+        made: What was made or verified.
+    """
+    assert made.manifest is not None
+    kind = _KIND_OF[made.asset]
+    record = installation.catalog.get(kind, made.partition)
+    page: Metadata = {
+        "summary": dg.MetadataValue.md(f"**{made.sentence}**"),
+        "partition": dg.MetadataValue.md(_partition_markdown(installation, record)),
+    }
+    page |= _PAGES[made.asset](record, made.documents)
+    if columns := _COLUMNS.get(made.asset) or _declared_columns(made.asset, record):
+        page["dagster/column_schema"] = dg.MetadataValue.column_schema(
+            dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
+        )
+    page["made from"] = _inputs_table(made)
+    page["artifact"] = f"version {made.manifest.version}, {len(made.manifest.files)} files"
+    page["code version"] = made.manifest.code_version
+    return page
+
+
+def _training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    from cleanroom_pipelines.validation import ValidationReport, report_markdown
+
+    page: Metadata = {}
+    if profile := documents.get("profile"):
+        page["dagster/row_count"] = profile["n_rows"]
+        page["users"], page["items"] = profile["n_users"], profile["n_items"]
+        page["picture: interactions by month"] = pictures.months(profile)
+        page["profile"] = dg.MetadataValue.json(profile)
+    report = ValidationReport.from_dict(documents["report"])
+    page["validation report"] = dg.MetadataValue.md(report_markdown(report))
+    if users := documents.get("users_report"):
+        page["validation report of users"] = dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(users)))
+    return page
+
+
+def _audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    training = documents["training"]
+    return {
+        "dagster/row_count": training["n_pairs"],
+        "users": training["n_users"],
+        "items": training["n_items"],
+        "interactions": training["n_interactions"],
+        "warnings": dg.MetadataValue.md(_list_markdown(training["warnings"])),
+        "seconds by stage": _seconds_table(training["timing_seconds"]),
+    }
+
+
+def _configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    configuration = documents["configuration"]
+    return {
+        "dagster/row_count": len(configuration["sizes"]),
+        "configuration": dg.MetadataValue.json(configuration),
+        "inbox": f"inbox/seeds/{record.id}/",
+    }
+
+
+def _seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    from cleanroom_pipelines.validation import ValidationReport, report_markdown
+
+    report = documents["report"]["report"]
+    page: Metadata = {
+        "dagster/row_count": report["numRowsTotal"],
+        "usable": documents["outcome"]["usable"],
+        "report": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(documents["report"]))),
+    }
+    if message := documents["outcome"]["message"]:
+        page["why not"] = f"{documents['outcome']['statusCode']}: {message}"
+    if match := documents.get("match"):
+        page["match"] = dg.MetadataValue.json(match)
+    return page
+
+
+def _audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    metrics, explanation = documents["metrics"], documents["explanation"]
+    page: Metadata = {
+        "picture: how good is it": pictures.quality(metrics),
+        "dagster/row_count": metrics["population"],
+        "recall": metrics["recall"]["value"],
+        "recall at random": metrics["recall"]["random"],
+        "AUC": metrics["auc"],
+        "by size": _sizes_table(metrics),
+        "warnings": dg.MetadataValue.md(_list_markdown(metrics["warnings"])),
+        "match": dg.MetadataValue.json(metrics["match"]),
+    }
+    if items := explanation.get("items"):
+        page["picture: what sets it apart"] = pictures.explanation(items)
+        page["over-indexed items"] = _items_table(items)
+    return page
+
+
+def _audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    export = documents["export"]
+    return {
+        "dagster/row_count": export["delivered"],
+        "requested": export["requested"],
+        "delivered": export["delivered"],
+        "destination": export["url"],
+        "format": export["format"],
+        "warnings": dg.MetadataValue.md(_list_markdown(export["warnings"])),
+        "files": len(export["files"]),
+    }
+
+
+_PAGES = {
+    "training_dataset": _training_dataset,
+    "audience_model": _audience_model,
+    "configured_audience_model": _configured_audience_model,
+    "seed_validation_report": _seed_validation_report,
+    "audience": _audience,
+    "audience_export": _audience_export,
+}
+
+
+def _partition_markdown(installation: Installation, record: Resource) -> str:
+    """What this partition is: name, description, dates, status, parents as links."""
+    lines = [f"**{_escaped(record.name)}** ({record.kind.words} `{record.id}`)", ""]
+    if record.description:
+        lines += [_escaped(record.description), ""]
+    lines.append(f"Created {record.created_at:%Y-%m-%d %H:%M} UTC, changed {record.updated_at:%Y-%m-%d %H:%M} UTC.")
+    lines += ["", f"Status: {record.status}" + (f" ({record.status_code})" if record.status_code else "")]
+    parent: Resource | None = record
+    while parent and parent.parent_id and parent.parent_kind:
+        parent = installation.catalog.get(parent.parent_kind, parent.parent_id)
+        asset = ASSETS_OF[parent.kind][-1]
+        lines.append(
+            f"- {parent.kind.words}: [{_escaped(parent.name)}](/assets/{asset}?view=partitions&partition={parent.id})"
+        )
+    return "\n".join(lines)
+
+
+def _inputs_table(made: Made) -> dg.MetadataValue:  # type: ignore[type-arg]
+    assert made.manifest is not None
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {"asset": entry.asset, "partition": entry.partition, "version": entry.version, "digest": entry.digest[:16]}
+            )
+            for entry in made.manifest.inputs
+        ],
+        schema=_schema("asset", "partition", "version", "digest"),
+    )
+
+
+def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type-arg]
+    rows = [
+        {
+            "size": row["size"],
+            "users": str(row["delivered"]),
+            "finds of the held-out seed": _percent(row["recall"]),
+            "random would find": _percent(row["random_recall"]),
+            "lift": "" if row["lift"] is None else f"{row['lift']:.2f}",
+            "relevance": "" if row["relevance"] is None else f"{row['relevance']:.2f}",
+            "relevance at random": "" if row["random_relevance"] is None else f"{row['random_relevance']:.2f}",
+        }
+        for row in pictures.rows_by_size(metrics)
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*(rows[0] if rows else ())))
+
+
+def _items_table(items: list[Mapping[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+    rows = [
+        {
+            "item": str(item["item"]),
+            "share of seed": _percent(item["seed_share"]),
+            "share of all": _percent(item["population_share"]),
+            "lift": f"{item['lift']:.2f}",
+        }
+        for item in items[:20]
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
+
+
+def _seconds_table(timing: Mapping[str, float]) -> dg.MetadataValue:  # type: ignore[type-arg]
+    rows = [dg.TableRecord({"stage": stage, "seconds": f"{seconds:.1f}"}) for stage, seconds in timing.items()]
+    return dg.MetadataValue.table(rows, schema=_schema("stage", "seconds"))
+
+
+def _declared_columns(asset: str, record: Resource) -> tuple[tuple[str, str, str], ...]:
+    from cleanroom_pipelines.catalog import TrainingDataset
+
+    if not isinstance(record, TrainingDataset) or asset != "training_dataset":
+        return ()
+    return tuple((name, role.value, "as declared") for name, role in record.columns)
+
+
+def _schema(*names: str) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, "string") for name in names])
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _list_markdown(lines: list[str]) -> str:
+    return "\n".join(f"- {_escaped(str(line))}" for line in lines) or "none"
+
+
+def _escaped(text: str) -> str:
+    """A user's words as plain text inside markdown."""
+    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~" else character for character in text)

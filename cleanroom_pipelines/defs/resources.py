@@ -1,0 +1,23 @@
+"""Resources: how the shell reaches the installation.
+
+Lives here: the one resource every asset, sensor and schedule takes.
+Keep out: settings (execution.installation).
+"""
+
+import dagster as dg
+
+from cleanroom_pipelines.execution.installation import Installation
+
+
+class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The installation that the environment names (CLEANROOM_HOME and its siblings)."""
+
+    def open(self) -> Installation:
+        """Open it; its parts open when first used."""
+        return Installation.from_environment()
+
+
+@dg.definitions
+def resources() -> dg.Definitions:
+    """The resources by the name under which assets take them."""
+    return dg.Definitions(resources={"installation": InstallationResource()})

@@ -1,0 +1,31 @@
+"""Schedules: what happens at its time.
+
+Lives here: declared refreshes and housekeeping.
+Add here when something must happen regularly.
+Keep out: how often a model is refreshed; its declaration says that.
+"""
+
+import dagster as dg
+
+from cleanroom_pipelines.defs.jobs import keep_house, work_through_pending
+from cleanroom_pipelines.defs.resources import InstallationResource
+
+
+@dg.schedule(
+    cron_schedule="*/5 * * * *", job=work_through_pending, default_status=dg.DefaultScheduleStatus.RUNNING
+)
+def declared_refreshes(
+    context: dg.ScheduleEvaluationContext, installation: InstallationResource
+) -> dg.SkipReason:
+    """Asks for a new version of every model whose declared refresh is due; the sensor of pending work runs it."""
+    catalog = installation.open().catalog
+    due = catalog.due_refreshes()
+    for model in due:
+        catalog.request_refresh(model.id)
+    return dg.SkipReason(f"Asked for {len(due)} refreshes." if due else "No declared refresh is due.")
+
+
+@dg.schedule(cron_schedule="30 3 * * *", job=keep_house, default_status=dg.DefaultScheduleStatus.RUNNING)
+def nightly_housekeeping(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Deletes superseded artifacts every night."""
+    return dg.RunRequest()

@@ -1,0 +1,85 @@
+"""Sensors: what happens without a click.
+
+Lives here: the inbox and the pending work.
+Add here when something else should start by itself.
+Keep out: doing it. A sensor looks, registers and asks for runs.
+"""
+
+import json
+
+import dagster as dg
+
+from cleanroom_pipelines.defs.jobs import asset_jobs, work_through_pending
+from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution.inbox import find_drops, register_drop
+from cleanroom_pipelines.execution.running import run_request
+from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
+
+_TICK_SECONDS = 5
+# Up to so many versions get a run of their own; beyond it, workers take many in one process each.
+_RUNS_OF_THEIR_OWN = 2
+_MAX_WORKERS = 2
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+
+@dg.sensor(minimum_interval_seconds=_TICK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING, job=work_through_pending)
+def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
+    """Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.
+
+    A file is complete when its size and time of change are those of the tick before.
+    """
+    opened = installation.open()
+    before: dict[str, list[int]] = json.loads(context.cursor or "{}")
+    seen: dict[str, list[int]] = {}
+    n_registered = n_refused = 0
+    for drop in find_drops(opened):
+        key = opened.key.digest("inbox cursor", str(drop.path).encode())[:16]
+        if before.get(key) != list(drop.signature):
+            seen[key] = list(drop.signature)
+        elif register_drop(opened, drop) is None:
+            n_refused += 1
+        else:
+            n_registered += 1
+    message = f"Registered {n_registered} seeds, refused {n_refused}; {len(seen)} may still be being written."
+    if not (n_registered or n_refused or seen):
+        message = "The inbox is empty."
+    return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
+
+
+@dg.sensor(
+    minimum_interval_seconds=_TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    jobs=[*asset_jobs, work_through_pending],
+)
+def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
+    """Starts runs for what is pending in the catalogue, and ends what went silent."""
+    opened, instance = installation.open(), context.instance
+    supervise(opened, instance)
+    fail_runs_that_never_appeared(opened, instance)
+    ready = opened.catalog.ready(limit=100)
+    if not ready:
+        return dg.SensorResult(skip_reason=dg.SkipReason("Nothing is pending."))
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    started = {run.tags.get("dagster/run_key") for run in unfinished}
+    waiting = [version for version in ready if version.run_key not in started]
+    tried = [version for version in waiting if _was_tried(instance, version.run_key)]
+    if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
+        if not waiting:
+            return dg.SensorResult(skip_reason=dg.SkipReason("What is pending has its runs."))
+        return dg.SensorResult(run_requests=[run_request(version) for version in waiting])
+    n_workers = sum(run.job_name == work_through_pending.name for run in unfinished)
+    wanted = min(_MAX_WORKERS, -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
+    if n_workers >= wanted:
+        return dg.SensorResult(skip_reason=dg.SkipReason(f"{n_workers} workers are at {len(ready)} pending versions."))
+    requests = [dg.RunRequest(job_name=work_through_pending.name) for _ in range(wanted - n_workers)]
+    return dg.SensorResult(run_requests=requests)
+
+
+def _was_tried(instance: dg.DagsterInstance, run_key: str) -> bool:
+    """Whether a run of this key ended without ever claiming its version: Dagster would not start another."""
+    return bool(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1))

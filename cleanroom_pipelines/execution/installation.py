@@ -1,0 +1,169 @@
+"""One installation: its settings, and the parts they open.
+
+Lives here: the only code that reads environment variables, and the assembly of home, key, catalogue and stores.
+Add here when a setting or a part of the installation appears.
+Keep out: doing anything with them.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may set; each field names its environment variable.
+
+    Args:
+        home: CLEANROOM_HOME, the folder that holds the installation.
+        catalog_url: CLEANROOM_CATALOG_URL, any SQLAlchemy URL; None: SQLite in the home.
+        artifacts_url: CLEANROOM_ARTIFACTS_URL, any fsspec URL; None: a folder of the home.
+        key_file: CLEANROOM_KEY_FILE; None: in the home.
+        memory_bytes: CLEANROOM_MEMORY, such as 8GB: memory of one engine; None: 60 % of RAM.
+        threads: CLEANROOM_THREADS; None: one per core.
+        size_profile: CLEANROOM_SIZE_PROFILE, `default` or `aws`: the smallest population a model is trained on.
+        seed_floor: CLEANROOM_SEED_FLOOR: the smallest minimum of matching seed users a configured model may ask
+            for, at least 1; below 25 a seed is hardly a crowd, and reports say so.
+        notify: CLEANROOM_NOTIFY: a URL that gets a POST, or a command, when work ends.
+        retention_days: CLEANROOM_RETENTION_DAYS: how long superseded versions stay.
+    """
+
+    home: Path
+    catalog_url: str | None = None
+    artifacts_url: str | None = None
+    key_file: Path | None = None
+    memory_bytes: int | None = None
+    threads: int | None = None
+    size_profile: str = "default"
+    seed_floor: int = 25
+    notify: str | None = None
+    retention_days: float = 30.0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings.
+
+        Raises:
+            ConfigurationError: A variable cannot be read; the message names it.
+        """
+        values = os.environ if environment is None else environment
+        return cls(
+            home=Path(values.get("CLEANROOM_HOME", "data")).expanduser().resolve(),
+            catalog_url=values.get("CLEANROOM_CATALOG_URL") or None,
+            artifacts_url=values.get("CLEANROOM_ARTIFACTS_URL") or None,
+            key_file=_read(values, "CLEANROOM_KEY_FILE", Path),
+            memory_bytes=_read(values, "CLEANROOM_MEMORY", parse_bytes),
+            threads=_read(values, "CLEANROOM_THREADS", _positive),
+            size_profile=_read(values, "CLEANROOM_SIZE_PROFILE", _size_profile) or "default",
+            seed_floor=_read(values, "CLEANROOM_SEED_FLOOR", _positive) or 25,
+            notify=values.get("CLEANROOM_NOTIFY") or None,
+            retention_days=_read(values, "CLEANROOM_RETENTION_DAYS", float) or 30.0,
+        )
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The parts of one installation, opened when first used.
+
+    Args:
+        settings: What the operator set.
+        clock: Gives the time in UTC.
+        token_hex: Gives n random bytes as hex.
+    """
+
+    settings: Settings
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    token_hex: Callable[[int], str] = secrets.token_hex
+
+    @classmethod
+    def from_environment(cls) -> "Installation":
+        """Open the installation that the environment names."""
+        return cls(Settings.from_environment())
+
+    @cached_property
+    def home(self) -> Home:
+        """The home folder, created when missing."""
+        return Home.open(self.settings.home)
+
+    @cached_property
+    def key(self) -> InstallationKey:
+        """The installation key, created when missing."""
+        return InstallationKey.load_or_create(self.settings.key_file or self.home.key_file)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalogue, migrated to this version's schema."""
+        catalog = Catalog(
+            self.settings.catalog_url or self.home.catalog_url,
+            clock=self.clock,
+            token_hex=self.token_hex,
+            seed_floor=self.settings.seed_floor,
+        )
+        catalog.migrate()
+        return catalog
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(self.settings.artifacts_url or str(self.home.artifacts), self.home.scratch)
+
+    @cached_property
+    def vault(self) -> SeedVault:
+        """The seeds of jobs that have not ended."""
+        return SeedVault(self.home, self.key)
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """How much of the machine one engine may use."""
+        return EngineSettings(self.settings.memory_bytes, self.settings.threads, self.home.scratch)
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory such as `8GB`, `512MiB` or a number of bytes.
+
+    Raises:
+        ValueError: It is none, or below 64 MB.
+    """
+    number = text.strip().rstrip("BGIKMTbgikmt")
+    n_bytes = int(float(number) * _UNITS[text.strip()[len(number) :].strip().upper()])
+    if n_bytes < 64 * 10**6:
+        raise ValueError("below 64 MB")
+    return n_bytes
+
+
+def _read(values: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
+    text = values.get(name)
+    if not text:
+        return None
+    try:
+        return parse(text)
+    except (ValueError, KeyError):
+        raise ConfigurationError(f"The setting {name} cannot be read.", remedy="See the README's table of settings.") from None
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("below 1")
+    return number
+
+
+def _size_profile(text: str) -> str:
+    if text not in ("default", "aws"):
+        raise ValueError("unknown profile")
+    return text

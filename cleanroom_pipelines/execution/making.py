@@ -1,0 +1,518 @@
+"""What the assets are made of: for each, record → core call → artifact → closed version.
+
+Lives here: one function per asset, free of Dagster, so that a run, a worker or a test does the same.
+Add here when an asset is added.
+Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.audiences.exports import verify_export, write_export
+from cleanroom_pipelines.catalog import (
+    AudienceModel,
+    ConfiguredAudienceModel,
+    ExportJob,
+    GenerationJob,
+    Kind,
+    ParentRef,
+    TrainingDataset,
+    Version,
+)
+from cleanroom_pipelines.engine import find_tables
+from cleanroom_pipelines.errors import ArtifactError, CleanroomError, SeedError, StatusCode, TrainingDataError
+from cleanroom_pipelines.execution.inbox import settle_drop
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.work import Idle, Run, Work, working
+from cleanroom_pipelines.storage import ArtifactReference, Input, Manifest, resolve_destination
+from cleanroom_pipelines.storage.artifacts import MANIFEST
+
+ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
+    Kind.TRAINING_DATASET: ("training_dataset",),
+    Kind.AUDIENCE_MODEL: ("audience_model",),
+    Kind.CONFIGURED_AUDIENCE_MODEL: ("configured_audience_model",),
+    Kind.GENERATION_JOB: ("seed_validation_report", "audience"),
+    Kind.EXPORT_JOB: ("audience_export",),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run made, or why it made nothing.
+
+    Args:
+        asset: Name of the asset.
+        partition: Partition key.
+        sentence: What a person should know first.
+        manifest: The manifest of what was made or verified; None when nothing was.
+        documents: The small JSON files of the artifact by name without `.json`.
+        made: Whether something new was made, as opposed to verified.
+    """
+
+    asset: str
+    partition: str
+    sentence: str
+    manifest: Manifest | None = None
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    made: bool = True
+
+
+def make_training_dataset(installation: Installation, partition: str, run: Run) -> Made:
+    """Validate the interactions against their declared columns and profile them.
+
+    A table that fails validation still leaves its report; the version is CREATE_FAILED and fails the models that
+    need it.
+    """
+    from cleanroom_pipelines.validation import profile_interactions, validate_interactions, validate_users
+
+    with working(installation, Kind.TRAINING_DATASET, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "training_dataset", partition, work)
+        dataset = work.record
+        assert isinstance(dataset, TrainingDataset)
+        limits = _population_floors(installation)
+        report = validate_interactions(
+            dataset.source,
+            dataset.columns,
+            engine_settings=installation.engine_settings,
+            max_invalid_share=dataset.max_invalid_share,
+            progress=lambda share, stage: work.report_progress(0.7 * share, stage),
+            **limits,
+        )
+        documents: dict[str, Any] = {"report": report.as_dict()}
+        if report.passed and dataset.users_source:
+            users = validate_users(
+                dataset.users_source, dataset.users_columns, engine_settings=installation.engine_settings
+            )
+            documents["users_report"] = users.as_dict()
+            report = report if users.passed else users
+        if report.passed:
+            work.report_progress(0.75, "profiling")
+            documents["profile"] = profile_interactions(
+                dataset.source, dataset.columns, engine_settings=installation.engine_settings
+            )
+        inputs = _table_inputs(installation, dataset)
+        with work.drafting("training_dataset", inputs, _columns_of(dataset)) as draft:
+            _write_documents(draft.path, documents)
+            draft.facts["passed"] = report.passed
+        sentence = _dataset_sentence(documents)
+        made = _made(work, "training_dataset", sentence, documents)
+        if report.passed:
+            work.finish(sentence)
+        else:
+            work.fail(report.status_code or StatusCode.TRAINING_DATA_INVALID, report.reason)
+        return made
+
+
+def make_audience_model(installation: Installation, partition: str, run: Run) -> Made:
+    """Train the similarity model of a dataset and window, without any seed."""
+    from cleanroom_pipelines.similarity.training import train
+
+    with working(installation, Kind.AUDIENCE_MODEL, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "audience_model", partition, work)
+        model = work.record
+        assert isinstance(model, AudienceModel)
+        dataset, parent = _usable_dataset(installation, model.training_dataset_id)
+        inputs = (*_table_inputs(installation, dataset), _input_of(installation, parent, "training_dataset"))
+        window = _window_of(model, work.version)
+        with work.drafting("audience_model", inputs, {"window": window, **_columns_of(dataset)}) as draft:
+            report = train(
+                **_training_arguments(dataset, window),
+                out=draft.path,
+                engine_settings=installation.engine_settings,
+                size_profile=installation.settings.size_profile,
+                max_invalid_share=dataset.max_invalid_share,
+                progress=work.report_progress,
+                should_cancel=work.should_cancel,
+            )
+            documents = {"training": report.as_dict()}
+            _write_documents(draft.path, documents)
+            draft.facts.update(n_users=report.n_users, n_items=report.n_items)
+        sentence = (
+            f"Learnt {report.n_users:,} users and {report.n_items:,} items from {report.n_interactions:,} interactions."
+        )
+        made = _made(work, "audience_model", sentence, documents)
+        work.finish(sentence, (parent.ref,), n_users=report.n_users, n_items=report.n_items)
+        return made
+
+
+def make_configured_audience_model(installation: Installation, partition: str, run: Run) -> Made:
+    """Write down what a configured audience model allows, on which version of its model."""
+    with working(installation, Kind.CONFIGURED_AUDIENCE_MODEL, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "configured_audience_model", partition, work)
+        configured = work.record
+        assert isinstance(configured, ConfiguredAudienceModel)
+        model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
+        configuration = {
+            "sizes": [str(size) for size in configured.sizes],
+            "minMatchingSeedSize": configured.min_matching_seed_size,
+            "shareMetrics": configured.share_metrics.value,
+            "shareExplanation": configured.share_explanation,
+            "exportFormat": configured.export_format.value,
+            "outputUrl": configured.output_url,
+        }
+        resolve_destination(installation.home, configured.account_id, configured.output_url)
+        inputs = (_input_of(installation, model, "audience_model"),)
+        with work.drafting("configured_audience_model", inputs, configuration) as draft:
+            documents = {"configuration": configuration}
+            _write_documents(draft.path, documents)
+        sentence = (
+            f"Allows audiences of {', '.join(configuration['sizes'])} from seeds of which at least "
+            f"{configured.min_matching_seed_size:,} users are known."
+        )
+        made = _made(work, "configured_audience_model", sentence, documents)
+        (installation.home.inbox_seeds / partition).mkdir(mode=0o700, parents=True, exist_ok=True)
+        work.finish(sentence, (model.ref,))
+        return made
+
+
+def make_seed_validation_report(
+    installation: Installation, partition: str, run: Run, *, audience_follows: bool = True
+) -> Made:
+    """Say what is right and wrong with a seed, in counts only.
+
+    Args:
+        installation: Where to work.
+        partition: Partition key of the generation job.
+        run: Who works.
+        audience_follows: Whether the same run goes on to make the audience; else the job is given back.
+    """
+    with working(installation, Kind.GENERATION_JOB, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "seed_validation_report", partition, work)
+        made = _make_report(work)
+        if not audience_follows and work.is_open:
+            work.release()
+    if not work.is_open:
+        settle_drop(installation, partition)
+    return made
+
+
+def make_audience(installation: Installation, partition: str, run: Run) -> Made:
+    """Rank all training users by their similarity to the seed and measure how good the ranking is."""
+    from cleanroom_pipelines.similarity.ranking import generate
+
+    try:
+        with working(installation, Kind.GENERATION_JOB, partition, run) as work:
+            if isinstance(work, Idle):
+                return _idle(installation, "audience", partition, work)
+            if "seed_validation_report" not in work.version.artifacts:
+                _make_report(work)
+                if not work.is_open:
+                    raise SeedError("The seed cannot be used.", remedy="See its validation report.")
+            job, configured, model = _family(installation, work)
+            inputs = (_input_of(installation, model, "audience_model"), _seed_input(job))
+            settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
+            with (
+                _opening(installation, model, "audience_model") as model_folder,
+                installation.vault.opening(job.seed_location) as seed,
+                work.drafting("audience", inputs, settings) as draft,
+            ):
+                report = generate(
+                    model=model_folder,
+                    seed=seed,
+                    out=draft.path,
+                    sizes=_sizes(configured),
+                    min_matching_seed_size=configured.min_matching_seed_size,
+                    seed_floor=installation.settings.seed_floor,
+                    engine_settings=installation.engine_settings,
+                    progress=work.report_progress,
+                    should_cancel=work.should_cancel,
+                )
+            documents = {"metrics": report.metrics, "explanation": report.explanation}
+            made = _made(work, "audience", report.metrics["sentence"], documents)
+            work.finish(
+                report.metrics["sentence"],
+                (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+            )
+            if not job.keep_seed:
+                forget_seed(installation, job)
+            return made
+    finally:
+        settle_drop(installation, partition)
+
+
+def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
+    """Write the best users at one allowed size to the configured model's destination."""
+    from cleanroom_pipelines.similarity.ranking import select_audience
+
+    with working(installation, Kind.EXPORT_JOB, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "audience_export", partition, work)
+        export = work.record
+        assert isinstance(export, ExportJob)
+        audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
+        job = installation.catalog.get(Kind.GENERATION_JOB, export.generation_job_id)
+        assert isinstance(job, GenerationJob)
+        configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
+        assert isinstance(configured, ConfiguredAudienceModel)
+        folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
+        place = resolve_destination(installation.home, configured.account_id, configured.output_url) / folder
+        mode = export.seed_mode or job.seed_mode
+        inputs = (_input_of(installation, audience, "audience"),)
+        with _opening(installation, audience, "audience") as ranking:
+            selection = select_audience(
+                ranking, _size(export.size), mode, engine_settings=installation.engine_settings
+            )
+            written = write_export(
+                place,
+                selection.batches(),
+                export=partition,
+                generation_job=job.id,
+                requested=selection.requested,
+                format_=configured.export_format.value,
+                on_users=lambda n: work.report_progress(n / max(1, selection.delivered), "writing"),
+            )
+        documents = {
+            "export": {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)},
+        }
+        with work.drafting("audience_export", inputs, {"size": str(export.size), "mode": mode}) as draft:
+            _write_documents(draft.path, documents)
+            draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
+        sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
+        made = _made(work, "audience_export", sentence, documents)
+        installation.catalog.publish_output(work.claim, place.url)
+        work.finish(sentence, (audience.ref,), delivered=written.delivered)
+    settle_drop(installation, job.id)
+    return made
+
+
+MAKERS = {
+    "training_dataset": make_training_dataset,
+    "audience_model": make_audience_model,
+    "configured_audience_model": make_configured_audience_model,
+    "seed_validation_report": make_seed_validation_report,
+    "audience": make_audience,
+    "audience_export": make_audience_export,
+}
+
+
+def forget_seed(installation: Installation, job: GenerationJob) -> None:
+    """Delete a job's seed; its name, size, keyed digest and report stay."""
+    installation.vault.delete(job.seed_location)
+    installation.catalog.forget_seed(job.id)
+
+
+def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:
+    """Check the files of an export against their manifest and return the users they hold.
+
+    Raises:
+        ArtifactError: A file is missing or was altered, or the counts differ.
+    """
+    export = installation.catalog.get(Kind.EXPORT_JOB, partition)
+    assert isinstance(export, ExportJob)
+    job = installation.catalog.get(Kind.GENERATION_JOB, export.generation_job_id)
+    assert isinstance(job, GenerationJob)
+    configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
+    assert isinstance(configured, ConfiguredAudienceModel)
+    place = resolve_destination(installation.home, configured.account_id, configured.output_url)
+    written = verify_export((place / manifest.facts["folder"]).folder)
+    if written["delivered"] != manifest.facts["delivered"]:
+        raise ArtifactError("The export holds another number of users than its asset says.")
+    return int(written["delivered"])
+
+
+def _make_report(work: Work) -> Made:
+    from cleanroom_pipelines.similarity.ranking import match_seed
+    from cleanroom_pipelines.validation import report_sentence, validate_seed
+
+    installation = work.installation
+    job, configured, model = _family(installation, work)
+    with installation.vault.opening(job.seed_location) as seed:
+        report = validate_seed(
+            seed, engine_settings=installation.engine_settings, min_unique=min(25, installation.settings.seed_floor)
+        )
+        documents: dict[str, Any] = {"report": report.as_dict()}
+        failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
+        sentence = report_sentence(report)
+        if report.passed:
+            with _opening(installation, model, "audience_model") as folder:
+                match = match_seed(folder, seed, engine_settings=installation.engine_settings)
+            documents["match"] = match.as_dict()
+            sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.rate:.0%})."
+            if match.n_matched < configured.min_matching_seed_size:
+                failure = (
+                    StatusCode.INSUFFICIENT_MATCHING_SEED,
+                    "Fewer seed users are known than the configured model asks for. Give a larger seed.",
+                )
+    with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
+        documents["outcome"] = {
+            "usable": failure is None,
+            "statusCode": failure[0] if failure else None,
+            "message": failure[1] if failure else None,
+        }
+        _write_documents(draft.path, documents)
+        draft.facts["usable"] = failure is None
+    made = _made(work, "seed_validation_report", sentence, documents)
+    if failure:
+        work.fail(*failure)
+        if not job.keep_seed:
+            forget_seed(installation, job)
+    return made
+
+
+def _made(work: Work, asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
+    return Made(asset, work.record.id, sentence, work.manifests[asset], documents)
+
+
+def _idle(installation: Installation, asset: str, partition: str, idle: Idle) -> Made:
+    version = idle.verified.artifacts.get(asset) if idle.verified else None
+    if version is None:
+        return Made(asset, partition, idle.message, made=False)
+    reference = ArtifactReference(asset, partition, version)
+    with installation.store.opening(reference) as folder:
+        documents = read_documents(folder)
+    manifest = installation.store.manifest(reference)
+    sentence = f"Verified: all {len(manifest.files)} files are as they were made. {idle.message}"
+    return Made(asset, partition, sentence, manifest, documents, made=False)
+
+
+def _write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
+
+
+def _current(installation: Installation, kind: Kind, partition: str) -> Version:
+    number = installation.catalog.get(kind, partition).current_version
+    if number is None:
+        raise CleanroomError(
+            f"The {kind.words} this is made from is not active.",
+            remedy=f"Look at {partition} first.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    return installation.catalog.version(kind, partition, number)
+
+
+def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
+    """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
+    dataset = installation.catalog.get(Kind.TRAINING_DATASET, partition)
+    assert isinstance(dataset, TrainingDataset)
+    newest = installation.catalog.newest_version(Kind.TRAINING_DATASET, partition)
+    if newest.status == "CREATE_FAILED":
+        raise TrainingDataError(
+            newest.status_message or "The training dataset did not pass its validation.",
+            status_code=newest.status_code or StatusCode.TRAINING_DATA_INVALID,
+        )
+    return dataset, _current(installation, Kind.TRAINING_DATASET, partition)
+
+
+def _family(installation: Installation, work: Work) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
+    job = work.record
+    assert isinstance(job, GenerationJob)
+    configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
+    assert isinstance(configured, ConfiguredAudienceModel)
+    return job, configured, _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
+
+
+def _opening(installation: Installation, version: Version, asset: str):  # type: ignore[no-untyped-def]
+    return installation.store.opening(ArtifactReference(asset, version.resource_id, version.artifacts[asset]))
+
+
+def _input_of(installation: Installation, version: Version, asset: str) -> Input:
+    reference = ArtifactReference(asset, version.resource_id, version.artifacts[asset])
+    digest = installation.store.manifest(reference).data_version
+    return Input(asset, version.resource_id, reference.version, digest)
+
+
+def _seed_input(job: GenerationJob) -> Input:
+    return Input("seed", job.id, "", job.seed_digest)
+
+
+def _table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[Input, ...]:
+    sources = {"interactions": dataset.source, "users": dataset.users_source}
+    inputs = []
+    for name, source in sources.items():
+        if source:
+            try:
+                files = find_tables(source, what=f"{name} table").files
+                digest = installation.key.digest_files("table digests", files)
+            except (CleanroomError, OSError):
+                digest = "unreadable"  # the validation report says why
+            inputs.append(Input(name, "", "", digest))
+    return tuple(inputs)
+
+
+def newest_artifact(
+    installation: Installation, kind: Kind, partition: str, asset: str
+) -> tuple[Manifest, dict[str, Any]]:
+    """The newest stored artifact of a partition: its manifest and its JSON documents, verified.
+
+    Raises:
+        ArtifactError: There is none, or it was altered.
+    """
+    for version in reversed(installation.catalog.versions(kind, partition)):
+        if asset in version.artifacts:
+            reference = ArtifactReference(asset, partition, version.artifacts[asset])
+            with installation.store.opening(reference) as folder:
+                return installation.store.manifest(reference), read_documents(folder)
+    raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Materialise it first.")
+
+
+def read_documents(folder: Path) -> dict[str, Any]:
+    """The JSON documents of an artifact by name."""
+    paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
+    return {"columns": dataset.columns, "users_columns": dataset.users_columns}
+
+
+def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
+    """The declared window; a refresh's own length, ending where the data end, takes its place."""
+    if seconds := version.params.get("window_seconds"):
+        return {"start": None, "end": None, "seconds": seconds}
+    return {"start": model.window_start, "end": model.window_end, "seconds": None}
+
+
+def _training_arguments(dataset: TrainingDataset, window: Mapping[str, int | None]) -> dict[str, Any]:
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, Role, UsersSchema, Window
+
+    def roles(columns: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Role], ...]:
+        return tuple((name, Role(role)) for name, role in columns)
+
+    return {
+        "interactions": dataset.source,
+        "schema": InteractionsSchema(roles(dataset.columns)),
+        "users": dataset.users_source,
+        "users_schema": UsersSchema(roles(dataset.users_columns)) if dataset.users_source else None,
+        "window": Window(window["start"], window["end"]),
+        "window_seconds": window["seconds"],
+    }
+
+
+def _population_floors(installation: Installation) -> dict[str, int]:
+    from cleanroom_pipelines.similarity.specs import SizeProfile
+
+    profile = SizeProfile(installation.settings.size_profile)
+    many = profile.min_interactions_per_user > 1
+    return {
+        "min_rows": profile.min_rows,
+        "min_users": 0 if many else profile.min_users,
+        "min_users_with_two": profile.min_users if many else 0,
+    }
+
+
+def _sizes(configured: ConfiguredAudienceModel) -> tuple[Any, ...]:
+    return tuple(_size(size) for size in configured.sizes)
+
+
+def _size(size: Any) -> Any:
+    from cleanroom_pipelines.similarity.specs import AudienceSize
+
+    return AudienceSize.parse(str(size))
+
+
+def _dataset_sentence(documents: Mapping[str, Any]) -> str:
+    from cleanroom_pipelines.validation import ValidationReport, report_sentence
+
+    sentence = report_sentence(ValidationReport.from_dict(documents["report"]))
+    profile = documents.get("profile")
+    if not profile:
+        return sentence
+    return f"{profile['n_users']:,} users and {profile['n_items']:,} items. {sentence}"

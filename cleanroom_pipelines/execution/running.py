@@ -1,0 +1,129 @@
+"""Running what is pending: through Dagster, in this process.
+
+Lives here: the jobs that do each kind of work, running them here, and the heartbeat of whoever runs.
+Add here when a kind of work gets a job.
+Keep out: when to run (sensors, schedules) and what a run makes (making.py).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import Kind, Version
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.supervision import supervise
+
+VERSION_TAG = "cleanroom/version"
+WORKER_TAG = "cleanroom/worker"
+
+PARTITION_SETS: Mapping[Kind, str] = {
+    Kind.TRAINING_DATASET: "training_datasets",
+    Kind.AUDIENCE_MODEL: "audience_models",
+    Kind.CONFIGURED_AUDIENCE_MODEL: "configured_audience_models",
+    Kind.GENERATION_JOB: "generation_jobs",
+    Kind.EXPORT_JOB: "export_jobs",
+}
+JOB_NAMES: Mapping[Kind, str] = {
+    Kind.TRAINING_DATASET: "validate_training_dataset",
+    Kind.AUDIENCE_MODEL: "train_audience_model",
+    Kind.CONFIGURED_AUDIENCE_MODEL: "configure_audience_model",
+    Kind.GENERATION_JOB: "generate_audience",
+    Kind.EXPORT_JOB: "export_audience",
+}
+_HEARTBEAT_SECONDS = 15.0
+
+
+def run_pending(
+    installation: Installation,
+    instance: dg.DagsterInstance | None = None,
+    *,
+    worker: str | None = None,
+    max_seconds: float | None = None,
+    max_versions: int | None = None,
+    on_start: Callable[[Version], None] = lambda _: None,
+) -> int:
+    """Do all pending work in this process, through the same assets that a daemon would run.
+
+    Beside a daemon or another worker on the same home nothing is done twice: the claims see to it.
+
+    Args:
+        installation: Where to work.
+        instance: Where the runs are recorded; None: the instance that DAGSTER_HOME names, else a passing one.
+        worker: Id of the run this happens in, if any; the runs carry it.
+        max_seconds: Start nothing more after this time.
+        max_versions: Do at most so many.
+        on_start: Told each version before it is run.
+
+    Returns:
+        How many runs were made; a run that failed counts.
+    """
+    from cleanroom_pipelines.definitions import defs
+
+    instance = instance or _instance()
+    repository = defs().get_repository_def()
+    begun, n_runs, passed_over = time.monotonic(), 0, set[str]()
+    while max_versions is None or n_runs < max_versions:
+        if max_seconds is not None and time.monotonic() - begun > max_seconds:
+            break
+        supervise(installation, instance)
+        ready = [v for v in installation.catalog.ready(limit=100) if v.run_key not in passed_over]
+        if not ready:
+            break
+        version = ready[0]
+        # A run that cannot even claim its row must not be started for ever.
+        passed_over.add(version.run_key)
+        on_start(version)
+        repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
+            partition_key=version.resource_id,
+            instance=instance,
+            raise_on_error=False,
+            tags={VERSION_TAG: str(version.number)} | ({WORKER_TAG: worker} if worker else {}),
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        )
+        n_runs += 1
+    return n_runs
+
+
+@contextmanager
+def beating(installation: Installation, worker: str) -> Iterator[None]:
+    """Say every quarter of a minute that this run is alive, so that a silent one can be told dead."""
+    ended = Event()
+
+    def beat() -> None:
+        while not ended.wait(_HEARTBEAT_SECONDS):
+            installation.catalog.heartbeat_worker(worker)
+
+    installation.catalog.heartbeat_worker(worker)
+    thread = Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        installation.catalog.forget_worker(worker)
+
+
+def run_request(version: Version) -> dg.RunRequest:
+    """The run of one pending version; the run key lets Dagster start it once."""
+    return dg.RunRequest(
+        job_name=JOB_NAMES[version.kind],
+        partition_key=version.resource_id,
+        run_key=version.run_key,
+        tags={VERSION_TAG: str(version.number)},
+    )
+
+
+def _instance() -> dg.DagsterInstance:
+    import os
+
+    return dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
+
+
+def as_tags(version: Version) -> dict[str, Any]:
+    """The tags that tie a run to the version it was started for."""
+    return {VERSION_TAG: str(version.number)}

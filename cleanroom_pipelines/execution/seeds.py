@@ -1,0 +1,65 @@
+"""Starting a generation job from a file of the operator's.
+
+Lives here: taking the seed into the vault and registering the job, for launchpad and command.
+Keep out: drops (inbox.py) and declarations (declarations).
+"""
+
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import AudienceSize, GenerationJob, GenerationJobSpec, Origin, SeedMode
+from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
+from cleanroom_pipelines.execution.installation import Installation
+
+
+def start_job_from_file(
+    installation: Installation,
+    *,
+    configured: str,
+    seed: Path,
+    name: str,
+    seed_mode: str = "excluded",
+    export_size: str = "",
+    origin: Origin = Origin.UI,
+) -> GenerationJob:
+    """Register a generation job whose seed is a file on this machine.
+
+    Args:
+        installation: Where.
+        configured: Partition key of the configured audience model.
+        seed: The file; a copy is kept until the job ends.
+        name: The job's name.
+        seed_mode: `excluded`, `first` or `in_place`.
+        export_size: `largest`, a size such as `5%`, or empty for no export.
+        origin: The way in.
+
+    Raises:
+        SeedError: The file is not there.
+        UsageError: A field cannot be read.
+        ConflictError: The name is taken.
+        NotFoundError: There is no such configured model.
+    """
+    if seed_mode not in set(SeedMode):
+        raise UsageError("The seed mode is none of excluded, first, in_place.")
+    if not seed.is_file():
+        raise SeedError("The seed was not found.", remedy="Check its path.", status_code=StatusCode.SEED_NOT_FOUND)
+    size = export_size if export_size in ("", "largest") else AudienceSize.parse(export_size)
+    location = installation.vault.put(installation.token_hex(12), seed, keep=False)
+    try:
+        job = installation.catalog.start_generation_job(
+            GenerationJobSpec(
+                name=name,
+                configured_audience_model_id=configured,
+                seed_location=location,
+                seed_name=name,
+                seed_bytes=seed.stat().st_size,
+                seed_digest=installation.vault.digest(seed),
+                seed_mode=SeedMode(seed_mode),
+                export_size=size or None,
+                origin=origin,
+            )
+        )
+    except BaseException:
+        installation.vault.delete(location)
+        raise
+    assert isinstance(job, GenerationJob)
+    return job

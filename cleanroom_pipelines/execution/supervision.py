@@ -1,0 +1,58 @@
+"""Keeping the two truths together: the catalogue about resources, Dagster about runs.
+
+Lives here: what every tick does before it starts anything: silent runs, orphans, partitions, receipts.
+Add here when catalogue and Dagster can come apart in a further way.
+Keep out: starting runs.
+"""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
+from cleanroom_pipelines.execution.installation import Installation
+
+_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+# A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
+_SECONDS_TO_APPEAR = 180
+
+
+def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
+    """Bring catalogue and Dagster together; cheap enough for every tick."""
+    catalog = installation.catalog
+    for reaped in catalog.reap():
+        _fail_run(instance, reaped.run_id, "Its process went silent; the work is tried again or has failed for good.")
+    for worker in catalog.dead_workers():
+        _fail_run(instance, worker, "Its process went silent.")
+        catalog.forget_worker(worker)
+    catalog.settle_orphans()
+    _sync_partitions(installation, instance)
+    recover_drops(installation)
+    settle_all_drops(installation)
+
+
+def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
+    """Fail Dagster runs whose process died before it claimed anything; the default launcher never looks."""
+    live = installation.catalog.live_runs()
+    deadline = installation.clock() - timedelta(seconds=_SECONDS_TO_APPEAR)
+    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
+        if record.dagster_run.run_id not in live and record.update_timestamp < deadline:
+            _fail_run(instance, record.dagster_run.run_id, "Its process ended without a word.")
+
+
+def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
+    from cleanroom_pipelines.execution.running import PARTITION_SETS
+
+    for kind, name in PARTITION_SETS.items():
+        known = set(instance.get_dynamic_partitions(name))
+        wanted = set(installation.catalog.ids(kind))
+        if missing := sorted(wanted - known):
+            instance.add_dynamic_partitions(name, missing)
+        for key in known - wanted:
+            instance.delete_dynamic_partition(name, key)
+
+
+def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_failed(run, message)

@@ -1,0 +1,253 @@
+"""One claimed version being worked on by one run.
+
+Lives here: deciding what a run is to do, holding the claim while it does it, and closing it however it ends.
+Add here when the life of a claim gets a further turn.
+Keep out: what is made (making.py) and Dagster.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.catalog import Claim, Kind, ParentRef, Resource, Version, holding
+from cleanroom_pipelines.errors import (
+    CancelledError,
+    ClaimLostError,
+    CleanroomError,
+    StatusCode,
+)
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.notices import send_notice
+from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
+
+_SECONDS_BETWEEN_REPORTS = 1.0
+
+# Raised with the number of an asset's code: what it makes from the same inputs has changed.
+CODE_VERSIONS: Mapping[str, str] = {
+    "training_dataset": "1",
+    "audience_model": "1",
+    "configured_audience_model": "1",
+    "seed_validation_report": "1",
+    "audience": "1",
+    "audience_export": "1",
+}
+
+
+class UnexpectedError(CleanroomError):
+    """A defect of ours; keeps the place and the class of the error, never its text, which may quote data."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Who works: a Dagster run, or a process of the operator's.
+
+    Args:
+        id: Id of the run; the claim carries it.
+        number: The version the run was started for; None when a person asked for the partition by hand.
+        was_cancelled: Tells whether somebody stopped the run on purpose, as opposed to a shutdown.
+    """
+
+    id: str
+    number: int | None = None
+    was_cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing to make: another run is at it, it waits for its parent, or it was verified.
+
+    Args:
+        message: One sentence for the person who looks at the run.
+        verified: The version whose artifacts are to be checked against their manifests, if that is what was asked.
+    """
+
+    message: str
+    verified: Version | None = None
+
+
+@dataclass
+class Work:
+    """A version this run holds the claim of."""
+
+    installation: Installation
+    record: Resource
+    version: Version
+    claim: Claim
+    is_lost: Callable[[], bool]
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    is_open: bool = True
+    _reported_at: float = 0.0
+    _asked_at: float = 0.0
+
+    def report_progress(self, share: float, stage: str) -> None:
+        """Write the progress to the catalogue, at most once a second."""
+        if time.monotonic() - self._reported_at >= _SECONDS_BETWEEN_REPORTS:
+            self._reported_at = time.monotonic()
+            self.installation.catalog.report_progress(self.claim, share, stage)
+
+    def should_cancel(self) -> bool:
+        """Whether to stop: somebody asked, or the claim is gone. Asked between shards."""
+        if self.is_lost():
+            raise ClaimLostError("Another run took this work over.")
+        if time.monotonic() - self._asked_at < _SECONDS_BETWEEN_REPORTS:
+            return False
+        self._asked_at = time.monotonic()
+        return self.installation.catalog.is_cancel_requested(self.claim)
+
+    @contextmanager
+    def drafting(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> Iterator[Draft]:
+        """Write one asset's artifact and publish it in the catalogue.
+
+        Args:
+            asset: Name of the asset.
+            inputs: What it is made from.
+            spec: What else decides its content, as small JSON; goes into the data version.
+        """
+        version = f"{self.version.number:04d}-{self.installation.token_hex(4)}"
+        reference = ArtifactReference(asset, self.record.id, version)
+        with self.installation.store.drafting(
+            reference,
+            code_version=CODE_VERSIONS[asset],
+            data_version=self._data_version(asset, inputs, spec),
+            created_at=self.installation.clock().isoformat(),
+            inputs=inputs,
+        ) as draft:
+            yield draft
+            if self.is_lost():
+                raise ClaimLostError("Another run took this work over.")
+        assert draft.manifest is not None
+        self.manifests[asset] = draft.manifest
+        self.installation.catalog.publish_artifact(self.claim, asset, version)
+
+    @contextmanager
+    def opening(self, asset: str) -> Iterator[Path]:
+        """Open an artifact this run has just made."""
+        manifest = self.manifests[asset]
+        with self.installation.store.opening(ArtifactReference(asset, self.record.id, manifest.version)) as path:
+            yield path
+
+    def finish(self, sentence: str, parents: tuple[ParentRef, ...] = (), **facts: Any) -> None:
+        """Close the version as ACTIVE."""
+        self.is_open = False
+        self.installation.catalog.finish(self.claim, {"sentence": sentence, **facts}, parents)
+        self._notify("ACTIVE", None)
+
+    def fail(self, status_code: StatusCode, message: str) -> None:
+        """Close the version as CREATE_FAILED."""
+        self.is_open = False
+        self.installation.catalog.fail(self.claim, status_code, message)
+        self._notify("CREATE_FAILED", status_code)
+
+    def release(self) -> None:
+        """Give the version back for another run."""
+        self.is_open = False
+        self.installation.catalog.release(self.claim)
+
+    def _data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
+        canonical = json.dumps(
+            [asset, CODE_VERSIONS[asset], [(entry.asset, entry.digest) for entry in inputs], spec],
+            sort_keys=True,
+            default=str,
+        )
+        return self.installation.key.digest("data versions", canonical.encode())[:32]
+
+    def _notify(self, status: str, status_code: StatusCode | None) -> None:
+        notice = {
+            "kind": self.record.kind.value,
+            "id": self.record.id,
+            "version": str(self.version.number),
+            "status": status,
+            "status_code": status_code.value if status_code else "",
+        }
+        send_notice(self.installation.settings.notify, notice)
+
+
+@contextmanager
+def working(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[Work | Idle]:
+    """Claim what the run is to do and close the claim however the body ends.
+
+    A body that raises one of our errors fails the version with its code; any other error becomes INTERNAL, without
+    its text. A run that is stopped on purpose fails it as CANCELLED; a shutdown gives it back.
+
+    Args:
+        partition: Partition key of the resource.
+        run: Who works.
+
+    Yields:
+        The work; or why there is none.
+
+    Raises:
+        CleanroomError: What the body raised, free of data.
+    """
+    outcome = _claim(installation, kind, partition, run)
+    if isinstance(outcome, Idle):
+        yield outcome
+        return
+    version, claim = outcome
+    record = installation.catalog.get(kind, partition)
+    with holding(installation.catalog, claim) as keeper:
+        work = Work(installation, record, version, claim, keeper.lost.is_set)
+        try:
+            yield work
+        except ClaimLostError:
+            raise
+        except CancelledError as error:
+            _close(work, StatusCode.CANCELLED, "It was cancelled. Materialise it again to start over.")
+            raise error from None
+        except CleanroomError as error:
+            _close(work, error.status_code, str(error))
+            raise error from None
+        except Exception as error:
+            unexpected = _without_data(error)
+            _close(work, StatusCode.INTERNAL, str(unexpected))
+            raise unexpected from None
+        except BaseException:
+            if run.was_cancelled():
+                _close(work, StatusCode.CANCELLED, "Its run was stopped. Materialise it again to start over.")
+            elif work.is_open:
+                work.release()
+            raise
+
+
+def _claim(
+    installation: Installation, kind: Kind, partition: str, run: Run
+) -> tuple[Version, Claim] | Idle:
+    catalog = installation.catalog
+    newest = catalog.newest_version(kind, partition)
+    number = run.number
+    if number is None and newest.run_id == run.id and newest.status == "CREATE_IN_PROGRESS":
+        number = newest.number  # the same run made the asset before this one
+    if number is None:
+        by_hand = catalog.request_by_hand(kind, partition)
+        if by_hand.action == "verify":
+            return Idle(by_hand.message, by_hand.version)
+        if by_hand.action != "work":
+            return Idle(by_hand.message)
+        number = by_hand.version.number
+    claim = catalog.claim(kind, partition, number, run.id)
+    if claim is None:
+        return Idle("Another run holds this work, or has done it; nothing was made here.")
+    return catalog.version(kind, partition, number), claim
+
+
+def _close(work: Work, status_code: StatusCode, message: str) -> None:
+    if work.is_open:
+        try:
+            work.fail(status_code, message)
+        except ClaimLostError:
+            pass  # whoever took it over closes it
+
+
+def _without_data(error: Exception) -> UnexpectedError:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "cleanroom_pipelines" in frame.filename] or frames
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
+    return UnexpectedError(
+        f"An unexpected {type(error).__name__} at {place} stopped this work.",
+        remedy="Try again; if it stays, report this place.",
+    )
