@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
-from cleanroom_pipelines.engine.tables import TableFiles, open_binary
+from cleanroom_pipelines.engine.tables import TableFiles, line_end_of, open_binary
 from cleanroom_pipelines.errors import EngineError, StorageFullError
 
 _DEFAULT_MEMORY_SHARE = 0.6
@@ -101,9 +102,9 @@ class DuckDBEngine:
 
     def scan(self, name: str, tables: TableFiles) -> None:
         """Make files queryable as a view."""
-        files = ", ".join(quote_literal(str(self._plain(file, tables))) for file in tables.files)
         query = {"parquet": _parquet_query, "csv": _csv_query, "jsonl": _jsonl_query}[tables.format]
-        self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {query(f'[{files}]', tables)}")
+        sql = query([self._plain(file, tables) for file in tables.files], tables)
+        self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
         self._scans[name] = tables
 
     def unreadable_rows(self, name: str) -> int:
@@ -214,22 +215,34 @@ def _translated(error: Exception) -> EngineError | StorageFullError:
     return EngineError(f"The engine could not run this step ({cause}).", cause=cause)
 
 
-def _parquet_query(files: str, tables: TableFiles) -> str:
+def _file_list(files: Iterable[Path]) -> str:
+    return f"[{', '.join(quote_literal(str(file)) for file in files)}]"
+
+
+def _parquet_query(files: Sequence[Path], tables: TableFiles) -> str:
     columns = ", ".join(quote_identifier(column) for column in tables.columns)
-    return f"SELECT {columns} FROM read_parquet({files}, hive_partitioning = false)"
+    return f"SELECT {columns} FROM read_parquet({_file_list(files)}, hive_partitioning = false)"
 
 
-def _csv_query(files: str, tables: TableFiles) -> str:
+def _csv_query(files: Sequence[Path], tables: TableFiles) -> str:
+    # DuckDB takes a line break inside a quoted name for the end of all lines, and then reads no row in silence,
+    # so it is told; files that end their lines differently are read apart, in their order.
+    runs = groupby(files, key=line_end_of)
+    return " UNION ALL ".join(_csv_run_query(list(run), tables, end) for end, run in runs)
+
+
+def _csv_run_query(files: Sequence[Path], tables: TableFiles, line_end: str) -> str:
     columns = ", ".join(f"{quote_literal(column)}: 'VARCHAR'" for column in tables.columns)
+    new_line = line_end.replace("\r", "\\r").replace("\n", "\\n")
     return (
-        f"SELECT * FROM read_csv({files}, columns = {{{columns}}}, auto_detect = false, header = true, "
-        f"delim = {quote_literal(tables.delimiter)}, quote = '\"', escape = '\"', nullstr = '', "
+        f"SELECT * FROM read_csv({_file_list(files)}, columns = {{{columns}}}, auto_detect = false, "
+        f"header = true, delim = {quote_literal(tables.delimiter)}, quote = '\"', escape = '\"', nullstr = '', "
         f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, "
-        f"rejects_limit = 0)"
+        f"rejects_limit = 0" + (f", new_line = '{new_line}')" if new_line else ")")
     )
 
 
-def _jsonl_query(files: str, tables: TableFiles) -> str:
+def _jsonl_query(files: Sequence[Path], tables: TableFiles) -> str:
     # Each line is read as one cell, then taken apart: a line that is no JSON object gives a row of NULLs,
     # a cell that holds an object or a list a NULL; blank lines are no rows. Strict reading would refuse files
     # that mix \n and \r\n; with one cell per line nothing is lost without it.
@@ -241,8 +254,8 @@ def _jsonl_query(files: str, tables: TableFiles) -> str:
     )
     return (
         f"SELECT {cells or 'NULL AS no_key'} FROM (SELECT CASE WHEN json_valid(line) THEN line END AS line "
-        f"FROM read_csv({files}, columns = {{'line': 'VARCHAR'}}, auto_detect = false, header = false, "
-        f"delim = {quote_literal(_NO_DELIMITER)}, quote = '', escape = '', strict_mode = false, "
+        f"FROM read_csv({_file_list(files)}, columns = {{'line': 'VARCHAR'}}, auto_detect = false, "
+        f"header = false, delim = {quote_literal(_NO_DELIMITER)}, quote = '', escape = '', strict_mode = false, "
         f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0) "
         f"WHERE NOT regexp_full_match(line, '\\s*'))"
     )

@@ -141,19 +141,32 @@ def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ..
 
 
 def _csv_header(file: Path) -> tuple[tuple[str, ...], str]:
+    columns, delimiter, _ = _read_header(file)
+    return columns, delimiter
+
+
+def line_end_of(file: Path) -> str:
+    """How the header of a CSV ends: a line feed, a carriage return, both, or (at the end of the file) nothing."""
+    return _read_header(file)[2]
+
+
+def _read_header(file: Path) -> tuple[tuple[str, ...], str, str]:
     line = _first_line(file)
     delimiter = max(_DELIMITERS, key=line.count)
+    lines: list[str] = []
     # A quoted name may hold a line break, so the header can be longer than its first line. What follows the
     # header is decoded along with it, and may be no UTF-8.
     with (
         open_binary(file) as stream,
         io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
     ):
-        return tuple(next(csv.reader(_limited(text), delimiter=delimiter, strict=True))), delimiter
+        columns = tuple(next(csv.reader(_read_lines(text, lines), delimiter=delimiter, strict=True)))
+    return columns, delimiter, lines[-1][len(lines[-1].rstrip("\r\n")) :]
 
 
-def _limited(text: IO[str]) -> Iterator[str]:
+def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
     while line := text.readline(_MAX_LINE_CHARACTERS):
+        seen.append(line)
         yield line
 
 
