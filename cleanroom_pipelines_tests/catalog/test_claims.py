@@ -1,0 +1,284 @@
+"""Contract: one run at a time holds a version; only the holder may write to it or close it; a silent run is let go of
+and tried again twice."""
+
+from datetime import timedelta
+
+import pytest
+
+from cleanroom_pipelines.catalog import MAX_ATTEMPTS, Catalog, Claim, Kind, ParentRef, Status, Version
+from cleanroom_pipelines.errors import ClaimLostError, ConflictError, NotFoundError, StatusCode, UsageError
+
+from .building import Builder, Clock, export_spec, job_spec
+
+
+@pytest.fixture
+def model_id(builder: Builder) -> str:
+    """A model whose first version is pending."""
+    _, model, _ = builder.chain()
+    return model.id
+
+
+def take(catalog: Catalog, model_id: str, run_id: str = "run", number: int = 1) -> Claim:
+    claim = catalog.claim(Kind.AUDIENCE_MODEL, model_id, number, run_id)
+    assert claim is not None
+    return claim
+
+
+def look(catalog: Catalog, model_id: str) -> Version:
+    return catalog.newest_version(Kind.AUDIENCE_MODEL, model_id)
+
+
+def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    claim = take(catalog, model_id)
+    assert (claim.attempt, claim.run_id, claim.superseded_run_id) == (1, "run", None)
+    assert claim.lease_expires_at == clock.now + timedelta(seconds=60)
+    version = look(catalog, model_id)
+    assert (version.status, version.run_id, version.started_at) == (Status.CREATE_IN_PROGRESS, "run", clock.now)
+    assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_IN_PROGRESS
+    assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
+
+
+def test_the_holder_may_claim_again(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    first = take(catalog, model_id)
+    clock.turn(40)
+    again = take(catalog, model_id)
+    assert again.attempt == first.attempt == 1
+    assert again.lease_expires_at == clock.now + timedelta(seconds=60)
+    catalog.finish(first, {})
+
+
+def test_what_does_not_exist_cannot_be_claimed(catalog: Catalog, model_id: str) -> None:
+    for kind, key, number in [
+        (Kind.AUDIENCE_MODEL, "nobody", 1),
+        (Kind.AUDIENCE_MODEL, model_id, 2),
+        (Kind.TRAINING_DATASET, model_id, 1),
+    ]:
+        with pytest.raises(NotFoundError):
+            catalog.claim(kind, key, number, "run")
+    with pytest.raises(UsageError):
+        catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "")
+
+
+@pytest.mark.parametrize("closed_as", [Status.ACTIVE, Status.CREATE_FAILED])
+def test_what_is_closed_cannot_be_claimed(catalog: Catalog, model_id: str, closed_as: Status) -> None:
+    claim = take(catalog, model_id)
+    if closed_as is Status.ACTIVE:
+        catalog.finish(claim, {})
+    else:
+        catalog.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "Too small. Add users.")
+    assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
+    assert look(catalog, model_id).status is closed_as
+
+
+def test_a_lease_that_ran_out_can_be_taken_over(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    silent = take(catalog, model_id)
+    catalog.publish_artifact(silent, "audience_model", "v1")
+    clock.turn(59)
+    assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
+    clock.turn(1)
+    other = take(catalog, model_id, "other")
+    assert (other.attempt, other.superseded_run_id) == (2, "run")
+    assert look(catalog, model_id).artifacts == {}
+    with pytest.raises(ClaimLostError):
+        catalog.finish(silent, {})
+    catalog.finish(other, {})
+
+
+def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    claim = take(catalog, model_id)
+    for _ in range(5):
+        clock.turn(50)
+        claim = catalog.renew(claim)
+        assert catalog.reap() == ()
+    assert claim.lease_expires_at == clock.now + timedelta(seconds=60)
+    assert look(catalog, model_id).lease_expires_at == claim.lease_expires_at
+
+
+def test_a_holder_whose_lease_ran_out_unnoticed_still_holds(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    claim = take(catalog, model_id)
+    clock.turn(3600)
+    catalog.renew(claim)
+    assert catalog.reap() == ()
+    assert catalog.finish(claim, {}).status is Status.ACTIVE
+
+
+def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalog: Catalog, model_id: str) -> None:
+    keys = {look(catalog, model_id).run_key}
+    for n in range(1, 6):
+        claim = take(catalog, model_id, f"run{n}")
+        assert claim.attempt == 1
+        catalog.release(claim)
+        version = look(catalog, model_id)
+        assert (version.status, version.attempt, version.run_id) == (Status.CREATE_PENDING, 0, None)
+        keys.add(version.run_key)
+    assert len(keys) == 6
+    assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_PENDING
+
+
+def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: str) -> None:
+    claim = take(catalog, model_id)
+    for share, expected in [(0.25, 0.25), (-1.0, 0.0), (7.0, 1.0)]:
+        catalog.report_progress(claim, share, "Counts items")
+        version = look(catalog, model_id)
+        assert (version.progress, version.progress_stage) == (expected, "Counts items")
+
+
+def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    claim = take(catalog, model_id)
+    catalog.publish_artifact(claim, "audience_model", "v1")
+    catalog.publish_artifact(claim, "report", "v2")
+    clock.turn(30)
+    parent = ParentRef(Kind.TRAINING_DATASET, "d", 1)
+    version = catalog.finish(claim, {"sentence": "Done.", "n_users": 5}, [parent])
+    assert version == look(catalog, model_id)
+    assert (version.status, version.progress, version.finished_at) == (Status.ACTIVE, 1.0, clock.now)
+    assert (version.artifacts, version.parents) == ({"audience_model": "v1", "report": "v2"}, (parent,))
+    assert (version.summary, version.lease_expires_at) == ({"sentence": "Done.", "n_users": 5}, None)
+    model = catalog.get(Kind.AUDIENCE_MODEL, model_id)
+    assert (model.status, model.current_version, model.updated_at) == (Status.ACTIVE, 1, clock.now)
+
+
+@pytest.mark.parametrize("summary", [{"x": float("nan")}, {"x": object()}, {"x": "y" * 70_000}])
+def test_a_summary_must_be_small_json(catalog: Catalog, model_id: str, summary: dict[str, object]) -> None:
+    claim = take(catalog, model_id)
+    with pytest.raises(UsageError, match="summary"):
+        catalog.finish(claim, summary)
+    catalog.finish(claim, {})
+
+
+def test_a_failure_keeps_its_code_and_its_artifacts(catalog: Catalog, clock: Clock, model_id: str) -> None:
+    claim = take(catalog, model_id)
+    catalog.publish_artifact(claim, "report", "v1")
+    version = catalog.fail(claim, StatusCode.TRAINING_DATA_INVALID, "Bad rows. Repair them.")
+    assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.TRAINING_DATA_INVALID)
+    assert (version.artifacts, version.finished_at) == ({"report": "v1"}, clock.now)
+    model = catalog.get(Kind.AUDIENCE_MODEL, model_id)
+    assert (model.status, model.status_code) == (Status.CREATE_FAILED, StatusCode.TRAINING_DATA_INVALID)
+    assert model.status_message == "Bad rows. Repair them."
+
+
+def _calls(catalog: Catalog, claim: Claim) -> dict[str, object]:
+    return {
+        "renew": lambda: catalog.renew(claim),
+        "release": lambda: catalog.release(claim),
+        "report_progress": lambda: catalog.report_progress(claim, 0.5, "x"),
+        "publish_artifact": lambda: catalog.publish_artifact(claim, "a", "v"),
+        "publish_output": lambda: catalog.publish_output(claim, "o"),
+        "finish": lambda: catalog.finish(claim, {}),
+        "fail": lambda: catalog.fail(claim, StatusCode.INTERNAL, "x"),
+    }
+
+
+@pytest.mark.parametrize("call", list(_calls(None, None)))  # type: ignore[arg-type]
+@pytest.mark.parametrize("why", ["taken over", "reaped", "closed", "released", "taken again by itself", "deleted"])
+def test_only_the_holder_may_write(builder: Builder, model_id: str, call: str, why: str) -> None:
+    catalog, clock = builder.catalog, builder.clock
+    claim = take(catalog, model_id)
+    if why == "closed":
+        catalog.fail(claim, StatusCode.INTERNAL, "Closed.")
+    elif why == "released":
+        catalog.release(claim)
+    elif why == "deleted":
+        configured = catalog.list(Kind.CONFIGURED_AUDIENCE_MODEL).items[0]
+        catalog.request_delete(configured.kind, configured.id)
+        catalog.request_delete(Kind.AUDIENCE_MODEL, model_id)
+        clock.turn(60)
+        catalog.reap()
+        catalog.begin_delete(Kind.AUDIENCE_MODEL, model_id)
+        catalog.finish_delete(Kind.AUDIENCE_MODEL, model_id)
+    else:
+        clock.turn(60)
+        if why != "taken over":
+            catalog.reap()
+        if why != "reaped":
+            take(catalog, model_id, "run" if why == "taken again by itself" else "other")
+    before = None if why == "deleted" else catalog.versions(Kind.AUDIENCE_MODEL, model_id)
+    with pytest.raises(ClaimLostError) as caught:
+        _calls(catalog, claim)[call]()  # type: ignore[operator]
+    assert caught.value.remedy
+    assert catalog.is_cancel_requested(claim)
+    if before is not None:
+        assert catalog.versions(Kind.AUDIENCE_MODEL, model_id) == before
+
+
+def test_an_output_is_an_exports(builder: Builder) -> None:
+    dataset, _, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    export = builder.create(export_spec(job.id))
+    catalog = builder.catalog
+    claim = catalog.claim(export.kind, export.id, 1, "run")
+    assert claim is not None
+    catalog.publish_output(claim, "exports/1")
+    assert catalog.get(Kind.EXPORT_JOB, export.id).output_location == "exports/1"
+    other = catalog.claim(dataset.kind, dataset.id, 1, "run")
+    assert other is not None
+    with pytest.raises(UsageError):
+        catalog.publish_output(other, "exports/1")
+
+
+class TestReap:
+    """A run that went silent is let go of: twice for another attempt, then for good."""
+
+    def test_nothing_is_reaped_before_its_time(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+        take(catalog, model_id)
+        assert catalog.reap(clock.now + timedelta(seconds=59)) == ()
+        assert len(catalog.reap(clock.now + timedelta(seconds=60))) == 1
+
+    def test_three_attempts_then_internal(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+        keys = []
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            keys.append(look(catalog, model_id).run_key)
+            assert take(catalog, model_id, f"run{attempt}").attempt == attempt
+            clock.turn(60)
+            (reaped,) = catalog.reap()
+            assert reaped.run_id == f"run{attempt}"
+            assert reaped.version == look(catalog, model_id)
+            assert catalog.reap() == ()
+        assert len(set(keys)) == MAX_ATTEMPTS
+        version = look(catalog, model_id)
+        assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.INTERNAL)
+        assert "try again" in (version.status_message or "")
+        assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_FAILED
+        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
+
+    def test_the_last_attempt_is_not_taken_over(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            take(catalog, model_id, f"run{attempt}")
+            clock.turn(60)
+        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
+        (reaped,) = catalog.reap()
+        assert reaped.version.status is Status.CREATE_FAILED
+
+    def test_a_silent_run_that_was_cancelled_is_not_tried_again(
+        self, catalog: Catalog, clock: Clock, model_id: str
+    ) -> None:
+        take(catalog, model_id)
+        catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        clock.turn(60)
+        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
+        (reaped,) = catalog.reap()
+        assert reaped.version.status_code is StatusCode.CANCELLED
+
+
+class TestCancel:
+    """A pending version is cancelled at once, one in progress when its run looks."""
+
+    def test_pending(self, catalog: Catalog, model_id: str) -> None:
+        version = catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.CANCELLED)
+        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
+
+    def test_in_progress(self, catalog: Catalog, model_id: str) -> None:
+        claim = take(catalog, model_id)
+        assert not catalog.is_cancel_requested(claim)
+        assert catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id).cancel_requested
+        assert catalog.is_cancel_requested(claim)
+        catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
+        assert catalog.retry(Kind.AUDIENCE_MODEL, model_id).cancel_requested is False
+
+    def test_nothing_to_cancel(self, catalog: Catalog, model_id: str) -> None:
+        catalog.finish(take(catalog, model_id), {})
+        with pytest.raises(ConflictError):
+            catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        with pytest.raises(NotFoundError):
+            catalog.request_cancel(Kind.AUDIENCE_MODEL, "nobody")

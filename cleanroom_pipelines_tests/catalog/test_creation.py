@@ -1,0 +1,325 @@
+"""Contract: a resource is created once, under a name that is free, below a parent of the same account; a change makes
+a new version exactly where the work depends on it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from cleanroom_pipelines.catalog import (
+    LOCAL_ACCOUNT,
+    AudienceSize,
+    Catalog,
+    Cause,
+    ChildTagPolicy,
+    ConfiguredAudienceModel,
+    GenerationJob,
+    Kind,
+    Origin,
+    ShareMetrics,
+    Status,
+    TrainingDataset,
+    spec_digest,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+
+from .building import SOME_DAY, Builder, Numbered, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+
+OTHER_ACCOUNT = "111122223333"
+KEY = re.compile("[a-z0-9-]{1,40}-[0-9a-f]{12}")
+
+
+def test_every_kind_is_created_with_its_first_version_pending(builder: Builder) -> None:
+    dataset, model, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    export = builder.create(export_spec(job.id))
+    at_once = {Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL}
+    for record in (dataset, model, configured, job, export):
+        assert KEY.fullmatch(record.id)
+        assert record == builder.again(record)
+        assert record.status is (Status.ACTIVE if record.kind in at_once else Status.CREATE_PENDING)
+        assert (record.account_id, record.declared, record.current_version) == (LOCAL_ACCOUNT, True, None)
+        (version,) = builder.catalog.versions(record.kind, record.id)
+        assert (version.number, version.status, version.cause) == (1, Status.CREATE_PENDING, Cause.CREATED)
+        assert (version.attempt, version.turn, version.run_id) == (0, 0, None)
+        assert version.run_key == f"{record.id}:1:0"
+    assert (export.arn is None) and job.arn.endswith(f":audience-generation-job/{job.id}")
+
+
+def test_a_record_holds_what_its_spec_said(builder: Builder) -> None:
+    spec = dataset_spec(
+        name="Körbe 🙂/..",
+        description="d\nd",
+        tags={"a": "1"},
+        users_source="u",
+        users_columns=(("u", "USER_ID"),),
+    )
+    record = builder.create(spec)
+    assert isinstance(record, TrainingDataset)
+    for name, value in vars(spec).items():
+        assert getattr(record, name) == value
+    assert record.created_at == record.updated_at > SOME_DAY
+    assert record.spec_digest == spec_digest(spec)
+
+
+def test_sizes_are_kept_ascending(builder: Builder) -> None:
+    _, model, _ = builder.chain()
+    wanted = tuple(AudienceSize.parse(size) for size in ("20%", "1%", "5%"))
+    record = builder.create(configured_spec(model.id, "unsorted", sizes=wanted))
+    assert isinstance(record, ConfiguredAudienceModel)
+    assert [str(size) for size in record.sizes] == ["1%", "5%", "20%"]
+    assert str(record.largest_size) == "20%"
+
+
+def test_a_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
+    catalog, spec = builder.catalog, dataset_spec()
+    first = builder.create(spec)
+    with pytest.raises(ConflictError, match="training dataset named 'baskets'") as caught:
+        builder.create(spec)
+    assert caught.value.remedy
+    assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
+    builder.create(model_spec(first.id, name="baskets"))
+    catalog.create(spec, account_id=OTHER_ACCOUNT)
+    catalog.create(spec, region="eu-west-1")
+    assert len(catalog.list(Kind.TRAINING_DATASET).items) == 3
+
+
+def test_an_exports_name_is_unique_within_its_job(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    first = builder.create(job_spec(configured.id, "first"))
+    second = builder.create(job_spec(configured.id, "second"))
+    builder.create(export_spec(first.id))
+    builder.create(export_spec(second.id))
+    with pytest.raises(ConflictError, match="of this generation job"):
+        builder.create(export_spec(first.id))
+
+
+def test_a_parent_must_exist_for_the_same_account(builder: Builder) -> None:
+    dataset, model, configured = builder.chain()
+    for spec in (
+        model_spec("nobody"),
+        configured_spec(dataset.id),
+        job_spec(model.id),
+        export_spec(configured.id),
+    ):
+        with pytest.raises(NotFoundError):
+            builder.create(spec)
+    with pytest.raises(NotFoundError):
+        builder.catalog.create(model_spec(dataset.id, "theirs"), account_id=OTHER_ACCOUNT)
+
+
+def test_the_api_refuses_a_parent_that_is_not_active(builder: Builder) -> None:
+    catalog = builder.catalog
+    dataset, model, configured = builder.chain()
+    catalog.create_audience_model(model_spec(dataset.id, "on a dataset"), parents_must_be_active=True)
+    with pytest.raises(ConflictError, match="not ACTIVE"):
+        catalog.create_configured_audience_model(configured_spec(model.id, "early"), parents_must_be_active=True)
+    job = builder.create(job_spec(configured.id))
+    with pytest.raises(ConflictError, match="not ACTIVE"):
+        catalog.start_export_job(export_spec(job.id), parents_must_be_active=True)
+    builder.drain()
+    catalog.create_configured_audience_model(configured_spec(model.id, "early"), parents_must_be_active=True)
+    catalog.start_export_job(export_spec(job.id), parents_must_be_active=True)
+
+
+def test_nothing_is_left_of_a_creation_that_was_refused(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    with pytest.raises(UsageError):
+        builder.create(job_spec(configured.id, export_size=AudienceSize.parse("7%")))
+    assert builder.catalog.list(Kind.GENERATION_JOB).items == ()
+
+
+@pytest.mark.parametrize("size", ["7%", "5"])
+def test_an_export_size_must_be_an_allowed_one(builder: Builder, size: str) -> None:
+    *_, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    with pytest.raises(UsageError, match="allows"):
+        builder.create(export_spec(job.id, size=size))
+    builder.create(export_spec(job.id, size="1%"))
+
+
+@pytest.mark.parametrize(
+    ("floor", "refused", "accepted"), [(25, (24, 500_001), (25, 500_000)), (5, (4,), (5, 25))]
+)
+def test_the_minimum_seed_size_has_the_operators_floor(
+    builder: Builder, url: str, floor: int, refused: tuple[int, ...], accepted: tuple[int, ...]
+) -> None:
+    catalog = Catalog(url, clock=builder.clock, token_hex=builder.catalog._token_hex, seed_floor=floor)
+    _, model, configured = builder.chain()
+    assert isinstance(configured, ConfiguredAudienceModel)
+    assert configured.min_matching_seed_size == 500
+    for size in refused:
+        with pytest.raises(UsageError, match="seed size"):
+            catalog.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
+    for size in accepted:
+        catalog.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
+
+
+def test_jobs_inherit_tags_where_the_configured_model_says_so(builder: Builder) -> None:
+    _, model, plain = builder.chain()
+    inherits = builder.create(
+        configured_spec(
+            model.id,
+            "tagged",
+            tags={"team": "a", "cost": "1"},
+            child_tag_policy=ChildTagPolicy.FROM_PARENT_RESOURCE,
+        )
+    )
+    job = builder.create(job_spec(inherits.id, tags={"team": "b"}))
+    assert job.tags == {"team": "b", "cost": "1"}
+    assert builder.create(job_spec(plain.id, "plain", tags={"team": "b"})).tags == {"team": "b"}
+    with pytest.raises(UsageError, match="50 tags"):
+        builder.create(job_spec(inherits.id, "many", tags={str(n): "" for n in range(50)}))
+
+
+def test_a_job_was_started_by_its_account_unless_it_says_otherwise(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    own = builder.create(job_spec(configured.id, "own"))
+    other = builder.create(job_spec(configured.id, "other", started_by=OTHER_ACCOUNT))
+    assert isinstance(own, GenerationJob)
+    assert isinstance(other, GenerationJob)
+    assert (own.started_by, other.started_by) == (LOCAL_ACCOUNT, OTHER_ACCOUNT)
+
+
+def test_a_seed_dropped_twice_is_one_job(builder: Builder) -> None:
+    _, model, configured = builder.chain()
+    drop = job_spec(configured.id, origin=Origin.INBOX)
+    job = builder.create(drop)
+    with pytest.raises(ConflictError) as caught:
+        builder.create(replace(drop, name="again"))
+    assert caught.value.attributes == {"reason": "seed", "existing_id": job.id}
+    builder.create(replace(drop, name="by hand", origin=Origin.CLI))
+    other = builder.create(configured_spec(model.id, "other"))
+    builder.create(replace(drop, configured_audience_model_id=other.id, name="other"))
+    builder.create(replace(drop, name="another seed", seed_digest="0" * 64))
+    assert len(builder.catalog.list(Kind.GENERATION_JOB).items) == 4
+
+
+def test_an_error_holds_none_of_what_was_to_be_stored(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    canary = "canary" + "-" * 5000
+    with pytest.raises(UsageError) as caught:
+        builder.create(job_spec(configured.id, seed_location=canary))
+    assert "canary" not in str(caught.value)
+
+
+class TestUpdate:
+    """UpdateConfiguredAudienceModel changes what AWS lets it change."""
+
+    def test_changes_are_stored_and_make_a_version(self, builder: Builder) -> None:
+        dataset, _, configured = builder.chain()
+        other = builder.create(model_spec(dataset.id, "other"))
+        builder.drain()
+        sizes = (AudienceSize.parse("2%"),)
+        updated = builder.catalog.update_configured_audience_model(
+            configured.id, audience_model_id=other.id, sizes=sizes, min_matching_seed_size=30, description="new"
+        )
+        assert (updated.audience_model_id, updated.sizes, updated.min_matching_seed_size) == (other.id, sizes, 30)
+        assert (updated.description, updated.output_url, updated.name) == ("new", "exports", "partners")
+        newest = builder.newest(configured)
+        assert (newest.number, newest.cause, newest.status) == (2, Cause.UPDATED, Status.CREATE_PENDING)
+
+    def test_what_no_artifact_is_made_from_makes_no_version(self, builder: Builder) -> None:
+        *_, configured = builder.chain()
+        builder.drain()
+        updated = builder.catalog.update_configured_audience_model(
+            configured.id, share_metrics=ShareMetrics.ALL, description="shared"
+        )
+        assert updated.share_metrics is ShareMetrics.ALL
+        assert builder.newest(configured).number == 1
+
+    @pytest.mark.parametrize(
+        "changes", [{"name": "x"}, {"tags": {}}, {"child_tag_policy": "NONE"}, {"status": "x"}]
+    )
+    def test_the_rest_cannot_change(self, builder: Builder, changes: dict[str, object]) -> None:
+        *_, configured = builder.chain()
+        with pytest.raises(UsageError, match="cannot change"):
+            builder.catalog.update_configured_audience_model(configured.id, **changes)
+
+    def test_the_rules_hold_for_changes_too(self, builder: Builder) -> None:
+        *_, configured = builder.chain()
+        update = builder.catalog.update_configured_audience_model
+        with pytest.raises(UsageError):
+            update(configured.id, sizes=())
+        with pytest.raises(UsageError):
+            update(configured.id, min_matching_seed_size=1)
+        with pytest.raises(NotFoundError):
+            update(configured.id, audience_model_id="nobody")
+        with pytest.raises(NotFoundError):
+            update(configured.id, OTHER_ACCOUNT, description="theirs")
+        assert builder.again(configured) == configured
+
+
+class TestDeclared:
+    """`apply` carries a changed declaration out and leaves an unchanged one alone."""
+
+    def test_a_change_of_the_work_makes_a_version_that_propagates(self, builder: Builder) -> None:
+        dataset, model, configured = builder.chain()
+        builder.drain()
+        changed = builder.catalog.update_declared(
+            Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id, window_start=5), "digest"
+        )
+        assert (changed.spec_digest, changed.window_start) == ("digest", 5)
+        assert builder.newest(model).cause is Cause.DECLARED
+        assert builder.drain() == [(model.id, 2), (configured.id, 2)]
+
+    def test_a_change_beside_the_work_makes_none(self, builder: Builder) -> None:
+        dataset, model, _ = builder.chain()
+        builder.drain()
+        spec = model_spec(dataset.id, description="new", tags={"a": "1"}, refresh_every_seconds=60)
+        changed = builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, spec)
+        assert (changed.description, changed.tags) == ("new", {"a": "1"})
+        assert (changed.next_refresh_at - builder.clock.now).total_seconds() == 60
+        assert builder.drain() == []
+        changed = builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id))
+        assert changed.next_refresh_at is None
+
+    def test_a_change_of_pending_work_needs_no_second_version(self, builder: Builder) -> None:
+        dataset, model, _ = builder.chain()
+        builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id, window_start=5))
+        assert [v.number for v in builder.catalog.versions(Kind.AUDIENCE_MODEL, model.id)] == [1]
+
+    def test_a_change_during_the_work_makes_a_second_version(self, builder: Builder) -> None:
+        dataset, *_ = builder.chain()
+        claim = builder.catalog.claim(Kind.TRAINING_DATASET, dataset.id, 1, "run")
+        builder.catalog.update_declared(Kind.TRAINING_DATASET, dataset.id, dataset_spec(source="elsewhere"))
+        assert builder.catalog.ready() == ()
+        assert claim is not None
+        builder.catalog.finish(claim, {})
+        assert [(v.resource_id, v.number) for v in builder.catalog.ready()] == [(dataset.id, 2)]
+
+    def test_the_same_sizes_in_another_order_are_no_change(self, builder: Builder) -> None:
+        _, model, configured = builder.chain()
+        builder.drain()
+        sizes = tuple(AudienceSize.parse(size) for size in ("20%", "5%", "1%"))
+        builder.catalog.update_declared(configured.kind, configured.id, configured_spec(model.id, sizes=sizes))
+        assert builder.drain() == []
+
+    def test_a_deleted_seed_stays_deleted_unless_it_is_another(self, builder: Builder) -> None:
+        *_, configured = builder.chain()
+        job = builder.create(job_spec(configured.id))
+        builder.drain()
+        builder.catalog.forget_seed(job.id)
+        same = job_spec(configured.id, description="new")
+        assert builder.catalog.update_declared(job.kind, job.id, same).seed_location is None
+        assert builder.drain() == []
+        other = job_spec(configured.id, seed_location="seeds/2", seed_digest="0" * 64)
+        assert builder.catalog.update_declared(job.kind, job.id, other).seed_location == "seeds/2"
+        assert builder.drain() == [(job.id, 2)]
+
+    def test_name_and_kind_stay(self, builder: Builder) -> None:
+        dataset, model, _ = builder.chain()
+        with pytest.raises(UsageError, match="name"):
+            builder.catalog.update_declared(Kind.TRAINING_DATASET, dataset.id, dataset_spec("other"))
+        with pytest.raises(UsageError, match="kind"):
+            builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, dataset_spec())
+        with pytest.raises(NotFoundError):
+            builder.catalog.update_declared(Kind.TRAINING_DATASET, "nobody", dataset_spec())
+
+
+def test_ids_that_collide_are_drawn_again(url: str, builder: Builder) -> None:
+    first = builder.create(dataset_spec())
+    repeating = Catalog(url, clock=builder.clock, token_hex=Numbered())
+    second = repeating.create(dataset_spec("baskets!"))
+    assert second.id.startswith("baskets-")
+    assert second.id != first.id

@@ -1,0 +1,133 @@
+"""Contract: a name is what the AWS API takes, emoji included; an id steers no path, whatever the name."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.catalog import Kind, make_arn, parse_arn, partition_key, slug
+from cleanroom_pipelines.catalog.names import (
+    check_account,
+    check_description,
+    check_name,
+    check_tag_keys,
+    check_tags,
+)
+from cleanroom_pipelines.errors import UsageError
+
+KEY = re.compile("[a-z0-9-]{1,40}-[0-9a-f]{12}")
+
+
+def twelve_hex(n_bytes: int) -> str:
+    return "0af1" * (n_bytes // 2)
+
+
+@given(st.text())
+def test_any_text_becomes_a_harmless_partition_key(name: str) -> None:
+    assert KEY.fullmatch(partition_key(name, twelve_hex))
+    assert slug(name) == slug(slug(name))
+    assert "--" not in slug(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Spring Buyers", "spring-buyers"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("'; drop table resources; --", "drop-table-resources"),
+        ("🙂", "x"),
+        ("", "x"),
+        ("a" * 39 + " b", "a" * 39),
+        ("Ünïcode", "n-code"),
+    ],
+)
+def test_slugs(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "x" * 63, "a/b", "..", 'it\'s "quoted"', "emoji 🙂", "tab\there", " padded ", "日本"]
+)
+def test_names_that_are_accepted(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "\t", "x" * 64, "line\nend", "ends\n", "nul\0", "bell\a", "\ud800", "\uffff", "return\r"]
+)
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_name(name)
+
+
+def test_a_description_may_have_lines() -> None:
+    check_description("two\r\nlines 🙂" + "x" * 200)
+    check_description(None)
+    check_description("")
+    for refused in ("x" * 256, "nul\0"):
+        with pytest.raises(UsageError):
+            check_description(refused)
+
+
+def test_tags_at_the_limits_are_accepted() -> None:
+    check_tags({f"{n:03}" + "k" * 125: "v" * 256 for n in range(50)})
+    check_tags({"key": ""})
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {str(n): "" for n in range(51)},
+        {"": "v"},
+        {"k" * 129: "v"},
+        {"k": "v" * 257},
+        {"aws:made": "v"},
+        {"AWS:made": "v"},
+        {"k\n": "v"},
+        {"k": "\0"},
+    ],
+)
+def test_tags_that_are_refused(tags: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        check_tags(tags)
+
+
+def test_keys_to_remove_are_checked_too() -> None:
+    with pytest.raises(UsageError):
+        check_tag_keys(["fine", "aWs:x"])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.EXPORT_JOB])
+def test_an_arn_reads_back(kind: Kind) -> None:
+    key = partition_key("Spring", twelve_hex)
+    parts = parse_arn(make_arn(kind, "123456789012", "eu-west-1", key) or "")
+    assert parts is not None
+    assert (parts.kind, parts.account_id, parts.region, parts.id) == (kind, "123456789012", "eu-west-1", key)
+
+
+def test_an_export_job_has_no_arn() -> None:
+    assert make_arn(Kind.EXPORT_JOB, "123456789012", "eu-west-1", "x") is None
+
+
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "",
+        "arn:aws:cleanrooms-ml:us-east-1:123456789012:trained-model/x",
+        "arn:aws:cleanrooms-ml:us-east-1:123456789012:audience-model/../x",
+        "arn:aws:cleanrooms-ml:us-east-1:1234:audience-model/x",
+        "arn:aws:s3:us-east-1:123456789012:audience-model/x",
+        "arn:aws:cleanrooms-ml:us-east-1:123456789012:audience-model/x\n",
+    ],
+)
+def test_what_is_no_arn_of_ours(arn: str) -> None:
+    assert parse_arn(arn) is None
+
+
+@pytest.mark.parametrize(
+    ("account", "region"), [("1234", "us-east-1"), ("12345678901x", "us-east-1"), ("1" * 12, "US EAST")]
+)
+def test_accounts_and_regions_that_are_refused(account: str, region: str) -> None:
+    with pytest.raises(UsageError):
+        check_account(account, region)

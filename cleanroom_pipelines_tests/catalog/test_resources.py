@@ -1,0 +1,189 @@
+"""Contract: a resource is found by id, by name and by seed; a listing neither repeats nor skips, whatever is created
+while somebody pages through it; another account's resources are not there."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Origin
+from cleanroom_pipelines.errors import NotFoundError, UsageError
+
+from .building import SEED_DIGEST, SOME_DAY, Builder, Clock, Numbered, dataset_spec, export_spec, job_spec
+
+OTHER_ACCOUNT = "111122223333"
+
+
+def test_get_and_its_refusals(builder: Builder) -> None:
+    dataset, model, _ = builder.chain()
+    catalog = builder.catalog
+    assert catalog.get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    assert catalog.get(Kind.TRAINING_DATASET, dataset.id, LOCAL_ACCOUNT) == dataset
+    for kind, key, account in [
+        (Kind.TRAINING_DATASET, "nobody", None),
+        (Kind.TRAINING_DATASET, model.id, None),
+        (Kind.TRAINING_DATASET, dataset.id, OTHER_ACCOUNT),
+        (Kind.TRAINING_DATASET, "' OR 1=1 --", None),
+    ]:
+        with pytest.raises(NotFoundError) as caught:
+            catalog.get(kind, key, account)
+        assert key not in str(caught.value)
+
+
+def test_get_by_name(builder: Builder) -> None:
+    dataset, _, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    export = builder.create(export_spec(job.id))
+    catalog = builder.catalog
+    assert catalog.get_by_name(Kind.TRAINING_DATASET, "baskets") == dataset
+    assert catalog.get_by_name(Kind.EXPORT_JOB, "top", generation_job_id=job.id) == export
+    for kind, name, account in [
+        (Kind.TRAINING_DATASET, "Baskets", LOCAL_ACCOUNT),
+        (Kind.TRAINING_DATASET, "baskets", OTHER_ACCOUNT),
+        (Kind.EXPORT_JOB, "top", LOCAL_ACCOUNT),
+    ]:
+        with pytest.raises(NotFoundError):
+            catalog.get_by_name(kind, name, account)
+
+
+def test_find_by_seed_gives_the_newest(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    find = builder.catalog.find_generation_job_by_seed
+    assert find(configured.id, SEED_DIGEST) is None
+    dropped = builder.create(job_spec(configured.id, "dropped", origin=Origin.INBOX))
+    newer = builder.create(job_spec(configured.id, "newer", origin=Origin.API))
+    assert find(configured.id, SEED_DIGEST) == newer
+    assert find(configured.id, SEED_DIGEST, Origin.INBOX) == dropped
+    assert find(configured.id, "0" * 64) is None
+
+
+def test_the_filters_of_a_listing(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    first = builder.create(job_spec(configured.id, "first", collaboration_id="c1"))
+    second = builder.create(job_spec(configured.id, "second"))
+    export = builder.create(export_spec(second.id))
+    listed = builder.catalog.list
+    assert listed(Kind.GENERATION_JOB, collaboration_id="c1").items == (first,)
+    assert listed(Kind.GENERATION_JOB, parent_id=configured.id).items == (first, second)
+    assert listed(Kind.EXPORT_JOB, parent_id=first.id).items == ()
+    assert listed(Kind.EXPORT_JOB, parent_id=second.id).items == (export,)
+    assert listed(Kind.GENERATION_JOB, OTHER_ACCOUNT).items == ()
+    assert listed(Kind.GENERATION_JOB, LOCAL_ACCOUNT, limit=1).items == (first,)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n_before=st.integers(0, 12),
+    limit=st.integers(1, 5),
+    inserts=st.lists(st.integers(0, 3), max_size=6),
+    same_instant=st.booleans(),
+)
+def test_paging_is_stable_under_inserts(
+    tmp_path_factory: pytest.TempPathFactory, n_before: int, limit: int, inserts: list[int], same_instant: bool
+) -> None:
+    clock = Clock()
+    catalog = Catalog(f"sqlite:///{tmp_path_factory.mktemp('paging')}/c.db", clock=clock, token_hex=Numbered())
+    names = iter(range(10_000))
+
+    def insert(n: int) -> list[str]:
+        clock.turn(0 if same_instant else 1)
+        return [catalog.create(dataset_spec(f"d{next(names)}")).id for _ in range(n)]
+
+    before = insert(n_before)
+    during: list[str] = []
+    seen: list[str] = []
+    token, waiting = None, iter(inserts)
+    while True:
+        page = catalog.list(Kind.TRAINING_DATASET, limit=limit, after=token)
+        assert len(page.items) <= limit
+        seen += [record.id for record in page.items]
+        if page.after is None:
+            break
+        assert page.after != token
+        token = page.after
+        during += insert(next(waiting, 0))
+    assert len(seen) == len(set(seen))
+    assert [key for key in seen if key in before] == sorted(before, key=seen.index)
+    assert set(before) <= set(seen) <= set(before) | set(during)
+
+
+@pytest.mark.parametrize(
+    "token", ["", "x", "!!!", "MjAyNg==", "MjAyNi0wMS0wMSBhIGI=", "MjAyNi0wMS0wMSBh", "\u00e9"]
+)
+def test_a_token_that_is_none_of_ours(catalog: Catalog, token: str) -> None:
+    with pytest.raises(UsageError, match="token"):
+        catalog.list(Kind.TRAINING_DATASET, after=token)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1001])
+def test_page_sizes_out_of_range(catalog: Catalog, limit: int) -> None:
+    with pytest.raises(UsageError):
+        catalog.list(Kind.TRAINING_DATASET, limit=limit)
+
+
+def test_tags_are_set_and_removed(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec(tags={"a": "1", "b": "2"}))
+    catalog = builder.catalog
+    catalog.set_tags(dataset.kind, dataset.id, {"b": "3", "c": ""})
+    assert catalog.tags(dataset.kind, dataset.id) == {"a": "1", "b": "3", "c": ""}
+    catalog.remove_tags(dataset.kind, dataset.id, ["a", "unknown"])
+    assert catalog.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
+    with pytest.raises(UsageError):
+        catalog.set_tags(dataset.kind, dataset.id, {str(n): "" for n in range(49)})
+    with pytest.raises(UsageError):
+        catalog.remove_tags(dataset.kind, dataset.id, ["aws:x"])
+    with pytest.raises(NotFoundError):
+        catalog.set_tags(dataset.kind, dataset.id, {"x": "y"}, OTHER_ACCOUNT)
+    assert catalog.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
+
+
+def test_an_export_job_has_no_tags(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    export = builder.create(export_spec(job.id))
+    with pytest.raises(UsageError):
+        builder.catalog.set_tags(export.kind, export.id, {"a": "1"})
+    with pytest.raises(UsageError):
+        builder.catalog.remove_tags(export.kind, export.id, ["a"])
+
+
+def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    job = builder.create(job_spec(configured.id, seed_name="spring.jsonl", seed_bytes=9))
+    catalog = builder.catalog
+    catalog.place_seed(job.id, "kept/1")
+    assert catalog.get(Kind.GENERATION_JOB, job.id).seed_location == "kept/1"
+    catalog.forget_seed(job.id)
+    left = catalog.get(Kind.GENERATION_JOB, job.id)
+    assert (left.seed_location, left.seed_name, left.seed_bytes, left.seed_digest) == (
+        None,
+        "spring.jsonl",
+        9,
+        SEED_DIGEST,
+    )
+    with pytest.raises(NotFoundError):
+        catalog.forget_seed("nobody")
+    with pytest.raises(UsageError):
+        catalog.place_seed(job.id, "a\nb")
+
+
+def test_versions_and_the_current_one(builder: Builder) -> None:
+    dataset, *_ = builder.chain()
+    catalog = builder.catalog
+    assert catalog.current_version(dataset.kind, dataset.id) is None
+    builder.drain()
+    catalog.request_by_hand(dataset.kind, dataset.id)
+    assert [version.number for version in catalog.versions(dataset.kind, dataset.id)] == [1, 2]
+    assert catalog.newest_version(dataset.kind, dataset.id).number == 2
+    current = catalog.current_version(dataset.kind, dataset.id)
+    assert current is not None
+    assert current.number == 1
+    with pytest.raises(NotFoundError):
+        catalog.versions(dataset.kind, "nobody")
+
+
+def test_times_are_utc(builder: Builder) -> None:
+    dataset, *_ = builder.chain()
+    assert builder.again(dataset).created_at.utcoffset() == timedelta(0)
+    assert builder.again(dataset).created_at == SOME_DAY + timedelta(seconds=1)

@@ -1,0 +1,152 @@
+"""Contract: a spec that breaks a documented rule is a UsageError before anything is stored; the limits are in."""
+
+import pickle
+
+import pytest
+
+from cleanroom_pipelines.catalog import (
+    AudienceModelSpec,
+    AudienceSize,
+    ColumnRole,
+    ExportJobSpec,
+    SizeType,
+    Spec,
+    TrainingDatasetSpec,
+    spec_digest,
+)
+from cleanroom_pipelines.errors import UsageError
+
+from .building import COLUMNS, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+
+USER, ITEM, TIME, CATEGORY, NUMBER = (
+    ColumnRole.USER_ID,
+    ColumnRole.ITEM_ID,
+    ColumnRole.TIMESTAMP,
+    ColumnRole.CATEGORICAL_FEATURE,
+    ColumnRole.NUMERICAL_FEATURE,
+)
+
+
+def sizes(*texts: str) -> tuple[AudienceSize, ...]:
+    return tuple(AudienceSize.parse(text) for text in texts)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        dataset_spec(columns=COLUMNS[:2]),
+        dataset_spec(columns=COLUMNS + tuple((f"f{n}", CATEGORY) for n in range(10))),
+        dataset_spec(users_source="users", users_columns=(("u", USER), ("age", NUMBER))),
+        dataset_spec(max_invalid_share=0.0, description="two\nlines", tags={"team": "retail"}),
+        model_spec("d", window_start=0, window_end=1),
+        model_spec("d", refresh_every_seconds=604_800, refresh_window_seconds=7_776_000),
+        configured_spec("m", sizes=sizes("1%", "100%")),
+        configured_spec("m", sizes=sizes("1", "20000000")),
+        configured_spec("m", sizes=tuple(AudienceSize(SizeType.PERCENTAGE, n) for n in range(1, 26))),
+        job_spec("c", export_size="largest", seed_name="spring.jsonl", seed_bytes=0),
+        job_spec("c", export_size=AudienceSize.parse("5%"), seed_location=None),
+        export_spec("j"),
+    ],
+)
+def test_specs_that_are_accepted(spec: Spec) -> None:
+    spec.validate()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        dataset_spec(name="line\nend"),
+        dataset_spec(source=""),
+        dataset_spec(source="a\0b"),
+        dataset_spec(columns=()),
+        dataset_spec(columns=COLUMNS[1:]),
+        dataset_spec(columns=COLUMNS[:1]),
+        dataset_spec(columns=(*COLUMNS, ("again", USER))),
+        dataset_spec(columns=(*COLUMNS, ("again", ITEM))),
+        dataset_spec(columns=(*COLUMNS, ("again", TIME))),
+        dataset_spec(columns=(*COLUMNS, ("ts", CATEGORY))),
+        dataset_spec(columns=(*COLUMNS, ("", CATEGORY))),
+        dataset_spec(columns=COLUMNS + tuple((f"f{n}", NUMBER) for n in range(11))),
+        dataset_spec(users_source="users"),
+        dataset_spec(users_columns=(("u", USER),)),
+        dataset_spec(users_source="users", users_columns=(("u", USER), ("i", ITEM))),
+        dataset_spec(users_source="users", users_columns=(("u", USER), ("t", TIME))),
+        dataset_spec(users_source="users", users_columns=(("age", NUMBER),)),
+        dataset_spec(max_invalid_share=1.5),
+        dataset_spec(max_invalid_share=float("nan")),
+        model_spec("d", window_start=5, window_end=5),
+        model_spec("d", window_start=6, window_end=5),
+        model_spec("d", window_start=2**60),
+        model_spec("d", refresh_every_seconds=0),
+        model_spec("d", refresh_window_seconds=60),
+        configured_spec("m", sizes=()),
+        configured_spec("m", sizes=tuple(AudienceSize(SizeType.ABSOLUTE, n) for n in range(1, 27))),
+        configured_spec("m", sizes=sizes("5%", "5%")),
+        configured_spec("m", sizes=sizes("5%", "5000")),
+        configured_spec("m", sizes=(AudienceSize(SizeType.PERCENTAGE, 101),)),
+        configured_spec("m", output_url=""),
+        job_spec("c", seed_digest="not hex at all!!"),
+        job_spec("c", seed_digest=""),
+        job_spec("c", seed_bytes=-1),
+        job_spec("c", seed_location="a\nb"),
+        job_spec("c", export_size=AudienceSize(SizeType.PERCENTAGE, 0)),
+        ExportJobSpec(name="e", generation_job_id="j", size=AudienceSize(SizeType.ABSOLUTE, 0)),
+    ],
+)
+def test_specs_that_are_refused(spec: Spec) -> None:
+    with pytest.raises(UsageError) as caught:
+        spec.validate()
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5%", AudienceSize(SizeType.PERCENTAGE, 5)),
+        (" 100% ", AudienceSize(SizeType.PERCENTAGE, 100)),
+        ("5000", AudienceSize(SizeType.ABSOLUTE, 5000)),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: AudienceSize) -> None:
+    assert AudienceSize.parse(text) == size
+    assert AudienceSize.parse(str(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "%", "0", "0%", "101%", "-5", "5.5%", "5 %%", "20000001", "²", "five"])
+def test_sizes_that_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        AudienceSize.parse(text)
+
+
+def test_equal_declarations_have_equal_digests() -> None:
+    first = dataset_spec(tags={"a": "1", "b": "2"})
+    assert spec_digest(first) == spec_digest(dataset_spec(tags={"b": "2", "a": "1"}))
+    assert spec_digest(first) == spec_digest(pickle.loads(pickle.dumps(first)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (dataset_spec(), dataset_spec(source="elsewhere")),
+        (dataset_spec(), dataset_spec(columns=COLUMNS[:2])),
+        (dataset_spec(), dataset_spec(tags={"a": "1"})),
+        (configured_spec("m"), configured_spec("m", sizes=sizes("1%"))),
+        (job_spec("c"), job_spec("c", export_size="largest")),
+    ],
+)
+def test_other_declarations_have_other_digests(one: Spec, other: Spec) -> None:
+    assert spec_digest(one) != spec_digest(other)
+
+
+def test_a_spec_says_what_it_is_made_from() -> None:
+    assert TrainingDatasetSpec.parent_kind is None
+    assert dataset_spec().parent_id is None
+    assert AudienceModelSpec.parent_kind is TrainingDatasetSpec.kind
+    assert [
+        spec.parent_id for spec in (model_spec("d"), configured_spec("m"), job_spec("c"), export_spec("j"))
+    ] == [
+        "d",
+        "m",
+        "c",
+        "j",
+    ]
