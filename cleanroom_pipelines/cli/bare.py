@@ -55,7 +55,7 @@ def train_model(
             users_schema=UsersSchema.parse(users_schema) if users_schema else None,
             out=folder,
             window=Window(_moment(start), _moment(end)),
-            engine_settings=_engine_settings(memory, threads),
+            engine=_engine_settings(memory, threads),
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),
             progress=progress,

@@ -13,7 +13,7 @@ from cleanroom_pipelines.defs.pages import metadata_of
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made
 from cleanroom_pipelines.execution.running import VERSION_TAG, beating
-from cleanroom_pipelines.execution.work import Run
+from cleanroom_pipelines.execution.work import Run, without_data
 
 Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
 
@@ -31,7 +31,7 @@ def materialize(
         make: The function of execution.making.
         **options: Passed on to it.
     """
-    with beating(installation, context.run.run_id):
+    with without_data(), beating(installation, context.run.run_id):
         made = make(installation, context.partition_key, _run_of(context), **options)
         context.log.info(made.sentence)
         if made.manifest is not None:

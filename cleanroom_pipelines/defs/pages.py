@@ -50,7 +50,7 @@ def metadata_of(installation: Installation, made: Made) -> Metadata:
     }
     page |= _PAGES[made.asset](record, made.documents)
     if columns := _COLUMNS.get(made.asset) or _declared_columns(made.asset, record):
-        page["dagster/column_schema"] = dg.MetadataValue.column_schema(
+        page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
         )
     page["made from"] = _inputs_table(made)

@@ -40,12 +40,12 @@ def explanation(items: list[Mapping[str, Any]]) -> dg.MetadataValue:  # type: ig
 
 def months(profile: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type-arg]
     """Interactions by month."""
-    rows = profile.get("rows_per_month") or []
+    rows = profile["rows_per_month"]
     if not rows:
         return dg.MetadataValue.md("The table has no times.")
     figure, axes = _figure(1, 1, 8, 2.6)
     axis = axes[0][0]
-    axis.bar([row["month"] for row in rows], [row["n_rows"] for row in rows], color=_POPULATION)
+    axis.bar(list(rows), list(rows.values()), color=_POPULATION)
     axis.tick_params(axis="x", rotation=60)
     axis.set_title("Interactions by month")
     return _as_markdown(figure, "interactions by month")

@@ -109,6 +109,7 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
 
 def make_audience_model(installation: Installation, partition: str, run: Run) -> Made:
     """Train the similarity model of a dataset and window, without any seed."""
+    from cleanroom_pipelines.similarity.specs import SizeProfile
     from cleanroom_pipelines.similarity.training import train
 
     with working(installation, Kind.AUDIENCE_MODEL, partition, run) as work:
@@ -123,8 +124,8 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
             report = train(
                 **_training_arguments(dataset, window),
                 out=draft.path,
-                engine_settings=installation.engine_settings,
-                size_profile=installation.settings.size_profile,
+                engine=installation.engine_settings,
+                size_profile=SizeProfile(installation.settings.size_profile),
                 max_invalid_share=dataset.max_invalid_share,
                 progress=work.report_progress,
                 should_cancel=work.should_cancel,

@@ -243,6 +243,21 @@ def _close(work: Work, status_code: StatusCode, message: str) -> None:
             pass  # whoever took it over closes it
 
 
+@contextmanager
+def without_data() -> Iterator[None]:
+    """Let our own errors pass and replace any other by one that holds no data.
+
+    Raises:
+        UnexpectedError: In place of what was not ours.
+    """
+    try:
+        yield
+    except CleanroomError:
+        raise
+    except Exception as error:
+        raise _without_data(error) from None
+
+
 def _without_data(error: Exception) -> UnexpectedError:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "cleanroom_pipelines" in frame.filename] or frames
