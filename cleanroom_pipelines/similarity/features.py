@@ -68,6 +68,12 @@ def standardised(column: Float64) -> npt.NDArray[np.float32]:
     return result
 
 
+def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float | None:
+    """What 0 became in `standardised(column)`; None if no user has it."""
+    zeros = np.flatnonzero(column == 0)
+    return float(result[zeros[0]]) if len(zeros) else None
+
+
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:

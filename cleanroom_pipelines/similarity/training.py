@@ -170,7 +170,7 @@ def train(
                 "first_time": found.first_time,
                 "last_time": found.last_time,
                 "schema": [[column, str(role)] for column, role in schema.columns],
-                "features": [asdict(feature) for feature in described],
+                "features": described,
                 "profile": profile,
             }
             (out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
@@ -287,7 +287,7 @@ class _Writing:
         columns: list[str],
         table: reading.UsersTable | None,
         found: reading.Interactions,
-    ) -> list[reading.Feature]:
+    ) -> list[dict[str, Any]]:
         counted = dense_features.scatter(
             reading.stream_user_counts(self._database, columns),
             ["n_events", "first_ts", "last_ts", *columns],
@@ -312,10 +312,16 @@ class _Writing:
         dense = np.lib.format.open_memmap(
             self._out / "dense.npy", mode="w+", dtype=np.float32, shape=(self._n_users, len(raw))
         )
+        absent = []
         for number, column in enumerate(raw):
-            dense[:, number] = dense_features.standardised(column)
+            standardised = dense_features.standardised(column)
+            dense[:, number] = standardised
+            absent.append(dense_features.standardised_zero(column, standardised))
         dense.flush()
-        return described
+        return [
+            asdict(feature) | {"absent": zero if feature.value is not None else None}
+            for feature, zero in zip(described, absent, strict=True)
+        ]
 
     def write_representation(self, stages: Stages) -> None:
         starts = np.load(self._out / "starts.npy")

@@ -1,0 +1,163 @@
+"""What the held-out ranks say: recall, lift, relevance, AUC.
+
+Lives here: the formulas of metrics.json, on plain arrays.
+Add here when the numbers get another one; say its formula and source.
+Keep out: scoring, files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cleanroom_pipelines.similarity.specs import AudienceSize
+
+Float64 = npt.NDArray[np.float64]
+
+_Z95 = 1.959963984540054
+_ROC_POINTS = 201
+_BINS = 20
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Where models that never saw them put the m seed users.
+
+    Args:
+        fold: (m,) fold of each.
+        percentile: (m,) share of the non-seed users below, ties half, within the model that scored her; 0 to 1.
+        above: (m,) users of the population (held-out and non-seed) above her.
+        tied: (m,) users of the population at her score, herself included.
+    """
+
+    fold: npt.NDArray[np.int64]
+    percentile: Float64
+    above: Float64
+    tied: Float64
+
+
+def held_out_ranks(
+    scores: Float64, fold: npt.NDArray[np.int64], reference: Sequence[Float64], n_users: int
+) -> HeldOut:
+    """Rank held-out seed users among held-out and non-seed users, fold by fold.
+
+    Each fold holds a part of both; its users stand for all, so that the m held-out users of all folds and the
+    N − m others together make up the population. On a random seed, recall at n users is then n / N exactly, on
+    average and whatever the sizes.
+
+    Args:
+        scores: (m,) score of each by the model of her fold.
+        fold: (m,) fold of each.
+        reference: Per fold, scores of non-seed users that its model has not seen.
+        n_users: Population N.
+    """
+    m = len(scores)
+    percentile, above, tied = np.zeros(m), np.zeros(m), np.zeros(m)
+    for k, others in enumerate(reference):
+        mine = np.flatnonzero(fold == k)
+        ordered, own = np.sort(others), np.sort(scores[mine])
+        seed_weight, other_weight = m / max(1, len(mine)), (n_users - m) / max(1, len(ordered))
+        left, right = np.searchsorted(ordered, scores[mine], "left"), np.searchsorted(ordered, scores[mine], "right")
+        own_left, own_right = np.searchsorted(own, scores[mine], "left"), np.searchsorted(own, scores[mine], "right")
+        percentile[mine] = ((left + right) / 2.0 + 0.5) / (len(ordered) + 1.0)
+        above[mine] = other_weight * (len(ordered) - right) + seed_weight * (len(own) - own_right)
+        tied[mine] = other_weight * (right - left) + seed_weight * (own_right - own_left)
+    return HeldOut(fold, percentile, above, tied)
+
+
+def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
+    """Share of the held-out users among the first n, ties shared, and its standard error over the folds."""
+    found = np.clip((n - held_out.above) / held_out.tied, 0.0, 1.0)
+    by_fold = [found[held_out.fold == k].mean() for k in np.unique(held_out.fold)]
+    error = float(np.std(by_fold, ddof=1) / np.sqrt(len(by_fold))) if len(by_fold) > 1 else 0.0
+    return float(found.mean()), error
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    centre = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+    half = _Z95 * np.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n * n)) / (1 + _Z95**2 / n)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def auc(held_out: HeldOut) -> float:
+    """Chance that a held-out seed user stands above a non-seed user."""
+    return float(held_out.percentile.mean())
+
+
+def roc(held_out: HeldOut) -> list[dict[str, float]]:
+    """At most 201 points by decreasing threshold: percentiles as thresholds, so fpr is 1 − threshold."""
+    fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
+    ordered = np.sort(held_out.percentile)
+    tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
+    tpr[0], tpr[-1] = 0.0, 1.0
+    return [
+        {"fpr": round(float(x), 6), "tpr": round(float(y), 6), "threshold": round(float(1 - x), 6)}
+        for x, y in zip(fpr, tpr, strict=True)
+    ]
+
+
+def relevance(held_out: HeldOut, percentiles: Float64) -> float:
+    """Mean of 2F − 1 over an audience, F the mid-distribution of the held-out users' percentiles.
+
+    Args:
+        held_out: The held-out seed users.
+        percentiles: (n,) the audience's percentiles among the non-seed users.
+    """
+    ordered = np.sort(held_out.percentile)
+    below = np.searchsorted(ordered, percentiles, "left") + np.searchsorted(ordered, percentiles, "right")
+    return float((below / len(ordered) - 1.0).mean())
+
+
+def histogram(percentiles: Float64) -> list[int]:
+    """Users in 20 equal bins of the score from 0 to 1."""
+    counts: list[int] = np.histogram(np.clip(percentiles, 0, 1), bins=_BINS, range=(0.0, 1.0))[0].tolist()
+    return counts
+
+
+def size_metrics(
+    held_out: HeldOut,
+    other_percentiles: Float64,
+    sizes: Sequence[AudienceSize],
+    n_users: int,
+) -> list[dict[str, Any]]:
+    """Recall, lift and relevance per size.
+
+    Args:
+        held_out: The held-out seed users.
+        other_percentiles: (N − m,) percentiles of the non-seed users, descending.
+        sizes: The sizes asked for.
+        n_users: Population N.
+    """
+    m = len(held_out.percentile)
+    result = []
+    for size in sizes:
+        requested = size.n_users(n_users)
+        n = min(requested, n_users)
+        expected = n / n_users
+        value, fold_error = recall(held_out, n)
+        low, high = wilson_interval(value, m)
+        is_better = low > expected or expected == 1
+        audience = other_percentiles[:n]
+        result.append(
+            {
+                "size": str(size),
+                "type": size.type,
+                "value": size.value,
+                "requested": requested,
+                "delivered": min(requested, len(other_percentiles)),
+                "recall": value,
+                "recall_interval": [low, high],
+                "recall_fold_standard_error": fold_error,
+                "recall_random": expected,
+                "lift": value / expected,
+                "lift_interval": [low / expected, high / expected],
+                "relevance": relevance(held_out, audience) if is_better else None,
+                "relevance_random": 1.0 - len(audience) / max(1, len(other_percentiles)),
+            }
+        )
+    return result

@@ -1,0 +1,255 @@
+"""The signals: different answers to "how like the seed is this user", each fitted on a sample.
+
+Lives here: fitting one set of signals on some users, and evaluating it on any users.
+Add here when a further signal is shown to help (on unseen data, on average, at its cost).
+Keep out: which users a fit may see and how signals are combined (ensemble), reading (model).
+
+Every signal but the trees is a weighted sum of a user's items, times a number of her own (length of her profile or
+of her embedding), plus a weighted sum of her dense features. So a whole population costs one sparse product with a
+few columns per fit, embeddings are never formed, and a million users take a second.
+
+What was tried, recall at 10 % on hidden items, four data sets: L2 logistic regression on idf rows, the embedding
+and activity is the best single signal where users have many items (+2 to +6 % over scikit-learn's on TF-IDF);
+LightGBM with seven leaves on the commonest items is 17 % ahead where they have few, and far behind elsewhere; with
+31 leaves it is behind everywhere. Nearest neighbours and kernel densities in the embedding never led. Weighting
+unlabelled users by how likely they are hidden members of the group (PU learning) changed nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from cleanroom_pipelines.similarity.model import Rows
+from cleanroom_pipelines.similarity.representation import ItemRepresentation
+
+Float64 = npt.NDArray[np.float64]
+
+NAMES = (
+    "linear",
+    "linear, cautious",
+    "linear, by activity",
+    "item log-odds",
+    "nearest to centroid",
+    "smoothed centroid",
+    "activity",
+    "trees",
+)
+"""The signals in the order of their columns."""
+
+_EMBEDDING_SCALE = 0.5
+_DENSE_SCALE = 0.2
+_PRIOR_USERS = 20.0
+_PARTIAL_POWER = 0.3
+_MAX_ITERATIONS = 60
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What of the fit is chosen by the caller.
+
+    Args:
+        boosting_rounds: Trees; 0 leaves that signal at 0 for everybody.
+    """
+
+    boosting_rounds: int
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Signals fitted on a sample.
+
+    Args:
+        item_weights: (M, c) one column per sum of items.
+        dense_weights: (F, s) weights of the dense features per signal but the trees.
+        trees: LightGBM's text, empty without trees.
+    """
+
+    item_weights: npt.NDArray[np.float32]
+    dense_weights: Float64
+    trees: str
+
+    def evaluate(self, rows: Rows, product: Float64 | None = None) -> Float64:
+        """(n, signals) values for any users; only their order within a column means something.
+
+        Args:
+            rows: The users.
+            product: Their items times `item_weights`, if it was made together with other fits'.
+        """
+        if product is None:
+            product = np.asarray(rows.items @ self.item_weights, dtype=np.float64)
+        inverse = _inverse(rows.embedding_lengths)
+        length = rows.lengths
+        columns = [
+            product[:, 0] + inverse * product[:, 1],
+            product[:, 2] + inverse * product[:, 3],
+            product[:, 4] * length**_PARTIAL_POWER,
+            product[:, 5] * length,
+            product[:, 6],
+            product[:, 7],
+            np.zeros(len(length)),
+            self._trees(rows),
+        ]
+        values = np.column_stack(columns)
+        values[:, :-1] += rows.dense.astype(np.float64) @ self.dense_weights
+        return values
+
+    def _trees(self, rows: Rows) -> Float64:
+        if not self.trees:
+            return np.zeros(rows.items.shape[0])
+        return np.asarray(self._booster().predict(_tree_features(rows), raw_score=True, num_threads=1))
+
+    def _booster(self):  # type: ignore[no-untyped-def]
+        import lightgbm
+
+        return lightgbm.Booster(model_str=self.trees)
+
+
+def fit_signals(
+    rows: Rows, is_seed: npt.NDArray[np.bool_], representation: ItemRepresentation, settings: FitSettings
+) -> Signals:
+    """Fit all signals on some users.
+
+    Args:
+        rows: The users of the fit.
+        is_seed: (n,) which of them are seed users; at least one is and one is not.
+        representation: The items' weights, embedding and neighbours.
+        settings: What the caller chooses.
+    """
+    items, idf, basis = rows.items, representation.idf, representation.basis
+    n_items, n_dense = items.shape[1], rows.dense.shape[1]
+    inverse = _inverse(rows.embedding_lengths)
+    partial = rows.lengths**_PARTIAL_POWER
+    mean_partial = float(partial.mean()) or 1.0
+    weights = np.zeros((n_items, 8))
+    dense = np.zeros((n_dense, len(NAMES) - 1))
+    n_seed = int(is_seed.sum())
+    for signal, strength in enumerate((1.0, 0.1)):
+        fit = _logistic(
+            items, is_seed, strength, rows.dense, basis=basis, inverse=inverse, row_scale=None
+        )
+        weights[:, 2 * signal] = fit.items
+        weights[:, 2 * signal + 1] = _EMBEDDING_SCALE * (basis.astype(np.float64) @ fit.embedding)
+        dense[:, signal] = fit.dense
+    fit = _logistic(items, is_seed, 1.0, rows.dense, row_scale=partial / mean_partial)
+    weights[:, 4] = fit.items / mean_partial
+    dense[:, 2] = fit.dense
+    touched = sp.csr_matrix((np.ones(len(items.data)), items.indices, items.indptr), shape=items.shape)
+    in_all = touched.T @ np.ones(len(is_seed))
+    in_seed = touched.T @ is_seed.astype(np.float64)
+    share = in_all / len(is_seed)
+    known = in_all > 0
+    odds = (in_seed + _PRIOR_USERS * share) / (n_seed + _PRIOR_USERS)
+    # The rows hold idf / length per item: dividing by idf and multiplying by length leaves one per item.
+    weights[known, 5] = np.log(odds[known] / share[known]) / idf[known]
+    centroid = items.T @ (is_seed / n_seed) - items.T @ np.full(len(is_seed), 1.0 / len(is_seed))
+    weights[:, 6] = centroid
+    if representation.neighbours.shape[1]:
+        smoothed = (representation.similarities * centroid[representation.neighbours]).sum(axis=1)
+        weights[:, 7] = smoothed
+    direction = rows.dense[is_seed].mean(axis=0) - rows.dense.mean(axis=0)
+    dense[0, 6] = 1.0 if direction[0] >= 0 else -1.0
+    return Signals(weights.astype(np.float32), dense, _fit_trees(rows, is_seed, settings.boosting_rounds))
+
+
+def multiply(items: sp.csr_matrix, fits: list[Signals]) -> list[Float64]:
+    """The users' items times the weights of several fits, in one pass over the items."""
+    product = np.asarray(items @ np.hstack([fit.item_weights for fit in fits]), dtype=np.float64)
+    return np.split(product, len(fits), axis=1)
+
+
+@dataclass(frozen=True)
+class _Logistic:
+    items: Float64
+    embedding: Float64
+    dense: Float64
+
+
+def _logistic(
+    items: sp.csr_matrix,
+    is_seed: npt.NDArray[np.bool_],
+    strength: float,
+    dense: npt.NDArray[np.float32],
+    *,
+    basis: npt.NDArray[np.float32] | None = None,
+    inverse: Float64 | None = None,
+    row_scale: Float64 | None = None,
+) -> _Logistic:
+    """Balanced L2 logistic regression on items, embedding and dense features, without forming the embedding.
+
+    Minimises ½|w|² + strength · Σ weight · log(1 + exp(−y·z)) by L-BFGS.
+    """
+    from scipy.optimize import minimize
+
+    n, n_items = items.shape
+    n_embedding = 0 if basis is None else basis.shape[1]
+    n_seed = int(is_seed.sum())
+    label = np.where(is_seed, 1.0, -1.0)
+    weight = np.where(is_seed, n / (2.0 * n_seed), n / (2.0 * (n - n_seed))) * strength
+    matrix = items.astype(np.float64)
+    features = _DENSE_SCALE * dense.astype(np.float64)
+    wide = None if basis is None else basis.astype(np.float64)
+    cut_items, cut_embedding = n_items, n_items + n_embedding
+
+    def value(theta: Float64) -> tuple[float, Float64]:
+        z = matrix @ theta[:cut_items]
+        if row_scale is not None:
+            z *= row_scale
+        if wide is not None and inverse is not None:
+            z += _EMBEDDING_SCALE * inverse * (matrix @ (wide @ theta[cut_items:cut_embedding]))
+        z += features @ theta[cut_embedding:-1] + theta[-1]
+        margin = label * z
+        loss = float(weight @ np.logaddexp(0.0, -margin)) + 0.5 * float(theta[:-1] @ theta[:-1])
+        residual = -weight * label / (1.0 + np.exp(np.minimum(margin, 500.0)))
+        gradient = np.empty_like(theta)
+        gradient[:cut_items] = matrix.T @ (residual if row_scale is None else residual * row_scale)
+        if wide is not None and inverse is not None:
+            gradient[cut_items:cut_embedding] = _EMBEDDING_SCALE * (wide.T @ (matrix.T @ (inverse * residual)))
+        gradient[cut_embedding:-1] = features.T @ residual
+        gradient[:-1] += theta[:-1]
+        gradient[-1] = residual.sum()
+        return loss, gradient
+
+    found = minimize(
+        value,
+        np.zeros(cut_embedding + dense.shape[1] + 1),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": _MAX_ITERATIONS},
+    ).x
+    return _Logistic(
+        found[:cut_items], found[cut_items:cut_embedding], _DENSE_SCALE * found[cut_embedding:-1]
+    )
+
+
+def _fit_trees(rows: Rows, is_seed: npt.NDArray[np.bool_], n_rounds: int) -> str:
+    if n_rounds < 1:
+        return ""
+    import lightgbm
+
+    parameters = {
+        "objective": "binary",
+        "num_leaves": 7,
+        "learning_rate": 0.05,
+        "lambda_l2": 10.0,
+        "min_data_in_leaf": 20,
+        "feature_fraction": 0.5,
+        "max_bin": 63,
+        "seed": 1,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "verbose": -1,
+    }
+    data = lightgbm.Dataset(_tree_features(rows), label=is_seed.astype(np.float32))
+    return str(lightgbm.train(parameters, data, num_boost_round=n_rounds).model_to_string())
+
+
+def _tree_features(rows: Rows) -> npt.NDArray[np.float32]:
+    return np.hstack([rows.dense, rows.counts])
+
+
+def _inverse(lengths: npt.NDArray[np.float32]) -> Float64:
+    wide = lengths.astype(np.float64)
+    return np.where(wide > 0, 1.0 / np.where(wide > 0, wide, 1.0), 0.0)
