@@ -332,17 +332,14 @@ def report_sentence(report: ValidationReport) -> str:
     """The report in one sentence, or the reason of its failure."""
     if not report.passed:
         return report.reason
-    sentence = f"The {report.what} is valid: {report.n_valid_rows:,} of {report.n_rows:,} rows are usable"
-    parts = []
+    parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
     if report.n_invalid_rows:
-        parts.append(f"{report.n_invalid_rows:,} ({_percent(report)}) dropped")
+        parts.append(f"{report.n_invalid_rows:,} are dropped ({report.n_invalid_rows / report.n_rows:.2%})")
     if report.uniqueness.key is not None:
-        parts.append(f"{report.uniqueness.n_unique:,} unique ids")
-        if report.uniqueness.n_duplicates:
-            parts.append(f"{report.uniqueness.n_duplicates:,} duplicates")
+        parts.append(f"{report.uniqueness.n_unique:,} unique ids, {report.uniqueness.n_duplicates:,} duplicates")
     elif report.table.n_users:
         parts.append(f"{report.table.n_users:,} users")
-    return sentence + (f" ({', '.join(parts)})." if parts else ".")
+    return f"The {report.what} is valid: {'; '.join(parts)}."
 
 
 def report_markdown(report: ValidationReport) -> str:
@@ -358,7 +355,9 @@ def report_markdown(report: ValidationReport) -> str:
         lines += ["No errors.", ""]
     if report.table.n_unknown_columns:
         names = ", ".join(_code(name) for name in report.table.unknown_columns)
-        lines += [f"{report.table.n_unknown_columns:,} undeclared columns are ignored{names and ': '}{names}.", ""]
+        n_unknown = report.table.n_unknown_columns
+        ignored = "1 undeclared column is" if n_unknown == 1 else f"{n_unknown:,} undeclared columns are"
+        lines += [f"{ignored} ignored{names and ': '}{names}.", ""]
     if report.schema.columns:
         lines += ["| column | role | type |", "|---|---|---|"]
         lines += [f"| {_code(name)} | {role} | {type_} |" for name, role, type_ in report.schema.columns]
@@ -384,10 +383,6 @@ def _error_rows(report: ValidationReport) -> list[str]:
             more = ", …" if len(numbers) > _MAX_ROWS_SHOWN else ""
             rows.append(f"| {name} | {code.value} | {count} | {', '.join(numbers[:_MAX_ROWS_SHOWN])}{more} |")
     return rows
-
-
-def _percent(report: ValidationReport) -> str:
-    return f"{report.n_invalid_rows / report.n_rows:.2%}"
 
 
 def _code(name: str) -> str:

@@ -1,0 +1,28 @@
+"""Quoted names and paths mean themselves, whatever they hold."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.engine import EngineSettings, open_engine, quote_identifier, quote_literal
+
+any_text = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=any_text, text=any_text)
+def test_round_trip(name: str, text: str) -> None:
+    with open_engine(EngineSettings(memory_bytes=256 << 20, threads=1)) as engine:
+        table = engine.fetch(f"SELECT {quote_literal(text)} AS {quote_identifier(name)}")
+    assert table.to_pylist() == [{name: text}]
+
+
+@pytest.mark.parametrize("name", ["", "a\x00b"])
+def test_names_that_cannot_be_quoted(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        quote_identifier(name)
+
+
+def test_path_that_cannot_be_quoted() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        quote_literal("a\x00b")

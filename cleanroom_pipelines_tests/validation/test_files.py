@@ -1,0 +1,447 @@
+"""What fails an upload, what only drops rows, and with which code.
+
+Contract: whatever is wrong with a file gives a FAILED report with its status code and one remedy, never an
+exception; row problems are dropped and counted up to the allowed share; totals are exact, recording stops at 500.
+"""
+
+import gzip
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.errors import EngineError, StatusCode, UsageError
+from cleanroom_pipelines.validation import (
+    ErrorCode,
+    Outcome,
+    ValidationReport,
+    schemas,
+    validate_interactions,
+    validate_seed,
+    validate_users,
+)
+
+ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
+COLUMNS = [("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"), ("spend", "NUMERICAL_FEATURE")]
+
+
+def interactions(source: Path, **overrides: Any) -> ValidationReport:
+    options: dict[str, Any] = {"min_users": 1, "min_rows": 1, "engine_settings": ENGINE}
+    return validate_interactions(source, COLUMNS, **(options | overrides))
+
+
+def seed(source: Path, **overrides: Any) -> ValidationReport:
+    return validate_seed(source, engine_settings=ENGINE, **overrides)
+
+
+def write_csv(file: Path, rows: list[str], header: str = "user,item,ts,spend") -> Path:
+    file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return file
+
+
+def write_seed(file: Path, ids: list[Any]) -> Path:
+    file.write_text("".join(json.dumps({"user_id": id_}) + "\n" for id_ in ids), encoding="utf-8")
+    return file
+
+
+def write_parquet(file: Path, **columns: Any) -> Path:
+    table = {"user": ["u"], "item": ["i"], "ts": [5], "spend": [1.0]}
+    pq.write_table(pa.table(table | columns), file)
+    return file
+
+
+def table_codes(report: ValidationReport) -> list[ErrorCode]:
+    return [error.code for error in report.table.errors.recorded]
+
+
+def assert_failed(report: ValidationReport, status_code: StatusCode, *codes: ErrorCode) -> None:
+    assert report.outcome is Outcome.FAILED
+    assert report.status_code is status_code
+    assert report.reason.count(". ") >= 1, "a reason says what is wrong and what to do"
+    assert table_codes(report) == list(codes)
+    assert report.n_rows_dropped == 0
+
+
+# --- The file as a whole ---
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none*.parquet", "", "a\x00b", "x" * 5_000])
+def test_missing(tmp_path: Path, name: str) -> None:
+    assert_failed(interactions(Path(f"{tmp_path}/sub/{name}")), StatusCode.TRAINING_DATA_NOT_FOUND)
+    assert_failed(seed(Path(f"{tmp_path}/sub/{name}")), StatusCode.SEED_NOT_FOUND)
+
+
+def test_folder_without_tables(tmp_path: Path) -> None:
+    (tmp_path / "_SUCCESS").touch()
+    assert_failed(interactions(tmp_path), StatusCode.TRAINING_DATA_NOT_FOUND)
+
+
+@pytest.mark.parametrize("name", ["empty.csv", "empty.jsonl", "empty.parquet"])
+def test_no_bytes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert_failed(interactions(tmp_path / name), StatusCode.TRAINING_DATA_INVALID, ErrorCode.EMPTY_FILE)
+    assert_failed(seed(tmp_path / name), StatusCode.SEED_INVALID, ErrorCode.EMPTY_FILE)
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    header_only = write_csv(tmp_path / "header.csv", [])
+    assert_failed(interactions(header_only), StatusCode.TRAINING_DATA_INVALID, ErrorCode.EMPTY_FILE)
+    no_rows = tmp_path / "none.parquet"
+    pq.write_table(pa.table({"user_id": pa.array([], pa.string())}), no_rows)
+    assert_failed(seed(no_rows), StatusCode.SEED_INVALID, ErrorCode.EMPTY_FILE)
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    file = tmp_path / "table.xlsx"
+    file.write_bytes(b"PK\x03\x04")
+    assert_failed(interactions(file), StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+def test_mixed_formats(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ["u,i,5,1"])
+    write_parquet(tmp_path / "b.parquet")
+    assert_failed(interactions(tmp_path), StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("no.parquet", b"PAR1 this is no parquet PAR1"),
+        ("no.csv.gz", b"this is no gzip"),
+        ("utf16.csv", "user,item,ts,spend\nu,i,5,1\n".encode("utf-16")),
+        ("quote.csv", b'user,"item,ts,spend\nu,i,5,1\n'),
+        ("twice.csv", b"user,item,ts,spend,SPEND\nu,i,5,1,2\n"),
+        ("unnamed.csv", b"user,item,ts,spend,\nu,i,5,1,2\n"),
+        ("line-ends.csv", b"user,item,ts,spend\nu,i,5,1\r\nu,i,5,1\n"),
+        ("cut.csv.gz", gzip.compress(b"user,item,ts,spend\n" + b"u,i,5,1\n" * 50_000)[:-300]),
+    ],
+)
+def test_unreadable(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    report = interactions(tmp_path / name)
+    assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+def test_truncated_parquet(tmp_path: Path) -> None:
+    file = write_parquet(
+        tmp_path / "cut.parquet",
+        **{name: ["x" * 50] * 5_000 for name in ("user", "item")},
+        ts=[5] * 5_000,
+        spend=[1.0] * 5_000,
+    )
+    content = bytearray(file.read_bytes())
+    content[10 : len(content) // 2] = b"\xff" * (len(content) // 2 - 10)
+    file.write_bytes(content)
+    assert_failed(interactions(file), StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+def test_files_with_different_columns(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet")
+    write_parquet(tmp_path / "b.parquet", more=[1])
+    assert_failed(interactions(tmp_path), StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    report = interactions(write_csv(tmp_path / "t.csv", ["u,i"], header="user,produit"))
+    assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
+    assert all(repr(name) in report.reason for name in ("item", "ts", "spend"))
+    assert "'user'" not in report.reason
+    assert "produit" not in json.dumps(report.as_dict()), "without a header this would be a cell"
+
+
+def test_seed_without_its_column(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("alice\nbob\n")
+    assert_failed(seed(tmp_path / "s.csv"), StatusCode.SEED_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
+    (tmp_path / "s.json").write_text('[{"user_id": "alice"},\n {"user_id": "bob"}]\n')
+    report = seed(tmp_path / "s.json")
+    assert_failed(report, StatusCode.SEED_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
+    assert "one object per line" in report.reason
+
+
+def test_unknown_columns_are_named_and_ignored(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "t.csv", ["u,i,5,1,x"], header="user,item,ts,spend,note")
+    report = interactions(file)
+    assert report.passed
+    assert (report.table.n_unknown_columns, report.table.unknown_columns) == (1, ("note",))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("user", [1.5]),
+        ("user", [True]),
+        ("user", [["u"]]),
+        ("item", [datetime(2024, 1, 1, tzinfo=UTC)]),
+        ("item", [b"i"]),
+        ("ts", ["5"]),
+        ("ts", [5.0]),
+        ("spend", ["1.0"]),
+        ("spend", [True]),
+    ],
+)
+def test_type_that_its_role_forbids(tmp_path: Path, column: str, values: list[Any]) -> None:
+    report = interactions(write_parquet(tmp_path / "t.parquet", **{column: values}))
+    assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+    assert repr(column) in report.reason
+    assert [error.column for error in report.schema.errors.recorded] == [column]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("user", pa.array([7], pa.int32())),
+        ("user", pa.array(["u"]).dictionary_encode()),
+        ("item", pa.array(["i"], pa.large_string())),
+        ("ts", pa.array([datetime(2024, 1, 1)], pa.timestamp("ns"))),  # noqa: DTZ001
+        ("ts", pa.array([datetime(2024, 1, 1, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))),
+        ("ts", pa.array([datetime(2024, 1, 1)], pa.timestamp("ms")).cast(pa.date32())),  # noqa: DTZ001
+        ("ts", pa.array([5], pa.uint64())),
+        ("spend", pa.array([1], pa.int16())),
+        ("spend", pa.array([1]).cast(pa.decimal128(22, 2))),
+        ("spend", pa.array([None], pa.float32())),
+        ("spend", pa.array([float("nan")])),
+    ],
+)
+def test_type_that_its_role_takes(tmp_path: Path, column: str, values: pa.Array) -> None:
+    report = interactions(write_parquet(tmp_path / "t.parquet", **{column: values}))
+    assert report.passed, report.reason
+    assert report.n_valid_rows == 1
+
+
+@pytest.mark.parametrize("type_", [pa.list_(pa.string()), pa.bool_(), pa.float64(), pa.string()])
+def test_categorical_feature_takes_lists_and_more(tmp_path: Path, type_: pa.DataType) -> None:
+    file = write_parquet(tmp_path / "t.parquet", extra=pa.array([None], type_))
+    columns = [*COLUMNS, ("extra", "CATEGORICAL_FEATURE")]
+    assert validate_interactions(file, columns, min_users=1, min_rows=1, engine_settings=ENGINE).passed
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1_000, "milliseconds"), (1_000_000, "microseconds"), (1_000_000_000, "nanoseconds")]
+)
+@pytest.mark.parametrize("format_", ["csv", "parquet"])
+def test_times_that_are_not_seconds(tmp_path: Path, factor: int, unit: str, format_: str) -> None:
+    time = 1_700_000_000 * factor
+    if format_ == "csv":
+        file = write_csv(tmp_path / "t.csv", [f"u,i,{time},1"] * 2 + ["u,i,5,1"])
+    else:
+        file = write_parquet(tmp_path / "t.parquet", ts=[time])
+    report = interactions(file, max_invalid_share=1)
+    assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_NUMERIC_RANGE)
+    assert unit in report.reason
+
+
+def test_a_few_times_in_milliseconds_are_dropped(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "t.csv", ["u,i,5,1", "u,i,1700000000000,1"])
+    report = interactions(file, max_invalid_share=0.5)
+    assert report.passed
+    assert report.n_invalid_rows_by_code == {ErrorCode.INVALID_NUMERIC_RANGE: 1}
+
+
+# --- How many rows, users and ids ---
+
+
+@pytest.mark.parametrize(("n_bad", "passes"), [(5, True), (6, False)])
+@pytest.mark.parametrize("bad", ["u,,5,1", "u,i", "u,i,five,1", "u,i,5,much", "u,i,5,1,2"])
+def test_five_percent_exactly(tmp_path: Path, n_bad: int, passes: bool, bad: str) -> None:
+    file = write_csv(tmp_path / "t.csv", [bad] * n_bad + ["u,i,5,1"] * (100 - n_bad))
+    report = interactions(file)
+    assert (report.n_rows, report.n_invalid_rows) == (100, n_bad)
+    if passes:
+        assert report.passed
+        assert report.n_rows_dropped == n_bad
+    else:
+        assert_failed(report, StatusCode.TRAINING_DATA_INVALID, *table_codes(report))
+        assert report.reason.startswith("6 of 100 rows")
+
+
+def test_allowed_share_is_exact(tmp_path: Path) -> None:
+    # As floats, 0.29 * 100 < 29.
+    file = write_csv(tmp_path / "t.csv", ["u,i,x,1"] * 29 + ["u,i,5,1"] * 71)
+    assert interactions(file, max_invalid_share=0.29).passed
+
+
+@pytest.mark.parametrize(
+    ("floors", "unit"),
+    [({"min_users": 4}, "users"), ({"min_rows": 5}, "valid rows"), ({"min_users_with_two": 2}, "two rows")],
+)
+def test_floors(tmp_path: Path, floors: dict[str, int], unit: str) -> None:
+    file = write_csv(tmp_path / "t.csv", ["a,i,5,1", "a,i,6,1", "b,i,5,1", "c,i,5,1"])
+    report = interactions(file, **floors)
+    assert_failed(report, StatusCode.TRAINING_DATA_TOO_SMALL, ErrorCode.INVALID_NUMBER_OF_ROWS)
+    assert unit in report.reason
+    just_enough = {name: value - 1 for name, value in floors.items()}
+    assert interactions(file, **just_enough).passed
+
+
+def test_default_floors_are_100_users_and_1000_rows(tmp_path: Path) -> None:
+    rows = [f"u{i % 100},i,5,1" for i in range(1_000)]
+    enough = write_csv(tmp_path / "enough.csv", rows)
+    assert validate_interactions(enough, COLUMNS, engine_settings=ENGINE).passed
+    for name, fewer in (("rows", rows[1:]), ("users", [row.replace("u99,", "u98,") for row in rows])):
+        report = validate_interactions(write_csv(tmp_path / f"{name}.csv", fewer), COLUMNS, engine_settings=ENGINE)
+        assert report.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
+
+
+def test_seed_of_24_ids(tmp_path: Path) -> None:
+    ids = [f"u{i}" for i in range(24)]
+    report = seed(write_seed(tmp_path / "s.jsonl", ids + ids))
+    assert_failed(report, StatusCode.SEED_TOO_SMALL, ErrorCode.INVALID_NUMBER_OF_ROWS)
+    assert (report.n_rows, report.uniqueness.n_unique, report.uniqueness.n_duplicates) == (48, 24, 24)
+    assert seed(write_seed(tmp_path / "t.jsonl", [*ids, 7])).passed
+
+
+def test_seed_of_500_001_ids(tmp_path: Path) -> None:
+    for n_ids, passes in ((500_000, True), (500_001, False)):
+        file = tmp_path / f"{n_ids}.parquet"
+        pq.write_table(pa.table({"user_id": pa.array(range(n_ids))}), file)
+        report = seed(file)
+        assert report.uniqueness.n_unique == n_ids
+        assert report.passed is passes
+    assert_failed(report, StatusCode.SEED_TOO_LARGE, ErrorCode.INVALID_NUMBER_OF_ROWS)
+
+
+def test_seed_that_is_no_json(tmp_path: Path) -> None:
+    file = tmp_path / "s.jsonl"
+    file.write_text('{"user_id": "a"}\n' + "user a\n" * 40)
+    report = seed(file)
+    assert_failed(report, StatusCode.SEED_INVALID)
+    assert (report.n_rows, report.n_invalid_rows) == (41, 40)
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.csv.gz", "s.jsonl", "s.jsonl.gz", "s.parquet", "s.parquet.gz"])
+def test_seed_in_every_format(tmp_path: Path, name: str) -> None:
+    ids = [f"u{i}" for i in range(30)]
+    plain = tmp_path / name.removesuffix(".gz")
+    if ".parquet" in name:
+        pq.write_table(pa.table({"user_id": ids}), plain)
+    elif ".csv" in name:
+        write_csv(plain, ids, header="user_id")
+    else:
+        write_seed(plain, ids)
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    report = seed(tmp_path / name)
+    assert report.passed, report.reason
+    assert report.uniqueness.n_unique == 30
+
+
+@pytest.mark.parametrize(
+    "name", ["it's.csv", 'qu"ote.csv', "new\nline.csv", "😀.csv", "st*r.csv", "[a].csv", "q?.csv.gz"]
+)
+def test_odd_file_names(tmp_path: Path, name: str) -> None:
+    content = b"user,item,ts,spend\nu,i,5,1\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (tmp_path / "star.csv").write_bytes(content * 3)
+    report = interactions(tmp_path / name)
+    assert report.passed, report.reason
+    assert report.n_rows == 1
+
+
+# --- Counting ---
+
+
+def test_recording_stops_at_500_and_totals_do_not(tmp_path: Path) -> None:
+    rows = ["u,,x,1", "u,i"] * 700
+    report = interactions(write_csv(tmp_path / "t.csv", rows), batch_rows=97, max_invalid_share=1)
+    by_column = {column.column: column.errors for column in report.columns}
+    assert {name: (errors.n_total, len(errors.recorded)) for name, errors in by_column.items()} == {
+        "user": (0, 0),
+        "item": (700, 500),
+        "ts": (700, 500),
+        "spend": (0, 0),
+    }
+    assert [error.row for error in by_column["item"].recorded] == list(range(1, 1_000, 2))
+    # One more for too few rows, which is recorded first.
+    assert (report.table.errors.n_total, len(report.table.errors.recorded)) == (701, 500)
+    assert [error.row for error in report.table.errors.recorded[1:4]] == [2, 4, 6]
+    assert report.n_invalid_rows == 1_400
+    assert report.n_invalid_rows_by_code == {
+        ErrorCode.EMPTY_CELL: 700,
+        ErrorCode.INVALID_INTEGER_FORMAT: 700,
+        ErrorCode.NOT_ENOUGH_COLUMNS: 700,
+    }
+
+
+def test_duplicates_of_users_recorded_up_to_500(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "u.csv", [f"u{i % 10}" for i in range(700)], header="user")
+    report = validate_users(file, [("user", "USER_ID")], engine_settings=ENGINE)
+    assert report.passed
+    assert (report.uniqueness.n_unique, report.uniqueness.n_duplicates, report.n_rows_dropped) == (10, 690, 690)
+    assert [error.row for error in report.uniqueness.errors.recorded] == list(range(11, 511))
+
+
+def test_row_numbers_go_on_across_files(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ["u,i,5,1", "broken", "u,,5,1"])
+    (tmp_path / "b.csv").write_bytes(b"user,item,ts,spend\r\nu,\xff,5,1\r\nu,i,x,1\r\n")
+    report = interactions(tmp_path, max_invalid_share=1)
+    assert [(error.row, error.code) for error in report.table.errors.recorded] == [
+        (2, ErrorCode.NOT_ENOUGH_COLUMNS),
+        (4, ErrorCode.NOT_ENOUGH_COLUMNS),
+    ]
+    assert {c.column: [error.row for error in c.errors.recorded] for c in report.columns} == {
+        "user": [],
+        "item": [3],
+        "ts": [5],
+        "spend": [],
+    }
+
+
+def test_progress_ends_at_one(tmp_path: Path) -> None:
+    shares: list[float] = []
+    file = write_csv(tmp_path / "t.csv", ["u,i,5,1"] * 10)
+    interactions(file, batch_rows=2, progress=lambda share, stage: shares.append(share))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_what_progress_raises_ends_the_validation(tmp_path: Path) -> None:
+    def cancel(share: float, stage: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1"]), progress=cancel)
+
+
+# --- What is not the file's fault is an error ---
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [("user", "USER_ID")],
+        [("user", "USER_ID"), ("item", "ITEM")],
+        [("user", "USER_ID"), ("item", "ITEM_ID"), ("USER", "CATEGORICAL_FEATURE")],
+        [("user", "USER_ID"), ("user2", "USER_ID"), ("item", "ITEM_ID")],
+        [("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"), ("ts2", "TIMESTAMP")],
+    ],
+)
+def test_declaration_that_cannot_be_meant(tmp_path: Path, columns: list[tuple[str, str]]) -> None:
+    with pytest.raises(UsageError):
+        validate_interactions(tmp_path / "t.csv", columns)
+
+
+def test_a_check_that_breaks_is_no_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(array: pa.Array, pattern: str) -> pa.Array:
+        raise TypeError("a cell: u")
+
+    monkeypatch.setattr(schemas, "_matches", broken)
+    with pytest.raises(EngineError) as caught:
+        interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1"]))
+    assert "a cell" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_files_that_change_between_the_passes(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "t.csv", ["u,i,5,1"] * 3)
+    change: Callable[[float, str], None] = lambda share, stage: (  # noqa: E731
+        write_csv(file, ["u,i,5,1"]) and None if stage == "counting users" else None
+    )
+    with pytest.raises(EngineError, match="changed"):
+        interactions(file, progress=change)
