@@ -81,10 +81,9 @@ def generate_audience(
         ConflictError: The folder exists.
         SeedError: The seed cannot be used.
     """
-    from cleanroom_pipelines.similarity.ranking import generate, write_ranked
+    from cleanroom_pipelines.similarity.ranking import RANKING_FILE, generate, write_ranked
     from cleanroom_pipelines.similarity.specs import SeedMode, parse_sizes
 
-    settings = _engine_settings(memory, threads)
     with new_folder(out) as folder:
         report = generate(
             model=model,
@@ -93,11 +92,11 @@ def generate_audience(
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
             seed_floor=1,
-            engine_settings=settings,
+            engine=_engine_settings(memory, threads),
             progress=progress,
         )
-        write_ranked(folder, folder / "ranked.parquet", SeedMode(seed_mode), engine_settings=settings)
-        (folder / "ranking.parquet").unlink()
+        write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
+        (folder / RANKING_FILE).unlink()
         return report
 
 

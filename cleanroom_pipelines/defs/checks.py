@@ -55,11 +55,11 @@ def recall_beats_chance(
 ) -> dg.AssetCheckResult:
     """The lower bound of the recall is above what a random ranking would find."""
     _, documents = newest_artifact(installation.open(), Kind.GENERATION_JOB, context.partition_key, "audience")
-    recall = documents["metrics"]["recall"]
+    main = documents["metrics"]["recall_at"]
     return dg.AssetCheckResult(
-        passed=recall["interval"][0] > recall["random"],
+        passed=main["recall_interval"][0] > main["recall_random"],
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"lower bound": recall["interval"][0], "random": recall["random"]},
+        metadata={"size": main["size"], "lower bound": main["recall_interval"][0], "random": main["recall_random"]},
     )
 
 

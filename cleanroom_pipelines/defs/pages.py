@@ -114,19 +114,23 @@ def _seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> M
 
 def _audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     metrics, explanation = documents["metrics"], documents["explanation"]
+    main = metrics["recall_at"]
     page: Metadata = {
         "picture: how good is it": pictures.quality(metrics),
-        "dagster/row_count": metrics["population"],
-        "recall": metrics["recall"]["value"],
-        "recall at random": metrics["recall"]["random"],
+        "dagster/row_count": metrics["n_users"],
+        f"recall at {main['size']}": main["recall"],
+        f"recall at {main['size']}, random": main["recall_random"],
         "AUC": metrics["auc"],
         "by size": _sizes_table(metrics),
-        "warnings": dg.MetadataValue.md(_list_markdown(metrics["warnings"])),
+        "warnings": dg.MetadataValue.md(_list_markdown([warning["message"] for warning in metrics["warnings"]])),
         "match": dg.MetadataValue.json(metrics["match"]),
     }
-    if items := explanation.get("items"):
-        page["picture: what sets it apart"] = pictures.explanation(items)
-        page["over-indexed items"] = _items_table(items)
+    page["signals"] = dg.MetadataValue.json(explanation["signals"])
+    if apart := _apart(explanation):
+        page["picture: what sets it apart"] = pictures.explanation(apart)
+        page["what sets the seed apart"] = _apart_table(apart)
+    else:
+        page["what sets the seed apart"] = "Nothing that 25 seed users or more carry is more common than chance explains."
     return page
 
 
@@ -187,27 +191,35 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignor
     rows = [
         {
             "size": row["size"],
-            "users": str(row["delivered"]),
-            "finds of the held-out seed": _percent(row["recall"]),
-            "random would find": _percent(row["random_recall"]),
-            "lift": "" if row["lift"] is None else f"{row['lift']:.2f}",
-            "relevance": "" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance at random": "" if row["random_relevance"] is None else f"{row['random_relevance']:.2f}",
+            "users": f"{row['delivered']:,}",
+            "finds of the held-out seed": f"{row['recall']:.1%}",
+            "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
+            "random would find": f"{row['recall_random']:.1%}",
+            "lift": f"{row['lift']:.2f}",
+            "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
+            "relevance at random": f"{row['relevance_random']:.2f}",
         }
-        for row in pictures.rows_by_size(metrics)
+        for row in metrics["sizes"]
     ]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*(rows[0] if rows else ())))
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
 
 
-def _items_table(items: list[Mapping[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Items and feature values that set the seed apart, by one name each, the clearest first."""
+    items = [{"name": f"item {entry['item_id']}", **entry} for entry in explanation["items"]]
+    features = [{**entry, "name": f"{entry['column']} {entry['value']}"} for entry in explanation["features"]]
+    return features + items
+
+
+def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
     rows = [
         {
-            "item": str(item["item"]),
-            "share of seed": _percent(item["seed_share"]),
-            "share of all": _percent(item["population_share"]),
-            "lift": f"{item['lift']:.2f}",
+            "": entry["name"],
+            "share of seed": f"{entry['share_of_seed']:.1%}",
+            "share of all": f"{entry['share_of_users']:.1%}",
+            "lift": f"{entry['lift']:.2f}",
         }
-        for item in items[:20]
+        for entry in apart
     ]
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
 
@@ -227,10 +239,6 @@ def _declared_columns(asset: str, record: Resource) -> tuple[tuple[str, str, str
 
 def _schema(*names: str) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, "string") for name in names])
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
 
 
 def _list_markdown(lines: list[str]) -> str:

@@ -26,16 +26,16 @@ def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[typ
     return _as_markdown(figure, "how good the audience is")
 
 
-def explanation(items: list[Mapping[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
-    """Over-indexed items with their lift."""
-    top = list(reversed(items[:15]))
+def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+    """Over-indexed items and feature values with their lift."""
+    top = list(reversed(apart[:15]))
     figure, axes = _figure(1, 1, 8, 0.35 * len(top) + 1.2)
     axis = axes[0][0]
-    axis.barh([str(item["item"])[:40] for item in top], [item["lift"] for item in top], color=_SEED)
+    axis.barh([entry["name"][:40] for entry in top], [entry["lift"] for entry in top], color=_SEED)
     axis.axvline(1, color=_RANDOM, linestyle="--")
-    axis.set_xlabel("times as common in the seed as in the population")
+    axis.set_xlabel("times as common in the seed as among all users")
     axis.set_title("What sets the seed apart")
-    return _as_markdown(figure, "items that set the seed apart")
+    return _as_markdown(figure, "what sets the seed apart")
 
 
 def months(profile: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type-arg]
@@ -52,22 +52,20 @@ def months(profile: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type
 
 
 def _draw_recall(axis: Any, metrics: Mapping[str, Any]) -> None:
-    rows = [row for row in rows_by_size(metrics) if row["recall"] is not None]
-    names = [row["size"] for row in rows]
+    rows = metrics["sizes"]
     positions = range(len(rows))
     axis.bar([p - 0.2 for p in positions], [row["recall"] for row in rows], 0.4, color=_SEED, label="this audience")
-    axis.bar([p + 0.2 for p in positions], [row["random_recall"] for row in rows], 0.4, color=_RANDOM, label="random")
+    axis.bar([p + 0.2 for p in positions], [row["recall_random"] for row in rows], 0.4, color=_RANDOM, label="random")
     for position, row in zip(positions, rows, strict=True):
-        low, high = row["interval"] or (row["recall"], row["recall"])
-        axis.plot([position - 0.2] * 2, [low, high], color="black", linewidth=1.5)
-    axis.set_xticks(list(positions), names)
+        axis.plot([position - 0.2] * 2, row["recall_interval"], color="black", linewidth=1.5)
+    axis.set_xticks(list(positions), [row["size"] for row in rows])
     axis.set_ylim(0, 1)
     axis.set_title("Share of held-out seed users found")
     axis.legend(frameon=False)
 
 
 def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
-    axis.plot(metrics["roc"]["fpr"], metrics["roc"]["tpr"], color=_SEED)
+    axis.plot([point["fpr"] for point in metrics["roc"]], [point["tpr"] for point in metrics["roc"]], color=_SEED)
     axis.plot([0, 1], [0, 1], color=_RANDOM, linestyle="--")
     axis.set_xlabel("share of other users passed")
     axis.set_ylabel("share of held-out seed users found")
@@ -75,39 +73,35 @@ def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
-    rows = [row for row in rows_by_size(metrics) if row["share"] is not None]
-    shares = [100 * row["share"] for row in rows]
-    if any(row["relevance"] is not None for row in rows):
-        axis.plot(shares, [row["relevance"] for row in rows], "o-", color=_SEED, label="relevance")
-    axis.plot(shares, [row["random_relevance"] for row in rows], "--", color=_RANDOM, label="relevance at random")
+    rows = metrics["sizes"]
+    shares = [100 * row["recall_random"] for row in rows]
+    known = [(share, row["relevance"]) for share, row in zip(shares, rows, strict=True) if row["relevance"] is not None]
+    if known:
+        axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
+    axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance at random")
     axis.set_ylim(-1.05, 1.05)
     axis.axhline(0, color="black", linewidth=0.5)
-    axis.set_xlabel("audience size, % of population")
+    axis.set_xlabel("audience size, % of all users")
     axis.set_title("Relevance (left) and lift (right) by size")
     other = axis.twinx()
     other.plot(shares, [row["lift"] for row in rows], "s:", color=_POPULATION, label="lift")
     other.axhline(1, color=_POPULATION, linewidth=0.5, linestyle=":")
     other.set_ylim(bottom=0)
-    handles, labels = (left + right for left, right in zip(axis.get_legend_handles_labels(), other.get_legend_handles_labels(), strict=True))
-    axis.legend(handles, labels, frameon=False)
+    handles, labels = axis.get_legend_handles_labels()
+    more_handles, more_labels = other.get_legend_handles_labels()
+    axis.legend(handles + more_handles, labels + more_labels, frameon=False)
 
 
 def _draw_scores(axis: Any, metrics: Mapping[str, Any]) -> None:
-    histogram = metrics["score_distribution"]
-    edges = histogram["edges"]
-    widths = [right - left for left, right in zip(edges, edges[1:], strict=False)]
+    edges = metrics["histogram"]["bins"]
     for name, colour in (("population", _POPULATION), ("seed", _SEED)):
-        counts = histogram[name]
-        total = sum(counts) or 1
-        axis.bar(edges[:-1], [count / total for count in counts], widths, align="edge", color=colour, alpha=0.55, label=name)
+        counts = metrics["histogram"][name]
+        shares = [count / max(1, sum(counts)) for count in counts]
+        axis.bar(edges[:-1], shares, edges[1] - edges[0], align="edge", color=colour, alpha=0.55, label=name)
     axis.set_xlabel("score (seed users held out)")
+    axis.set_ylabel("share of users")
     axis.set_title("Where seed and population score")
     axis.legend(frameon=False)
-
-
-def rows_by_size(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per size: recall, lift, relevance, each beside what a random ranking gives."""
-    return [dict(row) for row in metrics["sizes"]]
 
 
 def _figure(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Any, Any]:

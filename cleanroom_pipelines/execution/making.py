@@ -221,14 +221,14 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     sizes=_sizes(configured),
                     min_matching_seed_size=configured.min_matching_seed_size,
                     seed_floor=installation.settings.seed_floor,
-                    engine_settings=installation.engine_settings,
+                    engine=installation.engine_settings,
                     progress=work.report_progress,
                     should_cancel=work.should_cancel,
                 )
             documents = {"metrics": report.metrics, "explanation": report.explanation}
-            made = _made(work, "audience", report.metrics["sentence"], documents)
+            made = _made(work, "audience", report.sentence, documents)
             work.finish(
-                report.metrics["sentence"],
+                report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
             )
             if not job.keep_seed:
@@ -240,7 +240,8 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
 
 def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
     """Write the best users at one allowed size to the configured model's destination."""
-    from cleanroom_pipelines.similarity.ranking import select_audience
+    from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience
+    from cleanroom_pipelines.similarity.specs import SeedMode
 
     with working(installation, Kind.EXPORT_JOB, partition, run) as work:
         if isinstance(work, Idle):
@@ -256,13 +257,11 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         place = resolve_destination(installation.home, configured.account_id, configured.output_url) / folder
         mode = export.seed_mode or job.seed_mode
         inputs = (_input_of(installation, audience, "audience"),)
-        with _opening(installation, audience, "audience") as ranking:
-            selection = select_audience(
-                ranking, _size(export.size), mode, engine_settings=installation.engine_settings
-            )
+        with _opening(installation, audience, "audience") as folder_of_ranking:
+            selection = select_audience(folder_of_ranking / RANKING_FILE, _size(export.size), SeedMode(mode))
             written = write_export(
                 place,
-                selection.batches(),
+                (batch.to_pylist() for batch in selection.user_ids()),
                 export=partition,
                 generation_job=job.id,
                 requested=selection.requested,
@@ -319,7 +318,7 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
 
 
 def _make_report(work: Work) -> Made:
-    from cleanroom_pipelines.similarity.ranking import match_seed
+    from cleanroom_pipelines.similarity.seeds import match_seed
     from cleanroom_pipelines.validation import report_sentence, validate_seed
 
     installation = work.installation
@@ -333,9 +332,9 @@ def _make_report(work: Work) -> Made:
         sentence = report_sentence(report)
         if report.passed:
             with _opening(installation, model, "audience_model") as folder:
-                match = match_seed(folder, seed, engine_settings=installation.engine_settings)
+                match = match_seed(folder, seed)
             documents["match"] = match.as_dict()
-            sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.rate:.0%})."
+            sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
             if match.n_matched < configured.min_matching_seed_size:
                 failure = (
                     StatusCode.INSUFFICIENT_MATCHING_SEED,
