@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from cleanroom_pipelines.catalog.database import ClashError
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     insert_resource,
@@ -61,7 +61,7 @@ from cleanroom_pipelines.catalog.tables import (
     ResourceRow,
     resource_record,
 )
-from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
+from cleanroom_pipelines.errors import ConflictError, UsageError
 
 # What the AWS API lets one change; and of our own additions what is alike.
 _UPDATABLE = frozenset(
@@ -202,9 +202,9 @@ class Creation(Resources):
                         **_own_columns(completed, now),
                     )
                     return resource_record(row)
-            except IntegrityError:
+            except ClashError:
                 continue  # somebody was faster; the next look says with what
-        raise CleanroomError("The resource could not be stored.", remedy="Try again.") from None
+        raise ClashError("The resource could not be stored.", remedy="Try again.")
 
     def update_configured_audience_model(
         self,

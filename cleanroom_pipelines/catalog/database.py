@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.specs import MIN_SEED_SIZE
@@ -34,6 +34,10 @@ _ADVISORY_LOCK = 7_265_616_301
 
 class CatalogUnavailableError(CleanroomError):
     """The catalogue's database does not answer, or stayed locked."""
+
+
+class ClashError(CleanroomError):
+    """A constraint of the database refused a row: somebody else was faster, or a rule was forgotten."""
 
 
 class Database:
@@ -78,8 +82,16 @@ class Database:
         Raises:
             ConfigurationError: The database was made by newer code, or cannot be opened.
         """
+        with _translated():
+            with self._current_engine().connect() as connection:
+                is_current = _found_revision(connection) == HEAD_REVISION and _is_wal(connection)
+            if not is_current:  # looked at first without the lock, so that a reader need not wait for a writer
+                self._migrate_under_lock()
+        self._is_checked = True
+
+    def _migrate_under_lock(self) -> None:
         engine = self._current_engine().execution_options(**{_WRITES: True})
-        with _translated(), engine.connect() as connection:
+        with engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 _switch_to_wal(connection)
             with connection.begin():
@@ -94,7 +106,6 @@ class Database:
                     )
                 if found != HEAD_REVISION:
                     _upgrade(connection)
-        self._is_checked = True
 
     def close(self) -> None:
         """Close the connections of this process; the next use opens them again."""
@@ -200,6 +211,12 @@ def _switch_to_wal(connection: Connection) -> None:
     )
 
 
+def _is_wal(connection: Connection) -> bool:
+    if connection.dialect.name != "sqlite":
+        return True
+    return connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
 def _found_revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
@@ -237,10 +254,16 @@ def _translated() -> Iterator[None]:
             "The catalogue's database does not answer or stayed locked; nothing was changed.",
             remedy="See that it runs and is not held by another program, then try again.",
         ) from None
+    except IntegrityError:
+        raise ClashError("A row clashes with another one; nothing was changed.", remedy="Try again.") from None
     except DBAPIError as error:
         if "file is not a database" in str(error.orig):
             raise ConfigurationError(
                 "The catalogue's file is not a database.",
                 remedy="Give the path of a catalogue, or of a new file.",
             ) from None
-        raise
+        # Only the class: PostgreSQL's texts quote what was to be stored.
+        raise CatalogUnavailableError(
+            f"The catalogue's database refused a statement ({type(error.orig).__name__}); nothing was changed.",
+            remedy="See the database's own log.",
+        ) from None

@@ -39,6 +39,9 @@ class Holding:
             except ClaimLostError:
                 self.lost.set()
                 return
+            except BaseException:
+                self.lost.set()  # nobody renews any more; the thread's own report says why
+                raise
 
 
 @contextmanager
