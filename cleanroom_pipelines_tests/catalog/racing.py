@@ -1,0 +1,170 @@
+"""What each of many processes does in a race; a module of its own so that a spawned process can import it."""
+
+import secrets
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, Kind, Origin, ParentRef, Status
+from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConflictError, StatusCode
+
+from .building import dataset_spec, job_spec, utc_now
+
+_start: Barrier | None = None
+
+
+def prepare(barrier: Barrier) -> None:
+    global _start  # noqa: PLW0603 - a barrier can only be handed to a process when it starts
+    _start = barrier
+
+
+def together() -> None:
+    assert _start is not None
+    _start.wait(120)
+
+
+def open_catalog(url: str) -> Catalog:
+    return Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
+
+
+def first_open(url: str, n: int) -> str:
+    catalog = open_catalog(url)
+    together()
+    return catalog.create(dataset_spec(f"d{n}")).id
+
+
+def claim_one(url: str, n: int, kind: Kind, resource_id: str) -> str | None:
+    catalog = open_catalog(url)
+    catalog.get(kind, resource_id)
+    together()
+    claim = catalog.claim(kind, resource_id, 1, f"run{n}")
+    if claim is None:
+        return None
+    catalog.finish(claim, {"run": claim.run_id})
+    return claim.run_id
+
+
+def drain(url: str, n: int, n_rounds: int) -> list[tuple[str, int, str]]:
+    """Claim and close whatever is ready, failing some and dropping some; what this process closed."""
+    catalog = open_catalog(url)
+    closed: list[tuple[str, int, str]] = []
+    together()
+    idle = 0
+    while idle < n_rounds:
+        catalog.reap()
+        catalog.settle_orphans()
+        ready = catalog.ready()
+        idle = 0 if ready else idle + 1
+        for version in ready:
+            # Short leases: some run out while their holder is at it, and are reaped or taken over.
+            claim = catalog.claim(version.kind, version.resource_id, version.number, f"{n}:{len(closed)}", 0.02)
+            if claim is None:
+                continue
+            record = catalog.get(version.kind, version.resource_id)
+            try:
+                catalog.publish_artifact(claim, "asset", claim.run_id)
+                if secrets.randbelow(4) == 0:
+                    catalog.release(claim)
+                    continue
+                parents = []
+                if record.parent_kind is not None and record.parent_id is not None:
+                    parent = catalog.get(record.parent_kind, record.parent_id)
+                    parents = [ParentRef(parent.kind, parent.id, parent.current_version or 0)]
+                catalog.finish(claim, {"run": claim.run_id}, parents)
+            except ClaimLostError:
+                continue
+            closed.append((version.resource_id, version.number, claim.run_id))
+    return closed
+
+
+def hold_and_close(url: str, n: int, resource_id: str) -> str:
+    """Take a claim whose lease is over at once, then try to close it, whoever has it by then."""
+    catalog = open_catalog(url)
+    together()
+    claim = catalog.claim(Kind.TRAINING_DATASET, resource_id, 1, f"run{n}", lease_seconds=0.0)
+    if claim is None:
+        return "none"
+    try:
+        catalog.fail(claim, StatusCode.INTERNAL, claim.run_id)
+    except ClaimLostError:
+        return "lost"
+    return claim.run_id
+
+
+def drop_seed(url: str, n: int, configured_id: str) -> tuple[str, Any]:
+    catalog = open_catalog(url)
+    spec = job_spec(configured_id, f"drop {n}", origin=Origin.INBOX, export_size="largest")
+    together()
+    try:
+        return "made", catalog.start_generation_job(spec).id
+    except ConflictError as error:
+        return error.attributes["reason"], error.attributes["existing_id"]
+
+
+def take_name(url: str, n: int) -> tuple[str, Any]:
+    catalog = open_catalog(url)
+    together()
+    try:
+        return "made", catalog.create(dataset_spec("the same", description=str(n))).id
+    except ConflictError as error:
+        return error.attributes["reason"], error.attributes["existing_id"]
+
+
+def ask(url: str, n: int, resource_id: str, n_times: int) -> set[int]:
+    """Ask by hand for new versions; the numbers this process was given."""
+    catalog = open_catalog(url)
+    together()
+    numbers = set()
+    for _ in range(n_times):
+        asked = catalog.request_by_hand(Kind.TRAINING_DATASET, resource_id, run_id=f"run{n}")
+        numbers.add(asked.version.number)
+        claim = catalog.claim(Kind.TRAINING_DATASET, resource_id, asked.version.number, f"run{n}")
+        if claim is not None:
+            catalog.finish(claim, {"run": claim.run_id})
+    return numbers
+
+
+def refresh(url: str, _: int, model_id: str) -> int:
+    catalog = open_catalog(url)
+    together()
+    return catalog.request_refresh(model_id).number
+
+
+def tag(url: str, n: int, resource_id: str, n_times: int) -> None:
+    catalog = open_catalog(url)
+    together()
+    for time in range(n_times):
+        catalog.set_tags(Kind.TRAINING_DATASET, resource_id, {f"{n}.{time}": "x"})
+
+
+def publish(url: str, n: int, resource_id: str, n_times: int) -> None:
+    catalog = open_catalog(url)
+    claim = catalog.claim(Kind.TRAINING_DATASET, resource_id, 1, "shared")
+    assert claim is not None
+    together()
+    for time in range(n_times):
+        catalog.publish_artifact(claim, f"{n}.{time}", "v")
+
+
+def delete_or_add(url: str, n: int, job_id: str) -> str:
+    """Half of the processes delete a job, the others export it."""
+    catalog = open_catalog(url)
+    spec = ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=_allowed_size(catalog, job_id))
+    together()
+    try:
+        if n % 2:
+            catalog.create(spec)
+            return "added"
+        catalog.request_delete(Kind.GENERATION_JOB, job_id)
+        catalog.begin_delete(Kind.GENERATION_JOB, job_id)
+        catalog.finish_delete(Kind.GENERATION_JOB, job_id)
+    except CleanroomError as error:
+        return type(error).__name__
+    return "deleted"
+
+
+def _allowed_size(catalog: Catalog, job_id: str) -> Any:
+    job = catalog.get(Kind.GENERATION_JOB, job_id)
+    return catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id).sizes[0]
+
+
+FINISHED = (Status.ACTIVE, Status.CREATE_FAILED)

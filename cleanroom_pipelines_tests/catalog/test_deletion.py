@@ -1,0 +1,153 @@
+"""Contract: what something depends on is not deleted; models and jobs go in steps that survive a kill; nothing
+of a deleted resource is left."""
+
+import pytest
+from sqlalchemy import func, select
+
+from cleanroom_pipelines.catalog import Kind, Resource, Status
+from cleanroom_pipelines.catalog.tables import Base
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
+
+from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+
+OTHER_ACCOUNT = "111122223333"
+
+
+def delete(builder: Builder, record: Resource) -> None:
+    builder.catalog.request_delete(record.kind, record.id)
+    builder.catalog.begin_delete(record.kind, record.id)
+    builder.catalog.finish_delete(record.kind, record.id)
+
+
+def test_what_is_depended_on_stays(builder: Builder) -> None:
+    dataset, model, configured = builder.chain()
+    builder.create(job_spec(configured.id))
+    for record in (dataset, model, configured):
+        with pytest.raises(ConflictError, match="depends on"):
+            builder.catalog.request_delete(record.kind, record.id)
+        assert builder.again(record) == record
+
+
+def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder) -> None:
+    dataset, model, configured = builder.chain()
+    job = builder.create(job_spec(configured.id, tags={"a": "1"}))
+    builder.create(export_spec(job.id))
+    builder.drain()
+    delete(builder, job)
+    builder.catalog.request_delete(configured.kind, configured.id)
+    delete(builder, model)
+    builder.catalog.request_delete(dataset.kind, dataset.id)
+    with builder.catalog._read() as session:
+        for table in Base.metadata.sorted_tables:
+            assert session.scalar(select(func.count()).select_from(table)) == 0, table.name
+    builder.create(dataset_spec())
+
+
+def test_datasets_and_configured_models_go_at_once(builder: Builder) -> None:
+    _, _, configured = builder.chain()
+    assert builder.catalog.request_delete(configured.kind, configured.id) == configured
+    with pytest.raises(NotFoundError):
+        builder.again(configured)
+
+
+def test_models_go_in_steps(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    model = builder.create(model_spec(dataset.id))
+    catalog = builder.catalog
+    with pytest.raises(ConflictError, match="Nobody asked"):
+        catalog.begin_delete(model.kind, model.id)
+    assert catalog.request_delete(model.kind, model.id).status is Status.DELETE_PENDING
+    with pytest.raises(ConflictError, match="not begun"):
+        catalog.finish_delete(model.kind, model.id)
+    assert [record.id for record in catalog.deletions()] == [model.id]
+    (going,) = catalog.begin_delete(model.kind, model.id)
+    assert (going.id, going.status) == (model.id, Status.DELETE_IN_PROGRESS)
+    assert catalog.request_delete(model.kind, model.id).status is Status.DELETE_IN_PROGRESS
+    assert [record.id for record in catalog.deletions()] == [model.id]  # whoever began may have been killed
+    assert catalog.begin_delete(model.kind, model.id) == (going,)
+    catalog.finish_delete(model.kind, model.id)
+    catalog.finish_delete(model.kind, model.id)
+    assert catalog.deletions() == ()
+    with pytest.raises(NotFoundError):
+        catalog.begin_delete(model.kind, model.id)
+
+
+def test_pending_work_is_cancelled_and_its_parent_is_settled(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    model = builder.create(model_spec(dataset.id))
+    builder.catalog.request_delete(model.kind, model.id)
+    assert builder.newest(model).status_code is StatusCode.CANCELLED
+    assert builder.again(model).status is Status.DELETE_PENDING
+
+
+def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    builder.drain()
+    model = builder.create(model_spec(dataset.id))
+    catalog = builder.catalog
+    claim = catalog.claim(model.kind, model.id, 1, "run")
+    assert claim is not None
+    catalog.request_delete(model.kind, model.id)
+    assert catalog.is_cancel_requested(claim)
+    assert catalog.deletions() == ()
+    with pytest.raises(ConflictError, match="at work"):
+        catalog.begin_delete(model.kind, model.id)
+    catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
+    assert catalog.get(model.kind, model.id).status is Status.DELETE_PENDING
+    assert [record.id for record in catalog.deletions()] == [model.id]
+
+
+def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    job = builder.create(job_spec(configured.id, export_size="largest"))
+    builder.make(builder.newest(builder.catalog.list(Kind.TRAINING_DATASET).items[0]))
+    builder.make(builder.newest(builder.catalog.list(Kind.AUDIENCE_MODEL).items[0]))
+    claim = builder.catalog.claim(job.kind, job.id, 1, "run")
+    assert claim is not None
+    builder.catalog.request_delete(job.kind, job.id)
+    builder.catalog.finish(claim, {})
+    assert builder.again(job).status is Status.DELETE_PENDING
+    assert builder.catalog.list(Kind.EXPORT_JOB).items == ()
+
+
+def test_a_job_takes_its_exports_with_it(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    exports = {builder.create(export_spec(job.id, f"e{n}")).id for n in range(3)}
+    builder.drain()
+    catalog = builder.catalog
+    with pytest.raises(UsageError, match="generation job"):
+        catalog.request_delete(Kind.EXPORT_JOB, next(iter(exports)))
+    catalog.request_delete(job.kind, job.id)
+    going = catalog.begin_delete(job.kind, job.id)
+    assert [going[0].id, {record.id for record in going[1:]}] == [job.id, exports]
+    catalog.finish_delete(job.kind, job.id)
+    assert catalog.list(Kind.EXPORT_JOB).items == ()
+
+
+def test_nothing_is_created_below_what_goes(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    model = builder.create(model_spec(dataset.id))
+    builder.catalog.request_delete(model.kind, model.id)
+    with pytest.raises(ConflictError, match="being deleted"):
+        builder.create(configured_spec(model.id))
+
+
+def test_a_deletion_that_failed_may_be_asked_for_again(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    model = builder.create(model_spec(dataset.id))
+    catalog = builder.catalog
+    with pytest.raises(ConflictError):
+        catalog.fail_delete(model.kind, model.id, "x")
+    catalog.request_delete(model.kind, model.id)
+    catalog.fail_delete(model.kind, model.id, "The disk is away. Mount it.")
+    failed = catalog.get(model.kind, model.id)
+    assert (failed.status, failed.status_message) == (Status.DELETE_FAILED, "The disk is away. Mount it.")
+    assert catalog.deletions() == ()
+    delete(builder, model)
+
+
+def test_another_accounts_resource_is_not_there(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    with pytest.raises(NotFoundError):
+        builder.catalog.request_delete(dataset.kind, dataset.id, OTHER_ACCOUNT)

@@ -1,0 +1,166 @@
+"""Contract: however many processes reach for the same rows at once, each version is closed once, each name and
+each dropped seed is one resource, and no update is lost."""
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines.catalog import Cause, Kind, Status
+from cleanroom_pipelines.errors import StatusCode
+
+from . import racing
+from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+
+N_PROCESSES = 8
+N_ROUNDS = 5
+
+Race = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="module")
+def race() -> Iterator[Race]:
+    """Runs a function in eight spawned processes that start together; what each returned."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(N_PROCESSES)
+    with ProcessPoolExecutor(N_PROCESSES, spawn, racing.prepare, (barrier,)) as pool:
+
+        def run(work: Callable[..., Any], url: str, *args: Any) -> list[Any]:
+            waiting = [pool.submit(work, url, n, *args) for n in range(N_PROCESSES)]
+            return [done.result(timeout=180) for done in waiting]
+
+        yield run
+
+
+def test_many_open_a_new_catalogue_at_once(race: Race, url: str, builder: Builder) -> None:
+    keys = race(racing.first_open, url)
+    listed = builder.catalog.list(Kind.TRAINING_DATASET).items
+    assert {record.id for record in listed} == set(keys)
+    assert len(set(keys)) == N_PROCESSES
+
+
+def test_one_claims(race: Race, url: str, builder: Builder) -> None:
+    for n in range(N_ROUNDS):
+        dataset = builder.create(dataset_spec(f"d{n}"))
+        holders = [run for run in race(racing.claim_one, url, dataset.kind, dataset.id) if run is not None]
+        version = builder.newest(dataset)
+        assert holders == [version.run_id]
+        assert (version.status, version.attempt) == (Status.ACTIVE, 1)
+
+
+def test_a_lease_that_is_over_is_passed_on_and_only_the_last_holder_closes(
+    race: Race, url: str, builder: Builder
+) -> None:
+    for n in range(N_ROUNDS):
+        dataset = builder.create(dataset_spec(f"d{n}"))
+        answers = Counter(race(racing.hold_and_close, url, dataset.id))
+        version = builder.newest(dataset)
+        closers = [answer for answer in answers if answer.startswith("run")]
+        assert closers == [version.run_id] == [version.status_message]
+        assert version.status_code is StatusCode.INTERNAL
+        assert version.attempt == 1 + answers["lost"] <= 3
+        assert sum(answers.values()) == N_PROCESSES
+
+
+def test_many_drain_one_catalogue(race: Race, url: str, builder: Builder) -> None:
+    _, model, _ = builder.chain()
+    for n in range(3):
+        own = builder.create(configured_spec(model.id, f"q{n}"))
+        for m in range(3):
+            builder.create(job_spec(own.id, f"j{m} {n}", export_size="largest", keep_seed=True))
+    closed = [line for lines in race(racing.drain, url, 20) for line in lines]
+    versions = [
+        version
+        for kind in Kind
+        for record in builder.catalog.list(kind, limit=1000).items
+        for version in builder.catalog.versions(record.kind, record.id)
+    ]
+    assert {version.status for version in versions} <= set(racing.FINISHED)
+    active = {(v.resource_id, v.number): v for v in versions if v.status is Status.ACTIVE}
+    assert Counter((key, number) for key, number, _ in closed) == Counter(dict.fromkeys(active, 1))
+    for key, number, run_id in closed:
+        version = active[key, number]
+        assert version.run_id == run_id == version.summary["run"] == version.artifacts["asset"]
+        assert version.attempt <= 3
+    # A lease of 20 ms may run out three times; whatever became of it, each ready job has exactly its one export.
+    jobs = [r for r in builder.catalog.list(Kind.GENERATION_JOB).items if r.current_version]
+    exports = builder.catalog.list(Kind.EXPORT_JOB).items
+    assert sorted(export.parent_id or "" for export in exports) == sorted(job.id for job in jobs)
+
+
+def test_a_seed_dropped_many_times_at_once_is_one_job_and_one_export(
+    race: Race, url: str, builder: Builder
+) -> None:
+    *_, configured = builder.chain()
+    answers = race(racing.drop_seed, url, configured.id)
+    assert Counter(how for how, _ in answers) == {"made": 1, "seed": N_PROCESSES - 1}
+    assert len({key for _, key in answers}) == 1
+    builder.drain()
+    assert len(builder.catalog.list(Kind.GENERATION_JOB).items) == 1
+    assert len(builder.catalog.list(Kind.EXPORT_JOB).items) == 1
+
+
+def test_a_name_is_taken_once(race: Race, url: str, builder: Builder) -> None:
+    builder.catalog.migrate()
+    answers = race(racing.take_name, url)
+    assert Counter(how for how, _ in answers) == {"made": 1, "name": N_PROCESSES - 1}
+    assert {key for _, key in answers} == {
+        record.id for record in builder.catalog.list(Kind.TRAINING_DATASET).items
+    }
+
+
+def test_versions_asked_for_at_once_are_numbered_without_gap_or_double(
+    race: Race, url: str, builder: Builder
+) -> None:
+    dataset = builder.create(dataset_spec())
+    asked = set().union(*race(racing.ask, url, dataset.id, 5))
+    builder.drain()
+    versions = builder.catalog.versions(dataset.kind, dataset.id)
+    assert [version.number for version in versions] == list(range(1, len(versions) + 1))
+    assert asked == {version.number for version in versions}
+    assert {version.status for version in versions} == {Status.ACTIVE}
+    assert {version.attempt for version in versions} == {1}
+    assert builder.again(dataset).current_version == len(versions)
+
+
+def test_a_refresh_asked_for_at_once_happens_once(race: Race, url: str, builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    model = builder.create(model_spec(dataset.id, refresh_every_seconds=60))
+    builder.drain()
+    builder.clock.turn(60)
+    assert race(racing.refresh, url, model.id) == [2] * N_PROCESSES
+    assert [version.cause for version in builder.catalog.versions(model.kind, model.id)] == [
+        Cause.CREATED,
+        Cause.REFRESH,
+    ]
+    assert len(builder.catalog.versions(dataset.kind, dataset.id)) == 2
+
+
+def test_no_tag_is_lost(race: Race, url: str, builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    race(racing.tag, url, dataset.id, 6)
+    assert set(builder.again(dataset).tags) == {f"{n}.{time}" for n in range(N_PROCESSES) for time in range(6)}
+
+
+def test_no_artifact_is_lost(race: Race, url: str, builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    race(racing.publish, url, dataset.id, 5)
+    wanted = {f"{n}.{time}": "v" for n in range(N_PROCESSES) for time in range(5)}
+    assert builder.newest(dataset).artifacts == wanted
+
+
+def test_a_deletion_and_new_children_do_not_cross(race: Race, url: str, builder: Builder) -> None:
+    *_, configured = builder.chain()
+    builder.drain()
+    for n in range(N_ROUNDS):
+        job = builder.create(job_spec(configured.id, f"j{n}"))
+        builder.create(export_spec(job.id))
+        builder.drain()
+        answers = Counter(race(racing.delete_or_add, url, job.id))
+        assert answers["deleted"] >= 1
+        assert set(answers) <= {"deleted", "added", "ConflictError", "NotFoundError"}
+        assert builder.catalog.list(Kind.GENERATION_JOB).items == ()
+        assert builder.catalog.list(Kind.EXPORT_JOB).items == ()
