@@ -5,10 +5,9 @@ Add here when a destination needs another format.
 Keep out: choosing the users (similarity.ranking); scores: an export never carries them.
 """
 
-import csv
-import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,12 +18,18 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from cleanroom_pipelines.errors import ArtifactError, DestinationError
-from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, sha256_of, write_durably
+from cleanroom_pipelines.errors import ArtifactError, DestinationError, StorageFullError
+from cleanroom_pipelines.storage.artifacts import (
+    full_disk_is_an_error,
+    sha256_of,
+    sync_folder,
+    write_durably,
+)
 from cleanroom_pipelines.storage.destinations import Destination
 
 MANIFEST = "manifest.json"
 ROWS_PER_PART = 1_000_000
+_NEEDS_QUOTES = re.compile('[",\r\n]')
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,12 @@ class ExportManifest:
     """What an export's manifest says: counts and digests, no user data and no scores.
 
     Args:
+        export: Id of the export job.
+        generation_job: Id of the generation job.
         requested: Users asked for.
         delivered: Users written; fewer when the population is smaller than the size.
+        format: `jsonl`, `csv` or `parquet`.
+        parts: The files.
     """
 
     export: str
@@ -84,7 +93,7 @@ def write_export(
     The folder appears whole or not at all: it is written beside its place and renamed.
 
     Args:
-        destination: The folder to create; an export that is already there whole is replaced.
+        destination: The folder to create; what an earlier attempt at the same export left there is replaced.
         users: Batches of user ids, best first.
         export: Id of the export job, for the manifest.
         generation_job: Id of the generation job, for the manifest.
@@ -111,17 +120,20 @@ def write_export(
                     on_users(delivered)
                 manifest = ExportManifest(export, generation_job, requested, delivered, format_, tuple(parts))
                 write_durably(draft / MANIFEST, json.dumps(manifest.as_dict(), indent=1).encode())
-                _replace_folder(draft, destination.folder)
+                _replace_folder(draft, destination.folder, export)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    except PermissionError:
-        raise DestinationError(
-            "The export's destination cannot be written.", remedy="Check who may write to it, then start the export again."
-        ) from None
+    except StorageFullError:
+        raise
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise DestinationError(
             f"The export's destination cannot be made ({type(error).__name__}).",
             remedy="Remove what lies in its way, then start the export again.",
+        ) from None
+    except OSError as error:
+        raise DestinationError(
+            f"The export's destination cannot be written ({type(error).__name__}).",
+            remedy="Check who may write to it, then start the export again.",
         ) from None
     return manifest
 
@@ -130,7 +142,7 @@ def verify_export(folder: Path) -> Mapping[str, Any]:
     """Check an export's files against its manifest and return the manifest.
 
     Raises:
-        ArtifactError: The manifest or a file is missing or was altered.
+        ArtifactError: The manifest or a file is missing or was altered, or a part was added.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -140,6 +152,8 @@ def verify_export(folder: Path) -> Mapping[str, Any]:
                 raise ArtifactError("An exported file was altered.", remedy="Start the export again.")
         if sum(part["users"] for part in manifest["files"]) != manifest["delivered"]:
             raise ArtifactError("The export's manifest contradicts itself.", remedy="Start the export again.")
+        if {path.name for path in folder.glob("part-*")} != {part["name"] for part in manifest["files"]}:
+            raise ArtifactError("A file was added to the export.", remedy="Start the export again.")
     except (OSError, ValueError, KeyError, TypeError):
         raise ArtifactError("The export is missing or incomplete.", remedy="Start the export again.") from None
     return manifest  # type: ignore[no-any-return]
@@ -166,12 +180,17 @@ def _write_jsonl(path: Path, rows: Sequence[str]) -> None:
 
 
 def _write_csv(path: Path, rows: Sequence[str]) -> None:
+    # Not csv.writer: before Python 3.13 it leaves a bare carriage return unquoted, and readers end the line there.
     with _durable(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["user_id"])
-        writer.writerows([user] for user in rows)
-        text.detach()
+        stream.write(b"user_id\n")
+        for start in range(0, len(rows), 10_000):
+            stream.write("".join(f"{_csv_cell(user)}\n" for user in rows[start : start + 10_000]).encode())
+
+
+def _csv_cell(text: str) -> str:
+    if text and not _NEEDS_QUOTES.search(text):
+        return text
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _write_parquet(path: Path, rows: Sequence[str]) -> None:
@@ -192,12 +211,30 @@ def _durable(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(stream.fileno())
 
 
-def _replace_folder(draft: Path, folder: Path) -> None:
-    if folder.exists():
+def _replace_folder(draft: Path, folder: Path, export: str) -> None:
+    if os.path.lexists(folder):
         # an attempt that was cut off after the rename: the same users again, so the newer one may take its place
+        if not _is_attempt(folder, export):
+            raise FileExistsError
         old = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
         os.rename(folder, old / folder.name)
-        os.rename(draft, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.rename(draft, folder)
+        except BaseException:
+            os.rename(old / folder.name, folder)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     else:
         os.rename(draft, folder)
+    sync_folder(folder.parent)
+
+
+def _is_attempt(folder: Path, export: str) -> bool:
+    """Whether a folder is empty or holds an attempt at this very export; anything else is somebody's."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text())["export"] == export)
+    except (OSError, ValueError, KeyError, TypeError):
+        return not any(folder.iterdir())

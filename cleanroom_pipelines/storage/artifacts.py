@@ -8,27 +8,29 @@ A draft is written under a temporary name beside its target; its files are flush
 written last, and only then does it get its name. A reader trusts nothing that no manifest lists.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
 import fsspec
 
-from cleanroom_pipelines.errors import ArtifactError, StorageFullError
-from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition, path_of_version
+from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError
+from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-_CHUNK_BYTES = 1 << 20
-_FULL_DISK = {"ENOSPC", "EDQUOT", "EFBIG"}
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_]{8}|\..+\.draft")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,16 @@ class Manifest:
     """What a reader may trust.
 
     Args:
+        asset: Name of the asset.
+        partition: Partition key.
+        version: Version of the artifact.
+        code_version: Version of the code that made it.
         data_version: Keyed digest of what the artifact was made from: same inputs and code, same data version.
+        created_at: ISO date and time, UTC.
+        inputs: What it was made from.
+        files: What it holds.
         facts: Small JSON facts about the artifact, no user data.
+        format_version: FORMAT_VERSION of the code that wrote it.
     """
 
     asset: str
@@ -107,6 +117,8 @@ class Manifest:
                 )
             raw["inputs"] = tuple(Input(**entry) for entry in raw["inputs"])
             raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
+            if not all(_is_inside(entry.name) for entry in raw["files"]):
+                raise ValueError("a file outside of the artifact")
             return cls(**raw)
         except (ValueError, KeyError, TypeError):
             raise ArtifactError("A manifest cannot be read.", remedy="Materialise the asset again.") from None
@@ -129,11 +141,21 @@ class ArtifactStore:
     Args:
         url: Root, such as a local path or `s3://bucket/prefix`.
         scratch: Local folder for drafts and copies of remote artifacts.
+
+    Raises:
+        ConfigurationError: The URL's kind of store is not known, or its driver is not installed.
     """
 
     def __init__(self, url: str, scratch: Path) -> None:
-        self._is_local = urlparse(url).scheme in ("", "file")
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        check_store_url(url)
+        self._is_local = _is_local(url)
+        if self._is_local:
+            # not url_to_fs, which gives "::" in a folder's name a meaning
+            self._fs = fsspec.filesystem("file")
+            self._root = str(self._fs._strip_protocol(url))
+        else:
+            # other processes write there too, so no listing may be remembered
+            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._scratch = scratch
 
     @contextmanager
@@ -148,16 +170,24 @@ class ArtifactStore:
     ) -> Iterator[Draft]:
         """Write an artifact: it becomes visible when the body ends well, and leaves nothing when it does not.
 
+        Args:
+            reference: What is written.
+            code_version: Version of the code that makes it.
+            data_version: Keyed digest of what it is made from.
+            created_at: ISO date and time, UTC.
+            inputs: What it is made from.
+
         Raises:
             StorageFullError: The disk is full.
             ArtifactError: This version exists already.
         """
         target = Path(self._root) / reference.path if self._is_local else None
         parent = target.parent if target else self._scratch
-        parent.mkdir(parents=True, exist_ok=True)
-        if self._fs.exists(f"{self._root}/{reference.path}"):
+        if self._fs.exists(f"{self._root}/{reference.path}/{MANIFEST}"):
             raise ArtifactError("This version of the artifact exists already.")
-        folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+        with full_disk_is_an_error():
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
         try:
             with full_disk_is_an_error():
                 draft = Draft(folder, reference)
@@ -175,10 +205,9 @@ class ArtifactStore:
                 )
                 write_durably(folder / MANIFEST, draft.manifest.to_json().encode())
                 if target:
-                    os.rename(folder, target)
-                    _sync_folder(target.parent)
+                    self._give_name(folder, target)
                 else:
-                    self._upload(folder, draft.manifest)
+                    self._upload(folder, reference, draft.manifest)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -200,9 +229,7 @@ class ArtifactStore:
             reference.partition,
             reference.version,
         ):
-            raise ArtifactError(
-                "A manifest belongs to another artifact.", remedy="Materialise the asset again."
-            )
+            raise ArtifactError("A manifest belongs to another artifact.", remedy="Materialise the asset again.")
         return manifest
 
     @contextmanager
@@ -210,7 +237,8 @@ class ArtifactStore:
         """Give a local folder that holds exactly the files of the manifest, each verified.
 
         Raises:
-            ArtifactError: A file is missing or was altered.
+            ArtifactError: A file is missing, was altered or was added.
+            StorageFullError: The disk is too full for a copy of a remote artifact.
         """
         manifest = self.manifest(reference)
         if self._is_local:
@@ -218,12 +246,15 @@ class ArtifactStore:
             _verify(folder, manifest)
             yield folder
             return
-        folder = Path(tempfile.mkdtemp(prefix="copy-", dir=self._scratch))
+        with full_disk_is_an_error():
+            folder = Path(tempfile.mkdtemp(prefix="copy-", dir=self._scratch))
         try:
             for entry in manifest.files:
                 target = folder / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get_file(f"{self._root}/{reference.path}/{entry.name}", str(target))
+                # what is missing is told by _verify
+                with full_disk_is_an_error(), suppress(FileNotFoundError):
+                    self._fs.get_file(f"{self._root}/{reference.path}/{entry.name}", str(target))
             _verify(folder, manifest)
             yield folder
         finally:
@@ -245,25 +276,76 @@ class ArtifactStore:
             names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self._fs.ls(folder, detail=False)]
         except FileNotFoundError:
             return []
-        return sorted(
-            name
-            for name in names
-            if not name.startswith(".") and self._fs.exists(f"{folder}/{name}/{MANIFEST}")
-        )
+        finished = {name for name in names if is_version(name) and self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
+        return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
     def delete(self, reference: ArtifactReference) -> None:
         """Delete a version, its manifest first, so that no reader meets a half-deleted one."""
         folder = f"{self._root}/{reference.path}"
         for path in (f"{folder}/{MANIFEST}", folder):
-            try:
+            with suppress(FileNotFoundError):
                 self._fs.rm(path, recursive=path == folder)
-            except FileNotFoundError:
-                pass
 
-    def _upload(self, folder: Path, manifest: Manifest) -> None:
-        base = f"{self._root}/{manifest.asset}/{path_of_partition(manifest.partition)}/{manifest.version}"
-        for name in (*(entry.name for entry in manifest.files), MANIFEST):
-            self._fs.put_file(str(folder / name), f"{base}/{name}")
+    def _give_name(self, draft: Path, target: Path) -> None:
+        if target.is_dir() and not (target / MANIFEST).exists():
+            shutil.rmtree(target, ignore_errors=True)  # what a cut-off deletion left
+        try:
+            os.rename(draft, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise ArtifactError("This version of the artifact exists already.") from None
+            raise
+        # a new partition's folder must outlive a power cut too, up to the root
+        for folder in target.parents:
+            sync_folder(folder)
+            if folder == Path(self._root):
+                break
+
+    def _upload(self, folder: Path, reference: ArtifactReference, manifest: Manifest) -> None:
+        base = f"{self._root}/{reference.path}"
+        try:
+            for name in (*(entry.name for entry in manifest.files), MANIFEST):
+                self._fs.put_file(str(folder / name), f"{base}/{name}")
+        except BaseException:
+            with suppress(Exception):  # the store that failed may fail again; without a manifest nothing is read
+                self._fs.rm(base, recursive=True)
+            raise
+
+
+def check_store_url(url: str) -> None:
+    """Refuse the URL of a store that cannot be opened here; nothing is connected.
+
+    Raises:
+        ConfigurationError: The URL's kind of store is not known, or its driver is not installed.
+    """
+    if _is_local(url):
+        return
+    try:
+        fsspec.get_filesystem_class(urlparse(url).scheme)
+    except ValueError:
+        raise ConfigurationError(
+            "The URL of the artifacts names an unknown kind of store.",
+            remedy="Give a folder or a URL such as s3://.",
+        ) from None
+    except ImportError:
+        raise ConfigurationError(
+            "The driver for the store of the artifacts is not installed.",
+            remedy="Install the fsspec driver of this kind of URL, such as s3fs for s3://.",
+        ) from None
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is a draft: of no use once its writer is gone."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def _is_local(url: str) -> bool:
+    return urlparse(url).scheme in ("", "file")
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name != MANIFEST
 
 
 @contextmanager
@@ -274,26 +356,35 @@ def full_disk_is_an_error() -> Iterator[None]:
     except StorageFullError:
         raise
     except OSError as error:
-        if error.errno is not None and os.strerror(error.errno) in _full_disk_texts():
+        if error.errno in _FULL_DISK:
             raise StorageFullError("The disk is full.", remedy="Free some space and try again.") from None
         raise
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk and give it its name."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)
-    _sync_folder(path.parent)
+    """Write a file under a temporary name, flush it to disk and give it its name; all of it or nothing."""
+    with replacing(path) as draft:
+        draft.write_bytes(content)
 
 
-def _full_disk_texts() -> set[str]:
-    import errno
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside a path; when the body ends well it is flushed and takes the path's name.
 
-    return {os.strerror(getattr(errno, name)) for name in _FULL_DISK if hasattr(errno, name)}
+    The name is another one for each writer, so that two of the same file do not meet; its mode is 0600.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".draft", dir=path.parent)
+    draft = Path(name)
+    try:
+        yield draft
+        os.fsync(descriptor)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _entries(folder: Path, n_rows: Mapping[str, int]) -> tuple[FileEntry, ...]:
@@ -313,6 +404,13 @@ def sha256_of(path: Path) -> str:
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
+    listed = {entry.name for entry in manifest.files} | {MANIFEST}
+    if any(path.relative_to(folder).as_posix() not in listed for path in folder.rglob("*") if not path.is_dir()):
+        # readers take whatever lies in the folder, so nothing may lie there that no manifest lists
+        raise ArtifactError(
+            f"The artifact of {manifest.asset} holds a file that its manifest does not list.",
+            remedy="Materialise the asset again.",
+        )
     for entry in manifest.files:
         path = folder / entry.name
         try:
@@ -326,7 +424,8 @@ def _verify(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's names to disk, so that a rename in it outlives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,10 +10,12 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.storage.artifacts import sync_folder
 
 KEY_BYTES = 32
 _CHUNK_BYTES = 1 << 20
@@ -30,29 +32,25 @@ class InstallationKey:
     secret: bytes = field(repr=False)
 
     @classmethod
-    def load_or_create(
-        cls, path: Path, random_bytes: Callable[[int], bytes] = os.urandom
-    ) -> "InstallationKey":
+    def load_or_create(cls, path: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> "InstallationKey":
         """Read the key file, or create it with mode 0600; safe when several processes start at once.
 
+        Args:
+            path: The key file.
+            random_bytes: Gives n secret random bytes.
+
         Raises:
-            ConfigurationError: The file is there but does not hold 32 bytes.
+            ConfigurationError: The file cannot be made or read, or does not hold 32 bytes.
         """
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.{random_bytes(6).hex()}")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(random_bytes(KEY_BYTES))
-                stream.flush()
-                os.fsync(stream.fileno())
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
-        secret = path.read_bytes()
+        try:
+            if not path.exists():
+                _create(path, random_bytes)
+            secret = path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"The installation key file cannot be made or read ({type(error).__name__}).",
+                remedy="Check CLEANROOM_KEY_FILE and who may read it.",
+            ) from None
         if len(secret) != KEY_BYTES:
             raise ConfigurationError(
                 "The installation key file does not hold 32 bytes.", remedy="Restore it from a backup."
@@ -64,9 +62,7 @@ class InstallationKey:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(
-            self.secret
-        )
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(self.secret)
 
     def digest(self, purpose: str, content: bytes) -> str:
         """Keyed digest of some bytes: HMAC-SHA256 hex. A plain digest would let anyone test a guessed list."""
@@ -103,3 +99,19 @@ class InstallationKey:
                 "A sealed file was altered or belongs to another installation.",
                 remedy="Restore it from a backup.",
             ) from None
+
+
+def _create(path: Path, random_bytes: Callable[[int], bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{random_bytes(6).hex()}.draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(random_bytes(KEY_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+        with suppress(FileExistsError):  # another process was faster: its key is the key
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+    sync_folder(path.parent)

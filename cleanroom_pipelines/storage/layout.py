@@ -21,21 +21,32 @@ def path_of_partition(partition_key: str) -> str:
     """
     match = _PARTITION_KEY.fullmatch(partition_key)
     if match is None:
-        raise UsageError(
-            "This is not a partition key of this project.", remedy="Keys end in twelve hex digits."
-        )
+        raise UsageError("This is not a partition key of this project.", remedy="Keys end in twelve hex digits.")
     return match.group(1)
 
 
 def path_of_asset(asset: str) -> str:
-    """The path segment of an asset: its own name, which only code chooses."""
+    """The path segment of an asset: its own name, which only code chooses.
+
+    Raises:
+        UsageError: The name is not of that form.
+    """
     if not _NAME.fullmatch(asset):
         raise UsageError("This is not the name of an asset.")
     return asset
 
 
+def is_version(name: str) -> bool:
+    """Whether a path segment is that of an artifact version."""
+    return _VERSION.fullmatch(name) is not None
+
+
 def path_of_version(version: str) -> str:
-    """The path segment of an artifact version: `<number>-<8 hex>`."""
-    if not _VERSION.fullmatch(version):
+    """The path segment of an artifact version: `<number>-<8 hex>`.
+
+    Raises:
+        UsageError: The version is not of that form.
+    """
+    if not is_version(version):
         raise UsageError("This is not a version of an artifact.")
     return version
