@@ -154,6 +154,8 @@ def fit_ensemble(
     population: Population,
     settings: GenerationSettings,
     on_fit: Callable[[float], None] | None = None,
+    *,
+    measured: bool = True,
 ) -> Ensemble:
     """Fit both levels on everybody, and without each fold.
 
@@ -162,6 +164,8 @@ def fit_ensemble(
         population: Who is who.
         settings: Threads and rounds.
         on_fit: Told the share of fits done, after each.
+        measured: Whether held-out users will be scored; without it the fold scorers are not honest and only `full`
+            may be used (its ranking is the same, for 6 fits instead of 16).
     """
     rows = model.rows_of(population.sample)
     is_seed = population.is_seed[population.sample]
@@ -169,7 +173,7 @@ def fit_ensemble(
     n_folds = int(fold.max()) + 1
     fit_settings = FitSettings(settings.boosting_rounds)
     left_out = [(), *((k,) for k in range(n_folds)), *combinations(range(n_folds), 2)]
-    if n_folds < 3:  # without both of two folds nobody is left
+    if n_folds < 3 or not measured:  # without both of two folds nobody would be left
         left_out = left_out[: n_folds + 1]
     done = 0
 
@@ -199,7 +203,7 @@ def fit_ensemble(
         inside = fold != k
         weights = (
             _weights(logits[inside], is_seed[inside])
-            if n_folds > 2
+            if n_folds > 2 and measured
             else np.full(len(NAMES), 1.0 / len(NAMES))
         )
         held_out = fold == k

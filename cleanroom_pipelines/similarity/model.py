@@ -151,7 +151,8 @@ class Model:
         return self._map("items")
 
     @cached_property
-    def _counts(self) -> npt.NDArray[np.uint8]:
+    def pair_counts(self) -> npt.NDArray[np.uint8]:
+        """(pairs,) interactions of each pair, cut at 255."""
         return self._map("counts")
 
     @cached_property
@@ -175,7 +176,7 @@ class Model:
         return self._rows(
             starts - begin,
             np.asarray(self.pair_items[begin:end]),
-            np.asarray(self._counts[begin:end]),
+            np.asarray(self.pair_counts[begin:end]),
             slice(block.first, block.last),
         )
 
@@ -185,7 +186,7 @@ class Model:
         sizes = ends - starts
         indptr = np.concatenate([[0], np.cumsum(sizes)])
         positions = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], sizes)
-        return self._rows(indptr, self.pair_items[positions], self._counts[positions], users)
+        return self._rows(indptr, self.pair_items[positions], self.pair_counts[positions], users)
 
     def _rows(
         self,

@@ -116,7 +116,7 @@ def generate(
 
             ensemble = fit_ensemble(opened, population, settings, on_fit)
         with stages.stage(0.5, "ranking held-out seed users"):
-            held_out = _held_out(opened, ensemble, matched, settings, stages)
+            held_out = held_out_ranks_of(opened, ensemble, matched, settings, stages)
         with stages.stage(0.6, "scoring all users"):
             scores = _score_all(opened, ensemble, settings, stages, progress)
         with stages.stage(0.85, "ranking"):
@@ -277,8 +277,12 @@ def _check_matched(n_matched: int, seed: SeedUsers, n_users: int, minimum: int) 
         )
 
 
-def _held_out(
-    model: Model, ensemble: Ensemble, matched: Int64, settings: GenerationSettings, stages: Stages
+def held_out_ranks_of(
+    model: Model,
+    ensemble: Ensemble,
+    matched: Int64,
+    settings: GenerationSettings,
+    stages: Stages = Stages(None, None),  # noqa: B008 only asked
 ) -> metrics.HeldOut:
     """Score every seed user by her fold's model, and the non-seed users that it has not seen."""
     population = ensemble.population

@@ -196,6 +196,8 @@ def train(
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS on one thread: more threads add up in another order, and then ranks differ between machines' cores."""
+    # scipy brings a BLAS of its own, which is limited only if it is loaded by now.
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):
