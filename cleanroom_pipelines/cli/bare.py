@@ -114,7 +114,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise UsageError(f"The output folder cannot be made ({type(error).__name__}).", remedy="Check --out.") from None
+        raise UsageError(
+            f"The output folder cannot be made ({type(error).__name__}).", remedy="Check --out."
+        ) from None
     try:
         with full_disk_is_an_error():
             yield draft

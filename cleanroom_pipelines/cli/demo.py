@@ -96,7 +96,15 @@ def run_demo(*, as_json: bool = False) -> None:
             }
         )
         return
-    _tell(installation, job, report, audience["metrics"], catches, exports, seconds)
+    _tell(
+        installation,
+        job=job,
+        report=report,
+        metrics=audience["metrics"],
+        catches=catches,
+        exports=exports,
+        seconds=seconds,
+    )
 
 
 def prepare_tables(folder: Path) -> None:
@@ -107,15 +115,16 @@ def prepare_tables(folder: Path) -> None:
         for name in _TABLES:
             engine.scan(name, find_tables(data / f"{name}.parquet", what="data package"))
         engine.write_parquet(
-            "SELECT household_id, product_id, transaction_timestamp, sales_value FROM transactions "
-            "WHERE transaction_timestamp < CAST(? AS TIMESTAMP)",
+            "SELECT household_id, product_id, transaction_timestamp, sales_value "
+            "FROM transactions WHERE transaction_timestamp < CAST(? AS TIMESTAMP)",
             folder / "transactions.parquet",
             [CAMPAIGN_STARTS],
         )
         engine.write_parquet("SELECT * FROM demographics", folder / "demographics.parquet")
         # one row per redeeming household, in the order of its first redemption; a day's ties by hash
         engine.execute(
-            "CREATE TEMP TABLE redeemers AS SELECT household_id, row_number() OVER (ORDER BY min(redemption_date), "
+            "CREATE TEMP TABLE redeemers AS "
+            "SELECT household_id, row_number() OVER (ORDER BY min(redemption_date), "
             f"{stable_hash_sql('CAST(household_id AS VARCHAR)')}) <= ceil(? * count(*) OVER ()) AS is_early "
             "FROM coupon_redemptions WHERE campaign_id = ? GROUP BY household_id",
             [SEED_SHARE, CAMPAIGN],
@@ -127,7 +136,9 @@ def prepare_tables(folder: Path) -> None:
             "SELECT household_id FROM redeemers WHERE NOT is_early", folder / "later_redeemers.parquet"
         )
         engine.write_parquet(
-            "SELECT DISTINCT household_id FROM campaigns WHERE campaign_id = ?", folder / "mailed.parquet", [CAMPAIGN]
+            "SELECT DISTINCT household_id FROM campaigns WHERE campaign_id = ?",
+            folder / "mailed.parquet",
+            [CAMPAIGN],
         )
 
 
@@ -198,6 +209,7 @@ def _refuse_failures(installation: Installation) -> None:
 
 def _tell(
     installation: Installation,
+    *,
     job: GenerationJob,
     report: dict[str, dict[str, object]],
     metrics: dict[str, object],
@@ -229,8 +241,8 @@ def _tell(
             ],
         )
     click.echo(
-        "\nThe mailed rows are the fair ones: only a household that was mailed the campaign can redeem. With so few "
-        "households the smallest allowed seed is lowered to 50; real clean rooms keep 500."
+        "\nThe mailed rows are the fair ones: only a household that was mailed the campaign can redeem. With so "
+        "few households the smallest allowed seed is lowered to 50; real clean rooms keep 500."
     )
     click.echo("\nExports")
     for export in exports:

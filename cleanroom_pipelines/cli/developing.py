@@ -20,9 +20,9 @@ import dagster as dg
 
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import CODE_LOCATION
 
 _TEMPLATE = "dagster.yaml"
-_ENTRY_POINT = "cleanroom_pipelines.definitions"
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
@@ -37,11 +37,13 @@ def start_dagster(host: str, port: int) -> NoReturn:
         "dg", path=sysconfig.get_path("scripts")
     )
     if command is None:
-        raise ConfigurationError("The command `dg` is missing.", remedy="Install dagster-dg-cli in this environment.")
+        raise ConfigurationError(
+            "The command `dg` is missing.", remedy="Install dagster-dg-cli in this environment."
+        )
     environment = os.environ | _environment(installation, home)
     click.echo(f"Dagster on {installation.home.root}: http://{host}:{port}", err=True)
     os.chdir(home)
-    arguments = ["dg", "dev", "--host", host, "--port", str(port), "--module-name", _ENTRY_POINT]
+    arguments = ["dg", "dev", "--host", host, "--port", str(port), "--module-name", CODE_LOCATION]
     os.execve(command, arguments, environment)  # noqa: S606 - dg of this environment
 
 

@@ -5,14 +5,13 @@ Add here when a command is added.
 Keep out: longer stories (demo.py, developing.py).
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cleanroom_pipelines.cli.console import exit_with, print_json, progress_bar, table
-from cleanroom_pipelines.errors import CleanroomError, UsageError
+from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
 
 _FILE = click.Path(path_type=Path)
 
@@ -42,7 +41,9 @@ def demo(as_json: bool) -> None:
 
 @cleanroom.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The UI has no login: keep it on this machine.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The UI has no login: keep it on this machine."
+)
 def dev(port: int, host: str) -> None:
     """Start the Dagster UI and daemon on this home, sensors and schedules on."""
     from cleanroom_pipelines.cli.developing import start_dagster
@@ -144,10 +145,13 @@ def _status_of(row: dict[str, Any]) -> str:
 @click.argument("partition")
 def cancel(partition: str) -> None:
     """Ask the work on the resource with this partition key to stop."""
+    from cleanroom_pipelines.catalog import Kind
     from cleanroom_pipelines.execution.installation import Installation
 
     catalog = Installation.from_environment().catalog
-    record = catalog.find(partition)
+    record = next((one for kind in Kind for one in catalog.iterate(kind) if one.id == partition), None)
+    if record is None:
+        raise NotFoundError("No resource has this partition key.", remedy="See `cleanroom status`.")
     version = catalog.request_cancel(record.kind, record.id)
     click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
 
@@ -155,7 +159,9 @@ def cancel(partition: str) -> None:
 @cleanroom.command()
 @click.option("--interactions", required=True, help="File, folder or glob: .parquet, .csv, .jsonl, each also .gz.")
 @click.option("--users", type=_FILE, help="Table with one row per user: more features.")
-@click.option("--schema", required=True, help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]")
+@click.option(
+    "--schema", required=True, help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]"
+)
 @click.option("--users-schema", help="Roles of the users table's columns.")
 @click.option("--out", "out", type=_FILE, required=True, help="Folder to create.")
 @click.option("--start", help="Beginning of the training window: date, ISO time or epoch seconds.")
@@ -174,8 +180,8 @@ def train(as_json: bool, **options: Any) -> None:
         print_json(report.as_dict())
         return
     click.echo(
-        f"Learnt {report.n_users:,} users and {report.n_items:,} items from {report.n_interactions:,} interactions "
-        f"in {sum(report.timing_seconds.values()):.1f} s."
+        f"Learnt {report.n_users:,} users and {report.n_items:,} items from {report.n_interactions:,} "
+        f"interactions in {sum(report.timing_seconds.values()):.1f} s."
     )
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
@@ -186,8 +192,12 @@ def train(as_json: bool, **options: Any) -> None:
 @click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
 @click.option("--out", type=_FILE, required=True, help="Folder to create.")
 @click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes.")
-@click.option("--seed-mode", type=click.Choice(["excluded", "first", "in_place"]), default="excluded", show_default=True)
-@click.option("--min-matching-seed-size", type=int, default=500, show_default=True, help="Fewest known seed users.")
+@click.option(
+    "--seed-mode", type=click.Choice(["excluded", "first", "in_place"]), default="excluded", show_default=True
+)
+@click.option(
+    "--min-matching-seed-size", type=int, default=500, show_default=True, help="Fewest known seed users."
+)
 @click.option("--memory", help="Memory of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Threads; the result is the same with any number.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
@@ -230,4 +240,4 @@ def restore(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

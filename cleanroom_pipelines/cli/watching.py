@@ -26,13 +26,19 @@ def run_pending_watched(installation: Installation, *, max_seconds: float | None
         How many runs were made.
     """
     current: list[Version] = []
-    with dagster_instance(installation) as instance, progress_bar("work") as show, _watch(installation, current, show):
+    with (
+        dagster_instance(installation) as instance,
+        progress_bar("work") as show,
+        _watch(installation, current, show),
+    ):
         begun = time.monotonic()
 
         def on_start(version: Version) -> None:
             current[:] = [version]
             if not sys.stderr.isatty():
-                click.echo(f"{time.monotonic() - begun:6.1f} s  {version.kind.words} {version.resource_id}", err=True)
+                click.echo(
+                    f"{time.monotonic() - begun:6.1f} s  {version.kind.words} {version.resource_id}", err=True
+                )
 
         return run_pending(installation, instance, max_seconds=max_seconds, on_start=on_start)
 

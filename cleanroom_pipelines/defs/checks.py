@@ -59,7 +59,11 @@ def recall_beats_chance(
     return dg.AssetCheckResult(
         passed=main["recall_interval"][0] > main["recall_random"],
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"size": main["size"], "lower bound": main["recall_interval"][0], "random": main["recall_random"]},
+        metadata={
+            "size": main["size"],
+            "lower bound": main["recall_interval"][0],
+            "random": main["recall_random"],
+        },
     )
 
 

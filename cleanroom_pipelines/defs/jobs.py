@@ -9,7 +9,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.making import ASSETS_OF
@@ -35,13 +34,11 @@ asset_jobs = [
 def work_through(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Do pending work one after the other, each as a run of its own in this process.
 
-    A process start costs seconds; where many small jobs wait, one process for all of them is what makes them quick.
+    A process start costs seconds; where many small jobs wait, one process for all of them makes them quick.
     """
     opened = installation.open()
     with beating(opened, context.run.run_id):
-        n_runs = run_pending(
-            opened, context.instance, worker=context.run.run_id, max_seconds=_WORKER_SECONDS
-        )
+        n_runs = run_pending(opened, context.instance, worker=context.run.run_id, max_seconds=_WORKER_SECONDS)
     context.log.info(f"Made {n_runs} runs.")
 
 
@@ -67,7 +64,9 @@ class GenerationJobForm(dg.Config):
 
 
 @dg.op
-def start_job(context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource) -> None:
+def start_job(
+    context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource
+) -> None:
     """Register a generation job; the sensor of pending work does the rest."""
     job = start_job_from_file(
         installation.open(),

@@ -16,7 +16,7 @@ _SEED, _POPULATION, _RANDOM = "#d1495b", "#30638e", "#8d99ae"
 _MAX_BYTES = 70_000  # base64 makes four bytes of three
 
 
-def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
     """Recall beside random, ROC, relevance and lift by size, and where seed and population score."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
@@ -26,7 +26,7 @@ def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[typ
     return _as_markdown(figure, "how good the audience is")
 
 
-def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     """Over-indexed items and feature values with their lift."""
     top = list(reversed(apart[:15]))
     figure, axes = _figure(1, 1, 8, 0.35 * len(top) + 1.2)
@@ -38,7 +38,7 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:  # type: ignor
     return _as_markdown(figure, "what sets the seed apart")
 
 
-def months(profile: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
     """Interactions by month."""
     rows = profile["rows_per_month"]
     if not rows:
@@ -54,8 +54,12 @@ def months(profile: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type
 def _draw_recall(axis: Any, metrics: Mapping[str, Any]) -> None:
     rows = metrics["sizes"]
     positions = range(len(rows))
-    axis.bar([p - 0.2 for p in positions], [row["recall"] for row in rows], 0.4, color=_SEED, label="this audience")
-    axis.bar([p + 0.2 for p in positions], [row["recall_random"] for row in rows], 0.4, color=_RANDOM, label="random")
+    axis.bar(
+        [p - 0.2 for p in positions], [row["recall"] for row in rows], 0.4, color=_SEED, label="this audience"
+    )
+    axis.bar(
+        [p + 0.2 for p in positions], [row["recall_random"] for row in rows], 0.4, color=_RANDOM, label="random"
+    )
     for position, row in zip(positions, rows, strict=True):
         axis.plot([position - 0.2] * 2, row["recall_interval"], color="black", linewidth=1.5)
     axis.set_xticks(list(positions), [row["size"] for row in rows])
@@ -75,7 +79,9 @@ def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
 def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
     rows = metrics["sizes"]
     shares = [100 * row["recall_random"] for row in rows]
-    known = [(share, row["relevance"]) for share, row in zip(shares, rows, strict=True) if row["relevance"] is not None]
+    known = [
+        (share, row["relevance"]) for share, row in zip(shares, rows, strict=True) if row["relevance"] is not None
+    ]
     if known:
         axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
     axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance at random")
@@ -116,7 +122,7 @@ def _figure(n_rows: int, n_columns: int, width: float, height: float) -> tuple[A
     return figure, axes
 
 
-def _as_markdown(figure: Any, alternative: str) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _as_markdown(figure: Any, alternative: str) -> dg.MetadataValue:
     for dots_per_inch in (80, 60, 45):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dots_per_inch)

@@ -14,9 +14,7 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 @dg.schedule(
     cron_schedule="*/5 * * * *", job=work_through_pending, default_status=dg.DefaultScheduleStatus.RUNNING
 )
-def declared_refreshes(
-    context: dg.ScheduleEvaluationContext, installation: InstallationResource
-) -> dg.SkipReason:
+def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
     """Asks for a new version of every model whose declared refresh is due; the sensor of pending work runs it."""
     catalog = installation.open().catalog
     due = catalog.due_refreshes()

@@ -27,7 +27,9 @@ _UNFINISHED = [
 ]
 
 
-@dg.sensor(minimum_interval_seconds=_TICK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING, job=work_through_pending)
+@dg.sensor(
+    minimum_interval_seconds=_TICK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING, job=work_through_pending
+)
 def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.
 
@@ -75,7 +77,9 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
     n_workers = sum(run.job_name == work_through_pending.name for run in unfinished)
     wanted = min(_MAX_WORKERS, -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
     if n_workers >= wanted:
-        return dg.SensorResult(skip_reason=dg.SkipReason(f"{n_workers} workers are at {len(ready)} pending versions."))
+        return dg.SensorResult(
+            skip_reason=dg.SkipReason(f"{n_workers} workers are at {len(ready)} pending versions.")
+        )
     requests = [dg.RunRequest(job_name=work_through_pending.name) for _ in range(wanted - n_workers)]
     return dg.SensorResult(run_requests=requests)
 

@@ -18,7 +18,6 @@ from cleanroom_pipelines.catalog import (
     ExportJob,
     GenerationJob,
     Kind,
-    ParentRef,
     TrainingDataset,
     Version,
 )
@@ -134,7 +133,8 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
             _write_documents(draft.path, documents)
             draft.facts.update(n_users=report.n_users, n_items=report.n_items)
         sentence = (
-            f"Learnt {report.n_users:,} users and {report.n_items:,} items from {report.n_interactions:,} interactions."
+            f"Learnt {report.n_users:,} users and {report.n_items:,} items "
+            f"from {report.n_interactions:,} interactions."
         )
         made = _made(work, "audience_model", sentence, documents)
         work.finish(sentence, (parent.ref,), n_users=report.n_users, n_items=report.n_items)
@@ -149,7 +149,7 @@ def make_configured_audience_model(installation: Installation, partition: str, r
         configured = work.record
         assert isinstance(configured, ConfiguredAudienceModel)
         model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
-        configuration = {
+        configuration: dict[str, Any] = {
             "sizes": [str(size) for size in configured.sizes],
             "minMatchingSeedSize": configured.min_matching_seed_size,
             "shareMetrics": configured.share_metrics.value,
@@ -325,7 +325,9 @@ def _make_report(work: Work) -> Made:
     job, configured, model = _family(installation, work)
     with installation.vault.opening(job.seed_location) as seed:
         report = validate_seed(
-            seed, engine_settings=installation.engine_settings, min_unique=min(25, installation.settings.seed_floor)
+            seed,
+            engine_settings=installation.engine_settings,
+            min_unique=min(25, installation.settings.seed_floor),
         )
         documents: dict[str, Any] = {"report": report.as_dict()}
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)

@@ -8,8 +8,8 @@ Keep out: when to run (sensors, schedules) and what a run makes (making.py).
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from threading import Event, Thread
-from typing import Any
 
 import dagster as dg
 
@@ -17,6 +17,7 @@ from cleanroom_pipelines.catalog import Kind, Version
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.supervision import supervise
 
+CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
 
@@ -61,10 +62,8 @@ def run_pending(
     Returns:
         How many runs were made; a run that failed counts.
     """
-    from cleanroom_pipelines.definitions import defs
-
     instance = instance or _instance()
-    repository = defs().get_repository_def()
+    repository = _repository()
     begun, n_runs, passed_over = time.monotonic(), 0, set[str]()
     while max_versions is None or n_runs < max_versions:
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
@@ -118,12 +117,13 @@ def run_request(version: Version) -> dg.RunRequest:
     )
 
 
+def _repository() -> dg.RepositoryDefinition:
+    """The shell, loaded by its name as a daemon loads it: what runs the assets is below them."""
+    repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
+    return repository
+
+
 def _instance() -> dg.DagsterInstance:
     import os
 
     return dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
-
-
-def as_tags(version: Version) -> dict[str, Any]:
-    """The tags that tie a run to the version it was started for."""
-    return {VERSION_TAG: str(version.number)}

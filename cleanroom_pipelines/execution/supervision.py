@@ -21,7 +21,9 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     """Bring catalogue and Dagster together; cheap enough for every tick."""
     catalog = installation.catalog
     for reaped in catalog.reap():
-        _fail_run(instance, reaped.run_id, "Its process went silent; the work is tried again or has failed for good.")
+        _fail_run(
+            instance, reaped.run_id, "Its process went silent; the work is tried again or has failed for good."
+        )
     for worker in catalog.dead_workers():
         _fail_run(instance, worker, "Its process went silent.")
         catalog.forget_worker(worker)

@@ -9,7 +9,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,8 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
     its text. A run that is stopped on purpose fails it as CANCELLED; a shutdown gives it back.
 
     Args:
+        installation: Where to work.
+        kind: The resource's kind.
         partition: Partition key of the resource.
         run: Who works.
 
@@ -214,9 +216,7 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
             raise
 
 
-def _claim(
-    installation: Installation, kind: Kind, partition: str, run: Run
-) -> tuple[Version, Claim] | Idle:
+def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> tuple[Version, Claim] | Idle:
     catalog = installation.catalog
     newest = catalog.newest_version(kind, partition)
     number = run.number
@@ -237,10 +237,8 @@ def _claim(
 
 def _close(work: Work, status_code: StatusCode, message: str) -> None:
     if work.is_open:
-        try:
+        with suppress(ClaimLostError):  # whoever took it over closes it
             work.fail(status_code, message)
-        except ClaimLostError:
-            pass  # whoever took it over closes it
 
 
 @contextmanager
