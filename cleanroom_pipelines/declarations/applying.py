@@ -1,10 +1,12 @@
 """Making a declaration so.
 
 Lives here: comparing a declaration with the catalogue, and the creates and updates that follow.
+Add here when a further kind of resource can be declared.
 Keep out: the file's form (form.py) and the catalogue's rules.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,9 +16,11 @@ from cleanroom_pipelines.catalog import (
     AudienceSize,
     Catalog,
     ColumnRole,
+    ConfiguredAudienceModel,
     ConfiguredAudienceModelSpec,
     ExportFormat,
     ExportJobSpec,
+    GenerationJob,
     GenerationJobSpec,
     Kind,
     Origin,
@@ -27,8 +31,17 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     spec_digest,
 )
+from cleanroom_pipelines.catalog.records import DELETING, OPEN
+from cleanroom_pipelines.catalog.specs import MAX_SEED_SIZE
 from cleanroom_pipelines.declarations.form import Declaration, GenerationJobForm
-from cleanroom_pipelines.errors import NotFoundError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.errors import (
+    CleanroomError,
+    ConflictError,
+    NotFoundError,
+    SeedError,
+    StatusCode,
+    UsageError,
+)
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
 
@@ -78,6 +91,7 @@ def apply_declaration(
     Raises:
         UsageError: A parent is declared nowhere, or a rule of the catalogue is broken.
         SeedError: A seed is missing.
+        ConflictError: A name belongs to a resource that no declaration made, or that is being deleted.
     """
     planned = _Applying(catalog, vault, declaration, new_slot, dry_run=True).run()
     if dry_run:
@@ -106,19 +120,24 @@ class _Applying:
         self._changes: list[Change] = []
 
     def run(self) -> list[Change]:
-        for spec in self._datasets():
-            self._settle(spec)
-        for spec in self._models():
-            self._settle(spec)
-        for spec in self._configured_models():
-            self._settle(spec)
-        for form in self._declaration.generation_jobs:
-            job = self._settle(self._job(form), seed=self._path(form.seed))
-            for size in form.exports:
-                # the name carries the size; 63 characters are the limit of a name
-                name = f"{form.name[: 62 - len(size)]} {size}"
-                self._settle(ExportJobSpec(name=name, generation_job_id=job, size=AudienceSize.parse(size)))
+        self._settle_all("training_datasets", self._datasets())
+        self._settle_all("audience_models", self._models())
+        self._settle_all("configured_audience_models", self._configured_models())
+        for number, form in enumerate(self._declaration.generation_jobs):
+            with _at(f"generation_jobs.{number}"):
+                sizes = _sizes(form.exports)
+                self._check_sizes(form, sizes)
+                job = self._settle(self._job(form), seed=self._path(form.seed))
+                for size in sizes:
+                    # the name carries the size; 63 characters are the limit of a name
+                    name = f"{form.name[: 62 - len(str(size))]} {size}"
+                    self._settle(ExportJobSpec(name=name, generation_job_id=job, size=size))
         return self._changes
+
+    def _settle_all(self, section: str, specs: Iterator[Spec]) -> None:
+        for number in range(len(getattr(self._declaration, section))):
+            with _at(f"{section}.{number}"):
+                self._settle(next(specs))
 
     def _datasets(self) -> Iterator[Spec]:
         for form in self._declaration.training_datasets:
@@ -155,7 +174,7 @@ class _Applying:
                 description=form.description,
                 tags=form.tags,
                 audience_model_id=self._id_of(Kind.AUDIENCE_MODEL, form.audience_model),
-                sizes=tuple(AudienceSize.parse(size) for size in form.sizes),
+                sizes=_sizes(form.sizes),
                 output_url=form.output,
                 min_matching_seed_size=form.minimum_matching_seed_size,
                 share_metrics=ShareMetrics.ALL if form.share_metrics else ShareMetrics.NONE,
@@ -167,7 +186,7 @@ class _Applying:
         seed = self._path(form.seed)
         if not seed.is_file():
             raise SeedError(
-                f"The seed of the generation job {form.name!r} was not found.",
+                "The seed was not found.",
                 remedy="Its path starts at the declaration file.",
                 status_code=StatusCode.SEED_NOT_FOUND,
             )
@@ -184,17 +203,18 @@ class _Applying:
             seed_bytes=seed.stat().st_size,
             seed_digest=self._vault.digest(seed),
             seed_mode=SeedMode(form.seed_mode),
-            keep_seed=form.keep_seed,
+            keep_seed=self._keeps_seed(form),
             origin=Origin.APPLY,
         )
 
     def _settle(self, spec: Spec, seed: Path | None = None) -> str:
         """Create, update or keep one resource and return its id."""
         spec.validate()
+        self._check_seed_floor(spec)
         # The seed's place is no part of what was declared; a job without one would start before it is there.
         digest = spec_digest(spec)
         existing = self._existing(spec)
-        if existing is not None and existing.declared and existing.spec_digest == digest:
+        if existing is not None and existing.spec_digest == digest:
             return self._note("keep", spec, existing.id)
         if self._dry_run:
             return self._note("update" if existing else "create", spec, existing.id if existing else "")
@@ -207,19 +227,81 @@ class _Applying:
                 record = self._catalog.create(spec, declared=True, digest=digest)
                 return self._note("create", spec, record.id)
             self._catalog.update_declared(spec.kind, existing.id, spec, digest)
-            return self._note("update", spec, existing.id)
         except BaseException:
             self._vault.delete(location)
             raise
+        if location is not None and isinstance(existing, GenerationJob):
+            self._place_seed(existing, location)
+        return self._note("update", spec, existing.id)
+
+    def _place_seed(self, before: GenerationJob, location: str) -> None:
+        """Let an updated job have its seed where it is needed still, and nowhere else."""
+        job = self._catalog.get(Kind.GENERATION_JOB, before.id)
+        newest = self._catalog.newest_version(Kind.GENERATION_JOB, before.id)
+        if job.keep_seed or newest.status in OPEN:
+            if job.seed_location != location:
+                self._catalog.place_seed(job.id, location)
+        else:
+            self._catalog.forget_seed(job.id)
+            self._vault.delete(location)
+        if before.seed_location != location:
+            self._vault.delete(before.seed_location)
 
     def _existing(self, spec: Spec) -> Resource | None:
-        if spec.parent_id == _NEW:
-            return None
         scope = spec.generation_job_id if isinstance(spec, ExportJobSpec) else ""
         try:
-            return self._catalog.get_by_name(spec.kind, spec.name, generation_job_id=scope)
+            existing = self._catalog.get_by_name(spec.kind, spec.name, generation_job_id=scope)
         except NotFoundError:
             return None
+        if not existing.declared:
+            raise ConflictError(
+                f"There is a {spec.kind.words} of this name that no declaration made.",
+                remedy="Choose another name, or delete that one first.",
+            )
+        _refuse_deleting(existing)
+        return existing
+
+    def _check_seed_floor(self, spec: Spec) -> None:
+        if not isinstance(spec, ConfiguredAudienceModelSpec):
+            return
+        if not self._catalog.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_SIZE:
+            raise UsageError(
+                "The minimum matching seed size is out of range.",
+                remedy=f"Give {self._catalog.seed_floor} to {MAX_SEED_SIZE:,}; the operator may lower the floor.",
+            )
+
+    def _check_sizes(self, form: GenerationJobForm, sizes: Iterable[AudienceSize]) -> None:
+        allowed = self._allowed_sizes(form.configured_audience_model)
+        if allowed is not None and not set(sizes) <= set(allowed):
+            raise UsageError(
+                "An export has a size that the configured audience model does not allow.",
+                remedy=f"Give one of {', '.join(map(str, allowed))}.",
+            )
+
+    def _allowed_sizes(self, configured: str) -> tuple[AudienceSize, ...] | None:
+        for form in self._declaration.configured_audience_models:
+            if form.name == configured:
+                return _sizes(form.sizes)
+        try:
+            found = self._catalog.get_by_name(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+        except NotFoundError:
+            return None  # told when the parent is looked up
+        assert isinstance(found, ConfiguredAudienceModel)
+        return found.sizes
+
+    def _keeps_seed(self, form: GenerationJobForm) -> bool:
+        if form.keep_seed is not None:
+            return form.keep_seed
+        models = {
+            configured.audience_model
+            for configured in self._declaration.configured_audience_models
+            if configured.name == form.configured_audience_model
+        }
+        return any(
+            model.refresh.keep_seed
+            for model in self._declaration.audience_models
+            if model.refresh is not None and model.name in models
+        )
 
     def _note(self, action: Literal["create", "update", "keep"], spec: Spec, resource_id: str) -> str:
         self._changes.append(Change(action, spec.kind, spec.name, resource_id))
@@ -232,12 +314,43 @@ class _Applying:
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
-            return self._catalog.get_by_name(kind, name).id
+            parent = self._catalog.get_by_name(kind, name)
         except NotFoundError:
             raise UsageError(
-                f"The declaration refers to a {kind.words} named {name!r} that is declared nowhere.",
+                f"It refers to a {kind.words} that is declared nowhere.",
                 remedy="Declare it in the same file, or apply its file first.",
             ) from None
+        _refuse_deleting(parent)
+        return parent.id
 
     def _path(self, text: str) -> Path:
         return self._declaration.folder / text
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Let an error say where in the declaration it arose."""
+    try:
+        yield
+    except CleanroomError as error:
+        raise type(error)(
+            f"The declaration is wrong at {place}: {error.message}",
+            remedy=error.remedy,
+            status_code=error.status_code,
+            **error.attributes,
+        ) from None
+
+
+def _sizes(texts: Iterable[str]) -> tuple[AudienceSize, ...]:
+    sizes = tuple(AudienceSize.parse(text) for text in texts)
+    if len(set(sizes)) < len(sizes):
+        raise UsageError("An audience size is given twice.", remedy="Give each size once.")
+    return sizes
+
+
+def _refuse_deleting(record: Resource) -> None:
+    if record.status in DELETING:
+        raise ConflictError(
+            f"The {record.kind.words} {record.id} is being deleted.",
+            remedy="Wait until it is gone, then apply again.",
+        )

@@ -1,21 +1,24 @@
 """The form of a declaration file.
 
-Lives here: the pydantic models and the reading of YAML, with messages that name the place of a mistake.
-Keep out: comparing with the catalogue (applying.py).
+Lives here: the pydantic models, and messages that name the place of a mistake.
+Add here when a declared resource gets a field.
+Keep out: YAML itself (reading.py) and comparing with the catalogue (applying.py).
 """
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cleanroom_pipelines.declarations.reading import load_yaml
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.storage.destinations import split_destination
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_MAX_BYTES = 4_000_000
+_MAX_BYTES = 1_000_000
+_MAX_KEY = 60
 
 
 def parse_duration(value: object) -> int:
@@ -36,24 +39,37 @@ def parse_moment(value: object) -> int:
     Raises:
         ValueError: It is none.
     """
-    if isinstance(value, bool):
-        raise ValueError("write a date as 2017-10-30")
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    try:
+        moment = datetime.fromisoformat(str(value))
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        # not the text of the first error, which quotes the value
+        raise ValueError("write a moment as 2017-10-30, 2017-10-30T12:00:00 or epoch seconds") from None
+
+
+def _as_text(value: object) -> object:
+    # YAML reads an audience size such as 5000, and a name such as 2024, as a number
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _checked_output(value: object) -> object:
+    if isinstance(value, str):
+        split_destination(value)
+    return value
 
 
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 Moment = Annotated[int, BeforeValidator(parse_moment)]
-Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+Text = Annotated[str, BeforeValidator(_as_text)]
+Output = Annotated[str, BeforeValidator(_checked_output)]
 Role = Literal["USER_ID", "ITEM_ID", "TIMESTAMP", "CATEGORICAL_FEATURE", "NUMERICAL_FEATURE"]
 
 
 class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # strict: what YAML reads as a number is not taken for a text, nor `true` for 1
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _Named(_Form):
@@ -86,11 +102,11 @@ class Window(_Form):
 
 
 class Refresh(_Form):
-    """How often a model is trained again, on which window, and that seeds are kept for it."""
+    """How often a model is trained again, on which window, and whether the seeds of its jobs are kept for it."""
 
     every: Duration
     window: Duration | None = None
-    keep_seed: bool = True
+    keep_seed: bool = False
 
 
 class AudienceModelForm(_Named):
@@ -106,7 +122,7 @@ class ConfiguredAudienceModelForm(_Named):
 
     audience_model: Text
     sizes: list[Text] = Field(min_length=1)
-    output: str
+    output: Output
     minimum_matching_seed_size: int = 500
     share_metrics: bool = False
     share_explanation: bool = False
@@ -114,16 +130,26 @@ class ConfiguredAudienceModelForm(_Named):
 
 
 class GenerationJobForm(_Named):
-    """A generation job; `seed` is relative to the declaration file."""
+    """A generation job; `seed` is relative to the declaration file.
+
+    Without `keep_seed`, the refresh of its audience model says whether the seed is kept.
+    """
 
     configured_audience_model: Text
     seed: str
     seed_mode: Literal["excluded", "first", "in_place"] = "excluded"
-    keep_seed: bool = False
+    keep_seed: bool | None = None
     exports: list[Text] = Field(default_factory=list)
 
 
-class Declaration(_Form):
+class _Sections(_Form):
+    training_datasets: list[TrainingDatasetForm] = Field(default_factory=list)
+    audience_models: list[AudienceModelForm] = Field(default_factory=list)
+    configured_audience_models: list[ConfiguredAudienceModelForm] = Field(default_factory=list)
+    generation_jobs: list[GenerationJobForm] = Field(default_factory=list)
+
+
+class Declaration(_Sections):
     """Everything one file declares, parents first.
 
     Args:
@@ -131,10 +157,6 @@ class Declaration(_Form):
     """
 
     folder: Path = Path()
-    training_datasets: list[TrainingDatasetForm] = Field(default_factory=list)
-    audience_models: list[AudienceModelForm] = Field(default_factory=list)
-    configured_audience_models: list[ConfiguredAudienceModelForm] = Field(default_factory=list)
-    generation_jobs: list[GenerationJobForm] = Field(default_factory=list)
 
 
 def read_declaration(path: Path) -> Declaration:
@@ -146,35 +168,40 @@ def read_declaration(path: Path) -> Declaration:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError("The declaration file is too large.", remedy="Declare data by path, not by value.")
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"The declaration file cannot be read ({type(error).__name__}).", remedy="Check the path."
         ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise UsageError(f"The declaration file is no YAML{place}.", remedy="Mend it there.") from None
     if not isinstance(raw, dict):
-        raise UsageError("The declaration file declares nothing.", remedy="Start from data/example/cleanroom.yaml.")
+        raise UsageError(
+            "The declaration file declares nothing.", remedy="Start from data/example/cleanroom.yaml."
+        )
     try:
-        declaration = Declaration.model_validate(raw)
+        declaration = _Sections.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"The declaration is wrong at {place}: {first['msg'].removeprefix('Value error, ')}.",
+            f"The declaration is wrong at {_place(first['loc'])}: {first['msg'].removeprefix('Value error, ')}.",
             remedy="Mend it there; nothing was changed.",
         ) from None
     _check_names(declaration)
-    return declaration.model_copy(update={"folder": path.resolve().parent})
+    return Declaration(folder=path.resolve().parent, **dict(declaration))
 
 
-def _check_names(declaration: Declaration) -> None:
+def _place(location: tuple[int | str, ...]) -> str:
+    """Where a mistake is: the keys and positions that lead to it, each cut short."""
+    parts = ("".join(c if c.isprintable() else "?" for c in str(part)[:_MAX_KEY]) for part in location)
+    return ".".join(parts) or "its top"
+
+
+def _check_names(declaration: _Sections) -> None:
     for section in ("training_datasets", "audience_models", "configured_audience_models", "generation_jobs"):
-        names = [form.name for form in getattr(declaration, section)]
-        if len(set(names)) < len(names):
-            raise UsageError(
-                f"Two {section.replace('_', ' ')} of the declaration have the same name.",
-                remedy="Give each a name of its own.",
-            )
+        first_at: dict[str, int] = {}
+        for number, form in enumerate(getattr(declaration, section)):
+            before = first_at.setdefault(form.name, number)
+            if before != number:
+                raise UsageError(
+                    f"The declaration is wrong at {section}.{number}.name: {section}.{before} has the same name.",
+                    remedy="Give each a name of its own.",
+                )
