@@ -1,8 +1,12 @@
 """The Dagster entry point: everything below `defs`."""
 
+import warnings
 from pathlib import Path
 
 import dagster as dg
+
+# Dagster warns of a parameter that it passes itself, at each load.
+warnings.filterwarnings("ignore", message="Parameter `owners` of initializer `SensorDefinition", category=dg.BetaWarning)
 
 
 @dg.definitions

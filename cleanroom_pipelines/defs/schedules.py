@@ -12,7 +12,10 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 
 
 @dg.schedule(
-    cron_schedule="*/5 * * * *", job=work_through_pending, default_status=dg.DefaultScheduleStatus.RUNNING
+    description="Asks for a new version of every model whose declared refresh is due.",
+    cron_schedule="*/5 * * * *",
+    job=work_through_pending,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
     """Asks for a new version of every model whose declared refresh is due; the sensor of pending work runs it."""
@@ -23,7 +26,12 @@ def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: Inst
     return dg.SkipReason(f"Asked for {len(due)} refreshes." if due else "No declared refresh is due.")
 
 
-@dg.schedule(cron_schedule="30 3 * * *", job=keep_house, default_status=dg.DefaultScheduleStatus.RUNNING)
+@dg.schedule(
+    description="Deletes superseded artifacts every night.",
+    cron_schedule="30 3 * * *",
+    job=keep_house,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
 def nightly_housekeeping(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Deletes superseded artifacts every night."""
+    """Starts the job that deletes what nothing needs any more."""
     return dg.RunRequest()

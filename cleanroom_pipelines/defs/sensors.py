@@ -28,7 +28,10 @@ _UNFINISHED = [
 
 
 @dg.sensor(
-    minimum_interval_seconds=_TICK_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING, job=work_through_pending
+    description="Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.",
+    minimum_interval_seconds=_TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    job=work_through_pending,
 )
 def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.
@@ -54,6 +57,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
 
 
 @dg.sensor(
+    description="Starts runs for what is pending in the catalogue, and ends what went silent.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     jobs=[*asset_jobs, work_through_pending],
