@@ -62,7 +62,7 @@ from cleanroom_pipelines.catalog.work import Work
 from cleanroom_pipelines.catalog.workers import Workers
 
 
-class Catalog(Creation, Work, Deletion, Workers):
+class Catalog(Creation, Work, Deletion, Workers, Overview):
     """The control plane: the truth about resources, their versions and who works on them.
 
     Safe to use from several threads and processes, to pickle and to take across a fork. The schema is brought up
