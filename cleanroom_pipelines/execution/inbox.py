@@ -6,26 +6,48 @@ Keep out: validating or ranking the seed; a drop is a job like any other.
 
 A drop acts as the operator on behalf of the configured model's owner. Its name gives only its format and the words
 of the job's name; no path is made of it. Every step can be cut off and done again: the job's row is found by the
-seed's keyed digest, so the same content twice is one job.
+seed's keyed digest, so the same content twice is one job. Dropping a seed again whose job or export failed asks
+for another attempt at it. A lock of the home lets one process at a time take, recover or settle a drop.
 """
 
+import fcntl
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import ExportJob, GenerationJob, GenerationJobSpec, Kind, Origin, Version
-from cleanroom_pipelines.catalog.records import OPEN
-from cleanroom_pipelines.errors import CleanroomError, ConflictError, NotFoundError, SeedError, UsageError
+from cleanroom_pipelines.catalog import (
+    ExportJob,
+    GenerationJob,
+    GenerationJobSpec,
+    Kind,
+    Origin,
+    Status,
+    Version,
+)
+from cleanroom_pipelines.catalog.records import DELETING, OPEN
+from cleanroom_pipelines.errors import (
+    CleanroomError,
+    ConflictError,
+    NotFoundError,
+    SeedError,
+    StatusCode,
+    UsageError,
+)
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.artifacts import write_durably
+from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
 
 ACCEPTED, REJECTED = "accepted", "rejected"
 _NOTE = "drop.json"
+# What copying programs and browsers call a file that is not whole yet.
+_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
 
 @dataclass(frozen=True)
@@ -44,145 +66,285 @@ class Drop:
 
 
 def find_drops(installation: Installation) -> Iterator[Drop]:
-    """All files that lie in the seed inbox, whether complete or not; links and hidden files are left alone."""
+    """All files that lie in the seed inbox, whether complete or not.
+
+    Links, hidden files and those named like unfinished downloads (`.part`, `.tmp`, …) are left alone.
+    """
     for folder in sorted(installation.home.inbox_seeds.iterdir()):
         if folder.is_dir() and not folder.is_symlink():
             for path in sorted(folder.iterdir()):
-                if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+                if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(_UNFINISHED):
+                    continue
+                with suppress(FileNotFoundError):
                     status = path.stat()
-                    yield Drop(folder.name, path, (status.st_size, status.st_mtime_ns))
+                    if path.is_file():
+                        yield Drop(folder.name, path, (status.st_size, status.st_mtime_ns))
 
 
 def register_drop(installation: Installation, drop: Drop) -> GenerationJob | None:
     """Make a complete drop a generation job, or refuse it with a receipt; either way the file is gone.
 
+    A seed whose job, or whose export, failed is attempted again. Only while its job is being deleted, the file
+    stays.
+
     Returns:
-        The job: a new one, or the one that the same content made before; None when the drop was refused.
+        The job: a new one, or the one that the same content made before; None when the drop was refused or stays.
+
+    Raises:
+        StorageFullError: The disk is full; the file stays.
     """
-    try:
-        suffix = seed_suffix(drop.path)
-        configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, drop.configured_id)
-    except SeedError as error:
-        _refuse(installation, drop, error)
-        return None
-    except (NotFoundError, UsageError):
-        remedy = "Drop into the folder named after the partition key of a configured audience model."
-        _refuse(installation, drop, UsageError("No configured audience model has this folder's name.", remedy=remedy))
-        return None
-    digest = installation.vault.digest(drop.path)
-    slot = f"{configured.id[-12:]}-{digest[:32]}"
-    words = re.sub(r"[^A-Za-z0-9]+", " ", drop.path.name[: -len(suffix)]).strip()[:40] or "seed"
-    note = {"configured_id": configured.id, "words": words, "bytes": drop.signature[0], "digest": digest}
-    if _job_of(installation, note) is not None:
-        drop.path.unlink(missing_ok=True)  # the same content again: it is one job, whose receipt stays
-    else:
-        installation.vault.folder_of(slot).mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(installation.vault.folder_of(slot) / _NOTE, json.dumps(note).encode())
-        installation.vault.put(slot, drop.path, keep=False, move=True)
-    return _register(installation, slot, note)
+    with _one_at_a_time(installation):
+        try:
+            slot, note = _identify(installation, drop)
+        except FileNotFoundError:
+            return None  # another process was faster
+        except (SeedError, UsageError) as error:
+            _refuse(installation, drop, error)
+            return None
+        job = _job_of(installation, note)
+        if job is None:
+            _take(installation, drop, slot, note)
+            return _register(installation, slot, note)
+        if job.status in DELETING:
+            return None
+        newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job.id)
+        if newest.status is Status.CREATE_FAILED:
+            _take(installation, drop, slot, note | {"again": newest.run_key})
+            _try_again(installation, slot, job)
+        else:
+            _retry_exports(installation, job)
+            drop.path.unlink(missing_ok=True)  # the same content again: it is one job, whose receipt stays
+        return _job_of(installation, note)
 
 
 def recover_drops(installation: Installation) -> None:
     """Register the drops that were taken in by a process that was cut off before it made their job."""
-    for folder in sorted(installation.home.seeds.iterdir()):
-        if (folder / _NOTE).is_file():
+    if not any((folder / _NOTE).is_file() for folder in installation.home.seeds.iterdir()):
+        return
+    with _one_at_a_time(installation):
+        for folder in sorted(installation.home.seeds.iterdir()):
+            if not (folder / _NOTE).is_file() or installation.vault.find(folder.name) is None:
+                continue
             note = json.loads((folder / _NOTE).read_text())
-            if _job_of(installation, note) is None and any(folder.glob("seed.*")):
+            job = _job_of(installation, note)
+            if job is None:
                 _register(installation, folder.name, note)
+            elif note.get("again"):
+                newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job.id)
+                if _is_asked_again(note, newest):
+                    _try_again(installation, folder.name, job)
 
 
 def settle_drop(installation: Installation, job_id: str) -> None:
-    """Leave the receipt of a dropped seed once its job has ended: exported, or failed.
+    """Leave the receipt of a dropped seed once its job has ended: exported, or failed; its seed goes.
 
     Does nothing for other jobs, for jobs under way, and when the receipt lies there already.
     """
-    job = installation.catalog.get(Kind.GENERATION_JOB, job_id)
-    if not isinstance(job, GenerationJob) or job.origin is not Origin.INBOX:
+    with _one_at_a_time(installation):
+        _settle(installation, job_id)
+
+
+def settle_all_drops(installation: Installation) -> None:
+    """Leave the receipts that a cut-off run did not get to."""
+    for job in installation.catalog.iterate(Kind.GENERATION_JOB):
+        if isinstance(job, GenerationJob) and job.origin is Origin.INBOX and not _looks_settled(installation, job):
+            settle_drop(installation, job.id)
+
+
+def _looks_settled(installation: Installation, job: GenerationJob) -> bool:
+    """Whether nothing is to be done, as far as status and receipts tell; asked of every job at every tick."""
+    accepted, rejected = (path.exists() for path in _receipt_paths(installation, job))
+    if job.status in DELETING:
+        return True
+    if job.status in OPEN:
+        return not (accepted or rejected)
+    if job.status is Status.ACTIVE:
+        return accepted and not rejected and not job.seed_location
+    return rejected and not accepted and not job.seed_location
+
+
+def _settle(installation: Installation, job_id: str) -> None:
+    try:
+        job = installation.catalog.get(Kind.GENERATION_JOB, job_id)
+    except NotFoundError:
         return
+    if job.origin is not Origin.INBOX or job.status in DELETING:
+        return
+    accepted, rejected = _receipt_paths(installation, job)
     newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job_id)
-    if newest.status in OPEN:
+    if newest.status not in OPEN and job.seed_location and not job.keep_seed:
+        note = installation.vault.folder_of(job.seed_location.partition("/")[0]) / _NOTE
+        if note.is_file() and _is_asked_again(json.loads(note.read_text()), newest):
+            return  # dropped again by a process that was cut off: recover_drops goes on from there
+        installation.vault.delete(job.seed_location)
+        installation.catalog.forget_seed(job.id)
+    exports = _exports_of(installation, job_id)
+    ended = [newest, *(installation.catalog.newest_version(Kind.EXPORT_JOB, export.id) for export in exports)]
+    if any(version.status in OPEN for version in ended):
+        for stale in (accepted, rejected):
+            stale.unlink(missing_ok=True)
         return
-    exports = installation.catalog.children(Kind.GENERATION_JOB, job_id)
-    last = [installation.catalog.newest_version(Kind.EXPORT_JOB, export.id) for export in exports]
-    if any(version.status in OPEN for version in last):
-        return
-    ended = [newest, *last]
-    failed = next((version for version in ended if version.status == "CREATE_FAILED"), None)
+    failed = next((version for version in ended if version.status is Status.CREATE_FAILED), None)
     receipt = {
         "job": job.id,
         "configuredAudienceModel": job.configured_audience_model_id,
         "status": "CREATE_FAILED" if failed else "ACTIVE",
         "statusCode": failed.status_code if failed else None,
         "message": failed.status_message if failed else newest.summary.get("sentence"),
-        "exports": [export.output_location for export in exports if isinstance(export, ExportJob)],
+        "exports": [export.output_location for export in exports if export.output_location],
         "seed": {"bytes": job.seed_bytes, "digest": job.seed_digest},
         "report": _report(installation, newest),
     }
-    folder = _receipts(installation, job.configured_audience_model_id, REJECTED if failed else ACCEPTED)
-    if failed and newest.status == "CREATE_FAILED":
-        installation.vault.delete(job.seed_location)
-        installation.catalog.forget_seed(job.id)
-    write_durably(folder / f"{job.id}.json", json.dumps(receipt, indent=1, default=str).encode())
-    other = _receipts(installation, job.configured_audience_model_id, ACCEPTED if failed else REJECTED)
-    (other / f"{job.id}.json").unlink(missing_ok=True)
+    right, wrong = (rejected, accepted) if failed else (accepted, rejected)
+    wrong.unlink(missing_ok=True)
+    _write_receipt(right, receipt)
 
 
-def settle_all_drops(installation: Installation) -> None:
-    """Leave the receipts that a cut-off run did not get to."""
-    for job in installation.catalog.iterate(Kind.GENERATION_JOB):
-        if isinstance(job, GenerationJob) and job.origin is Origin.INBOX and job.status not in OPEN:
-            configured = job.configured_audience_model_id
-            names = (installation.home.inbox_seeds / configured / state / f"{job.id}.json" for state in (ACCEPTED, REJECTED))
-            if not any(name.exists() for name in names):
-                settle_drop(installation, job.id)
+def _identify(installation: Installation, drop: Drop) -> tuple[str, dict[str, Any]]:
+    """The slot of a drop and what is to be noted of it."""
+    suffix = seed_suffix(drop.path)
+    try:
+        path_of_partition(drop.configured_id)
+        configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, drop.configured_id)
+    except (NotFoundError, UsageError):
+        raise _no_such_model() from None
+    try:
+        digest = installation.vault.digest(drop.path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SeedError(
+            f"The seed cannot be read ({type(error).__name__}).", remedy="Check who may read it and drop it again."
+        ) from None
+    words = re.sub(r"[^A-Za-z0-9]+", " ", drop.path.name[: -len(suffix)]).strip()[:40].strip() or "seed"
+    note = {"configured_id": configured.id, "words": words, "bytes": drop.signature[0], "digest": digest}
+    return f"{configured.id[-12:]}-{digest[:32]}", note
 
 
 def _job_of(installation: Installation, note: Mapping[str, Any]) -> GenerationJob | None:
     return installation.catalog.find_generation_job_by_seed(note["configured_id"], note["digest"], Origin.INBOX)
 
 
-def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> GenerationJob:
-    if (job := _job_of(installation, note)) is not None:
-        return job
-    (seed,) = installation.vault.folder_of(slot).glob("seed.*")
-    spec = GenerationJobSpec(
-        name=f"{note['words']} {note['digest'][:8]}",
-        description="Dropped into the inbox.",
-        configured_audience_model_id=note["configured_id"],
-        seed_location=f"{slot}/{seed.name}",
-        seed_name=note["words"],
-        seed_bytes=note["bytes"],
-        seed_digest=note["digest"],
-        export_size="largest",
-        origin=Origin.INBOX,
+def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
+    page = installation.catalog.list(Kind.EXPORT_JOB, parent_id=job_id, limit=1000)  # 25 sizes are allowed
+    return [export for export in page.items if isinstance(export, ExportJob)]
+
+
+def _take(installation: Installation, drop: Drop, slot: str, note: Mapping[str, Any]) -> None:
+    """Move a drop into its slot, the note first: whoever finds both knows what they are for."""
+    folder = installation.vault.folder_of(slot)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_durably(folder / _NOTE, json.dumps(note).encode())
+    if installation.vault.find(slot) is None:
+        installation.vault.put(slot, drop.path, keep=False, move=True)
+    else:
+        drop.path.unlink(missing_ok=True)  # the same content was taken in before, by a process that was cut off
+
+
+def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> GenerationJob | None:
+    """Make the job of a seed that lies in its slot; None when it cannot be made, of which a receipt is left."""
+    location = installation.vault.find(slot)
+    # The same content may be dropped for two models, and names are taken once: the slot knows both.
+    mark = installation.key.digest("names of drops", slot.encode())
+    for length in (8, 16):
+        try:
+            return installation.catalog.start_generation_job(
+                GenerationJobSpec(
+                    name=f"{note['words']} {mark[:length]}",
+                    description="Dropped into the inbox.",
+                    configured_audience_model_id=note["configured_id"],
+                    seed_location=location,
+                    seed_name=note["words"],
+                    seed_bytes=note["bytes"],
+                    seed_digest=note["digest"],
+                    export_size="largest",
+                    origin=Origin.INBOX,
+                )
+            )
+        except ConflictError as error:
+            if error.attributes.get("reason") == "seed":
+                return _job_of(installation, note)
+            if error.attributes.get("reason") == "name":
+                continue
+            refused: CleanroomError = error
+        except NotFoundError:
+            refused = _no_such_model()
+        except UsageError as error:
+            refused = error
+        break
+    else:
+        refused = ConflictError("The names that this seed's job could have are taken.", remedy="Rename the file.")
+    folder = installation.home.inbox_seeds / note["configured_id"]
+    _write_refusal(folder, refused, note["bytes"], note["digest"])
+    shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
+    return None
+
+
+def _try_again(installation: Installation, slot: str, job: GenerationJob) -> None:
+    location = installation.vault.find(slot)
+    assert location is not None
+    installation.catalog.place_seed(job.id, location)
+    with suppress(ConflictError):  # somebody asked for another attempt meanwhile
+        installation.catalog.retry(Kind.GENERATION_JOB, job.id)
+    _settle(installation, job.id)  # the receipt of the failure goes
+
+
+def _retry_exports(installation: Installation, job: GenerationJob) -> None:
+    for export in _exports_of(installation, job.id):
+        newest = installation.catalog.newest_version(Kind.EXPORT_JOB, export.id)
+        if newest.status is Status.CREATE_FAILED:
+            installation.catalog.retry(Kind.EXPORT_JOB, export.id)
+            _settle(installation, job.id)
+
+
+def _is_asked_again(note: Mapping[str, Any], newest: Version) -> bool:
+    # the run key changes with each attempt: what was asked for once is done once
+    return newest.status is Status.CREATE_FAILED and newest.run_key == note.get("again")
+
+
+def _no_such_model() -> UsageError:
+    return UsageError(
+        "No configured audience model has this folder's name.",
+        remedy="Drop into the folder named after the partition key of a configured audience model.",
+        status_code=StatusCode.PARENT_NOT_ACTIVE,
     )
-    try:
-        job = installation.catalog.start_generation_job(spec)
-    except ConflictError:
-        job = _job_of(installation, note)  # another process was faster
-    assert isinstance(job, GenerationJob)
-    return job
 
 
 def _refuse(installation: Installation, drop: Drop, error: CleanroomError) -> None:
-    digest = installation.vault.digest(drop.path)
+    try:
+        digest = installation.vault.digest(drop.path)
+    except FileNotFoundError:
+        return  # another process was faster
+    except OSError:
+        digest = installation.key.digest("unreadable drops", repr(drop.path.name).encode())
+    _write_refusal(drop.path.parent, error, drop.signature[0], digest)
+    if drop.path.is_file():
+        drop.path.unlink(missing_ok=True)
+
+
+def _write_refusal(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
     receipt = {
         "job": None,
         "status": "CREATE_FAILED",
         "statusCode": error.status_code,
         "message": str(error),
-        "seed": {"bytes": drop.signature[0], "digest": digest},
+        "seed": {"bytes": n_bytes, "digest": digest},
     }
-    folder = drop.path.parent / REJECTED
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_durably(folder / f"refused-{digest[:12]}.json", json.dumps(receipt, indent=1).encode())
-    drop.path.unlink(missing_ok=True)
+    _write_receipt(folder / REJECTED / f"refused-{digest[:12]}.json", receipt)
 
 
-def _receipts(installation: Installation, configured_id: str, state: str) -> Path:
-    folder = installation.home.inbox_seeds / configured_id / state
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+def _receipt_paths(installation: Installation, job: GenerationJob) -> tuple[Path, Path]:
+    folder = installation.home.inbox_seeds / job.configured_audience_model_id
+    return folder / ACCEPTED / f"{job.id}.json", folder / REJECTED / f"{job.id}.json"
+
+
+def _write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:
+    content = json.dumps(receipt, indent=1, default=str).encode()
+    if path.parent.is_file():
+        path.parent.unlink()  # a file where the folder of receipts belongs
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.is_file() or path.read_bytes() != content:
+        write_durably(path, content)
 
 
 def _report(installation: Installation, version: Version) -> Mapping[str, Any] | None:
@@ -190,7 +352,17 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
     if artifact is None:
         return None
     reference = ArtifactReference("seed_validation_report", version.resource_id, artifact)
-    with installation.store.opening(reference) as folder:
-        return dict(json.loads((folder / "report.json").read_text())) | {
-            "outcome": json.loads((folder / "outcome.json").read_text())
-        }
+    try:
+        with installation.store.opening(reference) as folder:
+            return dict(json.loads((folder / "report.json").read_text())) | {
+                "outcome": json.loads((folder / "outcome.json").read_text())
+            }
+    except (CleanroomError, OSError, ValueError):
+        return None  # damaged: materialising the job again says so
+
+
+@contextmanager
+def _one_at_a_time(installation: Installation) -> Iterator[None]:
+    with (installation.home.inbox / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+        yield

@@ -5,6 +5,7 @@ Add here when a setting or a part of the installation appears.
 Keep out: doing anything with them.
 """
 
+import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
+from cleanroom_pipelines.storage.artifacts import check_store_url
 
 T = TypeVar("T")
 
@@ -56,23 +58,26 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings.
+        """Read the settings; a variable that is empty is as good as none.
+
+        Args:
+            environment: Variables by name; those of this process if not given.
 
         Raises:
             ConfigurationError: A variable cannot be read; the message names it.
         """
         values = os.environ if environment is None else environment
         return cls(
-            home=Path(values.get("CLEANROOM_HOME", "data")).expanduser().resolve(),
-            catalog_url=values.get("CLEANROOM_CATALOG_URL") or None,
-            artifacts_url=values.get("CLEANROOM_ARTIFACTS_URL") or None,
-            key_file=_read(values, "CLEANROOM_KEY_FILE", Path),
+            home=_read(values, "CLEANROOM_HOME", _path) or _path("data"),
+            catalog_url=_read(values, "CLEANROOM_CATALOG_URL", _catalog_url),
+            artifacts_url=_read(values, "CLEANROOM_ARTIFACTS_URL", _artifacts_url),
+            key_file=_read(values, "CLEANROOM_KEY_FILE", _path),
             memory_bytes=_read(values, "CLEANROOM_MEMORY", parse_bytes),
             threads=_read(values, "CLEANROOM_THREADS", _positive),
             size_profile=_read(values, "CLEANROOM_SIZE_PROFILE", _size_profile) or "default",
             seed_floor=_read(values, "CLEANROOM_SEED_FLOOR", _positive) or 25,
             notify=values.get("CLEANROOM_NOTIFY") or None,
-            retention_days=_read(values, "CLEANROOM_RETENTION_DAYS", float) or 30.0,
+            retention_days=30.0 if (days := _read(values, "CLEANROOM_RETENTION_DAYS", _days)) is None else days,
         )
 
 
@@ -152,8 +157,12 @@ def _read(values: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T 
         return None
     try:
         return parse(text)
-    except (ValueError, KeyError):
-        raise ConfigurationError(f"The setting {name} cannot be read.", remedy="See the README's table of settings.") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"The setting {name} is wrong: {error.message}", remedy=error.remedy) from None
+    except (ValueError, KeyError, OverflowError, RuntimeError):
+        raise ConfigurationError(
+            f"The setting {name} cannot be read.", remedy="See the README's table of settings."
+        ) from None
 
 
 def _positive(text: str) -> int:
@@ -161,6 +170,27 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError("below 1")
     return number
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _catalog_url(text: str) -> str:
+    Catalog(text, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)  # connects to nothing
+    return text
+
+
+def _artifacts_url(text: str) -> str:
+    check_store_url(text)
+    return text
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not (math.isfinite(days) and 0 <= days <= 36_500):
+        raise ValueError("out of range")
+    return days
 
 
 def _size_profile(text: str) -> str:

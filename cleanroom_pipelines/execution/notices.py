@@ -1,9 +1,11 @@
 """One notice when work ends, to a URL or a command of the operator's.
 
 Lives here: sending it.
+Add here when a notice can go another way.
 Keep out: data. A notice says what ended and how, never what it found.
 """
 
+import http.client
 import json
 import logging
 import shlex
@@ -34,8 +36,17 @@ def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
             with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
                 pass
         else:
+            command = shlex.split(notify)
+            if not command:
+                raise ValueError("an empty command")
+            # Its output goes nowhere: a pipe would be waited for as long as whatever it starts keeps it open.
             subprocess.run(  # noqa: S603 - the operator's own command
-                shlex.split(notify), input=body, timeout=_SECONDS, check=True, capture_output=True
+                command,
+                input=body,
+                timeout=_SECONDS,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError, http.client.HTTPException) as error:
         _LOG.warning("The notification hook failed (%s).", type(error).__name__)

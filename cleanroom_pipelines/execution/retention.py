@@ -1,22 +1,34 @@
-"""Deleting what was superseded.
+"""Deleting what nothing needs any more.
 
-Lives here: which artifact versions nothing needs any more.
+Lives here: which artifact versions were superseded, and which drafts and seeds a killed process left behind.
+Add here when something else may be left behind.
 Keep out: deleting resources (catalogue).
 """
 
+import shutil
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.catalog import GenerationJob, Kind, Resource, Version
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.storage.artifacts import is_leftover
+
+# Whoever writes a draft ends within a day, or was killed.
+_LEFTOVER_AFTER = timedelta(days=1)
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
-    """Delete artifacts that were superseded longer ago than the retention time.
+    """Delete artifacts that were superseded longer ago than the retention time, and what killed processes left.
 
-    Kept are the current version of every resource, whatever a current version was made from, and everything
-    while any work is under way (its run may be reading).
+    Kept are the current and the newest version of every resource, whatever a current version was made from, and
+    everything while any work is under way (its run may be reading).
+
+    Args:
+        installation: Where.
+        now: UTC; the installation's clock if not given.
 
     Returns:
         How many artifact versions were deleted.
@@ -24,28 +36,69 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     from cleanroom_pipelines.execution.making import ASSETS_OF
 
     catalog, store = installation.catalog, installation.store
+    at = now or installation.clock()
+    # The store is listed before the catalogue is read: what is published in between is then not in the list.
+    listed = [
+        ArtifactReference(asset, resource_id, version)
+        for kind in Kind
+        for resource_id in catalog.ids(kind)
+        for asset in ASSETS_OF[kind]
+        for version in store.versions(asset, resource_id)
+    ]
     resources = [record for kind in Kind for record in catalog.iterate(kind)]
-    if any(version.status in OPEN for record in resources for version in catalog.versions(record.kind, record.id)):
+    versions = {record.id: catalog.versions(record.kind, record.id) for record in resources}
+    if any(version.status in OPEN for family in versions.values() for version in family):
         return 0
-    deadline = (now or installation.clock()) - timedelta(days=installation.settings.retention_days)
-    needed = set[tuple[Kind, str, int]]()
+    kept = set(_kept(resources, versions, at - timedelta(days=installation.settings.retention_days)))
+    superseded = [reference for reference in listed if reference not in kept and reference.partition in versions]
+    for reference in superseded:
+        store.delete(reference)
+    _delete_leftovers(installation, resources, at)
+    return len(superseded)
+
+
+def _kept(
+    resources: list[Resource], versions: dict[str, tuple[Version, ...]], deadline: datetime
+) -> Iterator[ArtifactReference]:
+    needed = set[tuple[str, int]]()
     for record in resources:
-        if record.current_version is not None:
-            needed.add((record.kind, record.id, record.current_version))
-            current = catalog.version(record.kind, record.id, record.current_version)
-            needed |= {(parent.kind, parent.id, parent.version) for parent in current.parents}
-    n_deleted = 0
+        needed.add((record.id, versions[record.id][-1].number))
+        for version in versions[record.id]:
+            if version.number == record.current_version:
+                needed.add((record.id, version.number))
+                needed |= {(parent.id, parent.version) for parent in version.parents}
     for record in resources:
-        for asset in ASSETS_OF[record.kind]:
-            kept = {
-                version.artifacts.get(asset)
-                for version in catalog.versions(record.kind, record.id)
-                if (record.kind, record.id, version.number) in needed
-                or version.finished_at is None
-                or version.finished_at > deadline
-            }
-            for artifact in store.versions(asset, record.id):
-                if artifact not in kept:
-                    store.delete(ArtifactReference(asset, record.id, artifact))
-                    n_deleted += 1
-    return n_deleted
+        for version in versions[record.id]:
+            is_recent = version.finished_at is None or version.finished_at > deadline
+            if is_recent or (record.id, version.number) in needed:
+                for asset, artifact in version.artifacts.items():
+                    yield ArtifactReference(asset, record.id, artifact)
+
+
+def _delete_leftovers(installation: Installation, resources: list[Resource], at: datetime) -> None:
+    home, oldest = installation.home, (at - _LEFTOVER_AFTER).timestamp()
+    drafts = (
+        path
+        for root in (home.artifacts, home.accounts, home.inbox, home.seeds)
+        for path in root.rglob(".*")
+        if is_leftover(path.name)
+    )
+    wanted = {
+        record.seed_location.partition("/")[0]
+        for record in resources
+        if isinstance(record, GenerationJob) and record.seed_location
+    }
+    slots = (path for path in home.seeds.iterdir() if path.name not in wanted)
+    for path in [*drafts, *slots, *home.scratch.iterdir()]:
+        if _is_older(path, oldest):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_older(path: Path, oldest: float) -> bool:
+    try:
+        return path.lstat().st_mtime < oldest
+    except FileNotFoundError:
+        return False

@@ -1,12 +1,21 @@
 """Starting a generation job from a file of the operator's.
 
 Lives here: taking the seed into the vault and registering the job, for launchpad and command.
+Add here when a job is started with a further choice.
 Keep out: drops (inbox.py) and declarations (declarations).
 """
 
 from pathlib import Path
+from typing import Literal
 
-from cleanroom_pipelines.catalog import AudienceSize, GenerationJob, GenerationJobSpec, Origin, SeedMode
+from cleanroom_pipelines.catalog import (
+    LARGEST,
+    AudienceSize,
+    GenerationJob,
+    GenerationJobSpec,
+    Origin,
+    SeedMode,
+)
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 
@@ -34,15 +43,17 @@ def start_job_from_file(
 
     Raises:
         SeedError: The file is not there.
-        UsageError: A field cannot be read.
+        UsageError: A field cannot be read, or the size is none of the configured model's.
         ConflictError: The name is taken.
         NotFoundError: There is no such configured model.
     """
     if seed_mode not in set(SeedMode):
-        raise UsageError("The seed mode is none of excluded, first, in_place.")
+        raise UsageError("The seed mode is not known.", remedy="Give excluded, first or in_place.")
     if not seed.is_file():
         raise SeedError("The seed was not found.", remedy="Check its path.", status_code=StatusCode.SEED_NOT_FOUND)
-    size = export_size if export_size in ("", "largest") else AudienceSize.parse(export_size)
+    size: AudienceSize | Literal["largest"] | None = None
+    if export_size:
+        size = LARGEST if export_size == LARGEST else AudienceSize.parse(export_size)
     location = installation.vault.put(installation.token_hex(12), seed, keep=False)
     try:
         job = installation.catalog.start_generation_job(
@@ -54,7 +65,7 @@ def start_job_from_file(
                 seed_bytes=seed.stat().st_size,
                 seed_digest=installation.vault.digest(seed),
                 seed_mode=SeedMode(seed_mode),
-                export_size=size or None,
+                export_size=size,
                 origin=origin,
             )
         )
