@@ -96,9 +96,3 @@ def delete_superseded_versions(context: dg.OpExecutionContext, installation: Ins
 def keep_house() -> None:
     """Deletes superseded artifacts after the retention time."""
     delete_superseded_versions()
-
-
-@dg.definitions
-def executor() -> dg.Definitions:
-    """Let what is materialised by hand run in one process too; a process for each step would cost seconds."""
-    return dg.Definitions(executor=dg.in_process_executor)

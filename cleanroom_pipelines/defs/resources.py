@@ -1,6 +1,6 @@
 """Resources: how the shell reaches the installation.
 
-Lives here: the one resource every asset, sensor and schedule takes.
+Lives here: the one resource every asset, sensor and schedule takes, and the executor of runs.
 Keep out: settings (execution.installation).
 """
 
@@ -19,5 +19,8 @@ class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """The resources by the name under which assets take them."""
-    return dg.Definitions(resources={"installation": InstallationResource()})
+    """The resources by the name under which assets take them, and one process for every run.
+
+    What is materialised by hand runs in Dagster's own job, where a process for each step would cost seconds.
+    """
+    return dg.Definitions(resources={"installation": InstallationResource()}, executor=dg.in_process_executor)
