@@ -1,0 +1,78 @@
+"""Imports point one way, one module owns DuckDB, and what is heavy is loaded when it is needed.
+
+Contract: DESIGN section 3. The core never imports Dagster; only the engine's module imports duckdb; neither
+loading the shell nor asking the command for help brings a learner, a validator, a plotter or a cluster.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .tree import PACKAGE, ROOT, modules
+
+HEAVY = {"lightgbm", "sklearn", "matplotlib", "pandera", "botocore", "pyspark", "implicit", "pandas"}
+
+
+def imported_by(path: Path) -> set[str]:
+    names = set[str]()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_layers_hold() -> None:
+    from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+def test_every_package_stands_in_the_layers() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    unnamed = {name for name in packages if not re.search(rf"cleanroom_pipelines\.{name}\b", text)}
+    assert unnamed <= {"declarations"}, "the direction of declarations is held by the next test"
+
+
+def test_nothing_but_commands_imports_declarations() -> None:
+    importers = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in modules()
+        if "cleanroom_pipelines.declarations" in path.read_text()
+        and path.relative_to(PACKAGE).parts[0] != "declarations"
+    }
+    assert importers == {"cli"}
+
+
+def test_one_module_imports_duckdb() -> None:
+    assert [path.name for path in modules() if "duckdb" in imported_by(path)] == ["duckdb_engine.py"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import cleanroom_pipelines.definitions as d; d.defs().get_repository_def()",
+        "from click.testing import CliRunner; from cleanroom_pipelines.cli.main import cleanroom; "
+        "assert 'train' in CliRunner().invoke(cleanroom, ['--help']).output",
+    ],
+    ids=["definitions", "help"],
+)
+def test_heavy_libraries_are_not_loaded_by(statement: str) -> None:
+    script = f"import json, sys; {statement}; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}
+    assert "click" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_help_loads_no_dagster() -> None:
+    script = "import sys, cleanroom_pipelines.cli.main; print('dagster' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == "False"

@@ -1,0 +1,100 @@
+"""What the tree promises whoever reads it.
+
+Contract: no SQL `hash()` (DuckDB's and Spark's differ); the README's first two shell blocks are the two commands
+that `.ci/run` runs, and its count of heavier tests is true; no file names a machine's own paths; a module opens by
+saying what lives in it.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .tree import PACKAGE, ROOT, TESTS, modules, own_text
+
+# spelt so that this file does not match itself
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:wor[k]|op[t]|roo[t]|hom[e]/\w+|User[s]/\w+)/\w")
+HEAVY_MARKS = {"browser", "postgresql", "slow"}
+SQL_HASH = re.compile(r"(?<![\w.])hash\s*\(", re.IGNORECASE)
+
+
+def strings_of(source: str) -> list[str]:
+    """The string literals that are no docstrings."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    ]
+
+
+def test_no_query_uses_sql_hash() -> None:
+    texts = {path.name: " ".join(strings_of(path.read_text())) for path in modules()}
+    assert any("SELECT" in text for text in texts.values()), "the search sees queries"
+    assert [name for name, text in texts.items() if SQL_HASH.search(text)] == []
+
+
+def test_no_machine_path_in_the_tree() -> None:
+    found = [str(path.relative_to(ROOT)) for path, text in own_text() if MACHINE_PATHS.search(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_opens_by_saying_what_lives_in_it(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not tree.body or ast.get_docstring(tree)
+
+
+def shell_blocks() -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_has_the_two_commands_that_ci_runs() -> None:
+    blocks = shell_blocks()
+    assert len(blocks) >= 2
+    assert "cleanroom demo" in blocks[0]
+    assert "pytest" in blocks[1]
+    ci = ROOT / ".ci" / "run"
+    assert ci.stat().st_mode & 0o111, "CI can start it"
+    assert '"$(block 1)"' in ci.read_text()
+    assert '"$(block 2)"' in ci.read_text()
+
+
+def test_readme_counts_the_heavier_tests() -> None:
+    sentence = next(line for line in (ROOT / "README.md").read_text().splitlines() if "-m browser" in line)
+    total = re.match(r"(\d+) heavier tests", sentence)
+    told = {mark: int(n) for n, mark in re.findall(r"(\d+) [^()\d]*\(`-m (\w+)`", sentence)}
+    assert total is not None, "the README says how many heavier tests there are"
+    marks = marks_of_all_tests()
+    assert told == {mark: sum(mark in its for its in marks) for mark in HEAVY_MARKS}
+    assert int(total.group(1)) == sum(bool(HEAVY_MARKS & its) for its in marks)
+
+
+def marks_of_all_tests() -> list[set[str]]:
+    """For each test that pytest collects, the marks it has."""
+    command = [sys.executable, "-c", _COLLECT, str(TESTS)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [set(marks) for marks in json.loads(run.stdout.splitlines()[-1])]
+
+
+_COLLECT = """
+import json, sys, pytest
+class Marks:
+    def pytest_collection_finish(self, session):
+        self.marks = [[mark.name for mark in item.iter_markers()] for item in session.items]
+plugin = Marks()
+options = ["--collect-only", "-qq", "-m", "", "-p", "no:cacheprovider", sys.argv[1]]
+assert pytest.main(options, plugins=[plugin]) == 0
+print(json.dumps(plugin.marks))
+"""

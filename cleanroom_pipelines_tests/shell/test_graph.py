@@ -1,0 +1,59 @@
+"""The graph changes only where somebody sees it.
+
+Contract: `graph.json` holds every asset, check, job, sensor and schedule that Dagster loads. Everything runs
+without a click, every asset says in one line what it is, whose it is and how long it stays fresh.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from . import graph as snapshot
+
+SNAPSHOT = Path(__file__).with_name("graph.json")
+GRAPH = snapshot.graph()
+
+
+def test_graph_is_the_snapshot() -> None:
+    wanted = json.loads(SNAPSHOT.read_text())
+    assert wanted == GRAPH, (
+        "If this change is meant: python -m cleanroom_pipelines_tests.shell.graph > "
+        "cleanroom_pipelines_tests/shell/graph.json"
+    )
+
+
+def test_snapshot_is_written_as_the_command_writes_it() -> None:
+    assert SNAPSHOT.read_text() == snapshot.as_text()
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH["assets"]))
+def test_an_asset_says_what_it_is(name: str) -> None:
+    asset = GRAPH["assets"][name]
+    assert asset["description"].endswith(".")
+    for field in ("group", "owners", "kinds", "partitions", "code_version", "stale_after_days"):
+        assert asset[field], field
+    assert asset["automation"] is None, "what follows from what is the catalogue's"
+
+
+def test_code_versions_are_those_that_artifacts_carry() -> None:
+    from cleanroom_pipelines.execution.work import CODE_VERSIONS
+
+    assert {name: asset["code_version"] for name, asset in GRAPH["assets"].items()} == CODE_VERSIONS
+
+
+@pytest.mark.parametrize("what", ["sensors", "schedules"])
+def test_everything_is_on_without_a_click(what: str) -> None:
+    assert GRAPH[what]
+    for part in GRAPH[what].values():
+        assert part["status"] == "RUNNING"
+        assert part["description"]
+
+
+def test_a_run_is_one_process() -> None:
+    assert {job["executor"] for job in GRAPH["jobs"].values()} == {"in_process"}
+
+
+def test_an_audience_is_never_made_of_a_seed_that_failed() -> None:
+    assert GRAPH["checks"]["seed_validation_report.seed_is_usable"]["blocking"]
+    assert not GRAPH["checks"]["audience.recall_beats_chance"]["blocking"], "a weak audience is a warning"

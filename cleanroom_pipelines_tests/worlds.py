@@ -1,0 +1,232 @@
+"""A small clean room for tests: who buys what, who is in the seed, and the declaration that makes it so.
+
+Lives here: writing its files, an installation on a folder, and what several test packages do with both.
+Keep out: fixtures (conftest.py of each package) and assertions.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cleanroom_pipelines.catalog import Kind, Resource, Version
+from cleanroom_pipelines.declarations import apply_declaration, read_declaration
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.execution.making import ASSETS_OF
+
+N_USERS, N_ITEMS, N_EVENTS = 300, 40, 8_000
+N_GROUP, N_SEED = 80, 40
+FIRST_SECOND = 1_700_000_000  # 2023-11-14
+DAYS = 90
+ROLES = {"user": "USER_ID", "item": "ITEM_ID", "ts": "TIMESTAMP"}
+DATASET, MODEL, CONFIGURED, JOB = "Shop events", "Shop model", "Shop lookalikes", "Loyal customers"
+
+T = TypeVar("T")
+Row = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class World:
+    """Files of one clean room.
+
+    Attributes:
+        folder: Where they lie.
+        interactions: The publisher's table.
+        seed: The advertiser's list: half of a group that likes ten of the items.
+        group: All of that group.
+        declaration: The YAML that declares dataset, model, configured model, job and export.
+    """
+
+    folder: Path
+    interactions: Path
+    seed: Path
+    group: tuple[str, ...]
+    declaration: Path
+
+    @property
+    def seed_users(self) -> tuple[str, ...]:
+        """The users of the seed."""
+        return self.group[:N_SEED]
+
+
+def user(number: int) -> str:
+    """The id of a user."""
+    return f"user-{number:04d}"
+
+
+def events(n_users: int = N_USERS, n_events: int = N_EVENTS, seed: int = 7) -> list[Row]:
+    """Events of users, of whom the first 80 mostly take the first ten items; the same for the same arguments."""
+    dice = random.Random(seed)
+    rows = []
+    for number in range(n_events):
+        who = number % n_users  # nobody stays away
+        n_items = 10 if who < N_GROUP and dice.random() < 0.5 else N_ITEMS
+        second = FIRST_SECOND + dice.randrange(DAYS * 86_400)
+        rows.append((user(who), f"item-{dice.randrange(n_items):02d}", second))
+    return rows
+
+
+def write_events(path: Path, rows: Sequence[Row]) -> Path:
+    """Write events as parquet with the columns user, item, ts (epoch seconds)."""
+    users, items, seconds = zip(*rows, strict=True)
+    table = pa.table({"user": users, "item": items, "ts": pa.array(seconds, pa.int64())})
+    pq.write_table(table, path)
+    return path
+
+
+def write_seed(path: Path, users: Sequence[str]) -> Path:
+    """Write a seed as JSON Lines or CSV, by the file's name."""
+    if path.name.endswith(".csv"):
+        path.write_text("user_id\n" + "".join(f"{name}\n" for name in users))
+    else:
+        path.write_text("".join(json.dumps({"user_id": name}) + "\n" for name in users))
+    return path
+
+
+def declare(path: Path, *, interactions: Path, seed: Path | None, **changes: Mapping[str, Any]) -> Path:
+    """Write a declaration of one dataset, model, configured model and, with a seed, job.
+
+    Args:
+        path: The file.
+        interactions: The table.
+        seed: The job's seed; None declares no job.
+        **changes: Per form (`dataset`, `model`, `configured`, `job`), fields that differ.
+    """
+    dataset = {"name": DATASET, "source": str(interactions), "columns": ROLES}
+    model = {"name": MODEL, "training_dataset": DATASET}
+    configured = {
+        "name": CONFIGURED,
+        "audience_model": MODEL,
+        "sizes": ["5%", "10%", "20%"],
+        "minimum_matching_seed_size": 25,
+        "output": "s3://audiences/shop",
+    }
+    job = {"name": JOB, "configured_audience_model": CONFIGURED, "seed": str(seed), "exports": ["20%"]}
+    form = {
+        "training_datasets": [dataset | dict(changes.get("dataset", {}))],
+        "audience_models": [model | dict(changes.get("model", {}))],
+        "configured_audience_models": [configured | dict(changes.get("configured", {}))],
+    }
+    if seed is not None:
+        form["generation_jobs"] = [job | dict(changes.get("job", {}))]
+    path.write_text(yaml.safe_dump(form, sort_keys=False))
+    return path
+
+
+def write_world(folder: Path, **changes: Mapping[str, Any]) -> World:
+    """Write the files of a small clean room.
+
+    Args:
+        folder: Made if it does not exist.
+        **changes: As for `declare`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    group = tuple(user(number) for number in range(N_GROUP))
+    interactions = write_events(folder / "events.parquet", events())
+    seed = write_seed(folder / "seed.jsonl", group[:N_SEED])
+    declaration = declare(folder / "cleanroom.yaml", interactions=interactions, seed=seed, **changes)
+    return World(folder, interactions, seed, group, declaration)
+
+
+def settings(home: Path) -> dict[str, str]:
+    """The environment of an installation that takes little of the machine."""
+    return {"CLEANROOM_HOME": str(home), "CLEANROOM_THREADS": "1", "CLEANROOM_MEMORY": "512MB"}
+
+
+@contextmanager
+def installed(home: Path, **more: str) -> Iterator[Installation]:
+    """Let the environment name an installation, as the assets' resource wants it, and open it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (settings(home) | more).items():
+            patch.setenv(name, value)
+        patch.delenv("DAGSTER_REDACT_USER_CODE_ERRORS", raising=False)
+        yield Installation.from_environment()
+
+
+@contextmanager
+def dagster_at(folder: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that keeps its events and logs in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
+
+
+def later(installation: Installation, **span: float) -> Installation:
+    """The same installation with its clock put forward."""
+    return Installation(
+        Settings.from_environment(settings(installation.settings.home)),
+        clock=lambda: datetime.now(UTC) + timedelta(**span),
+    )
+
+
+def apply(installation: Installation, declaration: Path) -> list[Any]:
+    """What `cleanroom apply` does."""
+    return apply_declaration(
+        installation.catalog,
+        installation.vault,
+        read_declaration(declaration),
+        new_slot=lambda: installation.token_hex(12),
+    )
+
+
+def the(installation: Installation, kind: Kind, name: str | None = None) -> Resource:
+    """The only resource of a kind, or the one of this name."""
+    (found,) = (one for one in installation.catalog.iterate(kind) if name is None or one.name == name)
+    return found
+
+
+def newest(installation: Installation, kind: Kind, name: str | None = None) -> Version:
+    """The newest version of that resource."""
+    return installation.catalog.newest_version(kind, the(installation, kind, name).id)
+
+
+def statuses(installation: Installation) -> dict[str, list[str]]:
+    """By resource name, the statuses of its versions from the first on."""
+    catalog = installation.catalog
+    return {
+        record.name: [version.status.value for version in catalog.versions(kind, record.id)]
+        for kind in Kind
+        for record in catalog.iterate(kind)
+    }
+
+
+def materializations(
+    instance: dg.DagsterInstance, asset: str, partition: str | None = None
+) -> list[dg.AssetMaterialization]:
+    """What Dagster recorded of an asset, the oldest first."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None),
+        limit=1000,
+    ).records
+    return [record.asset_materialization for record in reversed(records) if record.asset_materialization]
+
+
+def kind_of(asset: str) -> Kind:
+    """The kind of resource whose partitions an asset has."""
+    return next(kind for kind, assets in ASSETS_OF.items() if asset in assets)
+
+
+def wait_until(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:
+    """Wait for a condition and give what made it true.
+
+    Raises:
+        TimeoutError: It did not come true in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Waited {seconds:g} s in vain for {what}.")
+        time.sleep(every)
+    return found
