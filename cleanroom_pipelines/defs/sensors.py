@@ -11,7 +11,8 @@ import dagster as dg
 
 from cleanroom_pipelines.defs.jobs import asset_jobs, work_through_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution.inbox import find_drops, register_drop
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, register_drop, settle_all_drops
 from cleanroom_pipelines.execution.running import run_request
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 
@@ -39,18 +40,30 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     A file is complete when its size and time of change are those of the tick before.
     """
     opened = installation.open()
+    recover_drops(opened)
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
     seen: dict[str, list[int]] = {}
-    n_registered = n_refused = 0
+    n_registered = n_refused = n_left = 0
     for drop in find_drops(opened):
         key = opened.key.digest("inbox cursor", str(drop.path).encode())[:16]
         if before.get(key) != list(drop.signature):
             seen[key] = list(drop.signature)
-        elif register_drop(opened, drop) is None:
-            n_refused += 1
-        else:
-            n_registered += 1
-    message = f"Registered {n_registered} seeds, refused {n_refused}; {len(seen)} may still be being written."
+            continue
+        try:
+            registered = register_drop(opened, drop)
+        except (CleanroomError, OSError) as error:
+            # one file that cannot be taken now must not keep the others waiting
+            context.log.warning(
+                f"A dropped seed could not be taken ({type(error).__name__}); the next tick tries again."
+            )
+            seen[key] = list(drop.signature)
+            n_left += 1
+            continue
+        n_registered, n_refused = n_registered + (registered is not None), n_refused + (registered is None)
+    settle_all_drops(opened)
+    message = (
+        f"Registered {n_registered} seeds, refused {n_refused}; {len(seen) - n_left} may still be being written."
+    )
     if not (n_registered or n_refused or seen):
         message = "The inbox is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))

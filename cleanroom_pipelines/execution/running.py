@@ -14,6 +14,7 @@ from threading import Event, Thread
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Kind, Version
+from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.supervision import supervise
 
@@ -65,6 +66,8 @@ def run_pending(
     instance = instance or _instance()
     repository = _repository()
     begun, n_runs, passed_over = time.monotonic(), 0, set[str]()
+    recover_drops(installation)
+    settle_all_drops(installation)
     while max_versions is None or n_runs < max_versions:
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break

@@ -1,6 +1,6 @@
 """Keeping the two truths together: the catalogue about resources, Dagster about runs.
 
-Lives here: what every tick does before it starts anything: silent runs, orphans, partitions, receipts.
+Lives here: what every tick does before it starts anything: silent runs, orphans, partitions.
 Add here when catalogue and Dagster can come apart in a further way.
 Keep out: starting runs.
 """
@@ -9,7 +9,6 @@ from datetime import timedelta
 
 import dagster as dg
 
-from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -29,8 +28,6 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
         catalog.forget_worker(worker)
     catalog.settle_orphans()
     _sync_partitions(installation, instance)
-    recover_drops(installation)
-    settle_all_drops(installation)
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
