@@ -1,0 +1,90 @@
+"""Contract: every reason to refuse a seed, and what is counted instead (contracts/similarity.md)."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.similarity.seeds import match_seed, read_seed
+from cleanroom_pipelines_tests.similarity.planted import ENGINE, make_world, seed_of, train_on
+
+
+def _lines(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _json(ids: list[str]) -> list[str]:
+    return [json.dumps({"user_id": user_id}) for user_id in ids]
+
+
+def test_duplicates_and_bad_lines_are_counted(tmp_path: Path) -> None:
+    ids = [f"u{number}" for number in range(100)]
+    seed = read_seed(_lines(tmp_path / "seed.jsonl", [*_json(ids), *_json(ids[:7]), "{broken"]), engine=ENGINE)
+    assert (seed.n_rows, seed.n_unique, seed.n_duplicates, seed.n_invalid) == (108, 100, 7, 1)
+    assert seed.user_ids.to_pylist() == sorted(ids)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_the_three_formats_give_the_same_seed(tmp_path: Path, form: str) -> None:
+    frame = pd.DataFrame({"user_id": [str(number) for number in range(40)], "extra": 1})
+    path = tmp_path / f"seed.{form}"
+    if form == "csv":
+        frame.to_csv(path, index=False)
+    elif form == "parquet":
+        frame.astype({"user_id": "int64"}).to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    seed = read_seed(path, engine=ENGINE)
+    assert set(seed.user_ids.to_pylist()) == set(frame["user_id"])
+    assert seed.ignored_columns == ("extra",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        (_json([f"u{n}" for n in range(24)]), StatusCode.SEED_TOO_SMALL),
+        (["not json"] * 30, StatusCode.SEED_INVALID),
+        ([json.dumps({"id": str(n)}) for n in range(30)], StatusCode.SEED_INVALID),
+        (_json([f"u{n}" for n in range(30)]) + ["{"] * 2, StatusCode.SEED_INVALID),
+        (_json([""] * 30), StatusCode.SEED_INVALID),
+    ],
+)
+def test_seeds_that_cannot_be_used_say_why(tmp_path: Path, lines: list[str], code: StatusCode) -> None:
+    with pytest.raises(SeedError) as caught:
+        read_seed(_lines(tmp_path / "seed.jsonl", lines), engine=ENGINE)
+    assert caught.value.status_code is code
+    assert caught.value.remedy
+    assert "u1" not in str(caught.value)
+
+
+def test_more_ids_than_allowed_are_refused(tmp_path: Path) -> None:
+    path = _lines(tmp_path / "seed.csv", ["user_id", *[str(number) for number in range(500_001)]])
+    with pytest.raises(SeedError) as caught:
+        read_seed(path, engine=ENGINE)
+    assert caught.value.status_code is StatusCode.SEED_TOO_LARGE
+
+
+def test_a_missing_and_an_empty_seed(tmp_path: Path) -> None:
+    with pytest.raises(SeedError) as caught:
+        read_seed(tmp_path / "nowhere.jsonl", engine=ENGINE)
+    assert caught.value.status_code is StatusCode.SEED_NOT_FOUND
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(SeedError):
+        read_seed(tmp_path / "empty.jsonl", engine=ENGINE)
+
+
+def test_floats_are_no_ids(tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": [float(number) for number in range(30)]}).to_parquet(tmp_path / "seed.parquet")
+    with pytest.raises(SeedError) as caught:
+        read_seed(tmp_path / "seed.parquet", engine=ENGINE)
+    assert "type" in caught.value.message
+
+
+def test_match_counts_known_users(tmp_path: Path) -> None:
+    world = make_world(n_users=200)
+    model = train_on(world.interactions, tmp_path)
+    match = match_seed(model, seed_of([*world.users[:30], *[f"stranger{n}" for n in range(10)]]))
+    assert (match.n_unique, match.n_matched, match.match_rate) == (40, 30, 0.75)

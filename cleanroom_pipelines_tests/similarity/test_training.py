@@ -1,0 +1,231 @@
+"""Contract: what a training table may hold, what is counted and what is an error (contracts/similarity.md)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cleanroom_pipelines.errors import CancelledError, StatusCode, TrainingDataError, UsageError
+from cleanroom_pipelines.similarity import (
+    InteractionsSchema,
+    SizeProfile,
+    TrainingReport,
+    UsersSchema,
+    Window,
+)
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.training import train
+from cleanroom_pipelines_tests.similarity.planted import ENGINE, SCHEMA, SMALL, World, make_world
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(n_users=150)
+
+
+def _train(frame: pd.DataFrame, folder: Path, **changes: object) -> tuple[TrainingReport, Model]:
+    source, out = folder / "rows.parquet", folder / "model"
+    if "interactions" not in changes:
+        frame.to_parquet(source, index=False)
+    out.mkdir()
+    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "engine": ENGINE} | changes
+    report = train(out=out, **arguments)  # type: ignore[arg-type]
+    return report, Model(out)
+
+
+def _refused(frame: pd.DataFrame, folder: Path, **changes: object) -> TrainingDataError:
+    with pytest.raises(TrainingDataError) as caught:
+        _train(frame, folder, **changes)
+    assert caught.value.remedy
+    assert "u00" not in str(caught.value)
+    return caught.value
+
+
+def test_the_matrix_is_what_pandas_counts(world: World, tmp_path: Path) -> None:
+    report, model = _train(world.interactions, tmp_path)
+    frame = world.interactions
+    per_item = frame.groupby("item_id").user_id.nunique()
+    vocabulary = per_item[per_item >= 5]
+    expected = frame[frame.item_id.isin(vocabulary.index)].groupby(["user_id", "item_id"]).size()
+    users, items = model.user_ids().to_pylist(), model.item_ids()
+    found = {}
+    for number, user in enumerate(users):
+        for position in range(model.starts[number], model.starts[number + 1]):
+            found[user, items[model.pair_items[position]]] = int(model.pair_counts[position])
+    assert found == expected.to_dict()
+    assert report.n_users == frame.user_id.nunique()
+    assert report.n_pairs == len(expected)
+    assert per_item[items].tolist() == sorted(vocabulary, reverse=True)
+
+
+def test_users_are_in_order_of_their_stable_hash(world: World, tmp_path: Path) -> None:
+    from cleanroom_pipelines.engine import stable_hash
+
+    _, model = _train(world.interactions, tmp_path)
+    hashes = [stable_hash(user) for user in model.user_ids().to_pylist()]
+    assert hashes == model.hashes.tolist() == sorted(hashes)
+
+
+def test_recency_and_activity_are_standardised_features(world: World, tmp_path: Path) -> None:
+    _, model = _train(world.interactions, tmp_path)
+    names = [feature["name"] for feature in model.features]
+    assert names == ["interactions", "distinct items", "days since last interaction", "days active"]
+    counts = world.interactions.groupby("user_id").size()[model.user_ids().to_pylist()]
+    logs = np.log1p(counts.to_numpy())
+    assert np.allclose(model.dense[:, 0], np.clip((logs - logs.mean()) / logs.std(), -5, 5), atol=1e-5)
+
+
+def test_bad_rows_are_dropped_and_counted(world: World, tmp_path: Path) -> None:
+    frame = world.interactions.copy()
+    frame.loc[frame.index[:20], "user_id"] = None
+    frame.loc[frame.index[20:30], "item_id"] = None
+    report, _ = _train(frame, tmp_path)
+    assert report.n_invalid_rows == 30
+    assert report.n_interactions == len(frame) - 30
+
+
+def test_too_many_bad_rows_are_refused_unless_allowed(world: World, tmp_path: Path) -> None:
+    frame = world.interactions.copy()
+    frame.loc[frame.index[: len(frame) // 10], "user_id"] = None
+    _refused(frame, tmp_path)
+    (tmp_path / "again").mkdir()
+    report, _ = _train(frame, tmp_path / "again", max_invalid_share=0.2)
+    assert report.n_invalid_rows == len(frame) // 10
+
+
+def test_milliseconds_are_refused(world: World, tmp_path: Path) -> None:
+    frame = world.interactions.assign(ts=world.interactions.ts * 1_000)
+    assert "seconds" in _refused(frame, tmp_path).message
+
+
+def test_a_window_is_half_open(world: World, tmp_path: Path) -> None:
+    frame = world.interactions.copy()
+    times = frame.ts.sort_values().to_numpy()
+    window = Window(int(times[100]), int(times[-100]))
+    report, _ = _train(frame, tmp_path, window=window)
+    assert report.n_interactions == int(((frame.ts >= window.start) & (frame.ts < window.end)).sum())
+
+
+def test_the_last_seconds_reach_up_to_the_newest_event(world: World, tmp_path: Path) -> None:
+    report, _ = _train(world.interactions, tmp_path, window_seconds=9_000_000)
+    newest = int(world.interactions.ts.max())
+    assert report.window == Window(newest + 1 - 9_000_000, newest + 1)
+    assert report.n_interactions == int((world.interactions.ts >= newest + 1 - 9_000_000).sum())
+
+
+def test_an_empty_window_is_refused(world: World, tmp_path: Path) -> None:
+    assert "window" in _refused(world.interactions, tmp_path, window=Window(5, 6)).message
+
+
+def test_too_small_a_population(world: World, tmp_path: Path) -> None:
+    frame = world.interactions[world.interactions.user_id.isin(world.users[:99])]
+    assert _refused(frame, tmp_path).status_code is StatusCode.TRAINING_DATA_TOO_SMALL
+    (tmp_path / "aws").mkdir()
+    error = _refused(world.interactions, tmp_path / "aws", size_profile=SizeProfile.AWS)
+    assert error.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("user_id", 1.5), ("item_id", True), ("ts", 0.5), ("ts", "yesterday")],
+)
+def test_types_that_a_role_forbids(world: World, tmp_path: Path, column: str, values: object) -> None:
+    _refused(world.interactions.assign(**{column: values}), tmp_path)
+
+
+def test_integers_timestamps_and_strings_are_one_and_the_same(world: World, tmp_path: Path) -> None:
+    frame = world.interactions.assign(user_id=world.interactions.user_id.str[1:].astype(int) + 7)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _, one = _train(frame, tmp_path / "a")
+    other = frame.assign(user_id=frame.user_id.astype(str), ts=pd.to_datetime(frame.ts, unit="s"))
+    _, two = _train(other, tmp_path / "b")
+    assert one.user_ids().to_pylist() == two.user_ids().to_pylist()
+    assert (one.folder / "items.npy").read_bytes() == (two.folder / "items.npy").read_bytes()
+    assert (one.folder / "dense.npy").read_bytes() == (two.folder / "dense.npy").read_bytes()
+
+
+def test_missing_files_and_columns(world: World, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError) as caught:
+        _train(world.interactions, tmp_path, interactions=tmp_path / "nowhere.parquet")
+    assert caught.value.status_code is StatusCode.TRAINING_DATA_NOT_FOUND
+    (tmp_path / "b").mkdir()
+    error = _refused(world.interactions.drop(columns="item_id"), tmp_path / "b")
+    assert "item_id" in error.message
+
+
+def test_unknown_columns_are_named_and_ignored(world: World, tmp_path: Path) -> None:
+    report, _ = _train(world.interactions.assign(colour="red"), tmp_path)
+    assert report.ignored_columns == ("colour",)
+
+
+def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 or so")
+    (tmp_path / "model").mkdir()
+    with pytest.raises(TrainingDataError):
+        train(interactions=tmp_path / "x.parquet", schema=SCHEMA, out=tmp_path / "model", engine=ENGINE)
+
+
+def test_json_lines_with_broken_lines(world: World, tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in world.interactions.to_dict("records")] + ["{broken"] * 3
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines), "utf-8")
+    report, _ = _train(world.interactions, tmp_path, interactions=path)
+    assert (report.n_rows, report.n_invalid_rows) == (len(lines), 3)
+
+
+def test_declared_features_and_a_users_table(world: World, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = world.interactions.assign(spend=rng.random(len(world.interactions)), shop="north")
+    frame.loc[frame.index[::3], "shop"] = "south"
+    users = pd.DataFrame({"user_id": world.users, "age": ["young", "old", "old"] * 50, "e0": rng.random(150)})
+    users = pd.concat([users, users.head(3)])
+    users.to_parquet(tmp_path / "users.parquet", index=False)
+    schema = InteractionsSchema.parse(str(SCHEMA) + ",spend=NUMERICAL_FEATURE,shop=CATEGORICAL_FEATURE")
+    _, model = _train(frame, tmp_path, schema=schema, users=tmp_path / "users.parquet")
+    names = [feature["name"] for feature in model.features]
+    assert names[4:] == ["mean spend", "shop = north", "shop = south", "age = old", "age = young", "e0"]
+    spend = frame.groupby("user_id").spend.mean()[model.user_ids().to_pylist()].to_numpy()
+    assert np.allclose(model.dense[:, 4], (spend - spend.mean()) / spend.std(), atol=1e-3)
+    assert model.description["profile"]["users_table"]["n_matched_users"] == 150
+
+
+def test_a_users_table_may_declare_its_roles(world: World, tmp_path: Path) -> None:
+    pd.DataFrame({"id": world.users, "code": range(150)}).to_parquet(tmp_path / "users.parquet")
+    schema = UsersSchema.parse("id=USER_ID,code=NUMERICAL_FEATURE")
+    _, model = _train(world.interactions, tmp_path, users=tmp_path / "users.parquet", users_schema=schema)
+    assert [feature["name"] for feature in model.features][-1] == "code"
+
+
+def test_no_seed_and_no_clock_in_the_model(world: World, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _, one = _train(world.interactions, tmp_path / "a")
+    _, two = _train(world.interactions, tmp_path / "b")
+    names = sorted(path.name for path in one.folder.iterdir())
+    assert names == sorted(path.name for path in two.folder.iterdir())
+    assert all((one.folder / name).read_bytes() == (two.folder / name).read_bytes() for name in names)
+
+
+def test_the_folder_must_be_empty_and_cancelling_stops(world: World, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "something").touch()
+    world.interactions.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(UsageError):
+        train(interactions=tmp_path / "rows.parquet", schema=SCHEMA, out=tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CancelledError):
+        _train(world.interactions, tmp_path / "other", should_cancel=lambda: True)
+
+
+def test_importing_the_package_is_cheap() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, cleanroom_pipelines.similarity; "
+        "print([name for name in ('lightgbm', 'sklearn', 'duckdb', 'pandas') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
