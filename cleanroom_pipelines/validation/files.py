@@ -6,6 +6,10 @@ Keep out: what a valid cell is (`cells`, `schemas`) and how a report looks (`rep
 
 The files are read twice. Once in batches of 1,000,000 rows, each judged by pandera, of which only row numbers and
 codes leave the batch. And once by a single query for what no batch can see: users, uniqueness, duplicates.
+
+Measured on one thread of a 2-core machine, quiet to busy, without imports (pandera: 2 to 3 s): Complete Journey
+(1.5 million rows of parquet, four columns) 0.2 to 0.4 s; 20 million rows of four columns, 6 to 17 s as parquet
+and 14 to 28 s as CSV; 5 million as JSON Lines, 14 to 20 s.
 """
 
 from bisect import bisect_left
@@ -382,7 +386,7 @@ class _Tally:
 def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], task: _Task) -> _Tally:
     from cleanroom_pipelines.validation import schemas
 
-    schema = schemas.table_schema(columns)
+    schema = schemas.table_schemas(columns)
     tally = _Tally([_Recorder() for _ in columns])
     share_of = _share_done(engine, tables)
     select = ", ".join(f"{quote_identifier(column.name)} AS c{i}" for i, column in enumerate(columns))

@@ -1,6 +1,6 @@
 """The pandera schemas of uploads.
 
-Lives here: one pandera schema per upload, made from its declared columns, and the only function that sees
+Lives here: the pandera schema of an upload, made from its declared columns, and the only function that sees
 pandera's failures. Imports pandera: import this module inside the function that validates.
 Add here when a further upload is validated.
 Keep out: reading files; and everything of pandera's failures except column, code and row.
@@ -37,18 +37,24 @@ class CellErrors:
     rows: npt.NDArray[np.int64]
 
 
-def table_schema(columns: Sequence[Column]) -> pandera.DataFrameSchema:
-    """The schema of one batch, whose columns are named c0, c1, … in the order of the declaration."""
-    return pandera.DataFrameSchema(
-        {
-            f"c{position}": pandera.Column(nullable=not column.required, checks=_checks(column))
-            for position, column in enumerate(columns)
-        }
-    )
+def table_schemas(columns: Sequence[Column]) -> list[pandera.DataFrameSchema]:
+    """The schema of one batch, a part per column; the columns are named c0, c1, … as they are declared.
+
+    In parts, because pandera puts the failing values of all columns of a schema into one column: an integer of
+    2^63 - 1 beside a double makes pandas fail there.
+    """
+    return [
+        pandera.DataFrameSchema({f"c{i}": pandera.Column(nullable=not column.required, checks=_checks(column))})
+        for i, column in enumerate(columns)
+    ]
 
 
-def batch_errors(schema: pandera.DataFrameSchema, batch: pa.RecordBatch) -> list[CellErrors]:
+def batch_errors(parts: Sequence[pandera.DataFrameSchema], batch: pa.RecordBatch) -> list[CellErrors]:
     """Validate one batch lazily.
+
+    Args:
+        parts: What `table_schemas` gave.
+        batch: At most a batch of rows, its columns named c0, c1, ….
 
     Returns:
         Errors by column and code; nothing of the cells.
@@ -57,11 +63,15 @@ def batch_errors(schema: pandera.DataFrameSchema, batch: pa.RecordBatch) -> list
         EngineError: pandera failed itself; only the class name of its error is kept.
     """
     frame = pa.Table.from_batches([batch]).to_pandas(types_mapper=pd.ArrowDtype)
+    return [error for i, part in enumerate(parts) for error in _column_errors(part, frame[[f"c{i}"]], i)]
+
+
+def _column_errors(part: pandera.DataFrameSchema, frame: pd.DataFrame, position: int) -> list[CellErrors]:
     try:
-        schema.validate(frame, lazy=True)
+        part.validate(frame, lazy=True)
         return []
     except pandera.errors.SchemaErrors as error:
-        cases, failure = error.failure_cases[["column", "check", "index"]], ""
+        cases, failure = error.failure_cases[["check", "index"]], ""
         if cases["index"].isna().any():
             # A check that raised is reported as one failure without a row.
             cases, failure = None, "SchemaErrors"
@@ -70,11 +80,10 @@ def batch_errors(schema: pandera.DataFrameSchema, batch: pa.RecordBatch) -> list
     if cases is None:
         # Raised outside the handler: pandera's error quotes cells, and __context__ would keep it.
         raise EngineError(f"The validation failed ({failure}).")
-    errors = [
-        CellErrors(int(str(column)[1:]), _code_of(str(check)), np.sort(group["index"].to_numpy(np.int64)))
-        for (column, check), group in cases.groupby(["column", "check"])
+    return [
+        CellErrors(position, _code_of(str(check)), np.sort(group["index"].to_numpy(np.int64)))
+        for check, group in cases.groupby("check")
     ]
-    return sorted(errors, key=lambda error: (error.column, error.code))
 
 
 def _code_of(check: str) -> ErrorCode:

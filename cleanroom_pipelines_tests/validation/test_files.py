@@ -427,6 +427,13 @@ def test_declaration_that_cannot_be_meant(tmp_path: Path, columns: list[tuple[st
         validate_interactions(tmp_path / "t.csv", columns)
 
 
+def test_failing_integers_and_doubles_in_one_batch(tmp_path: Path) -> None:
+    # Put into one column, as pandera does with failing values, these two make pandas fail.
+    file = write_parquet(tmp_path / "t.parquet", ts=[2**63 - 1], spend=[float("inf")])
+    report = interactions(file, max_invalid_share=1, min_users=0, min_rows=0)
+    assert [column.errors.n_total for column in report.columns] == [0, 0, 1, 1]
+
+
 def test_a_check_that_breaks_is_no_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(array: pa.Array, pattern: str) -> pa.Array:
         raise TypeError("a cell: u")
