@@ -53,7 +53,11 @@ def resolve_destination(home: Home, account_id: str, url: str) -> Destination:
     buckets = home.accounts / account_id / "buckets"
     folder = (buckets / bucket).joinpath(*segments)
     # A symbolic link planted in a bucket, or in its place, must not lead out of it.
-    if not folder.resolve().is_relative_to(buckets.resolve() / bucket):
+    try:
+        is_inside = folder.resolve().is_relative_to(buckets.resolve() / bucket)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        is_inside = False
+    if not is_inside:
         raise UsageError("The destination leads out of its bucket.", remedy=_REMEDY)
     return Destination("/".join((f"s3://{bucket}", *segments)), folder)
 

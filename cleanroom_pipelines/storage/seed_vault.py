@@ -143,7 +143,7 @@ class SeedVault:
         if not (_SLOT.fullmatch(slot) and _SEED.fullmatch(name)):
             return None
         path = self._folder / slot / name
-        return path if path.resolve() == path else None  # a link would lead elsewhere
+        return path if os.path.realpath(path) == str(path) else None  # a link would lead elsewhere
 
 
 def seed_suffix(file: Path) -> str:

@@ -1,0 +1,428 @@
+"""Contract: an artifact is published whole or not at all, never changes, and a reader trusts only what its manifest
+lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees anything of it, and another
+attempt succeeds. The same over an object store."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError, UsageError
+from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
+from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, write_durably
+
+from .drafting import N_FILES, PARTITION, content, reference, write
+
+REPOSITORY = Path(__file__).parents[2]
+FULL = OSError(28, os.strerror(28))
+
+
+@pytest.fixture(params=["local", "file-url", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactStore]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    if request.param == "memory":
+        MemoryFileSystem.store.clear()
+        MemoryFileSystem.pseudo_dirs[:] = [""]
+        yield ArtifactStore("memory://bucket/artifacts", scratch)
+        MemoryFileSystem.store.clear()
+        return
+    root = tmp_path / "store"
+    yield ArtifactStore(str(root) if request.param == "local" else root.as_uri(), scratch)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "store"), tmp_path)
+
+
+def folder_of(store: ArtifactStore, number: int = 1) -> Path:
+    return Path(store._root) / reference(number).path
+
+
+def everything_below(store: ArtifactStore) -> list[str]:
+    found = store._fs.find(store._root) if store._fs.exists(store._root) else []
+    drafts = [str(path) for path in store._scratch.rglob("*")]
+    return [*found, *drafts]
+
+
+@contextmanager
+def drafting(store: ArtifactStore, number: int = 1, **options: object) -> Iterator[Path]:
+    facts = {"code_version": "1", "data_version": "d", "created_at": "now"} | options
+    with store.drafting(reference(number), **facts) as draft:
+        yield draft.path
+
+
+def test_what_was_written_is_read_back(store: ArtifactStore) -> None:
+    parent = Input("training_dataset", "y-ba9876543210", "0001-00000000", "ab")
+    with store.drafting(
+        reference(1), code_version="7", data_version="d", created_at="2026-03-01", inputs=(parent,)
+    ) as draft:
+        (draft.path / "below").mkdir()
+        (draft.path / "below" / "rows.csv").write_text("a\n1\n")
+        (draft.path / "empty.json").write_bytes(b"")
+        draft.n_rows["below/rows.csv"] = 1
+        draft.facts["n"] = 1
+        assert store.versions("audience", PARTITION) == []
+    manifest = store.verify(reference(1))
+    assert manifest == draft.manifest
+    assert manifest.inputs == (parent,)
+    assert [(entry.name, entry.n_bytes, entry.n_rows) for entry in manifest.files] == [
+        ("below/rows.csv", 4, 1),
+        ("empty.json", 0, None),
+    ]
+    assert manifest.facts == {"n": 1}
+    with store.opening(reference(1)) as folder:
+        assert (folder / "below" / "rows.csv").read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), FULL])
+def test_an_attempt_that_fails_leaves_nothing(store: ArtifactStore, error: BaseException) -> None:
+    expected = StorageFullError if error is FULL else type(error)
+    with pytest.raises(expected), drafting(store) as folder:
+        (folder / "half.bin").write_bytes(b"half")
+        raise error
+    assert everything_below(store) == []
+    assert store.versions("audience", PARTITION) == []
+    with pytest.raises(ArtifactError):
+        store.manifest(reference(1))
+    write(store, 1)
+    assert store.versions("audience", PARTITION) == [reference(1).version]
+
+
+def test_a_published_version_is_never_written_again(store: ArtifactStore) -> None:
+    write(store, 1)
+    before = store.verify(reference(1))
+    with pytest.raises(ArtifactError, match="exists"), drafting(store):
+        pass
+    assert store.verify(reference(1)) == before
+
+
+def test_two_writers_of_one_version_make_one(local: ArtifactStore) -> None:
+    with pytest.raises(ArtifactError, match="exists"), drafting(local) as folder:
+        (folder / "mine.bin").write_bytes(b"mine")
+        write(local, 1)
+    with local.opening(reference(1)) as opened:
+        assert not (opened / "mine.bin").exists()
+
+
+def altered(folder: Path) -> None:
+    path = folder / "file-2.bin"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def missing(folder: Path) -> None:
+    (folder / "file-0.bin").unlink()
+
+
+def truncated(folder: Path) -> None:
+    os.truncate(folder / "file-1.bin", 49_999)
+
+
+def extra(folder: Path) -> None:
+    (folder / "planted.json").write_text("{}")
+
+
+def folder_in_place(folder: Path) -> None:
+    (folder / "file-0.bin").unlink()
+    (folder / "file-0.bin").mkdir()
+
+
+def hidden_extra(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "below" / ".planted.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [altered, missing, truncated, extra, hidden_extra, folder_in_place])
+def test_damage_is_told(local: ArtifactStore, damage: Callable[[Path], None]) -> None:
+    write(local, 1)
+    damage(folder_of(local))
+    with pytest.raises(ArtifactError) as caught, local.opening(reference(1)):
+        pytest.fail("opened")
+    assert "planted" not in str(caught.value)
+
+
+def test_damage_in_an_object_store_is_told(tmp_path: Path) -> None:
+    MemoryFileSystem.store.clear()
+    store = ArtifactStore("memory://bucket/artifacts", tmp_path)
+    write(store, 1)
+    base = f"{store._root}/{reference(1).path}"
+    store._fs.pipe_file(f"{base}/file-0.bin", b"other")
+    with pytest.raises(ArtifactError), store.opening(reference(1)):
+        pass
+    store._fs.rm_file(f"{base}/file-0.bin")
+    with pytest.raises(ArtifactError), store.opening(reference(1)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_store_gives_only_what_the_manifest_lists(tmp_path: Path) -> None:
+    MemoryFileSystem.store.clear()
+    store = ArtifactStore("memory://bucket/artifacts", tmp_path)
+    write(store, 1)
+    store._fs.pipe_file(f"{store._root}/{reference(1).path}/planted.json", b"{}")
+    with store.opening(reference(1)) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == [f"file-{n}.bin" for n in range(N_FILES)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def change_manifest(store: ArtifactStore, **changes: object) -> None:
+    path = folder_of(store) / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format_version": 2},
+        {"format_version": "1"},
+        {"asset": "audience_model"},
+        {"partition": "x-ffffffffffff"},
+        {"version": "0002-00000001"},
+        {"files": [{"name": "../../../escape", "n_bytes": 1, "sha256": "00"}]},
+        {"files": [{"name": "/etc/hostname", "n_bytes": 1, "sha256": "00"}]},
+        {"files": [{"name": MANIFEST, "n_bytes": 1, "sha256": "00"}]},
+        {"files": [{"name": "file-0.bin"}]},
+        {"files": 5},
+        {"surprise": 1},
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, changes: dict[str, object]) -> None:
+    write(local, 1)
+    change_manifest(local, **changes)
+    with pytest.raises(ArtifactError), local.opening(reference(1)):
+        pytest.fail("opened")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
+def test_what_is_no_manifest_is_refused(local: ArtifactStore, content: bytes) -> None:
+    write(local, 1)
+    (folder_of(local) / MANIFEST).write_bytes(content)
+    with pytest.raises(ArtifactError):
+        local.verify(reference(1))
+
+
+def test_a_newer_format_says_what_to_do(local: ArtifactStore) -> None:
+    write(local, 1)
+    change_manifest(local, format_version=99)
+    with pytest.raises(ArtifactError, match="newer") as caught:
+        local.manifest(reference(1))
+    assert "Upgrade" in caught.value.remedy
+
+
+def test_the_manifest_of_another_artifact_is_refused(local: ArtifactStore) -> None:
+    write(local, 1)
+    write(local, 2)
+    shutil.copyfile(folder_of(local, 2) / MANIFEST, folder_of(local, 1) / MANIFEST)
+    with pytest.raises(ArtifactError, match="another artifact"):
+        local.verify(reference(1))
+
+
+def test_a_manifest_survives_its_json() -> None:
+    manifest = Manifest("audience", PARTITION, "0001-00000000", "1", "d", "now", (), (), {"a": [1]})
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_versions_come_oldest_first_and_only_finished_ones(store: ArtifactStore) -> None:
+    assert store.versions("audience", PARTITION) == []
+    for number in (2, 10_000, 9_999, 1):
+        write(store, number)
+    if store._is_local:
+        (folder_of(store).parent / "0003-00000003").mkdir()
+        (folder_of(store).parent / ".draft-abcdefgh").mkdir()
+        (folder_of(store).parent / "notes").mkdir()
+    found = store.versions("audience", PARTITION)
+    assert [int(version.partition("-")[0]) for version in found] == [1, 2, 9_999, 10_000]
+
+
+def test_delete(store: ArtifactStore) -> None:
+    write(store, 1)
+    write(store, 2)
+    store.delete(reference(1))
+    store.delete(reference(1))
+    assert store.versions("audience", PARTITION) == [reference(2).version]
+    with pytest.raises(ArtifactError, match="missing"):
+        store.manifest(reference(1))
+    store.verify(reference(2))
+
+
+def test_a_deletion_that_was_cut_off_shows_nothing(local: ArtifactStore) -> None:
+    write(local, 1)
+    with mock.patch.object(shutil, "rmtree", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        local.delete(reference(1))
+    assert folder_of(local).is_dir()
+    assert local.versions("audience", PARTITION) == []
+    with pytest.raises(ArtifactError):
+        local.verify(reference(1))
+    write(local, 1)
+    local.verify(reference(1))
+
+
+def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
+    MemoryFileSystem.store.clear()
+    store = ArtifactStore("memory://bucket/artifacts", tmp_path)
+    uploaded: list[str] = []
+    put = MemoryFileSystem.put_file
+
+    def noting(self: MemoryFileSystem, source: str, target: str, **options: object) -> None:
+        assert store.versions("audience", PARTITION) == []
+        uploaded.append(target.rsplit("/", 1)[-1])
+        put(self, source, target, **options)
+
+    def failing(self: MemoryFileSystem, source: str, target: str, **options: object) -> None:
+        if target.endswith("file-3.bin"):
+            raise ConnectionError
+        put(self, source, target, **options)
+
+    with mock.patch.object(MemoryFileSystem, "put_file", failing), pytest.raises(ConnectionError):
+        write(store, 1)
+    assert everything_below(store) == []
+    with mock.patch.object(MemoryFileSystem, "put_file", noting):
+        write(store, 1)
+    assert uploaded == [*(f"file-{n}.bin" for n in range(N_FILES)), MANIFEST]
+    store.verify(reference(1))
+
+
+def test_a_limit_on_file_size_is_a_full_disk(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "cleanroom_pipelines_tests.storage.drafting", tmp_path / "store", "limit"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk; the test with a limit on file size stands in")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_nothing_and_another_attempt_succeeds(small_disk: Path) -> None:
+    store = ArtifactStore(str(small_disk / "store"), small_disk)
+    with pytest.raises(StorageFullError) as caught:
+        write(store, 1)
+    assert caught.value.status_code == "STORAGE_FULL"
+    assert caught.value.remedy
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+    with drafting(store) as folder:
+        (folder / "small.bin").write_bytes(b"fits")
+    store.verify(reference(1))
+
+
+def test_a_write_on_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
+    write_durably(small_disk / "receipt.json", b"old")
+    with pytest.raises(OSError, match="space"):
+        write_durably(small_disk / "receipt.json", b"new" * 100_000)
+    assert (small_disk / "receipt.json").read_bytes() == b"old"
+    assert [path.name for path in small_disk.iterdir()] == ["receipt.json"]
+
+
+def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> None:
+    """25 writers, each killed at a random moment; a reader looks all the while."""
+    root = tmp_path / "store"
+    root.mkdir()
+    reader, generator = ArtifactStore(str(root), tmp_path), random.Random(7)
+    n_cut_off = 0
+    seen: set[str] = set()
+
+    def look() -> None:
+        for version in reader.versions("audience", PARTITION):
+            if version not in seen:
+                number = int(version.partition("-")[0])
+                with reader.opening(reference(number)) as folder:
+                    for n in range(N_FILES):
+                        assert (folder / f"file-{n}.bin").read_bytes() == content(number, f"file-{n}.bin")
+                seen.add(version)
+
+    for kill in range(25):
+        writer = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "cleanroom_pipelines_tests.storage.drafting",
+                root,
+                "for-ever",
+                str(1 + 1000 * kill),
+            ],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            until = time.monotonic() + generator.uniform(0, 0.05)
+            while time.monotonic() < until:
+                look()
+        finally:
+            writer.kill()
+            writer.wait()
+            writer.stdout.close()
+        look()
+        leftovers = (
+            [path for path in (root / "audience").rglob(".draft-*")] if (root / "audience").exists() else []
+        )
+        n_cut_off += bool(leftovers)
+        assert all(is_leftover(path.name) for path in leftovers)
+        for path in leftovers:
+            shutil.rmtree(path)
+    assert n_cut_off > 0, "no writer was caught at work"
+    write(reader, 99_999)
+    reader.verify(reference(99_999))
+
+
+@pytest.mark.parametrize("url", ["nosuchkind://bucket/x", "wasb://bucket/x"])
+def test_an_unknown_kind_of_store_is_a_setting_that_is_wrong(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        ArtifactStore(url, tmp_path)
+
+
+def test_a_store_without_its_driver_says_what_to_install(tmp_path: Path) -> None:
+    with (
+        mock.patch.object(fsspec, "get_filesystem_class", side_effect=ImportError),
+        pytest.raises(ConfigurationError, match="not installed"),
+    ):
+        ArtifactStore("s3://bucket/x", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a::b", "a b", "ümlaut", "a*[b]?"])
+def test_a_folder_of_any_name_is_a_store(tmp_path: Path, name: str) -> None:
+    store = ArtifactStore(str(tmp_path / name), tmp_path)
+    write(store, 1)
+    assert (tmp_path / name / "audience").is_dir()
+    assert store.versions("audience", PARTITION) == [reference(1).version]
+    store.delete(reference(1))
+    assert store.versions("audience", PARTITION) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ArtifactReference("../audience", PARTITION, "0001-00000000"),
+        ArtifactReference("audience", "../../etc", "0001-00000000"),
+        ArtifactReference("audience", PARTITION, ".."),
+    ],
+)
+def test_only_ids_make_paths(local: ArtifactStore, wrong: ArtifactReference) -> None:
+    for use in (local.manifest, local.delete, local.verify):
+        with pytest.raises(UsageError):
+            use(wrong)

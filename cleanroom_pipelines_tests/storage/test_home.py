@@ -1,0 +1,23 @@
+"""Contract: a home is made when it is first used, is its owner's only, and says so when it cannot be made."""
+
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.storage import Home
+
+
+def test_it_is_made_with_its_parts(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "new" / "home")
+    parts = (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch)
+    assert all(part.is_dir() and part.is_relative_to(home.root) for part in parts)
+    assert all(part.stat().st_mode & 0o077 == 0 for part in parts)
+    assert Home.open(home.root) == home
+
+
+def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be written") as caught:
+        Home.open(tmp_path / "home")
+    assert "CLEANROOM_HOME" in caught.value.remedy

@@ -1,0 +1,236 @@
+"""Contract: a seed lies in a slot of its own while its job needs it, whole or not at all; one that is kept lies there
+sealed only, and its unsealed copy is gone after use. No text that a user typed reaches a path, and nothing but a
+seed's own slot is ever deleted."""
+
+import os
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.errors import ConfigurationError, SeedError, StorageFullError, UsageError
+from cleanroom_pipelines.storage import Home, InstallationKey, SeedVault
+
+SLOT = "0123456789abcdef"
+CANARY = b"canary@example.com"
+KEY = InstallationKey(bytes(range(32)))
+
+
+@pytest.fixture
+def vault(home: Home) -> SeedVault:
+    return SeedVault(home, KEY)
+
+
+@pytest.fixture
+def seed(tmp_path: Path) -> Path:
+    path = tmp_path / "my members.csv"
+    path.write_bytes(b"user_id\n" + CANARY + b"\n")
+    return path
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def holds_canary(folder: Path) -> bool:
+    return any(CANARY in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("move", [False, True])
+def test_a_seed_is_put_opened_and_deleted(
+    home: Home, vault: SeedVault, seed: Path, keep: bool, move: bool
+) -> None:
+    content = seed.read_bytes()
+    location = vault.put(SLOT, seed, keep=keep, move=move)
+    assert location == vault.find(SLOT) == f"{SLOT}/seed.csv" + (".sealed" if keep else "")
+    assert seed.exists() is not move
+    assert holds_canary(home.seeds) is not keep
+    with vault.opening(location) as path:
+        assert path.read_bytes() == content
+        assert path.name == "seed.csv"
+    assert not holds_canary(home.scratch)
+    assert below(home.scratch) == []
+    vault.delete(location)
+    vault.delete(location)
+    assert below(home.seeds) == []
+    with pytest.raises(SeedError) as caught, vault.opening(location):
+        pass
+    assert caught.value.status_code == "SEED_NOT_FOUND"
+
+
+def test_the_unsealed_copy_goes_even_when_the_work_fails(home: Home, vault: SeedVault, seed: Path) -> None:
+    location = vault.put(SLOT, seed, keep=True)
+    for error in (ValueError("x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), vault.opening(location) as path:
+            assert CANARY in path.read_bytes()
+            assert path.parent.stat().st_mode & 0o077 == 0
+            raise error
+        assert below(home.scratch) == []
+
+
+def test_a_slot_is_its_owners_only(home: Home, vault: SeedVault, seed: Path) -> None:
+    vault.put(SLOT, seed, keep=False)
+    assert (home.seeds / SLOT).stat().st_mode & 0o077 == 0
+    assert home.seeds.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz", ".parquet.gz"])
+def test_the_name_gives_only_the_format(vault: SeedVault, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"..' ünd\n🛒.csv.x{suffix.upper()}"
+    path.write_bytes(b"x")
+    assert vault.put(SLOT, path, keep=False) == f"{SLOT}/seed{suffix}"
+
+
+@pytest.mark.parametrize("name", ["seed.txt", "seed", "seed.csv.zip", "csv", ".gz", "seed.csv "])
+def test_another_format_is_refused(home: Home, vault: SeedVault, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SeedError) as caught:
+        vault.put(SLOT, tmp_path / name, keep=False, move=True)
+    assert caught.value.status_code == "SEED_INVALID"
+    assert (tmp_path / name).exists()
+    assert below(home.seeds) == []
+
+
+@given(st.one_of(st.text(max_size=30), st.from_regex(r"\A[0-9a-f./-]{1,30}\Z")))
+@example("..")
+@example("0123456789abcdef/..")
+@example("0123456789abcdef\n")
+@example("-123456789abcdef")
+def test_a_slot_is_hex_or_refused(text: str) -> None:
+    vault = SeedVault(Home(Path("/nowhere")), KEY)
+    try:
+        folder = vault.folder_of(text)
+    except UsageError:
+        return
+    assert folder.parent == Path("/nowhere/seeds")
+    assert set(folder.name) <= set("0123456789abcdef-")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        None,
+        "",
+        ".",
+        "..",
+        "/",
+        "../catalog.db",
+        "..//seed.csv",
+        f"{SLOT}",
+        f"{SLOT}/",
+        f"{SLOT}/..",
+        f"{SLOT}/../seed.csv",
+        f"{SLOT}/drop.json",
+        f"{SLOT}/seed.csv/..",
+        f"./{SLOT}/seed.csv",
+        f"{SLOT}//seed.csv",
+        f"{SLOT}/seed.csv\0",
+        "/etc/hostname",
+    ],
+)
+def test_nothing_but_a_seed_is_opened_or_deleted(
+    home: Home, vault: SeedVault, seed: Path, location: str | None
+) -> None:
+    vault.put(SLOT, seed, keep=False)
+    (home.root / "catalog.db").write_bytes(b"catalogue")
+    (home.seeds / SLOT / "drop.json").write_text("{}")
+    before = below(home.root)
+    vault.delete(location)
+    assert below(home.root) == before
+    with pytest.raises(SeedError), vault.opening(location):
+        pass
+
+
+def test_a_link_in_a_slot_is_not_followed(home: Home, vault: SeedVault, tmp_path: Path, seed: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(seed, other / "seed.csv")
+    (home.seeds / SLOT).symlink_to(other)
+    with pytest.raises(SeedError), vault.opening(f"{SLOT}/seed.csv"):
+        pass
+    vault.delete(f"{SLOT}/seed.csv")
+    assert below(other) == ["seed.csv"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_drop_from_another_disk_is_whole_before_it_goes(
+    home: Home, vault: SeedVault, seed: Path, keep: bool
+) -> None:
+    content, replace = seed.read_bytes(), os.replace
+
+    def across(source: Path, target: Path) -> None:
+        if source == seed:
+            raise OSError(18, "Invalid cross-device link")
+        assert seed.read_bytes() == content
+        replace(source, target)
+
+    with mock.patch.object(os, "replace", across):
+        location = vault.put(SLOT, seed, keep=keep, move=True)
+    assert not seed.exists()
+    with vault.opening(location) as path:
+        assert path.read_bytes() == content
+    assert len(below(home.seeds)) == 2
+
+
+def test_a_copy_that_is_cut_off_is_no_seed(home: Home, vault: SeedVault, seed: Path) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:10])
+        raise KeyboardInterrupt
+
+    with (
+        mock.patch.object(shutil, "copyfile", half),
+        mock.patch.object(os, "replace", side_effect=OSError(18, "Invalid cross-device link")),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        vault.put(SLOT, seed, keep=False, move=True)
+    assert seed.exists()
+    assert vault.find(SLOT) is None
+    assert below(home.seeds) == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_full_disk_leaves_the_drop_and_nothing_else(
+    home: Home, vault: SeedVault, seed: Path, keep: bool
+) -> None:
+    full = OSError(28, os.strerror(28))
+    with (
+        mock.patch.object(os, "replace", side_effect=full),
+        mock.patch.object(shutil, "copyfile", side_effect=full),
+        pytest.raises(StorageFullError),
+    ):
+        vault.put(SLOT, seed, keep=keep, move=True)
+    assert seed.exists()
+    assert below(home.seeds) == []
+
+
+def test_a_full_disk_keeps_what_else_lies_in_the_slot(home: Home, vault: SeedVault, seed: Path) -> None:
+    (home.seeds / SLOT).mkdir()
+    (home.seeds / SLOT / "drop.json").write_text("{}")
+    with (
+        mock.patch.object(shutil, "copyfile", side_effect=OSError(28, os.strerror(28))),
+        pytest.raises(StorageFullError),
+    ):
+        vault.put(SLOT, seed, keep=False)
+    assert below(home.seeds) == [SLOT, f"{SLOT}/drop.json"]
+
+
+def test_a_sealed_seed_that_was_altered_is_refused(home: Home, vault: SeedVault, seed: Path) -> None:
+    location = vault.put(SLOT, seed, keep=True)
+    path = home.seeds / location
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ConfigurationError), vault.opening(location):
+        pytest.fail("opened")
+    assert below(home.scratch) == []
+
+
+def test_a_digest_is_of_the_content_and_this_installation(home: Home, vault: SeedVault, seed: Path) -> None:
+    twin = seed.with_name("other name.jsonl")
+    shutil.copyfile(seed, twin)
+    assert vault.digest(seed) == vault.digest(twin)
+    assert SeedVault(home, InstallationKey(bytes(32))).digest(seed) != vault.digest(seed)
+    twin.write_bytes(twin.read_bytes() + b"\n")
+    assert vault.digest(seed) != vault.digest(twin)
