@@ -33,7 +33,8 @@ def write(store: ArtifactStore, number: int) -> None:
 
 def write_for_ever(root: Path, first: int) -> None:
     store = ArtifactStore(str(root), root)
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for number in itertools.count(first):
         write(store, number)
 

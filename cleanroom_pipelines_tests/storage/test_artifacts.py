@@ -1,5 +1,5 @@
-"""Contract: an artifact is published whole or not at all, never changes, and a reader trusts only what its manifest
-lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees anything of it, and another
+"""Contract: an artifact is published whole or not at all, never changes, and a reader trusts only what its
+manifest lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees anything of it, and another
 attempt succeeds. The same over an object store."""
 
 import json
@@ -298,6 +298,7 @@ def test_a_limit_on_file_size_is_a_full_disk(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "cleanroom_pipelines_tests.storage.drafting", tmp_path / "store", "limit"],
         cwd=REPOSITORY,
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,
@@ -378,9 +379,7 @@ def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> Non
             writer.wait()
             writer.stdout.close()
         look()
-        leftovers = (
-            [path for path in (root / "audience").rglob(".draft-*")] if (root / "audience").exists() else []
-        )
+        leftovers = list(root.rglob(".draft-*"))
         n_cut_off += bool(leftovers)
         assert all(is_leftover(path.name) for path in leftovers)
         for path in leftovers:

@@ -85,7 +85,7 @@ def test_anything_else_is_refused(home: Home, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "account", ["", "..", "00000000000", "0000000000000", "00000000000a", "000000000000\n", "０" * 12]
+    "account", ["", "..", "00000000000", "0000000000000", "00000000000a", "000000000000\n", "\uff10" * 12]
 )
 def test_an_account_is_twelve_digits(home: Home, account: str) -> None:
     with pytest.raises(UsageError):
