@@ -1,0 +1,116 @@
+"""A small clean room that Dagster has finished once, to look at or to copy and go on from.
+
+The road from a table to an export takes seconds; tests that only read share one, tests that change something get a
+copy of the folder in its place: a home knows nothing of where it lies.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from cleanroom_pipelines.definitions import defs
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import run_pending
+
+from .. import worlds
+from ..worlds import World
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A clean room with its installation and its Dagster instance.
+
+    Attributes:
+        world: The files it was made from.
+        installation: Opened from the environment, as the assets open theirs.
+        instance: Keeps its events in a folder.
+        folder: Holds `home` and `dagster`.
+    """
+
+    world: World
+    installation: Installation
+    instance: dg.DagsterInstance
+    folder: Path
+
+    def run_pending(self) -> int:
+        """Do all pending work through Dagster."""
+        return run_pending(self.installation, self.instance)
+
+    def materialize(self, *assets: str, partition: str) -> dg.ExecuteInProcessResult:
+        """What "Materialize" in the UI does: Dagster's own job for the chosen assets and one partition."""
+        job = defs().get_repository_def().get_job("__ASSET_JOB")
+        return job.get_subset(asset_selection={dg.AssetKey(asset) for asset in assets}).execute_in_process(
+            partition_key=partition, instance=self.instance, raise_on_error=False
+        )
+
+    def partition(self, asset: str) -> str:
+        """The partition key of the only resource behind an asset."""
+        return worlds.the(self.installation, worlds.kind_of(asset)).id
+
+
+@contextmanager
+def opened(world: World, folder: Path) -> Iterator[Shell]:
+    with worlds.installed(folder / "home") as installation, worlds.dagster_at(folder / "dagster") as instance:
+        yield Shell(world, installation, instance, folder)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The files of the clean room; nobody changes them."""
+    return worlds.write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def finished_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole road, done once."""
+    folder = tmp_path_factory.mktemp("finished")
+    with opened(world, folder) as shell:
+        worlds.apply(shell.installation, world.declaration)
+        assert shell.run_pending() == 5
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean room without any job: dataset, model and configured model are there."""
+    folder = tmp_path_factory.mktemp("trained")
+    declaration = worlds.declare(folder / "cleanroom.yaml", interactions=world.interactions, seed=None)
+    with opened(world, folder) as shell:
+        worlds.apply(shell.installation, declaration)
+        assert shell.run_pending() == 3
+    return folder
+
+
+@pytest.fixture
+def finished(world: World, finished_folder: Path) -> Iterator[Shell]:
+    """The finished clean room, to look at only."""
+    with opened(world, finished_folder) as shell:
+        yield shell
+
+
+@pytest.fixture
+def again(world: World, finished_folder: Path, tmp_path: Path) -> Iterator[Shell]:
+    """A copy of the finished clean room, to go on with."""
+    shutil.copytree(finished_folder, tmp_path / "room")
+    with opened(world, tmp_path / "room") as shell:
+        yield shell
+
+
+@pytest.fixture
+def trained(world: World, trained_folder: Path, tmp_path: Path) -> Iterator[Shell]:
+    """A copy of the clean room without any job, to go on with."""
+    shutil.copytree(trained_folder, tmp_path / "room")
+    with opened(world, tmp_path / "room") as shell:
+        yield shell
+
+
+@pytest.fixture
+def new_shell(world: World, tmp_path: Path) -> Iterator[Callable[[str], Shell]]:
+    """Opens an empty clean room in a folder of its own; the one opened last is what the environment names."""
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(opened(world, tmp_path / name))

@@ -1,0 +1,298 @@
+"""The whole road through Dagster, from a table to an export.
+
+Contract: DESIGN sections 2, 4 and 6. Each asset is materialised once, its checks pass, its page says first in one
+sentence what came out and names the exact versions it was made from; the data version is a function of the inputs;
+every artifact is what its manifest says; an export is the top of the ranking and carries no score.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.catalog import AudienceSize, ExportJobSpec, GenerationJobSpec, Kind, SeedMode
+from cleanroom_pipelines.execution.making import ASSETS_OF, newest_artifact, verify_exported_files
+from cleanroom_pipelines.storage import ArtifactReference
+
+from .. import worlds
+from .conftest import Shell
+
+ASSETS = [asset for assets in ASSETS_OF.values() for asset in assets]
+ROWS = {
+    "training_dataset": worlds.N_EVENTS,
+    "configured_audience_model": 3,
+    "seed_validation_report": worlds.N_SEED,
+    "audience": worlds.N_USERS,
+    "audience_export": worlds.N_USERS // 5,
+}
+PARENTS = {
+    "training_dataset": {"interactions"},
+    "audience_model": {"interactions", "training_dataset"},
+    "configured_audience_model": {"audience_model"},
+    "seed_validation_report": {"seed"},
+    "audience": {"audience_model", "seed"},
+    "audience_export": {"audience"},
+}
+
+
+def page_of(shell: Shell, asset: str) -> dict[str, Any]:
+    (materialization,) = worlds.materializations(shell.instance, asset)
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def exported_users(shell: Shell, location: str) -> list[str]:
+    folder = shell.installation.home.accounts / "000000000000" / "buckets" / location.removeprefix("s3://")
+    lines = [line for part in sorted(folder.glob("part-*.jsonl")) for line in part.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    assert all(set(row) == {"user_id"} for row in rows), "an export carries ids only"
+    return [row["user_id"] for row in rows]
+
+
+def ranking_of(shell: Shell, job_id: str) -> list[dict[str, Any]]:
+    manifest, _ = newest_artifact(shell.installation, Kind.GENERATION_JOB, job_id, "audience")
+    with shell.installation.store.opening(ArtifactReference("audience", job_id, manifest.version)) as folder:
+        return sorted(pq.read_table(folder / "ranking.parquet").to_pylist(), key=lambda row: row["rank"])
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_each_asset_is_materialised_once(finished: Shell, asset: str) -> None:
+    (materialization,) = worlds.materializations(finished.instance, asset)
+    assert materialization.partition == finished.partition(asset)
+
+
+def test_every_run_succeeded_and_is_tied_to_its_version(finished: Shell) -> None:
+    runs = finished.instance.get_runs()
+    assert {run.job_name for run in runs} == {
+        "validate_training_dataset",
+        "train_audience_model",
+        "configure_audience_model",
+        "generate_audience",
+        "export_audience",
+    }
+    assert len(runs) == 5
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert {run.tags["cleanroom/version"] for run in runs} == {"1"}
+    for kind in Kind:
+        version = worlds.newest(finished.installation, kind)
+        assert version.run_id in {run.run_id for run in runs}
+
+
+def test_every_check_was_evaluated_and_passed(finished: Shell) -> None:
+    checks = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    logs = [log for run in finished.instance.get_runs() for log in finished.instance.all_logs(run.run_id, checks)]
+    evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
+    assert sorted(check.check_name for check in evaluations) == [
+        "dataset_is_valid",
+        "export_matches_manifest",
+        "recall_beats_chance",
+        "seed_is_usable",
+    ]
+    for check in evaluations:
+        assert check.passed, check.check_name
+        assert check.partition == finished.partition(check.asset_key.to_user_string())
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_the_page_says_first_what_came_out(finished: Shell, asset: str) -> None:
+    page = page_of(finished, asset)
+    assert next(iter(page)) == "summary"
+    sentence = page["summary"].strip("*")
+    version = worlds.newest(finished.installation, worlds.kind_of(asset))
+    if asset != "seed_validation_report":  # the version's own sentence is that of its audience
+        assert sentence == version.summary["sentence"]
+    assert re.search(r"\d", sentence)
+    assert len(sentence) < 200
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_the_page_counts_rows_and_names_columns(finished: Shell, asset: str) -> None:
+    page = page_of(finished, asset)
+    if asset == "audience_model":
+        events = worlds.events()
+        assert page["dagster/row_count"] == len({(who, item) for who, item, _ in events})
+    else:
+        assert page["dagster/row_count"] == ROWS[asset]
+    if asset in ("configured_audience_model", "seed_validation_report"):
+        return  # documents, not tables
+    columns = [column.name for column in page["dagster/column_schema"].columns]
+    assert ("user" if asset == "training_dataset" else "user_id") in columns
+    assert "score" not in columns or asset == "audience"
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_the_page_says_what_the_partition_is(finished: Shell, asset: str) -> None:
+    told = page_of(finished, asset)["partition"]
+    record = finished.installation.catalog.get(worlds.kind_of(asset), finished.partition(asset))
+    assert record.name.replace("%", "") in told.replace("\\", "").replace("%", "")
+    assert f"`{record.id}`" in told
+    assert "Created 20" in told
+    assert "Status: " in told
+    ancestor = record
+    while ancestor.parent_id and ancestor.parent_kind:
+        ancestor = finished.installation.catalog.get(ancestor.parent_kind, ancestor.parent_id)
+        asset_of_parent = ASSETS_OF[ancestor.kind][-1]
+        assert f"](/assets/{asset_of_parent}?view=partitions&partition={ancestor.id})" in told
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_the_page_names_exact_parents(finished: Shell, asset: str) -> None:
+    inputs = [record.data for record in page_of(finished, asset)["made from"].records]
+    assert {entry["asset"] for entry in inputs} == PARENTS[asset]
+    for entry in inputs:
+        assert re.fullmatch("[0-9a-f]{16}", str(entry["digest"]))
+        if entry["asset"] in ASSETS:
+            parent, _ = newest_artifact(
+                finished.installation,
+                worlds.kind_of(str(entry["asset"])),
+                str(entry["partition"]),
+                str(entry["asset"]),
+            )
+            assert entry["version"] == parent.version
+            assert parent.data_version.startswith(str(entry["digest"]))
+
+
+@pytest.mark.parametrize("asset", ["training_dataset", "audience"])
+def test_pictures_are_small_enough_for_dagster(finished: Shell, asset: str) -> None:
+    page = page_of(finished, asset)
+    pictures = [value for name, value in page.items() if name.startswith("picture")]
+    assert pictures
+    for picture in pictures:
+        assert re.match(r"!\[[^]]+\]\(data:image/png;base64,iVBOR", picture)
+        assert len(picture) < 100_000
+
+
+def test_the_audience_page_shows_how_good_it_is(finished: Shell) -> None:
+    page = page_of(finished, "audience")
+    assert re.match(r"\*\*Finds [\d.]+ times as many as chance at 10 % \(", page["summary"])
+    assert [record.data["size"] for record in page["by size"].records] == ["5%", "10%", "20%"]
+    for record in page["by size"].records:
+        for column in ("finds of the held-out seed", "95 % interval", "random would find", "lift", "relevance"):
+            assert record.data[column]
+    assert page["recall at 20%"] > 2 * page["recall at 20%, random"]
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_artifacts_are_what_their_manifests_say(finished: Shell, asset: str) -> None:
+    partition = finished.partition(asset)
+    version = worlds.newest(finished.installation, worlds.kind_of(asset)).artifacts[asset]
+    manifest = finished.installation.store.verify(ArtifactReference(asset, partition, version))
+    assert manifest.files
+    (materialization,) = worlds.materializations(finished.instance, asset)
+    assert materialization.tags is not None
+    assert materialization.tags["dagster/data_version"] == manifest.data_version
+
+
+def test_no_seed_is_left_behind(finished: Shell) -> None:
+    assert not any(path.is_file() for path in finished.installation.home.seeds.rglob("*"))
+    assert list(finished.installation.home.scratch.iterdir()) == []
+    job = worlds.the(finished.installation, Kind.GENERATION_JOB)
+    assert job.seed_location is None  # type: ignore[union-attr]
+
+
+def test_the_export_is_the_top_of_the_ranking(finished: Shell) -> None:
+    export = worlds.the(finished.installation, Kind.EXPORT_JOB)
+    ranking = ranking_of(finished, finished.partition("audience"))
+    best = [row["user_id"] for row in ranking if not row["is_seed"]][: worlds.N_USERS // 5]
+    users = exported_users(finished, export.output_location)  # type: ignore[union-attr,arg-type]
+    assert users == best
+    assert not set(users) & set(finished.world.seed_users)
+    others = set(finished.world.group) - set(finished.world.seed_users)
+    assert len(others & set(users)) > 0.6 * len(others), "the rest of the group is what a lookalike should find"
+
+
+def test_seed_modes_are_honoured_and_sizes_cut(again: Shell) -> None:
+    job_id, catalog = again.partition("audience"), again.installation.catalog
+    for mode in SeedMode:
+        size = AudienceSize.parse("10%")
+        catalog.create(ExportJobSpec(name=f"As {mode}", generation_job_id=job_id, size=size, seed_mode=mode))
+    assert again.run_pending() == 3
+    ranking, seed = ranking_of(again, job_id), set(again.world.seed_users)
+    users = {
+        mode: exported_users(again, worlds.the(again.installation, Kind.EXPORT_JOB, f"As {mode}").output_location)  # type: ignore[union-attr,arg-type]
+        for mode in SeedMode
+    }
+    assert {len(names) for names in users.values()} == {worlds.N_USERS // 10}
+    assert users[SeedMode.IN_PLACE] == [row["user_id"] for row in ranking][:30]
+    assert users[SeedMode.EXCLUDED] == [row["user_id"] for row in ranking if not row["is_seed"]][:30]
+    assert set(users[SeedMode.FIRST]) <= seed
+    assert users[SeedMode.FIRST] != sorted(users[SeedMode.FIRST]), "the seed comes shuffled"
+
+
+def test_an_altered_export_is_found(again: Shell) -> None:
+    export = worlds.the(again.installation, Kind.EXPORT_JOB)
+    folder = again.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "shop"
+    (part,) = folder.rglob("part-*.jsonl")
+    part.write_text(part.read_text().replace("user-", "uzer-", 1))
+    manifest, _ = newest_artifact(again.installation, Kind.EXPORT_JOB, export.id, "audience_export")
+    with pytest.raises(Exception, match="altered"):
+        verify_exported_files(again.installation, export.id, manifest)
+
+
+def data_versions(shell: Shell) -> dict[str, str]:
+    return {
+        asset: newest_artifact(shell.installation, worlds.kind_of(asset), shell.partition(asset), asset)[
+            0
+        ].data_version
+        for asset in ASSETS
+        if asset not in ("configured_audience_model", "audience_export")
+    }
+
+
+def test_data_versions_follow_the_inputs(
+    finished_folder: Path, finished: Shell, new_shell: Callable[[str], Shell], tmp_path: Path
+) -> None:
+    wanted = data_versions(finished)
+    same = new_shell("same")
+    same.installation.home.key_file.write_bytes((finished_folder / "home" / "installation.key").read_bytes())
+    worlds.apply(same.installation, finished.world.declaration)
+    same.run_pending()
+    assert data_versions(same)["training_dataset"] == wanted["training_dataset"]
+    assert data_versions(same)["audience_model"] == wanted["audience_model"]
+    assert data_versions(same)["audience"] == wanted["audience"]
+
+    other = new_shell("other")
+    other.installation.home.key_file.write_bytes((finished_folder / "home" / "installation.key").read_bytes())
+    one_event_less = worlds.write_events(tmp_path / "events.parquet", worlds.events()[1:])
+    declaration = worlds.declare(
+        tmp_path / "cleanroom.yaml", interactions=one_event_less, seed=finished.world.seed
+    )
+    worlds.apply(other.installation, declaration)
+    other.run_pending()
+    changed = data_versions(other)
+    assert {asset for asset in changed if changed[asset] == wanted[asset]} == {"seed_validation_report"}
+
+
+def test_another_key_gives_other_digests(finished: Shell, new_shell: Callable[[str], Shell]) -> None:
+    wanted = data_versions(finished)["training_dataset"]
+    stranger = new_shell("stranger")
+    worlds.apply(stranger.installation, finished.world.declaration)
+    from cleanroom_pipelines.execution.running import run_pending
+
+    run_pending(stranger.installation, stranger.instance, max_versions=1)
+    made, _ = newest_artifact(
+        stranger.installation, Kind.TRAINING_DATASET, stranger.partition("training_dataset"), "training_dataset"
+    )
+    assert made.data_version != wanted
+
+
+def test_a_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
+    installation = again.installation
+    configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+    installation.catalog.start_generation_job(
+        GenerationJobSpec(
+            name="Once more",
+            configured_audience_model_id=configured.id,
+            seed_location=installation.vault.put(installation.token_hex(12), again.world.seed, keep=False),
+            seed_digest=installation.vault.digest(again.world.seed),
+        )
+    )
+    before = len(worlds.materializations(again.instance, "audience_model"))
+    assert again.run_pending() == 1
+    assert len(worlds.materializations(again.instance, "audience_model")) == before
+    first, second = (ranking_of(again, job.id) for job in installation.catalog.iterate(Kind.GENERATION_JOB))
+    assert first == second
