@@ -1,12 +1,10 @@
-"""Writers that tests start as processes of their own, to be killed or to run out of space.
-
-Usage: python -m cleanroom_pipelines_tests.storage.drafting <store> <mode> [...]
-"""
+"""Writers that tests start as processes of their own, to be killed or to run out of space."""
 
 import itertools
 import resource
 import signal
 import sys
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from cleanroom_pipelines.errors import StorageFullError
@@ -31,10 +29,9 @@ def write(store: ArtifactStore, number: int) -> None:
             draft.n_rows[name] = number
 
 
-def write_for_ever(root: Path, first: int) -> None:
+def write_for_ever(root: Path, first: int, ready: Event) -> None:
     store = ArtifactStore(str(root), root)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    ready.set()
     for number in itertools.count(first):
         write(store, number)
 
@@ -47,12 +44,4 @@ def write_beyond_limit(root: Path) -> None:
         write(ArtifactStore(str(root), root), 1)
     except StorageFullError:
         sys.exit(0)
-    sys.exit("written beyond the limit")
-
-
-if __name__ == "__main__":
-    folder, mode = Path(sys.argv[1]), sys.argv[2]
-    if mode == "for-ever":
-        write_for_ever(folder, int(sys.argv[3]))
-    else:
-        write_beyond_limit(folder)
+    sys.exit(1)

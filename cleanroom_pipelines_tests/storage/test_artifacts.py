@@ -1,13 +1,13 @@
 """Contract: an artifact is published whole or not at all, never changes, and a reader trusts only what its
-manifest lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees anything of it, and another
-attempt succeeds. The same over an object store."""
+manifest lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees anything of it,
+and another attempt succeeds. The same over an object store."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +22,8 @@ from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, Storag
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, write_durably
 
-from .drafting import N_FILES, PARTITION, content, reference, write
+from .drafting import N_FILES, PARTITION, content, reference, write, write_beyond_limit, write_for_ever
 
-REPOSITORY = Path(__file__).parents[2]
 FULL = OSError(28, os.strerror(28))
 
 
@@ -295,15 +294,10 @@ def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_p
 
 
 def test_a_limit_on_file_size_is_a_full_disk(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "cleanroom_pipelines_tests.storage.drafting", tmp_path / "store", "limit"],
-        cwd=REPOSITORY,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert run.returncode == 0, run.stderr
+    process = multiprocessing.get_context("fork").Process(target=write_beyond_limit, args=(tmp_path / "store",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
@@ -339,7 +333,7 @@ def test_a_write_on_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
 
 
 def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> None:
-    """25 writers, each killed at a random moment; a reader looks all the while."""
+    """40 writers, each killed at a random moment; a reader looks all the while."""
     root = tmp_path / "store"
     root.mkdir()
     reader, generator = ArtifactStore(str(root), tmp_path), random.Random(7)
@@ -355,29 +349,19 @@ def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> Non
                         assert (folder / f"file-{n}.bin").read_bytes() == content(number, f"file-{n}.bin")
                 seen.add(version)
 
-    for kill in range(25):
-        writer = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "cleanroom_pipelines_tests.storage.drafting",
-                root,
-                "for-ever",
-                str(1 + 1000 * kill),
-            ],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-        )
+    context = multiprocessing.get_context("fork")
+    for kill in range(40):
+        ready = context.Event()
+        writer = context.Process(target=write_for_ever, args=(root, 1 + 1000 * kill, ready))
+        writer.start()
         try:
-            assert writer.stdout is not None
-            writer.stdout.readline()
+            assert ready.wait(60)
             until = time.monotonic() + generator.uniform(0, 0.05)
             while time.monotonic() < until:
                 look()
         finally:
             writer.kill()
-            writer.wait()
-            writer.stdout.close()
+            writer.join()
         look()
         leftovers = list(root.rglob(".draft-*"))
         n_cut_off += bool(leftovers)

@@ -1,6 +1,6 @@
 """Contract: a seed lies in a slot of its own while its job needs it, whole or not at all; one that is kept lies
-there sealed only, and its unsealed copy is gone after use. No text that a user typed reaches a path, and nothing but a
-seed's own slot is ever deleted."""
+there sealed only, and its unsealed copy is gone after use. No text that a user typed reaches a path, and nothing
+but a seed's own slot is ever deleted."""
 
 import os
 import shutil
