@@ -174,10 +174,8 @@ def _partition_markdown(installation: Installation, record: Resource) -> str:
     parent: Resource | None = record
     while parent and parent.parent_id and parent.parent_kind:
         parent = installation.catalog.get(parent.parent_kind, parent.parent_id)
-        asset = ASSETS_OF[parent.kind][-1]
-        lines.append(
-            f"- {parent.kind.words}: [{_escaped(parent.name)}](/assets/{asset}?view=partitions&partition={parent.id})"
-        )
+        page = f"/assets/{ASSETS_OF[parent.kind][-1]}?view=partitions&partition={parent.id}"
+        lines.append(f"- {parent.kind.words}: [{_escaped(parent.name)}]({page})")
     return "\n".join(lines)
 
 

@@ -1,0 +1,156 @@
+"""Contract: a person in front of the Dagster UI (DESIGN section 4, the issue's "Done means").
+
+The asset graph is legible; a seed dropped into the inbox becomes an export while she watches; a click on Materialize
+makes a new version; the pictures are on the asset page. A real daemon, webserver and Chromium.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines.catalog import Kind, Status
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines_tests.journeys.developing import dagster_dev
+from cleanroom_pipelines_tests.worlds import installed, settings, wait_until, write_seed, write_world
+
+pytestmark = pytest.mark.browser
+
+ASSETS = (
+    "training_dataset",
+    "audience_model",
+    "configured_audience_model",
+    "seed_validation_report",
+    "audience",
+    "audience_export",
+)
+_ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1200",
+)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert chromium and driver, "this test needs Chromium and chromedriver"
+    options = Options()
+    options.binary_location = chromium
+    for argument in _ARGUMENTS:
+        options.add_argument(argument)
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+def see(browser: Any, what: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is on the page and return it."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    wait = WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
+    return wait.until(lambda _: what())
+
+
+def texts(browser: Any, tag: str, start: str) -> list[Any]:
+    """The elements of a tag whose text starts so."""
+    return [element for element in browser.find_elements("tag name", tag) if element.text.startswith(start)]
+
+
+def body(browser: Any) -> str:
+    return str(browser.find_element("tag name", "body").text)
+
+
+def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
+    home = tmp_path / "home"
+    world = write_world(tmp_path / "files")
+    with installed(home) as installation, dagster_dev(home, settings(home), tmp_path / "dev.log") as url:
+        apply_through_the_command(world.declaration, home)
+        pictures = os.environ.get("CLEANROOM_TEST_PICTURES")  # a folder, to look at what the person sees
+
+        def snap(name: str) -> None:
+            if pictures:
+                browser.save_screenshot(f"{pictures}/{name}.png")
+
+        browser.get(f"{url}/asset-groups")
+        see(browser, lambda: all(asset in body(browser) for asset in ASSETS))
+        snap("graph")
+
+        configured = see_active(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+        inbox = home / "inbox" / "seeds" / configured
+        wait_until(inbox.is_dir, seconds=120, what="the inbox")
+        write_seed(tmp_path / "drop.csv", world.group[20:70])
+        os.replace(tmp_path / "drop.csv", inbox / "june \"buyers\".csv")
+
+        browser.get(f"{url}/assets/audience_export?view=partitions")
+        export = see(browser, lambda: [e for e in texts(browser, "*", "june-buyers") if e.is_displayed()], 240)[0]
+        wait_until(lambda: any((inbox / "accepted").glob("*.json")), seconds=240, what="a receipt")
+        export.click()
+        see(browser, lambda: "Materialized" in body(browser) and "destination" in body(browser), 120)
+        snap("export")
+        assert not [path for path in inbox.iterdir() if path.is_file()]
+
+        job = installation.catalog.ids(Kind.GENERATION_JOB)[-1]
+        browser.get(f"{url}/assets/audience?view=partitions&partition={job}")
+        see(browser, lambda: "as many as chance" in body(browser))
+        picture = see(browser, lambda: texts(browser, "*", "[Show Markdown]"))[-1]
+        snap("audience")
+        picture.click()
+        images = see(browser, lambda: browser.find_elements("css selector", "img[src^='data:image/png']"))
+        assert see(browser, lambda: browser.execute_script("return arguments[0].naturalWidth", images[0])) > 300
+        snap("picture")
+
+        dataset = installation.catalog.ids(Kind.TRAINING_DATASET)[0]
+        browser.get(f"{url}/assets/training_dataset?view=partitions&partition={dataset}")
+        see(browser, lambda: texts(browser, "button", "Materialize"))[0].click()
+        see(browser, lambda: texts(browser, "button", "Launch"))[-1].click()
+        see_version(installation, Kind.TRAINING_DATASET, dataset, 2)
+        # the model follows its dataset; the first version stays what it was
+        model = installation.catalog.ids(Kind.AUDIENCE_MODEL)[0]
+        see_version(installation, Kind.AUDIENCE_MODEL, model, 2)
+        first = installation.catalog.version(Kind.AUDIENCE_MODEL, model, 1)
+        assert first.status is Status.ACTIVE
+        snap("new_version")
+
+
+def apply_through_the_command(declaration: Path, home: Path) -> None:
+    import subprocess
+    import sys
+
+    subprocess.run(
+        [sys.executable, "-m", "cleanroom_pipelines.cli.main", "apply", str(declaration)],
+        env=os.environ | settings(home),
+        check=True,
+        capture_output=True,
+    )
+
+
+def see_active(installation: Installation, kind: Kind) -> str:
+    """The only resource of a kind, once its work is done."""
+    (key,) = wait_until(lambda: installation.catalog.ids(kind), seconds=60, what=f"a {kind.words}")
+    see_version(installation, kind, key, 1)
+    return key
+
+
+def see_version(installation: Installation, kind: Kind, key: str, number: int) -> None:
+    """Wait until a version is the current one."""
+    wait_until(
+        lambda: installation.catalog.get(kind, key).current_version == number,
+        seconds=240,
+        what=f"version {number} of the {kind.words}",
+        every=0.5,
+    )
