@@ -5,11 +5,14 @@ Add here when a command is added.
 Keep out: longer stories (demo.py, developing.py).
 """
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import exit_with, print_json, progress_bar, table
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
 
@@ -28,6 +31,12 @@ def main() -> None:
         cleanroom()
     except CleanroomError as error:
         exit_with(error)
+    except BrokenPipeError:
+        # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+cleanroom.add_command(benchmark)
 
 
 @cleanroom.command()
@@ -213,6 +222,24 @@ def generate(as_json: bool, **options: Any) -> None:
     click.echo(report.sentence)
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
+
+
+@cleanroom.command()
+@click.option("--model", type=_FILE, required=True, help="Folder that `cleanroom train` made.")
+@click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def match(model: Path, seed: Path, as_json: bool) -> None:
+    """Say how many of a seed a model knows, before any job."""
+    from cleanroom_pipelines.similarity.seeds import match_seed
+
+    found = match_seed(model, seed)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    click.echo(
+        f"{found.n_matched:,} of {found.n_unique:,} seed users are known ({found.match_rate:.1%}); "
+        f"{found.n_duplicates:,} duplicates, {found.n_invalid:,} invalid rows."
+    )
 
 
 @cleanroom.command()

@@ -1,0 +1,91 @@
+"""`cleanroom benchmark …` and `cleanroom match`: measuring, beside peers in the same run.
+
+Lives here: options of the benchmarks and what they print.
+Add here when a benchmark is added.
+Keep out: measuring (similarity.benchmark).
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cleanroom_pipelines.cli.console import print_json, progress_bar
+from cleanroom_pipelines.errors import ConfigurationError, UsageError
+
+_FILE = click.Path(path_type=Path)
+_DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
+
+
+@click.group()
+def benchmark() -> None:
+    """Measure the similarity model, with its peers in the same run."""
+
+
+@benchmark.command()
+@click.option("--interactions", help="File, folder or glob; default: the demo's grocery data.")
+@click.option("--schema", help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]")
+@click.option("--users", type=_FILE, help="Table with one row per user.")
+@click.option("--users-schema", help="Roles of the users table's columns.")
+@click.option(
+    "--tasks", default="", help="Kinds of tasks: item,attribute,campaign,future,null; default: those there are."
+)
+@click.option("--n-tasks", default=40, show_default=True, help="Tasks of each kind, as far as the data has them.")
+@click.option("--seed", default=0, show_default=True, help="Decides which tasks and seeds are drawn.")
+@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+def quality(  # noqa: PLR0917 - click passes options by name
+    interactions: str | None,
+    schema: str | None,
+    users: Path | None,
+    users_schema: str | None,
+    tasks: str,
+    n_tasks: int,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Recall of held-out users: our model beside what people do today, on the same tasks."""
+    _require("implicit")
+    from cleanroom_pipelines.similarity.benchmark.quality import Data, complete_journey, run_quality, table
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema
+
+    if bool(interactions) != bool(schema):
+        raise UsageError("Data of your own need their schema.", remedy="Give both --interactions and --schema.")
+    if bool(users) != bool(users_schema):
+        raise UsageError("A users table needs its schema.", remedy="Give both --users and --users-schema.")
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch, progress_bar("quality") as progress:
+        if interactions and schema:
+            data = Data(
+                interactions=interactions,
+                schema=InteractionsSchema.parse(schema),
+                users=users,
+                users_schema=UsersSchema.parse(users_schema) if users_schema else None,
+                name=Path(interactions).parent.name or "data",
+            )
+            kinds = ["item", *(["attribute"] if users else []), "null"]
+        else:
+            data, kinds = complete_journey(Path(scratch)), list(_DEFAULT_KINDS)
+        if tasks:
+            kinds = [kind.strip() for kind in tasks.split(",")]
+        result = run_quality(data, kinds=kinds, n_tasks=n_tasks, random_seed=seed, progress=progress)
+    _report(result, json_file, table(result))
+
+
+def _report(result: Mapping[str, Any], json_file: Path | None, text: str) -> None:
+    if json_file == Path("-"):
+        print_json(result)
+        return
+    if json_file:
+        json_file.write_text(json.dumps(result, indent=1, default=str))
+    click.echo(text)
+
+
+def _require(module: str) -> None:
+    if find_spec(module) is None:
+        raise ConfigurationError(
+            f"The benchmark's peer `{module}` is not installed.",
+            remedy="Install the extra: pip install -r requirements-dev.lock, or 'cleanroom-pipelines[benchmark]'.",
+        )
