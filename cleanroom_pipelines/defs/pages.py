@@ -179,7 +179,7 @@ def _partition_markdown(installation: Installation, record: Resource) -> str:
     return "\n".join(lines)
 
 
-def _inputs_table(made: Made) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _inputs_table(made: Made) -> dg.MetadataValue:
     assert made.manifest is not None
     return dg.MetadataValue.table(
         [
@@ -197,7 +197,7 @@ def _inputs_table(made: Made) -> dg.MetadataValue:  # type: ignore[type-arg]
     )
 
 
-def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
     rows = [
         {
             "size": row["size"],
@@ -232,7 +232,7 @@ def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
     return features + items
 
 
-def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     rows = [
         {
             "": entry["name"],
@@ -245,7 +245,7 @@ def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:  # type: igno
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
 
 
-def _seconds_table(timing: Mapping[str, float]) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _seconds_table(timing: Mapping[str, float]) -> dg.MetadataValue:
     rows = [dg.TableRecord({"stage": stage, "seconds": f"{seconds:.1f}"}) for stage, seconds in timing.items()]
     return dg.MetadataValue.table(rows, schema=_schema("stage", "seconds"))
 
