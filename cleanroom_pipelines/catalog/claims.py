@@ -107,12 +107,17 @@ class Claims(Database):
     def release(self, claim: Claim) -> None:
         """Give a claim back unused: the version is pending again and the attempt is not counted.
 
+        If somebody asked for the work to stop, it is closed as CANCELLED instead.
+
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
         with self._write() as session:
             resource, version = self._held(session, claim)
-            make_pending(session, resource, version, claim.attempt - 1, self._clock())
+            if version.cancel_requested:
+                _close_cancelled(session, resource, version, self._clock())
+            else:
+                make_pending(session, resource, version, claim.attempt - 1, self._clock())
 
     def report_progress(self, claim: Claim, share: float, stage: str) -> None:
         """Say how far the work is.

@@ -54,7 +54,7 @@ def follow(
         return
     if version.number == resource.current_version and not _is_silent(resource.kind, version.cause):
         for child in followers(session, resource):
-            _follow_parent(session, child, version.number, resource.id, now)
+            _follow_parent(session, child, now)
     if resource.declared and _is_stale(session, resource, version):
         newest = newest_version(session, resource)
         if newest.status not in OPEN:
@@ -82,13 +82,12 @@ def _is_silent(kind: Kind, cause: Cause) -> bool:
     return kind is Kind.TRAINING_DATASET and cause is Cause.REFRESH
 
 
-def _follow_parent(session: Session, child: ResourceRow, number: int, parent_id: str, now: datetime) -> None:
+def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
     child = lock_resource(session, child.kind, child.id)
     newest = newest_version(session, child)
-    if newest.status in OPEN:
-        return  # it will be made from the new version, or see when it is finished that it was not
-    made_from = _version_of(parent_id, newest.parents)
-    if made_from is None or made_from < number:
+    if child.status in DELETING:
+        return
+    if newest.status not in OPEN:  # else it is made from the new version, or sees when finished that it was not
         add_version(session, child, newest.number + 1, Cause.PARENT, now)
 
 
