@@ -49,8 +49,24 @@ def postgresql_server() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite catalogue with nothing in it; copying it is quicker than migrating for each test."""
+    file = tmp_path_factory.mktemp("template") / "catalog.db"
+    Catalog(f"sqlite:///{file}", clock=Clock(), token_hex=Numbered()).migrate()
+    return file
+
+
+@pytest.fixture
+def url(empty_url: str, migrated_file: Path) -> str:
+    """The URL of a catalogue with nothing in it."""
+    if empty_url.startswith("sqlite"):
+        shutil.copy(migrated_file, str(make_url(empty_url).database))
+    return empty_url
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/catalog.db"

@@ -241,6 +241,13 @@ class TestReap:
         assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_FAILED
         assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
 
+    def test_what_was_renewed_meanwhile_is_left(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+        claim = take(catalog, model_id)
+        clock.turn(60)
+        catalog.renew(claim)  # after the reaper looked, before it locked the row
+        assert catalog._reap_one(Kind.AUDIENCE_MODEL, model_id, 1, clock.now) is None
+        assert catalog.finish(claim, {}).status is Status.ACTIVE
+
     def test_the_last_attempt_is_not_taken_over(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             take(catalog, model_id, f"run{attempt}")
@@ -275,6 +282,12 @@ class TestCancel:
         assert catalog.is_cancel_requested(claim)
         catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
         assert catalog.retry(Kind.AUDIENCE_MODEL, model_id).cancel_requested is False
+
+    def test_a_claim_that_is_given_back(self, catalog: Catalog, model_id: str) -> None:
+        claim = take(catalog, model_id)
+        catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        catalog.release(claim)
+        assert look(catalog, model_id).status_code is StatusCode.CANCELLED
 
     def test_nothing_to_cancel(self, catalog: Catalog, model_id: str) -> None:
         catalog.finish(take(catalog, model_id), {})

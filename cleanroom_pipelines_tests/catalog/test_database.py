@@ -35,46 +35,48 @@ def test_the_migrations_end_where_the_code_expects(tmp_path: Path) -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD_REVISION]
 
 
-def test_the_migrated_schema_is_that_of_the_tables(catalog: Catalog) -> None:
+def test_the_migrated_schema_is_that_of_the_tables(empty_url: str) -> None:
+    catalog = opened(empty_url)
     catalog.migrate()
     with catalog._current_engine().connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, Base.metadata) == []
+    catalog.close()
 
 
-def test_migrating_twice_changes_nothing(url: str) -> None:
-    first = opened(url)
+def test_migrating_twice_changes_nothing(empty_url: str) -> None:
+    first = opened(empty_url)
     dataset = first.create(dataset_spec())
     first.migrate()
-    second = opened(url)
+    second = opened(empty_url)
     second.migrate()
     assert second.get(Kind.TRAINING_DATASET, dataset.id) == dataset
     first.close()
     second.close()
 
 
-def test_a_newer_catalogue_is_left_alone(url: str) -> None:
-    newer = opened(url)
+def test_a_newer_catalogue_is_left_alone(empty_url: str) -> None:
+    newer = opened(empty_url)
     newer.migrate()
     with newer._write() as session:
         session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    older = opened(url)
+    older = opened(empty_url)
     with pytest.raises(ConfigurationError, match="newer version"):
         older.list(Kind.TRAINING_DATASET)
     newer.close()
     older.close()
 
 
-def test_a_migration_that_fails_leaves_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(connection: object) -> None:
         upgrade(connection)  # type: ignore[arg-type]
         raise ZeroDivisionError
 
     upgrade = database._upgrade
     monkeypatch.setattr(database, "_upgrade", broken)
-    failing = opened(url)
+    failing = opened(empty_url)
     with pytest.raises(ZeroDivisionError):
         failing.migrate()
     monkeypatch.undo()

@@ -2,10 +2,10 @@
 of a deleted resource is left."""
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from cleanroom_pipelines.catalog import Kind, Resource, Status
-from cleanroom_pipelines.catalog.tables import Base
+from cleanroom_pipelines.catalog.tables import Base, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
 
 from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
@@ -65,6 +65,7 @@ def test_models_go_in_steps(builder: Builder) -> None:
     assert catalog.request_delete(model.kind, model.id).status is Status.DELETE_IN_PROGRESS
     assert [record.id for record in catalog.deletions()] == [model.id]  # whoever began may have been killed
     assert catalog.begin_delete(model.kind, model.id) == (going,)
+    assert catalog.claim(model.kind, model.id, 1, "run") is None
     catalog.finish_delete(model.kind, model.id)
     catalog.finish_delete(model.kind, model.id)
     assert catalog.deletions() == ()
@@ -95,6 +96,16 @@ def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
     assert catalog.get(model.kind, model.id).status is Status.DELETE_PENDING
     assert [record.id for record in catalog.deletions()] == [model.id]
+
+
+def test_what_goes_cannot_be_claimed(builder: Builder) -> None:
+    dataset = builder.create(dataset_spec())
+    builder.drain()
+    model = builder.create(model_spec(dataset.id))
+    builder.catalog.request_delete(model.kind, model.id)
+    with builder.catalog._write() as session:  # however it came to be pending
+        session.execute(update(VersionRow).values(status=Status.CREATE_PENDING))
+    assert builder.catalog.claim(model.kind, model.id, 1, "run") is None
 
 
 def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: Builder) -> None:

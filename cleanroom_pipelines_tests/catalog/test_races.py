@@ -5,6 +5,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,11 +36,16 @@ def race() -> Iterator[Race]:
         yield run
 
 
-def test_many_open_a_new_catalogue_at_once(race: Race, url: str, builder: Builder) -> None:
-    keys = race(racing.first_open, url)
-    listed = builder.catalog.list(Kind.TRAINING_DATASET).items
-    assert {record.id for record in listed} == set(keys)
+def test_many_open_a_new_catalogue_at_once(race: Race, empty_url: str) -> None:
+    keys = race(racing.first_open, empty_url)
     assert len(set(keys)) == N_PROCESSES
+    catalog = racing.open_catalog(empty_url)
+    assert {record.id for record in catalog.list(Kind.TRAINING_DATASET).items} == set(keys)
+    catalog.close()
+
+
+def test_many_switch_new_files_to_wal_at_once(race: Race, tmp_path: Path) -> None:
+    race(racing.switch_to_wal, str(tmp_path), 150)
 
 
 def test_one_claims(race: Race, url: str, builder: Builder) -> None:
