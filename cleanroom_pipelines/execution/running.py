@@ -62,6 +62,9 @@ def run_pending(
 
     Returns:
         How many runs were made; a run that failed counts.
+
+    Raises:
+        KeyboardInterrupt: The process was asked to stop; what was under way is pending again.
     """
     instance = instance or _instance()
     repository = _repository()
@@ -79,7 +82,7 @@ def run_pending(
         # A run that cannot even claim its row must not be started for ever.
         passed_over.add(version.run_key)
         on_start(version)
-        repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
+        result = repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
             partition_key=version.resource_id,
             instance=instance,
             raise_on_error=False,
@@ -87,7 +90,15 @@ def run_pending(
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )
         n_runs += 1
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
     return n_runs
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether this process was asked to stop; Dagster makes a failure of the run of it and goes on."""
+    errors = (getattr(event.event_specific_data, "error", None) for event in result.all_events if event.is_failure)
+    return any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors if error)
 
 
 @contextmanager
