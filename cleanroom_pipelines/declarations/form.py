@@ -17,7 +17,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.destinations import split_destination
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 500_000  # PyYAML reads it in ten seconds at worst
 _MAX_KEY = 60
 
 

@@ -11,8 +11,8 @@ import yaml
 
 from cleanroom_pipelines.errors import UsageError
 
-# A declaration of 1 MB has fewer. PyYAML builds aliases without copying, but merges (`<<`) copy: nine lines of
-# them can make a billion keys.
+# A file of half a megabyte hardly has more. PyYAML builds aliases without copying, but merges (`<<`) copy: nine
+# lines of them can make a billion keys.
 _MAX_NODES = 200_000
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
@@ -50,6 +50,8 @@ def load_yaml(text: str) -> Any:
             return loader.construct_document(node)
         finally:
             loader.dispose()
+    except UsageError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
@@ -78,7 +80,8 @@ def _check_size(root: yaml.Node) -> None:
             under_way.discard(key)
             if sizes[key] > _MAX_NODES:
                 raise UsageError(
-                    f"The declaration is too large at line {_line(node)}, its aliases written out.", remedy="Write less."
+                    f"The declaration is too large at line {_line(node)}, its aliases written out.",
+                    remedy="Write less.",
                 )
         return sizes[key]
 

@@ -1,0 +1,97 @@
+"""A declaration to start from, and applying it the way the command does."""
+
+import copy
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.declarations import Change, apply_declaration, read_declaration
+from cleanroom_pipelines.execution.installation import Installation
+
+BASE: dict[str, Any] = {
+    "training_datasets": [
+        {"name": "Baskets", "source": "baskets.csv", "columns": {"user": "USER_ID", "item": "ITEM_ID"}}
+    ],
+    "audience_models": [{"name": "Shoppers", "training_dataset": "Baskets"}],
+    "configured_audience_models": [
+        {
+            "name": "Partners",
+            "audience_model": "Shoppers",
+            "sizes": ["1%", "5%", "20%"],
+            "output": "s3://audiences/partners",
+            "minimum_matching_seed_size": 25,
+        }
+    ],
+    "generation_jobs": [
+        {"name": "Spring", "configured_audience_model": "Partners", "seed": "seed.csv", "exports": ["5%", "20%"]}
+    ],
+}
+
+
+class Room:
+    """A folder with a declaration and its seed, and an installation to apply it to."""
+
+    def __init__(self, folder: Path, installation: Installation) -> None:
+        self.folder, self.installation = folder, installation
+        self.raw = copy.deepcopy(BASE)
+        folder.mkdir()
+        (folder / "seed.csv").write_text("user\nanna@example.com\n")
+
+    @property
+    def catalog(self):  # type: ignore[no-untyped-def]
+        return self.installation.catalog
+
+    def write(self) -> Path:
+        path = self.folder / "cleanroom.yaml"
+        path.write_text(yaml.safe_dump(self.raw, allow_unicode=True))
+        return path
+
+    def apply(self, dry_run: bool = False) -> list[Change]:
+        return apply_declaration(
+            self.catalog,
+            self.installation.vault,
+            read_declaration(self.write()),
+            new_slot=lambda: secrets.token_hex(12),
+            dry_run=dry_run,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that applying could change."""
+        records = [record for kind in Kind for record in self.catalog.iterate(kind)]
+        return {
+            "records": records,
+            "versions": [self.catalog.versions(record.kind, record.id) for record in records],
+            "seeds": sorted(str(path) for path in self.installation.home.seeds.rglob("*")),
+        }
+
+    def one(self, kind: Kind) -> Any:
+        (record,) = self.catalog.iterate(kind)
+        return record
+
+
+def actions(changes: list[Change]) -> list[tuple[str, str]]:
+    return [(change.action, change.name) for change in changes]
+
+
+@pytest.fixture
+def room(tmp_path: Path, installation: Installation) -> Room:
+    return Room(tmp_path / "room", installation)
+
+
+@pytest.fixture
+def mend(room: Room) -> Callable[[str, Any], None]:
+    """Set what lies at a place such as `audience_models.0.window.end`."""
+
+    def set_at(place: str, value: Any) -> None:
+        *path, last = (int(part) if part.isdigit() else part for part in place.split("."))
+        target: Any = room.raw
+        for part in path:
+            target = target.setdefault(part, {}) if isinstance(target, dict) else target[part]
+        target[last] = value
+
+    return set_at

@@ -1,0 +1,359 @@
+"""Contract: applying makes what is declared so, says what it did, and done again changes nothing; a dry run says
+the same and changes nothing; a declaration that is wrong changes nothing at all. Nothing is deleted, and nothing
+is taken over that no declaration made. A seed lies in the vault while its job needs it, once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from cleanroom_pipelines.catalog import (
+    AudienceModelSpec,
+    Catalog,
+    ColumnRole,
+    Kind,
+    ParentRef,
+    TrainingDatasetSpec,
+)
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, UsageError
+
+from .conftest import Room, actions
+
+EVERYTHING = ["Baskets", "Shoppers", "Partners", "Spring", "Spring 5%", "Spring 20%"]
+Mend = Callable[[str, Any], None]
+
+
+def finish_all(catalog: Catalog) -> None:
+    """Do all pending work without doing any."""
+    while ready := catalog.ready():
+        for version in ready:
+            claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+            record = catalog.get(version.kind, version.resource_id)
+            parents = ()
+            if record.parent_id is not None:
+                parent = catalog.get(record.parent_kind, record.parent_id)
+                parents = (ParentRef(parent.kind, parent.id, parent.current_version),)
+            catalog.finish(claim, {"sentence": "Made."}, parents)
+
+
+def finish_jobs(room: Room) -> None:
+    """Do all pending work, and forget the seeds that are not kept, as the runs do."""
+    finish_all(room.catalog)
+    for job in room.catalog.iterate(Kind.GENERATION_JOB):
+        if not job.keep_seed:
+            room.installation.vault.delete(job.seed_location)
+            room.catalog.forget_seed(job.id)
+    finish_all(room.catalog)
+
+
+def n_versions(room: Room) -> dict[str, int]:
+    records = [record for kind in Kind for record in room.catalog.iterate(kind)]
+    return {record.name: len(room.catalog.versions(record.kind, record.id)) for record in records}
+
+
+def seed_files(room: Room) -> list[str]:
+    folder = room.installation.home.seeds
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_everything_is_made_parents_first(room: Room) -> None:
+    changes = room.apply()
+    assert actions(changes) == [("create", name) for name in EVERYTHING]
+    assert [change.kind for change in changes] == [*Kind, Kind.EXPORT_JOB]
+    for change in changes:
+        record = room.catalog.get(change.kind, change.id)
+        assert (record.name, record.declared) == (change.name, True)
+    assert room.one(Kind.TRAINING_DATASET).source == str(room.folder / "baskets.csv")
+
+
+def test_applied_again_nothing_changes(room: Room) -> None:
+    first = room.apply()
+    before = room.state()
+    second = room.apply()
+    assert actions(second) == [("keep", name) for name in EVERYTHING]
+    assert [change.id for change in second] == [change.id for change in first]
+    assert room.state() == before
+    finish_jobs(room)
+    before = room.state()
+    assert actions(room.apply()) == [("keep", name) for name in EVERYTHING]
+    assert room.state() == before
+    assert seed_files(room) == []
+
+
+def test_a_dry_run_says_what_applying_does_and_changes_nothing(room: Room, mend: Mend) -> None:
+    def told(changes: list[Any]) -> list[tuple[str, Kind, str]]:
+        return [(change.action, change.kind, change.name) for change in changes]
+
+    steps: list[tuple[str, Any]] = [
+        ("generation_jobs.0.description", "now with words"),
+        ("configured_audience_models.0.sizes", ["5%", "20%"]),
+        ("audience_models.0.window.end", 1_700_000_000),
+        ("training_datasets.0.name", "Other baskets"),
+        ("audience_models.0.training_dataset", "Other baskets"),
+        ("generation_jobs.0.exports", ["20%"]),
+        ("generation_jobs.0.name", "Summer"),
+    ]
+    for number in range(len(steps) + 1):
+        if number == 4:  # a parent that is renamed and what refers to it change together
+            mend(*steps[number - 1])
+            continue
+        if number:
+            mend(*steps[number - 1])
+        before = room.state()
+        dry = told(room.apply(dry_run=True))
+        assert room.state() == before
+        assert told(room.apply()) == dry
+        assert any(action != "keep" for action, _, _ in dry) or number == 6
+        finish_jobs(room)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "renewed"),
+    [
+        ("training_datasets.0.description", "words", []),
+        ("training_datasets.0.tags", {"team": "a"}, []),
+        ("training_datasets.0.max_invalid_share", 0.2, ["Baskets"]),
+        ("training_datasets.0.source", "other.csv", ["Baskets"]),
+        ("audience_models.0.refresh", {"every": "7d"}, []),
+        ("audience_models.0.window.end", 1_700_000_000, ["Shoppers"]),
+        ("configured_audience_models.0.share_metrics", True, []),
+        ("configured_audience_models.0.export_format", "csv", ["Partners"]),
+        ("generation_jobs.0.description", "words", []),
+        ("generation_jobs.0.seed_mode", "first", ["Spring"]),
+    ],
+)
+def test_what_changed_is_updated(room: Room, mend: Mend, place: str, value: Any, renewed: list[str]) -> None:
+    room.apply()
+    finish_jobs(room)
+    before = n_versions(room)
+    mend(place, value)
+    changes = room.apply()
+    section = ["training_datasets", "audience_models", "configured_audience_models", "generation_jobs"]
+    touched = EVERYTHING[section.index(place.partition(".")[0])]
+    assert [change.name for change in changes if change.action != "keep"] == [touched]
+    after = n_versions(room)
+    assert [name for name in after if after[name] > before[name]] == renewed
+    assert actions(room.apply()) == [("keep", name) for name in EVERYTHING]
+
+
+def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
+    room.apply()
+    mend("training_datasets.0.name", "Other baskets")
+    mend("audience_models.0.training_dataset", "Other baskets")
+    dry = actions(room.apply(dry_run=True))
+    changes = room.apply()
+    assert actions(changes) == dry
+    assert dry[:2] == [("create", "Other baskets"), ("update", "Shoppers")]
+    assert room.one(Kind.AUDIENCE_MODEL).training_dataset_id == changes[0].id
+    assert [record.name for record in room.catalog.iterate(Kind.TRAINING_DATASET)] == ["Baskets", "Other baskets"]
+
+
+def test_another_seed_of_the_same_name_makes_a_new_version(room: Room) -> None:
+    room.apply()
+    finish_jobs(room)
+    (room.folder / "seed.csv").write_text("user\nberta@example.com\n")
+    assert ("update", "Spring") in actions(room.apply())
+    assert n_versions(room)["Spring"] == 2
+    job = room.one(Kind.GENERATION_JOB)
+    with room.installation.vault.opening(job.seed_location) as path:
+        assert path.read_text() == "user\nberta@example.com\n"
+
+
+def test_a_parent_may_stand_in_an_earlier_file(room: Room) -> None:
+    jobs = room.raw.pop("generation_jobs")
+    room.apply()
+    room.raw = {"generation_jobs": jobs}
+    assert actions(room.apply()) == [("create", name) for name in EVERYTHING[3:]]
+    room.raw = {"generation_jobs": [jobs[0] | {"name": "Summer", "exports": ["7%"]}]}
+    with pytest.raises(UsageError, match=r"generation_jobs\.0"):
+        room.apply()
+
+
+@pytest.mark.parametrize("on_empty_home", [True, False])
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (
+            "audience_models.0.training_dataset",
+            "canary-7f3a",
+            "audience_models.0: It refers to a training dataset",
+        ),
+        ("configured_audience_models.0.audience_model", "canary-7f3a", "configured_audience_models.0"),
+        ("generation_jobs.0.configured_audience_model", "canary-7f3a", "generation_jobs.0"),
+        ("generation_jobs.0.seed", "canary-7f3a.csv", "generation_jobs.0: The seed was not found"),
+        ("generation_jobs.0.seed", ".", "generation_jobs.0: The seed was not found"),
+        ("generation_jobs.0.name", "canary-7f3a\n", "generation_jobs.0: The name"),
+        ("training_datasets.0.name", "canary-7f3a" * 10, "training_datasets.0: The name"),
+        ("training_datasets.0.columns", {"user": "USER_ID"}, "training_datasets.0"),
+        ("training_datasets.0.max_invalid_share", 1.5, "training_datasets.0"),
+        ("training_datasets.0.max_invalid_share", float("nan"), "training_datasets.0"),
+        ("training_datasets.0.tags", {"aws:canary-7f3a": "x"}, "training_datasets.0"),
+        ("audience_models.0.refresh", {"every": "0d"}, "audience_models.0"),
+        ("audience_models.0.window", {"start": 5, "end": 5}, "audience_models.0"),
+        ("audience_models.0.window.end", 2**60, "audience_models.0"),
+        ("configured_audience_models.0.sizes", ["0%"], "configured_audience_models.0"),
+        ("configured_audience_models.0.sizes", ["101%"], "configured_audience_models.0"),
+        ("configured_audience_models.0.sizes", ["5%", "5 %"], "configured_audience_models.0"),
+        ("configured_audience_models.0.sizes", ["5%", "5%"], "configured_audience_models.0"),
+        ("configured_audience_models.0.sizes", ["5%", "05%"], "configured_audience_models.0"),
+        ("configured_audience_models.0.sizes", ["5%", 500], "configured_audience_models.0"),
+        ("configured_audience_models.0.sizes", ["canary-7f3a"], "configured_audience_models.0"),
+        ("configured_audience_models.0.minimum_matching_seed_size", 0, "configured_audience_models.0"),
+        ("configured_audience_models.0.minimum_matching_seed_size", 500_001, "configured_audience_models.0"),
+        ("generation_jobs.0.exports", ["0%"], "generation_jobs.0"),
+        ("generation_jobs.0.exports", ["101%"], "generation_jobs.0"),
+        ("generation_jobs.0.exports", ["7%"], "generation_jobs.0: An export has a size"),
+        ("generation_jobs.0.exports", ["5%", "5%"], "generation_jobs.0"),
+        ("generation_jobs.0.exports", ["5%", "05%"], "generation_jobs.0"),
+    ],
+)
+def test_a_declaration_that_is_wrong_changes_nothing(
+    room: Room, mend: Mend, place: str, value: Any, said: str, *, on_empty_home: bool
+) -> None:
+    (room.folder / "canary-7f3a.txt").write_text("x")
+    if not on_empty_home:
+        room.apply()
+        finish_jobs(room)
+    mend(place, value)
+    before = room.state()
+    for dry_run in (True, False):
+        with pytest.raises(CleanroomError) as caught:
+            room.apply(dry_run=dry_run)
+        assert isinstance(caught.value, UsageError | SeedError)
+        assert said in str(caught.value)
+        assert caught.value.remedy
+        assert "canary-7f3a" not in str(caught.value)
+        assert room.state() == before
+
+
+def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
+    (room.folder / "seed.xlsx").write_text("x")
+    mend("generation_jobs.0.seed", "seed.xlsx")
+    before = room.state()
+    with pytest.raises(SeedError, match=r"generation_jobs\.0: The seed has a format"):
+        room.apply()
+    assert room.state() == before
+
+
+def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
+    room.catalog.create(
+        TrainingDatasetSpec(
+            name="Baskets", source="x.csv", columns=(("u", ColumnRole.USER_ID), ("i", ColumnRole.ITEM_ID))
+        )
+    )
+    before = room.state()
+    for dry_run in (True, False):
+        with pytest.raises(ConflictError, match=r"training_datasets\.0"):
+            room.apply(dry_run=dry_run)
+    assert room.state() == before
+
+
+def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
+    dataset = room.catalog.create(
+        TrainingDatasetSpec(
+            name="Theirs", source="x.csv", columns=(("u", ColumnRole.USER_ID), ("i", ColumnRole.ITEM_ID))
+        )
+    )
+    room.raw = {"audience_models": [{"name": "Shoppers", "training_dataset": "Theirs"}]}
+    assert actions(room.apply()) == [("create", "Shoppers")]
+    assert room.one(Kind.AUDIENCE_MODEL).training_dataset_id == dataset.id
+
+
+def test_what_is_being_deleted_is_told(room: Room) -> None:
+    dataset = room.catalog.create(
+        TrainingDatasetSpec(
+            name="Theirs", source="x.csv", columns=(("u", ColumnRole.USER_ID), ("i", ColumnRole.ITEM_ID))
+        ),
+        declared=True,
+    )
+    model = room.catalog.create(AudienceModelSpec(name="Shoppers", training_dataset_id=dataset.id), declared=True)
+    room.catalog.request_delete(Kind.AUDIENCE_MODEL, model.id)
+    before = room.state()
+    for raw in (room.raw, {"configured_audience_models": room.raw["configured_audience_models"]}):
+        room.raw = raw
+        with pytest.raises(ConflictError, match="being deleted"):
+            room.apply()
+    assert room.state() == before
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_seed_lies_in_the_vault_while_its_job_needs_it(room: Room, mend: Mend, keep: bool) -> None:
+    mend("generation_jobs.0.keep_seed", keep)
+    room.apply()
+    room.apply()
+    assert len(seed_files(room)) == 1
+    assert room.one(Kind.GENERATION_JOB).seed_location == seed_files(room)[0]
+    assert seed_files(room)[0].endswith(".sealed") is keep
+    finish_jobs(room)
+    mend("generation_jobs.0.description", "words")
+    room.apply()
+    kept = seed_files(room)
+    assert len(kept) == keep
+    assert [room.one(Kind.GENERATION_JOB).seed_location] == (kept or [None])
+
+
+def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend) -> None:
+    room.apply()
+    finish_jobs(room)
+    mend("generation_jobs.0.keep_seed", True)
+    room.apply()
+    (kept,) = seed_files(room)
+    assert kept.endswith(".sealed")
+    assert room.one(Kind.GENERATION_JOB).seed_location == kept
+    assert room.one(Kind.GENERATION_JOB).keep_seed
+    mend("generation_jobs.0.keep_seed", False)
+    room.apply()
+    assert seed_files(room) == []
+    assert room.one(Kind.GENERATION_JOB).seed_location is None
+
+
+@pytest.mark.parametrize(
+    ("refresh", "job", "kept"),
+    [(None, None, False), (False, None, False), (True, None, True), (True, False, False), (False, True, True)],
+)
+def test_the_refresh_says_whether_seeds_are_kept(
+    room: Room, mend: Mend, refresh: bool | None, job: bool | None, kept: bool
+) -> None:
+    if refresh is not None:
+        mend("audience_models.0.refresh", {"every": "7d", "keep_seed": refresh})
+    if job is not None:
+        mend("generation_jobs.0.keep_seed", job)
+    room.apply()
+    assert room.one(Kind.GENERATION_JOB).keep_seed is kept
+
+
+def test_a_seed_is_not_left_behind_when_its_job_cannot_be_made(room: Room) -> None:
+    with (
+        mock.patch.object(Catalog, "create", autospec=True, side_effect=failing_for_jobs(Catalog.create)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        room.apply()
+    assert seed_files(room) == []
+    assert list(room.installation.home.seeds.iterdir()) == []
+    assert actions(room.apply())[3:] == [("create", name) for name in EVERYTHING[3:]]
+
+
+def failing_for_jobs(create: Any) -> Any:
+    def failing(catalog: Catalog, spec: Any, **options: Any) -> Any:
+        if spec.kind is Kind.GENERATION_JOB:
+            raise KeyboardInterrupt
+        return create(catalog, spec, **options)
+
+    return failing
+
+
+def test_a_long_name_still_tells_its_exports_apart(room: Room, mend: Mend) -> None:
+    mend("generation_jobs.0.name", "x" * 63)
+    room.apply()
+    names = {record.name for record in room.catalog.iterate(Kind.EXPORT_JOB)}
+    assert names == {"x" * 60 + " 5%", "x" * 59 + " 20%"}
+
+
+def test_names_may_hold_anything_on_one_line(room: Room, mend: Mend) -> None:
+    mend("training_datasets.0.name", "../'; DROP TABLE\" 🛒")
+    mend("audience_models.0.training_dataset", "../'; DROP TABLE\" 🛒")
+    dataset, *_ = room.apply()
+    assert dataset.name == "../'; DROP TABLE\" 🛒"
+    assert Path(dataset.id).name == dataset.id
