@@ -118,8 +118,10 @@ def _apart(
 
 def _signals(ensemble: Ensemble) -> list[dict[str, Any]]:
     spread = np.array(
-        [weight * (scale.logits.std() if len(scale.logits) > 1 else 0.0)
-         for weight, scale in zip(ensemble.full.weights, ensemble.full.scales, strict=True)]
+        [
+            weight * (scale.logits.std() if len(scale.logits) > 1 else 0.0)
+            for weight, scale in zip(ensemble.full.weights, ensemble.full.scales, strict=True)
+        ]
     )
     total = float(spread.sum()) or 1.0
     return [

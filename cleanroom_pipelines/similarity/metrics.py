@@ -59,8 +59,14 @@ def held_out_ranks(
         mine = np.flatnonzero(fold == k)
         ordered, own = np.sort(others), np.sort(scores[mine])
         seed_weight, other_weight = m / max(1, len(mine)), (n_users - m) / max(1, len(ordered))
-        left, right = np.searchsorted(ordered, scores[mine], "left"), np.searchsorted(ordered, scores[mine], "right")
-        own_left, own_right = np.searchsorted(own, scores[mine], "left"), np.searchsorted(own, scores[mine], "right")
+        left, right = (
+            np.searchsorted(ordered, scores[mine], "left"),
+            np.searchsorted(ordered, scores[mine], "right"),
+        )
+        own_left, own_right = (
+            np.searchsorted(own, scores[mine], "left"),
+            np.searchsorted(own, scores[mine], "right"),
+        )
         percentile[mine] = ((left + right) / 2.0 + 0.5) / (len(ordered) + 1.0)
         above[mine] = other_weight * (len(ordered) - right) + seed_weight * (len(own) - own_right)
         tied[mine] = other_weight * (right - left) + seed_weight * (own_right - own_left)

@@ -111,9 +111,9 @@ def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
     return [n_users * shard // n_shards for shard in range(n_shards + 1)]
 
 
-def choose_vocabulary(spill: PairSpill, n_candidates: int, max_items: int, min_users: int) -> tuple[
-    npt.NDArray[np.int64], npt.NDArray[np.int64]
-]:
+def choose_vocabulary(
+    spill: PairSpill, n_candidates: int, max_items: int, min_users: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The candidates with most users, ties to the one with more interactions.
 
     Returns:

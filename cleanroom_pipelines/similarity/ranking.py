@@ -96,7 +96,8 @@ def generate(
     sizes = check_sizes(tuple(sizes))
     if min_matching_seed_size < seed_floor:
         raise UsageError(
-            f"The minimum matching seed size must be at least {seed_floor}.", remedy="Raise it, or lower the floor."
+            f"The minimum matching seed size must be at least {seed_floor}.",
+            remedy="Raise it, or lower the floor.",
         )
     stages = Stages(progress, should_cancel)
     with one_blas_thread():
@@ -124,7 +125,9 @@ def generate(
             _write_ranking(opened, population, ranked, out / RANKING_FILE)
         with stages.stage(0.95, "explaining"):
             explanation = explain(opened, ensemble, matched, settings.min_explained_users)
-    measured = _metrics(users, matched, opened.n_users, held_out, ranked, population, sizes, min_matching_seed_size)
+    measured = _metrics(
+        users, matched, opened.n_users, held_out, ranked, population, sizes, min_matching_seed_size
+    )
     measured["timing"] = dict(stages.seconds)
     _write_json(out / "metrics.json", measured)
     _write_json(out / "explanation.json", explanation)
@@ -428,9 +431,9 @@ def _main_sizes(
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])
     else:
-        main = metrics.size_metrics(
-            held_out, ranked.other_percentiles, [AudienceSize("PERCENTAGE", 20)], n_users
-        )[0]
+        main = metrics.size_metrics(held_out, ranked.other_percentiles, [AudienceSize("PERCENTAGE", 20)], n_users)[
+            0
+        ]
     headline = next((entry for entry in percentages if entry["value"] == 10), main)
     return main, headline
 

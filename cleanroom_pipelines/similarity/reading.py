@@ -370,7 +370,7 @@ def read_users_table(
         CREATE OR REPLACE TEMP TABLE known_users AS
         SELECT u.rowid AS number{smallest}
         FROM user_cells c JOIN users u ON c.user_id = u.name
-        WHERE NOT ({' OR '.join(f'c.{condition}' for condition in bad)})
+        WHERE NOT ({" OR ".join(f"c.{condition}" for condition in bad)})
         GROUP BY u.rowid"""
     )
     columns: list[str] = []
@@ -494,10 +494,7 @@ def _bad_time(column: str | None, types: Mapping[str, str], *, text: bool) -> st
     if column is None:
         return "false"
     seconds = _time_cell(column, types, text=text)
-    return (
-        f"({quote_identifier(column)} IS NOT NULL AND "
-        f"({seconds} IS NULL OR abs({seconds}) >= {LATEST_SECOND}))"
-    )
+    return f"({quote_identifier(column)} IS NOT NULL AND ({seconds} IS NULL OR abs({seconds}) >= {LATEST_SECOND}))"
 
 
 def _feature_cell(column: str, role: Role, types: Mapping[str, str]) -> str:

@@ -47,9 +47,9 @@ def inverse_document_frequency(n_users: int, users_per_item: npt.NDArray[np.int6
     return np.asarray(np.log((1.0 + n_users) / (1.0 + users_per_item)) + 1.0)
 
 
-def weighted_rows(indptr: npt.NDArray[np.int64], items: npt.NDArray[np.integer], idf: Float64) -> tuple[
-    sp.csr_matrix, Float64
-]:
+def weighted_rows(
+    indptr: npt.NDArray[np.int64], items: npt.NDArray[np.integer], idf: Float64
+) -> tuple[sp.csr_matrix, Float64]:
     """Rows of idf weights of length 1, and the length each row had.
 
     Args:
@@ -90,9 +90,7 @@ def represent_items(
     return ItemRepresentation(idf, softened.astype(np.float32), neighbours, similarities)
 
 
-def _subspace(
-    sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: int
-) -> tuple[Float64, Float64]:
+def _subspace(sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: int) -> tuple[Float64, Float64]:
     """Leading right singular vectors (M, d) and singular values (d,), descending, signs fixed."""
     width = min(dimensions + _OVERSAMPLING, *(side for side in sample.shape))
     transposed = sample.T.tocsr()

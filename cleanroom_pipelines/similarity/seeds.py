@@ -120,7 +120,8 @@ def read_seed(
             )
         except EngineError:
             raise SeedError(
-                "The seed cannot be read.", remedy="Check that the file is complete and of the format its name says."
+                "The seed cannot be read.",
+                remedy="Check that the file is complete and of the format its name says.",
             ) from None
     return SeedUsers(
         user_ids=ids["user_id"].combine_chunks(),

@@ -126,9 +126,7 @@ def fit_signals(
     dense = np.zeros((n_dense, len(NAMES) - 1))
     n_seed = int(is_seed.sum())
     for signal, strength in enumerate((1.0, 0.1)):
-        fit = _logistic(
-            items, is_seed, strength, rows.dense, basis=basis, inverse=inverse, row_scale=None
-        )
+        fit = _logistic(items, is_seed, strength, rows.dense, basis=basis, inverse=inverse, row_scale=None)
         weights[:, 2 * signal] = fit.items
         weights[:, 2 * signal + 1] = _EMBEDDING_SCALE * (basis.astype(np.float64) @ fit.embedding)
         dense[:, signal] = fit.dense
@@ -218,9 +216,7 @@ def _logistic(
         method="L-BFGS-B",
         options={"maxiter": _MAX_ITERATIONS},
     ).x
-    return _Logistic(
-        found[:cut_items], found[cut_items:cut_embedding], _DENSE_SCALE * found[cut_embedding:-1]
-    )
+    return _Logistic(found[:cut_items], found[cut_items:cut_embedding], _DENSE_SCALE * found[cut_embedding:-1])
 
 
 def _fit_trees(rows: Rows, is_seed: npt.NDArray[np.bool_], n_rounds: int) -> str:

@@ -268,17 +268,15 @@ class _Writing:
         position = 0
         for shard in self._spill.shards():
             stages.check()
-            self._distinct += np.bincount(shard.users, minlength=self._n_users)
+            _count_into(self._distinct, shard.users, shard.first_user)
             numbers = number[shard.items]
             kept = numbers >= 0
             end = position + int(kept.sum())
-            # Within a user the vocabulary's order, so that candidates' numbering cannot matter.
-            order = np.lexsort((numbers[kept], shard.users[kept]))
-            items[position:end] = numbers[kept][order]
-            counts[position:end] = shard.counts[kept][order]
+            items[position:end] = numbers[kept]
+            counts[position:end] = shard.counts[kept]
             if days is not None:
-                days[position:end] = shard.days[kept][order]
-            starts[1:] += np.bincount(shard.users[kept], minlength=self._n_users)
+                days[position:end] = shard.days[kept]
+            _count_into(starts[1:], shard.users[kept], shard.first_user)
             position = end
         np.cumsum(starts, out=starts)
         np.save(self._out / "starts.npy", starts)
@@ -358,9 +356,13 @@ class _Writing:
         return np.asarray(pq.read_table(self._out / "users.parquet", columns=["stable_hash"])["stable_hash"])
 
     def _create(self, name: str, dtype: type) -> Any:
-        return np.lib.format.open_memmap(
-            self._out / f"{name}.npy", mode="w+", dtype=dtype, shape=(self.n_pairs,)
-        )
+        return np.lib.format.open_memmap(self._out / f"{name}.npy", mode="w+", dtype=dtype, shape=(self.n_pairs,))
+
+
+def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], first: int) -> None:
+    """Add the occurrences of a shard's users to their counts."""
+    found = np.bincount(users - first)
+    counts[first : first + len(found)] += found
 
 
 def _sample(hashes: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:

@@ -199,7 +199,9 @@ class _Source:
         if schema.time_column is not None:
             column = quote_identifier(schema.time_column)
             type_ = database.fetch(f"SELECT typeof({column}) AS t FROM source LIMIT 1")["t"][0].as_py()
-            time = f"epoch({column})" if type_.startswith(("TIMESTAMP", "DATE")) else f"TRY_CAST({column} AS BIGINT)"
+            time = (
+                f"epoch({column})" if type_.startswith(("TIMESTAMP", "DATE")) else f"TRY_CAST({column} AS BIGINT)"
+            )
         database.execute(
             f"""CREATE TEMP VIEW interactions AS
             SELECT CAST({quote_identifier(schema.user_column)} AS VARCHAR) AS user_id,
@@ -281,9 +283,7 @@ def _trained(source: _Source, batch: _Batch, training: TrainingSettings, *, with
     if users is not None and batch.hidden_column is not None:
         users_schema = UsersSchema(
             tuple(
-                (column, role)
-                for column, role in _users_schema(source).columns
-                if column != batch.hidden_column
+                (column, role) for column, role in _users_schema(source).columns if column != batch.hidden_column
             )
         )
     out = source.folder()
@@ -460,7 +460,8 @@ def _campaign_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -
             return
         done += repeats
         yield _Batch(
-            [Task("campaign", f"campaign {campaign}", users)] * repeats, window=Window(None, int(rows["start"].min()))
+            [Task("campaign", f"campaign {campaign}", users)] * repeats,
+            window=Window(None, int(rows["start"].min())),
         )
 
 

@@ -1,0 +1,93 @@
+"""Interactions of any size with the shape of real ones, and groups to find in them.
+
+Lives here: the deterministic generator of the scale benchmark.
+Add here when real data has a shape that matters for cost and is missing here.
+Keep out: small worlds of the tests.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+_CHUNK_USERS = 50_000
+_NEWEST = 1_700_000_000
+_SPAN_SECONDS = 90 * 86_400
+_OWN_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """Size and shape.
+
+    Args:
+        n_users: Users.
+        n_interactions: Interactions, met within a few per cent.
+        n_items: Items; popularity falls as 1 / rank.
+        n_interests: Latent interests; 40 % of a user's interactions go to the items of hers.
+        random_seed: Of all draws.
+    """
+
+    n_users: int
+    n_interactions: int
+    n_items: int = 20_000
+    n_interests: int = 50
+    random_seed: int = 0
+
+
+def interest_of(settings: SyntheticSettings, users: Int64) -> Int64:
+    """The planted interest of users, by number."""
+    return ((users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)).astype(
+        np.int64
+    ) % settings.n_interests
+
+
+def write_interactions(settings: SyntheticSettings, folder: Path) -> int:
+    """Write parquet files of user_id (VARCHAR), item_id (BIGINT), ts (BIGINT); activity is log-normal.
+
+    Args:
+        settings: Size and shape.
+        folder: Existing directory.
+
+    Returns:
+        Rows written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    popularity = np.cumsum(1.0 / np.arange(1, settings.n_items + 1))
+    mean = settings.n_interactions / settings.n_users
+    n_rows = 0
+    for number, start in enumerate(range(0, settings.n_users, _CHUNK_USERS)):
+        rng = np.random.default_rng([settings.random_seed, number])
+        users = np.arange(start, min(settings.n_users, start + _CHUNK_USERS))
+        activity = np.maximum(1, rng.poisson(rng.lognormal(np.log(mean) - 0.5, 1.0, len(users))))
+        user = np.repeat(users, activity)
+        item = np.searchsorted(popularity, rng.random(len(user)) * popularity[-1])
+        own = rng.random(len(user)) < _OWN_SHARE
+        # The nearest item of the user's own interest keeps the popularity's shape.
+        item[own] += (interest_of(settings, user[own]) - item[own]) % settings.n_interests
+        ts = _NEWEST - rng.integers(0, _SPAN_SECONDS, len(user))
+        order = rng.permutation(len(user))
+        ids = np.char.add("user-", np.char.zfill(users.astype(str), 8))
+        table = pa.table(
+            {
+                "user_id": pa.array(ids).take(pa.array((user - start)[order])),
+                "item_id": np.minimum(item, settings.n_items - 1)[order],
+                "ts": ts[order],
+            }
+        )
+        pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
+        n_rows += len(user)
+    return n_rows
+
+
+def seed_ids(settings: SyntheticSettings, interest: int, n: int) -> list[str]:
+    """Up to n user ids of one interest."""
+    users = np.arange(settings.n_users)
+    members = users[interest_of(settings, users) == interest]
+    chosen = np.random.default_rng([settings.random_seed, interest]).permutation(members)[:n]
+    return [f"user-{user:08d}" for user in np.sort(chosen)]
