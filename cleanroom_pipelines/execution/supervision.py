@@ -55,3 +55,5 @@ def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_failed(run, message)
+        # a run that was killed in the pool "memory" would keep its place there for ever
+        instance.event_log_storage.free_concurrency_slots_for_run(run_id)

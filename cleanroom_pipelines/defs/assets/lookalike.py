@@ -15,6 +15,9 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution import making
 from cleanroom_pipelines.execution.work import CODE_VERSIONS
 
+# Training and ranking take most of the memory of a machine: one at a time, whoever started it.
+HEAVY = "memory"
+
 _PUBLISHER, _ADVERTISER = "team:publisher", "team:advertiser"
 _WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=12))
 _MONTHLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=35), warn_window=timedelta(days=31))
@@ -46,6 +49,7 @@ def training_dataset(context: dg.AssetExecutionContext, installation: Installati
     owners=[_PUBLISHER],
     freshness_policy=_WEEKLY,
     code_version=CODE_VERSIONS["audience_model"],
+    pool=HEAVY,
     output_required=False,
 )
 def audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
@@ -98,6 +102,7 @@ def seed_validation_report(context: dg.AssetExecutionContext, installation: Inst
     owners=[_PUBLISHER],
     freshness_policy=_MONTHLY,
     code_version=CODE_VERSIONS["audience"],
+    pool=HEAVY,
     output_required=False,
 )
 def audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:

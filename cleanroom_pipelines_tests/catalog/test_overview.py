@@ -1,0 +1,60 @@
+"""Contract: what looks at the whole catalogue sees every resource once, and who is alive; a copy is a catalogue."""
+
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.catalog import Catalog, Kind
+from cleanroom_pipelines.errors import NotFoundError, UsageError
+
+from .building import Clock, Numbered, dataset_spec, model_spec
+
+
+def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) -> None:
+    made = []
+    for name in ("second", "first", "third"):
+        made.append(catalog.create(dataset_spec(name)).id)
+        clock.turn(1)
+    catalog.create(model_spec(made[0]))
+    assert list(catalog.ids(Kind.TRAINING_DATASET)) == made
+    assert [record.id for record in catalog.iterate(Kind.TRAINING_DATASET)] == made
+    assert len(catalog.ids(Kind.AUDIENCE_MODEL)) == 1
+    assert catalog.ids(Kind.EXPORT_JOB) == ()
+
+
+def test_one_version(catalog: Catalog) -> None:
+    dataset = catalog.create(dataset_spec())
+    assert catalog.version(Kind.TRAINING_DATASET, dataset.id, 1).number == 1
+    with pytest.raises(NotFoundError):
+        catalog.version(Kind.TRAINING_DATASET, dataset.id, 2)
+    with pytest.raises(NotFoundError):
+        catalog.version(Kind.AUDIENCE_MODEL, dataset.id, 1)
+
+
+def test_live_runs_hold_a_claim_or_beat(catalog: Catalog) -> None:
+    dataset = catalog.create(dataset_spec())
+    assert catalog.live_runs() == frozenset()
+    claim = catalog.claim(Kind.TRAINING_DATASET, dataset.id, 1, "claimer")
+    catalog.heartbeat_worker("worker")
+    assert catalog.live_runs() == {"claimer", "worker"}
+    assert claim is not None
+    catalog.finish(claim, {})
+    catalog.forget_worker("worker")
+    assert catalog.live_runs() == frozenset()
+
+
+def test_a_copy_is_the_catalogue_at_one_moment(tmp_path: Path) -> None:
+    catalog = Catalog(f"sqlite:///{tmp_path / 'a.db'}", clock=Clock(), token_hex=Numbered())
+    before = catalog.create(dataset_spec("before")).id
+    catalog.copy_to(tmp_path / "b.db")
+    catalog.create(dataset_spec("after"))
+    copy = Catalog(f"sqlite:///{tmp_path / 'b.db'}", clock=Clock(), token_hex=Numbered())
+    assert copy.ids(Kind.TRAINING_DATASET) == (before,)
+
+
+def test_only_a_file_is_copied(catalog: Catalog, tmp_path: Path, url: str) -> None:
+    if url.startswith("sqlite"):
+        catalog.copy_to(tmp_path / "b.db")
+        return
+    with pytest.raises(UsageError):
+        catalog.copy_to(tmp_path / "b.db")
