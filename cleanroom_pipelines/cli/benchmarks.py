@@ -89,3 +89,59 @@ def _require(module: str) -> None:
             f"The benchmark's peer `{module}` is not installed.",
             remedy="Install the extra: pip install -r requirements-dev.lock, or 'cleanroom-pipelines[benchmark]'.",
         )
+
+
+@benchmark.command()
+@click.option(
+    "--sizes",
+    default="50000x1000000,200000x4000000",
+    show_default=True,
+    help="USERSxINTERACTIONS, separated by commas; the cost per further million is taken between neighbours.",
+)
+@click.option(
+    "--seed-sizes", default="10000", show_default=True, help="Seed users of the generations, on each size."
+)
+@click.option("--items", default=20_000, show_default=True, help="Items of the synthetic data.")
+@click.option("--memory", default="8GB", show_default=True, help="Memory of the engine.")
+@click.option("--threads", default=2, show_default=True, help="Threads of everything.")
+@click.option("--peers", default="als,pandas", show_default=True, help="Of als,pandas; empty for none.")
+@click.option("--scratch", type=_FILE, help="Folder for data, models and spill.")
+@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+def scale(  # noqa: PLR0917 - click passes options by name
+    sizes: str,
+    seed_sizes: str,
+    items: int,
+    memory: str,
+    threads: int,
+    peers: str,
+    scratch: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Seconds, peak memory and spill of training and generating on synthetic data, beside implicit and pandas."""
+    _require("psutil")
+    from cleanroom_pipelines.execution.installation import parse_bytes
+    from cleanroom_pipelines.similarity.benchmark.scale import PEERS, ScaleSettings, run_scale, table
+
+    chosen = tuple(peer.strip() for peer in peers.split(",") if peer.strip())
+    if set(chosen) - set(PEERS):
+        raise UsageError("An unknown peer was asked for.", remedy=f"There are {', '.join(PEERS)}.")
+    if "als" in chosen:
+        _require("implicit")
+    try:
+        pairs = [tuple(int(number) for number in size.lower().split("x")) for size in sizes.split(",")]
+        settings = ScaleSettings(
+            sizes=[(n_users, n_interactions) for n_users, n_interactions in pairs],
+            seed_sizes=[int(size) for size in seed_sizes.split(",")],
+            n_items=items,
+            memory_bytes=parse_bytes(memory),
+            threads=threads,
+            peers=chosen,
+            scratch=scratch,
+        )
+    except (ValueError, KeyError):
+        raise UsageError(
+            "The sizes cannot be read.", remedy="Write them as 50000x1000000,200000x4000000."
+        ) from None
+    with progress_bar("scale") as progress:
+        result = run_scale(settings, progress)
+    _report(result, json_file, table(result))
