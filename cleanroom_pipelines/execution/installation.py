@@ -145,7 +145,10 @@ def parse_bytes(text: str) -> int:
         ValueError: It is none, or below 64 MB.
     """
     number = text.strip().rstrip("BGIKMTbgikmt")
-    n_bytes = int(float(number) * _UNITS[text.strip()[len(number) :].strip().upper()])
+    try:
+        n_bytes = int(float(number) * _UNITS[text.strip()[len(number) :].strip().upper()])
+    except (KeyError, OverflowError):
+        raise ValueError("no amount of memory") from None
     if n_bytes < 64 * 10**6:
         raise ValueError("below 64 MB")
     return n_bytes
@@ -159,7 +162,7 @@ def _read(values: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T 
         return parse(text)
     except ConfigurationError as error:
         raise ConfigurationError(f"The setting {name} is wrong: {error.message}", remedy=error.remedy) from None
-    except (ValueError, KeyError, OverflowError, RuntimeError):
+    except (ValueError, RuntimeError):
         raise ConfigurationError(
             f"The setting {name} cannot be read.", remedy="See the README's table of settings."
         ) from None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import GenerationJob, Kind, Resource, Version
+from cleanroom_pipelines.catalog import GenerationJob, Kind, Resource, Status, Version
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
@@ -60,19 +60,30 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
 def _kept(
     resources: list[Resource], versions: dict[str, tuple[Version, ...]], deadline: datetime
 ) -> Iterator[ArtifactReference]:
-    needed = set[tuple[str, int]]()
+    needed = {
+        (parent.id, parent.version)
+        for record in resources
+        for version in versions[record.id]
+        if version.number == record.current_version
+        for parent in version.parents
+    }
     for record in resources:
-        needed.add((record.id, versions[record.id][-1].number))
         for version in versions[record.id]:
-            if version.number == record.current_version:
-                needed.add((record.id, version.number))
-                needed |= {(parent.id, parent.version) for parent in version.parents}
-    for record in resources:
-        for version in versions[record.id]:
-            is_recent = version.finished_at is None or version.finished_at > deadline
+            superseded_at = _superseded_at(version, versions[record.id])
+            is_recent = superseded_at is None or superseded_at > deadline
             if is_recent or (record.id, version.number) in needed:
                 for asset, artifact in version.artifacts.items():
                     yield ArtifactReference(asset, record.id, artifact)
+
+
+def _superseded_at(version: Version, family: tuple[Version, ...]) -> datetime | None:
+    """When a later version took its place: one that is ACTIVE too, or any when it failed itself."""
+    later = (
+        other.finished_at
+        for other in family
+        if other.number > version.number and (other.status is Status.ACTIVE or version.status is not Status.ACTIVE)
+    )
+    return next(later, None)
 
 
 def _delete_leftovers(installation: Installation, resources: list[Resource], at: datetime) -> None:
