@@ -15,11 +15,11 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     Version,
 )
-from cleanroom_pipelines.tables.roles import Role
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.inbox import Drop, find_drops, register_drop, settle_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.tables.roles import Role
 
 COLUMNS = (("u", Role.USER_ID), ("i", Role.ITEM_ID))
 CANARY = "canary@example.com"
