@@ -8,6 +8,7 @@ Keep out: when to run (sensors, schedules) and what a run makes (making.py).
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from threading import Event, Thread
 
@@ -131,6 +132,7 @@ def run_request(version: Version) -> dg.RunRequest:
     )
 
 
+@cache
 def _repository() -> dg.RepositoryDefinition:
     """The shell, loaded by its name as a daemon loads it: what runs the assets is below them."""
     repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
