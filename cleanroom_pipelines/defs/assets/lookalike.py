@@ -84,7 +84,8 @@ def configured_audience_model(context: dg.AssetExecutionContext, installation: I
 )
 def seed_validation_report(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """What is right and wrong with an advertiser's seed, in counts only, and how many of it are known."""
-    follows = dg.AssetKey("audience") in context.selected_asset_keys
+    # the whole job's assets; those of the context are this step's alone
+    follows = dg.AssetKey("audience") in context.job_def.asset_layer.selected_asset_keys
     yield from materialize(
         context, installation.open(), making.make_seed_validation_report, audience_follows=follows
     )
