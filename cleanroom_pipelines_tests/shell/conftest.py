@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -43,7 +44,7 @@ class Shell:
 
     def materialize(self, *assets: str, partition: str) -> dg.ExecuteInProcessResult:
         """What "Materialize" in the UI does: Dagster's own job for the chosen assets and one partition."""
-        job = defs().get_repository_def().get_job("__ASSET_JOB")
+        job = repository().get_job("__ASSET_JOB")
         return job.get_subset(asset_selection={dg.AssetKey(asset) for asset in assets}).execute_in_process(
             partition_key=partition, instance=self.instance, raise_on_error=False
         )
@@ -51,6 +52,12 @@ class Shell:
     def partition(self, asset: str) -> str:
         """The partition key of the only resource behind an asset."""
         return worlds.the(self.installation, worlds.kind_of(asset)).id
+
+
+@cache
+def repository() -> dg.RepositoryDefinition:
+    """What Dagster loads; loaded once."""
+    return defs().get_repository_def()
 
 
 @contextmanager

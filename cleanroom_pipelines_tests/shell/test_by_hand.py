@@ -13,21 +13,20 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
-    AudienceSize,
     ConfiguredAudienceModelSpec,
     GenerationJob,
     Kind,
     Origin,
     Version,
 )
-from cleanroom_pipelines.definitions import defs
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution import work
 from cleanroom_pipelines.storage.artifacts import sha256_of
 
 from .. import worlds
-from .conftest import Shell
+from .conftest import Shell, repository
 
 BAD_KEYS = {
     "traversal": "../../x",
@@ -213,7 +212,7 @@ def start(shell: Shell, **fields: str) -> dg.ExecuteInProcessResult:
         "seed_path": str(shell.world.seed),
         "name": "From the form",
     } | fields
-    job = defs().get_repository_def().get_job("start_generation_job")
+    job = repository().get_job("start_generation_job")
     config = {"ops": {"start_job": {"config": form}}}
     return job.execute_in_process(instance=shell.instance, run_config=config, raise_on_error=False)
 

@@ -1,0 +1,194 @@
+"""What is pending becomes runs, once each, and nothing stays in progress for ever.
+
+Contract: DESIGN section 4, claims. One run a version under a key of its own; where many wait, workers; a silent
+run is reported failed and its version is pending again, after three attempts CREATE_FAILED; the partitions that
+Dagster shows are those of the catalogue; whatever a body raises, its version is closed and its message holds no
+data.
+"""
+
+from collections.abc import Callable
+
+import dagster as dg
+import pytest
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize
+from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
+from cleanroom_pipelines.errors import StatusCode
+
+from .. import worlds
+from .conftest import Shell, repository
+from .ticks import as_run, tick
+
+RUNNING, WAITING = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED
+
+
+def status_of(shell: Shell, run_id: str) -> dg.DagsterRunStatus:
+    run = shell.instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status
+
+
+def add_models(shell: Shell, n: int) -> list[str]:
+    """So many cheap pieces of work."""
+    specs = (
+        ConfiguredAudienceModelSpec(
+            name=f"Model {number}",
+            audience_model_id=shell.partition("audience_model"),
+            sizes=(AudienceSize.parse("10%"),),
+            output_url="s3://audiences/many",
+            min_matching_seed_size=25,
+        )
+        for number in range(n)
+    )
+    return [shell.installation.catalog.create(spec).id for spec in specs]
+
+
+def test_nothing_pending_starts_nothing(trained: Shell) -> None:
+    found = tick(trained, "pending_work")
+    assert found.run_requests == []
+    assert found.skip_message == "Nothing is pending."
+
+
+def test_one_run_a_version(trained: Shell) -> None:
+    first, second = add_models(trained, 2)
+    requests = tick(trained, "pending_work").run_requests
+    assert {request.partition_key for request in requests} == {first, second}
+    for request in requests:
+        version = trained.installation.catalog.newest_version(
+            Kind.CONFIGURED_AUDIENCE_MODEL, request.partition_key
+        )
+        assert request.job_name == "configure_audience_model"
+        assert request.run_key == version.run_key
+        assert request.tags["cleanroom/version"] == "1"
+
+
+def test_a_version_whose_run_is_queued_gets_no_second(trained: Shell) -> None:
+    (key,) = add_models(trained, 1)
+    (request,) = tick(trained, "pending_work").run_requests
+    as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
+    again = tick(trained, "pending_work")
+    assert again.run_requests == []
+    assert again.skip_message == "What is pending has its runs."
+
+
+def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: Shell) -> None:
+    (key,) = add_models(trained, 1)
+    (request,) = tick(trained, "pending_work").run_requests
+    tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
+    as_run(trained, request.job_name, dg.DagsterRunStatus.FAILURE, **tags)
+    (worker,) = tick(trained, "pending_work").run_requests
+    assert worker.job_name == "work_through_pending", "Dagster starts no second run under a key it has seen"
+
+
+def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
+    add_models(trained, 12)
+    requests = tick(trained, "pending_work").run_requests
+    assert [request.job_name for request in requests] == ["work_through_pending"] * 2
+    as_run(trained, "work_through_pending", RUNNING)
+    assert len(tick(trained, "pending_work").run_requests) == 1
+    as_run(trained, "work_through_pending", WAITING)
+    found = tick(trained, "pending_work")
+    assert found.run_requests == []
+    assert found.skip_message == "2 workers are at 12 pending versions."
+
+
+def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
+
+    keys = add_models(trained, 4)
+    job = repository().get_job("work_through_pending")
+    result = job.execute_in_process(instance=trained.instance, raise_on_error=False)
+    assert result.success
+    for key in keys:
+        (made,) = worlds.materializations(trained.instance, "configured_audience_model", key)
+        assert made.partition == key
+    inner = [run for run in trained.instance.get_runs() if run.tags.get("cleanroom/worker") == result.run_id]
+    assert len(inner) == 4
+    assert trained.installation.catalog.live_runs() == frozenset()
+
+
+def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(trained: Shell) -> None:
+    (key,) = add_models(trained, 1)
+    catalog, kind = trained.installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL
+    keys = set()
+    for attempt in (1, 2, 3):
+        keys.add(catalog.newest_version(kind, key).run_key)
+        run_id = as_run(trained, "configure_audience_model", RUNNING, **{"dagster/partition": key})
+        assert catalog.claim(kind, key, 1, run_id) is not None
+        assert tick(trained, "pending_work").run_requests == [], "its lease has not run out"
+        assert status_of(trained, run_id) is RUNNING
+        requests = tick(trained, "pending_work", later=61).run_requests
+        version = catalog.newest_version(kind, key)
+        assert status_of(trained, run_id) is dg.DagsterRunStatus.FAILURE
+        if attempt < 3:
+            assert (version.status, version.attempt) == ("CREATE_PENDING", attempt)
+            assert [request.run_key for request in requests] == [version.run_key]
+        else:
+            assert (version.status, version.status_code) == ("CREATE_FAILED", StatusCode.INTERNAL)
+            assert requests == []
+    assert len(keys) == 3, "Dagster starts no second run under a key it has seen"
+
+
+def test_a_run_whose_process_never_spoke_is_failed(trained: Shell) -> None:
+    lost = as_run(trained, "work_through_pending", RUNNING)
+    alive = as_run(trained, "work_through_pending", RUNNING)
+    trained.installation.catalog.heartbeat_worker(alive)
+    tick(trained, "pending_work")
+    assert status_of(trained, lost) is RUNNING, "starting a process takes its time"
+    worlds.later(trained.installation, seconds=200).catalog.heartbeat_worker(alive)
+    tick(trained, "pending_work", later=200)
+    assert status_of(trained, lost) is dg.DagsterRunStatus.FAILURE
+    assert status_of(trained, alive) is RUNNING
+
+
+def test_a_worker_that_went_silent_is_failed_and_forgotten(trained: Shell) -> None:
+    worker = as_run(trained, "work_through_pending", RUNNING)
+    trained.installation.catalog.heartbeat_worker(worker)
+    tick(trained, "pending_work", later=61)
+    assert status_of(trained, worker) is dg.DagsterRunStatus.FAILURE
+    assert trained.installation.catalog.live_runs() == frozenset()
+
+
+def test_partitions_are_those_of_the_catalogue(trained: Shell) -> None:
+    (key,) = add_models(trained, 1)
+    trained.instance.add_dynamic_partitions("configured_audience_models", ["nobody-0123456789ab"])
+    tick(trained, "pending_work")
+    shown = set(trained.instance.get_dynamic_partitions("configured_audience_models"))
+    assert shown == set(trained.installation.catalog.ids(Kind.CONFIGURED_AUDIENCE_MODEL))
+    assert key in shown
+
+
+def test_a_job_whose_model_failed_ends_too(new_shell: Callable[[str], Shell], world: worlds.World) -> None:
+    shell = new_shell("room")
+    declaration = worlds.declare(
+        world.folder / "orphans.yaml", interactions=world.folder / "missing.parquet", seed=world.seed
+    )
+    worlds.apply(shell.installation, declaration)
+    shell.run_pending()
+    tick(shell, "pending_work")
+    for kind in Kind:
+        version = worlds.newest(shell.installation, kind)
+        assert version.status == "CREATE_FAILED", kind
+        assert version.status_code is not None
+        assert version.status_message
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, AssertionError, UnicodeDecodeError])
+def test_whatever_a_body_raises_its_version_is_closed(
+    trained: Shell, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    from cleanroom_pipelines import validation
+
+    def break_down(*_: object, **__: object) -> None:
+        raise error("utf-8", b"secret", 0, 1, "secret") if error is UnicodeDecodeError else error("secret")
+
+    monkeypatch.setattr(validation, "profile_interactions", break_down)
+    dataset = trained.partition("training_dataset")
+    result = trained.materialize("training_dataset", partition=dataset)
+    assert not result.success
+    version = worlds.newest(trained.installation, Kind.TRAINING_DATASET)
+    assert (version.status, version.status_code) == ("CREATE_FAILED", StatusCode.INTERNAL)
+    assert version.status_message is not None
+    assert error.__name__ in version.status_message
+    assert "secret" not in version.status_message
+    assert all("secret" not in str(log) for log in trained.instance.all_logs(result.run_id))
+    assert trained.installation.catalog.get(Kind.TRAINING_DATASET, dataset).current_version == 1

@@ -1,0 +1,166 @@
+"""A seed dropped into the inbox becomes an export and a receipt, without a click.
+
+Contract: issue "Automation (a)". The first tick looks, the second takes what has not changed since; a growing file
+is left; the cursor holds only what is not taken yet; the same content twice is one job; the receipt says how it
+ended, in accepted/ or rejected/, with the report and without ids; the file and the seed are gone.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines.catalog import GenerationJob, Kind, Origin
+
+from .. import worlds
+from .conftest import Shell
+from .ticks import tick
+
+
+def inbox_of(shell: Shell) -> Path:
+    folder = shell.installation.home.inbox_seeds / shell.partition("configured_audience_model")
+    assert folder.is_dir(), "the configured model made its own inbox"
+    return folder
+
+
+def drops_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def receipts_in(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.json")):
+        yield json.loads(path.read_text())
+
+
+def jobs(shell: Shell) -> list[GenerationJob]:
+    return list(shell.installation.catalog.iterate(Kind.GENERATION_JOB))  # type: ignore[arg-type]
+
+
+def test_an_empty_inbox(trained: Shell) -> None:
+    found = tick(trained, "seed_inbox")
+    assert (found.skip_message, json.loads(found.cursor)) == ("The inbox is empty.", {})
+
+
+def test_the_first_tick_looks_and_the_second_takes(trained: Shell) -> None:
+    folder = inbox_of(trained)
+    worlds.write_seed(folder / "spring customers.jsonl", trained.world.seed_users)
+    first = tick(trained, "seed_inbox")
+    assert drops_in(folder) == ["spring customers.jsonl"]
+    assert jobs(trained) == []
+    second = tick(trained, "seed_inbox", cursor=first.cursor)
+    assert second.skip_message.startswith("Registered 1 seeds")
+    assert drops_in(folder) == []
+    (job,) = jobs(trained)
+    assert (job.origin, job.export_size) == (Origin.INBOX, "largest")
+    assert job.name.startswith("spring customers")
+    assert json.loads(second.cursor) == {}, "what is taken needs no memory"
+
+
+def test_a_growing_file_is_left_until_it_rests(trained: Shell) -> None:
+    folder, cursor = inbox_of(trained), None
+    path = folder / "seed.csv"
+    path.write_text("user_id\n")
+    for who in trained.world.seed_users:
+        with path.open("a") as stream:
+            stream.write(f"{who}\n")
+        cursor = tick(trained, "seed_inbox", cursor=cursor).cursor
+        assert jobs(trained) == []
+    os.utime(path, ns=(1, 1))  # the same size with another time may be another content
+    cursor = tick(trained, "seed_inbox", cursor=cursor).cursor
+    assert jobs(trained) == []
+    tick(trained, "seed_inbox", cursor=cursor)
+    assert len(jobs(trained)) == 1
+
+
+def test_the_cursor_stays_small(trained: Shell) -> None:
+    folder = inbox_of(trained)
+    for number in range(30):
+        worlds.write_seed(folder / f"{'long name ' * 15}{number}.jsonl", trained.world.group[number : number + 30])
+    first = tick(trained, "seed_inbox")
+    assert len(first.cursor) < 30 * 80
+    assert str(folder) not in first.cursor
+    assert len(tick(trained, "seed_inbox", cursor=first.cursor).cursor) < 10
+    assert len(jobs(trained)) == 30
+
+
+def test_a_drop_is_exported_and_receipted(trained: Shell) -> None:
+    folder = inbox_of(trained)
+    worlds.write_seed(folder / "seed.jsonl", trained.world.seed_users)
+    cursor = tick(trained, "seed_inbox").cursor
+    tick(trained, "seed_inbox", cursor=cursor)
+    assert trained.run_pending() == 2
+    (job,) = jobs(trained)
+    (receipt,) = receipts_in(folder / "accepted")
+    assert (receipt["job"], receipt["status"], receipt["statusCode"]) == (job.id, "ACTIVE", None)
+    assert receipt["message"].startswith("Finds ")
+    assert receipt["report"]["report"]["numRowsTotal"] == worlds.N_SEED
+    export = worlds.the(trained.installation, Kind.EXPORT_JOB)
+    assert receipt["exports"] == [export.output_location]  # type: ignore[union-attr]
+    assert str(export.size) == "20%"  # type: ignore[union-attr]
+    assert not any(who in json.dumps(receipt) for who in trained.world.group)
+    assert not (folder / "rejected").exists() or not any((folder / "rejected").iterdir())
+    assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*"))
+
+    # the same content again is the same job
+    worlds.write_seed(folder / "again.jsonl", trained.world.seed_users)
+    cursor = tick(trained, "seed_inbox").cursor
+    tick(trained, "seed_inbox", cursor=cursor)
+    assert drops_in(folder) == []
+    assert len(jobs(trained)) == 1
+    assert trained.run_pending() == 0
+    assert len(list(receipts_in(folder / "accepted"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("empty.jsonl", "", "SEED_INVALID"),
+        ("empty.csv", "user_id\n", "SEED_INVALID"),
+        ("few.csv", "user_id\n" + "".join(f"user-{n:04d}\n" for n in range(24)), "SEED_TOO_SMALL"),
+        ("strangers.csv", "user_id\n" + "".join(f"nobody-{n}\n" for n in range(40)), "INSUFFICIENT_MATCHING_SEED"),
+        ("broken.parquet", "no parquet", "SEED_INVALID"),
+        ("notes.docx", "hello", "SEED_INVALID"),
+    ],
+)
+def test_a_bad_drop_is_rejected_with_its_reason(trained: Shell, name: str, content: str, code: str) -> None:
+    folder = inbox_of(trained)
+    (folder / name).write_text(content)
+    cursor = tick(trained, "seed_inbox").cursor
+    tick(trained, "seed_inbox", cursor=cursor)
+    trained.run_pending()
+    assert drops_in(folder) == []
+    (receipt,) = receipts_in(folder / "rejected")
+    assert (receipt["status"], receipt["statusCode"]) == ("CREATE_FAILED", code)
+    assert receipt["message"]
+    assert not (folder / "accepted").exists() or not any((folder / "accepted").iterdir())
+    assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*"))
+    assert list(trained.installation.catalog.iterate(Kind.EXPORT_JOB)) == []
+
+
+def test_one_drop_that_cannot_be_taken_does_not_stop_the_others(
+    trained: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cleanroom_pipelines.errors import StorageFullError
+    from cleanroom_pipelines.storage import SeedVault
+
+    folder, put = inbox_of(trained), SeedVault.put
+    worlds.write_seed(folder / "a.jsonl", trained.world.group[:30])
+    worlds.write_seed(folder / "b.jsonl", trained.world.group[1:31])
+
+    def full_for_the_first(self: SeedVault, slot: str, file: Path, **options: bool) -> str:
+        if file.name == "a.jsonl":
+            raise StorageFullError("The disk is full.")
+        return put(self, slot, file, **options)
+
+    monkeypatch.setattr(SeedVault, "put", full_for_the_first)
+    cursor = tick(trained, "seed_inbox").cursor
+    cursor = tick(trained, "seed_inbox", cursor=cursor).cursor
+    assert drops_in(folder) == ["a.jsonl"]
+    assert len(jobs(trained)) == 1
+    monkeypatch.setattr(SeedVault, "put", put)
+    tick(trained, "seed_inbox", cursor=cursor)
+    assert drops_in(folder) == []
+    assert len(jobs(trained)) == 2

@@ -1,0 +1,53 @@
+"""Ticks of sensors and schedules, as the daemon makes them, on a clock that a test may put forward."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution.installation import Installation
+
+from .. import worlds
+from .conftest import Shell, repository
+
+
+class Later(InstallationResource):
+    """The installation that the environment names, some seconds later."""
+
+    seconds: float = 0.0
+
+    def open(self) -> Installation:
+        """Open it with its clock put forward."""
+        return worlds.later(Installation.from_environment(), seconds=self.seconds)
+
+
+def tick(shell: Shell, name: str, *, cursor: str | None = None, later: float = 0.0) -> Any:
+    """Evaluate a sensor once; gives what the daemon would get."""
+    loaded = repository()
+    context = dg.build_sensor_context(
+        instance=shell.instance,
+        cursor=cursor,
+        repository_def=loaded,
+        resources={"installation": Later(seconds=later)},
+    )
+    with dg.partition_loading_context(dynamic_partitions_store=shell.instance):  # the daemon's code server does
+        return loaded.get_sensor_def(name).evaluate_tick(context)
+
+
+def schedule_tick(shell: Shell, name: str, *, later: float = 0.0) -> Any:
+    """Evaluate a schedule once; gives what the daemon would get."""
+    loaded = repository()
+    context = dg.build_schedule_context(
+        instance=shell.instance,
+        scheduled_execution_time=datetime.now(UTC),
+        repository_def=loaded,
+        resources={"installation": Later(seconds=later)},
+    )
+    return loaded.get_schedule_def(name).evaluate_tick(context)
+
+
+def as_run(shell: Shell, job: str, status: dg.DagsterRunStatus, **tags: str) -> str:
+    """Record a run as if a launcher had started it, and give its id."""
+    definition = repository().get_job(job)
+    return shell.instance.create_run_for_job(definition, status=status, tags=tags).run_id
