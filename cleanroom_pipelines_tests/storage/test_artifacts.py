@@ -20,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError, UsageError
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
-from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, write_durably
+from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, sha256_of, write_durably
 
 from .drafting import N_FILES, PARTITION, content, reference, write, write_beyond_limit, write_for_ever
 
@@ -202,6 +202,19 @@ def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, changes: d
     change_manifest(local, **changes)
     with pytest.raises(ArtifactError), local.opening(reference(1)):
         pytest.fail("opened")
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "below/../../outside.bin"])
+def test_a_manifest_cannot_reach_outside_even_for_a_file_that_fits(local: ArtifactStore, name: str) -> None:
+    write(local, 1)
+    (folder_of(local) / "below").mkdir()
+    outside = folder_of(local).parent / "outside.bin"
+    outside.write_bytes(b"x")
+    manifest = json.loads((folder_of(local) / MANIFEST).read_text())
+    entry = {"name": name, "n_bytes": 1, "sha256": sha256_of(outside), "n_rows": None}
+    change_manifest(local, files=[*manifest["files"], entry])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        local.verify(reference(1))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
