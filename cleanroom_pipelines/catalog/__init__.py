@@ -21,14 +21,10 @@ from cleanroom_pipelines.catalog.names import (
     slug,
 )
 from cleanroom_pipelines.catalog.options import (
-    AudienceSize,
     ChildTagPolicy,
-    ColumnRole,
     ExportFormat,
     Origin,
-    SeedMode,
     ShareMetrics,
-    SizeType,
 )
 from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.catalog.records import (
@@ -79,7 +75,6 @@ __all__ = [
     "ArnParts",
     "AudienceModel",
     "AudienceModelSpec",
-    "AudienceSize",
     "ByHand",
     "Catalog",
     "CatalogUnavailableError",
@@ -87,7 +82,6 @@ __all__ = [
     "ChildTagPolicy",
     "Claim",
     "Claims",
-    "ColumnRole",
     "Columns",
     "ConfiguredAudienceModel",
     "ConfiguredAudienceModelSpec",
@@ -103,9 +97,7 @@ __all__ = [
     "ParentRef",
     "Reaped",
     "Resource",
-    "SeedMode",
     "ShareMetrics",
-    "SizeType",
     "Spec",
     "Status",
     "TrainingDataset",

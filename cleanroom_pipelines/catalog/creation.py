@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog.database import ClashError
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
@@ -30,7 +31,7 @@ from cleanroom_pipelines.catalog.names import (
     check_tags,
     partition_key,
 )
-from cleanroom_pipelines.catalog.options import AudienceSize, ChildTagPolicy, Origin
+from cleanroom_pipelines.catalog.options import ChildTagPolicy, Origin
 from cleanroom_pipelines.catalog.records import (
     AudienceModel,
     Cause,
@@ -43,7 +44,6 @@ from cleanroom_pipelines.catalog.records import (
 )
 from cleanroom_pipelines.catalog.resources import Resources, as_record, find_named
 from cleanroom_pipelines.catalog.specs import (
-    MAX_SEED_SIZE,
     SPECS,
     AudienceModelSpec,
     ConfiguredAudienceModelSpec,
@@ -62,6 +62,7 @@ from cleanroom_pipelines.catalog.tables import (
     resource_record,
 )
 from cleanroom_pipelines.errors import ConflictError, UsageError
+from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
 
 # What the AWS API lets one change; and of our own additions what is alike.
 _UPDATABLE = frozenset(
@@ -307,10 +308,10 @@ class Creation(Resources):
     def _check_seed_floor(self, spec: Spec) -> None:
         if not isinstance(spec, ConfiguredAudienceModelSpec):
             return
-        if not self.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_SIZE:
+        if not self.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
             raise UsageError(
                 "The minimum matching seed size is out of range.",
-                remedy=f"Give {self.seed_floor} to {MAX_SEED_SIZE:,}; the operator may lower the floor.",
+                remedy=f"Give {self.seed_floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
             )
 
 

@@ -18,8 +18,8 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.specs import MIN_SEED_SIZE
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
 # What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
 # catalogue does not import Alembic.
@@ -59,7 +59,7 @@ class Database:
         *,
         clock: Callable[[], datetime],
         token_hex: Callable[[int], str],
-        seed_floor: int = MIN_SEED_SIZE,
+        seed_floor: int = MIN_SEED_IDS,
     ) -> None:
         self._url = _checked_url(url)
         self._clock = clock

@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog.lifecycle import (
     add_version,
     find_resource,
@@ -19,7 +20,6 @@ from cleanroom_pipelines.catalog.lifecycle import (
     newest_version,
 )
 from cleanroom_pipelines.catalog.names import MAX_NAME, Kind, partition_key
-from cleanroom_pipelines.catalog.options import AudienceSize
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Cause, ParentRef, Status
 from cleanroom_pipelines.catalog.specs import LARGEST, ExportJobSpec
 from cleanroom_pipelines.catalog.tables import (

@@ -12,28 +12,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar, Literal
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, check_sizes
 from cleanroom_pipelines.catalog.names import Kind, check_description, check_name, check_tags, check_text
 from cleanroom_pipelines.catalog.options import (
-    AudienceSize,
     ChildTagPolicy,
-    ColumnRole,
     ExportFormat,
     Origin,
-    SeedMode,
     ShareMetrics,
 )
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.tables.roles import Role
 
 MAX_COLUMNS = 100
 MAX_FEATURES = 10
-MAX_SIZES = 25
-MAX_SEED_SIZE = 500_000
-MIN_SEED_SIZE = 25
+MAX_ABSOLUTE_SIZE = 20_000_000
 DEFAULT_MIN_MATCHING_SEED_SIZE = 500
 MAX_LOCATION = 4096
 
 
-Columns = tuple[tuple[str, ColumnRole], ...]
+Columns = tuple[tuple[str, Role], ...]
 LARGEST: Literal["largest"] = "largest"
 
 
@@ -100,16 +97,16 @@ class TrainingDatasetSpec(Spec):
         check_text("role", self.role_arn)
         if not 0 <= self.max_invalid_share <= 1:
             raise UsageError("The share of invalid rows is out of range.", remedy="Give 0 to 1.")
-        _check_columns("interactions", self.columns, {ColumnRole.USER_ID: 1, ColumnRole.ITEM_ID: 1})
+        _check_columns("interactions", self.columns, {Role.USER_ID: 1, Role.ITEM_ID: 1})
         if bool(self.users_source) != bool(self.users_columns):
             raise UsageError(
                 "The users table is only half declared.", remedy="Give both its source and its columns."
             )
         if self.users_columns:
-            _check_columns("users", self.users_columns, {ColumnRole.USER_ID: 1, ColumnRole.ITEM_ID: 0})
+            _check_columns("users", self.users_columns, {Role.USER_ID: 1, Role.ITEM_ID: 0})
 
 
-def _check_columns(table: str, columns: Columns, exactly: Mapping[ColumnRole, int]) -> None:
+def _check_columns(table: str, columns: Columns, exactly: Mapping[Role, int]) -> None:
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise UsageError(
             f"The {table} table does not declare 1 to {MAX_COLUMNS} columns.",
@@ -117,24 +114,33 @@ def _check_columns(table: str, columns: Columns, exactly: Mapping[ColumnRole, in
         )
     for name, _ in columns:
         check_text(f"name of a column of the {table} table", name, 128)
-    if len({name for name, _ in columns}) < len(columns):
+    if len({name.lower() for name, _ in columns}) < len(columns):
         raise UsageError(f"The {table} table declares a column twice.", remedy="Give each column one role.")
-    counts = Counter(ColumnRole(role) for _, role in columns)
+    counts = Counter(Role(role) for _, role in columns)
     for role, n in exactly.items():
         if counts[role] != n:
             raise UsageError(
                 f"The {table} table declares {counts[role]} {role} columns.", remedy=f"Declare exactly {n}."
             )
     most_timestamps = 0 if table == "users" else 1
-    if counts[ColumnRole.TIMESTAMP] > most_timestamps:
+    if counts[Role.TIMESTAMP] > most_timestamps:
         raise UsageError(
-            f"The {table} table declares {counts[ColumnRole.TIMESTAMP]} TIMESTAMP columns.",
+            f"The {table} table declares {counts[Role.TIMESTAMP]} TIMESTAMP columns.",
             remedy=f"Declare at most {most_timestamps}.",
         )
-    n_features = counts[ColumnRole.CATEGORICAL_FEATURE] + counts[ColumnRole.NUMERICAL_FEATURE]
+    n_features = sum(counts[role] for role in Role if role.is_feature)
     if table == "interactions" and n_features > MAX_FEATURES:
         raise UsageError(
             f"The {table} table declares {n_features} features.", remedy=f"Declare at most {MAX_FEATURES}."
+        )
+
+
+def _check_size(size: AudienceSize) -> None:
+    """The AWS API's limits; a bare command may also ask for a part of a per cent."""
+    if not size.is_whole or (size.type is SizeType.ABSOLUTE and size.value > MAX_ABSOLUTE_SIZE):
+        raise UsageError(
+            "An audience size is out of range.",
+            remedy=f"Give whole numbers: 1% to 100%, or 1 to {MAX_ABSOLUTE_SIZE:,} users.",
         )
 
 
@@ -243,19 +249,13 @@ class ConfiguredAudienceModelSpec(Spec):
         super().validate()
         check_text("output location", self.output_url, MAX_LOCATION)
         check_text("output role", self.output_role_arn)
-        if not 1 <= len(self.sizes) <= MAX_SIZES:
-            raise UsageError(
-                f"There are {len(self.sizes)} audience sizes.", remedy=f"Give 1 to {MAX_SIZES} of them."
-            )
-        for size in self.sizes:
-            size.validate()
+        for size in check_sizes(self.sizes):
+            _check_size(size)
         if len({size.type for size in self.sizes}) > 1:
             raise UsageError(
                 "The audience sizes mix percentages and counts.",
                 remedy="Give only percentages or only counts.",
             )
-        if len(set(self.sizes)) < len(self.sizes):
-            raise UsageError("An audience size is given twice.", remedy="Give each size once.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +320,7 @@ class GenerationJobSpec(Spec):
                 "The seed's digest cannot be used.", remedy="Give 16 to 128 lower-case hexadecimal digits."
             )
         if isinstance(self.export_size, AudienceSize):
-            self.export_size.validate()
+            _check_size(self.export_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +348,7 @@ class ExportJobSpec(Spec):
     def validate(self) -> None:
         """Raises UsageError unless the size is in range."""
         super().validate()
-        self.size.validate()
+        _check_size(self.size)
 
 
 SPECS: Mapping[Kind, type[Spec]] = {

@@ -29,20 +29,18 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.options import (
-    AudienceSize,
     ChildTagPolicy,
-    ColumnRole,
     ExportFormat,
     Origin,
-    SeedMode,
     ShareMetrics,
-    SizeType,
 )
 from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
 from cleanroom_pipelines.catalog.specs import LARGEST, Columns
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.tables.roles import Role
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -94,7 +92,7 @@ def _encode_size(size: AudienceSize | str) -> Any:
 
 
 def _decode_size(value: Any) -> AudienceSize | str:
-    return LARGEST if value == LARGEST else AudienceSize(SizeType(value["type"]), int(value["value"]))
+    return LARGEST if value == LARGEST else AudienceSize(SizeType(value["type"]), value["value"])
 
 
 def _encode_sizes(sizes: tuple[AudienceSize, ...]) -> Any:
@@ -110,7 +108,7 @@ def _encode_columns(columns: Columns) -> Any:
 
 
 def _decode_columns(values: Any) -> Columns:
-    return tuple((name, ColumnRole(role)) for name, role in values)
+    return tuple((name, Role(role)) for name, role in values)
 
 
 def _encode_parents(parents: tuple[ParentRef, ...]) -> Any:

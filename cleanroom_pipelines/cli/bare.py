@@ -81,8 +81,8 @@ def generate_audience(
         ConflictError: The folder exists.
         SeedError: The seed cannot be used.
     """
+    from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
     from cleanroom_pipelines.similarity.ranking import RANKING_FILE, generate, write_ranked
-    from cleanroom_pipelines.similarity.specs import SeedMode, parse_sizes
 
     with new_folder(out) as folder:
         report = generate(

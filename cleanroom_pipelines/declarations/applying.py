@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, check_sizes
 from cleanroom_pipelines.catalog import (
     AudienceModelSpec,
-    AudienceSize,
     Catalog,
-    ColumnRole,
     ConfiguredAudienceModel,
     ConfiguredAudienceModelSpec,
     ExportFormat,
@@ -25,14 +24,12 @@ from cleanroom_pipelines.catalog import (
     Kind,
     Origin,
     Resource,
-    SeedMode,
     ShareMetrics,
     Spec,
     TrainingDatasetSpec,
     spec_digest,
 )
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
-from cleanroom_pipelines.catalog.specs import MAX_SEED_SIZE
 from cleanroom_pipelines.declarations.form import Declaration, GenerationJobForm
 from cleanroom_pipelines.errors import (
     CleanroomError,
@@ -44,6 +41,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
+from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
 
 # Stands for the id of a parent that a dry run would have created.
 _NEW = "new"
@@ -147,9 +145,9 @@ class _Applying:
                 description=form.description,
                 tags=form.tags,
                 source=str(self._path(form.source)),
-                columns=tuple((name, ColumnRole(role)) for name, role in form.columns.items()),
+                columns=tuple(form.columns.items()),
                 users_source=str(self._path(users.source)) if users else None,
-                users_columns=tuple((n, ColumnRole(role)) for n, role in users.columns.items()) if users else (),
+                users_columns=tuple(users.columns.items()) if users else (),
                 max_invalid_share=form.max_invalid_share,
             )
 
@@ -202,7 +200,7 @@ class _Applying:
             seed_name=form.name,
             seed_bytes=seed.stat().st_size,
             seed_digest=self._vault.digest(seed),
-            seed_mode=SeedMode(form.seed_mode),
+            seed_mode=form.seed_mode,
             keep_seed=self._keeps_seed(form),
             origin=Origin.APPLY,
         )
@@ -264,10 +262,10 @@ class _Applying:
     def _check_seed_floor(self, spec: Spec) -> None:
         if not isinstance(spec, ConfiguredAudienceModelSpec):
             return
-        if not self._catalog.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_SIZE:
+        if not self._catalog.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
             raise UsageError(
                 "The minimum matching seed size is out of range.",
-                remedy=f"Give {self._catalog.seed_floor} to {MAX_SEED_SIZE:,}; the operator may lower the floor.",
+                remedy=f"Give {self._catalog.seed_floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
             )
 
     def _check_sizes(self, form: GenerationJobForm, sizes: Iterable[AudienceSize]) -> None:
@@ -343,9 +341,7 @@ def _at(place: str) -> Iterator[None]:
 
 def _sizes(texts: Iterable[str]) -> tuple[AudienceSize, ...]:
     sizes = tuple(AudienceSize.parse(text) for text in texts)
-    if len(set(sizes)) < len(sizes):
-        raise UsageError("An audience size is given twice.", remedy="Give each size once.")
-    return sizes
+    return check_sizes(sizes) if sizes else sizes
 
 
 def _refuse_deleting(record: Resource) -> None:

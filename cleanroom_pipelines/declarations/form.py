@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.declarations.reading import load_yaml
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.destinations import split_destination
+from cleanroom_pipelines.tables.roles import Role
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MAX_BYTES = 500_000  # PyYAML reads it in ten seconds at worst
@@ -64,7 +66,9 @@ Duration = Annotated[int, BeforeValidator(parse_duration)]
 Moment = Annotated[int, BeforeValidator(parse_moment)]
 Text = Annotated[str, BeforeValidator(_as_text)]
 Output = Annotated[str, BeforeValidator(_checked_output)]
-Role = Literal["USER_ID", "ITEM_ID", "TIMESTAMP", "CATEGORICAL_FEATURE", "NUMERICAL_FEATURE"]
+# YAML has words only; a strict form would ask for members of the enum.
+RoleWord = Annotated[Role, Field(strict=False)]
+SeedModeWord = Annotated[SeedMode, Field(strict=False)]
 
 
 class _Form(BaseModel):
@@ -82,14 +86,14 @@ class Table(_Form):
     """A table: where it lies and what its columns mean."""
 
     source: str
-    columns: dict[str, Role]
+    columns: dict[str, RoleWord]
 
 
 class TrainingDatasetForm(_Named):
     """A training dataset; `source` is relative to the declaration file."""
 
     source: str
-    columns: dict[str, Role]
+    columns: dict[str, RoleWord]
     users: Table | None = None
     max_invalid_share: float = 0.05
 
@@ -137,7 +141,7 @@ class GenerationJobForm(_Named):
 
     configured_audience_model: Text
     seed: str
-    seed_mode: Literal["excluded", "first", "in_place"] = "excluded"
+    seed_mode: SeedModeWord = SeedMode.EXCLUDED
     keep_seed: bool | None = None
     exports: list[Text] = Field(default_factory=list)
 

@@ -2,7 +2,7 @@
 
 Lives here: which files a path, folder or glob means, their format, and the column names of text files.
 Add here when a further file format is read.
-Keep out: what the columns mean (roles live in `similarity.specs`).
+Keep out: what the columns mean (roles live in `tables.roles`).
 """
 
 import csv

@@ -218,7 +218,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     model=model_folder,
                     seed=seed,
                     out=draft.path,
-                    sizes=_sizes(configured),
+                    sizes=configured.sizes,
                     min_matching_seed_size=configured.min_matching_seed_size,
                     seed_floor=installation.settings.seed_floor,
                     engine=installation.engine_settings,
@@ -241,7 +241,6 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
 def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
     """Write the best users at one allowed size to the configured model's destination."""
     from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience
-    from cleanroom_pipelines.similarity.specs import SeedMode
 
     with working(installation, Kind.EXPORT_JOB, partition, run) as work:
         if isinstance(work, Idle):
@@ -258,7 +257,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         mode = export.seed_mode or job.seed_mode
         inputs = (_input_of(installation, audience, "audience"),)
         with _opening(installation, audience, "audience") as folder_of_ranking:
-            selection = select_audience(folder_of_ranking / RANKING_FILE, _size(export.size), SeedMode(mode))
+            selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             written = write_export(
                 place,
                 (batch.to_pylist() for batch in selection.user_ids()),
@@ -473,16 +472,13 @@ def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
 
 
 def _training_arguments(dataset: TrainingDataset, window: Mapping[str, int | None]) -> dict[str, Any]:
-    from cleanroom_pipelines.similarity.specs import InteractionsSchema, Role, UsersSchema, Window
-
-    def roles(columns: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Role], ...]:
-        return tuple((name, Role(role)) for name, role in columns)
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema, Window
 
     return {
         "interactions": dataset.source,
-        "schema": InteractionsSchema(roles(dataset.columns)),
+        "schema": InteractionsSchema(dataset.columns),
         "users": dataset.users_source,
-        "users_schema": UsersSchema(roles(dataset.users_columns)) if dataset.users_source else None,
+        "users_schema": UsersSchema(dataset.users_columns) if dataset.users_source else None,
         "window": Window(window["start"], window["end"]),
         "window_seconds": window["seconds"],
     }
@@ -498,16 +494,6 @@ def _population_floors(installation: Installation) -> dict[str, int]:
         "min_users": 0 if many else profile.min_users,
         "min_users_with_two": profile.min_users if many else 0,
     }
-
-
-def _sizes(configured: ConfiguredAudienceModel) -> tuple[Any, ...]:
-    return tuple(_size(size) for size in configured.sizes)
-
-
-def _size(size: Any) -> Any:
-    from cleanroom_pipelines.similarity.specs import AudienceSize
-
-    return AudienceSize.parse(str(size))
 
 
 def _dataset_sentence(documents: Mapping[str, Any]) -> str:

@@ -8,13 +8,12 @@ Keep out: drops (inbox.py) and declarations (declarations).
 from pathlib import Path
 from typing import Literal
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import (
     LARGEST,
-    AudienceSize,
     GenerationJob,
     GenerationJobSpec,
     Origin,
-    SeedMode,
 )
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation

@@ -4,44 +4,32 @@ Lives here: reading interactions, the representation, signals, the ensemble, met
 Add here when it makes the ranking better, or better understood.
 Keep out: who may ask (catalogue), where results go (exports), Dagster.
 
-Importing this package is cheap: it gives the specs. `training.train`, `ranking.generate` and `seeds.read_seed` bring
-numpy, scipy and pyarrow; LightGBM comes with the first fit.
+Importing this package is cheap: it gives the specs. `training.train`, `ranking.generate` and `seeds.read_seed`
+bring numpy, scipy and pyarrow; LightGBM comes with the first fit.
 """
 
 from cleanroom_pipelines.similarity.specs import (
-    DEFAULT_SIZES,
-    AudienceSize,
     GenerationReport,
     GenerationSettings,
     InteractionsSchema,
     Progress,
-    Role,
-    SeedMode,
     ShouldCancel,
     SizeProfile,
     TrainingReport,
     TrainingSettings,
     UsersSchema,
     Window,
-    check_sizes,
-    parse_sizes,
 )
 
 __all__ = [
-    "DEFAULT_SIZES",
-    "AudienceSize",
     "GenerationReport",
     "GenerationSettings",
     "InteractionsSchema",
     "Progress",
-    "Role",
-    "SeedMode",
     "ShouldCancel",
     "SizeProfile",
     "TrainingReport",
     "TrainingSettings",
     "UsersSchema",
     "Window",
-    "check_sizes",
-    "parse_sizes",
 ]

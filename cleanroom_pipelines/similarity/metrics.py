@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleanroom_pipelines.similarity.specs import AudienceSize
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 
 Float64 = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def held_out_ranks(
     """Rank held-out seed users among held-out and non-seed users, fold by fold.
 
     Each fold holds a part of both; its users stand for all, so that the m held-out users of all folds and the
-    N − m others together make up the population. On a random seed, recall at n users is then n / N exactly, on
+    N - m others together make up the population. On a random seed, recall at n users is then n / N exactly, on
     average and whatever the sizes.
 
     Args:
@@ -96,7 +96,7 @@ def auc(held_out: HeldOut) -> float:
 
 
 def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """At most 201 points by decreasing threshold: percentiles as thresholds, so fpr is 1 − threshold."""
+    """At most 201 points by decreasing threshold: percentiles as thresholds, so fpr is 1 - threshold."""
     fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
@@ -108,7 +108,7 @@ def roc(held_out: HeldOut) -> list[dict[str, float]]:
 
 
 def relevance(held_out: HeldOut, percentiles: Float64) -> float:
-    """Mean of 2F − 1 over an audience, F the mid-distribution of the held-out users' percentiles.
+    """Mean of 2F - 1 over an audience, F the mid-distribution of the held-out users' percentiles.
 
     Args:
         held_out: The held-out seed users.
@@ -135,7 +135,7 @@ def size_metrics(
 
     Args:
         held_out: The held-out seed users.
-        other_percentiles: (N − m,) percentiles of the non-seed users, descending.
+        other_percentiles: (N - m,) percentiles of the non-seed users, descending.
         sizes: The sizes asked for.
         n_users: Population N.
     """

@@ -4,8 +4,8 @@ Lives here: `generate`, its three projections (`write_ranked`), and `select_audi
 Add here when an audience can be taken from a ranking in a further way.
 Keep out: fitting (signals, ensemble), formulas (metrics).
 
-`ranking.parquet` is the operator's only: it tells who is a seed user. Everything in it is a function of the model and
-the set of seed ids; times are in metrics.json alone.
+`ranking.parquet` is the operator's only: it tells who is a seed user. Everything in it is a function of the model
+and the set of seed ids; times are in metrics.json alone.
 """
 
 import json
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES, AudienceSize, SeedMode, SizeType, check_sizes
 from cleanroom_pipelines.engine import EngineSettings, stable_hash
 from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.similarity import metrics
@@ -27,14 +28,10 @@ from cleanroom_pipelines.similarity.explanation import explain
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.seeds import SeedUsers, matched_users, read_seed
 from cleanroom_pipelines.similarity.specs import (
-    DEFAULT_SIZES,
-    AudienceSize,
     GenerationReport,
     GenerationSettings,
     Progress,
-    SeedMode,
     ShouldCancel,
-    check_sizes,
 )
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 
@@ -51,7 +48,7 @@ _MESSAGES = {
     "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the seed has no pattern this model can see.",
     "SIZE_EXCEEDS_POPULATION": "A size is larger than the users there are: all of them are delivered.",
     "LOW_MATCH_RATE": "Few of the seed's ids are known to the model: check that both sides use the same ids.",
-    "MINIMUM_LOWERED": "The minimum of matching seed users was set below 500: small seeds say more about each user.",
+    "MINIMUM_LOWERED": "The minimum of seed users was set below 500: a small seed says more about each user.",
     "SEED_ROWS_DROPPED": "Seed rows without a usable id were dropped.",
 }
 
@@ -87,8 +84,8 @@ def generate(
         What was written, and timing.
 
     Raises:
-        SeedError: The seed cannot be used, too few of it match (INSUFFICIENT_MATCHING_SEED), or it leaves fewer than
-            max(100, seed / 10) other users (SEED_COVERS_POPULATION).
+        SeedError: The seed cannot be used, too few of it match (INSUFFICIENT_MATCHING_SEED), or it leaves fewer
+            than max(100, seed / 10) other users (SEED_COVERS_POPULATION).
         UsageError: Sizes or the minimum are out of range.
         ArtifactError: The model cannot be read.
         CancelledError: `should_cancel` said so.
@@ -126,7 +123,7 @@ def generate(
         with stages.stage(0.95, "explaining"):
             explanation = explain(opened, ensemble, matched, settings.min_explained_users)
     measured = _metrics(
-        users, matched, opened.n_users, held_out, ranked, population, sizes, min_matching_seed_size
+        users, matched, opened.n_users, held_out, ranked, sizes=sizes, minimum=min_matching_seed_size
     )
     measured["timing"] = dict(stages.seconds)
     _write_json(out / "metrics.json", measured)
@@ -384,7 +381,7 @@ def _metrics(
     n_users: int,
     held_out: metrics.HeldOut,
     ranked: _Ranked,
-    population: Population,
+    *,
     sizes: Sequence[AudienceSize],
     minimum: int,
 ) -> dict[str, Any]:
@@ -431,7 +428,7 @@ def _main_sizes(
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])
     else:
-        main = metrics.size_metrics(held_out, ranked.other_percentiles, [AudienceSize("PERCENTAGE", 20)], n_users)[
+        main = metrics.size_metrics(held_out, ranked.other_percentiles, [AudienceSize(SizeType.PERCENTAGE, 20)], n_users)[
             0
         ]
     headline = next((entry for entry in percentages if entry["value"] == 10), main)
@@ -457,8 +454,8 @@ def _sentence(entry: dict[str, Any], n_matched: int) -> str:
     size = entry["size"].replace("%", " %")
     if entry["relevance"] is None:
         return (
-            f"Not better than chance at {size}: finds {entry['lift']:.1f} times as many ({low:.1f} to {high:.1f}), "
-            f"from {n_matched:,} seed users"
+            f"Not better than chance at {size}: finds {entry['lift']:.1f} times as many "
+            f"({low:.1f} to {high:.1f}), from {n_matched:,} seed users"
         )
     return (
         f"Finds {entry['lift']:.1f} times as many as chance at {size} ({low:.1f} to {high:.1f}), "

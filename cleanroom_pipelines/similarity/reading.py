@@ -1,8 +1,8 @@
 """Reading the training tables: what is wrong with them, who is in them, and who touched what.
 
-Lives here: column checks, the profile, the user and item dictionaries, the stream of pairs, features per user.
-Add here when a role gets another type, or a further number per user comes out of the tables.
-Keep out: matrices (pairs, representation) and every decision about a seed.
+Lives here: the profile, the user and item dictionaries, the stream of pairs, features per user.
+Add here when a further number per user comes out of the tables.
+Keep out: which rows are usable (tables), matrices (pairs, representation) and every decision about a seed.
 
 All queries give the same answer for every row order, file split and thread count: they count, take minima and
 maxima, and add integers; floating sums would depend on the order.
@@ -15,25 +15,46 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, quote_identifier, stable_hash_sql
-from cleanroom_pipelines.errors import InputError, StatusCode, TrainingDataError
+from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, stable_hash_sql
+from cleanroom_pipelines.errors import StatusCode, TrainingDataError
 from cleanroom_pipelines.similarity.specs import (
     InteractionsSchema,
-    Role,
     SizeProfile,
     TrainingSettings,
     UsersSchema,
     Window,
 )
+from cleanroom_pipelines.tables.cells import (
+    DECIMAL,
+    FLOAT,
+    INTEGER,
+    LIST,
+    MAX_SECONDS,
+    TIME,
+    Column,
+    columns_of,
+    physical_types,
+    takes,
+    usable_row_sql,
+    value_sql,
+)
+from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.tables.uploads import (
+    INTERACTIONS,
+    USERS,
+    Upload,
+    check_columns,
+    check_times,
+    check_types,
+    exceeds,
+)
 
-# 10^11 seconds is the year 5138; the same number of milliseconds is March 1973.
-LATEST_SECOND = 100_000_000_000
 ITEM_BITS = 20
 DAY_BITS = 16
+COUNTED = ("user_id", "item_id", "ts", "first_ts", "n")
+"""Columns of counted interactions (cache)."""
 UNKNOWN_DAY = (1 << DAY_BITS) - 1
 _SECONDS_PER_DAY = 86_400
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-_NUMBERS = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
 _FIXED_POINT = 2**40
 
 
@@ -67,6 +88,7 @@ class Interactions:
         last_time: Latest second in the window.
         ignored_columns: Columns without a role.
         types: Declared column to its type.
+        list_columns: Declared columns that hold lists.
         scales: Numerical column to the factor that makes its cells integers.
     """
 
@@ -78,24 +100,125 @@ class Interactions:
     last_time: int | None
     ignored_columns: tuple[str, ...]
     types: Mapping[str, str]
+    list_columns: frozenset[str] = frozenset()
     scales: Mapping[str, float] = field(default_factory=dict)
 
 
-def find_training_tables(source: str | Path, *, what: str) -> TableFiles:
-    """Find the files of a training table.
+def open_cells(
+    engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, parsed: Path
+) -> tuple[tuple[Column, ...], int]:
+    """Make the view `name`: user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and whether the row is usable.
+
+    Text is parsed once into the file `parsed`, since several queries follow.
+
+    Returns:
+        The declared columns, and the number of lines that could not be split into cells, which are no rows of it.
 
     Raises:
-        TrainingDataError: Not found, empty, or unreadable.
+        TrainingDataError: A missing or mistyped column.
     """
-    try:
-        return find_tables(source, what=what)
-    except InputError as error:
-        not_found = "not found" in error.message
+    raw = f"{name}_raw"
+    check_columns(tables, schema.columns, INTERACTIONS)
+    engine.scan(raw, tables)
+    columns = columns_of(engine, raw, tables, schema.columns)
+    check_types(columns, INTERACTIONS)
+    value = {column.role: value_sql(column) for column in columns}
+    features = [column for column in columns if column.role.is_feature]
+    cells = [
+        f"{value[Role.USER_ID]} AS user_id",
+        f"{value[Role.ITEM_ID]} AS item_id",
+        f"{value.get(Role.TIMESTAMP, 'CAST(NULL AS BIGINT)')} AS ts",
+        *(f"{value_sql(column)} AS f{number}" for number, column in enumerate(features)),
+        f"({usable_row_sql(columns)}) AS is_usable",
+    ]
+    query = f"SELECT {', '.join(cells)} FROM {raw}"
+    if tables.format == "parquet":
+        engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
+        return columns, 0
+    engine.rejected_lines()
+    engine.write_parquet(query, parsed)
+    n_unreadable = engine.rejected_lines().num_rows
+    engine.scan(name, find_tables(parsed))
+    return columns, n_unreadable
+
+
+def profile_cells(engine: Engine, schema: InteractionsSchema, columns: Sequence[Column]) -> dict[str, Any]:
+    """One row about `cells`: rows, what is wrong with them, the span of time of the rest."""
+    # A timestamp type says what it is; only numbers can be milliseconds.
+    too_large = "false" if any(column.kind == TIME for column in columns) else f"ts >= {MAX_SECONDS}"
+    return _one(
+        engine,
+        f"""-- one row: what is wrong, and the span of time of the rest
+        SELECT count(*) AS n_rows,
+               count(*) FILTER (NOT is_usable) AS n_invalid,
+               count(*) FILTER ({too_large}) AS n_too_large,
+               min(ts) FILTER ({too_large}) AS smallest_too_large,
+               count(*) FILTER (is_usable AND ts IS NULL) AS n_unknown_times,
+               min(ts) FILTER (is_usable) AS first_ts,
+               max(ts) FILTER (is_usable) AS last_ts
+               {_max_abs(schema)}
+        FROM cells""",
+    )
+
+
+def check_profile(found: Mapping[str, Any], schema: InteractionsSchema, max_invalid_share: float) -> None:
+    """Refuse an empty table, times that are not seconds, and too many bad rows.
+
+    Args:
+        found: n_rows and n_invalid, unreadable lines included; n_too_large and smallest_too_large.
+        schema: Names the column of times.
+        max_invalid_share: Beyond it the table is refused.
+
+    Raises:
+        TrainingDataError: One of these.
+    """
+    n_rows = found["n_rows"]
+    if n_rows == 0:
+        raise TrainingDataError("The interactions table has no rows.", remedy="Give a table with interactions.")
+    if schema.time_column:
+        check_times(
+            schema.time_column,
+            INTERACTIONS,
+            n_too_large=found["n_too_large"],
+            smallest=found["smallest_too_large"],
+            n_rows=n_rows,
+        )
+    check_invalid_share(found["n_invalid"], n_rows, max_invalid_share, INTERACTIONS)
+
+
+def usable(window: Window) -> str:
+    """The condition for a row of `cells` to count."""
+    conditions = ["is_usable"]
+    # The bounds are integers of our own, not text of a user: a view cannot hold bound values.
+    if window.start is not None:
+        conditions.append(f"ts >= {int(window.start)}")
+    if window.end is not None:
+        conditions.append(f"ts < {int(window.end)}")
+    return " AND ".join(conditions)
+
+
+def count_events(engine: Engine) -> tuple[int, int | None, int | None]:
+    """Interactions in `events`, and their first and last second."""
+    found = _one(
+        engine,
+        """-- one row
+        SELECT CAST(coalesce(sum(n), 0) AS BIGINT) AS n, min(first_ts) AS first_ts, max(ts) AS last_ts
+        FROM events""",
+    )
+    return found["n"], found["first_ts"], found["last_ts"]
+
+
+def check_usable(n_usable: int) -> None:
+    """Refuse an empty window.
+
+    Raises:
+        TrainingDataError: Nothing is in it.
+    """
+    if n_usable == 0:
         raise TrainingDataError(
-            error.message,
-            remedy=error.remedy,
-            status_code=StatusCode.TRAINING_DATA_NOT_FOUND if not_found else StatusCode.TRAINING_DATA_INVALID,
-        ) from None
+            "No interaction lies in the training window.",
+            remedy="Move the window over the table's time span, or leave it open.",
+        )
 
 
 def open_interactions(
@@ -116,70 +239,21 @@ def open_interactions(
     Raises:
         TrainingDataError: A missing or mistyped column, times that are not seconds, too many bad rows, no rows.
     """
-    types = _column_types(engine, "interactions", tables, schema.columns)
-    if tables.format != "parquet":
-        n_unreadable = _parse_once(engine, "interactions", tables, schema.columns, scratch / "rows.parquet")
-    else:
-        n_unreadable = 0
-    text = tables.format != "parquet"
-    cells = [
-        f"{_id_cell(schema.user_column, types)} AS user_id",
-        f"{_id_cell(schema.item_column, types)} AS item_id",
-        f"{_time_cell(schema.time_column, types, text=text)} AS ts",
-        f"{_bad_time(schema.time_column, types, text=text)} AS bad_ts",
-    ]
-    bad_numbers = []
-    for number, (column, role) in enumerate(schema.features):
-        cells.append(f"{_feature_cell(column, role, types)} AS f{number}")
-        if role is Role.NUMERICAL_FEATURE and types[column] == "VARCHAR":
-            name = quote_identifier(column)
-            bad_numbers.append(f"({name} IS NOT NULL AND TRY_CAST({name} AS DOUBLE) IS NULL)")
-    cells.append(f"({' OR '.join(bad_numbers) or 'false'}) AS bad_number")
-    engine.execute(f"CREATE OR REPLACE TEMP VIEW cells AS SELECT {', '.join(cells)} FROM interactions")
-    profile = _one(
-        engine,
-        f"""-- one row: what is wrong, and the span of time of the rest
-        SELECT count(*) AS n_rows,
-               count(*) FILTER (user_id IS NULL OR item_id IS NULL OR bad_ts OR bad_number) AS n_invalid,
-               count(*) FILTER (bad_ts AND ts IS NOT NULL) AS n_not_seconds,
-               min(ts) FILTER (NOT bad_ts) AS first_ts,
-               max(ts) FILTER (NOT bad_ts AND user_id IS NOT NULL AND item_id IS NOT NULL) AS last_ts
-               {_max_abs(schema)}
-        FROM cells""",
-    )
-    n_rows = profile["n_rows"] + n_unreadable
-    n_invalid = profile["n_invalid"] + n_unreadable
-    if n_rows == 0:
-        raise TrainingDataError("The interactions table has no rows.", remedy="Give a table with interactions.")
-    if profile["n_not_seconds"] > max_invalid_share * n_rows:
-        raise TrainingDataError(
-            "The timestamps are not epoch seconds: they lie beyond the year 5138.",
-            remedy="Divide milliseconds by 1,000 (or microseconds by 1,000,000) before training.",
-            n_rows=n_rows,
-        )
-    check_invalid_share(n_invalid, n_rows, max_invalid_share)
-    window = _resolved(window, window_seconds, profile["last_ts"], has_time=schema.time_column is not None)
-    conditions = ["user_id IS NOT NULL", "item_id IS NOT NULL", "NOT bad_ts", "NOT bad_number"]
-    # The bounds are integers of our own, not text of a user: a view cannot hold bound values.
-    if window.start is not None:
-        conditions.append(f"ts >= {int(window.start)}")
-    if window.end is not None:
-        conditions.append(f"ts < {int(window.end)}")
+    columns, n_unreadable = open_cells(engine, "cells", tables, schema, scratch / "rows.parquet")
+    profile = profile_cells(engine, schema, columns)
+    n_rows, n_invalid = profile["n_rows"] + n_unreadable, profile["n_invalid"] + n_unreadable
+    check_profile(profile | {"n_rows": n_rows, "n_invalid": n_invalid}, schema, max_invalid_share)
+    window = resolved_window(window, window_seconds, profile["last_ts"], has_time=schema.time_column is not None)
     features = "".join(f", f{number}" for number in range(len(schema.features)))
     engine.execute(
         "CREATE OR REPLACE TEMP VIEW events AS "
-        f"SELECT user_id, item_id, ts{features} FROM cells WHERE {' AND '.join(conditions)}"
+        f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n{features} FROM cells WHERE {usable(window)}"
     )
     if window.is_open:
         n_usable, first, last = n_rows - n_invalid, profile["first_ts"], profile["last_ts"]
     else:
-        found = _one(engine, "SELECT count(*) AS n, min(ts) AS first_ts, max(ts) AS last_ts FROM events")
-        n_usable, first, last = found["n"], found["first_ts"], found["last_ts"]
-    if n_usable == 0:
-        raise TrainingDataError(
-            "No interaction lies in the training window.",
-            remedy="Move the window over the table's time span, or leave it open.",
-        )
+        n_usable, first, last = count_events(engine)
+    check_usable(n_usable)
     declared = {column for column, _ in schema.columns}
     return Interactions(
         n_rows=n_rows,
@@ -189,7 +263,8 @@ def open_interactions(
         first_time=first,
         last_time=last,
         ignored_columns=tuple(column for column in tables.columns if column not in declared),
-        types=types,
+        types={column.name: column.type for column in columns},
+        list_columns=frozenset(column.name for column in columns if column.kind == LIST),
         scales={
             f"f{number}": _scale(profile[f"max_f{number}"])
             for number, (_, role) in enumerate(schema.features)
@@ -198,16 +273,16 @@ def open_interactions(
     )
 
 
-def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float) -> None:
+def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, upload: Upload) -> None:
     """Refuse a table with too many bad rows.
 
     Raises:
         TrainingDataError: More than `max_invalid_share` of the rows are bad.
     """
-    if n_invalid > max_invalid_share * n_rows:
+    if exceeds(n_invalid, n_rows, max_invalid_share):
         raise TrainingDataError(
-            f"{n_invalid:,} of {n_rows:,} interaction rows are invalid (null id, unreadable line or wrong type "
-            f"in a cell); at most {max_invalid_share:.0%} may be.",
+            f"{n_invalid:,} of {n_rows:,} rows of the {upload.what} are invalid (null id, unreadable line or "
+            f"wrong type in a cell); at most {max_invalid_share:.4g} of them may be.",
             remedy="Repair the rows, or allow more with --max-invalid.",
             n_invalid=n_invalid,
             n_rows=n_rows,
@@ -228,7 +303,8 @@ def make_dictionaries(
         f"""-- one row per user, its rowid being the user's number
         CREATE OR REPLACE TEMP TABLE users AS
         WITH per_user AS (
-            SELECT user_id, count(*) AS n_events, min(ts) AS first_ts, max(ts) AS last_ts{extra}
+            SELECT user_id, CAST(sum(n) AS BIGINT) AS n_events,
+                   min(first_ts) AS first_ts, max(ts) AS last_ts{extra}
             FROM events GROUP BY user_id
         ), named AS (
             SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user
@@ -239,8 +315,8 @@ def make_dictionaries(
     engine.execute(
         f"""-- one row per item that can reach the vocabulary, its rowid being the candidate's number
         CREATE OR REPLACE TEMP TABLE items AS
-        SELECT item_id, CAST(item_id AS VARCHAR) AS name, count(*) AS n_events
-        FROM events GROUP BY item_id HAVING count(*) >= {int(settings.min_users_per_item)}
+        SELECT item_id, CAST(item_id AS VARCHAR) AS name, CAST(sum(n) AS BIGINT) AS n_events
+        FROM events GROUP BY item_id HAVING sum(n) >= {int(settings.min_users_per_item)}
         ORDER BY n_events DESC, name LIMIT {(1 << ITEM_BITS) - 1}"""
     )
     n_users = int(_one(engine, "SELECT count(*) AS n FROM users")["n"])
@@ -273,8 +349,12 @@ def check_population(engine: Engine, profile: SizeProfile, n_interactions: int) 
         )
 
 
-def stream_pairs(engine: Engine, last_time: int | None) -> Iterator[pa.RecordBatch]:
-    """Stream one packed number per interaction with a candidate item: user, item, days before the newest event."""
+def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
+    """Stream a packed number per interaction with a candidate item: user, item, days before the newest event.
+
+    With `counted`, equal interactions of a day come once, with their number in `n`.
+    """
+    repeats = ", e.n" if counted else ""
     day = str(UNKNOWN_DAY)
     if last_time is not None:
         day = (
@@ -284,7 +364,7 @@ def stream_pairs(engine: Engine, last_time: int | None) -> Iterator[pa.RecordBat
     return engine.batches(
         f"""-- one row per interaction
         SELECT (CAST(u.rowid AS UBIGINT) << {ITEM_BITS + DAY_BITS})
-             | (CAST(i.rowid AS UBIGINT) << {DAY_BITS}) | CAST({day} AS UBIGINT) AS packed
+             | (CAST(i.rowid AS UBIGINT) << {DAY_BITS}) | CAST({day} AS UBIGINT) AS packed{repeats}
         FROM events e JOIN users u ON e.user_id = u.user_id JOIN items i ON e.item_id = i.item_id"""
     )
 
@@ -319,20 +399,22 @@ class UsersTable:
 def infer_users_schema(engine: Engine, tables: TableFiles, user_column: str) -> UsersSchema:
     """Roles for a users table nobody declared: the id column by name, numbers numerical, the rest categorical.
 
+    Columns of a type that no feature has, such as dates, get none.
+
     Raises:
         TrainingDataError: The users table has no column of that name.
     """
-    types = _types(engine, "user_rows", tables)
-    if user_column not in types:
+    if user_column not in tables.columns:
         raise TrainingDataError(
             "The users table lacks the user id column of the interactions.",
             remedy="Name it the same, or declare the users table's schema.",
         )
+    engine.scan("user_rows", tables)
     roles = [(user_column, Role.USER_ID)]
-    for column, type_ in types.items():
-        if column != user_column:
-            numerical = type_.startswith(_NUMBERS) and not type_.endswith("]")
-            roles.append((column, Role.NUMERICAL_FEATURE if numerical else Role.CATEGORICAL_FEATURE))
+    for column, (kind, _) in physical_types(engine, "user_rows", tables, tables.columns).items():
+        role = Role.NUMERICAL_FEATURE if kind in (INTEGER, FLOAT, DECIMAL) else Role.CATEGORICAL_FEATURE
+        if column != user_column and takes(role, kind):
+            roles.append((column, role))
     return UsersSchema(tuple(roles))
 
 
@@ -349,19 +431,22 @@ def read_users_table(
     Raises:
         TrainingDataError: A missing or mistyped column, or too many bad rows.
     """
-    types = _column_types(engine, "user_rows", tables, schema.columns)
-    cells = [f"CAST({_id_cell(schema.user_column, types)} AS VARCHAR) AS user_id"]
-    bad = ["user_id IS NULL"]
-    for number, (column, role) in enumerate(schema.features):
-        cells.append(f"{_feature_cell(column, role, types)} AS f{number}")
-        if role is Role.NUMERICAL_FEATURE and types[column] == "VARCHAR":
-            name = quote_identifier(column)
-            cells.append(f"({name} IS NOT NULL AND TRY_CAST({name} AS DOUBLE) IS NULL) AS bad{number}")
-            bad.append(f"bad{number}")
+    check_columns(tables, schema.columns, USERS)
+    engine.scan("user_rows", tables)
+    columns_found = columns_of(engine, "user_rows", tables, schema.columns)
+    check_types(columns_found, USERS)
+    described = [column for column in columns_found if column.role.is_feature]
+    user = next(column for column in columns_found if column.role is Role.USER_ID)
+    cells = [
+        f"CAST({value_sql(user)} AS VARCHAR) AS user_id",
+        *(f"{value_sql(column)} AS f{number}" for number, column in enumerate(described)),
+        f"({usable_row_sql(columns_found)}) AS is_usable",
+    ]
     engine.execute(f"CREATE OR REPLACE TEMP VIEW user_cells AS SELECT {', '.join(cells)} FROM user_rows")
-    counts = _one(engine, f"SELECT count(*) AS n, count(*) FILTER ({' OR '.join(bad)}) AS bad FROM user_cells")
-    n_unreadable = engine.unreadable_rows("user_rows")
-    check_invalid_share(counts["bad"] + n_unreadable, max(1, counts["n"] + n_unreadable), max_invalid_share)
+    engine.rejected_lines()
+    counts = _one(engine, "SELECT count(*) AS n, count(*) FILTER (NOT is_usable) AS bad FROM user_cells")
+    n_unreadable = engine.rejected_lines().num_rows
+    check_invalid_share(counts["bad"] + n_unreadable, counts["n"] + n_unreadable, max_invalid_share, USERS)
     names = [f"f{number}" for number in range(len(schema.features))]
     # Duplicates: the smallest value of each column, so that the row order cannot matter.
     smallest = "".join(f", min(c.{name}) AS {name}" for name in names)
@@ -370,26 +455,25 @@ def read_users_table(
         CREATE OR REPLACE TEMP TABLE known_users AS
         SELECT u.rowid AS number{smallest}
         FROM user_cells c JOIN users u ON c.user_id = u.name
-        WHERE NOT ({" OR ".join(f"c.{condition}" for condition in bad)})
+        WHERE c.is_usable
         GROUP BY u.rowid"""
     )
     columns: list[str] = []
     select: list[str] = []
     features: list[Feature] = []
     parameters: list[Any] = []
-    for number, (column, role) in enumerate(schema.features):
-        if role is Role.NUMERICAL_FEATURE:
+    for number, column in enumerate(described):
+        if column.role is Role.NUMERICAL_FEATURE:
             columns.append(f"n{number}")
             select.append(f"f{number}")
-            features.append(Feature(column, "users", column))
+            features.append(Feature(column.name, "users", column.name))
             continue
-        for position, value in enumerate(
-            _commonest(engine, "known_users", f"f{number}", _is_list(types[column]), settings)
-        ):
+        is_list = column.kind == LIST
+        for position, value in enumerate(_commonest(engine, "known_users", f"f{number}", is_list, settings)):
             columns.append(f"c{number}_{position}")
-            select.append(f"CAST({_holds(f'f{number}', _is_list(types[column]))} AS DOUBLE)")
+            select.append(f"CAST({_holds(f'f{number}', is_list)} AS DOUBLE)")
             parameters.append(value)
-            features.append(Feature(f"{column} = {value}", "users", column, value))
+            features.append(Feature(f"{column.name} = {value}", "users", column.name, value))
     extra = "".join(f", {expression} AS {name}" for name, expression in zip(columns, select, strict=True))
     engine.execute(
         f"CREATE OR REPLACE TEMP TABLE user_features AS SELECT number{extra} FROM known_users", parameters
@@ -416,98 +500,9 @@ def _one(engine: Engine, sql: str) -> dict[str, Any]:
     return rows[0]
 
 
-def _types(engine: Engine, view: str, tables: TableFiles) -> dict[str, str]:
-    engine.scan(view, tables)
-    described = engine.fetch(f"DESCRIBE SELECT * FROM {view}")
-    return dict(zip(described["column_name"].to_pylist(), described["column_type"].to_pylist(), strict=True))
-
-
-def _column_types(
-    engine: Engine, view: str, tables: TableFiles, columns: Sequence[tuple[str, Role]]
-) -> dict[str, str]:
-    try:
-        types = _types(engine, view, tables)
-    except InputError:
-        raise
-    missing = [column for column, _ in columns if column not in types]
-    if missing:
-        raise TrainingDataError(
-            f"The table lacks {len(missing)} declared column{'s' if len(missing) > 1 else ''}: "
-            f"{', '.join(repr(column) for column in missing)}.",
-            remedy="Correct the schema, or give the table those columns.",
-            missing=tuple(missing),
-        )
-    for column, role in columns:
-        if not _allowed(role, types[column]):
-            raise TrainingDataError(
-                f"Column {column!r} has type {types[column]}, which the role {role} does not allow.",
-                remedy="Convert the column, or give it another role.",
-                column=column,
-            )
-    return {column: types[column] for column, _ in columns}
-
-
-def _allowed(role: Role, type_: str) -> bool:
-    if role in (Role.USER_ID, Role.ITEM_ID):
-        return type_ in ("VARCHAR", *_INTEGERS)
-    if role is Role.TIMESTAMP:
-        return type_ in ("VARCHAR", "DATE", *_INTEGERS) or type_.startswith("TIMESTAMP")
-    if role is Role.NUMERICAL_FEATURE:
-        return not _is_list(type_) and (type_ == "VARCHAR" or type_.startswith(_NUMBERS))
-    return not type_.startswith(("STRUCT", "MAP", "BLOB"))
-
-
-def _is_list(type_: str) -> bool:
-    return type_.endswith("]")
-
-
-def _parse_once(
-    engine: Engine, view: str, tables: TableFiles, columns: Sequence[tuple[str, Role]], path: Path
-) -> int:
-    """Parse text once into parquet, since several queries follow; returns the lines that could not be split."""
-    names = ", ".join(quote_identifier(column) for column, _ in columns)
-    n_unreadable = engine.unreadable_rows(view)
-    engine.write_parquet(f"SELECT {names} FROM {view}", path)
-    engine.scan(view, find_tables(path))
-    return n_unreadable
-
-
-def _id_cell(column: str, types: Mapping[str, str]) -> str:
-    name = quote_identifier(column)
-    # Integer ids stay integers until the dictionary: grouping and joining them is several times faster.
-    return f"nullif({name}, '')" if types[column] == "VARCHAR" else name
-
-
-def _time_cell(column: str | None, types: Mapping[str, str], *, text: bool) -> str:
-    if column is None:
-        return "CAST(NULL AS BIGINT)"
-    name, type_ = quote_identifier(column), types[column]
-    if type_ in _INTEGERS:
-        return f"TRY_CAST({name} AS BIGINT)"
-    if type_ == "VARCHAR":
-        seconds = f"CAST(floor(epoch(TRY_CAST({name} AS TIMESTAMPTZ))) AS BIGINT)"
-        return f"coalesce(TRY_CAST({name} AS BIGINT), {seconds})"
-    return f"CAST(floor(epoch({name})) AS BIGINT)"
-
-
-def _bad_time(column: str | None, types: Mapping[str, str], *, text: bool) -> str:
-    if column is None:
-        return "false"
-    seconds = _time_cell(column, types, text=text)
-    return f"({quote_identifier(column)} IS NOT NULL AND ({seconds} IS NULL OR abs({seconds}) >= {LATEST_SECOND}))"
-
-
-def _feature_cell(column: str, role: Role, types: Mapping[str, str]) -> str:
-    name = quote_identifier(column)
-    if role is Role.NUMERICAL_FEATURE:
-        number = f"TRY_CAST({name} AS DOUBLE)"
-        return f"CASE WHEN isfinite({number}) THEN {number} END"
-    return f"CAST({name} AS VARCHAR[])" if _is_list(types[column]) else f"CAST({name} AS VARCHAR)"
-
-
 def _max_abs(schema: InteractionsSchema) -> str:
     return "".join(
-        f", max(abs(f{number})) AS max_f{number}"
+        f", max(abs(f{number})) FILTER (is_usable) AS max_f{number}"
         for number, (_, role) in enumerate(schema.features)
         if role is Role.NUMERICAL_FEATURE
     )
@@ -520,12 +515,20 @@ def _scale(largest: float | None) -> float:
     return 2.0 ** math.floor(math.log2(_FIXED_POINT / largest)) if largest else 1.0
 
 
-def _resolved(window: Window, seconds: int | None, last: int | None, *, has_time: bool) -> Window:
+def resolved_window(window: Window, seconds: int | None, last: int | None, *, has_time: bool) -> Window:
+    """The window with both ends, where only its length was given.
+
+    Raises:
+        TrainingDataError: There is a window and no time column.
+    """
     if (seconds is not None or not window.is_open) and not has_time:
         raise TrainingDataError(
             "A training window needs a TIMESTAMP column.", remedy="Declare one, or train on everything."
         )
-    if seconds is None or last is None:
+    if seconds is None:
+        return window
+    if last is None:
+        check_usable(0)
         return window
     end = last + 1 if window.end is None else min(window.end, last + 1)
     return Window(max(end - seconds, window.start) if window.start is not None else end - seconds, end)
@@ -549,7 +552,7 @@ def _aggregates(
             )
             features.append(Feature(f"mean {column}", "interactions", column))
             continue
-        is_list = _is_list(found.types[column])
+        is_list = column in found.list_columns
         for position, value in enumerate(_commonest(engine, "events", cell, is_list, settings)):
             columns.append(f"c{number}_{position}")
             select.append(f"count(*) FILTER ({_holds(cell, is_list)}) / count(*)")

@@ -1,8 +1,8 @@
 """Seeds: reading the advertiser's list and matching it.
 
 Lives here: `read_seed` with every reason to refuse a seed, and `match_seed`.
-Add here when a seed may come in another shape.
-Keep out: ranking; room matching identifiers (identity).
+Add here when matching a seed tells more.
+Keep out: which rows and columns of a seed are usable (tables); ranking; room matching identifiers (identity).
 """
 
 from dataclasses import asdict, dataclass
@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, quote_identifier
-from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode
+from cleanroom_pipelines.engine import EngineSettings, open_engine
+from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.specs import MAX_SEED_USERS, MIN_SEED_USERS
-
-_COLUMN = "user_id"
+from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_sql
+from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
+from cleanroom_pipelines.tables.uploads import SEED, check_types, exceeds, find_upload, reading_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SeedUsers:
         n_unique: Distinct usable ids.
         n_invalid: Rows without a usable id, dropped.
         n_duplicates: Rows that repeat an id, dropped.
-        ignored_columns: Columns other than user_id.
+        ignored_columns: Columns other than the ids'.
     """
 
     user_ids: pa.Array
@@ -71,11 +72,13 @@ def read_seed(
     path: str | Path,
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-    min_users: int = MIN_SEED_USERS,
-    max_users: int = MAX_SEED_USERS,
+    min_users: int = MIN_SEED_IDS,
+    max_users: int = MAX_SEED_IDS,
     max_invalid_share: float = 0.05,
 ) -> SeedUsers:
     """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
+
+    Counts what `validation.validate_seed` counts.
 
     Args:
         path: File, glob or folder.
@@ -87,49 +90,42 @@ def read_seed(
     Raises:
         SeedError: Not found, unreadable, empty, no user_id column, too many bad rows, too few or too many ids.
     """
-    try:
-        tables = find_tables(path, what="seed")
-    except InputError as error:
-        not_found = "not found" in error.message
-        raise SeedError(
-            error.message,
-            remedy=error.remedy,
-            status_code=StatusCode.SEED_NOT_FOUND if not_found else StatusCode.SEED_INVALID,
-        ) from None
-    column = _user_column(tables.columns)
-    with open_engine(engine, paths=tables.files) as database:
-        try:
-            database.scan("seed", tables)
-            name = quote_identifier(column)
-            described = database.fetch("DESCRIBE SELECT * FROM seed").to_pylist()
-            _check_type(next(row["column_type"] for row in described if row["column_name"] == column))
-            n_unreadable = database.unreadable_rows("seed")
-            counts = database.fetch(
-                f"""-- one row
-                SELECT count(*) AS n_rows, count(nullif(CAST({name} AS VARCHAR), '')) AS n_valid,
-                       count(DISTINCT nullif(CAST({name} AS VARCHAR), '')) AS n_unique
-                FROM seed"""
-            ).to_pylist()[0]
-            n_rows = counts["n_rows"] + n_unreadable
-            n_invalid = n_rows - counts["n_valid"]
-            _check_counts(n_rows, n_invalid, counts["n_unique"], min_users, max_users, max_invalid_share)
-            ids = database.fetch(
-                f"""-- one row per usable id
-                SELECT DISTINCT CAST({name} AS VARCHAR) AS user_id FROM seed
-                WHERE nullif(CAST({name} AS VARCHAR), '') IS NOT NULL ORDER BY user_id"""
+    tables = find_upload(path, SEED)
+    declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
+    with reading_of(SEED), open_engine(engine, paths=tables.files) as database:
+        database.scan("seed", tables)
+        columns = columns_of(database, "seed", tables, declared)
+        check_types(columns, SEED)
+        database.rejected_lines()
+        counts = database.fetch(
+            f"""-- one row
+            WITH usable AS (
+                SELECT CASE WHEN {usable_row_sql(columns)} THEN {value_sql(columns[0])} END AS id FROM seed
             )
-        except EngineError:
-            raise SeedError(
-                "The seed cannot be read.",
-                remedy="Check that the file is complete and of the format its name says.",
-            ) from None
+            SELECT count(*) AS n_rows, count(id) AS n_valid, count(DISTINCT id) AS n_unique FROM usable"""
+        ).to_pylist()[0]
+        n_rows = counts["n_rows"] + database.rejected_lines().num_rows
+        n_invalid = n_rows - counts["n_valid"]
+        _check_counts(
+            n_rows,
+            n_invalid,
+            counts["n_unique"],
+            min_users=min_users,
+            max_users=max_users,
+            max_invalid_share=max_invalid_share,
+        )
+        ids = database.fetch(
+            f"""-- one row per usable id
+            SELECT DISTINCT CAST({value_sql(columns[0])} AS VARCHAR) AS user_id FROM seed
+            WHERE {usable_row_sql(columns)} ORDER BY user_id"""
+        )
     return SeedUsers(
         user_ids=ids["user_id"].combine_chunks(),
         n_rows=n_rows,
         n_unique=counts["n_unique"],
         n_invalid=n_invalid,
         n_duplicates=counts["n_valid"] - counts["n_unique"],
-        ignored_columns=tuple(name for name in tables.columns if name != column),
+        ignored_columns=tuple(name for name in tables.columns if name != columns[0].name),
     )
 
 
@@ -165,33 +161,12 @@ def matched_users(model: Model, seed: SeedUsers) -> npt.NDArray[np.int64]:
     return np.flatnonzero(found.combine_chunks().to_numpy(zero_copy_only=False))
 
 
-def _user_column(columns: tuple[str, ...]) -> str:
-    if _COLUMN in columns:
-        return _COLUMN
-    alike = [column for column in columns if column.lower() == _COLUMN]
-    if len(alike) != 1:
-        raise SeedError(
-            "The seed has no user_id column.",
-            remedy='Give JSON Lines {"user_id": "…"}, or CSV or parquet with a column user_id.',
-            columns=columns,
-        )
-    return alike[0]
-
-
-def _check_type(type_: str) -> None:
-    if type_ != "VARCHAR" and not type_.endswith("INT") and type_ != "INTEGER":
-        raise SeedError(
-            f"The seed's user_id column has type {type_}; ids are strings or integers.",
-            remedy="Convert the column.",
-        )
-
-
 def _check_counts(
-    n_rows: int, n_invalid: int, n_unique: int, min_users: int, max_users: int, max_invalid_share: float
+    n_rows: int, n_invalid: int, n_unique: int, *, min_users: int, max_users: int, max_invalid_share: float
 ) -> None:
     if n_rows == 0:
         raise SeedError("The seed has no rows.", remedy="Give at least 25 user ids.")
-    if n_invalid > max_invalid_share * n_rows:
+    if exceeds(n_invalid, n_rows, max_invalid_share):
         raise SeedError(
             f"{n_invalid:,} of {n_rows:,} seed rows hold no usable user id; "
             f"at most {max_invalid_share:.0%} may be invalid.",

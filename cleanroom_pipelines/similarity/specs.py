@@ -1,6 +1,6 @@
 """What a person asks of the similarity model, and what comes back.
 
-Lives here: roles and schemas of the training tables, windows, audience sizes, seed modes, settings, reports.
+Lives here: schemas of the training tables, windows, settings, reports.
 Add here when a caller must be able to say something new, or a report gets a new number.
 Keep out: reading, fitting, ranking.
 """
@@ -8,33 +8,20 @@ Keep out: reading, fitting, ranking.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.tables.roles import Role
 
 MAX_FEATURES = 10
-MAX_SIZES = 25
-MIN_SEED_USERS = 25
-MAX_SEED_USERS = 500_000
+# Item numbers are stored in 16 bits.
+_MOST_ITEMS = 65_535
 
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and the stage in words."""
 
 ShouldCancel = Callable[[], bool]
 """Asked between blocks; True ends the work with `CancelledError`."""
-
-
-class Role(StrEnum):
-    """What a column means (AWS Clean Rooms ML column types)."""
-
-    USER_ID = "USER_ID"
-    ITEM_ID = "ITEM_ID"
-    TIMESTAMP = "TIMESTAMP"
-    CATEGORICAL_FEATURE = "CATEGORICAL_FEATURE"
-    NUMERICAL_FEATURE = "NUMERICAL_FEATURE"
-
-
-_FEATURES = (Role.CATEGORICAL_FEATURE, Role.NUMERICAL_FEATURE)
 
 
 @dataclass(frozen=True)
@@ -82,13 +69,14 @@ class _Schema:
     @property
     def features(self) -> tuple[tuple[str, Role], ...]:
         """The feature columns in their declared order."""
-        return tuple((name, role) for name, role in self.columns if role in _FEATURES)
+        return tuple((name, role) for name, role in self.columns if role.is_feature)
 
     def _count(self, role: Role) -> int:
         return sum(its_role is role for _, its_role in self.columns)
 
     def _check_names(self) -> None:
-        names = [name for name, _ in self.columns]
+        # SQL does not tell "id" from "ID".
+        names = [name.lower() for name, _ in self.columns]
         if len(set(names)) != len(names):
             raise UsageError("The schema names a column twice.", remedy="Give each column one role.")
         if self._count(Role.USER_ID) != 1:
@@ -170,88 +158,6 @@ class Window:
         return self.start is None and self.end is None
 
 
-SizeType = Literal["PERCENTAGE", "ABSOLUTE"]
-
-
-@dataclass(frozen=True)
-class AudienceSize:
-    """How many users to take: a percentage of all scored users, or a number of them.
-
-    Args:
-        type: PERCENTAGE or ABSOLUTE.
-        value: 0 < value ≤ 100 for percentages, at least 1 for numbers.
-
-    Raises:
-        UsageError: The value is out of range.
-    """
-
-    type: SizeType
-    value: float
-
-    def __post_init__(self) -> None:
-        if self.type == "PERCENTAGE":
-            if not 0 < self.value <= 100:
-                raise UsageError(
-                    "An audience size in per cent must be above 0 and at most 100.", remedy="Write it as 5%."
-                )
-        elif self.value < 1 or self.value != int(self.value):
-            raise UsageError("An audience size must be a whole number of at least 1.", remedy="Write it as 5000.")
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `5%` or `5000`.
-
-        Raises:
-            UsageError: Neither form, or out of range.
-        """
-        text = text.strip()
-        try:
-            if text.endswith("%"):
-                return cls("PERCENTAGE", float(text[:-1]))
-            return cls("ABSOLUTE", int(text))
-        except UsageError:
-            raise
-        except (ValueError, OverflowError):
-            raise UsageError("An audience size is not a number.", remedy="Write it as 5% or 5000.") from None
-
-    def n_users(self, population: int) -> int:
-        """Users requested: max(1, ⌊p·N/100⌋) for percentages of `population`, else the number itself."""
-        if self.type == "ABSOLUTE":
-            return int(self.value)
-        # Decimal text keeps 0.07 % of 10,000 at 7: binary floats would give 6.999….
-        from fractions import Fraction
-
-        return max(1, int(Fraction(str(self.value)) * population / 100))
-
-    def __str__(self) -> str:
-        return f"{self.value:g}%" if self.type == "PERCENTAGE" else str(int(self.value))
-
-
-DEFAULT_SIZES = tuple(AudienceSize("PERCENTAGE", value) for value in (1, 5, 10, 20))
-
-
-def parse_sizes(text: str) -> tuple[AudienceSize, ...]:
-    """Read a list such as `1%,5%,10%` of 1 to 25 different sizes.
-
-    Raises:
-        UsageError: A size of 0 or above 100 %, a repeated one, none or more than 25.
-    """
-    return check_sizes(tuple(AudienceSize.parse(part) for part in text.split(",") if part.strip()))
-
-
-def check_sizes(sizes: tuple[AudienceSize, ...]) -> tuple[AudienceSize, ...]:
-    """The sizes themselves, if they are 1 to 25 different ones.
-
-    Raises:
-        UsageError: None, more than 25, or one repeated.
-    """
-    if not 1 <= len(sizes) <= MAX_SIZES:
-        raise UsageError(f"Give between 1 and {MAX_SIZES} audience sizes.", remedy="Write them as 1%,5%,10%.")
-    if len(set(sizes)) != len(sizes):
-        raise UsageError("An audience size is repeated.", remedy="Name each size once.")
-    return sizes
-
-
 class SizeProfile(StrEnum):
     """How large a population must be to train on it."""
 
@@ -274,18 +180,6 @@ class SizeProfile(StrEnum):
         return 1_000_000 if self is SizeProfile.AWS else 1_000
 
 
-class SeedMode(StrEnum):
-    """Where the seed's own users stand in an audience.
-
-    excluded: left out, the cut refills. first: before all others, shuffled, without score (AWS
-    includeSeedInOutput). in_place: where their out-of-fold score puts them (Media's default).
-    """
-
-    EXCLUDED = "excluded"
-    FIRST = "first"
-    IN_PLACE = "in_place"
-
-
 @dataclass(frozen=True)
 class TrainingSettings:
     """How the representation is made; the same for every data set.
@@ -295,7 +189,7 @@ class TrainingSettings:
         min_users_per_item: Fewer users than this and an item is not in the vocabulary.
         embedding_dimensions: Width d of the embedding, cut to what the data has.
         neighbours: Similar items kept per item for smoothing.
-        max_representation_users: Users (sampled by `stable_hash`) behind the item–item matrix and embedding.
+        max_representation_users: Users (sampled by `stable_hash`) behind the item-item matrix and embedding.
         users_per_shard: Users sorted at a time while the pairs are built; bounds memory, never changes a result.
         max_categories: Commonest values kept per categorical feature.
         min_users_per_category: Fewer users than this and a category is not a feature.
@@ -309,6 +203,12 @@ class TrainingSettings:
     users_per_shard: int = 250_000
     max_categories: int = 20
     min_users_per_category: int = 5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_items <= _MOST_ITEMS:
+            raise UsageError(
+                f"The vocabulary must have between 1 and {_MOST_ITEMS:,} items.", remedy="Leave it at 10,000."
+            )
 
 
 @dataclass(frozen=True)

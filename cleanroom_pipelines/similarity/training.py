@@ -21,6 +21,7 @@ from cleanroom_pipelines.engine import Engine, EngineSettings, open_engine
 from cleanroom_pipelines.errors import CancelledError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
 from cleanroom_pipelines.similarity.pairs import PairSpill, choose_vocabulary, shard_boundaries
 from cleanroom_pipelines.similarity.representation import (
@@ -31,7 +32,6 @@ from cleanroom_pipelines.similarity.representation import (
 from cleanroom_pipelines.similarity.specs import (
     InteractionsSchema,
     Progress,
-    Role,
     ShouldCancel,
     SizeProfile,
     TrainingReport,
@@ -39,6 +39,7 @@ from cleanroom_pipelines.similarity.specs import (
     UsersSchema,
     Window,
 )
+from cleanroom_pipelines.tables.uploads import INTERACTIONS, USERS, find_upload, reading_of
 
 _SAMPLE_BITS = 40
 
@@ -84,6 +85,7 @@ def train(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     size_profile: SizeProfile = SizeProfile.DEFAULT,
     max_invalid_share: float = 0.05,
+    day_cache: Path | None = None,
     progress: Progress | None = None,
     should_cancel: ShouldCancel | None = None,
 ) -> TrainingReport:
@@ -101,6 +103,8 @@ def train(
         engine: Memory, threads and scratch of the engine.
         size_profile: Population floors.
         max_invalid_share: Share of bad rows (0 to 1) beyond which a table is refused.
+        day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
+            where the source has a file per day. Not used for tables with features.
         progress: Told the share done and the stage.
         should_cancel: Asked between stages and batches.
 
@@ -116,31 +120,54 @@ def train(
         raise UsageError("The model's directory must exist and be empty.", remedy="Give a new directory.")
     if not 0 <= max_invalid_share <= 1:
         raise UsageError("The allowed share of bad rows must lie between 0 and 1.", remedy="Give 0.05 for 5 %.")
-    tables = reading.find_training_tables(interactions, what="interactions table")
-    users_tables = reading.find_training_tables(users, what="users table") if users is not None else None
+    tables = find_upload(interactions, INTERACTIONS)
+    users_tables = find_upload(users, USERS) if users is not None else None
     stages = Stages(progress, should_cancel)
     with tempfile.TemporaryDirectory(prefix="training-", dir=engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
+        is_cached = day_cache is not None and not schema.features
         paths = [*tables.files, *(users_tables.files if users_tables else ()), out, scratch]
+        if day_cache is not None:
+            paths.append(day_cache)
         with open_engine(engine, paths=paths) as database, one_blas_thread():
-            with stages.stage(0.0, "checking the interactions"):
-                found = reading.open_interactions(
-                    database,
-                    tables,
-                    schema,
-                    window=window,
-                    window_seconds=window_seconds,
-                    max_invalid_share=max_invalid_share,
-                    scratch=scratch,
-                )
-            with stages.stage(0.15, "counting users and items"):
+            with stages.stage(0.0, "checking the interactions"), reading_of(INTERACTIONS):
+                if is_cached and day_cache is not None:
+                    found = open_cached(
+                        database,
+                        tables,
+                        schema,
+                        window=window,
+                        window_seconds=window_seconds,
+                        max_invalid_share=max_invalid_share,
+                        cache=day_cache,
+                        scratch=scratch,
+                    )
+                else:
+                    found = reading.open_interactions(
+                        database,
+                        tables,
+                        schema,
+                        window=window,
+                        window_seconds=window_seconds,
+                        max_invalid_share=max_invalid_share,
+                        scratch=scratch,
+                    )
+            with stages.stage(0.15, "counting users and items"), reading_of(INTERACTIONS):
                 n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
                 reading.check_population(database, size_profile, found.n_usable)
                 database.write_parquet(
                     "SELECT name AS user_id, hash AS stable_hash FROM users ORDER BY rowid", out / "users.parquet"
                 )
-            with stages.stage(0.35, "collecting who touched what"):
-                spill = _spill(database, found, n_users, settings, scratch, stages)
+            with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
+                spill = _spill(
+                    database,
+                    found,
+                    n_users,
+                    settings=settings,
+                    counted=is_cached,
+                    scratch=scratch,
+                    stages=stages,
+                )
             with stages.stage(0.6, "building the matrix"):
                 model = _Writing(out, n_users, database, spill, settings, has_time=found.last_time is not None)
                 model.write_pairs(stages)
@@ -150,9 +177,10 @@ def train(
                     declared = users_schema or reading.infer_users_schema(
                         database, users_tables, schema.user_column
                     )
-                    table = reading.read_users_table(
-                        database, users_tables, declared, settings, max_invalid_share=max_invalid_share
-                    )
+                    with reading_of(USERS):
+                        table = reading.read_users_table(
+                            database, users_tables, declared, settings, max_invalid_share=max_invalid_share
+                        )
                 described = model.write_dense(features, columns, table, found)
             with stages.stage(0.85, "learning the representation"):
                 model.write_representation(stages)
@@ -208,15 +236,18 @@ def _spill(
     database: Engine,
     found: reading.Interactions,
     n_users: int,
+    *,
     settings: TrainingSettings,
+    counted: bool,
     scratch: Path,
     stages: Stages,
 ) -> PairSpill:
     folder = scratch / "pairs"
     folder.mkdir()
     spill = PairSpill(folder, shard_boundaries(n_users, settings.users_per_shard))
-    for batch in reading.stream_pairs(database, found.last_time):
-        spill.add(batch.column("packed").to_numpy(zero_copy_only=False))
+    for batch in reading.stream_pairs(database, found.last_time, counted=counted):
+        packed = batch.column("packed").to_numpy(zero_copy_only=False)
+        spill.add(np.repeat(packed, batch.column("n").to_numpy(zero_copy_only=False)) if counted else packed)
         stages.check()
     spill.finish()
     return spill
@@ -401,4 +432,4 @@ def _warnings(found: reading.Interactions, n_items: int) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-__all__ = ["Model", "Role", "train"]
+__all__ = ["Model", "train"]

@@ -2,7 +2,8 @@
 
 Lives here: the validation report, the schemas of what is uploaded, the validation of whole files, and a profile.
 Add here when something new can be uploaded.
-Keep out: what is done with valid data; and any cell value outside the function that judges one batch.
+Keep out: what makes a row valid (tables), what is done with valid data, and any cell value outside the function
+that judges one batch.
 """
 
 from cleanroom_pipelines.validation.files import validate_interactions, validate_seed, validate_users

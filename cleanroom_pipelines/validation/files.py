@@ -2,7 +2,8 @@
 
 Lives here: reading an upload in batches through its pandera schema, adding up over batches and files, the verdict.
 Add here when a further upload is validated, or a further reason fails one.
-Keep out: what a valid cell is (`cells`, `schemas`) and how a report looks (`report`).
+Keep out: what a valid cell is (`tables.cells`, `schemas`), what refuses an upload as a whole whoever reads it
+(`tables.uploads`), and how a report looks (`report`).
 
 The files are read twice. Once in batches of 1,000,000 rows, each judged by pandera, of which only row numbers and
 codes leave the batch. And once by a single query for what no batch can see: users, uniqueness, duplicates.
@@ -16,7 +17,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,15 @@ from cleanroom_pipelines.engine import (
     Engine,
     EngineSettings,
     TableFiles,
-    find_tables,
     open_engine,
     quote_identifier,
 )
 from cleanroom_pipelines.errors import EngineError, InputError, StatusCode
-from cleanroom_pipelines.validation import cells
-from cleanroom_pipelines.validation.cells import Column
+from cleanroom_pipelines.tables import cells, uploads
+from cleanroom_pipelines.tables.cells import Column
+from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS, MIN_SEED_IDS, SEED_COLUMN, choose_seed_column
+from cleanroom_pipelines.tables.uploads import Upload
 from cleanroom_pipelines.validation.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
@@ -53,25 +55,18 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.validation.schemas import CellErrors
 
 BATCH_ROWS = 1_000_000
-MIN_SEED_IDS = 25
-MAX_SEED_IDS = 500_000
 
 Progress = Callable[[float, str], None]
 DeclaredColumns = Sequence[tuple[str, str]]
 
-# The engine's failures that are not the file's fault; every other one means that the file cannot be read.
-_NOT_THE_FILES_FAULT = {
-    "",
-    "CatalogException",
-    "FatalException",
-    "InternalException",
-    "InterruptException",
-    "OutOfMemoryException",
-    "ParserException",
-    "PermissionException",
-}
 _SHARE_OF_BATCHES = 0.8
-_UNIT_FLOORS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (cells.MAX_SECONDS, "milliseconds"))
+# What is wrong with an upload as a whole; a missing file has no type to be wrong: its status code says it all.
+_CODES: dict[str, ErrorCode | None] = {
+    "missing": None,
+    "empty": ErrorCode.EMPTY_FILE,
+    "columns": ErrorCode.NOT_ENOUGH_COLUMNS,
+    "times": ErrorCode.INVALID_NUMERIC_RANGE,
+}
 
 
 def validate_interactions(
@@ -106,7 +101,7 @@ def validate_interactions(
         UsageError: The declaration itself is wrong.
         EngineError: The engine failed for another reason than the files, such as lack of memory.
     """
-    cells.check_declaration(columns, needs=[cells.USER_ID, cells.ITEM_ID])
+    declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
 
     def too_small(counts: "_Counts") -> "_Verdict | None":
         floors = [
@@ -114,9 +109,11 @@ def validate_interactions(
             (counts.n_users, min_users, "users"),
             (counts.n_users_with_two, min_users_with_two, "users with at least two rows"),
         ]
-        return next((_too_few(_INTERACTIONS, n, least, unit) for n, least, unit in floors if n < least), None)
+        return next(
+            (_too_few(uploads.INTERACTIONS, n, least, unit) for n, least, unit in floors if n < least), None
+        )
 
-    task = _Task(_INTERACTIONS, columns, too_small, max_invalid_share, batch_rows, progress)
+    task = _Task(_INTERACTIONS, declared, too_small, max_invalid_share, batch_rows, progress)
     return _validate(source, task, engine_settings)
 
 
@@ -146,15 +143,14 @@ def validate_users(
         UsageError: The declaration itself is wrong.
         EngineError: The engine failed for another reason than the files, such as lack of memory.
     """
-    cells.check_declaration(columns, needs=[cells.USER_ID])
-    task = _Task(_USERS, columns, lambda counts: None, max_invalid_share, batch_rows, progress)
+    declared = cells.check_declaration(columns, needs=[Role.USER_ID])
+    task = _Task(_USERS, declared, lambda counts: None, max_invalid_share, batch_rows, progress)
     return _validate(source, task, engine_settings)
 
 
 def validate_seed(
     source: str | Path,
     *,
-    column: str = "user_id",
     engine_settings: EngineSettings | None = None,
     max_invalid_share: float = 0.05,
     min_unique: int = MIN_SEED_IDS,
@@ -165,8 +161,8 @@ def validate_seed(
     """Validate a seed: a list of user ids. Duplicates are counted and are no error.
 
     Args:
-        source: File, folder or glob of JSON Lines, CSV (header) or parquet.
-        column: The column, or key, of the ids; others are ignored, and not named.
+        source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or one named
+            like it and no other: `tables.seeds`); further columns are ignored, and not named.
         engine_settings: How much of the machine to use.
         max_invalid_share: Share of invalid rows, 0 to 1, beyond which the seed fails.
         min_unique: Fewest unique ids.
@@ -183,7 +179,7 @@ def validate_seed(
 
     def wrong_size(counts: "_Counts") -> "_Verdict | None":
         if counts.n_users < min_unique:
-            return _too_few(_SEED, counts.n_users, min_unique, "unique ids")
+            return _too_few(uploads.SEED, counts.n_users, min_unique, "unique ids")
         if counts.n_users > max_unique:
             return _Verdict(
                 ErrorCode.INVALID_NUMBER_OF_ROWS,
@@ -193,40 +189,23 @@ def validate_seed(
             )
         return None
 
-    task = _Task(_SEED, [(column, cells.USER_ID)], wrong_size, max_invalid_share, batch_rows, progress)
+    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, progress)
     return _validate(source, task, engine_settings)
 
 
 @dataclass(frozen=True)
-class _Upload:
-    what: str
-    missing: StatusCode
-    invalid: StatusCode
-    too_small: StatusCode
+class _Rules:
+    upload: Upload
     counts_duplicates: bool
     drops_duplicates: bool
     names_unknown_columns: bool
 
 
-_INTERACTIONS = _Upload(
-    "interactions table",
-    StatusCode.TRAINING_DATA_NOT_FOUND,
-    StatusCode.TRAINING_DATA_INVALID,
-    StatusCode.TRAINING_DATA_TOO_SMALL,
-    counts_duplicates=False,
-    drops_duplicates=False,
-    names_unknown_columns=True,
+_INTERACTIONS = _Rules(
+    uploads.INTERACTIONS, counts_duplicates=False, drops_duplicates=False, names_unknown_columns=True
 )
-_USERS = replace(_INTERACTIONS, what="users table", counts_duplicates=True, drops_duplicates=True)
-_SEED = _Upload(
-    "seed",
-    StatusCode.SEED_NOT_FOUND,
-    StatusCode.SEED_INVALID,
-    StatusCode.SEED_TOO_SMALL,
-    counts_duplicates=True,
-    drops_duplicates=False,
-    names_unknown_columns=False,
-)
+_USERS = _Rules(uploads.USERS, counts_duplicates=True, drops_duplicates=True, names_unknown_columns=True)
+_SEED = _Rules(uploads.SEED, counts_duplicates=True, drops_duplicates=False, names_unknown_columns=False)
 
 
 @dataclass(frozen=True)
@@ -247,8 +226,9 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Task:
-    upload: _Upload
-    columns: DeclaredColumns
+    rules: _Rules
+    # None: a seed's, which are chosen when its file is seen.
+    declared: tuple[tuple[str, Role], ...] | None
     judge_size: Callable[[_Counts], _Verdict | None]
     max_invalid_share: float
     batch_rows: int
@@ -256,40 +236,42 @@ class _Task:
 
 
 def _validate(source: str | Path, task: _Task, settings: EngineSettings | None) -> ValidationReport:
-    upload = task.upload
-    empty = ValidationReport(upload.what, Outcome.PASSED)
+    upload = task.rules.upload
+    report = ValidationReport(upload.what, Outcome.PASSED)
     try:
-        tables = find_tables(source, what=upload.what)
+        tables = uploads.find_upload(source, upload)
+        declared = task.declared or ((SEED_COLUMN, Role.USER_ID),)
+        report = replace(report, table=_table_report(tables, declared, task.rules))
+        if task.declared is None:
+            declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
+            report = replace(report, table=_table_report(tables, declared, task.rules))
+        uploads.check_columns(tables, declared, upload)
+        with uploads.reading_of(upload), open_engine(settings, paths=tables.files) as engine:
+            return _validate_rows(engine, tables, declared, task, report)
     except InputError as error:
-        return _failed(empty, _verdict_of(error, upload))
-    report = replace(empty, table=_table_report(tables, task))
-    missing = [name for name, _ in task.columns if name not in tables.columns]
-    if missing:
-        return _failed(report, _missing_columns(missing, upload))
-    try:
-        with open_engine(settings, paths=tables.files) as engine:
-            return _validate_rows(engine, tables, task, report)
-    except EngineError as error:
-        if error.attributes.get("cause", "") in _NOT_THE_FILES_FAULT:
-            raise
-    unreadable = (
-        f"The {upload.what} could not be read to its end. "
-        "Check that each file is complete, of the format its name says, and ends its lines all in the same way."
-    )
-    return _failed(report, _Verdict(ErrorCode.INVALID_FILE_TYPE, upload.invalid, unreadable))
+        return _failed(report, _verdict_of(error))
 
 
-def _validate_rows(engine: Engine, tables: TableFiles, task: _Task, report: ValidationReport) -> ValidationReport:
+def _validate_rows(
+    engine: Engine,
+    tables: TableFiles,
+    declared: tuple[tuple[str, Role], ...],
+    task: _Task,
+    report: ValidationReport,
+) -> ValidationReport:
+    upload = task.rules.upload
     engine.scan("upload", tables)
-    columns = cells.columns_of(engine, "upload", tables, task.columns)
+    columns = cells.columns_of(engine, "upload", tables, declared)
     report = replace(report, schema=_schema_report(columns))
-    if forbidden := next((column for column in columns if not column.fits), None):
-        return _failed(report, _forbidden_type(forbidden, task.upload))
+    try:
+        uploads.check_types(columns, upload)
+    except InputError as error:
+        return _failed(report, _verdict_of(error))
 
     tally = _tally_rows(engine, tables, columns, task)
     if tally.n_rows == 0:
-        reason = f"The {task.upload.what} has no rows. Give a file with at least one row."
-        return _failed(report, _Verdict(ErrorCode.EMPTY_FILE, task.upload.invalid, reason))
+        reason = f"The {upload.what} has no rows. Give a file with at least one row."
+        return _failed(report, _Verdict(ErrorCode.EMPTY_FILE, upload.invalid, reason))
     report = replace(
         report,
         n_rows=tally.n_rows,
@@ -303,7 +285,7 @@ def _validate_rows(engine: Engine, tables: TableFiles, task: _Task, report: Vali
     )
     report, counts = _with_counts(engine, columns, tally, report, task)
     verdict = (
-        _not_seconds(engine, columns, report, task)
+        _not_seconds(engine, columns, report, upload)
         or _too_many_invalid(tally, report, task)
         or task.judge_size(counts)
     )
@@ -444,11 +426,11 @@ def _with_counts(
     engine: Engine, columns: Sequence[Column], tally: _Tally, report: ValidationReport, task: _Task
 ) -> tuple[ValidationReport, _Counts]:
     _tell(task, _SHARE_OF_BATCHES, "counting users")
-    key = next(column for column in columns if column.role == cells.USER_ID)
+    key = next(column for column in columns if column.role == Role.USER_ID)
     row = engine.fetch(
         # one row: the valid rows, their users, and the users with at least two
-        f"WITH per_user AS (SELECT {cells.typed_sql(key)} AS user_id, count(*) AS n_rows FROM upload "
-        f"WHERE {cells.valid_sql(columns)} GROUP BY 1) "
+        f"WITH per_user AS (SELECT {cells.value_sql(key)} AS user_id, count(*) AS n_rows FROM upload "
+        f"WHERE {cells.usable_row_sql(columns)} GROUP BY 1) "
         "SELECT CAST(coalesce(sum(n_rows), 0) AS BIGINT) AS n_rows, count(*) AS n_users, "
         "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM per_user"
     ).to_pylist()[0]
@@ -458,11 +440,11 @@ def _with_counts(
         raise EngineError("The files changed while they were read.", remedy="Try again once they are complete.")
     table = replace(report.table, n_users=counts.n_users, n_users_with_two=counts.n_users_with_two)
     report = replace(report, table=table)
-    if task.upload.counts_duplicates:
+    if task.rules.counts_duplicates:
         n_duplicates = counts.n_valid_rows - counts.n_users
         uniqueness = UniquenessReport(Errors(), key.name, counts.n_users, n_duplicates)
         report = replace(report, uniqueness=uniqueness)
-        if task.upload.drops_duplicates and n_duplicates:
+        if task.rules.drops_duplicates and n_duplicates:
             report = _with_duplicates_dropped(engine, columns, tally, report, key)
     return report, counts
 
@@ -473,7 +455,7 @@ def _with_duplicates_dropped(
     first = engine.fetch(
         # one row per later duplicate, the first 500 in file order; an invalid row is no one's first
         "WITH numbered AS (SELECT row_number() OVER () AS row_number, "
-        f"CASE WHEN {cells.valid_sql(columns)} THEN {cells.typed_sql(key)} END AS user_id FROM upload), "
+        f"CASE WHEN {cells.usable_row_sql(columns)} THEN {cells.value_sql(key)} END AS user_id FROM upload), "
         "repeated AS (SELECT user_id, min(row_number) AS first_row FROM numbered WHERE user_id IS NOT NULL "
         "GROUP BY user_id HAVING count(*) > 1) "
         "SELECT row_number FROM numbered JOIN repeated USING (user_id) WHERE row_number > first_row "
@@ -510,77 +492,58 @@ def _failed(report: ValidationReport, verdict: _Verdict) -> ValidationReport:
     )
 
 
-def _verdict_of(error: InputError, upload: _Upload) -> _Verdict:
-    problem = error.attributes.get("problem")
-    if problem == "missing":
-        # There is no file whose type could be wrong: the status code says it all.
-        return _Verdict(None, upload.missing, str(error))
-    code = ErrorCode.EMPTY_FILE if problem == "empty" else ErrorCode.INVALID_FILE_TYPE
-    return _Verdict(code, upload.invalid, str(error))
-
-
-def _missing_columns(missing: Sequence[str], upload: _Upload) -> _Verdict:
-    names = ", ".join(repr(name) for name in missing)
-    reason = (
-        f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} {names}. "
-        "Give CSV a header row, JSON Lines one object per line, and check the spelling of the names."
-    )
-    return _Verdict(ErrorCode.NOT_ENOUGH_COLUMNS, upload.invalid, reason)
-
-
-def _forbidden_type(column: Column, upload: _Upload) -> _Verdict:
-    reason = (
-        f"Column {column.name!r} of the {upload.what} has type {column.type}, but its role {column.role} takes "
-        f"{cells.TYPES_IN_WORDS[column.role]}. Convert the column, or declare another role."
-    )
-    return _Verdict(ErrorCode.INVALID_FILE_TYPE, upload.invalid, reason)
+def _verdict_of(error: InputError) -> _Verdict:
+    code = _CODES.get(error.attributes.get("problem", ""), ErrorCode.INVALID_FILE_TYPE)
+    return _Verdict(code, error.status_code, str(error))
 
 
 def _not_seconds(
-    engine: Engine, columns: Sequence[Column], report: ValidationReport, task: _Task
+    engine: Engine, columns: Sequence[Column], report: ValidationReport, upload: Upload
 ) -> _Verdict | None:
-    position = next((i for i, column in enumerate(columns) if column.role == cells.TIMESTAMP), None)
-    # Out-of-range cells are the sign; only then is the file asked how large they are.
-    if position is None or report.columns[position].errors.n_total * 2 <= report.n_rows:
+    position = next((i for i, column in enumerate(columns) if column.role is Role.TIMESTAMP), None)
+    if position is None or columns[position].kind == cells.TIME:
         return None
-    name = quote_identifier(columns[position].name)
-    median = engine.fetch(
-        # one row: the middle time of all rows that have one
-        f"SELECT quantile_disc(TRY_CAST({name} AS DOUBLE), 0.5) AS time FROM upload"
-    )["time"][0].as_py()
-    unit = next((unit for floor, unit in _UNIT_FLOORS if median is not None and median >= floor), None)
-    if unit is None:
+    # Unusable cells are the sign; only then are the files asked how large they are.
+    if report.columns[position].errors.n_total * 2 <= report.n_rows:
         return None
-    reason = (
-        f"Most times in column {columns[position].name!r} of the {task.upload.what} are not epoch seconds; "
-        f"they look like {unit}. Convert them to seconds, or to a timestamp type in parquet."
-    )
-    return _Verdict(ErrorCode.INVALID_NUMERIC_RANGE, task.upload.invalid, reason)
+    column = columns[position]
+    found = engine.fetch(
+        # one row: times too large to be seconds
+        f"SELECT count(*) AS n, min(time) AS smallest FROM (SELECT {cells.value_sql(column)} AS time "
+        f"FROM upload) WHERE time >= {cells.MAX_SECONDS}"
+    ).to_pylist()[0]
+    try:
+        uploads.check_times(
+            column.name, upload, n_too_large=found["n"], smallest=found["smallest"], n_rows=report.n_rows
+        )
+    except InputError as error:
+        return _verdict_of(error)
+    return None
 
 
 def _too_many_invalid(tally: _Tally, report: ValidationReport, task: _Task) -> _Verdict | None:
-    # As fractions: 0.29 * 100 is 28.999999999999996. Duplicates are no part of it.
-    allowed = Fraction(str(task.max_invalid_share))
-    if tally.n_invalid_rows <= allowed * tally.n_rows:
+    # Duplicates are no part of it.
+    if not uploads.exceeds(tally.n_invalid_rows, tally.n_rows, task.max_invalid_share):
         return None
+    upload = task.rules.upload
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
     reason = (
-        f"{tally.n_invalid_rows:,} of {tally.n_rows:,} rows of the {task.upload.what} are invalid "
-        f"({tally.n_invalid_rows / tally.n_rows:.1%}, at most {float(allowed):.4g} of them may be), "
+        f"{tally.n_invalid_rows:,} of {tally.n_rows:,} rows of the {upload.what} are invalid "
+        f"({tally.n_invalid_rows / tally.n_rows:.1%}, at most {task.max_invalid_share:.4g} of them may be), "
         f"most for {commonest.value}. Correct the rows that the validation report lists."
     )
-    return _Verdict(None, task.upload.invalid, reason)
+    return _Verdict(None, upload.invalid, reason)
 
 
-def _too_few(upload: _Upload, n_found: int, n_least: int, unit: str) -> _Verdict:
+def _too_few(upload: Upload, n_found: int, n_least: int, unit: str) -> _Verdict:
     reason = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are needed. Give more data."
     return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
 
 
-def _table_report(tables: TableFiles, task: _Task) -> TableReport:
-    declared = {name for name, _ in task.columns}
-    unknown = [name for name in tables.columns if name not in declared]
-    named = task.upload.names_unknown_columns and declared <= set(tables.columns)
+def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _Rules) -> TableReport:
+    names = {name for name, _ in declared}
+    unknown = [name for name in tables.columns if name not in names]
+    named = rules.names_unknown_columns and names <= set(tables.columns)
     return TableReport(
         n_files=len(tables.files),
         n_bytes=tables.n_bytes,

@@ -2,15 +2,16 @@
 
 Lives here: the numbers that the training dataset's page shows.
 Add here when a person needs one more number to trust a table.
-Keep out: names of users and items, and validity (`cells` says which rows are valid).
+Keep out: names of users and items, and validity (`tables.cells` says which rows are valid).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, quote_identifier
-from cleanroom_pipelines.validation import cells
+from cleanroom_pipelines.engine import EngineSettings, open_engine, quote_identifier
+from cleanroom_pipelines.tables import cells, uploads
+from cleanroom_pipelines.tables.roles import Role
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -34,18 +35,20 @@ def profile_interactions(
         JSON-ready: `n_rows`, `n_valid_rows`, `n_users`, `n_items`, `n_users_with_two` (at least two valid rows),
         `first_day` and `last_day` (ISO dates in UTC, or None), `rows_per_user` (quantile → rows),
         `top_item_user_shares` (of the items with most users, best first, the share of users that touched each),
-        `n_nulls` (declared column → empty cells), `rows_per_month` ("2017-03" → valid rows). No ids.
+        `n_nulls` (declared column → empty cells), `rows_per_month` ("2017-03" → valid rows with such a time).
+        No ids.
 
     Raises:
-        InputError: The files cannot be found or their header not be read.
+        TrainingDataError: The files cannot be found or read, or lack a declared column.
         UsageError: The declaration itself is wrong.
-        EngineError: The files cannot be read, or lack a declared column.
+        EngineError: The engine failed for another reason than the files, such as lack of memory.
     """
-    cells.check_declaration(columns, needs=[cells.USER_ID, cells.ITEM_ID])
-    tables = find_tables(source, what="interactions table")
-    with open_engine(engine_settings, paths=tables.files) as engine:
+    declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
+    tables = uploads.find_upload(source, uploads.INTERACTIONS)
+    uploads.check_columns(tables, declared, uploads.INTERACTIONS)
+    with uploads.reading_of(uploads.INTERACTIONS), open_engine(engine_settings, paths=tables.files) as engine:
         engine.scan("upload", tables)
-        typed = cells.columns_of(engine, "upload", tables, columns)
+        typed = cells.columns_of(engine, "upload", tables, declared)
         counts = engine.fetch(_counts_sql(typed)).to_pylist()[0]
         shape = engine.fetch(_shape_sql(typed), [list(QUANTILES), top_items]).to_pylist()[0]
     n_users = shape["n_users"]
@@ -70,21 +73,21 @@ def _counts_sql(columns: Sequence[cells.Column]) -> str:
     )
     return (
         # one row: rows, valid rows, empty cells of each column
-        f"SELECT count(*) AS n_rows, count(*) FILTER ({cells.valid_sql(columns)}) AS n_valid_rows, {nulls} "
+        f"SELECT count(*) AS n_rows, count(*) FILTER ({cells.usable_row_sql(columns)}) AS n_valid_rows, {nulls} "
         "FROM upload"
     )
 
 
 def _shape_sql(columns: Sequence[cells.Column]) -> str:
-    by_role = {column.role: cells.typed_sql(column) for column in columns}
-    seconds = by_role.get(cells.TIMESTAMP, "CAST(NULL AS BIGINT)")
+    by_role = {column.role: cells.value_sql(column) for column in columns}
+    seconds = by_role.get(Role.TIMESTAMP, "CAST(NULL AS BIGINT)")
     return (
         # one row per (user, item, month)
         "WITH cube AS MATERIALIZED ("
-        f"SELECT {by_role[cells.USER_ID]} AS user_id, {by_role[cells.ITEM_ID]} AS item_id, "
+        f"SELECT {by_role[Role.USER_ID]} AS user_id, {by_role[Role.ITEM_ID]} AS item_id, "
         f"date_trunc('month', make_timestamp({seconds} * 1000000)) AS month, count(*) AS n_rows, "
         f"min({seconds}) AS first_second, max({seconds}) AS last_second "
-        f"FROM upload WHERE {cells.valid_sql(columns)} GROUP BY ALL), "
+        f"FROM upload WHERE {cells.usable_row_sql(columns)} GROUP BY ALL), "
         # one row per user
         "per_user AS (SELECT user_id, sum(n_rows) AS n_rows FROM cube GROUP BY user_id), "
         # one row per item

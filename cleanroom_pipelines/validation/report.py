@@ -2,7 +2,7 @@
 
 Lives here: the report's shape, its closed list of codes, and its readable forms.
 Add here when a report has to say something it cannot say yet.
-Keep out: how rows are judged (`schemas`), how files are read (`files`), and every cell value.
+Keep out: how rows are judged (`tables.cells`, `schemas`), how files are read (`files`), and every cell value.
 """
 
 from collections.abc import Mapping

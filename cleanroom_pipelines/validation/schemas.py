@@ -17,9 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cleanroom_pipelines.errors import EngineError
-from cleanroom_pipelines.validation import cells
-from cleanroom_pipelines.validation.cells import Column
+from cleanroom_pipelines.tables import cells
+from cleanroom_pipelines.tables.cells import Column
+from cleanroom_pipelines.tables.roles import Role
 from cleanroom_pipelines.validation.report import ErrorCode
+
+_FORMAT_CODES = {
+    Role.TIMESTAMP: ErrorCode.INVALID_INTEGER_FORMAT,
+    Role.NUMERICAL_FEATURE: ErrorCode.INVALID_FLOAT_FORMAT,
+}
+_UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_LAST_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def table_schemas(columns: Sequence[Column]) -> list[pandera.DataFrameSchema]:
     2^63 - 1 beside a double makes pandas fail there.
     """
     return [
-        pandera.DataFrameSchema({f"c{i}": pandera.Column(nullable=not column.required, checks=_checks(column))})
+        pandera.DataFrameSchema({f"c{i}": pandera.Column(nullable=not column.role.is_id, checks=_checks(column))})
         for i, column in enumerate(columns)
     ]
 
@@ -92,10 +100,10 @@ def _code_of(check: str) -> ErrorCode:
 
 def _checks(column: Column) -> list[pandera.Check]:
     checks = []
-    if column.required and column.kind in (cells.CELL, cells.TEXT):
+    if column.role.is_id and column.kind in (cells.CELL, cells.TEXT):
         checks.append(_check(ErrorCode.EMPTY_CELL, lambda array: pc.not_equal(array, "")))
-    if column.pattern:
-        code, pattern = column.pattern
+    if pattern := column.pattern:
+        code = _FORMAT_CODES[column.role]
         checks.append(_check(code, lambda array: _matches_or_empty(array, pattern)))
         if within := column.range_pattern:
             checks.append(
@@ -104,9 +112,11 @@ def _checks(column: Column) -> list[pandera.Check]:
                     lambda array: pc.or_(pc.invert(_matches(array, pattern)), _matches(array, within)),
                 )
             )
-    if column.role == cells.TIMESTAMP and column.kind == cells.INTEGER:
+    if column.role is Role.TIMESTAMP and column.kind == cells.INTEGER:
         checks.append(_check(ErrorCode.INVALID_NUMERIC_RANGE, _are_seconds))
-    if column.role == cells.NUMERICAL_FEATURE and column.kind == cells.FLOAT:
+    if column.role is Role.TIMESTAMP and column.kind == cells.TIME:
+        checks.append(_check(ErrorCode.INVALID_NUMERIC_RANGE, _are_times))
+    if column.role is Role.NUMERICAL_FEATURE and column.kind == cells.FLOAT:
         checks.append(_check(ErrorCode.INVALID_NUMERIC_RANGE, lambda array: pc.invert(pc.is_inf(array))))
     return checks
 
@@ -132,3 +142,12 @@ def _are_seconds(array: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_signed_integer(array.type):
         return pc.and_(pc.greater(array, low), pc.less(array, high))
     return pc.less(array, high)
+
+
+def _are_times(array: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("s"))
+    # The ends of the type are DuckDB's infinities.
+    high = min(cells.MAX_SECONDS * _UNITS_PER_SECOND[array.type.unit], _LAST_INT64)
+    ticks = array.cast(pa.int64())
+    return pc.and_(pc.greater(ticks, -high), pc.less(ticks, high))

@@ -4,11 +4,10 @@ import itertools
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
     AudienceModelSpec,
-    AudienceSize,
     Catalog,
-    ColumnRole,
     ConfiguredAudienceModelSpec,
     ExportJobSpec,
     GenerationJobSpec,
@@ -19,9 +18,10 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     Version,
 )
+from cleanroom_pipelines.tables.roles import Role
 
 SOME_DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
-COLUMNS = (("user_id", ColumnRole.USER_ID), ("item_id", ColumnRole.ITEM_ID), ("ts", ColumnRole.TIMESTAMP))
+COLUMNS = (("user_id", Role.USER_ID), ("item_id", Role.ITEM_ID), ("ts", Role.TIMESTAMP))
 SEED_DIGEST = "5eed" * 16
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
-    AudienceSize,
     Catalog,
     Cause,
     ChildTagPolicy,

@@ -4,8 +4,8 @@ change by themselves."""
 
 import pytest
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
-    AudienceSize,
     Cause,
     ExportJob,
     GenerationJob,

@@ -12,12 +12,12 @@ import pytest
 from cleanroom_pipelines.catalog import (
     AudienceModelSpec,
     Catalog,
-    ColumnRole,
     Kind,
     ParentRef,
     TrainingDatasetSpec,
 )
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, UsageError
+from cleanroom_pipelines.tables.roles import Role
 
 from .conftest import Room, actions
 
@@ -240,7 +240,7 @@ def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
 def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
     room.catalog.create(
         TrainingDatasetSpec(
-            name="Baskets", source="x.csv", columns=(("u", ColumnRole.USER_ID), ("i", ColumnRole.ITEM_ID))
+            name="Baskets", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))
         )
     )
     before = room.state()
@@ -253,7 +253,7 @@ def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
 def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
     dataset = room.catalog.create(
         TrainingDatasetSpec(
-            name="Theirs", source="x.csv", columns=(("u", ColumnRole.USER_ID), ("i", ColumnRole.ITEM_ID))
+            name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))
         )
     )
     room.raw = {"audience_models": [{"name": "Shoppers", "training_dataset": "Theirs"}]}
@@ -264,7 +264,7 @@ def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
 def test_what_is_being_deleted_is_told(room: Room) -> None:
     dataset = room.catalog.create(
         TrainingDatasetSpec(
-            name="Theirs", source="x.csv", columns=(("u", ColumnRole.USER_ID), ("i", ColumnRole.ITEM_ID))
+            name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))
         ),
         declared=True,
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.similarity.ranking import generate
 from cleanroom_pipelines.similarity.seeds import SeedUsers
 from cleanroom_pipelines.similarity.specs import (
-    AudienceSize,
     GenerationReport,
     GenerationSettings,
     InteractionsSchema,
@@ -25,7 +25,11 @@ SCHEMA = InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP"
 SMALL = TrainingSettings(embedding_dimensions=8, neighbours=5)
 QUICK = GenerationSettings(boosting_rounds=5, threads=1, folds=3)
 ENGINE = EngineSettings(memory_bytes=1 << 30, threads=1)
-SIZES = (AudienceSize("PERCENTAGE", 5), AudienceSize("PERCENTAGE", 10), AudienceSize("PERCENTAGE", 20))
+SIZES = (
+    AudienceSize(SizeType.PERCENTAGE, 5),
+    AudienceSize(SizeType.PERCENTAGE, 10),
+    AudienceSize(SizeType.PERCENTAGE, 20),
+)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""Contract: the formulas of metrics.json, each against a slow obvious version (contracts/similarity.md section 1)."""
+"""Contract: the formulas of metrics.json, each against a slow obvious version."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.similarity import AudienceSize, metrics
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
+from cleanroom_pipelines.similarity import metrics
 
 Scores = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=12)
 
@@ -65,7 +68,9 @@ def test_wilson_interval_against_published_values(share: float, n: int, low: flo
 
 def test_relevance_of_a_random_ranking_is_one_minus_the_share() -> None:
     rng = np.random.default_rng(1)
-    held_out = metrics.held_out_ranks(rng.random(20_000), np.zeros(20_000, dtype=int), [rng.random(20_000)], 40_000)
+    held_out = metrics.held_out_ranks(
+        rng.random(20_000), np.zeros(20_000, dtype=int), [rng.random(20_000)], 40_000
+    )
     percentiles = -np.sort(-(np.arange(10_000) + 0.5) / 10_000)
     for share in (0.05, 0.2, 0.5, 1.0):
         value = metrics.relevance(held_out, percentiles[: int(share * 10_000)])
@@ -78,7 +83,7 @@ def test_relevance_falls_with_size_and_is_zero_for_an_audience_drawn_like_the_se
     )
     percentiles = np.linspace(1, 0, 1_000)
     values = [metrics.relevance(held_out, percentiles[:n]) for n in range(1, 1_000, 37)]
-    assert all(earlier >= later for earlier, later in zip(values, values[1:], strict=False))
+    assert all(earlier >= later for earlier, later in pairwise(values))
     assert metrics.relevance(held_out, held_out.percentile) == pytest.approx(0, abs=1e-9)
 
 
@@ -88,7 +93,7 @@ def test_roc_has_at_most_201_points_by_decreasing_threshold_from_corner_to_corne
     points = metrics.roc(held_out)
     assert len(points) <= 201
     assert (points[0]["fpr"], points[0]["tpr"], points[-1]["fpr"], points[-1]["tpr"]) == (0, 0, 1, 1)
-    assert all(a["threshold"] > b["threshold"] and a["tpr"] <= b["tpr"] for a, b in zip(points, points[1:], strict=False))
+    assert all(a["threshold"] > b["threshold"] and a["tpr"] <= b["tpr"] for a, b in pairwise(points))
     area = np.trapezoid([p["tpr"] for p in points], [p["fpr"] for p in points])
     assert area == pytest.approx(metrics.auc(held_out), abs=0.01)
 
@@ -97,6 +102,8 @@ def test_relevance_is_null_where_recall_is_not_above_chance() -> None:
     held_out = metrics.held_out_ranks(
         np.linspace(0, 1, 50), np.zeros(50, dtype=int), [np.linspace(0, 1, 950)], 1_000
     )
-    entry = metrics.size_metrics(held_out, np.linspace(1, 0, 950), [AudienceSize("PERCENTAGE", 10)], 1_000)[0]
+    entry = metrics.size_metrics(held_out, np.linspace(1, 0, 950), [AudienceSize(SizeType.PERCENTAGE, 10)], 1_000)[
+        0
+    ]
     assert entry["relevance"] is None
     assert entry["recall_random"] == 0.1

@@ -1,4 +1,4 @@
-"""Contract: one honest in-place ranking per seed, its projections, and the same bytes whatever the machine's layout."""
+"""Contract: one honest in-place ranking per seed, its projections, and the same bytes for every layout."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, parse_sizes
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError, StatusCode, UsageError
-from cleanroom_pipelines.similarity import AudienceSize, GenerationSettings, SeedMode, TrainingSettings, parse_sizes
+from cleanroom_pipelines.similarity import (
+    GenerationSettings,
+    TrainingSettings,
+)
 from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience, write_ranked
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, World, make_world, rank, train_on
 
@@ -68,7 +72,9 @@ def test_nothing_explained_by_fewer_than_25_seed_users(world: World, model: Path
 
 def test_the_metrics_file_has_what_the_contract_names(ranking: Path) -> None:
     content = json.loads((ranking.parent / "metrics.json").read_text("utf-8"))
-    assert {"sentence", "recall_at", "sizes", "auc", "roc", "match", "warnings", "timing", "histogram"} <= set(content)
+    assert {"sentence", "recall_at", "sizes", "auc", "roc", "match", "warnings", "timing", "histogram"} <= set(
+        content
+    )
     for entry in content["sizes"]:
         assert entry["recall_interval"][0] <= entry["recall"] <= entry["recall_interval"][1]
         assert entry["lift"] == pytest.approx(entry["recall"] / entry["recall_random"])
@@ -96,7 +102,9 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, tmp_path: Pa
     split.mkdir()
     for number in range(4):
         shuffled.iloc[number::4].to_parquet(split / f"{number}.parquet", index=False)
-    assert _bytes(train_on(world.interactions, tmp_path, "s", interactions=split), seed, tmp_path / "d") == expected
+    assert (
+        _bytes(train_on(world.interactions, tmp_path, "s", interactions=split), seed, tmp_path / "d") == expected
+    )
 
 
 def test_text_and_parquet_give_the_same_ranking(world: World, model: Path, tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_the_three_seed_modes(world: World, ranking: Path, tmp_path: Path, mode:
 
 def test_an_audience_refills_where_the_seed_is_excluded(world: World, ranking: Path) -> None:
     whole = pd.read_parquet(ranking)
-    audience = select_audience(ranking, AudienceSize("PERCENTAGE", 10))
+    audience = select_audience(ranking, AudienceSize(SizeType.PERCENTAGE, 10))
     ids = [user_id for batch in audience.user_ids() for user_id in batch.to_pylist()]
     assert (audience.requested, audience.delivered, audience.warnings) == (60, 60, ())
     assert ids == whole[~whole.is_seed].user_id.tolist()[:60]
@@ -157,7 +165,7 @@ def test_an_audience_refills_where_the_seed_is_excluded(world: World, ranking: P
 
 def test_a_size_beyond_the_population_delivers_all_and_says_so(world: World, ranking: Path) -> None:
     n_seed = len(world.group[::2])
-    audience = select_audience(ranking, AudienceSize("ABSOLUTE", 5_000))
+    audience = select_audience(ranking, AudienceSize(SizeType.ABSOLUTE, 5_000))
     assert audience.requested == 5_000
     assert audience.delivered == len(world.users) - n_seed
     assert audience.warnings == ("SIZE_EXCEEDS_POPULATION",)

@@ -47,7 +47,7 @@ def test_the_three_formats_give_the_same_seed(tmp_path: Path, form: str) -> None
     [
         (_json([f"u{n}" for n in range(24)]), StatusCode.SEED_TOO_SMALL),
         (["not json"] * 30, StatusCode.SEED_INVALID),
-        ([json.dumps({"id": str(n)}) for n in range(30)], StatusCode.SEED_INVALID),
+        ([json.dumps({"name": str(n)}) for n in range(30)], StatusCode.SEED_INVALID),
         (_json([f"u{n}" for n in range(30)]) + ["{"] * 2, StatusCode.SEED_INVALID),
         (_json([""] * 30), StatusCode.SEED_INVALID),
     ],

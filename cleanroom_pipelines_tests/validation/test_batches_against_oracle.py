@@ -111,7 +111,6 @@ CHECKS = {
     "USER_ID": [(ErrorCode.EMPTY_CELL, is_filled)],
     "ITEM_ID": [(ErrorCode.EMPTY_CELL, is_filled)],
     "TIMESTAMP": [
-        (ErrorCode.EMPTY_CELL, is_filled),
         (ErrorCode.INVALID_INTEGER_FORMAT, is_integer),
         (ErrorCode.INVALID_NUMERIC_RANGE, is_in_seconds),
     ],
@@ -135,7 +134,7 @@ def oracle(rows: list[Any], columns: list[str], format_: str) -> dict[str, Any]:
     schema = pandera.DataFrameSchema(
         {
             name: pandera.Column(
-                nullable=ROLES[name] in ("CATEGORICAL_FEATURE", "NUMERICAL_FEATURE"),
+                nullable=ROLES[name] not in ("USER_ID", "ITEM_ID"),
                 checks=[
                     pandera.Check(test, element_wise=True, name=code.value) for code, test in CHECKS[ROLES[name]]
                 ],
@@ -313,7 +312,6 @@ def test_seed_counts_duplicates(
     folder = write(fresh(tmp_path_factory), format_, rows, [USER])
     report = validate_seed(
         folder,
-        column=USER,
         engine_settings=ENGINE,
         max_invalid_share=1,
         min_unique=0,

@@ -28,7 +28,7 @@ from cleanroom_pipelines.validation import (
 CANARY = "kanarienvogel"
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 COLUMNS = [
-    ("user", "USER_ID"),
+    ("user_id", "USER_ID"),
     ("item", "ITEM_ID"),
     ("ts", "TIMESTAMP"),
     ("spend", "NUMERICAL_FEATURE"),
@@ -70,7 +70,7 @@ def validate_all(file: Path, share: float) -> list[ValidationReport]:
             file, COLUMNS, max_invalid_share=share, min_rows=0, min_users=0, engine_settings=ENGINE
         ),
         validate_users(file, users, max_invalid_share=share, engine_settings=ENGINE),
-        validate_seed(file, column="user", max_invalid_share=share, min_unique=0, engine_settings=ENGINE),
+        validate_seed(file, max_invalid_share=share, min_unique=0, engine_settings=ENGINE),
     ]
 
 
@@ -78,7 +78,7 @@ def validate_all(file: Path, share: float) -> list[ValidationReport]:
 def test_csv(tmp_path: Path, share: float) -> None:
     file = tmp_path / "t.csv"
     rows = [*CELLS, *CELLS, f"{CANARY}\udcff,i,5,1,k", f'"{CANARY}']
-    text = "\n".join(["user,item,ts,spend,kind,more", *(f"{row},{CANARY}" for row in rows)])
+    text = "\n".join(["user_id,item,ts,spend,kind,more", *(f"{row},{CANARY}" for row in rows)])
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     for report in validate_all(file, share):
         assert report.n_invalid_rows > 5, "the rows were judged"
@@ -96,9 +96,9 @@ def test_json_lines(tmp_path: Path, share: float) -> None:
         *(json.dumps(row) for row in rows),
         f"{{{CANARY}",
         f'["{CANARY}"]',
-        f'{{"user": ["{CANARY}"]}}',
+        f'{{"user_id": ["{CANARY}"]}}',
         f'"{CANARY}"',
-        f'{{"user": "{CANARY}\udcff"}}',
+        f'{{"user_id": "{CANARY}\udcff"}}',
     ]
     file.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
     for report in validate_all(file, share):
@@ -109,19 +109,19 @@ def test_json_lines(tmp_path: Path, share: float) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     file = tmp_path / "t.parquet"
-    table = {"user": [CANARY, None], "item": [CANARY, "i"], "ts": [5, 10**14], "spend": [1.0, float("inf")]}
+    table = {"user_id": [CANARY, None], "item": [CANARY, "i"], "ts": [5, 10**14], "spend": [1.0, float("inf")]}
     pq.write_table(pa.table(table | {"kind": [CANARY, None]}), file)
     assert_silent(validate_interactions(file, COLUMNS, engine_settings=ENGINE))
     assert_silent(validate_interactions(file, [*COLUMNS[:2], ("kind", "TIMESTAMP")], engine_settings=ENGINE))
     assert_silent(
-        validate_users(file, [("user", "USER_ID"), ("kind", "NUMERICAL_FEATURE")], engine_settings=ENGINE)
+        validate_users(file, [("user_id", "USER_ID"), ("kind", "NUMERICAL_FEATURE")], engine_settings=ENGINE)
     )
     assert CANARY not in json.dumps(profile_interactions(file, COLUMNS, engine_settings=ENGINE))
 
 
 def test_parquet_whose_files_cannot_be_one_table(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user": [1], "item": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"user": [CANARY], "item": ["i"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"user_id": [1], "item": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"user_id": [CANARY], "item": ["i"]}), tmp_path / "b.parquet")
     report = validate_interactions(tmp_path, COLUMNS[:2], engine_settings=ENGINE)
     assert not report.passed
     assert_silent(report)
@@ -151,7 +151,7 @@ def test_errors_of_damaged_files(tmp_path: Path, cut: int) -> None:
     columns = [(CANARY, "USER_ID"), ("item", "ITEM_ID")]
     with pytest.raises(CleanroomError) as caught:
         # The declaration may be told, the file may not: hence a column of another name.
-        profile_interactions(file, [("user", "USER_ID"), ("item", "ITEM_ID")], engine_settings=ENGINE)
+        profile_interactions(file, [("user_id", "USER_ID"), ("item", "ITEM_ID")], engine_settings=ENGINE)
     assert_silent_error(caught.value)
     with pytest.raises(CleanroomError) as caught:
         profile_interactions(file, columns, engine_settings=ENGINE)

@@ -11,7 +11,7 @@ representation that has seen it leaks.
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
     InteractionsSchema,
     Progress,
-    Role,
     TrainingSettings,
     UsersSchema,
     Window,
 )
 from cleanroom_pipelines.similarity.training import one_blas_thread, train
+from cleanroom_pipelines.tables.roles import Role
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -130,7 +130,15 @@ def run_quality(
         for kind in kinds:
             rows = []
             for done, (task, row) in enumerate(
-                _run_kind(source, kind, n_tasks, random_seed, baselines, settings, training)
+                _run_kind(
+                    source,
+                    kind,
+                    n_tasks,
+                    random_seed,
+                    baselines=baselines,
+                    settings=settings,
+                    training=training,
+                )
             ):
                 rows.append({"task": task.name, "n_members": len(task.members), "methods": row})
                 if progress:
@@ -227,7 +235,7 @@ class _Batch:
     tasks: list[Task]
     hidden_items: tuple[str, ...] = ()
     hidden_column: str | None = None
-    window: Window = Window()
+    window: Window = field(default_factory=Window)
 
 
 def _run_kind(
@@ -235,6 +243,7 @@ def _run_kind(
     kind: str,
     n_tasks: int,
     random_seed: int,
+    *,
     baselines: Sequence[str],
     settings: GenerationSettings,
     training: TrainingSettings,

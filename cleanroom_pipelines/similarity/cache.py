@@ -1,0 +1,185 @@
+"""A cache of counted interactions per file, so that a window moved by a day reads only the new day.
+
+Lives here: one small parquet per source file, with (user, item, day) counted once, and its use.
+Add here when more of a file can be kept ready.
+Keep out: what is done with the interactions (reading).
+
+Where the source is a file per day, training every day on the last 90 would parse 90 files again. Here each
+file is counted once per content: its name in the cache is a digest of its path, size, modification time and the
+roles of its columns. A file outside the window is not opened at all, one inside is read counted, one that the window
+cuts is read again in full. The model is the same byte for byte as without the cache. Tables with declared features
+are not cached: their sums need the whole table's scale.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.engine import Engine, TableFiles
+from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.specs import InteractionsSchema, Window
+from cleanroom_pipelines.tables.cells import Column
+from cleanroom_pipelines.tables.uploads import INTERACTIONS, find_upload
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """One source file and what is known of it.
+
+    Args:
+        source: The file.
+        counted: Its counted interactions.
+        facts: Rows, invalid rows, times too large for seconds, first and last second, column types.
+    """
+
+    source: Path
+    counted: Path
+    facts: dict[str, Any]
+
+
+def open_cached(
+    engine: Engine,
+    tables: TableFiles,
+    schema: InteractionsSchema,
+    *,
+    window: Window,
+    window_seconds: int | None,
+    max_invalid_share: float,
+    cache: Path,
+    scratch: Path,
+) -> reading.Interactions:
+    """The same as `reading.open_interactions`, from counted files.
+
+    Args:
+        engine: Allowed to read the sources and to write to `cache` and `scratch`.
+        tables: The source files.
+        schema: Roles of the columns; no features.
+        window: Half-open window.
+        window_seconds: Only the last so many seconds.
+        max_invalid_share: Beyond it the table is refused.
+        cache: Existing directory.
+        scratch: Existing directory.
+
+    Raises:
+        TrainingDataError: As without the cache.
+    """
+    files = list(_counted(engine, tables, schema, cache, scratch))
+    facts = [file.facts for file in files]
+    n_rows, n_invalid = sum(fact["n_rows"] for fact in facts), sum(fact["n_invalid"] for fact in facts)
+    smallest = [fact["smallest_too_large"] for fact in facts if fact["smallest_too_large"] is not None]
+    together = {
+        "n_rows": n_rows,
+        "n_invalid": n_invalid,
+        "n_too_large": sum(fact["n_too_large"] for fact in facts),
+        "smallest_too_large": min(smallest, default=None),
+    }
+    reading.check_profile(together, schema, max_invalid_share)
+    last_of_all = max((fact["last_ts"] for fact in facts if fact["last_ts"] is not None), default=None)
+    window = reading.resolved_window(window, window_seconds, last_of_all, has_time=schema.time_column is not None)
+    inside = [file for file in files if _lies_in(file.facts, window)]
+    cut = [file for file in files if file not in inside and _touches(file.facts, window)]
+    parts = []
+    if inside:
+        engine.scan("counted", TableFiles(tuple(file.counted for file in inside), "parquet", reading.COUNTED))
+        parts.append(f"SELECT {', '.join(reading.COUNTED)} FROM counted")
+    for number, file in enumerate(cut):
+        _open_one(engine, f"cut{number}", file.source, schema, scratch)
+        parts.append(
+            f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n FROM cut{number} WHERE {reading.usable(window)}"
+        )
+    reading.check_usable(len(parts))
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW events AS {' UNION ALL '.join(parts)}")
+    n_usable, first, last = reading.count_events(engine)
+    reading.check_usable(n_usable)
+    declared = {column for column, _ in schema.columns}
+    return reading.Interactions(
+        n_rows=n_rows,
+        n_invalid=n_invalid,
+        n_usable=n_usable,
+        window=window,
+        first_time=first,
+        last_time=last,
+        ignored_columns=tuple(column for column in tables.columns if column not in declared),
+        types=facts[0]["types"],
+    )
+
+
+def _counted(
+    engine: Engine, tables: TableFiles, schema: InteractionsSchema, cache: Path, scratch: Path
+) -> Iterator[CachedFile]:
+    for source in tables.files:
+        key = _key(source, schema)
+        counted, facts = cache / f"{key}.parquet", cache / f"{key}.json"
+        if not facts.exists():
+            _count(engine, source, schema, counted=counted, facts=facts, scratch=scratch)
+        yield CachedFile(source, counted, json.loads(facts.read_text("utf-8")))
+
+
+def _count(
+    engine: Engine,
+    source: Path,
+    schema: InteractionsSchema,
+    *,
+    counted: Path,
+    facts: Path,
+    scratch: Path,
+) -> None:
+    columns, n_unreadable = _open_one(engine, "cells", source, schema, scratch)
+    profile = reading.profile_cells(engine, schema, columns)
+    draft = counted.with_suffix(f".{os.getpid()}.part")
+    engine.write_parquet(
+        f"""-- one row per user, item and day
+        SELECT user_id, item_id, max(ts) AS ts, min(ts) AS first_ts, count(*) AS n
+        FROM cells WHERE {reading.usable(Window())} GROUP BY user_id, item_id, ts // 86400""",
+        draft,
+    )
+    draft.replace(counted)
+    found = {
+        "n_rows": profile["n_rows"] + n_unreadable,
+        "n_invalid": profile["n_invalid"] + n_unreadable,
+        "n_too_large": profile["n_too_large"],
+        "smallest_too_large": profile["smallest_too_large"],
+        "first_ts": profile["first_ts"],
+        "last_ts": profile["last_ts"],
+        "has_unknown_times": profile["n_unknown_times"] > 0,
+        "types": {column.name: column.type for column in columns},
+    }
+    draft.write_text(json.dumps(found), "utf-8")
+    draft.replace(facts)
+
+
+def _open_one(
+    engine: Engine, name: str, source: Path, schema: InteractionsSchema, scratch: Path
+) -> tuple[tuple[Column, ...], int]:
+    one = find_upload(source, INTERACTIONS)
+    return reading.open_cells(engine, name, one, schema, scratch / f"{name}-{source.stem}.parquet")
+
+
+def _key(source: Path, schema: InteractionsSchema) -> str:
+    found = source.stat()
+    text = f"{_VERSION}|{source}|{found.st_size}|{found.st_mtime_ns}|{schema}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _lies_in(facts: dict[str, Any], window: Window) -> bool:
+    if window.is_open:
+        return True
+    if facts["first_ts"] is None or facts["has_unknown_times"]:
+        return False
+    return (window.start is None or facts["first_ts"] >= window.start) and (
+        window.end is None or facts["last_ts"] < window.end
+    )
+
+
+def _touches(facts: dict[str, Any], window: Window) -> bool:
+    if facts["first_ts"] is None:
+        return False
+    return (window.start is None or facts["last_ts"] >= window.start) and (
+        window.end is None or facts["first_ts"] < window.end
+    )

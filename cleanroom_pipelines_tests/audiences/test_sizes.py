@@ -1,0 +1,64 @@
+"""Contract: sizes are written `5%` or `5000`, cut as contracts/similarity.md says, and equal if they mean the same."""
+
+import json
+import pickle
+from dataclasses import asdict
+
+import pytest
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType, check_sizes, parse_sizes
+from cleanroom_pipelines.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5%", AudienceSize(SizeType.PERCENTAGE, 5)),
+        (" 100% ", AudienceSize(SizeType.PERCENTAGE, 100)),
+        ("5.0%", AudienceSize(SizeType.PERCENTAGE, 5)),
+        ("0.5%", AudienceSize(SizeType.PERCENTAGE, 0.5)),
+        ("5000", AudienceSize(SizeType.ABSOLUTE, 5_000)),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: AudienceSize) -> None:
+    assert AudienceSize.parse(text) == size
+    assert AudienceSize.parse(str(size)) == size
+    assert pickle.loads(pickle.dumps(size)) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "%", "0", "0%", "0.0%", "101%", "100.5%", "-5", "-5%", "5 %%", "1.5", "1e1%", "1_0", "\u00b2", "\u0663%"]
+    + ["five", "nan%", "inf%", "9" * 400, "9" * 400 + "%"],
+)
+def test_sizes_that_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        AudienceSize.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "1%,1%", "5%,5.0%", "5%,0%"])
+def test_lists_that_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_sizes(text)
+
+
+def test_at_most_25_sizes() -> None:
+    assert len(parse_sizes(",".join(str(n) for n in range(1, 26)))) == 25
+    with pytest.raises(UsageError):
+        parse_sizes(",".join(str(n) for n in range(1, 27)))
+    with pytest.raises(UsageError):
+        check_sizes(())
+
+
+@pytest.mark.parametrize(
+    ("text", "population", "expected"),
+    [("5%", 1_000, 50), ("1%", 50, 1), ("0.07%", 10_000, 7), ("33%", 10, 3), ("100%", 7, 7), ("5000", 10, 5_000)],
+)
+def test_a_percentage_is_rounded_down_and_at_least_one(text: str, population: int, expected: int) -> None:
+    assert AudienceSize.parse(text).n_users(population) == expected
+
+
+@pytest.mark.parametrize("text", ["5%", "5.0%"])
+def test_a_whole_size_is_written_as_a_whole_number(text: str) -> None:
+    # Digests of specs are made of this.
+    assert json.dumps(asdict(AudienceSize.parse(text))) == '{"type": "PERCENTAGE", "value": 5}'
