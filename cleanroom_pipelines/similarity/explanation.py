@@ -36,8 +36,10 @@ def explain(model: Model, ensemble: Ensemble, seed: Int64, min_users: int) -> di
     n_users = model.n_users
     values = [number for number, feature in enumerate(model.features) if feature["value"] is not None]
     n_tests = model.n_items + len(values)
-    items = _apart(_item_users(model), _items_of(model, seed), n_users, len(seed), min_users, n_tests)
-    features = _apart(*_value_users(model, values, seed), n_users, len(seed), min_users, n_tests)
+    items = _apart(
+        _item_users(model), _items_of(model, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests
+    )
+    features = _apart(*_value_users(model, values, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests)
     names = model.item_ids() if items else []
     described = model.features
     return {
@@ -92,7 +94,7 @@ def _value_users(model: Model, columns: Sequence[int], seed: Int64) -> tuple[Int
 
 
 def _apart(
-    in_all: Int64, in_seed: Int64, n_users: int, n_seed: int, min_users: int, n_tests: int
+    in_all: Int64, in_seed: Int64, n_users: int, n_seed: int, *, min_users: int, n_tests: int
 ) -> list[dict[str, Any]]:
     from scipy.stats import hypergeom
 

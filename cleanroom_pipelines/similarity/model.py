@@ -4,7 +4,7 @@ Lives here: their names, writing the small ones, opening a model, reading a bloc
 Add here when a file is added (and raise FORMAT_VERSION).
 Keep out: how the numbers came about (training) and what is done with them (ranking).
 
-    model.json          what it was trained on, counts, feature names; no times of day, so equal input gives equal bytes
+    model.json          what it was trained on, counts, features; no clock: equal input, equal bytes
     users.parquet       user_id, stable_hash in order of (stable_hash, user_id): the row is the user's number
     items.parquet       item_id, n_users in vocabulary order
     starts.npy          (N + 1,) int64   where a user's items begin
@@ -15,14 +15,15 @@ Keep out: how the numbers came about (training) and what is done with them (rank
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
     embedding_length.npy (N,) float32    length of each user's embedding: cosines without forming embeddings
 
-Files are mapped, not read: one block of users (a few thousand) is in memory at a time. Blocks are groups of the 1,024
-buckets of stable_hash and depend on N alone, so results are the same for every shard and thread count.
+Files are mapped, not read: one block of users (a few thousand) is in memory at a time. Blocks are groups of the
+1,024 buckets of stable_hash and depend on N alone, so results are the same for every shard and thread count.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.similarity.representation import ItemRepresentation, weighted_rows
+from cleanroom_pipelines.similarity.representation import ItemRepresentation, strengths, weighted_rows
 
 FORMAT_VERSION = 1
 N_BUCKETS = 1_024
@@ -54,6 +55,7 @@ class Rows:
 
     Args:
         items: (n, M) idf rows of length 1.
+        strong: (n, M) the same with pairs weighted by how often and how lately, length 1.
         lengths: (n,) the lengths before scaling.
         embedding_lengths: (n,) lengths of the users' embeddings.
         dense: (n, F) standardised features.
@@ -61,6 +63,7 @@ class Rows:
     """
 
     items: sp.csr_matrix
+    strong: sp.csr_matrix
     lengths: npt.NDArray[np.float64]
     embedding_lengths: npt.NDArray[np.float32]
     dense: npt.NDArray[np.float32]
@@ -143,27 +146,32 @@ class Model:
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
         """(N + 1,) where each user's pairs begin."""
-        return self._map("starts")
+        mapped: npt.NDArray[np.int64] = self._map("starts")
+        return mapped
 
     @cached_property
     def pair_items(self) -> npt.NDArray[np.uint16]:
         """(pairs,) item numbers."""
-        return self._map("items")
+        mapped: npt.NDArray[np.uint16] = self._map("items")
+        return mapped
 
     @cached_property
     def pair_counts(self) -> npt.NDArray[np.uint8]:
         """(pairs,) interactions of each pair, cut at 255."""
-        return self._map("counts")
+        mapped: npt.NDArray[np.uint8] = self._map("counts")
+        return mapped
 
     @cached_property
     def dense(self) -> npt.NDArray[np.float32]:
         """(N, F) standardised features."""
-        return self._map("dense")
+        mapped: npt.NDArray[np.float32] = self._map("dense")
+        return mapped
 
     @cached_property
     def embedding_lengths(self) -> npt.NDArray[np.float32]:
         """(N,) lengths of the users' embeddings."""
-        return self._map("embedding_length")
+        mapped: npt.NDArray[np.float32] = self._map("embedding_length")
+        return mapped
 
     def blocks(self) -> list[Block]:
         """All users in blocks that depend on the population alone."""
@@ -177,6 +185,7 @@ class Model:
             starts - begin,
             np.asarray(self.pair_items[begin:end]),
             np.asarray(self.pair_counts[begin:end]),
+            self._days(slice(begin, end)),
             slice(block.first, block.last),
         )
 
@@ -186,16 +195,22 @@ class Model:
         sizes = ends - starts
         indptr = np.concatenate([[0], np.cumsum(sizes)])
         positions = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], sizes)
-        return self._rows(indptr, self.pair_items[positions], self.pair_counts[positions], users)
+        return self._rows(
+            indptr, self.pair_items[positions], self.pair_counts[positions], self._days(positions), users
+        )
 
     def _rows(
         self,
         indptr: npt.NDArray[np.int64],
         items: npt.NDArray[np.uint16],
         counts: npt.NDArray[np.uint8],
+        days: npt.NDArray[np.uint16] | None,
         users: slice | npt.NDArray[np.int64],
     ) -> Rows:
         matrix, lengths = weighted_rows(indptr, items, self.representation.idf)
+        strong, _ = weighted_rows(
+            indptr, items, self.representation.idf, strengths(counts, days, self._half_life_days)
+        )
         width = min(self.n_commonest, self.n_items)
         common = np.zeros((len(lengths), width), dtype=np.float32)
         is_common = items < width
@@ -203,11 +218,30 @@ class Model:
         common[row[is_common], items[is_common]] = counts[is_common]
         return Rows(
             items=matrix,
+            strong=strong,
             lengths=lengths,
             embedding_lengths=np.asarray(self.embedding_lengths[users]),
             dense=np.asarray(self.dense[users]),
             counts=common,
         )
+
+    def _days(self, positions: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint16] | None:
+        return np.asarray(self._pair_days[positions]) if self._has_days else None
+
+    @cached_property
+    def _has_days(self) -> bool:
+        return (self.folder / "days.npy").exists()
+
+    @cached_property
+    def _pair_days(self) -> npt.NDArray[np.uint16]:
+        mapped: npt.NDArray[np.uint16] = self._map("days")
+        return mapped
+
+    @cached_property
+    def _half_life_days(self) -> float:
+        """A quarter of the time the model was trained on."""
+        first, last = self.description["first_time"], self.description["last_time"]
+        return max(1.0, (last - first) / 86_400 / 4) if first is not None else 1.0
 
     def _load(self, name: str) -> Any:
         try:
@@ -236,4 +270,4 @@ def blocks_of(hashes: npt.NDArray[np.int64]) -> list[Block]:
         n_blocks *= 2
     edges = np.arange(n_blocks + 1, dtype=np.int64) * ((1 << HASH_BITS) // n_blocks)
     cuts = np.searchsorted(hashes, edges).tolist()
-    return [Block(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True) if last > first]
+    return [Block(first, last) for first, last in pairwise(cuts) if last > first]

@@ -39,7 +39,8 @@ class Table:
         """Rows of (1 + ln count) · idf, length 1."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
-        return TfidfTransformer(sublinear_tf=True).fit_transform(self.counts)
+        rows: sp.csr_matrix = TfidfTransformer(sublinear_tf=True).fit_transform(self.counts)
+        return rows
 
     @cached_property
     def raw(self) -> npt.NDArray[np.float32]:
@@ -66,7 +67,8 @@ Baseline = Callable[[Table, Int64], Float64]
 
 def random(table: Table, seed: Int64) -> Float64:
     """No order at all."""
-    return np.random.default_rng([table.random_seed, len(seed), int(seed[0])]).random(table.counts.shape[0])
+    rng = np.random.default_rng([table.random_seed, len(seed), int(seed[0])])
+    return np.asarray(rng.random(table.counts.shape[0]))
 
 
 def activity(table: Table, seed: Int64) -> Float64:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -61,8 +62,8 @@ def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict
         progress: Told the share done and the step.
 
     Returns:
-        Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step; seconds
-        per further million interactions between consecutive sizes; ratios to the peers.
+        Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step;
+        seconds per further million interactions between consecutive sizes; the ratio to ALS.
     """
     rows = []
     for number, (n_users, n_interactions) in enumerate(settings.sizes):
@@ -72,9 +73,7 @@ def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict
                     settings,
                     SyntheticSettings(n_users, n_interactions, settings.n_items, random_seed=settings.random_seed),
                     Path(folder),
-                    lambda step, number=number: (
-                        progress(number / len(settings.sizes), step) if progress else None
-                    ),
+                    lambda step, number=number: progress(number / len(settings.sizes), step) if progress else None,
                 )
             )
     return {"sizes": rows, "further": _further(rows)}
@@ -97,17 +96,15 @@ def table(result: Mapping[str, Any]) -> str:
             )
         if row.get("training_to_als"):
             lines.append(f"  training takes {row['training_to_als']:.2f} of ALS (pairs table counted for both)")
-    for entry in result["further"]:
-        lines.append(
-            f"between {entry['from']:,} and {entry['to']:,} interactions: "
-            f"{entry['seconds_per_million']:.2f} s ({entry['cpu_seconds_per_million']:.2f} CPU s) per further million"
-        )
+    lines += [
+        f"between {entry['from']:,} and {entry['to']:,} interactions, per further million: "
+        f"{entry['seconds_per_million']:.2f} s, {entry['cpu_seconds_per_million']:.2f} CPU s"
+        for entry in result["further"]
+    ]
     return "\n".join(lines)
 
 
-def _measure(
-    settings: ScaleSettings, data: SyntheticSettings, folder: Path, tell: Any
-) -> dict[str, Any]:
+def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tell: Any) -> dict[str, Any]:
     tell("making data")
     interactions = folder / "interactions"
     interactions.mkdir()
@@ -206,7 +203,7 @@ def _sizes(paths: Iterable[Path]) -> Iterable[int]:
 
 def _further(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     result = []
-    for smaller, larger in zip(rows[:-1], rows[1:], strict=True):
+    for smaller, larger in pairwise(rows):
         before, after = smaller["steps"][0], larger["steps"][0]
         if "failed" in before or "failed" in after:
             continue

@@ -13,8 +13,17 @@ from time import perf_counter
 from typing import Any
 
 
-def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _engine_settings(arguments: Mapping[str, Any]) -> Any:
     from cleanroom_pipelines.engine import EngineSettings
+
+    return EngineSettings(
+        memory_bytes=arguments["memory_bytes"],
+        threads=arguments["threads"],
+        scratch=Path(arguments["scratch"]),
+    )
+
+
+def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from cleanroom_pipelines.similarity.specs import InteractionsSchema
     from cleanroom_pipelines.similarity.training import train
 
@@ -24,9 +33,7 @@ def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
         interactions=arguments["interactions"],
         schema=InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP"),
         out=out,
-        engine=EngineSettings(
-            memory_bytes=arguments["memory_bytes"], threads=arguments["threads"], scratch=Path(arguments["scratch"])
-        ),
+        engine=_engine_settings(arguments),
     )
     return {
         "n_users": report.n_users,
@@ -59,14 +66,11 @@ def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pairs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The table (user number, item number, interactions) that every peer starts from."""
-    from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine
+    from cleanroom_pipelines.engine import find_tables, open_engine
 
     tables = find_tables(arguments["interactions"])
     target = Path(arguments["pairs"])
-    settings = EngineSettings(
-        memory_bytes=arguments["memory_bytes"], threads=arguments["threads"], scratch=Path(arguments["scratch"])
-    )
-    with open_engine(settings, paths=[*tables.files, target.parent]) as engine:
+    with open_engine(_engine_settings(arguments), paths=[*tables.files, target.parent]) as engine:
         engine.scan("events", tables)
         engine.execute("CREATE TEMP TABLE users AS SELECT DISTINCT user_id FROM events")
         engine.execute("CREATE TEMP TABLE items AS SELECT DISTINCT item_id FROM events")
