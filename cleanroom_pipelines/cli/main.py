@@ -262,8 +262,11 @@ def restore(file: Path) -> None:
 
     if not file.is_file():
         raise UsageError("The backup was not found.", remedy="Check its path.")
-    restore_backup(file, Settings.from_environment().home)
+    settings = Settings.from_environment()
+    restore_backup(file, settings.home)
     click.echo("Restored.")
+    if settings.key_file:
+        click.echo(f"Its key lies in {settings.home}; move it to where CLEANROOM_KEY_FILE points.", err=True)
 
 
 if __name__ == "__main__":

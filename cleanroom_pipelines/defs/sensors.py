@@ -6,6 +6,7 @@ Keep out: doing it. A sensor looks, registers and asks for runs.
 """
 
 import json
+import os
 
 import dagster as dg
 
@@ -45,7 +46,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     seen: dict[str, list[int]] = {}
     n_registered = n_refused = n_left = 0
     for drop in find_drops(opened):
-        key = opened.key.digest("inbox cursor", str(drop.path).encode())[:16]
+        key = opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16]
         if before.get(key) != list(drop.signature):
             seen[key] = list(drop.signature)
             continue
