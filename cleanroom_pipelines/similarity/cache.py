@@ -4,11 +4,11 @@ Lives here: one small parquet per source file, with (user, item, day) counted on
 Add here when more of a file can be kept ready.
 Keep out: what is done with the interactions (reading).
 
-Where the source is a file per day, training every day on the last 90 would parse 90 files again. Here each
-file is counted once per content: its name in the cache is a digest of its path, size, modification time and the
-roles of its columns. A file outside the window is not opened at all, one inside is read counted, one that the window
-cuts is read again in full. The model is the same byte for byte as without the cache. Tables with declared features
-are not cached: their sums need the whole table's scale.
+Where the source is a file per day, training every day on the last 90 would parse 90 files again. Here each file
+is counted once per content: its name in the cache is a digest of its path, size, modification time and the roles
+of its columns. A file outside the window is not opened at all, one inside is read counted, one that the window
+cuts is read again in full. The model is the same byte for byte as without the cache. Tables with declared
+features are not cached: their sums need the whole table's scale.
 """
 
 import hashlib

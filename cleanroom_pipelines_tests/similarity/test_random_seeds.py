@@ -3,8 +3,6 @@
 Both levels of the ensemble run, trees included; a model read back on the users it was fitted on fails this by far.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 

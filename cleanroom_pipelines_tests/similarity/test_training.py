@@ -228,4 +228,49 @@ def test_importing_the_package_is_cheap() -> None:
         "import sys, cleanroom_pipelines.similarity; "
         "print([name for name in ('lightgbm', 'sklearn', 'duckdb', 'pandas') if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    )
+
+
+def _days(world: World, folder: Path) -> Path:
+    """The world as one file per day, as CSV."""
+    days = folder / "days"
+    days.mkdir()
+    for day, rows in world.interactions.groupby(world.interactions.ts // 86_400):
+        rows.to_csv(days / f"{day}.csv", index=False)
+    return days
+
+
+@pytest.mark.parametrize("window_seconds", [None, 86_400 * 100, 86_400 * 100 + 5_000])
+def test_the_cache_changes_no_byte_of_the_model(world: World, tmp_path: Path, window_seconds: int | None) -> None:
+    days = _days(world, tmp_path)
+    for name in ("plain", "first", "again", "cache"):
+        (tmp_path / name).mkdir()
+    reports, models = [], []
+    for name, cache in (("plain", None), ("first", tmp_path / "cache"), ("again", tmp_path / "cache")):
+        report, model = _train(
+            world.interactions, tmp_path / name, interactions=days, day_cache=cache, window_seconds=window_seconds
+        )
+        reports.append(report)
+        models.append(model)
+    names = sorted(path.name for path in models[0].folder.iterdir())
+    for other in models[1:]:
+        assert all((other.folder / name).read_bytes() == (models[0].folder / name).read_bytes() for name in names)
+    assert reports[0].n_interactions == reports[1].n_interactions == reports[2].n_interactions
+
+
+def test_the_cache_reads_a_day_once_and_a_changed_day_again(world: World, tmp_path: Path) -> None:
+    days = _days(world, tmp_path)
+    for name in ("a", "b", "c", "cache"):
+        (tmp_path / name).mkdir()
+    arguments = {"interactions": days, "day_cache": tmp_path / "cache", "window_seconds": 86_400 * 100}
+    _train(world.interactions, tmp_path / "a", **arguments)
+    first = {path.name for path in (tmp_path / "cache").iterdir()}
+    _train(world.interactions, tmp_path / "b", **arguments)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == first
+    newest = max(days.iterdir())
+    newest.write_text(newest.read_text("utf-8") + "u00001,i001,1609990000\n", "utf-8")
+    report, _ = _train(world.interactions, tmp_path / "c", **arguments)
+    assert len({path.name for path in (tmp_path / "cache").iterdir()} - first) == 2
+    assert report.n_rows == len(world.interactions) + 1
