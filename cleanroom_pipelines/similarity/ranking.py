@@ -428,9 +428,8 @@ def _main_sizes(
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])
     else:
-        main = metrics.size_metrics(held_out, ranked.other_percentiles, [AudienceSize(SizeType.PERCENTAGE, 20)], n_users)[
-            0
-        ]
+        fallback = [AudienceSize(SizeType.PERCENTAGE, 20)]
+        main = metrics.size_metrics(held_out, ranked.other_percentiles, fallback, n_users)[0]
     headline = next((entry for entry in percentages if entry["value"] == 10), main)
     return main, headline
 

@@ -220,3 +220,56 @@ def test_a_folder_that_is_no_model_and_a_damaged_one(world: World, model: Path, 
     (damaged / "basis.npy").write_bytes(b"no array")
     with pytest.raises(ArtifactError):
         rank(damaged, world.group, tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def two_tastes() -> tuple[pd.DataFrame, list[str], list[str], list[str]]:
+    """Two groups that share no item, and users with a single interaction each."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for number in range(600):
+        user = f"u{number:05d}"
+        if number < 100:
+            items = rng.choice(np.arange(10), 5)
+        elif number < 200:
+            items = rng.choice(np.arange(10, 20), 5)
+        elif number < 300:
+            items = rng.choice(np.arange(20, 60), 1)
+        else:
+            items = rng.choice(np.arange(20, 60), 6)
+        rows += [(user, f"i{item:03d}", 1_600_000_000 + number) for item in items]
+    users = [f"u{number:05d}" for number in range(600)]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "ts"]), users[:100], users[100:200], users[200:300]
+
+
+@pytest.mark.parametrize("kind", ["one dense cluster", "two far clusters"])
+def test_clusters_are_found_whole(
+    two_tastes: tuple[pd.DataFrame, list[str], list[str], list[str]], tmp_path: Path, kind: str
+) -> None:
+    frame, one, other, _ = two_tastes
+    wanted = one if kind == "one dense cluster" else one + other
+    model = train_on(frame, tmp_path)
+    report = rank(model, wanted[::2], tmp_path / "out", settings=GenerationSettings(boosting_rounds=20, threads=1))
+    table = pd.read_parquet(tmp_path / "out" / RANKING_FILE)
+    hidden = set(wanted[1::2])
+    top = table[~table.is_seed].head(len(hidden)).user_id
+    assert top.isin(hidden).mean() > 0.95
+    # The hidden half stands among the non-seed users: a perfect ranking reaches 0.9 with two clusters.
+    assert report.metrics["auc"] > 0.87
+
+
+def test_a_seed_of_users_with_one_interaction_works(
+    two_tastes: tuple[pd.DataFrame, list[str], list[str], list[str]], tmp_path: Path
+) -> None:
+    frame, _, _, single = two_tastes
+    report = rank(train_on(frame, tmp_path), single[:30], tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / RANKING_FILE)
+    assert report.n_matched_seed_users == 30
+    assert table[~table.is_seed].head(70).user_id.isin(single).mean() > 0.5
+
+
+def test_a_seed_of_25(world: World, model: Path, tmp_path: Path) -> None:
+    report = rank(model, world.group[:25], tmp_path / "out")
+    assert "FEW_SEED_USERS" in report.warnings
+    low, high = report.metrics["recall_at"]["recall_interval"]
+    assert high - low > 0.2
