@@ -61,10 +61,6 @@ class Engine(Protocol):
         """Make files queryable as `name`: parquet with its own types, CSV and JSON Lines as VARCHAR cells."""
         ...
 
-    def unreadable_rows(self, name: str) -> int:
-        """Rows of the files behind `name` that could not be split into cells (a full pass for text)."""
-        ...
-
     def rejected_lines(self) -> pa.Table:
         """Which lines of text files the queries since the last call skipped, for being no rows.
 

@@ -48,7 +48,6 @@ class DuckDBEngine:
 
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...]) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).resolve()
-        self._scans: dict[str, TableFiles] = {}
         self._n_scratch_files = 0
         self._last_rejected_scan = -1
         self._allowed = [path.resolve() for path in (*paths, self._scratch)]
@@ -105,21 +104,6 @@ class DuckDBEngine:
         query = {"parquet": _parquet_query, "csv": _csv_query, "jsonl": _jsonl_query}[tables.format]
         sql = query([self._plain(file, tables) for file in tables.files], tables)
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
-        self._scans[name] = tables
-
-    def unreadable_rows(self, name: str) -> int:
-        """Count the lines that do not split into cells (CSV) or are no text (JSON Lines); 0 for parquet.
-
-        A line of JSON Lines that is text but no object comes back as a row of NULLs and is seen there.
-        """
-        tables = self._scans[name]
-        if tables.format == "parquet" or not tables.columns:
-            return 0
-        # Counting every cell makes DuckDB split the lines, which count(*) would not.
-        columns = ", ".join(f"count({quote_identifier(column)})" for column in tables.columns)
-        self.rejected_lines()
-        self.fetch(f"SELECT {columns} FROM {quote_identifier(name)}")
-        return len(self.rejected_lines())
 
     def rejected_lines(self) -> pa.Table:
         """Tell which lines the queries since the last call skipped."""

@@ -323,11 +323,7 @@ def _make_report(work: Work) -> Made:
     installation = work.installation
     job, configured, model = _family(installation, work)
     with installation.vault.opening(job.seed_location) as seed:
-        report = validate_seed(
-            seed,
-            engine_settings=installation.engine_settings,
-            min_unique=min(25, installation.settings.seed_floor),
-        )
+        report = validate_seed(seed, engine_settings=installation.engine_settings)
         documents: dict[str, Any] = {"report": report.as_dict()}
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
         sentence = report_sentence(report)

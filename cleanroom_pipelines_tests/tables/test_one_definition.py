@@ -245,7 +245,7 @@ def test_seeds(
         (("household_id", "x"), False),
         (("david",), False),
         (("u1",), False),
-        (("name",), False),
+        (("first",), False),
     ],
 )
 def test_the_column_of_a_seed(tmp_path: Path, columns: tuple[str, ...], is_seed: bool) -> None:
