@@ -14,13 +14,13 @@ import click
 
 from cleanroom_pipelines.errors import CleanroomError
 
-USAGE = 2
+USAGE, DEFECT = 2, 1
 
 
-def exit_with(error: CleanroomError) -> NoReturn:
-    """Print one clear sentence on stderr and end with exit code 2."""
+def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:
+    """Print one clear sentence on stderr and end with an exit code."""
     click.echo(f"cleanroom: {error}", err=True)
-    sys.exit(USAGE)
+    sys.exit(code)
 
 
 def print_json(value: Any) -> None:

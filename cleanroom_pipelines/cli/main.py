@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from cleanroom_pipelines.cli.benchmarks import benchmark
-from cleanroom_pipelines.cli.console import exit_with, print_json, progress_bar, table
+from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
 
 _FILE = click.Path(path_type=Path)
@@ -26,11 +26,16 @@ def cleanroom() -> None:
 
 
 def main() -> None:
-    """Run the command: exit code 0 on success, 2 with one sentence on an error of usage or input."""
+    """Run the command: exit code 0, 2 with one sentence on bad usage or input, 1 on a defect of ours."""
     try:
         cleanroom()
     except CleanroomError as error:
         exit_with(error)
+    except Exception as error:
+        from cleanroom_pipelines.execution.work import without_data_of
+
+        # a defect of ours; its text may quote a cell, and a traceback prints it
+        exit_with(without_data_of(error), DEFECT)
     except BrokenPipeError:
         # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

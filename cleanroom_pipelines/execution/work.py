@@ -205,7 +205,7 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
             _close(work, error.status_code, str(error))
             raise error from None
         except Exception as error:
-            unexpected = _without_data(error)
+            unexpected = without_data_of(error)
             _close(work, StatusCode.INTERNAL, str(unexpected))
             raise unexpected from None
         except BaseException:
@@ -253,10 +253,11 @@ def without_data() -> Iterator[None]:
     except CleanroomError:
         raise
     except Exception as error:
-        raise _without_data(error) from None
+        raise without_data_of(error) from None
 
 
-def _without_data(error: Exception) -> UnexpectedError:
+def without_data_of(error: Exception) -> UnexpectedError:
+    """What may be said of an error that is none of ours: its class and its place."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "cleanroom_pipelines" in frame.filename] or frames
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
