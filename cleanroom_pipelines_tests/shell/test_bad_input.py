@@ -1,0 +1,563 @@
+"""Bad input, by both ways in: the command and Dagster.
+
+Contract: issue "Bad input", `contracts/similarity.md` section 1. The command ends with 2 and one clear sentence on
+stderr; the road through Dagster ends as CREATE_FAILED with the code of the reason and a message with a remedy.
+Nothing half-written is left either way, and what is counted rather than an error does not stop anything.
+"""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.seeds import start_job_from_file
+
+from .. import worlds
+from ..cli.commands import Commands, Ended
+from .conftest import Shell
+
+SCHEMA = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(capsys, monkeypatch)
+
+
+def assert_refused(ended: Ended) -> None:
+    assert ended.code == 2
+    assert ended.out == ""
+    lines = ended.err.strip().splitlines()
+    assert len(lines) == 1, ended.err
+    assert lines[0].startswith("cleanroom: ")
+    assert lines[0].endswith(".")
+    assert "Traceback" not in ended.err
+
+
+def everything_in(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def drafts_in(home: Path) -> list[Path]:
+    return [path for path in home.rglob(".*") if "draft" in path.name or "export-" in path.name]
+
+
+# Training data
+
+
+def csv(path: Path, rows: list[worlds.Row], header: str = "user,item,ts") -> Path:
+    path.write_text(header + "\n" + "".join(f"{who},{item},{ts}\n" for who, item, ts in rows))
+    return path
+
+
+def empty_text(folder: Path) -> Path:
+    (folder / "t.csv").write_text("")
+    return folder / "t.csv"
+
+
+def header_only(folder: Path) -> Path:
+    return csv(folder / "t.csv", [])
+
+
+def no_parquet(folder: Path) -> Path:
+    (folder / "t.parquet").write_bytes(b"PAR1 this is none")
+    return folder / "t.parquet"
+
+
+def cut_parquet(folder: Path) -> Path:
+    path = worlds.write_events(folder / "t.parquet", worlds.events())
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def folder_in_place(folder: Path) -> Path:
+    (folder / "t.parquet").mkdir()
+    return folder / "t.parquet"
+
+
+def wrong_names(folder: Path) -> Path:
+    return csv(folder / "t.csv", worlds.events(), header="customer,item,ts")
+
+
+def wrong_types(folder: Path) -> Path:
+    rows = worlds.events()
+    table = pa.table(
+        {
+            "user": [float(number % 300) + 0.5 for number in range(len(rows))],
+            "item": [row[1] for row in rows],
+            "ts": [row[2] for row in rows],
+        }
+    )
+    pq.write_table(table, folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def text_for_times(folder: Path) -> Path:
+    rows = [(who, item, "yesterday") for who, item, _ in worlds.events()]
+    return csv(folder / "t.csv", rows)  # type: ignore[arg-type]
+
+
+def many_bad_rows(folder: Path) -> Path:
+    rows = worlds.events()
+    bad = [("", item, ts) for _, item, ts in rows[: len(rows) * 6 // 100]]
+    return csv(folder / "t.csv", bad + rows[len(bad) :])
+
+
+def milliseconds(folder: Path) -> Path:
+    return csv(folder / "t.csv", [(who, item, ts * 1000) for who, item, ts in worlds.events()])
+
+
+def few_users(folder: Path) -> Path:
+    return csv(folder / "t.csv", worlds.events(n_users=99))
+
+
+def few_rows(folder: Path) -> Path:
+    return csv(folder / "t.csv", worlds.events(n_events=999))
+
+
+TABLES = {
+    "missing": (lambda folder: folder / "missing.parquet", "TRAINING_DATA_NOT_FOUND"),
+    "empty": (empty_text, "TRAINING_DATA_INVALID"),
+    "no rows": (header_only, "TRAINING_DATA_INVALID"),
+    "no parquet": (no_parquet, "TRAINING_DATA_INVALID"),
+    "cut off": (cut_parquet, "TRAINING_DATA_INVALID"),
+    "an empty folder": (folder_in_place, "TRAINING_DATA_NOT_FOUND"),
+    "wrong column names": (wrong_names, "TRAINING_DATA_INVALID"),
+    "wrong column types": (wrong_types, "TRAINING_DATA_INVALID"),
+    "text for times": (text_for_times, "TRAINING_DATA_INVALID"),
+    "6 % bad rows": (many_bad_rows, "TRAINING_DATA_INVALID"),
+    "milliseconds": (milliseconds, "TRAINING_DATA_INVALID"),
+    "99 users": (few_users, "TRAINING_DATA_TOO_SMALL"),
+    "999 rows": (few_rows, "TRAINING_DATA_TOO_SMALL"),
+}
+
+
+@pytest.mark.parametrize(("make", "_code"), TABLES.values(), ids=TABLES)
+def test_a_bad_table_is_refused_by_the_command(
+    command: Commands, tmp_path: Path, make: Callable[[Path], Path], _code: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    table = make(tmp_path / "in")
+    ended = command(
+        "train", "--interactions", table, "--schema", SCHEMA, "--out", tmp_path / "out" / "model", "--threads", "1"
+    )
+    assert_refused(ended)
+    assert everything_in(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize(("make", "code"), TABLES.values(), ids=TABLES)
+def test_a_bad_table_fails_its_dataset_and_model(
+    new_shell: Callable[[str], Shell], tmp_path: Path, make: Callable[[Path], Path], code: str
+) -> None:
+    shell = new_shell("room")
+    (tmp_path / "in").mkdir()
+    declaration = worlds.declare(tmp_path / "c.yaml", interactions=make(tmp_path / "in"), seed=None)
+    worlds.apply(shell.installation, declaration)
+    shell.run_pending()
+    dataset, model = (
+        worlds.newest(shell.installation, kind) for kind in (Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL)
+    )
+    assert (dataset.status, dataset.status_code) == ("CREATE_FAILED", code)
+    assert dataset.status_message
+    assert model.status == "CREATE_FAILED"
+    assert shell.installation.catalog.get(Kind.AUDIENCE_MODEL, model.resource_id).status == "CREATE_FAILED"
+    assert not model.artifacts
+    assert drafts_in(shell.installation.home.root) == []
+    assert "training_dataset" in dataset.artifacts, "a bad table leaves its report"
+
+
+def test_few_bad_rows_duplicates_and_unknown_columns_are_counted(
+    new_shell: Callable[[str], Shell], tmp_path: Path
+) -> None:
+    rows = worlds.events()
+    lines = [f"{who},{item},{ts},x" for who, item, ts in rows]
+    lines[:200] = [f",{item},{ts},x" for _, item, ts in rows[:200]]
+    lines += lines[-100:]
+    (tmp_path / "t.csv").write_text("user,item,ts,colour\n" + "\n".join(lines) + "\n")
+    shell = new_shell("room")
+    worlds.apply(
+        shell.installation, worlds.declare(tmp_path / "c.yaml", interactions=tmp_path / "t.csv", seed=None)
+    )
+    assert shell.run_pending() == 3
+    assert {status for all_ in worlds.statuses(shell.installation).values() for status in all_} == {"ACTIVE"}
+
+
+WINDOWS = {"no event in it": (1_000, 2_000), "ends before it starts": (1_700_100_000, 1_700_000_000)}
+
+
+@pytest.mark.parametrize(("start", "end"), WINDOWS.values(), ids=WINDOWS)
+def test_an_empty_window_is_refused_by_the_command(
+    command: Commands, world: worlds.World, tmp_path: Path, start: int, end: int
+) -> None:
+    ended = command(
+        "train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", tmp_path / "model",
+        "--start", str(start), "--end", str(end),
+    )  # fmt: skip
+    assert_refused(ended)
+    assert everything_in(tmp_path) == set()
+
+
+def test_an_empty_window_fails_the_model_only(trained: Shell, tmp_path: Path) -> None:
+    # a window that ends before it starts never gets that far: `apply` refuses it, below
+    model = {"name": "Early", "window": {"start": 1_000, "end": 2_000}}
+    declaration = worlds.declare(
+        tmp_path / "c.yaml",
+        interactions=trained.world.interactions,
+        seed=None,
+        model=model,
+        configured={"name": "Early lookalikes", "audience_model": "Early"},
+    )
+    worlds.apply(trained.installation, declaration)
+    trained.run_pending()
+    failed = worlds.newest(trained.installation, Kind.AUDIENCE_MODEL, "Early")
+    assert (failed.status, failed.status_code) == ("CREATE_FAILED", "TRAINING_DATA_INVALID")
+    orphan = worlds.newest(trained.installation, Kind.CONFIGURED_AUDIENCE_MODEL, "Early lookalikes")
+    assert (orphan.status, orphan.status_code) == ("CREATE_FAILED", "PARENT_NOT_ACTIVE")
+
+
+# Seeds
+
+
+def seed_of(n: int, prefix: str = "user-") -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        return worlds.write_seed(folder / "s.csv", [f"{prefix}{number:04d}" for number in range(n)])
+
+    return write
+
+
+def written(name: str, content: str | bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return folder / name
+
+    return write
+
+
+def half_known(folder: Path) -> Path:
+    users = [worlds.user(n) for n in range(24)] + [f"stranger-{n}" for n in range(40)]
+    return worlds.write_seed(folder / "s.jsonl", users)
+
+
+SEEDS = {
+    "empty": (written("s.jsonl", ""), "SEED_INVALID"),
+    "header only": (written("s.csv", "user_id\n"), "SEED_INVALID"),
+    "unparsable lines": (written("s.jsonl", "{{{\n" * 60), "SEED_INVALID"),
+    "no parquet": (written("s.parquet", b"PAR1 none"), "SEED_INVALID"),
+    "no gzip": (written("s.csv.gz", b"user_id\nu"), "SEED_INVALID"),
+    "no user_id column": (written("s.csv", "id,x\n" + "a,b\n" * 60), "SEED_INVALID"),
+    "24 ids": (seed_of(24), "SEED_TOO_SMALL"),
+    "24 ids three times": (
+        written("s.csv", "user_id\n" + "".join(f"user-{n % 24:04d}\n" for n in range(72))),
+        "SEED_TOO_SMALL",
+    ),
+    "500,001 ids": (seed_of(500_001), "SEED_TOO_LARGE"),
+    "matches nobody": (seed_of(40, "stranger-"), "INSUFFICIENT_MATCHING_SEED"),
+    "fewer than the minimum": (half_known, "INSUFFICIENT_MATCHING_SEED"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model that the command trained."""
+    from cleanroom_pipelines.cli.bare import train_model
+
+    out = tmp_path_factory.mktemp("bare") / "model"
+    train_model(
+        interactions=str(world.interactions), users=None, schema=SCHEMA, users_schema=None, out=out, start=None,
+        end=None, memory=None, threads=1, max_invalid="5%", progress=lambda share, stage: None,
+    )  # fmt: skip
+    yield out
+
+
+def generate(command: Commands, model: Path, seed: Path, out: Path, *more: str) -> Ended:
+    floor = () if "--min-matching-seed-size" in more else ("--min-matching-seed-size", "25")
+    return command("generate", "--model", model, "--seed", seed, "--out", out, "--threads", "1", *floor, *more)
+
+
+@pytest.mark.parametrize(("make", "_code"), SEEDS.values(), ids=SEEDS)
+def test_a_bad_seed_is_refused_by_the_command(
+    command: Commands, model: Path, tmp_path: Path, make: Callable[[Path], Path], _code: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    assert_refused(generate(command, model, make(tmp_path / "in"), tmp_path / "out" / "audience"))
+    assert everything_in(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize(("make", "code"), SEEDS.values(), ids=SEEDS)
+def test_a_bad_seed_fails_its_job(trained: Shell, tmp_path: Path, make: Callable[[Path], Path], code: str) -> None:
+    (tmp_path / "in").mkdir()
+    start_job_from_file(
+        trained.installation,
+        configured=trained.partition("configured_audience_model"),
+        seed=make(tmp_path / "in"),
+        name="Bad seed",
+        export_size="largest",
+    )
+    assert trained.run_pending() == 1
+    job = worlds.newest(trained.installation, Kind.GENERATION_JOB)
+    assert (job.status, job.status_code) == ("CREATE_FAILED", code)
+    assert job.status_message
+    assert set(job.artifacts) == {"seed_validation_report"}, "a bad seed leaves its report"
+    assert worlds.materializations(trained.instance, "audience") == []
+    assert list(trained.installation.catalog.iterate(Kind.EXPORT_JOB)) == []
+    assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*")), "the seed is gone"
+    assert drafts_in(trained.installation.home.root) == []
+
+
+def test_a_missing_seed(command: Commands, model: Path, trained: Shell, tmp_path: Path) -> None:
+    assert_refused(generate(command, model, tmp_path / "missing.csv", tmp_path / "audience"))
+    assert everything_in(tmp_path) - everything_in(trained.folder) == {trained.folder}
+    # a job cannot be started without its seed; one whose seed is taken away while it waits fails
+    start_job_from_file(
+        trained.installation,
+        configured=trained.partition("configured_audience_model"),
+        seed=trained.world.seed,
+        name="Soon without",
+    )
+    for path in trained.installation.home.seeds.rglob("seed.*"):
+        path.unlink()
+    trained.run_pending()
+    job = worlds.newest(trained.installation, Kind.GENERATION_JOB)
+    assert (job.status, job.status_code) == ("CREATE_FAILED", "SEED_NOT_FOUND")
+
+
+def test_a_seed_that_leaves_nobody_else(command: Commands, model: Path, trained: Shell, tmp_path: Path) -> None:
+    seed = worlds.write_seed(tmp_path / "s.csv", [worlds.user(n) for n in range(250)])
+    assert_refused(generate(command, model, seed, tmp_path / "audience"))
+    start_job_from_file(
+        trained.installation,
+        configured=trained.partition("configured_audience_model"),
+        seed=seed,
+        name="Everybody",
+    )
+    trained.run_pending()
+    job = worlds.newest(trained.installation, Kind.GENERATION_JOB)
+    assert (job.status, job.status_code) == ("CREATE_FAILED", "SEED_COVERS_POPULATION")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sizes", "0%"),
+        ("--sizes", "101%"),
+        ("--sizes", "5%,5%"),
+        ("--sizes", "0"),
+        ("--sizes", "many"),
+        ("--sizes", ","),
+        ("--min-matching-seed-size", "0"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_sizes_are_refused_by_the_command(
+    command: Commands, model: Path, world: worlds.World, tmp_path: Path, options: tuple[str, str]
+) -> None:
+    assert_refused(generate(command, model, world.seed, tmp_path / "audience", *options))
+    assert everything_in(tmp_path) == set()
+
+
+# Declarations: what cannot reach Dagster, since `apply` refuses it
+
+
+DECLARATIONS = {
+    "size 0%": {"configured": {"sizes": ["0%"]}},
+    "size 101%": {"configured": {"sizes": ["101%"]}},
+    "size repeated": {"configured": {"sizes": ["5%", "5%"]}},
+    "no size": {"configured": {"sizes": []}},
+    "window that ends before it starts": {"model": {"window": {"start": 2_000, "end": 1_000}}},
+    "missing seed": {"job": {"seed": "nowhere.csv"}},
+    "seed of no known format": {"job": {"seed": __file__}},
+    "unknown role": {"dataset": {"columns": {"user": "USER"}}},
+    "no user column": {"dataset": {"columns": {"item": "ITEM_ID"}}},
+    "source on two lines": {"dataset": {"source": "two\nlines.csv"}},
+    "name on two lines": {"dataset": {"name": "two\nlines"}},
+    "empty name": {"model": {"name": " "}},
+    "name too long": {"model": {"name": "x" * 64}},
+    "parent that is nowhere": {"model": {"training_dataset": "Nowhere"}},
+    "minimum below the floor": {"configured": {"minimum_matching_seed_size": 3}},
+    "output outside the buckets": {"configured": {"output": "s3://audiences/../../x"}},
+    "output that is no bucket": {"configured": {"output": "/etc"}},
+}
+
+
+@pytest.mark.parametrize("changes", DECLARATIONS.values(), ids=DECLARATIONS)
+def test_a_wrong_declaration_changes_nothing(
+    command: Commands, trained: Shell, tmp_path: Path, changes: dict[str, dict[str, object]]
+) -> None:
+    fresh = {"dataset": {"name": "New"}, "model": {"name": "New"}, "configured": {"name": "New"}}
+    fresh |= {"job": {"name": "New"}}
+    merged = {form: fresh[form] | changes.get(form, {}) for form in fresh}
+    merged["model"] = {"training_dataset": merged["dataset"]["name"]} | merged["model"]
+    merged["configured"] = {"audience_model": merged["model"]["name"]} | merged["configured"]
+    merged["job"] = {"configured_audience_model": merged["configured"]["name"]} | merged["job"]
+    declaration = worlds.declare(
+        tmp_path / "c.yaml", interactions=trained.world.interactions, seed=trained.world.seed, **merged
+    )
+    before = worlds.statuses(trained.installation)
+    assert_refused(command("apply", declaration))
+    assert worlds.statuses(trained.installation) == before
+    assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*"))
+
+
+def test_two_resources_of_one_name(command: Commands, trained: Shell, tmp_path: Path) -> None:
+    declaration = worlds.declare(tmp_path / "c.yaml", interactions=trained.world.interactions, seed=None)
+    another = "audience_models:\n- {name: Twice, training_dataset: Shop events}\n"
+    twice = declaration.read_text()
+    for _ in range(2):
+        twice = twice.replace("audience_models:\n", another, 1)
+    assert twice.count("Twice") == 2
+    declaration.write_text(twice)
+    before = worlds.statuses(trained.installation)
+    assert_refused(command("apply", declaration))
+    assert worlds.statuses(trained.installation) == before
+
+
+# Names
+
+
+NASTY = '../../x "quo\'tes" 🛒 ; DROP TABLE'
+
+
+def test_names_and_files_with_anything_in_them_stay_inside(
+    new_shell: Callable[[str], Shell], tmp_path: Path, command: Commands
+) -> None:
+    around = tmp_path / "around"
+    files = around / 'o\'clock 🛒 "q"'
+    files.mkdir(parents=True)
+    world = worlds.write_world(files)
+    declaration = worlds.declare(
+        files / "c.yaml",
+        interactions=world.interactions,
+        seed=world.seed.rename(files / "s'e\"ed\n🛒 ..jsonl"),
+        dataset={"name": NASTY, "description": NASTY},
+        model={"name": NASTY, "training_dataset": NASTY},
+        configured={"name": NASTY, "audience_model": NASTY},
+        job={"name": NASTY, "configured_audience_model": NASTY, "seed": str(files / "s'e\"ed\n🛒 ..jsonl")},
+    )
+    before = everything_in(around)
+    shell = new_shell("room")
+    ended = command("apply", declaration)
+    assert ended.code == 0, ended.err
+    assert shell.run_pending() == 5
+    assert {status for all_ in worlds.statuses(shell.installation).values() for status in all_} == {"ACTIVE"}
+    assert everything_in(around) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"around", "room"}
+    for kind in Kind:
+        assert worlds.the(shell.installation, kind).id.startswith("x-quo-tes-drop-table")
+    ended = command("status")
+    assert ended.code == 0
+    # the same files by the bare commands
+    assert command(
+        "train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", around / NASTY
+    ).code in (0, 2)
+
+
+# What is damaged, and a full disk
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "json",
+        "npy",
+        pytest.param(
+            "parquet",
+            marks=pytest.mark.xfail(strict=True, reason="similarity.model lets pyarrow's own error through"),
+        ),
+    ],
+)
+def test_a_damaged_model_is_refused_by_the_command(
+    command: Commands, model: Path, world: worlds.World, tmp_path: Path, suffix: str
+) -> None:
+    damaged = [path.name for path in model.glob(f"*.{suffix}")]
+    assert damaged
+    for name in damaged:
+        shutil.copytree(model, tmp_path / "model")
+        path = tmp_path / "model" / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        ended = generate(command, tmp_path / "model", world.seed, tmp_path / "audience")
+        shutil.rmtree(tmp_path / "model")
+        assert_refused(ended)
+        assert everything_in(tmp_path) == set()
+
+
+def test_a_model_that_is_none(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+    assert_refused(generate(command, tmp_path / "none", world.seed, tmp_path / "audience"))
+    (tmp_path / "none").mkdir()
+    assert_refused(generate(command, tmp_path / "none", world.seed, tmp_path / "audience"))
+    assert everything_in(tmp_path) == {tmp_path / "none"}
+
+
+def test_an_output_that_exists_is_left_alone(
+    command: Commands, model: Path, world: worlds.World, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    assert_refused(generate(command, model, world.seed, tmp_path / "mine"))
+    assert_refused(generate(command, model, world.seed, tmp_path / "mine" / "below"))
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+_LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file grows beyond: what a full disk does half-way
+from cleanroom_pipelines.cli.main import main
+main()
+"""
+
+
+def run_with_little_disk(*arguments: object) -> Ended:
+    command = [sys.executable, "-c", _LIMITED, *map(str, arguments), "--threads", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.mark.xfail(strict=True, reason="similarity.pairs spills by numpy's tofile, whose error has no errno")
+def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_training(world: worlds.World, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    ended = run_with_little_disk("train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", out)
+    assert everything_in(tmp_path) == set()
+    assert_refused(ended)
+    assert "disk is full" in ended.err
+
+
+def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_ranking(
+    model: Path, world: worlds.World, tmp_path: Path
+) -> None:
+    options = ("--min-matching-seed-size", 25, "--out", tmp_path / "audience")
+    ended = run_with_little_disk("generate", "--model", model, "--seed", world.seed, *options)
+    assert everything_in(tmp_path) == set()
+    assert_refused(ended)
+    assert "disk is full" in ended.err
+
+
+def test_a_disk_that_fills_up_half_way_fails_the_model_and_leaves_nothing(
+    trained: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # simulated where the system tells it, at the flush of a draft's file: a limit on files would hit Dagster's own
+    before = everything_in(trained.installation.home.artifacts)
+    flush = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "draft" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    model = trained.partition("audience_model")
+    result = trained.materialize("audience_model", partition=model)
+    assert not result.success
+    failed = worlds.newest(trained.installation, Kind.AUDIENCE_MODEL)
+    assert (failed.status, failed.status_code) == ("CREATE_FAILED", "STORAGE_FULL")
+    assert everything_in(trained.installation.home.artifacts) == before
+    monkeypatch.setattr(os, "fsync", flush)
+    assert trained.materialize("audience_model", partition=model).success
+    assert worlds.newest(trained.installation, Kind.AUDIENCE_MODEL).status == "ACTIVE"
