@@ -42,6 +42,7 @@ from cleanroom_pipelines.similarity.specs import (
 from cleanroom_pipelines.tables.uploads import INTERACTIONS, USERS, find_upload, reading_of
 
 _SAMPLE_BITS = 40
+_COLUMNS_AT_ONCE = 16
 
 
 @dataclass
@@ -319,32 +320,14 @@ class _Writing:
         table: reading.UsersTable | None,
         found: reading.Interactions,
     ) -> list[dict[str, Any]]:
-        counted = dense_features.scatter(
-            reading.stream_user_counts(self._database, columns),
-            ["n_events", "first_ts", "last_ts", *columns],
-            self._n_users,
-            np.nan,
-        )
         described = dense_features.activity_features(self._has_time) + features
-        raw = dense_features.activity_columns(
-            counted["n_events"].astype(np.int64),
-            self._distinct,
-            counted["first_ts"],
-            counted["last_ts"],
-            found.last_time,
-        )
-        raw += [counted[column] for column in columns]
         if table is not None:
-            known = dense_features.scatter(
-                reading.stream_user_features(self._database, table.columns), table.columns, self._n_users, np.nan
-            )
             described += table.features
-            raw += [known[column] for column in table.columns]
         dense = np.lib.format.open_memmap(
-            self._out / "dense.npy", mode="w+", dtype=np.float32, shape=(self._n_users, len(raw))
+            self._out / "dense.npy", mode="w+", dtype=np.float32, shape=(self._n_users, len(described))
         )
         absent = []
-        for number, column in enumerate(raw):
+        for number, column in enumerate(self._raw_columns(columns, table, found)):
             standardised = dense_features.standardised(column)
             dense[:, number] = standardised
             absent.append(dense_features.standardised_zero(column, standardised))
@@ -353,6 +336,31 @@ class _Writing:
             asdict(feature) | {"absent": zero if feature.value is not None else None}
             for feature, zero in zip(described, absent, strict=True)
         ]
+
+    def _raw_columns(
+        self, columns: list[str], table: reading.UsersTable | None, found: reading.Interactions
+    ) -> Iterator[npt.NDArray[np.float64]]:
+        """The columns before standardising, a few in memory at a time: embeddings can have hundreds."""
+        names = ["n_events", "first_ts", "last_ts"]
+        counted = dense_features.scatter(
+            reading.stream_user_counts(self._database, []), names, self._n_users, np.nan
+        )
+        yield from dense_features.activity_columns(
+            counted["n_events"].astype(np.int64),
+            self._distinct,
+            counted["first_ts"],
+            counted["last_ts"],
+            found.last_time,
+        )
+        del counted
+        sources = [(columns, reading.stream_user_counts)]
+        if table is not None:
+            sources.append((table.columns, reading.stream_user_features))
+        for wanted, stream in sources:
+            for start in range(0, len(wanted), _COLUMNS_AT_ONCE):
+                group = wanted[start : start + _COLUMNS_AT_ONCE]
+                scattered = dense_features.scatter(stream(self._database, group), group, self._n_users, np.nan)
+                yield from (scattered[column] for column in group)
 
     def write_representation(self, stages: Stages) -> None:
         starts = np.load(self._out / "starts.npy")
