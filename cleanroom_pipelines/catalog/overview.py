@@ -7,15 +7,23 @@ Keep out: single resources (`resources.py`).
 
 import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, or_, select
 
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.records import Resource, Status, Version
-from cleanroom_pipelines.catalog.tables import ROWS, VersionRow, WorkerRow, resource_record, version_record
+from cleanroom_pipelines.catalog.records import GenerationJob, Resource, Status, Version
+from cleanroom_pipelines.catalog.tables import (
+    ROWS,
+    GenerationJobRow,
+    VersionRow,
+    WorkerRow,
+    resource_record,
+    version_record,
+)
 from cleanroom_pipelines.errors import UsageError
 
 
@@ -53,6 +61,36 @@ class Overview(Database):
             claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             runs = {run_id for run_id in session.scalars(claimed) if run_id}
             return frozenset(runs | set(session.scalars(select(WorkerRow.worker_id))))
+
+    def spent_seeds(self, failed_before: datetime) -> tuple[GenerationJob, ...]:
+        """The jobs that have ended and still name a seed that is not kept.
+
+        Args:
+            failed_before: UTC; a job that failed later may still be attempted again.
+        """
+        newest = (
+            select(VersionRow.resource_id, func.max(VersionRow.number).label("number"))
+            .group_by(VersionRow.resource_id)
+            .subquery()
+        )
+        query = (
+            select(GenerationJobRow)
+            .join(newest, newest.c.resource_id == GenerationJobRow.id)
+            .join(
+                VersionRow,
+                and_(VersionRow.resource_id == newest.c.resource_id, VersionRow.number == newest.c.number),
+            )
+            .where(GenerationJobRow.seed_location.is_not(None), GenerationJobRow.keep_seed.is_(False))
+            .where(
+                or_(
+                    VersionRow.status == Status.ACTIVE,
+                    and_(VersionRow.status == Status.CREATE_FAILED, VersionRow.finished_at <= failed_before),
+                )
+            )
+        )
+        with self._read() as session:
+            records = tuple(resource_record(row) for row in session.scalars(query))
+        return tuple(record for record in records if isinstance(record, GenerationJob))
 
     def copy_to(self, target: Path) -> None:
         """Copy the database to a file while others go on using it; one consistent state.

@@ -25,6 +25,7 @@ from cleanroom_pipelines.engine import find_tables
 from cleanroom_pipelines.errors import ArtifactError, CleanroomError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Input, Manifest, resolve_destination
 from cleanroom_pipelines.storage.artifacts import MANIFEST
@@ -289,12 +290,6 @@ MAKERS = {
     "audience": make_audience,
     "audience_export": make_audience_export,
 }
-
-
-def forget_seed(installation: Installation, job: GenerationJob) -> None:
-    """Delete a job's seed; its name, size, keyed digest and report stay."""
-    installation.vault.delete(job.seed_location)
-    installation.catalog.forget_seed(job.id)
 
 
 def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:

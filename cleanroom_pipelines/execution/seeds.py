@@ -1,10 +1,11 @@
-"""Starting a generation job from a file of the operator's.
+"""Seeds of generation jobs: taken in from a file of the operator's, and let go when the job has ended.
 
-Lives here: taking the seed into the vault and registering the job, for launchpad and command.
+Lives here: taking a seed into the vault and registering its job, for launchpad and command; forgetting seeds.
 Add here when a job is started with a further choice.
 Keep out: drops (inbox.py) and declarations (declarations).
 """
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,9 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
+
+# For so long a job that failed for another reason than its seed can be attempted again by hand.
+_ATTEMPT_AGAIN_WITHIN = timedelta(days=1)
 
 
 def start_job_from_file(
@@ -73,3 +77,15 @@ def start_job_from_file(
         raise
     assert isinstance(job, GenerationJob)
     return job
+
+
+def forget_seed(installation: Installation, job: GenerationJob) -> None:
+    """Delete a job's seed; its name, size, keyed digest and report stay."""
+    installation.vault.delete(job.seed_location)
+    installation.catalog.forget_seed(job.id)
+
+
+def forget_spent_seeds(installation: Installation) -> None:
+    """Delete the seeds of jobs that have ended but whose run was killed before it could, or that failed for long."""
+    for job in installation.catalog.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
+        forget_seed(installation, job)

@@ -10,6 +10,7 @@ from datetime import timedelta
 import dagster as dg
 
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.seeds import forget_spent_seeds
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 # A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
@@ -27,6 +28,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
         _fail_run(instance, worker, "Its process went silent.")
         catalog.forget_worker(worker)
     catalog.settle_orphans()
+    forget_spent_seeds(installation)
     _sync_partitions(installation, instance)
 
 

@@ -1,13 +1,14 @@
 """Contract: what looks at the whole catalogue sees every resource once, and who is alive; a copy is a catalogue."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Kind
-from cleanroom_pipelines.errors import NotFoundError, UsageError
+from cleanroom_pipelines.errors import NotFoundError, StatusCode, UsageError
 
-from .building import Clock, Numbered, dataset_spec, model_spec
+from .building import Builder, Clock, Numbered, dataset_spec, job_spec, model_spec
 
 
 def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) -> None:
@@ -41,6 +42,28 @@ def test_live_runs_hold_a_claim_or_beat(catalog: Catalog) -> None:
     catalog.finish(claim, {})
     catalog.forget_worker("worker")
     assert catalog.live_runs() == frozenset()
+
+
+def test_seeds_of_ended_jobs_are_spent(builder: Builder, clock: Clock) -> None:
+    catalog = builder.catalog
+    configured = builder.chain()[2]
+    active, kept, failed = (
+        builder.create(job_spec(configured.id, name, seed_digest=digest * 16, keep_seed=name == "kept"))
+        for name, digest in (("active", "aaaa"), ("kept", "bbbb"), ("failed", "cccc"))
+    )
+    assert catalog.spent_seeds(clock.now) == ()  # nothing has ended
+    for _ in range(3):
+        builder.make(catalog.ready()[0])
+    builder.make(builder.newest(active))
+    builder.make(builder.newest(kept))
+    claim = catalog.claim(Kind.GENERATION_JOB, failed.id, 1, "run")
+    assert claim is not None
+    catalog.fail(claim, StatusCode.STORAGE_FULL, "The disk is full.")
+    clock.turn(10)
+    assert [job.id for job in catalog.spent_seeds(clock.now - timedelta(seconds=20))] == [active.id]
+    assert {job.id for job in catalog.spent_seeds(clock.now)} == {active.id, failed.id}
+    catalog.forget_seed(active.id)
+    assert [job.id for job in catalog.spent_seeds(clock.now)] == [failed.id]
 
 
 def test_a_copy_is_the_catalogue_at_one_moment(tmp_path: Path) -> None:
