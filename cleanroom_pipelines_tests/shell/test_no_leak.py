@@ -3,8 +3,8 @@
 Contract: issue "No leak", STYLE 13 and 14. A canary is planted in user ids, item ids, feature values, seed ids,
 bad cells and names of seed files, through successes and through every kind of failure; then Dagster's storage,
 its compute logs, the catalogue, receipts, metadata, manifests and everything printed are searched for it, without
-the redaction variable. What holds data by design is named in `BY_DESIGN`. A source's path is part of its declaration,
-so table files have no canary in their names; a dropped file gives its job the words of its name.
+the redaction variable. What holds data by design is named in `BY_DESIGN`. A source's path is part of its
+declaration, so table files have no canary in their names; a dropped file gives its job the words of its name.
 """
 
 import sqlite3

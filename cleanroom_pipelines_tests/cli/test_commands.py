@@ -1,0 +1,169 @@
+"""The commands of the installation: apply, run, status, cancel, backup, restore.
+
+Contract: DESIGN section 7. Exit code 0, or 2 and one sentence on stderr; `--json` where a script may read it;
+`--dry-run` says what would change and changes nothing; applying twice changes nothing.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.installation import Installation
+
+from .. import worlds
+from .commands import Commands
+
+
+def test_an_empty_home_says_how_to_start(command: Commands, installation: Installation) -> None:
+    ended = command("status")
+    assert (ended.code, ended.err) == (0, "")
+    assert "cleanroom demo" in ended.out
+    assert json.loads(command("status", "--json").out) == []
+
+
+def test_dry_run_says_what_apply_then_does(
+    command: Commands, installation: Installation, world: worlds.World
+) -> None:
+    dry = command("apply", world.declaration, "--dry-run")
+    assert dry.code == 0
+    assert worlds.statuses(installation) == {}
+    wet = json.loads(command("apply", world.declaration, "--json").out)
+    assert [change["action"] for change in wet] == ["create"] * 5
+    assert [line.split("'")[1] for line in dry.out.splitlines()] == [change["name"] for change in wet]
+    assert all(line.startswith("would create ") for line in dry.out.splitlines())
+    before = worlds.statuses(installation)
+    again = command("apply", world.declaration)
+    assert [line.split()[0] for line in again.out.splitlines()] == ["kept"] * 5
+    assert worlds.statuses(installation) == before
+
+
+def test_run_does_what_is_pending_and_status_shows_it(
+    command: Commands, installation: Installation, world: worlds.World, tmp_path: Path
+) -> None:
+    declaration = worlds.declare(tmp_path / "c.yaml", interactions=world.interactions, seed=None)
+    command("apply", declaration)
+    ended = command("run")
+    assert (ended.code, ended.out) == (0, "Made 3 runs.\n")
+    rows = json.loads(command("status", "--json").out)
+    assert {row["status"] for row in rows} == {"ACTIVE"}
+    assert {row["progress"] for row in rows} == {1.0}
+    table = command("status").out
+    for row in rows:
+        assert row["name"] in table
+    assert command("run").out == "Made 0 runs.\n"
+
+
+def test_a_failure_shows_its_reason(command: Commands, installation: Installation, tmp_path: Path) -> None:
+    declaration = worlds.declare(tmp_path / "c.yaml", interactions=tmp_path / "nowhere.csv", seed=None)
+    command("apply", declaration)
+    command("run")
+    first = json.loads(command("status", "--json").out)[0]
+    assert (first["version_status"], first["status_code"]) == ("CREATE_FAILED", "TRAINING_DATA_NOT_FOUND")
+    assert first["message"]
+
+
+def test_cancel(command: Commands, installation: Installation, world: worlds.World) -> None:
+    command("apply", world.declaration)
+    model = worlds.the(installation, Kind.AUDIENCE_MODEL)
+    ended = command("cancel", model.id)
+    assert ended.code == 0
+    assert worlds.newest(installation, Kind.AUDIENCE_MODEL).status_code == "CANCELLED"
+    for wrong in (model.id, "nobody-0123456789ab", "../x"):
+        ended = command("cancel", wrong)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith("cleanroom: ")
+
+
+def test_backup_and_restore(
+    command: Commands,
+    installation: Installation,
+    world: worlds.World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command("apply", world.declaration)
+    assert command("run", "--max-seconds", "0.001").code == 0
+    ended = command("backup", tmp_path / "b.tar")
+    assert ended.code == 0, ended.err
+    assert command("backup", tmp_path / "b.tar").code == 2, "it overwrites nothing"
+    assert command("restore", tmp_path / "b.tar").code == 2, "nor a home that holds something"
+    monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "elsewhere"))
+    assert command("restore", tmp_path / "none.tar").code == 2
+    ended = command("restore", tmp_path / "b.tar")
+    assert ended.code == 0, ended.err
+    assert worlds.statuses(Installation.from_environment()) == worlds.statuses(installation)
+
+
+TRAIN = ("train", "--interactions", "x.csv", "--out", "m", "--schema")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("apply", "missing.yaml"),
+        (*TRAIN, "user=USER_ID"),
+        (*TRAIN, "user"),
+        (*TRAIN, "u=USER_ID,i=ITEM_ID", "--start", "soon"),
+        (*TRAIN, "u=USER_ID,i=ITEM_ID", "--memory", "lots"),
+        (
+            "train",
+            "--interactions",
+            "x.csv",
+            "--schema",
+            "u=USER_ID,i=ITEM_ID",
+            "--out",
+            "m",
+            "--max-invalid",
+            "7",
+        ),
+        ("restore", "missing.tar"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_one_sentence(
+    command: Commands, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    ended = command(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.strip().splitlines()) == 1
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("variable", ["CLEANROOM_MEMORY", "CLEANROOM_THREADS", "CLEANROOM_SIZE_PROFILE"])
+def test_a_wrong_setting_is_named(
+    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "-1")
+    ended = command("status")
+    assert ended.code == 2
+    assert variable in ended.err
+
+
+def test_a_defect_ends_with_1_and_quotes_nothing(
+    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down() -> None:
+        raise RuntimeError("cell of somebody")
+
+    monkeypatch.setattr(Installation, "from_environment", break_down)
+    ended = command("status")
+    assert ended.code == 1
+    assert "RuntimeError" in ended.err
+    assert "somebody" not in ended.err
+
+
+def test_the_program_itself(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("cleanroom")
+    ended = subprocess.run([program, "apply", tmp_path / "none.yaml"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("cleanroom: ")
+    assert "Traceback" not in ended.stderr
+    helped = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    for name in ("demo", "dev", "apply", "run", "status", "train", "generate", "backup", "restore", "cancel"):
+        assert name in helped.stdout
