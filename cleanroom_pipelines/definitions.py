@@ -6,7 +6,8 @@ from pathlib import Path
 import dagster as dg
 
 # Dagster warns of a parameter that it passes itself, at each load.
-warnings.filterwarnings("ignore", message="Parameter `owners` of initializer `SensorDefinition", category=dg.BetaWarning)
+_ITS_OWN = "Parameter `owners` of initializer `SensorDefinition"
+warnings.filterwarnings("ignore", message=_ITS_OWN, category=dg.BetaWarning)
 
 
 @dg.definitions

@@ -86,6 +86,6 @@ def forget_seed(installation: Installation, job: GenerationJob) -> None:
 
 
 def forget_spent_seeds(installation: Installation) -> None:
-    """Delete the seeds of jobs that have ended but whose run was killed before it could, or that failed for long."""
+    """Delete the seeds of jobs that ended while their run was killed before it could, or that failed for good."""
     for job in installation.catalog.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
         forget_seed(installation, job)

@@ -1,4 +1,4 @@
-"""Contract: what looks at the whole catalogue sees every resource once, and who is alive; a copy is a catalogue."""
+"""Contract: what looks at the whole catalogue sees every resource once and who is alive; a copy is a catalogue."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Contract: a person in front of the Dagster UI (DESIGN section 4, the issue's "Done means").
 
-The asset graph is legible; a seed dropped into the inbox becomes an export while she watches; a click on Materialize
-makes a new version; the pictures are on the asset page. A real daemon, webserver and Chromium.
+The asset graph is legible; a seed dropped into the inbox becomes an export while she watches; a click on
+Materialize makes a new version; the pictures are on the asset page. A real daemon, webserver and Chromium.
 """
 
 import os
@@ -94,7 +94,7 @@ def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) 
         inbox = home / "inbox" / "seeds" / configured
         wait_until(inbox.is_dir, seconds=120, what="the inbox")
         write_seed(tmp_path / "drop.csv", world.group[20:70])
-        os.replace(tmp_path / "drop.csv", inbox / "june \"buyers\".csv")
+        os.replace(tmp_path / "drop.csv", inbox / 'june "buyers".csv')
 
         browser.get(f"{url}/assets/audience_export?view=partitions")
         export = see(browser, lambda: [e for e in texts(browser, "*", "june-buyers") if e.is_displayed()], 240)[0]
