@@ -227,7 +227,7 @@ class GenerationSettings:
 
     folds: int = 5
     max_fit_seed_users: int = 5_000
-    max_fit_other_users: int = 45_000
+    max_fit_other_users: int = 20_000
     max_reference_users: int = 200_000
     threads: int = 2
     boosting_rounds: int = 100
