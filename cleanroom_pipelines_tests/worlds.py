@@ -163,6 +163,13 @@ def dagster_at(folder: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+@contextmanager
+def dagster_at_home(installation: Installation) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance that `cleanroom dev` and the commands use."""
+    with dg.DagsterInstance.from_config(str(installation.home.dagster_home)) as instance:
+        yield instance
+
+
 def later(installation: Installation, **span: float) -> Installation:
     """The same installation with its clock put forward."""
     return Installation(

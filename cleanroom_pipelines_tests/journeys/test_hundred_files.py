@@ -1,0 +1,83 @@
+"""A hundred seeds dropped at once are all exported within ten minutes, once each.
+
+Contract: issue "Automation (a)". A real webserver, daemon and code server, as `cleanroom dev` starts them; nobody
+clicks. Every process ends with it.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.inbox import ACCEPTED, REJECTED
+from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
+from cleanroom_pipelines.execution.running import run_pending
+
+from .. import worlds
+from .developing import dagster_dev
+
+pytestmark = pytest.mark.slow
+
+N_FILES, SECONDS = 100, 600
+
+
+def test_a_hundred_files_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = worlds.write_world(tmp_path / "files")
+    declaration = worlds.declare(tmp_path / "c.yaml", interactions=world.interactions, seed=None)
+    home, dice = tmp_path / "home", random.Random(3)
+    with worlds.installed(home) as installation:
+        worlds.apply(installation, declaration)
+        with worlds.dagster_at(tmp_path / "dagster before") as instance:
+            assert run_pending(installation, instance) == 3
+        configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+        inbox = installation.home.inbox_seeds / configured.id
+        (tmp_path / "drops").mkdir()
+        before = {process.pid for process in psutil.process_iter()}
+
+        with dagster_dev(home, worlds.settings(home), tmp_path / "dev.log"):
+            begun = time.monotonic()
+            for number in range(N_FILES):
+                drop = worlds.write_seed(tmp_path / "drops" / f"{number}.csv", dice.sample(world.group, 40))
+                drop.rename(inbox / f"customers {number}.csv")
+            worlds.wait_until(
+                lambda: len(list((inbox / ACCEPTED).glob("*.json"))) == N_FILES,
+                seconds=SECONDS,
+                what="a hundred receipts",
+                every=1,
+            )
+            seconds = time.monotonic() - begun
+        with capsys.disabled():
+            # what was measured
+            print(f"\n{N_FILES} dropped seeds were exported in {seconds:.0f} s.")  # noqa: T201
+
+        assert seconds < SECONDS
+        assert [path for path in inbox.iterdir() if path.is_file()] == []
+        assert not (inbox / REJECTED).exists() or not list((inbox / REJECTED).iterdir())
+        jobs = list(installation.catalog.iterate(Kind.GENERATION_JOB))
+        exports = list(installation.catalog.iterate(Kind.EXPORT_JOB))
+        assert len(jobs) == N_FILES
+        assert sorted(export.parent_id for export in exports) == sorted(job.id for job in jobs)
+        for record in (*jobs, *exports):
+            (version,) = installation.catalog.versions(record.kind, record.id)
+            assert version.status == "ACTIVE"
+        for export in exports:
+            manifest, _ = newest_artifact(installation, Kind.EXPORT_JOB, export.id, "audience_export")
+            assert verify_exported_files(installation, export.id, manifest) == worlds.N_USERS // 5
+        with worlds.dagster_at_home(installation) as instance:
+            for asset in ("seed_validation_report", "audience", "audience_export"):
+                made = [one.partition for one in worlds.materializations(instance, asset)]
+                assert len(made) == len(set(made)) == N_FILES, f"{asset} was made once each"
+        ours = [
+            process for process in psutil.process_iter() if process.pid not in before and mentions(process, home)
+        ]
+        assert ours == [], "every process ended"
+
+
+def mentions(process: psutil.Process, home: Path) -> bool:
+    try:
+        return any(str(home) in word for word in (*process.cmdline(), *process.environ().values()))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
