@@ -37,7 +37,7 @@ def explain(model: Model, ensemble: Ensemble, seed: Int64, min_users: int) -> di
     values = [number for number, feature in enumerate(model.features) if feature["value"] is not None]
     n_tests = model.n_items + len(values)
     items = _apart(
-        _item_users(model), _items_of(model, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests
+        model.item_users(), _items_of(model, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests
     )
     features = _apart(*_value_users(model, values, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests)
     names = model.item_ids() if items else []
@@ -58,12 +58,6 @@ def explain(model: Model, ensemble: Ensemble, seed: Int64, min_users: int) -> di
         "n_tests": n_tests,
         "significance": _SIGNIFICANCE,
     }
-
-
-def _item_users(model: Model) -> Int64:
-    import pyarrow.parquet as pq
-
-    return np.asarray(pq.read_table(model.folder / "items.parquet")["n_users"], dtype=np.int64)
 
 
 def _items_of(model: Model, users: Int64) -> Int64:

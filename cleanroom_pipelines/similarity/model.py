@@ -126,22 +126,20 @@ class Model:
     @cached_property
     def hashes(self) -> npt.NDArray[np.int64]:
         """(N,) stable hashes, ascending."""
-        import pyarrow.parquet as pq
-
-        return np.asarray(pq.read_table(self.folder / "users.parquet", columns=["stable_hash"])["stable_hash"])
+        return np.asarray(self._column("users", "stable_hash"))
 
     def user_ids(self) -> pa.ChunkedArray:
         """(N,) user ids in order of their numbers."""
-        import pyarrow.parquet as pq
-
-        return pq.read_table(self.folder / "users.parquet", columns=["user_id"])["user_id"]
+        return self._column("users", "user_id")
 
     def item_ids(self) -> list[str]:
         """(M,) item ids in vocabulary order."""
-        import pyarrow.parquet as pq
-
-        ids: list[str] = pq.read_table(self.folder / "items.parquet")["item_id"].to_pylist()
+        ids: list[str] = self._column("items", "item_id").to_pylist()
         return ids
+
+    def item_users(self) -> npt.NDArray[np.int64]:
+        """(M,) users of each item, in vocabulary order."""
+        return np.asarray(self._column("items", "n_users"), dtype=np.int64)
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -249,6 +247,17 @@ class Model:
         except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"The audience model is damaged: {name}.npy cannot be read ({type(error).__name__}).",
+                remedy="Train it again.",
+            ) from None
+
+    def _column(self, table: str, column: str) -> pa.ChunkedArray:
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_table(self.folder / f"{table}.parquet", columns=[column])[column]
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise ArtifactError(
+                f"The audience model is damaged: {table}.parquet cannot be read ({type(error).__name__}).",
                 remedy="Train it again.",
             ) from None
 

@@ -21,6 +21,7 @@ from cleanroom_pipelines.engine import Engine, EngineSettings, open_engine
 from cleanroom_pipelines.errors import CancelledError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.arrays import create_array
 from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
 from cleanroom_pipelines.similarity.pairs import PairSpill, choose_vocabulary, shard_boundaries
@@ -323,9 +324,7 @@ class _Writing:
         described = dense_features.activity_features(self._has_time) + features
         if table is not None:
             described += table.features
-        dense = np.lib.format.open_memmap(
-            self._out / "dense.npy", mode="w+", dtype=np.float32, shape=(self._n_users, len(described))
-        )
+        dense = create_array(self._out / "dense.npy", np.float32, (self._n_users, len(described)))
         absent = []
         for number, column in enumerate(self._raw_columns(columns, table, found)):
             standardised = dense_features.standardised(column)
@@ -377,9 +376,7 @@ class _Writing:
         )
         for name in ("basis", "neighbours", "similarities"):
             np.save(self._out / f"{name}.npy", getattr(learnt, name))
-        lengths = np.lib.format.open_memmap(
-            self._out / "embedding_length.npy", mode="w+", dtype=np.float32, shape=(self._n_users,)
-        )
+        lengths = create_array(self._out / "embedding_length.npy", np.float32, (self._n_users,))
         from cleanroom_pipelines.similarity.model import blocks_of
 
         for block in blocks_of(hashes):
@@ -395,7 +392,7 @@ class _Writing:
         return np.asarray(pq.read_table(self._out / "users.parquet", columns=["stable_hash"])["stable_hash"])
 
     def _create(self, name: str, dtype: type) -> Any:
-        return np.lib.format.open_memmap(self._out / f"{name}.npy", mode="w+", dtype=dtype, shape=(self.n_pairs,))
+        return create_array(self._out / f"{name}.npy", dtype, (self.n_pairs,))
 
 
 def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], first: int) -> None:

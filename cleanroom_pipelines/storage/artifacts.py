@@ -29,6 +29,7 @@ from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_o
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_]{8}|\..+\.draft")
 
@@ -356,7 +357,8 @@ def full_disk_is_an_error() -> Iterator[None]:
     except StorageFullError:
         raise
     except OSError as error:
-        if error.errno in _FULL_DISK:
+        # numpy tells of a write that was cut short in words alone
+        if error.errno in _FULL_DISK or (error.errno is None and _CUT_SHORT.search(str(error))):
             raise StorageFullError("The disk is full.", remedy="Free some space and try again.") from None
         raise
 

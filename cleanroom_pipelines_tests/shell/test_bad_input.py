@@ -464,17 +464,7 @@ def test_names_and_files_with_anything_in_them_stay_inside(
 # What is damaged, and a full disk
 
 
-@pytest.mark.parametrize(
-    "suffix",
-    [
-        "json",
-        "npy",
-        pytest.param(
-            "parquet",
-            marks=pytest.mark.xfail(strict=True, reason="similarity.model lets pyarrow's own error through"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("suffix", ["json", "npy", "parquet"])
 def test_a_damaged_model_is_refused_by_the_command(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path, suffix: str
 ) -> None:
@@ -520,7 +510,6 @@ def run_with_little_disk(*arguments: object) -> Ended:
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
-@pytest.mark.xfail(strict=True, reason="similarity.pairs spills by numpy's tofile, whose error has no errno")
 def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_training(world: worlds.World, tmp_path: Path) -> None:
     out = tmp_path / "model"
     ended = run_with_little_disk("train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", out)
