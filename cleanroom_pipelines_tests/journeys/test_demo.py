@@ -35,7 +35,7 @@ def test_the_demo_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixture[
     told: dict[str, Any] = json.loads(ended.stdout)
     recall = told["metrics"]["recall_at"]
     assert recall["recall_interval"][0] > recall["recall_random"]
-    assert told["report"]["outcome"] == "PASSED"
+    assert told["report"]["report"]["outcome"] == "PASSED"
     rows = {(row["among"], row["share"]): row for row in told["later_redeemers"]}
     for share in (0.1, 0.2):
         everybody, mailed = rows["all households", share], rows["mailed households", share]

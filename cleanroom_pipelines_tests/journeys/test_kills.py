@@ -14,9 +14,11 @@ import random
 import signal
 import sqlite3
 from collections import Counter
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cleanroom_pipelines.audiences.exports import verify_export
@@ -69,6 +71,16 @@ def start(folder: Path) -> multiprocessing.process.BaseProcess:
     assert ours.poll(120), "the worker starts"
     ours.close()
     return process
+
+
+def kill(process: multiprocessing.process.BaseProcess) -> None:
+    """Kill a worker, and afterwards what followed its logs for Dagster and would never end."""
+    followers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    for follower in followers:
+        with suppress(psutil.NoSuchProcess):
+            follower.kill()
 
 
 def assert_whole(installation: Installation) -> Counter[str]:
@@ -153,8 +165,7 @@ def test_fifty_kills_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
             process = start(tmp_path)
             process.join(dice.uniform(0, dice.choice((0.5, LONGEST_SECONDS))))
             if process.is_alive():
-                process.kill()
-                process.join()
+                kill(process)
                 assert process.exitcode == -signal.SIGKILL
                 n_kills += 1
                 hit.update(
