@@ -6,6 +6,11 @@ Keep out: fitting (signals, ensemble), formulas (metrics).
 
 `ranking.parquet` is the operator's only: it tells who is a seed user. Everything in it is a function of the model
 and the set of seed ids; times are in metrics.json alone.
+
+Fitting dominates: 16 fits on up to 25,000 users are about 15 of the 25 CPU seconds of a 10,000-user seed among a
+million users, and do not grow with the population. A tolerance of 1e-6 in the logistic fits saved a third, 20,000
+instead of 45,000 other users another third; neither moved recall. Fold models are not warm-started from the full
+one, which has seen their fold.
 """
 
 import json
