@@ -239,9 +239,7 @@ def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
 
 def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
     room.catalog.create(
-        TrainingDatasetSpec(
-            name="Baskets", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))
-        )
+        TrainingDatasetSpec(name="Baskets", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
     before = room.state()
     for dry_run in (True, False):
@@ -252,9 +250,7 @@ def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
 
 def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
     dataset = room.catalog.create(
-        TrainingDatasetSpec(
-            name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))
-        )
+        TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
     room.raw = {"audience_models": [{"name": "Shoppers", "training_dataset": "Theirs"}]}
     assert actions(room.apply()) == [("create", "Shoppers")]
@@ -263,9 +259,7 @@ def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
 
 def test_what_is_being_deleted_is_told(room: Room) -> None:
     dataset = room.catalog.create(
-        TrainingDatasetSpec(
-            name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))
-        ),
+        TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))),
         declared=True,
     )
     model = room.catalog.create(AudienceModelSpec(name="Shoppers", training_dataset_id=dataset.id), declared=True)
