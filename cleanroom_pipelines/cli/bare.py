@@ -33,6 +33,7 @@ def train_model(
     memory: str | None,
     threads: int | None,
     max_invalid: str,
+    day_cache: Path | None,
     progress: Progress,
 ) -> Any:
     """Train a model into a new folder.
@@ -47,6 +48,8 @@ def train_model(
 
     if bool(users) != bool(users_schema):
         raise UsageError("A users table needs its schema.", remedy="Give both --users and --users-schema.")
+    if day_cache is not None:
+        day_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_folder(out) as folder:
         return train(
             interactions=interactions,
@@ -55,6 +58,7 @@ def train_model(
             users_schema=UsersSchema.parse(users_schema) if users_schema else None,
             out=folder,
             window=Window(_moment(start), _moment(end)),
+            day_cache=day_cache,
             engine=_engine_settings(memory, threads),
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),

@@ -182,6 +182,7 @@ def cancel(partition: str) -> None:
 @click.option("--end", help="End of the training window, exclusive.")
 @click.option("--memory", help="Memory of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@click.option("--day-cache", type=_FILE, help="Folder that keeps the counts of each source file.")
 @click.option("--max-invalid", default="5%", show_default=True, help="Most rows that may be dropped as invalid.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def train(as_json: bool, **options: Any) -> None:

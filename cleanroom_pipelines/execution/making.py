@@ -29,6 +29,7 @@ from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Input, Manifest, resolve_destination
 from cleanroom_pipelines.storage.artifacts import MANIFEST
+from cleanroom_pipelines.storage.layout import path_of_partition
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.TRAINING_DATASET: ("training_dataset",),
@@ -124,6 +125,7 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
             report = train(
                 **_training_arguments(dataset, window),
                 out=draft.path,
+                day_cache=_day_cache(installation, dataset),
                 engine=installation.engine_settings,
                 size_profile=SizeProfile(installation.settings.size_profile),
                 max_invalid_share=dataset.max_invalid_share,
@@ -453,6 +455,15 @@ def read_documents(folder: Path) -> dict[str, Any]:
 
 def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
     return {"columns": dataset.columns, "users_columns": dataset.users_columns}
+
+
+def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
+    """Where a table of many files, as one partitioned by day is, keeps what was counted of each."""
+    if len(find_tables(dataset.source, what="interactions table").files) < 2:
+        return None
+    folder = installation.home.day_caches / path_of_partition(dataset.id)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:

@@ -15,6 +15,7 @@ from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.artifacts import is_leftover
+from cleanroom_pipelines.storage.layout import path_of_partition
 
 # Whoever writes a draft ends within a day, or was killed.
 _LEFTOVER_AFTER = timedelta(days=1)
@@ -100,7 +101,9 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
         if isinstance(record, GenerationJob) and record.seed_location
     }
     slots = (path for path in home.seeds.iterdir() if path.name not in wanted)
-    for path in [*drafts, *slots, *home.scratch.iterdir()]:
+    datasets = {path_of_partition(record.id) for record in resources if record.kind is Kind.TRAINING_DATASET}
+    caches = (path for path in home.day_caches.glob("*") if path.name not in datasets)
+    for path in [*drafts, *slots, *caches, *home.scratch.iterdir()]:
         if _is_older(path, oldest):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

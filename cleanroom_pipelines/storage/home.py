@@ -80,6 +80,11 @@ class Home:
         return self.root / "scratch"
 
     @property
+    def day_caches(self) -> Path:
+        """Counted interactions per source file, a folder a training dataset; may be emptied at any time."""
+        return self.root / "cache"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own state, written by `cleanroom dev`."""
         return self.root / "dagster_home"

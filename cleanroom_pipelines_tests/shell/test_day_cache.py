@@ -1,0 +1,61 @@
+"""Contract: a dataset of a file per day is counted once per file; the model is the same, byte for byte, and
+housekeeping removes the counts of datasets that are gone."""
+
+import os
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import Cause, Kind
+from cleanroom_pipelines.execution.making import make_audience_model, make_training_dataset
+from cleanroom_pipelines.execution.retention import delete_superseded
+from cleanroom_pipelines.execution.work import Run
+from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines_tests import worlds
+
+
+def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
+    days = tmp_path / "days"
+    days.mkdir()
+    rows = worlds.events()
+    for day in range(3):
+        worlds.write_events(days / f"{day}.parquet", rows[day::3])
+    declaration = worlds.declare(tmp_path / "room.yaml", interactions=days, seed=None)
+    made = {}
+    with worlds.installed(tmp_path / "home") as installation:
+        worlds.apply(installation, declaration)
+        dataset = worlds.the(installation, Kind.TRAINING_DATASET)
+        model = worlds.the(installation, Kind.AUDIENCE_MODEL)
+        make_training_dataset(installation, dataset.id, Run("first", 1))
+        for number in (1, 2):
+            if number == 2:
+                installation.catalog.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.BY_HAND)
+            manifest = make_audience_model(installation, model.id, Run(f"run {number}", number)).manifest
+            assert manifest is not None
+            made[number] = {file.name: file.sha256 for file in manifest.files if file.name != "training.json"}
+            reference = ArtifactReference("audience_model", model.id, manifest.version)
+            assert installation.store.verify(reference) == manifest
+        (cache,) = installation.home.day_caches.iterdir()
+        assert cache.name == dataset.id[-12:]
+        counted = sorted(path.stat().st_mtime_ns for path in cache.rglob("*.parquet"))
+        assert len(counted) == 3
+        assert made[1] == made[2]
+
+        gone = installation.home.day_caches / "0123456789ab"
+        gone.mkdir()
+        for folder in (gone, cache):
+            os.utime(folder, (0, 0))
+        while work := installation.catalog.ready():  # housekeeping waits for open work
+            claim = installation.catalog.claim(work[0].kind, work[0].resource_id, work[0].number, "run")
+            assert claim is not None
+            installation.catalog.finish(claim, {})
+        delete_superseded(installation)
+        assert not gone.exists()
+        assert cache.exists()
+
+
+def test_a_single_file_is_not_kept(tmp_path: Path) -> None:
+    world = worlds.write_world(tmp_path / "files")
+    with worlds.installed(tmp_path / "home") as installation:
+        worlds.apply(installation, world.declaration)
+        make_training_dataset(installation, worlds.the(installation, Kind.TRAINING_DATASET).id, Run("a", 1))
+        make_audience_model(installation, worlds.the(installation, Kind.AUDIENCE_MODEL).id, Run("b", 1))
+        assert not installation.home.day_caches.exists()
