@@ -6,6 +6,7 @@ Keep out: ids, e-mails and cells; only counts, shares and names of resources.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -79,14 +80,24 @@ def _training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadat
 
 def _audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     training = documents["training"]
-    return {
+    page: Metadata = {
         "dagster/row_count": training["n_pairs"],
         "users": training["n_users"],
         "items": training["n_items"],
         "interactions": training["n_interactions"],
-        "warnings": dg.MetadataValue.md(_list_markdown(training["warnings"])),
-        "seconds by stage": _seconds_table(training["timing_seconds"]),
+        "items per user": round(training["n_pairs"] / training["n_users"], 1),
     }
+    if training["first_time"] is not None:
+        days = (
+            datetime.fromtimestamp(training[end], UTC).date().isoformat() for end in ("first_time", "last_time")
+        )
+        page["learnt from"] = " to ".join(days)
+    if table := training["profile"].get("users_table"):
+        share = table["n_matched_users"] / training["n_users"]
+        page["users with a row in the users table"] = f"{table['n_matched_users']:,} ({share:.0%})"
+    page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
+    page["seconds by stage"] = _seconds_table(training["timing_seconds"])
+    return page
 
 
 def _configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
