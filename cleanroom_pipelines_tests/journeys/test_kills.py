@@ -4,15 +4,17 @@ Contract: issue "Bad input", SIGKILL; DESIGN section 4. Fifty times a real proce
 moment, over the whole life of several jobs, some of them dropped into the inbox. After each kill whatever a reader
 can see is whole. In the end every job and every export is there once.
 
-A silent run's lease is 60 seconds; instead of waiting for it, the catalogue's clock is put forward. A version
-whose run was killed three times fails for good, as it should; it is then tried again, as its message says. Now and
-then the dataset is asked for again, so that kills fall on every kind of work and not on the longest alone.
+A moment is random within the time that a piece of work takes here, measured before, and every other one within
+what it does under its claim; every other kill waits for the second piece, so that kills fall on every kind of work.
+A silent run's lease is 60 seconds; instead of waiting for it, the catalogue's clock is put forward. A version whose
+run was killed three times fails for good, as it should; it is then tried again, as its message says.
 """
 
 import multiprocessing
 import random
 import signal
 import sqlite3
+import time
 from collections import Counter
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -24,18 +26,17 @@ import pytest
 from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution import running
 from cleanroom_pipelines.execution.inbox import find_drops, register_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, verify_exported_files
+from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
 
 pytestmark = pytest.mark.slow
 
-N_KILLS, N_DECLARED, N_DROPPED = 50, 2, 2
-LONGEST_SECONDS = 4.0
+N_KILLS, N_DECLARED, N_DROPPED = 50, 5, 5
 EXPECTED_CODES = (StatusCode.INTERNAL, StatusCode.PARENT_NOT_ACTIVE)
 PRELOADED = [
     "cleanroom_pipelines.definitions",
@@ -50,32 +51,54 @@ PRELOADED = [
 ]
 
 
-def work(folder: Path, started: Connection) -> None:
-    """What the killed process does: takes in what was dropped, then does what is pending."""
+def work(folder: Path, pieces: Connection) -> None:
+    """What the killed process does: takes in what was dropped, then does what is pending and tells each piece."""
     with worlds.installed(folder / "home") as installation, worlds.dagster_at(folder / "dagster") as instance:
-        running._repository()  # loaded before the clock of the kill starts
-        started.send("at work")
         for drop in find_drops(installation):
             register_drop(installation, drop)
-        running.run_pending(installation, instance)
+        run_pending(installation, instance, on_start=lambda version: pieces.send(version.kind))
+        pieces.send(None)
 
 
-def start(folder: Path) -> multiprocessing.process.BaseProcess:
-    """Start a worker in a process of its own and come back when it is at work."""
+def start(folder: Path) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    """Start a worker in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)  # starting python fifty times would be most of the time
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(folder, theirs), daemon=True)
     process.start()
     theirs.close()
-    assert ours.poll(120), "the worker starts"
-    ours.close()
-    return process
+    return process, ours
+
+
+def next_piece(pieces: Connection) -> Kind | None:
+    """The kind of work that a worker begins next; None when all is done."""
+    assert pieces.poll(300), "the worker goes on"
+    kind: Kind | None = pieces.recv()
+    return kind
+
+
+def measure(folder: Path) -> dict[Kind, float]:
+    """How many seconds each kind of work takes on this machine now."""
+    prepare(folder, n_declared=1, n_dropped=0)
+    process, pieces = start(folder)
+    seconds = dict[Kind, float]()
+    kind = next_piece(pieces)
+    while kind is not None:
+        begun = time.monotonic()
+        following = next_piece(pieces)
+        seconds[kind] = time.monotonic() - begun
+        kind = following
+    process.join()
+    assert set(seconds) == set(Kind)
+    return seconds
 
 
 def kill(process: multiprocessing.process.BaseProcess) -> None:
     """Kill a worker, and afterwards what followed its logs for Dagster and would never end."""
-    followers = psutil.Process(process.pid).children(recursive=True)
+    followers = list[psutil.Process]()
+    with suppress(psutil.NoSuchProcess):
+        followers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.join()
     for follower in followers:
@@ -128,23 +151,23 @@ def expire_leases(installation: Installation) -> int:
     return n_retried
 
 
-def write_seeds(folder: Path, world: worlds.World) -> list[Path]:
+def write_seeds(folder: Path, world: worlds.World, n_seeds: int) -> list[Path]:
     folder.mkdir()
     dice = random.Random(11)
-    seeds = [dice.sample(world.group, worlds.N_SEED) for _ in range(N_DECLARED + N_DROPPED)]
+    seeds = [dice.sample(world.group, worlds.N_SEED) for _ in range(n_seeds)]
     return [worlds.write_seed(folder / f"seed {n}.jsonl", users) for n, users in enumerate(seeds)]
 
 
-def prepare(folder: Path) -> None:
-    """Declare everything, and let two seeds wait in the inbox of the model that is not made yet."""
+def prepare(folder: Path, n_declared: int, n_dropped: int) -> None:
+    """Declare everything, and let seeds wait in the inbox of the model that is not made yet."""
     import yaml
 
     world = worlds.write_world(folder / "files")
-    seeds = write_seeds(folder / "seeds", world)
+    seeds = write_seeds(folder / "seeds", world, n_declared + n_dropped)
     form = yaml.safe_load(world.declaration.read_text())
     (job,) = form["generation_jobs"]
     form["generation_jobs"] = [
-        job | {"name": f"Job {number}", "seed": str(seeds[number])} for number in range(N_DECLARED)
+        job | {"name": f"Job {number}", "seed": str(seeds[number])} for number in range(n_declared)
     ]
     world.declaration.write_text(yaml.safe_dump(form))
     with worlds.installed(folder / "home") as installation:
@@ -152,48 +175,69 @@ def prepare(folder: Path) -> None:
         configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
         inbox = installation.home.inbox_seeds / configured.id
         inbox.mkdir(parents=True)
-        for seed in seeds[N_DECLARED:]:
+        for seed in seeds[n_declared:]:
             seed.rename(inbox / seed.name)
 
 
 def test_fifty_kills_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare(tmp_path)
-    dice, n_kills, n_finished, n_retried = random.Random(5), 0, 0, 0
+    seconds = measure(tmp_path / "measured")
+    folder = tmp_path / "killed"
+    prepare(folder, N_DECLARED, N_DROPPED)
+    dice, n_kills, n_retried = random.Random(5), 0, 0
     hit = Counter[str]()
-    with worlds.installed(tmp_path / "home") as installation:
+    with worlds.installed(folder / "home") as installation:
         while n_kills < N_KILLS:
-            process = start(tmp_path)
-            process.join(dice.uniform(0, dice.choice((0.5, LONGEST_SECONDS))))
-            if process.is_alive():
-                kill(process)
-                assert process.exitcode == -signal.SIGKILL
+            process, pieces = start(folder)
+            kind = next_piece(pieces)
+            if kind is not None and n_kills % 2:
+                kind = next_piece(pieces)
+            if kind is not None:
+                if n_kills % 4 < 2:
+                    wait_for_claim(installation, process)
+                process.join(dice.uniform(0, seconds[kind] / 2))
+            kill(process)
+            if process.exitcode == -signal.SIGKILL:
                 n_kills += 1
-                hit.update(
-                    version.kind.words
-                    for kind in Kind
-                    for record in installation.catalog.iterate(kind)
-                    for version in installation.catalog.versions(kind, record.id)
-                    if version.status is Status.CREATE_IN_PROGRESS
-                )
+                hit.update(in_progress(installation))
             else:
-                assert process.exitcode == 0
-                n_finished += 1
+                assert process.exitcode == 0, "it was done before"
             assert_whole(installation)
             n_retried += expire_leases(installation)
-            if n_finished or dice.random() < 0.3:
+            if not installation.catalog.ready():  # all is done before its time: more of it
                 dataset = worlds.the(installation, Kind.TRAINING_DATASET)
                 installation.catalog.request_by_hand(Kind.TRAINING_DATASET, dataset.id)
 
-        last = start(tmp_path)
-        last.join(300)
+        last, pieces = start(folder)
+        while next_piece(pieces) is not None:
+            pass
+        last.join(60)
         assert last.exitcode == 0, "the next run completes"
         seen = assert_whole(installation)
         assert_ended_once(installation)
+    assert sum(hit.values()) > N_KILLS // 5, "the kills fell into work"
     with capsys.disabled():
         print(  # noqa: T201 what was measured
-            f"\n{n_kills} kills, in the middle of {dict(hit)}; {n_finished} times all was done before; "
-            f"{n_retried} versions failed for good and were tried again; in the end {dict(seen)}."
+            f"\n{n_kills} kills, of them in the middle of {dict(hit)}; {n_retried} versions failed for good and "
+            f"were tried again; in the end {dict(seen)}."
         )
+
+
+def wait_for_claim(installation: Installation, process: multiprocessing.process.BaseProcess) -> None:
+    """Wait until the worker holds a claim, or has ended."""
+    worlds.wait_until(
+        lambda: in_progress(installation) or not process.is_alive(), seconds=60, what="a claim", every=0.01
+    )
+
+
+def in_progress(installation: Installation) -> list[str]:
+    """The kinds of work that somebody holds."""
+    return [
+        version.kind.words
+        for kind in Kind
+        for record in installation.catalog.iterate(kind)
+        for version in installation.catalog.versions(kind, record.id)
+        if version.status is Status.CREATE_IN_PROGRESS
+    ]
 
 
 def assert_ended_once(installation: Installation) -> None:
