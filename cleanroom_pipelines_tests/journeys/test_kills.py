@@ -5,9 +5,9 @@ moment, over the whole life of several jobs, some of them dropped into the inbox
 can see is whole. In the end every job and every export is there once.
 
 A moment is random within the time that a piece of work takes here, measured before, and every other one within
-what it does under its claim; every other kill waits for the second piece, so that kills fall on every kind of work.
-A silent run's lease is 60 seconds; instead of waiting for it, the catalogue's clock is put forward. A version whose
-run was killed three times fails for good, as it should; it is then tried again, as its message says.
+what it does under its claim; every other kill waits for the second piece, so that kills fall on every kind of
+work. A silent run's lease is 60 seconds; instead of waiting for it, the catalogue's clock is put forward. A
+version whose run was killed three times fails for good, as it should; it is then tried again, as its message says.
 """
 
 import multiprocessing

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 
 from .. import worlds
@@ -268,13 +269,9 @@ SEEDS = {
 @pytest.fixture(scope="module")
 def model(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A model that the command trained."""
-    from cleanroom_pipelines.cli.bare import train_model
-
     out = tmp_path_factory.mktemp("bare") / "model"
-    train_model(
-        interactions=str(world.interactions), users=None, schema=SCHEMA, users_schema=None, out=out, start=None,
-        end=None, memory=None, threads=1, max_invalid="5%", progress=lambda share, stage: None,
-    )  # fmt: skip
+    options = ["--interactions", str(world.interactions), "--schema", SCHEMA, "--out", str(out), "--threads", "1"]
+    cleanroom.main(["train", *options], standalone_mode=False)
     yield out
 
 
