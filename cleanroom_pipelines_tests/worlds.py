@@ -155,10 +155,19 @@ def installed(home: Path, **more: str) -> Iterator[Installation]:
 
 
 @contextmanager
-def dagster_at(folder: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance that keeps its events and logs in a folder."""
+def dagster_at(folder: Path, *, one_file: bool = False) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that keeps its events and logs in a folder.
+
+    Args:
+        folder: Made if it does not exist.
+        one_file: Keep all events in one database; one for each run, as Dagster does, costs a test much time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+    config: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
+    if one_file:
+        storage = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
+        config["event_log_storage"] = storage | {"config": {"base_dir": str(folder / "history")}}
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(config))
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         yield instance
 

@@ -63,7 +63,10 @@ def repository() -> dg.RepositoryDefinition:
 
 @contextmanager
 def opened(world: World, folder: Path) -> Iterator[Shell]:
-    with worlds.installed(folder / "home") as installation, worlds.dagster_at(folder / "dagster") as instance:
+    with (
+        worlds.installed(folder / "home") as installation,
+        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
+    ):
         yield Shell(world, installation, instance, folder)
 
 
