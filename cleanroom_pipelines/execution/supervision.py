@@ -8,6 +8,7 @@ Keep out: starting runs.
 from datetime import timedelta
 
 import dagster as dg
+from sqlalchemy.exc import IntegrityError
 
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import forget_spent_seeds
@@ -15,6 +16,8 @@ from cleanroom_pipelines.execution.seeds import forget_spent_seeds
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 # A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
 _SECONDS_TO_APPEAR = 180
+# Who loses so many races in a row has met something else.
+_RACES = 20
 
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
@@ -45,12 +48,23 @@ def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -
     from cleanroom_pipelines.execution.running import PARTITION_SETS
 
     for kind, name in PARTITION_SETS.items():
-        known = set(instance.get_dynamic_partitions(name))
         wanted = set(installation.catalog.ids(kind))
-        if missing := sorted(wanted - known):
-            instance.add_dynamic_partitions(name, missing)
-        for key in known - wanted:
+        _add_partitions(instance, name, wanted)
+        for key in set(instance.get_dynamic_partitions(name)) - wanted:
             instance.delete_dynamic_partition(name, key)
+
+
+def _add_partitions(instance: dg.DagsterInstance, name: str, wanted: set[str]) -> None:
+    """Add what is missing. Dagster looks and then inserts, so that of two processes at once one fails."""
+    for is_last in (False,) * _RACES + (True,):
+        missing = sorted(wanted - set(instance.get_dynamic_partitions(name)))
+        if not missing:
+            return
+        try:
+            instance.add_dynamic_partitions(name, missing)
+        except IntegrityError:
+            if is_last:
+                raise
 
 
 def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:
