@@ -7,6 +7,7 @@ data.
 """
 
 from collections.abc import Callable
+from threading import Barrier, Thread
 
 import dagster as dg
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.execution.supervision import supervise
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -155,6 +157,33 @@ def test_partitions_are_those_of_the_catalogue(trained: Shell) -> None:
     shown = set(trained.instance.get_dynamic_partitions("configured_audience_models"))
     assert shown == set(trained.installation.catalog.ids(Kind.CONFIGURED_AUDIENCE_MODEL))
     assert key in shown
+
+
+def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> None:
+    # each worker and the sensor look before every piece of work; Dagster itself looks and then inserts
+    keys = add_models(trained, 30)
+    n_workers, failures = 8, list[BaseException]()
+    barrier = Barrier(n_workers)
+
+    def look() -> None:
+        with worlds.dagster_at(trained.folder / "dagster", one_file=True) as instance:
+            for _ in range(6):
+                if barrier.wait(60) == 0:
+                    for key in keys:
+                        instance.delete_dynamic_partition("configured_audience_models", key)
+                barrier.wait(60)
+                try:
+                    supervise(trained.installation, instance)
+                except Exception as error:
+                    failures.append(error)
+
+    workers = [Thread(target=look) for _ in range(n_workers)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    assert set(keys) < set(trained.instance.get_dynamic_partitions("configured_audience_models"))
 
 
 def test_a_job_whose_model_failed_ends_too(new_shell: Callable[[str], Shell], world: worlds.World) -> None:
