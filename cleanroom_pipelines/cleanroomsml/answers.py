@@ -1,0 +1,121 @@
+"""What an operation is given and what it answers with: callers, handlers, and the API's errors.
+
+Lives here: the closed table of errors that go over the wire, and what each error of the core becomes there.
+Add here when AWS adds an error, or the core one that a client can meet.
+Keep out: how an answer is written as HTTP (`wire.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from cleanroom_pipelines.catalog import CatalogUnavailableError
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, InputError, NotFoundError, UsageError
+
+ErrorName = Literal[
+    "ValidationException",
+    "ServiceQuotaExceededException",
+    "AccessDeniedException",
+    "ResourceNotFoundException",
+    "UnknownOperationException",
+    "ConflictException",
+    "ThrottlingException",
+    "InternalServiceException",
+    "ServiceUnavailableException",
+]
+
+# The first four and Conflict, Throttling and InternalService as AWS's model has them, texts included. A path that
+# no operation has, and a database that does not answer, are in no model: their names are those of AWS's front ends.
+_TABLE: Final[Mapping[ErrorName, tuple[int, str]]] = {
+    "ValidationException": (400, "The request parameters for this request are incorrect."),
+    "ServiceQuotaExceededException": (402, "You have exceeded your service quota."),
+    "AccessDeniedException": (403, "You do not have sufficient access to perform this action."),
+    "ResourceNotFoundException": (404, "The resource you are requesting does not exist."),
+    "UnknownOperationException": (404, "The requested operation is not recognized by the service."),
+    "ConflictException": (409, "You can't complete this action because of a conflict with another resource."),
+    "ThrottlingException": (429, "The request was denied due to request throttling."),
+    "InternalServiceException": (500, "An internal service error occurred. Try again, then ask the operator."),
+    "ServiceUnavailableException": (503, "The service is not available for the moment. Try again."),
+}
+
+
+class ApiError(Exception):
+    """An error that goes over the wire.
+
+    Args:
+        name: What AWS calls it; boto3 raises `client.exceptions.<name>`.
+        message: One sentence without data values; the table's text when empty.
+        status: HTTP status, where it is not the table's.
+        members: Further members of the error's shape, such as `quotaName` and `quotaValue`.
+        headers: Further headers of the answer, such as `Allow`.
+        reason: Why, for the audit log alone; never sent.
+    """
+
+    def __init__(
+        self,
+        name: ErrorName,
+        message: str = "",
+        *,
+        status: int | None = None,
+        members: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        reason: str = "",
+    ) -> None:
+        usual_status, text = _TABLE[name]
+        super().__init__(message or text)
+        self.name: ErrorName = name
+        self.message = message or text
+        self.status = usual_status if status is None else status
+        self.members = dict(members or {})
+        self.headers = dict(headers or {})
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {key: getattr(self, key) for key in ("status", "members", "headers", "reason")}
+        return _rebuild, (self.name, self.message, kept)
+
+
+def _rebuild(name: ErrorName, message: str, kept: dict[str, Any]) -> ApiError:
+    return ApiError(name, message, **kept)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who signed the request.
+
+    Attributes:
+        account_id: The account of the key, 12 digits.
+        access_key_id: The key.
+        region: The region of the signature's scope.
+    """
+
+    account_id: str
+    access_key_id: str
+    region: str
+
+
+Handler = Callable[[Caller, Mapping[str, Any]], Mapping[str, Any] | None]
+"""An operation: the caller and the parameters by the API's member names, validated; what the output shape wants."""
+
+
+def from_cleanroom_error(error: CleanroomError) -> ApiError:
+    """What an error of the core becomes for a client.
+
+    Only errors that are the caller's to mend keep their text: the others may speak of the installation.
+
+    Args:
+        error: Any error of the core.
+
+    Returns:
+        The error to answer with; anything unexpected is an InternalServiceException without its text.
+    """
+    reason = type(error).__name__
+    if isinstance(error, UsageError | InputError):
+        return ApiError("ValidationException", str(error), reason=reason)
+    if isinstance(error, NotFoundError):
+        return ApiError("ResourceNotFoundException", str(error), reason=reason)
+    if isinstance(error, ConflictError):
+        return ApiError("ConflictException", str(error), reason=reason)
+    if isinstance(error, CatalogUnavailableError):
+        return ApiError("ServiceUnavailableException", headers={"Retry-After": "1"}, reason=reason)
+    return ApiError("InternalServiceException", reason=reason)
