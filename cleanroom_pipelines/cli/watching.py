@@ -14,7 +14,7 @@ import click
 
 from cleanroom_pipelines.catalog import Version
 from cleanroom_pipelines.cli.console import progress_bar
-from cleanroom_pipelines.cli.developing import dagster_instance
+from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
 
