@@ -8,8 +8,8 @@ Keep out: Dagster, files, clocks and settings; they come in.
 from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError
-from cleanroom_pipelines.catalog.deletion import Deletion
 from cleanroom_pipelines.catalog.holding import Holding, holding
+from cleanroom_pipelines.catalog.job_views import JobViews
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
     LOCAL_REGION,
@@ -27,21 +27,33 @@ from cleanroom_pipelines.catalog.options import (
     ShareMetrics,
 )
 from cleanroom_pipelines.catalog.overview import Overview
+from cleanroom_pipelines.catalog.parties import Parties
+from cleanroom_pipelines.catalog.policies import Policies
 from cleanroom_pipelines.catalog.records import (
+    AccessKey,
+    Account,
+    AnalysisTemplate,
     AudienceModel,
+    Bucket,
     ByHand,
     Cause,
     Claim,
+    Collaboration,
+    ConfiguredAtStart,
     ConfiguredAudienceModel,
     ExportJob,
     GenerationJob,
+    Member,
     Page,
     ParentRef,
     Reaped,
     Resource,
+    SeenJob,
+    SeenJobs,
     Status,
     TrainingDataset,
     Version,
+    configured_at_start,
 )
 from cleanroom_pipelines.catalog.specs import (
     LARGEST,
@@ -50,7 +62,9 @@ from cleanroom_pipelines.catalog.specs import (
     ConfiguredAudienceModelSpec,
     ExportJobSpec,
     GenerationJobSpec,
+    RequestedSeed,
     Spec,
+    Starter,
     TrainingDatasetSpec,
     spec_digest,
 )
@@ -58,7 +72,7 @@ from cleanroom_pipelines.catalog.work import Work
 from cleanroom_pipelines.catalog.workers import Workers
 
 
-class Catalog(Creation, Work, Deletion, Workers, Overview):
+class Catalog(Creation, Work, JobViews, Workers, Overview, Parties, Policies):
     """The control plane: the truth about resources, their versions and who works on them.
 
     Safe to use from several threads and processes, to pickle and to take across a fork. The schema is brought up
@@ -72,9 +86,13 @@ __all__ = [
     "LOCAL_ACCOUNT",
     "LOCAL_REGION",
     "MAX_ATTEMPTS",
+    "AccessKey",
+    "Account",
+    "AnalysisTemplate",
     "ArnParts",
     "AudienceModel",
     "AudienceModelSpec",
+    "Bucket",
     "ByHand",
     "Catalog",
     "CatalogUnavailableError",
@@ -82,7 +100,9 @@ __all__ = [
     "ChildTagPolicy",
     "Claim",
     "Claims",
+    "Collaboration",
     "Columns",
+    "ConfiguredAtStart",
     "ConfiguredAudienceModel",
     "ConfiguredAudienceModelSpec",
     "ExportFormat",
@@ -92,17 +112,23 @@ __all__ = [
     "GenerationJobSpec",
     "Holding",
     "Kind",
+    "Member",
     "Origin",
     "Page",
     "ParentRef",
     "Reaped",
+    "RequestedSeed",
     "Resource",
+    "SeenJob",
+    "SeenJobs",
     "ShareMetrics",
     "Spec",
+    "Starter",
     "Status",
     "TrainingDataset",
     "TrainingDatasetSpec",
     "Version",
+    "configured_at_start",
     "holding",
     "make_arn",
     "parse_arn",

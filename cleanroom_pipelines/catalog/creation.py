@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog.database import ClashError
+from cleanroom_pipelines.catalog.job_views import add_view, has_view, lock_job_names, view_named
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     insert_resource,
@@ -29,12 +30,14 @@ from cleanroom_pipelines.catalog.names import (
     Kind,
     check_account,
     check_tags,
+    owner_job_name,
     partition_key,
 )
 from cleanroom_pipelines.catalog.options import ChildTagPolicy, Origin
 from cleanroom_pipelines.catalog.records import (
     AudienceModel,
     Cause,
+    ConfiguredAtStart,
     ConfiguredAudienceModel,
     ExportJob,
     GenerationJob,
@@ -50,6 +53,7 @@ from cleanroom_pipelines.catalog.specs import (
     ExportJobSpec,
     GenerationJobSpec,
     Spec,
+    Starter,
     TrainingDatasetSpec,
     spec_digest,
     spec_values,
@@ -61,7 +65,7 @@ from cleanroom_pipelines.catalog.tables import (
     ResourceRow,
     resource_record,
 )
-from cleanroom_pipelines.errors import ConflictError, UsageError
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
 
 # What the AWS API lets one change; and of our own additions what is alike.
@@ -131,7 +135,10 @@ class Creation(Resources):
 
         Args:
             spec: What is asked for.
-            **options: As in `create`.
+            **options: As in `create`; with `starter`, `account_id` is the owner of the configured model.
+
+        Returns:
+            The job as its owner sees it; `seen_job` tells it as the starter does.
 
         Raises:
             UsageError: The spec breaks a rule.
@@ -146,8 +153,9 @@ class Creation(Resources):
         """Create an export job, CREATE_PENDING.
 
         Args:
-            spec: What is asked for.
-            **options: As in `create`.
+            spec: What is asked for; with `started_by` another account than the owner, that account must have
+                started the generation job and not have deleted its copy.
+            **options: As in `create`; `account_id` is the owner of the generation job.
 
         Raises:
             UsageError: The spec breaks a rule, or the size is not one of the configured model's.
@@ -165,43 +173,57 @@ class Creation(Resources):
         declared: bool = False,
         digest: str | None = None,
         parents_must_be_active: bool = False,
+        starter: Starter | None = None,
     ) -> Resource:
         """Create a resource of any kind with its first version pending.
 
         Args:
             spec: What is asked for.
             account_id: Whose it is; its parent must be the same account's.
-            region: Such as `us-east-1`.
+            region: Such as `us-east-1`; its parent must be of the same.
             declared: Whether `apply` asks; only declared resources get new versions by themselves.
             digest: What `apply` recognises an unchanged declaration by; the spec's own digest if not given.
             parents_must_be_active: Whether a parent that is still being made is refused, as the AWS API does.
+            starter: The account that starts a generation job on a configured model of `account_id`: it gets a copy
+                with its own name, description and tags, and the owner's is named after both (`owner_job_name`).
 
         Raises:
             UsageError: The spec breaks a rule.
-            NotFoundError: The account has no such parent.
+            NotFoundError: The account has no such parent in this region.
             ConflictError: The name is taken, or the parent is not in a state that allows this.
         """
         spec.validate()
         check_account(account_id, region)
         self._check_seed_floor(spec)
+        if starter is not None and starter.account_id == account_id:
+            spec = replace(spec, name=starter.name, description=starter.description, tags=starter.tags)
+            starter = None
+        if starter is not None:
+            starter.validate()
+            assert isinstance(spec, GenerationJobSpec)
+            spec = replace(spec, started_by=starter.account_id)
         for _ in range(3):
             try:
                 with self._write() as session:
-                    parent = _usable_parent(session, spec, account_id, parents_must_be_active)
-                    _refuse_taken_name(session, spec, account_id, region)
-                    completed = _completed(session, spec, parent, account_id)
+                    parent = _usable_parent(session, spec, account_id, region, parents_must_be_active)
+                    new_id = partition_key(starter.name if starter else spec.name, self._token_hex)
+                    named = _named(session, spec, new_id, (account_id, region), starter)
+                    completed = _completed(session, named, parent, account_id, starter=starter)
                     now = self._clock()
                     row = insert_resource(
                         session,
                         completed,
-                        resource_id=partition_key(spec.name, self._token_hex),
+                        resource_id=new_id,
                         account_id=account_id,
                         region=region,
                         declared=declared,
                         now=now,
+                        params=None if declared else _kept_configuration(parent),
                         spec_digest=digest or spec_digest(spec),
                         **_own_columns(completed, now),
                     )
+                    if starter is not None:
+                        add_view(session, row, starter)
                     return resource_record(row)
             except ClashError:
                 continue  # somebody was faster; the next look says with what
@@ -212,6 +234,7 @@ class Creation(Resources):
         resource_id: str,
         account_id: str | None = None,
         *,
+        region: str | None = None,
         parents_must_be_active: bool = False,
         **changes: Any,
     ) -> ConfiguredAudienceModel:
@@ -220,6 +243,7 @@ class Creation(Resources):
         Args:
             resource_id: Its partition key.
             account_id: Whose it must be.
+            region: Where it must be.
             parents_must_be_active: Whether another model that is still being made is refused.
             **changes: The fields of the spec to change; all but name, tags and the tag policy.
 
@@ -234,7 +258,7 @@ class Creation(Resources):
                 remedy=f"Change only {', '.join(sorted(_UPDATABLE))}.",
             )
         kind = Kind.CONFIGURED_AUDIENCE_MODEL
-        before = self.get(kind, resource_id, account_id)
+        before = self.get(kind, resource_id, account_id, region)
         spec = ConfiguredAudienceModelSpec(**(spec_values(before) | changes))  # type: ignore[arg-type]
         return as_record(
             ConfiguredAudienceModel,
@@ -284,10 +308,11 @@ class Creation(Resources):
         with self._write() as session:
             parent_of = find_resource(session, kind, resource_id)
             moves = spec.parent_id != parent_of.parent_id
-            parent = _usable_parent(session, spec, parent_of.account_id, parents_must_be_active and moves)
+            must_be_active = parents_must_be_active and moves
+            parent = _usable_parent(session, spec, parent_of.account_id, parent_of.region, must_be_active)
             row = lock_resource(session, kind, resource_id)
             refuse_deleting(row)
-            if spec.name != row.name or name_scope(spec) != row.scope:
+            if spec.name != row.name or name_scope(spec, row.account_id) != row.scope:
                 raise UsageError(f"The name of a {kind.words} cannot change.", remedy="Declare a new one.")
             wanted = spec_values(_completed(session, spec, parent, row.account_id, is_new=False))
             changed = {name for name, value in wanted.items() if _differs(getattr(row, name), value)}
@@ -315,10 +340,14 @@ class Creation(Resources):
             )
 
 
-def _usable_parent(session: Session, spec: Spec, account_id: str, must_be_active: bool) -> ResourceRow | None:
+def _usable_parent(
+    session: Session, spec: Spec, account_id: str, region: str, must_be_active: bool
+) -> ResourceRow | None:
     if spec.parent_kind is None or spec.parent_id is None:
         return None
-    parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id)
+    parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id, region)
+    if isinstance(spec, ExportJobSpec) and spec.started_by not in (None, account_id):
+        _refuse_stranger(session, spec, parent)
     refuse_deleting(parent)
     if must_be_active and parent.status is not Status.ACTIVE:
         raise ConflictError(
@@ -328,27 +357,72 @@ def _usable_parent(session: Session, spec: Spec, account_id: str, must_be_active
     return parent
 
 
+def _refuse_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
+    if spec.started_by is None or not has_view(session, job.id, spec.started_by):
+        raise NotFoundError(f"There is no such {job.kind.words}.", remedy="See the list of those that exist.")
+
+
+def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
+    """The spec under a name that is free; refuses one that its creator has given already."""
+    account_id, region = place
+    if spec.kind is Kind.GENERATION_JOB:
+        lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))
+    if starter is None:
+        _refuse_taken_name(session, spec, account_id, region)
+        return spec
+    own = replace(spec, name=starter.name)
+    _refuse_taken_name(session, own, starter.account_id, region)
+    name = owner_job_name(starter.account_id, starter.name)
+    if _taken_by(session, replace(spec, name=name), account_id, region) is not None:
+        # The last digits of the id: whoever deleted their copy, or meets a name of the owner's, may start again.
+        name = owner_job_name(starter.account_id, starter.name, new_id[-6:])
+    return replace(spec, name=name)
+
+
 def _refuse_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
-    taken = find_named(session, spec.kind, spec.name, account_id=account_id, region=region, scope=name_scope(spec))
-    if taken is not None:
+    taken_by = _taken_by(session, spec, account_id, region)
+    if taken_by is not None:
         place = "of this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
         raise ConflictError(
             f"There is a {spec.kind.words} named {spec.name!r} {place} already.",
             remedy="Choose another name, or delete the other one first.",
             reason="name",
-            existing_id=taken.id,
+            existing_id=taken_by,
         )
 
 
+def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str | None:
+    """The id of what has this name, be it a copy of another account's job."""
+    scope = name_scope(spec, account_id)
+    taken = find_named(session, spec.kind, spec.name, account_id=account_id, region=region, scope=scope)
+    if taken is not None:
+        return taken.id
+    return view_named(session, spec.name, account_id, region) if spec.kind is Kind.GENERATION_JOB else None
+
+
+def _kept_configuration(parent: ResourceRow | None) -> dict[str, Any] | None:
+    """What a job that is not declared keeps of its configured model, whatever becomes of that."""
+    if not isinstance(parent, ConfiguredAudienceModelRow):
+        return None
+    kept = ConfiguredAtStart(parent.audience_model_id, parent.sizes, parent.min_matching_seed_size)
+    return kept.as_params()
+
+
 def _completed(
-    session: Session, spec: Spec, parent: ResourceRow | None, account_id: str, *, is_new: bool = True
+    session: Session,
+    spec: Spec,
+    parent: ResourceRow | None,
+    account_id: str,
+    *,
+    is_new: bool = True,
+    starter: Starter | None = None,
 ) -> Spec:
     """The spec with what the parent decides; refuses what the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _refuse_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
             _refuse_second_drop(session, spec)
-        tags = dict(spec.tags)
+        tags = {} if starter else dict(spec.tags)
         if parent.child_tag_policy is ChildTagPolicy.FROM_PARENT_RESOURCE:
             tags = {**parent.tags, **tags}
             check_tags(tags)
@@ -357,6 +431,7 @@ def _completed(
         configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, parent.parent_id)
         assert isinstance(configured, ConfiguredAudienceModelRow)
         _refuse_size(spec.size, configured)
+        return replace(spec, started_by=spec.started_by or account_id)
     return spec
 
 

@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
-from cleanroom_pipelines.catalog.tables import ResourceRow, VersionRow, resource_record
+from cleanroom_pipelines.catalog.tables import ResourceRow, VersionRow, kept_audience_model_id, resource_record
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
@@ -22,7 +22,9 @@ _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
 class Deletion(Database):
     """The part of the catalogue that deletes."""
 
-    def request_delete(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Resource:
+    def request_delete(
+        self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
+    ) -> Resource:
         """Ask for a resource to go.
 
         A training dataset or configured audience model is gone when this returns. A model or generation job is
@@ -39,7 +41,7 @@ class Deletion(Database):
         if kind is Kind.EXPORT_JOB:
             raise UsageError("An export job is not deleted by itself.", remedy="Delete its generation job.")
         with self._write() as session:
-            row = lock_resource(session, kind, resource_id, account_id)
+            row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
             if kind is not Kind.GENERATION_JOB:
@@ -149,6 +151,18 @@ def _refuse_parent(session: Session, row: ResourceRow) -> None:
         raise ConflictError(
             f"The {child.kind.words} {child.id} depends on the {row.kind.words} {row.id}.",
             remedy="Delete what depends on it first.",
+        )
+    # Its configured model may have been given another one since; the job keeps what it was started with.
+    user = session.scalar(
+        select(VersionRow.resource_id)
+        .where(VersionRow.status.in_(OPEN), VersionRow.kind == Kind.GENERATION_JOB)
+        .where(kept_audience_model_id(VersionRow) == row.id)
+        .limit(1)
+    )
+    if user is not None:
+        raise ConflictError(
+            f"The generation job {user} depends on the {row.kind.words} {row.id}.",
+            remedy="Wait until it has ended, or delete it first.",
         )
 
 

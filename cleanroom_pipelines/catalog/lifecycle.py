@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, Cause, Status
-from cleanroom_pipelines.catalog.specs import Spec, spec_digest, spec_values
+from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec, spec_digest, spec_values
 from cleanroom_pipelines.catalog.tables import ROWS, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 
@@ -25,28 +25,36 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 _ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
 
 
-def find_resource(session: Session, kind: Kind, resource_id: str, account_id: str | None = None) -> ResourceRow:
+def find_resource(
+    session: Session, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
+) -> ResourceRow:
     """The resource's row.
 
     Raises:
-        NotFoundError: There is none of this kind, or it is another account's.
+        NotFoundError: There is none of this kind, or it is another account's or region's.
     """
-    return _only(session, kind, resource_id, account_id, lock=False)
+    return _only(session, kind, resource_id, account_id, region, lock=False)
 
 
-def lock_resource(session: Session, kind: Kind, resource_id: str, account_id: str | None = None) -> ResourceRow:
+def lock_resource(
+    session: Session, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
+) -> ResourceRow:
     """The resource's row, kept from every other writer until the transaction ends.
 
     Raises:
-        NotFoundError: There is none of this kind, or it is another account's.
+        NotFoundError: There is none of this kind, or it is another account's or region's.
     """
-    return _only(session, kind, resource_id, account_id, lock=True)
+    return _only(session, kind, resource_id, account_id, region, lock=True)
 
 
-def _only(session: Session, kind: Kind, resource_id: str, account_id: str | None, *, lock: bool) -> ResourceRow:
+def _only(
+    session: Session, kind: Kind, resource_id: str, account_id: str | None, region: str | None, *, lock: bool
+) -> ResourceRow:
     query = select(ResourceRow).where(ResourceRow.id == resource_id, ResourceRow.kind == kind)
     if account_id is not None:
         query = query.where(ResourceRow.account_id == account_id)
+    if region is not None:
+        query = query.where(ResourceRow.region == region)
     if lock:
         query = query.with_for_update(key_share=True, of=ResourceRow).execution_options(populate_existing=True)
     row = session.scalar(query)
@@ -64,6 +72,7 @@ def insert_resource(
     region: str,
     declared: bool,
     now: datetime,
+    params: dict[str, Any] | None = None,
     **columns: Any,
 ) -> ResourceRow:
     """Insert a resource with its first version pending.
@@ -76,6 +85,7 @@ def insert_resource(
         region: Such as `us-east-1`.
         declared: Whether `apply` asks.
         now: UTC.
+        params: What the first version was asked for with.
         **columns: What the row holds beyond, or otherwise than, the spec.
     """
     values = spec_values(spec) | {"tags": dict(spec.tags), "spec_digest": spec_digest(spec)} | columns
@@ -83,7 +93,7 @@ def insert_resource(
         id=resource_id,
         account_id=account_id,
         region=region,
-        scope=name_scope(spec),
+        scope=name_scope(spec, account_id),
         status=Status.ACTIVE if spec.kind in _ACTIVE_AT_ONCE else Status.CREATE_PENDING,
         created_at=now,
         updated_at=now,
@@ -92,14 +102,22 @@ def insert_resource(
     )
     session.add(row)
     session.flush()
-    add_version(session, row, 1, Cause.CREATED, now)
+    add_version(session, row, 1, Cause.CREATED, now, params=params)
     session.refresh(row)
     return row
 
 
-def name_scope(spec: Spec) -> str:
-    """Within what the spec's name is taken once: the generation job for an export job, else the account."""
-    return (spec.parent_id or "") if spec.kind is Kind.EXPORT_JOB else ""
+def name_scope(spec: Spec, account_id: str) -> str:
+    """Within what the spec's name is taken once: for an export job its generation job, else the account.
+
+    The exports that another account than the job's owner started have names of their own: neither account can take
+    the other's.
+    """
+    if not isinstance(spec, ExportJobSpec):
+        return ""
+    if spec.started_by in (None, account_id):
+        return spec.generation_job_id
+    return f"{spec.started_by}:{spec.generation_job_id[-12:]}"
 
 
 def find_version(session: Session, resource: ResourceRow, number: int) -> VersionRow:

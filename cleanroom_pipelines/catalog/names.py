@@ -1,10 +1,11 @@
 """Names: what a resource may be called, and what it is called by.
 
-Lives here: the rules for names, descriptions and tags; partition keys; ARNs.
+Lives here: the rules for names, descriptions and tags, of buckets and access keys; partition keys; UUIDs; ARNs.
 Add here when a new kind of name or identifier appears.
 Keep out: the database; whether a name is taken is asked in `resources.py`.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,17 @@ _NAME = re.compile(f"[{_TEXT}]+")
 _DESCRIPTION = re.compile(f"[{_TEXT}\\r\\n]*")
 _ACCOUNT = re.compile("[0-9]{12}")
 _REGION = re.compile("[-a-z0-9]{1,40}")
+_ACCESS_KEY = re.compile("AKIA[A-Z2-7]{16}")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# What the API's pattern of a template's ARN takes for a region.
+_TEMPLATE_REGION = re.compile("[a-z]{2}-[a-z]{4,9}-[0-9]")
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_IP_ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_RESERVED_BUCKET = re.compile("(xn--|sthree-).*|.*(-s3alias|--ol-s3|\\.mrap|--x-s3|--table-s3)")
+_BUCKET_URL = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<prefix>.*))?")
+_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()=,@ -]{1,255}")
+_MAX_PREFIX = 1024  # what S3 allows a key
 
 
 class Kind(StrEnum):
@@ -94,6 +106,59 @@ def partition_key(name: str, token_hex: Callable[[int], str]) -> str:
         token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
     """
     return f"{slug(name)}-{token_hex(6)}"
+
+
+def make_uuid(token_hex: Callable[[int], str]) -> str:
+    """A new id of 36 characters, lower-case hex in groups of 8-4-4-4-12.
+
+    Args:
+        token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
+    """
+    digits = token_hex(16)
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is an id as `make_uuid` makes them (source: the API's pattern of UUIDs)."""
+    return _UUID.fullmatch(text) is not None
+
+
+def owner_job_name(starter_account_id: str, name: str, mark: str = "") -> str:
+    """What a job that another account started is called in the account that owns its configured model.
+
+    `<account>-<name>` as in AWS (source: user guide, cross-account behaviours). Where that is longer than a name
+    may be it is cut and ends in `~` and six hex digits of its SHA-256, so that two long names stay two; AWS does
+    not say what it does then.
+
+    Args:
+        starter_account_id: Who started it.
+        name: What the starter calls it.
+        mark: Six hex digits that stand at the end instead, where the name is taken: who started a job cannot know
+            the names of the other account, and must not be refused for them.
+    """
+    whole = f"{starter_account_id}-{name}"
+    if len(whole) <= MAX_NAME and not mark:
+        return whole
+    mark = mark or hashlib.sha256(whole.encode()).hexdigest()[:6]
+    return f"{whole[: MAX_NAME - 1 - len(mark)]}~{mark}"
+
+
+def make_template_arn(account_id: str, region: str, token_hex: Callable[[int], str]) -> str:
+    """The ARN of a new analysis template.
+
+    Args:
+        account_id: Whose it is.
+        region: Such as `us-east-1`.
+        token_hex: As in `make_uuid`.
+
+    Raises:
+        UsageError: The account or the region could stand in no such ARN.
+    """
+    check_account(account_id, region)
+    if not _TEMPLATE_REGION.fullmatch(region):
+        raise UsageError("The region cannot have templates.", remedy=f"Give a region such as {LOCAL_REGION}.")
+    membership, template = make_uuid(token_hex), make_uuid(token_hex)
+    return f"arn:aws:cleanrooms:{region}:{account_id}:membership/{membership}/analysistemplate/{template}"
 
 
 def make_arn(kind: Kind, account_id: str, region: str, resource_id: str) -> str | None:
@@ -195,3 +260,57 @@ def check_account(account_id: str, region: str) -> None:
         raise UsageError("The account is not 12 digits.", remedy="Give an account id of 12 digits.")
     if not _REGION.fullmatch(region):
         raise UsageError("The region cannot be used.", remedy=f"Give a region such as {LOCAL_REGION}.")
+
+
+def is_account_id(text: str) -> bool:
+    """Whether a text has the form of an account id."""
+    return _ACCOUNT.fullmatch(text) is not None
+
+
+def check_access_key_id(key_id: str) -> None:
+    """Refuse an access key id that is not of AWS's form.
+
+    Raises:
+        UsageError: Not AKIA and 16 characters of A-Z and 2-7.
+    """
+    if not _ACCESS_KEY.fullmatch(key_id):
+        raise UsageError(
+            "The access key id cannot be used.", remedy="Give AKIA and 16 characters of A to Z and 2 to 7."
+        )
+
+
+def check_bucket_name(name: str) -> None:
+    """Refuse a bucket name that S3 would refuse.
+
+    Raises:
+        UsageError: Not 3 to 63 of a-z, 0-9, dot and dash between letters or digits, or of a form that S3 keeps
+            for itself.
+    """
+    is_plain = _BUCKET.fullmatch(name) and ".." not in name and not _IP_ADDRESS.fullmatch(name)
+    if not is_plain or _RESERVED_BUCKET.fullmatch(name):
+        raise UsageError(
+            "The bucket's name cannot be used.",
+            remedy="Give 3 to 63 characters of a-z, 0-9, dot and dash, as S3 wants them.",
+        )
+
+
+def check_bucket_url(url: str) -> None:
+    """Refuse a URL of a real bucket that is not `s3://bucket` or `s3://bucket/prefix`.
+
+    Raises:
+        UsageError: Another form, or a prefix that could lead elsewhere.
+    """
+    match = _BUCKET_URL.fullmatch(url.removesuffix("/"))
+    if match is None:
+        raise UsageError("The bucket's URL cannot be used.", remedy="Give s3://bucket or s3://bucket/prefix.")
+    check_bucket_name(match["bucket"])
+    prefix = match["prefix"] or ""
+    segments = prefix.split("/") if prefix else []
+    if len(prefix) > _MAX_PREFIX or not all(_is_segment(segment) for segment in segments):
+        raise UsageError(
+            "The bucket's URL has a prefix that cannot be used.", remedy="Give s3://bucket/prefix, plain segments."
+        )
+
+
+def _is_segment(segment: str) -> bool:
+    return bool(_SEGMENT.fullmatch(segment)) and segment not in {".", ".."}

@@ -132,7 +132,7 @@ def _add_export(
         name = f"{job.name[: MAX_NAME - 13]} {new_id[-12:]}"
     insert_resource(
         session,
-        ExportJobSpec(name=name, generation_job_id=job.id, size=size),
+        ExportJobSpec(name=name, generation_job_id=job.id, size=size, started_by=job.started_by),
         resource_id=new_id,
         account_id=job.account_id,
         region=job.region,

@@ -1,16 +1,18 @@
 """Records: what a caller sees of the catalogue; frozen, free of the database, safe to pickle.
 
-Lives here: one record per kind of resource, the version (the unit of work), the claim, and small answers.
+Lives here: one record per kind of resource, the version (the unit of work), the claim, the parties and what is
+theirs, and small answers.
 Add here when the catalogue tells its callers something new.
 Keep out: rows (`tables.py`) and rules.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.catalog.names import Kind, make_arn
 from cleanroom_pipelines.catalog.specs import (
     AudienceModelSpec,
@@ -227,6 +229,175 @@ class Page:
 
     items: tuple[Resource, ...]
     after: str | None
+
+
+@dataclass(frozen=True)
+class SeenJob:
+    """A generation job as one of its two accounts sees it.
+
+    Attributes:
+        job: With the account, name, description, tags and ARN that this account knows it by.
+        is_owner: Whether the configured model is this account's.
+        is_starter: Whether this account started it.
+        owner_account_id: Whose the configured model is; the account under which the catalogue keeps the job.
+    """
+
+    job: GenerationJob
+    is_owner: bool
+    is_starter: bool
+    owner_account_id: str
+
+
+@dataclass(frozen=True)
+class SeenJobs:
+    """Some of the generation jobs that an account sees.
+
+    Attributes:
+        items: In order of creation.
+        after: The token that continues the listing; None at the end.
+    """
+
+    items: tuple[SeenJob, ...]
+    after: str | None
+
+
+@dataclass(frozen=True)
+class ConfiguredAtStart:
+    """What a generation job that is not declared was started with; a change of its configured model leaves it.
+
+    Attributes:
+        audience_model_id: The model whose users it ranks.
+        sizes: The sizes its relevance is told at.
+        min_matching_seed_size: How many seed users must be known.
+    """
+
+    audience_model_id: str
+    sizes: tuple[AudienceSize, ...]
+    min_matching_seed_size: int
+
+    def as_params(self) -> dict[str, Any]:
+        """What a version's `params` hold of it."""
+        sizes = [{"type": size.type.value, "value": size.value} for size in self.sizes]
+        return {"configured": {**vars(self), "sizes": sizes}}
+
+
+def configured_at_start(version: Version) -> ConfiguredAtStart | None:
+    """What the version's job was started with; None for a declared job, which follows its configured model."""
+    kept = version.params.get("configured")
+    if kept is None:
+        return None
+    sizes = tuple(AudienceSize(SizeType(size["type"]), size["value"]) for size in kept["sizes"])
+    return ConfiguredAtStart(kept["audience_model_id"], sizes, kept["min_matching_seed_size"])
+
+
+@dataclass(frozen=True)
+class Account:
+    """A party with a name, to which access keys may belong.
+
+    Attributes:
+        id: 12 digits.
+        name: Unique.
+        created_at: UTC.
+        disabled: Whether none of its keys opens anything.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    disabled: bool
+
+
+@dataclass(frozen=True)
+class AccessKey:
+    """An access key of an account.
+
+    Attributes:
+        id: AKIA and 16 characters.
+        account_id: Whose it is.
+        sealed_secret: Its secret under the installation's key, which the catalogue does not have.
+        created_at: UTC.
+        disabled: Whether it, or its account, was disabled.
+    """
+
+    id: str
+    account_id: str
+    sealed_secret: str = field(repr=False)
+    created_at: datetime
+    disabled: bool
+
+
+@dataclass(frozen=True)
+class Member:
+    """An account in a collaboration.
+
+    Attributes:
+        account_id: 12 digits.
+        active: Whether it has not left.
+    """
+
+    account_id: str
+    active: bool
+
+
+@dataclass(frozen=True)
+class Collaboration:
+    """Accounts that may start jobs on each other's configured models, where the policies allow it.
+
+    Attributes:
+        id: A UUID.
+        name: Unique.
+        created_at: UTC.
+        members: 2 to 10, in the order they were named.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    members: tuple[Member, ...]
+
+    def has_active(self, account_id: str) -> bool:
+        """Whether the account is a member that has not left."""
+        return Member(account_id, True) in self.members
+
+
+@dataclass(frozen=True)
+class AnalysisTemplate:
+    """SQL that an account wrote down beforehand, to be run with parameters.
+
+    Attributes:
+        arn: Of the form that the AWS API takes.
+        name: Unique in the account and region.
+        account_id: Whose tables it reads.
+        sql: With `:name` parameters.
+        created_at: UTC.
+        collaboration_id: The collaboration it was written for, if any.
+    """
+
+    arn: str
+    name: str
+    account_id: str
+    sql: str = field(repr=False)
+    created_at: datetime
+    collaboration_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket that was registered to one account.
+
+    Attributes:
+        name: What stands in `s3://name/…`.
+        account_id: The only account that may use it.
+        url: The real bucket, `s3://bucket[/prefix]`; None for a folder of the account in the home.
+        profile: The profile of the AWS configuration files whose credentials open it.
+        created_at: UTC.
+    """
+
+    name: str
+    account_id: str
+    url: str | None
+    profile: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True)

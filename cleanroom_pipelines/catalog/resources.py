@@ -40,6 +40,7 @@ from cleanroom_pipelines.catalog.records import (
 )
 from cleanroom_pipelines.catalog.specs import (
     MAX_LOCATION,
+    check_seed_digest,
 )
 from cleanroom_pipelines.catalog.tables import (
     ROWS,
@@ -60,39 +61,64 @@ class Resources(Database):
 
     @overload
     def get(
-        self, kind: Literal[Kind.TRAINING_DATASET], resource_id: str, account_id: str | None = None
+        self,
+        kind: Literal[Kind.TRAINING_DATASET],
+        resource_id: str,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> TrainingDataset: ...
     @overload
     def get(
-        self, kind: Literal[Kind.AUDIENCE_MODEL], resource_id: str, account_id: str | None = None
+        self,
+        kind: Literal[Kind.AUDIENCE_MODEL],
+        resource_id: str,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> AudienceModel: ...
     @overload
     def get(
-        self, kind: Literal[Kind.CONFIGURED_AUDIENCE_MODEL], resource_id: str, account_id: str | None = None
+        self,
+        kind: Literal[Kind.CONFIGURED_AUDIENCE_MODEL],
+        resource_id: str,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> ConfiguredAudienceModel: ...
     @overload
     def get(
-        self, kind: Literal[Kind.GENERATION_JOB], resource_id: str, account_id: str | None = None
+        self,
+        kind: Literal[Kind.GENERATION_JOB],
+        resource_id: str,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> GenerationJob: ...
     @overload
     def get(
-        self, kind: Literal[Kind.EXPORT_JOB], resource_id: str, account_id: str | None = None
+        self,
+        kind: Literal[Kind.EXPORT_JOB],
+        resource_id: str,
+        account_id: str | None = None,
+        region: str | None = None,
     ) -> ExportJob: ...
     @overload
-    def get(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Resource: ...
-    def get(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Resource:
+    def get(
+        self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
+    ) -> Resource: ...
+    def get(
+        self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
+    ) -> Resource:
         """One resource by its partition key.
 
         Args:
             kind: Its kind.
             resource_id: Its partition key.
             account_id: Whose it must be; anybody's if not given, which is for the operator only.
+            region: Where it must be; anywhere if not given.
 
         Raises:
-            NotFoundError: There is none, or it is another account's.
+            NotFoundError: There is none, or it is another account's or region's.
         """
         with self._read() as session:
-            return resource_record(find_resource(session, kind, resource_id, account_id))
+            return resource_record(find_resource(session, kind, resource_id, account_id, region))
 
     def get_by_name(
         self,
@@ -127,6 +153,7 @@ class Resources(Database):
         kind: Kind,
         account_id: str | None = None,
         *,
+        region: str | None = None,
         parent_id: str | None = None,
         collaboration_id: str | None = None,
         limit: int = 100,
@@ -137,6 +164,7 @@ class Resources(Database):
         Args:
             kind: The kind.
             account_id: Only this account's.
+            region: Only this region's.
             parent_id: Only those made from this resource.
             collaboration_id: Only generation jobs of this collaboration.
             limit: 1 to 1,000.
@@ -145,22 +173,23 @@ class Resources(Database):
         Raises:
             UsageError: The limit or the token cannot be used.
         """
-        if not 1 <= limit <= _MAX_PAGE:
-            raise UsageError("The page size is out of range.", remedy=f"Give 1 to {_MAX_PAGE}.")
+        check_page(limit)
         row_type = ROWS[kind]
         query = select(row_type).where(row_type.kind == kind)
         if account_id is not None:
             query = query.where(row_type.account_id == account_id)
+        if region is not None:
+            query = query.where(row_type.region == region)
         if parent_id is not None:
             query = query.where(row_type.parent_id == parent_id)
         if collaboration_id is not None:
             query = query.where(GenerationJobRow.collaboration_id == collaboration_id)
         if after is not None:
-            query = query.where(tuple_(row_type.created_at, row_type.id) > tuple_(*_read_token(after)))
+            query = query.where(tuple_(row_type.created_at, row_type.id) > tuple_(*read_token(after)))
         with self._read() as session:
             rows = session.scalars(query.order_by(row_type.created_at, row_type.id).limit(limit + 1)).all()
             items = tuple(resource_record(row) for row in rows[:limit])
-        return Page(items, _token(items[-1]) if len(rows) > limit else None)
+        return Page(items, make_token(items[-1]) if len(rows) > limit else None)
 
     def versions(self, kind: Kind, resource_id: str, account_id: str | None = None) -> tuple[Version, ...]:
         """All versions of a resource, from the first to the newest.
@@ -254,15 +283,26 @@ class Resources(Database):
         """
         return self.get(kind, resource_id, account_id).tags
 
-    def place_seed(self, job_id: str, location: str) -> None:
-        """Say where a job's seed lies now: its kept copy, or the same seed dropped again after a failure.
+    def place_seed(
+        self, job_id: str, location: str, *, digest: str | None = None, n_bytes: int | None = None
+    ) -> None:
+        """Say where a job's seed lies now: fetched, kept, or the same seed dropped again after a failure.
+
+        Args:
+            job_id: The generation job.
+            location: Where it lies.
+            digest: Keyed digest of a requested seed that was fetched, in hex.
+            n_bytes: Its size.
 
         Raises:
             NotFoundError: There is no such job.
-            UsageError: The location cannot be stored.
+            UsageError: The location, digest or size cannot be stored, or the job's seed was not requested.
         """
         check_text("seed's location", location, MAX_LOCATION)
-        self._set_seed_location(job_id, location)
+        check_seed_digest(digest)
+        if n_bytes is not None and n_bytes < 0:
+            raise UsageError("The seed's size is negative.", remedy="Give the size in bytes.")
+        self._set_seed_location(job_id, location, digest, n_bytes)
 
     def forget_seed(self, job_id: str) -> None:
         """Note that a job's seed was deleted; its name, size and digest stay.
@@ -272,11 +312,17 @@ class Resources(Database):
         """
         self._set_seed_location(job_id, None)
 
-    def _set_seed_location(self, job_id: str, location: str | None) -> None:
+    def _set_seed_location(
+        self, job_id: str, location: str | None, digest: str | None = None, n_bytes: int | None = None
+    ) -> None:
         with self._write() as session:
             row = lock_resource(session, Kind.GENERATION_JOB, job_id)
             assert isinstance(row, GenerationJobRow)
+            if row.requested_seed is None and digest not in (None, row.seed_digest):
+                raise UsageError("The job was started with another seed.", remedy="Start another job.")
             row.seed_location = location
+            row.seed_digest = digest or row.seed_digest
+            row.seed_bytes = row.seed_bytes if n_bytes is None else n_bytes
 
 
 def as_record(record_type: type[_R], record: Resource) -> _R:
@@ -305,11 +351,23 @@ def _refuse_untaggable(kind: Kind) -> None:
         raise UsageError("An export job has no tags.", remedy="Tag its generation job instead.")
 
 
-def _token(last: Resource) -> str:
+def check_page(limit: int) -> None:
+    """Raises UsageError unless the page size is 1 to 1,000."""
+    if not 1 <= limit <= _MAX_PAGE:
+        raise UsageError("The page size is out of range.", remedy=f"Give 1 to {_MAX_PAGE}.")
+
+
+def make_token(last: Resource) -> str:
+    """The token that continues a listing after a resource."""
     return base64.urlsafe_b64encode(f"{last.created_at.isoformat()} {last.id}".encode()).decode()
 
 
-def _read_token(token: str) -> tuple[datetime, str]:
+def read_token(token: str) -> tuple[datetime, str]:
+    """When the resource of a token was created, and its id.
+
+    Raises:
+        UsageError: The token is none.
+    """
     try:
         text = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
         created_at, resource_id = text.split(" ")

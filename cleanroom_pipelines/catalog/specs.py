@@ -13,7 +13,16 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar, Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, check_sizes
-from cleanroom_pipelines.catalog.names import Kind, check_description, check_name, check_tags, check_text
+from cleanroom_pipelines.catalog.names import (
+    LOCAL_REGION,
+    Kind,
+    check_account,
+    check_description,
+    check_name,
+    check_tags,
+    check_text,
+    is_uuid,
+)
 from cleanroom_pipelines.catalog.options import (
     ChildTagPolicy,
     ExportFormat,
@@ -28,7 +37,8 @@ MAX_FEATURES = 10
 MAX_ABSOLUTE_SIZE = 20_000_000
 DEFAULT_MIN_MATCHING_SEED_SIZE = 500
 MAX_LOCATION = 4096
-
+MAX_QUERY = 500_000
+MAX_PARAMETERS = 100
 
 Columns = tuple[tuple[str, Role], ...]
 LARGEST: Literal["largest"] = "largest"
@@ -48,6 +58,8 @@ class Spec:
     parent_kind: ClassVar[Kind | None] = None
     # Fields whose change needs no new version, because no artifact is made from them.
     beside_the_work: ClassVar[frozenset[str]] = frozenset({"name", "description", "tags"})
+    # Fields that came later; unset they are no part of the digest, so that what was declared before stays kept.
+    came_later: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     description: str | None = None
@@ -259,6 +271,100 @@ class ConfiguredAudienceModelSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestedSeed:
+    """The seed that a client asked for; the run fetches it, not the request.
+
+    Exactly one of `s3_uri`, `query` and `template_arn` is given. None of it is told in a message.
+
+    Attributes:
+        role_arn: The role the AWS API names for reading it.
+        s3_uri: Where it lies.
+        query: The SQL that makes it.
+        template_arn: The template whose SQL makes it.
+        parameters: What the SQL's `:name` parameters are, by name.
+        protected_query_id: The UUID that the AWS API shows for an SQL seed.
+    """
+
+    role_arn: str = field(repr=False)
+    s3_uri: str | None = field(default=None, repr=False)
+    query: str | None = field(default=None, repr=False)
+    template_arn: str | None = field(default=None, repr=False)
+    parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
+    protected_query_id: str | None = None
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether SQL makes the seed."""
+        return self.s3_uri is None
+
+    def as_dict(self) -> dict[str, object]:
+        """What JSON can hold of it; `RequestedSeed(**…)` reads it back."""
+        return {**vars(self), "parameters": dict(self.parameters)}
+
+    def validate(self) -> None:
+        """Raises UsageError unless there is one source, and parameters only for SQL."""
+        check_text("seed's role", self.role_arn)
+        check_text("seed's location", self.s3_uri, MAX_LOCATION)
+        check_query_text(self.query)
+        check_text("seed's template", self.template_arn, 200)
+        if sum(given is not None for given in (self.s3_uri, self.query, self.template_arn)) != 1:
+            raise UsageError(
+                "The seed has not exactly one source.", remedy="Give a location, or a query, or a template."
+            )
+        if not self.is_sql and (self.parameters or self.protected_query_id is not None):
+            raise UsageError("A seed with a location has parameters.", remedy="Give parameters with SQL only.")
+        if self.protected_query_id is not None and not is_uuid(self.protected_query_id):
+            raise UsageError("The id of the seed's query is no UUID.", remedy="Give 36 characters of hex.")
+        if len(self.parameters) > MAX_PARAMETERS:
+            raise UsageError("The seed has too many parameters.", remedy=f"Give at most {MAX_PARAMETERS}.")
+        for name, value in self.parameters.items():
+            check_text("name of a parameter of the seed", name, 100)
+            if len(value) > 1000 or not is_storable(value):
+                raise UsageError(
+                    "The value of a parameter of the seed cannot be used.", remedy="Give at most 1,000 characters."
+                )
+
+
+def check_query_text(query: str | None) -> None:
+    """Refuse SQL that cannot be stored; whether it may run is asked when it runs.
+
+    Raises:
+        UsageError: Empty, more than 500,000 characters, or no text.
+    """
+    if query is not None and (not query.strip() or len(query) > MAX_QUERY or not is_storable(query)):
+        raise UsageError("The query cannot be used.", remedy=f"Give 1 to {MAX_QUERY:,} characters of SQL.")
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database keeps the text: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+@dataclass(frozen=True)
+class Starter:
+    """The account that started a generation job on another account's configured model, and its copy of the job.
+
+    Attributes:
+        account_id: 12 digits.
+        name: What the starter calls the job; unique among the starter's.
+        description: The starter's.
+        tags: The starter's; the owner never gets them.
+    """
+
+    account_id: str
+    name: str
+    description: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def validate(self) -> None:
+        """Raises UsageError unless the copy keeps the rules of a resource."""
+        check_account(self.account_id, LOCAL_REGION)
+        check_name(self.name)
+        check_description(self.description)
+        check_tags(self.tags)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationJobSpec(Spec):
     """One audience: the training users ranked by similarity to one seed.
 
@@ -266,8 +372,9 @@ class GenerationJobSpec(Spec):
         configured_audience_model_id: The configured model it uses.
         seed_location: Where the seed lies; None once the seed is deleted.
         seed_name: What the seed's owner calls it.
-        seed_bytes: The seed's size in bytes.
-        seed_digest: Keyed digest of the seed's content, in hex.
+        seed_bytes: The seed's size in bytes; 0 until a requested seed is fetched.
+        seed_digest: Keyed digest of the seed's content, in hex; None until a requested seed is fetched.
+        requested_seed: The seed that is to be fetched; None where it was given.
         seed_mode: Where the seed's users stand in the audience.
         keep_seed: Whether the seed is kept (encrypted) for refreshes.
         export_size: The size exported as soon as the audience is ready: `largest`, a size, or None.
@@ -289,10 +396,12 @@ class GenerationJobSpec(Spec):
         "started_by",
         "collaboration_id",
     }
+    came_later = frozenset({"requested_seed"})
 
     configured_audience_model_id: str
-    seed_location: str | None
-    seed_digest: str
+    seed_location: str | None = None
+    seed_digest: str | None = None
+    requested_seed: RequestedSeed | None = None
     seed_name: str = ""
     seed_bytes: int = 0
     seed_mode: SeedMode = SeedMode.EXCLUDED
@@ -315,12 +424,25 @@ class GenerationJobSpec(Spec):
         check_text("collaboration", self.collaboration_id, 128)
         if self.seed_bytes < 0:
             raise UsageError("The seed's size is negative.", remedy="Give the size in bytes.")
-        if not 16 <= len(self.seed_digest) <= 128 or set(self.seed_digest) - set("0123456789abcdef"):
-            raise UsageError(
-                "The seed's digest cannot be used.", remedy="Give 16 to 128 lower-case hexadecimal digits."
-            )
+        if self.requested_seed is not None:
+            self.requested_seed.validate()
+        elif self.seed_digest is None:
+            raise UsageError("The job has no seed.", remedy="Give the digest of its content, or request a seed.")
+        check_seed_digest(self.seed_digest)
         if isinstance(self.export_size, AudienceSize):
             _check_size(self.export_size)
+
+
+def check_seed_digest(digest: str | None) -> None:
+    """Refuse a digest that is none.
+
+    Raises:
+        UsageError: Not 16 to 128 lower-case hexadecimal digits.
+    """
+    if digest is not None and (not 16 <= len(digest) <= 128 or set(digest) - set("0123456789abcdef")):
+        raise UsageError(
+            "The seed's digest cannot be used.", remedy="Give 16 to 128 lower-case hexadecimal digits."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,14 +453,18 @@ class ExportJobSpec(Spec):
         generation_job_id: The job whose audience is exported.
         size: One of the sizes of its configured model.
         seed_mode: Overrides the job's seed mode when given.
+        started_by: The account that asked; the job's owner if not given.
     """
 
     kind = Kind.EXPORT_JOB
     parent_kind = Kind.GENERATION_JOB
+    beside_the_work = Spec.beside_the_work | {"started_by"}
+    came_later = frozenset({"started_by"})
 
     generation_job_id: str
     size: AudienceSize
     seed_mode: SeedMode | None = None
+    started_by: str | None = None
 
     @property
     def parent_id(self) -> str:
@@ -370,6 +496,15 @@ def spec_values(spec: Spec) -> dict[str, object]:
 
 def spec_digest(spec: Spec) -> str:
     """SHA-256 hex of the spec's canonical JSON: two equal declarations have the same digest."""
-    values = spec_values(spec) | {"tags": dict(spec.tags)}
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), default=asdict)
+    values = {
+        name: value for name, value in spec_values(spec).items() if not (value is None and name in spec.came_later)
+    } | {"tags": dict(spec.tags)}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), default=_as_json)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, RequestedSeed):
+        return value.as_dict()
+    assert isinstance(value, AudienceSize)
+    return asdict(value)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Dialect,
     Enum,
@@ -38,7 +39,7 @@ from cleanroom_pipelines.catalog.options import (
     ShareMetrics,
 )
 from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
-from cleanroom_pipelines.catalog.specs import LARGEST, Columns
+from cleanroom_pipelines.catalog.specs import LARGEST, Columns, RequestedSeed
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.tables.roles import Role
 
@@ -119,6 +120,15 @@ def _decode_parents(values: Any) -> tuple[ParentRef, ...]:
     return tuple(ParentRef(Kind(ref["kind"]), ref["id"], ref["version"]) for ref in values)
 
 
+def _encode_seed(seed: RequestedSeed) -> Any:
+    return seed.as_dict()
+
+
+def _decode_seed(value: Any) -> RequestedSeed:
+    return RequestedSeed(**value)
+
+
+_SEED = AsJson(_encode_seed, _decode_seed)
 _SIZE = AsJson(_encode_size, _decode_size)
 _SIZES = AsJson(_encode_sizes, _decode_sizes)
 _COLUMNS = AsJson(_encode_columns, _decode_columns)
@@ -246,7 +256,8 @@ class GenerationJobRow(_OwnTable, ResourceRow):
     # The configured model again, for the constraint, since that stands in `resources`; NULL unless from the inbox.
     inbox_model_id: Mapped[str | None] = mapped_column(String(60))
     seed_location: Mapped[str | None] = mapped_column(Text)
-    seed_digest: Mapped[str] = mapped_column(String(128))
+    seed_digest: Mapped[str | None] = mapped_column(String(128))
+    requested_seed: Mapped[RequestedSeed | None] = mapped_column(_SEED)
     seed_name: Mapped[str] = mapped_column(Text)
     seed_bytes: Mapped[int] = mapped_column(BigInteger)
     seed_mode: Mapped[SeedMode] = mapped_column(_word(SeedMode))
@@ -266,7 +277,28 @@ class ExportJobRow(_OwnTable, ResourceRow):
     generation_job_id: Mapped[str] = synonym("parent_id")
     size: Mapped[AudienceSize] = mapped_column(_SIZE)
     seed_mode: Mapped[SeedMode | None] = mapped_column(_word(SeedMode))
+    started_by: Mapped[str | None] = mapped_column(String(12))
     output_location: Mapped[str | None] = mapped_column(Text)
+
+
+class JobViewRow(Base):
+    """One row per generation job that another account started: that account's copy of it."""
+
+    __tablename__ = "job_views"
+    __table_args__ = (
+        UniqueConstraint("account_id", "region", "name"),
+        Index(None, "account_id", "region", "created_at", "job_id"),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
+    account_id: Mapped[str] = mapped_column(String(12))
+    region: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(63))
+    description: Mapped[str | None] = mapped_column(String(255))
+    tags: Mapped[dict[str, str]] = mapped_column(JSON)
+    # The job's own time: a listing that puts views between jobs has one order.
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class VersionRow(Base):
@@ -298,6 +330,12 @@ class VersionRow(Base):
     cancel_requested: Mapped[bool]
 
 
+def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:
+    """The audience model that a generation job was started on (`ConfiguredAtStart`); NULL where it follows."""
+    kept: ColumnElement[str | None] = version.params["configured"]["audience_model_id"].as_string()
+    return kept
+
+
 class WorkerRow(Base):
     """One row per process that drains pending work."""
 
@@ -305,6 +343,80 @@ class WorkerRow(Base):
 
     worker_id: Mapped[str] = mapped_column(String(128), primary_key=True)
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AccountRow(Base):
+    """One row per account that was created; the operator's own needs none."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    disabled: Mapped[bool]
+
+
+class AccessKeyRow(Base):
+    """One row per access key."""
+
+    __tablename__ = "access_keys"
+
+    id: Mapped[str] = mapped_column(String(20), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    sealed_secret: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    disabled: Mapped[bool]
+
+
+class CollaborationRow(Base):
+    """One row per collaboration."""
+
+    __tablename__ = "collaborations"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class MemberRow(Base):
+    """One row per account in a collaboration; one that left stays, not active."""
+
+    __tablename__ = "members"
+
+    collaboration_id: Mapped[str] = mapped_column(
+        ForeignKey("collaborations.id", ondelete="CASCADE"), primary_key=True
+    )
+    # No foreign key: the operator's account may have no row.
+    account_id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    place: Mapped[int]
+    active: Mapped[bool]
+
+
+class AnalysisTemplateRow(Base):
+    """One row per analysis template."""
+
+    __tablename__ = "analysis_templates"
+    __table_args__ = (UniqueConstraint("account_id", "region", "name"),)
+
+    arn: Mapped[str] = mapped_column(String(200), primary_key=True)
+    account_id: Mapped[str] = mapped_column(String(12))
+    region: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(63))
+    sql: Mapped[str] = mapped_column(Text)
+    collaboration_id: Mapped[str | None] = mapped_column(ForeignKey("collaborations.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class BucketRow(Base):
+    """One row per registered bucket."""
+
+    __tablename__ = "buckets"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    account_id: Mapped[str] = mapped_column(String(12), index=True)
+    url: Mapped[str | None] = mapped_column(Text)
+    profile: Mapped[str | None] = mapped_column(String(128))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 ROWS: dict[Kind, type[ResourceRow]] = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, select
+from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from cleanroom_pipelines.catalog.claims import Claims, is_silent, let_go
@@ -41,6 +41,7 @@ from cleanroom_pipelines.catalog.tables import (
     GenerationJobRow,
     ResourceRow,
     VersionRow,
+    kept_audience_model_id,
     resource_record,
     version_record,
 )
@@ -277,7 +278,7 @@ def _why_in_vain(session: Session, gate: ResourceRow) -> str:
 
 
 # One query answers for every pending version what it waits for: its gate is its parent, or for a generation job
-# the audience model behind the configured one.
+# the audience model behind the configured one, for a job that is not declared as it was when the job was started.
 _RESOURCE = aliased(ResourceRow)
 _PARENT = aliased(ResourceRow)
 _GATE = aliased(ResourceRow)
@@ -308,7 +309,8 @@ _KIND_ORDER = case({kind: place for place, kind in enumerate(Kind)}, value=_RESO
 
 
 def _pending_versions() -> Select[VersionRow, Kind, str, str]:
-    gate_id = case((_RESOURCE.kind == Kind.GENERATION_JOB, _PARENT.parent_id), else_=_RESOURCE.parent_id)
+    behind = func.coalesce(kept_audience_model_id(VersionRow), _PARENT.parent_id)
+    gate_id = case((_RESOURCE.kind == Kind.GENERATION_JOB, behind), else_=_RESOURCE.parent_id)
     return (
         select(
             VersionRow,

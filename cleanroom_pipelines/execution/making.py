@@ -414,7 +414,7 @@ def _input_of(installation: Installation, version: Version, asset: str) -> Input
 
 
 def _seed_input(job: GenerationJob) -> Input:
-    return Input("seed", job.id, "", job.seed_digest)
+    return Input("seed", job.id, "", job.seed_digest or "")
 
 
 def _table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[Input, ...]:

@@ -1,0 +1,445 @@
+"""Parties: accounts, their access keys, and what they agreed on or brought: collaborations, templates, buckets.
+
+Lives here: making, finding and listing them, and the rules that need the database.
+Add here when a party gets something else of its own.
+Keep out: secrets (they come sealed), evaluating policies and reaching buckets.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import ClashError, Database
+from cleanroom_pipelines.catalog.names import (
+    LOCAL_ACCOUNT,
+    LOCAL_REGION,
+    check_access_key_id,
+    check_account,
+    check_bucket_name,
+    check_bucket_url,
+    check_name,
+    check_text,
+    is_account_id,
+    make_template_arn,
+    make_uuid,
+)
+from cleanroom_pipelines.catalog.records import (
+    AccessKey,
+    Account,
+    AnalysisTemplate,
+    Bucket,
+    Collaboration,
+    Member,
+)
+from cleanroom_pipelines.catalog.specs import check_query_text
+from cleanroom_pipelines.catalog.tables import (
+    AccessKeyRow,
+    AccountRow,
+    AnalysisTemplateRow,
+    BucketRow,
+    CollaborationRow,
+    MemberRow,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+
+MAX_MEMBERS = 10
+
+
+class Parties(Database):
+    """The part of the catalogue that knows the parties.
+
+    The operator's own account, LOCAL_ACCOUNT, may do everything without having been created; it is created to give
+    it access keys, so that what `apply` made can be reached over the wire.
+    """
+
+    def create_account(self, name: str, account_id: str | None = None) -> Account:
+        """Create an account.
+
+        Args:
+            name: 1 to 63 characters, unique among accounts.
+            account_id: 12 digits; random ones if not given.
+
+        Raises:
+            UsageError: The name or the id cannot be used.
+            ConflictError: The name (`attributes["reason"] == "name"`) or the id (`"id"`) is taken.
+        """
+        check_name(name)
+        if is_account_id(name):
+            raise UsageError("The account's name looks like an account id.", remedy="Choose another name.")
+        if account_id is not None:
+            check_account(account_id, LOCAL_REGION)
+        for _ in range(3):
+            try:
+                with self._write() as session:
+                    taken = session.scalar(select(AccountRow).where(AccountRow.name == name))
+                    if taken is not None:
+                        raise _taken("an account", reason="name", existing_id=taken.id)
+                    if account_id is not None and session.get(AccountRow, account_id) is not None:
+                        raise ConflictError(
+                            "There is an account of this id already.",
+                            remedy="Choose another id.",
+                            reason="id",
+                            existing_id=account_id,
+                        )
+                    row = AccountRow(
+                        id=account_id or _random_account_id(session, self._token_hex(8)),
+                        name=name,
+                        created_at=self._clock(),
+                        disabled=False,
+                    )
+                    session.add(row)
+                    session.flush()
+                    return _account(row)
+            except ClashError:
+                continue  # somebody was faster; the next look says with what
+        raise ClashError("The account could not be stored.", remedy="Try again.")
+
+    def account(self, account_id: str) -> Account:
+        """An account that was created.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._read() as session:
+            return _account(_find_account(session, account_id))
+
+    def accounts(self) -> tuple[Account, ...]:
+        """All accounts, in order of creation."""
+        with self._read() as session:
+            rows = session.scalars(select(AccountRow).order_by(AccountRow.created_at, AccountRow.id))
+            return tuple(_account(row) for row in rows)
+
+    def account_named(self, name_or_id: str) -> str:
+        """The id of the account that is meant by a name, or by an id.
+
+        Raises:
+            NotFoundError: There is none; the operator's own account is always there.
+        """
+        with self._read() as session:
+            if is_account_id(name_or_id):
+                _refuse_unknown(session, name_or_id)
+                return name_or_id
+            found = session.scalar(select(AccountRow.id).where(AccountRow.name == name_or_id))
+        if found is None:
+            raise _no_such_account()
+        return found
+
+    def set_account_disabled(self, account_id: str, disabled: bool) -> Account:
+        """Let none of an account's keys open anything, or let them again.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._write() as session:
+            row = _find_account(session, account_id)
+            row.disabled = disabled
+            return _account(row)
+
+    def add_access_key(self, account_id: str, key_id: str, sealed_secret: str) -> AccessKey:
+        """Give an account an access key.
+
+        Args:
+            account_id: An account that was created.
+            key_id: AKIA and 16 random characters of A-Z and 2-7.
+            sealed_secret: Its secret under the installation's key.
+
+        Raises:
+            UsageError: The id cannot be used.
+            NotFoundError: There is no such account.
+            ConflictError: The id is taken.
+        """
+        check_access_key_id(key_id)
+        try:
+            with self._write() as session:
+                account = _find_account(session, account_id)
+                row = AccessKeyRow(
+                    id=key_id,
+                    account_id=account.id,
+                    sealed_secret=sealed_secret,
+                    created_at=self._clock(),
+                    disabled=False,
+                )
+                session.add(row)
+                session.flush()
+                return _access_key(row, account)
+        except ClashError:
+            raise _taken("an access key", reason="id") from None
+
+    def access_key(self, key_id: str) -> AccessKey | None:
+        """An access key; None if there is none. It counts as disabled if its account is."""
+        query = select(AccessKeyRow, AccountRow).join(AccountRow, AccountRow.id == AccessKeyRow.account_id)
+        with self._read() as session:
+            found = session.execute(query.where(AccessKeyRow.id == key_id)).first()
+            return None if found is None else _access_key(found.AccessKeyRow, found.AccountRow)
+
+    def access_keys(self, account_id: str) -> tuple[AccessKey, ...]:
+        """All access keys of an account, in order of creation.
+
+        Raises:
+            NotFoundError: There is no such account.
+        """
+        with self._read() as session:
+            account = _find_account(session, account_id)
+            query = select(AccessKeyRow).where(AccessKeyRow.account_id == account_id)
+            rows = session.scalars(query.order_by(AccessKeyRow.created_at, AccessKeyRow.id))
+            return tuple(_access_key(row, account) for row in rows)
+
+    def disable_access_key(self, key_id: str) -> None:
+        """Let an access key open nothing any more; done twice, the second time changes nothing.
+
+        Raises:
+            NotFoundError: There is no such key.
+        """
+        with self._write() as session:
+            row = session.get(AccessKeyRow, key_id)
+            if row is None:
+                raise NotFoundError("There is no such access key.", remedy="See the account's keys.")
+            row.disabled = True
+
+    def create_collaboration(self, name: str, members: Sequence[str]) -> Collaboration:
+        """Let accounts collaborate.
+
+        Args:
+            name: 1 to 63 characters, unique among collaborations.
+            members: The ids of 2 to 10 accounts.
+
+        Raises:
+            UsageError: The name cannot be used, or there are too few or too many members, or one twice.
+            NotFoundError: A member does not exist.
+            ConflictError: The name is taken.
+        """
+        check_name(name)
+        if not 2 <= len(members) <= MAX_MEMBERS or len(set(members)) < len(members):
+            raise UsageError(
+                "The members of the collaboration cannot be used.",
+                remedy=f"Name 2 to {MAX_MEMBERS} different accounts.",
+            )
+        try:
+            with self._write() as session:
+                for member in members:
+                    _refuse_unknown(session, member)
+                taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
+                if taken is not None:
+                    raise _taken("a collaboration", reason="name", existing_id=taken.id)
+                row = CollaborationRow(id=make_uuid(self._token_hex), name=name, created_at=self._clock())
+                session.add(row)
+                session.flush()
+                for place, member in enumerate(members):
+                    session.add(MemberRow(collaboration_id=row.id, account_id=member, place=place, active=True))
+                session.flush()
+                return _collaboration(session, row)
+        except ClashError:
+            raise _taken("a collaboration", reason="name") from None
+
+    def collaboration(self, collaboration_id: str) -> Collaboration | None:
+        """A collaboration; None if there is none."""
+        with self._read() as session:
+            row = session.get(CollaborationRow, collaboration_id)
+            return None if row is None else _collaboration(session, row)
+
+    def collaborations(self, account_id: str | None = None) -> tuple[Collaboration, ...]:
+        """All collaborations, or those of one account, left ones included, in order of creation."""
+        query = select(CollaborationRow)
+        if account_id is not None:
+            its = select(MemberRow.collaboration_id).where(MemberRow.account_id == account_id)
+            query = query.where(CollaborationRow.id.in_(its))
+        with self._read() as session:
+            rows = session.scalars(query.order_by(CollaborationRow.created_at, CollaborationRow.id)).all()
+            return tuple(_collaboration(session, row) for row in rows)
+
+    def set_membership(self, collaboration_id: str, account_id: str, active: bool) -> Collaboration:
+        """Let a member leave a collaboration, or come back.
+
+        Raises:
+            NotFoundError: There is no such collaboration, or the account was never a member.
+        """
+        with self._write() as session:
+            row = session.get(CollaborationRow, collaboration_id)
+            member = session.get(MemberRow, (collaboration_id, account_id))
+            if row is None or member is None:
+                raise NotFoundError(
+                    "There is no such collaboration with this member.", remedy="See the list of collaborations."
+                )
+            member.active = active
+            session.flush()
+            return _collaboration(session, row)
+
+    def add_template(
+        self,
+        name: str,
+        account_id: str,
+        sql: str,
+        collaboration_id: str | None = None,
+        region: str = LOCAL_REGION,
+    ) -> AnalysisTemplate:
+        """Keep SQL of an account that may be run as a seed.
+
+        Args:
+            name: 1 to 63 characters, unique in the account and region.
+            account_id: Whose tables it reads.
+            sql: Its text; whether it may run is asked when it runs.
+            collaboration_id: The collaboration it is for; the account must be an active member.
+            region: Where it is.
+
+        Raises:
+            UsageError: The name, the SQL or the region cannot be used.
+            NotFoundError: There is no such account, or no such collaboration with this member.
+            ConflictError: The name is taken.
+        """
+        check_name(name)
+        check_query_text(sql)
+        try:
+            with self._write() as session:
+                _refuse_unknown(session, account_id)
+                if collaboration_id is not None:
+                    member = session.get(MemberRow, (collaboration_id, account_id))
+                    if member is None or not member.active:
+                        raise NotFoundError(
+                            "There is no such collaboration with this member.",
+                            remedy="See the list of collaborations.",
+                        )
+                taken = session.scalar(
+                    select(AnalysisTemplateRow).where(
+                        AnalysisTemplateRow.account_id == account_id,
+                        AnalysisTemplateRow.region == region,
+                        AnalysisTemplateRow.name == name,
+                    )
+                )
+                if taken is not None:
+                    raise _taken("a template", reason="name", existing_id=taken.arn)
+                row = AnalysisTemplateRow(
+                    arn=make_template_arn(account_id, region, self._token_hex),
+                    account_id=account_id,
+                    region=region,
+                    name=name,
+                    sql=sql,
+                    collaboration_id=collaboration_id,
+                    created_at=self._clock(),
+                )
+                session.add(row)
+                session.flush()
+                return _template(row)
+        except ClashError:
+            raise _taken("a template", reason="name") from None
+
+    def template(self, arn: str) -> AnalysisTemplate | None:
+        """An analysis template; None if there is none."""
+        with self._read() as session:
+            row = session.get(AnalysisTemplateRow, arn)
+            return None if row is None else _template(row)
+
+    def templates(self, account_id: str | None = None) -> tuple[AnalysisTemplate, ...]:
+        """All templates, or those of one account, in order of creation."""
+        query = select(AnalysisTemplateRow)
+        if account_id is not None:
+            query = query.where(AnalysisTemplateRow.account_id == account_id)
+        with self._read() as session:
+            rows = session.scalars(query.order_by(AnalysisTemplateRow.created_at, AnalysisTemplateRow.arn))
+            return tuple(_template(row) for row in rows)
+
+    def register_bucket(
+        self, name: str, account_id: str, url: str | None = None, profile: str | None = None
+    ) -> Bucket:
+        """Give a bucket name to one account; others may not use it from now on.
+
+        Args:
+            name: As S3 wants it.
+            account_id: Whose it is.
+            url: The real bucket, `s3://bucket[/prefix]`; None for a folder of the account in the home.
+            profile: The profile of the AWS configuration files whose credentials open the real bucket.
+
+        Raises:
+            UsageError: The name, URL or profile cannot be used.
+            NotFoundError: There is no such account.
+            ConflictError: The name is taken.
+        """
+        check_bucket_name(name)
+        if url is not None:
+            check_bucket_url(url)
+        check_text("profile", profile, 128)
+        if profile is not None and url is None:
+            raise UsageError("A bucket without a URL has a profile.", remedy="Give the URL of the real bucket.")
+        try:
+            with self._write() as session:
+                _refuse_unknown(session, account_id)
+                if session.get(BucketRow, name) is not None:
+                    raise _taken("a bucket", reason="name")
+                row = BucketRow(
+                    name=name, account_id=account_id, url=url, profile=profile, created_at=self._clock()
+                )
+                session.add(row)
+                session.flush()
+                return _bucket(row)
+        except ClashError:
+            raise _taken("a bucket", reason="name") from None
+
+    def bucket(self, name: str) -> Bucket | None:
+        """A registered bucket; None if nobody registered it."""
+        with self._read() as session:
+            row = session.get(BucketRow, name)
+            return None if row is None else _bucket(row)
+
+    def buckets(self, account_id: str | None = None) -> tuple[Bucket, ...]:
+        """All registered buckets, or those of one account, by name."""
+        query = select(BucketRow)
+        if account_id is not None:
+            query = query.where(BucketRow.account_id == account_id)
+        with self._read() as session:
+            return tuple(_bucket(row) for row in session.scalars(query.order_by(BucketRow.name)))
+
+
+def _random_account_id(session: Session, random_hex: str) -> str:
+    start = int(random_hex, 16)
+    for step in range(100):
+        account_id = f"{(start + step) % 10**12:012d}"
+        if account_id != LOCAL_ACCOUNT and session.get(AccountRow, account_id) is None:
+            return account_id
+    raise ClashError("No account id was free.", remedy="Try again.")
+
+
+def _find_account(session: Session, account_id: str) -> AccountRow:
+    row = session.get(AccountRow, account_id)
+    if row is None:
+        raise _no_such_account()
+    return row
+
+
+def _refuse_unknown(session: Session, account_id: str) -> None:
+    if account_id != LOCAL_ACCOUNT:
+        _find_account(session, account_id)
+
+
+def _no_such_account() -> NotFoundError:
+    return NotFoundError("There is no such account.", remedy="See the list of accounts, or create it.")
+
+
+def _taken(what: str, **attributes: Any) -> ConflictError:
+    which = "id" if attributes.get("reason") == "id" else "name"
+    return ConflictError(
+        f"There is {what} of this {which} already.", remedy=f"Choose another {which}.", **attributes
+    )
+
+
+def _account(row: AccountRow) -> Account:
+    return Account(row.id, row.name, row.created_at, row.disabled)
+
+
+def _access_key(row: AccessKeyRow, account: AccountRow) -> AccessKey:
+    disabled = row.disabled or account.disabled
+    return AccessKey(row.id, row.account_id, row.sealed_secret, row.created_at, disabled)
+
+
+def _collaboration(session: Session, row: CollaborationRow) -> Collaboration:
+    query = select(MemberRow).where(MemberRow.collaboration_id == row.id).order_by(MemberRow.place)
+    members = tuple(Member(member.account_id, member.active) for member in session.scalars(query))
+    return Collaboration(row.id, row.name, row.created_at, members)
+
+
+def _template(row: AnalysisTemplateRow) -> AnalysisTemplate:
+    return AnalysisTemplate(row.arn, row.name, row.account_id, row.sql, row.created_at, row.collaboration_id)
+
+
+def _bucket(row: BucketRow) -> Bucket:
+    return Bucket(row.name, row.account_id, row.url, row.profile, row.created_at)
