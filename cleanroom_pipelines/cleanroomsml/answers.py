@@ -24,15 +24,18 @@ ErrorName = Literal[
     "ServiceUnavailableException",
 ]
 
-# The first four and Conflict, Throttling and InternalService as AWS's model has them, texts included. A path that
-# no operation has, and a database that does not answer, are in no model: their names are those of AWS's front ends.
+# Statuses and texts as AWS's model has them. A path that no operation has, and a database that does not answer,
+# are in no model: their names are those of AWS's front ends.
 _TABLE: Final[Mapping[ErrorName, tuple[int, str]]] = {
     "ValidationException": (400, "The request parameters for this request are incorrect."),
     "ServiceQuotaExceededException": (402, "You have exceeded your service quota."),
     "AccessDeniedException": (403, "You do not have sufficient access to perform this action."),
     "ResourceNotFoundException": (404, "The resource you are requesting does not exist."),
     "UnknownOperationException": (404, "The requested operation is not recognized by the service."),
-    "ConflictException": (409, "You can't complete this action because of a conflict with another resource."),
+    "ConflictException": (
+        409,
+        "You can't complete this action because another resource depends on this resource.",
+    ),
     "ThrottlingException": (429, "The request was denied due to request throttling."),
     "InternalServiceException": (500, "An internal service error occurred. Try again, then ask the operator."),
     "ServiceUnavailableException": (503, "The service is not available for the moment. Try again."),
@@ -95,7 +98,7 @@ class Caller:
 
 
 Handler = Callable[[Caller, Mapping[str, Any]], Mapping[str, Any] | None]
-"""An operation: the caller and the parameters by the API's member names, validated; what the output shape wants."""
+"""An operation: takes the caller and the checked parameters by the API's names, gives what the output shape has."""
 
 
 def from_cleanroom_error(error: CleanroomError) -> ApiError:
