@@ -1,0 +1,319 @@
+"""The commands about the parties: accounts and their keys, collaborations, templates, buckets.
+
+Lives here: the groups `account`, `collaboration`, `template` and `bucket`.
+Add here when a party gets something else of its own.
+Keep out: the rules (catalog) and the sealing of secrets (execution).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cleanroom_pipelines.cli.console import print_json, table
+from cleanroom_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.catalog import AccessKey, Account, AnalysisTemplate, Bucket, Collaboration
+    from cleanroom_pipelines.execution.installation import Installation
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_ACCOUNT = click.option("--account", required=True, help="The account, by id or by name.")
+
+
+@click.group()
+def account() -> None:
+    """Accounts: who may speak to `cleanroom serve`, and with which access keys."""
+
+
+@account.command("create")
+@click.argument("name")
+@click.option("--id", "account_id", help="12 digits; random ones if not given.")
+@_JSON
+def create_account(name: str, account_id: str | None, as_json: bool) -> None:
+    """Create the account NAME with an access key; the secret is shown once."""
+    installation = _installation()
+    created = installation.catalog.create_account(name, account_id)
+    _print_key(installation, created.id, as_json=as_json)
+
+
+@account.command("list")
+@_JSON
+def list_accounts(as_json: bool) -> None:
+    """Say which accounts there are, and their access keys."""
+    catalog = _installation().catalog
+    found = [(one, catalog.access_keys(one.id)) for one in catalog.accounts()]
+    if as_json:
+        print_json([_of_account(one, keys) for one, keys in found])
+    elif not found:
+        click.echo("There are no accounts yet. Start with `cleanroom account create NAME`.")
+    else:
+        rows = [
+            [
+                one.id,
+                one.name,
+                "disabled" if one.disabled else "",
+                "\n".join(key.id + (" (disabled)" if key.disabled else "") for key in keys),
+            ]
+            for one, keys in found
+        ]
+        table("", ["account", "name", "", "access keys"], rows)
+
+
+@account.command("disable")
+@click.argument("name_or_id", metavar="ACCOUNT")
+@_JSON
+def disable_account(name_or_id: str, as_json: bool) -> None:
+    """Let no access key of ACCOUNT open anything."""
+    _set_disabled(name_or_id, True, as_json=as_json)
+
+
+@account.command("enable")
+@click.argument("name_or_id", metavar="ACCOUNT")
+@_JSON
+def enable_account(name_or_id: str, as_json: bool) -> None:
+    """Let the access keys of ACCOUNT that are not disabled themselves open again."""
+    _set_disabled(name_or_id, False, as_json=as_json)
+
+
+@account.group("key")
+def account_key() -> None:
+    """Access keys of an account."""
+
+
+@account_key.command("create")
+@click.argument("name_or_id", metavar="ACCOUNT")
+@_JSON
+def create_key(name_or_id: str, as_json: bool) -> None:
+    """Give ACCOUNT another access key; the secret is shown once."""
+    installation = _installation()
+    _print_key(installation, installation.catalog.account_named(name_or_id), as_json=as_json)
+
+
+@account_key.command("disable")
+@click.argument("access_key_id")
+@_JSON
+def disable_key(access_key_id: str, as_json: bool) -> None:
+    """Let an access key open nothing any more."""
+    _installation().catalog.disable_access_key(access_key_id)
+    if as_json:
+        print_json({"access_key_id": access_key_id, "disabled": True})
+    else:
+        click.echo("Disabled.")
+
+
+@click.group()
+def collaboration() -> None:
+    """Collaborations: accounts that may start jobs on each other's models, where the policies allow it."""
+
+
+@collaboration.command("create")
+@click.argument("name")
+@click.option("--members", required=True, help="2 to 10 accounts, by id or by name, with commas between.")
+@_JSON
+def create_collaboration(name: str, members: str, as_json: bool) -> None:
+    """Let the accounts of --members collaborate."""
+    catalog = _installation().catalog
+    wanted = [part.strip() for part in members.split(",")]
+    made = catalog.create_collaboration(name, [catalog.account_named(member) for member in wanted])
+    _print_made(_of_collaboration(made), f"Created the collaboration {made.id}.", as_json=as_json)
+
+
+@collaboration.command("list")
+@_JSON
+def list_collaborations(as_json: bool) -> None:
+    """Say which collaborations there are, and who is in them."""
+    found = _installation().catalog.collaborations()
+    if as_json:
+        print_json([_of_collaboration(one) for one in found])
+    elif not found:
+        click.echo("There are no collaborations yet.")
+    else:
+        rows = [
+            [
+                one.id,
+                one.name,
+                "\n".join(member.account_id + ("" if member.active else " (left)") for member in one.members),
+            ]
+            for one in found
+        ]
+        table("", ["collaboration", "name", "members"], rows)
+
+
+@collaboration.command("leave")
+@click.argument("name_or_id", metavar="COLLABORATION")
+@_ACCOUNT
+@_JSON
+def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
+    """Let an account leave COLLABORATION (id or name): no more jobs start there for it or on its models."""
+    catalog = _installation().catalog
+    named = [one.id for one in catalog.collaborations() if name_or_id in (one.id, one.name)]
+    left = catalog.set_membership(named[0] if named else name_or_id, catalog.account_named(account), active=False)
+    _print_made(_of_collaboration(left), "Left.", as_json=as_json)
+
+
+@click.group()
+def template() -> None:
+    """Analysis templates: SQL that was written down beforehand, to be run as a seed."""
+
+
+@template.command("add")
+@click.argument("name")
+@_ACCOUNT
+@click.option(
+    "--sql", "file", required=True, type=click.Path(path_type=Path), help="File with one SELECT; :name parameters."
+)
+@click.option("--collaboration", help="The id of the collaboration it is for.")
+@click.option("--region", default="us-east-1", show_default=True, help="Where it is.")
+@_JSON
+def add_template(
+    name: str, *, account: str, file: Path, collaboration: str | None, region: str, as_json: bool
+) -> None:
+    """Keep the SQL of a file as a template of an account."""
+    catalog = _installation().catalog
+    try:
+        sql = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The file of the SQL cannot be read ({type(error).__name__}).", remedy="Check its path."
+        ) from None
+    added = catalog.add_template(name, catalog.account_named(account), sql, collaboration, region)
+    _print_made(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
+
+
+@template.command("list")
+@_JSON
+def list_templates(as_json: bool) -> None:
+    """Say which templates there are."""
+    found = _installation().catalog.templates()
+    if as_json:
+        print_json([_of_template(one) for one in found])
+    elif not found:
+        click.echo("There are no templates yet.")
+    else:
+        table("", ["template", "name", "account"], [[one.arn, one.name, one.account_id] for one in found])
+
+
+@click.group()
+def bucket() -> None:
+    """Buckets: which account may use a name in s3://name/…, and where it lies."""
+
+
+@bucket.command("create")
+@click.argument("name")
+@_ACCOUNT
+@_JSON
+def create_bucket(name: str, account: str, as_json: bool) -> None:
+    """Give the bucket NAME to an account; it is a folder of the home."""
+    _register(name, account, as_json=as_json)
+
+
+@bucket.command("register")
+@click.argument("name")
+@_ACCOUNT
+@click.option("--url", required=True, help="The real bucket: s3://bucket or s3://bucket/prefix.")
+@click.option("--credentials-profile", "profile", help="Profile of the AWS configuration files that opens it.")
+@_JSON
+def register_bucket(name: str, *, account: str, url: str, profile: str | None, as_json: bool) -> None:
+    """Give the bucket NAME to an account; it lies in a real object store."""
+    _register(name, account, url, profile, as_json=as_json)
+
+
+@bucket.command("list")
+@_JSON
+def list_buckets(as_json: bool) -> None:
+    """Say which buckets are registered, and to whom."""
+    found = _installation().catalog.buckets()
+    if as_json:
+        print_json([_of_bucket(one) for one in found])
+    elif not found:
+        click.echo("No buckets are registered; any other name means a folder of the account that uses it.")
+    else:
+        table(
+            "",
+            ["bucket", "account", "lies at", "profile"],
+            [[one.name, one.account_id, one.url or "the home", one.profile or ""] for one in found],
+        )
+
+
+def _installation() -> "Installation":
+    from cleanroom_pipelines.execution.installation import Installation
+
+    return Installation.from_environment()
+
+
+def _print_key(installation: "Installation", account_id: str, *, as_json: bool) -> None:
+    from cleanroom_pipelines.execution.parties import issue_access_key
+
+    key_id, secret = issue_access_key(installation, account_id)
+    if as_json:
+        print_json({"account_id": account_id, "access_key_id": key_id, "secret_access_key": secret})
+        return
+    click.echo(f"account {account_id}\naccess key id {key_id}\nsecret access key {secret}")
+    click.echo("The secret is shown this once: keep it.", err=True)
+
+
+def _set_disabled(name_or_id: str, disabled: bool, *, as_json: bool) -> None:
+    catalog = _installation().catalog
+    account_id = catalog.account_named(name_or_id)
+    catalog.set_account_disabled(account_id, disabled)
+    _print_made(
+        {"account_id": account_id, "disabled": disabled}, "Disabled." if disabled else "Enabled.", as_json=as_json
+    )
+
+
+def _register(
+    name: str, account: str, url: str | None = None, profile: str | None = None, *, as_json: bool
+) -> None:
+    catalog = _installation().catalog
+    registered = catalog.register_bucket(name, catalog.account_named(account), url, profile)
+    _print_made(_of_bucket(registered), f"The bucket is account {registered.account_id}'s.", as_json=as_json)
+
+
+def _print_made(result: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(sentence)
+
+
+def _of_account(one: "Account", keys: "tuple[AccessKey, ...]") -> dict[str, Any]:
+    return {
+        "account_id": one.id,
+        "name": one.name,
+        "created_at": one.created_at.isoformat(),
+        "disabled": one.disabled,
+        "access_keys": [
+            {"access_key_id": key.id, "created_at": key.created_at.isoformat(), "disabled": key.disabled}
+            for key in keys
+        ],
+    }
+
+
+def _of_collaboration(one: "Collaboration") -> dict[str, Any]:
+    return {
+        "collaboration_id": one.id,
+        "name": one.name,
+        "created_at": one.created_at.isoformat(),
+        "members": [{"account_id": member.account_id, "active": member.active} for member in one.members],
+    }
+
+
+def _of_template(one: "AnalysisTemplate") -> dict[str, Any]:
+    return {
+        "arn": one.arn,
+        "name": one.name,
+        "account_id": one.account_id,
+        "collaboration_id": one.collaboration_id,
+        "created_at": one.created_at.isoformat(),
+    }
+
+
+def _of_bucket(one: "Bucket") -> dict[str, Any]:
+    return {
+        "bucket": one.name,
+        "account_id": one.account_id,
+        "url": one.url,
+        "credentials_profile": one.profile,
+        "created_at": one.created_at.isoformat(),
+    }
