@@ -15,10 +15,11 @@ from sqlalchemy import and_, func, or_, select
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.records import GenerationJob, Resource, Status, Version
+from cleanroom_pipelines.catalog.records import OPEN, GenerationJob, Resource, Status, Version
 from cleanroom_pipelines.catalog.tables import (
     ROWS,
     GenerationJobRow,
+    ResourceRow,
     VersionRow,
     WorkerRow,
     resource_record,
@@ -45,6 +46,20 @@ class Overview(Database):
             rows = session.scalars(query.order_by(row_type.created_at, row_type.id))
             records = [resource_record(row) for row in rows]
         yield from records
+
+    def count(self, kind: Kind, account_id: str) -> int:
+        """How many resources of a kind an account has, in all its regions."""
+        query = select(func.count()).where(ResourceRow.kind == kind, ResourceRow.account_id == account_id)
+        with self._read() as session:
+            return session.scalar(query) or 0
+
+    def count_unfinished_jobs(self, account_id: str) -> int:
+        """How many generation jobs that an account started, on whosever model, are pending or under way."""
+        query = select(func.count()).where(
+            GenerationJobRow.started_by == account_id, GenerationJobRow.status.in_(OPEN)
+        )
+        with self._read() as session:
+            return session.scalar(query) or 0
 
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
         """One version of a resource.

@@ -1,0 +1,100 @@
+"""Audience models: trained once on a dataset and a window, without any seed.
+
+Lives here: the four operations on them.
+Keep out: training.
+"""
+
+from datetime import UTC, datetime
+
+from cleanroom_pipelines.catalog import AudienceModel, AudienceModelSpec, Kind, make_arn
+from cleanroom_pipelines.cleanroomsml.answers import Caller
+from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
+    Answer,
+    Endpoint,
+    Parameters,
+    check_quota,
+    invalid,
+    listing,
+    own_arn,
+    status_details,
+    times,
+)
+
+_KIND = Kind.AUDIENCE_MODEL
+
+
+def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """CreateAudienceModel: CREATE_PENDING; a run trains it."""
+    check_quota(endpoint, caller, _KIND)
+    if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
+        # A promise that would not be kept is refused; see the page for people who come from AWS.
+        raise invalid(
+            "kmsKeyArn",
+            "Member must be absent: the operator has not stated that the data lie on an encrypted volume",
+        )
+    start, end = (_seconds(parameters.get(f"trainingData{edge}Time")) for edge in ("Start", "End"))
+    if start is not None and end is not None and start >= end:
+        raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
+    record = endpoint.catalog.create_audience_model(
+        AudienceModelSpec(
+            name=parameters["name"],
+            description=parameters.get("description"),
+            tags=parameters.get("tags", {}),
+            training_dataset_id=own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET),
+            window_start=start,
+            window_end=end,
+            kms_key_arn=parameters.get("kmsKeyArn"),
+        ),
+        account_id=caller.account_id,
+        region=caller.region,
+        parents_must_be_active=True,
+    )
+    return {"audienceModelArn": record.arn}
+
+
+def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """GetAudienceModel."""
+    key = own_arn(caller, parameters["audienceModelArn"], _KIND)
+    record = endpoint.catalog.get(_KIND, key, caller.account_id)
+    return {
+        **_summary(record),
+        "statusDetails": status_details(record),
+        "trainingDataStartTime": _moment(record.window_start),
+        "trainingDataEndTime": _moment(record.window_end),
+        "kmsKeyArn": record.kms_key_arn,
+        "tags": dict(record.tags),
+    }
+
+
+def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListAudienceModels."""
+    return listing(endpoint, caller, _KIND, parameters, "audienceModels", _summary)
+
+
+def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """DeleteAudienceModel: DELETE_PENDING; a run removes what belongs to it."""
+    endpoint.catalog.request_delete(
+        _KIND, own_arn(caller, parameters["audienceModelArn"], _KIND), caller.account_id
+    )
+    return None
+
+
+def _summary(record: AudienceModel) -> dict[str, object]:
+    dataset = make_arn(Kind.TRAINING_DATASET, record.account_id, record.region, record.training_dataset_id)
+    return {
+        **times(record),
+        "audienceModelArn": record.arn,
+        "name": record.name,
+        "trainingDatasetArn": dataset,
+        "status": record.status.value,
+        "description": record.description,
+    }
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    """Epoch seconds, rounded up: the window holds the events at or after its start and before its end."""
+    return None if moment is None else -int(-moment.timestamp() // 1)
+
+
+def _moment(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

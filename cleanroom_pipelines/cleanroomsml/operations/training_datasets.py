@@ -1,0 +1,130 @@
+"""Training datasets: a table of the caller's warehouse, and what its columns mean.
+
+Lives here: the four operations on them, and where a Glue table lies.
+Keep out: reading the table; the run that validates it does.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import Kind, TrainingDataset, TrainingDatasetSpec, slug
+from cleanroom_pipelines.catalog.specs import MAX_FEATURES
+from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
+from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
+    Answer,
+    Endpoint,
+    Parameters,
+    check_quota,
+    check_role,
+    invalid,
+    listing,
+    own_arn,
+    times,
+)
+from cleanroom_pipelines.storage import Home
+from cleanroom_pipelines.tables.roles import Role
+
+_KIND = Kind.TRAINING_DATASET
+_SCHEMA = "trainingData.1.member.inputConfig.schema"
+
+
+def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """CreateTrainingDataset: ACTIVE at once; a table that turns out bad fails the model that needs it."""
+    check_role(caller, parameters["roleArn"])
+    check_quota(endpoint, caller, _KIND)
+    [data] = parameters["trainingData"]
+    table = data["inputConfig"]["dataSource"]["glueDataSource"]
+    if table.get("catalogId", caller.account_id) != caller.account_id:
+        raise ApiError("AccessDeniedException", "The catalogue belongs to another account than the caller.")
+    columns = tuple(
+        (column["columnName"], Role(column["columnTypes"][0])) for column in data["inputConfig"]["schema"]
+    )
+    _check_columns(columns)
+    record = endpoint.catalog.create_training_dataset(
+        TrainingDatasetSpec(
+            name=parameters["name"],
+            description=parameters.get("description"),
+            tags=parameters.get("tags", {}),
+            source=str(table_folder(endpoint.home, caller.account_id, table["databaseName"], table["tableName"])),
+            columns=columns,
+            role_arn=parameters["roleArn"],
+        ),
+        account_id=caller.account_id,
+        region=caller.region,
+    )
+    return {"trainingDatasetArn": record.arn}
+
+
+def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """GetTrainingDataset."""
+    record = _find(endpoint, caller, parameters)
+    database, table = _table_of(endpoint.home, record)
+    schema = [{"columnName": name, "columnTypes": [role.value]} for name, role in record.columns]
+    source = {"glueDataSource": {"databaseName": database, "tableName": table, "catalogId": record.account_id}}
+    return {
+        **_summary(record),
+        "roleArn": record.role_arn or f"arn:aws:iam::{record.account_id}:role/operator",
+        "trainingData": [{"type": "INTERACTIONS", "inputConfig": {"schema": schema, "dataSource": source}}],
+        "tags": dict(record.tags),
+    }
+
+
+def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListTrainingDatasets."""
+    return listing(endpoint, caller, _KIND, parameters, "trainingDatasets", _summary)
+
+
+def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """DeleteTrainingDataset: the table itself stays, it is the caller's."""
+    endpoint.catalog.request_delete(
+        _KIND, own_arn(caller, parameters["trainingDatasetArn"], _KIND), caller.account_id
+    )
+    return None
+
+
+def table_folder(home: Home, account_id: str, database: str, table: str) -> Path:
+    """Where an account's table lies; the wire has checked that both names are plain segments of a path.
+
+    Raises:
+        ApiError: A link in the warehouse leads out of it.
+    """
+    warehouse = home.accounts / account_id / "warehouse"
+    folder = warehouse / database / table
+    # What a name means must not depend on where a link of that name leads.
+    if Path(os.path.realpath(folder)) != Path(os.path.realpath(warehouse)) / database / table:
+        raise ApiError("AccessDeniedException", "The table does not lie in the account's warehouse.")
+    return folder
+
+
+def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> TrainingDataset:
+    return endpoint.catalog.get(_KIND, own_arn(caller, parameters["trainingDatasetArn"], _KIND), caller.account_id)
+
+
+def _summary(record: TrainingDataset) -> dict[str, object]:
+    return {
+        **times(record),
+        "trainingDatasetArn": record.arn,
+        "name": record.name,
+        "status": record.status.value,
+        "description": record.description,
+    }
+
+
+def _table_of(home: Home, record: TrainingDataset) -> tuple[str, str]:
+    """Database and table; a source that the operator declared elsewhere gets names that a client can show."""
+    parts = Path(record.source).parts
+    if Path(record.source).is_relative_to(home.accounts / record.account_id / "warehouse"):
+        return parts[-2], parts[-1]
+    return "operator", slug(Path(record.source).stem)
+
+
+def _check_columns(columns: tuple[tuple[str, Role], ...]) -> None:
+    roles = Counter(role for _, role in columns)
+    for role in (Role.USER_ID, Role.ITEM_ID, Role.TIMESTAMP):
+        if roles[role] != 1:
+            raise invalid(_SCHEMA, f"Member must hold exactly one {role} column")
+    if sum(roles[role] for role in Role if role.is_feature) > MAX_FEATURES:
+        raise invalid(_SCHEMA, f"Member must hold at most {MAX_FEATURES} features")
+    if len({name.lower() for name, _ in columns}) < len(columns):
+        raise invalid(_SCHEMA, "Member must not name a column twice")
