@@ -14,8 +14,9 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     Parameters,
     check_quota,
     invalid,
-    listing,
     own_arn,
+    page_of,
+    shown_page,
     status_details,
     times,
 )
@@ -29,8 +30,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
         # A promise that would not be kept is refused; see the page for people who come from AWS.
         raise invalid(
-            "kmsKeyArn",
-            "Member must be absent: the operator has not stated that the data lie on an encrypted volume",
+            "kmsKeyArn", "Member must be absent: no encrypted volume is configured (CLEANROOM_ENCRYPTION)"
         )
     start, end = (_seconds(parameters.get(f"trainingData{edge}Time")) for edge in ("Start", "End"))
     if start is not None and end is not None and start >= end:
@@ -68,14 +68,13 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListAudienceModels."""
-    return listing(endpoint, caller, _KIND, parameters, "audienceModels", _summary)
+    return shown_page(page_of(endpoint, caller, _KIND, parameters), "audienceModels", _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteAudienceModel: DELETE_PENDING; a run removes what belongs to it."""
-    endpoint.catalog.request_delete(
-        _KIND, own_arn(caller, parameters["audienceModelArn"], _KIND), caller.account_id
-    )
+    key = own_arn(caller, parameters["audienceModelArn"], _KIND)
+    endpoint.catalog.request_delete(_KIND, key, caller.account_id)
     return None
 
 

@@ -24,8 +24,9 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     check_quota,
     check_role,
     invalid,
-    listing,
     own_arn,
+    page_of,
+    shown_page,
     times,
 )
 from cleanroom_pipelines.cleanroomsml.policies import read_policy
@@ -96,7 +97,7 @@ def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListConfiguredAudienceModels."""
-    return listing(endpoint, caller, _KIND, parameters, "configuredAudienceModels", _summary)
+    return shown_page(page_of(endpoint, caller, _KIND, parameters), "configuredAudienceModels", _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:

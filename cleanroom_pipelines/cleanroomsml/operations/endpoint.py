@@ -104,23 +104,9 @@ def quota_exceeded(name: str, value: int) -> ApiError:
     )
 
 
-def listing(
-    endpoint: Endpoint,
-    caller: Caller,
-    kind: Kind,
-    parameters: Parameters,
-    member: str,
-    show: Callable[[Any], Mapping[str, Any]],
-) -> Answer:
+def page_of(endpoint: Endpoint, caller: Caller, kind: Kind, parameters: Parameters) -> Page:
     """A page of the caller's resources of one kind."""
-    page = endpoint.catalog.list(
-        kind,
-        caller.account_id,
-        region=caller.region,
-        limit=parameters.get("maxResults", _DEFAULT_PAGE),
-        after=parameters.get("nextToken"),
-    )
-    return shown_page(page, member, show)
+    return endpoint.catalog.list(kind, caller.account_id, region=caller.region, **paging(parameters))
 
 
 def shown_page(page: Page | SeenJobs, member: str, show: Callable[[Any], Mapping[str, Any]]) -> Answer:

@@ -10,6 +10,7 @@ from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
     ArnParts,
     ConfiguredAudienceModel,
+    GenerationJob,
     GenerationJobSpec,
     Kind,
     Origin,

@@ -18,8 +18,9 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     check_quota,
     check_role,
     invalid,
-    listing,
     own_arn,
+    page_of,
+    shown_page,
     times,
 )
 from cleanroom_pipelines.storage import Home
@@ -37,9 +38,8 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     table = data["inputConfig"]["dataSource"]["glueDataSource"]
     if table.get("catalogId", caller.account_id) != caller.account_id:
         raise ApiError("AccessDeniedException", "The catalogue belongs to another account than the caller.")
-    columns = tuple(
-        (column["columnName"], Role(column["columnTypes"][0])) for column in data["inputConfig"]["schema"]
-    )
+    schema = data["inputConfig"]["schema"]
+    columns = tuple((column["columnName"], Role(column["columnTypes"][0])) for column in schema)
     _check_columns(columns)
     record = endpoint.catalog.create_training_dataset(
         TrainingDatasetSpec(
@@ -72,14 +72,13 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListTrainingDatasets."""
-    return listing(endpoint, caller, _KIND, parameters, "trainingDatasets", _summary)
+    return shown_page(page_of(endpoint, caller, _KIND, parameters), "trainingDatasets", _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteTrainingDataset: the table itself stays, it is the caller's."""
-    endpoint.catalog.request_delete(
-        _KIND, own_arn(caller, parameters["trainingDatasetArn"], _KIND), caller.account_id
-    )
+    key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
+    endpoint.catalog.request_delete(_KIND, key, caller.account_id)
     return None
 
 
