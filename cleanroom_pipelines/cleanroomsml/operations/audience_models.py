@@ -5,6 +5,7 @@ Keep out: training.
 """
 
 from datetime import UTC, datetime
+from typing import Final
 
 from cleanroom_pipelines.catalog import AudienceModel, AudienceModelSpec, Kind, make_arn
 from cleanroom_pipelines.cleanroomsml.answers import Caller
@@ -21,7 +22,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     times,
 )
 
-_KIND = Kind.AUDIENCE_MODEL
+_KIND: Final = Kind.AUDIENCE_MODEL
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
@@ -29,9 +30,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     check_quota(endpoint, caller, _KIND)
     if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
         # A promise that would not be kept is refused; see the page for people who come from AWS.
-        raise invalid(
-            "kmsKeyArn", "Member must be absent: no encrypted volume is configured (CLEANROOM_ENCRYPTION)"
-        )
+        raise invalid("kmsKeyArn", "Member must be absent unless CLEANROOM_ENCRYPTION=volume is set")
     start, end = (_seconds(parameters.get(f"trainingData{edge}Time")) for edge in ("Start", "End"))
     if start is not None and end is not None and start >= end:
         raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")

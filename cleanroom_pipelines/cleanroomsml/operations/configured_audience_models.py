@@ -4,7 +4,7 @@ Lives here: the eight operations on them and on their policies.
 Keep out: what a policy means (`policies.py`).
 """
 
-from typing import Any
+from typing import Any, Final
 
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES, AudienceSize, SizeType
 from cleanroom_pipelines.catalog import (
@@ -31,7 +31,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
 )
 from cleanroom_pipelines.cleanroomsml.policies import read_policy
 
-_KIND = Kind.CONFIGURED_AUDIENCE_MODEL
+_KIND: Final = Kind.CONFIGURED_AUDIENCE_MODEL
 _BINS = "audienceSizeConfig.audienceSizeBins"
 
 
@@ -170,7 +170,7 @@ def _summary(record: ConfiguredAudienceModel) -> dict[str, object]:
     }
 
 
-def _output(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> dict[str, str]:
+def _output(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> dict[str, Any]:
     output = parameters["outputConfig"]
     check_role(caller, output["roleArn"])
     url = output["destination"]["s3Destination"]["s3Uri"]

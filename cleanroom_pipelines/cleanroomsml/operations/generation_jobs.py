@@ -4,7 +4,7 @@ Lives here: the four operations on them, who may start one on whose model, and w
 Keep out: fetching the seed and ranking; the run does both.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
@@ -41,7 +41,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
 from cleanroom_pipelines.cleanroomsml.policies import allows, read_policy
 from cleanroom_pipelines.errors import NotFoundError
 
-_KIND = Kind.GENERATION_JOB
+_KIND: Final = Kind.GENERATION_JOB
 _ACTION = "cleanrooms-ml:StartAudienceGenerationJob"
 
 

@@ -7,6 +7,7 @@ Keep out: reading the table; the run that validates it does.
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
 from cleanroom_pipelines.catalog import Kind, TrainingDataset, TrainingDatasetSpec, slug
 from cleanroom_pipelines.catalog.specs import MAX_FEATURES
@@ -26,7 +27,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
 from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.tables.roles import Role
 
-_KIND = Kind.TRAINING_DATASET
+_KIND: Final = Kind.TRAINING_DATASET
 _SCHEMA = "trainingData.1.member.inputConfig.schema"
 
 
