@@ -85,6 +85,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def audit(self) -> Path:
+        """The audit log and the record of its newest entries; made when the first entry is written."""
+        return self.root / "audit"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own state, written by `cleanroom dev`."""
         return self.root / "dagster_home"

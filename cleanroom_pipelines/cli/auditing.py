@@ -1,0 +1,116 @@
+"""`cleanroom audit`: whether the audit log is whole, and what stands in it.
+
+Lives here: the two commands, in words and as JSON.
+Keep out: the chain itself (storage.audit).
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from cleanroom_pipelines.cli.console import print_json
+from cleanroom_pipelines.errors import InputError, UsageError
+
+
+@click.group()
+def audit() -> None:
+    """Who asked for what: verify the audit log, and read it."""
+
+
+@audit.command()
+@click.option(
+    "--expect", metavar="SEQ:HMAC", help="The head that an earlier `verify` printed and you kept elsewhere."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.pass_context
+def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
+    """Say whether anything in the audit log was altered, removed, moved, inserted or cut off (exit code 2)."""
+    log = _open_log()
+    verdict = log.verify(expect=_head(expect))
+    if as_json:
+        print_json(
+            {
+                "ok": verdict.ok,
+                "n_entries": verdict.n_entries,
+                "problem": verdict.problem,
+                "at": verdict.at,
+                "cut_off": list(verdict.cut_off),
+                "head": str(verdict.head) if verdict.n_entries else None,
+            }
+        )
+        context.exit(0 if verdict.ok else 2)
+    if verdict.problem is not None:
+        raise InputError(verdict.problem, remedy="Compare the log with a backup, and find out who had the disk.")
+    for number in verdict.cut_off:
+        click.echo(
+            f"Before entry {number} an append was cut off, by a kill or a power cut; nobody had been answered."
+        )
+    click.echo(f"The audit log is whole: {verdict.n_entries:,} entries.")
+    if verdict.n_entries:
+        click.echo(f"Keep its head elsewhere, for `--expect` later: {verdict.head}")
+
+
+@audit.command()
+@click.option("--account", help="Only entries of this account, 12 digits.")
+@click.option("--since", help="Only entries from this time on: date or ISO time, UTC.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def show(account: str | None, since: str | None, as_json: bool) -> None:
+    """Print the entries of the audit log, without verifying them."""
+    entries = _open_log().entries(account=account, since=_moment(since))
+    if as_json:
+        _print_array(entries)
+        return
+    for entry in entries:
+        # as JSON text: in a log that somebody wrote into, a value may hold anything
+        words = (
+            _word(entry.get(field)) for field in ("time", "way", "account", "operation", "outcome", "resource")
+        )
+        rest = (_word(entry[field]) for field in ("error", "cut_off") if field in entry)
+        click.echo("  ".join((*words, *rest)))
+
+
+def _open_log() -> Any:
+    from cleanroom_pipelines.execution.installation import Installation
+    from cleanroom_pipelines.storage.audit import AuditLog
+
+    installation = Installation.from_environment()
+    return AuditLog(installation.home.audit, installation.key, installation.clock)
+
+
+def _head(text: str | None) -> Any:
+    from cleanroom_pipelines.storage.audit import AuditHead
+
+    try:
+        return None if text is None else AuditHead.parse(text.strip())
+    except ValueError:
+        raise UsageError(
+            "The expected head is not of the form SEQ:HMAC.", remedy="Give what an earlier `verify` printed."
+        ) from None
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            "The time of --since cannot be read.", remedy="Write 2026-03-01 or 2026-03-01T12:00."
+        ) from None
+
+
+def _print_array(entries: Iterator[dict[str, Any]]) -> None:
+    """A JSON array with one entry a line, without holding them all."""
+    between = "[\n"
+    for entry in entries:
+        click.echo(between + json.dumps(entry, sort_keys=True), nl=False)
+        between = ",\n"
+    click.echo("[]" if between == "[\n" else "\n]")
+
+
+def _word(value: Any) -> str:
+    return "-" if value is None else json.dumps(value, separators=(",", ":")).strip('"')

@@ -1,0 +1,620 @@
+"""Contract: an entry is on disk before `write` returns, from however many threads and processes at once; whatever
+is altered, removed, moved, inserted or cut off afterwards is found; an append that a kill cut off is told as that,
+and not as a forgery; a full disk is an error before anything happens; and no field takes data.
+
+Source: contract 3.20 of the AWS-compatible API.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.errors import ConfigurationError, StorageFullError
+from cleanroom_pipelines.storage import InstallationKey
+from cleanroom_pipelines.storage.audit import AuditHead, AuditLog, fits
+
+KEY = InstallationKey(bytes(range(32)))
+ARN = "arn:aws:cleanrooms-ml:us-east-1:111122223333:audience-generation-job/summer-0123456789ab"
+ENTRY = {"way": "api", "operation": "DeleteAudienceModel", "account": "111122223333", "outcome": "accepted"}
+
+
+def now() -> datetime:
+    return datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def log(folder: Path) -> Iterator[AuditLog]:
+    opened = AuditLog(folder, KEY, now)
+    yield opened
+    opened.close()
+
+
+def fill(log: AuditLog, n_entries: int) -> None:
+    for number in range(n_entries):
+        log.write({**ENTRY, "request_id": f"r{number}"})
+
+
+def request_ids(log: AuditLog) -> list[str]:
+    return [entry["request_id"] for entry in log.entries()]
+
+
+# ---------------------------------------------------------------- writing and reading
+
+
+def test_what_was_written_is_read_and_right(log: AuditLog, folder: Path) -> None:
+    every_field = {
+        **ENTRY,
+        "request_id": "7f3b1c9e-0000-4000-8000-0123456789ab",
+        "access_key": "AKIAIOSFODNN7EXAMPLE",
+        "resource": [ARN, "model-0123456789ab"],
+        "error": "AccessDeniedException",
+        "n_unknown_members": 2,
+        "n_bytes": 0,
+    }
+    log.write(every_field)
+    log.write({"way": "inbox", "operation": "seed.taken", "account": None})
+    first, second = log.entries()
+    assert first == {**every_field, "sequence": 1, "time": "2026-03-01T12:00:00.000Z"}
+    assert second == {"way": "inbox", "operation": "seed.taken", "sequence": 2, "time": "2026-03-01T12:00:00.000Z"}
+    verdict = log.verify()
+    assert (verdict.ok, verdict.n_entries, verdict.problem, verdict.at, verdict.cut_off) == (
+        True,
+        2,
+        None,
+        None,
+        (),
+    )
+    assert verdict.head.sequence == 2
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        "audit.jsonl": 0o600,
+        "audit.head": 0o600,
+        "audit.lock": 0o600,
+    }
+
+
+def test_nothing_written_is_whole_and_makes_nothing(log: AuditLog, folder: Path) -> None:
+    assert log.verify().ok
+    assert list(log.entries()) == []
+    assert not folder.exists()
+
+
+def test_the_lines_stay_as_they_are(log: AuditLog, folder: Path) -> None:
+    """A log must stay verifiable by later versions."""
+    log.write(ENTRY)
+    assert (folder / "audit.jsonl").read_text() == (
+        '{"sequence":1,"account":"111122223333","operation":"DeleteAudienceModel","outcome":"accepted",'
+        '"time":"2026-03-01T12:00:00.000Z","way":"api",'
+        '"mac":"MAC"}\n'
+    ).replace("MAC", log.verify().head.mac)
+    assert log.verify().head.mac == GOLDEN
+
+
+GOLDEN = "f3dedae683b470ae10bffc8adfd89dc0604ef136f93fcb685764d53b6c282b8c"
+
+
+def test_entries_are_chosen_by_account_and_time(folder: Path) -> None:
+    times = iter(now() + timedelta(minutes=number) for number in range(4))
+    log = AuditLog(folder, KEY, lambda: next(times))
+    for number in range(4):
+        account = f"{number % 2:012}"
+        log.write({"way": "api", "operation": "x", "account": account, "request_id": f"r{number}"})
+    chosen = [e["request_id"] for e in log.entries(account="0" * 12, since=now() + timedelta(seconds=1))]
+    assert chosen == ["r2"]
+    elsewhere = (now() + timedelta(minutes=3)).astimezone(datetime.now().astimezone().tzinfo)
+    assert [e["request_id"] for e in log.entries(since=elsewhere)] == ["r3"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("email", "x"),
+        ("user_id", "x"),
+        ("sequence", 3),
+        ("mac", "0" * 64),
+        ("time", "2026-03-01T12:00:00.000Z"),
+        ("account", "alice"),
+        ("account", 111122223333),
+        ("way", "by hand"),
+        ("operation", "Delete AudienceModel"),
+        ("operation", "a@example.com"),
+        ("resource", "alice@example.com"),
+        ("resource", "s3://bucket/customers.jsonl"),
+        ("resource", "arn:aws:cleanrooms-ml:us-east-1:111122223333:x/a b"),
+        ("resource", []),
+        ("resource", ["x"] * 9),
+        ("resource", {"id": "x"}),
+        ("outcome", "Refused because of alice"),
+        ("error", "no such user: alice"),
+        ("error", "x\n"),
+        ("request_id", "x" * 65),
+        ("access_key", "AKIA/secret"),
+        ("n_bytes", -1),
+        ("n_bytes", 1.5),
+        ("n_bytes", True),
+        ("n_unknown_members", "3"),
+    ],
+)
+def test_no_field_takes_data(log: AuditLog, folder: Path, field: str, value: object) -> None:
+    for write in (log.write, log.write_soon):
+        with pytest.raises(ValueError) as caught:
+            write({**ENTRY, field: value})
+        assert str(value) not in str(caught.value).replace(field, "")
+    assert not fits(field, value)
+    log.close()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("field", ["way", "operation"])
+def test_what_an_entry_needs(log: AuditLog, field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        log.write({name: value for name, value in ENTRY.items() if name != field})
+
+
+@given(st.text(max_size=30))
+def test_whatever_fits_needs_no_escape(text: str) -> None:
+    for field in ("account", "access_key", "error", "operation", "outcome", "request_id", "resource", "way"):
+        if fits(field, text):
+            assert json.dumps(text) == f'"{text}"'
+            assert "@" not in text
+
+
+# ---------------------------------------------------------------- many at once
+
+
+def test_many_threads_write_at_once(log: AuditLog) -> None:
+    def work(name: int) -> None:
+        for number in range(25):
+            log.write({**ENTRY, "request_id": f"{name}-{number}"})
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.verify() == log.verify(expect=log.verify().head)
+    assert log.verify().ok
+    written = request_ids(log)
+    assert len(written) == len(set(written)) == 400
+    for name in range(16):
+        own = [each for each in written if each.startswith(f"{name}-")]
+        assert own == [f"{name}-{number}" for number in range(25)]
+
+
+def write_some(folder: Path, name: int, n_entries: int, barrier: object) -> None:
+    log = AuditLog(folder, KEY, now)
+    barrier.wait()
+    for number in range(n_entries):
+        log.write({**ENTRY, "request_id": f"{name}-{number}"})
+        log.write_soon({**ENTRY, "request_id": f"{name}-s{number}"})
+    log.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_many_processes_write_at_once(folder: Path, log: AuditLog, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=write_some, args=(folder, name, 20, barrier)) for name in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert log.verify().ok
+    assert len(set(request_ids(log))) == log.verify().n_entries == 160
+
+
+def test_a_forked_child_writes_only_its_own(log: AuditLog) -> None:
+    log.write({**ENTRY, "request_id": "parent"})
+    log.write_soon({**ENTRY, "request_id": "parent-soon"})
+    child = multiprocessing.get_context("fork").Process(target=write_and_close, args=(log, "child"))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    log.close()
+    assert sorted(request_ids(log)) == ["child", "parent", "parent-soon"]
+    assert log.verify().ok
+
+
+def write_and_close(log: AuditLog, name: str) -> None:
+    log.write({**ENTRY, "request_id": name})
+    log.close()
+
+
+def test_reads_are_written_soon_and_in_order(log: AuditLog) -> None:
+    log.write_soon({**ENTRY, "request_id": "read"})
+    log.write({**ENTRY, "request_id": "change"})
+    assert request_ids(log) == ["read", "change"]
+    log.write_soon({**ENTRY, "request_id": "later"})
+    deadline = time.monotonic() + 20
+    while len(request_ids(log)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert request_ids(log) == ["read", "change", "later"]
+    log.write_soon({**ENTRY, "request_id": "last"})
+    log.flush()
+    assert log.verify().n_entries == 4
+
+
+def test_closing_writes_what_waits_and_the_log_can_be_used_again(log: AuditLog) -> None:
+    before = threading.enumerate()
+    for turn in range(3):
+        log.write_soon({**ENTRY, "request_id": f"r{turn}"})
+        log.close()
+        log.close()
+        assert request_ids(log) == [f"r{number}" for number in range(turn + 1)]
+    assert threading.enumerate() == before
+
+
+def test_writing_while_another_thread_closes(log: AuditLog) -> None:
+    ended = threading.Event()
+
+    def keep_closing() -> None:
+        while not ended.is_set():
+            log.close()
+
+    closer = threading.Thread(target=keep_closing)
+    closer.start()
+    for number in range(60):
+        log.write({**ENTRY, "request_id": f"r{number}"})
+    ended.set()
+    closer.join()
+    assert request_ids(log) == [f"r{number}" for number in range(60)]
+
+
+PROGRAM = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from cleanroom_pipelines.storage import InstallationKey
+from cleanroom_pipelines.storage.audit import AuditLog
+log = AuditLog(Path(sys.argv[1]), InstallationKey(bytes(range(32))), lambda: datetime.now(UTC))
+"""
+
+
+def program(folder: Path, rest: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM + rest, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_end_of_the_interpreter_writes_what_waits(log: AuditLog, folder: Path) -> None:
+    process = program(folder, "log.write_soon({'way': 'cli', 'operation': 'status'})")
+    assert process.communicate(timeout=60) == ("", "")
+    assert [entry["operation"] for entry in log.entries()] == ["status"]
+
+
+# ---------------------------------------------------------------- kills and full disks
+
+KEEP_WRITING = """
+import itertools, os, threading
+def work(name):
+    for number in itertools.count():
+        log.write({'way': 'worker', 'operation': 'x', 'request_id': f'{name}-{number}'})
+        os.write(1, f'{name}-{number}\\n'.encode())
+for name in range(4):
+    threading.Thread(target=work, args=(name,)).start()
+"""
+
+
+def test_a_kill_loses_nothing_that_was_confirmed(log: AuditLog, folder: Path) -> None:
+    confirmed = set()
+    for turn in range(4):
+        process = program(folder, KEEP_WRITING.replace("{name}-{number}", f"{turn}-{{name}}-{{number}}"))
+        assert process.stdout is not None
+        for _ in range(20 + 7 * turn):
+            confirmed.add(process.stdout.readline().strip())
+        process.send_signal(signal.SIGKILL)
+        confirmed |= set(process.communicate()[0].split())
+        assert log.verify().problem is None
+        log.write(ENTRY)
+        assert log.verify().problem is None
+    written = {entry.get("request_id") for entry in log.entries()}
+    assert len(confirmed) > 100
+    assert confirmed - written == set()
+
+
+@pytest.mark.parametrize("n_lost", [1, 2, 30, 75, 76, 100, 200])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_an_append_that_was_cut_off_is_told_as_that(
+    log: AuditLog, folder: Path, n_lost: int, has_head: bool
+) -> None:
+    """As a kill leaves it: the heads end with the entry before, or are cut off themselves."""
+    fill(log, 3)
+    heads = (folder / "audit.head").read_bytes()
+    fill(log, 1)
+    content = (folder / "audit.jsonl").read_bytes()
+    (folder / "audit.jsonl").write_bytes(content[:-n_lost])
+    (folder / "audit.head").write_bytes(heads if has_head else heads[:-5])
+    is_whole = n_lost == 1
+    before = log.verify()
+    assert (before.ok, before.cut_off) == (True, () if is_whole else (4,))
+    log.write({**ENTRY, "request_id": "after"})
+    after = log.verify()
+    assert (after.ok, after.cut_off, after.n_entries) == (True, () if is_whole else (4,), 5)
+    assert (folder / "audit.jsonl").read_bytes().startswith(content[:-n_lost])
+    assert [entry.get("request_id") for entry in log.entries()][-1] == "after"
+    assert log.verify(expect=after.head).ok
+
+
+def test_a_batch_that_was_cut_off_leaves_its_whole_entries(log: AuditLog, folder: Path) -> None:
+    fill(log, 2)
+    heads = (folder / "audit.head").read_bytes()
+    fill(log, 4)
+    content = (folder / "audit.jsonl").read_bytes()
+    (folder / "audit.jsonl").write_bytes(content[:-90])
+    (folder / "audit.head").write_bytes(heads)
+    fill(log, 1)
+    verdict = log.verify()
+    assert (verdict.ok, verdict.n_entries, verdict.cut_off) == (True, 7, (6,))
+
+
+def test_a_power_cut_that_mixes_an_append_up_is_told_as_cut_off(log: AuditLog, folder: Path) -> None:
+    """Blocks of an append that was not yet flushed may reach the disk in any order, others staying empty."""
+    fill(log, 2)
+    heads = (folder / "audit.head").read_bytes()
+    n_safe = (folder / "audit.jsonl").stat().st_size
+    fill(log, 6)
+    content = bytearray((folder / "audit.jsonl").read_bytes())
+    content[n_safe + 100 : n_safe + 500] = bytes(400)
+    (folder / "audit.jsonl").write_bytes(content)
+    (folder / "audit.head").write_bytes(heads)
+    fill(log, 1)
+    verdict = log.verify()
+    assert (verdict.ok, verdict.n_entries, verdict.cut_off) == (True, 4, (3,))
+
+
+def test_what_was_cut_off_cannot_be_changed_later(log: AuditLog, folder: Path) -> None:
+    fill(log, 1)
+    with (folder / "audit.jsonl").open("ab") as stream:
+        stream.write(b'{"sequence":2,"acc')
+    fill(log, 2)
+    assert log.verify().ok
+    content = (folder / "audit.jsonl").read_bytes()
+    for other in (content.replace(b'2,"acc\n', b'2,"bcc\n'), content.replace(b'{"sequence":2,"acc\n', b"")):
+        assert other != content
+        (folder / "audit.jsonl").write_bytes(other)
+        verdict = log.verify()
+        assert (verdict.ok, verdict.at) == (False, 2)
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_log_whole(log: AuditLog, folder: Path) -> None:
+    fill(log, 20)
+    n_bytes = (folder / "audit.jsonl").stat().st_size
+    rest = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes + 300}, resource.RLIM_INFINITY))
+entry = {{'way': 'cli', 'operation': 'x', 'resource': 'y' * 100}}
+log.write_soon({{'way': 'cli', 'operation': 'soon'}})
+for turn in range(2):
+    try:
+        log.write(entry)
+    except Exception as error:
+        print(type(error).__name__)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.write(entry)
+"""
+    out, err = program(folder, rest).communicate(timeout=60)
+    assert (out, err) == ("StorageFullError\n" * 2, "")
+    verdict = log.verify()
+    assert (verdict.ok, verdict.n_entries, verdict.cut_off) == (True, 22, ())
+    assert [entry["operation"] for entry in log.entries()][20:] == ["soon", "x"]
+
+
+def test_while_the_disk_is_full_reads_wait_and_then_tell(
+    log: AuditLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cleanroom_pipelines.storage.audit._write_all", full)
+        with pytest.raises(StorageFullError):
+            for _ in range(100_000):
+                log.write_soon(ENTRY)
+        with pytest.raises(StorageFullError):
+            log.write(ENTRY)
+    log.write(ENTRY)
+    verdict = log.verify()
+    assert verdict.ok
+    assert 4000 < verdict.n_entries < 5000
+
+
+def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="audit log") as caught:
+        AuditLog(tmp_path / "file", KEY, now).write(ENTRY)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_defect_reaches_the_caller(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not leave it waiting for ever."""
+
+    def broken(descriptor: int) -> None:
+        raise RuntimeError("defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(RuntimeError):
+            log.write(ENTRY)
+    log.write(ENTRY)
+    assert log.verify().n_entries == 1
+
+
+# ---------------------------------------------------------------- forgeries
+
+N = 8
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], bytes]:
+    """The lines and the heads of a log that nobody touched."""
+    folder = tmp_path_factory.mktemp("written")
+    fill(AuditLog(folder, KEY, now), N)
+    return (folder / "audit.jsonl").read_bytes().splitlines(keepends=True), (folder / "audit.head").read_bytes()
+
+
+def put(folder: Path, lines: list[bytes], heads: bytes) -> AuditLog:
+    folder.mkdir(exist_ok=True)
+    (folder / "audit.jsonl").write_bytes(b"".join(lines))
+    (folder / "audit.head").write_bytes(heads)
+    return AuditLog(folder, KEY, now)
+
+
+FORGERIES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], int, str]] = {
+    "altered": (lambda c: [*c[:3], c[3].replace(b"accepted", b"refusing"), *c[4:]], 4, "Entry 4 was altered"),
+    "first altered": (lambda c: [c[0].replace(b"api", b"cli"), *c[1:]], 1, "Entry 1 was altered"),
+    "last altered": (lambda c: [*c[:-1], c[-1].replace(b"api", b"cli")], N, f"Entry {N} was altered"),
+    "renumbered": (lambda c: [*c[:3], c[3].replace(b":4,", b":9,", 1), *c[4:]], 4, "not in its place"),
+    "spaces": (lambda c: [*c[:3], c[3].replace(b",", b", ", 1), *c[4:]], 4, "Entry 4 was altered"),
+    "removed": (lambda c: [*c[:3], *c[4:]], 4, "not in its place"),
+    "first removed": (lambda c: c[1:], 1, "not in its place"),
+    "swapped": (lambda c: [*c[:3], c[4], c[3], *c[5:]], 4, "not in its place"),
+    "repeated": (lambda c: [*c[:4], c[3], *c[4:]], 5, "What follows|not in its place"),
+    "copied": (lambda c: [*c[:4], c[3].replace(b":4,", b":5,", 1), *c[4:]], 5, "Entry 5 was altered or inserted"),
+    "words inserted": (lambda c: [*c[:4], b"hello\n", *c[4:]], 5, "no entry"),
+    "blank inserted": (lambda c: [*c[:4], b"\n", *c[4:]], 5, "no entry"),
+    "wiped": (lambda c: [*c[:3], bytes(len(c[3])), *c[4:]], 4, "no entry|Entry 4"),
+    "cut tail": (lambda c: c[:-2], N - 1, "its end was cut off"),
+    "cut inside the last": (lambda c: [*c[:-1], c[-1][:-20]], N, "its end was cut off"),
+    "emptied": (lambda c: [], 1, "its end was cut off"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forgeries_are_found(written: tuple[list[bytes], bytes], folder: Path, name: str) -> None:
+    forge, at, problem = FORGERIES[name]
+    lines, heads = written
+    log = put(folder, forge(lines), heads)
+    verdict = log.verify()
+    assert (verdict.ok, verdict.at, verdict.n_entries) == (False, at, at - 1)
+    assert re.search(problem, verdict.problem or "")
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forgeries_stay_found_when_writing_goes_on(
+    written: tuple[list[bytes], bytes], folder: Path, name: str
+) -> None:
+    forge, _, _ = FORGERIES[name]
+    lines, heads = written
+    log = put(folder, forge(lines), heads)
+    for _ in range(2 * N):
+        log.write(ENTRY)
+        assert not log.verify().ok
+    log.close()
+    assert not AuditLog(folder, KEY, now).verify().ok
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_changed_byte_is_found(
+    written: tuple[list[bytes], bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    lines, heads = written
+    content = bytearray(b"".join(lines))
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = (content[place] + data.draw(st.integers(1, 255))) % 256
+    assert not put(tmp_path / "audit", [bytes(content)], heads).verify().ok
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_other_order_or_choice_of_lines_is_found(
+    written: tuple[list[bytes], bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    lines, heads = written
+    chosen = data.draw(st.lists(st.sampled_from(range(N)), max_size=N + 2).filter(lambda it: it != [*range(N)]))
+    assert not put(tmp_path / "audit", [lines[number] for number in chosen], heads).verify().ok
+
+
+def test_another_key_is_told(written: tuple[list[bytes], bytes], folder: Path) -> None:
+    put(folder, *written)
+    verdict = AuditLog(folder, InstallationKey(bytes(32)), now).verify()
+    assert (verdict.ok, verdict.at) == (False, 1)
+    assert "another installation's key" in (verdict.problem or "")
+
+
+def test_both_files_cut_back_need_a_head_kept_elsewhere(written: tuple[list[bytes], bytes], folder: Path) -> None:
+    lines, heads = written
+    kept = put(folder, lines, heads).verify().head
+    log = put(folder, lines[:5], b"".join(heads.splitlines(keepends=True)[:5]))
+    assert log.verify().ok, "as documented: nothing in the two files shows it"
+    assert (log.verify(expect=kept).ok, log.verify(expect=kept).at) == (False, 6)
+    for _ in range(N):
+        log.write(ENTRY)
+    assert log.verify().ok
+    verdict = log.verify(expect=AuditHead.parse(str(kept)))
+    assert (verdict.ok, verdict.at) == (False, N)
+
+
+def test_heads_that_were_removed_are_missed_in_a_long_log(log: AuditLog, folder: Path) -> None:
+    for _ in range(1100):
+        log.write_soon(ENTRY)
+    log.flush()
+    assert log.verify().ok
+    (folder / "audit.head").unlink()
+    assert "was cut off" in (log.verify().problem or "")
+
+
+def test_a_line_without_end_takes_no_memory(log: AuditLog, folder: Path) -> None:
+    fill(log, 1)
+    with (folder / "audit.jsonl").open("r+b") as stream:
+        stream.truncate(300 << 20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (held + (100 << 20), hard))
+        assert log.verify().at == 2
+        assert len(list(log.entries())) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "0:" + "0" * 64, "7:" + "0" * 63, "7:" + "G" * 64, "7:" + "0" * 64 + "\n1"]
+)
+def test_a_head_is_parsed_strictly(text: str) -> None:
+    with pytest.raises(ValueError):
+        AuditHead.parse(text)
+
+
+def test_verifying_while_others_write(log: AuditLog) -> None:
+    ended = threading.Event()
+
+    def keep_writing() -> None:
+        while not ended.is_set():
+            log.write(ENTRY)
+
+    threads = [threading.Thread(target=keep_writing) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        verdicts = [log.verify() for _ in range(30)]
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert {verdict.problem for verdict in verdicts} == {None}
+    assert {verdict.cut_off for verdict in verdicts} == {()}
