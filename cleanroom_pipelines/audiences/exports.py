@@ -5,31 +5,31 @@ Add here when a destination needs another format.
 Keep out: choosing the users (similarity.ranking); scores: an export never carries them.
 """
 
+import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
-from cleanroom_pipelines.errors import ArtifactError, DestinationError, StorageFullError
-from cleanroom_pipelines.storage.artifacts import (
-    full_disk_is_an_error,
-    sha256_of,
-    sync_folder,
-    write_durably,
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CleanroomError,
+    DestinationError,
+    NotFoundError,
+    StorageFullError,
 )
-from cleanroom_pipelines.storage.destinations import Destination
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.storage.destinations import Destination, folder_on_disk
+from cleanroom_pipelines.storage.objects import BucketError, Sink
 
 MANIFEST = "manifest.json"
 ROWS_PER_PART = 1_000_000
 _NEEDS_QUOTES = re.compile('[",\r\n]')
+_MAX_MANIFEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,10 @@ def write_export(
     rows_per_part: int = ROWS_PER_PART,
     on_users: Callable[[int], None] = lambda _: None,
 ) -> ExportManifest:
-    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`.
+    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`; the same bytes everywhere.
 
-    The folder appears whole or not at all: it is written beside its place and renamed.
+    A local folder appears whole or not at all: it is written beside its place and renamed. On a real store each
+    file is uploaded when it is complete and the manifest last; without it there is no export.
 
     Args:
         destination: The folder to create; what an earlier attempt at the same export left there is replaced.
@@ -106,25 +107,37 @@ def write_export(
         DestinationError: The place cannot be written.
         StorageFullError: The disk is full.
     """
+
+    def is_own(manifest: bytes) -> bool:
+        try:
+            return bool(json.loads(manifest)["export"] == export)
+        except (ValueError, KeyError, TypeError):
+            return False
+
     try:
-        with full_disk_is_an_error():
-            destination.folder.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=".export-", dir=destination.folder.parent))
-            try:
-                parts, delivered = [], 0
-                for number, rows in enumerate(_in_parts(users, rows_per_part)):
-                    path = draft / f"part-{number:05d}.{format_}"
-                    _WRITERS[format_](path, rows)
-                    parts.append(ExportPart(path.name, len(rows), path.stat().st_size, sha256_of(path)))
-                    delivered += len(rows)
-                    on_users(delivered)
-                manifest = ExportManifest(export, generation_job, requested, delivered, format_, tuple(parts))
-                write_durably(draft / MANIFEST, json.dumps(manifest.as_dict(), indent=1).encode())
-                _replace_folder(draft, destination.folder, export)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+        with (
+            full_disk_is_an_error(),
+            destination.drafting(owner=export, marker=MANIFEST, is_own=is_own) as draft,
+        ):
+            parts, delivered = [], 0
+            for number, rows in enumerate(_in_parts(users, rows_per_part)):
+                name = f"part-{number:05d}.{format_}"
+                with draft.creating(name) as sink:
+                    _WRITERS[format_](sink, rows)
+                parts.append(ExportPart(name, len(rows), sink.n_bytes, sink.sha256))
+                delivered += len(rows)
+                on_users(delivered)
+            manifest = ExportManifest(export, generation_job, requested, delivered, format_, tuple(parts))
+            with draft.creating(MANIFEST) as sink:
+                sink.write(json.dumps(manifest.as_dict(), indent=1).encode())
     except StorageFullError:
         raise
+    except BucketError as error:
+        raise DestinationError(
+            f"The export's destination cannot be written. {error.message}",
+            remedy=error.remedy,
+            problem=error.problem,
+        ) from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise DestinationError(
             f"The export's destination cannot be made ({type(error).__name__}).",
@@ -138,25 +151,68 @@ def write_export(
     return manifest
 
 
-def verify_export(folder: Path) -> Mapping[str, Any]:
+def verify_export(place: Destination | Path) -> Mapping[str, Any]:
     """Check an export's files against its manifest and return the manifest.
+
+    Args:
+        place: Where the export was written, or the folder of this machine that holds it.
 
     Raises:
         ArtifactError: The manifest or a file is missing or was altered, or a part was added.
+        DestinationError: Its bucket cannot be read.
     """
+    where = folder_on_disk(place) if isinstance(place, Path) else place
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads(_read_manifest(where))
         for part in manifest["files"]:
-            path = folder / Path(part["name"]).name
-            if path.stat().st_size != part["bytes"] or sha256_of(path) != part["sha256"]:
+            if _measure(where / Path(part["name"]).name) != (part["bytes"], part["sha256"]):
                 raise ArtifactError("An exported file was altered.", remedy="Start the export again.")
         if sum(part["users"] for part in manifest["files"]) != manifest["delivered"]:
             raise ArtifactError("The export's manifest contradicts itself.", remedy="Start the export again.")
-        if {path.name for path in folder.glob("part-*")} != {part["name"] for part in manifest["files"]}:
+        if _names_of_parts(where) != {part["name"] for part in manifest["files"]}:
             raise ArtifactError("A file was added to the export.", remedy="Start the export again.")
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ArtifactError("The export is missing or incomplete.", remedy="Start the export again.") from None
+    except BucketError as error:
+        raise DestinationError(
+            f"The export cannot be read. {error.message}", remedy=error.remedy, problem=error.problem
+        ) from None
+    except CleanroomError as error:
+        if not isinstance(error, NotFoundError):
+            raise
+        raise _incomplete() from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _incomplete() from None
     return manifest  # type: ignore[no-any-return]
+
+
+def _incomplete() -> ArtifactError:
+    return ArtifactError("The export is missing or incomplete.", remedy="Start the export again.")
+
+
+def _read_manifest(place: Destination) -> bytes:
+    file = place / MANIFEST
+    with file.bucket.open(file.key) as opened:
+        if opened.n_bytes > _MAX_MANIFEST_BYTES:
+            raise ValueError("no manifest of ours")
+        return b"".join(opened.chunks())
+
+
+def _measure(file: Destination) -> tuple[int, str]:
+    n_bytes, digest = 0, hashlib.sha256()
+    with file.bucket.open(file.key) as opened:
+        for chunk in opened.chunks():
+            n_bytes += len(chunk)
+            digest.update(chunk)
+    return n_bytes, digest.hexdigest()
+
+
+def _names_of_parts(place: Destination) -> set[str]:
+    names = set[str]()
+    after: str | None = ""
+    while after is not None:
+        page = place.bucket.list(place.key, after=after, deep=False)
+        names |= {entry.key.rsplit("/", 1)[-1] for entry in page.entries}
+        after = page.after
+    return {name for name in names if name.startswith("part-")}
 
 
 def _in_parts(batches: Iterable[Sequence[str]], rows_per_part: int) -> Iterator[list[str]]:
@@ -172,19 +228,17 @@ def _in_parts(batches: Iterable[Sequence[str]], rows_per_part: int) -> Iterator[
         yield part
 
 
-def _write_jsonl(path: Path, rows: Sequence[str]) -> None:
-    with _durable(path) as stream:
-        for start in range(0, len(rows), 10_000):
-            lines = (json.dumps({"user_id": user}, ensure_ascii=False) for user in rows[start : start + 10_000])
-            stream.write(("\n".join(lines) + "\n").encode())
+def _write_jsonl(sink: Sink, rows: Sequence[str]) -> None:
+    for start in range(0, len(rows), 10_000):
+        lines = (json.dumps({"user_id": user}, ensure_ascii=False) for user in rows[start : start + 10_000])
+        sink.write(("\n".join(lines) + "\n").encode())
 
 
-def _write_csv(path: Path, rows: Sequence[str]) -> None:
+def _write_csv(sink: Sink, rows: Sequence[str]) -> None:
     # Not csv.writer: before Python 3.13 it leaves a bare carriage return unquoted, and readers end the line there.
-    with _durable(path) as stream:
-        stream.write(b"user_id\n")
-        for start in range(0, len(rows), 10_000):
-            stream.write("".join(f"{_csv_cell(user)}\n" for user in rows[start : start + 10_000]).encode())
+    sink.write(b"user_id\n")
+    for start in range(0, len(rows), 10_000):
+        sink.write("".join(f"{_csv_cell(user)}\n" for user in rows[start : start + 10_000]).encode())
 
 
 def _csv_cell(text: str) -> str:
@@ -193,48 +247,10 @@ def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _write_parquet(path: Path, rows: Sequence[str]) -> None:
+def _write_parquet(sink: Sink, rows: Sequence[str]) -> None:
     import pyarrow.parquet as pq
 
-    with _durable(path) as stream:
-        pq.write_table(pa.table({"user_id": pa.array(rows, pa.string())}), stream, compression="zstd")
+    pq.write_table(pa.table({"user_id": pa.array(rows, pa.string())}), sink, compression="zstd")
 
 
 _WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _replace_folder(draft: Path, folder: Path, export: str) -> None:
-    if os.path.lexists(folder):
-        # an attempt that was cut off after the rename: the same users again, so the newer one may take its place
-        if not _is_attempt(folder, export):
-            raise FileExistsError
-        old = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
-        os.rename(folder, old / folder.name)
-        try:
-            os.rename(draft, folder)
-        except BaseException:
-            os.rename(old / folder.name, folder)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(draft, folder)
-    sync_folder(folder.parent)
-
-
-def _is_attempt(folder: Path, export: str) -> bool:
-    """Whether a folder is empty or holds an attempt at this very export; anything else is somebody's."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    try:
-        return bool(json.loads((folder / MANIFEST).read_text())["export"] == export)
-    except (OSError, ValueError, KeyError, TypeError):
-        return not any(folder.iterdir())

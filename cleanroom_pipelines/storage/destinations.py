@@ -1,43 +1,59 @@
 """Where exports go.
 
-Lives here: turning an `s3://bucket/prefix` into the folder an account may write.
-Add here when real object stores are registered.
-Keep out: what is written there (audiences.exports).
+Lives here: a place in a bucket that an export may be written to.
+Add here when an export needs to know more of its place.
+Keep out: what is written there (audiences.exports); whose bucket it is (buckets).
 """
 
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.storage.artifacts import is_leftover
 from cleanroom_pipelines.storage.home import Home
-
-_ACCOUNT = re.compile(r"[0-9]{12}")
-_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
-_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()=,@ -]{1,255}")
-_MAX_PREFIX = 1024  # what S3 allows a key
-_REMEDY = "Give s3://bucket/prefix with plain segments."
+from cleanroom_pipelines.storage.local_bucket import LocalBucket
+from cleanroom_pipelines.storage.objects import Bucket, BucketError, FolderDraft
+from cleanroom_pipelines.storage.s3_urls import split_s3_url
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A place below one account's bucket.
+    """A folder of a bucket, local or real.
 
     Args:
         url: The URL as the account names it, without a trailing slash.
-        folder: The local folder that stands for it.
+        bucket: The bucket.
+        key: The folder's key in it; empty for the bucket itself.
     """
 
     url: str
-    folder: Path
+    bucket: Bucket = field(repr=False)
+    key: str
 
     def __truediv__(self, segment: str) -> "Destination":
-        return Destination(f"{self.url}/{segment}", self.folder / segment)
+        return Destination(f"{self.url}/{segment}", self.bucket, f"{self.key}/{segment}" if self.key else segment)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine that it means; None on a real store."""
+        return self.bucket.path(self.key) if isinstance(self.bucket, LocalBucket) else None
+
+    def drafting(
+        self, *, owner: str, marker: str, is_own: Callable[[bytes], bool]
+    ) -> AbstractContextManager[FolderDraft]:
+        """Write the folder; see Bucket.drafting.
+
+        Raises:
+            UsageError: It is a whole bucket.
+        """
+        if not self.key:
+            raise UsageError("A bucket itself cannot be written as one folder.", remedy="Name a folder in it.")
+        return self.bucket.drafting(self.key, owner=owner, marker=marker, is_own=is_own)
 
 
 def resolve_destination(home: Home, account_id: str, url: str) -> Destination:
-    """Find the folder that a destination URL means for an account.
+    """Find the folder of the home that a destination URL means for an account, as if no bucket were registered.
 
     Args:
         home: The installation's home.
@@ -47,19 +63,9 @@ def resolve_destination(home: Home, account_id: str, url: str) -> Destination:
     Raises:
         UsageError: The URL is not of that form, or would leave its bucket.
     """
-    bucket, segments = split_destination(url)
-    if not _ACCOUNT.fullmatch(account_id):
-        raise UsageError("The destination's account is not 12 digits.", remedy="Give an account id of 12 digits.")
-    buckets = home.accounts / account_id / "buckets"
-    folder = (buckets / bucket).joinpath(*segments)
-    # A symbolic link planted in a bucket, or in its place, must not lead out of it.
-    try:
-        is_inside = folder.resolve().is_relative_to(buckets.resolve() / bucket)
-    except (OSError, RuntimeError):  # a link that leads to itself
-        is_inside = False
-    if not is_inside:
-        raise UsageError("The destination leads out of its bucket.", remedy=_REMEDY)
-    return Destination("/".join((f"s3://{bucket}", *segments)), folder)
+    from cleanroom_pipelines.storage.buckets import Buckets
+
+    return Buckets(home, lambda _: None).destination(account_id, url)
 
 
 def split_destination(url: str) -> tuple[str, list[str]]:
@@ -68,15 +74,21 @@ def split_destination(url: str) -> tuple[str, list[str]]:
     Raises:
         UsageError: The URL is not of the form `s3://bucket/prefix`.
     """
-    match = _URL.fullmatch(url.rstrip("/"))
-    if match is None:
-        raise UsageError("The destination is not an s3://bucket/prefix URL.", remedy=_REMEDY)
-    bucket, prefix = match.group(1), match.group(2) or ""
-    segments = prefix.split("/") if prefix else []
-    if len(prefix) > _MAX_PREFIX or not all(_is_plain(segment) for segment in segments):
-        raise UsageError("The destination holds a path segment that is not allowed.", remedy=_REMEDY)
-    return bucket, segments
+    return split_s3_url(url, what="destination")
 
 
-def _is_plain(segment: str) -> bool:
-    return bool(_SEGMENT.fullmatch(segment)) and segment not in (".", "..") and not is_leftover(segment)
+def folder_on_disk(folder: Path) -> Destination:
+    """A folder of this machine as a destination, for whoever looks at what was exported there."""
+    return Destination(folder.name, LocalBucket(folder.parent), folder.name)
+
+
+def refuse_links(bucket: LocalBucket, key: str) -> None:
+    """Refuse a key that a link would lead out of its bucket.
+
+    Raises:
+        UsageError: It would.
+    """
+    try:
+        bucket.check(key)
+    except BucketError as error:
+        raise UsageError("The place leads out of its bucket.", remedy=error.remedy) from None

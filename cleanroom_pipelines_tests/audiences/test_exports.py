@@ -21,6 +21,7 @@ from cleanroom_pipelines.audiences import exports
 from cleanroom_pipelines.audiences.exports import ExportManifest, verify_export, write_export
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, DestinationError, StorageFullError
 from cleanroom_pipelines.storage import Destination
+from cleanroom_pipelines.storage.local_bucket import LocalBucket
 
 FORMATS = ("jsonl", "csv", "parquet")
 NASTY = [
@@ -42,7 +43,8 @@ USERS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0
 
 
 def place_in(folder: Path) -> Destination:
-    return Destination("s3://audiences/spring/0123456789ab", folder / "spring" / "0123456789ab")
+    key = "spring/0123456789ab"
+    return Destination(f"s3://audiences/{key}", LocalBucket(folder), key)
 
 
 @pytest.fixture
@@ -98,7 +100,8 @@ def test_every_user_comes_back_in_order(
     assert sizes[-1] <= rows_per_part
     assert len(sizes) == max(1, -(-len(wanted) // rows_per_part))
     assert (
-        verify_export(place.folder)
+        verify_export(place)
+        == verify_export(place.folder)
         == manifest.as_dict()
         == json.loads((place.folder / "manifest.json").read_text())
     )
@@ -146,11 +149,11 @@ def test_nothing_is_seen_before_all_is_there(place: Destination) -> None:
             assert not place.folder.exists()
             yield [user]
 
-    replace = os.rename
+    rename = os.rename
 
-    def renaming(source: Path, target: Path) -> None:
-        assert (Path(source) / "manifest.json").exists()
-        replace(source, target)
+    def renaming(source: str, target: str, **folders: int) -> None:
+        assert (place.folder.parent / source / "manifest.json").exists()
+        rename(source, target, **folders)
 
     with mock.patch.object(os, "rename", renaming):
         export(place, watching(), rows_per_part=1)
@@ -158,13 +161,18 @@ def test_nothing_is_seen_before_all_is_there(place: Destination) -> None:
 
 
 def test_the_manifest_is_written_last(place: Destination) -> None:
-    def writing(path: Path, content: bytes) -> None:
-        assert sorted(part.name for part in path.parent.iterdir()) == ["part-00000.jsonl", "part-00001.jsonl"]
-        path.write_bytes(content)
+    opened = list[str]()
+    open_ = os.open
 
-    with mock.patch.object(exports, "write_durably", writing):
+    def opening(path: str, flags: int, *arguments: int, **folders: int) -> int:
+        if flags & os.O_CREAT:
+            opened.append(path)
+        return open_(path, flags, *arguments, **folders)
+
+    with mock.patch.object(os, "open", opening):
         export(place, [["a", "b"]], rows_per_part=1)
-    verify_export(place.folder)
+    assert opened == ["part-00000.jsonl", "part-00001.jsonl", "manifest.json"]
+    verify_export(place)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +221,13 @@ def test_a_file_in_the_way_is_told_and_stays(place: Destination, above: int) -> 
     assert [path.name for path in in_the_way.parent.iterdir()] == [in_the_way.name]
 
 
-def test_a_folder_that_may_not_be_written_is_told(place: Destination) -> None:
+@pytest.mark.parametrize("function", ["mkdir", "open", "rename"])
+def test_a_folder_that_may_not_be_written_is_told(place: Destination, function: str) -> None:
     """Root may write everywhere, so the refusal of the operating system is played."""
     refusal = PermissionError(13, "Permission denied", str(place.folder))
-    for function in ("mkdir", "open"):
-        with mock.patch.object(Path, function, side_effect=refusal), pytest.raises(DestinationError) as caught:
-            export(place, [["a"]])
-        assert "spring" not in str(caught.value)
+    with mock.patch.object(os, function, side_effect=refusal), pytest.raises(DestinationError) as caught:
+        export(place, [["a"]])
+    assert "spring" not in str(caught.value)
 
 
 @pytest.mark.parametrize("theirs", ["{}", '{"export": "e-2"}', "no json", "[]"])
@@ -250,7 +258,7 @@ def test_an_attempt_that_was_cut_off_is_replaced(place: Destination, is_empty: b
         export(place, [["old", "older"]], rows_per_part=1)
     export(place, [["new"]])
     assert read(place.folder) == ["new"]
-    verify_export(place.folder)
+    verify_export(place)
     assert [path.name for path in place.folder.parent.iterdir()] == [place.folder.name]
 
 
@@ -258,10 +266,10 @@ def test_the_earlier_attempt_stays_when_the_new_one_cannot_take_its_place(place:
     export(place, [["old"]])
     rename = os.rename
 
-    def failing(source: Path, target: Path) -> None:
-        if Path(target) == place.folder and Path(source).name.startswith(".export-"):
+    def failing(source: str, target: str, **folders: int) -> None:
+        if target == place.folder.name and "/" not in source:
             raise OSError(5, "Input/output error")
-        rename(source, target)
+        rename(source, target, **folders)
 
     with mock.patch.object(os, "rename", failing), pytest.raises(DestinationError):
         export(place, [["new"]])
@@ -284,10 +292,10 @@ def add_part(path: Path) -> None:
 @pytest.mark.parametrize("damage", [alter, drop_line, Path.unlink, add_part])
 def test_damage_is_told(place: Destination, damage: object) -> None:
     export(place, [["a", "b", "c"]], rows_per_part=2)
-    verify_export(place.folder)
+    verify_export(place)
     damage(place.folder / "part-00000.jsonl")
     with pytest.raises(ArtifactError):
-        verify_export(place.folder)
+        verify_export(place)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +314,7 @@ def test_an_altered_manifest_is_told(place: Destination, change: dict[str, objec
     path = place.folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError):
-        verify_export(place.folder)
+        verify_export(place)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"null", b"\xff"])
@@ -316,13 +324,13 @@ def test_a_missing_manifest_is_told(place: Destination, content: bytes | None) -
     if content is not None:
         (place.folder / "manifest.json").write_bytes(content)
     with pytest.raises(ArtifactError, match="missing or incomplete"):
-        verify_export(place.folder)
+        verify_export(place)
 
 
 def test_a_readers_own_marks_do_no_harm(place: Destination) -> None:
     export(place, [["a"]])
     (place.folder / "_SUCCESS").touch()
-    verify_export(place.folder)
+    verify_export(place)
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -43,6 +43,8 @@ REFUSED = [
     "s3://audiences/%2e%2e/x",
     "s3://audiences/..%2fx",
     "s3://audiences/a//b",
+    "s3://audiences/a//",
+    "s3://audiences/" + "a/" * 64 + "a",
     "s3://audiences//etc",
     "s3://audiences/a\\..\\b",
     "s3://audiences/a\nb",
@@ -106,7 +108,7 @@ def test_every_url_is_refused_or_stays_in_its_bucket(shared_home: Home, url: str
         return
     bucket = url.removeprefix("s3://").split("/")[0]
     assert place.folder.resolve().is_relative_to(shared_home.accounts / account / "buckets" / bucket)
-    assert place.url == url.rstrip("/")
+    assert place.url == url.removesuffix("/")
 
 
 def test_a_link_does_not_lead_out_of_the_bucket(home: Home, tmp_path: Path) -> None:
@@ -123,9 +125,20 @@ def test_a_link_does_not_lead_out_of_the_bucket(home: Home, tmp_path: Path) -> N
     for url in ("mine/out", "mine/out/x", "mine/up/x", "mine/beside", "linked", "linked/x", "mine2/x"):
         with pytest.raises(UsageError, match="out of its bucket"):
             resolve_destination(home, ACCOUNT, f"s3://{url}")
-    (buckets / "mine" / "real").mkdir()
-    (buckets / "mine" / "inside").symlink_to("real")
-    assert resolve_destination(home, ACCOUNT, "s3://mine/inside/x").url == "s3://mine/inside/x"
+
+
+def test_a_bucket_holds_no_links_at_all(home: Home) -> None:
+    bucket = home.accounts / ACCOUNT / "buckets" / "mine"
+    (bucket / "real").mkdir(parents=True)
+    (bucket / "inside").symlink_to("real")
+    with pytest.raises(UsageError, match="out of its bucket"):
+        resolve_destination(home, ACCOUNT, "s3://mine/inside/x")
+
+
+def test_the_operator_may_keep_an_account_elsewhere(home: Home, tmp_path: Path) -> None:
+    (home.accounts / ACCOUNT).symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "buckets").mkdir(parents=True)
+    assert resolve_destination(home, ACCOUNT, "s3://mine/x").url == "s3://mine/x"
 
 
 def test_a_link_to_itself_is_refused(home: Home) -> None:

@@ -1,0 +1,328 @@
+"""Buckets: what `s3://bucket/key` means for an account.
+
+Lives here: whose a bucket is, where it lies, and an object in it: fetched, stored, listed, opened.
+Add here when a bucket may be registered in a further way, or an object be used in one.
+Keep out: how bytes reach a disk (local_bucket) or a store (remote_bucket); records of buckets (catalogue).
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cleanroom_pipelines.errors import ConfigurationError, NotFoundError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, replacing
+from cleanroom_pipelines.storage.destinations import Destination, refuse_links
+from cleanroom_pipelines.storage.home import Home
+from cleanroom_pipelines.storage.local_bucket import LocalBucket
+from cleanroom_pipelines.storage.objects import (
+    Bucket,
+    BucketError,
+    BucketForbiddenError,
+    ObjectEntry,
+    ObjectPage,
+    OpenedObject,
+)
+from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, StoreClients
+from cleanroom_pipelines.storage.s3_urls import MAX_KEY, split_s3_url
+from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts
+from cleanroom_pipelines.storage.seed_vault import seed_suffix
+
+_ACCOUNT = re.compile(r"[0-9]{12}")
+_MAX_SEED_FILES = 1000
+_ROOM_FOR_EXPORT = 64  # /<12 hex>-v<number>/part-<number>.parquet
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class RegisteredBucket:
+    """A bucket that the operator registered.
+
+    Args:
+        name: Its name in `s3://name/…`.
+        account_id: Whose it is.
+        url: `s3://real-bucket[/prefix]` on a real store; None for a folder of the home.
+        profile: The credentials profile of the AWS configuration files, which every real bucket has.
+    """
+
+    name: str
+    account_id: str
+    url: str | None = None
+    profile: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a record that could not be used.
+
+        Raises:
+            ConfigurationError: Only one of URL and profile is given, or the URL is none.
+        """
+        if (self.url is None) != (self.profile is None) or self.profile == "":
+            # without a profile of its own a bucket would be reached with whatever the machine may do
+            raise ConfigurationError(
+                "A bucket on a real object store needs both a URL and a credentials profile.",
+                remedy="Register it with --url and --credentials-profile, or with neither.",
+            )
+        if self.url is not None:
+            try:
+                split_s3_url(self.url, what="bucket's URL")
+            except UsageError as error:
+                raise ConfigurationError(error.message, remedy="Give s3://real-bucket/prefix.") from None
+
+
+class Buckets:
+    """All buckets of an installation.
+
+    Args:
+        home: The installation's home.
+        find_bucket: Gives the registered bucket of a name; None when it is not registered.
+    """
+
+    def __init__(self, home: Home, find_bucket: Callable[[str], RegisteredBucket | None]) -> None:
+        self._home = home
+        self._find = find_bucket
+        self._clients = StoreClients()
+
+    def locate(self, account_id: str, s3_uri: str) -> "ObjectPlace":
+        """Find what a URL means for an account; nothing is read or connected.
+
+        Args:
+            account_id: 12 digits.
+            s3_uri: `s3://bucket/key`; with a slash at its end, or no key, it names a folder.
+
+        Raises:
+            UsageError: The URL is not of that form, or a link would lead out of its bucket.
+            BucketForbiddenError: The bucket is another account's.
+        """
+        name, segments = split_s3_url(s3_uri)
+        bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
+        key = "/".join(segments)
+        if isinstance(bucket, LocalBucket):
+            refuse_links(bucket, "/".join(segments[:-1]))
+        is_folder = not segments or s3_uri.endswith("/")
+        return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
+
+    def destination(self, account_id: str, s3_uri: str) -> Destination:
+        """Find the folder below which an account's exports go; nothing is written or connected.
+
+        Args:
+            account_id: 12 digits.
+            s3_uri: `s3://bucket/prefix`.
+
+        Raises:
+            UsageError: The URL is not of that form, or a link would lead out of its bucket.
+            BucketForbiddenError: The bucket is another account's.
+        """
+        name, segments = split_s3_url(s3_uri, what="destination")
+        bucket = self._bucket(account_id, name, StatusCode.DESTINATION_NOT_WRITABLE)
+        key = "/".join(segments)
+        if isinstance(bucket, LocalBucket):
+            refuse_links(bucket, key)
+        elif len(bucket.full_key(key)) + _ROOM_FOR_EXPORT > MAX_KEY:
+            raise UsageError(
+                "The destination is too long for the keys of an export.", remedy="Give a shorter one."
+            )
+        return Destination("/".join((f"s3://{name}", *segments)), bucket, key)
+
+    def _bucket(self, account_id: str, name: str, status_code: StatusCode) -> LocalBucket | RemoteBucket:
+        if not _ACCOUNT.fullmatch(account_id):
+            raise UsageError("The bucket's account is not 12 digits.", remedy="Give an account id of 12 digits.")
+        registered = self._find(name)
+        if registered is not None and registered.account_id != account_id:
+            raise BucketForbiddenError(
+                "The bucket belongs to another account.",
+                remedy="Name a bucket of your own.",
+                status_code=status_code,
+            )
+        if registered is None or registered.url is None:
+            return LocalBucket(self._home.accounts / account_id / "buckets" / name)
+        assert registered.profile is not None
+        real, prefix = split_s3_url(registered.url)
+        return RemoteBucket(self._clients, registered.profile, real, "/".join(prefix), self._home.scratch)
+
+
+@dataclass(frozen=True)
+class ObjectPlace:
+    """An object, or a folder of objects, in a bucket.
+
+    Args:
+        url: The URL as the account names it, without a trailing slash.
+        bucket: The bucket.
+        key: The key in it.
+        is_folder: Whether it names a folder.
+    """
+
+    url: str
+    bucket: Bucket = field(repr=False)
+    key: str
+    is_folder: bool = False
+
+    def exists(self) -> bool:
+        """Whether there is an object of this key; a folder is none.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+        return not self.is_folder and self.bucket.size(self.key) is not None
+
+    def open(self) -> OpenedObject:
+        """Open the object for reading.
+
+        Raises:
+            NotFoundError: There is none.
+            BucketError: The bucket cannot be read.
+        """
+        if self.is_folder:
+            raise NotFoundError("There is no such object in the bucket.", remedy="Check its key.")
+        return self.bucket.open(self.key)
+
+    def list(self, *, after: str = "", limit: int = 1000) -> ObjectPage:
+        """The objects below this key, at any depth, a page at a time, in the order of their keys.
+
+        Args:
+            after: What the page before gave; empty at first.
+            limit: Most objects of a page, 1 to 1,000.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+        return self.bucket.list(self.key, after=after, limit=limit)
+
+    def store(self, source: Path) -> None:
+        """Write the object whole or not at all, in place of what has its key.
+
+        Args:
+            source: A file of this machine.
+
+        Raises:
+            UsageError: The URL names a folder.
+            BucketError: The bucket cannot be written.
+            StorageFullError: The disk is full.
+        """
+        if self.is_folder:
+            raise UsageError(
+                "This names a folder, not an object.", remedy="Give a key that ends in a file's name."
+            )
+        with source.open("rb") as stream:
+            self.bucket.put(self.key, stream)
+
+    def fetch(self, target: Path, *, max_bytes: int) -> Path:
+        """Take a seed to this machine: an object, or the files of a folder as one.
+
+        Of a folder are read the .jsonl, .csv or .parquet files directly in it (each also .gz), which must all be
+        of one format and have the same columns; names that begin with a dot or an underscore are left out. An
+        object whose name has no dot is taken for JSON Lines, which is what AWS documents for seeds.
+
+        Args:
+            target: The file to write; one without a seed's suffix gets that of the format.
+            max_bytes: Most bytes to take, of all files together, packed and unpacked.
+
+        Returns:
+            The file that was written.
+
+        Raises:
+            SeedError: Nothing is there (SEED_NOT_FOUND, also when the bucket cannot be read), it is too large
+                (SEED_TOO_LARGE), or its files do not make one seed (SEED_INVALID).
+            StorageFullError: The disk is full.
+        """
+        with _telling_of_a_seed(max_bytes):
+            sources = self._sources(max_bytes)
+            suffix = _suffix_of(sources[0].key) if len(sources) == 1 else f".{format_of_part(sources[0].key)}"
+            if not _has_suffix(target):
+                target = target.with_name(target.name + suffix)
+            with full_disk_is_an_error(), replacing(target) as draft:
+                if len(sources) == 1:
+                    self._take(sources[0], draft, max_bytes)
+                else:
+                    self._take_all(sources, draft, max_bytes)
+        return target
+
+    def _sources(self, max_bytes: int) -> Sequence[ObjectEntry]:
+        if not self.is_folder:
+            n_bytes = self.bucket.size(self.key)
+            if n_bytes is not None:
+                return [ObjectEntry(self.key, n_bytes)]
+        found = [entry for entry in self._files() if entry.n_bytes and format_of_part(entry.key)]
+        if not found:
+            raise NotFoundError("Nothing is there.")
+        if len(found) > _MAX_SEED_FILES:
+            raise SeedError("The seed's folder holds too many files.", remedy="Give at most 1,000 files.")
+        if len({format_of_part(entry.key) for entry in found}) > 1:
+            raise SeedError("The seed's folder mixes file formats.", remedy="Give files of one format.")
+        if sum(entry.n_bytes for entry in found) > max_bytes:
+            raise SeedTooLarge
+        return found
+
+    def _files(self) -> Iterator[ObjectEntry]:
+        after: str | None = ""
+        while after is not None:
+            page = self.bucket.list(self.key, after=after, deep=False)
+            for entry in page.entries:
+                if not entry.key.rsplit("/", 1)[-1].startswith((".", "_")):
+                    yield entry
+            after = page.after
+
+    def _take(self, entry: ObjectEntry, path: Path, max_bytes: int) -> int:
+        """Copy an object to a file; begins anew when the connection breaks."""
+        for left in reversed(range(_TRIES)):
+            try:
+                with self.bucket.open(entry.key) as opened, path.open("wb") as stream:
+                    if opened.n_bytes > max_bytes:
+                        raise SeedTooLarge
+                    for chunk in opened.chunks():
+                        stream.write(chunk)
+                        if stream.tell() > max_bytes:
+                            raise SeedTooLarge
+                    return stream.tell()
+            except BucketError as error:
+                if error.problem != "unreachable" or not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _take_all(self, entries: Sequence[ObjectEntry], target: Path, max_bytes: int) -> None:
+        with tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as name:
+            parts, left = [], max_bytes
+            for number, entry in enumerate(entries):
+                part = Path(name) / f"{number:05d}{_suffix_of(entry.key)}"
+                left -= self._take(entry, part, left)
+                parts.append(part)
+            merge_parts(parts, target, max_bytes=max_bytes)
+
+
+@contextmanager
+def _telling_of_a_seed(max_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except NotFoundError:
+        raise SeedError(
+            "The seed was not found.",
+            remedy="Check its s3Uri: a file, or a folder with .jsonl, .csv or .parquet files.",
+            status_code=StatusCode.SEED_NOT_FOUND,
+        ) from None
+    except BucketError as error:
+        raise SeedError(
+            f"The seed cannot be fetched. {error.message}",
+            remedy=error.remedy,
+            status_code=StatusCode.SEED_NOT_FOUND,
+            problem=error.problem,
+        ) from None
+    except SeedTooLarge:
+        raise SeedError(
+            f"The seed is larger than the {max_bytes:,} bytes that are taken.",
+            remedy="Give a smaller seed.",
+            status_code=StatusCode.SEED_TOO_LARGE,
+        ) from None
+
+
+def _has_suffix(path: Path) -> bool:
+    try:
+        seed_suffix(path)
+    except SeedError:
+        return False
+    return True
+
+
+def _suffix_of(key: str) -> str:
+    name = key.rsplit("/", 1)[-1]
+    return seed_suffix(Path(name)) if "." in name else ".jsonl"

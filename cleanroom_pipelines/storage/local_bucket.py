@@ -1,0 +1,297 @@
+"""Buckets that are folders of the home.
+
+Lives here: reading, writing and listing below one folder without ever leaving it.
+Add here when a local bucket learns something new.
+Keep out: whose folder it is (buckets); what is written there.
+
+Every folder on the way is opened relative to the one above it and no link is followed, so that a link has no
+effect even when it is put there between two calls.
+"""
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from cleanroom_pipelines.errors import CleanroomError, NotFoundError
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.storage.objects import (
+    CHUNK_BYTES,
+    BucketError,
+    ObjectEntry,
+    ObjectPage,
+    OpenedObject,
+    Sink,
+    link_in_the_way,
+)
+from cleanroom_pipelines.storage.s3_urls import is_plain_segment
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# without O_NONBLOCK a pipe would hold the reader up for ever
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+
+class LocalBucket:
+    """A folder whose files are the objects.
+
+    Args:
+        folder: The bucket's folder; it is made by the first write. Links above it are the operator's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, key: str) -> Path:
+        """Where an object or folder lies, for people."""
+        return self._folder / key
+
+    def check(self, key: str) -> None:
+        """Refuse a key whose path meets a link, as far as it exists.
+
+        Raises:
+            BucketError: It does.
+        """
+        try:
+            with self._at(_segments(key)):
+                pass
+        except OSError:
+            pass  # not there yet, or told by whoever reads or writes it
+
+    def size(self, key: str) -> int | None:
+        """See Bucket.size."""
+        try:
+            with self.open(key) as opened:
+                return opened.n_bytes
+        except NotFoundError:
+            return None
+
+    def open(self, key: str) -> OpenedObject:
+        """See Bucket.open."""
+        with _telling():
+            *folders, name = key.split("/")
+            with self._at(folders) as folder:
+                descriptor = _open_file(folder, name)
+            return OpenedObject(os.fstat(descriptor).st_size, os.fdopen(descriptor, "rb"), _telling)
+
+    def put(self, key: str, source: IO[bytes]) -> None:
+        """See Bucket.put."""
+        *folders, name = key.split("/")
+        with _telling(is_writing=True), self._at(folders, make=True) as folder:
+            if _is_link(folder, name):
+                raise link_in_the_way()
+            draft = f".{name[:100]}.{secrets.token_hex(4)}.draft"
+            descriptor = os.open(draft, _NEW_FILE, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    shutil.copyfileobj(source, stream, CHUNK_BYTES)
+                    stream.flush()
+                    os.fsync(descriptor)
+                os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=folder)
+                raise
+            os.fsync(folder)
+
+    def list(self, folder: str, *, after: str = "", limit: int = 1000, deep: bool = True) -> ObjectPage:
+        """See Bucket.list."""
+        base = f"{folder}/" if folder else ""
+        try:
+            with _telling(), self._at(_segments(folder)) as descriptor:
+                found = tuple(islice(_walk(descriptor, base, after, deep), limit + 1))
+        except NotFoundError:
+            found = ()
+        return ObjectPage(found[:limit], found[limit - 1].key if len(found) > limit else None)
+
+    @contextmanager
+    def drafting(
+        self,
+        folder: str,
+        *,
+        owner: str,
+        marker: str,
+        is_own: Callable[[bytes], bool],
+    ) -> Iterator["_LocalDraft"]:
+        """See Bucket.drafting. The folder is written beside its place and renamed: it appears whole.
+
+        The marker tells of the owner.
+        """
+        *folders, name = _segments(folder)
+        with self._at(folders, make=True) as parent:
+            draft = _new_folder(parent)
+            try:
+                descriptor = os.open(draft, _FOLDER, dir_fd=parent)
+                try:
+                    yield _LocalDraft(descriptor)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                _give_name(parent, draft, name, marker, is_own)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True, dir_fd=parent)
+
+    @contextmanager
+    def _at(self, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        """Give the descriptor of a folder of the bucket."""
+        if make:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in (self._folder.name, *folders):
+                above, descriptor = descriptor, _enter(descriptor, name, make=make)
+                os.close(above)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+class _LocalDraft:
+    def __init__(self, folder: int) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def creating(self, name: str) -> Iterator[Sink]:
+        descriptor = os.open(name, _NEW_FILE, 0o666, dir_fd=self._folder)
+        with os.fdopen(descriptor, "wb") as stream:
+            yield Sink(stream)
+            stream.flush()
+            os.fsync(descriptor)
+
+
+def _segments(key: str) -> list[str]:
+    return key.split("/") if key else []
+
+
+def _enter(above: int, name: str, *, make: bool) -> int:
+    if make:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=above)
+            os.fsync(above)
+    try:
+        return os.open(name, _FOLDER, dir_fd=above)
+    except OSError:
+        if _is_link(above, name):
+            raise link_in_the_way() from None
+        raise
+
+
+def _open_file(folder: int, name: str) -> int:
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=folder)
+    except OSError:
+        if _is_link(folder, name):
+            raise link_in_the_way() from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError
+    return descriptor
+
+
+def _is_link(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _walk(folder: int, base: str, after: str, deep: bool) -> Iterator[ObjectEntry]:
+    """The objects below a folder whose keys come after one, in the order of their bytes, as S3 lists them."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_plain_segment(entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    # a folder sorts as its objects do: "a-b" < "a/x" < "a0"
+                    found.append((f"{entry.name}/", 0))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
+    for name, n_bytes in sorted(found):
+        key = base + name
+        if not name.endswith("/"):
+            if key > after:
+                yield ObjectEntry(key, n_bytes)
+        elif deep and (key > after or after.startswith(key)):
+            try:
+                below = os.open(name.rstrip("/"), _FOLDER, dir_fd=folder)
+            except OSError:
+                continue  # gone since
+            try:
+                yield from _walk(below, key, after, deep)
+            finally:
+                os.close(below)
+
+
+def _new_folder(parent: int) -> str:
+    name = f".export-{secrets.token_hex(4)}"
+    os.mkdir(name, 0o700, dir_fd=parent)
+    return name
+
+
+def _give_name(parent: int, draft: str, name: str, marker: str, is_own: Callable[[bytes], bool]) -> None:
+    try:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+        os.fsync(parent)
+        return
+    # an attempt that was cut off after the rename: the same users again, so the newer one may take its place
+    if not (stat.S_ISDIR(mode) and _is_attempt(parent, name, marker, is_own)):
+        raise FileExistsError
+    old = _new_folder(parent)
+    try:
+        os.rename(name, f"{old}/{name}", src_dir_fd=parent, dst_dir_fd=parent)
+        try:
+            os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            os.rename(f"{old}/{name}", name, src_dir_fd=parent, dst_dir_fd=parent)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True, dir_fd=parent)
+    os.fsync(parent)
+
+
+def _is_attempt(parent: int, name: str, marker: str, is_own: Callable[[bytes], bool]) -> bool:
+    """Whether a folder is empty or holds an attempt of the same owner; anything else is somebody's."""
+    try:
+        folder = os.open(name, _FOLDER, dir_fd=parent)
+    except OSError:
+        return False
+    try:
+        try:
+            with os.fdopen(_open_file(folder, marker), "rb") as stream:
+                return is_own(stream.read())
+        except (OSError, CleanroomError):
+            with os.scandir(folder) as entries:
+                return next(entries, None) is None
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _telling(*, is_writing: bool = False) -> Iterator[None]:
+    try:
+        with full_disk_is_an_error():
+            yield
+    except CleanroomError:
+        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not is_writing:
+            raise NotFoundError("There is no such object in the bucket.", remedy="Check its key.") from None
+        if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+            raise BucketError(
+                "A file lies where the key has a folder, or a folder where it has a file.",
+                remedy="Choose another key.",
+                problem="in the way",
+            ) from None
+        raise BucketError(
+            f"The bucket cannot be used ({type(error).__name__}).",
+            remedy="Check who may read and write its folder.",
+            problem="denied" if isinstance(error, PermissionError) else "failed",
+        ) from None

@@ -1,0 +1,190 @@
+"""What a bucket is, wherever it lies.
+
+Lives here: the few calls that local and real buckets share, what they give back, and why they refuse.
+Add here when both kinds of bucket learn something new.
+Keep out: how they do it (local_bucket, remote_bucket); whose bucket it is (buckets).
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from cleanroom_pipelines.errors import CleanroomError
+
+CHUNK_BYTES = 1 << 20
+
+
+class BucketError(CleanroomError):
+    """A bucket cannot be read or written.
+
+    Its attribute `problem` says why: `denied`, `unreachable`, `no bucket`, `in the way`, `link` or `failed`.
+    """
+
+    @property
+    def problem(self) -> str:
+        """Why, in a word."""
+        return str(self.attributes.get("problem", "failed"))
+
+
+class BucketForbiddenError(CleanroomError):
+    """The bucket is another account's."""
+
+
+@dataclass(frozen=True)
+class ObjectEntry:
+    """One object: its key in the bucket and its size."""
+
+    key: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class ObjectPage:
+    """A part of a listing.
+
+    Args:
+        entries: Objects in the order of their keys' bytes.
+        after: Where the next page begins: give it back; None at the end.
+    """
+
+    entries: tuple[ObjectEntry, ...]
+    after: str | None
+
+
+class OpenedObject:
+    """An object being read; close it, or use it in `with`.
+
+    Args:
+        n_bytes: Its size when it was opened.
+        stream: Its bytes.
+        telling: Turns the store's errors into a BucketError.
+    """
+
+    def __init__(self, n_bytes: int, stream: Any, telling: Callable[[], AbstractContextManager[None]]) -> None:
+        self.n_bytes = n_bytes
+        self._stream = stream
+        self._telling = telling
+
+    def __enter__(self) -> "OpenedObject":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes, at most a megabyte at a time.
+
+        Raises:
+            BucketError: The store failed, or the object ended before its size.
+        """
+        n_read = 0
+        while True:
+            with self._telling():
+                chunk = self._stream.read(CHUNK_BYTES)
+            if not chunk:
+                break
+            n_read += len(chunk)
+            yield chunk
+        if n_read < self.n_bytes:
+            raise BucketError("An object ended before its end.", remedy="Try again.", problem="unreachable")
+
+    def close(self) -> None:
+        """Let go of the object."""
+        self._stream.close()
+
+
+class Sink(io.RawIOBase):
+    """A file being written, which counts and digests what goes through it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.n_bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 hex of what was written so far."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:  # noqa: D102
+        return True
+
+    def write(self, content: Any) -> int:  # noqa: D102
+        view = memoryview(content).cast("B")
+        self._stream.write(view)
+        self._digest.update(view)
+        self.n_bytes += len(view)
+        return len(view)
+
+    def tell(self) -> int:  # noqa: D102
+        return self.n_bytes
+
+
+class FolderDraft(Protocol):
+    """A folder being written, which nobody trusts yet."""
+
+    def creating(self, name: str) -> AbstractContextManager[Sink]:
+        """Write one new file; the folder's marker must be the last."""
+
+
+class Bucket(Protocol):
+    """Objects by key. Keys are segments with `/` between them, checked by whoever made them."""
+
+    def size(self, key: str) -> int | None:
+        """The size of an object; None when there is none.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+
+    def open(self, key: str) -> OpenedObject:
+        """Open an object.
+
+        Raises:
+            NotFoundError: There is none.
+            BucketError: The bucket cannot be read.
+        """
+
+    def put(self, key: str, source: IO[bytes]) -> None:
+        """Write an object whole or not at all, in place of what has that key.
+
+        Raises:
+            BucketError: The bucket cannot be written.
+            StorageFullError: The disk is full.
+        """
+
+    def list(self, folder: str, *, after: str = "", limit: int = 1000, deep: bool = True) -> ObjectPage:
+        """The objects of a folder, and when `deep` those of the folders below it; none when there is none.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+
+    def drafting(
+        self, folder: str, *, owner: str, marker: str, is_own: Callable[[bytes], bool]
+    ) -> AbstractContextManager[FolderDraft]:
+        """Write a folder: when the body ends well it is there; until then, and when it fails, no reader trusts it.
+
+        Args:
+            folder: Its key.
+            owner: Who writes; the same owner's earlier attempt is replaced, nobody else's.
+            marker: Name of the file that is written last.
+            is_own: Whether the marker of a folder that is there tells of this owner.
+
+        Raises:
+            BucketError: Something else lies there, or the bucket cannot be written.
+            OSError: The disk cannot be written.
+        """
+
+
+def link_in_the_way() -> BucketError:
+    """What is raised where a link would lead out of a bucket."""
+    return BucketError(
+        "A symbolic link lies in the path, and a bucket holds none.",
+        remedy="Put the file or folder itself there.",
+        problem="link",
+    )

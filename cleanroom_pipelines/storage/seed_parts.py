@@ -1,0 +1,152 @@
+"""Several files of one seed, made one.
+
+Lives here: putting JSON Lines, CSV or parquet files of the same columns after one another.
+Add here when a further format of seeds is read.
+Keep out: what their columns mean (tables); fetching them (buckets).
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+from cleanroom_pipelines.errors import SeedError
+
+Format = Literal["jsonl", "csv", "parquet"]
+
+_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_CHUNK_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20
+_ROWS_AT_ONCE = 65_536
+_BOM = b"\xef\xbb\xbf"
+
+
+class SeedTooLarge(Exception):  # noqa: N818  told by whoever knows the limit
+    """More bytes than are taken."""
+
+
+def format_of_part(name: str) -> Format | None:
+    """The format that a file's name tells; None when it is none of a seed."""
+    suffixes = Path(name).suffixes
+    if suffixes and suffixes[-1].lower() == ".gz":
+        suffixes.pop()
+    return _FORMATS.get(suffixes[-1].lower()) if suffixes else None
+
+
+def merge_parts(parts: Sequence[Path], target: Path, *, max_bytes: int) -> None:
+    """Write one file with the rows of all parts, in their order.
+
+    Args:
+        parts: Files of one format, each also packed (.gz).
+        target: The file to write, unpacked.
+        max_bytes: Most bytes of all parts together, unpacked.
+
+    Raises:
+        SeedTooLarge: They are more.
+        SeedError: A part cannot be read, or the columns differ.
+    """
+    format_ = format_of_part(parts[0].name)
+    try:
+        if format_ == "parquet":
+            _merge_parquet(parts, target, max_bytes)
+        else:
+            with target.open("wb") as stream:
+                _merge_text(parts, stream, max_bytes, has_header=format_ == "csv")
+        return
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        cause = type(error).__name__
+    raise SeedError(f"A file of the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")
+
+
+def _merge_text(parts: Sequence[Path], target: IO[bytes], max_bytes: int, *, has_header: bool) -> None:
+    header: bytes | None = None
+    left = max_bytes
+    for part in parts:
+        end = b"\n"
+        chunks = _chunks(part, left)
+        first = next(chunks, b"").removeprefix(_BOM)
+        left -= len(first)
+        if has_header:
+            own, first = _split_header(first)
+            end = own[len(own.rstrip(b"\r\n")) :] or b"\n"
+            if header is None:
+                header = own
+                target.write(own)
+            elif own.rstrip(b"\r\n") != header.rstrip(b"\r\n") or (first and own != header):
+                raise SeedError(
+                    "The CSV files of the seed's folder do not begin with the same line.",
+                    remedy="Give each the same header and line ends.",
+                )
+        last = first
+        target.write(first)
+        for chunk in chunks:
+            left -= len(chunk)
+            target.write(chunk)
+            last = chunk
+        if last and not last.endswith((b"\n", b"\r")):
+            target.write(end)
+
+
+def _split_header(first: bytes) -> tuple[bytes, bytes]:
+    ends = [place for place in (first.find(b"\n"), first.find(b"\r")) if place >= 0]
+    end = min(ends, default=len(first) - 1) + 1
+    if first[end - 1 : end + 1] == b"\r\n":
+        end += 1
+    header = first[:end]
+    if len(header) > _MAX_HEADER_BYTES or header.count(b'"') % 2:
+        raise SeedError(
+            "A CSV file of the seed's folder has a header of more than one line.", remedy="Give it one line."
+        )
+    return header, first[end:]
+
+
+def _chunks(part: Path, max_bytes: int) -> Iterator[bytes]:
+    n_read = 0
+    with gzip.open(part) if part.suffix.lower() == ".gz" else part.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            n_read += len(chunk)
+            if n_read > max_bytes:
+                raise SeedTooLarge
+            yield chunk
+
+
+def _merge_parquet(parts: Sequence[Path], target: Path, max_bytes: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    left = max_bytes
+    try:
+        schema: pa.Schema | None = None
+        writer: pq.ParquetWriter | None = None
+        try:
+            for part in parts:
+                plain = part.with_suffix(".plain")
+                with plain.open("wb") as stream:
+                    for chunk in _chunks(part, left):
+                        left -= len(chunk)
+                        stream.write(chunk)
+                part.unlink()
+                with pq.ParquetFile(plain) as file:
+                    if schema is None or writer is None:
+                        schema = file.schema_arrow.remove_metadata()
+                        writer = pq.ParquetWriter(target, schema, compression="zstd")
+                    elif file.schema_arrow.remove_metadata() != schema:
+                        raise SeedError(
+                            "The parquet files of the seed's folder have different columns.",
+                            remedy="Give each the same columns and types.",
+                        )
+                    for batch in file.iter_batches(_ROWS_AT_ONCE):
+                        writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+                        if target.stat().st_size > max_bytes:
+                            raise SeedTooLarge
+                plain.unlink()
+        finally:
+            if writer is not None:
+                writer.close()
+        return
+    except (pa.ArrowException, ValueError) as error:
+        if isinstance(error, SeedError):
+            raise
+        cause = type(error).__name__
+    raise SeedError(f"A file of the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")
