@@ -27,8 +27,9 @@ from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
-from cleanroom_pipelines.storage import ArtifactReference, Input, Manifest, resolve_destination
+from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
+from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.layout import path_of_partition
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
@@ -160,7 +161,7 @@ def make_configured_audience_model(installation: Installation, partition: str, r
             "exportFormat": configured.export_format.value,
             "outputUrl": configured.output_url,
         }
-        resolve_destination(installation.home, configured.account_id, configured.output_url)
+        _destination(installation, configured)
         inputs = (_input_of(installation, model, "audience_model"),)
         with work.drafting("configured_audience_model", inputs, configuration) as draft:
             documents = {"configuration": configuration}
@@ -256,7 +257,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
         assert isinstance(configured, ConfiguredAudienceModel)
         folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
-        place = resolve_destination(installation.home, configured.account_id, configured.output_url) / folder
+        place = _destination(installation, configured) / folder
         mode = export.seed_mode or job.seed_mode
         inputs = (_input_of(installation, audience, "audience"),)
         with _opening(installation, audience, "audience") as folder_of_ranking:
@@ -306,11 +307,24 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     assert isinstance(job, GenerationJob)
     configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
     assert isinstance(configured, ConfiguredAudienceModel)
-    place = resolve_destination(installation.home, configured.account_id, configured.output_url)
-    written = verify_export((place / manifest.facts["folder"]).folder)
+    written = verify_export(_destination(installation, configured) / manifest.facts["folder"])
     if written["delivered"] != manifest.facts["delivered"]:
         raise ArtifactError("The export holds another number of users than its asset says.")
     return int(written["delivered"])
+
+
+def buckets_of(installation: Installation) -> Buckets:
+    """The buckets of an installation, as its catalogue knows them."""
+
+    def find(name: str) -> RegisteredBucket | None:
+        found = installation.catalog.bucket(name)
+        return found and RegisteredBucket(found.name, found.account_id, found.url, found.profile)
+
+    return Buckets(installation.home, find)
+
+
+def _destination(installation: Installation, configured: ConfiguredAudienceModel) -> Destination:
+    return buckets_of(installation).destination(configured.account_id, configured.output_url)
 
 
 def _make_report(work: Work) -> Made:
