@@ -11,6 +11,7 @@ import dagster as dg
 
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution.deleting import delete_pending, sweep_unknown
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.running import JOB_NAMES, beating, run_pending
@@ -87,12 +88,30 @@ def start_generation_job() -> None:
 
 @dg.op
 def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Delete artifacts that were superseded long enough ago and that nothing refers to."""
-    n_deleted = delete_superseded(installation.open())
-    context.log.info(f"Deleted {n_deleted} superseded versions.")
+    """Delete artifacts that were superseded long enough ago, and what belongs to no resource any more."""
+    opened = installation.open()
+    with beating(opened, context.run.run_id):
+        n_deleted = delete_superseded(opened)
+        n_swept = sweep_unknown(opened, context.instance)
+    context.log.info(f"Deleted {n_deleted} superseded versions, and {n_swept} things that no resource owns.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
 def keep_house() -> None:
-    """Deletes superseded artifacts after the retention time."""
+    """Deletes superseded artifacts after the retention time, and what belongs to no resource any more."""
     delete_superseded_versions()
+
+
+@dg.op
+def delete_what_was_asked(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Carry out the deletions that were asked for."""
+    opened = installation.open()
+    with beating(opened, context.run.run_id):
+        n_deleted = delete_pending(opened, context.instance)
+    context.log.info(f"Deleted {n_deleted} resources.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def carry_out_deletions() -> None:
+    """Deletes what was asked to go: seeds, artifacts, and what Dagster knows of them."""
+    delete_what_was_asked()

@@ -7,7 +7,7 @@ Keep out: partition keys; the catalogue makes them.
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.running import PARTITION_SETS
+from cleanroom_pipelines.execution.traces import PARTITION_SETS
 
 PARTITIONS = {kind: dg.DynamicPartitionsDefinition(name=name) for kind, name in PARTITION_SETS.items()}
 

@@ -7,14 +7,17 @@ Keep out: doing it. A sensor looks, registers and asks for runs.
 
 import json
 import os
+from collections.abc import Sequence
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.jobs import asset_jobs, work_through_pending
+from cleanroom_pipelines.defs.jobs import asset_jobs, carry_out_deletions, work_through_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.execution.deleting import find_leaving
 from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, register_drop, settle_all_drops
-from cleanroom_pipelines.execution.running import run_request
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import ready_work, run_request
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 
 _TICK_SECONDS = 5
@@ -74,32 +77,47 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     description="Starts runs for what is pending in the catalogue, and ends what went silent.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    jobs=[*asset_jobs, work_through_pending],
+    jobs=[*asset_jobs, work_through_pending, carry_out_deletions],
 )
 def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
-    """Starts runs for what is pending in the catalogue, and ends what went silent."""
+    """Starts runs for what is pending in the catalogue, deletions included, and ends what went silent."""
     opened, instance = installation.open(), context.instance
     supervise(opened, instance)
     fail_runs_that_never_appeared(opened, instance)
-    ready = opened.catalog.ready(limit=100)
-    if not ready:
-        return dg.SensorResult(skip_reason=dg.SkipReason("Nothing is pending."))
     unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    deletions = _deletion_requests(opened, instance, unfinished)
+    work, why_none = _work_requests(opened, instance, unfinished)
+    if deletions or work:
+        return dg.SensorResult(run_requests=[*deletions, *work])
+    return dg.SensorResult(skip_reason=dg.SkipReason(why_none))
+
+
+def _work_requests(
+    opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
+) -> tuple[list[dg.RunRequest], str]:
+    """The runs that pending versions need, or why they need none."""
+    ready = ready_work(opened, instance)
+    if not ready:
+        return [], "Nothing is pending."
     started = {run.tags.get("dagster/run_key") for run in unfinished}
     waiting = [version for version in ready if version.run_key not in started]
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
-        if not waiting:
-            return dg.SensorResult(skip_reason=dg.SkipReason("What is pending has its runs."))
-        return dg.SensorResult(run_requests=[run_request(version) for version in waiting])
+        return [run_request(version) for version in waiting], "What is pending has its runs."
     n_workers = sum(run.job_name == work_through_pending.name for run in unfinished)
     wanted = min(_MAX_WORKERS, -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
-    if n_workers >= wanted:
-        return dg.SensorResult(
-            skip_reason=dg.SkipReason(f"{n_workers} workers are at {len(ready)} pending versions.")
-        )
     requests = [dg.RunRequest(job_name=work_through_pending.name) for _ in range(wanted - n_workers)]
-    return dg.SensorResult(run_requests=requests)
+    return requests, f"{n_workers} workers are at {len(ready)} pending versions."
+
+
+def _deletion_requests(
+    opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
+) -> list[dg.RunRequest]:
+    """A run that deletes, if something can be deleted and none does; a store may be too slow for a tick."""
+    is_under_way = any(run.job_name == carry_out_deletions.name for run in unfinished)
+    if is_under_way or not find_leaving(opened, instance):
+        return []
+    return [dg.RunRequest(job_name=carry_out_deletions.name)]
 
 
 def _was_tried(instance: dg.DagsterInstance, run_key: str) -> bool:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,42 @@ def settle_all_drops(installation: Installation) -> None:
     for job in installation.catalog.iterate(Kind.GENERATION_JOB):
         if isinstance(job, GenerationJob) and job.origin is Origin.INBOX and not _looks_settled(installation, job):
             settle_drop(installation, job.id)
+
+
+def forget_receipts(installation: Installation, job: GenerationJob) -> None:
+    """Delete the receipts of a dropped seed whose job is deleted; nothing happens for other jobs."""
+    with _one_at_a_time(installation):
+        for receipt in _receipt_paths(installation, job):
+            receipt.unlink(missing_ok=True)
+
+
+def forget_inbox(installation: Installation, configured_id: str, older_than: datetime | None = None) -> bool:
+    """Delete the folder of a configured model that is gone, with its receipts.
+
+    A folder in which a seed lies stays, until the seed was refused with a receipt.
+
+    Args:
+        installation: Where.
+        configured_id: Partition key of the configured model, the name of the folder.
+        older_than: UTC; only if nothing in it was changed since.
+
+    Returns:
+        Whether there was one, and it went.
+    """
+    folder = installation.home.inbox_seeds / configured_id
+    with _one_at_a_time(installation):
+        if not folder.is_dir() or folder.is_symlink():
+            return False
+        inside = [folder, *folder.rglob("*")]
+        if any(path.parent == folder and path.name not in (ACCEPTED, REJECTED) for path in inside[1:]):
+            return False
+        if older_than and any(path.lstat().st_mtime > older_than.timestamp() for path in inside):
+            return False
+        for receipts in (ACCEPTED, REJECTED):
+            shutil.rmtree(folder / receipts, ignore_errors=True)
+        with suppress(OSError):  # a seed was dropped meanwhile
+            folder.rmdir()
+        return not folder.exists()
 
 
 def _looks_settled(installation: Installation, job: GenerationJob) -> bool:

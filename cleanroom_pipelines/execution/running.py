@@ -6,7 +6,7 @@ Keep out: when to run (sensors, schedules) and what a run makes (making.py).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -15,21 +15,16 @@ from threading import Event, Thread
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Kind, Version
+from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.supervision import supervise
+from cleanroom_pipelines.execution.traces import add_partitions
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
 
-PARTITION_SETS: Mapping[Kind, str] = {
-    Kind.TRAINING_DATASET: "training_datasets",
-    Kind.AUDIENCE_MODEL: "audience_models",
-    Kind.CONFIGURED_AUDIENCE_MODEL: "configured_audience_models",
-    Kind.GENERATION_JOB: "generation_jobs",
-    Kind.EXPORT_JOB: "export_jobs",
-}
 JOB_NAMES: Mapping[Kind, str] = {
     Kind.TRAINING_DATASET: "validate_training_dataset",
     Kind.AUDIENCE_MODEL: "train_audience_model",
@@ -48,8 +43,10 @@ def run_pending(
     max_seconds: float | None = None,
     max_versions: int | None = None,
     on_start: Callable[[Version], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    passed_over: set[str] | None = None,
 ) -> int:
-    """Do all pending work in this process, through the same assets that a daemon would run.
+    """Do all pending work in this process, through the same assets that a daemon would run; deletions too.
 
     Beside a daemon or another worker on the same home nothing is done twice: the claims see to it.
 
@@ -60,6 +57,8 @@ def run_pending(
         max_seconds: Start nothing more after this time.
         max_versions: Do at most so many.
         on_start: Told each version before it is run.
+        should_stop: Asked before each; nothing more is started then.
+        passed_over: Run keys that are not started; those that were are added.
 
     Returns:
         How many runs were made; a run that failed counts.
@@ -68,32 +67,56 @@ def run_pending(
         KeyboardInterrupt: The process was asked to stop; what was under way is pending again.
     """
     instance = instance or _instance()
-    repository = _repository()
-    begun, n_runs, passed_over = time.monotonic(), 0, set[str]()
+    repository = load_repository()
+    begun, n_runs = time.monotonic(), 0
+    passed_over = set() if passed_over is None else passed_over
     recover_drops(installation)
     settle_all_drops(installation)
-    while max_versions is None or n_runs < max_versions:
+    while not should_stop():
+        supervise(installation, instance)
+        delete_pending(installation, instance)
+        if max_versions is not None and n_runs >= max_versions:
+            break
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break
-        supervise(installation, instance)
-        ready = [v for v in installation.catalog.ready(limit=100) if v.run_key not in passed_over]
+        ready = ready_work(installation, instance, passed_over)
         if not ready:
             break
         version = ready[0]
         # A run that cannot even claim its row must not be started for ever.
         passed_over.add(version.run_key)
         on_start(version)
-        result = repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
-            partition_key=version.resource_id,
-            instance=instance,
-            raise_on_error=False,
-            tags={VERSION_TAG: str(version.number)} | ({WORKER_TAG: worker} if worker else {}),
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
-        )
+        try:
+            result = repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
+                partition_key=version.resource_id,
+                instance=instance,
+                raise_on_error=False,
+                tags={VERSION_TAG: str(version.number)} | ({WORKER_TAG: worker} if worker else {}),
+                run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            )
+        except dg.DagsterUnknownPartitionError:
+            continue  # its resource was deleted this very moment
         n_runs += 1
         if _was_interrupted(result):
             raise KeyboardInterrupt
     return n_runs
+
+
+def ready_work(
+    installation: Installation, instance: dg.DagsterInstance, passed_over: Collection[str] = ()
+) -> tuple[Version, ...]:
+    """The versions that can be run now, each of a partition that Dagster knows.
+
+    Args:
+        installation: Where.
+        instance: Where they are to be run.
+        passed_over: Run keys to leave out.
+    """
+    ready = tuple(v for v in installation.catalog.ready(limit=100) if v.run_key not in passed_over)
+    for kind in {version.kind for version in ready}:
+        # a resource may be younger than the last look at all of them
+        add_partitions(instance, kind, [version.resource_id for version in ready if version.kind is kind])
+    return ready
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -133,7 +156,7 @@ def run_request(version: Version) -> dg.RunRequest:
 
 
 @cache
-def _repository() -> dg.RepositoryDefinition:
+def load_repository() -> dg.RepositoryDefinition:
     """The shell, loaded by its name as a daemon loads it: what runs the assets is below them."""
     repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
     return repository

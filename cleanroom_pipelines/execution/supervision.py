@@ -8,16 +8,20 @@ Keep out: starting runs.
 from datetime import timedelta
 
 import dagster as dg
-from sqlalchemy.exc import IntegrityError
 
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import forget_spent_seeds
+from cleanroom_pipelines.execution.traces import (
+    PARTITION_SETS,
+    add_partitions,
+    has_runs,
+    hide_partition,
+    shown_partitions,
+)
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 # A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
-_SECONDS_TO_APPEAR = 180
-# Who loses so many races in a row has met something else.
-_RACES = 20
+SECONDS_TO_APPEAR = 180
 
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
@@ -38,33 +42,21 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
     """Fail Dagster runs whose process died before it claimed anything; the default launcher never looks."""
     live = installation.catalog.live_runs()
-    deadline = installation.clock() - timedelta(seconds=_SECONDS_TO_APPEAR)
+    deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         if record.dagster_run.run_id not in live and record.update_timestamp < deadline:
             _fail_run(instance, record.dagster_run.run_id, "Its process ended without a word.")
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    from cleanroom_pipelines.execution.running import PARTITION_SETS
-
-    for kind, name in PARTITION_SETS.items():
+    """Show what exists; what is gone and was never run is hidden here, whatever left traces by its deletion."""
+    for kind in PARTITION_SETS:
+        shown = shown_partitions(instance, kind)  # before the catalogue: whatever is shown had its row before
         wanted = set(installation.catalog.ids(kind))
-        _add_partitions(instance, name, wanted)
-        for key in set(instance.get_dynamic_partitions(name)) - wanted:
-            instance.delete_dynamic_partition(name, key)
-
-
-def _add_partitions(instance: dg.DagsterInstance, name: str, wanted: set[str]) -> None:
-    """Add what is missing. Dagster looks and then inserts, so that of two processes at once one fails."""
-    for is_last in (False,) * _RACES + (True,):
-        missing = sorted(wanted - set(instance.get_dynamic_partitions(name)))
-        if not missing:
-            return
-        try:
-            instance.add_dynamic_partitions(name, missing)
-        except IntegrityError:
-            if is_last:
-                raise
+        add_partitions(instance, kind, wanted)
+        for partition in shown - wanted:
+            if not has_runs(instance, partition):
+                hide_partition(instance, kind, partition)
 
 
 def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:

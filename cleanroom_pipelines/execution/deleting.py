@@ -1,0 +1,303 @@
+"""Deleting what nobody wants any more: resources that were asked to go, and what is left of those that are gone.
+
+Lives here: carrying deletions out, from the seed to the traces in Dagster, and finding what no resource owns.
+Add here when a resource leaves something else behind.
+Keep out: what may be deleted (catalogue), superseded versions of what stays (retention.py).
+
+A model or job goes in steps: begun in the catalogue, then its seed, its artifacts and Dagster's traces, then the
+row, and last the partition in Dagster. A training dataset or configured model is gone from the catalogue at once;
+that Dagster still knows its partition is how the rest is found. So whoever was killed in between is followed by
+the next one, and each step may be done again. What an export wrote stays at its destination: it belongs to the
+owner of the bucket, who may be using it.
+"""
+
+import fcntl
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from cleanroom_pipelines.catalog import CatalogUnavailableError, GenerationJob, Kind, Resource
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
+from cleanroom_pipelines.execution.traces import (
+    PARTITION_SETS,
+    hide_partition,
+    is_at_work,
+    partitions_with_traces,
+    remove_traces,
+    shown_partitions,
+)
+from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition
+
+_LOG = logging.getLogger(__name__)
+_LOCK = ".deleting.lock"
+_CATALOGUE_MARK = "cleanroom/catalogue"
+# Whoever is making something in a folder of the store has written to it within a day.
+_UNKNOWN_AFTER = timedelta(days=1)
+# Both pass: the deletion goes on when the database answers again.
+_PASSING = (CatalogUnavailableError, DBAPIError)
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A resource that is to go, with those that go with it.
+
+    Args:
+        kind: Its kind.
+        id: Its partition key.
+        exports: Partition keys of a generation job's exports.
+        is_gone: Whether the catalogue knows it no more.
+    """
+
+    kind: Kind
+    id: str
+    exports: tuple[str, ...] = ()
+    is_gone: bool = False
+
+    @property
+    def parts(self) -> tuple[tuple[Kind, str], ...]:
+        """Everything whose artifacts and traces go, by kind and partition key."""
+        return ((self.kind, self.id), *((Kind.EXPORT_JOB, export) for export in self.exports))
+
+
+def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> int:
+    """Carry out the deletions that were asked for, and clear what deleted resources left.
+
+    What a run is still at work on is left for later, and so is everything while another process of this home is
+    deleting. A deletion that fails becomes DELETE_FAILED with its reason, and is tried again when it is asked for
+    again.
+
+    Args:
+        installation: Where.
+        instance: Dagster's instance of this home.
+
+    Returns:
+        How many resources went.
+    """
+    with _one_process(installation) as is_free:
+        if not is_free:
+            return 0
+        return sum(
+            _clear(installation, instance, leaving)
+            if leaving.is_gone
+            else _carry_out(installation, instance, leaving)
+            for leaving in find_leaving(installation, instance)
+        )
+
+
+def find_leaving(installation: Installation, instance: dg.DagsterInstance) -> tuple[Leaving, ...]:
+    """What can be deleted now; cheap enough for every tick."""
+    found = (*_asked(installation), *_gone(installation, instance))
+    created_since = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
+
+    def is_busy(leaving: Leaving) -> bool:
+        return is_at_work(instance, [partition for _, partition in leaving.parts], created_since)
+
+    if any(is_busy(leaving) for leaving in found):
+        fail_runs_that_never_appeared(installation, instance)
+    return tuple(leaving for leaving in found if not is_busy(leaving))
+
+
+def sweep_unknown(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
+    """Delete what the catalogue knows nothing of: artifacts, folders of the inbox, and runs of partitions.
+
+    A run that was queued while its resource went leaves traces after it, and one that was killed an artifact.
+    A resource's row exists before anything of it, so what is listed first and then not found in the catalogue has
+    lost its resource. Artifacts are swept from the home's own store only: another installation may write to the
+    same object store.
+
+    Args:
+        installation: Where.
+        instance: Dagster's instance of this home.
+        now: UTC; the installation's clock if not given.
+
+    Returns:
+        How many partitions of an asset, folders and partitions with traces went.
+    """
+    at = now or installation.clock()
+    with _one_process(installation) as is_free:
+        if not is_free:
+            return 0
+        assets = [asset for of_kind in ASSETS_OF.values() for asset in of_kind]
+        folders = _stored_folders(installation, assets)
+        traced = partitions_with_traces(instance, assets)
+        inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
+        known = {partition for kind in Kind for partition in installation.catalog.ids(kind)}
+        if not _is_catalogue_of(installation, instance, known):
+            return 0
+        paths = {path_of_partition(partition) for partition in known}
+        unknown = [folder for folder in folders if folder.name not in paths and _is_older(folder, at)]
+        for folder in unknown:
+            shutil.rmtree(folder, ignore_errors=True)
+        created_since = at - timedelta(seconds=SECONDS_TO_APPEAR)
+        strangers = [
+            partition
+            for partition in traced - known
+            if _is_ours(partition) and not is_at_work(instance, [partition], created_since)
+        ]
+        for partition in strangers:
+            remove_traces(instance, assets, partition)
+        left = [name for name in inboxes if name not in known and _is_ours(name)]
+        n_inboxes = sum(forget_inbox(installation, name, older_than=at - _UNKNOWN_AFTER) for name in left)
+        return len(unknown) + len(strangers) + n_inboxes
+
+
+def _asked(installation: Installation) -> Iterator[Leaving]:
+    for record in installation.catalog.deletions():
+        exports: Sequence[Resource] = ()
+        if record.kind is Kind.GENERATION_JOB:
+            exports = installation.catalog.list(Kind.EXPORT_JOB, parent_id=record.id, limit=1000).items
+        yield Leaving(record.kind, record.id, tuple(export.id for export in exports))
+
+
+def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
+    """The partitions that Dagster knows and the catalogue does not."""
+    # Dagster first: whatever it knows had its row before.
+    shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
+    known = {kind: set(installation.catalog.ids(kind)) for kind in PARTITION_SETS}
+    is_right = _is_catalogue_of(installation, instance, {key for keys in known.values() for key in keys})
+    gone = [Leaving(kind, key, is_gone=True) for kind in shown for key in sorted(shown[kind] - known[kind])]
+    if gone and not is_right:
+        _LOG.warning("Dagster shows another catalogue's resources; see CLEANROOM_CATALOG_URL. They stay.")
+        return []
+    return gone
+
+
+def _is_catalogue_of(installation: Installation, instance: dg.DagsterInstance, known: set[str]) -> bool:
+    """Whether this catalogue is the one whose resources Dagster shows.
+
+    An installation that is opened on a wrong or empty catalogue must not delete what belongs to the right one. One
+    that knows any of the partitions is right, and is remembered for the time when it knows none.
+    """
+    storage = instance.daemon_cursor_storage
+    url = make_url(installation.settings.catalog_url or "sqlite://")  # the home's own moves with the home
+    own = installation.key.digest("catalogues", f"{url.host}:{url.port}/{url.database}".encode())
+    remembered = storage.get_cursor_values({_CATALOGUE_MARK}).get(_CATALOGUE_MARK)
+    if remembered == own:
+        return True
+    shown = {partition for kind in PARTITION_SETS for partition in shown_partitions(instance, kind)}
+    if remembered is None or not shown or shown & known:
+        storage.set_cursor_values({_CATALOGUE_MARK: own})
+        return True
+    return False
+
+
+def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
+    catalog = installation.catalog
+    try:
+        going = catalog.begin_delete(leaving.kind, leaving.id)
+    except (NotFoundError, ConflictError):
+        return False  # gone already, or a run has come to it
+    asked = Leaving(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
+    try:
+        for record in going:
+            _delete_files(installation, record)
+        _delete_parts(installation, instance, asked)
+        catalog.finish_delete(leaving.kind, leaving.id)
+    except _PASSING as error:
+        _LOG.warning("A deletion goes on later (%s).", type(error).__name__)
+        return False
+    except Exception as error:
+        message = (
+            f"What it left could not be deleted ({type(error).__name__}). See that the stores of the installation "
+            "can be written, then ask for the deletion again."
+        )
+        with suppress(NotFoundError, ConflictError):  # another host has finished it meanwhile
+            catalog.fail_delete(leaving.kind, leaving.id, message)
+        return False
+    for kind, partition in asked.parts:
+        hide_partition(instance, kind, partition)
+    return True
+
+
+def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
+    try:
+        if _is_ours(leaving.id):
+            _delete_leftovers(installation, leaving)
+            _delete_parts(installation, instance, leaving)
+        hide_partition(instance, leaving.kind, leaving.id)
+    except Exception as error:
+        # nobody waits for it; the partition stays known to Dagster and so it is tried again
+        _LOG.warning("What a deleted resource left is cleared later (%s).", type(error).__name__)
+        return False
+    return True
+
+
+def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> None:
+    for kind, partition in leaving.parts:
+        for asset in ASSETS_OF[kind]:
+            _delete_artifacts(installation, asset, partition)
+        remove_traces(instance, ASSETS_OF[kind], partition)
+
+
+def _delete_artifacts(installation: Installation, asset: str, partition: str) -> None:
+    """Delete all versions of a partition, and what a run or a deletion that was killed left of one."""
+    store = installation.store
+    for version in store.versions(asset, partition):
+        store.delete(ArtifactReference(asset, partition, version))
+    folder = f"{store._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
+    with suppress(FileNotFoundError):
+        store._fs.rm(folder, recursive=True)
+
+
+def _delete_files(installation: Installation, record: Resource) -> None:
+    """Delete what a model's or job's record names outside of the store."""
+    if isinstance(record, GenerationJob):
+        if record.seed_location:
+            installation.vault.delete(record.seed_location)
+            if installation.vault.folder_of(record.seed_location.partition("/")[0]).exists():
+                raise OSError("a seed stays")
+        forget_receipts(installation, record)
+
+
+def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:
+    """Delete what a resource that is gone had outside of the store."""
+    if leaving.kind is Kind.TRAINING_DATASET:
+        shutil.rmtree(installation.home.day_caches / path_of_partition(leaving.id), ignore_errors=True)
+    if leaving.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
+        forget_inbox(installation, leaving.id)
+
+
+def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:
+    if installation.settings.artifacts_url:
+        return []
+    roots = (installation.home.artifacts / path_of_asset(asset) for asset in assets)
+    return [folder for root in roots if root.is_dir() for folder in root.iterdir() if folder.is_dir()]
+
+
+def _is_older(folder: Path, at: datetime) -> bool:
+    with suppress(FileNotFoundError):
+        return folder.stat().st_mtime < (at - _UNKNOWN_AFTER).timestamp()
+    return False
+
+
+def _is_ours(partition: str) -> bool:
+    try:
+        path_of_partition(partition)
+    except UsageError:
+        return False
+    return True
+
+
+@contextmanager
+def _one_process(installation: Installation) -> Iterator[bool]:
+    """Whether no other process of this home is deleting; until the end of the body none begins to."""
+    with (installation.home.root / _LOCK).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True  # until the file is closed, however this process ends
