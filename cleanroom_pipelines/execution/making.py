@@ -7,11 +7,12 @@ Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.audiences.exports import verify_export, write_export
+from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
     AudienceModel,
     ConfiguredAudienceModel,
@@ -20,9 +21,18 @@ from cleanroom_pipelines.catalog import (
     Kind,
     TrainingDataset,
     Version,
+    configured_at_start,
 )
 from cleanroom_pipelines.engine import find_tables
-from cleanroom_pipelines.errors import ArtifactError, CleanroomError, SeedError, StatusCode, TrainingDataError
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CleanroomError,
+    NotFoundError,
+    SeedError,
+    StatusCode,
+    TrainingDataError,
+    UsageError,
+)
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import forget_seed
@@ -234,6 +244,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
             work.finish(
                 report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+                metrics=_shared_metrics(report.metrics),
             )
             if not job.keep_seed:
                 forget_seed(installation, job)
@@ -262,6 +273,8 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         inputs = (_input_of(installation, audience, "audience"),)
         with _opening(installation, audience, "audience") as folder_of_ranking:
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
+            if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
+                _refuse_revealing_size(selection.delivered, read_documents(folder_of_ranking)["metrics"])
             written = write_export(
                 place,
                 (batch.to_pylist() for batch in selection.user_ids()),
@@ -364,6 +377,40 @@ def _make_report(work: Work) -> Made:
     return made
 
 
+def _shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the two sides of a job may be shown of its metrics: kept with the job, so that nobody opens a file.
+
+    No counts of the seed: the sentence of the summary holds one and is the operator's.
+    """
+    main = metrics["recall_at"]
+    return {
+        "recall": main["recall"],
+        "recall_at": {"type": str(main["type"]), "value": main["value"]},
+        "relevance": [
+            {"type": str(entry["type"]), "value": entry["value"], "score": entry["relevance"]}
+            for entry in metrics["sizes"]
+        ],
+        "n_users": metrics["n_users"],
+        "warnings": [warning["code"] for warning in metrics["warnings"]],
+    }
+
+
+def _refuse_revealing_size(delivered: int, metrics: Mapping[str, Any]) -> None:
+    """Across accounts: of a list that holds most users but the seed's, who is missing is the seed.
+
+    Raises:
+        UsageError: More than half of the scored users who are not in the seed would be delivered.
+    """
+    n_others = metrics["n_users"] - metrics["match"]["n_matched"]
+    if 2 * delivered > n_others:
+        raise UsageError(
+            "This size would deliver more than half of the users who are not in the seed, and so tell by who is "
+            "missing who is in it.",
+            remedy="Export a smaller size.",
+            status_code=StatusCode.SIZE_REVEALS_SEED,
+        )
+
+
 def _made(work: Work, asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
     return Made(asset, work.record.id, sentence, work.manifests[asset], documents)
 
@@ -386,11 +433,14 @@ def _write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 
 
 def _current(installation: Installation, kind: Kind, partition: str) -> Version:
-    number = installation.catalog.get(kind, partition).current_version
+    try:
+        number = installation.catalog.get(kind, partition).current_version
+    except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
+        number = None
     if number is None:
         raise CleanroomError(
             f"The {kind.words} this is made from is not active.",
-            remedy=f"Look at {partition} first.",
+            remedy=f"Repair what the status of that {kind.words} names, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     return installation.catalog.version(kind, partition, number)
@@ -410,10 +460,18 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
 
 
 def _family(installation: Installation, work: Work) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
+    """The job, what it may do, and the model's version: as it was started, unless it follows its declaration."""
     job = work.record
     assert isinstance(job, GenerationJob)
     configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
     assert isinstance(configured, ConfiguredAudienceModel)
+    if started := configured_at_start(work.version):
+        configured = replace(
+            configured,
+            audience_model_id=started.audience_model_id,
+            sizes=started.sizes,
+            min_matching_seed_size=started.min_matching_seed_size,
+        )
     return job, configured, _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
 
 
