@@ -14,7 +14,7 @@ from typing import Any
 
 from cleanroom_pipelines.declarations.form import parse_moment
 from cleanroom_pipelines.engine import EngineSettings
-from cleanroom_pipelines.errors import ConflictError, UsageError
+from cleanroom_pipelines.errors import ConflictError, SeedError, UsageError
 from cleanroom_pipelines.execution.installation import parse_bytes
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 
@@ -88,7 +88,7 @@ def generate_audience(
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
     from cleanroom_pipelines.similarity.ranking import RANKING_FILE, generate, write_ranked
 
-    with new_folder(out) as folder:
+    with new_folder(out) as folder, _telling_counts():
         report = generate(
             model=model,
             seed=seed,
@@ -102,6 +102,23 @@ def generate_audience(
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
         (folder / RANKING_FILE).unlink()
         return report
+
+
+@contextmanager
+def _telling_counts() -> Iterator[None]:
+    """Add how many users matched to an error that keeps it to itself: here one person has both sides' files."""
+    try:
+        yield
+    except SeedError as error:
+        if "n_matched" not in error.attributes:
+            raise
+        n_matched, n_unique, n_users = (error.attributes[name] for name in ("n_matched", "n_unique", "n_users"))
+        raise SeedError(
+            f"{error.message} {n_matched:,} of {n_unique:,} seed users match; the model knows {n_users:,} users.",
+            remedy=error.remedy,
+            status_code=error.status_code,
+            **error.attributes,
+        ) from None
 
 
 @contextmanager

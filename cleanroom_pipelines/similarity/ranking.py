@@ -264,21 +264,21 @@ def _open_ranking(ranking: Path) -> Any:
 
 
 def _check_matched(n_matched: int, seed: SeedUsers, n_users: int, minimum: int) -> None:
+    # The messages become the status of a job, which both sides read: exact counts are attributes only.
+    counts = {"n_matched": n_matched, "n_unique": seed.n_unique, "n_users": n_users}
     if n_matched < minimum:
         raise SeedError(
-            f"{n_matched:,} of {seed.n_unique:,} seed users are known to the model; at least {minimum:,} must be.",
+            f"Fewer than {minimum:,} seed users, the minimum, are known to the model.",
             remedy="Give a larger seed, check that both sides use the same ids, or lower the minimum.",
             status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
-            n_matched=n_matched,
+            **counts,
         )
-    needed = max(100, n_matched / 10)
-    if n_users - n_matched < needed:
+    if n_users - n_matched < max(100, n_matched / 10):
         raise SeedError(
-            f"The seed covers the population: {n_users - n_matched:,} of {n_users:,} users are not in it, and at "
-            f"least {int(needed):,} are needed to tell it apart.",
+            "The seed covers the population: too few users are not in it to tell it apart.",
             remedy="Give a smaller seed.",
             status_code=StatusCode.SEED_COVERS_POPULATION,
-            n_matched=n_matched,
+            **counts,
         )
 
 
