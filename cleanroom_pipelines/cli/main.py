@@ -12,8 +12,10 @@ from typing import Any
 
 import click
 
+from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
+from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
 
 _FILE = click.Path(path_type=Path)
@@ -41,7 +43,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-cleanroom.add_command(benchmark)
+for group in (account, audit, benchmark, bucket, collaboration, template):
+    cleanroom.add_command(group)
 
 
 @cleanroom.command()
@@ -63,6 +66,18 @@ def dev(port: int, host: str) -> None:
     from cleanroom_pipelines.cli.developing import start_dagster
 
     start_dagster(host, port)
+
+
+@cleanroom.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8723, show_default=True, help="Port; 0 for a free one.")
+@click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
+def serve(host: str, port: int, no_worker: bool) -> None:
+    """Serve the HTTP ways in and do what they ask for; prints the URL when ready."""
+    from cleanroom_pipelines.execution.installation import Installation
+    from cleanroom_pipelines.serving.starting import serve as start
+
+    start(Installation.from_environment(), host, port, worker=not no_worker, on_ready=click.echo)
 
 
 @cleanroom.command()

@@ -20,6 +20,8 @@ from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
 from cleanroom_pipelines.storage.artifacts import check_store_url
+from cleanroom_pipelines.storage.audit import AuditLog
+from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 
 T = TypeVar("T")
 
@@ -43,6 +45,11 @@ class Settings:
             for, at least 1; below 25 a seed is hardly a crowd, and reports say so.
         notify: CLEANROOM_NOTIFY: a URL that gets a POST, or a command, when work ends.
         retention_days: CLEANROOM_RETENTION_DAYS: how long superseded versions stay.
+        encryption: CLEANROOM_ENCRYPTION: `volume` states that home and temporary space lie on an encrypted volume.
+        requests_per_second: CLEANROOM_REQUESTS_PER_SECOND: what the server lets an account ask, on average.
+        max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: generation jobs of an account that have not ended.
+        max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind an account may make over HTTP.
+        max_upload_bytes: CLEANROOM_MAX_UPLOAD, such as 1GB: the largest object the server takes.
     """
 
     home: Path
@@ -55,6 +62,11 @@ class Settings:
     seed_floor: int = 25
     notify: str | None = None
     retention_days: float = 30.0
+    encryption: str | None = None
+    requests_per_second: float = 200.0
+    max_unfinished_jobs: int = 100
+    max_resources: int = 10_000
+    max_upload_bytes: int = 10**9
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -78,6 +90,11 @@ class Settings:
             seed_floor=_read(values, "CLEANROOM_SEED_FLOOR", _positive) or 25,
             notify=values.get("CLEANROOM_NOTIFY") or None,
             retention_days=30.0 if (days := _read(values, "CLEANROOM_RETENTION_DAYS", _days)) is None else days,
+            encryption=_read(values, "CLEANROOM_ENCRYPTION", _encryption),
+            requests_per_second=_read(values, "CLEANROOM_REQUESTS_PER_SECOND", _positive) or 200.0,
+            max_unfinished_jobs=_read(values, "CLEANROOM_MAX_UNFINISHED_JOBS", _positive) or 100,
+            max_resources=_read(values, "CLEANROOM_MAX_RESOURCES", _positive) or 10_000,
+            max_upload_bytes=_read(values, "CLEANROOM_MAX_UPLOAD", parse_bytes) or 10**9,
         )
 
 
@@ -131,6 +148,22 @@ class Installation:
     def vault(self) -> SeedVault:
         """The seeds of jobs that have not ended."""
         return SeedVault(self.home, self.key)
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Every account's buckets, local and registered."""
+        return Buckets(self.home, self._registered_bucket)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.home.audit, self.key, self.clock)
+
+    def _registered_bucket(self, name: str) -> RegisteredBucket | None:
+        found = self.catalog.bucket(name)
+        if found is None:
+            return None
+        return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     @property
     def engine_settings(self) -> EngineSettings:
@@ -194,6 +227,12 @@ def _days(text: str) -> float:
     if not (math.isfinite(days) and 0 <= days <= 36_500):
         raise ValueError("out of range")
     return days
+
+
+def _encryption(text: str) -> str:
+    if text != "volume":
+        raise ValueError("unknown word")
+    return text
 
 
 def _size_profile(text: str) -> str:

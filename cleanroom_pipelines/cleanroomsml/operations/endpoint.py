@@ -30,7 +30,7 @@ class Endpoint:
         buckets: Whose bucket is whose.
         new_uuid: Gives a fresh UUID in lower case.
         is_encrypted: Whether the operator has stated that home and temporary space lie on an encrypted volume.
-        max_open_jobs: Quota of generation jobs that an account may have pending or under way.
+        max_unfinished_jobs: Quota of generation jobs that an account may have pending or under way.
         max_resources: Quota of resources of one kind that an account may have.
     """
 
@@ -39,7 +39,7 @@ class Endpoint:
     buckets: Buckets
     new_uuid: Callable[[], str]
     is_encrypted: bool = False
-    max_open_jobs: int = 100
+    max_unfinished_jobs: int = 100
     max_resources: int = 10_000
 
 

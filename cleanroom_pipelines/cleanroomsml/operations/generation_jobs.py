@@ -55,8 +55,8 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     is_guest = not is_own(caller, parts)
     if is_guest:
         _check_policy(endpoint, caller, parameters, parts)
-    if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_open_jobs:
-        raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_open_jobs)
+    if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
+        raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
     own_words = {
         "name": parameters["name"],
         "description": parameters.get("description"),

@@ -1,0 +1,142 @@
+"""`cleanroom serve`: the server, and the worker beside it.
+
+Lives here: putting the parts of the server together, running it, and a child process that does pending work.
+Add here when the server is started with another option.
+Keep out: answering requests (`gateway.py`) and the work itself (`execution`).
+"""
+
+import logging
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+from cleanroom_pipelines.cleanroomsml.operations import Endpoint
+from cleanroom_pipelines.cleanroomsml.signing import Key
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.parties import open_access_key
+from cleanroom_pipelines.serving.bucket_files import BucketFiles
+from cleanroom_pipelines.serving.callers import Doorkeeper
+from cleanroom_pipelines.serving.gateway import Gateway
+from cleanroom_pipelines.serving.limits import RateLimit
+from cleanroom_pipelines.serving.lookalike_api import LookalikeApi
+
+_LOG = logging.getLogger(__name__)
+_SECONDS_TO_END = 30
+_SECONDS_TO_RESTART = 2.0
+
+
+def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gateway:
+    """The application on an installation.
+
+    Args:
+        installation: Where.
+        is_strict: Hold every output against its shape; for tests.
+
+    Raises:
+        ConfigurationError: What the API needs is not installed.
+    """
+    settings = installation.settings
+
+    def find_key(key_id: str) -> Key | None:
+        found = installation.catalog.access_key(key_id)
+        if found is None:
+            return None
+        return Key(found.id, found.account_id, open_access_key(installation, found), found.disabled)
+
+    door = Doorkeeper(find_key, installation.audit, installation.clock, RateLimit(settings.requests_per_second))
+    endpoint = Endpoint(
+        catalog=installation.catalog,
+        home=installation.home,
+        buckets=installation.buckets,
+        new_uuid=_new_uuid,
+        is_encrypted=settings.encryption == "volume",
+        max_unfinished_jobs=settings.max_unfinished_jobs,
+        max_resources=settings.max_resources,
+    )
+    files = BucketFiles(installation.buckets, door, installation.home.scratch, settings.max_upload_bytes)
+    return Gateway(LookalikeApi(endpoint, door, is_strict), files, _new_uuid)
+
+
+def serve(
+    installation: Installation, host: str, port: int, *, worker: bool, on_ready: Callable[[str], None]
+) -> None:
+    """Serve until the process is asked to stop.
+
+    Args:
+        installation: Where.
+        host: Address to listen on.
+        port: Port; 0 for a free one.
+        worker: Whether to do pending work in a child process too.
+        on_ready: Told the URL as soon as requests are answered.
+    """
+    import uvicorn
+
+    gateway = make_gateway(installation)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            gateway,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,  # the audit log has every request, and no data
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+            h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
+            ws="none",
+        )
+    )
+    told = Thread(target=_tell_when_ready, args=(server, host, on_ready), daemon=True)
+    told.start()
+    try:
+        with _worker() if worker else suppress():
+            server.run()
+    finally:
+        installation.audit.close()
+
+
+def _tell_when_ready(server, host: str, on_ready: Callable[[str], None]) -> None:  # type: ignore[no-untyped-def]
+    while not server.started:
+        if server.should_exit:
+            return
+        Event().wait(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+@contextmanager
+def _worker() -> Iterator[None]:
+    """A child process that does pending work; started again if it dies, ended with the server."""
+    ended = Event()
+    command = [sys.executable, "-m", "cleanroom_pipelines.execution.serving_worker"]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE)]
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            if children[0].poll() is not None:
+                _LOG.warning("The worker ended; another one is started.")
+                if ended.wait(_SECONDS_TO_RESTART):
+                    return
+                children[0] = subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    watcher = Thread(target=watch, name="worker watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        children[0].send_signal(signal.SIGTERM)
+        try:
+            children[0].wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            children[0].kill()
+            children[0].wait()
+
+
+def _new_uuid() -> str:
+    return str(uuid.uuid4())
