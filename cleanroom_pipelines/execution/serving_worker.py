@@ -1,0 +1,157 @@
+"""The worker of `cleanroom serve`: does what is pending until it is told to stop.
+
+Lives here: the loop, and how signals end it.
+Add here when the worker must look for something else.
+Keep out: what the work is (running.py, deleting.py), declared refreshes and the inbox, which are the daemon's.
+
+`python -m cleanroom_pipelines.execution.serving_worker` is the process that `serve` starts: its settings come by
+the environment, and it ends when its parent does. SIGTERM gives back what is under way after the shard at hand, so
+that it is pending again at once; after SIGKILL it is when its lease has run out. Dagster replaces the handlers of
+signals while a run goes on, and drops one that comes as the run ends; the wake-up descriptor is told of all.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import dagster as dg
+
+from cleanroom_pipelines.execution.dagster_home import dagster_instance
+from cleanroom_pipelines.execution.deleting import delete_pending
+from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import beating, load_repository, run_pending
+from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
+from cleanroom_pipelines.execution.work import without_data_of
+
+_LOG = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# How often it looks for silent runs and for what nobody asked it to do.
+_ROUND_SECONDS = 5.0
+# How often it looks at each job of the inbox, and tries again what it could not begin.
+_LONG_ROUND_SECONDS = 60.0
+
+
+def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, poll_seconds: float = 1.0) -> None:
+    """Do all pending work and deletions of a home as they come, until told to stop.
+
+    Beside a daemon or another worker nothing is done twice; what fails here, such as a database that does not
+    answer, is logged and tried again. In the main thread SIGTERM and SIGINT stop it too, in the midst of work.
+
+    Args:
+        installation: Where; the assets open the one that the environment names.
+        stop: Asked at every look and between two pieces of work.
+        poll_seconds: How often it looks for new work.
+    """
+    load_repository()  # seconds, which nobody should wait for
+    worker = f"serve-{installation.token_hex(6)}"
+    with (
+        _heeding_signals() as signalled,
+        dagster_instance(installation) as instance,
+        beating(installation, worker),
+    ):
+        rounds = _Rounds(installation, instance, worker, lambda: signalled.is_set() or stop())
+        while not rounds.should_stop():
+            try:
+                rounds.turn()
+            except KeyboardInterrupt:
+                if not signalled.is_set():
+                    raise
+            except Exception as error:
+                _LOG.warning("%s The worker goes on.", without_data_of(error))
+            signalled.wait(poll_seconds)
+
+
+class _Rounds:
+    """What one worker remembers between its looks."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        instance: dg.DagsterInstance,
+        worker: str,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.should_stop = should_stop
+        self._installation = installation
+        self._instance = instance
+        self._worker = worker
+        self._passed_over = set[str]()
+        self._next_round = self._next_long_round = 0.0
+
+    def turn(self) -> None:
+        """Look for work and do what there is."""
+        installation, instance = self._installation, self._instance
+        if time.monotonic() >= self._next_long_round:
+            self._passed_over.clear()
+            recover_drops(installation)
+            settle_all_drops(installation)
+            self._next_long_round = time.monotonic() + _LONG_ROUND_SECONDS
+        if time.monotonic() >= self._next_round:
+            supervise(installation, instance)
+            fail_runs_that_never_appeared(installation, instance)
+            delete_pending(installation, instance)
+            self._next_round = time.monotonic() + _ROUND_SECONDS
+        elif installation.catalog.deletions(limit=1):
+            delete_pending(installation, instance)
+        if any(version.run_key not in self._passed_over for version in installation.catalog.ready()):
+            run_pending(
+                installation,
+                instance,
+                worker=self._worker,
+                should_stop=self.should_stop,
+                passed_over=self._passed_over,
+            )
+
+
+@contextmanager
+def _heeding_signals() -> Iterator[threading.Event]:
+    """Set an event when the process is told to end; outside of the main thread nothing sets it."""
+    signalled = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield signalled
+        return
+
+    def heed(_number: int, _frame: FrameType | None) -> None:
+        signalled.set()
+
+    def watch() -> None:
+        while told := ours.recv(64):
+            if set(told) & {int(number) for number in _SIGNALS}:
+                signalled.set()
+
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    descriptor_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    for number in _SIGNALS:
+        signal.signal(number, heed)
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield signalled
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor_before)
+        theirs.close()
+        thread.join()
+        ours.close()
+
+
+def main() -> None:
+    """Work on the installation that the environment names, until a signal or the end of the parent."""
+    os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    parent = os.getppid()
+    work_until_stopped(Installation.from_environment(), lambda: os.getppid() != parent)
+
+
+if __name__ == "__main__":
+    main()
