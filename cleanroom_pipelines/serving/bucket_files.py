@@ -26,7 +26,8 @@ from cleanroom_pipelines.errors import NotFoundError, SeedError
 from cleanroom_pipelines.serving.callers import Doorkeeper, Trail
 from cleanroom_pipelines.serving.lookalike_api import as_api_error
 from cleanroom_pipelines.serving.requests import Reply, Request
-from cleanroom_pipelines.storage.buckets import BucketError, Buckets, ObjectPlace
+from cleanroom_pipelines.storage.buckets import Buckets, ObjectPlace
+from cleanroom_pipelines.storage.objects import BucketError
 
 PREFIX = "/_cleanroom/buckets/"
 _NOTHING = hashlib.sha256(b"").hexdigest()

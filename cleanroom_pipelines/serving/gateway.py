@@ -1,6 +1,6 @@
 """The ASGI application: bytes in, bytes out.
 
-Lives here: reading requests within their limits, handing them to the way in that their path names, sending answers.
+Lives here: reading requests within their limits, handing each to the way in that its path names, answering.
 Add here when another way in is served.
 Keep out: what requests mean, and starting the server (`starting.py`).
 """

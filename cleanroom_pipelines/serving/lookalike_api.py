@@ -15,7 +15,7 @@ from cleanroom_pipelines.cleanroomsml.operations import OPERATIONS, Endpoint
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.serving.callers import Doorkeeper, Trail
 from cleanroom_pipelines.serving.requests import Reply, Request
-from cleanroom_pipelines.storage.buckets import BucketForbiddenError
+from cleanroom_pipelines.storage.objects import BucketForbiddenError
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class LookalikeApi:
 
 
 def as_api_error(raised: Exception) -> ApiError:
-    """What an exception becomes for a client; a defect of ours leaves its class in the server's log, not its text."""
+    """What an exception becomes for a client; of a defect of ours the server's log gets the class, not the text."""
     if isinstance(raised, ApiError):
         return raised
     if isinstance(raised, BucketForbiddenError):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from threading import Event, Thread
 
 from cleanroom_pipelines.cleanroomsml.operations import Endpoint
@@ -93,7 +93,7 @@ def serve(
     told = Thread(target=_tell_when_ready, args=(server, host, on_ready), daemon=True)
     told.start()
     try:
-        with _worker() if worker else suppress():
+        with _worker() if worker else nullcontext():
             server.run()
     finally:
         installation.audit.close()
@@ -112,8 +112,7 @@ def _tell_when_ready(server, host: str, on_ready: Callable[[str], None]) -> None
 def _worker() -> Iterator[None]:
     """A child process that does pending work; started again if it dies, ended with the server."""
     ended = Event()
-    command = [sys.executable, "-m", "cleanroom_pipelines.execution.serving_worker"]
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE)]
+    children = [_start_worker()]
 
     def watch() -> None:
         while not ended.wait(0.2):
@@ -121,7 +120,7 @@ def _worker() -> Iterator[None]:
                 _LOG.warning("The worker ended; another one is started.")
                 if ended.wait(_SECONDS_TO_RESTART):
                     return
-                children[0] = subprocess.Popen(command, stdin=subprocess.PIPE)
+                children[0] = _start_worker()
 
     watcher = Thread(target=watch, name="worker watch", daemon=True)
     watcher.start()
@@ -136,6 +135,12 @@ def _worker() -> Iterator[None]:
         except subprocess.TimeoutExpired:
             children[0].kill()
             children[0].wait()
+
+
+def _start_worker() -> subprocess.Popen[bytes]:
+    # Its standard input ends when this process does, however that happens: then it stops too.
+    command = [sys.executable, "-m", "cleanroom_pipelines.execution.serving_worker"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
 
 
 def _new_uuid() -> str:
