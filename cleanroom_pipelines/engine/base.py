@@ -27,11 +27,13 @@ class EngineSettings:
         threads: Worker threads, at least 1. None: one per core.
         scratch: Existing directory for spill files, encrypted with a key that dies with the process.
             None: the system's temporary directory.
+        scratch_bytes: Upper bound of the spill files together. None: most of the disk that is free.
     """
 
     memory_bytes: int | None = None
     threads: int | None = None
     scratch: Path | None = None
+    scratch_bytes: int | None = None
 
 
 class Engine(Protocol):

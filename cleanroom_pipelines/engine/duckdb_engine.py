@@ -29,6 +29,8 @@ _MAX_LINE_BYTES = 10_000_000
 _NO_DELIMITER = "\x01"
 
 _DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG), "max_temp_directory_size")
+# DuckDB 2.0 encrypts no spill file without an extension that is not there; it says so when it needs the first one.
+_CANNOT_SPILL = "read-only crypto module"
 # DuckDB's own names of errors as their texts begin, for those that reach us through Arrow.
 _CAUSES = {
     "Conversion": "ConversionException",
@@ -63,11 +65,15 @@ class DuckDBEngine:
         set_("memory_limit", f"{settings.memory_bytes or _default_memory_bytes()}B")
         set_("threads", settings.threads or os.cpu_count() or 1)
         set_("temp_directory", str(self._scratch))
+        if settings.scratch_bytes is not None:
+            set_("max_temp_directory_size", f"{settings.scratch_bytes}B")
         set_("temp_file_encryption", True)
         set_("TimeZone", "UTC")
         set_("python_enable_replacements", False)
         set_("autoinstall_known_extensions", False)
         set_("autoload_known_extensions", False)
+        # With it, TRY_CAST over a text file's column drops the rows that it should make NULL (duckdb#23818).
+        set_("disabled_optimizers", "type_pushdown")
         # The order matters: paths first, then the door is closed, then the lock thrown.
         set_("allowed_directories", [str(path) for path in self._allowed if path.is_dir()])
         set_("allowed_paths", [str(path) for path in self._allowed if not path.is_dir()])
@@ -190,6 +196,8 @@ def _translated(error: Exception) -> EngineError | StorageFullError:
     cause = type(error).__name__
     if not isinstance(error, duckdb.Error):
         cause = _CAUSES.get(text.split(" Error: ", 1)[0], cause)
+    if _CANNOT_SPILL in text:
+        cause = "OutOfMemoryException"
     if cause == "OutOfMemoryException":
         return EngineError(
             "The engine ran out of memory.",
