@@ -69,7 +69,7 @@ class LookalikeApi:
 
 
 def as_api_error(raised: Exception) -> ApiError:
-    """What an exception becomes for a client; of a defect of ours the server's log gets the class, not the text."""
+    """What an exception becomes for a client; of our own defects the server's log gets the class alone."""
     if isinstance(raised, ApiError):
         return raised
     if isinstance(raised, BucketForbiddenError):
