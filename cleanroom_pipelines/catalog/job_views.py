@@ -9,9 +9,10 @@ Keep out: whether it may start one (the way in evaluates policies), and the job 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, exists, or_, select, text, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, select, text, tuple_, union_all
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.deletion import Deletion
@@ -84,31 +85,30 @@ class JobViews(Deletion):
             UsageError: The limit or the token cannot be used.
         """
         check_page(limit)
-        own = select(ResourceRow.created_at, ResourceRow.id).where(
-            ResourceRow.kind == Kind.GENERATION_JOB,
-            ResourceRow.account_id == account_id,
-            ResourceRow.region == region,
+        own = select(GenerationJobRow.created_at, GenerationJobRow.id).where(
+            GenerationJobRow.kind == Kind.GENERATION_JOB,
+            GenerationJobRow.account_id == account_id,
+            GenerationJobRow.region == region,
         )
-        started = select(JobViewRow.created_at, JobViewRow.job_id.label("id")).where(
-            JobViewRow.account_id == account_id, JobViewRow.region == region
+        started = (
+            select(JobViewRow.created_at, JobViewRow.job_id)
+            .join(GenerationJobRow, GenerationJobRow.id == JobViewRow.job_id)
+            .where(JobViewRow.account_id == account_id, JobViewRow.region == region)
         )
-        both = union_all(own, started).subquery()
-        query = (
-            select(GenerationJobRow, JobViewRow)
-            .join(both, both.c.id == GenerationJobRow.id)
-            .outerjoin(JobViewRow, JobViewRow.job_id == GenerationJobRow.id)
-        )
+        wanted: list[ColumnElement[bool]] = []
         if configured_audience_model_id is not None:
-            query = query.where(GenerationJobRow.configured_audience_model_id == configured_audience_model_id)
+            wanted.append(GenerationJobRow.configured_audience_model_id == configured_audience_model_id)
         if collaboration_id is not None:
-            query = query.where(GenerationJobRow.collaboration_id == collaboration_id)
-        if after is not None:
-            query = query.where(tuple_(both.c.created_at, both.c.id) > tuple_(*read_token(after)))
+            wanted.append(GenerationJobRow.collaboration_id == collaboration_id)
         with self._read() as session:
-            rows = session.execute(query.order_by(both.c.created_at, both.c.id).limit(limit + 1)).all()
-            seen = [_seen(job, view, account_id) for job, view in rows[:limit]]
-        items = tuple(each for each in seen if each is not None)
-        return SeenJobs(items, make_token(items[-1].job) if len(rows) > limit else None)
+            keys, token = _merged(session, own.where(*wanted), started.where(*wanted), limit=limit, after=after)
+            rows = session.execute(
+                select(GenerationJobRow, JobViewRow)
+                .outerjoin(JobViewRow, JobViewRow.job_id == GenerationJobRow.id)
+                .where(GenerationJobRow.id.in_(keys))
+            )
+            seen = {job.id: _seen(job, view, account_id) for job, view in rows}
+        return SeenJobs(tuple(one for key in keys if (one := seen.get(key)) is not None), token)
 
     def delete_seen_job(self, job_id: str, account_id: str, region: str | None = None) -> None:
         """Delete a job for one of its accounts; neither can keep the other from it.
@@ -190,22 +190,20 @@ class JobViews(Deletion):
             UsageError: The limit or the token cannot be used.
         """
         check_page(limit)
-        has_copy = exists().where(
-            JobViewRow.job_id == ExportJobRow.generation_job_id, JobViewRow.account_id == account_id
+        every = select(ExportJobRow.created_at, ExportJobRow.id).where(
+            ExportJobRow.kind == Kind.EXPORT_JOB, ExportJobRow.region == region
         )
-        is_visible = or_(
-            ExportJobRow.account_id == account_id, and_(ExportJobRow.started_by == account_id, has_copy)
-        )
-        query = select(ExportJobRow).where(ExportJobRow.region == region, is_visible)
         if generation_job_id is not None:
-            query = query.where(ExportJobRow.generation_job_id == generation_job_id)
-        if after is not None:
-            key = tuple_(ExportJobRow.created_at, ExportJobRow.id)
-            query = query.where(key > tuple_(*read_token(after)))
+            every = every.where(ExportJobRow.generation_job_id == generation_job_id)
+        own = every.where(ExportJobRow.account_id == account_id)
+        started = every.join(JobViewRow, JobViewRow.job_id == ExportJobRow.generation_job_id).where(
+            JobViewRow.account_id == account_id, ExportJobRow.started_by == account_id
+        )
         with self._read() as session:
-            rows = session.scalars(query.order_by(ExportJobRow.created_at, ExportJobRow.id).limit(limit + 1)).all()
-            items = tuple(_seen_export(row, account_id) for row in rows[:limit])
-        return Page(items, make_token(items[-1]) if len(rows) > limit else None)
+            keys, token = _merged(session, own, started, limit=limit, after=after)
+            rows = session.scalars(select(ExportJobRow).where(ExportJobRow.id.in_(keys)))
+            seen = {row.id: _seen_export(row, account_id) for row in rows}
+        return Page(tuple(seen[key] for key in keys if key in seen), token)
 
 
 def add_view(session: Session, job: ResourceRow, starter: Starter) -> None:
@@ -252,6 +250,24 @@ def lock_job_names(session: Session, region: str, *account_ids: str) -> None:
         digest = hashlib.sha256(f"job names {account_id} {region}".encode()).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def _merged(
+    session: Session, *sides: Select[datetime, str], limit: int, after: str | None
+) -> tuple[list[str], str | None]:
+    """A page of several listings together: the ids in order, and the token if more follow.
+
+    Each side ends after a page by itself, from an index; over all at once the database would sort everything.
+    """
+    pages = []
+    for side in sides:
+        place = tuple(side.selected_columns)
+        page = side if after is None else side.where(tuple_(*place) > tuple_(*read_token(after)))
+        pages.append(select(page.order_by(*place).limit(limit + 1).subquery()))
+    both = union_all(*pages).subquery()
+    found = session.execute(select(*both.c).order_by(*both.c).limit(limit + 1)).all()
+    token = make_token(*found[limit - 1]) if len(found) > limit else None
+    return [key for _, key in found[:limit]], token
 
 
 def _seen(job: ResourceRow, view: JobViewRow | None, account_id: str) -> SeenJob | None:

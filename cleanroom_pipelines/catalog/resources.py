@@ -189,7 +189,7 @@ class Resources(Database):
         with self._read() as session:
             rows = session.scalars(query.order_by(row_type.created_at, row_type.id).limit(limit + 1)).all()
             items = tuple(resource_record(row) for row in rows[:limit])
-        return Page(items, make_token(items[-1]) if len(rows) > limit else None)
+        return Page(items, make_token(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
 
     def versions(self, kind: Kind, resource_id: str, account_id: str | None = None) -> tuple[Version, ...]:
         """All versions of a resource, from the first to the newest.
@@ -357,9 +357,9 @@ def check_page(limit: int) -> None:
         raise UsageError("The page size is out of range.", remedy=f"Give 1 to {_MAX_PAGE}.")
 
 
-def make_token(last: Resource) -> str:
+def make_token(created_at: datetime, resource_id: str) -> str:
     """The token that continues a listing after a resource."""
-    return base64.urlsafe_b64encode(f"{last.created_at.isoformat()} {last.id}".encode()).decode()
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {resource_id}".encode()).decode()
 
 
 def read_token(token: str) -> tuple[datetime, str]:

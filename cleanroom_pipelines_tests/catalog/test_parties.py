@@ -1,0 +1,255 @@
+"""Contract: an account, a collaboration, a template and a bucket are made once, under a name that is free, by and
+for accounts that exist; a key opens nothing once it or its account is disabled."""
+
+import pickle
+
+import pytest
+
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Account, Bucket, Catalog, Member
+from cleanroom_pipelines.catalog.names import is_uuid
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+
+from .building import SOME_DAY, Clock
+
+ALPHA, BETA = "111122223333", "444455556666"
+KEY_ID = "AKIA" + "ABCDEFGHIJKLMN27"
+
+
+@pytest.fixture
+def two(catalog: Catalog, clock: Clock) -> Catalog:
+    """A catalogue with the accounts alpha and beta."""
+    catalog.create_account("alpha", ALPHA)
+    clock.turn(1)
+    catalog.create_account("beta", BETA)
+    clock.turn(1)
+    return catalog
+
+
+def test_accounts(two: Catalog) -> None:
+    assert two.account(ALPHA) == Account(ALPHA, "alpha", SOME_DAY, False)
+    assert [account.name for account in two.accounts()] == ["alpha", "beta"]
+    made = two.create_account("Körbe 🙂")
+    assert len(made.id) == 12
+    assert made.id.isdigit()
+    assert made.id != LOCAL_ACCOUNT
+    assert (two.account_named("alpha"), two.account_named(ALPHA), two.account_named(made.name)) == (
+        ALPHA,
+        ALPHA,
+        made.id,
+    )
+    for unknown in ("gamma", "999999999999"):
+        with pytest.raises(NotFoundError):
+            two.account_named(unknown)
+        with pytest.raises(NotFoundError):
+            two.account(unknown)
+
+
+@pytest.mark.parametrize(("name", "account_id", "reason"), [("alpha", None, "name"), ("gamma", ALPHA, "id")])
+def test_a_taken_account(two: Catalog, name: str, account_id: str | None, reason: str) -> None:
+    with pytest.raises(ConflictError) as caught:
+        two.create_account(name, account_id)
+    assert caught.value.attributes == {"reason": reason, "existing_id": ALPHA}
+    assert len(two.accounts()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "account_id"),
+    [
+        ("", None),
+        ("x" * 64, None),
+        (" ", None),
+        ("a\nb", None),
+        ("111111111111", None),
+        ("a", "1"),
+        ("a", "x" * 12),
+    ],
+)
+def test_an_account_that_cannot_be(catalog: Catalog, name: str, account_id: str | None) -> None:
+    with pytest.raises(UsageError):
+        catalog.create_account(name, account_id)
+    assert catalog.accounts() == ()
+
+
+def test_the_operators_account_needs_no_row_and_may_have_one(catalog: Catalog) -> None:
+    assert catalog.account_named(LOCAL_ACCOUNT) == LOCAL_ACCOUNT
+    catalog.register_bucket("operators", LOCAL_ACCOUNT)
+    with pytest.raises(NotFoundError):
+        catalog.add_access_key(LOCAL_ACCOUNT, KEY_ID, "sealed")
+    catalog.create_account("operator", LOCAL_ACCOUNT)
+    catalog.add_access_key(LOCAL_ACCOUNT, KEY_ID, "sealed")
+    key = catalog.access_key(KEY_ID)
+    assert key is not None
+    assert key.account_id == LOCAL_ACCOUNT
+
+
+def test_access_keys(two: Catalog) -> None:
+    made = two.add_access_key(ALPHA, KEY_ID, "sealed")
+    assert made == two.access_key(KEY_ID)
+    assert (made.account_id, made.sealed_secret, made.disabled) == (ALPHA, "sealed", False)
+    assert "sealed" not in repr(made)
+    assert two.access_key("AKIA" + "A" * 16) is None
+    other = two.add_access_key(ALPHA, "AKIA" + "B" * 16, "sealed")
+    assert [key.id for key in two.access_keys(ALPHA)] == sorted([KEY_ID, other.id])
+    assert two.access_keys(BETA) == ()
+    for again in (ALPHA, BETA):
+        with pytest.raises(ConflictError):
+            two.add_access_key(again, KEY_ID, "other")
+    two.disable_access_key(KEY_ID)
+    two.disable_access_key(KEY_ID)
+    assert [key.disabled for key in two.access_keys(ALPHA)] == [True, False]
+    for wrong in ("AKIA" + "A" * 15, "AKIA" + "a" * 16, "AKIA" + "1" * 16, "ASIA" + "A" * 16):
+        with pytest.raises(UsageError):
+            two.add_access_key(ALPHA, wrong, "sealed")
+    with pytest.raises(NotFoundError):
+        two.disable_access_key("AKIA" + "C" * 16)
+    with pytest.raises(NotFoundError):
+        two.access_keys("999999999999")
+
+
+def test_a_disabled_account_disables_its_keys(two: Catalog) -> None:
+    two.add_access_key(ALPHA, KEY_ID, "sealed")
+    assert two.set_account_disabled(ALPHA, True).disabled
+    assert two.access_keys(ALPHA)[0].disabled
+    key = two.access_key(KEY_ID)
+    assert key is not None
+    assert key.disabled
+    two.set_account_disabled(ALPHA, False)
+    assert two.account(ALPHA).disabled is False
+    assert two.access_keys(ALPHA)[0].disabled is False
+    with pytest.raises(NotFoundError):
+        two.set_account_disabled("999999999999", True)
+
+
+def test_collaborations(two: Catalog) -> None:
+    made = two.create_collaboration("retail", [BETA, ALPHA])
+    assert is_uuid(made.id)
+    assert made.members == (Member(BETA, True), Member(ALPHA, True))
+    assert two.collaboration(made.id) == made
+    assert two.collaboration("nowhere") is None
+    assert two.collaborations() == two.collaborations(ALPHA) == (made,)
+    assert two.collaborations(LOCAL_ACCOUNT) == ()
+    left = two.set_membership(made.id, ALPHA, False)
+    assert (left.has_active(ALPHA), left.has_active(BETA), left.has_active(LOCAL_ACCOUNT)) == (False, True, False)
+    assert two.collaboration(made.id) == left
+    assert two.collaborations(ALPHA) == (left,)
+    assert two.set_membership(made.id, ALPHA, True) == made
+    for collaboration, account in ((made.id, LOCAL_ACCOUNT), ("nowhere", ALPHA)):
+        with pytest.raises(NotFoundError):
+            two.set_membership(collaboration, account, False)
+    with pytest.raises(ConflictError):
+        two.create_collaboration("retail", [ALPHA, BETA])
+
+
+def test_members_that_cannot_be(two: Catalog) -> None:
+    many = [two.create_account(f"a{n}").id for n in range(11)]
+    for members in ([], [ALPHA], [ALPHA, ALPHA], many):
+        with pytest.raises(UsageError):
+            two.create_collaboration("retail", members)
+    with pytest.raises(NotFoundError):
+        two.create_collaboration("retail", [ALPHA, "999999999999"])
+    assert two.collaborations() == ()
+    assert len(two.create_collaboration("ten", many[:10]).members) == 10
+    two.create_collaboration("with the operator", [ALPHA, LOCAL_ACCOUNT])
+
+
+def test_templates(two: Catalog) -> None:
+    made = two.add_template("buyers", ALPHA, "SELECT user_id\nFROM shop.buyers")
+    parts = made.arn.split(":")
+    assert parts[:5] == ["arn", "aws", "cleanrooms", "us-east-1", ALPHA]
+    _, membership, kind, template = parts[5].split("/")
+    assert kind == "analysistemplate"
+    assert is_uuid(membership)
+    assert is_uuid(template)
+    assert two.template(made.arn) == made
+    assert "shop" not in repr(made)
+    assert two.template("nowhere") is None
+    elsewhere = two.add_template("buyers", ALPHA, "SELECT 1", region="eu-west-1")
+    assert ":eu-west-1:" in elsewhere.arn
+    theirs = two.add_template("buyers", BETA, "SELECT 1")
+    assert set(two.templates(ALPHA)) == {made, elsewhere}
+    assert set(two.templates()) == {made, elsewhere, theirs}
+    with pytest.raises(ConflictError) as caught:
+        two.add_template("buyers", ALPHA, "SELECT secret")
+    assert "secret" not in str(caught.value)
+    for wrong in ("", "  ", "x" * 500_001, "SELECT '\0'", "SELECT '\ud800'"):
+        with pytest.raises(UsageError):
+            two.add_template("other", ALPHA, wrong)
+    with pytest.raises(UsageError, match="region"):
+        two.add_template("other", ALPHA, "SELECT 1", region="here")
+    with pytest.raises(NotFoundError):
+        two.add_template("other", "999999999999", "SELECT 1")
+
+
+def test_a_template_of_a_collaboration_is_an_active_members(two: Catalog) -> None:
+    collaboration = two.create_collaboration("retail", [BETA, ALPHA])
+    made = two.add_template("buyers", ALPHA, "SELECT 1", collaboration.id)
+    assert made.collaboration_id == collaboration.id
+    two.set_membership(collaboration.id, ALPHA, False)
+    for account, where in ((ALPHA, collaboration.id), (LOCAL_ACCOUNT, collaboration.id), (BETA, "nowhere")):
+        with pytest.raises(NotFoundError):
+            two.add_template("other", account, "SELECT 1", where)
+
+
+def test_buckets(two: Catalog, clock: Clock) -> None:
+    local = two.register_bucket("seeds.alpha-1", ALPHA)
+    assert local == Bucket("seeds.alpha-1", ALPHA, None, None, clock.now)
+    real = two.register_bucket("exports", BETA, "s3://real-bucket/a b/c", "partner")
+    assert two.bucket("exports") == real
+    assert (real.url, real.profile) == ("s3://real-bucket/a b/c", "partner")
+    assert two.bucket("nobody") is None
+    assert two.buckets() == (real, local)
+    assert two.buckets(ALPHA) == (local,)
+    for account in (ALPHA, BETA):
+        with pytest.raises(ConflictError):
+            two.register_bucket("exports", account)
+    with pytest.raises(NotFoundError):
+        two.register_bucket("other", "999999999999")
+    assert pickle.loads(pickle.dumps(real)) == real
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "ab",
+        "x" * 64,
+        "Upper",
+        "under_score",
+        "-a-",
+        "a..b",
+        "192.168.5.4",
+        "xn--abc",
+        "abc-s3alias",
+        "a/b",
+        "ä" * 5,
+    ],
+)
+def test_a_bucket_name_that_s3_refuses(two: Catalog, name: str) -> None:
+    with pytest.raises(UsageError):
+        two.register_bucket(name, ALPHA)
+    with pytest.raises(UsageError):
+        two.register_bucket("fine", ALPHA, f"s3://{name}")
+
+
+@pytest.mark.parametrize(
+    "real",
+    [
+        "",
+        "file:///etc",
+        "s3:/bucket",
+        "s3://bucket/../x",
+        "s3://bucket//x",
+        "s3://bucket/a\nb",
+        "S3://bucket",
+        "bucket",
+    ],
+)
+def test_a_bucket_url_that_cannot_be_used(two: Catalog, real: str) -> None:
+    with pytest.raises(UsageError):
+        two.register_bucket("fine", ALPHA, real)
+
+
+def test_a_profile_wants_a_url(two: Catalog) -> None:
+    with pytest.raises(UsageError, match="profile"):
+        two.register_bucket("fine", ALPHA, profile="partner")
+    two.register_bucket("fine", ALPHA, "s3://bucket/")

@@ -1,0 +1,156 @@
+"""Contract: a catalogue that an older version filled opens, with everything in it, and can be worked with."""
+
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+import cleanroom_pipelines.catalog as package
+from cleanroom_pipelines.catalog import (
+    LOCAL_ACCOUNT,
+    Catalog,
+    GenerationJob,
+    Kind,
+    RequestedSeed,
+    Status,
+    configured_at_start,
+    database,
+)
+from cleanroom_pipelines.catalog.database import HEAD_REVISION, VERSION_TABLE
+
+from .building import SEED_DIGEST, Builder, Clock, Numbered, export_spec, job_spec
+
+AT = "2026-02-01 10:00:00.000000+00:00"
+
+
+def migrations(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(package.__file__).parent / "migrations"))
+    config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+    return config
+
+
+def fill_first_schema(connection: Connection) -> None:
+    """A chain as 0001 held it: all ACTIVE, the job from the inbox with a kept seed, two exports."""
+    chain = [
+        ("d-000000000001", "training_dataset", None, ""),
+        ("m-000000000002", "audience_model", "d-000000000001", ""),
+        ("c-000000000003", "configured_audience_model", "m-000000000002", ""),
+        ("j-000000000004", "generation_job", "c-000000000003", ""),
+        ("e-000000000005", "export_job", "j-000000000004", "j-000000000004"),
+        ("e-000000000006", "export_job", "j-000000000004", "j-000000000004"),
+    ]
+    for key, kind, parent, scope in chain:
+        connection.execute(
+            text(
+                "INSERT INTO resources (id, kind, account_id, region, scope, name, parent_id, tags, status, "
+                "created_at, updated_at, declared, spec_digest, current_version) VALUES (:id, :kind, :account, "
+                "'us-east-1', :scope, :name, :parent, '{}', 'ACTIVE', :at, :at, :declared, 'd', 1)"
+            ),
+            {
+                "id": key,
+                "kind": kind,
+                "account": LOCAL_ACCOUNT,
+                "scope": scope,
+                "name": key[:1] + key[-1],
+                "parent": parent,
+                "at": AT,
+                "declared": True,
+            },
+        )
+        connection.execute(
+            text(
+                "INSERT INTO versions (resource_id, number, kind, status, cause, artifacts, parents, summary, "
+                "params, created_at, attempt, turn, progress, progress_stage, cancel_requested) VALUES "
+                "(:id, 1, :kind, 'ACTIVE', 'created', '{}', '[]', '{}', '{}', :at, 1, 0, 1.0, '', :no)"
+            ),
+            {"id": key, "kind": kind, "at": AT, "no": False},
+        )
+    size = '{"type": "PERCENTAGE", "value": 5}'
+    for statement in (
+        "INSERT INTO training_datasets (id, source, columns, users_columns, max_invalid_share) VALUES "
+        "('d-000000000001', 's', '[[\"u\", \"USER_ID\"], [\"i\", \"ITEM_ID\"]]', '[]', 0.05)",
+        "INSERT INTO audience_models (id) VALUES ('m-000000000002')",
+        "INSERT INTO configured_audience_models (id, sizes, output_url, min_matching_seed_size, share_metrics, "
+        f"share_explanation, export_format, child_tag_policy) VALUES ('c-000000000003', '[{size}]', 's3://b/o', "
+        "500, 'NONE', (1 = 0), 'jsonl', 'NONE')",
+        "INSERT INTO generation_jobs (id, inbox_model_id, seed_location, seed_digest, seed_name, seed_bytes, "
+        "seed_mode, keep_seed, export_size, origin, started_by) VALUES ('j-000000000004', 'c-000000000003', "
+        f"'kept/1', '{SEED_DIGEST}', 'spring', 9, 'excluded', (1 = 1), '\"largest\"', 'inbox', '{LOCAL_ACCOUNT}')",
+        f"INSERT INTO export_jobs (id, size, output_location) VALUES ('e-000000000005', '{size}', 's3://b/o/5')",
+        f"INSERT INTO export_jobs (id, size) VALUES ('e-000000000006', '{size}')",
+    ):
+        connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+@pytest.fixture
+def first_schema(empty_url: str) -> str:
+    """The URL of a catalogue that 0001 made and filled."""
+    opened = Catalog(empty_url, clock=Clock(), token_hex=Numbered())
+    engine = opened._current_engine().execution_options(**{database._WRITES: True})
+    with engine.connect() as connection, connection.begin():
+        command.upgrade(migrations(connection), "0001")
+        fill_first_schema(connection)
+    opened.close()
+    return empty_url
+
+
+def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock: Clock) -> None:
+    catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
+    for kind in Kind:
+        for record in catalog.list(kind).items:
+            assert record.status is Status.ACTIVE
+            assert len(catalog.versions(kind, record.id)) == 1
+            assert configured_at_start(catalog.newest_version(kind, record.id)) is None
+    (job,) = catalog.list(Kind.GENERATION_JOB).items
+    assert isinstance(job, GenerationJob)
+    assert (job.seed_location, job.seed_digest, job.seed_name, job.seed_bytes) == (
+        "kept/1",
+        SEED_DIGEST,
+        "spring",
+        9,
+    )
+    assert (job.keep_seed, job.export_size, job.origin, job.requested_seed) == (True, "largest", "inbox", None)
+    exports = catalog.list(Kind.EXPORT_JOB).items
+    assert [(export.started_by, export.output_location) for export in exports] == [
+        (LOCAL_ACCOUNT, "s3://b/o/5"),
+        (LOCAL_ACCOUNT, None),
+    ]
+    assert catalog.accounts() == catalog.buckets() == catalog.collaborations() == ()
+    with catalog._current_engine().connect() as connection:
+        assert database._found_revision(connection) == HEAD_REVISION
+    catalog.close()
+
+
+def test_it_can_be_worked_with_afterwards(first_schema: str, clock: Clock) -> None:
+    catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
+    builder = Builder(catalog, clock, declared=False)
+    wanted = RequestedSeed(role_arn="r", s3_uri="s3://b/k")
+    new = builder.create(job_spec("c-000000000003", seed_location=None, seed_digest=None, requested_seed=wanted))
+    builder.create(export_spec("j-000000000004", "another"))
+    builder.drain()
+    assert {job.id for job in catalog.list(Kind.GENERATION_JOB).items} == {"j-000000000004", new.id}
+    assert len(catalog.list(Kind.EXPORT_JOB, parent_id="j-000000000004").items) == 3
+    # The rules of the rebuilt table hold still: one drop, one job; and the job goes with all that is its.
+    catalog.request_delete(Kind.GENERATION_JOB, "j-000000000004")
+    catalog.begin_delete(Kind.GENERATION_JOB, "j-000000000004")
+    catalog.finish_delete(Kind.GENERATION_JOB, "j-000000000004")
+    with catalog._read() as session:
+        assert session.scalar(text("SELECT count(*) FROM generation_jobs")) == 1
+        assert session.scalar(text("SELECT count(*) FROM export_jobs")) == 0
+    catalog.close()
+
+
+def test_the_way_back(first_schema: str, clock: Clock) -> None:
+    catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
+    catalog.migrate()
+    engine = catalog._current_engine().execution_options(**{database._WRITES: True})
+    with engine.connect() as connection, connection.begin():
+        command.downgrade(migrations(connection), "0001")
+    catalog.close()
+    again = Catalog(first_schema, clock=clock, token_hex=Numbered())
+    (job,) = again.list(Kind.GENERATION_JOB).items
+    assert job.seed_digest == SEED_DIGEST
+    again.close()
