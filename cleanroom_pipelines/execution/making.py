@@ -35,6 +35,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
@@ -346,6 +347,7 @@ def _make_report(work: Work) -> Made:
 
     installation = work.installation
     job, configured, model = _family(installation, work)
+    job = fetch_requested_seed(installation, job)
     with installation.vault.opening(job.seed_location) as seed:
         report = validate_seed(seed, engine_settings=installation.engine_settings)
         documents: dict[str, Any] = {"report": report.as_dict()}

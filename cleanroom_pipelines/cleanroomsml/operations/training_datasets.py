@@ -1,10 +1,9 @@
 """Training datasets: a table of the caller's warehouse, and what its columns mean.
 
-Lives here: the four operations on them, and where a Glue table lies.
+Lives here: the four operations on them.
 Keep out: reading the table; the run that validates it does.
 """
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     times,
 )
 from cleanroom_pipelines.storage import Home
+from cleanroom_pipelines.storage.warehouse import table_of, warehouse_table
 from cleanroom_pipelines.tables.roles import Role
 
 _KIND: Final = Kind.TRAINING_DATASET
@@ -42,12 +42,13 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     schema = data["inputConfig"]["schema"]
     columns = tuple((column["columnName"], Role(column["columnTypes"][0])) for column in schema)
     _check_columns(columns)
+    source = warehouse_table(endpoint.home, caller.account_id, table["databaseName"], table["tableName"])
     record = endpoint.catalog.create_training_dataset(
         TrainingDatasetSpec(
             name=parameters["name"],
             description=parameters.get("description"),
             tags=parameters.get("tags", {}),
-            source=str(table_folder(endpoint.home, caller.account_id, table["databaseName"], table["tableName"])),
+            source=str(source),
             columns=columns,
             role_arn=parameters["roleArn"],
         ),
@@ -60,7 +61,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """GetTrainingDataset."""
     record = _find(endpoint, caller, parameters)
-    database, table = _table_of(endpoint.home, record)
+    database, table = _shown_table(endpoint.home, record)
     schema = [{"columnName": name, "columnTypes": [role.value]} for name, role in record.columns]
     source = {"glueDataSource": {"databaseName": database, "tableName": table, "catalogId": record.account_id}}
     return {
@@ -83,20 +84,6 @@ def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     return None
 
 
-def table_folder(home: Home, account_id: str, database: str, table: str) -> Path:
-    """Where an account's table lies; the wire has checked that both names are plain segments of a path.
-
-    Raises:
-        ApiError: A link in the warehouse leads out of it.
-    """
-    warehouse = home.accounts / account_id / "warehouse"
-    folder = warehouse / database / table
-    # What a name means must not depend on where a link of that name leads.
-    if Path(os.path.realpath(folder)) != Path(os.path.realpath(warehouse)) / database / table:
-        raise ApiError("AccessDeniedException", "The table does not lie in the account's warehouse.")
-    return folder
-
-
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> TrainingDataset:
     return endpoint.catalog.get(_KIND, own_arn(caller, parameters["trainingDatasetArn"], _KIND), caller.account_id)
 
@@ -111,12 +98,10 @@ def _summary(record: TrainingDataset) -> dict[str, object]:
     }
 
 
-def _table_of(home: Home, record: TrainingDataset) -> tuple[str, str]:
+def _shown_table(home: Home, record: TrainingDataset) -> tuple[str, str]:
     """Database and table; a source that the operator declared elsewhere gets names that a client can show."""
-    parts = Path(record.source).parts
-    if Path(record.source).is_relative_to(home.accounts / record.account_id / "warehouse"):
-        return parts[-2], parts[-1]
-    return "operator", slug(Path(record.source).stem)
+    source = Path(record.source)
+    return table_of(home, record.account_id, source) or ("operator", slug(source.stem))
 
 
 def _check_columns(columns: tuple[tuple[str, Role], ...]) -> None:
