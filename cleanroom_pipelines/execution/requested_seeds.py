@@ -11,7 +11,8 @@ from pathlib import Path
 from cleanroom_pipelines.catalog import GenerationJob, Kind, RequestedSeed
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.queries import check_query, run_query
+from cleanroom_pipelines.queries.checking import check_query
+from cleanroom_pipelines.queries.running import run_query
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
 from cleanroom_pipelines.storage.warehouse import warehouse_table
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from cleanroom_pipelines.cleanroomsml import wire
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, from_cleanroom_error
+from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
 from cleanroom_pipelines.cleanroomsml.model import operations
-from cleanroom_pipelines.cleanroomsml.operations import OPERATIONS, Endpoint
+from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.serving.callers import Doorkeeper, Trail
 from cleanroom_pipelines.serving.requests import Reply, Request

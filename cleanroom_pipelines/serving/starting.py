@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from threading import Event, Thread
 
-from cleanroom_pipelines.cleanroomsml.operations import Endpoint
+from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.cleanroomsml.signing import Key
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.parties import open_access_key
