@@ -5,15 +5,18 @@ Add here when the worker must look for something else.
 Keep out: what the work is (running.py, deleting.py), declared refreshes and the inbox, which are the daemon's.
 
 `python -m cleanroom_pipelines.execution.serving_worker` is the process that `serve` starts: its settings come by
-the environment, and it ends when its parent does. SIGTERM gives back what is under way after the shard at hand, so
-that it is pending again at once; after SIGKILL it is when its lease has run out. Dagster replaces the handlers of
-signals while a run goes on, and drops one that comes as the run ends; the wake-up descriptor is told of all.
+the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM gives back
+what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when its lease
+has run out. Dagster replaces the handlers of signals during a run, and drops one that comes as the run ends; the
+wake-up descriptor is told of all.
 """
 
 import logging
 import os
 import signal
 import socket
+import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,12 +148,25 @@ def _heeding_signals() -> Iterator[threading.Event]:
         ours.close()
 
 
+def _end_of_parent() -> threading.Event:
+    """Set when the other end of standard input is closed, if that is a pipe: however the parent ended."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 64):
+            pass
+        ended.set()
+
+    if sys.stdin and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        threading.Thread(target=watch, name="end of parent", daemon=True).start()
+    return ended
+
+
 def main() -> None:
     """Work on the installation that the environment names, until a signal or the end of the parent."""
     os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
-    parent = os.getppid()
-    work_until_stopped(Installation.from_environment(), lambda: os.getppid() != parent)
+    work_until_stopped(Installation.from_environment(), _end_of_parent().is_set)
 
 
 if __name__ == "__main__":
