@@ -559,11 +559,11 @@ def _shown(name: str) -> str:
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of two elements of one name most readers keep the last, some the first."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _RefusedError(_shown(twice), "Member must not be given twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RefusedError(_shown(key), "Member must not be given twice")
+        found[key] = value
     return found
 
 
