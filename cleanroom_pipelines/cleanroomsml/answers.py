@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from cleanroom_pipelines.catalog import CatalogUnavailableError
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, InputError, NotFoundError, UsageError
+from cleanroom_pipelines.storage.objects import BucketForbiddenError
 
 ErrorName = Literal[
     "ValidationException",
@@ -98,7 +99,7 @@ class Caller:
 
 
 Handler = Callable[[Caller, Mapping[str, Any]], Mapping[str, Any] | None]
-"""An operation: takes the caller and the checked parameters by the API's names, gives what the output shape has."""
+"""An operation: takes the caller and the checked parameters by the API's names, gives the output."""
 
 
 def from_cleanroom_error(error: CleanroomError) -> ApiError:
@@ -115,6 +116,8 @@ def from_cleanroom_error(error: CleanroomError) -> ApiError:
     reason = type(error).__name__
     if isinstance(error, UsageError | InputError):
         return ApiError("ValidationException", str(error), reason=reason)
+    if isinstance(error, BucketForbiddenError):
+        return ApiError("AccessDeniedException", str(error), reason=reason)
     if isinstance(error, NotFoundError):
         return ApiError("ResourceNotFoundException", str(error), reason=reason)
     if isinstance(error, ConflictError):
