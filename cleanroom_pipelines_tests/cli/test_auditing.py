@@ -1,0 +1,117 @@
+"""Contract: `cleanroom audit verify` ends with 0 and says the head to keep, or with 2 and says where the log was
+changed; `cleanroom audit show` prints entries, never what a forger put into the file as it stands."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cleanroom_pipelines.cli.auditing import audit
+from cleanroom_pipelines.errors import InputError, UsageError
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.storage.audit import AuditLog
+
+A, B = "111122223333", "444455556666"
+
+
+@pytest.fixture
+def log(installation: Installation) -> AuditLog:
+    times = iter(datetime(2026, 3, day, 12, tzinfo=UTC) for day in range(1, 28))
+    log = AuditLog(installation.home.audit, installation.key, lambda: next(times))
+    for account in (A, B, A):
+        log.write({"way": "api", "operation": "DeleteAudienceModel", "account": account, "resource": "model-1"})
+    log.close()
+    return log
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(audit, arguments)
+
+
+def test_a_whole_log(log: AuditLog) -> None:
+    ended = run("verify")
+    assert ended.exit_code == 0
+    assert "3 entries" in ended.output
+    head = ended.output.split()[-1]
+    assert head == str(log.verify().head)
+    assert run("verify", "--expect", head).exit_code == 0
+    assert json.loads(run("verify", "--json", "--expect", head).output) == {
+        "ok": True,
+        "n_entries": 3,
+        "problem": None,
+        "at": None,
+        "cut_off": [],
+        "head": head,
+    }
+
+
+def test_a_log_that_nobody_wrote(installation: Installation) -> None:
+    assert run("verify").output == "The audit log is whole: 0 entries.\n"
+    assert json.loads(run("verify", "--json").output)["head"] is None
+    assert run("show").output == ""
+    assert json.loads(run("show", "--json").output) == []
+
+
+def test_a_changed_log(log: AuditLog, installation: Installation) -> None:
+    file = installation.home.audit / "audit.jsonl"
+    file.write_text(file.read_text().replace(B, A))
+    ended = run("verify")
+    assert isinstance(ended.exception, InputError), "which the command turns into a sentence and exit code 2"
+    assert str(ended.exception).startswith("Entry 2 was altered or inserted. ")
+    ended = run("verify", "--json")
+    assert ended.exit_code == 2
+    verdict = json.loads(ended.output)
+    assert (verdict["ok"], verdict["at"], verdict["n_entries"]) == (False, 2, 1)
+
+
+def test_a_log_that_was_cut_back_with_its_heads(log: AuditLog, installation: Installation) -> None:
+    head = str(log.verify().head)
+    for name in ("audit.jsonl", "audit.head"):
+        file = installation.home.audit / name
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    assert run("verify").exit_code == 0
+    assert isinstance(run("verify", "--expect", head).exception, InputError)
+
+
+def test_an_append_that_was_cut_off(log: AuditLog, installation: Installation) -> None:
+    with (installation.home.audit / "audit.jsonl").open("a") as stream:
+        stream.write('{"sequence":4,')
+    ended = run("verify")
+    assert ended.exit_code == 0
+    assert "Before entry 4 an append was cut off" in ended.output
+
+
+@pytest.mark.parametrize("arguments", [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
+def test_wrong_usage_is_told(installation: Installation, arguments: tuple[str, ...]) -> None:
+    assert isinstance(run(*arguments).exception, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sequences"),
+    [
+        ((), [1, 2, 3]),
+        (("--account", A), [1, 3]),
+        (("--since", "2026-03-02"), [2, 3]),
+        (("--since", "2026-03-02T12:00:00Z"), [2, 3]),
+        (("--since", "2026-03-02T14:00:01+02:00"), [3]),
+        (("--account", B, "--since", "2026-03-03"), []),
+    ],
+)
+def test_what_is_shown(log: AuditLog, arguments: tuple[str, ...], sequences: list[int]) -> None:
+    shown = json.loads(run("show", "--json", *arguments).output)
+    assert [entry["sequence"] for entry in shown] == sequences
+    lines = run("show", *arguments).output.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [f"2026-03-0{day}T12:00:00.000Z" for day in sequences]
+    assert all("DeleteAudienceModel" in line and "model-1" in line for line in lines)
+
+
+def test_nothing_that_a_forger_wrote_reaches_the_terminal_as_it_is(
+    log: AuditLog, installation: Installation
+) -> None:
+    with (installation.home.audit / "audit.jsonl").open("a") as stream:
+        stream.write('{"operation":"\\u001b[2Jhidden\\nline","way":["\\u009b"],"time":7}\n[]\n')
+    ended = run("show")
+    assert ended.exit_code == 0
+    assert len(ended.output.splitlines()) == 4
+    assert all(character.isprintable() or character == "\n" for character in ended.output)
