@@ -55,9 +55,8 @@ class Overview(Database):
 
     def count_unfinished_jobs(self, account_id: str) -> int:
         """How many generation jobs that an account started, on whosever model, are pending or under way."""
-        query = select(func.count()).where(
-            GenerationJobRow.started_by == account_id, GenerationJobRow.status.in_(OPEN)
-        )
+        is_unfinished = and_(GenerationJobRow.started_by == account_id, GenerationJobRow.status.in_(OPEN))
+        query = select(func.count()).select_from(GenerationJobRow).where(is_unfinished)
         with self._read() as session:
             return session.scalar(query) or 0
 
