@@ -6,6 +6,7 @@ Add here when a rule looks at a resource's parent or siblings.
 Keep out: rules that a spec can tell by itself (`specs.py`) and versions after the first (`work.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -257,20 +258,20 @@ class Creation(Resources):
                 "A field of a configured audience model that cannot change was to be changed.",
                 remedy=f"Change only {', '.join(sorted(_UPDATABLE))}.",
             )
-        kind = Kind.CONFIGURED_AUDIENCE_MODEL
-        before = self.get(kind, resource_id, account_id, region)
-        spec = ConfiguredAudienceModelSpec(**(spec_values(before) | changes))  # type: ignore[arg-type]
-        return as_record(
-            ConfiguredAudienceModel,
-            self._change(
-                kind,
-                resource_id,
-                spec,
-                digest=spec_digest(spec),
-                cause=Cause.UPDATED,
-                parents_must_be_active=parents_must_be_active,
-            ),
+
+        def changed(row: ResourceRow) -> Spec:
+            values = spec_values(resource_record(row)) | changes
+            return ConfiguredAudienceModelSpec(**values)  # type: ignore[arg-type]
+
+        record = self._change(
+            Kind.CONFIGURED_AUDIENCE_MODEL,
+            resource_id,
+            changed,
+            place=(account_id, region),
+            cause=Cause.UPDATED,
+            parents_must_be_active=parents_must_be_active,
         )
+        return as_record(ConfiguredAudienceModel, record)
 
     def update_declared(self, kind: Kind, resource_id: str, spec: Spec, digest: str | None = None) -> Resource:
         """Carry a changed declaration out; a new version is made if the work depends on what changed.
@@ -286,42 +287,73 @@ class Creation(Resources):
             NotFoundError: There is no such resource or parent.
             ConflictError: It is being deleted.
         """
-        return self._change(kind, resource_id, spec, digest=digest or spec_digest(spec), cause=Cause.DECLARED)
+        if spec.kind is not kind:
+            raise UsageError(
+                f"The declaration is not of a {kind.words}.", remedy="Give it the same kind as before."
+            )
+        return self._change(kind, resource_id, lambda _: spec, digest=digest, cause=Cause.DECLARED)
 
     def _change(
         self,
         kind: Kind,
         resource_id: str,
-        spec: Spec,
+        changed: Callable[[ResourceRow], Spec],
         *,
-        digest: str,
         cause: Cause,
+        place: tuple[str | None, str | None] = (None, None),
+        digest: str | None = None,
         parents_must_be_active: bool = False,
     ) -> Resource:
-        if spec.kind is not kind:
-            raise UsageError(
-                f"The declaration is not of a {kind.words}.", remedy="Give it the same kind as before."
-            )
-        spec.validate()
-        self._check_seed_floor(spec)
+        for _ in range(3):
+            try:
+                return self._change_once(
+                    kind,
+                    resource_id,
+                    changed,
+                    cause=cause,
+                    place=place,
+                    digest=digest,
+                    parents_must_be_active=parents_must_be_active,
+                )
+            except ClashError:
+                continue  # somebody gave it another parent meanwhile
+        raise ClashError(f"The {kind.words} could not be changed.", remedy="Try again.")
+
+    def _change_once(
+        self,
+        kind: Kind,
+        resource_id: str,
+        make_spec: Callable[[ResourceRow], Spec],
+        *,
+        cause: Cause,
+        place: tuple[str | None, str | None],
+        digest: str | None,
+        parents_must_be_active: bool,
+    ) -> Resource:
         now = self._clock()
         with self._write() as session:
-            parent_of = find_resource(session, kind, resource_id)
-            moves = spec.parent_id != parent_of.parent_id
-            must_be_active = parents_must_be_active and moves
-            parent = _usable_parent(session, spec, parent_of.account_id, parent_of.region, must_be_active)
+            row = find_resource(session, kind, resource_id, *place)
+            spec = make_spec(row)
+            spec.validate()
+            self._check_seed_floor(spec)
+            must_be_active = parents_must_be_active and spec.parent_id != row.parent_id
+            parent = _usable_parent(session, spec, row.account_id, row.region, must_be_active)
             row = lock_resource(session, kind, resource_id)
             refuse_deleting(row)
+            spec = make_spec(row)  # again, now that nobody else changes it: no change of another's is lost
+            if parent is not None and spec.parent_id != parent.id:
+                raise ClashError("The resource was given another parent meanwhile.", remedy="Try again.")
             if spec.name != row.name or name_scope(spec, row.account_id) != row.scope:
                 raise UsageError(f"The name of a {kind.words} cannot change.", remedy="Declare a new one.")
-            wanted = spec_values(_completed(session, spec, parent, row.account_id, is_new=False))
+            completed = _completed(session, spec, parent, row.account_id, is_new=False)
+            wanted = spec_values(completed) | {"tags": dict(completed.tags)}
             changed = {name for name, value in wanted.items() if _differs(getattr(row, name), value)}
             is_work = bool(changed - SPECS[kind].beside_the_work)
             if isinstance(row, GenerationJobRow) and row.seed_location is None and not is_work:
                 changed.discard("seed_location")  # the seed was used and deleted; it is not wanted back
             for name in changed:
-                setattr(row, name, dict(spec.tags) if name == "tags" else wanted[name])
-            row.spec_digest, row.updated_at = digest, now
+                setattr(row, name, wanted[name])
+            row.spec_digest, row.updated_at = digest or spec_digest(spec), now
             if isinstance(row, AudienceModelRow) and "refresh_every_seconds" in changed:
                 row.next_refresh_at = _first_refresh(row.refresh_every_seconds, now)
             session.flush()

@@ -6,10 +6,22 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, Kind, Origin, ParentRef, Status, database
-from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConflictError, StatusCode
+from cleanroom_pipelines.catalog import (
+    LOCAL_ACCOUNT,
+    Catalog,
+    ExportJobSpec,
+    Kind,
+    Origin,
+    ParentRef,
+    Starter,
+    Status,
+    database,
+)
+from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConflictError, StatusCode, UsageError
 
 from .building import dataset_spec, job_spec, utc_now
+
+GUEST = "111122223333"
 
 _start: Barrier | None = None
 
@@ -139,6 +151,95 @@ def refresh(url: str, _: int, model_id: str) -> int:
     catalog = open_catalog(url)
     together()
     return catalog.request_refresh(model_id).number
+
+
+def update(url: str, n: int, configured_id: str, n_times: int) -> None:
+    """Half of the processes change one field, the others another."""
+    catalog = open_catalog(url)
+    together()
+    for time in range(n_times):
+        value = 100 + time
+        changes = {"min_matching_seed_size": value} if n % 2 else {"description": str(value)}
+        catalog.update_configured_audience_model(configured_id, **changes)
+
+
+def put_policy(url: str, n: int, configured_id: str, previous: str | None) -> str | None:
+    """Replace the policy of a hash, or the absence of one; the hash if this process did."""
+    catalog = open_catalog(url)
+    exists = None if previous is not None else False
+    together()
+    try:
+        return catalog.put_policy(
+            configured_id, LOCAL_ACCOUNT, f'{{"by": {n}}}', previous_hash=previous, must_exist=exists
+        )
+    except UsageError:
+        return None
+
+
+def start_as_guest(url: str, n: int, configured_id: str, own_id: str, name: str) -> tuple[str, str]:
+    """Half of the processes start a job of their own, the others on another account's model: all of one name."""
+    catalog = open_catalog(url)
+    spec = job_spec(own_id if n % 2 else configured_id, name)
+    together()
+    try:
+        if n % 2:
+            return "own", catalog.start_generation_job(spec, account_id=GUEST).id
+        return "guest", catalog.start_generation_job(spec, starter=Starter(GUEST, name)).id
+    except ConflictError as error:
+        return error.attributes["reason"], error.attributes["existing_id"]
+
+
+def start_for_all(url: str, n: int, configured_id: str, name: str) -> str:
+    """Each process is another guest; the names in the owner's account must not clash."""
+    catalog = open_catalog(url)
+    together()
+    return catalog.start_generation_job(
+        job_spec(configured_id, name), starter=Starter(f"{n:012d}" if n else GUEST, name)
+    ).id
+
+
+def delete_on_both_sides(url: str, n: int, job_id: str) -> str:
+    """A third of the processes delete the guest's copy, a third the job; a third export it as the guest."""
+    catalog = open_catalog(url)
+    size = _allowed_size(catalog, job_id)
+    together()
+    try:
+        if n % 3 == 0:
+            catalog.delete_seen_job(job_id, GUEST)
+            return "guest"
+        if n % 3 == 1:
+            catalog.delete_seen_job(job_id, LOCAL_ACCOUNT)
+            catalog.begin_delete(Kind.GENERATION_JOB, job_id)
+            catalog.finish_delete(Kind.GENERATION_JOB, job_id)
+            return "owner"
+        catalog.set_seen_job_tags(job_id, GUEST, {"a": str(n)})
+        catalog.start_export_job(
+            ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=size, started_by=GUEST)
+        )
+    except CleanroomError as error:
+        return type(error).__name__
+    return "exported"
+
+
+def create_parties(url: str, n: int) -> list[str]:
+    """Everything that has a name, all of the same ones; what this process made."""
+    catalog = open_catalog(url)
+    made = []
+    together()
+    for what, make in {
+        "account": lambda: catalog.create_account("shop"),
+        "id": lambda: catalog.create_account(f"own {n}", GUEST),
+        "collaboration": lambda: catalog.create_collaboration("retail", [LOCAL_ACCOUNT, GUEST]),
+        "template": lambda: catalog.add_template("buyers", LOCAL_ACCOUNT, "SELECT 1"),
+        "bucket": lambda: catalog.register_bucket("seeds", LOCAL_ACCOUNT),
+        "key": lambda: catalog.add_access_key(GUEST, "AKIA" + "A" * 16, str(n)),
+    }.items():
+        try:
+            make()
+            made.append(what)
+        except ConflictError:
+            continue
+    return made
 
 
 def tag(url: str, n: int, resource_id: str, n_times: int) -> None:

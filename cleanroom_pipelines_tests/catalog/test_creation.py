@@ -12,6 +12,7 @@ from cleanroom_pipelines.catalog import (
     Catalog,
     Cause,
     ChildTagPolicy,
+    ConfiguredAtStart,
     ConfiguredAudienceModel,
     GenerationJob,
     Kind,
@@ -19,6 +20,7 @@ from cleanroom_pipelines.catalog import (
     ShareMetrics,
     Status,
     TrainingDataset,
+    configured_at_start,
     spec_digest,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
@@ -106,6 +108,20 @@ def test_a_parent_must_exist_for_the_same_account(builder: Builder) -> None:
             builder.create(spec)
     with pytest.raises(NotFoundError):
         builder.catalog.create(model_spec(dataset.id, "theirs"), account_id=OTHER_ACCOUNT)
+
+
+def test_a_parent_must_be_of_the_same_region(builder: Builder) -> None:
+    dataset, model, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    for spec in (model_spec(dataset.id), configured_spec(model.id), job_spec(configured.id), export_spec(job.id)):
+        with pytest.raises(NotFoundError):
+            builder.catalog.create(spec, region="eu-west-1")
+    there = builder.catalog.create(dataset_spec(), region="eu-west-1")
+    own = builder.catalog.create(model_spec(there.id), region="eu-west-1")
+    with pytest.raises(NotFoundError):
+        builder.catalog.update_configured_audience_model(configured.id, audience_model_id=own.id)
+    with pytest.raises(NotFoundError):
+        builder.catalog.update_configured_audience_model(configured.id, region="eu-west-1", description="x")
 
 
 def test_the_api_refuses_a_parent_that_is_not_active(builder: Builder) -> None:
@@ -250,6 +266,38 @@ class TestUpdate:
         assert builder.again(configured) == configured
 
 
+class TestConfiguredAtStart:
+    """A change of a configured model reaches jobs that are started afterwards, and declared ones."""
+
+    def test_a_job_keeps_what_it_was_started_with(self, undeclared: Builder) -> None:
+        dataset, model, configured = undeclared.chain()
+        other = undeclared.create(model_spec(dataset.id, "other"))
+        job = undeclared.create(job_spec(configured.id))
+        kept = ConfiguredAtStart(model.id, configured.sizes, configured.min_matching_seed_size)
+        sizes = (AudienceSize.parse("2%"),)
+        undeclared.catalog.update_configured_audience_model(
+            configured.id, audience_model_id=other.id, sizes=sizes, min_matching_seed_size=30
+        )
+        assert configured_at_start(undeclared.newest(job)) == kept
+        later = undeclared.create(job_spec(configured.id, "later"))
+        assert configured_at_start(undeclared.newest(later)) == ConfiguredAtStart(other.id, sizes, 30)
+
+    def test_another_attempt_keeps_it_too(self, undeclared: Builder) -> None:
+        *_, configured = undeclared.chain()
+        job = undeclared.create(job_spec(configured.id))
+        kept = configured_at_start(undeclared.newest(job))
+        assert kept is not None
+        undeclared.catalog.request_cancel(job.kind, job.id)
+        undeclared.catalog.retry(job.kind, job.id)
+        assert configured_at_start(undeclared.newest(job)) == kept
+
+    def test_a_declared_job_follows(self, builder: Builder) -> None:
+        *_, configured = builder.chain()
+        job = builder.create(job_spec(configured.id))
+        assert configured_at_start(builder.newest(job)) is None
+        assert configured_at_start(builder.newest(configured)) is None
+
+
 class TestDeclared:
     """`apply` carries a changed declaration out and leaves an unchanged one alone."""
 
@@ -306,6 +354,17 @@ class TestDeclared:
         other = job_spec(configured.id, seed_location="seeds/2", seed_digest="0" * 64)
         assert builder.catalog.update_declared(job.kind, job.id, other).seed_location == "seeds/2"
         assert builder.drain() == [(job.id, 2)]
+
+    def test_a_jobs_inherited_tags_stay(self, builder: Builder) -> None:
+        _, model, _ = builder.chain()
+        tagged = builder.create(
+            configured_spec(
+                model.id, "tagged", tags={"p": "1"}, child_tag_policy=ChildTagPolicy.FROM_PARENT_RESOURCE
+            )
+        )
+        job = builder.create(job_spec(tagged.id))
+        spec = job_spec(tagged.id, tags={"r": "2"})
+        assert builder.catalog.update_declared(job.kind, job.id, spec).tags == {"p": "1", "r": "2"}
 
     def test_name_and_kind_stay(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()

@@ -28,6 +28,19 @@ def test_what_is_depended_on_stays(builder: Builder) -> None:
         assert builder.again(record) == record
 
 
+def test_a_model_stays_while_a_job_that_was_started_on_it_is_under_way(undeclared: Builder) -> None:
+    dataset, model, configured = undeclared.chain()
+    other = undeclared.create(model_spec(dataset.id, "other"))
+    job = undeclared.create(job_spec(configured.id))
+    undeclared.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
+    with pytest.raises(ConflictError, match="depends on"):
+        undeclared.catalog.request_delete(model.kind, model.id)
+    assert undeclared.again(model).status is Status.CREATE_PENDING
+    undeclared.drain()
+    assert undeclared.again(job).status is Status.ACTIVE
+    delete(undeclared, model)
+
+
 def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     job = builder.create(job_spec(configured.id, tags={"a": "1"}))

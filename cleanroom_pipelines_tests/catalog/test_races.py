@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cleanroom_pipelines.catalog import Cause, Kind, Status
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, LOCAL_REGION, Cause, Kind, Starter, Status
 from cleanroom_pipelines.errors import StatusCode
 
 from . import racing
@@ -143,6 +143,66 @@ def test_a_refresh_asked_for_at_once_happens_once(race: Race, url: str, builder:
         Cause.REFRESH,
     ]
     assert len(builder.catalog.versions(dataset.kind, dataset.id)) == 2
+
+
+def test_no_update_is_lost(race: Race, url: str, builder: Builder) -> None:
+    *_, configured = builder.chain()
+    race(racing.update, url, configured.id, 5)
+    after = builder.again(configured)
+    assert (after.min_matching_seed_size, after.description) == (104, "104")
+
+
+def test_one_replaces_a_policy(race: Race, url: str, builder: Builder) -> None:
+    *_, configured = builder.chain()
+    previous = None
+    for _ in range(N_ROUNDS):
+        (previous,) = [done for done in race(racing.put_policy, url, configured.id, previous) if done is not None]
+        assert builder.catalog.policy_of(configured.id)[1] == previous
+
+
+def test_a_name_is_one_job_of_ones_own_or_one_copy(race: Race, url: str, undeclared: Builder) -> None:
+    *_, configured = undeclared.chain()
+    catalog = undeclared.catalog
+    dataset = catalog.create(dataset_spec(), account_id=racing.GUEST)
+    model = catalog.create(model_spec(dataset.id), account_id=racing.GUEST)
+    own = catalog.create(configured_spec(model.id), account_id=racing.GUEST)
+    for n in range(N_ROUNDS):
+        answers = race(racing.start_as_guest, url, configured.id, own.id, f"j{n}")
+        how = Counter(answer for answer, _ in answers)
+        assert how["name"] == N_PROCESSES - 1
+        assert len({key for _, key in answers}) == 1
+    assert len(catalog.list_seen_jobs(racing.GUEST, LOCAL_REGION).items) == N_ROUNDS
+
+
+def test_guests_do_not_meet(race: Race, url: str, undeclared: Builder) -> None:
+    *_, configured = undeclared.chain()
+    for n in range(N_ROUNDS):
+        keys = race(racing.start_for_all, url, configured.id, f"j{n}")
+        assert len(set(keys)) == N_PROCESSES
+    assert len(undeclared.catalog.list_seen_jobs(LOCAL_ACCOUNT, LOCAL_REGION).items) == N_ROUNDS * N_PROCESSES
+
+
+def test_the_deletions_of_both_sides_do_not_cross(race: Race, url: str, undeclared: Builder) -> None:
+    *_, configured = undeclared.chain()
+    undeclared.drain()
+    for n in range(N_ROUNDS):
+        job = undeclared.catalog.start_generation_job(
+            job_spec(configured.id, f"j{n}"), starter=Starter(racing.GUEST, f"j{n}")
+        )
+        undeclared.drain()
+        answers = Counter(race(racing.delete_on_both_sides, url, job.id))
+        assert answers["owner"] >= 1
+        assert answers["guest"] <= 1
+        assert set(answers) <= {"guest", "owner", "exported", "ConflictError", "NotFoundError"}
+        for account in (LOCAL_ACCOUNT, racing.GUEST):
+            assert undeclared.catalog.list_seen_jobs(account, LOCAL_REGION).items == ()
+            assert undeclared.catalog.list_seen_exports(account, LOCAL_REGION).items == ()
+
+
+def test_what_a_party_has_is_made_once(race: Race, url: str, builder: Builder) -> None:
+    builder.catalog.migrate()
+    made = Counter(what for lines in race(racing.create_parties, url) for what in lines)
+    assert made == dict.fromkeys(("account", "id", "collaboration", "template", "bucket", "key"), 1)
 
 
 def test_no_tag_is_lost(race: Race, url: str, builder: Builder) -> None:

@@ -1,13 +1,14 @@
 """Contract: a resource is found by id, by name and by seed; a listing neither repeats nor skips, whatever is
 created while somebody pages through it; another account's resources are not there."""
 
+import pickle
 from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Origin
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Origin, RequestedSeed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 from .building import SEED_DIGEST, SOME_DAY, Builder, Clock, Numbered, dataset_spec, export_spec, job_spec
@@ -166,6 +167,55 @@ def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
         catalog.forget_seed("nobody")
     with pytest.raises(UsageError):
         catalog.place_seed(job.id, "a\nb")
+
+
+def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -> None:
+    *_, configured = undeclared.chain()
+    seed = RequestedSeed(
+        role_arn="r",
+        query="SELECT id\nFROM shop.buyers WHERE day > :day AND 'ü🙂' <> ''",
+        parameters={"day": "2026-01-01"},
+        protected_query_id="01234567-89ab-cdef-0123-456789abcdef",
+    )
+    job = undeclared.create(job_spec(configured.id, seed_location=None, seed_digest=None, requested_seed=seed))
+    catalog = undeclared.catalog
+    assert job.requested_seed == seed == catalog.get(Kind.GENERATION_JOB, job.id).requested_seed
+    assert (job.seed_location, job.seed_digest, job.seed_bytes) == (None, None, 0)
+    assert pickle.loads(pickle.dumps(job)) == job
+    for wrong in ({"digest": "no"}, {"n_bytes": -1}):
+        with pytest.raises(UsageError):
+            catalog.place_seed(job.id, "vault/1", **wrong)
+    catalog.place_seed(job.id, "vault/1", digest="ab" * 32, n_bytes=1234)
+    catalog.forget_seed(job.id)
+    left = catalog.get(Kind.GENERATION_JOB, job.id)
+    assert (left.seed_location, left.seed_digest, left.seed_bytes) == (None, "ab" * 32, 1234)
+    assert left.requested_seed == seed
+    catalog.place_seed(job.id, "vault/2", digest="cd" * 32, n_bytes=1)  # fetched again, it was another one
+    assert catalog.get(Kind.GENERATION_JOB, job.id).seed_digest == "cd" * 32
+
+
+def test_a_seed_that_was_given_stays_what_it_is(builder: Builder) -> None:
+    *_, configured = builder.chain()
+    job = builder.create(job_spec(configured.id))
+    with pytest.raises(UsageError, match="another seed"):
+        builder.catalog.place_seed(job.id, "kept/1", digest="ab" * 32)
+    builder.catalog.place_seed(job.id, "kept/1", digest=SEED_DIGEST)
+    assert builder.again(job).seed_location == "kept/1"
+
+
+def test_regions_are_apart(builder: Builder) -> None:
+    dataset, *_ = builder.chain()
+    catalog = builder.catalog
+    there = catalog.create(dataset_spec(), region="eu-west-1")
+    assert catalog.get(dataset.kind, there.id, LOCAL_ACCOUNT, "eu-west-1") == there
+    assert catalog.list(Kind.TRAINING_DATASET, region="eu-west-1").items == (there,)
+    assert catalog.list(Kind.TRAINING_DATASET, LOCAL_ACCOUNT, region="us-east-1").items == (dataset,)
+    assert catalog.list(Kind.TRAINING_DATASET).items == (dataset, there)
+    assert there.arn == f"arn:aws:cleanrooms-ml:eu-west-1:{LOCAL_ACCOUNT}:training-dataset/{there.id}"
+    with pytest.raises(NotFoundError):
+        catalog.get(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
+    with pytest.raises(NotFoundError):
+        catalog.request_delete(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
 
 
 def test_versions_and_the_current_one(builder: Builder) -> None:

@@ -1,6 +1,7 @@
 """Contract: a spec that breaks a documented rule is a UsageError before anything is stored; the limits are in."""
 
 import pickle
+import traceback
 
 import pytest
 
@@ -8,6 +9,7 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.catalog import (
     AudienceModelSpec,
     ExportJobSpec,
+    RequestedSeed,
     Spec,
     TrainingDatasetSpec,
     spec_digest,
@@ -24,6 +26,15 @@ USER, ITEM, TIME, CATEGORY, NUMBER = (
     Role.CATEGORICAL_FEATURE,
     Role.NUMERICAL_FEATURE,
 )
+
+
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+def requesting(**fields: object) -> Spec:
+    """A job that asks for a seed to be fetched."""
+    seed = RequestedSeed(role_arn="arn:aws:iam::111122223333:role/r", **fields)
+    return job_spec("c", seed_location=None, seed_digest=None, requested_seed=seed)
 
 
 def sizes(*texts: str) -> tuple[AudienceSize, ...]:
@@ -45,6 +56,10 @@ def sizes(*texts: str) -> tuple[AudienceSize, ...]:
         job_spec("c", export_size="largest", seed_name="spring.jsonl", seed_bytes=0),
         job_spec("c", export_size=AudienceSize.parse("5%"), seed_location=None),
         export_spec("j"),
+        requesting(s3_uri="s3://seeds/spring.jsonl"),
+        requesting(query="SELECT user_id\nFROM shop.buyers", protected_query_id=UUID),
+        requesting(query="SELECT :a", parameters={"a": "", "b": "x\ny" * 250}),
+        requesting(template_arn="arn:aws:cleanrooms:template", parameters={"a": "1"}),
     ],
 )
 def test_specs_that_are_accepted(spec: Spec) -> None:
@@ -87,6 +102,24 @@ def test_specs_that_are_accepted(spec: Spec) -> None:
         configured_spec("m", output_url=""),
         job_spec("c", seed_digest="not hex at all!!"),
         job_spec("c", seed_digest=""),
+        job_spec("c", seed_digest=None),
+        requesting(),
+        requesting(s3_uri="s3://b/k", query="SELECT 1"),
+        requesting(query="SELECT 1", template_arn="arn"),
+        requesting(s3_uri=""),
+        requesting(s3_uri="s3://b/a\nb"),
+        requesting(query=" \n"),
+        requesting(query="x" * 500_001),
+        requesting(query="SELECT '\0'"),
+        requesting(query="SELECT '\udc00'"),
+        requesting(template_arn="x" * 201),
+        requesting(s3_uri="s3://b/k", parameters={"a": "1"}),
+        requesting(s3_uri="s3://b/k", protected_query_id=UUID),
+        requesting(query="SELECT 1", protected_query_id=UUID.upper()),
+        requesting(query="SELECT 1", parameters={str(n): "" for n in range(101)}),
+        requesting(query="SELECT 1", parameters={"x" * 101: ""}),
+        requesting(query="SELECT 1", parameters={"a": "x" * 1001}),
+        requesting(query="SELECT 1", parameters={"a": "\0"}),
         job_spec("c", seed_bytes=-1),
         job_spec("c", seed_location="a\nb"),
         job_spec("c", export_size=AudienceSize.parse("2.5%")),
@@ -97,6 +130,34 @@ def test_specs_that_are_refused(spec: Spec) -> None:
     with pytest.raises(UsageError) as caught:
         spec.validate()
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"s3_uri": "s3://canary/canary", "query": "SELECT canary"},
+        {"s3_uri": "s3://canary/\0"},
+        {"query": "SELECT canary\0"},
+        {"query": "SELECT canary", "protected_query_id": "canary"},
+        {"query": "SELECT canary", "parameters": {"canary": "canary" * 1000}},
+        {"template_arn": "canary" * 50},
+    ],
+)
+def test_nothing_of_a_requested_seed_is_told(fields: dict[str, object]) -> None:
+    spec = requesting(**fields)
+    with pytest.raises(UsageError) as caught:
+        spec.validate()
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    assert "canary" not in repr(caught.value.attributes)
+    assert "s3://" not in repr(requesting(s3_uri="s3://canary/canary"))
+
+
+def test_fields_that_came_later_leave_older_digests() -> None:
+    """Else `apply` would take every declaration of an older home for a changed one."""
+    job, export = job_spec("c", export_size="largest"), export_spec("j")
+    assert spec_digest(job) == "16ed2f12742a227146ae7f4c038c1a75572b33cf55d72f0b25ac88acca761413"
+    assert spec_digest(export) == "04207074455cad5f615afeb7f67f84a1baa416fa025e271666dcb411706deb92"
+    assert spec_digest(requesting(s3_uri="s3://b/k")) != spec_digest(requesting(s3_uri="s3://b/l"))
 
 
 def test_equal_declarations_have_equal_digests() -> None:

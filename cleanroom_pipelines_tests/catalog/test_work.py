@@ -48,6 +48,19 @@ class TestReady:
         builder.make(builder.newest(job))
         assert ready(builder) == [configured.id, export.id]
 
+    def test_a_job_waits_for_the_model_it_was_started_on(self, undeclared: Builder) -> None:
+        dataset, _, configured = undeclared.chain()
+        undeclared.drain()
+        job = undeclared.create(job_spec(configured.id))
+        other = undeclared.create(model_spec(dataset.id, "other"))
+        undeclared.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
+        later = undeclared.create(job_spec(configured.id, "later"))
+        assert ready(undeclared) == [other.id, job.id]
+        fail(undeclared, other)
+        undeclared.catalog.settle_orphans()
+        assert undeclared.newest(job).status is Status.CREATE_PENDING
+        assert undeclared.newest(later).status_code is StatusCode.PARENT_NOT_ACTIVE
+
     def test_by_kind_then_the_oldest_first(self, builder: Builder) -> None:
         first = builder.create(dataset_spec("first"))
         builder.make(builder.newest(first))
