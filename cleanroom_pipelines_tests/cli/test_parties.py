@@ -1,0 +1,181 @@
+"""The commands about accounts, keys, collaborations, templates and buckets.
+
+Contract: DESIGN section 7. A secret is shown once and kept sealed; accounts go by id or by name; `--json` is one
+document on stdout; what cannot be is one sentence on stderr, exit code 2, and nothing done.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT
+from cleanroom_pipelines.errors import ConfigurationError, NotFoundError
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.parties import issue_access_key, open_access_key
+
+from .commands import Commands, Ended
+
+ALPHA = "111122223333"
+
+
+def read(ended: Ended) -> Any:
+    assert (ended.code, ended.err) == (0, "")
+    return json.loads(ended.out)
+
+
+def refused(ended: Ended) -> str:
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    return ended.err
+
+
+@pytest.fixture
+def two(command: Commands, installation: Installation) -> dict[str, str]:
+    """The ids of two accounts by name."""
+    read(command("account", "create", "alpha", "--id", ALPHA, "--json"))
+    return {"alpha": ALPHA, "beta": read(command("account", "create", "beta", "--json"))["account_id"]}
+
+
+def test_an_account_comes_with_a_key(command: Commands, installation: Installation) -> None:
+    made = read(command("account", "create", "alpha", "--id", ALPHA, "--json"))
+    assert set(made) == {"account_id", "access_key_id", "secret_access_key"}
+    assert made["account_id"] == ALPHA
+    assert re.fullmatch("AKIA[A-Z2-7]{16}", made["access_key_id"])
+    assert re.fullmatch("[A-Za-z0-9+/]{40}", made["secret_access_key"])
+    key = installation.catalog.access_key(made["access_key_id"])
+    assert key is not None
+    assert open_access_key(installation, key) == made["secret_access_key"]
+    assert re.fullmatch("[0-9]{12}", read(command("account", "create", "beta", "--json"))["account_id"])
+
+
+def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installation: Installation) -> None:
+    shown = command("account", "create", "alpha")
+    assert "this once" in shown.err
+    secret = shown.out.split("secret access key ")[1].strip()
+    assert len(secret) == 40
+    for arguments in (["account", "list"], ["account", "list", "--json"]):
+        assert secret not in command(*arguments).out
+    files = [path for path in installation.home.root.rglob("*") if path.is_file()]
+    assert files
+    assert not any(secret.encode() in path.read_bytes() for path in files)
+
+
+def test_two_keys_are_two(installation: Installation) -> None:
+    installation.catalog.create_account("alpha", ALPHA)
+    first, second = (issue_access_key(installation, ALPHA) for _ in range(2))
+    assert len({*first, *second}) == 4
+    with pytest.raises(NotFoundError):
+        issue_access_key(installation, "999999999999")
+
+
+def test_a_key_of_another_installation_does_not_open(installation: Installation) -> None:
+    installation.catalog.create_account("alpha", ALPHA)
+    sealed = installation.key.seal("something else", b"secret").decode()
+    key = installation.catalog.add_access_key(ALPHA, "AKIA" + "A" * 16, sealed)
+    with pytest.raises(ConfigurationError):
+        open_access_key(installation, key)
+
+
+def test_keys_are_added_and_disabled(command: Commands, two: dict[str, str]) -> None:
+    for named in ("alpha", ALPHA):
+        assert read(command("account", "key", "create", named, "--json"))["account_id"] == ALPHA
+    keys = read(command("account", "list", "--json"))[0]["access_keys"]
+    assert len(keys) == 3
+    gone = keys[1]["access_key_id"]
+    assert read(command("account", "key", "disable", gone, "--json")) == {"access_key_id": gone, "disabled": True}
+    after = read(command("account", "list", "--json"))[0]["access_keys"]
+    assert [key["access_key_id"] for key in after if key["disabled"]] == [gone]
+    assert f"{gone} (disabled)" in command("account", "list").out
+    assert "no such access key" in refused(command("account", "key", "disable", "AKIA" + "A" * 16))
+
+
+def test_accounts_are_disabled_and_enabled(command: Commands, two: dict[str, str]) -> None:
+    assert read(command("account", "disable", "alpha", "--json")) == {"account_id": ALPHA, "disabled": True}
+    listed = {one["name"]: one for one in read(command("account", "list", "--json"))}
+    assert [listed[name]["disabled"] for name in ("alpha", "beta")] == [True, False]
+    assert [key["disabled"] for key in listed["alpha"]["access_keys"]] == [True]
+    assert command("account", "enable", ALPHA).out == "Enabled.\n"
+    assert not any(one["disabled"] for one in read(command("account", "list", "--json")))
+
+
+def test_the_operators_account_is_adopted(command: Commands, installation: Installation) -> None:
+    assert "no such account" in refused(command("account", "key", "create", LOCAL_ACCOUNT))
+    read(command("account", "create", "operator", "--id", LOCAL_ACCOUNT, "--json"))
+    assert read(command("account", "key", "create", "operator", "--json"))["account_id"] == LOCAL_ACCOUNT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["alpha"], "of this name already"),
+        (["gamma", "--id", ALPHA], "of this id already"),
+        (["gamma", "--id", "12"], "not 12 digits"),
+        (["123456789012"], "looks like an account id"),
+        ([" "], "name cannot be used"),
+    ],
+)
+def test_accounts_that_cannot_be(command: Commands, two: dict[str, str], arguments: list[str], words: str) -> None:
+    assert words in refused(command("account", "create", *arguments))
+    assert len(read(command("account", "list", "--json"))) == 2
+
+
+def test_collaborations(command: Commands, two: dict[str, str]) -> None:
+    made = read(command("collaboration", "create", "retail", "--members", f"alpha, {two['beta']}", "--json"))
+    members = [{"account_id": two[name], "active": True} for name in ("alpha", "beta")]
+    assert made["members"] == members
+    assert re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", made["collaboration_id"])
+    assert read(command("collaboration", "list", "--json")) == [made]
+    members[1]["active"] = False
+    left = read(command("collaboration", "leave", "retail", "--account", "beta", "--json"))
+    assert left == made | {"members": members}
+    assert command("collaboration", "leave", made["collaboration_id"], "--account", "alpha").out == "Left.\n"
+    assert f"{ALPHA} (left)" in command("collaboration", "list").out
+    assert "2 to 10" in refused(command("collaboration", "create", "other", "--members", "alpha"))
+    assert "no such account" in refused(command("collaboration", "create", "other", "--members", "alpha,gamma"))
+    assert "no such collaboration" in refused(command("collaboration", "leave", "other", "--account", "alpha"))
+
+
+def test_templates(command: Commands, two: dict[str, str], tmp_path: Path) -> None:
+    sql = tmp_path / "buyers.sql"
+    sql.write_text("SELECT user_id FROM shop.buyers WHERE day > :day\n")
+    made = read(command("template", "add", "buyers", "--account", "alpha", "--sql", sql, "--json"))
+    assert made["account_id"] == ALPHA
+    assert made["arn"].startswith(f"arn:aws:cleanrooms:us-east-1:{ALPHA}:membership/")
+    assert read(command("template", "list", "--json")) == [made]
+    assert "shop.buyers" not in command("template", "list").out
+    assert "cannot be read" in refused(
+        command("template", "add", "other", "--account", "alpha", "--sql", tmp_path / "nowhere")
+    )
+    assert "already" in refused(command("template", "add", "buyers", "--account", "alpha", "--sql", sql))
+
+
+def test_buckets(command: Commands, two: dict[str, str]) -> None:
+    local = read(command("bucket", "create", "seeds", "--account", "alpha", "--json"))
+    assert (local["bucket"], local["account_id"], local["url"]) == ("seeds", ALPHA, None)
+    real = read(
+        command(
+            *("bucket", "register", "exports", "--account", "beta", "--url", "s3://real/prefix"),
+            *("--credentials-profile", "partner", "--json"),
+        )
+    )
+    assert (real["account_id"], real["url"], real["credentials_profile"]) == (
+        two["beta"],
+        "s3://real/prefix",
+        "partner",
+    )
+    assert read(command("bucket", "list", "--json")) == [real, local]
+    assert "s3://real/prefix" in command("bucket", "list").out
+    assert "already" in refused(command("bucket", "create", "seeds", "--account", "beta"))
+    assert "S3" in refused(command("bucket", "create", "UPPER", "--account", "beta"))
+    assert "URL" in refused(command("bucket", "register", "x-1", "--account", "beta", "--url", "https://a.b"))
+
+
+@pytest.mark.parametrize("group", ["account", "collaboration", "template", "bucket"])
+def test_an_empty_list_says_so(command: Commands, installation: Installation, group: str) -> None:
+    assert read(command(group, "list", "--json")) == []
+    ended = command(group, "list")
+    assert ended.code == 0
+    assert re.match("(There are|No)", ended.out)
