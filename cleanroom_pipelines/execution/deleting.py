@@ -188,7 +188,7 @@ def _is_catalogue_of(installation: Installation, instance: dg.DagsterInstance, k
     if remembered == own:
         return True
     shown = {partition for kind in PARTITION_SETS for partition in shown_partitions(instance, kind)}
-    if remembered is None or not shown or shown & known:
+    if not shown or shown & known:
         storage.set_cursor_values({_CATALOGUE_MARK: own})
         return True
     return False
