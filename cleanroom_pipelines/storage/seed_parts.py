@@ -17,7 +17,6 @@ Format = Literal["jsonl", "csv", "parquet"]
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _CHUNK_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 1 << 20
 _ROWS_AT_ONCE = 65_536
 _BOM = b"\xef\xbb\xbf"
 
@@ -94,9 +93,9 @@ def _split_header(first: bytes) -> tuple[bytes, bytes]:
     if first[end - 1 : end + 1] == b"\r\n":
         end += 1
     header = first[:end]
-    if len(header) > _MAX_HEADER_BYTES or header.count(b'"') % 2:
+    if len(header) >= _CHUNK_BYTES or header.count(b'"') % 2:
         raise SeedError(
-            "A CSV file of the seed's folder has a header of more than one line.", remedy="Give it one line."
+            "A CSV file of the seed's folder has a header of more than one short line.", remedy="Give it one line."
         )
     return header, first[end:]
 

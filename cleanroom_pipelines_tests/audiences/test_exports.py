@@ -17,7 +17,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.audiences import exports
 from cleanroom_pipelines.audiences.exports import ExportManifest, verify_export, write_export
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, DestinationError, StorageFullError
 from cleanroom_pipelines.storage import Destination

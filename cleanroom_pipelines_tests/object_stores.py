@@ -1,0 +1,85 @@
+"""A real S3-compatible store for tests: moto's server on this machine, reached as an operator would set it up.
+
+Keep out: what is kept there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+PROFILE = "shop"
+_AMBIENT = ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
+
+
+class ObjectStore:
+    """A running store, and the profile files that lead to it."""
+
+    def __init__(self, server: ThreadedMotoServer, folder: Path) -> None:
+        host, port = server.get_host_and_port()
+        self.url = f"http://{host}:{port}"
+        self.config, self.credentials = folder / "config", folder / "credentials"
+        self.write_profile(PROFILE)
+
+    def write_profile(
+        self, name: str, *, key: str | None = "own", secret: str = "secret", url: str | None = None
+    ) -> None:
+        """Add a profile, without credentials when `key` is None."""
+        with self.config.open("a") as stream:
+            stream.write(f"[profile {name}]\nendpoint_url = {url or self.url}\nregion = eu-central-1\n")
+        if key is not None:
+            with self.credentials.open("a") as stream:
+                stream.write(f"[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+
+    def client(self, service: str = "s3", key: str = "root", secret: str = "root") -> Any:
+        """A client of the test's own."""
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        self.client().put_object(Bucket=bucket, Key=key, Body=content)
+
+    def objects(self, bucket: str) -> dict[str, bytes]:
+        """Everything in a bucket."""
+        client = self.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
+        return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+@contextmanager
+def running_server() -> Iterator[ThreadedMotoServer]:
+    """Run the store's server."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def empty_store(server: ThreadedMotoServer, folder: Path) -> Iterator[ObjectStore]:
+    """An empty store whose profile files are those of this process; what is put there goes with it."""
+    from moto.moto_api._internal import moto_api_backend
+
+    store = ObjectStore(server, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _AMBIENT:
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_CONFIG_FILE", str(store.config))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(store.credentials))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        try:
+            yield store
+        finally:
+            moto_api_backend.reset()

@@ -1,0 +1,272 @@
+"""Contract: a local bucket is one folder. Nothing outside of it is read, written or listed through a link, also when
+the link is put there between two calls; an object is written whole or not at all; a listing has every object once,
+in the order of S3, whatever the size of its pages."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.errors import NotFoundError, StorageFullError
+from cleanroom_pipelines.storage.local_bucket import LocalBucket
+from cleanroom_pipelines.storage.objects import BucketError
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> LocalBucket:
+    return LocalBucket(tmp_path / "buckets" / "mine")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "secret").write_text("theirs")
+    (folder / "sub" / "secret").write_text("theirs")
+    return folder
+
+
+def put(bucket: LocalBucket, key: str, content: bytes = b"x") -> None:
+    bucket.put(key, io.BytesIO(content))
+
+
+def read(bucket: LocalBucket, key: str) -> bytes:
+    with bucket.open(key) as opened:
+        content = b"".join(opened.chunks())
+        assert opened.n_bytes == len(content)
+    return content
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_an_object_comes_back(bucket: LocalBucket) -> None:
+    content = os.urandom(3_000_000)
+    for each in (b"earlier", content):
+        put(bucket, "a/b/c.bin", each)
+        assert read(bucket, "a/b/c.bin") == each
+    assert bucket.size("a/b/c.bin") == 3_000_000
+    assert everything(bucket.path("")) == ["a", "a/b", "a/b/c.bin"]
+
+
+@pytest.mark.parametrize("key", ["nothing", "a/nothing", "a/b.txt/c", "a"])
+def test_what_is_not_there_is_told(bucket: LocalBucket, key: str) -> None:
+    put(bucket, "a/b.txt")
+    assert bucket.size(key) is None
+    with pytest.raises(NotFoundError):
+        bucket.open(key)
+
+
+def test_an_empty_bucket_has_nothing(bucket: LocalBucket) -> None:
+    assert bucket.size("a") is None
+    assert bucket.list("").entries == ()
+
+
+@pytest.mark.parametrize("key", ["a", "a/b.txt/c"])
+def test_a_file_and_a_folder_of_one_name_do_not_go_together(bucket: LocalBucket, key: str) -> None:
+    put(bucket, "a/b.txt", b"kept")
+    with pytest.raises(BucketError) as caught:
+        put(bucket, key)
+    assert caught.value.problem == "in the way"
+    assert everything(bucket.path("")) == ["a", "a/b.txt"]
+    assert read(bucket, "a/b.txt") == b"kept"
+
+
+def test_an_object_that_is_cut_off_leaves_the_earlier_one(bucket: LocalBucket) -> None:
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().read(10)
+
+    put(bucket, "a/b", b"earlier")
+    with pytest.raises(KeyboardInterrupt):
+        bucket.put("a/b", Cut(b"later" * 100))
+    assert everything(bucket.path("")) == ["a", "a/b"]
+    assert read(bucket, "a/b") == b"earlier"
+
+
+def test_a_full_disk_is_told(bucket: LocalBucket) -> None:
+    with (
+        mock.patch.object(os, "fsync", side_effect=OSError(28, os.strerror(28))),
+        pytest.raises(StorageFullError),
+    ):
+        put(bucket, "b")
+
+
+def test_a_refusal_is_told_without_the_path(bucket: LocalBucket) -> None:
+    put(bucket, "a/b")
+    refusal = PermissionError(13, "Permission denied", str(bucket.path("a")))
+    with mock.patch.object(os, "open", side_effect=refusal), pytest.raises(BucketError) as caught:
+        bucket.open("a/b")
+    assert caught.value.problem == "denied"
+    assert str(bucket.path("")) not in str(caught.value)
+
+
+LINKED = ["file", "folder/secret", "folder/sub/secret", "a/up/secret", "around"]
+
+
+@pytest.fixture
+def linked(bucket: LocalBucket, outside: Path) -> LocalBucket:
+    put(bucket, "a/plain")
+    root = bucket.path("")
+    (root / "file").symlink_to(outside / "secret")
+    (root / "folder").symlink_to(outside)
+    (root / "a" / "up").symlink_to(outside)
+    (root / "around").symlink_to("around")
+    return bucket
+
+
+@pytest.mark.parametrize("key", LINKED)
+def test_no_link_is_followed(linked: LocalBucket, outside: Path, key: str) -> None:
+    before = everything(outside)
+    with pytest.raises(BucketError, match="link"):
+        linked.open(key)
+    with pytest.raises(BucketError, match="link"):
+        put(linked, key)
+    with pytest.raises(BucketError, match="link"):
+        put(linked, f"{key}/new")
+    assert everything(outside) == before
+    assert (outside / "secret").read_text() == "theirs"
+
+
+def test_a_listing_leaves_links_out(linked: LocalBucket) -> None:
+    assert [entry.key for entry in linked.list("").entries] == ["a/plain"]
+    with pytest.raises(BucketError):
+        linked.list("folder")
+
+
+def test_a_link_in_the_place_of_the_bucket_is_not_followed(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "buckets").mkdir()
+    (tmp_path / "buckets" / "mine").symlink_to(outside)
+    bucket = LocalBucket(tmp_path / "buckets" / "mine")
+    for call in (lambda: bucket.open("secret"), lambda: put(bucket, "new"), lambda: bucket.list("")):
+        with pytest.raises(BucketError, match="link"):
+            call()
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_link_that_comes_between_two_calls_has_no_effect(
+    bucket: LocalBucket, outside: Path, tmp_path: Path, nth: int
+) -> None:
+    """The folder is swapped for a link before the nth opening on the way to the object."""
+    put(bucket, "sub/secret", b"mine")
+    open_, n_opened = os.open, 0
+
+    def opening(path: str | Path, *arguments: int, **folders: int) -> int:
+        nonlocal n_opened
+        if n_opened == nth:
+            os.rename(bucket.path("sub"), tmp_path / "aside")
+            bucket.path("sub").symlink_to(outside)
+        n_opened += 1
+        return open_(path, *arguments, **folders)
+
+    with mock.patch.object(os, "open", opening):
+        try:
+            content = read(bucket, "sub/secret")
+        except BucketError as error:
+            content = None
+            assert error.problem == "link"
+    assert n_opened > nth
+    assert content == (None if nth < 3 else b"mine")
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_link_that_comes_while_writing_has_no_effect(
+    bucket: LocalBucket, outside: Path, tmp_path: Path, nth: int
+) -> None:
+    put(bucket, "sub/secret", b"mine")
+    before = everything(outside)
+    open_, n_opened = os.open, 0
+
+    def opening(path: str | Path, *arguments: int, **folders: int) -> int:
+        nonlocal n_opened
+        if n_opened == nth:
+            os.rename(bucket.path("sub"), tmp_path / "aside")
+            bucket.path("sub").symlink_to(outside)
+        n_opened += 1
+        return open_(path, *arguments, **folders)
+
+    with mock.patch.object(os, "open", opening):
+        try:
+            put(bucket, "sub/secret", b"new")
+        except BucketError as error:
+            assert error.problem == "link"
+    assert n_opened > nth
+    assert everything(outside) == before
+    assert (outside / "sub" / "secret").read_text() == (outside / "secret").read_text() == "theirs"
+
+
+def test_a_pipe_holds_nobody_up(bucket: LocalBucket) -> None:
+    put(bucket, "a/b")
+    os.mkfifo(bucket.path("a/pipe"))
+    with pytest.raises(NotFoundError):
+        bucket.open("a/pipe")
+    assert [entry.key for entry in bucket.list("").entries] == ["a/b"]
+
+
+def test_a_listing_leaves_drafts_and_unspeakable_names_out(bucket: LocalBucket) -> None:
+    put(bucket, "a/b", b"12345")
+    root = bucket.path("a")
+    (root / ".export-0123abcd").mkdir()
+    (root / ".export-0123abcd" / "part-00000.jsonl").touch()
+    (root / ".b.01234567.draft").touch()
+    (root / "back\\slash").touch()
+    (root / "new\nline").touch()
+    (Path(os.fsdecode(os.fsencode(root) + b"/\xff"))).touch()
+    assert [(entry.key, entry.n_bytes) for entry in bucket.list("").entries] == [("a/b", 5)]
+
+
+def all_pages(bucket: LocalBucket, folder: str, limit: int, deep: bool) -> Iterator[str]:
+    after: str | None = ""
+    while after is not None:
+        page = bucket.list(folder, after=after, limit=limit, deep=deep)
+        assert len(page.entries) == limit or page.after is None
+        yield from (entry.key for entry in page.entries)
+        after = page.after
+
+
+NAMES = st.sampled_from(["a", "b", "a-", "a0", "a!", "B", "a b"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=12),
+    st.integers(1, 5),
+    st.sampled_from(["", "a", "a/a", "b", "nothing"]),
+)
+def test_a_listing_has_every_object_once_in_the_order_of_its_bytes(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str], limit: int, folder: str
+) -> None:
+    bucket = LocalBucket(tmp_path_factory.mktemp("buckets") / "mine")
+    there = set[str]()
+    for key in keys:
+        try:
+            put(bucket, key)
+            there.add(key)
+        except BucketError as error:
+            assert error.problem == "in the way"
+    base = f"{folder}/" if folder else ""
+    below = sorted((key for key in there if key.startswith(base)), key=str.encode)
+    assert list(all_pages(bucket, folder, limit, deep=True)) == below
+    directly = [key for key in below if "/" not in key.removeprefix(base)]
+    assert list(all_pages(bucket, folder, limit, deep=False)) == directly
+
+
+def test_descriptors_are_given_back(linked: LocalBucket) -> None:
+    fds = Path("/proc/self/fd")
+    if not fds.exists():
+        pytest.skip("this system does not tell its open files")
+    before = len(list(fds.iterdir()))
+    for key in [*LINKED, "nothing/x", "a/plain", "a"]:
+        for call in (linked.size, linked.list, lambda key: put(linked, f"{key}/x/y")):
+            with suppress(BucketError, NotFoundError):
+                call(key)
+    assert len(list(fds.iterdir())) == before

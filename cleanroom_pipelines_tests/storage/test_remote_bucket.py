@@ -1,0 +1,315 @@
+"""Contract: a registered bucket with a URL lies on a real S3-compatible store, below its prefix, and is reached
+with its own profile alone, whatever else this machine may do. What the store refuses, or that it is not there, says
+one sentence with the store's code and no more."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, NotFoundError, SeedError, UsageError
+from cleanroom_pipelines.storage import Home
+from cleanroom_pipelines.storage.buckets import Buckets, ObjectPlace, RegisteredBucket
+from cleanroom_pipelines.storage.objects import BucketError
+
+from ..object_stores import PROFILE, ObjectStore, empty_store, running_server
+
+ACCOUNT = "111111111111"
+LIMIT = 50_000_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThreadedMotoServer]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectStore]:
+    with empty_store(server, tmp_path) as running:
+        running.client().create_bucket(Bucket="real")
+        yield running
+
+
+def buckets_at(home: Home, url: str = "s3://real", profile: str = PROFILE) -> Buckets:
+    return Buckets(home, lambda name: RegisteredBucket(name, ACCOUNT, url, profile))
+
+
+@pytest.fixture
+def buckets(home: Home) -> Buckets:
+    return buckets_at(home, "s3://real/shop/in")
+
+
+def keep(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(content)
+    return path
+
+
+def test_an_object_lies_below_the_prefix(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    place = buckets.locate(ACCOUNT, "s3://advertiser/a b/seed.jsonl")
+    assert not place.exists()
+    place.store(keep(tmp_path, b"content"))
+    assert place.exists()
+    assert store.objects("real") == {"shop/in/a b/seed.jsonl": b"content"}
+    path = place.fetch(tmp_path / "seed", max_bytes=LIMIT)
+    assert (path.name, path.read_bytes()) == ("seed.jsonl", b"content")
+    with place.open() as opened:
+        assert (opened.n_bytes, b"".join(opened.chunks())) == (7, b"content")
+
+
+def test_a_large_object_comes_back(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    """Large enough to go up in several parts."""
+    content = os.urandom(1 << 20) * 17
+    place = buckets.locate(ACCOUNT, "s3://advertiser/seed.jsonl")
+    place.store(keep(tmp_path, content))
+    assert store.client().head_object(Bucket="real", Key="shop/in/seed.jsonl")["ETag"].endswith('-3"')
+    assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == content
+
+
+def test_a_long_key_comes_back(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    key = "/".join(["a" * 200] * 4 + ["b" * 190 + ".jsonl"])
+    place = buckets.locate(ACCOUNT, f"s3://advertiser/{key}")
+    place.store(keep(tmp_path, b"x"))
+    assert list(store.objects("real")) == [f"shop/in/{key}"]
+    with pytest.raises(UsageError, match="long"):
+        buckets.destination(ACCOUNT, f"s3://advertiser/{key}")
+
+
+def test_other_prefixes_are_not_reached(buckets: Buckets, store: ObjectStore) -> None:
+    for key in ("shop/in", "shop/in2/seed.jsonl", "shop/out/seed.jsonl", "seed.jsonl"):
+        store.put("real", key, b"theirs")
+    store.put("real", "shop/in/seed.jsonl", b"mine")
+    assert [entry.key for entry in buckets.locate(ACCOUNT, "s3://shelf").list().entries] == ["seed.jsonl"]
+    for url in (
+        "s3://shelf/../out/seed.jsonl",
+        "s3://shelf/%2e%2e/out/seed.jsonl",
+        "s3://shelf//shop/out/seed.jsonl",
+    ):
+        with pytest.raises(UsageError):
+            buckets.locate(ACCOUNT, url)
+
+
+def test_the_files_of_a_folder_are_one_seed(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    for key, content in {
+        "seeds/": b"",
+        "seeds/_SUCCESS": b"",
+        "seeds/1.jsonl": b"a",
+        "seeds/2.jsonl": b"b\n",
+        "seeds/below/3.jsonl": b"c",
+        "seeds2/4.jsonl": b"d",
+        "seeds/b\\ack.jsonl": b"e",
+    }.items():
+        store.put("real", f"shop/in/{key}", content)
+    for url in ("s3://shelf/seeds", "s3://shelf/seeds/"):
+        assert buckets.locate(ACCOUNT, url).fetch(tmp_path / "s", max_bytes=LIMIT).read_bytes() == b"a\nb\n"
+    for url in ("s3://shelf/seeds/below/3.jsonl/", "s3://shelf/nothing", "s3://shelf/seeds/below/3"):
+        with pytest.raises(SeedError) as caught:
+            buckets.locate(ACCOUNT, url).fetch(tmp_path / "s", max_bytes=LIMIT)
+        assert caught.value.status_code == "SEED_NOT_FOUND"
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_listing_is_paged_as_a_local_one(buckets: Buckets, home: Home, store: ObjectStore, deep: bool) -> None:
+    keys = sorted(["a/b", "a/c/1", "a/c/2", "a/c!", "a/d", "a/c0", "a-b", "a/e/1", "a/f"], key=str.encode)
+    local = Buckets(home, lambda _: None).locate(ACCOUNT, "s3://shelf")
+    for key in keys:
+        store.put("real", f"shop/in/{key}", b"123")
+        path = home.accounts / ACCOUNT / "buckets" / "shelf" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"123")
+
+    def pages(place: ObjectPlace, limit: int) -> list[tuple[str, int]]:
+        found, after = list[tuple[str, int]](), ""
+        while True:
+            page = place.bucket.list("a", after=after, limit=limit, deep=deep)
+            found += [(entry.key, entry.n_bytes) for entry in page.entries]
+            if page.after is None:
+                return found
+            after = page.after
+
+    for limit in (1, 2, 3, 100):
+        assert pages(buckets.locate(ACCOUNT, "s3://shelf"), limit) == pages(local, limit)
+    assert len(pages(local, 2)) == (8 if deep else 5)
+
+
+def test_a_seed_has_a_limit(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    store.put("real", "shop/in/seed.jsonl", b"x" * 101)
+    place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SeedError) as caught:
+        place.fetch(tmp_path / "out" / "seed", max_bytes=100)
+    assert caught.value.status_code == "SEED_TOO_LARGE"
+    assert list((tmp_path / "out").iterdir()) == []
+    assert place.fetch(tmp_path / "out" / "seed", max_bytes=101).stat().st_size == 101
+
+
+CALLS: dict[str, Callable[[ObjectPlace, Path], object]] = {
+    "fetch": lambda place, path: place.fetch(path / "fetched", max_bytes=LIMIT),
+    "store": lambda place, path: place.store(keep(path, b"x")),
+    "exists": lambda place, path: place.exists(),
+    "open": lambda place, path: place.open(),
+    "list": lambda place, path: place.list(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: Path, call: str) -> None:
+    store.write_profile("down", url="http://127.0.0.1:1")
+    place = buckets_at(home, profile="down").locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    with pytest.raises(CleanroomError, match=r"cannot be reached \(EndpointConnectionError\)") as caught:
+        CALLS[call](place, tmp_path)
+    assert caught.value.attributes["problem"] == "unreachable"
+    assert caught.value.status_code == ("SEED_NOT_FOUND" if call == "fetch" else "INTERNAL")
+    assert isinstance(caught.value, SeedError if call == "fetch" else BucketError)
+    assert "127.0.0.1" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("call", ["fetch", "store", "list"])
+def test_a_bucket_that_is_not_there_is_told(home: Home, store: ObjectStore, tmp_path: Path, call: str) -> None:
+    place = buckets_at(home, "s3://nowhere").locate(
+        ACCOUNT, "s3://shelf/seed/" if call == "fetch" else "s3://shelf/seed"
+    )
+    with pytest.raises(CleanroomError, match="does not exist on its store"):
+        CALLS[call](place, tmp_path)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_ambient_credentials_are_not_borrowed(
+    home: Home, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """No confused deputy: a profile without credentials opens nothing, though this machine could."""
+    store.write_profile("empty", key=None)
+    store.write_profile("default")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "machine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "machine")
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", store.url)
+    for profile, code in (("empty", "NoCredentialsError"), ("unknown", "ProfileNotFound")):
+        place = buckets_at(home, profile=profile).locate(ACCOUNT, "s3://shelf/seed.jsonl")
+        with pytest.raises(CleanroomError, match=code) as caught:
+            CALLS[call](place, tmp_path)
+        assert caught.value.attributes["problem"] == "denied"
+    assert store.objects("real") == {}
+
+
+def test_variables_of_the_process_do_not_win_over_the_profile(
+    buckets: Buckets, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "machine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "machine")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    seen = list[str]()
+    client = place.bucket._client  # type: ignore[attr-defined]
+    client.meta.events.register("before-send.s3", lambda request, **_: seen.append(str(request.headers)))
+    place.store(keep(tmp_path, b"x"))
+    assert list(store.objects("real")) == ["shop/in/seed.jsonl"]
+    assert seen
+    assert all(re.search(r"Credential=own/\d+/eu-central-1/s3", headers) for headers in seen)
+
+
+@pytest.fixture
+def guarded(store: ObjectStore) -> Iterator[ObjectStore]:
+    """A store that checks who asks: `reader` may read, `nobody` may nothing."""
+    iam = store.client("iam")
+    for name, actions in {"reader": ["s3:GetObject", "s3:ListBucket"], "nobody": ["s3:ListAllMyBuckets"]}.items():
+        iam.create_user(UserName=name)
+        statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": statement})
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=document)
+        made = iam.create_access_key(UserName=name)["AccessKey"]
+        store.write_profile(name, key=made["AccessKeyId"], secret=made["SecretAccessKey"])
+    store.write_profile("forger", key=made["AccessKeyId"], secret="wrong")
+    store.put("real", "seed.jsonl", b"x")
+    httpx.post(f"{store.url}/moto-api/reset-auth", content="0")
+    try:
+        yield store
+    finally:
+        httpx.post(f"{store.url}/moto-api/reset-auth", content="inf")
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [(PROFILE, "InvalidAccessKeyId"), ("forger", "SignatureDoesNotMatch"), ("nobody", "AccessDenied")],
+)
+@pytest.mark.parametrize("call", ["fetch", "store", "open", "list"])
+def test_wrong_credentials_are_told(
+    home: Home, guarded: ObjectStore, tmp_path: Path, refused: tuple[str, str], call: str
+) -> None:
+    profile, code = refused
+    place = buckets_at(home, profile=profile).locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    with pytest.raises(CleanroomError, match=rf"\(({code}|403)\)") as caught:
+        CALLS[call](place, tmp_path)
+    assert caught.value.attributes["problem"] == "denied"
+    assert isinstance(caught.value, SeedError if call == "fetch" else BucketError)
+
+
+def test_credentials_that_may_read_do_no_more(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
+    place = buckets_at(home, profile="reader").locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x"
+    with pytest.raises(BucketError, match="AccessDenied"):
+        place.store(keep(tmp_path, b"y"))
+
+
+def test_corrected_credentials_are_read_without_a_restart(
+    home: Home, guarded: ObjectStore, tmp_path: Path
+) -> None:
+    buckets = buckets_at(home, profile="forger")
+    place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    with pytest.raises(BucketError):
+        place.open()
+    lines = guarded.credentials.read_text().split("[reader]\n")[1].splitlines()[:2]
+    guarded.credentials.write_text("\n".join(["[forger]", *lines]))
+    assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x"
+
+
+def test_an_endpoint_that_is_none_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
+    store.write_profile("odd", url="no url")
+    with pytest.raises(BucketError, match="profile cannot be used"):
+        buckets_at(home, profile="odd").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
+
+
+def test_without_boto3_the_extra_is_named(home: Home) -> None:
+    with (
+        mock.patch.dict(sys.modules, {"boto3": None}),
+        pytest.raises(ConfigurationError, match=r"cleanroom-pipelines\[api\]"),
+    ):
+        buckets_at(home).locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
+
+
+def test_a_connection_that_breaks_is_tried_again(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    store.put("real", "shop/in/seed.jsonl", b"x" * 3_000_000)
+    place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    client = place.bucket._client  # type: ignore[attr-defined]
+    n_opened = 0
+
+    def breaking(parsed: dict[str, object], **_: object) -> None:
+        nonlocal n_opened
+        n_opened += 1
+        if n_opened <= broken:
+            parsed["Body"]._raw_stream.read(1_000_000)  # type: ignore[attr-defined]
+
+    client.meta.events.register("after-call.s3.GetObject", breaking)
+    broken = 2
+    assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x" * 3_000_000
+    assert n_opened == 3
+    n_opened, broken = 0, 3
+    with pytest.raises(SeedError) as caught:
+        place.fetch(tmp_path / "seed", max_bytes=LIMIT)
+    assert caught.value.attributes["problem"] == "unreachable"
+
+
+def test_a_missing_object_is_told(buckets: Buckets, store: ObjectStore) -> None:
+    with pytest.raises(NotFoundError):
+        buckets.locate(ACCOUNT, "s3://shelf/nothing").open()
