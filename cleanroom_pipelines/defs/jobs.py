@@ -14,8 +14,9 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_unknown
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.running import JOB_NAMES, beating, run_pending
+from cleanroom_pipelines.execution.running import beating, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
+from cleanroom_pipelines.execution.traces import JOB_NAMES
 
 _WORKER_SECONDS = 300
 

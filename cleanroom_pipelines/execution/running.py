@@ -1,12 +1,12 @@
 """Running what is pending: through Dagster, in this process.
 
-Lives here: the jobs that do each kind of work, running them here, and the heartbeat of whoever runs.
-Add here when a kind of work gets a job.
+Lives here: running the job of each kind of work here, what is ready to be run, and the heartbeat of whoever runs.
+Add here when running needs something more.
 Keep out: when to run (sensors, schedules) and what a run makes (making.py).
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -14,24 +14,17 @@ from threading import Event, Thread
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Kind, Version
+from cleanroom_pipelines.catalog import Version
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.supervision import supervise
-from cleanroom_pipelines.execution.traces import add_partitions
+from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
 
-JOB_NAMES: Mapping[Kind, str] = {
-    Kind.TRAINING_DATASET: "validate_training_dataset",
-    Kind.AUDIENCE_MODEL: "train_audience_model",
-    Kind.CONFIGURED_AUDIENCE_MODEL: "configure_audience_model",
-    Kind.GENERATION_JOB: "generate_audience",
-    Kind.EXPORT_JOB: "export_audience",
-}
 _HEARTBEAT_SECONDS = 15.0
 
 

@@ -1,6 +1,6 @@
 """What Dagster keeps of a resource: its partition, its runs and their events.
 
-Lives here: the partition sets, adding partitions, finding what Dagster holds of one, and removing all of it.
+Lives here: the partition sets and jobs by name, adding partitions, finding and removing what Dagster holds of one.
 Add here when Dagster keeps something else of a partition.
 Keep out: which partitions are to go (deleting.py) and which runs are dead (supervision.py).
 
@@ -35,6 +35,13 @@ PARTITION_SETS: Mapping[Kind, str] = {
     Kind.CONFIGURED_AUDIENCE_MODEL: "configured_audience_models",
     Kind.GENERATION_JOB: "generation_jobs",
     Kind.EXPORT_JOB: "export_jobs",
+}
+JOB_NAMES: Mapping[Kind, str] = {
+    Kind.TRAINING_DATASET: "validate_training_dataset",
+    Kind.AUDIENCE_MODEL: "train_audience_model",
+    Kind.CONFIGURED_AUDIENCE_MODEL: "configure_audience_model",
+    Kind.GENERATION_JOB: "generate_audience",
+    Kind.EXPORT_JOB: "export_audience",
 }
 
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -90,11 +97,11 @@ def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]
     found = {
         partition for asset in assets for partition in instance.get_materialized_partitions(dg.AssetKey(asset))
     }
-    ours = {dg.AssetKey(asset) for asset in assets}
+    ours, jobs = {dg.AssetKey(asset) for asset in assets}, set(JOB_NAMES.values())
     named = dict(instance.get_run_tags(tag_keys=[PARTITION_NAME_TAG])).get(PARTITION_NAME_TAG, set())
     for partition in named - found:
         runs = instance.get_runs(_runs_of([partition]))
-        if runs and all(run.asset_selection and run.asset_selection <= ours for run in runs):
+        if runs and all(run.job_name in jobs or _is_only_of(run, ours) for run in runs):
             found.add(partition)
     return found
 
@@ -117,6 +124,10 @@ def remove_traces(instance: dg.DagsterInstance, assets: Sequence[str], partition
     for run_id in run_ids:
         instance.run_storage.delete_run(run_id)  # last: whoever goes on after a kill finds the rest by it
         _remove_shard(instance, run_id)
+
+
+def _is_only_of(run: dg.DagsterRun, assets: set[dg.AssetKey]) -> bool:
+    return bool(run.asset_selection) and set(run.asset_selection or ()) <= assets
 
 
 def _runs_of(partitions: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] = ()) -> dg.RunsFilter:

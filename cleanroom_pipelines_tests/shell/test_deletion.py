@@ -1,0 +1,163 @@
+"""What is deleted disappears from Dagster as it runs: from the graph, the runs and the partitions.
+
+Contract: DESIGN section 6, cleanroomsml 3.13. The sensor asks for one run that deletes, never while another one is
+at it; `run_pending` and a worker delete too; whatever was made with the real assets leaves no trace, and the rest
+is as it was. A resource is no sooner in the catalogue than its work can be run.
+"""
+
+import sqlite3
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize
+from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
+from cleanroom_pipelines.execution import running
+from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.execution.traces import PARTITION_SETS
+
+from .. import worlds
+from .conftest import Shell, repository
+from .ticks import as_run, tick
+
+ORDER = (Kind.GENERATION_JOB, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.AUDIENCE_MODEL, Kind.TRAINING_DATASET)
+
+
+def named(shell: Shell, partition: str) -> list[str]:
+    """Where Dagster's databases name a partition, and the files of the home that do."""
+    found = []
+    for path in (shell.folder / "dagster").rglob("*.db"):
+        with sqlite3.connect(path) as connection:
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            for (table,) in tables:
+                rows = connection.execute(f'SELECT * FROM "{table}"')
+                found += [table] * any(partition in str(value) for row in rows for value in row)
+    stored = (shell.folder / "home" / "artifacts").glob(f"*/{partition[-12:]}")
+    return sorted([*found, *(path.parent.name for path in stored)])
+
+
+def shown(shell: Shell) -> dict[str, set[str]]:
+    """What the graph counts: the materialised partitions by asset."""
+    return {
+        asset: shell.instance.get_materialized_partitions(dg.AssetKey(asset))
+        for assets in ASSETS_OF.values()
+        for asset in assets
+    }
+
+
+def ask(shell: Shell, kind: Kind) -> str:
+    (key,) = shell.installation.catalog.ids(kind)
+    shell.installation.catalog.request_delete(kind, key)
+    return key
+
+
+def test_everything_goes_one_after_the_other(again: Shell) -> None:
+    job, export = again.partition("audience"), again.partition("audience_export")
+    (folder,) = (again.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "shop").iterdir()
+    assert {"event_logs", "runs", "audience"} <= set(named(again, job)), "the search sees what is there"
+    before = shown(again)
+    for kind in ORDER:
+        key = ask(again, kind)
+        assert again.run_pending() == 0
+        assert named(again, key) == []
+        gone = [*ASSETS_OF[kind], *(ASSETS_OF[Kind.EXPORT_JOB] if kind is Kind.GENERATION_JOB else ())]
+        now = shown(again)
+        assert {asset for asset in now if now[asset] != before[asset]} == set(gone)
+        assert again.instance.get_dynamic_partitions(PARTITION_SETS[kind]) == []
+        before = now
+    assert named(again, export) == []
+    assert not [path for path in (again.folder / "home" / "seeds").rglob("*") if path.is_file()]
+    assert (folder / "manifest.json").is_file(), "it is the bucket's owner's"
+
+
+def test_the_sensor_asks_for_one_run_that_deletes(again: Shell) -> None:
+    job = ask(again, Kind.GENERATION_JOB)
+    (request,) = tick(again, "pending_work").run_requests
+    assert request.job_name == "carry_out_deletions"
+    under_way = as_run(again, "carry_out_deletions", dg.DagsterRunStatus.STARTED)
+    assert tick(again, "pending_work").run_requests == []
+    again.instance.report_run_failed(again.instance.get_run_by_id(under_way))
+    result = repository().get_job("carry_out_deletions").execute_in_process(instance=again.instance)
+    assert result.success
+    assert named(again, job) == []
+    found = tick(again, "pending_work")
+    assert found.run_requests == []
+    assert found.skip_message == "Nothing is pending."
+
+
+def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:
+    job = again.partition("audience")
+    run = as_run(again, "generate_audience", dg.DagsterRunStatus.STARTED, **{"dagster/partition": job})
+    again.installation.catalog.heartbeat_worker(run)
+    ask(again, Kind.GENERATION_JOB)
+    assert tick(again, "pending_work").run_requests == []
+    again.instance.report_run_failed(again.instance.get_run_by_id(run))
+    assert [request.job_name for request in tick(again, "pending_work").run_requests] == ["carry_out_deletions"]
+
+
+def test_a_failed_deletion_is_told_and_asks_for_no_run(again: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ask(again, Kind.GENERATION_JOB)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(again.installation.store._fs), "rm", lambda *_, **__: 1 / 0)
+        again.run_pending()
+    assert again.installation.catalog.get(Kind.GENERATION_JOB, job).status == "DELETE_FAILED"
+    assert tick(again, "pending_work").run_requests == []
+    ask(again, Kind.GENERATION_JOB)
+    again.run_pending()
+    assert named(again, job) == []
+
+
+def test_the_night_sweeps_what_a_queued_run_left(again: Shell) -> None:
+    job = ask(again, Kind.GENERATION_JOB)
+    again.run_pending()
+    as_run(again, "generate_audience", dg.DagsterRunStatus.CANCELED, **{"dagster/partition": job})
+    assert named(again, job)
+    result = repository().get_job("keep_house").execute_in_process(instance=again.instance)
+    assert result.success
+    assert named(again, job) == []
+
+
+def test_deleted_and_made_again_under_the_same_name_is_another(again: Shell) -> None:
+    first = ask(again, Kind.GENERATION_JOB)
+    again.run_pending()
+    worlds.apply(again.installation, again.world.declaration)
+    again.run_pending()
+    second = again.partition("audience")
+    assert second != first
+    assert shown(again)["audience"] == {second}
+    assert worlds.newest(again.installation, Kind.EXPORT_JOB).status == "ACTIVE"
+
+
+def test_a_resource_younger_than_the_last_look_is_run_too(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = trained.installation.catalog
+    model = trained.partition("audience_model")
+
+    def look_then_create(*_: object) -> int:
+        if not created:
+            spec = ConfiguredAudienceModelSpec(
+                name="Late",
+                audience_model_id=model,
+                sizes=(AudienceSize.parse("10%"),),
+                output_url="s3://audiences/x",
+            )
+            created.append(catalog.create(spec).id)
+        return 0
+
+    created: list[str] = []
+    monkeypatch.setattr(running, "delete_pending", look_then_create)
+    assert run_pending(trained.installation, trained.instance) == 1
+    assert catalog.newest_version(Kind.CONFIGURED_AUDIENCE_MODEL, created[0]).status == "ACTIVE"
+
+
+def test_the_files_of_the_home_that_name_a_deleted_job_are_none(again: Shell) -> None:
+    job = ask(again, Kind.GENERATION_JOB)
+    again.run_pending()
+    home = again.folder / "home"
+    readable = [path for path in home.rglob("*") if path.is_file() and path.name != "catalog.db"]
+    naming = [path for path in readable if job.encode() in path.read_bytes()]
+    exported = home / "accounts"
+    assert [path for path in naming if not path.is_relative_to(exported)] == []
+    assert all(path.name == "manifest.json" for path in naming), "what an export says of itself stays with it"
+    assert Path(home / "catalog.db").exists()
