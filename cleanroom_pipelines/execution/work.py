@@ -33,7 +33,7 @@ CODE_VERSIONS: Mapping[str, str] = {
     "audience_model": "1",
     "configured_audience_model": "1",
     "seed_validation_report": "1",
-    "audience": "1",
+    "audience": "2",
     "audience_export": "1",
 }
 

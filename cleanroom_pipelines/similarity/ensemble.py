@@ -34,6 +34,9 @@ _N_KNOTS = 129
 _EXPECTED = {"linear": 0.5, "linear, by activity": 0.4, "linear, by strength": 0.6, "nearest to centroid": 0.1}
 _EXPECTATION_STRENGTH = 20.0
 _FURTHEST_BEYOND = 3.0
+_DECLARED = NAMES.index("declared features")
+# Log-likelihood that the declared features must add before they are listened to.
+_WORTH_DECLARED = 4.0
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -241,6 +244,7 @@ def take(rows: Rows, positions: Int64) -> Rows:
         embedding_lengths=rows.embedding_lengths[positions],
         dense=rows.dense[positions],
         counts=rows.counts[positions],
+        n_behaviour=rows.n_behaviour,
     )
 
 
@@ -285,8 +289,14 @@ def _weights(logits: Float64, is_seed: Bool) -> Float64:
         return float(loss), gradient
 
     start = np.append(expected, np.log(share / (1.0 - share)))
-    bounds = [(0.0, None)] * n_signals + [(None, None)]
-    weights = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds).x[:-1]
+    bounds: list[tuple[float | None, float | None]] = [(0.0, None)] * n_signals + [(None, None)]
+    found = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    if found.x[_DECLARED] > 0:
+        bounds[_DECLARED] = (0.0, 0.0)
+        without = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        if without.fun - found.fun < _WORTH_DECLARED:
+            found = without
+    weights = found.x[:-1]
     return weights if weights.sum() > 0 else expected
 
 

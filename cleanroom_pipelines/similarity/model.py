@@ -58,8 +58,9 @@ class Rows:
         strong: (n, M) the same with pairs weighted by how often and how lately, length 1.
         lengths: (n,) the lengths before scaling.
         embedding_lengths: (n,) lengths of the users' embeddings.
-        dense: (n, F) standardised features.
+        dense: (n, F) standardised features; those of behaviour first, then those of declared columns.
         counts: (n, c) interactions with the c commonest items.
+        n_behaviour: How many of the features are of behaviour (activity and recency).
     """
 
     items: sp.csr_matrix
@@ -68,6 +69,7 @@ class Rows:
     embedding_lengths: npt.NDArray[np.float32]
     dense: npt.NDArray[np.float32]
     counts: npt.NDArray[np.float32]
+    n_behaviour: int
 
 
 class Model:
@@ -221,10 +223,15 @@ class Model:
             embedding_lengths=np.asarray(self.embedding_lengths[users]),
             dense=np.asarray(self.dense[users]),
             counts=common,
+            n_behaviour=self._n_behaviour,
         )
 
     def _days(self, positions: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint16] | None:
         return np.asarray(self._pair_days[positions]) if self._has_days else None
+
+    @cached_property
+    def _n_behaviour(self) -> int:
+        return sum(feature["group"] in ("activity", "recency") for feature in self.features)
 
     @cached_property
     def _has_days(self) -> bool:
