@@ -14,11 +14,11 @@ LightGBM with seven leaves on the commonest items is 17 % ahead where they have 
 31 leaves it is behind everywhere. Nearest neighbours and kernel densities in the embedding never led. Weighting
 unlabelled users by how likely they are hidden members of the group (PU learning) changed nothing.
 
-Declared features (of the users table, of the interactions' columns) are a signal of their own and one more input of
-the trees. Inside the linear signals, where they stood first, they cost 0.014 ± 0.005 of recall on hidden items: for
-sixty seed users thirty columns are noise that L2 alone does not hold back. As a signal that the combiner may weigh
-freely they still cost 0.010 ± 0.004; since they must earn their weight (ensemble) it is 0.003 ± 0.003, and the gain
-on hidden attributes is what it was (40 and 23 tasks of the demo's data).
+Declared features (of the users table, of the interactions' columns) are a signal of their own and one more input
+of the trees. Inside the linear signals, where they stood first, they cost 0.014 ± 0.005 of recall on hidden items:
+for sixty seed users thirty columns are noise that L2 alone does not hold back. As a signal that the combiner may
+weigh freely they still cost 0.010 ± 0.004; since they must earn their weight (ensemble) it is 0.003 ± 0.003, and
+the gain on hidden attributes is what it was (40 and 23 tasks of the demo's data).
 """
 
 from dataclasses import dataclass
