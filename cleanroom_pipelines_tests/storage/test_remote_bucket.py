@@ -1,6 +1,6 @@
 """Contract: a registered bucket with a URL lies on a real S3-compatible store, below its prefix, and is reached
-with its own profile alone, whatever else this machine may do. What the store refuses, or that it is not there, says
-one sentence with the store's code and no more."""
+with its own profile alone, whatever else this machine may do. What the store refuses, or that it is not there,
+says one sentence with the store's code and no more."""
 
 import json
 import os
@@ -217,6 +217,27 @@ def test_variables_of_the_process_do_not_win_over_the_profile(
     assert list(store.objects("real")) == ["shop/in/seed.jsonl"]
     assert seen
     assert all(re.search(r"Credential=own/\d+/eu-central-1/s3", headers) for headers in seen)
+
+
+def test_a_profile_without_an_endpoint_means_aws(
+    home: Home, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, store.url)
+    with store.config.open("a") as stream:
+        stream.write("[profile aws]\nregion = eu-west-1\n")
+    with store.credentials.open("a") as stream:
+        stream.write("[aws]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    place = buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl")
+    assert place.bucket._client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"  # type: ignore[attr-defined]
+
+
+def test_an_endpoint_of_s3_alone_is_found(home: Home, store: ObjectStore) -> None:
+    with store.config.open("a") as stream:
+        stream.write("[profile shared]\nendpoint_url = http://127.0.0.1:1\nservices = local\n")
+        stream.write(f"[services local]\ns3 =\n  endpoint_url = {store.url}\n")
+    store.credentials.write_text("[shared]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    assert not buckets_at(home, profile="shared").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
 
 
 @pytest.fixture
