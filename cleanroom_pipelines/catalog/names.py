@@ -155,8 +155,7 @@ def make_template_arn(account_id: str, region: str, token_hex: Callable[[int], s
         UsageError: The account or the region could stand in no such ARN.
     """
     check_account(account_id, region)
-    if not _TEMPLATE_REGION.fullmatch(region):
-        raise UsageError("The region cannot have templates.", remedy=f"Give a region such as {LOCAL_REGION}.")
+    check_template_region(region)
     membership, template = make_uuid(token_hex), make_uuid(token_hex)
     return f"arn:aws:cleanrooms:{region}:{account_id}:membership/{membership}/analysistemplate/{template}"
 
@@ -260,6 +259,16 @@ def check_account(account_id: str, region: str) -> None:
         raise UsageError("The account is not 12 digits.", remedy="Give an account id of 12 digits.")
     if not _REGION.fullmatch(region):
         raise UsageError("The region cannot be used.", remedy=f"Give a region such as {LOCAL_REGION}.")
+
+
+def check_template_region(region: str) -> None:
+    """Refuse a region that could stand in no template's ARN.
+
+    Raises:
+        UsageError: Not of the form us-east-1.
+    """
+    if not _TEMPLATE_REGION.fullmatch(region):
+        raise UsageError("The region cannot have templates.", remedy=f"Give a region such as {LOCAL_REGION}.")
 
 
 def is_account_id(text: str) -> bool:

@@ -20,6 +20,7 @@ from cleanroom_pipelines.catalog.names import (
     check_bucket_name,
     check_bucket_url,
     check_name,
+    check_template_region,
     check_text,
     is_account_id,
     make_template_arn,
@@ -65,11 +66,7 @@ class Parties(Database):
             UsageError: The name or the id cannot be used.
             ConflictError: The name (`attributes["reason"] == "name"`) or the id (`"id"`) is taken.
         """
-        check_name(name)
-        if is_account_id(name):
-            raise UsageError("The account's name looks like an account id.", remedy="Choose another name.")
-        if account_id is not None:
-            check_account(account_id, LOCAL_REGION)
+        check_new_account(name, account_id)
         for _ in range(3):
             try:
                 with self._write() as session:
@@ -210,12 +207,7 @@ class Parties(Database):
             NotFoundError: A member does not exist.
             ConflictError: The name is taken.
         """
-        check_name(name)
-        if not 2 <= len(members) <= MAX_MEMBERS or len(set(members)) < len(members):
-            raise UsageError(
-                "The members of the collaboration cannot be used.",
-                remedy=f"Name 2 to {MAX_MEMBERS} different accounts.",
-            )
+        check_new_collaboration(name, members)
         try:
             with self._write() as session:
                 for member in members:
@@ -288,8 +280,7 @@ class Parties(Database):
             NotFoundError: There is no such account, or no such collaboration with this member.
             ConflictError: The name is taken.
         """
-        check_name(name)
-        check_query_text(sql)
+        check_new_template(name, sql, region)
         try:
             with self._write() as session:
                 _refuse_unknown(session, account_id)
@@ -355,12 +346,7 @@ class Parties(Database):
             NotFoundError: There is no such account.
             ConflictError: The name is taken.
         """
-        check_bucket_name(name)
-        if url is not None:
-            check_bucket_url(url)
-        check_text("profile", profile, 128)
-        if profile is not None and url is None:
-            raise UsageError("A bucket without a URL has a profile.", remedy="Give the URL of the real bucket.")
+        check_new_bucket(name, url, profile)
         try:
             with self._write() as session:
                 _refuse_unknown(session, account_id)
@@ -388,6 +374,42 @@ class Parties(Database):
             query = query.where(BucketRow.account_id == account_id)
         with self._read() as session:
             return tuple(_bucket(row) for row in session.scalars(query.order_by(BucketRow.name)))
+
+
+def check_new_account(name: str, account_id: str | None = None) -> None:
+    """Raises UsageError unless an account may have this name and id."""
+    check_name(name)
+    if is_account_id(name):
+        raise UsageError("The account's name looks like an account id.", remedy="Choose another name.")
+    if account_id is not None:
+        check_account(account_id, LOCAL_REGION)
+
+
+def check_new_collaboration(name: str, members: Sequence[str]) -> None:
+    """Raises UsageError unless a collaboration may have this name and these members."""
+    check_name(name)
+    if not 2 <= len(members) <= MAX_MEMBERS or len(set(members)) < len(members):
+        raise UsageError(
+            "The members of the collaboration cannot be used.",
+            remedy=f"Name 2 to {MAX_MEMBERS} different accounts.",
+        )
+
+
+def check_new_template(name: str, sql: str, region: str) -> None:
+    """Raises UsageError unless a template may have this name and text, and stand in this region."""
+    check_name(name)
+    check_query_text(sql)
+    check_template_region(region)
+
+
+def check_new_bucket(name: str, url: str | None = None, profile: str | None = None) -> None:
+    """Raises UsageError unless a bucket may have this name, URL and profile."""
+    check_bucket_name(name)
+    if url is not None:
+        check_bucket_url(url)
+    check_text("profile", profile, 128)
+    if profile is not None and url is None:
+        raise UsageError("A bucket without a URL has a profile.", remedy="Give the URL of the real bucket.")
 
 
 def _random_account_id(session: Session, random_hex: str) -> str:

@@ -2,7 +2,7 @@
 
 Lives here: comparing a declaration with the catalogue, and the creates and updates that follow.
 Add here when a further kind of resource can be declared.
-Keep out: the file's form (form.py) and the catalogue's rules.
+Keep out: the file's form (form.py), the parties (parties.py) and the catalogue's rules.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +13,7 @@ from typing import Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, check_sizes
 from cleanroom_pipelines.catalog import (
+    LOCAL_ACCOUNT,
     AudienceModelSpec,
     Catalog,
     ConfiguredAudienceModel,
@@ -29,8 +30,10 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     spec_digest,
 )
+from cleanroom_pipelines.catalog.names import check_account
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.declarations.form import Declaration, GenerationJobForm
+from cleanroom_pipelines.declarations.parties import ApplyingParties, PartyKind
 from cleanroom_pipelines.errors import (
     CleanroomError,
     ConflictError,
@@ -49,17 +52,17 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class Change:
-    """What applying does, or would do, to one resource.
+    """What applying does, or would do, to one resource or party.
 
     Args:
         action: `create`, `update` (a new version where its content changes) or `keep`.
-        kind: The resource's kind.
+        kind: The resource's kind, or what of a party it is.
         name: Its name.
-        id: Partition key; empty for a resource that a dry run would create.
+        id: Partition key, or the id or ARN of what a party has; empty for what a dry run would create.
     """
 
     action: Literal["create", "update", "keep"]
-    kind: Kind
+    kind: Kind | PartyKind
     name: str
     id: str
 
@@ -84,7 +87,7 @@ def apply_declaration(
         dry_run: Say what would change and change nothing.
 
     Returns:
-        A change for each declared resource, parents first.
+        A change for each declared party and resource, parents first.
 
     Raises:
         UsageError: A parent is declared nowhere, or a rule of the catalogue is broken.
@@ -116,8 +119,11 @@ class _Applying:
         self._dry_run = dry_run
         self._ids: dict[tuple[Kind, str], str] = {}
         self._changes: list[Change] = []
+        self._parties = ApplyingParties(catalog, declaration, self._note_party, dry_run=dry_run)
+        self._account_id, self._region = "", declaration.region
 
     def run(self) -> list[Change]:
+        self._settle_parties()
         self._settle_all("training_datasets", self._datasets())
         self._settle_all("audience_models", self._models())
         self._settle_all("configured_audience_models", self._configured_models())
@@ -131,6 +137,28 @@ class _Applying:
                     name = f"{form.name[: 62 - len(str(size))]} {size}"
                     self._settle(ExportJobSpec(name=name, generation_job_id=job, size=size))
         return self._changes
+
+    def _settle_parties(self) -> None:
+        parties, declaration = self._parties, self._declaration
+        for number, account in enumerate(declaration.accounts):
+            with _at(f"accounts.{number}"):
+                parties.settle_account(account)
+        with _at("account"):
+            self._account_id = parties.account_of(declaration.account)
+        with _at("region"):
+            check_account(LOCAL_ACCOUNT, self._region)
+        for number, collaboration in enumerate(declaration.collaborations):
+            with _at(f"collaborations.{number}"):
+                parties.settle_collaboration(collaboration)
+        for number, template in enumerate(declaration.templates):
+            with _at(f"templates.{number}"):
+                parties.settle_template(template)
+        for number, bucket in enumerate(declaration.buckets):
+            with _at(f"buckets.{number}"):
+                parties.settle_bucket(bucket)
+
+    def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool) -> None:
+        self._changes.append(Change("create" if is_new else "keep", kind, name, party_id))
 
     def _settle_all(self, section: str, specs: Iterator[Spec]) -> None:
         for number in range(len(getattr(self._declaration, section))):
@@ -222,7 +250,9 @@ class _Applying:
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:
-                record = self._catalog.create(spec, declared=True, digest=digest)
+                record = self._catalog.create(
+                    spec, account_id=self._account_id, region=self._region, declared=True, digest=digest
+                )
                 return self._note("create", spec, record.id)
             self._catalog.update_declared(spec.kind, existing.id, spec, digest)
         except BaseException:
@@ -248,7 +278,7 @@ class _Applying:
     def _existing(self, spec: Spec) -> Resource | None:
         scope = spec.generation_job_id if isinstance(spec, ExportJobSpec) else ""
         try:
-            existing = self._catalog.get_by_name(spec.kind, spec.name, generation_job_id=scope)
+            existing = self._named(spec.kind, spec.name, scope)
         except NotFoundError:
             return None
         if not existing.declared:
@@ -281,7 +311,7 @@ class _Applying:
             if form.name == configured:
                 return _sizes(form.sizes)
         try:
-            found = self._catalog.get_by_name(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+            found = self._named(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
         except NotFoundError:
             return None  # told when the parent is looked up
         assert isinstance(found, ConfiguredAudienceModel)
@@ -312,7 +342,7 @@ class _Applying:
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
-            parent = self._catalog.get_by_name(kind, name)
+            parent = self._named(kind, name)
         except NotFoundError:
             raise UsageError(
                 f"It refers to a {kind.words} that is declared nowhere.",
@@ -320,6 +350,9 @@ class _Applying:
             ) from None
         _refuse_deleting(parent)
         return parent.id
+
+    def _named(self, kind: Kind, name: str, generation_job_id: str = "") -> Resource:
+        return self._catalog.get_by_name(kind, name, self._account_id, self._region, generation_job_id)
 
     def _path(self, text: str) -> Path:
         return self._declaration.folder / text

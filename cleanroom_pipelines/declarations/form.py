@@ -13,11 +13,20 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
+from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, is_account_id
 from cleanroom_pipelines.declarations.reading import load_yaml
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.destinations import split_destination
 from cleanroom_pipelines.tables.roles import Role
 
+PARTY_SECTIONS = ("accounts", "collaborations", "templates", "buckets")
+SECTIONS = (
+    *PARTY_SECTIONS,
+    "training_datasets",
+    "audience_models",
+    "configured_audience_models",
+    "generation_jobs",
+)
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MAX_BYTES = 500_000  # PyYAML reads it in ten seconds at worst
 _MAX_KEY = 60
@@ -62,9 +71,18 @@ def _checked_output(value: object) -> object:
     return value
 
 
+def _as_account(value: object) -> object:
+    text = _as_text(value)
+    # YAML reads digits that begin with a zero as an octal number, or as decimal without it
+    if text is not value and not is_account_id(str(text)):
+        raise ValueError("write an account id in quotes")
+    return text
+
+
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 Moment = Annotated[int, BeforeValidator(parse_moment)]
 Text = Annotated[str, BeforeValidator(_as_text)]
+AccountText = Annotated[str, BeforeValidator(_as_account)]
 Output = Annotated[str, BeforeValidator(_checked_output)]
 # YAML has words only; a strict form would ask for members of the enum.
 RoleWord = Annotated[Role, Field(strict=False)]
@@ -146,7 +164,45 @@ class GenerationJobForm(_Named):
     exports: list[Text] = Field(default_factory=list)
 
 
+class AccountForm(_Form):
+    """An account; its access keys are made by `cleanroom account key create`, which shows their secrets once."""
+
+    name: Text
+    id: AccountText | None = None
+
+
+class CollaborationForm(_Form):
+    """Accounts, by name or id, that may start jobs on each other's models where the policies allow it."""
+
+    name: Text
+    members: list[AccountText] = Field(min_length=1)
+
+
+class TemplateForm(_Form):
+    """SQL that may be run as a seed; `sql` is a file, relative to the declaration file."""
+
+    name: Text
+    account: AccountText | None = None
+    sql: str
+    collaboration: Text | None = None
+
+
+class BucketForm(_Form):
+    """A bucket name that is one account's: a folder of the home, or the real bucket at `url`."""
+
+    name: Text
+    account: AccountText | None = None
+    url: str | None = None
+    credentials_profile: str | None = None
+
+
 class _Sections(_Form):
+    account: AccountText = LOCAL_ACCOUNT
+    region: str = LOCAL_REGION
+    accounts: list[AccountForm] = Field(default_factory=list)
+    collaborations: list[CollaborationForm] = Field(default_factory=list)
+    templates: list[TemplateForm] = Field(default_factory=list)
+    buckets: list[BucketForm] = Field(default_factory=list)
     training_datasets: list[TrainingDatasetForm] = Field(default_factory=list)
     audience_models: list[AudienceModelForm] = Field(default_factory=list)
     configured_audience_models: list[ConfiguredAudienceModelForm] = Field(default_factory=list)
@@ -154,9 +210,11 @@ class _Sections(_Form):
 
 
 class Declaration(_Sections):
-    """Everything one file declares, parents first.
+    """Everything one file declares: parties, then resources, parents first.
 
     Args:
+        account: Whose resources it declares, by name or id; also of templates and buckets that name no other.
+        region: Where they are.
         folder: Where the file lies; relative paths start there.
     """
 
@@ -200,10 +258,11 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _check_names(declaration: _Sections) -> None:
-    for section in ("training_datasets", "audience_models", "configured_audience_models", "generation_jobs"):
-        first_at: dict[str, int] = {}
+    for section in SECTIONS:
+        first_at: dict[tuple[str, str], int] = {}
         for number, form in enumerate(getattr(declaration, section)):
-            before = first_at.setdefault(form.name, number)
+            of_account = (form.account or declaration.account) if isinstance(form, TemplateForm) else ""
+            before = first_at.setdefault((form.name, of_account), number)
             if before != number:
                 raise UsageError(
                     f"The declaration is wrong at {section}.{number}.name: {section}.{before} has the same name.",

@@ -24,6 +24,7 @@ from .building import dataset_spec, job_spec, utc_now
 GUEST = "111122223333"
 
 _start: Barrier | None = None
+_open: Catalog | None = None
 
 
 def prepare(barrier: Barrier) -> None:
@@ -37,7 +38,12 @@ def together() -> None:
 
 
 def open_catalog(url: str) -> Catalog:
-    return Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
+    """This process's catalogue; the one before is closed, so that a server is not left without connections."""
+    global _open  # noqa: PLW0603 - it lives from one race to the next
+    if _open is not None:
+        _open.close()
+    _open = Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
+    return _open
 
 
 def first_open(url: str, n: int) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.declarations import read_declaration
-from cleanroom_pipelines.declarations.form import parse_duration, parse_moment
+from cleanroom_pipelines.declarations.form import PARTY_SECTIONS, SECTIONS, parse_duration, parse_moment
 from cleanroom_pipelines.errors import UsageError
 
 from .conftest import Room
@@ -34,9 +34,10 @@ def refused(path: Path) -> str:
 def test_the_example_reads() -> None:
     example = read_declaration(EXAMPLE)
     assert example.folder == EXAMPLE.parent
-    assert [len(getattr(example, section)) for section in type(example).model_fields if section != "folder"] == [
-        1
-    ] * 4
+    assert {section: len(getattr(example, section)) for section in SECTIONS} == {
+        **dict.fromkeys(SECTIONS, 1),
+        **dict.fromkeys(PARTY_SECTIONS, 0),
+    }
     (model,) = example.audience_models
     assert model.window.end == datetime(2017, 10, 30, tzinfo=UTC).timestamp()
     assert model.refresh is not None
@@ -58,6 +59,16 @@ def test_numbers_are_names_and_sizes_too(room: Room) -> None:
     [
         ("training_datasets.0.sorce", CANARY, "training_datasets.0.sorce"),
         ("training_dataset", [CANARY], "training_dataset"),
+        ("account", [CANARY], "account"),
+        ("account", 12, "account"),
+        ("account", 0, "account"),
+        ("region", 5, "region"),
+        ("accounts", [{"name": CANARY, "secret": CANARY}], "accounts.0.secret"),
+        ("accounts", [{"name": CANARY, "id": 1234}], "accounts.0.id"),
+        ("collaborations", [{"name": CANARY}], "collaborations.0.members"),
+        ("collaborations", [{"name": CANARY, "members": []}], "collaborations.0.members"),
+        ("templates", [{"name": CANARY}], "templates.0.sql"),
+        ("buckets", [{"name": CANARY, "profile": CANARY}], "buckets.0.profile"),
         ("folder", f"/etc/{CANARY}", "folder"),
         ("training_datasets.0.columns.user", CANARY, "training_datasets.0.columns.user"),
         ("training_datasets.0.columns", [CANARY], "training_datasets.0.columns"),
@@ -223,3 +234,32 @@ def test_a_moment_or_a_fixed_sentence(value: object) -> None:
         assert isinstance(parse_moment(value), int)
     except ValueError as error:
         assert str(error).startswith("write a moment as")
+
+
+@pytest.mark.parametrize(
+    ("section", "forms"),
+    [
+        ("accounts", [{"name": CANARY}, {"name": CANARY}]),
+        ("collaborations", [{"name": CANARY, "members": ["a"]}] * 2),
+        ("templates", [{"name": CANARY, "sql": "a"}, {"name": CANARY, "sql": "b"}]),
+        ("buckets", [{"name": CANARY}, {"name": CANARY, "account": "a"}]),
+    ],
+)
+def test_parties_have_names_of_their_own(room: Room, section: str, forms: Any) -> None:
+    room.raw[section] = forms
+    assert f"wrong at {section}.1.name" in refused(room.write())
+
+
+def test_templates_of_two_accounts_may_have_one_name(room: Room) -> None:
+    room.raw["templates"] = [{"name": "n", "sql": "a"}, {"name": "n", "sql": "a", "account": "other"}]
+    assert len(read_declaration(room.write()).templates) == 2
+
+
+def test_account_ids_are_numbers_too(room: Room) -> None:
+    room.raw["account"] = 111122223333
+    room.raw["accounts"] = [{"name": "a", "id": 111122223333}]
+    declaration = read_declaration(room.write())
+    assert declaration.account == declaration.accounts[0].id == "111122223333"
+    path = room.folder / "octal.yaml"
+    path.write_text("account: 012345670123\n")
+    assert "quotes" in refused(path)

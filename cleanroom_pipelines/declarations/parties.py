@@ -1,0 +1,194 @@
+"""Making the declared parties so: accounts, collaborations, templates, buckets.
+
+Lives here: comparing them with the catalogue, and creating what is missing.
+Add here when a party gets something else that can be declared.
+Keep out: resources (applying.py) and access keys: a secret is shown once, by the command that makes it.
+
+What two parties rely on is not changed under them: a collaboration, a template or a bucket that is declared
+otherwise than it is, is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Collaboration
+from cleanroom_pipelines.catalog.names import is_account_id
+from cleanroom_pipelines.catalog.parties import (
+    check_new_account,
+    check_new_bucket,
+    check_new_collaboration,
+    check_new_template,
+)
+from cleanroom_pipelines.declarations.form import (
+    AccountForm,
+    BucketForm,
+    CollaborationForm,
+    Declaration,
+    TemplateForm,
+)
+from cleanroom_pipelines.errors import ConflictError, UsageError
+
+
+class PartyKind(StrEnum):
+    """What a party has that is no resource of the API's."""
+
+    ACCOUNT = "account"
+    COLLABORATION = "collaboration"
+    TEMPLATE = "template"
+    BUCKET = "bucket"
+
+    @property
+    def words(self) -> str:
+        """The kind as it is written in a sentence."""
+        return self.value
+
+
+# What was settled: its kind, its name, its id (empty where a dry run would create it), whether it is new.
+Note = Callable[[PartyKind, str, str, bool], None]
+
+
+class ApplyingParties:
+    """The parties' part of one pass over a declaration.
+
+    Args:
+        catalog: The catalogue.
+        declaration: What should be.
+        note: Is told what was settled.
+        dry_run: Say what would change and change nothing.
+    """
+
+    def __init__(self, catalog: Catalog, declaration: Declaration, note: Note, *, dry_run: bool) -> None:
+        self._catalog = catalog
+        self._declaration = declaration
+        self._note = note
+        self._dry_run = dry_run
+        # Of an account that a dry run would create the id is empty, unless it is declared.
+        self._accounts = {account.name: account.id for account in catalog.accounts()}
+        self._collaborations = {one.name: one for one in catalog.collaborations()}
+        self._new_members: dict[str, Sequence[str]] = {}
+
+    def account_of(self, name_or_id: str) -> str:
+        """The id of an account that is declared here or there already; empty where a dry run would draw it.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if name_or_id in self._accounts:
+            return self._accounts[name_or_id]
+        if name_or_id == LOCAL_ACCOUNT or (is_account_id(name_or_id) and name_or_id in self._accounts.values()):
+            return name_or_id
+        raise UsageError(
+            "It refers to an account that is declared nowhere.",
+            remedy="Declare it in the same file, or create it first.",
+        )
+
+    def settle_account(self, form: AccountForm) -> None:
+        """Create an account, or keep the one of this name."""
+        check_new_account(form.name, form.id)
+        existing = self._accounts.get(form.name)
+        if existing is not None:
+            if form.id not in (None, existing):
+                raise ConflictError("The account of this name has another id.", remedy="Give its id, or none.")
+            self._note(PartyKind.ACCOUNT, form.name, existing, False)
+            return
+        if form.id in self._accounts.values():
+            raise ConflictError("The account of this id has another name.", remedy="Give its name.")
+        account_id = form.id or ""
+        if not self._dry_run:
+            account_id = self._catalog.create_account(form.name, form.id).id
+        self._accounts[form.name] = account_id
+        self._note(PartyKind.ACCOUNT, form.name, account_id, True)
+
+    def settle_collaboration(self, form: CollaborationForm) -> None:
+        """Create a collaboration, or keep the one of this name."""
+        # Accounts that a dry run would create have no id yet; their names tell them apart.
+        members = [self.account_of(member) or member for member in form.members]
+        check_new_collaboration(form.name, members)
+        existing = self._collaborations.get(form.name)
+        if existing is not None:
+            if {member.account_id for member in existing.members} != set(members):
+                raise ConflictError(
+                    "The collaboration of this name has other members.",
+                    remedy="Declare a collaboration of another name; who wants to leave one says so.",
+                )
+            self._note(PartyKind.COLLABORATION, form.name, existing.id, False)
+            return
+        self._new_members[form.name] = members
+        new_id = ""
+        if not self._dry_run:
+            made = self._catalog.create_collaboration(form.name, members)
+            self._collaborations[form.name], new_id = made, made.id
+        self._note(PartyKind.COLLABORATION, form.name, new_id, True)
+
+    def settle_template(self, form: TemplateForm) -> None:
+        """Add a template, or keep the one of this name."""
+        account, region = form.account or self._declaration.account, self._declaration.region
+        account_id = self.account_of(account)
+        sql = _read_sql(self._declaration.folder / form.sql)
+        check_new_template(form.name, sql, region)
+        collaboration = self._collaboration_of(form.collaboration, account_id or account)
+        existing = next(
+            (
+                one
+                for one in self._catalog.templates(account_id)
+                if one.name == form.name and one.arn.split(":")[3] == region
+            ),
+            None,
+        )
+        if existing is not None:
+            wanted_collaboration = collaboration.id if collaboration else None
+            if (existing.sql, existing.collaboration_id) != (sql, wanted_collaboration):
+                raise ConflictError(
+                    "The template of this name has other SQL, or is for another collaboration.",
+                    remedy="Declare a template of another name: clients rely on what this one does.",
+                )
+            self._note(PartyKind.TEMPLATE, form.name, existing.arn, False)
+            return
+        arn = ""
+        if not self._dry_run:
+            collaboration_id = collaboration.id if collaboration else None
+            arn = self._catalog.add_template(form.name, account_id, sql, collaboration_id, region).arn
+        self._note(PartyKind.TEMPLATE, form.name, arn, True)
+
+    def settle_bucket(self, form: BucketForm) -> None:
+        """Register a bucket, or keep the one of this name."""
+        account_id = self.account_of(form.account or self._declaration.account)
+        check_new_bucket(form.name, form.url, form.credentials_profile)
+        existing = self._catalog.bucket(form.name)
+        if existing is not None:
+            found = (existing.account_id, existing.url, existing.profile)
+            if found != (account_id, form.url, form.credentials_profile):
+                raise ConflictError(
+                    "The bucket of this name is another account's, or lies elsewhere.",
+                    remedy="Declare a bucket of another name.",
+                )
+            self._note(PartyKind.BUCKET, form.name, form.name, False)
+            return
+        if not self._dry_run:
+            self._catalog.register_bucket(form.name, account_id, form.url, form.credentials_profile)
+        self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
+
+    def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
+        """The collaboration of a template; None without one, or where a dry run would create it."""
+        if name is None:
+            return None
+        existing = self._collaborations.get(name)
+        if existing is None and account in self._new_members.get(name, ()):
+            return None
+        if existing is None or not existing.has_active(account):
+            raise UsageError(
+                "It refers to a collaboration that is declared nowhere, or that its account is no member of.",
+                remedy="Declare the collaboration in the same file, with this account.",
+            )
+        return existing
+
+
+def _read_sql(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The file of the SQL cannot be read ({type(error).__name__}).",
+            remedy="Its path starts at the declaration file.",
+        ) from None

@@ -1,0 +1,204 @@
+"""Contract: applying makes the declared parties and what is theirs, and the resources of the declared account;
+done again it changes nothing. What parties rely on is never changed under them, and no key is made."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Kind
+from cleanroom_pipelines.declarations.parties import PartyKind
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
+
+from .conftest import Room, actions
+
+ALPHA, BETA = "111122223333", "012345678901"
+SQL = "SELECT user_id FROM shop.buyers WHERE day > :day\n"
+PARTIES: dict[str, Any] = {
+    "accounts": [{"name": "alpha", "id": ALPHA}, {"name": "beta"}],
+    "collaborations": [{"name": "retail", "members": ["alpha", "beta", LOCAL_ACCOUNT]}],
+    "templates": [
+        {"name": "buyers", "account": "beta", "sql": "buyers.sql", "collaboration": "retail"},
+        {"name": "own buyers", "sql": "buyers.sql"},
+    ],
+    "buckets": [
+        {"name": "seeds", "account": ALPHA},
+        {"name": "exports", "url": "s3://real/prefix", "credentials_profile": "partner"},
+    ],
+}
+NAMES = ["alpha", "beta", "retail", "buyers", "own buyers", "seeds", "exports"]
+Mend = Callable[[str, Any], None]
+
+
+@pytest.fixture
+def parties(room: Room) -> Room:
+    """A declaration of parties beside the resources."""
+    room.raw = {**copy.deepcopy(PARTIES), **room.raw}
+    (room.folder / "buyers.sql").write_text(SQL)
+    return room
+
+
+def state(room: Room) -> Any:
+    catalog = room.catalog
+    return (
+        room.state(),
+        catalog.accounts(),
+        catalog.collaborations(),
+        catalog.templates(),
+        catalog.buckets(),
+        [catalog.access_keys(account.id) for account in catalog.accounts()],
+    )
+
+
+def test_everything_is_made_parties_first(parties: Room) -> None:
+    changes = parties.apply()
+    assert actions(changes)[: len(NAMES)] == [("create", name) for name in NAMES]
+    assert [change.kind for change in changes[: len(NAMES)]] == [
+        *[PartyKind.ACCOUNT] * 2,
+        PartyKind.COLLABORATION,
+        *[PartyKind.TEMPLATE] * 2,
+        *[PartyKind.BUCKET] * 2,
+    ]
+    catalog = parties.catalog
+    accounts = {account.name: account for account in catalog.accounts()}
+    assert set(accounts) == {"alpha", "beta"}
+    beta = accounts["beta"]
+    assert accounts["alpha"].id == ALPHA
+    (retail,) = catalog.collaborations()
+    assert [member.account_id for member in retail.members] == [ALPHA, beta.id, LOCAL_ACCOUNT]
+    buyers, own = sorted(catalog.templates(), key=lambda template: template.name)
+    assert (buyers.account_id, buyers.sql, buyers.collaboration_id) == (beta.id, SQL, retail.id)
+    assert (own.account_id, own.collaboration_id) == (LOCAL_ACCOUNT, None)
+    exports, seeds = catalog.buckets()
+    assert (seeds.account_id, seeds.url) == (ALPHA, None)
+    assert (exports.account_id, exports.url, exports.profile) == (LOCAL_ACCOUNT, "s3://real/prefix", "partner")
+    made = [ALPHA, beta.id, retail.id, buyers.arn, own.arn, "seeds", "exports"]
+    assert [change.id for change in changes[: len(NAMES)]] == made
+    assert catalog.access_keys(ALPHA) == ()
+
+
+def test_applied_again_nothing_changes(parties: Room) -> None:
+    first = parties.apply()
+    before = state(parties)
+    second = parties.apply()
+    assert {action for action, _ in actions(second)} == {"keep"}
+    assert [change.id for change in second] == [change.id for change in first]
+    assert state(parties) == before
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(parties: Room) -> None:
+    before = state(parties)
+    dry = parties.apply(dry_run=True)
+    assert state(parties) == before
+    assert actions(dry) == actions(parties.apply())
+    assert {change.id for change in dry} <= {"", ALPHA}
+
+
+@pytest.mark.parametrize("account", ["alpha", ALPHA, "beta"])
+def test_the_resources_are_the_accounts(parties: Room, mend: Mend, account: str) -> None:
+    mend("account", account)
+    mend("region", "eu-west-1")
+    assert {action for action, _ in actions(parties.apply(dry_run=True))} == {"create"}
+    parties.apply()
+    owner = parties.catalog.account_named(account)
+    for kind in Kind:
+        for record in parties.catalog.iterate(kind):
+            assert (record.account_id, record.region, record.declared) == (owner, "eu-west-1", True)
+    assert parties.one(Kind.GENERATION_JOB).started_by == owner
+    own = next(one for one in parties.catalog.templates() if one.name == "own buyers")
+    assert own.arn.startswith(f"arn:aws:cleanrooms:eu-west-1:{owner}:")
+    before = state(parties)
+    assert {action for action, _ in actions(parties.apply())} == {"keep"}
+    assert state(parties) == before
+
+
+def test_the_same_names_of_two_accounts_and_regions_are_apart(parties: Room, mend: Mend) -> None:
+    parties.apply()
+    for account, region in (("alpha", "us-east-1"), ("alpha", "eu-west-1")):
+        mend("account", account)
+        mend("region", region)
+        parties.raw["buckets"] = []
+        changes = [change for change in parties.apply() if isinstance(change.kind, Kind)]
+        assert {change.action for change in changes} == {"create"}
+    assert len(parties.catalog.list(Kind.GENERATION_JOB).items) == 3
+
+
+def test_accounts_that_a_command_made_are_taken_as_they_are(parties: Room) -> None:
+    beta = parties.catalog.create_account("beta", BETA)
+    changes = parties.apply()
+    assert actions(changes)[:2] == [("create", "alpha"), ("keep", "beta")]
+    assert changes[1].id == beta.id
+
+
+def test_who_left_is_not_brought_back(parties: Room) -> None:
+    parties.apply()
+    (retail,) = parties.catalog.collaborations()
+    left = parties.catalog.set_membership(retail.id, ALPHA, False)
+    assert actions(parties.apply())[2] == ("keep", "retail")
+    assert parties.catalog.collaborations() == (left,)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error"),
+    [
+        ("accounts.0.id", BETA, ConflictError),
+        ("accounts.1.id", ALPHA, ConflictError),
+        ("collaborations.0.members", ["alpha", "beta"], ConflictError),
+        ("templates.0.collaboration", None, ConflictError),
+        ("templates.0.sql", "other.sql", ConflictError),
+        ("buckets.0.account", "beta", ConflictError),
+        ("buckets.1.url", "s3://elsewhere", ConflictError),
+        ("buckets.1.credentials_profile", None, ConflictError),
+    ],
+)
+def test_what_parties_rely_on_does_not_change(
+    parties: Room, mend: Mend, place: str, value: object, error: type[CleanroomError]
+) -> None:
+    parties.apply()
+    (parties.folder / "other.sql").write_text("SELECT canary")
+    mend(place, value)
+    mend("training_datasets.0.description", "not changed either")
+    before = state(parties)
+    with pytest.raises(error) as caught:
+        parties.apply()
+    assert f"wrong at {place.rsplit('.', 1)[0]}:" in str(caught.value)
+    assert caught.value.remedy
+    assert "canary" not in str(caught.value)
+    assert state(parties) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "where"),
+    [
+        ("account", "gamma", "account"),
+        ("account", "999999999999", "account"),
+        ("region", "no region!", "region"),
+        ("region", "here", "templates.0"),
+        ("accounts.0.name", "999999999999", "accounts.0"),
+        ("accounts.1.id", "12", "accounts.1"),
+        ("collaborations.0.members", ["alpha"], "collaborations.0"),
+        ("collaborations.0.members", ["beta", "beta"], "collaborations.0"),
+        ("collaborations.0.members", ["alpha", ALPHA], "collaborations.0"),
+        ("collaborations.0.members", ["alpha", "gamma"], "collaborations.0"),
+        ("collaborations.0.members", ["alpha", LOCAL_ACCOUNT], "templates.0"),
+        ("templates.0.sql", "nowhere.sql", "templates.0"),
+        ("templates.0.sql", "empty.sql", "templates.0"),
+        ("templates.0.collaboration", "wholesale", "templates.0"),
+        ("templates.0.account", "gamma", "templates.0"),
+        ("buckets.0.name", "UPPER", "buckets.0"),
+        ("buckets.0.account", "gamma", "buckets.0"),
+        ("buckets.1.url", "https://real", "buckets.1"),
+        ("buckets.0.credentials_profile", "partner", "buckets.0"),
+    ],
+)
+def test_a_wrong_declaration_changes_nothing(
+    parties: Room, mend: Mend, place: str, value: object, where: str
+) -> None:
+    (parties.folder / "empty.sql").write_text(" \n")
+    mend(place, value)
+    before = state(parties)
+    with pytest.raises(UsageError, match=f"wrong at {where}:") as caught:
+        parties.apply()
+    assert caught.value.remedy
+    assert state(parties) == before
