@@ -1,7 +1,7 @@
 """The endpoint for tests: two parties with their data, `cleanroom serve` as a process, and real clients.
 
-Lives here: the small world of a publisher and an advertiser, starting the server on a free port, the same gateway
-without a server, boto3 clients, uploads and downloads.
+Lives here: the small world of a publisher and an advertiser, starting the server on a free port, a room without a
+server (the same gateway in this process), boto3 clients, uploads and downloads.
 Keep out: fixtures (conftest.py) and assertions.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,12 @@ import pyarrow.parquet as pq
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 
+from cleanroom_pipelines.catalog import Kind, ParentRef
 from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.parties import issue_access_key
 from cleanroom_pipelines.serving.gateway import Gateway
+from cleanroom_pipelines.serving.starting import make_gateway
 
 from .. import worlds
 from ..cleanroomsml.requests import RawAnswer, RawRequest, send, sign
@@ -42,6 +44,21 @@ DATABASE, TABLE, CUSTOMERS = "shop", "events", "customers"
 SEED = "s3://advertiser-seeds/loyal.jsonl"
 OUTPUT = "s3://publisher-audiences/shop"
 _BUCKETS = "/_cleanroom/buckets"
+# what a job that ended well says of itself
+SUMMARY = {
+    "sentence": "Made.",
+    "metrics": {
+        "recall": 0.75,
+        "recall_at": {"type": "PERCENTAGE", "value": 20},
+        "relevance": [
+            {"type": "PERCENTAGE", "value": 5, "score": 0.5},
+            {"type": "PERCENTAGE", "value": 10, "score": -0.25},
+            {"type": "PERCENTAGE", "value": 20, "score": None},
+        ],
+        "n_users": 300,
+        "warnings": [],
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -354,6 +371,106 @@ def policy_for(configured_arn: str, *account_ids: str, **statement: Any) -> str:
         "Resource": configured_arn,
     } | statement
     return json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+
+
+@dataclass(frozen=True)
+class Room:
+    """The small world behind a gateway in this process; its work is closed without being done.
+
+    Attributes:
+        installation: Its catalogue says what is there.
+        parties: Who meets.
+        gateway: Holds every output against its shape.
+        clients: By account and region; see `client`.
+    """
+
+    installation: Installation
+    parties: Parties
+    gateway: Gateway
+    clients: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, home: Path, **more: str) -> "Room":
+        """A room on an empty home.
+
+        Args:
+            home: Its folder.
+            **more: Settings by environment variable.
+        """
+        installation = installation_at(home, **more)
+        return cls(installation, settle(installation), make_gateway(installation, is_strict=True))
+
+    def client(self, party: Party, region: str = REGION) -> Any:
+        """A real client of a party."""
+        key = (party.key_id, region)
+        if key not in self.clients:
+            self.clients[key] = client_of(self.gateway, party, region=region)
+        return self.clients[key]
+
+    @property
+    def publisher(self) -> Any:
+        """The publisher's client."""
+        return self.client(self.parties.publisher)
+
+    @property
+    def advertiser(self) -> Any:
+        """The advertiser's client."""
+        return self.client(self.parties.advertiser)
+
+    def ask(self, party: Party, request: RawRequest) -> RawAnswer:
+        """Sign a raw request and give it to the gateway."""
+        return ask(self.gateway, signed(request, party, "http://gateway.test"))
+
+    def finish(self) -> None:
+        """Close all pending work as if it had been done well."""
+        catalog = self.installation.catalog
+        while ready := catalog.ready():
+            for version in ready:
+                claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+                assert claim is not None
+                record = catalog.get(version.kind, version.resource_id)
+                parents = ()
+                if record.parent_kind is not None and record.parent_id is not None:
+                    parent = catalog.get(record.parent_kind, record.parent_id)
+                    parents = (ParentRef(parent.kind, parent.id, parent.current_version or 1),)
+                if version.kind is Kind.EXPORT_JOB:
+                    catalog.publish_output(claim, f"{OUTPUT}/{record.id}/")
+                catalog.finish(claim, SUMMARY, parents)
+
+    def dataset(self, name: str = "events", **changes: Any) -> str:
+        """A training dataset of the publisher's; its ARN."""
+        made = self.publisher.create_training_dataset(
+            **dataset_parameters(self.parties.publisher, name, **changes)
+        )
+        return str(made["trainingDatasetArn"])
+
+    def model(self, name: str = "model", dataset: str | None = None, **changes: Any) -> str:
+        """An ACTIVE audience model of the publisher's, on a dataset of the same name if none is given; its ARN."""
+        made = self.publisher.create_audience_model(
+            name=name, trainingDatasetArn=dataset or self.dataset(name), **changes
+        )
+        self.finish()
+        return str(made["audienceModelArn"])
+
+    def configured(self, name: str = "lookalikes", model: str | None = None, **changes: Any) -> str:
+        """A configured audience model of the publisher's, for nobody else yet; its ARN."""
+        parameters = configured_parameters(self.parties.publisher, model or self.model(name), name, **changes)
+        made = self.publisher.create_configured_audience_model(**parameters)
+        return str(made["configuredAudienceModelArn"])
+
+    def shared(self, name: str = "lookalikes", **changes: Any) -> str:
+        """A configured audience model of the publisher's that the advertiser may use; its ARN."""
+        arn = self.configured(name, **changes)
+        policy = policy_for(arn, self.parties.advertiser.account_id)
+        self.publisher.put_configured_audience_model_policy(
+            configuredAudienceModelArn=arn, configuredAudienceModelPolicy=policy
+        )
+        return arn
+
+    def job(self, configured: str, name: str = "loyal", **changes: Any) -> str:
+        """A job of the advertiser's, not begun; its ARN."""
+        parameters = job_parameters(self.parties.advertiser, configured, name, **changes)
+        return str(self.advertiser.start_audience_generation_job(**parameters)["audienceGenerationJobArn"])
 
 
 def wait_until_ended(look: Callable[[], Mapping[str, Any]], *, seconds: float = 300) -> Mapping[str, Any]:
