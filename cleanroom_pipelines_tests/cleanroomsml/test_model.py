@@ -19,6 +19,7 @@ from cleanroom_pipelines.errors import ConfigurationError
 
 from .requests import operation_model
 
+_TEMPLATE = "arn:aws:cleanrooms:us-east-1:123456789012:membership/m"
 DIFFERING_LIMITS = {
     ("TagMap", "max"),
     ("RelevanceMetricScoreDouble", "min"),
@@ -108,6 +109,7 @@ def test_limits_that_only_the_texts_tell() -> None:
         ("NameString", "😀", True),
         ("NameString", "tab\there", True),
         ("NameString", " \t ", False),
+        ("NameString", "\u00a0", True),
         ("NameString", "line\n", False),
         ("NameString", "\n", False),
         ("NameString", "bell\x07", False),
@@ -133,6 +135,9 @@ def test_limits_that_only_the_texts_tell() -> None:
         ("TrainingDatasetArn", "arn:aws:cleanrooms-ml:us-east-1:123456789012:training-dataset/a/../b", True),
         ("TrainingDatasetArn", "arn:aws:cleanrooms-ml:us-east-1:123456789012:audience-model/a", False),
         ("TrainingDatasetArn", "xarn:aws:cleanrooms-ml:us-east-1:123456789012:training-dataset/a", False),
+        ("AnalysisTemplateArn", f"{_TEMPLATE}/analysistemplate/a_b-1", True),
+        ("AnalysisTemplateArn", f"{_TEMPLATE}/analysistemplate/\u00fc", False),
+        ("AnalysisTemplateArn", f"{_TEMPLATE}/analysistemplate/\u0661", False),
         ("UUID", "0123ABCD-0123-4abc-8def-0123456789ab", False),
     ],
 )
