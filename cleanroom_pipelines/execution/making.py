@@ -332,7 +332,9 @@ def buckets_of(installation: Installation) -> Buckets:
 
     def find(name: str) -> RegisteredBucket | None:
         found = installation.catalog.bucket(name)
-        return found and RegisteredBucket(found.name, found.account_id, found.url, found.profile)
+        if found is None:
+            return None
+        return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     return Buckets(installation.home, find)
 
