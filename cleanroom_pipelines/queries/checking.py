@@ -20,11 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlglot import exp
+from sqlglot import Token, TokenType, exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.parsers.duckdb import DuckDBParser
-from sqlglot.tokenizer_core import Token, TokenType
 
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.queries.allowed import (
@@ -45,7 +44,8 @@ MAX_TOKENS = 20_000
 MAX_NESTING = 20
 # DuckDB's own limit for an expression
 MAX_DEPTH = 1_000
-MAX_TABLES = 50
+# A table or CTE counts each time it is named after FROM or JOIN.
+MAX_TABLES = 500
 
 _REMEDY = "Write one SELECT with one output column in plain ANSI SQL, over tables named database.table."
 
@@ -58,6 +58,17 @@ _NUMBER = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
 # Control characters but tab and line ends, and halves of surrogate pairs, which no encoder takes.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _STARTS = {TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN}
+# Where only a name may stand, and not, say, a parameter.
+_OF_NAMES = {
+    (exp.Alias, "alias"),
+    (exp.Column, "this"),
+    (exp.Column, "table"),
+    (exp.Table, "db"),
+    (exp.TableAlias, "this"),
+    (exp.TableAlias, "columns"),
+    (exp.Window, "alias"),
+    (exp.Join, "using"),
+}
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
 
@@ -75,7 +86,7 @@ class CheckedQuery:
         parameters: The values of `$1`, `$2`, ….
     """
 
-    sql: str
+    sql: str = field(repr=False)
     tables: tuple[tuple[str, str], ...]
     parameters: tuple[str, ...] = field(default=(), repr=False)
 
@@ -159,7 +170,13 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
     if tokens[0].token_type not in _STARTS:
         raise _refused("The query is not a SELECT.")
     nesting = 0
-    for token in tokens:
+    for token, following in zip(tokens, [*tokens[1:], tokens[-1]], strict=True):
+        if (
+            token.token_type is TokenType.NUMBER
+            and following.start == token.end + 1
+            and following.text[:1].isalnum()
+        ):
+            raise _refused("The query cannot be read: it holds a number that goes on in letters.")
         nesting += (token.token_type in _OPENING) - (token.token_type in _CLOSING)
         if nesting > MAX_NESTING:
             raise _too_nested()
@@ -261,6 +278,8 @@ def _check_tree(tree: exp.Expr) -> list[exp.Table]:
                 raise _refused_argument(node, name)
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, exp.Expr):
+                    if (type(node), name) in _OF_NAMES and not isinstance(part, exp.Identifier | exp.Star):
+                        raise _refused_argument(node, name)
                     stack.append((part, depth + 1))
                 else:
                     _check_word(node, name, part)
@@ -393,6 +412,8 @@ def _check_output(tree: exp.Expr) -> None:
 
 def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
     """Give tables and CTEs the names they have in what runs; return the tables that are read."""
+    if len(tables) > MAX_TABLES:
+        raise _refused(f"The query names more than {MAX_TABLES} tables.")
     named: list[tuple[str, str]] = []
     views: list[tuple[exp.Table, str]] = []
     uses: list[tuple[exp.Table, exp.CTE]] = []
@@ -408,8 +429,6 @@ def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
         views.append((table, view_name(named.index(pair))))
     if not named:
         raise _refused("The query reads no table.")
-    if len(named) > MAX_TABLES:
-        raise _refused(f"The query reads more than {MAX_TABLES} tables.")
     # Only now: a name that has been changed would no longer be found.
     ctes = {id(cte): (cte, f"cte_{number + 1}") for number, cte in enumerate(_ctes(tables))}
     for table, view in views:

@@ -130,16 +130,21 @@ def _ask_child(task: Mapping[str, Any], own: Path, limits: QueryLimits) -> dict[
 def _answer_of(process: subprocess.Popen[bytes], task: Mapping[str, Any], late: threading.Event) -> dict[str, Any]:
     assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdin as to_child, process.stdout as from_child:
-        # A child that died says so by its answer, which is none. Its input stays open until it has ended: it takes
-        # the end of its input for the end of this process.
+    try:
+        # A child that died tells it by its answer, which is none. Its input stays open until it has ended, since
+        # it takes the end of its input for the end of this process.
         with suppress(BrokenPipeError):
-            to_child.write(json.dumps(task).encode() + b"\n")
-            to_child.flush()
+            process.stdin.write(json.dumps(task).encode() + b"\n")
+            process.stdin.flush()
         process.wait()
-        if late.is_set() or process.returncode in {-signal.SIGXCPU, -signal.SIGALRM}:
-            return {"problem": "time"}
-        return _answer_in(from_child.read(_MAX_ANSWER_BYTES))
+        answer = _answer_in(process.stdout.read(_MAX_ANSWER_BYTES))
+    finally:
+        process.stdout.close()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    if late.is_set() or process.returncode in {-signal.SIGXCPU, -signal.SIGALRM}:
+        return {"problem": "time"}
+    return answer
 
 
 def _environment(own: Path) -> dict[str, str]:

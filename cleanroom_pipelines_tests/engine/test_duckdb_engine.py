@@ -194,6 +194,22 @@ def test_lack_of_memory_says_so(tmp_path: Path) -> None:
     assert "memory" in caught.value.remedy
 
 
+def test_lack_of_memory_says_so_where_it_would_spill() -> None:
+    query = "SELECT count(DISTINCT range::VARCHAR || repeat('x', 50)) FROM range(3_000_000)"
+    with (
+        pytest.raises((EngineError, StorageFullError)) as caught,
+        open_engine(EngineSettings(memory_bytes=30 << 20, threads=1, scratch_bytes=1 << 20)) as engine,
+    ):
+        engine.fetch(query)
+    assert caught.value.attributes.get("cause", "OutOfMemoryException") == "OutOfMemoryException"
+
+
+def test_scratch_is_bounded(tmp_path: Path) -> None:
+    with open_engine(EngineSettings(memory_bytes=256 << 20, scratch=tmp_path, scratch_bytes=3 << 20)) as engine:
+        bound = engine.fetch("SELECT current_setting('max_temp_directory_size') AS bound")
+    assert bound["bound"][0].as_py() == "3.0 MiB"
+
+
 def test_unparsable_query_is_an_engine_error(engine: Engine) -> None:
     with pytest.raises(EngineError):
         engine.execute("SELECT FROM WHERE")
@@ -267,6 +283,20 @@ def test_csv_lines_that_do_not_split_are_counted(tmp_path: Path) -> None:
         {"line": 5, "reason": "UNQUOTED VALUE"},
         {"line": 6, "reason": "INVALID ENCODING"},
     ]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_cast_in_a_query_rejects_no_line(tmp_path: Path, name: str) -> None:
+    lines = {"t.csv": "a,b\n1,x\nx,y\n", "t.jsonl": '{"a": 1, "b": "x"}\n{"a": "x", "b": "y"}\n'}
+    (tmp_path / name).write_text(lines[name])
+    with open_engine(SETTINGS, paths=[tmp_path]) as engine:
+        engine.scan("t", find_tables(tmp_path / name))
+        numbers = engine.fetch("SELECT TRY_CAST(a AS INTEGER) AS a FROM t ORDER BY a")
+        assert numbers["a"].to_pylist() == [1, None]
+        assert not engine.rejected_lines().num_rows
+        with pytest.raises(EngineError) as caught:
+            engine.fetch("SELECT CAST(a AS INTEGER) AS a FROM t")
+        assert caught.value.attributes["cause"] == "ConversionException"
 
 
 def test_rejected_lines_hold_in_large_files(tmp_path: Path) -> None:
