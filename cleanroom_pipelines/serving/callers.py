@@ -82,7 +82,8 @@ class Doorkeeper:
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}
         entry["outcome"] = outcome
         if error is not None:
-            entry["error"] = error.name
+            # why a signature was refused is for this log alone; the client is not told
+            entry["error"] = f"{error.name}:{error.reason.replace(' ', '-')}" if error.reason else error.name
         is_hurried = error is None and not trail.is_read
         is_refusal = error is not None and error.name != "ThrottlingException"
         (self.audit.write if is_hurried or is_refusal else self.audit.write_soon)(entry)

@@ -16,7 +16,6 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.serving.callers import Doorkeeper, Trail
 from cleanroom_pipelines.serving.requests import Reply, Request
-from cleanroom_pipelines.storage.objects import BucketForbiddenError
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,8 +72,6 @@ def as_api_error(raised: Exception) -> ApiError:
     """What an exception becomes for a client; of our own defects the server's log gets the class alone."""
     if isinstance(raised, ApiError):
         return raised
-    if isinstance(raised, BucketForbiddenError):
-        return ApiError("AccessDeniedException", str(raised))
     if isinstance(raised, CleanroomError):
         error = from_cleanroom_error(raised)
     else:
