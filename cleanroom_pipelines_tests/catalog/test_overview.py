@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, Kind
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Starter
 from cleanroom_pipelines.errors import NotFoundError, StatusCode, UsageError
 
-from .building import Builder, Clock, Numbered, dataset_spec, job_spec, model_spec
+from .building import Builder, Clock, Numbered, dataset_spec, export_spec, job_spec, model_spec
 
 
 def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) -> None:
@@ -21,6 +21,22 @@ def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) ->
     assert [record.id for record in catalog.iterate(Kind.TRAINING_DATASET)] == made
     assert len(catalog.ids(Kind.AUDIENCE_MODEL)) == 1
     assert catalog.ids(Kind.EXPORT_JOB) == ()
+
+
+def test_what_an_account_has_is_counted(undeclared: Builder) -> None:
+    guest = "111122223333"
+    catalog = undeclared.catalog
+    *_, configured = undeclared.chain()
+    assert [catalog.count(Kind.TRAINING_DATASET, account) for account in (LOCAL_ACCOUNT, guest)] == [1, 0]
+    first = undeclared.create(job_spec(configured.id))
+    catalog.start_generation_job(job_spec(configured.id, "theirs"), starter=Starter(guest, "theirs"))
+    assert [catalog.count_unfinished_jobs(account) for account in (LOCAL_ACCOUNT, guest)] == [1, 1]
+    assert catalog.count(Kind.GENERATION_JOB, LOCAL_ACCOUNT) == 2
+    undeclared.create(export_spec(first.id))
+    catalog.request_cancel(first.kind, first.id)
+    assert [catalog.count_unfinished_jobs(account) for account in (LOCAL_ACCOUNT, guest)] == [0, 1]
+    undeclared.drain()
+    assert catalog.count_unfinished_jobs(guest) == 0
 
 
 def test_one_version(catalog: Catalog) -> None:
