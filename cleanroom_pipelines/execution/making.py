@@ -40,7 +40,6 @@ from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
-from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.layout import path_of_partition
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
@@ -327,20 +326,8 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     return int(written["delivered"])
 
 
-def buckets_of(installation: Installation) -> Buckets:
-    """The buckets of an installation, as its catalogue knows them."""
-
-    def find(name: str) -> RegisteredBucket | None:
-        found = installation.catalog.bucket(name)
-        if found is None:
-            return None
-        return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
-
-    return Buckets(installation.home, find)
-
-
 def _destination(installation: Installation, configured: ConfiguredAudienceModel) -> Destination:
-    return buckets_of(installation).destination(configured.account_id, configured.output_url)
+    return installation.buckets.destination(configured.account_id, configured.output_url)
 
 
 def _make_report(work: Work) -> Made:
