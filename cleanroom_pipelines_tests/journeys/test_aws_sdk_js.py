@@ -1,8 +1,8 @@
 """The AWS SDK for JavaScript on Node, versions 3 and 2, against a real `cleanroom serve`.
 
 Contract: both versions do their whole job: two accounts from a table to an export and to nothing left, with pages,
-dates, tags and typed errors. Version 2 is the published client, which knows the API as it was in 2024. Version 3 is
-the SDK's runtime with the API's newest model, as its code generator would write it.
+dates, tags and typed errors. Version 2 is the published client, which knows the API as it was in 2024. Version 3
+is the SDK's runtime with the API's newest model, as its code generator would write it.
 """
 
 import json

@@ -1,9 +1,9 @@
 """A bucket on a real S3-compatible store, through `cleanroom serve` and boto3.
 
 Contract: a bucket that was registered with a URL and a profile is one of its account's: a seed comes from it, an
-export goes to it, whole, and both parties put and fetch objects through the server as well. Where the store refuses
-the bucket's credentials, or has no such bucket, the job says so in one sentence, without the store's address, the
-keys or what the bucket is called there.
+export goes to it, whole, and both parties put and fetch objects through the server as well. Where the store
+refuses the bucket's credentials, or has no such bucket, the job says so in one sentence, without the store's
+address, the keys or what the bucket is called there.
 """
 
 import hashlib
