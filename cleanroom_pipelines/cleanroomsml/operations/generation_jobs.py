@@ -57,14 +57,13 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
         _check_policy(endpoint, caller, parameters, parts)
     if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
         raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
-    own_words = {
-        "name": parameters["name"],
-        "description": parameters.get("description"),
-        "tags": parameters.get("tags", {}),
-    }
+    name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
     record = endpoint.catalog.start_generation_job(
         GenerationJobSpec(
-            **own_words,
+            name=name,
+            # a guest's words are in its own copy of the job
+            description=None if is_guest else description,
+            tags={} if is_guest else tags,
             configured_audience_model_id=parts.id,
             seed_location=None,
             seed_digest=None,
@@ -77,7 +76,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
         account_id=parts.account_id,
         region=caller.region,
         parents_must_be_active=True,
-        starter=Starter(account_id=caller.account_id, **own_words) if is_guest else None,
+        starter=Starter(caller.account_id, name, description, tags) if is_guest else None,
     )
     return {"audienceGenerationJobArn": make_arn(_KIND, caller.account_id, caller.region, record.id)}
 
@@ -105,6 +104,8 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
     parts = parse_arn(configured) if configured is not None else None
     if configured is not None and (parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
+    if parts is not None and not _names_one(endpoint, caller, parts):
+        return {"audienceGenerationJobs": []}
     page = endpoint.catalog.list_seen_jobs(
         caller.account_id,
         caller.region,
@@ -188,6 +189,15 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     ):
         raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
+
+
+def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
+    """Whether account and Region of a configured audience model's ARN are its own; the id alone names none."""
+    try:
+        endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, parts.id, parts.account_id, parts.region)
+    except NotFoundError:
+        return False
+    return parts.region == caller.region
 
 
 def _context(caller: Caller, parameters: Parameters, configured: ConfiguredAudienceModel) -> dict[str, Any]:
