@@ -1,7 +1,7 @@
 """The endpoint as a client meets it.
 
 Contract: for every operation and every constraint of botocore's model, a hand-signed raw request that breaks it
-gets 400 and a ValidationException that names the member and never the value, and changes nothing; every operation's
+gets 400 and a ValidationException that names the member and never the value, and changes nothing; each operation's
 answer is of its output shape, also to a real client; names, quotas, throttling, request ids and paging are as the
 contract says; a newer client's members are ignored and an older client's are enough.
 """
