@@ -27,7 +27,7 @@ _KIND: Final = Kind.AUDIENCE_MODEL
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """CreateAudienceModel: CREATE_PENDING; a run trains it."""
-    check_quota(endpoint, caller, _KIND)
+    check_quota(endpoint, caller.account_id, _KIND)
     if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
         # A promise that would not be kept is refused; see the page for people who come from AWS.
         raise invalid("kmsKeyArn", "Member must be absent unless CLEANROOM_ENCRYPTION=volume is set")

@@ -37,7 +37,7 @@ _BINS = "audienceSizeConfig.audienceSizeBins"
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """CreateConfiguredAudienceModel: its model must be ACTIVE."""
-    check_quota(endpoint, caller, _KIND)
+    check_quota(endpoint, caller.account_id, _KIND)
     model = own_arn(caller, parameters["audienceModelArn"], Kind.AUDIENCE_MODEL)
     spec = ConfiguredAudienceModelSpec(
         name=parameters["name"],

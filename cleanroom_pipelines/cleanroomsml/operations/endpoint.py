@@ -85,13 +85,18 @@ def check_role(caller: Caller, role_arn: str) -> None:
         raise ApiError("AccessDeniedException", "The role belongs to another account than the caller.")
 
 
-def check_quota(endpoint: Endpoint, caller: Caller, kind: Kind) -> None:
+def check_quota(endpoint: Endpoint, account_id: str, kind: Kind) -> None:
     """Refuse one more resource than the operator allows an account.
+
+    Args:
+        endpoint: Knows the quota.
+        account_id: Whose the resource would be; the job of a guest and its exports are the model owner's.
+        kind: Its kind.
 
     Raises:
         ApiError: The account has as many as it may.
     """
-    if endpoint.catalog.count(kind, caller.account_id) >= endpoint.max_resources:
+    if endpoint.catalog.count(kind, account_id) >= endpoint.max_resources:
         raise quota_exceeded(f"{kind.words}s per account", endpoint.max_resources)
 
 

@@ -13,6 +13,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     Answer,
     Endpoint,
     Parameters,
+    check_quota,
     invalid,
     own_arn,
     paging,
@@ -30,6 +31,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     kind, value = SizeType(size["type"]), size["value"]
     if kind is SizeType.PERCENTAGE and value > 100:
         raise invalid("audienceSize.value", "Member must be a percentage of 1 to 100")
+    check_quota(endpoint, seen.owner_account_id, Kind.EXPORT_JOB)
     endpoint.catalog.start_export_job(
         ExportJobSpec(
             name=parameters["name"],

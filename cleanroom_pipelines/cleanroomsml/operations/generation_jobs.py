@@ -27,6 +27,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     Answer,
     Endpoint,
     Parameters,
+    check_quota,
     check_role,
     invalid,
     is_own,
@@ -57,6 +58,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
         _check_policy(endpoint, caller, parameters, parts)
     if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
         raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
+    check_quota(endpoint, parts.account_id, _KIND)
     name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
     record = endpoint.catalog.start_generation_job(
         GenerationJobSpec(

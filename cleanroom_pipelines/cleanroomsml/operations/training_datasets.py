@@ -34,7 +34,7 @@ _SCHEMA = "trainingData.1.member.inputConfig.schema"
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """CreateTrainingDataset: ACTIVE at once; a table that turns out bad fails the model that needs it."""
     check_role(caller, parameters["roleArn"])
-    check_quota(endpoint, caller, _KIND)
+    check_quota(endpoint, caller.account_id, _KIND)
     [data] = parameters["trainingData"]
     table = data["inputConfig"]["dataSource"]["glueDataSource"]
     if table.get("catalogId", caller.account_id) != caller.account_id:
