@@ -313,6 +313,21 @@ def test_the_quota_of_resources(tmp_path: Path) -> None:
         assert told["ResponseMetadata"]["HTTPStatusCode"] == 402
         assert told["quotaValue"] == 2.0
         assert told["quotaName"].endswith("models per account")
+    configured = room.publisher.list_configured_audience_models()["configuredAudienceModels"][0][
+        "configuredAudienceModelArn"
+    ]
+    jobs = [job_parameters(me, configured, name) for name in ("j1", "j2", "j3")]
+    job = room.publisher.start_audience_generation_job(**jobs[0])["audienceGenerationJobArn"]
+    room.publisher.start_audience_generation_job(**jobs[1])
+    with raised(room.publisher, "ServiceQuotaExceededException") as told:
+        room.publisher.start_audience_generation_job(**jobs[2])
+    assert told["quotaName"] == "generation jobs per account"
+    room.finish()
+    for name in ("e1", "e2"):
+        room.publisher.start_audience_export_job(**export_parameters(job, name))
+    with raised(room.publisher, "ServiceQuotaExceededException") as told:
+        room.publisher.start_audience_export_job(**export_parameters(job, "e3"))
+    assert told["quotaName"] == "export jobs per account"
     # it is the account's, not the installation's
     room.advertiser.create_training_dataset(**dataset_parameters(room.parties.advertiser))
 
