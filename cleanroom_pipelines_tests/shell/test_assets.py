@@ -244,6 +244,15 @@ def test_an_altered_export_is_found(again: Shell) -> None:
         verify_exported_files(again.installation, export.id, manifest)
 
 
+def test_an_export_is_verified_where_it_was_written(again: Shell) -> None:
+    export, configured = (
+        worlds.the(again.installation, kind) for kind in (Kind.EXPORT_JOB, Kind.CONFIGURED_AUDIENCE_MODEL)
+    )
+    again.installation.catalog.update_configured_audience_model(configured.id, output_url="s3://elsewhere/now")
+    manifest, _ = newest_artifact(again.installation, Kind.EXPORT_JOB, export.id, "audience_export")
+    assert verify_exported_files(again.installation, export.id, manifest) == worlds.N_USERS // 5
+
+
 COMPARED = ("training_dataset", "audience_model", "audience")
 
 
