@@ -14,6 +14,7 @@ unquoted after the path was split: an encoded slash stays in its segment, where 
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,14 +23,16 @@ from urllib.parse import parse_qs, unquote
 
 from cleanroom_pipelines.cleanroomsml import wire
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
-from cleanroom_pipelines.errors import NotFoundError, SeedError
+from cleanroom_pipelines.errors import NotFoundError, SeedError, StorageFullError
 from cleanroom_pipelines.serving.callers import Doorkeeper, Trail
 from cleanroom_pipelines.serving.lookalike_api import as_api_error
 from cleanroom_pipelines.serving.requests import Reply, Request
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.storage.buckets import Buckets, ObjectPlace
 from cleanroom_pipelines.storage.objects import BucketError
 
 PREFIX = "/_cleanroom/buckets/"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _MOST_LISTED = 1000
 
@@ -62,8 +65,11 @@ class BucketFiles:
 
         def check() -> Reply:
             declared = request.header("x-amz-content-sha256")
-            if declared is None:
-                raise ApiError("ValidationException", "The request needs the signed header x-amz-content-sha256.")
+            if declared is None or not _SHA256.fullmatch(declared):
+                raise ApiError(
+                    "ValidationException",
+                    "The request needs the signed header x-amz-content-sha256 with the SHA-256 of its body in hex.",
+                )
             caller = self.door.admit(request, declared, trail)
             place, _ = self._place(request, caller)
             if place.is_folder:
@@ -77,8 +83,8 @@ class BucketFiles:
         try:
             check()
         except Exception as raised:
-            error = as_api_error(raised)
-            return self._noted(request, trail, lambda: _raise(error))
+            refused = raised
+            return self._noted(request, trail, lambda: _raise(refused))
         return begun[0]
 
     def _get(self, request: Request, trail: Trail) -> Reply:
@@ -168,10 +174,21 @@ class Upload:
         if self._n_bytes > self.files.most_bytes:
             return self._noted(lambda: _raise(self.files._too_large()))
         self._digest.update(chunk)
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(self.handle, view) :]
+        try:
+            with full_disk_is_an_error():
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(self.handle, view) :]
+        except (StorageFullError, OSError) as raised:
+            failed = raised
+            return self._noted(lambda: _raise(failed))
         return None
+
+    def give_up(self) -> Reply:
+        """Refuse what takes too long to arrive."""
+        message = "The object took too long to arrive."
+        error = ApiError("ValidationException", message, status=408, headers={"Connection": "close"})
+        return self._noted(lambda: _raise(error))
 
     def finish(self) -> Reply:
         """Put the object in its place, if the body is what was signed."""
@@ -203,5 +220,5 @@ def _as_file_error(raised: Exception) -> ApiError:
     return as_api_error(raised)
 
 
-def _raise(error: ApiError) -> Reply:
+def _raise(error: Exception) -> Reply:
     raise error

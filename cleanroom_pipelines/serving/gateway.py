@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEALTH = "/_cleanroom/health"
-_SECONDS_FOR_BODY = 60.0
+_SLOWEST_UPLOAD = 10_000  # bytes per second
 
 
 class _GoneError(Exception):
@@ -38,11 +38,13 @@ class Gateway:
         api: The lookalike API.
         files: Uploads and downloads.
         new_id: Gives a UUID per request.
+        seconds_for_body: How long a body may take; an upload gets a second more for each 10,000 bytes.
     """
 
     api: LookalikeApi
     files: BucketFiles
     new_id: Callable[[], str]
+    seconds_for_body: float = 60.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's event; websockets are turned away."""
@@ -51,7 +53,7 @@ class Gateway:
         elif scope["type"] == "http":
             try:
                 await _send(send, await self._reply(scope, receive))
-            except (_GoneError, TimeoutError):
+            except _GoneError:
                 return
         else:
             await send({"type": "websocket.close", "code": 1003})
@@ -66,46 +68,64 @@ class Gateway:
         )
         if request.raw_path == HEALTH:
             return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
+        if request.header("transfer-encoding") and request.header("content-length"):
+            # a proxy in front may have believed the other one, and seen the request end elsewhere
+            return await self._refuse(request, "The request gives the length of its body in two ways.", ends=True)
         if request.raw_path.startswith(PREFIX):
             if request.method == "PUT":
                 return await self._upload(request, receive)
             return await anyio.to_thread.run_sync(self.files.answer, request)
-        body = await _body(receive, wire.MAX_BODY_BYTES)
+        try:
+            body = await _body(receive, wire.MAX_BODY_BYTES, self.seconds_for_body)
+        except TimeoutError:
+            return await self._refuse(request, "The body took too long to arrive.", status=408, ends=True)
         if body is None:
-            error = ApiError("ValidationException", f"The body is larger than {wire.MAX_BODY_BYTES:,} bytes.")
-            return Reply(*wire.write_error(error, request.id))
+            return await self._refuse(request, f"The body is larger than {wire.MAX_BODY_BYTES:,} bytes.")
         return await anyio.to_thread.run_sync(self.api.answer, request, body)
+
+    async def _refuse(self, request: Request, message: str, *, status: int = 400, ends: bool = False) -> Reply:
+        """Refuse a request that nobody signed for yet; `ends`: and hear no more on its connection."""
+        headers = {"Connection": "close"} if ends else {}
+        error = ApiError(
+            "ValidationException", message, status=status, headers=headers, reason="request not understood"
+        )
+        return await anyio.to_thread.run_sync(self.api.refuse, request, error)
 
     async def _upload(self, request: Request, receive: Receive) -> Reply:
         """Take a body of any size to a file, once its signature was found right."""
         upload = await anyio.to_thread.run_sync(self.files.begin, request)
         if isinstance(upload, Reply):
             return upload
+        latest = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True
             while more:
-                chunk, more = await _chunk(receive)
+                chunk, more = await _chunk(receive, latest)
+                latest += len(chunk) / _SLOWEST_UPLOAD
                 refusal = await anyio.to_thread.run_sync(upload.take, chunk)
                 if refusal is not None:
                     return refusal
             return await anyio.to_thread.run_sync(upload.finish)
+        except TimeoutError:
+            return await anyio.to_thread.run_sync(upload.give_up)
         finally:
             await anyio.to_thread.run_sync(upload.discard)
 
 
-async def _chunk(receive: Receive) -> tuple[bytes, bool]:
-    async with asyncio.timeout(_SECONDS_FOR_BODY):
+async def _chunk(receive: Receive, latest: float) -> tuple[bytes, bool]:
+    async with asyncio.timeout_at(latest):
         message = await receive()
     if message["type"] == "http.disconnect":
         raise _GoneError
     return message.get("body", b""), message.get("more_body", False)
 
 
-async def _body(receive: Receive, most_bytes: int) -> bytes | None:
+async def _body(receive: Receive, most_bytes: int, most_seconds: float) -> bytes | None:
     """The whole body; None when it is larger than allowed."""
+    latest = asyncio.get_running_loop().time() + most_seconds
     parts, n_bytes, more = [], 0, True
     while more:
-        chunk, more = await _chunk(receive)
+        chunk, more = await _chunk(receive, latest)
         n_bytes += len(chunk)
         if n_bytes > most_bytes:
             return None

@@ -53,6 +53,14 @@ class LookalikeApi:
             return Reply(*wire.write_error(as_api_error(raised), request.id))
         return reply
 
+    def refuse(self, request: Request, error: ApiError) -> Reply:
+        """Answer a request that cannot be read as one; the log gets its entry all the same."""
+        try:
+            self.door.note(Trail(request.id), error)
+        except Exception as raised:
+            error = as_api_error(raised)
+        return Reply(*wire.write_error(error, request.id))
+
     def _answer(self, request: Request, body: bytes, trail: Trail) -> Reply:
         caller = self.door.admit(request, hashlib.sha256(body).hexdigest(), trail)
         operation, labels = wire.route(request.method, request.raw_path)

@@ -86,6 +86,7 @@ def serve(
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
+            http="h11",  # the faster parser lets anybody fill the memory with an endless header
             h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
             ws="none",
         )
