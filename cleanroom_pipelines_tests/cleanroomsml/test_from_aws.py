@@ -1,0 +1,62 @@
+"""The page for people who come from AWS.
+
+Contract: it tells of every operation that is served and of every status code, in the order they are defined, and
+of no other; each setting, command and path that it names exists.
+"""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from cleanroom_pipelines import cleanroomsml
+from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
+from cleanroom_pipelines.cli.main import cleanroom
+from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.execution.installation import Settings
+from cleanroom_pipelines.serving import bucket_files
+
+PAGE = (Path(cleanroomsml.__file__).parent / "FROM_AWS.md").read_text(encoding="utf-8")
+
+
+def first_cells(heading: str) -> list[str]:
+    """The first cell of each row of the table below a heading."""
+    part = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line for line in part.splitlines() if line.startswith("| ")]
+    return [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]]
+
+
+def test_every_operation_is_told() -> None:
+    told = [name for cell in first_cells("What is the same") for name in cell.split(", ")]
+    assert sorted(told) == sorted(OPERATIONS)
+
+
+def test_every_status_code_is_told() -> None:
+    assert [cell.strip("`") for cell in first_cells("When something fails")] == [code.value for code in StatusCode]
+
+
+def test_every_setting_exists() -> None:
+    named = set(re.findall(r"CLEANROOM_[A-Z_]+", PAGE))
+    assert named
+    known = set(re.findall(r"CLEANROOM_[A-Z_]+", Settings.__doc__ or ""))
+    assert named <= known
+
+
+@pytest.mark.parametrize(
+    "typed", sorted(set(re.findall(r"(?:^\$ |`)(cleanroom [a-z -]+[a-z])", PAGE, re.MULTILINE)))
+)
+def test_every_command_exists(typed: str) -> None:
+    command: click.Command = cleanroom
+    options: set[str] = set()
+    for word in typed.split()[1:]:
+        if isinstance(command, click.Group):
+            assert word in command.commands
+            command = command.commands[word]
+            options = {name for parameter in command.params for name in parameter.opts}
+        elif word.startswith("--"):
+            assert word in options
+
+
+def test_the_path_of_objects_is_true() -> None:
+    assert f"`{bucket_files.PREFIX}<bucket>/<key>`" in PAGE
