@@ -408,8 +408,12 @@ def check_new_bucket(name: str, url: str | None = None, profile: str | None = No
     if url is not None:
         check_bucket_url(url)
     check_text("profile", profile, 128)
-    if profile is not None and url is None:
-        raise UsageError("A bucket without a URL has a profile.", remedy="Give the URL of the real bucket.")
+    if (profile is None) != (url is None):
+        # without a profile of its own a real bucket would be reached with whatever this machine may do
+        raise UsageError(
+            "A bucket has only one of URL and credentials profile.",
+            remedy="Give both for a real bucket, neither for a folder of the home.",
+        )
 
 
 def _random_account_id(session: Session, random_hex: str) -> str:

@@ -212,9 +212,11 @@ def create_bucket(name: str, account: str, as_json: bool) -> None:
 @click.argument("name")
 @_ACCOUNT
 @click.option("--url", required=True, help="The real bucket: s3://bucket or s3://bucket/prefix.")
-@click.option("--credentials-profile", "profile", help="Profile of the AWS configuration files that opens it.")
+@click.option(
+    "--credentials-profile", "profile", required=True, help="Profile of the AWS configuration files that opens it."
+)
 @_JSON
-def register_bucket(name: str, *, account: str, url: str, profile: str | None, as_json: bool) -> None:
+def register_bucket(name: str, *, account: str, url: str, profile: str, as_json: bool) -> None:
     """Give the bucket NAME to an account; it lies in a real object store."""
     _register(name, account, url, profile, as_json=as_json)
 

@@ -249,7 +249,9 @@ def test_a_bucket_url_that_cannot_be_used(two: Catalog, real: str) -> None:
         two.register_bucket("fine", ALPHA, real)
 
 
-def test_a_profile_wants_a_url(two: Catalog) -> None:
+def test_a_real_bucket_has_both_url_and_profile(two: Catalog) -> None:
     with pytest.raises(UsageError, match="profile"):
         two.register_bucket("fine", ALPHA, profile="partner")
-    two.register_bucket("fine", ALPHA, "s3://bucket/")
+    with pytest.raises(UsageError, match="profile"):
+        two.register_bucket("fine", ALPHA, "s3://bucket/")
+    two.register_bucket("fine", ALPHA, "s3://bucket/", "partner")

@@ -170,7 +170,8 @@ def test_buckets(command: Commands, two: dict[str, str]) -> None:
     assert "s3://real/prefix" in command("bucket", "list").out
     assert "already" in refused(command("bucket", "create", "seeds", "--account", "beta"))
     assert "S3" in refused(command("bucket", "create", "UPPER", "--account", "beta"))
-    assert "URL" in refused(command("bucket", "register", "x-1", "--account", "beta", "--url", "https://a.b"))
+    elsewhere = ("bucket", "register", "x-1", "--account", "beta", "--url", "https://a.b")
+    assert "URL" in refused(command(*elsewhere, "--credentials-profile", "partner"))
 
 
 @pytest.mark.parametrize("group", ["account", "collaboration", "template", "bucket"])

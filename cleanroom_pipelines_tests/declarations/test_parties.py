@@ -149,7 +149,7 @@ def test_who_left_is_not_brought_back(parties: Room) -> None:
         ("templates.0.sql", "other.sql", ConflictError),
         ("buckets.0.account", "beta", ConflictError),
         ("buckets.1.url", "s3://elsewhere", ConflictError),
-        ("buckets.1.credentials_profile", None, ConflictError),
+        ("buckets.1.credentials_profile", "another", ConflictError),
     ],
 )
 def test_what_parties_rely_on_does_not_change(
