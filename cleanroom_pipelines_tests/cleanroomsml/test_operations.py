@@ -168,6 +168,17 @@ def test_a_window_is_shown_as_it_was_given(room: Room, edges: dict[str, datetime
     assert {name: shown[name] for name in shown if name.startswith("trainingData") and "Time" in name} == window
 
 
+def test_a_window_that_could_not_be_shown_again_is_refused(room: Room) -> None:
+    last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    shown = room.publisher.get_audience_model(audienceModelArn=room.model("last", trainingDataEndTime=last))
+    assert shown["trainingDataEndTime"] == last
+    for edge in ("Start", "End"):
+        member = f"trainingData{edge}Time"
+        with raised(room.publisher, "ValidationException") as told:
+            room.model(f"past it {edge}", **{member: last.replace(microsecond=500_000)})
+        assert member in told["Error"]["Message"]
+
+
 def test_a_key_is_a_promise(room: Room, tmp_path: Path) -> None:
     key = f"arn:aws:kms:{REGION}:{room.parties.publisher.account_id}:key/1"
     with raised(room.publisher, "ValidationException") as told:

@@ -23,6 +23,8 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
 )
 
 _KIND: Final = Kind.AUDIENCE_MODEL
+# of the year 9999, the last that can be shown again
+_LAST_SECOND: Final = 253_402_300_799
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
@@ -31,7 +33,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
         # A promise that would not be kept is refused; see the page for people who come from AWS.
         raise invalid("kmsKeyArn", "Member must be absent unless CLEANROOM_ENCRYPTION=volume is set")
-    start, end = (_seconds(parameters.get(f"trainingData{edge}Time")) for edge in ("Start", "End"))
+    start, end = (_seconds(parameters, f"trainingData{edge}Time") for edge in ("Start", "End"))
     if start is not None and end is not None and start >= end:
         raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
     record = endpoint.catalog.create_audience_model(
@@ -89,9 +91,13 @@ def _summary(record: AudienceModel) -> dict[str, object]:
     }
 
 
-def _seconds(moment: datetime | None) -> int | None:
+def _seconds(parameters: Parameters, member: str) -> int | None:
     """Epoch seconds, rounded up: the window holds the events at or after its start and before its end."""
-    return None if moment is None else -int(-moment.timestamp() // 1)
+    moment = parameters.get(member)
+    seconds = None if moment is None else -int(-moment.timestamp() // 1)
+    if seconds is not None and seconds > _LAST_SECOND:
+        raise invalid(member, "Member must lie before the year 10000")
+    return seconds
 
 
 def _moment(seconds: int | None) -> datetime | None:
