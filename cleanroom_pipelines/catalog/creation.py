@@ -416,7 +416,7 @@ def _refuse_taken_name(session: Session, spec: Spec, account_id: str, region: st
     if taken_by is not None:
         place = "of this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
         raise ConflictError(
-            f"There is a {spec.kind.words} named {spec.name!r} {place} already.",
+            f"Another {spec.kind.words} named {spec.name!r} exists {place} already.",
             remedy="Choose another name, or delete the other one first.",
             reason="name",
             existing_id=taken_by,
