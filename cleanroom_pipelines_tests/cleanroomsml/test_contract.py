@@ -428,6 +428,30 @@ def test_a_listing_is_stable_while_others_insert(room: Room) -> None:
     assert seen[:6] == old
 
 
+def test_many_insert_while_one_lists(room: Room) -> None:
+    old = [room.dataset(f"old-{number}") for number in range(5)]
+    party, statuses = room.parties.publisher, []
+
+    def insert(writer: int) -> None:
+        for number in range(5):
+            request = build("CreateTrainingDataset", dataset_parameters(party, f"new-{writer}-{number}"))
+            statuses.append(room.ask(party, request).status)
+
+    writers = [threading.Thread(target=insert, args=(writer,)) for writer in range(3)]
+    for writer in writers:
+        writer.start()
+    pages = room.publisher.get_paginator("list_training_datasets").paginate(PaginationConfig={"PageSize": 1})
+    seen = [one["trainingDatasetArn"] for page in pages for one in page["trainingDatasets"]]
+    for writer in writers:
+        writer.join()
+    assert statuses == [200] * 15
+    assert seen[:5] == old
+    assert len(seen) == len(set(seen))
+    listed = room.publisher.list_training_datasets()["trainingDatasets"]
+    assert [one["trainingDatasetArn"] for one in listed][: len(seen)] == seen
+    assert len(listed) == 20
+
+
 def test_the_same_token_gives_the_same_page(room: Room) -> None:
     for number in range(4):
         room.dataset(f"set-{number}")
