@@ -55,6 +55,7 @@ _TABLE_NAME = re.compile(r"[a-zA-Z0-9_](([a-zA-Z0-9_ ]+-)*([a-zA-Z0-9_ ]+))?")
 _MAX_NAME_CHARACTERS = 128
 _PARAMETER_NAME = re.compile(r"[0-9a-zA-Z_]{1,100}")
 _NUMBER = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
+_SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 # Control characters but tab and line ends, and halves of surrogate pairs, which no encoder takes.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _STARTS = {TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN}
@@ -232,7 +233,7 @@ def _parsed(tokens: list[Token], text: str) -> exp.Expr:
             return tree
     except RecursionError:
         raise _too_nested() from None
-    except SqlglotError as error:
+    except Exception as error:  # of texts that are no SQL the parser also makes errors of its own kinds
         found = getattr(error, "errors", None)
         if found and found[0].get("line"):
             place = f" near line {found[0]['line']}"
@@ -333,31 +334,45 @@ def _check_word(node: exp.Expr, name: str, value: Any) -> None:
 
 
 def _check_node(node: exp.Expr) -> None:
-    if isinstance(node, exp.Literal):
-        if not node.is_string and not _NUMBER.fullmatch(node.name):
-            raise _not_allowed(node)
+    """What the list cannot say: what a piece must be made of, and where it may stand."""
+    if isinstance(node, exp.Select):
+        if not node.expressions:
+            raise _refused("The query holds a SELECT without a column.", kind="Select")
+    elif isinstance(node, exp.From | exp.Join):
+        if not isinstance(node.this, exp.Table | exp.Subquery | exp.Values):
+            raise _refused("The query reads from something that is no table.", kind=type(node.this).__name__)
+    elif isinstance(node, exp.Alias):
+        if not isinstance(node.parent, exp.Select) or node.arg_key != "expressions":
+            raise _refused("The query names something that is no column of a SELECT.", kind="Alias")
     elif isinstance(node, exp.Star):
         if not _is_of_all_columns(node):
             raise _refused("The query holds a star that stands for no list of columns.", kind="Star")
-    elif isinstance(node, exp.Placeholder):
-        if not node.name:
-            raise _no_parameter()
     elif isinstance(node, exp.Distinct):
         if isinstance(node.parent, exp.Func) and len(node.expressions) != 1:
             raise _refused_argument(node, "expressions")
     else:
-        _check_sizes(node)
+        _check_value(node)
 
 
-def _check_sizes(node: exp.Expr) -> None:
-    """What a function makes of these arguments, or needs for them, is bounded."""
-    if isinstance(node, PATTERNS):
+def _check_value(node: exp.Expr) -> None:
+    """Numbers and parameters are written as such; what a function makes of an argument is bounded."""
+    if isinstance(node, exp.Literal):
+        if not node.is_string and not _NUMBER.fullmatch(node.name):
+            raise _not_allowed(node)
+    elif isinstance(node, exp.Placeholder):
+        if not node.name:
+            raise _no_parameter()
+    elif isinstance(node, PATTERNS):
         _check_literal(node, "expression", MAX_PATTERN_CHARACTERS)
     elif isinstance(node, FORMATS):
         _check_literal(node, "format", MAX_PATTERN_CHARACTERS)
     elif isinstance(node, exp.Pad):
         length = node.expression
-        if not isinstance(length, exp.Literal) or not length.is_int or int(length.name) > MAX_PADDED_CHARACTERS:
+        if (
+            not isinstance(length, exp.Literal)
+            or not _SHORT_NUMBER.fullmatch(length.name)
+            or int(length.name) > MAX_PADDED_CHARACTERS
+        ):
             raise _refused(
                 "The query pads a text to a length that is no number, or too large a one.",
                 remedy=f"Pad to at most {MAX_PADDED_CHARACTERS:,} characters.",
@@ -510,6 +525,6 @@ def _render(tree: exp.Expr) -> str:
         )
     except RecursionError:
         raise _too_nested() from None
-    except SqlglotError as error:
+    except Exception as error:
         kind = type(error).__name__
     raise _refused("The query holds something that cannot be run here.", kind=kind)
