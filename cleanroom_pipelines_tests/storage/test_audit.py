@@ -423,6 +423,37 @@ log.write(entry)
     assert [entry["operation"] for entry in log.entries()][20:] == ["soon", "x"]
 
 
+def test_a_disk_that_fills_up_between_the_two_files_takes_both_back(
+    log: AuditLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log, 2)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fills_up(descriptor: int, content: bytes) -> None:
+        if content.endswith(b"}\n"):
+            os.write(descriptor, content)
+        else:
+            os.write(descriptor, content[:9])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cleanroom_pipelines.storage.audit._write_all", fills_up)
+        with pytest.raises(StorageFullError):
+            log.write(ENTRY)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_kill_between_the_two_files_is_mended_by_the_next_append(log: AuditLog, folder: Path) -> None:
+    fill(log, 3)
+    heads = (folder / "audit.head").read_bytes()
+    fill(log, 1)
+    (folder / "audit.head").write_bytes(heads)
+    assert log.verify().ok
+    fill(log, 1)
+    assert log.verify().ok
+    assert [line.split(":")[0] for line in (folder / "audit.head").read_text().splitlines()] == [*"12345"]
+
+
 def test_while_the_disk_is_full_reads_wait_and_then_tell(
     log: AuditLog, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,6 +598,29 @@ def test_both_files_cut_back_need_a_head_kept_elsewhere(written: tuple[list[byte
     assert log.verify().ok
     verdict = log.verify(expect=AuditHead.parse(str(kept)))
     assert (verdict.ok, verdict.at) == (False, N)
+
+
+def test_a_long_log_that_was_cut_back_goes_on_where_it_ends(
+    log: AuditLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the entry last recorded is not among those that are looked through."""
+    monkeypatch.setattr("cleanroom_pipelines.storage.audit._MOST_CUT", 1000)
+    fill(log, 20)
+    lines = (folder / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "audit.jsonl").write_bytes(b"".join(lines[:15]))
+    fill(log, 1)
+    assert [entry["sequence"] for entry in log.entries()] == [*range(1, 17)]
+    assert log.verify().at == 16
+
+
+def test_an_end_that_nobody_can_read_is_told(log: AuditLog, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cleanroom_pipelines.storage.audit._MOST_CUT", 1000)
+    fill(log, 5)
+    with (folder / "audit.jsonl").open("ab") as stream:
+        stream.write(bytes(2000))
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        log.write(ENTRY)
+    assert log.verify().at == 6
 
 
 def test_heads_that_were_removed_are_missed_in_a_long_log(log: AuditLog, folder: Path) -> None:
