@@ -106,6 +106,17 @@ class Policy:
 
     statements: tuple[Statement, ...]
 
+    def speaks_to(self, account: str) -> bool:
+        """Whether it has anything for an account: a statement that allows it something, under whatever conditions.
+
+        Args:
+            account: 12 digits.
+        """
+        return any(
+            not statement.is_deny and (statement.accounts is None or account in statement.accounts)
+            for statement in self.statements
+        )
+
 
 def read_policy(text: str, resource_arn: str) -> Policy:
     """Read the policy document of a configured audience model.

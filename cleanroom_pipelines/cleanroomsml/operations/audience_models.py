@@ -56,7 +56,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """GetAudienceModel."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
-    record = endpoint.catalog.get(_KIND, key, caller.account_id)
+    record = endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
     return {
         **_summary(record),
         "statusDetails": status_details(record),
@@ -75,7 +75,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteAudienceModel: DELETE_PENDING; a run removes what belongs to it."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
-    endpoint.catalog.request_delete(_KIND, key, caller.account_id)
+    endpoint.catalog.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
 
 

@@ -90,7 +90,7 @@ def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     if "description" in parameters:
         changes["description"] = parameters["description"]
     record = endpoint.catalog.update_configured_audience_model(
-        key, caller.account_id, parents_must_be_active=True, **changes
+        key, caller.account_id, region=caller.region, parents_must_be_active=True, **changes
     )
     return {"configuredAudienceModelArn": record.arn}
 
@@ -102,7 +102,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteConfiguredAudienceModel: its policy goes with it."""
-    endpoint.catalog.request_delete(_KIND, _key(caller, parameters), caller.account_id)
+    endpoint.catalog.request_delete(_KIND, _key(caller, parameters), caller.account_id, caller.region)
     return None
 
 
@@ -110,7 +110,7 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
     """PutConfiguredAudienceModelPolicy: a document that cannot be evaluated faithfully is refused."""
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
-    endpoint.catalog.get(_KIND, key, caller.account_id)
+    endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
     read_policy(text, parameters["configuredAudienceModelArn"])
     condition = parameters.get("policyExistenceCondition")
     policy_hash = endpoint.catalog.put_policy(
@@ -149,7 +149,7 @@ def _key(caller: Caller, parameters: Parameters) -> str:
 
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ConfiguredAudienceModel:
-    return endpoint.catalog.get(_KIND, _key(caller, parameters), caller.account_id)
+    return endpoint.catalog.get(_KIND, _key(caller, parameters), caller.account_id, caller.region)
 
 
 def _summary(record: ConfiguredAudienceModel) -> dict[str, object]:

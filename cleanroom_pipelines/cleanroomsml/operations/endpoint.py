@@ -11,6 +11,7 @@ from typing import Any
 
 from cleanroom_pipelines.catalog import ArnParts, Catalog, Kind, Page, Resource, SeenJobs, parse_arn
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
+from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.storage.buckets import Buckets
 
@@ -18,6 +19,16 @@ Parameters = Mapping[str, Any]
 Answer = Mapping[str, Any] | None
 
 _DEFAULT_PAGE = 100
+_ABOUT_SEED = frozenset(
+    {
+        StatusCode.SEED_NOT_FOUND,
+        StatusCode.SEED_INVALID,
+        StatusCode.SEED_TOO_SMALL,
+        StatusCode.SEED_TOO_LARGE,
+        StatusCode.SQL_NOT_ALLOWED,
+        StatusCode.SQL_FAILED,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -129,8 +140,16 @@ def times(record: Resource) -> dict[str, Any]:
     return {"createTime": record.created_at, "updateTime": record.updated_at}
 
 
-def status_details(record: Resource) -> dict[str, str] | None:
-    """Why a resource failed, if it did."""
+def status_details(record: Resource, *, is_seed_shown: bool = True) -> dict[str, str] | None:
+    """Why a resource failed, if it did.
+
+    Args:
+        record: The resource.
+        is_seed_shown: Whether the caller may know the seed; else what is wrong with one is not told in detail.
+    """
     if record.status_code is None and not record.status_message:
         return None
-    return {"statusCode": record.status_code or None, "message": record.status_message or None}  # type: ignore[dict-item]
+    message = record.status_message or None
+    if not is_seed_shown and record.status_code in _ABOUT_SEED:
+        message = "The seed of the account that started the job cannot be used. That account is told why."
+    return {"statusCode": record.status_code or None, "message": message}  # type: ignore[dict-item]

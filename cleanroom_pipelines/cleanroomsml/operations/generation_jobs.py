@@ -4,12 +4,11 @@ Lives here: the four operations on them, who may start one on whose model, and w
 Keep out: fetching the seed and ranking; the run does both.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
     ArnParts,
-    ConfiguredAudienceModel,
     GenerationJob,
     GenerationJobSpec,
     Kind,
@@ -21,6 +20,7 @@ from cleanroom_pipelines.catalog import (
     Status,
     make_arn,
     parse_arn,
+    slug,
 )
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
@@ -39,11 +39,10 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     status_details,
     times,
 )
-from cleanroom_pipelines.cleanroomsml.policies import allows, read_policy
+from cleanroom_pipelines.cleanroomsml.policies import may_start, read_policy
 from cleanroom_pipelines.errors import NotFoundError
 
 _KIND: Final = Kind.GENERATION_JOB
-_ACTION = "cleanrooms-ml:StartAudienceGenerationJob"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
@@ -89,7 +88,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     job = seen.job
     return {
         **_summary(seen),
-        "statusDetails": status_details(job),
+        "statusDetails": status_details(job, is_seed_shown=seen.is_starter),
         "seedAudience": _shown_seed(job.requested_seed) if seen.is_starter else None,
         "includeSeedInOutput": job.seed_mode is SeedMode.FIRST,
         "metrics": _metrics(endpoint, seen),
@@ -121,7 +120,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteAudienceGenerationJob: the owner's deletes everything, a guest's its own view."""
     endpoint.catalog.delete_seen_job(
-        own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id
+        own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )
     return None
 
@@ -173,21 +172,24 @@ def _check_collaboration(endpoint: Endpoint, account_id: str, collaboration_id: 
 def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
     """Whether the owner of another account's model lets the caller start a job on it.
 
-    A model without a policy is nobody else's business: it does not exist for other accounts.
+    A model whose policy has nothing for the caller is none of its business: it does not exist for it.
     """
     try:
-        configured = endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, parts.id, parts.account_id)
+        configured = endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, parts.id, parts.account_id, parts.region)
     except NotFoundError:
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL) from None
-    if configured.policy is None or configured.region != parts.region:
+    policy = read_policy(configured.policy, str(configured.arn)) if configured.policy is not None else None
+    if policy is None or not policy.speaks_to(caller.account_id):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
-    arn = parameters["configuredAudienceModelArn"]
-    if not allows(
-        read_policy(configured.policy, arn),
+    if not may_start(
+        policy,
         caller_account=caller.account_id,
-        action=_ACTION,
-        resource_arn=arn,
-        context=_context(caller, parameters, configured),
+        model_arn=str(configured.arn),
+        # the job has no id yet; its readable part is known
+        job_arn=str(make_arn(_KIND, parts.account_id, parts.region, f"{slug(parameters['name'])}-{'0' * 12}")),
+        collaboration_id=parameters.get("collaborationId"),
+        request_tags=parameters.get("tags", {}),
+        model_tags=configured.tags,
     ):
         raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
@@ -200,16 +202,6 @@ def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
     except NotFoundError:
         return False
     return parts.region == caller.region
-
-
-def _context(caller: Caller, parameters: Parameters, configured: ConfiguredAudienceModel) -> dict[str, Any]:
-    """What a policy's conditions may ask about."""
-    context: dict[str, Any] = {"aws:PrincipalAccount": caller.account_id}
-    if collaboration_id := parameters.get("collaborationId"):
-        context["cleanrooms-ml:CollaborationId"] = collaboration_id
-    context |= {f"aws:RequestTag/{key}": value for key, value in parameters.get("tags", {}).items()}
-    context |= {f"aws:ResourceTag/{key}": value for key, value in configured.tags.items()}
-    return context
 
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> SeenJob:

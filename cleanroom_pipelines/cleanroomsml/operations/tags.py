@@ -13,7 +13,7 @@ def tag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """TagResource: adds tags, or gives those that exist new values."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        endpoint.catalog.set_seen_job_tags(parts.id, caller.account_id, parameters["tags"])
+        endpoint.catalog.set_seen_job_tags(parts.id, caller.account_id, parameters["tags"], caller.region)
     else:
         endpoint.catalog.set_tags(parts.kind, parts.id, parameters["tags"], caller.account_id)
     return {}
@@ -23,7 +23,7 @@ def untag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """UntagResource: keys that no tag has are passed over."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        endpoint.catalog.remove_seen_job_tags(parts.id, caller.account_id, parameters["tagKeys"])
+        endpoint.catalog.remove_seen_job_tags(parts.id, caller.account_id, parameters["tagKeys"], caller.region)
     else:
         endpoint.catalog.remove_tags(parts.kind, parts.id, parameters["tagKeys"], caller.account_id)
     return {}
@@ -41,4 +41,6 @@ def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ArnPart
     parts = parse_arn(parameters["resourceArn"])
     if parts is None or not is_own(caller, parts):
         raise ApiError("ResourceNotFoundException", "There is no such resource in this account and Region.")
+    if parts.kind is not Kind.GENERATION_JOB:
+        endpoint.catalog.get(parts.kind, parts.id, caller.account_id, caller.region)
     return parts

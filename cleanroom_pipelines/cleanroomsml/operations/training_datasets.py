@@ -80,12 +80,13 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteTrainingDataset: the table itself stays, it is the caller's."""
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
-    endpoint.catalog.request_delete(_KIND, key, caller.account_id)
+    endpoint.catalog.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
 
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> TrainingDataset:
-    return endpoint.catalog.get(_KIND, own_arn(caller, parameters["trainingDatasetArn"], _KIND), caller.account_id)
+    key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
+    return endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
 
 
 def _summary(record: TrainingDataset) -> dict[str, object]:
