@@ -178,15 +178,13 @@ def validate_seed(
     """
 
     def wrong_size(counts: "_Counts") -> "_Verdict | None":
+        # The reason becomes the status of a job, which both sides read: the counts are the report's alone.
         if counts.n_users < min_unique:
-            return _too_few(uploads.SEED, counts.n_users, min_unique, "unique ids")
+            reason = f"The seed has fewer than the {min_unique:,} unique ids that are needed. Give more data."
+            return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_SMALL, reason)
         if counts.n_users > max_unique:
-            return _Verdict(
-                ErrorCode.INVALID_NUMBER_OF_ROWS,
-                StatusCode.SEED_TOO_LARGE,
-                f"The seed has {counts.n_users:,} unique ids, more than the {max_unique:,} allowed. "
-                "Give a smaller seed.",
-            )
+            reason = f"The seed has more than the {max_unique:,} unique ids allowed. Give a smaller seed."
+            return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_LARGE, reason)
         return None
 
     task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, progress)
@@ -527,9 +525,12 @@ def _too_many_invalid(tally: _Tally, report: ValidationReport, task: _Task) -> _
         return None
     upload = task.rules.upload
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
+    rows = f"{tally.n_invalid_rows:,} of {tally.n_rows:,} rows of the {upload.what} are invalid"
+    share = f"{tally.n_invalid_rows / tally.n_rows:.1%}, "
+    if upload is uploads.SEED:
+        rows, share = "Too many rows of the seed are invalid", ""  # both sides of a job read it
     reason = (
-        f"{tally.n_invalid_rows:,} of {tally.n_rows:,} rows of the {upload.what} are invalid "
-        f"({tally.n_invalid_rows / tally.n_rows:.1%}, at most {task.max_invalid_share:.4g} of them may be), "
+        f"{rows} ({share}at most {task.max_invalid_share:.4g} of them may be), "
         f"most for {commonest.value}. Correct the rows that the validation report lists."
     )
     return _Verdict(None, upload.invalid, reason)
