@@ -68,7 +68,7 @@ class BucketFiles:
             if declared is None or not _SHA256.fullmatch(declared):
                 raise ApiError(
                     "ValidationException",
-                    "The request needs the signed header x-amz-content-sha256 with the SHA-256 of its body in hex.",
+                    "The request needs the signed header x-amz-content-sha256, the SHA-256 of its body in hex.",
                 )
             caller = self.door.admit(request, declared, trail)
             place, _ = self._place(request, caller)

@@ -75,6 +75,9 @@ class Gateway:
             if request.method == "PUT":
                 return await self._upload(request, receive)
             return await anyio.to_thread.run_sync(self.files.answer, request)
+        return await self._call(request, receive)
+
+    async def _call(self, request: Request, receive: Receive) -> Reply:
         try:
             body = await _body(receive, wire.MAX_BODY_BYTES, self.seconds_for_body)
         except TimeoutError:
