@@ -41,6 +41,7 @@ from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.layout import path_of_partition
+from cleanroom_pipelines.storage.warehouse import refuse_links
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.TRAINING_DATASET: ("training_dataset",),
@@ -85,6 +86,7 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
             return _idle(installation, "training_dataset", partition, work)
         dataset = work.record
         assert isinstance(dataset, TrainingDataset)
+        refuse_links(installation.home, dataset.account_id, Path(dataset.source))
         limits = _population_floors(installation)
         report = validate_interactions(
             dataset.source,
@@ -130,6 +132,7 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
         model = work.record
         assert isinstance(model, AudienceModel)
         dataset, parent = _usable_dataset(installation, model.training_dataset_id)
+        refuse_links(installation.home, dataset.account_id, Path(dataset.source))
         inputs = (*_table_inputs(installation, dataset), _input_of(installation, parent, "training_dataset"))
         window = _window_of(model, work.version)
         with work.drafting("audience_model", inputs, {"window": window, **_columns_of(dataset)}) as draft:

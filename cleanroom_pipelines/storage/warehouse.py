@@ -1,6 +1,6 @@
 """Warehouses: what a database and a table mean for an account.
 
-Lives here: turning the two names into the folder of the table.
+Lives here: turning the two names into the folder of the table, and holding the table to that folder.
 Keep out: reading it.
 """
 
@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.errors import StatusCode, TrainingDataError, UsageError
 from cleanroom_pipelines.storage.home import Home
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
@@ -39,6 +39,34 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
             "The table does not lie in the account's warehouse.", remedy="Put it there without links."
         )
     return warehouse / database / table
+
+
+def refuse_links(home: Home, account_id: str, folder: Path) -> None:
+    """Refuse a table of a warehouse that a link would lead out of its folder, as `warehouse_table` did by name.
+
+    Args:
+        home: The installation's home.
+        account_id: Whose warehouse.
+        folder: What `warehouse_table` gave; what the operator declared elsewhere is passed over.
+
+    Raises:
+        TrainingDataError: A link leads out of it.
+    """
+    names = table_of(home, account_id, folder)
+    if names is None:
+        return
+    real = Path(os.path.realpath(folder))
+    is_moved = real != Path(os.path.realpath(home.accounts / account_id / "warehouse")).joinpath(*names)
+    try:
+        links = [file for file in folder.iterdir() if file.is_symlink()] if folder.is_dir() else []
+    except OSError:
+        links = []  # told by whoever reads it
+    if is_moved or any(real not in Path(os.path.realpath(link)).parents for link in links):
+        raise TrainingDataError(
+            "A link leads out of the folder of the training data.",
+            remedy="Put the files into the table's folder themselves.",
+            status_code=StatusCode.TRAINING_DATA_INVALID,
+        )
 
 
 def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | None:
