@@ -5,6 +5,7 @@ Add here when Dagster needs another setting.
 Keep out: starting processes (cli, serving_worker) and settings of the installation (installation.py).
 """
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.artifacts import write_durably
 
 _SETTINGS = "dagster.yaml"
+_LOCK = ".opening.lock"
 
 
 def prepare_dagster_home(installation: Installation) -> Path:
-    """Write Dagster's folder from the packaged template; an edited file is left as it is.
+    """Write Dagster's folder from the packaged template, with its databases; an edited file is left as it is.
 
     Several processes may do so at once.
     """
@@ -29,14 +31,25 @@ def prepare_dagster_home(installation: Installation) -> Path:
     target = home / _SETTINGS
     if not target.exists():
         write_durably(target, resources.files("cleanroom_pipelines.execution").joinpath(_SETTINGS).read_bytes())
-    return home
+    with _opened(home):
+        return home
 
 
 @contextmanager
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME goes before it."""
-    home = os.environ.get("DAGSTER_HOME") or str(prepare_dagster_home(installation))
-    with dg.DagsterInstance.from_config(home) as instance:
+    home = os.environ.get("DAGSTER_HOME")
+    with _opened(Path(home) if home else prepare_dagster_home(installation)) as instance:
+        yield instance
+
+
+@contextmanager
+def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
+    """Open an instance, one process at a time: two that make its databases at once spoil them for good."""
+    with (home / _LOCK).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+        instance = dg.DagsterInstance.from_config(str(home))
+    with instance:
         yield instance
 
 

@@ -115,7 +115,8 @@ def ready_work(
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether this process was asked to stop; Dagster makes a failure of the run of it and goes on."""
     errors = (getattr(event.event_specific_data, "error", None) for event in result.all_events if event.is_failure)
-    return any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors if error)
+    interrupts = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+    return any(error.cls_name in interrupts for error in errors if error)
 
 
 @contextmanager

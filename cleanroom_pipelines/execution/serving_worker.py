@@ -7,21 +7,18 @@ Keep out: what the work is (running.py, deleting.py), declared refreshes and the
 `python -m cleanroom_pipelines.execution.serving_worker` is the process that `serve` starts: its settings come by
 the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM gives back
 what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when its lease
-has run out. Dagster replaces the handlers of signals during a run, and drops one that comes as the run ends; the
-wake-up descriptor is told of all.
+has run out.
 """
 
 import logging
 import os
 import signal
-import socket
 import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import dagster as dg
 
@@ -30,6 +27,7 @@ from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import beating, load_repository, run_pending
+from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 from cleanroom_pipelines.execution.work import without_data_of
 
@@ -55,7 +53,7 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
     load_repository()  # seconds, which nobody should wait for
     worker = f"serve-{installation.token_hex(6)}"
     with (
-        _heeding_signals() as signalled,
+        _told_to_end() as signalled,
         dagster_instance(installation) as instance,
         beating(installation, worker),
     ):
@@ -114,38 +112,20 @@ class _Rounds:
 
 
 @contextmanager
-def _heeding_signals() -> Iterator[threading.Event]:
-    """Set an event when the process is told to end; outside of the main thread nothing sets it."""
-    signalled = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield signalled
-        return
-
-    def heed(_number: int, _frame: FrameType | None) -> None:
-        signalled.set()
-
-    def watch() -> None:
-        while told := ours.recv(64):
-            if set(told) & {int(number) for number in _SIGNALS}:
-                signalled.set()
-
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    descriptor_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    for number in _SIGNALS:
-        signal.signal(number, heed)
-    thread = threading.Thread(target=watch, name="signals", daemon=True)
-    thread.start()
-    try:
-        yield signalled
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(descriptor_before)
-        theirs.close()
-        thread.join()
-        ours.close()
+def _told_to_end() -> Iterator[threading.Event]:
+    """Set an event instead of dying when the process is told to end; only in the main thread."""
+    with heeding_signals() as signalled:
+        if threading.current_thread() is not threading.main_thread():
+            yield signalled
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, lambda *_: signalled.set())
+            yield signalled
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _end_of_parent() -> threading.Event:

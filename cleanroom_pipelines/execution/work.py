@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Claim, Kind, ParentRef, Resource, Version, holding
+from cleanroom_pipelines.catalog import Claim, Kind, ParentRef, Resource, Status, Version, holding
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -23,6 +23,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.notices import send_notice
+from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
 
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -79,6 +80,7 @@ class Work:
     version: Version
     claim: Claim
     is_lost: Callable[[], bool]
+    is_interrupted: Callable[[], bool] = lambda: False
     manifests: dict[str, Manifest] = field(default_factory=dict)
     is_open: bool = True
     _reported_at: float = 0.0
@@ -91,9 +93,11 @@ class Work:
             self.installation.catalog.report_progress(self.claim, share, stage)
 
     def should_cancel(self) -> bool:
-        """Whether to stop: somebody asked, or the claim is gone. Asked between shards."""
+        """Whether to stop: somebody asked, the claim is gone or the process is to end. Asked between shards."""
         if self.is_lost():
             raise ClaimLostError("Another run took this work over.")
+        if self.is_interrupted():
+            raise KeyboardInterrupt
         if time.monotonic() - self._asked_at < _SECONDS_BETWEEN_REPORTS:
             return False
         self._asked_at = time.monotonic()
@@ -186,34 +190,63 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
     Raises:
         CleanroomError: What the body raised, free of data.
     """
-    outcome = _claim(installation, kind, partition, run)
-    if isinstance(outcome, Idle):
-        yield outcome
-        return
-    version, claim = outcome
-    record = installation.catalog.get(kind, partition)
-    with holding(installation.catalog, claim) as keeper:
-        work = Work(installation, record, version, claim, keeper.lost.is_set)
-        try:
-            yield work
-        except ClaimLostError:
-            raise
-        except CancelledError as error:
-            _close(work, StatusCode.CANCELLED, "It was cancelled. Materialise it again to start over.")
-            raise error from None
-        except CleanroomError as error:
-            _close(work, error.status_code, str(error))
-            raise error from None
-        except Exception as error:
-            unexpected = without_data_of(error)
-            _close(work, StatusCode.INTERNAL, str(unexpected))
-            raise unexpected from None
-        except BaseException:
-            if run.was_cancelled():
-                _close(work, StatusCode.CANCELLED, "Its run was stopped. Materialise it again to start over.")
-            elif work.is_open:
-                work.release()
-            raise
+    with heeding_signals() as signalled, _giving_back(installation, kind, partition, run):
+        outcome = _claim(installation, kind, partition, run)
+        if isinstance(outcome, Idle):
+            yield outcome
+            return
+        version, claim = outcome
+        record = installation.catalog.get(kind, partition)
+        with holding(installation.catalog, claim) as keeper:
+            work = Work(installation, record, version, claim, keeper.lost.is_set, signalled.is_set)
+            try:
+                yield work
+            except ClaimLostError:
+                raise
+            except Exception as error:
+                if signalled.is_set():  # DuckDB makes an error of its own of a signal
+                    _end_interrupted(work, run)
+                    raise KeyboardInterrupt from None
+                raise _close_failed(work, error) from None
+            except BaseException:
+                _end_interrupted(work, run)
+                raise
+
+
+def _close_failed(work: Work, error: Exception) -> CleanroomError:
+    """Close the version with the reason of an error, and give what may be raised of it."""
+    if isinstance(error, CancelledError):
+        _close(work, StatusCode.CANCELLED, "It was cancelled. Materialise it again to start over.")
+        return error
+    told = error if isinstance(error, CleanroomError) else without_data_of(error)
+    _close(work, told.status_code, str(told))
+    return told
+
+
+def _end_interrupted(work: Work, run: Run) -> None:
+    if run.was_cancelled():
+        _close(work, StatusCode.CANCELLED, "Its run was stopped. Materialise it again to start over.")
+    elif work.is_open:
+        with suppress(ClaimLostError):
+            work.release()
+
+
+@contextmanager
+def _giving_back(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
+    """Give back what an interrupted run still holds: the signal may come as the claim is taken or closed."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        catalog = installation.catalog
+        with suppress(CleanroomError):
+            newest = catalog.newest_version(kind, partition)
+            if newest.status is Status.CREATE_IN_PROGRESS and newest.run_id == run.id:
+                claim = catalog.claim(kind, partition, newest.number, run.id)
+                if claim is not None:
+                    catalog.release(claim)
+        raise
 
 
 def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> tuple[Version, Claim] | Idle:
