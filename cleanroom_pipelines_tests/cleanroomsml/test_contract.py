@@ -462,6 +462,21 @@ def test_the_same_token_gives_the_same_page(room: Room) -> None:
     assert [one["name"] for one in pages[0]["trainingDatasets"]] == ["set-1", "set-2"]
 
 
+def test_a_paginator_of_each_listing_gives_everything_once(room: Room) -> None:
+    names = ["one", "two", "three"]
+    shared = [room.shared(name) for name in names]
+    jobs = [room.job(arn, name) for arn, name in zip(shared, names, strict=True)]
+    room.finish()
+    for job, name in zip(jobs, names, strict=True):
+        room.advertiser.start_audience_export_job(**export_parameters(job, name))
+    for method, member in LISTS.items():
+        client = room.advertiser if "jobs" in method else room.publisher
+        for size in (1, 2, 3):
+            pages = list(client.get_paginator(method).paginate(PaginationConfig={"PageSize": size}))
+            assert [one["name"] for page in pages for one in page[member]] == names
+            assert len(pages) == -(-3 // size)
+
+
 def test_a_made_up_token(room: Room) -> None:
     for method in LISTS:
         for token in ("x", "AAAA", MARK, "é", "A" * 10_240, '["2026-01-01",""]'):
