@@ -7,6 +7,7 @@ import pickle
 import secrets
 import sqlite3
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,28 @@ def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) 
     version = builder.newest(dataset)
     assert pickle.loads(pickle.dumps(version)) == version
     copy.close()
+
+
+def test_a_connected_catalogue_keeps_its_log_and_loses_no_writer(tmp_path: Path) -> None:
+    file = tmp_path / "catalog.db"
+    catalog = Catalog(f"sqlite:///{file}", clock=utc_now, token_hex=secrets.token_hex)
+    catalog.stay_connected()
+    with ThreadPoolExecutor(16) as threads:
+        made = list(threads.map(lambda number: catalog.create(dataset_spec(name=f"Set {number}")), range(48)))
+    assert (tmp_path / "catalog.db-wal").exists(), "a connection stays"
+    assert sorted(catalog.ids(Kind.TRAINING_DATASET)) == sorted(record.id for record in made)
+    beside = opened(f"sqlite:///{file}")
+    beside.create(dataset_spec(name="Another's"))
+    assert len(catalog.ids(Kind.TRAINING_DATASET)) == 49, "it sees what another process writes"
+    catalog.close()
+    assert not (tmp_path / "catalog.db-wal").exists()
+
+
+def test_a_copy_of_a_connected_catalogue_is_not_connected(tmp_path: Path) -> None:
+    catalog = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}", clock=utc_now, token_hex=secrets.token_hex)
+    catalog.stay_connected()
+    dataset = catalog.create(dataset_spec())
+    copy = pickle.loads(pickle.dumps(catalog))
+    catalog.close()
+    assert copy.get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    assert not (tmp_path / "catalog.db-wal").exists(), "no connection stays"
