@@ -23,7 +23,7 @@ _DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
 
 @click.group()
 def benchmark() -> None:
-    """Measure the similarity model, with its peers in the same run."""
+    """Measure the similarity model and the API, with their peers in the same run."""
 
 
 @benchmark.command()
@@ -145,3 +145,35 @@ def scale(  # noqa: PLR0917 - click passes options by name
     with progress_bar("scale") as progress:
         result = run_scale(settings, progress)
     _report(result, json_file, table(result))
+
+
+@benchmark.command()
+@click.option("--clients", default=32, show_default=True, help="Clients, each with a connection of its own.")
+@click.option("--seconds", default=60.0, show_default=True, help="How long they call.")
+@click.option("--accounts", default=4, show_default=True, help="Accounts that the clients are shared out to.")
+@click.option("--pace", default=4.0, show_default=True, help="Calls of each client per second, with jitter.")
+@click.option("--seed", default=0, show_default=True, help="Decides who calls what when.")
+@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+def api(  # noqa: PLR0917 - click passes options by name
+    clients: int, seconds: float, accounts: int, pace: float, seed: int, json_file: Path | None
+) -> None:
+    """Milliseconds of mixed API calls on a real server, beside its answer that does nothing; checks every answer.
+
+    Ends with 1 if an answer was wrong or a resource was lost or doubled.
+    """
+    _require("psutil")
+    from cleanroom_pipelines.serving.load import LoadPlan, run_load, table
+
+    if clients < 1 or seconds <= 0 or not 2 <= accounts <= 1000 or pace <= 0:
+        raise UsageError(
+            "Such a load cannot be put on a server.",
+            remedy="Give at least one client, two accounts, and a time and a pace above zero.",
+        )
+    plan = LoadPlan(
+        n_clients=clients, seconds=seconds, n_accounts=accounts, pace_per_second=pace, random_seed=seed
+    )
+    with progress_bar("api") as progress:
+        result = run_load(plan, progress)
+    _report(result, json_file, table(result))
+    if result["problems"]:
+        raise SystemExit(1)
