@@ -62,7 +62,7 @@ class Work(Claims):
         return tuple(version_record(row.VersionRow) for row in self._pending("ready", limit))
 
     def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
-        """Fail the pending versions whose parent failed for good, with PARENT_NOT_ACTIVE.
+        """Fail the pending versions whose parent failed for good: for the data's reason, or PARENT_NOT_ACTIVE.
 
         Args:
             now: UTC; the catalogue's clock if not given.
@@ -251,9 +251,16 @@ class Work(Claims):
             )
             if session.execute(still).first() is None:
                 return None
-            message = _why_in_vain(session, gate)
-            close_failed(session, resource, version, code=StatusCode.PARENT_NOT_ACTIVE, message=message, now=at)
+            code, message = _why_in_vain(session, gate)
+            close_failed(session, resource, version, code=code, message=message, now=at)
             return version_record(version)
+
+
+_TOLD_BY_THE_MODEL = (
+    StatusCode.TRAINING_DATA_NOT_FOUND,
+    StatusCode.TRAINING_DATA_INVALID,
+    StatusCode.TRAINING_DATA_TOO_SMALL,
+)
 
 
 def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
@@ -269,9 +276,12 @@ def _model(row: AudienceModelRow) -> AudienceModel:
     return record
 
 
-def _why_in_vain(session: Session, gate: ResourceRow) -> str:
+def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
     newest = newest_version(session, gate)
-    return (
+    if gate.kind is Kind.TRAINING_DATASET and newest.status_code in _TOLD_BY_THE_MODEL:
+        # a dataset is ACTIVE whatever it holds, as on AWS: its model is where a client learns what is wrong
+        return newest.status_code, newest.status_message or "The training data cannot be used."
+    return StatusCode.PARENT_NOT_ACTIVE, (
         f"The {gate.kind.words} {gate.id} failed ({newest.status_code}). "
         f"Repair what its status message names, attempt {gate.id} again, then this."
     )

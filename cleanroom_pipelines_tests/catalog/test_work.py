@@ -113,11 +113,14 @@ class TestOrphans:
         fail(builder, dataset)
         settled = builder.catalog.settle_orphans()
         assert [version.resource_id for version in settled] == [model.id, configured.id, job.id, export.id]
-        assert {version.status_code for version in settled} == {StatusCode.PARENT_NOT_ACTIVE}
-        for version, parent in zip(settled, (dataset, model, model, job), strict=True):
+        # the model tells what is wrong with the data, since its dataset is ACTIVE whatever it holds
+        assert settled[0].status_code is StatusCode.TRAINING_DATA_INVALID
+        assert settled[0].status_message == builder.newest(dataset).status_message
+        assert {version.status_code for version in settled[1:]} == {StatusCode.PARENT_NOT_ACTIVE}
+        for version, parent in zip(settled[1:], (model, model, job), strict=True):
             assert parent.id in (version.status_message or "")
             assert "again" in (version.status_message or "")
-        assert str(StatusCode.TRAINING_DATA_INVALID) in (settled[0].status_message or "")
+        assert str(StatusCode.TRAINING_DATA_INVALID) in (settled[1].status_message or "")
         assert builder.again(dataset).status is Status.ACTIVE
         assert builder.again(model).status is Status.CREATE_FAILED
         assert builder.again(job).status is Status.CREATE_FAILED
@@ -318,10 +321,10 @@ class TestRefresh:
         fail(builder, dataset)
         assert ready(builder) == []
         (settled,) = builder.catalog.settle_orphans()
-        assert (settled.resource_id, settled.status_code) == (model.id, StatusCode.PARENT_NOT_ACTIVE)
+        assert (settled.resource_id, settled.status_code) == (model.id, StatusCode.TRAINING_DATA_INVALID)
         left = builder.again(model)
         assert (left.status, left.current_version) == (Status.ACTIVE, 1)
-        assert dataset.id in (left.status_message or "")
+        assert left.status_message == builder.newest(dataset).status_message
 
     def test_a_model_without_refresh(self, builder: Builder) -> None:
         _, model, _ = builder.chain()

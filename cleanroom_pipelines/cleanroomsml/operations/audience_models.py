@@ -4,10 +4,11 @@ Lives here: the four operations on them.
 Keep out: training.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from cleanroom_pipelines.catalog import AudienceModel, AudienceModelSpec, Kind, make_arn
+from cleanroom_pipelines.catalog import AudienceModel, AudienceModelSpec, Kind, Status, make_arn
 from cleanroom_pipelines.cleanroomsml.answers import Caller
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     Answer,
@@ -21,6 +22,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     status_details,
     times,
 )
+from cleanroom_pipelines.errors import ConflictError
 
 _KIND: Final = Kind.AUDIENCE_MODEL
 # of the year 9999, the last that can be shown again
@@ -36,12 +38,14 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     start, end = (_seconds(parameters, f"trainingData{edge}Time") for edge in ("Start", "End"))
     if start is not None and end is not None and start >= end:
         raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
+    dataset = own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET)
+    _look_again(endpoint, caller, dataset)
     record = endpoint.catalog.create_audience_model(
         AudienceModelSpec(
             name=parameters["name"],
             description=parameters.get("description"),
             tags=parameters.get("tags", {}),
-            training_dataset_id=own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET),
+            training_dataset_id=dataset,
             window_start=start,
             window_end=end,
             kms_key_arn=parameters.get("kmsKeyArn"),
@@ -77,6 +81,14 @@ def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
     endpoint.catalog.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
+
+
+def _look_again(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
+    """Have a dataset that was found bad validated again: its owner may have repaired the table since."""
+    newest = endpoint.catalog.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
+    if newest.status is Status.CREATE_FAILED:
+        with suppress(ConflictError):  # somebody else was faster
+            endpoint.catalog.retry(Kind.TRAINING_DATASET, dataset)
 
 
 def _summary(record: AudienceModel) -> dict[str, object]:

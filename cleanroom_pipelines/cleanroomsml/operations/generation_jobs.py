@@ -9,6 +9,7 @@ from typing import Final
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
     ArnParts,
+    ConfiguredAudienceModel,
     GenerationJob,
     GenerationJobSpec,
     Kind,
@@ -39,7 +40,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     status_details,
     times,
 )
-from cleanroom_pipelines.cleanroomsml.policies import may_start, read_policy
+from cleanroom_pipelines.cleanroomsml.policies import Policy, may_start, read_policy
 from cleanroom_pipelines.errors import NotFoundError
 
 _KIND: Final = Kind.GENERATION_JOB
@@ -178,7 +179,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
         configured = endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, parts.id, parts.account_id, parts.region)
     except NotFoundError:
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL) from None
-    policy = read_policy(configured.policy, str(configured.arn)) if configured.policy is not None else None
+    policy = _policy_of(configured)
     if policy is None or not policy.speaks_to(caller.account_id):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if not may_start(
@@ -193,6 +194,17 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     ):
         raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
+
+
+def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:
+    if configured.policy is None:
+        return None
+    try:
+        return read_policy(configured.policy, str(configured.arn))
+    except ApiError:  # it was put when other code read policies; what is not understood allows nothing
+        raise ApiError(
+            "AccessDeniedException", "The policy of the configured audience model cannot be read."
+        ) from None
 
 
 def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
