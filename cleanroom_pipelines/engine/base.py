@@ -25,7 +25,7 @@ class EngineSettings:
         memory_bytes: Upper bound of the engine's own memory; beyond it, it spills to `scratch`.
             None: 60 % of RAM.
         threads: Worker threads, at least 1. None: one per core.
-        scratch: Existing directory for spill files, encrypted with a key that dies with the process.
+        scratch: Existing directory for spill files, which are not encrypted and go when the engine is closed.
             None: the system's temporary directory.
         scratch_bytes: Upper bound of the spill files together. None: most of the disk that is free.
     """
