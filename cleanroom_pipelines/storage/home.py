@@ -30,7 +30,7 @@ class Home:
         home = cls(Path(root).expanduser().resolve())
         try:
             home.root.mkdir(parents=True, exist_ok=True)
-            for part in (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch):
+            for part in (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch, home.audit):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
