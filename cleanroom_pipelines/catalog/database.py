@@ -184,7 +184,7 @@ def _checked_url(url: str) -> URL:
     return parsed
 
 
-def _make_engine(url: URL, *, stays_connected: bool) -> Engine:
+def _make_engine(url: URL, *, stays_connected: bool = False) -> Engine:
     # hide_parameters: an error's text otherwise quotes what was to be stored.
     if url.get_backend_name() != "sqlite":
         try:

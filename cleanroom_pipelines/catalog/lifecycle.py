@@ -50,11 +50,13 @@ def lock_resource(
 def _only(
     session: Session, kind: Kind, resource_id: str, account_id: str | None, region: str | None, *, lock: bool
 ) -> ResourceRow:
-    query = select(ResourceRow).where(ResourceRow.id == resource_id, ResourceRow.kind == kind)
+    # Locked, its own columns come by another look: PostgreSQL, having waited, reads anew only what it locked.
+    row_type = ResourceRow if lock else ROWS[kind]
+    query = select(row_type).where(row_type.id == resource_id, row_type.kind == kind)
     if account_id is not None:
-        query = query.where(ResourceRow.account_id == account_id)
+        query = query.where(row_type.account_id == account_id)
     if region is not None:
-        query = query.where(ResourceRow.region == region)
+        query = query.where(row_type.region == region)
     if lock:
         query = query.with_for_update(key_share=True, of=ResourceRow).execution_options(populate_existing=True)
     row = session.scalar(query)
