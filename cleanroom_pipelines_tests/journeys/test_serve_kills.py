@@ -1,0 +1,473 @@
+"""Whoever is killed while clients work loses and doubles nothing: the server, its worker, the daemon beside it.
+
+Contract: issue 4, "kill server, worker or daemon at random moments of the boto3 journey"; DESIGN section 4. Two
+accounts train, start jobs from files and by SQL, export and delete through unmodified boto3, while one process
+after the other gets SIGKILL, half of them in the middle of claimed work, and is started again as an operator would
+(the server does so with its worker). A client whose connection broke says it again. In the end each job has ended
+once, each export lies in one folder, a repeated create was a ConflictException and never a second resource, every
+change that was confirmed is in the audit log, which verifies, and no process, run or scratch file is left.
+
+A silent run's lease is 60 seconds; instead of waiting, the leases of those who were killed end at once.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004 - botocore's own
+from sqlalchemy import select, update
+
+from cleanroom_pipelines.audiences.exports import verify_export
+from cleanroom_pipelines.catalog import MAX_ATTEMPTS, Kind, Status
+from cleanroom_pipelines.catalog.tables import VersionRow
+from cleanroom_pipelines.execution.dagster_home import dagster_environment, dagster_instance, prepare_dagster_home
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.retention import delete_superseded
+from cleanroom_pipelines.execution.running import CODE_LOCATION, WORKER_TAG
+from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
+from cleanroom_pipelines.serving.gateway import HEALTH
+
+from .. import worlds
+from ..serving.server import (
+    Parties,
+    Party,
+    client,
+    configured_parameters,
+    dataset_parameters,
+    export_parameters,
+    installation_at,
+    job_parameters,
+    policy_for,
+    settle,
+)
+from .developing import free_port
+
+pytestmark = pytest.mark.slow
+
+ALONE = ("worker", "server", "worker", "server")
+BESIDE_A_DAEMON = ("worker", "daemon", "server")
+SQL = {"queryString": "SELECT user_id FROM shop.customers WHERE visits >= 5"}
+N_AT_ONCE = 5
+BY_ITSELF = 240.0  # seconds that anything may take on a busy machine
+
+
+@dataclass
+class Site:
+    """The processes of an operator, and what she does with them."""
+
+    installation: Installation
+    instance: dg.DagsterInstance
+    folder: Path
+    port: int = field(default_factory=free_port)
+    running: dict[str, psutil.Popen] = field(default_factory=dict)
+    killed: Counter[str] = field(default_factory=Counter)
+    is_over: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, name: str) -> None:
+        """Start the server, which starts its worker, or the daemon."""
+        home = self.installation.home.root
+        environment = os.environ | worlds.settings(home)
+        if name == "server":
+            module = ["cleanroom_pipelines.cli.main", "serve", "--port", str(self.port)]
+        else:
+            module = ["dagster._daemon", "run", "-m", CODE_LOCATION]
+            environment |= dagster_environment(self.installation, prepare_dagster_home(self.installation))
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = psutil.Popen(
+                [sys.executable, "-m", *module],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if name == "server":
+            worlds.wait_until(self.answers, seconds=BY_ITSELF, what="the server")
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + HEALTH, timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            assert self.running["server"].is_running(), "the server ended by itself"
+            return False
+
+    def worker(self) -> psutil.Process | None:
+        """The worker of the server that runs now, if it has one at this moment."""
+        for process in self.running["server"].children():
+            with suppress(psutil.NoSuchProcess):
+                if "serving_worker" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    return process
+        return None
+
+    def kill(self, name: str) -> None:
+        """Kill one of them, and what would never end without it, and start it again as an operator would."""
+        if name == "worker":
+            process = worlds.wait_until(self.worker, seconds=BY_ITSELF, what="a worker")
+            assert process is not None
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+            psutil.wait_procs([process], timeout=60)
+            self.end_leases(of_worker=True)
+        elif name == "daemon":
+            # its code server and its runs are its family
+            for process in (*self.running["daemon"].children(recursive=True), self.running["daemon"]):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.running.pop("daemon").wait()
+            self.end_leases(of_worker=False)
+            self.start("daemon")
+        else:
+            orphan = self.worker()
+            server = self.running.pop("server")
+            server.kill()
+            server.wait()
+            self.start("server")
+            # the worker that has lost its server ends its piece of work, beside the new one, and goes
+            if orphan is not None:
+                _, alive = psutil.wait_procs([orphan], timeout=BY_ITSELF)
+                assert alive == [], "a worker goes when its server is gone"
+        self.killed[name] += 1
+
+    def end_leases(self, *, of_worker: bool) -> None:
+        """Let a minute pass for the claims of whoever was killed."""
+        catalog = self.installation.catalog
+        for run_id in self.holders():
+            run = self.instance.get_run_by_id(run_id)
+            if (run is not None and WORKER_TAG in run.tags) == of_worker:
+                with catalog._write() as session:
+                    mine = VersionRow.run_id == run_id, VersionRow.status == Status.CREATE_IN_PROGRESS
+                    session.execute(
+                        update(VersionRow).where(*mine).values(lease_expires_at=self.installation.clock())
+                    )
+
+    def holders(self) -> list[str]:
+        """The runs that hold a claim."""
+        with self.installation.catalog._read() as session:
+            query = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
+            return [run_id for run_id in session.scalars(query) if run_id]
+
+    def stop(self) -> None:
+        """End everything kindly, the server first."""
+        self.is_over = True
+        for name in ("server", "daemon"):
+            process = self.running.pop(name, None)
+            if process is not None:
+                family = [process, *process.children(recursive=True)]
+                process.send_signal(signal.SIGINT)
+                _, alive = psutil.wait_procs(family, timeout=60)
+                for member in alive:
+                    with suppress(psutil.NoSuchProcess):
+                        member.kill()
+                assert not alive or name == "daemon", "the server and its worker end when they are asked to"
+
+    def processes(self) -> list[psutil.Process]:
+        """Whatever runs with this home in its environment, beside this test."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                home = process.environ().get("CLEANROOM_HOME")
+                if home == str(self.installation.home.root) and process.pid != os.getpid():
+                    found.append(process)
+        return found
+
+
+@contextmanager
+def site_at(folder: Path) -> Iterator[tuple[Site, Parties]]:
+    installation = installation_at(folder / "home")
+    parties = settle(installation)
+    with dagster_instance(installation) as instance:
+        site = Site(installation, instance, folder)
+        try:
+            yield site, parties
+        finally:
+            site.is_over = True
+            for process in site.processes():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@dataclass
+class Person:
+    """Who uses an account through boto3, and does not give up when a connection breaks."""
+
+    site: Site
+    party: Party
+    confirmed: list[str] = field(default_factory=list)
+    n_broken: int = 0
+    n_conflicts: int = 0
+
+    def __post_init__(self) -> None:
+        self.client = client(self.site.url, self.party)
+
+    def insist(self, operation: str, find: Callable[[], str] | None = None, **parameters: Any) -> Any:
+        """Call until there is an answer; `find` gives what an earlier try made although its answer was lost."""
+        is_again = False
+        while True:
+            assert not self.site.is_over, "the test is over"
+            try:
+                answer = getattr(self.client, operation)(**parameters)
+            except (ConnectionError, HTTPClientError):  # the server is gone for a moment
+                is_again = True
+                self.n_broken += 1
+                time.sleep(0.1)
+                continue
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if is_again and find is not None and code == "ConflictException":
+                    self.n_conflicts += 1
+                    return find()
+                if is_again and operation.startswith("delete_") and code == "ResourceNotFoundException":
+                    return None
+                raise
+            if find is not None or operation.startswith(("put_", "delete_")):
+                self.confirmed.append(answer["ResponseMetadata"]["RequestId"])
+            arns = [value for key, value in answer.items() if key.endswith("Arn") and isinstance(value, str)]
+            return arns[0] if find is not None and arns else answer
+
+    def make(self, operation: str, listing: str, **parameters: Any) -> str:
+        """Create something, whatever happens meanwhile, and give its ARN; an export job has none."""
+
+        def find() -> str:
+            told = self.insist(f"list_{listing}", maxResults=100)
+            (members,) = (value for value in told.values() if isinstance(value, list))
+            (one,) = (member for member in members if member["name"] == parameters["name"])
+            arns = [value for key, value in one.items() if key.endswith("Arn")]
+            return next((arn for arn in arns if f"{listing[:-1].replace('_', '-')}/" in arn), "")
+
+        return str(self.insist(operation, find, **parameters))
+
+    def wait(self, kind: Kind, look: Callable[[], Any]) -> None:
+        """Wait until it is made; what failed for good, because its run was killed three times, is tried again."""
+        deadline = time.monotonic() + BY_ITSELF
+        while (seen := look())["status"] != "ACTIVE":
+            assert time.monotonic() < deadline, f"a {kind.words} is still {seen['status']}"
+            if seen["status"] == "CREATE_FAILED":
+                assert seen["statusDetails"]["statusCode"] in ("INTERNAL", "PARENT_NOT_ACTIVE"), seen
+                for record in self.site.installation.catalog.iterate(kind):
+                    if record.status is Status.CREATE_FAILED:
+                        self.site.installation.catalog.retry(kind, record.id)
+            time.sleep(0.2)
+
+
+@dataclass
+class Journey:
+    """What two people do, round after round."""
+
+    publisher: Person
+    advertiser: Person
+    exports: list[str] = field(default_factory=list)
+    sets: list[str] = field(default_factory=list)
+    n_deleted: int = 0
+    n_rounds: int = 0
+    model: str = ""
+    configured: str = ""
+
+    def live(self, enough: threading.Event) -> None:
+        """Train and share, then start, export and delete until enough was killed."""
+        me = self.publisher.party
+        dataset = self.publisher.make("create_training_dataset", "training_datasets", **dataset_parameters(me))
+        self.model = self.publisher.make(
+            "create_audience_model", "audience_models", name="model", trainingDatasetArn=dataset
+        )
+        self.publisher.wait(
+            Kind.AUDIENCE_MODEL, lambda: self.publisher.insist("get_audience_model", audienceModelArn=self.model)
+        )
+        self.configured = self.publisher.make(
+            "create_configured_audience_model",
+            "configured_audience_models",
+            **configured_parameters(me, self.model),
+        )
+        self.publisher.insist(
+            "put_configured_audience_model_policy",
+            configuredAudienceModelArn=self.configured,
+            configuredAudienceModelPolicy=policy_for(self.configured, self.advertiser.party.account_id),
+        )
+        while not enough.is_set() or self.n_rounds < 2:
+            self.go_round()
+            self.n_rounds += 1
+
+    def go_round(self) -> None:
+        """The advertiser's job by SQL and the publisher's own from a file; both are exported, one is deleted."""
+        number, ours, theirs = self.n_rounds, self.publisher, self.advertiser
+        sql = {"roleArn": theirs.party.role, "sqlParameters": SQL}
+        guest = job_parameters(theirs.party, self.configured, f"guest {number}", seedAudience=sql)
+        own = job_parameters(ours.party, self.configured, f"own {number}")
+        own["seedAudience"]["dataSource"]["s3Uri"] = "s3://publisher-seeds/loyal.jsonl"
+        jobs = []
+        for person, asked in ((theirs, guest), (ours, own)):
+            jobs.append(
+                (person, person.make("start_audience_generation_job", "audience_generation_jobs", **asked))
+            )
+        for person, job in jobs:
+            person.wait(
+                Kind.GENERATION_JOB,
+                lambda person=person, job=job: person.insist(  # type: ignore[misc]
+                    "get_audience_generation_job", audienceGenerationJobArn=job
+                ),
+            )
+            export = export_parameters(job, f"best {len(self.exports)}")
+            person.make("start_audience_export_job", "audience_export_jobs", **export)
+            self.exports.append(export["name"])
+            person.wait(Kind.EXPORT_JOB, lambda person=person, job=job: self.exported(person, job))  # type: ignore[misc]
+        ours.insist("delete_audience_generation_job", audienceGenerationJobArn=jobs[1][1])
+        self.n_deleted += 1
+
+    def burst(self, threads: ThreadPoolExecutor) -> list[Future[str]]:
+        """Several creations at once, as the server is about to be killed."""
+        names = [f"set {len(self.sets) + number}" for number in range(N_AT_ONCE)]
+        self.sets += names
+        asked = [dataset_parameters(self.publisher.party, name) for name in names]
+        make = partial(self.publisher.make, "create_training_dataset", "training_datasets")
+        return [threads.submit(make, **each) for each in asked]
+
+    @staticmethod
+    def exported(person: Person, job: str) -> Any:
+        (one,) = person.insist("list_audience_export_jobs", audienceGenerationJobArn=job)["audienceExportJobs"]
+        return one
+
+
+def kill_one_after_another(
+    site: Site, victims: Sequence[str], dice: random.Random, journey: Journey, lived: Future[None]
+) -> None:
+    """Kill each of the victims, in an order and at moments that the dice decide."""
+    made: list[Future[str]] = []
+    with ThreadPoolExecutor(N_AT_ONCE) as threads:
+        for number, victim in enumerate(dice.sample(victims, len(victims))):
+            if number % 2 == 0:  # in the middle of work
+                worlds.wait_until(
+                    lambda: site.holders() or lived.done(), seconds=BY_ITSELF, what="work", every=0.01
+                )
+                time.sleep(dice.uniform(0, 1.0))
+            else:
+                time.sleep(dice.uniform(0, 6.0))
+            if lived.done():
+                lived.result()  # it ends only if it fails
+            if victim == "server":
+                made += journey.burst(threads)
+                time.sleep(dice.uniform(0.01, 0.1))
+            site.kill(victim)
+        arns = [future.result(timeout=BY_ITSELF) for future in made]
+    assert len(set(arns)) == len(made)
+
+
+def test_every_job_ends_once_whoever_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dice, enough = random.Random(7), threading.Event()
+    with site_at(tmp_path) as (site, parties), ThreadPoolExecutor(1) as threads:
+        seeds = site.installation.home.accounts / parties.publisher.account_id / "buckets" / "publisher-seeds"
+        seeds.mkdir(parents=True)
+        worlds.write_seed(seeds / "loyal.jsonl", [worlds.user(number) for number in range(worlds.N_SEED)])
+        site.start("server")
+        people = Person(site, parties.publisher), Person(site, parties.advertiser)
+        journey = Journey(*people)
+        lived = threads.submit(journey.live, enough)
+        try:
+            kill_one_after_another(site, ALONE, dice, journey, lived)
+            site.start("daemon")
+            kill_one_after_another(site, BESIDE_A_DAEMON, dice, journey, lived)
+            enough.set()
+            lived.result(timeout=2 * BY_ITSELF)
+            site_is_quiet(site)
+            site.stop()
+        except BaseException:
+            site.is_over = True
+            raise
+        n_attempts = assert_ended_once(site.installation, journey)
+        n_cut_off = assert_confirmed(site.installation, people)
+        n_daemon = sum(WORKER_TAG not in run.tags for run in site.instance.get_runs())
+        assert_nothing_left(site)
+    with capsys.disabled():
+        print(  # noqa: T201 what was measured
+            f"\nKilled {dict(site.killed)} during {journey.n_rounds} rounds;"
+            f" {sum(person.n_broken for person in people)} calls broke or found no server,"
+            f" {sum(person.n_conflicts for person in people)} repeated creates were conflicts;"
+            f" {len(journey.exports)} exports, {journey.n_deleted} deleted jobs, {n_daemon} runs of the daemon,"
+            f" {n_attempts} attempts more than one, {n_cut_off} appends to the audit log cut off."
+        )
+
+
+def site_is_quiet(site: Site) -> None:
+    """Wait until all work and deletions are done."""
+    catalog = site.installation.catalog
+    worlds.wait_until(
+        lambda: not (catalog.ready() or site.holders() or catalog.deletions()), seconds=BY_ITSELF, what="an end"
+    )
+
+
+def assert_ended_once(installation: Installation, journey: Journey) -> int:
+    """Everything is there once and ACTIVE; gives how many attempts it took beyond the first ones."""
+    n_attempts = 0
+    catalog, home = installation.catalog, installation.home
+    names = {kind: Counter(record.name for record in catalog.iterate(kind)) for kind in Kind}
+    advertiser = journey.advertiser.party.account_id
+    assert names[Kind.TRAINING_DATASET] == Counter(["events", *journey.sets])
+    assert names[Kind.AUDIENCE_MODEL] == Counter(["model"])
+    assert names[Kind.CONFIGURED_AUDIENCE_MODEL] == Counter(["lookalikes"])
+    guests = [f"{advertiser}-guest {number}" for number in range(journey.n_rounds)]
+    assert names[Kind.GENERATION_JOB] == Counter(guests), "the publisher's own are deleted"
+    assert names[Kind.EXPORT_JOB] == Counter(journey.exports[::2]), "theirs went with them"
+    for kind in Kind:
+        for record in catalog.iterate(kind):
+            versions = catalog.versions(kind, record.id)
+            assert [version.status for version in versions] == [Status.ACTIVE]
+            assert all(1 <= version.attempt <= MAX_ATTEMPTS for version in versions)
+            n_attempts += sum(version.attempt - 1 for version in versions)
+    bucket = home.accounts / journey.publisher.party.account_id / "buckets" / "publisher-audiences" / "shop"
+    folders = sorted(bucket.iterdir())
+    assert [folder.name for folder in folders if folder.name.startswith(".")] == []
+    assert len(folders) == len(journey.exports), "each export lies there once, also of the deleted jobs"
+    assert {verify_export(folder)["delivered"] for folder in folders} == {worlds.N_USERS // 5}
+    return n_attempts
+
+
+def assert_confirmed(installation: Installation, people: tuple[Person, Person]) -> int:
+    """Every change that a client was told of is in the log, which is whole; gives how many appends were cut."""
+    verdict = installation.audit.verify()
+    assert verdict.ok, verdict.problem
+    outcomes = {
+        entry.get("request_id"): entry["outcome"] for entry in installation.audit.entries() if "outcome" in entry
+    }
+    confirmed = [request_id for person in people for request_id in person.confirmed]
+    assert confirmed
+    assert {outcomes.get(request_id) for request_id in confirmed} == {"ok"}
+    return len(verdict.cut_off)
+
+
+def assert_nothing_left(site: Site) -> None:
+    worlds.wait_until(lambda: not site.processes(), seconds=90, what="the end of all processes")
+    later = worlds.later(site.installation, days=2)
+    supervise(later, site.instance)
+    fail_runs_that_never_appeared(later, site.instance)
+    # what waits in the daemon's queue will find its work done by the worker
+    unfinished = [run for run in site.instance.get_runs() if not run.is_finished]
+    assert [run.job_name for run in unfinished if run.status is not dg.DagsterRunStatus.QUEUED] == []
+    delete_superseded(site.installation, site.installation.clock() + timedelta(days=2))
+    home = site.installation.home
+    assert list(home.scratch.iterdir()) == []
+    assert [path for path in home.seeds.rglob("seed.*") if path.is_file()] == [], "no seed is left"
+    keys = {key for kind in Kind for key in site.installation.catalog.ids(kind)}
+    shown = {key for kind in Kind for key in site.instance.get_dynamic_partitions(f"{kind.value}s")}
+    assert shown == keys, "Dagster shows what there is"
