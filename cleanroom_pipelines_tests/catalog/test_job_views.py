@@ -165,7 +165,7 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
         lambda: start(undeclared, configured),
         lambda: catalog.start_generation_job(job_spec(theirs.id), account_id=ALPHA),
     ):
-        with pytest.raises(ConflictError, match="'spring' in this account") as caught:
+        with pytest.raises(ConflictError, match="'spring' exists in this account") as caught:
             attempt()
         assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
     mine = catalog.start_generation_job(job_spec(theirs.id, "autumn"), account_id=ALPHA)
