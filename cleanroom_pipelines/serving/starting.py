@@ -7,6 +7,7 @@ Keep out: answering requests (`gateway.py`) and the work itself (`execution`).
 
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -17,6 +18,7 @@ from threading import Event, Thread
 
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.cleanroomsml.signing import Key
+from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.parties import open_access_key
 from cleanroom_pipelines.serving.bucket_files import BucketFiles
@@ -76,8 +78,13 @@ def serve(
         port: Port; 0 for a free one.
         worker: Whether to do pending work in a child process too.
         on_ready: Told the URL as soon as requests are answered.
+
+    Raises:
+        ConfigurationError: The address cannot be listened on, or what the API needs is not installed.
     """
     import uvicorn
+
+    listening = _listen(host, port)
 
     # A writer lets go of the interpreter at each of its statements. With the usual 5 ms it waits that long to go
     # on while others compute, and all writers wait behind it: measured, half of the 99th percentile and more.
@@ -87,8 +94,6 @@ def serve(
     server = uvicorn.Server(
         uvicorn.Config(
             gateway,
-            host=host,
-            port=port,
             log_config=None,
             access_log=False,  # the audit log has every request, and no data
             server_header=False,
@@ -99,22 +104,43 @@ def serve(
             ws="none",
         )
     )
-    told = Thread(target=_tell_when_ready, args=(server, host, on_ready), daemon=True)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listening.getsockname()[1]}"
+    told = Thread(target=_tell_when_ready, args=(server, url, on_ready), daemon=True)
     told.start()
     try:
         with _worker() if worker else nullcontext():
-            server.run()
+            server.run(sockets=[listening])
     finally:
         installation.audit.close()
 
 
-def _tell_when_ready(server, host: str, on_ready: Callable[[str], None]) -> None:  # type: ignore[no-untyped-def]
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the address before anything else is started, so that one that is taken costs nothing."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(2048)
+        except BaseException:
+            listening.close()
+            raise
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(
+            f"The server cannot listen on this address and port ({type(error).__name__}).",
+            remedy="Stop what uses the port, or give another --host or --port.",
+        ) from None
+    return listening
+
+
+def _tell_when_ready(server, url: str, on_ready: Callable[[str], None]) -> None:  # type: ignore[no-untyped-def]
     while not server.started:
         if server.should_exit:
             return
         Event().wait(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    on_ready(url)
 
 
 @contextmanager
