@@ -133,6 +133,17 @@ def test_the_scale_benchmark_measures_each_step(tmp_path: Path) -> None:
     steps = [step for row in result["sizes"] for step in row["steps"]]
     assert [step["step"] for step in steps] == ["train", "generate from 40 seed users"] * 2
     assert all(step["seconds"] > 0 and step["peak_bytes"] > 10_000_000 for step in steps)
-    assert len(result["further"]) == 1
+    assert [entry["unit"] for entry in result["further"]] == ["interactions"]
     assert "per further million" in scale.table(result)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_cost_of_further_users_where_interactions_are_alike() -> None:
+    def row(n_users: int, n_interactions: int, seconds: float) -> dict[str, object]:
+        step = {"step": "train", "seconds": seconds, "cpu_seconds": 2 * seconds}
+        return {"n_users": n_users, "n_interactions": n_interactions, "steps": [step]}
+
+    rows = [row(1_000_000, 20_000_000, 10), row(3_000_000, 20_100_000, 16), row(3_000_000, 40_100_000, 36)]
+    users, interactions = scale._further(rows)
+    assert (users["unit"], users["seconds_per_million"], users["cpu_seconds_per_million"]) == ("users", 3.0, 6.0)
+    assert (interactions["unit"], interactions["seconds_per_million"]) == ("interactions", 1.0)

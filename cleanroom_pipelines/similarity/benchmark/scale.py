@@ -27,6 +27,8 @@ from cleanroom_pipelines.similarity.specs import Progress
 PEERS = ("als", "pandas")
 _WATCH_SECONDS = 0.2
 _SEED_INTEREST = 7
+# Sizes whose interactions differ by less than this are there to compare numbers of users.
+_ALIKE = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict
 
     Returns:
         Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step;
-        seconds per further million interactions between consecutive sizes; the ratio to ALS.
+        seconds per further million interactions between consecutive sizes, or per further million users where the
+        interactions are alike; the ratio to ALS.
     """
     rows = []
     for number, (n_users, n_interactions) in enumerate(settings.sizes):
@@ -97,7 +100,7 @@ def table(result: Mapping[str, Any]) -> str:
         if row.get("training_to_als"):
             lines.append(f"  training takes {row['training_to_als']:.2f} of ALS (pairs table counted for both)")
     lines += [
-        f"between {entry['from']:,} and {entry['to']:,} interactions, per further million: "
+        f"between {entry['from']:,} and {entry['to']:,} {entry['unit']}, per further million: "
         f"{entry['seconds_per_million']:.2f} s, {entry['cpu_seconds_per_million']:.2f} CPU s"
         for entry in result["further"]
     ]
@@ -202,18 +205,22 @@ def _sizes(paths: Iterable[Path]) -> Iterable[int]:
 
 
 def _further(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What training costs per further million of what grew: interactions, or users where those stayed alike."""
     result = []
     for smaller, larger in pairwise(rows):
         before, after = smaller["steps"][0], larger["steps"][0]
         if "failed" in before or "failed" in after:
             continue
-        millions = (larger["n_interactions"] - smaller["n_interactions"]) / 1e6
+        is_alike = larger["n_interactions"] < (1 + _ALIKE) * smaller["n_interactions"]
+        unit = "users" if is_alike else "interactions"
+        millions = (larger[f"n_{unit}"] - smaller[f"n_{unit}"]) / 1e6
         if millions <= 0:
             continue
         result.append(
             {
-                "from": smaller["n_interactions"],
-                "to": larger["n_interactions"],
+                "unit": unit,
+                "from": smaller[f"n_{unit}"],
+                "to": larger[f"n_{unit}"],
                 "seconds_per_million": (after["seconds"] - before["seconds"]) / millions,
                 "cpu_seconds_per_million": (after["cpu_seconds"] - before["cpu_seconds"]) / millions,
             }
