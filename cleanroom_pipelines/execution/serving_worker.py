@@ -27,12 +27,11 @@ from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import beating, load_repository, run_pending
-from cleanroom_pipelines.execution.signals import heeding_signals
+from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 from cleanroom_pipelines.execution.work import without_data_of
 
 _LOG = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # How often it looks for silent runs and for what nobody asked it to do.
 _ROUND_SECONDS = 5.0
 # How often it looks at each job of the inbox, and tries again what it could not begin.
@@ -53,20 +52,20 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
     load_repository()  # seconds, which nobody should wait for
     worker = f"serve-{installation.token_hex(6)}"
     with (
-        _told_to_end() as signalled,
+        _told_to_end() as told,
         dagster_instance(installation) as instance,
         beating(installation, worker),
     ):
-        rounds = _Rounds(installation, instance, worker, lambda: signalled.is_set() or stop())
+        rounds = _Rounds(installation, instance, worker, lambda: told.is_set() or stop())
         while not rounds.should_stop():
             try:
                 rounds.turn()
             except KeyboardInterrupt:
-                if not signalled.is_set():
+                if not told.is_set():
                     raise
             except Exception as error:
                 _LOG.warning("%s The worker goes on.", without_data_of(error))
-            signalled.wait(poll_seconds)
+            told.wait(poll_seconds)
 
 
 class _Rounds:
@@ -112,17 +111,17 @@ class _Rounds:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """Set an event instead of dying when the process is told to end; only in the main thread."""
-    with heeding_signals() as signalled:
+def _told_to_end() -> Iterator[Told]:
+    """Be told to end instead of dying of it; only in the main thread."""
+    with heeding_signals() as told:
         if threading.current_thread() is not threading.main_thread():
-            yield signalled
+            yield told
             return
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        before = {number: signal.getsignal(number) for number in TOLD_BY}
         try:
-            for number in _SIGNALS:
-                signal.signal(number, lambda *_: signalled.set())
-            yield signalled
+            for number in TOLD_BY:
+                signal.signal(number, lambda *_: None)
+            yield told
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

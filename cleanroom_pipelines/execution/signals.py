@@ -1,51 +1,69 @@
 """Knowing that this process was told to end, whatever became of the signal.
 
-Lives here: an event that SIGTERM and SIGINT set.
+Lives here: what tells that SIGTERM or SIGINT came.
 Add here when another signal means the same.
 Keep out: what is done about it (work.py, serving_worker.py).
 
-Dagster replaces the handlers of signals during a run and drops what comes as the run ends; DuckDB makes a
-RuntimeError "Query interrupted" of what a handler raises, and loses it. The descriptor that Python writes the
-number of each signal to is told of all, by whichever handler it is handled.
+Dagster replaces the handlers of signals during a run and drops what comes as the run ends; DuckDB 2.0 ends some
+queries with a RuntimeError "Query interrupted" in place of what the handler raised, and others not at all. The
+descriptor that Python writes the number of each signal to is told of all, whichever handler they have.
 """
 
+import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-_active: list[threading.Event] = []
+TOLD_BY = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+class Told:
+    """Whether the process was told to end; without a socket it never is."""
+
+    def __init__(self, reader: socket.socket | None = None) -> None:
+        self._reader = reader
+        self._is_told = False
+
+    def is_set(self) -> bool:
+        """Whether it was told until now."""
+        if not self._is_told and self._reader is not None:
+            with suppress(OSError):  # nothing has come
+                self._is_told = bool(TOLD_BY & set(self._reader.recv(4096)))
+        return self._is_told
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is told, at most so long."""
+        if self._reader is None:
+            time.sleep(seconds)
+        elif not self.is_set():
+            select.select([self._reader], [], [], seconds)
+        return self.is_set()
+
+
+_active: list[Told] = []
 
 
 @contextmanager
-def heeding_signals() -> Iterator[threading.Event]:
-    """Give an event that is set as soon as the process is told to end; within another one, the same.
+def heeding_signals() -> Iterator[Told]:
+    """Heed the signals that have a handler until the body ends; within another such body, the same.
 
-    Only signals that have a handler are told. Outside of the main thread nothing sets the event.
+    Outside of the main thread nothing is told.
     """
     if _active or threading.current_thread() is not threading.main_thread():
-        yield _active[0] if _active else threading.Event()
+        yield _active[0] if _active else Told()
         return
-    signalled = threading.Event()
     ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-
-    def watch() -> None:
-        while told := ours.recv(64):
-            if _SIGNALS & set(told):
-                signalled.set()
-
-    thread = threading.Thread(target=watch, name="signals", daemon=True)
-    thread.start()
-    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    _active.append(signalled)
-    try:
-        yield signalled
-    finally:
-        _active.clear()
-        signal.set_wakeup_fd(before)
-        theirs.close()
-        thread.join()
-        ours.close()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        told = Told(ours)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        _active.append(told)
+        try:
+            yield told
+        finally:
+            _active.clear()
+            signal.set_wakeup_fd(before)

@@ -190,7 +190,7 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
     Raises:
         CleanroomError: What the body raised, free of data.
     """
-    with heeding_signals() as signalled, _giving_back(installation, kind, partition, run):
+    with heeding_signals() as told, _giving_back(installation, kind, partition, run):
         outcome = _claim(installation, kind, partition, run)
         if isinstance(outcome, Idle):
             yield outcome
@@ -198,13 +198,13 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
         version, claim = outcome
         record = installation.catalog.get(kind, partition)
         with holding(installation.catalog, claim) as keeper:
-            work = Work(installation, record, version, claim, keeper.lost.is_set, signalled.is_set)
+            work = Work(installation, record, version, claim, keeper.lost.is_set, told.is_set)
             try:
                 yield work
             except ClaimLostError:
                 raise
             except Exception as error:
-                if signalled.is_set():  # DuckDB makes an error of its own of a signal
+                if told.is_set():  # DuckDB makes an error of its own of a signal
                     _end_interrupted(work, run)
                     raise KeyboardInterrupt from None
                 raise _close_failed(work, error) from None
@@ -218,9 +218,9 @@ def _close_failed(work: Work, error: Exception) -> CleanroomError:
     if isinstance(error, CancelledError):
         _close(work, StatusCode.CANCELLED, "It was cancelled. Materialise it again to start over.")
         return error
-    told = error if isinstance(error, CleanroomError) else without_data_of(error)
-    _close(work, told.status_code, str(told))
-    return told
+    reason = error if isinstance(error, CleanroomError) else without_data_of(error)
+    _close(work, reason.status_code, str(reason))
+    return reason
 
 
 def _end_interrupted(work: Work, run: Run) -> None:

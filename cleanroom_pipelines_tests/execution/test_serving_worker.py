@@ -185,11 +185,17 @@ def test_two_beside_each_other_do_nothing_twice(room: Installation, world: world
     worlds.apply(room, worlds.declare(world.folder / "two.yaml", interactions=world.interactions, seed=None))
     with process(room, tmp_path / "one.log"), process(room, tmp_path / "other.log"):
         worlds.wait_until(ended(room, Kind.CONFIGURED_AUDIENCE_MODEL), seconds=240, what="all of it")
+        worlds.wait_until(lambda: not runs_under_way(room), seconds=60, what="the runs' end")
     for kind in list(Kind)[:3]:
         (key,) = room.catalog.ids(kind)
         assert [version.status for version in room.catalog.versions(kind, key)] == ["ACTIVE"]
         with dagster_instance(room) as instance:
             assert len(worlds.materializations(instance, ASSETS_OF[kind][0], key)) == 1
+
+
+def runs_under_way(room: Installation) -> list[dg.DagsterRun]:
+    with dagster_instance(room) as instance:
+        return [run for run in instance.get_runs() if not run.is_finished]
 
 
 def claimed(room: Installation) -> bool:
