@@ -18,6 +18,7 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES
 from cleanroom_pipelines.catalog import Kind, configured_at_start
+from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.execution.traces import PARTITION_SETS
@@ -63,6 +64,33 @@ def key_of(arn: str) -> str:
 
 
 # training datasets
+
+
+def test_a_bad_table_is_told_by_its_model_and_looked_at_again(room: Room) -> None:
+    dataset = room.dataset()
+    catalog = room.installation.catalog
+    [version] = catalog.ready()
+    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    assert claim is not None
+    catalog.fail(claim, StatusCode.TRAINING_DATA_NOT_FOUND, "No file lies there.")
+    assert room.publisher.get_training_dataset(trainingDatasetArn=dataset)["status"] == "ACTIVE"
+    create = room.publisher.create_audience_model
+    first = create(name="first", trainingDatasetArn=dataset)["audienceModelArn"]
+    [again] = catalog.ready()
+    assert again.resource_id == key_of(dataset), "its owner may have repaired the table since"
+    claim = catalog.claim(again.kind, again.resource_id, again.number, "run")
+    assert claim is not None
+    catalog.fail(claim, StatusCode.TRAINING_DATA_INVALID, "A column is missing.")
+    catalog.settle_orphans()
+    told = room.publisher.get_audience_model(audienceModelArn=first)
+    assert (told["status"], told["statusDetails"]) == (
+        "CREATE_FAILED",
+        {"statusCode": "TRAINING_DATA_INVALID", "message": "A column is missing."},
+    )
+    second = create(name="second", trainingDatasetArn=dataset)["audienceModelArn"]
+    room.finish()
+    assert room.publisher.get_audience_model(audienceModelArn=second)["status"] == "ACTIVE"
+
 
 BASE = ("USER_ID", "ITEM_ID", "TIMESTAMP")
 
@@ -468,6 +496,21 @@ def test_who_sees_the_metrics(room: Room, shared: str, is_told: bool) -> None:
     assert seen["metrics"]["recallMetric"] == 0.75
     told = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=theirs)
     assert ("metrics" in told) is is_told
+
+
+def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
+    job = room.job(room.shared())
+    catalog = room.installation.catalog
+    [version] = [each for each in catalog.ready() if each.kind is Kind.GENERATION_JOB]
+    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    assert claim is not None
+    catalog.fail(claim, StatusCode.PARENT_NOT_ACTIVE, "The audience model lookalikes-0123456789ab failed.")
+    own = job.replace(room.parties.advertiser.account_id, room.parties.publisher.account_id)
+    owners = room.publisher.get_audience_generation_job(audienceGenerationJobArn=own)["statusDetails"]
+    guests = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=job)["statusDetails"]
+    assert owners["statusCode"] == guests["statusCode"] == "PARENT_NOT_ACTIVE"
+    assert "0123456789ab" in owners["message"]
+    assert guests["message"] == "The model cannot be used. Its owner is told why."
 
 
 def test_locations_stay_with_whose_they_are(room: Room) -> None:

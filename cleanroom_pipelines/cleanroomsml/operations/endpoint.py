@@ -140,16 +140,21 @@ def times(record: Resource) -> dict[str, Any]:
     return {"createTime": record.created_at, "updateTime": record.updated_at}
 
 
-def status_details(record: Resource, *, is_seed_shown: bool = True) -> dict[str, str] | None:
+def status_details(
+    record: Resource, *, is_seed_shown: bool = True, is_owner: bool = True
+) -> dict[str, str] | None:
     """Why a resource failed, if it did.
 
     Args:
         record: The resource.
         is_seed_shown: Whether the caller may know the seed; else what is wrong with one is not told in detail.
+        is_owner: Whether the model is the caller's; else what is wrong with it is not told in detail.
     """
     if record.status_code is None and not record.status_message:
         return None
     message = record.status_message or None
     if not is_seed_shown and record.status_code in _ABOUT_SEED:
         message = "The seed of the account that started the job cannot be used. That account is told why."
+    if not is_owner and record.status_code is StatusCode.PARENT_NOT_ACTIVE:
+        message = "The model cannot be used. Its owner is told why."
     return {"statusCode": record.status_code or None, "message": message}  # type: ignore[dict-item]

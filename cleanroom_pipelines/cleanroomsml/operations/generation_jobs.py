@@ -89,7 +89,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     job = seen.job
     return {
         **_summary(seen),
-        "statusDetails": status_details(job, is_seed_shown=seen.is_starter),
+        "statusDetails": status_details(job, is_seed_shown=seen.is_starter, is_owner=seen.is_owner),
         "seedAudience": _shown_seed(job.requested_seed) if seen.is_starter else None,
         "includeSeedInOutput": job.seed_mode is SeedMode.FIRST,
         "metrics": _metrics(endpoint, seen),
