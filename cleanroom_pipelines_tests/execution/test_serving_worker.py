@@ -102,7 +102,7 @@ def is_gone(room: Installation, kind: Kind, key: str) -> bool:
 
 def test_it_does_what_comes_and_deletes_what_is_asked_to_go(room: Installation, dataset: Path) -> None:
     with working(room):
-        worlds.wait_until(room.catalog.live_runs, seconds=60, what="the worker to begin")
+        worlds.wait_until(room.catalog.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)
         version = worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=120, what="the dataset")
         assert version.status == "ACTIVE"
@@ -111,12 +111,12 @@ def test_it_does_what_comes_and_deletes_what_is_asked_to_go(room: Installation, 
         def finished() -> list[dg.DagsterRun]:
             return [run for run in runs_of(room, Kind.TRAINING_DATASET) if run.is_finished]
 
-        (run,) = worlds.wait_until(finished, seconds=60, what="the run's end")
+        (run,) = worlds.wait_until(finished, seconds=240, what="the run's end")
         assert run.status is dg.DagsterRunStatus.SUCCESS
         assert run.tags["cleanroom/worker"].startswith("serve-")
         (key,) = room.catalog.ids(Kind.TRAINING_DATASET)
         room.catalog.request_delete(Kind.TRAINING_DATASET, key)
-        worlds.wait_until(lambda: is_gone(room, Kind.TRAINING_DATASET, key), seconds=60, what="the deletion")
+        worlds.wait_until(lambda: is_gone(room, Kind.TRAINING_DATASET, key), seconds=240, what="the deletion")
     assert room.catalog.live_runs() == frozenset(), "it said good-bye"
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_claimed_is_not_started_without_end(
             return ready(*arguments, **options)
 
         monkeypatch.setattr(type(room.catalog), "ready", count)
-        assert looks.wait(60)
+        assert looks.wait(240)
     assert len(runs_of(room, Kind.TRAINING_DATASET)) == 1
 
 
@@ -185,7 +185,7 @@ def test_two_beside_each_other_do_nothing_twice(room: Installation, world: world
     worlds.apply(room, worlds.declare(world.folder / "two.yaml", interactions=world.interactions, seed=None))
     with process(room, tmp_path / "one.log"), process(room, tmp_path / "other.log"):
         worlds.wait_until(ended(room, Kind.CONFIGURED_AUDIENCE_MODEL), seconds=240, what="all of it")
-        worlds.wait_until(lambda: not runs_under_way(room), seconds=60, what="the runs' end")
+        worlds.wait_until(lambda: not runs_under_way(room), seconds=240, what="the runs' end")
     for kind in list(Kind)[:3]:
         (key,) = room.catalog.ids(kind)
         assert [version.status for version in room.catalog.versions(kind, key)] == ["ACTIVE"]
