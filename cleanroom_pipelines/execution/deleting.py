@@ -206,6 +206,8 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
             _delete_files(installation, record)
         _delete_parts(installation, instance, asked)
         catalog.finish_delete(leaving.kind, leaving.id)
+    except ConflictError:
+        return False  # another host met something that made it fail
     except _PASSING as error:
         _LOG.warning("A deletion goes on later (%s).", type(error).__name__)
         return False

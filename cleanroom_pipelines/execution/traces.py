@@ -12,6 +12,7 @@ and which Dagster purges by age, and backfills, which name partitions. Neither h
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def remove_traces(instance: dg.DagsterInstance, assets: Sequence[str], partition
     run_ids = [run.run_id for run in instance.get_runs(_runs_of([partition]))]
     for run_id in run_ids:
         instance.event_log_storage.delete_events(run_id)
-        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        with suppress(FileNotFoundError):  # another host was faster
+            instance.compute_log_manager.delete_logs(prefix=[run_id])
     _remove_events(instance, assets, partition, run_ids)
     for run_id in run_ids:
         instance.run_storage.delete_run(run_id)  # last: whoever goes on after a kill finds the rest by it
