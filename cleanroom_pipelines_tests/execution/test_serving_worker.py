@@ -70,7 +70,7 @@ def working(room: Installation) -> Iterator[None]:
         yield
     finally:
         stopped.set()
-        thread.join(120)
+        thread.join(300)
     assert not thread.is_alive()
     assert failures == []
 
@@ -104,7 +104,7 @@ def test_it_does_what_comes_and_deletes_what_is_asked_to_go(room: Installation, 
     with working(room):
         worlds.wait_until(room.catalog.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)
-        version = worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=120, what="the dataset")
+        version = worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=240, what="the dataset")
         assert version.status == "ACTIVE"
         assert (version.started_at - version.created_at).total_seconds() < 20, "seconds on the busiest machine"
 
@@ -134,7 +134,7 @@ def test_a_failing_look_does_not_end_it(
     monkeypatch.setattr(serving_worker, "supervise", fail_first)
     worlds.apply(room, dataset)
     with working(room):
-        version = worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=120, what="the dataset")
+        version = worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=240, what="the dataset")
     assert version.status == "ACTIVE"
     assert failures == []
     assert "ValueError" in caplog.text
@@ -147,7 +147,7 @@ def test_what_cannot_be_claimed_is_not_started_without_end(
     worlds.apply(room, dataset)
     monkeypatch.setattr(type(room.catalog), "claim", lambda *_, **__: None)
     with working(room):
-        worlds.wait_until(lambda: runs_of(room, Kind.TRAINING_DATASET), seconds=120, what="the first run")
+        worlds.wait_until(lambda: runs_of(room, Kind.TRAINING_DATASET), seconds=240, what="the first run")
         looks = threading.Event()
         ready, asked = type(room.catalog).ready, []
 
@@ -212,7 +212,7 @@ def lengthy(folder: Path, world: worlds.World) -> Path:
 def test_signals_give_back_what_is_under_way(room: Installation, world: worlds.World, tmp_path: Path) -> None:
     worlds.apply(room, lengthy(tmp_path, world))
     with process(room, tmp_path / "first.log") as worker:
-        worlds.wait_until(lambda: claimed(room), seconds=120, what="the claim", every=0.005)
+        worlds.wait_until(lambda: claimed(room), seconds=240, what="the claim", every=0.005)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0, (tmp_path / "first.log").read_text()[-2000:]
     version = worlds.newest(room, Kind.TRAINING_DATASET)
@@ -220,7 +220,7 @@ def test_signals_give_back_what_is_under_way(room: Installation, world: worlds.W
     assert room.catalog.live_runs() == frozenset()
 
     with process(room, tmp_path / "second.log") as worker:
-        worlds.wait_until(lambda: claimed(room), seconds=120, what="the claim", every=0.005)
+        worlds.wait_until(lambda: claimed(room), seconds=240, what="the claim", every=0.005)
         worker.kill()
         worker.wait()
     version = worlds.newest(room, Kind.TRAINING_DATASET)
