@@ -10,7 +10,6 @@ statement that is half understood would allow what its author forbade. Source: c
 elements" and "Policy evaluation logic" of the AWS IAM user guide.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -137,11 +136,6 @@ def read_policy(text: str, resource_arn: str) -> Policy:
             "1 validation error detected: Value at 'configuredAudienceModelPolicy' failed to satisfy constraint: "
             f"{where}{refused.constraint}",
         ) from None
-
-
-def policy_hash(text: str) -> str:
-    """The policyHash of a document: SHA-256 hex of its UTF-8 bytes (contract 3.7)."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def context_of(
