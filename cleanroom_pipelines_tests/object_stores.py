@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -83,3 +84,5 @@ def empty_store(server: ThreadedMotoServer, folder: Path) -> Iterator[ObjectStor
             yield store
         finally:
             moto_api_backend.reset()
+            # a test may have let the store check who asks; that setting is this process's, not the server's
+            httpx.post(f"{store.url}/moto-api/reset-auth", content="inf").raise_for_status()

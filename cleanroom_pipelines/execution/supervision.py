@@ -19,7 +19,14 @@ from cleanroom_pipelines.execution.traces import (
     shown_partitions,
 )
 
-_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+# A run is NOT_STARTED for a moment only; whoever is killed in it leaves one that nobody starts any more. What
+# waits in the daemon's queue is QUEUED and may wait.
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 # A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
 SECONDS_TO_APPEAR = 180
 

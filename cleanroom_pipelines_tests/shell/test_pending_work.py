@@ -130,16 +130,26 @@ def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(train
     assert len(keys) == 3, "Dagster starts no second run under a key it has seen"
 
 
-def test_a_run_whose_process_never_spoke_is_failed(trained: Shell) -> None:
-    lost = as_run(trained, "work_through_pending", RUNNING)
+@pytest.mark.parametrize("status", [RUNNING, WAITING])
+def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.DagsterRunStatus) -> None:
+    lost = as_run(trained, "work_through_pending", status)
     alive = as_run(trained, "work_through_pending", RUNNING)
     trained.installation.catalog.heartbeat_worker(alive)
     tick(trained, "pending_work")
-    assert status_of(trained, lost) is RUNNING, "starting a process takes its time"
+    assert status_of(trained, lost) is status, "starting a process takes its time"
     worlds.later(trained.installation, seconds=200).catalog.heartbeat_worker(alive)
     tick(trained, "pending_work", later=200)
     assert status_of(trained, lost) is dg.DagsterRunStatus.FAILURE
     assert status_of(trained, alive) is RUNNING
+
+
+def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(trained: Shell) -> None:
+    (key,) = add_models(trained, 1)
+    (request,) = tick(trained, "pending_work").run_requests
+    as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
+    assert tick(trained, "pending_work").run_requests == []
+    (instead,) = tick(trained, "pending_work", later=200).run_requests
+    assert instead.job_name == "work_through_pending"
 
 
 def test_a_worker_that_went_silent_is_failed_and_forgotten(trained: Shell) -> None:
