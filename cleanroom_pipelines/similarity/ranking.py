@@ -1,6 +1,7 @@
 """Ranking a population by similarity to a seed, and taking audiences from the ranking.
 
-Lives here: `generate`, its three projections (`write_ranked`), and `select_audience`.
+Lives here: `generate`, the ranking in place under it (`rank_in_place`), its three projections (`write_ranked`),
+and `select_audience`.
 Add here when an audience can be taken from a ranking in a further way.
 Keep out: fitting (signals, ensemble), formulas (metrics).
 
@@ -28,7 +29,7 @@ from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES, AudienceSize, See
 from cleanroom_pipelines.engine import EngineSettings, stable_hash
 from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.similarity import metrics
-from cleanroom_pipelines.similarity.ensemble import Ensemble, Population, arrange, fit_ensemble, score_with, take
+from cleanroom_pipelines.similarity.ensemble import Ensemble, arrange, fit_ensemble, score_with, take
 from cleanroom_pipelines.similarity.explanation import explain
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.seeds import SeedUsers, matched_users, read_seed
@@ -109,27 +110,10 @@ def generate(
             opened = Model(model)
             matched = matched_users(opened, users)
             _check_matched(len(matched), users, opened.n_users, min_matching_seed_size)
-            population = arrange(opened.hashes, matched, settings)
-        with stages.stage(0.05, "fitting the ensemble"):
-
-            def on_fit(share: float) -> None:
-                stages.check()
-                if progress:
-                    progress(0.05 + 0.45 * share, "fitting the ensemble")
-
-            ensemble = fit_ensemble(opened, population, settings, on_fit)
-        with stages.stage(0.5, "ranking held-out seed users"):
-            held_out = held_out_ranks_of(opened, ensemble, matched, settings, stages)
-        with stages.stage(0.6, "scoring all users"):
-            scores = _score_all(opened, ensemble, settings, stages, progress)
-        with stages.stage(0.85, "ranking"):
-            ranked = _ranked(scores, population, matched, held_out)
-            _write_ranking(opened, population, ranked, out / RANKING_FILE)
+        ranked = rank_in_place(opened, matched, out / RANKING_FILE, settings, stages)
         with stages.stage(0.95, "explaining"):
-            explanation = explain(opened, ensemble, matched, settings.min_explained_users)
-    measured = _metrics(
-        users, matched, opened.n_users, held_out, ranked, sizes=sizes, minimum=min_matching_seed_size
-    )
+            explanation = explain(opened, ranked.ensemble, matched, settings.min_explained_users)
+    measured = _metrics(users, matched, opened.n_users, ranked, sizes=sizes, minimum=min_matching_seed_size)
     measured["timing"] = dict(stages.seconds)
     _write_json(out / "metrics.json", measured)
     _write_json(out / "explanation.json", explanation)
@@ -143,6 +127,59 @@ def generate(
         warnings=tuple(warning["code"] for warning in measured["warnings"]),
         timing_seconds=dict(stages.seconds),
     )
+
+
+@dataclass(frozen=True)
+class InPlaceRanking:
+    """Everybody ranked, seed users by models that never saw them.
+
+    Args:
+        ensemble: What was fitted.
+        held_out: Where the seed users stand.
+        order: (N,) numbers of the users, best first.
+        scores: (N,) percentile of each user among the non-seed users, within the model that scored her.
+        other_percentiles: (N - m,) those of the non-seed users, descending.
+    """
+
+    ensemble: Ensemble
+    held_out: metrics.HeldOut
+    order: Int64
+    scores: Float64
+    other_percentiles: Float64
+
+
+def rank_in_place(
+    model: Model, matched: Int64, out: Path, settings: GenerationSettings, stages: Stages
+) -> InPlaceRanking:
+    """Fit, score and rank everybody for one seed, and write the ranking; within `one_blas_thread`.
+
+    Args:
+        model: The audience model.
+        matched: Numbers of the matched seed users, ascending; enough of them, and enough others.
+        out: The ranking.parquet to write.
+        settings: Folds, samples, threads and rounds.
+        stages: Told of progress, from 0.05 to 0.95 of the whole.
+
+    Raises:
+        CancelledError: Somebody asked for it.
+    """
+    with stages.stage(0.05, "fitting the ensemble"):
+        population = arrange(model.hashes, matched, settings)
+
+        def on_fit(share: float) -> None:
+            stages.check()
+            if stages.progress:
+                stages.progress(0.05 + 0.45 * share, "fitting the ensemble")
+
+        ensemble = fit_ensemble(model, population, settings, on_fit)
+    with stages.stage(0.5, "ranking held-out seed users"):
+        held_out = held_out_ranks_of(model, ensemble, matched, settings, stages)
+    with stages.stage(0.6, "scoring all users"):
+        scores = _score_all(model, ensemble, settings, stages)
+    with stages.stage(0.85, "ranking"):
+        ranked = _ranked(scores, ensemble, matched, held_out)
+        _write_ranking(model, ranked, out)
+    return ranked
 
 
 def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXCLUDED) -> int:
@@ -318,9 +355,7 @@ def held_out_ranks_of(
     return metrics.held_out_ranks(own, folds[is_seed].astype(np.int64), reference, model.n_users)
 
 
-def _score_all(
-    model: Model, ensemble: Ensemble, settings: GenerationSettings, stages: Stages, progress: Progress | None
-) -> Float64:
+def _score_all(model: Model, ensemble: Ensemble, settings: GenerationSettings, stages: Stages) -> Float64:
     """(N,) scores by the model of everybody."""
     blocks = model.blocks()
     scores = np.empty(model.n_users)
@@ -331,21 +366,14 @@ def _score_all(
 
     with ThreadPoolExecutor(max_workers=max(1, settings.threads)) as pool:
         for done, _ in enumerate(pool.map(score, blocks)):
-            if progress and done % 16 == 0:
-                progress(0.6 + 0.25 * done / len(blocks), "scoring all users")
+            if stages.progress and done % 16 == 0:
+                stages.progress(0.6 + 0.25 * done / len(blocks), "scoring all users")
     return scores
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    order: Int64
-    scores: Float64
-    other_percentiles: Float64
-
-
-def _ranked(scores: Float64, population: Population, matched: Int64, held_out: metrics.HeldOut) -> _Ranked:
+def _ranked(scores: Float64, ensemble: Ensemble, matched: Int64, held_out: metrics.HeldOut) -> InPlaceRanking:
     """Everybody's percentile among the non-seed users, within the model that scored her; best first."""
-    others = np.flatnonzero(~population.is_seed)
+    others = np.flatnonzero(~ensemble.population.is_seed)
     ordered = np.sort(scores[others])
     below = np.searchsorted(ordered, scores[others], "left") + np.searchsorted(ordered, scores[others], "right")
     result = np.empty(len(scores))
@@ -353,12 +381,13 @@ def _ranked(scores: Float64, population: Population, matched: Int64, held_out: m
     result[matched] = held_out.percentile
     # Users are numbered in order of stable_hash, so a stable sort breaks ties by it.
     order = np.argsort(-result, kind="stable")
-    return _Ranked(order, result, -np.sort(-result[others]))
+    return InPlaceRanking(ensemble, held_out, order, result, -np.sort(-result[others]))
 
 
-def _write_ranking(model: Model, population: Population, ranked: _Ranked, path: Path) -> None:
+def _write_ranking(model: Model, ranked: InPlaceRanking, path: Path) -> None:
     import pyarrow.parquet as pq
 
+    population = ranked.ensemble.population
     user_ids = model.user_ids().combine_chunks()
     schema = pa.schema(
         [("user_id", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("is_seed", pa.bool_())],
@@ -384,14 +413,14 @@ def _metrics(
     seed: SeedUsers,
     matched: Int64,
     n_users: int,
-    held_out: metrics.HeldOut,
-    ranked: _Ranked,
+    ranked: InPlaceRanking,
     *,
     sizes: Sequence[AudienceSize],
     minimum: int,
 ) -> dict[str, Any]:
+    held_out = ranked.held_out
     by_size = metrics.size_metrics(held_out, ranked.other_percentiles, sizes, n_users)
-    main, headline = _main_sizes(held_out, ranked, sizes, by_size, n_users)
+    main, headline = _main_sizes(ranked, sizes, by_size, n_users)
     warnings = _warning_codes(seed, len(matched), by_size, main, minimum)
     blind = ", ".join(entry["size"] for entry in by_size if entry["relevance"] is None) or main["size"]
     return {
@@ -422,8 +451,7 @@ def _metrics(
 
 
 def _main_sizes(
-    held_out: metrics.HeldOut,
-    ranked: _Ranked,
+    ranked: InPlaceRanking,
     sizes: Sequence[AudienceSize],
     by_size: list[dict[str, Any]],
     n_users: int,
@@ -434,7 +462,7 @@ def _main_sizes(
         main = max(percentages, key=lambda entry: entry["value"])
     else:
         fallback = [AudienceSize(SizeType.PERCENTAGE, 20)]
-        main = metrics.size_metrics(held_out, ranked.other_percentiles, fallback, n_users)[0]
+        main = metrics.size_metrics(ranked.held_out, ranked.other_percentiles, fallback, n_users)[0]
     headline = next((entry for entry in percentages if entry["value"] == 10), main)
     return main, headline
 

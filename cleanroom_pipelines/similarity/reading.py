@@ -90,6 +90,7 @@ class Interactions:
         types: Declared column to its type.
         list_columns: Declared columns that hold lists.
         scales: Numerical column to the factor that makes its cells integers.
+        has_population: Whether the table `population` says who the users are; else those with a usable row are.
     """
 
     n_rows: int
@@ -102,6 +103,7 @@ class Interactions:
     types: Mapping[str, str]
     list_columns: frozenset[str] = frozenset()
     scales: Mapping[str, float] = field(default_factory=dict)
+    has_population: bool = False
 
 
 def open_cells(
@@ -161,18 +163,27 @@ def profile_cells(engine: Engine, schema: InteractionsSchema, columns: Sequence[
     )
 
 
-def check_profile(found: Mapping[str, Any], schema: InteractionsSchema, max_invalid_share: float) -> None:
+def check_profile(
+    found: Mapping[str, Any],
+    schema: InteractionsSchema,
+    max_invalid_share: float,
+    *,
+    may_be_empty: bool = False,
+) -> None:
     """Refuse an empty table, times that are not seconds, and too many bad rows.
 
     Args:
         found: n_rows and n_invalid, unreadable lines included; n_too_large and smallest_too_large.
         schema: Names the column of times.
         max_invalid_share: Beyond it the table is refused.
+        may_be_empty: Whether no rows are fine.
 
     Raises:
         TrainingDataError: One of these.
     """
     n_rows = found["n_rows"]
+    if n_rows == 0 and may_be_empty:
+        return
     if n_rows == 0:
         raise TrainingDataError("The interactions table has no rows.", remedy="Give a table with interactions.")
     if schema.time_column:
@@ -230,8 +241,11 @@ def open_interactions(
     window_seconds: int | None,
     max_invalid_share: float,
     scratch: Path,
+    population: TableFiles | None = None,
 ) -> Interactions:
     """Check the interactions table and make its usable rows the view `events`.
+
+    With a population, its ids become the table `population`, others' rows are left out, and no rows are fine.
 
     Returns:
         What was found; `events` has user_id, item_id, ts (epoch seconds or NULL) and f0, f1, … for the features.
@@ -242,18 +256,26 @@ def open_interactions(
     columns, n_unreadable = open_cells(engine, "cells", tables, schema, scratch / "rows.parquet")
     profile = profile_cells(engine, schema, columns)
     n_rows, n_invalid = profile["n_rows"] + n_unreadable, profile["n_invalid"] + n_unreadable
-    check_profile(profile | {"n_rows": n_rows, "n_invalid": n_invalid}, schema, max_invalid_share)
+    has_population = population is not None
+    check_profile(
+        profile | {"n_rows": n_rows, "n_invalid": n_invalid},
+        schema,
+        max_invalid_share,
+        may_be_empty=has_population,
+    )
     window = resolved_window(window, window_seconds, profile["last_ts"], has_time=schema.time_column is not None)
     features = "".join(f", f{number}" for number in range(len(schema.features)))
+    counts = usable(window) + _of_population(engine, population)
     engine.execute(
         "CREATE OR REPLACE TEMP VIEW events AS "
-        f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n{features} FROM cells WHERE {usable(window)}"
+        f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n{features} FROM cells WHERE {counts}"
     )
-    if window.is_open:
+    if window.is_open and not has_population:
         n_usable, first, last = n_rows - n_invalid, profile["first_ts"], profile["last_ts"]
     else:
         n_usable, first, last = count_events(engine)
-    check_usable(n_usable)
+    if not has_population:
+        check_usable(n_usable)
     declared = {column for column, _ in schema.columns}
     return Interactions(
         n_rows=n_rows,
@@ -270,7 +292,20 @@ def open_interactions(
             for number, (_, role) in enumerate(schema.features)
             if role is Role.NUMERICAL_FEATURE
         },
+        has_population=has_population,
     )
+
+
+def _of_population(engine: Engine, population: TableFiles | None) -> str:
+    if population is None:
+        return ""
+    engine.scan("population_rows", population)
+    engine.execute(
+        """-- one row per user of the population
+        CREATE OR REPLACE TEMP TABLE population AS
+        SELECT DISTINCT CAST(user_id AS VARCHAR) AS name FROM population_rows WHERE user_id IS NOT NULL"""
+    )
+    return " AND CAST(user_id AS VARCHAR) IN (SELECT name FROM population)"
 
 
 def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, upload: Upload) -> None:
@@ -299,6 +334,12 @@ def make_dictionaries(
     """
     columns, features, select, parameters = _aggregates(engine, schema, found, settings)
     extra = "".join(f", {expression} AS {column}" for column, expression in zip(columns, select, strict=True))
+    everybody = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
+    if found.has_population:
+        everybody = (
+            "SELECT per_user.* REPLACE (coalesce(n_events, 0) AS n_events), name "
+            "FROM population LEFT JOIN per_user ON CAST(user_id AS VARCHAR) = name"
+        )
     engine.execute(
         f"""-- one row per user, its rowid being the user's number
         CREATE OR REPLACE TEMP TABLE users AS
@@ -307,7 +348,7 @@ def make_dictionaries(
                    min(first_ts) AS first_ts, max(ts) AS last_ts{extra}
             FROM events GROUP BY user_id
         ), named AS (
-            SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user
+            {everybody}
         )
         SELECT *, {stable_hash_sql("name")} AS hash FROM named ORDER BY hash, name""",
         parameters,
@@ -323,12 +364,24 @@ def make_dictionaries(
     return n_users, features, columns
 
 
-def check_population(engine: Engine, profile: SizeProfile, n_interactions: int) -> None:
-    """Refuse a population below the profile's floors.
+def check_population(
+    engine: Engine, profile: SizeProfile, n_interactions: int, *, has_population: bool = False
+) -> None:
+    """Refuse a population below the profile's floors; of a population that was given, only its size counts.
 
     Raises:
         TrainingDataError: Too few users or interactions (TRAINING_DATA_TOO_SMALL).
     """
+    if has_population:
+        n_users = _one(engine, "SELECT count(*) AS n FROM users")["n"]
+        if n_users < profile.min_users:
+            raise TrainingDataError(
+                f"The population is smaller than the {profile.min_users:,} users that the size profile "
+                f"'{profile}' needs.",
+                remedy="Give more users.",
+                status_code=StatusCode.TRAINING_DATA_TOO_SMALL,
+            )
+        return
     n_users = _one(
         engine,
         f"SELECT count(*) AS n FROM users WHERE n_events >= {int(profile.min_interactions_per_user)}",

@@ -90,6 +90,7 @@ def train(
     window_seconds: int | None = None,
     users: str | Path | None = None,
     users_schema: UsersSchema | None = None,
+    population: str | Path | None = None,
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     size_profile: SizeProfile = SizeProfile.DEFAULT,
@@ -108,12 +109,14 @@ def train(
         window_seconds: Only the last so many seconds up to the newest event (or to the window's end).
         users: File, glob or folder of a users table, one row per user.
         users_schema: Its roles; without one they are taken from its column types.
+        population: File with a column user_id. Exactly these users are ranked, with interactions or without, and
+            the table of interactions may be empty. Without it, those with a usable interaction are.
         settings: Size of the representation.
         engine: Memory, threads and scratch of the engine.
         size_profile: Population floors.
         max_invalid_share: Share of bad rows (0 to 1) beyond which a table is refused.
         day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
-            where the source has a file per day. Not used for tables with features.
+            where the source has a file per day. Not used for tables with features or a given population.
         progress: Told the share done and the stage.
         should_cancel: Asked between stages and batches.
 
@@ -131,11 +134,13 @@ def train(
         raise UsageError("The allowed share of bad rows must lie between 0 and 1.", remedy="Give 0.05 for 5 %.")
     tables = find_upload(interactions, INTERACTIONS)
     users_tables = find_upload(users, USERS) if users is not None else None
+    given = find_upload(population, USERS) if population is not None else None
     stages = Stages(progress, should_cancel)
     with tempfile.TemporaryDirectory(prefix="training-", dir=engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        is_cached = day_cache is not None and not schema.features
-        paths = [*tables.files, *(users_tables.files if users_tables else ()), out, scratch]
+        is_cached = day_cache is not None and not schema.features and given is None
+        sources = [table for table in (tables, users_tables, given) if table is not None]
+        paths = [*(file for table in sources for file in table.files), out, scratch]
         if day_cache is not None:
             paths.append(day_cache)
         with open_engine(engine, paths=paths) as database, one_blas_thread():
@@ -160,10 +165,13 @@ def train(
                         window_seconds=window_seconds,
                         max_invalid_share=max_invalid_share,
                         scratch=scratch,
+                        population=given,
                     )
             with stages.stage(0.15, "counting users and items"), reading_of(INTERACTIONS):
                 n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
-                reading.check_population(database, size_profile, found.n_usable)
+                reading.check_population(
+                    database, size_profile, found.n_usable, has_population=found.has_population
+                )
                 database.write_parquet(
                     "SELECT name AS user_id, hash AS stable_hash FROM users ORDER BY rowid", out / "users.parquet"
                 )
