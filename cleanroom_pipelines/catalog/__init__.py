@@ -33,6 +33,7 @@ from cleanroom_pipelines.catalog.records import (
     AccessKey,
     Account,
     AnalysisTemplate,
+    AudienceList,
     AudienceModel,
     Bucket,
     ByHand,
@@ -41,20 +42,40 @@ from cleanroom_pipelines.catalog.records import (
     Collaboration,
     ConfiguredAtStart,
     ConfiguredAudienceModel,
+    CustomAudience,
+    DataLab,
+    DataRoom,
     ExportJob,
     GenerationJob,
+    Ledger,
     Member,
     Page,
     ParentRef,
     Reaped,
     Resource,
+    RoomJob,
     SeenJob,
     SeenJobs,
     Status,
+    Token,
     TrainingDataset,
+    Upload,
+    User,
     Version,
     configured_at_start,
 )
+from cleanroom_pipelines.catalog.room_audiences import RoomAudiences
+from cleanroom_pipelines.catalog.room_specs import (
+    AudienceListSpec,
+    CollaborationType,
+    CustomAudienceSpec,
+    DataLabSpec,
+    DataRoomSpec,
+    ParticipantSpec,
+    Permission,
+)
+from cleanroom_pipelines.catalog.rooms import Rooms
+from cleanroom_pipelines.catalog.spec_digests import spec_digest
 from cleanroom_pipelines.catalog.specs import (
     LARGEST,
     AudienceModelSpec,
@@ -66,13 +87,13 @@ from cleanroom_pipelines.catalog.specs import (
     Spec,
     Starter,
     TrainingDatasetSpec,
-    spec_digest,
 )
+from cleanroom_pipelines.catalog.users import Users
 from cleanroom_pipelines.catalog.work import Work
 from cleanroom_pipelines.catalog.workers import Workers
 
 
-class Catalog(Creation, Work, JobViews, Workers, Overview, Parties, Policies):
+class Catalog(Creation, Work, JobViews, Workers, Overview, Parties, Policies, Users, Rooms, RoomAudiences):
     """The control plane: the truth about resources, their versions and who works on them.
 
     Safe to use from several threads and processes, to pickle and to take across a fork. The schema is brought up
@@ -90,6 +111,8 @@ __all__ = [
     "Account",
     "AnalysisTemplate",
     "ArnParts",
+    "AudienceList",
+    "AudienceListSpec",
     "AudienceModel",
     "AudienceModelSpec",
     "Bucket",
@@ -101,10 +124,17 @@ __all__ = [
     "Claim",
     "Claims",
     "Collaboration",
+    "CollaborationType",
     "Columns",
     "ConfiguredAtStart",
     "ConfiguredAudienceModel",
     "ConfiguredAudienceModelSpec",
+    "CustomAudience",
+    "CustomAudienceSpec",
+    "DataLab",
+    "DataLabSpec",
+    "DataRoom",
+    "DataRoomSpec",
     "ExportFormat",
     "ExportJob",
     "ExportJobSpec",
@@ -112,21 +142,28 @@ __all__ = [
     "GenerationJobSpec",
     "Holding",
     "Kind",
+    "Ledger",
     "Member",
     "Origin",
     "Page",
     "ParentRef",
+    "ParticipantSpec",
+    "Permission",
     "Reaped",
     "RequestedSeed",
     "Resource",
+    "RoomJob",
     "SeenJob",
     "SeenJobs",
     "ShareMetrics",
     "Spec",
     "Starter",
     "Status",
+    "Token",
     "TrainingDataset",
     "TrainingDatasetSpec",
+    "Upload",
+    "User",
     "Version",
     "configured_at_start",
     "holding",

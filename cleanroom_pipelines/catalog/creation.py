@@ -47,8 +47,10 @@ from cleanroom_pipelines.catalog.records import (
     TrainingDataset,
 )
 from cleanroom_pipelines.catalog.resources import Resources, as_record, find_named
+from cleanroom_pipelines.catalog.room_audiences import add_references
+from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
+from cleanroom_pipelines.catalog.spec_digests import SPECS, spec_digest, spec_values
 from cleanroom_pipelines.catalog.specs import (
-    SPECS,
     AudienceModelSpec,
     ConfiguredAudienceModelSpec,
     ExportJobSpec,
@@ -56,8 +58,6 @@ from cleanroom_pipelines.catalog.specs import (
     Spec,
     Starter,
     TrainingDatasetSpec,
-    spec_digest,
-    spec_values,
 )
 from cleanroom_pipelines.catalog.tables import (
     AudienceModelRow,
@@ -225,6 +225,8 @@ class Creation(Resources):
                     )
                     if starter is not None:
                         add_view(session, row, starter)
+                    if isinstance(completed, CustomAudienceSpec):
+                        add_references(session, row, completed)
                     return resource_record(row)
             except ClashError:
                 continue  # somebody was faster; the next look says with what

@@ -24,7 +24,7 @@ from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
 # What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
 # catalogue does not import Alembic.
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003"
 # Not Alembic's own name for it: on PostgreSQL the tables of Dagster may stand beside ours.
 VERSION_TABLE = "catalog_revision"
 

@@ -5,6 +5,8 @@ Add here when deleting a resource takes another step.
 Keep out: deleting artifacts and partitions; the shell does so between `begin_delete` and `finish_delete`.
 """
 
+from datetime import datetime
+
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
@@ -17,6 +19,8 @@ from cleanroom_pipelines.catalog.tables import ResourceRow, VersionRow, kept_aud
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
+# What goes with its parent and never by itself.
+GOES_WITH = {Kind.GENERATION_JOB: Kind.EXPORT_JOB, Kind.CUSTOM_AUDIENCE: Kind.AUDIENCE_LIST}
 
 
 class Deletion(Database):
@@ -27,8 +31,8 @@ class Deletion(Database):
     ) -> Resource:
         """Ask for a resource to go.
 
-        A training dataset or configured audience model is gone when this returns. A model or generation job is
-        DELETE_PENDING, its work is cancelled, and a job's exports go with it.
+        A training dataset or configured audience model is gone when this returns. Anything else is DELETE_PENDING,
+        its work is cancelled, and a job's exports or an audience's deliveries go with it.
 
         Returns:
             The resource as it was left, or as it was last.
@@ -36,37 +40,33 @@ class Deletion(Database):
         Raises:
             NotFoundError: There is no such resource.
             ConflictError: Another resource depends on it.
-            UsageError: It is an export job; it goes with its generation job.
+            UsageError: It is an export job or a delivery; it goes with its parent.
         """
-        if kind is Kind.EXPORT_JOB:
-            raise UsageError("An export job is not deleted by itself.", remedy="Delete its generation job.")
+        if kind in GOES_WITH.values():
+            parent = next(each for each, child in GOES_WITH.items() if child is kind)
+            raise UsageError(f"An {kind.words} is not deleted by itself.", remedy=f"Delete its {parent.words}.")
         with self._write() as session:
             row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
-            if kind is not Kind.GENERATION_JOB:
+            if kind not in GOES_WITH:
                 _refuse_parent(session, row)
             if kind in _AT_ONCE:
                 last = resource_record(row)
                 session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
                 return last
-            now = self._clock()
-            for going in (row, *_exports(session, row)):
-                for version in _open_versions(session, going):
-                    cancel(session, going, version, now)
-                going.status, going.updated_at = Status.DELETE_PENDING, now
-            session.flush()
+            mark_for_deletion(session, row, self._clock())
             return resource_record(row)
 
     def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
-        """The models and jobs that are to go and that no run is at work on, the oldest request first."""
+        """What is to go and no run is at work on, the oldest request first."""
         at_work = exists().where(
             VersionRow.status == Status.CREATE_IN_PROGRESS,
             VersionRow.resource_id == ResourceRow.id,
         )
         query = (
             select(ResourceRow)
-            .where(ResourceRow.kind.in_([Kind.AUDIENCE_MODEL, Kind.GENERATION_JOB]))
+            .where(ResourceRow.kind.not_in([*_AT_ONCE, *GOES_WITH.values()]))
             .where(ResourceRow.status.in_([Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS]), ~at_work)
             .order_by(ResourceRow.updated_at, ResourceRow.id)
             .limit(limit)
@@ -78,7 +78,7 @@ class Deletion(Database):
         """Begin, or begin again, to delete what belongs to a resource.
 
         Returns:
-            The resource and the exports that go with it: everything whose artifacts and partitions are to go.
+            The resource and what goes with it: everything whose artifacts and partitions are to go.
 
         Raises:
             NotFoundError: There is no such resource; it is gone already.
@@ -86,7 +86,7 @@ class Deletion(Database):
         """
         with self._write() as session:
             row = lock_resource(session, kind, resource_id)
-            going = (row, *_exports(session, row))
+            going = (row, *_children(session, row))
             _refuse_unasked(row)
             _refuse_at_work(session, going)
             now = self._clock()
@@ -111,8 +111,8 @@ class Deletion(Database):
                     f"The deletion of the {kind.words} {resource_id} was not begun.", remedy="Begin it first."
                 )
             # No run can have come since: what is being deleted cannot be claimed.
-            exports = [export.id for export in _exports(session, row)]
-            session.execute(delete(ResourceRow).where(ResourceRow.id.in_(exports)))
+            children = [child.id for child in _children(session, row)]
+            session.execute(delete(ResourceRow).where(ResourceRow.id.in_(children)))
             session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
 
     def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:
@@ -133,11 +133,20 @@ class Deletion(Database):
             row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._clock()
 
 
-def _exports(session: Session, row: ResourceRow) -> list[ResourceRow]:
-    if row.kind is not Kind.GENERATION_JOB:
+def mark_for_deletion(session: Session, row: ResourceRow, now: datetime) -> None:
+    """Let a locked resource and what goes with it be deleted; their work is cancelled."""
+    for going in (row, *_children(session, row)):
+        for version in _open_versions(session, going):
+            cancel(session, going, version, now)
+        going.status, going.updated_at = Status.DELETE_PENDING, now
+    session.flush()
+
+
+def _children(session: Session, row: ResourceRow) -> list[ResourceRow]:
+    if row.kind not in GOES_WITH:
         return []
     query = select(ResourceRow.id).where(ResourceRow.parent_id == row.id).order_by(ResourceRow.id)
-    return [lock_resource(session, Kind.EXPORT_JOB, export_id) for export_id in session.scalars(query)]
+    return [lock_resource(session, GOES_WITH[row.kind], child_id) for child_id in session.scalars(query)]
 
 
 def _open_versions(session: Session, row: ResourceRow) -> list[VersionRow]:

@@ -17,12 +17,14 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, Cause, Status
-from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec, spec_digest, spec_values
+from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
+from cleanroom_pipelines.catalog.spec_digests import spec_digest, spec_values
+from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec
 from cleanroom_pipelines.catalog.tables import ROWS, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 
 # ACTIVE as soon as they exist, as in AWS; their versions are made beside.
-_ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
+_ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
 
 
 def find_resource(
@@ -110,11 +112,16 @@ def insert_resource(
 
 
 def name_scope(spec: Spec, account_id: str) -> str:
-    """Within what the spec's name is taken once: for an export job its generation job, else the account.
+    """Within what a spec's name is taken once: an export job's generation job, a custom audience's room and group.
 
+    What else belongs to data rooms may share its name with others; the rest is unique in its account.
     The exports that another account than the job's owner started have names of their own: neither account can take
     the other's.
     """
+    if isinstance(spec, CustomAudienceSpec) and not spec.hidden:
+        return f"{spec.data_room_id[-12:]}:{spec.created_by}"
+    if (mark := getattr(spec, "mark", None)) is not None:
+        return str(mark)
     if not isinstance(spec, ExportJobSpec):
         return ""
     if spec.started_by in (None, account_id):

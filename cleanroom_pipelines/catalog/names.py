@@ -43,13 +43,20 @@ _MAX_PREFIX = 1024  # what S3 allows a key
 
 
 class Kind(StrEnum):
-    """The kinds of resource, each the parent of the next; the values are the words of DESIGN section 2."""
+    """The kinds of resource, parents before what is made from them; the values are the words of DESIGN section 2.
+
+    The first five are the road of the lookalike API, the last four the data room's.
+    """
 
     TRAINING_DATASET = "training_dataset"
     AUDIENCE_MODEL = "audience_model"
     CONFIGURED_AUDIENCE_MODEL = "configured_audience_model"
     GENERATION_JOB = "generation_job"
     EXPORT_JOB = "export_job"
+    DATA_LAB = "data_lab"
+    DATA_ROOM = "data_room"
+    CUSTOM_AUDIENCE = "custom_audience"
+    AUDIENCE_LIST = "audience_list"
 
     @property
     def words(self) -> str:
@@ -161,7 +168,7 @@ def make_template_arn(account_id: str, region: str, token_hex: Callable[[int], s
 
 
 def make_arn(kind: Kind, account_id: str, region: str, resource_id: str) -> str | None:
-    """The resource's ARN; None for export jobs, which have none (source: AWS's model of the API)."""
+    """The resource's ARN; None for a kind that the AWS API does not name, or names without one: export jobs."""
     arn_type = _ARN_TYPES.get(kind)
     return arn_type and f"arn:aws:cleanrooms-ml:{region}:{account_id}:{arn_type}/{resource_id}"
 

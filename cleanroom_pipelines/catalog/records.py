@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.catalog.names import Kind, make_arn
+from cleanroom_pipelines.catalog.room_specs import AudienceListSpec, CustomAudienceSpec, DataLabSpec, DataRoomSpec
 from cleanroom_pipelines.catalog.specs import (
     AudienceModelSpec,
     ConfiguredAudienceModelSpec,
@@ -207,7 +208,55 @@ class ExportJob(ResourceRecord, ExportJobSpec):
     output_location: str | None
 
 
-Resource = TrainingDataset | AudienceModel | ConfiguredAudienceModel | GenerationJob | ExportJob
+@dataclass(frozen=True, kw_only=True)
+class DataLab(ResourceRecord, DataLabSpec):
+    """A data lab as the catalogue knows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRoom(ResourceRecord, DataRoomSpec):
+    """A data room as the catalogue knows it.
+
+    Attributes:
+        inputs: What is provisioned: upload ids by dataset, `matching:<kind>`, `segments`, …, `seeds:<kind>`.
+        n_embeddings: Numbers per embedding of the provisioned base; 0 without embeddings.
+    """
+
+    inputs: Mapping[str, str]
+    n_embeddings: int
+
+    @property
+    def has_base(self) -> bool:
+        """Whether a base audience is provisioned."""
+        return any(dataset.startswith("matching:") for dataset in self.inputs)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether seed audiences are provisioned."""
+        return any(dataset.startswith("seeds:") for dataset in self.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomAudience(ResourceRecord, CustomAudienceSpec):
+    """A custom audience as the catalogue knows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudienceList(ResourceRecord, AudienceListSpec):
+    """A delivery as the catalogue knows it."""
+
+
+Resource = (
+    TrainingDataset
+    | AudienceModel
+    | ConfiguredAudienceModel
+    | GenerationJob
+    | ExportJob
+    | DataLab
+    | DataRoom
+    | CustomAudience
+    | AudienceList
+)
 
 RECORDS: Mapping[Kind, type[Resource]] = {
     Kind.TRAINING_DATASET: TrainingDataset,
@@ -215,6 +264,10 @@ RECORDS: Mapping[Kind, type[Resource]] = {
     Kind.CONFIGURED_AUDIENCE_MODEL: ConfiguredAudienceModel,
     Kind.GENERATION_JOB: GenerationJob,
     Kind.EXPORT_JOB: ExportJob,
+    Kind.DATA_LAB: DataLab,
+    Kind.DATA_ROOM: DataRoom,
+    Kind.CUSTOM_AUDIENCE: CustomAudience,
+    Kind.AUDIENCE_LIST: AudienceList,
 }
 
 
@@ -324,6 +377,107 @@ class AccessKey:
     sealed_secret: str = field(repr=False)
     created_at: datetime
     disabled: bool
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody who may speak to the data rooms.
+
+    Attributes:
+        email: Lower-case, unique.
+        created_at: UTC.
+        disabled: Whether none of their tokens opens anything.
+    """
+
+    email: str
+    created_at: datetime
+    disabled: bool
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a user shows; the catalogue keeps a keyed digest of it only.
+
+    Attributes:
+        id: Hex digits by which it can be revoked.
+        email: Whose it is.
+        created_at: UTC.
+        expires_at: UTC.
+        revoked: Whether it was taken back.
+    """
+
+    id: str
+    email: str
+    created_at: datetime
+    expires_at: datetime
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that somebody brought; its content goes when it was taken in, this stays.
+
+    Attributes:
+        id: Hex digits.
+        owner_email: Whose it is; the operator's drops have the provider's.
+        name: What its owner calls it.
+        n_bytes: Its size.
+        digest: Keyed digest of its content, in hex.
+        matching_id: The kind of matching ids in it, if its owner said so.
+        location: Where it lies; None once it was taken in and deleted.
+        created_at: UTC.
+    """
+
+    id: str
+    owner_email: str
+    name: str
+    n_bytes: int
+    digest: str
+    matching_id: str | None
+    location: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class RoomJob:
+    """A question that somebody asked of a room.
+
+    Attributes:
+        id: A UUID.
+        email: Who asked.
+        data_room_id: The room; None for a data lab.
+        kind: What is asked.
+        target_kind: What must be made before there is an answer.
+        target_id: Its partition key.
+        target_version: The version that answers; None: the newest there was is to be ACTIVE.
+        options: What else was asked.
+        cancelled: Whether whoever asked does not want to know any more.
+        created_at: UTC.
+    """
+
+    id: str
+    email: str
+    data_room_id: str | None
+    kind: str
+    target_kind: Kind
+    target_id: str
+    target_version: int
+    options: Mapping[str, Any]
+    cancelled: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a participant has spent in a room.
+
+    Attributes:
+        spent: Units.
+        total: Units it has in all.
+    """
+
+    spent: int
+    total: int
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 Lives here: one frozen spec per kind of resource, and its validation.
 Add here when a resource gets a field that its creator decides.
-Keep out: state (status, versions, claims: `records.py`) and anything that needs the database.
+Keep out: state (status, versions, claims: `records.py`), the data room (`room_specs.py`), and whatever needs the
+database.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, check_sizes
@@ -475,36 +474,3 @@ class ExportJobSpec(Spec):
         """Raises UsageError unless the size is in range."""
         super().validate()
         _check_size(self.size)
-
-
-SPECS: Mapping[Kind, type[Spec]] = {
-    spec.kind: spec
-    for spec in (
-        TrainingDatasetSpec,
-        AudienceModelSpec,
-        ConfiguredAudienceModelSpec,
-        GenerationJobSpec,
-        ExportJobSpec,
-    )
-}
-
-
-def spec_values(spec: Spec) -> dict[str, object]:
-    """The fields a creator decides, by name; works for a spec and for the record made from it."""
-    return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
-
-
-def spec_digest(spec: Spec) -> str:
-    """SHA-256 hex of the spec's canonical JSON: two equal declarations have the same digest."""
-    values = {
-        name: value for name, value in spec_values(spec).items() if not (value is None and name in spec.came_later)
-    } | {"tags": dict(spec.tags)}
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), default=_as_json)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, RequestedSeed):
-        return value.as_dict()
-    assert isinstance(value, AudienceSize)
-    return asdict(value)

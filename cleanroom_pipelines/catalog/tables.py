@@ -39,6 +39,7 @@ from cleanroom_pipelines.catalog.options import (
     ShareMetrics,
 )
 from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
+from cleanroom_pipelines.catalog.room_specs import CollaborationType, ParticipantSpec
 from cleanroom_pipelines.catalog.specs import LARGEST, Columns, RequestedSeed
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.tables.roles import Role
@@ -128,11 +129,31 @@ def _decode_seed(value: Any) -> RequestedSeed:
     return RequestedSeed(**value)
 
 
+def _encode_participants(groups: tuple[ParticipantSpec, ...]) -> Any:
+    return [group.as_dict() for group in groups]
+
+
+def _decode_participants(values: Any) -> tuple[ParticipantSpec, ...]:
+    return tuple(ParticipantSpec.from_dict(value) for value in values)
+
+
+def _encode_types(types: tuple[CollaborationType, ...]) -> Any:
+    return [each.value for each in types]
+
+
+def _decode_types(values: Any) -> tuple[CollaborationType, ...]:
+    return tuple(CollaborationType(value) for value in values)
+
+
 _SEED = AsJson(_encode_seed, _decode_seed)
 _SIZE = AsJson(_encode_size, _decode_size)
 _SIZES = AsJson(_encode_sizes, _decode_sizes)
 _COLUMNS = AsJson(_encode_columns, _decode_columns)
 _PARENTS = AsJson(_encode_parents, _decode_parents)
+_PARTICIPANTS = AsJson(_encode_participants, _decode_participants)
+_TYPES = AsJson(_encode_types, _decode_types)
+_WORDS = AsJson(list, tuple)
+_MAPPING = AsJson(dict, dict)
 
 
 def _word(words: type[StrEnum]) -> Enum:
@@ -281,6 +302,142 @@ class ExportJobRow(_OwnTable, ResourceRow):
     output_location: Mapped[str | None] = mapped_column(Text)
 
 
+class DataLabRow(_OwnTable, ResourceRow):
+    """One row per data lab."""
+
+    __tablename__ = "data_labs"
+    __mapper_args__ = {"polymorphic_identity": Kind.DATA_LAB}  # noqa: RUF012
+
+    mark: Mapped[str] = mapped_column(String(40))
+    owner_email: Mapped[str] = mapped_column(String(320), index=True)
+    datasets: Mapped[dict[str, str]] = mapped_column(_MAPPING)
+    n_embeddings: Mapped[int]
+    activation: Mapped[tuple[str, ...]] = mapped_column(_WORDS)
+
+
+class DataRoomRow(_OwnTable, ResourceRow):
+    """One row per data room."""
+
+    __tablename__ = "data_rooms"
+    __mapper_args__ = {"polymorphic_identity": Kind.DATA_ROOM}  # noqa: RUF012
+
+    mark: Mapped[str] = mapped_column(String(40))
+    owner_email: Mapped[str] = mapped_column(String(320))
+    participants: Mapped[tuple[ParticipantSpec, ...]] = mapped_column(_PARTICIPANTS)
+    collaboration_types: Mapped[tuple[CollaborationType, ...]] = mapped_column(_TYPES)
+    matching_ids: Mapped[tuple[str, ...]] = mapped_column(_WORDS)
+    hide_absolute_values: Mapped[bool]
+    activation: Mapped[tuple[str, ...]] = mapped_column(_WORDS)
+    inputs: Mapped[dict[str, str]] = mapped_column(_MAPPING, default=dict)
+    n_embeddings: Mapped[int] = mapped_column(default=0)
+
+
+class CustomAudienceRow(_OwnTable, ResourceRow):
+    """One row per custom audience."""
+
+    __tablename__ = "custom_audiences"
+    __mapper_args__ = {"polymorphic_identity": Kind.CUSTOM_AUDIENCE}  # noqa: RUF012
+
+    data_room_id: Mapped[str] = synonym("parent_id")
+    mark: Mapped[str] = mapped_column(String(40))
+    definition: Mapped[dict[str, Any]] = mapped_column(_MAPPING)
+    created_by: Mapped[str] = mapped_column(String(40))
+    created_by_email: Mapped[str] = mapped_column(String(320))
+    shared_with: Mapped[tuple[str, ...]] = mapped_column(_WORDS)
+    hidden: Mapped[bool]
+    references: Mapped[tuple[str, ...]] = mapped_column(_WORDS)
+
+
+class AudienceReferenceRow(Base):
+    """One row per custom audience that another one's definition names."""
+
+    __tablename__ = "audience_references"
+
+    audience_id: Mapped[str] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
+    reference_id: Mapped[str] = mapped_column(
+        ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class AudienceListRow(_OwnTable, ResourceRow):
+    """One row per delivery of an audience's users."""
+
+    __tablename__ = "audience_lists"
+    __mapper_args__ = {"polymorphic_identity": Kind.AUDIENCE_LIST}  # noqa: RUF012
+
+    custom_audience_id: Mapped[str] = synonym("parent_id")
+    mark: Mapped[str] = mapped_column(String(40))
+    delivered_to: Mapped[str] = mapped_column(String(40))
+    options: Mapped[dict[str, Any]] = mapped_column(_MAPPING)
+
+
+class UserRow(Base):
+    """One row per user of the data rooms."""
+
+    __tablename__ = "users"
+
+    email: Mapped[str] = mapped_column(String(320), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    disabled: Mapped[bool]
+
+
+class TokenRow(Base):
+    """One row per token of a user."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    email: Mapped[str] = mapped_column(ForeignKey("users.email"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    revoked: Mapped[bool]
+
+
+class UploadRow(Base):
+    """One row per file that was brought."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_email: Mapped[str] = mapped_column(String(320), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(64))
+    matching_id: Mapped[str | None] = mapped_column(String(40))
+    location: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class RoomJobRow(Base):
+    """One row per question that was asked of a room or lab."""
+
+    __tablename__ = "room_jobs"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    email: Mapped[str] = mapped_column(String(320))
+    data_room_id: Mapped[str | None] = mapped_column(String(60), index=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    target_kind: Mapped[Kind] = mapped_column(_word(Kind))
+    target_id: Mapped[str] = mapped_column(String(60))
+    target_version: Mapped[int]
+    options: Mapped[dict[str, Any]] = mapped_column(_MAPPING)
+    cancelled: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class LedgerRow(Base):
+    """One row per question that a participant paid for, or refill it was given (negative units)."""
+
+    __tablename__ = "privacy_ledger"
+
+    data_room_id: Mapped[str] = mapped_column(String(60), primary_key=True)
+    participant_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    question: Mapped[str] = mapped_column(String(64), primary_key=True)
+    units: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class JobViewRow(Base):
     """One row per generation job that another account started: that account's copy of it."""
 
@@ -425,6 +582,10 @@ ROWS: dict[Kind, type[ResourceRow]] = {
     Kind.CONFIGURED_AUDIENCE_MODEL: ConfiguredAudienceModelRow,
     Kind.GENERATION_JOB: GenerationJobRow,
     Kind.EXPORT_JOB: ExportJobRow,
+    Kind.DATA_LAB: DataLabRow,
+    Kind.DATA_ROOM: DataRoomRow,
+    Kind.CUSTOM_AUDIENCE: CustomAudienceRow,
+    Kind.AUDIENCE_LIST: AudienceListRow,
 }
 
 

@@ -38,6 +38,7 @@ from cleanroom_pipelines.catalog.records import (
 )
 from cleanroom_pipelines.catalog.tables import (
     AudienceModelRow,
+    AudienceReferenceRow,
     GenerationJobRow,
     ResourceRow,
     VersionRow,
@@ -294,8 +295,15 @@ _PARENT = aliased(ResourceRow)
 _GATE = aliased(ResourceRow)
 _GATE_VERSION = aliased(VersionRow)
 _OWN_VERSION = aliased(VersionRow)
+_REFERENCE_VERSION = aliased(VersionRow)
 
 _GATE_IS_OPEN = exists().where(_GATE_VERSION.resource_id == _GATE.id, _GATE_VERSION.status.in_(OPEN))
+# What an audience's definition names is made before it: a lookalike is ranked once, whoever is built on it.
+_REFERENCE_IS_OPEN = exists().where(
+    AudienceReferenceRow.audience_id == VersionRow.resource_id,
+    _REFERENCE_VERSION.resource_id == AudienceReferenceRow.reference_id,
+    _REFERENCE_VERSION.status.in_(OPEN),
+)
 _NEWEST_OF_GATE = (
     select(_GATE_VERSION.status)
     .where(_GATE_VERSION.resource_id == _GATE.id)
@@ -308,6 +316,7 @@ _READINESS: ColumnElement[str] = case(
     (_GATE.id.is_(None), "ready"),
     (_GATE_IS_OPEN, "waits"),
     (_GATE.current_version.is_(None), "in vain"),
+    (_REFERENCE_IS_OPEN, "waits"),
     # A refresh on the data of the last one would only look like a refresh.
     (and_(VersionRow.cause == Cause.REFRESH, _NEWEST_OF_GATE == Status.CREATE_FAILED), "in vain"),
     else_="ready",

@@ -1,0 +1,139 @@
+"""The audiences of a data room: who sees them, what they name, and how several go at once.
+
+Lives here: references between custom audiences, sharing them and deleting them with their dependents.
+Add here when something happens to several audiences of a room at once.
+Keep out: what definitions mean (`audiences.definitions`) and permissions (the way in).
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.deletion import mark_for_deletion
+from cleanroom_pipelines.catalog.lifecycle import lock_resource
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.records import DELETING, CustomAudience
+from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
+from cleanroom_pipelines.catalog.tables import (
+    AudienceReferenceRow,
+    CustomAudienceRow,
+    ResourceRow,
+    resource_record,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
+
+
+class RoomAudiences(Database):
+    """The part of the catalogue that knows which audiences a room has."""
+
+    def custom_audiences(self, data_room_id: str, *, hidden: bool = False) -> tuple[CustomAudience, ...]:
+        """The audiences of a room that are not being deleted, in order of creation.
+
+        Args:
+            data_room_id: The room.
+            hidden: Whether to give drafts instead.
+        """
+        query = (
+            select(CustomAudienceRow)
+            .where(CustomAudienceRow.parent_id == data_room_id, CustomAudienceRow.status.not_in(DELETING))
+            .where(CustomAudienceRow.hidden == hidden)
+            .order_by(CustomAudienceRow.created_at, CustomAudienceRow.id)
+        )
+        with self._read() as session:
+            records = [resource_record(row) for row in session.scalars(query)]
+        return tuple(record for record in records if isinstance(record, CustomAudience))
+
+    def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
+        """Let exactly these groups see the audiences, beside whose they are; for all or for none.
+
+        Raises:
+            NotFoundError: There is no such audience.
+            ConflictError: One is being deleted.
+        """
+        with self._write() as session:
+            for audience_id in sorted(set(audience_ids)):
+                row = _lock_audience(session, audience_id)
+                row.shared_with, row.updated_at = tuple(participant_ids), self._clock()
+
+    def request_delete_audiences(
+        self, audience_ids: Sequence[str], *, with_dependents: bool = False
+    ) -> tuple[str, ...]:
+        """Ask for audiences to go, all of them or none.
+
+        Args:
+            audience_ids: Which.
+            with_dependents: Whether the audiences whose definitions name them, and so on, go too.
+
+        Returns:
+            The ids of all that go.
+
+        Raises:
+            NotFoundError: There is no such audience.
+            ConflictError: Others depend on them (`attributes["dependents"]`: their ids) and are to stay.
+        """
+        with self._write() as session:
+            wanted = set(audience_ids)
+            for audience_id in wanted:
+                _lock_audience(session, audience_id)
+            dependents = _dependents(session, wanted)
+            visible = {key for key, is_hidden in dependents.items() if not is_hidden}
+            if visible and not with_dependents:
+                raise ConflictError(
+                    "Other audiences are built on these.",
+                    remedy="Delete those first, or delete them together.",
+                    dependents=tuple(sorted(visible)),
+                )
+            going = sorted(wanted | set(dependents))
+            for audience_id in going:
+                mark_for_deletion(session, _lock_audience(session, audience_id), self._clock())
+            return tuple(going)
+
+
+def add_references(session: Session, row: ResourceRow, spec: CustomAudienceSpec) -> None:
+    """Note which audiences a new one names; they are kept from being deleted meanwhile.
+
+    Raises:
+        NotFoundError: The room has no such audience.
+        ConflictError: One is being deleted.
+    """
+    for reference in sorted(set(spec.references)):
+        named = _lock_audience(session, reference)
+        if named.parent_id != spec.data_room_id:
+            raise _no_such_audience()
+        session.add(AudienceReferenceRow(audience_id=row.id, reference_id=reference))
+    session.flush()
+
+
+def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:
+    """The audiences that name these, directly or not, and whether each is hidden."""
+    found: dict[str, bool] = {}
+    frontier = set(audience_ids)
+    while frontier:
+        query = (
+            select(AudienceReferenceRow.audience_id, CustomAudienceRow.hidden)
+            .join(CustomAudienceRow, CustomAudienceRow.id == AudienceReferenceRow.audience_id)
+            .where(AudienceReferenceRow.reference_id.in_(frontier), CustomAudienceRow.status.not_in(DELETING))
+        )
+        next_ones = {
+            key: hidden for key, hidden in session.execute(query) if key not in found | dict.fromkeys(audience_ids)
+        }
+        found |= next_ones
+        frontier = set(next_ones)
+    return found
+
+
+def _lock_audience(session: Session, audience_id: str) -> CustomAudienceRow:
+    try:
+        row = lock_resource(session, Kind.CUSTOM_AUDIENCE, audience_id)
+    except NotFoundError:
+        raise _no_such_audience() from None
+    assert isinstance(row, CustomAudienceRow)
+    if row.status in DELETING:
+        raise ConflictError("An audience is being deleted.", remedy="See the list of audiences.")
+    return row
+
+
+def _no_such_audience() -> NotFoundError:
+    return NotFoundError("There is no such audience.", remedy="See the list of audiences.")

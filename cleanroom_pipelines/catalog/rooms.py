@@ -1,0 +1,288 @@
+"""Data rooms: what is provisioned, what was asked, and what it cost.
+
+Lives here: a room's inputs, uploads, the jobs of the Media API and the privacy ledger.
+Add here when a room remembers something more.
+Keep out: audiences (`room_audiences.py`), what a question costs (`privacy`) and who may ask (the way in).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
+from cleanroom_pipelines.catalog.names import Kind, check_text, make_uuid
+from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, Ledger, RoomJob, Upload, Version
+from cleanroom_pipelines.catalog.tables import (
+    DataLabRow,
+    DataRoomRow,
+    LedgerRow,
+    RoomJobRow,
+    UploadRow,
+    resource_record,
+    version_record,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
+
+BUDGET_UNITS = 100
+
+
+class Rooms(Database):
+    """The part of the catalogue that keeps data rooms."""
+
+    def data_rooms(self) -> tuple[DataRoom, ...]:
+        """All rooms that are not being deleted, in order of creation."""
+        query = select(DataRoomRow).where(DataRoomRow.status.not_in(DELETING))
+        with self._read() as session:
+            rows = session.scalars(query.order_by(DataRoomRow.created_at, DataRoomRow.id))
+            records = [resource_record(row) for row in rows]
+        return tuple(record for record in records if isinstance(record, DataRoom))
+
+    def provision(
+        self,
+        data_room_id: str,
+        add: Mapping[str, str],
+        remove: tuple[str, ...] = (),
+        *,
+        n_embeddings: int | None = None,
+    ) -> Version:
+        """Change what is provisioned in a room, and ask for the version that is made of it.
+
+        Args:
+            data_room_id: The room.
+            add: Upload ids by dataset.
+            remove: What goes before that: datasets, or `seeds:` and the like for all that begin so.
+            n_embeddings: Numbers per embedding, where that changes.
+
+        Returns:
+            The pending version.
+
+        Raises:
+            NotFoundError: There is no such room.
+            ConflictError: It is being deleted.
+        """
+        now = self._clock()
+        with self._write() as session:
+            row = _lock_room(session, data_room_id)
+            kept = {name: upload for name, upload in row.inputs.items() if not name.startswith(remove or ("\0",))}
+            row.inputs = kept | dict(add)
+            if n_embeddings is not None:
+                row.n_embeddings = n_embeddings
+            return version_record(pending_version(session, row, Cause.UPDATED, now))
+
+    def take_back_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
+        """Let a room be provisioned as before where an upload could not be used, unless others came meanwhile.
+
+        Args:
+            data_room_id: The room.
+            failed: Upload ids by dataset that could not be used.
+            before: What was provisioned then.
+        """
+        with self._write() as session:
+            row = _lock_room(session, data_room_id)
+            inputs = dict(row.inputs)
+            for dataset, upload in failed.items():
+                if inputs.get(dataset) == upload:
+                    inputs.pop(dataset)
+                    if dataset in before:
+                        inputs[dataset] = before[dataset]
+            row.inputs = inputs
+
+    def add_upload(
+        self,
+        upload_id: str,
+        owner_email: str,
+        name: str,
+        *,
+        n_bytes: int,
+        digest: str,
+        matching_id: str | None,
+        location: str,
+    ) -> Upload:
+        """Note a file that somebody brought.
+
+        Raises:
+            UsageError: Its name cannot be kept.
+        """
+        check_text("name of the file", name, 255)
+        with self._write() as session:
+            row = UploadRow(
+                id=upload_id,
+                owner_email=owner_email,
+                name=name,
+                n_bytes=n_bytes,
+                digest=digest,
+                matching_id=matching_id,
+                location=location,
+                created_at=self._clock(),
+            )
+            session.add(row)
+            session.flush()
+            return _upload(row)
+
+    def upload(self, upload_id: str) -> Upload:
+        """A file that was brought.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        with self._read() as session:
+            row = session.get(UploadRow, upload_id)
+            if row is None:
+                raise NotFoundError("There is no such dataset.", remedy="Upload the file first.")
+            return _upload(row)
+
+    def uploads(self) -> tuple[Upload, ...]:
+        """All files whose content is still there."""
+        with self._read() as session:
+            rows = session.scalars(select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
+            return tuple(_upload(row) for row in rows)
+
+    def forget_upload(self, upload_id: str) -> None:
+        """Note that a file's content was deleted; the rest stays."""
+        with self._write() as session:
+            row = session.get(UploadRow, upload_id)
+            if row is not None:
+                row.location = None
+
+    def uploads_in_use(self) -> frozenset[str]:
+        """The uploads that a room or lab names."""
+        with self._read() as session:
+            rooms = session.scalars(select(DataRoomRow.inputs)).all()
+            labs = session.scalars(select(DataLabRow.datasets)).all()
+        return frozenset(upload for mapping in (*rooms, *labs) for upload in mapping.values())
+
+    def add_room_job(
+        self,
+        *,
+        email: str,
+        data_room_id: str | None,
+        kind: str,
+        target: Version,
+        options: Mapping[str, Any],
+    ) -> RoomJob:
+        """Note a question; the answer is there when the target version is ACTIVE."""
+        with self._write() as session:
+            row = RoomJobRow(
+                id=make_uuid(self._token_hex),
+                email=email,
+                data_room_id=data_room_id,
+                kind=kind,
+                target_kind=target.kind,
+                target_id=target.resource_id,
+                target_version=target.number,
+                options=dict(options),
+                cancelled=False,
+                created_at=self._clock(),
+            )
+            session.add(row)
+            session.flush()
+            return _job(row)
+
+    def room_job(self, job_id: str) -> RoomJob:
+        """A question that was asked.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        with self._read() as session:
+            return _job(_find_job(session, job_id))
+
+    def cancel_room_job(self, job_id: str) -> RoomJob:
+        """Note that whoever asked does not want to know any more.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        with self._write() as session:
+            row = _find_job(session, job_id)
+            row.cancelled = True
+            return _job(row)
+
+    def charge(self, data_room_id: str, participant_id: str, question: str, units: int) -> Ledger | None:
+        """Let a participant pay for a question once; asked again it is free.
+
+        Args:
+            data_room_id: The room.
+            participant_id: Who asks.
+            question: 64 hex digits of data version and canonical question.
+            units: What it costs.
+
+        Returns:
+            What is spent now; None if there is too little left, and nothing was changed.
+        """
+        with self._write() as session:
+            _lock_room(session, data_room_id)  # two questions at once must not both find the last unit
+            paid = session.get(LedgerRow, (data_room_id, participant_id, question))
+            ledger = _ledger(session, data_room_id, participant_id)
+            if paid is not None:
+                return ledger
+            if ledger.spent + units > ledger.total:
+                return None
+            session.add(
+                LedgerRow(
+                    data_room_id=data_room_id,
+                    participant_id=participant_id,
+                    question=question,
+                    units=units,
+                    created_at=self._clock(),
+                )
+            )
+            return Ledger(ledger.spent + units, ledger.total)
+
+    def refill(self, data_room_id: str, participant_id: str, units: int) -> Ledger:
+        """Give a participant more units.
+
+        Raises:
+            NotFoundError: There is no such room.
+        """
+        with self._write() as session:
+            _lock_room(session, data_room_id)
+            session.add(
+                LedgerRow(
+                    data_room_id=data_room_id,
+                    participant_id=participant_id,
+                    question=f"refill {self._token_hex(16)}",
+                    units=-units,
+                    created_at=self._clock(),
+                )
+            )
+            session.flush()
+            return _ledger(session, data_room_id, participant_id)
+
+    def ledger(self, data_room_id: str, participant_id: str) -> Ledger:
+        """What a participant has spent."""
+        with self._read() as session:
+            return _ledger(session, data_room_id, participant_id)
+
+
+def _ledger(session: Session, data_room_id: str, participant_id: str) -> Ledger:
+    mine = LedgerRow.data_room_id == data_room_id, LedgerRow.participant_id == participant_id
+    spent = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units > 0)) or 0
+    refilled = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units < 0)) or 0
+    return Ledger(int(spent), BUDGET_UNITS - int(refilled))
+
+
+def _lock_room(session: Session, data_room_id: str) -> DataRoomRow:
+    row = lock_resource(session, Kind.DATA_ROOM, data_room_id)
+    assert isinstance(row, DataRoomRow)
+    if row.status in DELETING:
+        raise ConflictError("The data room is being deleted.", remedy="Create a new one.")
+    return row
+
+
+def _find_job(session: Session, job_id: str) -> RoomJobRow:
+    row = session.get(RoomJobRow, job_id)
+    if row is None:
+        raise NotFoundError("There is no such job.", remedy="Start it again.")
+    return row
+
+
+def _upload(row: UploadRow) -> Upload:
+    return Upload(**{name: getattr(row, name) for name in Upload.__dataclass_fields__})
+
+
+def _job(row: RoomJobRow) -> RoomJob:
+    return RoomJob(**{name: getattr(row, name) for name in RoomJob.__dataclass_fields__})

@@ -1,0 +1,131 @@
+"""Users: who may speak to the data rooms, and their tokens.
+
+Lives here: users by e-mail address, and tokens of which only a keyed digest is kept.
+Add here when a user gets something else of their own.
+Keep out: making tokens and their digests (the shell has the key) and what a user may do in a room.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import ClashError, Database
+from cleanroom_pipelines.catalog.records import Token, User
+from cleanroom_pipelines.catalog.room_specs import check_email
+from cleanroom_pipelines.catalog.tables import TokenRow, UserRow
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
+
+
+class Users(Database):
+    """The part of the catalogue that knows users."""
+
+    def create_user(self, email: str) -> User:
+        """Create a user.
+
+        Raises:
+            UsageError: The address cannot be used.
+            ConflictError: There is one already.
+        """
+        check_email(email)
+        try:
+            with self._write() as session:
+                if session.get(UserRow, email) is not None:
+                    raise _exists()
+                row = UserRow(email=email, created_at=self._clock(), disabled=False)
+                session.add(row)
+                session.flush()
+                return _user(row)
+        except ClashError:
+            raise _exists() from None
+
+    def users(self) -> tuple[User, ...]:
+        """All users, by address."""
+        with self._read() as session:
+            return tuple(_user(row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
+
+    def set_user_disabled(self, email: str, disabled: bool) -> User:
+        """Let none of a user's tokens open anything, or let them again.
+
+        Raises:
+            NotFoundError: There is no such user.
+        """
+        with self._write() as session:
+            row = _find_user(session, email)
+            row.disabled = disabled
+            return _user(row)
+
+    def add_token(self, email: str, digest: str, expires_at: datetime) -> Token:
+        """Keep a token's digest.
+
+        Args:
+            email: Whose it is.
+            digest: Keyed digest of the token, 64 hex digits.
+            expires_at: UTC.
+
+        Raises:
+            NotFoundError: There is no such user.
+        """
+        with self._write() as session:
+            _find_user(session, email)
+            row = TokenRow(
+                id=self._token_hex(8),
+                email=email,
+                digest=digest,
+                created_at=self._clock(),
+                expires_at=expires_at,
+                revoked=False,
+            )
+            session.add(row)
+            session.flush()
+            return _token(row)
+
+    def tokens(self, email: str) -> tuple[Token, ...]:
+        """A user's tokens, in order of creation."""
+        with self._read() as session:
+            query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
+            return tuple(_token(row) for row in session.scalars(query))
+
+    def revoke_token(self, token_id: str) -> Token:
+        """Take a token back.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        with self._write() as session:
+            row = session.get(TokenRow, token_id)
+            if row is None:
+                raise NotFoundError("There is no such token.", remedy="See the list of the user's tokens.")
+            row.revoked = True
+            return _token(row)
+
+    def user_of_token(self, digest: str) -> str | None:
+        """Whose token it is; None when it is unknown, revoked, expired, or its user is disabled."""
+        with self._read() as session:
+            found = session.execute(
+                select(TokenRow, UserRow.disabled)
+                .join(UserRow, UserRow.email == TokenRow.email)
+                .where(TokenRow.digest == digest)
+            ).first()
+            if found is None or found[0].revoked or found[1] or found[0].expires_at <= self._clock():
+                return None
+            return str(found[0].email)
+
+
+def _find_user(session: Session, email: str) -> UserRow:
+    row = session.get(UserRow, email)
+    if row is None:
+        raise NotFoundError("There is no such user.", remedy="Create the user first: cleanroom user create.")
+    return row
+
+
+def _exists() -> ConflictError:
+    return ConflictError("There is a user of this e-mail address already.", remedy="Issue a token for them.")
+
+
+def _user(row: UserRow) -> User:
+    return User(row.email, row.created_at, row.disabled)
+
+
+def _token(row: TokenRow) -> Token:
+    return Token(row.id, row.email, row.created_at, row.expires_at, row.revoked)
