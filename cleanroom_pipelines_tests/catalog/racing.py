@@ -173,11 +173,11 @@ def put_policy(url: str, n: int, configured_id: str, previous: str | None) -> st
     """Replace the policy of a hash, or the absence of one; the hash if this process did."""
     catalog = open_catalog(url)
     exists = None if previous is not None else False
+    # a text that was there before has its hash: whoever put it again would leave the condition of the others true
+    policy = f'{{"by": {n}, "after": "{previous}"}}'
     together()
     try:
-        return catalog.put_policy(
-            configured_id, LOCAL_ACCOUNT, f'{{"by": {n}}}', previous_hash=previous, must_exist=exists
-        )
+        return catalog.put_policy(configured_id, LOCAL_ACCOUNT, policy, previous_hash=previous, must_exist=exists)
     except UsageError:
         return None
 
