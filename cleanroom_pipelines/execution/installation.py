@@ -22,6 +22,7 @@ from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, Se
 from cleanroom_pipelines.storage.artifacts import check_store_url
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
+from cleanroom_pipelines.storage.upload_vault import UploadVault
 
 T = TypeVar("T")
 
@@ -148,6 +149,15 @@ class Installation:
     def vault(self) -> SeedVault:
         """The seeds of jobs that have not ended."""
         return SeedVault(self.home, self.key)
+
+    @cached_property
+    def uploads(self) -> UploadVault:
+        """The files that were brought to data rooms and not taken in yet."""
+        return UploadVault(self.home, self.key)
+
+    def room_key(self, data_room_id: str) -> bytes:
+        """The key of one data room: its matching ids and its noise are of no use in another one."""
+        return self.key.derive(f"data room {data_room_id}")
 
     @cached_property
     def buckets(self) -> Buckets:

@@ -75,6 +75,16 @@ class Home:
         return self.root / "seeds"
 
     @property
+    def inbox_rooms(self) -> Path:
+        """Files dropped for data rooms, a folder a room, in it one a dataset."""
+        return self.inbox / "rooms"
+
+    @property
+    def uploads(self) -> Path:
+        """Sealed uploads until they are taken in; made when the first comes."""
+        return self.root / "uploads"
+
+    @property
     def scratch(self) -> Path:
         """Spill files and drafts; may be emptied when nothing runs."""
         return self.root / "scratch"

@@ -1,0 +1,91 @@
+"""Contract: an upload lies sealed, opens as it came, and neither a cut, swapped nor altered file opens."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.errors import ConfigurationError, InputError
+from cleanroom_pipelines.storage import Home, InstallationKey
+from cleanroom_pipelines.storage.upload_vault import UploadVault
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> UploadVault:
+    return UploadVault(Home.open(tmp_path), InstallationKey(b"k" * 32))
+
+
+def chunks(content: bytes, size: int = 100_000) -> list[bytes]:
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 17])
+def test_a_file_opens_as_it_came(vault: UploadVault, tmp_path: Path, n_bytes: int) -> None:
+    content = os.urandom(n_bytes)
+    sealed = vault.put("00ff00ff", chunks(content))
+    assert sealed.n_bytes == n_bytes
+    with vault.opening(sealed.location) as path:
+        assert path.read_bytes() == content
+    assert not path.exists()
+    stored = (tmp_path / "uploads" / "00ff00ff").read_bytes()
+    assert content[:64] not in stored or n_bytes < 16
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_the_digest_is_the_contents_and_the_installations(tmp_path: Path, vault: UploadVault) -> None:
+    once, again = vault.put("00000001", [b"same"]), vault.put("00000002", [b"sa", b"me"])
+    other = UploadVault(Home.open(tmp_path / "other"), InstallationKey(b"o" * 32)).put("00000001", [b"same"])
+    assert once.digest == again.digest != other.digest
+    assert (tmp_path / "uploads" / "00000001").read_bytes() != (tmp_path / "uploads" / "00000002").read_bytes()
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    frame = MIB + 16
+    first, second, rest = content[12 : 12 + frame], content[12 + frame : 12 + 2 * frame], content[12 + 2 * frame :]
+    return {
+        "a bit": content[:100] + bytes([content[100] ^ 1]) + content[101:],
+        "the last piece is missing": content[: 12 + 2 * frame],
+        "cut in a piece": content[:-3],
+        "nothing but the header": content[:12],
+        "not even the header": content[:5],
+        "pieces swapped": content[:12] + second + first + rest,
+        "a piece twice": content[:12] + first + first + second + rest,
+    }
+
+
+@pytest.mark.parametrize("how", sorted(damaged(b"\0" * 5 * MIB)))
+def test_a_damaged_file_does_not_open(vault: UploadVault, tmp_path: Path, how: str) -> None:
+    vault.put("00ff00ff", [os.urandom(2 * MIB + 5)])
+    file = tmp_path / "uploads" / "00ff00ff"
+    file.write_bytes(damaged(file.read_bytes())[how])
+    with pytest.raises(ConfigurationError), vault.opening("00ff00ff"):
+        pass
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_file_that_breaks_off_leaves_nothing(vault: UploadVault, tmp_path: Path) -> None:
+    def breaks_off():  # type: ignore[no-untyped-def]
+        yield b"x" * MIB
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        vault.put("00ff00ff", breaks_off())
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize("location", [None, "", "../installation.key", "00ff00fe", "00FF00FE", "/etc/passwd"])
+def test_nothing_else_opens(vault: UploadVault, location: str | None) -> None:
+    vault.put("00ff00ff", [b"x"])
+    with pytest.raises(InputError), vault.opening(location):
+        pass
+
+
+def test_what_is_deleted_is_gone(vault: UploadVault) -> None:
+    sealed = vault.put("00ff00ff", [b"x"])
+    assert vault.locations() == {"00ff00ff"}
+    vault.delete(sealed.location)
+    vault.delete(sealed.location)
+    vault.delete("../x")
+    assert vault.locations() == frozenset()
