@@ -155,9 +155,14 @@ def match_seed(model: str | Path | Model, seed: SeedUsers | str | Path) -> SeedM
 
 def matched_users(model: Model, seed: SeedUsers) -> npt.NDArray[np.int64]:
     """Numbers of the model's users that are in the seed, ascending."""
+    return numbers_of(model, seed.user_ids)
+
+
+def numbers_of(model: Model, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Numbers of the model's users that are among some ids, ascending."""
     import pyarrow.compute as pc
 
-    found = pc.is_in(model.user_ids(), value_set=seed.user_ids.cast(pa.string()))
+    found = pc.is_in(model.user_ids(), value_set=user_ids.cast(pa.string()))
     return np.flatnonzero(found.combine_chunks().to_numpy(zero_copy_only=False))
 
 

@@ -1,0 +1,161 @@
+"""What the similarity model sees of a data room's base audience.
+
+Lives here: turning the files of a base audience into the three tables that training reads.
+Add here when a base audience brings a further kind of data that tells users apart.
+Keep out: training itself, and validation of what was uploaded (it was valid when the base audience was made).
+
+Segments are the items, with their exact text; age and gender are categorical features; embeddings are numerical
+ones. A user has an embedding per scope. Scopes are other views of her, so each gets columns of its own while there
+are few of them (at most 8, and 512 columns together); beyond that a user is the mean of her scopes, since most
+columns would be empty for most users. A scope that a user lacks stands at the population's mean.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, quote_identifier
+from cleanroom_pipelines.errors import ArtifactError, InputError, StatusCode, TrainingDataError
+from cleanroom_pipelines.similarity.specs import InteractionsSchema, SizeProfile, UsersSchema
+from cleanroom_pipelines.tables.roles import Role
+
+MIN_RELEVANT_USERS = SizeProfile.DEFAULT.min_users
+SEGMENTS_SCHEMA = InteractionsSchema((("user_id", Role.USER_ID), ("segment", Role.ITEM_ID)))
+
+_MAX_SCOPES = 8
+_MAX_EMBEDDING_COLUMNS = 512
+
+
+@dataclass(frozen=True)
+class RoomFeatures:
+    """The tables training reads.
+
+    Args:
+        population: user_id of every relevant user.
+        interactions: user_id, segment: one row per segment of a relevant user; may have no rows.
+        users: One row per relevant user with her demographics and embeddings; None if the room has neither.
+        users_schema: Roles of its columns.
+    """
+
+    population: Path
+    interactions: Path
+    users: Path | None
+    users_schema: UsersSchema | None
+
+
+def write_room_features(engine: Engine, base: Path, out: Path) -> RoomFeatures:
+    """Write the tables that training reads.
+
+    Args:
+        engine: May read `base` and write `out`.
+        base: Folder of the base audience.
+        out: Existing empty directory.
+
+    Raises:
+        TrainingDataError: Neither segments nor embeddings, or fewer than 100 relevant users
+            (TRAINING_DATA_TOO_SMALL); the message holds no count.
+        ArtifactError: The base audience cannot be read.
+    """
+    given = _given(base)
+    if not (given["has_segments"] or given["has_embeddings"]):
+        raise TrainingDataError(
+            "Lookalike audiences need segments or embeddings in the base audience, and it has neither.",
+            remedy="Provision a base audience with segments or embeddings.",
+        )
+    engine.scan("base_users", _tables(base, "users"))
+    engine.execute(
+        """-- one row per relevant user
+        CREATE OR REPLACE TEMP VIEW relevant_users AS
+        SELECT user_id, age, gender FROM base_users WHERE is_relevant"""
+    )
+    found = engine.fetch("SELECT count(*) AS n FROM relevant_users").to_pylist()[0]
+    if found["n"] < MIN_RELEVANT_USERS:
+        raise TrainingDataError(
+            f"Lookalike audiences need at least {MIN_RELEVANT_USERS:,} relevant users in the base audience.",
+            remedy="Provision a larger base audience.",
+            status_code=StatusCode.TRAINING_DATA_TOO_SMALL,
+        )
+    features = RoomFeatures(out / "population.parquet", out / "interactions.parquet", None, None)
+    engine.write_parquet("SELECT user_id FROM relevant_users", features.population)
+    _write_segments(engine, base, features.interactions)
+    columns: list[tuple[str, str, Role]] = []
+    joins: list[str] = []
+    scopes: list[str] = []
+    if given["has_demographics"]:
+        columns += [(name, name, Role.CATEGORICAL_FEATURE) for name in ("age", "gender")]
+    if given["has_embeddings"]:
+        expressions, joins, scopes = _embedding_columns(engine, base)
+        columns += [(expression, name, Role.NUMERICAL_FEATURE) for expression, name in expressions]
+    if not columns:
+        return features
+    select = ", ".join(f"{expression} AS {quote_identifier(name)}" for expression, name, _ in columns)
+    users = out / "users.parquet"
+    engine.write_parquet(
+        f"""-- one row per relevant user
+        SELECT relevant_users.user_id, {select} FROM relevant_users {" ".join(joins)}""",
+        users,
+        scopes,
+    )
+    schema = UsersSchema((("user_id", Role.USER_ID), *((name, role) for _, name, role in columns)))
+    return RoomFeatures(features.population, features.interactions, users, schema)
+
+
+def _given(base: Path) -> Mapping[str, Any]:
+    names = ("has_segments", "has_demographics", "has_embeddings")
+    try:
+        content = json.loads((base / "base.json").read_text("utf-8"))
+        return {name: bool(content[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"The base audience cannot be read ({type(error).__name__}).", remedy="Provision it again."
+        ) from None
+
+
+def _tables(base: Path, name: str) -> TableFiles:
+    try:
+        return find_tables(base / f"{name}.parquet")
+    except InputError:
+        raise ArtifactError(
+            f"The base audience lacks a readable {name}.parquet.", remedy="Provision it again."
+        ) from None
+
+
+def _write_segments(engine: Engine, base: Path, out: Path) -> None:
+    engine.scan("base_segments", _tables(base, "segments"))
+    engine.write_parquet(
+        """-- one row per segment of a relevant user
+        SELECT user_id, segment FROM base_segments
+        WHERE user_id IN (SELECT user_id FROM relevant_users)""",
+        out,
+    )
+
+
+def _embedding_columns(engine: Engine, base: Path) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """Expressions with their names, the joins behind them, and the scopes the joins are bound to."""
+    tables = _tables(base, "embeddings")
+    engine.scan("base_embeddings", tables)
+    cells = [column for column in tables.columns if column not in ("user_id", "scope")]
+    scopes = engine.fetch("SELECT DISTINCT scope FROM base_embeddings ORDER BY scope")["scope"].to_pylist()
+    if len(scopes) > _MAX_SCOPES or len(scopes) * len(cells) > max(_MAX_EMBEDDING_COLUMNS, len(cells)):
+        # Sorted before adding up: the mean of floats depends on their order, and rows come in any.
+        means = ", ".join(
+            f"list_avg(list_sort(list({quote_identifier(cell)}))) AS m{n}" for n, cell in enumerate(cells)
+        )
+        join = f"LEFT JOIN (SELECT user_id, {means} FROM base_embeddings GROUP BY user_id) e USING (user_id)"
+        return [(f"e.m{n}", f"mean embedding {n}") for n in range(len(cells))], [join], []
+    expressions = [
+        (
+            f"s{scope}.{quote_identifier(cell)}",
+            f"embedding {n}" + (f" of scope {scope + 1}" if len(scopes) > 1 else ""),
+        )
+        for scope in range(len(scopes))
+        for n, cell in enumerate(cells)
+    ]
+    joins = [
+        f"LEFT JOIN (SELECT * FROM base_embeddings WHERE scope IS NOT DISTINCT FROM ?) s{scope} "
+        f"ON s{scope}.user_id = relevant_users.user_id"
+        for scope in range(len(scopes))
+    ]
+    return expressions, joins, scopes

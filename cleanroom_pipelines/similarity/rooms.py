@@ -1,0 +1,290 @@
+"""Lookalikes of a data room: its model, the ranking of a source audience, and the best users of it.
+
+Lives here: `train_room`, `rank_room` and `select_reach`, on the same model that serves configured audience models.
+Add here when a lookalike of a room is made in a further way.
+Keep out: what the model sees of a room (room_features), its numbers (room_statistics), who may ask, how many
+matched users are enough (decided on released counts), and names of people's audiences.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
+from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
+from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.ranking import RANKING_FILE, InPlaceRanking, rank_in_place
+from cleanroom_pipelines.similarity.room_features import SEGMENTS_SCHEMA, write_room_features
+from cleanroom_pipelines.similarity.seeds import numbers_of
+from cleanroom_pipelines.similarity.specs import (
+    GenerationSettings,
+    Progress,
+    ShouldCancel,
+    TrainingReport,
+    TrainingSettings,
+)
+from cleanroom_pipelines.similarity.training import Stages, one_blas_thread, train
+from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
+
+HELD_OUT_FILE = "held_out.parquet"
+USERS_FILE = "users.parquet"
+MIN_REACH, MAX_REACH = 1, 30
+_SHARE_OF_FEATURES = 0.1
+_MIN_OTHERS = 100
+
+
+def train_room(
+    base: Path,
+    out: Path,
+    *,
+    settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+    progress: Progress | None = None,
+    should_cancel: ShouldCancel | None = None,
+) -> TrainingReport:
+    """Train the room's model on its base audience; all relevant users are in it, those without segments too.
+
+    Args:
+        base: Folder of the base audience.
+        out: Existing empty directory that gets the model's files; making it visible at once is the caller's.
+        settings: Size of the representation.
+        engine: Memory, threads and scratch of the engine.
+        progress: Told the share done and the stage.
+        should_cancel: Asked between stages and batches.
+
+    Returns:
+        Counts and timing; a row is a segment of a user.
+
+    Raises:
+        TrainingDataError: Neither segments nor embeddings, or fewer than 100 relevant users.
+        ArtifactError: The base audience cannot be read.
+        UsageError: `out` is not an empty directory.
+        CancelledError: `should_cancel` said so.
+    """
+    stages = Stages(progress, should_cancel)
+    with tempfile.TemporaryDirectory(prefix="room-", dir=engine.scratch) as scratch_name:
+        scratch = Path(scratch_name)
+        with (
+            stages.stage(0.0, "collecting what is known of the users"),
+            open_engine(engine, paths=(base, scratch)) as database,
+        ):
+            features = write_room_features(database, base, scratch)
+
+        def on_progress(share: float, stage: str) -> None:
+            if progress:
+                progress(_SHARE_OF_FEATURES + (1 - _SHARE_OF_FEATURES) * share, stage)
+
+        return train(
+            interactions=features.interactions,
+            schema=SEGMENTS_SCHEMA,
+            users=features.users,
+            users_schema=features.users_schema,
+            population=features.population,
+            out=out,
+            settings=settings,
+            engine=engine,
+            progress=on_progress,
+            should_cancel=should_cancel,
+        )
+
+
+def check_room_seed(n_seed_users: int, n_users: int, minimum: int = MIN_SEED_IDS) -> None:
+    """Refuse a source audience that is too small or covers the base audience; the error says no count.
+
+    Args:
+        n_seed_users: Users of the source audience; the caller that decides gives the released count.
+        n_users: Relevant users.
+        minimum: Fewest users of a source audience.
+
+    Raises:
+        SeedError: Fewer than `minimum` (INSUFFICIENT_MATCHING_SEED), or fewer than max(100, a tenth of them)
+            other users (SEED_COVERS_POPULATION).
+    """
+    if n_seed_users < minimum:
+        raise SeedError(
+            "Too few users of the source audience are matched for a lookalike.",
+            remedy="Choose a larger source audience, or provide more matching ids.",
+            status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+        )
+    if n_users - n_seed_users < max(_MIN_OTHERS, n_seed_users / 10):
+        raise SeedError(
+            "The source audience covers nearly all users: too few others are left to tell it apart.",
+            remedy="Choose a smaller source audience.",
+            status_code=StatusCode.SEED_COVERS_POPULATION,
+        )
+
+
+def rank_room(
+    model: Path,
+    seed_users: pa.Array | pa.ChunkedArray | Path,
+    out: Path,
+    *,
+    settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
+    min_seed_users: int = MIN_SEED_IDS,
+    progress: Progress | None = None,
+    should_cancel: ShouldCancel | None = None,
+) -> None:
+    """Rank all relevant users by similarity to a source audience; one ranking serves every reach.
+
+    No document with counts is written: both files are the operator's, and numbers leave through a release.
+
+    Args:
+        model: The folder `train_room` wrote.
+        seed_users: User ids of the source audience, or a parquet file with a column user_id. Ids that are no
+            relevant users are ignored.
+        out: Existing directory that gets ranking.parquet (user_id, rank, score, is_seed; seed users stand where
+            models that never saw them put them) and held_out.parquet (a row per seed user, without id).
+        settings: Folds, samples, threads and rounds.
+        min_seed_users: What the fits need, at least 5: a model per fold must see users of every other fold.
+        progress: Told the share done and the stage.
+        should_cancel: Asked between blocks.
+
+    Raises:
+        SeedError: Too few users, or nearly all; see `check_room_seed`. No count is in it.
+        ArtifactError: The model or the file of users cannot be read.
+        CancelledError: `should_cancel` said so.
+    """
+    if min_seed_users < settings.folds:
+        raise UsageError("A ranking needs at least one seed user per fold.", remedy="Raise the minimum.")
+    stages = Stages(progress, should_cancel)
+    with one_blas_thread():
+        with stages.stage(0.0, "matching the source audience"):
+            opened = Model(model)
+            ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
+            matched = numbers_of(opened, ids)
+            check_room_seed(len(matched), opened.n_users, min_seed_users)
+        ranked = rank_in_place(opened, matched, out / RANKING_FILE, settings, stages)
+        _write_held_out(ranked, out / HELD_OUT_FILE)
+    if progress:
+        progress(1.0, "ranked")
+
+
+@dataclass(frozen=True)
+class ReachedUsers:
+    """How many users a reach gave; exact, so not for anyone but the operator.
+
+    Args:
+        requested: The reach of all relevant users.
+        delivered: Users written; fewer where the source audience is excluded and too few others are left.
+    """
+
+    requested: int
+    delivered: int
+
+
+def select_reach(
+    ranking: Path,
+    reach_percent: int,
+    out: Path,
+    *,
+    exclude_seed_audience: bool,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> ReachedUsers:
+    """Write the best r % of all relevant users, in an order that does not tell their rank.
+
+    Args:
+        ranking: The ranking.parquet that `rank_room` wrote.
+        reach_percent: Whole per cent of all relevant users, 1 to 30; at least one user.
+        out: Existing directory that gets users.parquet: user_id, ordered by stable_hash, user_id.
+        exclude_seed_audience: Leave the source audience's users out before the cut, which others refill.
+        engine: Memory, threads and scratch of the engine.
+
+    Raises:
+        UsageError: The reach is out of range.
+        ArtifactError: The ranking cannot be read.
+    """
+    check_reach(reach_percent)
+    import pyarrow.parquet as pq
+
+    with _reading("ranking"):
+        requested = reach_size(reach_percent, pq.read_metadata(ranking).num_rows)
+    target = out / USERS_FILE
+    with open_engine(engine, paths=(ranking, out)) as database:
+        database.scan("ranking", find_tables(ranking))
+        database.write_parquet(
+            f"""-- one row per user reached
+            WITH reached AS (
+                SELECT user_id FROM ranking WHERE NOT (is_seed AND ?) ORDER BY rank LIMIT {int(requested)}
+            )
+            SELECT user_id FROM reached ORDER BY {stable_hash_sql("user_id")}, user_id""",
+            target,
+            [exclude_seed_audience],
+        )
+    return ReachedUsers(requested, pq.read_metadata(target).num_rows)
+
+
+def check_reach(reach_percent: int) -> None:
+    """Refuse a reach that is no whole per cent from 1 to 30.
+
+    Raises:
+        UsageError: It is none.
+    """
+    is_whole = isinstance(reach_percent, int) and not isinstance(reach_percent, bool)
+    if not is_whole or not MIN_REACH <= reach_percent <= MAX_REACH:
+        raise UsageError(
+            f"The reach must be a whole number of per cent from {MIN_REACH} to {MAX_REACH}.",
+            remedy="Give 10 for the best tenth of the users.",
+        )
+
+
+def reach_size(reach_percent: int, n_users: int) -> int:
+    """Users of a reach: max(1, ⌊r·N/100⌋), the rule of every audience size."""
+    return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
+
+
+def ranking_key(model_digest: str, canonical_source: str) -> str:
+    """What a stored ranking is kept under: all lookalikes of one source on one model share it.
+
+    Reach and exclusion cut a ranking and do not enter. A changed base audience changes the model, changed seed
+    audiences or a changed definition change the source.
+
+    Args:
+        model_digest: Digest of the room's model, or of the room's version.
+        canonical_source: The source's canonical definition with the versions of the data it refers to; no ids.
+
+    Returns:
+        64 hex digits.
+    """
+    parts = [part.encode() for part in (model_digest, canonical_source)]
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()
+
+
+def _user_ids(path: Path) -> pa.ChunkedArray:
+    import pyarrow.parquet as pq
+
+    with _reading("file of the source audience"):
+        return pq.read_table(path, columns=["user_id"])["user_id"]
+
+
+def _write_held_out(ranked: InPlaceRanking, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    held_out = ranked.held_out
+    table = pa.table(
+        {
+            "fold": held_out.fold,
+            "percentile": held_out.percentile,
+            "above": held_out.above,
+            "tied": held_out.tied,
+        }
+    ).replace_schema_metadata({b"n_users": str(len(ranked.order)).encode()})
+    # By rank, not by the users' numbers.
+    order = np.lexsort((held_out.tied, held_out.above, held_out.fold, -held_out.percentile))
+    pq.write_table(table.take(pa.array(order)), path, compression="zstd")
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise ArtifactError(
+            f"The {what} cannot be read ({type(error).__name__}).", remedy="Make it again."
+        ) from None

@@ -1,0 +1,406 @@
+"""Contract: a room's lookalikes find a planted group from whatever the base audience knows, rank every relevant
+user, cut exact reaches in an order that tells nothing, and say no count in an error or a document."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.engine import stable_hash
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CancelledError,
+    SeedError,
+    StatusCode,
+    TrainingDataError,
+    UsageError,
+)
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.ranking import RANKING_FILE
+from cleanroom_pipelines.similarity.room_statistics import room_statistics
+from cleanroom_pipelines.similarity.rooms import (
+    HELD_OUT_FILE,
+    USERS_FILE,
+    check_room_seed,
+    rank_room,
+    ranking_key,
+    reach_size,
+    select_reach,
+    train_room,
+)
+from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, SMALL
+
+N_USERS = 800
+
+
+@dataclass(frozen=True)
+class Room:
+    """A base audience on disk, its relevant users, and those who share a taste."""
+
+    base: Path
+    users: list[str]
+    group: list[str]
+    without_segments: list[str]
+
+
+def make_room(
+    base: Path,
+    *,
+    segments: bool = False,
+    demographics: bool = False,
+    embeddings: int = 0,
+    scopes: int = 1,
+    n_users: int = N_USERS,
+    random_seed: int = 5,
+) -> Room:
+    """A quarter of the users share rare segments, an age bracket and a direction of the embedding.
+
+    One user in nine has no segment; twenty more users are not relevant, though they have segments.
+    """
+    rng = np.random.default_rng(random_seed)
+    base.mkdir(parents=True)
+    users = [f"u{number:05d}" for number in range(n_users)]
+    in_group = np.arange(n_users) % 4 == 0
+    bare = np.arange(n_users) % 9 == 4
+    outsiders = [f"x{number}" for number in range(20)]
+    rows: list[tuple[str, str]] = []
+    for number, user in enumerate(users):
+        if segments and not bare[number]:
+            picked = {f"common {item}" for item in rng.choice(30, rng.integers(2, 8))}
+            if in_group[number]:
+                picked |= {f"rare {item}" for item in rng.choice(8, 2)}
+            rows += [(user, segment) for segment in sorted(picked)]
+    rows += [(user, "rare 0") for user in outsiders] if segments else []
+    ages = np.where(
+        in_group & (rng.random(n_users) < 0.8), "25-34", rng.choice(["35-44", "45-54", "55+"], n_users)
+    )
+    everybody = pd.DataFrame(
+        {
+            "user_id": users + outsiders,
+            "age": ([*ages] if demographics else [None] * n_users) + [None] * 20,
+            "gender": ([*rng.choice(["F", "M"], n_users)] if demographics else [None] * n_users) + [None] * 20,
+            "is_relevant": [True] * n_users + [False] * 20,
+            "is_matchable": [True] * n_users + [False] * 20,
+        }
+    )
+    everybody.insert(1, "stable_hash", everybody.user_id.map(stable_hash))
+    everybody.sort_values(["stable_hash", "user_id"]).to_parquet(base / "users.parquet", index=False)
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": pa.array([r[0] for r in rows], pa.string()),
+                "segment": pa.array([r[1] for r in rows], pa.string()),
+            }
+        ),
+        base / "segments.parquet",
+    )
+    if embeddings:
+        parts = []
+        for scope in range(scopes):
+            cells = rng.normal(size=(n_users, embeddings))
+            cells[in_group, :3] += 1.5
+            part = pd.DataFrame(cells, columns=[f"e{number}" for number in range(embeddings)])
+            part.insert(0, "scope", f"scope'\"{scope}")
+            part.insert(0, "user_id", users)
+            # Not everybody has every scope.
+            parts.append(part if scope == 0 else part.iloc[::2])
+        pd.concat(parts).to_parquet(base / "embeddings.parquet", index=False)
+    given_ = {"has_matching": True, "has_segments": segments, "has_demographics": demographics}
+    (base / "base.json").write_text(
+        json.dumps(given_ | {"has_embeddings": embeddings > 0, "n_embeddings": embeddings})
+    )
+    return Room(
+        base,
+        users,
+        [user for user, member in zip(users, in_group, strict=True) if member],
+        [user for user, is_bare in zip(users, bare, strict=True) if is_bare],
+    )
+
+
+def train(room: Room, out: Path, **changes: Any) -> Path:
+    out.mkdir(parents=True)
+    arguments: dict[str, Any] = {"settings": SMALL, "engine": ENGINE} | changes
+    train_room(room.base, out, **arguments)
+    return out
+
+
+def rank(model: Path, seed: list[str], out: Path, **changes: Any) -> Path:
+    out.mkdir(parents=True)
+    rank_room(model, pa.array(seed, pa.string()), out, **({"settings": QUICK} | changes))
+    return out
+
+
+def reach(ranked: Path, percent: int, out: Path, *, exclude: bool) -> list[str]:
+    out.mkdir(parents=True)
+    select_reach(ranked / RANKING_FILE, percent, out, exclude_seed_audience=exclude, engine=ENGINE)
+    table = pd.read_parquet(out / USERS_FILE)
+    assert list(table.columns) == ["user_id"]
+    return list(table.user_id)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return make_room(tmp_path_factory.mktemp("room") / "base", segments=True, demographics=True, embeddings=4)
+
+
+@pytest.fixture(scope="module")
+def model(room: Room, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(room, tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def ranked(room: Room, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rank(model, room.group[::2], tmp_path_factory.mktemp("ranked") / "out")
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"segments": True},
+        {"embeddings": 8},
+        {"embeddings": 4, "scopes": 3},
+        {"embeddings": 4, "scopes": 9},
+        {"segments": True, "demographics": True},
+        {"segments": True, "demographics": True, "embeddings": 4},
+    ],
+    ids=str,
+)
+def test_a_planted_group_is_found(tmp_path: Path, features: dict[str, Any]) -> None:
+    room = make_room(tmp_path / "base", **features)
+    seed = room.group[::2]
+    statistics = room_statistics(rank(train(room, tmp_path / "model"), seed, tmp_path / "out"))
+    assert statistics.auc > 0.8
+    at_20 = statistics.reach[19]
+    assert at_20.reach == 20
+    assert at_20.tpr > 0.5
+    table = pd.read_parquet(tmp_path / "out" / RANKING_FILE)
+    hidden = set(room.group) - set(seed)
+    assert table[~table.is_seed].head(len(hidden)).user_id.isin(hidden).mean() > 0.5
+
+
+def test_every_relevant_user_is_ranked_and_nobody_else(room: Room, model: Path, ranked: Path) -> None:
+    table = pd.read_parquet(ranked / RANKING_FILE)
+    assert sorted(table.user_id) == sorted(room.users)
+    assert set(room.without_segments) <= set(table.user_id)
+    assert set(table[table.is_seed].user_id) == set(room.group[::2])
+    # What only irrelevant users carry is not counted either.
+    opened = Model(model)
+    segments = pd.read_parquet(room.base / "segments.parquet")
+    relevant = segments[segments.user_id.isin(room.users)]
+    users_of = dict(zip(opened.item_ids(), opened.item_users().tolist(), strict=True))
+    assert users_of == relevant.groupby("segment").user_id.nunique().to_dict()
+
+
+def test_users_without_segments_are_found_by_what_else_is_known(room: Room, ranked: Path) -> None:
+    table = pd.read_parquet(ranked / RANKING_FILE)
+    bare = table[table.user_id.isin(room.without_segments) & ~table.is_seed]
+    in_group = bare.user_id.isin(room.group)
+    assert bare[in_group]["rank"].mean() < bare[~in_group]["rank"].mean()
+
+
+def test_users_who_were_added_without_segments_do_not_hurt_the_others(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", segments=True, embeddings=4)
+    with_all = rank(train(room, tmp_path / "all"), room.group[::2], tmp_path / "ranked")
+    known = sorted(set(room.users) - set(room.without_segments))
+    users = pd.read_parquet(room.base / "users.parquet")
+    users.assign(is_relevant=users.user_id.isin(known)).to_parquet(room.base / "users.parquet", index=False)
+    seed = sorted(set(room.group[::2]) & set(known))
+    without = rank(train(room, tmp_path / "known"), seed, tmp_path / "ranked known")
+    assert room_statistics(with_all).reach[19].tpr > room_statistics(without).reach[19].tpr - 0.05
+
+
+def test_a_random_source_is_at_chance(room: Room, model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    found = [
+        room_statistics(rank(model, list(rng.choice(room.users, 200, replace=False)), tmp_path / str(number)))
+        for number in range(4)
+    ]
+    assert np.mean([statistics.auc for statistics in found]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([statistics.reach[19].tpr for statistics in found]) == pytest.approx(0.2, abs=0.05)
+
+
+@pytest.mark.parametrize("percent", [1, 7, 30])
+def test_reaches_are_exact_and_exclusion_refills(room: Room, ranked: Path, tmp_path: Path, percent: int) -> None:
+    table = pd.read_parquet(ranked / RANKING_FILE)
+    n = percent * len(room.users) // 100
+    in_place = reach(ranked, percent, tmp_path / "in", exclude=False)
+    assert set(in_place) == set(table.user_id.head(n))
+    assert len(in_place) == n
+    excluded = reach(ranked, percent, tmp_path / "ex", exclude=True)
+    assert set(excluded) == set(table[~table.is_seed].user_id.head(n))
+    assert len(excluded) == n
+
+
+def test_the_order_does_not_tell_the_rank(ranked: Path, tmp_path: Path) -> None:
+    for exclude in (False, True):
+        users = reach(ranked, 30, tmp_path / str(exclude), exclude=exclude)
+        assert users == sorted(users, key=lambda user: (stable_hash(user), user))
+
+
+def test_a_source_of_most_users_leaves_fewer_than_asked_for(room: Room, model: Path, tmp_path: Path) -> None:
+    ranked = rank(model, room.users[: N_USERS * 85 // 100], tmp_path / "ranked")
+    (tmp_path / "reach").mkdir()
+    found = select_reach(ranked / RANKING_FILE, 30, tmp_path / "reach", exclude_seed_audience=True, engine=ENGINE)
+    assert (found.requested, found.delivered) == (240, 120)
+
+
+@pytest.mark.parametrize("percent", [0, 31, -1, 2.5, True, "10"])
+def test_a_reach_out_of_range_is_refused(ranked: Path, tmp_path: Path, percent: Any) -> None:
+    with pytest.raises(UsageError, match="from 1 to 30"):
+        select_reach(ranked / RANKING_FILE, percent, tmp_path, exclude_seed_audience=False, engine=ENGINE)
+
+
+@given(percent=st.integers(1, 30), n_users=st.integers(1, 10_000_000))
+def test_reach_sizes_follow_the_floor_rule(percent: int, n_users: int) -> None:
+    assert reach_size(percent, n_users) == max(1, percent * n_users // 100)
+
+
+def test_the_statistics_agree_with_a_slow_count(room: Room, ranked: Path) -> None:
+    statistics = room_statistics(ranked)
+    held_out = pd.read_parquet(ranked / HELD_OUT_FILE)
+    n_seed = len(room.group[::2])
+    assert (statistics.n_seed_users, statistics.n_users) == (n_seed, len(room.users))
+    assert statistics.n_other_users == len(room.users) - n_seed
+    assert len(statistics.fpr) == len(statistics.tpr) == 101
+    assert statistics.fpr == pytest.approx([number / 100 for number in range(101)])
+    for fpr, tpr in list(zip(statistics.fpr, statistics.tpr, strict=True))[1:-1]:
+        assert tpr == pytest.approx((held_out.percentile >= 1 - fpr).mean(), abs=1.01 / n_seed)
+    assert statistics.auc == pytest.approx(np.trapezoid(statistics.tpr, statistics.fpr), abs=0.02)
+    assert [entry.reach for entry in statistics.reach] == list(range(1, 31))
+    for entry in statistics.reach:
+        assert entry.n_users == entry.reach * len(room.users) // 100
+        # Those taken are the found source users and other users.
+        taken = entry.tpr * n_seed + entry.fpr * statistics.n_other_users
+        assert taken == pytest.approx(entry.n_users, abs=1e-6)
+    recalls = [entry.tpr for entry in statistics.reach]
+    assert recalls == sorted(recalls)
+
+
+def test_the_same_bytes_twice_from_rows_in_any_order(room: Room, ranked: Path, tmp_path: Path) -> None:
+    shuffled = tmp_path / "base"
+    shuffled.mkdir()
+    for path in room.base.glob("*.parquet"):
+        pd.read_parquet(path).sample(frac=1, random_state=1).to_parquet(shuffled / path.name, index=False)
+    (shuffled / "base.json").write_text((room.base / "base.json").read_text())
+    again = Room(shuffled, room.users, room.group, room.without_segments)
+    seed = room.group[::2][::-1]
+    second = rank(
+        train(again, tmp_path / "model", engine=type(ENGINE)(1 << 30, 2)), [*seed, *seed], tmp_path / "out"
+    )
+    for name in (RANKING_FILE, HELD_OUT_FILE):
+        assert (second / name).read_bytes() == (ranked / name).read_bytes()
+    first_users, second_users = (
+        reach(folder, 10, tmp_path / name, exclude=True) for folder, name in ((ranked, "a"), (second, "b"))
+    )
+    assert first_users == second_users
+    assert (tmp_path / "a" / USERS_FILE).read_bytes() == (tmp_path / "b" / USERS_FILE).read_bytes()
+
+
+def test_means_of_many_scopes_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", embeddings=3, scopes=12)
+    first = train(room, tmp_path / "first")
+    path = room.base / "embeddings.parquet"
+    pd.read_parquet(path).sample(frac=1, random_state=3).to_parquet(path, index=False)
+    second = train(room, tmp_path / "second")
+    assert (first / "dense.npy").read_bytes() == (second / "dense.npy").read_bytes()
+
+
+def test_the_source_may_come_as_a_file(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": [*room.group[::2], "nobody"]}).to_parquet(tmp_path / "seed.parquet", index=False)
+    (tmp_path / "out").mkdir()
+    rank_room(model, tmp_path / "seed.parquet", tmp_path / "out", settings=QUICK)
+    assert (tmp_path / "out" / RANKING_FILE).read_bytes() == (ranked / RANKING_FILE).read_bytes()
+
+
+def test_no_document_is_written(ranked: Path) -> None:
+    assert sorted(path.name for path in ranked.iterdir()) == [HELD_OUT_FILE, RANKING_FILE]
+    assert "user_id" not in pq.read_schema(ranked / HELD_OUT_FILE).names
+
+
+@pytest.mark.parametrize(
+    ("n_seed", "code"),
+    [(0, "INSUFFICIENT_MATCHING_SEED"), (24, "INSUFFICIENT_MATCHING_SEED"), (750, "SEED_COVERS_POPULATION")],
+)
+def test_refusals_say_no_count_and_no_id(room: Room, model: Path, tmp_path: Path, n_seed: int, code: str) -> None:
+    with pytest.raises(SeedError) as caught:
+        rank(model, [*room.users[:n_seed], "nobody"], tmp_path / "out")
+    assert caught.value.status_code is StatusCode(code)
+    assert caught.value.attributes == {}
+    assert not any(character.isdigit() for character in str(caught.value))
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(SeedError) as decided:
+        check_room_seed(n_seed, len(room.users))
+    assert str(decided.value) == str(caught.value)
+
+
+def test_fewer_users_than_usual_can_be_ranked_where_the_caller_says_so(
+    room: Room, model: Path, tmp_path: Path
+) -> None:
+    found = rank(model, room.group[:5], tmp_path / "out", min_seed_users=5, settings=type(QUICK)(threads=1))
+    assert room_statistics(found).n_seed_users == 5
+    with pytest.raises(UsageError):
+        rank(model, room.group[:4], tmp_path / "no", min_seed_users=4, settings=type(QUICK)(threads=1))
+
+
+def test_too_few_relevant_users_are_refused(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", segments=True, n_users=99)
+    with pytest.raises(TrainingDataError, match="at least 100 relevant users") as caught:
+        train(room, tmp_path / "model")
+    assert caught.value.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
+    assert "99" not in str(caught.value)
+    assert caught.value.attributes == {}
+
+
+def test_a_hundred_users_and_few_segments_are_enough(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", segments=True, n_users=130)
+    assert room_statistics(rank(train(room, tmp_path / "model"), room.group[:28], tmp_path / "out")).n_users == 130
+
+
+def test_a_base_audience_without_segments_and_embeddings_is_refused(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", demographics=True)
+    with pytest.raises(TrainingDataError, match="segments or embeddings"):
+        train(room, tmp_path / "model")
+
+
+def test_damaged_files_are_said_to_be_so(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:
+    (tmp_path / RANKING_FILE).write_bytes(b"no parquet")
+    with pytest.raises(ArtifactError):
+        select_reach(tmp_path / RANKING_FILE, 5, tmp_path, exclude_seed_audience=False, engine=ENGINE)
+    with pytest.raises(ArtifactError):
+        room_statistics(tmp_path)
+    with pytest.raises(ArtifactError):
+        rank_room(model, tmp_path / RANKING_FILE, tmp_path)
+    with pytest.raises(ArtifactError):
+        train(Room(tmp_path, [], [], []), tmp_path / "model")
+    (tmp_path / "base.json").write_text((room.base / "base.json").read_text())
+    with pytest.raises(ArtifactError, match=r"users\.parquet"):
+        train(Room(tmp_path, [], [], []), tmp_path / "second model")
+
+
+def test_progress_rises_and_cancelling_stops(room: Room, model: Path, tmp_path: Path) -> None:
+    told: list[float] = []
+    train(room, tmp_path / "model", progress=lambda share, _: told.append(share))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    ranked_told: list[float] = []
+    rank(model, room.group, tmp_path / "ranked", progress=lambda share, _: ranked_told.append(share))
+    assert ranked_told == sorted(ranked_told)
+    assert ranked_told[-1] == 1.0
+    with pytest.raises(CancelledError):
+        train(room, tmp_path / "no model", should_cancel=lambda: True)
+    with pytest.raises(CancelledError):
+        rank(model, room.group, tmp_path / "no ranking", should_cancel=lambda: True)
+
+
+def test_one_key_per_model_and_source() -> None:
+    keys = {ranking_key(model, source) for model in ("a", "ab") for source in ("c", "bc", "")}
+    assert len(keys) == 6
+    assert ranking_key("a", "c") == ranking_key("a", "c")
