@@ -274,3 +274,62 @@ def test_the_cache_reads_a_day_once_and_a_changed_day_again(world: World, tmp_pa
     report, _ = _train(world.interactions, tmp_path / "c", **arguments)
     assert len({path.name for path in (tmp_path / "cache").iterdir()} - first) == 2
     assert report.n_rows == len(world.interactions) + 1
+
+
+def _population(users: list[str], folder: Path) -> Path:
+    path = folder / "population.parquet"
+    pd.DataFrame({"user_id": [*users, users[0]]}).to_parquet(path, index=False)
+    return path
+
+
+def test_a_population_of_those_with_interactions_changes_no_byte(world: World, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "given").mkdir()
+    _, plain = _train(world.interactions, tmp_path / "plain")
+    population = _population(sorted(set(world.interactions.user_id)), tmp_path)
+    _, with_population = _train(world.interactions, tmp_path / "given", population=population)
+    names = sorted(path.name for path in plain.folder.iterdir())
+    assert all(
+        (with_population.folder / name).read_bytes() == (plain.folder / name).read_bytes() for name in names
+    )
+
+
+@pytest.mark.parametrize("window", [Window(), Window(end=1_605_000_000)])
+def test_a_population_says_who_is_ranked(world: World, tmp_path: Path, window: Window) -> None:
+    silent = [f"silent {number}" for number in range(30)]
+    listened_to = world.users[:100]
+    report, model = _train(
+        world.interactions, tmp_path, population=_population(silent + listened_to, tmp_path), window=window
+    )
+    users = model.user_ids().to_pylist()
+    assert sorted(users) == sorted(silent + listened_to)
+    kept = world.interactions[world.interactions.user_id.isin(listened_to)]
+    if window.end is not None:
+        kept = kept[kept.ts < window.end]
+    assert report.n_interactions == len(kept)
+    per_item = kept.groupby("item_id").user_id.nunique()
+    assert (
+        dict(zip(model.item_ids(), model.item_users().tolist(), strict=True)) == per_item[per_item >= 5].to_dict()
+    )
+    n_pairs = dict(zip(users, np.diff(model.starts).tolist(), strict=True))
+    assert all(n_pairs[user] == 0 for user in silent)
+    assert np.isfinite(model.dense).all()
+
+
+def test_a_population_of_integer_ids_meets_integer_interactions(world: World, tmp_path: Path) -> None:
+    numbered = world.interactions.assign(user_id=world.interactions.user_id.str[1:].astype(int))
+    report, model = _train(numbered, tmp_path, population=_population([str(n) for n in range(140)], tmp_path))
+    assert report.n_users == 140
+    assert set(model.user_ids().to_pylist()) == {str(number) for number in range(140)}
+    assert report.n_interactions == int((numbered.user_id < 140).sum())
+
+
+def test_a_population_needs_no_interactions_but_enough_users(world: World, tmp_path: Path) -> None:
+    report, model = _train(world.interactions.iloc[:0], tmp_path, population=_population(world.users, tmp_path))
+    assert (report.n_users, report.n_interactions, model.n_items) == (150, 0, 0)
+    (tmp_path / "few").mkdir()
+    error = _refused(
+        world.interactions, tmp_path / "few", population=_population(world.users[:99], tmp_path / "few")
+    )
+    assert error.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
+    assert error.attributes == {}
