@@ -1,0 +1,195 @@
+"""The formats of an export's files: how rows become bytes, and bytes rows again.
+
+Lives here: one object a format, with its header, its writer and its reader; gzip that gives the same bytes twice.
+Add here when a file of another shape is delivered.
+Keep out: which rows there are, and which hash a destination wants (`activation.destinations`).
+
+A row is a text. Of the formats that list users (jsonl, csv, parquet, plain) it is the user id; of a file of hashes
+it is the line itself (one hash, and a comma for each other column), so that two rows are equal exactly when their
+lines are, which is what the difference of two exports asks.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cleanroom_pipelines.errors import UsageError
+
+Rows = Iterator[Sequence[str]]
+
+_NEEDS_QUOTES = re.compile('[",\r\n]')
+_ROWS_AT_ONCE = 10_000
+# What pyarrow makes a row group of; a part up to this size is one, as it always was.
+_ROW_GROUP = 1 << 20
+_GZIP_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How the files of an export are written.
+
+    Args:
+        name: What the manifest calls it: `jsonl`, `csv`, `parquet`, `plain`; `hashes` or `ids` of a destination.
+        extension: The end of a file's name.
+        header: The column names of the first line; None where there is none.
+        holds_users: Whether a row is a user id; otherwise it is a line with one hash.
+        is_compressed: Whether it is compressed already, so that gzip gains nothing.
+    """
+
+    name: str
+    extension: str
+    header: tuple[str, ...] | None
+    holds_users: bool
+    is_compressed: bool = False
+
+    def file_name(self, prefix: str, number: int, *, gzip_: bool) -> str:
+        """The name of one file, such as `part-00000.csv.gz`."""
+        return f"{prefix}-{number:05d}.{self.extension}{'.gz' if gzip_ else ''}"
+
+    def write(self, sink: Any, rows: Iterable[Sequence[str]]) -> int:
+        """Write a whole file and return its rows.
+
+        Args:
+            sink: Takes the bytes.
+            rows: Batches of rows.
+        """
+        return _WRITERS[self.extension](self, sink, rows)
+
+    def read(self, file: Path, *, gzip_: bool) -> Rows:
+        """Read the rows of a file that `write` made, in batches.
+
+        Raises:
+            ValueError: It is not of this format.
+        """
+        with file.open("rb") as stream, gzip.open(stream) if gzip_ else nullcontext(stream) as plain:
+            yield from _READERS[self.extension](self, plain)
+
+
+JSONL = FileFormat("jsonl", "jsonl", None, holds_users=True)
+CSV = FileFormat("csv", "csv", ("user_id",), holds_users=True)
+PARQUET = FileFormat("parquet", "parquet", None, holds_users=True, is_compressed=True)
+PLAIN = FileFormat("plain", "csv", None, holds_users=True)
+LISTS_OF_USERS = {format_.name: format_ for format_ in (JSONL, CSV, PARQUET, PLAIN)}
+
+
+def list_format(name: str) -> FileFormat:
+    """A format that lists users, by its name.
+
+    Raises:
+        UsageError: There is no such format.
+    """
+    try:
+        return LISTS_OF_USERS[name]
+    except KeyError:
+        raise UsageError(
+            "There is no such export format.", remedy=f"Choose one of {', '.join(LISTS_OF_USERS)}."
+        ) from None
+
+
+@contextmanager
+def gzipped(sink: Any) -> Iterator[Any]:
+    """Compress what is written: no name and no time in the header, so that the same rows give the same bytes."""
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=sink, mtime=0) as stream:
+        yield stream
+
+
+def csv_cell(text: str) -> str:
+    """A cell as a CSV holds it; quoted only where it must be."""
+    # Not csv.writer: before Python 3.13 it leaves a bare carriage return unquoted, and readers end the line there.
+    if text and not _NEEDS_QUOTES.search(text):
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _write_jsonl(format_: FileFormat, sink: Any, rows: Iterable[Sequence[str]]) -> int:
+    return _write_lines(sink, rows, lambda user: json.dumps({"user_id": user}, ensure_ascii=False))
+
+
+def _write_csv(format_: FileFormat, sink: Any, rows: Iterable[Sequence[str]]) -> int:
+    if format_.header:
+        sink.write((",".join(format_.header) + "\n").encode())
+    return _write_lines(sink, rows, csv_cell if format_.holds_users else str)
+
+
+def _write_lines(sink: Any, rows: Iterable[Sequence[str]], line_of: Callable[[str], str]) -> int:
+    n_rows = 0
+    for batch in rows:
+        for start in range(0, len(batch), _ROWS_AT_ONCE):
+            lines = [line_of(row) for row in batch[start : start + _ROWS_AT_ONCE]]
+            sink.write(("\n".join(lines) + "\n").encode())
+        n_rows += len(batch)
+    return n_rows
+
+
+def _write_parquet(format_: FileFormat, sink: Any, rows: Iterable[Sequence[str]]) -> int:
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("user_id", pa.string())])
+    n_rows, waiting = 0, list[str]()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+
+        def write(users: Sequence[str]) -> None:
+            writer.write_table(pa.table({"user_id": pa.array(users, pa.string())}), row_group_size=_ROW_GROUP)
+
+        for batch in rows:
+            waiting.extend(batch)
+            n_rows += len(batch)
+            while len(waiting) >= _ROW_GROUP:
+                write(waiting[:_ROW_GROUP])
+                del waiting[:_ROW_GROUP]
+        if waiting or not n_rows:
+            write(waiting)
+    return n_rows
+
+
+def _read_jsonl(format_: FileFormat, stream: Any) -> Rows:
+    return _in_batches(json.loads(line)["user_id"] for line in stream)
+
+
+def _read_csv(format_: FileFormat, stream: Any) -> Rows:
+    # newline="": a line break inside quotes is part of the id.
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="" if format_.holds_users else "\n") as text:
+        if format_.header and text.readline() != ",".join(format_.header) + "\n":
+            raise ValueError("another header")
+        if format_.holds_users:
+            yield from _in_batches(cell for (cell,) in csv.reader(text, strict=True))
+        else:
+            yield from _in_batches(line.removesuffix("\n") for line in text)
+
+
+def _read_parquet(format_: FileFormat, stream: Any) -> Rows:
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_ROWS_AT_ONCE, columns=["user_id"]):
+            yield batch.column("user_id").to_pylist()
+    except pa.ArrowException as error:
+        raise ValueError(type(error).__name__) from None
+
+
+def _in_batches(rows: Iterable[str]) -> Rows:
+    batch: list[str] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _ROWS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+_WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}
+_READERS: dict[str, Callable[[FileFormat, Any], Rows]] = {
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+}
