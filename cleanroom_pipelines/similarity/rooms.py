@@ -8,8 +8,10 @@ matched users are enough (decided on released counts), and names of people's aud
 A room of 200,000 users with ten segments each trains in 2 s and ranks a source of 10,000 in 6 s on two cores, with
 64 embedding columns in 4 and 8 s; a reach and its statistics take a twentieth of a second.
 
-Users without a segment come in as a population (`training.train`), not through an item that everybody has: its idf
-is 1, not 0, so it would shorten the rows of those with few segments and stand first in the embedding.
+Users without a segment come in as a population (`training.train`). An item that everybody has would bring them in
+as well: on seven sets of tasks (planted groups, page visits, groceries by department; 75 tasks) it moved recall at
+10 % by 0.005 on average, within its error on all but one, and it would make room for something that is no segment
+in the vocabulary and in what a person reads of the model.
 """
 
 import hashlib
