@@ -1,0 +1,198 @@
+r"""Which matching ids are valid, and their normal form.
+
+Lives here: trimming, lower-casing, Unicode normal form and syntax of every kind, in Arrow batches.
+Add here when a kind of matching id is added, or a rule about one changes.
+Keep out: numbering plans (`phones`), hashing (`digests`), files and reports (`validation`).
+
+The normal forms, from which the hashes of contracts/media.md, section 2, are made:
+- STRING: the text as it is, in Unicode normal form C, without white space around it. Case matters.
+- EMAIL: without white space around it, lower-cased, in Unicode normal form C; nothing else, so `a.b+c@gmail.com`
+  and `ab@gmail.com` are two ids. Valid is a plain address: `local@domain`, at most 254 characters. The local part
+  has at most 64, none of them white space, a control character, a quote or one of `()<>[],:;\@`; its dots are
+  single and inside. The domain has at least two labels of at most 63 letters or digits of any script, with hyphens
+  inside; the last has at least two characters and not digits only.
+- HASHED_EMAIL, HASHED_PHONE_NUMBER: 64 hex digits, lower-cased, without white space around them.
+- PHONE_NUMBER: E.164 (`phones`).
+
+Most ids are ASCII, and Arrow treats them at once; the others go one by one through Python, which defines the
+meaning of white space, lower case and normal form here.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cleanroom_pipelines.errors import EngineError
+from cleanroom_pipelines.identity import phones
+from cleanroom_pipelines.identity.kinds import MatchingId
+
+# What str.strip() takes away, as far as it is ASCII.
+_ASCII_SPACE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+_HEX_PATTERN = r"\A[0-9a-f]{64}\z"
+
+_ATOM = r"[^\s\x00-\x20\x7f\"(),:;<>@\[\\\].]+"
+_ALPHANUMERIC = r"[^\s\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]"
+_LABEL = rf"{_ALPHANUMERIC}(?:(?:{_ALPHANUMERIC}|-){{0,61}}{_ALPHANUMERIC})?"
+_EMAIL = rf"{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+{_LABEL}"
+_LAST_LABEL = rf"\.{_ALPHANUMERIC}(?:{_ALPHANUMERIC}|-)+"
+_DIGITS_LAST = r"\.[0-9]+"
+_MAX_EMAIL_CHARACTERS = 254
+_MAX_LOCAL_CHARACTERS = 64
+
+
+class IdProblem(StrEnum):
+    """Why an id is not valid; the names are those of the codes in validation reports."""
+
+    EMPTY_CELL = "EMPTY_CELL"
+    INVALID_EMAIL_FORMAT = "INVALID_EMAIL_FORMAT"
+    INVALID_SHA256_HEX_FORMAT = "INVALID_SHA256_HEX_FORMAT"
+    INVALID_PHONE_E164_NUMBER = "INVALID_PHONE_E164_NUMBER"
+
+
+_PROBLEM_OF_KIND = {
+    MatchingId.STRING: IdProblem.EMPTY_CELL,
+    MatchingId.EMAIL: IdProblem.INVALID_EMAIL_FORMAT,
+    MatchingId.HASHED_EMAIL: IdProblem.INVALID_SHA256_HEX_FORMAT,
+    MatchingId.PHONE_NUMBER: IdProblem.INVALID_PHONE_E164_NUMBER,
+    MatchingId.HASHED_PHONE_NUMBER: IdProblem.INVALID_SHA256_HEX_FORMAT,
+}
+
+
+@dataclass(frozen=True)
+class JudgedIds:
+    """A batch of ids, judged.
+
+    Args:
+        kind: What they are.
+        normal: The normal form of each id; null where it is not valid.
+        valid: Whether each id is valid.
+        empty: Whether each id is missing, empty or white space only; such ids are not valid.
+        changed: Whether each id is valid and its normal form differs from what was given.
+    """
+
+    kind: MatchingId
+    normal: pa.Array
+    valid: npt.NDArray[np.bool_]
+    empty: npt.NDArray[np.bool_]
+    changed: npt.NDArray[np.bool_]
+
+    def problems(self) -> dict[IdProblem, npt.NDArray[np.int64]]:
+        """The positions, from 0, of the ids that are not valid, by the reason; only reasons that occur."""
+        found = {IdProblem.EMPTY_CELL: np.flatnonzero(self.empty)}
+        found.setdefault(_PROBLEM_OF_KIND[self.kind], np.flatnonzero(~self.valid & ~self.empty))
+        return {problem: rows for problem, rows in found.items() if len(rows)}
+
+
+def judge_ids(kind: MatchingId, ids: pa.Array) -> JudgedIds:
+    """Bring ids into their normal form and say which are valid.
+
+    Args:
+        kind: What they are.
+        ids: Strings, as given; nulls allowed.
+
+    Returns:
+        The judgement, in the order of the ids.
+
+    Raises:
+        EngineError: Arrow failed itself, on ids that are no UTF-8 for example; only the class name is kept.
+    """
+    try:
+        return _judge(kind, ids)
+    except pa.ArrowException as error:
+        cause = type(error).__name__
+    # Outside the handler: Arrow's message may quote an id, and __context__ would keep it.
+    raise EngineError(f"The ids could not be normalised ({cause}).", cause=cause)
+
+
+def _judge(kind: MatchingId, ids: pa.Array) -> JudgedIds:
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    given = ids.cast(pa.string())
+    empty_text = pc.fill_null(given, "")
+    trimmed = _by_script(
+        empty_text, lambda array: pc.utf8_trim(array, characters=_ASCII_SPACE), lambda text: text.strip()
+    )
+    empty = _mask(pc.equal(trimmed, ""))
+    if kind is MatchingId.PHONE_NUMBER:
+        normal = phones.e164(trimmed)
+    else:
+        normal, fits = _NORMALISERS[kind](trimmed)
+        normal = pc.if_else(fits, normal, pa.scalar(None, pa.string()))
+    valid = ~empty & _mask(pc.is_valid(normal))
+    normal = pc.if_else(pa.array(valid), normal, pa.scalar(None, pa.string()))
+    changed = valid & _mask(pc.fill_null(pc.not_equal(normal, empty_text), False))
+    return JudgedIds(kind, normal, valid, empty, changed)
+
+
+def _string(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
+    normal = _by_script(trimmed, lambda array: array, lambda text: unicodedata.normalize("NFC", text))
+    return normal, pc.not_equal(normal, "")
+
+
+def _email(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
+    normal = _by_script(trimmed, pc.ascii_lower, lambda text: unicodedata.normalize("NFC", text.lower()))
+    return normal, _by_script(normal, _are_plain_ascii_emails, _is_plain_email, pa.bool_())
+
+
+def _hashed(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
+    # No lower-casing beyond ASCII: K (the Kelvin sign) is no hex digit, but others might become one.
+    normal = pc.ascii_lower(trimmed)
+    return normal, pc.match_substring_regex(normal, _HEX_PATTERN)
+
+
+_NORMALISERS: dict[MatchingId, Callable[[pa.Array], tuple[pa.Array, pa.Array]]] = {
+    MatchingId.STRING: _string,
+    MatchingId.EMAIL: _email,
+    MatchingId.HASHED_EMAIL: _hashed,
+    MatchingId.HASHED_PHONE_NUMBER: _hashed,
+}
+
+
+def _are_plain_ascii_emails(array: pa.Array) -> pa.Array:
+    tests = [
+        pc.match_substring_regex(array, rf"\A{_EMAIL}\z"),
+        pc.match_substring_regex(array, rf"{_LAST_LABEL}\z"),
+        pc.invert(pc.match_substring_regex(array, rf"{_DIGITS_LAST}\z")),
+        pc.less_equal(pc.binary_length(array), _MAX_EMAIL_CHARACTERS),
+        pc.less_equal(pc.find_substring(array, "@"), _MAX_LOCAL_CHARACTERS),
+    ]
+    result = tests[0]
+    for test in tests[1:]:
+        result = pc.and_(result, test)
+    return result
+
+
+def _is_plain_email(text: str) -> bool:
+    return (
+        re.fullmatch(_EMAIL, text) is not None
+        and re.search(rf"{_LAST_LABEL}\Z", text) is not None
+        and re.search(rf"{_DIGITS_LAST}\Z", text) is None
+        and len(text) <= _MAX_EMAIL_CHARACTERS
+        and text.index("@") <= _MAX_LOCAL_CHARACTERS
+    )
+
+
+def _by_script(
+    array: pa.Array,
+    ascii_batch: Callable[[pa.Array], pa.Array],
+    one_other: Callable[[str], str | bool],
+    type_: pa.DataType | None = None,
+) -> pa.Array:
+    """Treat the ASCII texts of an array without nulls at once, and the others one by one."""
+    is_ascii = pc.string_is_ascii(array)
+    if pc.all(is_ascii, min_count=0).as_py():
+        return ascii_batch(array)
+    others = [one_other(text) for text in array.filter(pc.invert(is_ascii)).to_pylist()]
+    result = ascii_batch(pc.if_else(is_ascii, array, ""))
+    return pc.replace_with_mask(result, pc.invert(is_ascii), pa.array(others, type_ or pa.string()))
+
+
+def _mask(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
