@@ -199,6 +199,34 @@ def test_every_relevant_user_is_ranked_and_nobody_else(room: Room, model: Path, 
     assert users_of == relevant.groupby("segment").user_id.nunique().to_dict()
 
 
+def test_segments_keep_their_exact_text(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", segments=True)
+    texts = ["News", "news", "news ", "NEWS ☕", "a\"b'c", "12", "12.0", "é", "e\u0301"]
+    rows = [(user, text) for number, user in enumerate(room.users) for text in texts[: 1 + number % len(texts)]]
+    pd.DataFrame(rows, columns=["user_id", "segment"]).to_parquet(room.base / "segments.parquet", index=False)
+    assert set(Model(train(room, tmp_path / "model")).item_ids()) == set(texts)
+
+
+def test_what_is_missing_is_no_number(tmp_path: Path) -> None:
+    room = make_room(tmp_path / "base", demographics=True, embeddings=4, scopes=2)
+    path = room.base / "embeddings.parquet"
+    embeddings = pd.read_parquet(path)
+    embeddings.loc[::3, "e1"] = np.nan
+    embeddings.to_parquet(path, index=False)
+    model = Model(train(room, tmp_path / "model"))
+    names = [feature["name"] for feature in model.features]
+    assert [name for name in names if name.startswith("embedding")] == [
+        f"embedding {number} of scope {scope}" for scope in (1, 2) for number in range(4)
+    ]
+    assert {"age = 25-34", "gender = F"} <= set(names)
+    assert np.isfinite(model.dense).all()
+    # Every second user lacks the second scope, and stands at its mean.
+    second = np.asarray(model.dense)[:, names.index("embedding 0 of scope 2")]
+    lacking = ~np.isin(np.array(model.user_ids().to_pylist()), room.users[::2])
+    assert (second[lacking] == 0).all()
+    assert (second[~lacking] != 0).all()
+
+
 def test_users_without_segments_are_found_by_what_else_is_known(room: Room, ranked: Path) -> None:
     table = pd.read_parquet(ranked / RANKING_FILE)
     bare = table[table.user_id.isin(room.without_segments) & ~table.is_seed]
