@@ -10,8 +10,8 @@ A room of 200,000 users with ten segments each trains in 2 s and ranks a source 
 
 Users without a segment come in as a population (`training.train`). An item that everybody has would bring them in
 as well: on seven sets of tasks (planted groups, page visits, groceries by department; 75 tasks) it moved recall at
-10 % by 0.005 on average, within two standard errors on all but one, and it would make room for something that is no segment
-in the vocabulary and in what a person reads of the model.
+10 % by 0.005 on average, within two standard errors on all but one, and something that is no segment would stand
+in the vocabulary.
 """
 
 import hashlib
