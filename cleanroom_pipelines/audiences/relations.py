@@ -9,8 +9,8 @@ the base audience and of the seed audiences and makes, for the session of the en
 - `room_seeds(digest, audience_type)`: the seed audiences, distinct, none without `seeds_folder`;
 - `room_matched(user_id, audience_type)`: matched relevant users, distinct.
 
-The engine must have been opened with both folders among its paths. `Relations.add_lookalike` makes a user list of
-a lookalike a relation, `Relations.audience_types` names the seed audiences there are.
+The engine must have been opened with both folders among its paths. `Relations.audience_types` names the seed
+audiences there are.
 Add here when questions need another relation of the room.
 Keep out: the questions, and releasing their answers: what is counted here is exact and never leaves as it is.
 """
@@ -60,20 +60,6 @@ class Relations:
     engine: Engine
     audience_types: tuple[str, ...]
 
-    def add_lookalike(self, key: str, users: Path) -> str:
-        """Make the users of a lookalike, a parquet file with the column user_id, a relation.
-
-        Args:
-            key: What identifies the lookalike, such as its canonical definition.
-            users: The file; the engine must have been opened with its path.
-
-        Returns:
-            Name of the relation: made of a digest, never of text that a person chose.
-        """
-        name = lookalike_relation(key)
-        self.engine.scan(name, find_tables(users, what="lookalike audience"))
-        return name
-
 
 def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | None = None) -> Relations:
     """Make the relations of a room for the session of an engine.
@@ -101,7 +87,7 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
 
 
 def lookalike_relation(key: str) -> str:
-    """The name of a lookalike's relation."""
+    """The name of the relation of a lookalike, by its canonical text; a digest, so no person's text steers it."""
     return f"lookalike_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 

@@ -1,0 +1,270 @@
+"""Definitions as one DuckDB query over relations of ids.
+
+Lives here: `compile_definition`, which builds the query with sqlglot's expressions.
+Add here when a definition can say something new, or a faster form of the same was measured.
+Keep out: what the relations hold (relations), running the query (evaluating).
+
+No text of a user becomes SQL: values are bound as parameters, names of relations are ours. A query is a chain of
+semi and anti joins, which neither multiplies rows nor trips over NULL; UNION lets users stand there twice until
+they are made distinct once, at the end and where an audience is referred to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from cleanroom_pipelines.audiences.canonical import canonical
+from cleanroom_pipelines.audiences.definitions import (
+    SEGMENTS,
+    BaseRef,
+    CombineOperator,
+    Definition,
+    FileRef,
+    Filter,
+    FilterOperator,
+    Filters,
+    Lookalike,
+    MatchOperator,
+    Ref,
+    Resolve,
+    RuleBased,
+    SeedRef,
+    Trail,
+    as_rule,
+)
+from cleanroom_pipelines.errors import UsageError
+
+_MAX_PARAMETERS = 50_000
+_ID = "user_id"
+_USERS, _SEGMENTS, _MATCHED = "room_users", "room_segments", "room_matched"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query for DuckDB.
+
+    Args:
+        sql: Text that gives distinct `user_id`s, in no order, none NULL.
+        parameters: Values of $1, $2, ….
+    """
+
+    sql: str
+    parameters: tuple[str, ...]
+
+
+def compile_definition(
+    definition: Definition,
+    resolve: Resolve,
+    *,
+    lookalikes: Mapping[str, str] | None = None,
+    files: Mapping[FileRef, str] | None = None,
+) -> Query:
+    """Build the query for the users of a definition.
+
+    Args:
+        definition: What to find.
+        resolve: Gives the definitions of the custom audiences that it refers to.
+        lookalikes: Name of the relation (`user_id`, distinct) of each lookalike in `canonical.lookalikes_of`, by
+            its canonical text.
+        files: Name of the relation (`user_id` VARCHAR, not NULL, repeated or not) of each file.
+
+    Returns:
+        One query over `room_users`, `room_segments`, `room_matched` and the relations named.
+
+    Raises:
+        UsageError: References run in a circle or too deep, there are too many values, or a lookalike or a file is
+            not among those given.
+    """
+    compiler = _Compiler(resolve, lookalikes or {}, files or {})
+    users = compiler.definition(definition, Trail(resolve)).distinct()
+    for number, step in enumerate(compiler.steps):
+        users = users.with_(_step_name(number), as_=step, copy=False)
+    return Query(users.sql(dialect="duckdb"), tuple(compiler.parameters))
+
+
+@dataclass
+class _Users:
+    """Some users.
+
+    Args:
+        parts: Selects of user ids, one after the other.
+        is_unique: Whether no user stands there twice.
+    """
+
+    parts: list[exp.Select]
+    is_unique: bool
+
+    def query(self) -> exp.Query:
+        """All of them, with repetitions."""
+        query: exp.Query = self.parts[0]
+        for part in self.parts[1:]:
+            query = exp.union(query, part, distinct=False, copy=False)
+        return query
+
+    def distinct(self) -> exp.Select:
+        """All of them, each once."""
+        if self.is_unique and len(self.parts) == 1:
+            return self.parts[0]
+        return exp.select(_column("users")).distinct().from_(self.query().subquery("users"), copy=False)
+
+    def keep(self, others: exp.Query, *, is_in: bool) -> None:
+        """Keep those of the one part who are, or who are not, among others."""
+        (select,) = self.parts
+        alias = f"other_{len(select.args.get('joins') or ()) + 1}"
+        select.join(
+            others.subquery(alias),
+            on=exp.EQ(this=_column("users"), expression=_column(alias)),
+            join_type="semi" if is_in else "anti",
+            copy=False,
+        )
+
+
+@dataclass
+class _Compiler:
+    """Builds selects; collects parameters, and the steps before them: named, so that nothing is nested deep."""
+
+    resolve: Resolve
+    lookalikes: Mapping[str, str]
+    files: Mapping[FileRef, str]
+    parameters: list[str] = field(default_factory=list)
+    steps: list[exp.Query] = field(default_factory=list)
+    audiences: dict[str, str] = field(default_factory=dict)
+
+    def definition(self, definition: Definition, trail: Trail) -> _Users:
+        if isinstance(definition, Lookalike):
+            return self._lookalike(definition)
+        rule = definition if isinstance(definition, RuleBased) else as_rule(definition)
+        users = self._operand(rule.source, rule.filters, trail)
+        for combinator in rule.combinators:
+            other = self._operand(combinator.source, combinator.filters, trail)
+            if combinator.operator is CombineOperator.UNION:
+                users = _Users([*users.parts, *other.parts], is_unique=False)
+            else:
+                if len(users.parts) > 1:
+                    users = _Users([_select(self._step(users.query()))], is_unique=False)
+                users.keep(other.query(), is_in=combinator.operator is CombineOperator.INTERSECT)
+        return users
+
+    def _step(self, query: exp.Query) -> str:
+        self.steps.append(query)
+        return _step_name(len(self.steps) - 1)
+
+    def _operand(self, source: Ref, filters: Filters | None, trail: Trail) -> _Users:
+        users = self._source(source, trail)
+        if filters is None or not filters.filters:
+            return users
+        conditions = [self._condition(each) for each in filters.filters]
+        if filters.operator is MatchOperator.MATCH_ANY and len(conditions) > 1:
+            users.keep(_any_of(conditions), is_in=True)
+            return users
+        predicates = [each for each in conditions if isinstance(each, exp.Condition)]
+        if predicates and isinstance(source, BaseRef):
+            users.parts[0].where(*predicates, copy=False)
+        elif predicates:
+            users.keep(_select(_USERS).where(*predicates), is_in=True)
+        for each in conditions:
+            if isinstance(each, _Membership):
+                users.keep(each.others, is_in=each.is_in)
+        return users
+
+    def _source(self, ref: Ref, trail: Trail) -> _Users:
+        if isinstance(ref, BaseRef):
+            return _Users([_select(_USERS)], is_unique=True)
+        if isinstance(ref, SeedRef):
+            of_type = exp.EQ(this=_column("users", "audience_type"), expression=self._bound(ref.audience_type))
+            return _Users([_select(_MATCHED).where(of_type)], is_unique=True)
+        if isinstance(ref, FileRef):
+            if ref not in self.files:
+                raise UsageError("A file is not among those given.", remedy="Name it as the definition does.")
+            return _Users([_select(self.files[ref])], is_unique=False)
+        definition, below = trail.enter(ref.id)
+        if isinstance(definition, Lookalike):
+            return self._lookalike(definition)
+        if ref.id not in self.audiences:
+            self.audiences[ref.id] = self._step(self.definition(definition, below).distinct())
+        return _Users([_select(self.audiences[ref.id])], is_unique=True)
+
+    def _lookalike(self, definition: Lookalike) -> _Users:
+        relation = self.lookalikes.get(canonical(definition, self.resolve))
+        if relation is None:
+            raise UsageError(
+                "The users of a lookalike that the audience is made of are not there.",
+                remedy="Make the lookalike first.",
+            )
+        return _Users([_select(relation)], is_unique=True)
+
+    def _condition(self, condition: Filter) -> "exp.Condition | _Membership":
+        if condition.attribute == SEGMENTS:
+            return self._of_segments(condition)
+        column = _column("users", condition.attribute)
+        if condition.operator in (FilterOperator.EMPTY, FilterOperator.NOT_EMPTY):
+            is_missing = exp.Is(this=column, expression=exp.Null())
+            return is_missing if condition.operator is FilterOperator.EMPTY else exp.Not(this=is_missing)
+        is_one = exp.In(this=column, expressions=self._all_bound(condition.values))
+        if condition.operator is FilterOperator.CONTAINS_NONE:
+            return exp.Paren(this=exp.or_(exp.Is(this=column.copy(), expression=exp.Null()), exp.not_(is_one)))
+        return is_one
+
+    def _of_segments(self, condition: Filter) -> "_Membership":
+        segments = _select(_SEGMENTS)
+        segment = _column("users", "segment")
+        if condition.operator in (FilterOperator.EMPTY, FilterOperator.NOT_EMPTY):
+            there = exp.Not(this=exp.Is(this=segment, expression=exp.Null()))
+            return _Membership(segments.where(there), is_in=condition.operator is FilterOperator.NOT_EMPTY)
+        values = self._all_bound(condition.values)
+        segments = segments.where(exp.In(this=segment, expressions=values))
+        if condition.operator is FilterOperator.CONTAINS_ALL and len(values) > 1:
+            n_found = exp.Count(this=exp.Distinct(expressions=[segment.copy()]))
+            enough = exp.EQ(this=n_found, expression=exp.Literal.number(len(values)))
+            segments = segments.group_by(_column("users")).having(enough)
+        return _Membership(segments, is_in=condition.operator is not FilterOperator.CONTAINS_NONE)
+
+    def _all_bound(self, values: tuple[str, ...]) -> list[exp.Expr]:
+        return [self._bound(value) for value in sorted(set(values))]
+
+    def _bound(self, value: str) -> exp.Expr:
+        if len(self.parameters) >= _MAX_PARAMETERS:
+            raise UsageError(
+                f"The audience and those it refers to hold more than {_MAX_PARAMETERS:,} values.",
+                remedy="Split the audience into several.",
+            )
+        self.parameters.append(value)
+        return exp.Parameter(this=exp.Literal.number(len(self.parameters)))
+
+
+@dataclass(frozen=True)
+class _Membership:
+    """A condition on segments: to be, or not to be, among the users selected."""
+
+    others: exp.Select
+    is_in: bool
+
+
+def _any_of(conditions: "list[exp.Condition | _Membership]") -> exp.Query:
+    """The users of the base of whom any of the conditions holds."""
+    predicates = [each for each in conditions if isinstance(each, exp.Condition)]
+    users = _Users([], is_unique=False)
+    if predicates:
+        users.parts.append(_select(_USERS).where(exp.or_(*predicates)))
+    for each in conditions:
+        if isinstance(each, _Membership) and each.is_in:
+            users.parts.append(each.others)
+        elif isinstance(each, _Membership):
+            others = _Users([_select(_USERS)], is_unique=True)
+            others.keep(each.others, is_in=False)
+            users.parts += others.parts
+    return users.query()
+
+
+def _step_name(number: int) -> str:
+    return f"step_{number + 1}"
+
+
+def _select(relation: str) -> exp.Select:
+    table = exp.Table(this=exp.to_identifier(relation, quoted=True))
+    return exp.select(_column("users")).from_(exp.alias_(table, "users", table=True), copy=False)
+
+
+def _column(relation: str, name: str = _ID) -> exp.Column:
+    return exp.column(name, table=relation, quoted=True)

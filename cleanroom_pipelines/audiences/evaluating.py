@@ -1,0 +1,158 @@
+"""Which users a definition finds.
+
+Lives here: `evaluate` and `count` in a data room, `evaluate_files` over parquet files of ids.
+Add here when users are found in another place.
+Keep out: the query (compiling), and releasing numbers: the counts given here are exact and for internal use only.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cleanroom_pipelines.audiences.canonical import lookalikes_of
+from cleanroom_pipelines.audiences.compiling import Query, compile_definition
+from cleanroom_pipelines.audiences.definitions import Definition, FileRef, Resolve, reachable
+from cleanroom_pipelines.audiences.relations import lookalike_relation
+from cleanroom_pipelines.engine import (
+    Engine,
+    EngineSettings,
+    TableFiles,
+    find_tables,
+    open_engine,
+    quote_identifier,
+    stable_hash_sql,
+)
+from cleanroom_pipelines.errors import InputError, StorageFullError, UsageError
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+
+
+def evaluate(
+    engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path], out: Path
+) -> int:
+    """Write the users of a definition, one row each: user_id VARCHAR, in an order that reveals nothing.
+
+    Args:
+        engine: Holds the room's relations (`relations.open_room_relations`); its paths also take in the files of
+            the lookalikes and the folder of `out`.
+        definition: What to find.
+        resolve: Gives the definitions of the custom audiences that it refers to.
+        lookalikes: A parquet file with distinct `user_id`s of each lookalike in `canonical.lookalikes_of`, by its
+            canonical text.
+        out: The parquet file to write, ordered by stable_hash and user_id.
+
+    Returns:
+        How many users: exact, so for internal use only.
+
+    Raises:
+        UsageError: References run in a circle or too deep, or a lookalike is missing.
+        EngineError: The engine failed.
+    """
+    query = _in_room(engine, definition, resolve, lookalikes)
+    order = f"{stable_hash_sql('user_id')}, user_id"
+    engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY {order}", out, query.parameters)
+    return _rows_of(out)
+
+
+def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> int:
+    """How many users a definition finds: exact, so for internal use only; takes and raises as `evaluate`."""
+    query = _in_room(engine, definition, resolve, lookalikes)
+    found = engine.fetch(f"SELECT count(*) AS n_users FROM ({query.sql})", query.parameters)
+    return int(found["n_users"][0].as_py())
+
+
+def evaluate_files(
+    definition: Definition, resolve: Resolve, out: Path, settings: EngineSettings | None = None
+) -> int:
+    """Write the ids that a definition over parquet files finds: `user_id` VARCHAR, distinct, in no order.
+
+    Args:
+        definition: A rule-based definition whose sources are files; others may be referred to.
+        resolve: Gives the definitions of the custom audiences that it refers to.
+        out: The parquet file to write; it appears whole or not at all, and replaces what is there.
+        settings: How much of the machine to use.
+
+    Returns:
+        How many ids.
+
+    Raises:
+        UsageError: The definition asks for something that only a data room has.
+        InputError: A file cannot be used.
+        EngineError: The engine failed.
+    """
+    refs = _files_of(definition, resolve)
+    tables = {ref: _table_of(ref) for ref in refs}
+    relations = {ref: f"file_{number + 1}" for number, ref in enumerate(refs)}
+    query = compile_definition(definition, resolve, files=relations)
+    with _appearing(out) as draft:
+        paths = [file for table, _ in tables.values() for file in table.files]
+        with open_engine(settings, paths=[*paths, draft.parent]) as engine:
+            for ref, (table, column) in tables.items():
+                engine.scan(f"{relations[ref]}_rows", table)
+                engine.execute(_view_of_ids(relations[ref], column))
+            engine.write_parquet(query.sql, draft, query.parameters)
+        return _rows_of(draft)
+
+
+def _in_room(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> Query:
+    # Only those that the definition needs: the engine may not have been given the others' paths.
+    needed = [key for key in lookalikes_of(definition, resolve) if key in lookalikes]
+    for key in needed:
+        engine.scan(lookalike_relation(key), find_tables(lookalikes[key], what="lookalike audience"))
+    return compile_definition(definition, resolve, lookalikes={key: lookalike_relation(key) for key in needed})
+
+
+def _files_of(definition: Definition, resolve: Resolve) -> tuple[FileRef, ...]:
+    return tuple(ref for ref in reachable(definition, resolve) if isinstance(ref, FileRef))
+
+
+def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
+    table = find_tables(ref.path, what="file of a source")
+    if table.format != "parquet":
+        raise InputError("A source is no parquet file.", remedy="Give parquet files.", problem="format")
+    if ref.column is None and len(table.columns) > 1:
+        raise InputError("A source has several columns.", remedy="Name one with `column`.", problem="columns")
+    if ref.column is not None and ref.column not in table.columns:
+        raise InputError("A source has no such column.", remedy="Check `column`.", problem="columns")
+    return table, ref.column or table.columns[0]
+
+
+def _view_of_ids(relation: str, column: str) -> str:
+    id_ = quote_identifier(column)
+    rows = quote_identifier(f"{relation}_rows")
+    return (
+        f"CREATE OR REPLACE TEMP VIEW {quote_identifier(relation)} AS "
+        f"SELECT CAST({id_} AS VARCHAR) AS user_id FROM {rows} WHERE {id_} IS NOT NULL"
+    )
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """Give a file beside `out` that takes its name when the body ends well."""
+    try:
+        # A folder: the engine writes under another name first.
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UsageError(
+            f"The output cannot be written ({type(error).__name__}).", remedy="Check where it shall lie."
+        ) from None
+    draft = folder / "ids.parquet"
+    try:
+        with full_disk_is_an_error():
+            yield draft
+            draft.replace(out)
+    except OSError as error:
+        if isinstance(error, StorageFullError):
+            raise
+        raise UsageError(
+            f"The output cannot be written ({type(error).__name__}).", remedy="Check where it shall lie."
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rows_of(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)

@@ -1,0 +1,115 @@
+"""The compiled query finds the users that the contract's words describe.
+
+Contract: `contracts/media.md` section 4 (rule-based: each operand filtered first, strictly left to right;
+CONTAINS_NONE keeps users whose attribute is missing; only relevant users), issue "Done means": random bases and
+definitions, nested, with nulls, duplicates, quotes, emoji and case variants, against a plain evaluator.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of
+from cleanroom_pipelines.audiences.definitions import (
+    BaseRef,
+    Combinator,
+    CombineOperator,
+    Definition,
+    FileRef,
+    Filter,
+    FilterOperator,
+    Filters,
+    MatchOperator,
+    Remarketing,
+    RuleBased,
+    SeedRef,
+)
+from cleanroom_pipelines.audiences.evaluating import count, evaluate, evaluate_files
+from cleanroom_pipelines.audiences.relations import open_room_relations
+from cleanroom_pipelines.engine import open_engine, stable_hash
+
+from .definition_worlds import USERS, Room, rooms, source_of, users_of
+
+SLOW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[str, Path]:
+    files = {}
+    for key, lookalike in lookalikes_of(definition, room.resolve).items():
+        files[key] = folder / f"{stable_hash(key)}.parquet"
+        users = sorted(room.users_of_lookalike(lookalike))
+        pq.write_table(pa.table({"user_id": pa.array(users, pa.string())}), files[key])
+    return files
+
+
+@SLOW
+@given(rooms())
+def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, seeds = room.write(folder)
+        with open_engine(paths=[folder]) as engine:
+            relations = open_room_relations(engine, base, seeds)
+            assert relations.audience_types == tuple(sorted({type_ for _, type_ in room.seeds}))
+            found: dict[str, frozenset[str]] = {}
+            for definition in room.audiences.values():
+                files = lookalike_files(definition, room, folder)
+                out = folder / "out.parquet"
+                n_users = evaluate(engine, definition, room.resolve, files, out)
+                users = pq.read_table(out)["user_id"].to_pylist()
+                assert users == sorted(users_of(definition, room), key=lambda user: (stable_hash(user), user))
+                assert n_users == len(users) == count(engine, definition, room.resolve, files)
+                # one question, one answer, however it is asked
+                question = canonical(definition, room.resolve)
+                assert found.setdefault(question, frozenset(users)) == frozenset(users)
+
+
+def no_audiences(id_: str) -> Definition:
+    raise AssertionError("nothing is referred to")
+
+
+lists_of_ids = st.lists(st.none() | st.sampled_from(USERS), max_size=12)
+
+
+@SLOW
+@given(st.lists(lists_of_ids, min_size=1, max_size=5), st.lists(st.sampled_from(CombineOperator), min_size=4))
+def test_lists_in_files_may_repeat_ids_and_miss_some(
+    lists: list[list[str | None]], operators: list[CombineOperator]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        refs = [FileRef(str(folder / f"{number}.parquet"), "id") for number in range(len(lists))]
+        for ref, ids in zip(refs, lists, strict=True):
+            pq.write_table(pa.table({"other": pa.nulls(len(ids)), "id": pa.array(ids, pa.string())}), ref.path)
+        expected: set[str | None] = set(lists[0])
+        for ids, operator in zip(lists[1:], operators, strict=False):
+            expected = {
+                CombineOperator.UNION: expected | set(ids),
+                CombineOperator.INTERSECT: expected & set(ids),
+                CombineOperator.DIFF: expected - set(ids),
+            }[operator]
+        expected -= {None}
+        combinators = tuple(Combinator(operator, ref) for operator, ref in zip(operators, refs[1:], strict=False))
+        out = folder / "out.parquet"
+        n_ids = evaluate_files(RuleBased(refs[0], None, combinators), no_audiences, out)
+        found = pq.read_table(out)["user_id"].to_pylist()
+        assert set(found) == expected
+        assert n_ids == len(found) == len(expected)
+
+
+def test_a_room_without_segments_and_seeds_still_answers(tmp_path: Path) -> None:
+    room = Room(frozenset(USERS[:5]), {}, {}, frozenset(), frozenset(), frozenset(), {}, (frozenset(),))
+    base, _ = room.write(tmp_path)
+    (base / "segments.parquet").unlink()
+    with open_engine(paths=[base]) as engine:
+        relations = open_room_relations(engine, base)
+        assert relations.audience_types == ()
+        assert count(engine, RuleBased(BaseRef()), room.resolve, {}) == 5
+        assert count(engine, Remarketing("Buyers"), room.resolve, {}) == 0
+        assert source_of(SeedRef("Buyers"), room) == frozenset()
+        no_segments = Filters(MatchOperator.MATCH_ALL, (Filter("segments", FilterOperator.EMPTY),))
+        assert count(engine, RuleBased(BaseRef(), no_segments), room.resolve, {}) == 5
