@@ -105,9 +105,9 @@ def judge_ids(kind: MatchingId, ids: pa.Array) -> JudgedIds:
     """
     try:
         return _judge(kind, ids)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeError) as error:
         cause = type(error).__name__
-    # Outside the handler: Arrow's message may quote an id, and __context__ would keep it.
+    # Outside the handler: the error may quote an id, and __context__ would keep it.
     raise EngineError(f"The ids could not be normalised ({cause}).", cause=cause)
 
 

@@ -82,6 +82,8 @@ def _digit(character: str) -> str:
 
 
 def _valid_digits(digits: pa.Array) -> pa.Array:
+    if not len(digits):
+        return digits
     start = pc.fill_null(pc.utf8_slice_codeunits(digits, 0, _N_CALLING_DIGITS), "0").cast(pa.int16())
     codes = _calling_codes()[start.to_numpy()]
     order = np.argsort(codes, kind="stable")
@@ -94,8 +96,6 @@ def _valid_digits(digits: pa.Array) -> pa.Array:
         else:
             parts.append(pa.nulls(len(rows), pa.string()))
         places.append(rows)
-    if not parts:
-        return pa.nulls(0, pa.string())
     back = np.empty(len(digits), np.int64)
     back[np.concatenate(places)] = np.arange(len(digits))
     return pa.concat_arrays(parts).take(pa.array(back))

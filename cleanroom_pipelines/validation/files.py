@@ -13,15 +13,10 @@ Measured on one thread of a 2-core machine, quiet to busy, without imports (pand
 and 14 to 28 s as CSV; 5 million as JSON Lines, 14 to 20 s.
 """
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from cleanroom_pipelines.engine import (
@@ -50,9 +45,7 @@ from cleanroom_pipelines.validation.report import (
     UniquenessReport,
     ValidationReport,
 )
-
-if TYPE_CHECKING:
-    from cleanroom_pipelines.validation.schemas import CellErrors
+from cleanroom_pipelines.validation.tally import Recorder, Tally
 
 BATCH_ROWS = 1_000_000
 
@@ -294,80 +287,11 @@ def _validate_rows(
 # --- Reading the rows ---
 
 
-@dataclass
-class _Recorder:
-    """Counts the errors of one column and keeps the first 500 with their rows."""
-
-    n_total: int = 0
-    first: list[tuple[int, ErrorCode]] = field(default_factory=list)
-
-    def add(self, errors: "Sequence[CellErrors]", offset: int) -> None:
-        """Add a column's errors in one batch, whose first row is number `offset`."""
-        self.n_total += sum(len(error.rows) for error in errors)
-        room = MAX_RECORDED_ERRORS - len(self.first)
-        found = [(int(row) + offset, error.code) for error in errors for row in error.rows[:room]]
-        self.first += sorted(found)[:room]
-
-
-@dataclass
-class _Tally:
-    """What the batches add up to. Rows are numbered from 1 over the rows that could be read."""
-
-    columns: list[_Recorder]
-    n_readable_rows: int = 0
-    n_invalid_rows: int = 0
-    n_rows_by_code: Counter[ErrorCode] = field(default_factory=Counter)
-    rejected_codes: list[ErrorCode] = field(default_factory=list)
-    # For each rejected line, the number of readable rows before it.
-    rejected_after: list[int] = field(default_factory=list)
-
-    @property
-    def n_rows(self) -> int:
-        return self.n_readable_rows + len(self.rejected_after)
-
-    def add_batch(self, errors: "Sequence[CellErrors]", n_rows: int) -> None:
-        for position, recorder in enumerate(self.columns):
-            recorder.add([error for error in errors if error.column == position], self.n_readable_rows + 1)
-        self.n_invalid_rows += _n_distinct(error.rows for error in errors)
-        for code in {error.code for error in errors}:
-            self.n_rows_by_code[code] += _n_distinct(error.rows for error in errors if error.code is code)
-        self.n_readable_rows += n_rows
-
-    def add_rejected(self, lines: pa.Table, n_rows_before_file: int, n_header_lines: int) -> None:
-        """Add the rejected lines of a file whose readable rows were added just before."""
-        for i, (line, reason) in enumerate(
-            zip(lines["line"].to_pylist(), lines["reason"].to_pylist(), strict=True)
-        ):
-            # A line's number counts blank lines too, which are no rows; the file's last row bounds the error.
-            after = n_rows_before_file + line - n_header_lines - 1 - i
-            self.rejected_after.append(min(after, self.n_readable_rows))
-            code = ErrorCode.TOO_MANY_COLUMNS if reason == "TOO MANY COLUMNS" else ErrorCode.NOT_ENOUGH_COLUMNS
-            self.rejected_codes.append(code)
-            self.n_rows_by_code[code] += 1
-            self.n_invalid_rows += 1
-
-    def row_number(self, readable: int) -> int:
-        """The number among all data rows of the row with this number among the readable ones."""
-        return readable + bisect_left(self.rejected_after, readable)
-
-    def errors_of(self, position: int, name: str) -> Errors:
-        recorder = self.columns[position]
-        recorded = (
-            RecordedError(code, MESSAGES[code], self.row_number(row), name) for row, code in recorder.first
-        )
-        return Errors(recorder.n_total, tuple(recorded))
-
-    def line_errors(self) -> Errors:
-        found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
-        recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
-        return Errors(len(self.rejected_after), tuple(recorded))
-
-
-def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], task: _Task) -> _Tally:
+def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], task: _Task) -> Tally:
     from cleanroom_pipelines.validation import schemas
 
     schema = schemas.table_schemas(columns)
-    tally = _Tally([_Recorder() for _ in columns])
+    tally = Tally([Recorder() for _ in columns])
     share_of = _share_done(engine, tables)
     select = ", ".join(f"{quote_identifier(column.name)} AS c{i}" for i, column in enumerate(columns))
     for part in _parts(tables):
@@ -387,13 +311,6 @@ def _parts(tables: TableFiles) -> Iterator[TableFiles]:
         yield tables
     else:
         yield from (replace(tables, files=(file,)) for file in tables.files)
-
-
-def _n_distinct(rows: Iterable[npt.NDArray[np.int64]]) -> int:
-    arrays = list(rows)
-    if len(arrays) < 2:
-        return sum(len(array) for array in arrays)
-    return len(np.unique(np.concatenate(arrays)))
 
 
 def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch], float]:
@@ -421,7 +338,7 @@ def _tell(task: _Task, share: float, stage: str) -> None:
 
 
 def _with_counts(
-    engine: Engine, columns: Sequence[Column], tally: _Tally, report: ValidationReport, task: _Task
+    engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, task: _Task
 ) -> tuple[ValidationReport, _Counts]:
     _tell(task, _SHARE_OF_BATCHES, "counting users")
     key = next(column for column in columns if column.role == Role.USER_ID)
@@ -448,7 +365,7 @@ def _with_counts(
 
 
 def _with_duplicates_dropped(
-    engine: Engine, columns: Sequence[Column], tally: _Tally, report: ValidationReport, key: Column
+    engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, key: Column
 ) -> ValidationReport:
     first = engine.fetch(
         # one row per later duplicate, the first 500 in file order; an invalid row is no one's first
@@ -519,7 +436,7 @@ def _not_seconds(
     return None
 
 
-def _too_many_invalid(tally: _Tally, report: ValidationReport, task: _Task) -> _Verdict | None:
+def _too_many_invalid(tally: Tally, report: ValidationReport, task: _Task) -> _Verdict | None:
     # Duplicates are no part of it.
     if not uploads.exceeds(tally.n_invalid_rows, tally.n_rows, task.max_invalid_share):
         return None

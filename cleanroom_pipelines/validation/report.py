@@ -58,9 +58,10 @@ MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.INVALID_ISO_DATE_FORMAT: "The cell is not a date.",
     ErrorCode.INVALID_SHA256_HEX_FORMAT: "The cell is not a SHA-256 hash in hex.",
     ErrorCode.INVALID_PHONE_E164_NUMBER: "The cell is not a phone number in E.164 form.",
-    ErrorCode.INVALID_NUMERIC_RANGE: "The number is outside the range it can have here.",
+    ErrorCode.INVALID_NUMERIC_RANGE: "The number, or the length of the text, is outside its range.",
     ErrorCode.NOT_ENOUGH_COLUMNS: "The line could not be split into its columns, or has too few.",
     ErrorCode.TOO_MANY_COLUMNS: "The line has too many columns.",
+    ErrorCode.INVALID_FILE_TYPE: "The row holds the names of the columns; this file has no header.",
     ErrorCode.DUPLICATE_VALUES: "An earlier row has the same key.",
 }
 
@@ -161,6 +162,7 @@ class TableReport:
             first row here, so names are left out when a declared column is missing, and always for seeds.
         n_users: Unique users of the valid rows, or unique ids of a seed.
         n_users_with_two: Of them, those with at least two valid rows.
+        n_ids_changed: Matching ids of valid rows whose normal form differs from what was given.
     """
 
     errors: Errors = Errors()
@@ -171,6 +173,7 @@ class TableReport:
     unknown_columns: tuple[str, ...] = ()
     n_users: int = 0
     n_users_with_two: int = 0
+    n_ids_changed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON shape."""
@@ -183,6 +186,7 @@ class TableReport:
             "unknownColumns": list(self.unknown_columns),
             "numUsers": self.n_users,
             "numUsersWithTwoRows": self.n_users_with_two,
+            "numIdsChanged": self.n_ids_changed,
         }
 
     @classmethod
@@ -197,6 +201,7 @@ class TableReport:
             unknown_columns=tuple(value["unknownColumns"]),
             n_users=value["numUsers"],
             n_users_with_two=value["numUsersWithTwoRows"],
+            n_ids_changed=value.get("numIdsChanged", 0),  # reports from before matching ids lack it
         )
 
 
@@ -208,6 +213,7 @@ class UniquenessReport:
         errors: Later duplicates where they are dropped and reported (users tables); none for seeds, whose
             duplicates are counted and never an error.
         key: The column that is the key; None where nothing must be unique (interactions).
+        more_keys: Further columns of the key.
         n_unique: Distinct keys.
         n_duplicates: Later duplicates.
     """
@@ -216,12 +222,13 @@ class UniquenessReport:
     key: str | None = None
     n_unique: int = 0
     n_duplicates: int = 0
+    more_keys: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON shape."""
         return {
             **self.errors.as_dict(),
-            "keyColumns": [] if self.key is None else [self.key],
+            "keyColumns": [] if self.key is None else [self.key, *self.more_keys],
             "numUnique": self.n_unique,
             "numDuplicates": self.n_duplicates,
         }
@@ -229,8 +236,8 @@ class UniquenessReport:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "UniquenessReport":
         """Read `as_dict` back."""
-        key = value["keyColumns"][0] if value["keyColumns"] else None
-        return cls(Errors.from_dict(value), key, value["numUnique"], value["numDuplicates"])
+        key, *more_keys = value["keyColumns"] or [None]
+        return cls(Errors.from_dict(value), key, value["numUnique"], value["numDuplicates"], tuple(more_keys))
 
 
 @dataclass(frozen=True)
@@ -336,7 +343,8 @@ def report_sentence(report: ValidationReport) -> str:
     if report.n_invalid_rows:
         parts.append(f"{report.n_invalid_rows:,} are dropped ({report.n_invalid_rows / report.n_rows:.2%})")
     if report.uniqueness.key is not None:
-        parts.append(f"{report.uniqueness.n_unique:,} unique ids, {report.uniqueness.n_duplicates:,} duplicates")
+        unique = "unique rows" if report.uniqueness.more_keys else "unique ids"
+        parts.append(f"{report.uniqueness.n_unique:,} {unique}, {report.uniqueness.n_duplicates:,} duplicates")
     elif report.table.n_users:
         parts.append(f"{report.table.n_users:,} users")
     return f"The {report.what} is valid: {'; '.join(parts)}."
