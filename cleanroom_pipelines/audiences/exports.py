@@ -248,7 +248,7 @@ def verify_export(place: Destination | Path) -> Mapping[str, Any]:
         ArtifactError: The manifest or a file is missing or was altered, or a part was added.
         DestinationError: Its bucket cannot be read.
     """
-    where = folder_on_disk(place) if isinstance(place, Path) else place
+    where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
     with _telling():
         manifest = json.loads(_read_manifest(where))
         for part in _files_of(manifest):
@@ -305,7 +305,7 @@ def open_earlier_export(place: Destination | Path) -> EarlierExport:
         ArtifactError: There is no export, or its manifest contradicts itself.
         DestinationError: Its bucket cannot be read.
     """
-    where = folder_on_disk(place) if isinstance(place, Path) else place
+    where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
     with _telling():
         manifest = json.loads(_read_manifest(where))
         _check_counts(manifest)

@@ -59,7 +59,7 @@ def train_model(
             out=folder,
             window=Window(_moment(start), _moment(end)),
             day_cache=day_cache,
-            engine=_engine_settings(memory, threads),
+            engine=engine_settings(memory, threads),
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),
             progress=progress,
@@ -96,7 +96,7 @@ def generate_audience(
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
             seed_floor=1,
-            engine=_engine_settings(memory, threads),
+            engine=engine_settings(memory, threads),
             progress=progress,
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
@@ -147,7 +147,12 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _engine_settings(memory: str | None, threads: int | None) -> EngineSettings:
+def engine_settings(memory: str | None, threads: int | None) -> EngineSettings:
+    """How much of the machine the options allow.
+
+    Raises:
+        UsageError: The memory cannot be read.
+    """
     try:
         return EngineSettings(parse_bytes(memory) if memory else None, threads)
     except (ValueError, KeyError):

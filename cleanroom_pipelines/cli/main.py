@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cleanroom_pipelines.cli.activating import export
 from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
@@ -43,7 +44,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (account, audit, benchmark, bucket, collaboration, template):
+for group in (account, audit, benchmark, bucket, collaboration, export, template):
     cleanroom.add_command(group)
 
 

@@ -1,0 +1,270 @@
+"""The bare command `export`: a ranking or list of users as files for a destination, without catalogue and Dagster.
+
+Lives here: turning options into a delivery, and reading the users and their ids from files.
+Add here when a delivery learns an option.
+Keep out: which rows are delivered and how (audiences.activation).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+
+from cleanroom_pipelines.cli.bare import engine_settings
+from cleanroom_pipelines.cli.console import print_json, progress_bar
+from cleanroom_pipelines.errors import ConflictError, InputError, UsageError
+
+_FILE = click.Path(path_type=Path)
+_RANKED = "ranked.parquet"
+# What the columns of an ids file may be called, beside the names of the kinds themselves.
+_OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", "EMAIL_ADDRESS": "EMAIL"}
+
+
+@click.command()
+@click.option(
+    "--ranking", type=_FILE, required=True, help="Folder that `cleanroom generate` made, or any file of user ids."
+)
+@click.option("--size", required=True, help="How many users: 5% of all that were scored, or 5000.")
+@click.option("--out", type=_FILE, required=True, help="Folder to create.")
+@click.option(
+    "--seed-mode",
+    type=click.Choice(["excluded", "first", "in_place"]),
+    help="For an audience artifact; `generate` has chosen it for its own.",
+)
+@click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
+@click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))
+@click.option(
+    "--ids",
+    type=_FILE,
+    help="Table: user_id and email, phone_number, hashed_email or hashed_phone_number; many rows a user are fine.",
+)
+@click.option("--gzip", is_flag=True, help="Compress each file.")
+@click.option(
+    "--max-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Rows in a file."
+)
+@click.option("--holdout", help="Share of the users to hold out as a control group, such as 10%.")
+@click.option(
+    "--holdout-out", type=_FILE, help="Folder for the control group's list. Default: --out with -holdout."
+)
+@click.option(
+    "--name",
+    default="audience",
+    show_default=True,
+    help="Of the audience: it is in the manifest, and the same name holds out the same users at each refresh.",
+)
+@click.option(
+    "--delta-from", type=_FILE, help="Folder of an earlier export: write what was added and removed too."
+)
+@click.option("--memory", help="Memory of the engine, such as 8GB.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
+def export(as_json: bool, **options: Any) -> None:
+    """Write the best users of a ranking as files for a destination, without Dagster."""
+    with progress_bar("export") as progress:
+        written = export_audience(progress=progress, **options)
+    if as_json:
+        print_json(written)
+        return
+    manifest, holdout = written["manifest"], written["holdout"]
+    click.echo(f"{manifest['delivered']:,} users in {len(manifest['files']):,} files.")
+    if holdout:
+        click.echo(f"{holdout['delivered']:,} users are held out; their list lies in {written['holdoutFolder']}.")
+    if changes := manifest.get("changes"):
+        click.echo(f"{changes['added']:,} rows added and {changes['removed']:,} removed since the earlier export.")
+    for warning in written["warnings"]:
+        click.echo(f"Warning: {warning}")
+
+
+def export_audience(
+    *,
+    ranking: Path,
+    size: str,
+    out: Path,
+    seed_mode: str | None,
+    format_: str | None,
+    destination: str | None,
+    ids: Path | None,
+    gzip: bool,
+    max_rows: int,
+    holdout: str | None,
+    holdout_out: Path | None,
+    name: str,
+    delta_from: Path | None,
+    memory: str | None,
+    progress: Any,
+) -> dict[str, Any]:
+    """Write the best users of a ranking into a new folder.
+
+    Returns:
+        The manifests of the delivery and of the control group, and warnings.
+
+    Raises:
+        UsageError: An option cannot be read, or contradicts another.
+        ConflictError: A folder exists.
+        InputError: A file cannot be used.
+    """
+    from cleanroom_pipelines.audiences.activation.writing import deliver
+    from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
+    from cleanroom_pipelines.audiences.sizes import AudienceSize
+    from cleanroom_pipelines.storage.destinations import folder_on_disk
+
+    settings = engine_settings(memory, None)
+    kept_out = Holdout.parse(holdout, holdout_salt(b"", name)) if holdout else None
+    if holdout_out and not holdout:
+        raise UsageError("A folder for the control group needs a control group.", remedy="Give --holdout too.")
+    holdout_folder = holdout_out or out.with_name(f"{out.name}-holdout")
+    for folder in (out, *([holdout_folder] if holdout else [])):
+        if folder.exists():
+            raise ConflictError("The output folder exists already.", remedy="Give --out a new name.")
+    if holdout and out.resolve() in (holdout_folder.resolve(), *holdout_folder.resolve().parents):
+        raise UsageError("The control group's list would lie in the delivery.", remedy="Give --holdout-out.")
+    with (
+        _activation(destination, format_, ids, settings) as (format_or_activation, warnings),
+        _users(ranking, AudienceSize.parse(size), seed_mode, settings) as audience,
+    ):
+        delivery = deliver(
+            folder_on_disk(out.absolute()),
+            audience.user_ids,
+            export=name,
+            generation_job=None,
+            requested=audience.requested,
+            format_=format_or_activation,
+            max_rows=max_rows,
+            gzip=gzip,
+            holdout=kept_out,
+            holdout_place=folder_on_disk(holdout_folder.absolute()) if kept_out else None,
+            delta_from=delta_from,
+            engine=settings,
+            on_users=lambda n: progress(n / max(1, audience.requested), "writing"),
+        )
+    return {
+        "manifest": delivery.manifest.as_dict(),
+        "holdout": delivery.holdout.as_dict() if delivery.holdout else None,
+        "holdoutFolder": str(holdout_folder) if delivery.holdout else None,
+        "warnings": [*audience.warnings, *warnings],
+    }
+
+
+class _Users:
+    """The users of one size, best first, and how many were asked for."""
+
+    def __init__(self, user_ids: Iterator[pa.Array], requested: int, available: int) -> None:
+        self.user_ids = user_ids
+        self.requested = requested
+        self.warnings = ["SIZE_EXCEEDS_POPULATION"] if requested > available else []
+
+
+@contextmanager
+def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> Iterator[_Users]:
+    from cleanroom_pipelines.audiences.sizes import SeedMode
+    from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
+    from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience
+
+    if (ranking / RANKING_FILE).is_file():
+        audience = select_audience(ranking / RANKING_FILE, size, SeedMode(seed_mode or SeedMode.EXCLUDED))
+        yield _Users(audience.user_ids(), audience.requested, audience.delivered)
+        return
+    if seed_mode:
+        raise UsageError(
+            "These users were put in order already.", remedy="Give --seed-mode to `generate` instead."
+        )
+    source = ranking / _RANKED if (ranking / _RANKED).is_file() else ranking
+    tables = find_tables(source, what="ranking")
+    user_id = _column(tables.columns, "user_id", "ranking")
+    rank = next((column for column in tables.columns if column.lower() == "rank"), None)
+    with open_engine(settings, paths=tables.files) as engine:
+        engine.scan("ranking", tables)
+        place = f"TRY_CAST({quote_identifier(rank)} AS BIGINT)" if rank else "row_number() OVER ()"
+        engine.execute(
+            # one row per user
+            "CREATE TEMP TABLE users AS SELECT user_id, min(place) AS place FROM "
+            f"(SELECT CAST({quote_identifier(user_id)} AS VARCHAR) AS user_id, {place} AS place FROM ranking) "
+            "WHERE user_id IS NOT NULL AND user_id <> '' GROUP BY user_id"
+        )
+        available = int(engine.fetch("SELECT count(*) FROM users").column(0)[0].as_py())
+        requested = size.n_users(_population(ranking) or available)
+        batches = engine.batches("SELECT user_id FROM users ORDER BY place, user_id LIMIT ?", [requested], 100_000)
+        yield _Users((batch.column(0) for batch in batches), requested, available)
+
+
+def _population(ranking: Path) -> int | None:
+    """The scored users, the seed included, of whom a percentage is one; None where nothing says so."""
+    import json
+
+    try:
+        return int(json.loads((ranking / "metrics.json").read_text())["n_users"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The ranking's metrics cannot be read ({type(error).__name__}).", remedy="Generate it again."
+        ) from None
+
+
+@contextmanager
+def _activation(
+    destination: str | None, format_: str | None, ids: Path | None, settings: Any
+) -> Iterator[tuple[Any, list[str]]]:
+    """What `deliver` takes as format, and the sentences about ids that are left out."""
+    from cleanroom_pipelines.audiences.activation.destinations import AdDestination, require_served, serves
+    from cleanroom_pipelines.audiences.activation.writing import Activation, hash_ids
+    from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
+    from cleanroom_pipelines.identity import MatchingId
+
+    if destination in (None, AdDestination.PLAIN):
+        if ids:
+            raise UsageError("A list of user ids needs no other ids.", remedy="Leave --ids out.")
+        if destination and format_ not in (None, "plain"):
+            raise UsageError("A plain list has a format of its own.", remedy="Leave --format out.")
+        yield "plain" if destination else format_ or "csv", []
+        return
+    if format_:
+        raise UsageError("A destination has a format of its own.", remedy="Leave --format out.")
+    where = AdDestination(destination)
+    if ids is None:
+        require_served(where, MatchingId.STRING)
+        yield Activation(where, (MatchingId.STRING,)), []
+        return
+    tables = find_tables(ids, what="ids file")
+    user_id = _column(tables.columns, "user_id", "ids file")
+    columns = _kinds(tables.columns)
+    served = {kind: column for kind, column in columns.items() if serves(where, kind)}
+    if not served:
+        require_served(where, next(iter(columns)))
+    left_out = [f"{where.words} gets no {kind.value}." for kind in columns if kind not in served]
+    with open_engine(settings, paths=tables.files) as engine:
+        engine.scan("ids", tables)
+        texts = ", ".join(f"CAST({quote_identifier(column)} AS VARCHAR)" for column in [user_id, *served.values()])
+
+        def hashes() -> Iterator[pa.RecordBatch]:
+            for batch in engine.batches(f"SELECT {texts} FROM ids", rows=100_000):
+                for place, kind in enumerate(served, start=1):
+                    yield hash_ids(where, kind, batch.column(0), batch.column(place))
+
+        yield Activation(where, tuple(served), hashes()), left_out
+
+
+def _kinds(columns: Sequence[str]) -> dict[Any, str]:
+    from cleanroom_pipelines.identity import MatchingId
+
+    kinds = {kind.value: kind for kind in MatchingId if kind is not MatchingId.STRING}
+    found = dict[Any, str]()
+    for column in columns:
+        name = _OTHER_NAMES.get(column.upper(), column.upper())
+        if name in kinds:
+            found.setdefault(kinds[name], column)
+    if not found:
+        raise InputError(
+            "The ids file has no column of e-mail addresses or phone numbers.",
+            remedy="Call one email, phone_number, hashed_email or hashed_phone_number.",
+        )
+    return found
+
+
+def _column(columns: Sequence[str], name: str, what: str) -> str:
+    found = next((column for column in columns if column.lower() == name), None)
+    if found is None:
+        raise InputError(f"The {what} lacks the column {name!r}.", remedy="Name the column of the user ids so.")
+    return found
