@@ -52,7 +52,10 @@ class Room:
 
     def users_of_lookalike(self, definition: Lookalike) -> frozenset[str]:
         """Some relevant users, the same for the same question."""
-        text = canonical(definition, self.resolve)
+        return self.users_of_question(canonical(definition, self.resolve))
+
+    def users_of_question(self, text: str) -> frozenset[str]:
+        """The same by a lookalike's canonical text."""
         return self.lookalike_users[stable_hash(text) % len(self.lookalike_users)] & self.relevant
 
     def write(self, folder: Path) -> tuple[Path, Path]:
