@@ -31,8 +31,8 @@ tiktok (customer file): columns `Email_SHA256` and `Phone_SHA256`, a CSV, one id
     Sources: TikTok Ads Help, "How to create a Custom Audience with a customer file", September 2025 (rules);
     "List of supported IDs and formats for a customer file", 2025 (columns).
     The pages changed: in summer 2025 they also removed a plus sign and what follows from e-mails, and in August
-    2025 the `+` from phones. The newest says that phones without `+` still match. It writes the columns with a
-    space, `Email_SHA 256`, which is taken for a slip.
+    2025 the `+` from phones. The newest recommends the `+` and takes phones without it too; its own example of a
+    hash is one without. It writes the columns with a space, `Email_SHA 256`, which is taken for a slip.
 
 liveramp (a column-based CSV as LiveRamp Connect onboards it): column `EMAIL1_SHA-256`, or `CUSTOMID` for ids of
     one's own; never both in one file. E-mail: no white space, lower case.
