@@ -2,7 +2,7 @@
 
 Lives here: options of the benchmarks and what they print.
 Add here when a benchmark is added.
-Keep out: measuring (similarity.benchmark).
+Keep out: measuring (similarity.benchmark, audiences.benchmark, serving.load).
 """
 
 import json
@@ -23,7 +23,7 @@ _DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
 
 @click.group()
 def benchmark() -> None:
-    """Measure the similarity model and the API, with their peers in the same run."""
+    """Measure the similarity model, the algebra of audiences and the API, with their peers in the same run."""
 
 
 @benchmark.command()
@@ -176,4 +176,30 @@ def api(  # noqa: PLR0917 - click passes options by name
         result = run_load(plan, progress)
     _report(result, json_file, table(result))
     if result["problems"]:
+        raise SystemExit(1)
+
+
+@benchmark.command()
+@click.option("--rows", default=10_000_000, show_default=True, help="Ids of the largest list and of the base.")
+@click.option("--repetitions", default=3, show_default=True, help="How often each is measured, in turns.")
+@click.option("--threads", default=2, show_default=True, help="Threads of everything.")
+@click.option("--scratch", type=_FILE, help="Folder for lists, results and spill.")
+@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+def algebra(rows: int, repetitions: int, threads: int, scratch: Path | None, json_file: Path | None) -> None:
+    """Seconds and peak memory of combining five lists of ids, beside hand-written SQL and polars.
+
+    And of matching a hashed seed of a tenth of the rows with the base. Ends with 1 if the results differ.
+    """
+    _require("psutil")
+    _require("polars")
+    from cleanroom_pipelines.audiences.benchmark import AlgebraSettings, run_algebra, table
+
+    if rows < 100 or repetitions < 1 or threads < 1:
+        raise UsageError(
+            "So little cannot be measured.", remedy="Give at least 100 rows, one repetition and one thread."
+        )
+    with progress_bar("algebra") as progress:
+        result = run_algebra(AlgebraSettings(rows, repetitions, threads, scratch), progress)
+    _report(result, json_file, table(result))
+    if not all(question["is_same"] for question in result["questions"].values()):
         raise SystemExit(1)

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from cleanroom_pipelines.cli.activating import export
+from cleanroom_pipelines.cli.algebra import algebra
 from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
@@ -46,6 +47,7 @@ def main() -> None:
 
 for group in (account, audit, benchmark, bucket, collaboration, export, template):
     cleanroom.add_command(group)
+cleanroom.add_command(algebra)
 
 
 @cleanroom.command()

@@ -1,0 +1,102 @@
+"""`cleanroom algebra`: the algebra of audiences over parquet files of ids.
+
+Lives here: reading the definition's file and saying how many ids were found.
+Keep out: what a definition means and finding the ids (audiences).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cleanroom_pipelines.cli.console import print_json, progress_bar
+from cleanroom_pipelines.errors import InputError, UsageError
+
+_FILE = click.Path(path_type=Path)
+_MAX_DEFINITION_BYTES = 16 << 20
+
+
+@click.command()
+@click.option("--definition", "definition_file", type=_FILE, required=True, help="JSON of what to find.")
+@click.option("--out", type=_FILE, required=True, help="Parquet file to write: user_id, distinct, in no order.")
+@click.option("--memory", help="Memory of the engine, such as 8GB; default: 60 % of this machine's.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def algebra(definition_file: Path, out: Path, memory: str | None, threads: int | None, as_json: bool) -> None:
+    """Combine lists of ids in parquet files: union, intersection and difference, strictly from left to right.
+
+    \b
+    The definition is what a data room takes, with files as sources:
+      {"kind": "rule_based", "source": {"kind": "file", "path": "a.parquet"}, "combinators": [
+        {"operator": "DIFF", "source": {"kind": "file", "path": "b.parquet", "column": "id"}}]}
+    Or with audiences to refer to as {"kind": "custom", "id": "x"}:
+      {"definition": {...}, "audiences": {"x": {...}}}
+
+    Relative paths start from the folder of the definition's file.
+    """  # noqa: D301 \b keeps click from filling the lines
+    from cleanroom_pipelines.audiences.evaluating import evaluate_files
+    from cleanroom_pipelines.cli.bare import engine_settings
+
+    settings = engine_settings(memory, threads)
+    definition, audiences = _read(definition_file)
+    if out.is_dir():
+        raise UsageError("The output is a folder.", remedy="Give --out the name of a file.")
+
+    def resolve(id_: str) -> Any:
+        if id_ not in audiences:
+            raise UsageError(
+                "An audience that is referred to is not in the file.", remedy="Put it under `audiences`."
+            )
+        return audiences[id_]
+
+    with progress_bar("algebra") as progress:
+        progress(0.0, "combining")
+        n_ids = evaluate_files(definition, resolve, out, settings)
+    if as_json:
+        print_json({"n_users": n_ids, "out": str(out), "n_bytes": out.stat().st_size})
+    else:
+        click.echo(f"Wrote {n_ids:,} ids.")
+
+
+def _read(file: Path) -> tuple[Any, Mapping[str, Any]]:
+    from cleanroom_pipelines.audiences.definitions import parse_definition
+
+    value = _json_of(file)
+    audiences: Any = {}
+    if isinstance(value, dict) and "definition" in value:
+        audiences = value.get("audiences") or {}
+        if set(value) - {"definition", "audiences"} or not isinstance(audiences, dict):
+            raise UsageError(
+                "The definition's file holds something unknown.",
+                remedy="Give a definition, or an object of `definition` and `audiences`.",
+            )
+        value = value["definition"]
+    read = [parse_definition(_beside(each, file.parent), with_files=True) for each in (value, *audiences.values())]
+    return read[0], dict(zip(audiences, read[1:], strict=True))
+
+
+def _json_of(file: Path) -> Any:
+    try:
+        if file.stat().st_size > _MAX_DEFINITION_BYTES:
+            raise InputError("The definition's file is too large.", remedy="Check --definition.")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        problem = f"The definition's file cannot be read ({type(error).__name__})."
+    except (ValueError, RecursionError):
+        problem = "The definition's file is no JSON."
+    # Outside the handler: the text of a decoding error quotes the file.
+    raise InputError(problem, remedy="Check --definition.")
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """The same JSON with relative paths of files made absolute; what is malformed is left to the parser."""
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _beside(item, folder) for key, item in value.items()}
+    if found.get("kind") == "file" and isinstance(found.get("path"), str) and found["path"]:
+        found["path"] = str(folder.absolute() / found["path"])
+    return found

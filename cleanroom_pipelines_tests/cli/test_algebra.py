@@ -1,0 +1,188 @@
+"""`cleanroom algebra` combines lists in files; `cleanroom benchmark algebra` measures it.
+
+Contract: DESIGN section 7. Exit code 0, or 2 with one clear sentence on stderr, nothing half-written and no value
+of the definition told; the benchmark refuses a missing peer, and finds that all ways give the same.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.audiences import benchmark
+
+from .commands import Commands
+
+SECRET = "o'hidden"
+
+
+def file(name: str, **more: str) -> dict[str, str]:
+    return {"kind": "file", "path": name, **more}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lists = {"a": ["1", "2", "3", "3", None], "b": ["3", "4"], "c": ["4", "5", "1"]}
+    for name, ids in lists.items():
+        pq.write_table(pa.table({"user_id": pa.array(ids, pa.string())}), tmp_path / f"{name}.parquet")
+    two = {"id": pa.array([1, 2, 9], pa.int64()), "other": pa.array(["x"] * 3)}
+    pq.write_table(pa.table(two), tmp_path / "two columns.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    (tmp_path / "a.csv").write_text("user_id\n1\n")
+    return tmp_path
+
+
+def write(folder: Path, value: Any) -> Path:
+    definition = folder / "definition.json"
+    definition.write_text(value if isinstance(value, str) else json.dumps(value))
+    return definition
+
+
+def rule(source: Any, *combinators: tuple[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "rule_based",
+        "source": source,
+        "combinators": [{"operator": operator, "source": other} for operator, other in combinators],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (rule(file("a.parquet")), {"1", "2", "3"}),
+        (rule(file("a.parquet"), ("UNION", file("b.parquet")), ("DIFF", file("c.parquet"))), {"2", "3"}),
+        (rule(file("a.parquet"), ("DIFF", file("c.parquet")), ("UNION", file("b.parquet"))), {"2", "3", "4"}),
+        (rule(file("a.parquet"), ("INTERSECT", file("two columns.parquet", column="id"))), {"1", "2"}),
+        (
+            {
+                "definition": rule(file("a.parquet"), ("DIFF", {"kind": "custom", "id": "x"})),
+                "audiences": {"x": rule(file("c.parquet"), ("UNION", file("b.parquet")))},
+            },
+            {"2"},
+        ),
+    ],
+)
+def test_lists_are_combined(command: Commands, folder: Path, value: Any, expected: set[str]) -> None:
+    out = folder / "out.parquet"
+    ended = command("algebra", "--definition", write(folder, value), "--out", out)
+    assert (ended.code, ended.out, ended.err) == (0, f"Wrote {len(expected)} ids.\n", "")
+    table = pq.read_table(out)
+    assert table.schema.names == ["user_id"]
+    assert table.schema.field("user_id").type == pa.string()
+    assert sorted(table["user_id"].to_pylist()) == sorted(expected)
+
+
+def test_a_script_reads_json(command: Commands, folder: Path) -> None:
+    out = folder / "out.parquet"
+    out.write_text("what was here before is replaced")
+    ended = command(
+        "algebra", "--definition", write(folder, rule(file("b.parquet"))), "--out", out, "--threads", "1",
+        "--memory", "1GB", "--json",
+    )  # fmt: skip
+    assert json.loads(ended.out) == {"n_users": 2, "out": str(out), "n_bytes": out.stat().st_size}
+
+
+BASE = {"kind": "base"}
+CUSTOM = {"kind": "custom", "id": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("\ufeff\udcff", "no JSON"),
+        (rule(file("missing.parquet")), "not found"),
+        (rule(file("broken.parquet")), "cannot be read"),
+        (rule(file("a.csv")), "no parquet"),
+        (rule(file("two columns.parquet")), "several columns"),
+        (rule(file("a.parquet", column=SECRET)), "no such column"),
+        (rule(BASE), "definition.source"),
+        (rule(file("a.parquet")) | {"filters": {"operator": "AND", "filters": [SECRET]}}, "no attributes"),
+        (rule(file("a.parquet"), (SECRET, file("b.parquet"))), "combinators[0]"),
+        (rule(CUSTOM), "not in the file"),
+        ({"definition": rule(CUSTOM), "audiences": {SECRET: rule(CUSTOM)}}, "circle"),
+        ({"definition": rule(CUSTOM), "audiences": [SECRET]}, "unknown"),
+        ({"definition": rule(CUSTOM), SECRET: {}}, "unknown"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    command: Commands, folder: Path, value: Any, words: str
+) -> None:
+    definition = folder / "definition.json"
+    text = value if isinstance(value, str) else json.dumps(value)
+    definition.write_bytes(text.encode(errors="surrogateescape"))
+    before = {path.name for path in folder.iterdir()}
+    ended = command("algebra", "--definition", definition, "--out", folder / "out.parquet")
+    assert ended.code == 2
+    assert ended.err.startswith("cleanroom: ")
+    assert ended.err.count("\n") == 1
+    assert words in ended.err
+    assert SECRET not in ended.err
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_places_that_cannot_be_used(command: Commands, folder: Path) -> None:
+    definition = write(folder, rule(file("a.parquet")))
+    for out in (folder, folder / "no such folder" / "out.parquet"):
+        ended = command("algebra", "--definition", definition, "--out", out)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+    ended = command("algebra", "--definition", folder / "none.json", "--out", folder / "out.parquet")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.skipif(not benchmark.has_polars(), reason="polars is in the extra `benchmark`")
+def test_the_benchmark_compares_equal_results(command: Commands, tmp_path: Path) -> None:
+    result_file = tmp_path / "result.json"
+    ended = command(
+        "benchmark", "algebra", "--rows", "2000", "--repetitions", "1", "--scratch", tmp_path,
+        "--json", result_file,
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    result = json.loads(result_file.read_text())
+    assert result["questions"].keys() == {"intersections", "differences", "unions", "mixed", "matching"}
+    for question in result["questions"].values():
+        assert question["is_same"]
+        assert 0 < question["n_found"] <= 2000
+        assert all(way["seconds"] > 0 and way["peak_bytes"] > 1 << 20 for way in question["ways"].values())
+        assert question["to_polars"] > 0
+    assert result["questions"]["matching"]["n_found"] == 100
+    assert "the better polars engine" in ended.out
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("question", ["intersections", "differences", "unions", "mixed"])
+def test_each_way_of_the_benchmark_is_right(tmp_path: Path, question: str) -> None:
+    settings = benchmark.AlgebraSettings(n_ids=500, threads=1)
+    benchmark.write_lists(tmp_path, settings)
+    lists = [pq.read_table(path)["user_id"].to_pylist() for path in sorted(tmp_path.glob("list-*.parquet"))]
+    assert all(len(ids) > len(set(ids)) for ids in lists), "some ids are repeated"
+    expected, *others = map(set, lists)
+    operators = {
+        "intersections": ["&"] * 4,
+        "differences": ["-"] * 4,
+        "unions": ["|"] * 4,
+        "mixed": ["&", "|", "-", "&"],
+    }
+    for operator, ids in zip(operators[question], others, strict=True):
+        expected = {"&": expected & ids, "-": expected - ids, "|": expected | ids}[operator]
+    for way in (benchmark.OURS, *benchmark.HAND_WRITTEN):
+        out = tmp_path / "out.parquet"
+        arguments = {
+            "way": way, "question": question, "folder": str(tmp_path), "out": str(out), "threads": 1,
+            "scratch": str(tmp_path),
+        }  # fmt: skip
+        assert json.loads(benchmark.main(json.dumps(arguments)))["seconds"] > 0
+        assert sorted(pq.read_table(out)["user_id"].to_pylist()) == sorted(expected)
+
+
+def test_a_missing_peer_is_told(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cleanroom_pipelines.cli import benchmarks
+
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None if name == "polars" else object())
+    ended = command("benchmark", "algebra")
+    assert ended.code == 2
+    assert "`polars` is not installed" in ended.err
