@@ -5,6 +5,7 @@ Add here when a delivery learns an option.
 Keep out: which rows are delivered and how (audiences.activation).
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,7 @@ def export_audience(
     with (
         _activation(destination, format_, ids, settings) as (format_or_activation, warnings),
         _users(ranking, AudienceSize.parse(size), seed_mode, settings) as audience,
+        _removed_on_failure(holdout_folder if holdout else None),
     ):
         delivery = deliver(
             folder_on_disk(out.absolute()),
@@ -145,6 +147,17 @@ def export_audience(
         "holdoutFolder": str(holdout_folder) if delivery.holdout else None,
         "warnings": [*audience.warnings, *warnings],
     }
+
+
+@contextmanager
+def _removed_on_failure(folder: Path | None) -> Iterator[None]:
+    """The control group's list is written before the delivery; without that it is of no use, and in the way."""
+    try:
+        yield
+    except BaseException:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 class _Users:

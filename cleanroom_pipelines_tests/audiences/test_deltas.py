@@ -164,6 +164,15 @@ def test_hashes_are_compared_with_hashes(tmp_path: Path) -> None:
     assert set(changes(tmp_path / "2", "removed")) == first - second
 
 
+def test_user_ids_under_a_destinations_header_are_user_ids(tmp_path: Path) -> None:
+    liveramp = Activation(AdDestination.LIVERAMP, (MatchingId.STRING,))
+    write(tmp_path / "1", ["a,b", "c"], format_="jsonl")
+    write(tmp_path / "2", ["c", "d"], since=tmp_path / "1", format_=liveramp)
+    assert (tmp_path / "2" / "removed-00000.csv").read_text() == 'CUSTOMID\n"a,b"\n'
+    write(tmp_path / "3", ["a,b", "c"], since=tmp_path / "2", format_="plain")
+    assert (changes(tmp_path / "3", "added"), changes(tmp_path / "3", "removed")) == (["a,b"], ["d"])
+
+
 def test_ids_of_another_sort_are_not_compared(tmp_path: Path) -> None:
     users = ["anna", "bert"]
     meta = Activation(

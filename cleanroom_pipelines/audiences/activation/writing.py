@@ -222,29 +222,25 @@ class _Rows:
     def __init__(self, engine: Engine, scratch: Path) -> None:
         self._engine = engine
         self._scratch = scratch
+        self._are_hashes = False
 
     def take_users(self, users: Iterable[pa.Array], holdout: Holdout | None) -> None:
         self._stage("audience", _AUDIENCE, _numbered(users, _AUDIENCE))
         condition, parameters = holdout.condition("user_id") if holdout else ("false", [])
         self._engine.execute(
             # one row per user of the audience
-            "CREATE TEMP TABLE listed AS "
-            f"SELECT position, user_id, {condition} AS is_held_out FROM audience ORDER BY position",
+            f"CREATE TEMP TABLE listed AS SELECT position, user_id, {condition} AS is_held_out FROM audience",
             parameters,
         )
 
     def deliver_users(self) -> None:
         self._engine.execute(
             # one row per user who is delivered
-            "CREATE TEMP TABLE kept AS SELECT user_id, user_id AS line FROM listed WHERE NOT is_held_out"
-        )
-        self._engine.execute(
-            # one row per line of the files
-            "CREATE TEMP TABLE delivered AS "
-            "SELECT position, user_id AS line FROM listed WHERE NOT is_held_out ORDER BY position"
+            "CREATE TEMP TABLE delivered AS SELECT position, user_id AS line FROM listed WHERE NOT is_held_out"
         )
 
     def deliver_hashes(self, activation: Activation, format_: FileFormat) -> None:
+        self._are_hashes = True
         self._stage("hashed", _LINES, _lines(activation, format_))
         self._engine.execute(
             # one row per user of the audience and hash
@@ -261,8 +257,7 @@ class _Rows:
         self._engine.execute(
             # one row per line of the files
             "CREATE TEMP TABLE delivered AS "
-            "SELECT row_number() OVER (ORDER BY line) AS position, line FROM (SELECT DISTINCT line FROM kept) "
-            "ORDER BY position"
+            "SELECT row_number() OVER (ORDER BY line) AS position, line FROM (SELECT DISTINCT line FROM kept)"
         )
 
     def take_earlier(self, earlier: EarlierExport) -> None:
@@ -270,7 +265,9 @@ class _Rows:
         self._stage("earlier", _EARLIER, _numbered(rows, _EARLIER))
 
     def n_delivered(self) -> int:
-        return self._count("SELECT count(DISTINCT user_id) FROM kept")
+        if self._are_hashes:
+            return self._count("SELECT count(DISTINCT user_id) FROM kept")
+        return self._count("SELECT count(*) FROM delivered")
 
     def facts(self, holdout: Holdout | None) -> dict[str, Any]:
         """How the users of the audience that are not delivered are accounted for."""
@@ -278,7 +275,7 @@ class _Rows:
         if holdout:
             n_held_out = self._count("SELECT count(*) FROM listed WHERE is_held_out")
             facts["holdout"] = {"share": holdout.percentage, "users": n_held_out}
-        if self._count("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reached'"):
+        if self._are_hashes:
             n_open = self._count("SELECT count(*) FROM listed WHERE NOT is_held_out")
             n_reached = self._count("SELECT count(DISTINCT user_id) FROM reached WHERE NOT is_held_out")
             facts["usersWithoutHash"] = n_open - n_reached
