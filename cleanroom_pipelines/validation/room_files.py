@@ -5,8 +5,10 @@ Add here when an upload may come in a further format.
 Keep out: which cells are valid (`room_schemas`) and what is made of them (`rooms`).
 
 The format is told by the content, since uploads have no name that could be trusted: `PAR1` is Parquet, the magic
-number of gzip is gzip around either, everything else is CSV. Gzip is unpacked into scratch by Python, which checks
-its checksum: DuckDB takes a damaged block for the end of the file, and reads the half before it as if it were all.
+number of gzip is gzip around either, everything else is CSV (comma, quotes doubled inside quotes, UTF-8 with or
+without a byte order mark; blank lines are no rows; a comma at the end of a line adds no cell). Gzip is unpacked
+into scratch by Python, which checks its checksum: DuckDB takes a damaged block for the end of the file, and
+reads the half before it as if it were all.
 """
 
 import csv

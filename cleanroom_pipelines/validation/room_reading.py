@@ -450,7 +450,7 @@ class _Sink:
         # Outside the handler: Arrow's message may quote a cell, and __context__ would keep it.
         if is_full:
             raise StorageFullError("The disk is full.", remedy="Free some space and try again.")
-        raise EngineError(f"The valid rows could not be kept in scratch ({cause}).", cause=cause)
+        raise EngineError(f"The valid rows could not be kept in scratch ({cause}).")
 
     def close(self) -> None:
         self._stack.close()
@@ -526,7 +526,7 @@ def _hashes_of(destination: str, hasher: ActivationHasher, kind: MatchingId, ids
     except Exception as error:
         cause = type(error).__name__
     # Outside the handler: what the hasher saw may be in its error, and __context__ would keep it.
-    raise EngineError(f"The hashes for {destination} could not be made ({cause}).", cause=cause)
+    raise EngineError(f"The hashes for {destination} could not be made ({cause}).")
 
 
 def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], float]:

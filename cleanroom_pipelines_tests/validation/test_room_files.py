@@ -1,0 +1,247 @@
+"""Which files can be taken in, and what fails one.
+
+Contract: the format is told by the content; a file that is not there, is damaged, is empty, or has another
+number of columns fails with a code, a status and a remedy; nothing that is wrong with a file raises. Rows that
+are wrong are dropped and counted, all of them, the first 500 recorded.
+"""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.errors import StatusCode, StorageFullError
+from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.validation import ErrorCode, ValidationReport, report_markdown
+from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, validate_upload
+
+ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
+ROWS = b"u1,a@x.ch\nu2,b@x.ch\n"
+
+
+def validate(
+    path: Path,
+    dataset: Dataset = Dataset.MATCHING,
+    kind: MatchingId | None = MatchingId.EMAIL,
+    n: int | None = None,
+) -> ValidationReport:
+    kind = kind if dataset in (Dataset.MATCHING, Dataset.SEED_AUDIENCES) else None
+    return validate_upload(RoomUpload(dataset, path, kind, n), engine=ENGINE)
+
+
+def parquet(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def found(report: ValidationReport) -> list[tuple[str, int | None, ErrorCode]]:
+    return [(c.column, e.row, e.code) for c in report.columns for e in c.errors.recorded]
+
+
+# --- The format is told by the content ---
+
+
+@pytest.mark.parametrize("name", ["upload", "x.parquet", "x.csv", "x.gz", "a*b?[c].csv", "ü \n'.json"])
+@pytest.mark.parametrize(
+    "as_bytes",
+    [
+        lambda folder: ROWS,
+        lambda folder: b"\xef\xbb\xbf" + ROWS,
+        lambda folder: ROWS.replace(b"\n", b"\r\n"),
+        lambda folder: ROWS.replace(b"\n", b"\r"),
+        lambda folder: ROWS[:-1],
+        lambda folder: b"\n\n" + ROWS.replace(b"\n", b"\n\n"),
+        lambda folder: gzip.compress(ROWS),
+        lambda folder: gzip.compress(ROWS[:10]) + gzip.compress(ROWS[10:]),
+        lambda folder: parquet(folder / "p", a=["u1", "u2"], b=["a@x.ch", "b@x.ch"]).read_bytes(),
+        lambda folder: gzip.compress(parquet(folder / "p", A=["u1", "u2"], a=["a@x.ch", "b@x.ch"]).read_bytes()),
+    ],
+    ids=["lf", "bom", "crlf", "cr", "no-end", "blank", "gzip", "two-gzip", "parquet", "parquet-gzip"],
+)
+def test_formats(tmp_path: Path, name: str, as_bytes: Callable[[Path], bytes]) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_bytes(as_bytes(tmp_path))
+    report = validate(path)
+    assert report.passed, report.reason
+    assert (report.n_rows, report.n_invalid_rows, report.table.n_users) == (2, 0, 2)
+    assert report.table.n_bytes == path.stat().st_size
+    assert report.table.format in ("csv", "parquet")
+    assert [name for name, _, _ in report.schema.columns] == ["user_id", "matching_id"]
+    assert "2 of 2 rows are usable" in report_markdown(report)
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    ids = pa.array(["a", "b", "a"]).dictionary_encode()
+    report = validate(parquet(tmp_path / "p", u=[1, 2, None], m=ids), kind=MatchingId.STRING)
+    assert (report.n_rows, report.n_invalid_rows) == (3, 1)
+    vectors = {"u": [1, 2, 3, 4], "s": ["x"] * 4, "a": [1, 2, 3, None], "b": np.array([1.5, np.inf, -2, 3], "f4")}
+    report = validate(parquet(tmp_path / "p", **vectors), Dataset.EMBEDDINGS, n=2)
+    assert found(report) == [("e0", 4, ErrorCode.EMPTY_CELL), ("e1", 2, ErrorCode.INVALID_NUMERIC_RANGE)]
+    vectors["b"] = pa.array([float("nan"), 1, 2, 3])
+    report = validate(parquet(tmp_path / "p", **vectors), Dataset.EMBEDDINGS, n=2)
+    assert [(column, row) for column, row, _ in found(report)] == [("e0", 4), ("e1", 1)]
+    report = validate(parquet(tmp_path / "p", u=["a", "b"], a=[37, 151]), Dataset.DEMOGRAPHICS)
+    assert found(report) == [("age", 2, ErrorCode.INVALID_NUMERIC_RANGE)]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "columns"),
+    [
+        (Dataset.MATCHING, {"u": [1.5], "m": ["a@x.ch"]}),
+        (Dataset.MATCHING, {"u": ["u"], "m": [["a@x.ch"]]}),
+        (Dataset.SEGMENTS, {"u": ["u"], "s": [b"bytes"]}),
+        (Dataset.EMBEDDINGS, {"u": ["u"], "s": ["s"], "e": ["1.5"]}),
+        (Dataset.DEMOGRAPHICS, {"u": ["u"], "a": ["18-24"], "g": [1]}),
+    ],
+)
+def test_parquet_types_that_cannot_be(tmp_path: Path, dataset: Dataset, columns: dict[str, list[object]]) -> None:
+    report = validate(parquet(tmp_path / "p", **columns), dataset, n=1 if dataset is Dataset.EMBEDDINGS else None)
+    assert not report.passed
+    assert report.schema.errors.n_total == 1
+    assert [error.code for error in report.table.errors.recorded] == [ErrorCode.INVALID_FILE_TYPE]
+
+
+# --- What fails a file ---
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", ErrorCode.EMPTY_FILE),
+        (gzip.compress(b""), ErrorCode.EMPTY_FILE),
+        (b"\xef\xbb\xbf", ErrorCode.EMPTY_FILE),
+        (b"\n\n\n", ErrorCode.EMPTY_FILE),
+        (b"u1,nobody\nu2,\n", ErrorCode.INVALID_NUMBER_OF_ROWS),
+        (b"user_id,matching_id\n", ErrorCode.INVALID_NUMBER_OF_ROWS),
+        (b"u1\nu2\nu3,a@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
+        (b"u1,a@x.ch,1\nu2,a@x.ch,2\nu3,a@x.ch\n", ErrorCode.TOO_MANY_COLUMNS),
+        (b"u1;a@x.ch\nu2;b@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
+        (b"PK\x03\x04\x00\x00 a spreadsheet", ErrorCode.NOT_ENOUGH_COLUMNS),
+        (b"PAR1 no parquet PAR1", ErrorCode.INVALID_FILE_TYPE),
+        (gzip.compress(ROWS * 50_000)[:-9], ErrorCode.INVALID_FILE_TYPE),
+        (gzip.compress(ROWS)[:-8] + b"\x00" * 8, ErrorCode.INVALID_FILE_TYPE),
+        (b"\x1f\x8b no gzip", ErrorCode.INVALID_FILE_TYPE),
+        (b"u1,a@x.ch\r\nu2,b@x.ch\nu3,c@x.ch\r\n", ErrorCode.INVALID_FILE_TYPE),
+    ],
+)
+def test_files_that_fail(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(content)
+    report = validate(path)
+    assert not report.passed
+    assert report.status_code is StatusCode.TRAINING_DATA_INVALID
+    assert report.reason.count(". ") >= 1, "a reason says what is wrong and what to do"
+    assert report.n_rows_dropped == 0
+    assert report.table.errors.recorded[0].code is code
+    assert report.table.errors.n_total >= 1
+
+
+def test_a_seed_fails_with_its_own_status(tmp_path: Path) -> None:
+    (tmp_path / "upload").touch()
+    assert validate(tmp_path / "upload", Dataset.SEED_AUDIENCES).status_code is StatusCode.SEED_INVALID
+
+
+def test_utf16(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(ROWS.decode().encode("utf-16"))
+    assert not validate(tmp_path / "upload").passed
+
+
+def test_missing(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path / "a\x00b", tmp_path):
+        report = validate(path)
+        assert not report.passed
+    assert validate(tmp_path / "none").status_code is StatusCode.TRAINING_DATA_NOT_FOUND
+    assert validate(tmp_path / "none", Dataset.SEED_AUDIENCES).status_code is StatusCode.SEED_NOT_FOUND
+
+
+@pytest.mark.parametrize("n_columns", [0, 1, 3])
+def test_parquet_of_other_columns(tmp_path: Path, n_columns: int) -> None:
+    report = validate(parquet(tmp_path / "p", **{f"c{i}": ["x"] for i in range(n_columns)}))
+    code = ErrorCode.TOO_MANY_COLUMNS if n_columns > 2 else ErrorCode.NOT_ENOUGH_COLUMNS
+    assert [error.code for error in report.table.errors.recorded] == [code]
+
+
+def test_a_damaged_parquet(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "p", u=[f"u{i}" for i in range(10_000)], m=["a@x.ch"] * 10_000)
+    content = bytearray(path.read_bytes())
+    content[100:5_000] = bytes(4_900)
+    path.write_bytes(content)
+    report = validate(path)
+    assert not report.passed
+    assert [error.code for error in report.table.errors.recorded] == [ErrorCode.INVALID_FILE_TYPE]
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(gzip.compress(b"u1,a@x.ch\n" * 1_000_000))
+    engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=tmp_path, scratch_bytes=1 << 20)
+    with pytest.raises(StorageFullError):
+        validate_upload(RoomUpload(Dataset.MATCHING, tmp_path / "upload", MatchingId.EMAIL), engine=engine)
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+
+
+# --- Rows ---
+
+
+def test_a_header_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    for dataset, header, row in [
+        (Dataset.MATCHING, "User_ID, matching_id", "u1,a"),
+        (Dataset.SEGMENTS, "user_id,segment", "u1,Sport"),
+        (Dataset.DEMOGRAPHICS, "user_id,age,gender", "u1,18-24,f"),
+        (Dataset.DEMOGRAPHICS, "user_id", "u1"),
+        (Dataset.SEED_AUDIENCES, "matching_id,audience_type", "a,New"),
+    ]:
+        path.write_text(f"{header}\n{row}\n")
+        report = validate(path, dataset, MatchingId.STRING)
+        assert report.passed
+        assert (report.n_rows, report.n_invalid_rows) == (2, 1)
+        assert report.columns[0].errors.recorded[0].code is ErrorCode.INVALID_FILE_TYPE
+        path.write_text(f"{row}\n{header}\n")
+        assert validate(path, Dataset.SEGMENTS).n_invalid_rows_by_code.get(ErrorCode.INVALID_FILE_TYPE) is None
+
+
+def test_totals_are_exact_and_records_stop(tmp_path: Path) -> None:
+    lines = [f"u{i},{'bad' if i % 2 else f'{i}@x.ch'}" for i in range(2_000)]
+    lines += ["u0,0@x.ch"] * 700 + ["u"] * 600
+    (tmp_path / "upload").write_text("\n".join(lines))
+    report = validate(tmp_path / "upload")
+    assert report.n_rows == 3_300
+    assert report.n_invalid_rows_by_code == {
+        ErrorCode.DUPLICATE_VALUES: 700,
+        ErrorCode.INVALID_EMAIL_FORMAT: 1_000,
+        ErrorCode.NOT_ENOUGH_COLUMNS: 600,
+    }
+    assert report.n_invalid_rows == report.n_rows_dropped == 2_300
+    for errors, first in (
+        (report.columns[1].errors, 2),
+        (report.uniqueness.errors, 2_001),
+        (report.table.errors, 2_701),
+    ):
+        assert len(errors.recorded) == 500
+        assert errors.recorded[0].row == first
+    assert report.columns[1].errors.n_total == 1_000
+
+
+def test_a_line_that_is_no_utf8_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(b"u1,a@x.ch\nu\xff,b@x.ch\nu3,c@x.ch\n")
+    report = validate(tmp_path / "upload")
+    assert (report.n_rows, report.n_invalid_rows) == (3, 1)
+    assert report.table.errors.recorded[0].row == 2
+
+
+@pytest.mark.parametrize("content", [b'"user_id"\n"u1"\n', b"u1\nu2\n", b"u1,,\nu2,18-24,\n", b"u1,18-24\n"])
+def test_demographics_of_one_to_three_columns(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "upload").write_bytes(content)
+    assert validate(tmp_path / "upload", Dataset.DEMOGRAPHICS).passed
+
+
+def test_demographics_of_more_columns(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_text("u1,18-24,f,x\n")
+    report = validate(tmp_path / "upload", Dataset.DEMOGRAPHICS)
+    assert [error.code for error in report.table.errors.recorded] == [ErrorCode.TOO_MANY_COLUMNS]
