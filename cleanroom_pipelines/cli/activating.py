@@ -8,6 +8,7 @@ Keep out: which rows are delivered and how (audiences.activation).
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def export_audience(
     from cleanroom_pipelines.storage.destinations import folder_on_disk
 
     settings = engine_settings(memory, None)
+    if settings.memory_bytes:
+        # the ids, the ranking and the delivery are read by an engine each, at the same time
+        settings = replace(settings, memory_bytes=settings.memory_bytes // 3)
     kept_out = Holdout.parse(holdout, holdout_salt(b"", name)) if holdout else None
     if holdout_out and not holdout:
         raise UsageError("A folder for the control group needs a control group.", remedy="Give --holdout too.")

@@ -15,6 +15,7 @@ import pytest
 from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
 
+from .. import worlds
 from ..cli.commands import Commands
 
 N_RANKED, N_SCORED = 400, 500
@@ -60,6 +61,24 @@ def test_the_best_users_of_a_ranking(command: Commands, ranking: Path, tmp_path:
     assert (ended.code, ended.out, ended.err) == (0, "50 users in 1 files.\n", "")
     assert lines(tmp_path / "out") == ["user_id", *USERS[:50]]
     assert verify_export(tmp_path / "out")["requested"] == 50
+
+
+def test_what_generate_makes_can_be_exported(command: Commands, tmp_path: Path) -> None:
+    world = worlds.write_world(tmp_path / "world")
+    schema = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
+    model, audience, out = tmp_path / "model", tmp_path / "audience", tmp_path / "out"
+    steps = (
+        ("train", "--interactions", world.interactions, "--schema", schema, "--out", model),
+        ("generate", "--model", model, "--seed", world.seed, "--out", audience, "--min-matching-seed-size", "25"),
+        ("export", "--ranking", audience, "--size", "10%", "--out", out, "--memory", "600MB", "--holdout", "20%"),
+    )
+    for step in steps:
+        ended = command(*step)
+        assert ended.code == 0, ended.err
+    best = pq.read_table(audience / "ranked.parquet")["user_id"].to_pylist()[: worlds.N_USERS // 10]
+    delivered, held_out = lines(out)[1:], lines(tmp_path / "out-holdout")[1:]
+    assert sorted(delivered + held_out) == sorted(best)
+    assert delivered == [user for user in best if user in delivered]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
