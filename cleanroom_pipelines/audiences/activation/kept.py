@@ -75,8 +75,8 @@ def kept_activation(file: Path, destination: AdDestination) -> Activation:
         return Activation(destination, (MatchingId.STRING,))
     raise DestinationRuleError(
         f"The base audience holds no hashes for {destination.words}.",
-        remedy="Let the base's provider switch the destination on, bring e-mail addresses or phone numbers that it "
-        "takes, and provision the base again.",
+        remedy="Let the base's provider switch the destination on, bring e-mail addresses or phone numbers that "
+        "it takes, and provision the base again.",
         destination=destination.value,
     )
 
