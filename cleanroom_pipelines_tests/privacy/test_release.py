@@ -1,0 +1,228 @@
+"""Contract: contracts/media.md section 5, items 3, 4, 5, 9 and 10: noise, then threshold, then rounding; ratios."""
+
+import copy
+import dataclasses
+import gc
+import json
+import math
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.privacy import (
+    Reason,
+    Released,
+    ReleasePolicy,
+    Releaser,
+    affinity_ratio,
+    curve,
+    rate,
+    ratio,
+)
+from cleanroom_pipelines.privacy.noise import draw_noise
+
+KEY = bytes(range(32))
+OPEN, HIDING = Releaser(KEY, "v1", False), Releaser(KEY, "v1", True)
+EXACT = Releaser(KEY, "v1", False, ReleasePolicy(scale=1, threshold=1, rounding=1))
+
+counts = st.integers(0, 10**9) | st.integers(0, 200)
+questions = st.text(max_size=20)
+
+
+def large(value: int) -> Released:
+    """A released count of a certain value."""
+    found = (OPEN.count(value, question=f"{n}") for n in range(1_000))
+    return next(released for released in found if released.value == value)
+
+
+@given(counts, questions, questions)
+def test_noise_first_then_the_threshold_then_rounding(n: int, question: str, cell: str) -> None:
+    noised = n + draw_noise(KEY, 10, ["v1", question, cell])
+    told = OPEN.count(n, question=question, cell=cell)
+    assert told == OPEN.count(n, question=question, cell=cell)
+    if noised < 40:
+        assert (told.value, told.reason, told.is_enough(), told.is_indicative) == (None, "too_few", False, False)
+    else:
+        assert told.value is not None
+        assert told.value % 10 == 0
+        assert abs(told.value - noised) <= 5
+        assert told.value >= 40
+        assert (told.reason, told.is_enough()) == (None, True)
+        assert told.is_indicative == (told.value < 150)
+
+
+@given(counts, questions)
+def test_hidden_counts_decide_as_they_would_if_told(n: int, question: str) -> None:
+    hidden, told = HIDING.count(n, question=question), OPEN.count(n, question=question)
+    assert (hidden.value, hidden.reason, hidden.is_indicative) == (None, Reason.HIDDEN, False)
+    for threshold in (None, 1, 40, 100, 500):
+        assert hidden.is_enough(threshold) == told.is_enough(threshold)
+    assert ratio(hidden, 10**9) == ratio(told, 10**9)
+
+
+def test_what_is_enough_is_never_less_than_the_threshold() -> None:
+    few, many = EXACT.count(0, question="0"), large(100)
+    assert not OPEN.count(-1_000, question="few").is_enough(1)
+    assert not few.is_enough(40)
+    assert (many.is_enough(100), many.is_enough(101)) == (True, False)
+
+
+@pytest.mark.parametrize("n", [10_000, 10_003, 10_005, 10_009])
+def test_told_counts_are_unbiased(n: int) -> None:
+    errors = [(OPEN.count(n, question=f"{number}").value or 0) - n for number in range(20_000)]
+    assert abs(sum(errors) / len(errors)) < 3.5 * 14.5 / math.sqrt(len(errors))
+
+
+def test_the_true_count_is_nowhere_in_what_is_released() -> None:
+    n = 987_654_321
+    for releaser in (OPEN, HIDING):
+        released = releaser.count(n, question="q")
+        texts = [repr(released), str(released), str(released.as_dict()), str([*map(repr, _below(released))])]
+        assert not any(str(n) in text for text in texts)
+        # Another true count with the same answer cannot be told from it.
+        other = next(each for each in (releaser.count(n + d, question="q") for d in (1, -1)) if each == released)
+        assert [*map(repr, _below(released))] == [*map(repr, _below(other))]
+        assert not hasattr(released, "__dict__")
+
+
+def _below(released: Released) -> list[object]:
+    """All numbers that an object refers to, directly or not, but not through its class."""
+    found, pending = [], [getattr(released, name) for name in Released.__slots__]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, int | None):
+            found.append(each)
+        elif dataclasses.is_dataclass(each):
+            pending += [getattr(each, f.name) for f in dataclasses.fields(each)]
+    return found
+
+
+def test_nothing_else_hangs_on_a_released_count() -> None:
+    known = [getattr(OPEN.count(500, question="q"), name) for name in Released.__slots__]
+    released = OPEN.count(500, question="q")
+    referred = [each for each in gc.get_referents(released) if each is not Released]
+    assert all(any(each is mine or each == mine for mine in known) for each in referred)
+
+
+def test_a_hidden_count_does_not_get_into_a_document_by_accident() -> None:
+    hidden = HIDING.count(5_000, question="q")
+
+    @dataclasses.dataclass
+    class Row:
+        size: Released
+
+    with pytest.raises(TypeError):
+        json.dumps(hidden)
+    with pytest.raises(TypeError):
+        json.dumps(dataclasses.asdict(Row(hidden)))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError):
+            pickle.dumps(hidden, protocol)
+    with pytest.raises(TypeError):
+        vars(hidden)
+    assert repr(hidden) == "Released(value=None, reason='hidden')"
+    assert "500" not in f"{hidden} {hidden.as_dict()}"
+
+
+def test_a_released_count_is_made_by_a_releaser_and_stays_as_it_is() -> None:
+    released = OPEN.count(500, question="q")
+    with pytest.raises(TypeError):
+        Released()
+    for name in ("value", "_rounded", "true_count"):
+        with pytest.raises(AttributeError):
+            setattr(released, name, 1)
+    assert copy.deepcopy(released) is released
+    assert copy.copy(released) is released
+    assert len({released, OPEN.count(500, question="q")}) == 1
+    assert released != 500
+
+
+def test_a_releaser_keeps_its_key_to_itself() -> None:
+    secret = b"s3cr3t-s3cr3t-s3cr3t"
+    assert "s3cr3t" not in repr(Releaser(secret, "v", False))
+    with pytest.raises(UsageError):
+        Releaser(b"short", "v", False)
+
+
+def test_new_data_draws_new_noise() -> None:
+    later = Releaser(KEY, "v2", False)
+    answers = [(OPEN.count(500, question=f"{n}"), later.count(500, question=f"{n}")) for n in range(50)]
+    assert sum(a == b for a, b in answers) < 25
+
+
+def test_a_total_has_the_noise_of_its_parts() -> None:
+    parts = {"a": 300, "b": -20}
+    noised = 280 + sum(draw_noise(KEY, 10, ["v1", "q", cell]) for cell in parts)
+    assert OPEN.total(parts, question="q").value == round(noised / 10) * 10
+    assert OPEN.total({"": 300}, question="q") == OPEN.count(300, question="q")
+
+
+@given(counts, counts, questions)
+def test_shares_are_of_told_counts(part: int, whole: int, question: str) -> None:
+    a, b = OPEN.count(part, question=question, cell="a"), OPEN.count(whole, question=question, cell="b")
+    found = ratio(a, b)
+    if a.value is None or b.value is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert 0 <= found <= 1
+        assert found == pytest.approx(min(1, a.value / b.value), rel=0.051)
+        assert len(f"{found:.15e}".split("e")[0].rstrip("0").replace(".", "")) <= 2
+    hidden = HIDING.count(part, question=question, cell="a"), HIDING.count(whole, question=question, cell="b")
+    assert ratio(*hidden) == found
+
+
+def test_ratios_have_two_significant_digits() -> None:
+    assert ratio(large(120), large(980)) == 0.12
+    assert ratio(large(980), large(120)) == 1.0
+    assert ratio(large(120), 100_000) == 0.0012
+    assert ratio(large(120), 0) is None
+    assert affinity_ratio(large(120), large(360), large(100), large(1_000)) == 3.3
+    assert affinity_ratio(large(360), large(120), large(100), large(1_000)) == 10.0, "a share is 1 at most"
+    too_few = OPEN.count(-1_000, question="few")
+    numbers = [large(100)] * 4
+    for at in range(4):
+        assert affinity_ratio(*numbers[:at], too_few, *numbers[at + 1 :]) is None
+
+
+def test_curves_stand_on_101_points_with_three_decimals() -> None:
+    values = [n / 7 / 15 for n in range(101)]
+    assert curve(values) == tuple(round(value, 3) for value in values)
+    assert curve([-1e-9, *values[1:100], 1 + 1e-9])[::100] == (0.0, 1.0)
+    for wrong in (values[:-1], [*values, 1.0], [*values[:-1], math.nan]):
+        with pytest.raises(UsageError):
+            curve(wrong)
+    assert rate(0.123456) == 0.123
+
+
+def test_every_answer_states_its_noise() -> None:
+    for releaser in (OPEN, HIDING):
+        noise = releaser.count(500, question="q").as_dict()["noise"]
+        assert (noise["statement"], noise["plus_minus"], noise["confidence"]) == ("± 23 at 90 %", 23, 0.9)
+        assert (noise["threshold"], noise["rounding"], noise["indicative_below"]) == (40, 10, 150)
+
+
+def test_the_policy_is_told_in_numbers_and_words() -> None:
+    told = ReleasePolicy().as_dict()
+    numbers = {name: value for name, value in told.items() if isinstance(value, int)}
+    assert numbers == {
+        "noise_scale": 10,
+        "threshold": 40,
+        "rounding": 10,
+        "indicative_below": 150,
+        "budget_units": 100,
+        "most_units_of_a_table": 10,
+        "least_difference_between_lists": 25,
+    }
+    words = " ".join(told["statements"])
+    assert all(str(number) in words for number in {*numbers.values(), "± 23 at 90 %"})
+    assert json.loads(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize("numbers", [{"scale": 0}, {"threshold": 45}, {"rounding": 0}, {"threshold": 0}])
+def test_a_policy_whose_numbers_do_not_go_together_is_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        ReleasePolicy(**numbers)
