@@ -95,21 +95,12 @@ def auc(held_out: HeldOut) -> float:
     return float(held_out.percentile.mean())
 
 
-def roc_curve(held_out: HeldOut, n_points: int) -> tuple[Float64, Float64]:
-    """False and true positive rates, (n_points,) each, by decreasing threshold.
-
-    Percentiles are the thresholds, so the false positive rate is 1 - threshold: a fixed grid for every seed.
-    """
-    fpr = np.linspace(0.0, 1.0, n_points)
+def roc(held_out: HeldOut) -> list[dict[str, float]]:
+    """At most 201 points by decreasing threshold: percentiles as thresholds, so fpr is 1 - threshold."""
+    fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
     tpr[0], tpr[-1] = 0.0, 1.0
-    return fpr, tpr
-
-
-def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """At most 201 points by decreasing threshold, see `roc_curve`."""
-    fpr, tpr = roc_curve(held_out, _ROC_POINTS)
     return [
         {"fpr": round(float(x), 6), "tpr": round(float(y), 6), "threshold": round(float(1 - x), 6)}
         for x, y in zip(fpr, tpr, strict=True)

@@ -1,21 +1,34 @@
 """How good a lookalike of a data room is: exact numbers for the operator, and their released form.
 
-Lives here: `room_statistics`, from the held-out source users of a ranking.
+Lives here: `room_statistics`, from the held-out source users of a ranking, and `released_statistics`.
 Add here when a lookalike's statistics get a further number.
-Keep out: formulas (metrics), noise (privacy).
+Keep out: formulas of recall and AUC (metrics), noise (privacy).
+
+A true positive rate of m users is a multiple of 1 / m, and three decimals of a few of them tell m exactly, hidden
+or not. So the curve runs straight between the users instead of stepping at each; it is at most half a user off
+(or half of those who tie). What is told of the reaches is read off the released curve and counts, and tells nothing
+more.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.errors import ArtifactError
+from cleanroom_pipelines.privacy import Released, Releaser, curve, rate, ratio
+from cleanroom_pipelines.privacy.release import CURVE_POINTS
 from cleanroom_pipelines.similarity import metrics
-from cleanroom_pipelines.similarity.rooms import HELD_OUT_FILE, MAX_REACH, MIN_REACH, reach_size
-
-ROC_POINTS = 101
+from cleanroom_pipelines.similarity.rooms import (
+    HELD_OUT_FILE,
+    MAX_REACH,
+    MIN_REACH,
+    reach_size,
+    too_few_seed_users,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class RoomStatistics:
         n_users: Addressable users: all relevant ones.
         auc: Chance that a held-out source user stands above another user, 0 to 1.
         fpr: (101,) 0 to 1 in steps of 0.01: decreasing thresholds.
-        tpr: (101,) share of the held-out source users above the same thresholds.
+        tpr: (101,) share of the held-out source users above the same thresholds, straight between users.
         reach: One entry per reach from 1 to 30 %.
     """
 
@@ -72,7 +85,7 @@ def room_statistics(folder: Path) -> RoomStatistics:
     """
     held_out, n_users = _read_held_out(folder / HELD_OUT_FILE)
     n_seed = len(held_out.percentile)
-    fpr, tpr = metrics.roc_curve(held_out, ROC_POINTS)
+    fpr = np.linspace(0.0, 1.0, CURVE_POINTS)
     reaches = []
     for reach in range(MIN_REACH, MAX_REACH + 1):
         n = reach_size(reach, n_users)
@@ -84,9 +97,81 @@ def room_statistics(folder: Path) -> RoomStatistics:
         n_users=n_users,
         auc=metrics.auc(held_out),
         fpr=tuple(fpr.tolist()),
-        tpr=tuple(tpr.tolist()),
+        tpr=tuple(_between_users(held_out.percentile, fpr).tolist()),
         reach=tuple(reaches),
     )
+
+
+def released_statistics(
+    statistics: RoomStatistics, releaser: Releaser, of_base: Releaser, *, question: str
+) -> dict[str, Any]:
+    """The statistics as they may be told, for JSON.
+
+    Args:
+        statistics: Exact ones.
+        releaser: Releases counts of both sides.
+        of_base: Releases counts of the publisher's users alone: the same key and policy, its data version that of
+            the base audience.
+        question: The canonical text of the source audience's size, so that its size has the one noise it has
+            everywhere (`audiences.canonical`, `audiences.overlap.question_about`).
+
+    Returns:
+        `auc`, `fpr` and `tpr` (101 each), `reach` (1 to 30 %: `reach`, `size`, `tpr`, `fpr`), `seed_size`,
+        `addressable_size`, `test_set_sizes` (`seed`, `others`) and `noise`; sizes are None where they are hidden.
+
+    Raises:
+        SeedError: The source audience is too small by its released count (INSUFFICIENT_MATCHING_SEED).
+    """
+    seed = releaser.count(statistics.n_seed_users, question=question)
+    addressable = of_base.count(statistics.n_users, question=question_about(None))
+    if not seed.is_enough():
+        raise too_few_seed_users()
+    fpr, tpr = curve(statistics.fpr), curve(statistics.tpr)
+    share = ratio(seed, addressable) or 0.0
+    # The share of all users above each threshold: rises with it, so a reach has one place on the curve.
+    taken = (1 - share) * np.array(fpr) + share * np.array(tpr)
+    reaches = []
+    for entry in statistics.reach:
+        at = float(np.interp(entry.reach / 100, taken, fpr))
+        reaches.append(
+            {
+                "reach": entry.reach,
+                "size": _reach_size(entry.reach, addressable, of_base),
+                "tpr": rate(float(np.interp(at, fpr, tpr))),
+                "fpr": rate(at),
+            }
+        )
+    return {
+        "auc": rate(statistics.auc),
+        "fpr": list(fpr),
+        "tpr": list(tpr),
+        "reach": reaches,
+        "seed_size": seed.value,
+        "addressable_size": addressable.value,
+        "test_set_sizes": {"seed": seed.value, "others": _others(seed, addressable)},
+        "noise": releaser.policy.noise(),
+    }
+
+
+def _between_users(percentiles: metrics.Float64, fpr: metrics.Float64) -> metrics.Float64:
+    values, counts = np.unique(percentiles, return_counts=True)
+    at_or_above = (len(percentiles) - np.cumsum(counts) + counts / 2) / len(percentiles)
+    return np.asarray(np.interp(fpr, [0.0, *(1 - values)[::-1], 1.0], [0.0, *at_or_above[::-1], 1.0]))
+
+
+def _reach_size(reach: int, addressable: Released, of_base: Releaser) -> int | None:
+    """The size of a reach by the released count of all users, itself subject to threshold and rounding."""
+    if addressable.value is None:
+        return None
+    size = reach_size(reach, addressable.value)
+    rounding = of_base.policy.rounding
+    return round(size / rounding) * rounding if size >= of_base.policy.threshold else None
+
+
+def _others(seed: Released, addressable: Released) -> int | None:
+    if seed.value is None or addressable.value is None:
+        return None
+    return max(0, addressable.value - seed.value)
 
 
 def _read_held_out(path: Path) -> tuple[metrics.HeldOut, int]:

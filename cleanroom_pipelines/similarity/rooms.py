@@ -116,17 +116,22 @@ def check_room_seed(n_seed_users: int, n_users: int, minimum: int = MIN_SEED_IDS
             other users (SEED_COVERS_POPULATION).
     """
     if n_seed_users < minimum:
-        raise SeedError(
-            "Too few users of the source audience are matched for a lookalike.",
-            remedy="Choose a larger source audience, or provide more matching ids.",
-            status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
-        )
+        raise too_few_seed_users()
     if n_users - n_seed_users < max(_MIN_OTHERS, n_seed_users / 10):
         raise SeedError(
             "The source audience covers nearly all users: too few others are left to tell it apart.",
             remedy="Choose a smaller source audience.",
             status_code=StatusCode.SEED_COVERS_POPULATION,
         )
+
+
+def too_few_seed_users() -> SeedError:
+    """The one error for a source audience that is too small, whoever finds it out; it says no count."""
+    return SeedError(
+        "Too few users of the source audience are matched for a lookalike.",
+        remedy="Choose a larger source audience, or provide more matching ids.",
+        status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+    )
 
 
 def rank_room(

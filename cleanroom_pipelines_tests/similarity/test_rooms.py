@@ -2,7 +2,7 @@
 user, cut exact reaches in an order that tells nothing, and say no count in an error or a document."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.engine import stable_hash
 from cleanroom_pipelines.errors import (
     ArtifactError,
@@ -23,9 +24,10 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
+from cleanroom_pipelines.privacy import Releaser
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import RANKING_FILE
-from cleanroom_pipelines.similarity.room_statistics import room_statistics
+from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
 from cleanroom_pipelines.similarity.rooms import (
     HELD_OUT_FILE,
     USERS_FILE,
@@ -299,8 +301,9 @@ def test_the_statistics_agree_with_a_slow_count(room: Room, ranked: Path) -> Non
     assert statistics.n_other_users == len(room.users) - n_seed
     assert len(statistics.fpr) == len(statistics.tpr) == 101
     assert statistics.fpr == pytest.approx([number / 100 for number in range(101)])
+    half_a_step = (held_out.percentile.value_counts().max() / 2 + 0.01) / n_seed
     for fpr, tpr in list(zip(statistics.fpr, statistics.tpr, strict=True))[1:-1]:
-        assert tpr == pytest.approx((held_out.percentile >= 1 - fpr).mean(), abs=1.01 / n_seed)
+        assert tpr == pytest.approx((held_out.percentile >= 1 - fpr).mean(), abs=half_a_step)
     assert statistics.auc == pytest.approx(np.trapezoid(statistics.tpr, statistics.fpr), abs=0.02)
     assert [entry.reach for entry in statistics.reach] == list(range(1, 31))
     for entry in statistics.reach:
@@ -310,6 +313,88 @@ def test_the_statistics_agree_with_a_slow_count(room: Room, ranked: Path) -> Non
         assert taken == pytest.approx(entry.n_users, abs=1e-6)
     recalls = [entry.tpr for entry in statistics.reach]
     assert recalls == sorted(recalls)
+
+
+RELEASER = Releaser(b"k" * 32, "room 1", hide_absolute_values=False)
+OF_BASE = Releaser(b"k" * 32, "base 1", hide_absolute_values=False)
+SOURCE = question_about("buyers")
+
+
+def _released(ranked: Path, *, hide: bool = False) -> dict[str, Any]:
+    releasers = (replace(releaser, hide_absolute_values=hide) for releaser in (RELEASER, OF_BASE))
+    return released_statistics(room_statistics(ranked), *releasers, question=SOURCE)
+
+
+def test_released_statistics_have_the_shape_of_the_protocol(room: Room, ranked: Path) -> None:
+    told = _released(ranked)
+    exact = room_statistics(ranked)
+    assert set(told) == {
+        "auc",
+        "fpr",
+        "tpr",
+        "reach",
+        "seed_size",
+        "addressable_size",
+        "test_set_sizes",
+        "noise",
+    }
+    assert json.loads(json.dumps(told)) == told
+    assert len(told["fpr"]) == len(told["tpr"]) == 101
+    assert told["tpr"] == pytest.approx(exact.tpr, abs=0.0006)
+    assert told["auc"] == pytest.approx(exact.auc, abs=0.0006)
+    assert [entry["reach"] for entry in told["reach"]] == list(range(1, 31))
+    for entry, true in zip(told["reach"], exact.reach, strict=True):
+        assert entry["tpr"] == pytest.approx(true.tpr, abs=0.1)
+        assert entry["fpr"] == pytest.approx(true.fpr, abs=0.04)
+        assert entry["size"] is None or abs(entry["size"] - true.n_users) <= 20
+    assert told["reach"][0]["size"] is None
+    assert told["test_set_sizes"]["seed"] == told["seed_size"]
+    assert told["test_set_sizes"]["others"] == told["addressable_size"] - told["seed_size"]
+
+
+def test_the_sizes_are_those_of_every_other_answer(room: Room, ranked: Path) -> None:
+    told = _released(ranked)
+    assert told["seed_size"] == RELEASER.count(len(room.group[::2]), question=SOURCE).value
+    assert told["addressable_size"] == OF_BASE.count(len(room.users), question=question_about(None)).value
+
+
+def test_hidden_statistics_have_rates_only(ranked: Path) -> None:
+    told, hidden = _released(ranked), _released(ranked, hide=True)
+    sizes = ("seed_size", "addressable_size")
+    assert [hidden[name] for name in sizes] == [None, None]
+    assert hidden["test_set_sizes"] == {"seed": None, "others": None}
+    assert all(entry["size"] is None for entry in hidden["reach"])
+    for name in ("auc", "fpr", "tpr", "noise"):
+        assert hidden[name] == told[name]
+    assert [entry["tpr"] for entry in hidden["reach"]] == [entry["tpr"] for entry in told["reach"]]
+
+
+def test_rates_do_not_tell_how_many_were_held_out(room: Room, model: Path, tmp_path: Path) -> None:
+    n_seed = 50
+    told = _released(rank(model, room.group[:n_seed], tmp_path / "out"), hide=True)
+    rates = np.array([*told["tpr"], *(entry["tpr"] for entry in told["reach"])])
+    rates = rates[(rates > 0.01) & (rates < 0.99)]
+    assert len(rates) > 50
+
+    def fit(n: int) -> float:
+        """Share of the rates that are multiples of 1 / n but for rounding, over what chance gives."""
+        return float((np.abs(rates * n - np.round(rates * n)) <= 0.0005 * n).mean()) - 0.001 * n
+
+    assert fit(n_seed) < 0.3
+    # The same check finds the steps of a plain curve.
+    percentiles = pd.read_parquet(tmp_path / "out" / HELD_OUT_FILE).percentile.to_numpy()
+    rates = np.array([round((percentiles >= 1 - fpr).mean(), 3) for fpr in told["fpr"][1:-1]])
+    assert fit(n_seed) > 0.9
+
+
+def test_too_few_by_the_released_count_is_the_same_error(ranked: Path) -> None:
+    statistics = replace(room_statistics(ranked), n_seed_users=0)
+    with pytest.raises(SeedError) as caught:
+        released_statistics(statistics, RELEASER, OF_BASE, question=SOURCE)
+    with pytest.raises(SeedError) as decided:
+        check_room_seed(0, len(statistics.tpr))
+    assert str(caught.value) == str(decided.value)
+    assert caught.value.attributes == {}
 
 
 def test_the_same_bytes_twice_from_rows_in_any_order(room: Room, ranked: Path, tmp_path: Path) -> None:
