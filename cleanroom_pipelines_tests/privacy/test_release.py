@@ -1,4 +1,4 @@
-"""Contract: contracts/media.md section 5, items 3, 4, 5, 9 and 10: noise, then threshold, then rounding; ratios."""
+"""Contract: contracts/media.md section 5, items 3 to 5, 9 and 10: noise, then threshold, then rounding; ratios."""
 
 import copy
 import dataclasses
@@ -90,7 +90,8 @@ def test_the_true_count_is_nowhere_in_what_is_released() -> None:
 
 def _below(released: Released) -> list[object]:
     """All numbers that an object refers to, directly or not, but not through its class."""
-    found, pending = [], [getattr(released, name) for name in Released.__slots__]
+    found: list[object] = []
+    pending = [getattr(released, name) for name in Released.__slots__]
     while pending:
         each = pending.pop()
         if isinstance(each, int | None):
@@ -170,7 +171,7 @@ def test_shares_are_of_told_counts(part: int, whole: int, question: str) -> None
         assert found is not None
         assert 0 <= found <= 1
         assert found == pytest.approx(min(1, a.value / b.value), rel=0.051)
-        assert len(f"{found:.15e}".split("e")[0].rstrip("0").replace(".", "")) <= 2
+        assert found == float(f"{found:.1e}"), "two significant digits"
     hidden = HIDING.count(part, question=question, cell="a"), HIDING.count(whole, question=question, cell="b")
     assert ratio(*hidden) == found
 
@@ -183,9 +184,10 @@ def test_ratios_have_two_significant_digits() -> None:
     assert affinity_ratio(large(120), large(360), large(100), large(1_000)) == 3.3
     assert affinity_ratio(large(360), large(120), large(100), large(1_000)) == 10.0, "a share is 1 at most"
     too_few = OPEN.count(-1_000, question="few")
-    numbers = [large(100)] * 4
+    many = large(100)
     for at in range(4):
-        assert affinity_ratio(*numbers[:at], too_few, *numbers[at + 1 :]) is None
+        first, second, third, fourth = (too_few if place == at else many for place in range(4))
+        assert affinity_ratio(first, second, third, fourth) is None
 
 
 def test_curves_stand_on_101_points_with_three_decimals() -> None:
