@@ -67,8 +67,9 @@ class Engine(Protocol):
         """Which lines of text files the queries since the last call skipped, for being no rows.
 
         Returns:
-            One row per line: `line` (the record's number in its file, from 1, the header counted) and
-            `reason` (the engine's word for it, such as MISSING COLUMNS), ordered by scan, file and line.
+            One row per line: `line` (the record's number in its file, from 1, the header counted), `reason` (the
+            engine's word for it, such as MISSING COLUMNS) and `runs_on` (whether more than ten lines of the file
+            went into it, as after a quote that is never closed), ordered by scan, file and line.
         """
         ...
 

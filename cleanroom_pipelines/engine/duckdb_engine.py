@@ -25,6 +25,9 @@ from cleanroom_pipelines.errors import EngineError, StorageFullError
 
 _DEFAULT_MEMORY_SHARE = 0.6
 _MAX_LINE_BYTES = 10_000_000
+# What DuckDB keeps of the text of a rejected line.
+_KEPT_CHARACTERS = 10_000
+_MANY_LINES = 10
 # A delimiter that text lines cannot hold, so that a line of JSON comes back as one cell.
 _NO_DELIMITER = "\x01"
 
@@ -115,17 +118,27 @@ class DuckDBEngine:
         """Tell which lines the queries since the last call skipped."""
         # DuckDB keeps one reject table per session; before the first scan of a CSV it does not exist.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
-            return pa.table({"line": pa.array([], pa.int64()), "reason": pa.array([], pa.string())})
-        # The reason and the number only: the table also holds the text of the line.
+            return pa.table(
+                {
+                    "line": pa.array([], pa.int64()),
+                    "reason": pa.array([], pa.string()),
+                    "runs_on": pa.array([], pa.bool_()),
+                }
+            )
+        # The reason and numbers only: the table also holds the text of the line.
         lines = self.fetch(
-            "SELECT CAST(line AS BIGINT) AS line, min(CAST(error_type AS VARCHAR)) AS reason, scan_id "
-            "FROM reject_errors WHERE scan_id > ? "
-            "GROUP BY scan_id, file_id, line ORDER BY scan_id, file_id, line",
+            "WITH rejected AS (SELECT *, greatest(length(csv_line) - length(replace(csv_line, chr(10), '')), "
+            "length(csv_line) - length(replace(csv_line, chr(13), ''))) AS n_ends FROM reject_errors "
+            "WHERE scan_id > ?) "
+            "SELECT CAST(line AS BIGINT) AS line, min(CAST(error_type AS VARCHAR)) AS reason, "
+            f"coalesce(bool_or(n_ends > {_MANY_LINES} OR n_ends > 0 AND length(csv_line) >= {_KEPT_CHARACTERS}), "
+            "false) AS runs_on, scan_id "
+            "FROM rejected GROUP BY scan_id, file_id, line ORDER BY scan_id, file_id, line",
             [self._last_rejected_scan],
         )
         if lines.num_rows:
             self._last_rejected_scan = max(lines["scan_id"].to_pylist())
-        return lines.select(["line", "reason"])
+        return lines.select(["line", "reason", "runs_on"])
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result, in its order, to one parquet file."""

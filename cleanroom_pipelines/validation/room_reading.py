@@ -316,7 +316,15 @@ class _Part:
             self._take(schema, columns, batch, upload.matching_id, header=header)
             is_first = False
             self.reading.tell(share_of(batch), stage)
-        self.tally.add_rejected(engine.rejected_lines(), n_rows_before, 0)
+        rejected = engine.rejected_lines()
+        self.tally.add_rejected(rejected, n_rows_before, 0)
+        if any(rejected["runs_on"].to_pylist()):
+            # One quote would otherwise take all rows behind it out of the file, and count as one bad row.
+            raise InputError(
+                "A quote is opened in it and not closed, so that the lines behind it cannot be told apart.",
+                remedy="Close it, or double the quotes inside quoted cells.",
+                problem="damaged",
+            )
 
     def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
         named = _columns_of(self.dataset, file, upload)

@@ -290,11 +290,21 @@ def test_csv_lines_that_do_not_split_are_counted(tmp_path: Path) -> None:
         rejected = engine.rejected_lines().to_pylist()
         assert engine.rejected_lines().num_rows == 0, "told once"
     assert rejected == [
-        {"line": 3, "reason": "MISSING COLUMNS"},
-        {"line": 4, "reason": "TOO MANY COLUMNS"},
-        {"line": 5, "reason": "UNQUOTED VALUE"},
-        {"line": 6, "reason": "INVALID ENCODING"},
+        {"line": 3, "reason": "MISSING COLUMNS", "runs_on": False},
+        {"line": 4, "reason": "TOO MANY COLUMNS", "runs_on": False},
+        {"line": 5, "reason": "UNQUOTED VALUE", "runs_on": False},
+        {"line": 6, "reason": "INVALID ENCODING", "runs_on": False},
     ]
+
+
+@pytest.mark.parametrize(("n_lines", "runs_on"), [(5, False), (20, True), (100_000, True)])
+def test_a_quote_that_is_never_closed_runs_on(tmp_path: Path, n_lines: int, runs_on: bool) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text('a,b\n1,2\n3,"4\n' + "5,6\n" * n_lines)
+    with open_engine(SETTINGS, paths=[file]) as engine:
+        engine.scan("t", find_tables(file))
+        assert engine.fetch("SELECT * FROM t")["a"].to_pylist() == ["1"]
+        assert engine.rejected_lines().to_pylist() == [{"line": 3, "reason": "UNQUOTED VALUE", "runs_on": runs_on}]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])

@@ -128,6 +128,12 @@ def test_parquet_types_that_cannot_be(tmp_path: Path, dataset: Dataset, columns:
         (gzip.compress(ROWS)[:-8] + b"\x00" * 8, ErrorCode.INVALID_FILE_TYPE),
         (b"\x1f\x8b no gzip", ErrorCode.INVALID_FILE_TYPE),
         (b"u1,a@x.ch\r\nu2,b@x.ch\nu3,c@x.ch\r\n", ErrorCode.INVALID_FILE_TYPE),
+        (ROWS * 20 + b'u3,"a@x.ch\n' + ROWS * 20, ErrorCode.INVALID_FILE_TYPE),
+        (ROWS * 20 + b'u3,"a@x.ch\r' + ROWS.replace(b"\n", b"\r") * 20, ErrorCode.INVALID_FILE_TYPE),
+        (
+            ROWS * 20 + b'u3,"' + b"x" * 9_000 + b"@x.ch\nu" + b"x" * 9_000 + b",a@x.ch",
+            ErrorCode.INVALID_FILE_TYPE,
+        ),
     ],
 )
 def test_files_that_fail(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
@@ -226,6 +232,13 @@ def test_totals_are_exact_and_records_stop(tmp_path: Path) -> None:
         assert len(errors.recorded) == 500
         assert errors.recorded[0].row == first
     assert report.columns[1].errors.n_total == 1_000
+
+
+def test_a_quote_that_is_not_closed_at_the_end_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(ROWS + b'u3,"c@x.ch\nu4,d@x.ch\n')
+    report = validate(tmp_path / "upload")
+    assert report.passed
+    assert (report.n_rows, report.n_invalid_rows) == (3, 1)
 
 
 def test_a_line_that_is_no_utf8_is_one_bad_row(tmp_path: Path) -> None:
