@@ -6,8 +6,8 @@ Keep out: formulas of recall and AUC (metrics), noise (privacy).
 
 A true positive rate of m users is a multiple of 1 / m, and three decimals of a few of them tell m exactly, hidden
 or not. So the curve runs straight between the users instead of stepping at each; it is at most half a user off
-(or half of those who tie). What is told of the reaches is read off the released curve and counts, and tells nothing
-more.
+(or half of those who tie). What is told of the reaches is read off the released curve and counts, and tells
+nothing more.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from cleanroom_pipelines.similarity.rooms import (
     HELD_OUT_FILE,
     MAX_REACH,
     MIN_REACH,
+    check_released_seed,
     reach_size,
-    too_few_seed_users,
 )
 
 
@@ -120,12 +120,11 @@ def released_statistics(
         `addressable_size`, `test_set_sizes` (`seed`, `others`) and `noise`; sizes are None where they are hidden.
 
     Raises:
-        SeedError: The source audience is too small by its released count (INSUFFICIENT_MATCHING_SEED).
+        SeedError: The source audience is too small or too large by its released count.
     """
     seed = releaser.count(statistics.n_seed_users, question=question)
     addressable = of_base.count(statistics.n_users, question=question_about(None))
-    if not seed.is_enough():
-        raise too_few_seed_users()
+    check_released_seed(seed, addressable)
     fpr, tpr = curve(statistics.fpr), curve(statistics.tpr)
     share = ratio(seed, addressable) or 0.0
     # The share of all users above each threshold: rises with it, so a reach has one place on the curve.

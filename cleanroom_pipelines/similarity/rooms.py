@@ -1,9 +1,9 @@
 """Lookalikes of a data room: its model, the ranking of a source audience, and the best users of it.
 
-Lives here: `train_room`, `rank_room` and `select_reach`, on the same model that serves configured audience models.
+Lives here: `train_room`, `rank_room` and `select_reach`, on the same model that serves configured audience models,
+and `check_released_seed`, which decides about a source audience before it is ranked.
 Add here when a lookalike of a room is made in a further way.
-Keep out: what the model sees of a room (room_features), its numbers (room_statistics), who may ask, how many
-matched users are enough (decided on released counts), and names of people's audiences.
+Keep out: what the model sees of a room (room_features), its numbers (room_statistics), who may ask.
 
 A room of 200,000 users with ten segments each trains in 2 s and ranks a source of 10,000 in 6 s on two cores, with
 64 embedding columns in 4 and 8 s; a reach and its statistics take a twentieth of a second.
@@ -27,6 +27,7 @@ import pyarrow as pa
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
 from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.privacy import Released, ratio
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import RANKING_FILE, InPlaceRanking, rank_in_place
 from cleanroom_pipelines.similarity.room_features import SEGMENTS_SCHEMA, write_room_features
@@ -46,6 +47,7 @@ USERS_FILE = "users.parquet"
 MIN_REACH, MAX_REACH = 1, 30
 _SHARE_OF_FEATURES = 0.1
 _MIN_OTHERS = 100
+_LARGEST_SHARE = 0.9
 
 
 def train_room(
@@ -103,34 +105,39 @@ def train_room(
         )
 
 
-def check_room_seed(n_seed_users: int, n_users: int, minimum: int = MIN_SEED_IDS) -> None:
-    """Refuse a source audience that is too small or covers the base audience; the error says no count.
+def check_released_seed(seed: Released, addressable: Released) -> None:
+    """Decide whether a source audience can be ranked, by released counts alone; works on hidden ones too.
+
+    What it lets pass is what `rank_room` can do, but for noise that is far out and for fewer than about 1,200
+    users: a decision by the true counts would tell them to whoever knows all users but one.
 
     Args:
-        n_seed_users: Users of the source audience; the caller that decides gives the released count.
-        n_users: Relevant users.
-        minimum: Fewest users of a source audience.
+        seed: Users of the source audience.
+        addressable: All relevant users.
 
     Raises:
-        SeedError: Fewer than `minimum` (INSUFFICIENT_MATCHING_SEED), or fewer than max(100, a tenth of them)
-            other users (SEED_COVERS_POPULATION).
+        SeedError: Too few (INSUFFICIENT_MATCHING_SEED), or above 90 % of all users (SEED_COVERS_POPULATION).
     """
-    if n_seed_users < minimum:
-        raise too_few_seed_users()
-    if n_users - n_seed_users < max(_MIN_OTHERS, n_seed_users / 10):
-        raise SeedError(
-            "The source audience covers nearly all users: too few others are left to tell it apart.",
-            remedy="Choose a smaller source audience.",
-            status_code=StatusCode.SEED_COVERS_POPULATION,
-        )
+    if not seed.is_enough():
+        raise _too_few_seed_users()
+    share = ratio(seed, addressable)
+    if share is None or share > _LARGEST_SHARE:
+        raise _seed_covers_population()
 
 
-def too_few_seed_users() -> SeedError:
-    """The one error for a source audience that is too small, whoever finds it out; it says no count."""
+def _too_few_seed_users() -> SeedError:
     return SeedError(
         "Too few users of the source audience are matched for a lookalike.",
         remedy="Choose a larger source audience, or provide more matching ids.",
         status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+    )
+
+
+def _seed_covers_population() -> SeedError:
+    return SeedError(
+        "The source audience covers nearly all users: too few others are left to tell it apart.",
+        remedy="Choose a smaller source audience.",
+        status_code=StatusCode.SEED_COVERS_POPULATION,
     )
 
 
@@ -160,7 +167,9 @@ def rank_room(
         should_cancel: Asked between blocks.
 
     Raises:
-        SeedError: Too few users, or nearly all; see `check_room_seed`. No count is in it.
+        SeedError: Fewer than `min_seed_users` users (INSUFFICIENT_MATCHING_SEED), or fewer others than 100 or than
+            a tenth of them (SEED_COVERS_POPULATION): the same errors as of `check_released_seed`, without counts.
+        UsageError: The minimum is below the number of folds.
         ArtifactError: The model or the file of users cannot be read.
         CancelledError: `should_cancel` said so.
     """
@@ -172,7 +181,10 @@ def rank_room(
             opened = Model(model)
             ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
             matched = numbers_of(opened, ids)
-            check_room_seed(len(matched), opened.n_users, min_seed_users)
+            if len(matched) < min_seed_users:
+                raise _too_few_seed_users()
+            if opened.n_users - len(matched) < max(_MIN_OTHERS, len(matched) / 10):
+                raise _seed_covers_population()
         ranked = rank_in_place(opened, matched, out / RANKING_FILE, settings, stages)
         _write_held_out(ranked, out / HELD_OUT_FILE)
     if progress:

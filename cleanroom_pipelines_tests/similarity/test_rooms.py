@@ -31,7 +31,7 @@ from cleanroom_pipelines.similarity.room_statistics import released_statistics, 
 from cleanroom_pipelines.similarity.rooms import (
     HELD_OUT_FILE,
     USERS_FILE,
-    check_room_seed,
+    check_released_seed,
     rank_room,
     ranking_key,
     reach_size,
@@ -41,6 +41,9 @@ from cleanroom_pipelines.similarity.rooms import (
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, SMALL
 
 N_USERS = 800
+RELEASER = Releaser(b"k" * 32, "room 1", hide_absolute_values=False)
+OF_BASE = Releaser(b"k" * 32, "base 1", hide_absolute_values=False)
+SOURCE = question_about("buyers")
 
 
 @dataclass(frozen=True)
@@ -315,11 +318,6 @@ def test_the_statistics_agree_with_a_slow_count(room: Room, ranked: Path) -> Non
     assert recalls == sorted(recalls)
 
 
-RELEASER = Releaser(b"k" * 32, "room 1", hide_absolute_values=False)
-OF_BASE = Releaser(b"k" * 32, "base 1", hide_absolute_values=False)
-SOURCE = question_about("buyers")
-
-
 def _released(ranked: Path, *, hide: bool = False) -> dict[str, Any]:
     releasers = (replace(releaser, hide_absolute_values=hide) for releaser in (RELEASER, OF_BASE))
     return released_statistics(room_statistics(ranked), *releasers, question=SOURCE)
@@ -391,9 +389,7 @@ def test_too_few_by_the_released_count_is_the_same_error(ranked: Path) -> None:
     statistics = replace(room_statistics(ranked), n_seed_users=0)
     with pytest.raises(SeedError) as caught:
         released_statistics(statistics, RELEASER, OF_BASE, question=SOURCE)
-    with pytest.raises(SeedError) as decided:
-        check_room_seed(0, len(statistics.tpr))
-    assert str(caught.value) == str(decided.value)
+    assert caught.value.status_code is StatusCode.INSUFFICIENT_MATCHING_SEED
     assert caught.value.attributes == {}
 
 
@@ -450,8 +446,16 @@ def test_refusals_say_no_count_and_no_id(room: Room, model: Path, tmp_path: Path
     assert not any(character.isdigit() for character in str(caught.value))
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(SeedError) as decided:
-        check_room_seed(n_seed, len(room.users))
-    assert str(decided.value) == str(caught.value)
+        check_released_seed(
+            RELEASER.count(n_seed, question=SOURCE), OF_BASE.count(len(room.users), question=question_about(None))
+        )
+    assert (str(decided.value), decided.value.status_code) == (str(caught.value), caught.value.status_code)
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_a_usual_source_passes_also_where_counts_are_hidden(hide: bool) -> None:
+    releaser = replace(RELEASER, hide_absolute_values=hide)
+    check_released_seed(releaser.count(5_000, question=SOURCE), releaser.count(20_000, question="all"))
 
 
 def test_fewer_users_than_usual_can_be_ranked_where_the_caller_says_so(
