@@ -3,4 +3,184 @@
 Lives here: the client's classes and the handlers on the server's side.
 Add here when the API gets a further class or call.
 Keep out: deciding numbers (`privacy`), computing (`audiences`, `similarity`) and the web server (`serving`).
+
+What is named here is the client's side. It brings no engine, learner or server, so that a script starts fast.
 """
+
+from cleanroom_pipelines.media.action import Action, CreateLookalikeAudienceAction
+from cleanroom_pipelines.media.api import (
+    AudienceType,
+    BaseAudience,
+    CustomAudience,
+    SeedAudience,
+    ValidationReport,
+)
+from cleanroom_pipelines.media.audience_statistics_result import LalAudienceStatistics, ReachPoint
+from cleanroom_pipelines.media.audiences import Audiences
+from cleanroom_pipelines.media.client import Client, DataRoomSummary, ManifestHash, Transport
+from cleanroom_pipelines.media.compute_job import (
+    MediaAudiencesValidationReportJob,
+    MediaAudienceUserListJob,
+    MediaBaseAudienceValidationReportsJob,
+    MediaComputeJob,
+    MediaDataAttributesJob,
+    MediaEstimateAudienceSizeJob,
+    MediaGetAudiencesJob,
+    MediaInsightsJob,
+    MediaLookalikeAudienceStatisticsJob,
+    MediaOverlapStatisticsJob,
+)
+from cleanroom_pipelines.media.data_lab import DataLab, DataLabBuilder
+from cleanroom_pipelines.media.errors import (
+    AmbiguousNameError,
+    AudienceHasDependentsError,
+    BudgetSpentError,
+    ConflictError,
+    DownloadDamagedError,
+    InvalidDefinitionError,
+    InvalidRequestError,
+    JobAlreadyStartedError,
+    JobCancelledError,
+    JobFailedError,
+    JobTimeoutError,
+    MediaError,
+    NotFoundError,
+    NotProvisionedError,
+    NotValidatedError,
+    PermissionDeniedError,
+    ServerError,
+    ServerUnavailableError,
+    TooFewUsersError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UploadTooLargeError,
+    ValidationFailedError,
+)
+from cleanroom_pipelines.media.exclusion_targeting_builder import (
+    ExclusionTargetingAudienceBuilder,
+    ExclusionTargetingAudienceDefinition,
+)
+from cleanroom_pipelines.media.lookalike_audience_builder import (
+    LookalikeAudienceBuilder,
+    LookalikeAudienceDefinition,
+)
+from cleanroom_pipelines.media.matching import MatchingId
+from cleanroom_pipelines.media.media import CollaborationType, DataRoomAuditLog, DcrConfiguration, MediaDcr
+from cleanroom_pipelines.media.participant import Participant, Permission
+from cleanroom_pipelines.media.protocol import JobStatus
+from cleanroom_pipelines.media.remarketing_audience_builder import (
+    RemarketingAudienceBuilder,
+    RemarketingAudienceDefinition,
+)
+from cleanroom_pipelines.media.results import (
+    AudienceInsights,
+    AudienceSize,
+    DataAttribute,
+    DataAttributes,
+    Insights,
+    InsightsRow,
+    OverlapRow,
+    OverlapStatistics,
+    PrivacyBudget,
+    UserListDelivery,
+    UserListFile,
+)
+from cleanroom_pipelines.media.rule_based_builder import (
+    AudienceCombinator,
+    AudienceCombinatorBuilder,
+    AudienceFilters,
+    CombineOperator,
+    Filter,
+    FilterOperator,
+    MatchOperator,
+    RuleBasedAudienceBuilder,
+    RuleBasedAudienceDefinition,
+)
+from cleanroom_pipelines.media.validation_reports import ValidationReports
+
+__all__ = [
+    "Action",
+    "AmbiguousNameError",
+    "AudienceCombinator",
+    "AudienceCombinatorBuilder",
+    "AudienceFilters",
+    "AudienceHasDependentsError",
+    "AudienceInsights",
+    "AudienceSize",
+    "AudienceType",
+    "Audiences",
+    "BaseAudience",
+    "BudgetSpentError",
+    "Client",
+    "CollaborationType",
+    "CombineOperator",
+    "ConflictError",
+    "CreateLookalikeAudienceAction",
+    "CustomAudience",
+    "DataAttribute",
+    "DataAttributes",
+    "DataLab",
+    "DataLabBuilder",
+    "DataRoomAuditLog",
+    "DataRoomSummary",
+    "DcrConfiguration",
+    "DownloadDamagedError",
+    "ExclusionTargetingAudienceBuilder",
+    "ExclusionTargetingAudienceDefinition",
+    "Filter",
+    "FilterOperator",
+    "Insights",
+    "InsightsRow",
+    "InvalidDefinitionError",
+    "InvalidRequestError",
+    "JobAlreadyStartedError",
+    "JobCancelledError",
+    "JobFailedError",
+    "JobStatus",
+    "JobTimeoutError",
+    "LalAudienceStatistics",
+    "LookalikeAudienceBuilder",
+    "LookalikeAudienceDefinition",
+    "ManifestHash",
+    "MatchOperator",
+    "MatchingId",
+    "MediaAudienceUserListJob",
+    "MediaAudiencesValidationReportJob",
+    "MediaBaseAudienceValidationReportsJob",
+    "MediaComputeJob",
+    "MediaDataAttributesJob",
+    "MediaDcr",
+    "MediaError",
+    "MediaEstimateAudienceSizeJob",
+    "MediaGetAudiencesJob",
+    "MediaInsightsJob",
+    "MediaLookalikeAudienceStatisticsJob",
+    "MediaOverlapStatisticsJob",
+    "NotFoundError",
+    "NotProvisionedError",
+    "NotValidatedError",
+    "OverlapRow",
+    "OverlapStatistics",
+    "Participant",
+    "Permission",
+    "PermissionDeniedError",
+    "PrivacyBudget",
+    "ReachPoint",
+    "RemarketingAudienceBuilder",
+    "RemarketingAudienceDefinition",
+    "RuleBasedAudienceBuilder",
+    "RuleBasedAudienceDefinition",
+    "SeedAudience",
+    "ServerError",
+    "ServerUnavailableError",
+    "TooFewUsersError",
+    "TooManyRequestsError",
+    "Transport",
+    "UnauthorizedError",
+    "UploadTooLargeError",
+    "UserListDelivery",
+    "UserListFile",
+    "ValidationFailedError",
+    "ValidationReport",
+    "ValidationReports",
+]

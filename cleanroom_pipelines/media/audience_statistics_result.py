@@ -1,0 +1,112 @@
+"""The statistics of a lookalike audience.
+
+Lives here: `LalAudienceStatistics` and the points of its reach table.
+Keep out: working them out (`similarity`, on the server) and fetching them (`compute_job.py`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class ReachPoint:
+    """What a lookalike of one reach would be.
+
+    Args:
+        reach: In percent of all relevant users, 1 to 30.
+        size: Users by the released count; None where that is hidden or too small to be told.
+        tpr: Share of held-out seed users that are found at this reach.
+        fpr: Share of other users that are taken along.
+    """
+
+    reach: int
+    size: int | None
+    tpr: float
+    fpr: float
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(value["reach"], value.get("size"), value["tpr"], value["fpr"])
+
+
+class LalAudienceStatistics:
+    """How well a lookalike audience's ranking finds seed users that it was not shown.
+
+    Args:
+        auc: Area under the ROC curve.
+        fpr: False positive rates, in order of decreasing threshold.
+        tpr: True positive rates, in order of decreasing threshold.
+        reach: The whole reach table, 1 to 30 percent; empty if it was not told.
+        seed_size: Matched users of the source by the released count; None where hidden.
+        addressable_size: All relevant users; None where hidden.
+        test_set_sizes: How many users the curve was measured on.
+    """
+
+    def __init__(
+        self,
+        auc: float,
+        fpr: list[float],
+        tpr: list[float],
+        *,
+        reach: Sequence[ReachPoint] = (),
+        seed_size: int | None = None,
+        addressable_size: int | None = None,
+        test_set_sizes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.auc = auc
+        self.fpr = list(fpr)
+        self.tpr = list(tpr)
+        self.reach = list(reach)
+        self.seed_size = seed_size
+        self.addressable_size = addressable_size
+        self.test_set_sizes = dict(test_set_sizes or {})
+
+    def __repr__(self) -> str:
+        return f"LalAudienceStatistics(auc={self.auc!r}, {len(self.fpr)} points, {len(self.reach)} reaches)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LalAudienceStatistics):
+            return NotImplemented
+        return self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def at_reach(self, reach: int) -> ReachPoint | None:
+        """What a lookalike of this reach would be; None if the table does not hold it."""
+        return next((point for point in self.reach if point.reach == reach), None)
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """Read `model_dump` back, or what the server tells; `auc`, `fpr` and `tpr` suffice."""
+        return cls(
+            auc=d["auc"],
+            fpr=d["fpr"],
+            tpr=d["tpr"],
+            reach=[ReachPoint.from_dict(point) for point in d.get("reach") or ()],
+            seed_size=d.get("seed_size"),
+            addressable_size=d.get("addressable_size"),
+            test_set_sizes=d.get("test_set_sizes"),
+        )
+
+    def model_dump(self) -> dict[str, Any]:
+        """The statistics as a dictionary that JSON can hold."""
+        return {
+            "auc": self.auc,
+            "fpr": list(self.fpr),
+            "tpr": list(self.tpr),
+            "reach": [asdict(point) for point in self.reach],
+            "seed_size": self.seed_size,
+            "addressable_size": self.addressable_size,
+            "test_set_sizes": dict(self.test_set_sizes),
+        }
+
+    def model_dump_json(self, indent: int | None = None) -> str:
+        """The statistics as JSON text.
+
+        Args:
+            indent: Spaces of indentation; None for one line.
+        """
+        return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)

@@ -1,0 +1,466 @@
+"""The client: who asks, and how what is asked gets to the handlers.
+
+Lives here: `Client`, the `Transport` it speaks through, the one over HTTP, and uploads.
+Add here when the client gets a further call that belongs to no data room.
+Keep out: data rooms (`media.py`), data labs (`data_lab.py`), and everything that is decided: the server decides.
+"""
+
+import os
+import re
+import ssl
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, Self
+from urllib.parse import quote, urlsplit
+
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.media.errors import (
+    InvalidRequestError,
+    MediaError,
+    ServerError,
+    ServerUnavailableError,
+)
+from cleanroom_pipelines.media.matching import MatchingId
+from cleanroom_pipelines.media.protocol import PREFIX, UPLOADS, Method, as_media_error, error_from_dict, file_path
+
+if TYPE_CHECKING:
+    import httpx
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_MOST_ATTEMPTS = 5
+_FIRST_PAUSE_SECONDS = 0.2
+_MOST_PAUSE_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+# Below the 5 seconds after which the server closes an idle connection: a request on a closed one gets no answer,
+# and nobody could say whether it was carried out.
+_IDLE_SECONDS = 3.0
+# a server may take its time to look through what it was given before it answers
+_UPLOAD_SECONDS = 600.0
+_CHUNK = 1 << 20
+_SPOOLED_BYTES = 64 << 20
+
+
+class Transport(Protocol):
+    """How a client reaches the handlers: over HTTP, or in this process."""
+
+    def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Carry a method of the protocol out and return its result.
+
+        Raises:
+            CleanroomError: It was refused or failed.
+        """
+
+    def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
+        """Give a file to the server: `{"manifest_hash", "name", "n_bytes"}`. A stream is read from its start."""
+
+    def download(self, job_id: str, name: str) -> Iterator[bytes]:
+        """The bytes of a job's file, a piece at a time."""
+
+    def close(self) -> None:
+        """Give up what is held open."""
+
+
+class HttpTransport:
+    """Speaks to `cleanroom serve`.
+
+    What only reads is asked for again when the connection fails. What changes something is sent again only if it
+    surely never arrived, or the server said that it did not look at it.
+
+    Args:
+        url: Where the server listens, for instance `https://cleanroom.example`.
+        token: What the operator issued; it is shown nowhere.
+        timeout: Seconds to wait for an answer.
+        verify: Whether the server's certificate is checked, or a file with the authorities to check it against.
+        sleep: Waits for a number of seconds.
+
+    Raises:
+        InvalidRequestError: The address or the token cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = 60.0,
+        verify: bool | str | Path = True,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        import httpx
+
+        self.url, host = _checked_url(url)
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise InvalidRequestError(
+                "The token cannot be used.", remedy="Give it as `cleanroom token issue` printed it."
+            )
+        local = host in _LOOPBACK
+        if self.url.startswith("http:") and not local:
+            warnings.warn("The token travels unencrypted; give the server an https address.", stacklevel=3)
+        check: bool | ssl.SSLContext = (
+            verify if isinstance(verify, bool) else ssl.create_default_context(cafile=str(verify))
+        )
+        self._sleep = sleep
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}", "User-Agent": "cleanroom-media"},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            limits=httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
+            verify=check,
+            follow_redirects=False,  # the token goes to nobody else
+            trust_env=not local,  # a proxy cannot reach this machine's loopback
+        )
+
+    def __repr__(self) -> str:
+        return f"HttpTransport({self.url!r})"
+
+    def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Carry a method of the protocol out and return its result."""
+        request = self._http.build_request("POST", f"{PREFIX}/{method}", json=params)
+        return self._result(lambda: self._send(request), repeatable=Method(method).only_reads)
+
+    def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
+        """Give a file to the server."""
+        with source.open("rb") if isinstance(source, Path) else _left_open(source) as stream:
+            n_bytes = stream.seek(0, os.SEEK_END)
+
+            def send() -> "httpx.Response":
+                stream.seek(0)
+                request = self._http.build_request(
+                    "PUT",
+                    UPLOADS,
+                    params={"name": name},
+                    content=iter(lambda: stream.read(_CHUNK), b""),
+                    headers={"Content-Length": str(n_bytes), "Content-Type": "application/octet-stream"},
+                    timeout=_UPLOAD_SECONDS,
+                )
+                return self._send(request)
+
+            # the server names a file by what is in it, so that giving it twice is giving it once
+            result = self._result(send, repeatable=True)
+        if not isinstance(result, dict) or not isinstance(result.get("manifest_hash"), str):
+            raise _not_understood(200)
+        return result
+
+    def download(self, job_id: str, name: str) -> Iterator[bytes]:
+        """The bytes of a job's file, a piece at a time."""
+        path = file_path(quote(job_id, safe=""), quote(name, safe=""))
+        response = self._answer(
+            lambda: self._send(self._http.build_request("GET", path), stream=True), repeatable=True
+        )
+        try:
+            if response.status_code != 200:
+                with _told_as_ours():
+                    response.read()
+                raise _refusal(response)
+            with _told_as_ours():
+                yield from response.iter_bytes(_CHUNK)
+        finally:
+            response.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _result(self, send: Callable[[], "httpx.Response"], *, repeatable: bool) -> Any:
+        response = self._answer(send, repeatable=repeatable)
+        if response.status_code != 200:
+            raise _refusal(response)
+        body = _json(response)
+        if not isinstance(body, dict) or "result" not in body:
+            raise _not_understood(200)
+        return body["result"]
+
+    def _answer(self, send: Callable[[], "httpx.Response"], *, repeatable: bool) -> "httpx.Response":
+        pause = _FIRST_PAUSE_SECONDS
+        for attempt in range(1, _MOST_ATTEMPTS + 1):
+            is_last = attempt == _MOST_ATTEMPTS
+            wait = pause
+            try:
+                response = send()
+            except _NeverSentError:
+                if is_last:
+                    raise
+            except ServerUnavailableError:
+                if is_last or not repeatable:
+                    raise
+            else:
+                slow_down = response.status_code == 429
+                if is_last or not (slow_down or (repeatable and response.status_code in (502, 503, 504))):
+                    return response
+                wait = max(pause, _retry_after(response))
+                response.close()
+            self._sleep(min(wait, _MOST_PAUSE_SECONDS))
+            pause *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _send(self, request: "httpx.Request", *, stream: bool = False) -> "httpx.Response":
+        with _told_as_ours():
+            return self._http.send(request, stream=stream)
+
+
+class _NeverSentError(ServerUnavailableError):
+    """There was no connection to send anything on."""
+
+
+class Client:
+    """Somebody who works with data rooms.
+
+    Args:
+        url: Where the server listens, for instance `https://cleanroom.example`.
+        token: What the operator issued for the caller's e-mail address.
+        home: For the operator and for tests: a home of this machine instead of `url` and `token`. The same
+            handlers answer, in this process.
+        user_email: Whom the operator acts as, with `home`.
+        timeout: Seconds to wait for an answer, with `url`.
+        verify: Whether the server's certificate is checked, or a file with the authorities to check it against.
+
+    Raises:
+        InvalidRequestError: It is neither an address with a token nor a home with an e-mail address.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        home: str | Path | None = None,
+        user_email: str | None = None,
+        timeout: float = 60.0,
+        verify: bool | str | Path = True,
+    ) -> None:
+        if (url is None) == (home is None):
+            raise InvalidRequestError(
+                "A client needs either a server's address or a home.", remedy="Give `url` and `token`."
+            )
+        self._transport: Transport
+        if url is not None:
+            if token is None:
+                raise InvalidRequestError("The client has no token.", remedy="Give the one the operator issued.")
+            self._transport = HttpTransport(url, token, timeout=timeout, verify=verify)
+            self._place = self._transport.url
+        else:
+            if user_email is None:
+                raise InvalidRequestError(
+                    "It is not said whom the client acts as.", remedy="Give `user_email` with `home`."
+                )
+            self._transport = _open_local(str(home), user_email)
+            self._place = "this process"
+
+    def __repr__(self) -> str:
+        return f"Client({self._place!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is held open."""
+        self._transport.close()
+
+    @cached_property
+    def email(self) -> str:
+        """Whom the server takes the caller for."""
+        return str(self.call(Method.WHOAMI)["email"])
+
+    def get_data_rooms(self) -> list["DataRoomSummary"]:
+        """The data rooms that the caller is a participant of."""
+        rooms = self.call(Method.LIST_ROOMS)["rooms"]
+        return [DataRoomSummary(room["id"], room["name"], room.get("created_at")) for room in rooms]
+
+    def upload_dataset(
+        self, data: Any, *, name: str | None = None, matching_id: MatchingId | None = None
+    ) -> "ManifestHash":
+        """Bring a file to the server and return the hash by which a data room or a data lab takes it.
+
+        Args:
+            data: A path, an open file, or a pandas, polars or pyarrow table, which is sent as CSV. The server
+                understands CSV (UTF-8, no header), the same in gzip, and Parquet.
+            name: What it is called in reports; a file's own name if left out.
+            matching_id: Its kind of matching ids, in a room that has several.
+
+        Raises:
+            InvalidRequestError: It is neither a file nor a table.
+            UploadTooLargeError: The server takes no file of this size.
+        """
+        with _readable(data) as (source, own_name), _errors_as_ours():
+            taken = self._transport.upload(source, name or own_name)
+        hash_ = ManifestHash(taken["manifest_hash"])
+        hash_.matching_id = None if matching_id is None else MatchingId(matching_id)
+        return hash_
+
+    def call(self, method: Method, **params: Any) -> Any:
+        """Carry a method of the protocol out; for the classes of this package.
+
+        Raises:
+            MediaError: It was refused or failed.
+        """
+        with _errors_as_ours():
+            return self._transport.call(method.value, params)
+
+    def download(self, job_id: str, name: str) -> Iterator[bytes]:
+        """The bytes of a job's file, a piece at a time; jobs know which files they have."""
+        with _errors_as_ours():
+            yield from self._transport.download(job_id, name)
+
+
+@dataclass(frozen=True)
+class DataRoomSummary:
+    """A data room in a list; `MediaDcr.from_existing` opens it."""
+
+    id: str
+    name: str
+    created_at: str | None = None
+
+
+class ManifestHash(str):
+    """The hash of an uploaded file, which also remembers what kind of matching ids the file holds."""
+
+    matching_id: MatchingId | None = None
+
+
+def _open_local(home: str, user_email: str) -> Transport:
+    # here, since it brings the whole server
+    from cleanroom_pipelines.media import server  # type: ignore[attr-defined, unused-ignore]
+
+    with _errors_as_ours():
+        transport: Transport = server.open_local(home, user_email)
+    return transport
+
+
+@contextmanager
+def _errors_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except CleanroomError as error:
+        if isinstance(error, MediaError):
+            raise
+        raise as_media_error(error) from None
+
+
+@contextmanager
+def _told_as_ours() -> Iterator[None]:
+    """Tell a failed exchange as one of our errors, not as httpx's: that holds the request with the token."""
+    import httpx
+
+    try:
+        yield
+    except httpx.ConnectError as error:
+        if "CERTIFICATE" in str(error).upper():
+            raise ServerUnavailableError(
+                "The server's certificate is not trusted.",
+                remedy="Give `verify` the file of the authority that signed it.",
+            ) from None
+        raise _NeverSentError(
+            "The server cannot be reached.", remedy="Check the address and that it runs."
+        ) from None
+    except (httpx.ConnectTimeout, httpx.PoolTimeout):
+        raise _NeverSentError(
+            "The server cannot be reached in time.", remedy="Check the address and try again."
+        ) from None
+    except httpx.TimeoutException:
+        raise ServerUnavailableError(
+            "The server did not answer in time.", remedy="It may have done what was asked: look, then try again."
+        ) from None
+    except (httpx.HTTPError, httpx.StreamError) as error:
+        raise ServerUnavailableError(
+            f"The connection to the server failed ({type(error).__name__}).",
+            remedy="It may have done what was asked: look, then try again.",
+        ) from None
+
+
+def _refusal(response: "httpx.Response") -> MediaError:
+    if 300 <= response.status_code < 400:
+        return InvalidRequestError(
+            "The address leads to another one, which the token is not given to.",
+            remedy="Give the address that the server has in the end.",
+        )
+    body = _json(response)
+    return error_from_dict(body.get("error") if isinstance(body, dict) else None, status=response.status_code)
+
+
+def _json(response: "httpx.Response") -> Any:
+    with suppress(ValueError):
+        return response.json()
+    return None
+
+
+def _not_understood(status: int) -> ServerError:
+    return ServerError(
+        f"The server answered with status {status} and nothing that is understood here.",
+        remedy="Check that the address is that of `cleanroom serve`.",
+    )
+
+
+def _retry_after(response: "httpx.Response") -> float:
+    with suppress(ValueError):
+        return max(0.0, float(response.headers.get("Retry-After", "")))
+    return 0.0
+
+
+def _checked_url(url: str) -> tuple[str, str]:
+    parts = None
+    with suppress(ValueError, AttributeError, TypeError):
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    if parts is None or parts.scheme not in ("http", "https") or not host:
+        raise InvalidRequestError(
+            "The server's address cannot be used.", remedy="Give https://host or http://host."
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InvalidRequestError(
+            "The server's address has parts it cannot have.",
+            remedy="Leave credentials, queries and fragments out.",
+        )
+    return url.rstrip("/"), host
+
+
+@contextmanager
+def _left_open(stream: BinaryIO) -> Iterator[BinaryIO]:
+    yield stream
+
+
+@contextmanager
+def _readable(data: Any) -> Iterator[tuple[Path | BinaryIO, str]]:
+    """What is to be uploaded, as a file of this machine or a stream that can be read again, and its own name."""
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        if not path.is_file():
+            raise InvalidRequestError("There is no file where the dataset should be.", remedy="Check the path.")
+        yield path, path.name
+        return
+    with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spooled:
+        if hasattr(data, "read"):
+            own_name = Path(str(getattr(data, "name", "dataset.csv"))).name
+            for chunk in iter(lambda: data.read(_CHUNK), None):
+                if not chunk:
+                    break
+                spooled.write(chunk.encode() if isinstance(chunk, str) else chunk)
+        else:
+            own_name = "dataset.csv"
+            _write_table(data, spooled)
+        spooled.seek(0)
+        yield spooled, own_name  # type: ignore[misc]
+
+
+def _write_table(table: Any, sink: IO[bytes]) -> None:
+    if hasattr(table, "to_csv"):  # pandas
+        table.to_csv(sink, header=False, index=False)
+    elif hasattr(table, "write_csv"):  # polars
+        table.write_csv(sink, include_header=False)
+    elif hasattr(table, "to_batches") and hasattr(table, "schema"):  # pyarrow
+        from pyarrow import csv
+
+        csv.write_csv(table, sink, csv.WriteOptions(include_header=False))
+    else:
+        raise InvalidRequestError(
+            "What was given is neither a file nor a table.", remedy="Give a path, an open file or a data frame."
+        )

@@ -1,0 +1,191 @@
+"""What goes over the wire between the client and the handlers.
+
+Lives here: the path, the methods, the kinds and states of jobs, and how errors travel.
+Add here when the protocol gets a method, a kind of job or an error.
+Keep out: sending (`client.py`), answering (the handlers), and what a result means to a script (`results.py`).
+
+`POST <PREFIX>/<method>` with `Authorization: Bearer <token>` takes a JSON object and gives `{"result": …}`.
+`PUT <PREFIX>/uploads?name=…` takes the bytes of a file, `GET <PREFIX>/jobs/<job id>/files/<name>` gives one. What
+is refused comes as `{"error": {"type", "message", "remedy", "attributes"}}` with a status that fits the type.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from cleanroom_pipelines import errors as core
+from cleanroom_pipelines.media import errors
+from cleanroom_pipelines.media.errors import MediaError
+
+PREFIX = "/_cleanroom/media/v1"
+UPLOADS = f"{PREFIX}/uploads"
+
+
+class Method(StrEnum):
+    """What can be asked of the server."""
+
+    WHOAMI = "whoami"
+    CREATE_ROOM = "create_room"
+    GET_ROOM = "get_room"
+    LIST_ROOMS = "list_rooms"
+    CREATE_LAB = "create_lab"
+    GET_LAB = "get_lab"
+    START_LAB = "start_lab"
+    PROVISION_BASE = "provision_base"
+    DEPROVISION_BASE = "deprovision_base"
+    PROVISION_SEEDS = "provision_seeds"
+    DEPROVISION_SEEDS = "deprovision_seeds"
+    GET_PROVISIONING = "get_provisioning"
+    CREATE_AUDIENCE = "create_audience"
+    SHARE_AUDIENCES = "share_audiences"
+    DELETE_AUDIENCES = "delete_audiences"
+    START_JOB = "start_job"
+    GET_JOB = "get_job"
+    GET_JOB_RESULT = "get_job_result"
+    CANCEL_JOB = "cancel_job"
+    GET_AUDIT_LOG = "get_audit_log"
+    REFILL_LEDGER = "refill_ledger"
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether asking twice is the same as asking once, so that a lost answer may be asked for again."""
+        return self is Method.WHOAMI or self.value.startswith(("get_", "list_"))
+
+
+class JobKind(StrEnum):
+    """What a job of a room, or of a data lab, works out."""
+
+    OVERLAP_STATISTICS = "overlap_statistics"
+    INSIGHTS = "insights"
+    DATA_ATTRIBUTES = "data_attributes"
+    AUDIENCES = "audiences"
+    AUDIENCE_SIZE = "audience_size"
+    USER_LIST = "user_list"
+    LOOKALIKE_STATISTICS = "lookalike_statistics"
+    BASE_REPORTS = "base_reports"
+    SEEDS_REPORT = "seeds_report"
+    LAB_VALIDATION = "lab_validation"
+
+
+class JobStatus(StrEnum):
+    """How far a job is."""
+
+    RUNNING = "Running"
+    SUCCESS = "Success"
+    FAILED = "Failed"
+
+
+def file_path(job_id: str, name: str) -> str:
+    """The path of a job's file; ids and names of ours need no escapes."""
+    return f"{PREFIX}/jobs/{job_id}/files/{name}"
+
+
+_STATUS: Mapping[type[MediaError], int] = {
+    errors.InvalidRequestError: 400,
+    errors.InvalidDefinitionError: 400,
+    errors.TooFewUsersError: 400,
+    errors.ValidationFailedError: 400,
+    errors.UnauthorizedError: 401,
+    errors.BudgetSpentError: 403,
+    errors.PermissionDeniedError: 403,
+    errors.AmbiguousNameError: 404,
+    errors.NotFoundError: 404,
+    errors.AudienceHasDependentsError: 409,
+    errors.ConflictError: 409,
+    errors.JobAlreadyStartedError: 409,
+    errors.JobCancelledError: 409,
+    errors.JobFailedError: 409,
+    errors.NotProvisionedError: 409,
+    errors.NotValidatedError: 409,
+    errors.UploadTooLargeError: 413,
+    errors.TooManyRequestsError: 429,
+    errors.ServerError: 500,
+    errors.DownloadDamagedError: 500,
+    errors.ServerUnavailableError: 503,
+    errors.JobTimeoutError: 504,
+}
+_BY_NAME: Mapping[str, type[MediaError]] = {kind.__name__: kind for kind in _STATUS}
+
+# What the core raises, by the first of these that it is; whatever is not here is not the caller's to mend.
+_OF_CORE: tuple[tuple[type[core.CleanroomError], type[MediaError]], ...] = (
+    (core.NotFoundError, errors.NotFoundError),
+    (core.ConflictError, errors.ConflictError),
+    (core.CancelledError, errors.JobCancelledError),
+    (core.UsageError, errors.InvalidRequestError),
+    (core.InputError, errors.ValidationFailedError),
+)
+
+
+def as_media_error(error: Exception) -> MediaError:
+    """The error of the Media API that another error is; a stranger's becomes a `ServerError` without its text.
+
+    An error of the core with the name of one of ours becomes that one, the others go by their class.
+    """
+    if isinstance(error, MediaError):
+        return error
+    if not isinstance(error, core.CleanroomError):
+        return errors.ServerError("The server failed.", remedy="Try again, then tell the operator.")
+    named = (_BY_NAME[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _BY_NAME)
+    by_class = (ours for theirs, ours in _OF_CORE if isinstance(error, theirs))
+    kind = next(named, None) or next(by_class, None)
+    if kind is None:
+        return errors.ServerError(
+            f"The server failed ({type(error).__name__}).", remedy="Try again, then tell the operator."
+        )
+    return kind(error.message, remedy=error.remedy, status_code=error.status_code, **error.attributes)
+
+
+def error_as_dict(error: Exception) -> dict[str, Any]:
+    """What goes over the wire for an error: the value of `"error"`."""
+    known = as_media_error(error)
+    return {
+        "type": _wire_type(known).__name__,
+        "message": known.message,
+        "remedy": known.remedy,
+        "attributes": dict(known.attributes),
+    }
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that an error is answered with."""
+    return _STATUS.get(_wire_type(as_media_error(error)), 500)
+
+
+def error_from_dict(value: object, *, status: int = 500) -> MediaError:
+    """The error that came over the wire; a type that is not known here becomes a plain `MediaError`.
+
+    Args:
+        value: What stood under `"error"`, or whatever else came.
+        status: The HTTP status, which tells the type if nothing of ours came.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("message"), str):
+        kind = _OF_STATUS.get(status, errors.ServerError if status >= 500 else MediaError)
+        return kind(f"The server answered with status {status} and nothing that is understood here.")
+    attributes = value.get("attributes")
+    facts = {
+        name: fact
+        for name, fact in (attributes.items() if isinstance(attributes, Mapping) else ())
+        if isinstance(name, str) and name not in _TAKEN
+    }
+    kind = _BY_NAME.get(str(value.get("type")), MediaError)
+    remedy = value.get("remedy")
+    return kind(value["message"], remedy=remedy if isinstance(remedy, str) else "", **facts)
+
+
+# an attribute of such a name would be taken for an argument
+_TAKEN = {"self", "message", "remedy", "status_code"}
+_OF_STATUS: Mapping[int, type[MediaError]] = {
+    401: errors.UnauthorizedError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    413: errors.UploadTooLargeError,
+    429: errors.TooManyRequestsError,
+    502: errors.ServerUnavailableError,
+    503: errors.ServerUnavailableError,
+    504: errors.ServerUnavailableError,
+}
+
+
+def _wire_type(error: MediaError) -> type[MediaError]:
+    kinds = (kind for kind in type(error).__mro__ if _BY_NAME.get(kind.__name__) is kind)
+    return next(kinds, MediaError)

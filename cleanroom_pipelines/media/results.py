@@ -1,0 +1,260 @@
+"""What jobs work out: overlap, insights, data attributes, sizes and lists.
+
+Lives here: one class per answer, each with its rows, its noise and its JSON form.
+Add here when a job gets a new answer; lookalike statistics stand in `audience_statistics_result.py`, as they do
+in the API that this one follows.
+Keep out: working anything out. A number that is None is hidden, or too small to be told.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+
+class _Result:
+    """Something that can be written as JSON."""
+
+    def model_dump(self) -> dict[str, Any]:
+        """The answer as a dictionary that JSON can hold."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def model_dump_json(self, indent: int | None = None) -> str:
+        """The answer as JSON text."""
+        return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class OverlapRow(_Result):
+    """How one type of seed audience and the base audience meet.
+
+    Args:
+        audience_type: Type of the seed audience.
+        advertiser_size: Ids that the advertiser brought; only the advertiser is told.
+        overlap_size: Distinct users of the publisher that matched.
+        is_empty: Whether too few matched to be told.
+        match_rate: Matched seed ids among the advertiser's valid unique ids, 0 to 1.
+    """
+
+    audience_type: str
+    advertiser_size: int | None
+    overlap_size: int | None
+    is_empty: bool | None
+    match_rate: float | None
+
+
+@dataclass(frozen=True)
+class OverlapStatistics(_Result):
+    """How the seed audiences and the base audience meet.
+
+    Args:
+        rows: One per type of seed audience.
+        noise: How far the numbers may be off, as the server states it.
+    """
+
+    rows: tuple[OverlapRow, ...]
+    noise: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, audience_type: str) -> OverlapRow | None:
+        """The row of one type; None if there is no such type."""
+        return next((row for row in self.rows if row.audience_type == audience_type), None)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        rows = (
+            OverlapRow(
+                row["audience_type"],
+                row.get("advertiser_size"),
+                row.get("overlap_size"),
+                row.get("is_empty"),
+                row.get("match_rate"),
+            )
+            for row in value["rows"]
+        )
+        return cls(tuple(rows), dict(value.get("noise") or {}))
+
+
+@dataclass(frozen=True)
+class InsightsRow(_Result):
+    """One group of users, seen in the overlap and among all matchable users.
+
+    Args:
+        interest: The segment; None for all.
+        age: The age bracket; None for all.
+        gender: The gender; None for all.
+        affinity_ratio: Share in the overlap divided by the share among the matchable users.
+        share_in_overlap: 0 to 1.
+        share_in_matchable: 0 to 1.
+        addressable_size: Users of the publisher in the group.
+    """
+
+    interest: str | None
+    age: str | None
+    gender: str | None
+    affinity_ratio: float | None
+    share_in_overlap: float | None
+    share_in_matchable: float | None
+    addressable_size: int | None
+
+
+@dataclass(frozen=True)
+class AudienceInsights(_Result):
+    """The insights on one type of seed audience.
+
+    Args:
+        audience_type: Type of the seed audience.
+        rows: One per interest, age, gender and pair of them.
+    """
+
+    audience_type: str
+    rows: tuple[InsightsRow, ...]
+
+
+@dataclass(frozen=True)
+class Insights(_Result):
+    """What sets the matched users of each seed audience apart.
+
+    Args:
+        audiences: One per type of seed audience.
+        noise: How far the numbers may be off, as the server states it.
+    """
+
+    audiences: tuple[AudienceInsights, ...]
+    noise: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, audience_type: str) -> AudienceInsights | None:
+        """The insights on one type; None if there is no such type."""
+        return next((each for each in self.audiences if each.audience_type == audience_type), None)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        names = InsightsRow.__dataclass_fields__
+        audiences = (
+            AudienceInsights(
+                each["audience_type"],
+                tuple(InsightsRow(**{name: row.get(name) for name in names}) for row in each["rows"]),
+            )
+            for each in value["audiences"]
+        )
+        return cls(tuple(audiences), dict(value.get("noise") or {}))
+
+
+@dataclass(frozen=True)
+class DataAttribute(_Result):
+    """An attribute that filters can be set on.
+
+    Args:
+        name: `age`, `gender` or `segments`.
+        type: `NUMERIC_RANGE` or `CATEGORICAL`.
+        values: The values it has in the base audience.
+        operators: Wire values of the filter operators that it allows.
+    """
+
+    name: str
+    type: str
+    values: tuple[str, ...]
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataAttributes(_Result):
+    """The attributes that filters can be set on."""
+
+    attributes: tuple[DataAttribute, ...]
+
+    def of(self, name: str) -> DataAttribute | None:
+        """The attribute of a name; None if the base audience has none such."""
+        return next((each for each in self.attributes if each.name == name), None)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(
+            tuple(
+                DataAttribute(each["name"], each["type"], tuple(each["values"]), tuple(each["operators"]))
+                for each in value["attributes"]
+            )
+        )
+
+
+@dataclass(frozen=True)
+class AudienceSize(_Result):
+    """How many users an audience has.
+
+    Args:
+        size: Users by the released count; None where it is not told.
+        reason: Why it is not told: `hidden` or `too_few`; None where it is.
+        noise: How far the number may be off, as the server states it.
+    """
+
+    size: int | None
+    reason: str | None = None
+    noise: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(value.get("size"), value.get("reason"), dict(value.get("noise") or {}))
+
+
+@dataclass(frozen=True)
+class UserListFile(_Result):
+    """A file of a user list.
+
+    Args:
+        name: Its name.
+        n_users: Users in it.
+        n_bytes: Its size.
+        sha256: Of its bytes, in hex.
+    """
+
+    name: str
+    n_users: int
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class UserListDelivery(_Result):
+    """What was delivered for a user list.
+
+    Args:
+        files: The files, in order.
+        manifest: What the export says of itself.
+        repeated: Whether an earlier list is delivered again, since the new one hardly differs from it.
+    """
+
+    files: tuple[UserListFile, ...]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    repeated: bool = False
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        files = (UserListFile(f["name"], f["n_users"], f["n_bytes"], f["sha256"]) for f in value["files"])
+        return cls(tuple(files), dict(value.get("manifest") or {}), bool(value.get("repeated")))
+
+
+@dataclass(frozen=True)
+class PrivacyBudget(_Result):
+    """What is left to ask in a room.
+
+    Args:
+        spent: Units that were spent.
+        total: Units that were given.
+    """
+
+    spent: int
+    total: int
+
+    @property
+    def remaining(self) -> int:
+        """Units that are left."""
+        return max(0, self.total - self.spent)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(int(value["spent"]), int(value["total"]))

@@ -1,0 +1,57 @@
+"""The validation reports of a base audience, together.
+
+Lives here: `ValidationReports`.
+Add here when a base audience gets a further dataset.
+Keep out: one report (`api.py`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cleanroom_pipelines.media.api import ValidationReport
+
+
+@dataclass(frozen=True)
+class ValidationReports:
+    """The validation reports of the datasets that make up a base audience.
+
+    Args:
+        matching: Of the user ids with their matching ids.
+        segments: Of the segments; None if none were brought.
+        demographics: Of the demographics; None if none were brought.
+        embeddings: Of the embeddings; None if none were brought.
+    """
+
+    matching: ValidationReport | None
+    segments: ValidationReport | None
+    demographics: ValidationReport | None
+    embeddings: ValidationReport | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a matching dataset and every dataset that was brought can be used."""
+        reports = (self.matching, self.segments, self.demographics, self.embeddings)
+        return self.matching is not None and all(report.passed for report in reports if report is not None)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells: reports by dataset, those alone that were brought."""
+
+        def read(dataset: str) -> ValidationReport | None:
+            report = value.get(dataset)
+            return None if report is None else ValidationReport.from_dict(report)
+
+        return cls(read("matching"), read("segments"), read("demographics"), read("embeddings"))
+
+    def model_dump(self) -> dict[str, Any]:
+        """The reports by dataset; None for what was not brought, and embeddings only if they were."""
+        reports = {"matching": self.matching, "segments": self.segments, "demographics": self.demographics}
+        if self.embeddings is not None:
+            reports["embeddings"] = self.embeddings
+        return {dataset: None if report is None else report.as_dict() for dataset, report in reports.items()}
+
+    def model_dump_json(self, indent: int | None = None) -> str:
+        """The reports as JSON text."""
+        return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
