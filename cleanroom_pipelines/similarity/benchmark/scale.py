@@ -6,6 +6,7 @@ Keep out: what the steps do (steps), the data (synthetic).
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
                 cpu = times.user + times.system + times.children_user + times.children_system
             except psutil.Error:
                 pass
-            spilled = max(spilled, sum(_sizes(spill.rglob("*"))))
+            spilled = max(spilled, sum(_sizes(spill)))
             sleep(_WATCH_SECONDS)
         seconds = perf_counter() - started
         answer.seek(0)
@@ -196,12 +197,14 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak, "spill_bytes": spilled, **found}
 
 
-def _sizes(paths: Iterable[Path]) -> Iterable[int]:
-    for path in paths:
-        try:
-            yield path.stat().st_size
-        except OSError:
-            continue
+def _sizes(folder: Path) -> Iterable[int]:
+    # Not rglob: it raises where a folder goes while it looks, as the step's own do.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                yield Path(parent, name).stat().st_size
+            except OSError:
+                continue
 
 
 def _further(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
