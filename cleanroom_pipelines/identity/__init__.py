@@ -4,7 +4,9 @@ Lives here: the kinds of matching ids, their normal form, validity and hashing.
 Add here when a kind of matching id is added.
 Keep out: reading files (`validation`) and what matched ids are used for.
 
-Measured on one core of a 2-core machine, in batches of 500,000 different ids: NUMBERS
+Measured on one core of a busy 2-core machine, in a batch of 500,000 different ids, from text to room digest, in
+millions a minute: 29 to 47 for phone numbers (clean, written with spaces and `(0)`, or of all countries; the
+library alone parses 0.4), 44 for e-mail addresses (13 beyond ASCII), 65 for hashes, 53 for strings.
 """
 
 from cleanroom_pipelines.identity.digests import room_digests, sha256_hex

@@ -12,7 +12,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -178,7 +178,7 @@ class Reading:
 
     scratch: Path
     engine: EngineSettings
-    room_key: bytes
+    room_key: bytes = field(repr=False)
     activation: Mapping[str, ActivationHasher] = field(default_factory=dict)
     batch_rows: int = MAX_BATCH_ROWS
     progress: Progress | None = None
@@ -612,14 +612,11 @@ _WHOLE_FILE_CODES = {"missing": None, "empty": ErrorCode.EMPTY_FILE, "type": Err
 
 @contextmanager
 def _damage_is_the_files() -> Iterator[None]:
-    try:
+    with suppress(TrainingDataError):
+        # Which failures of the engine are the file's fault is known there, whatever the file is.
         with uploads.reading_of(uploads.INTERACTIONS):
             yield
-    except TrainingDataError:
-        damaged = True
-    else:
         return
-    assert damaged
     raise InputError(
         "The file could not be read to its end.",
         remedy="Check that it is complete, and that its lines all end in the same way.",

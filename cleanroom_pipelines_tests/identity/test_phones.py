@@ -76,7 +76,11 @@ def test_examples_with_a_national_prefix(prefix: str) -> None:
     for number in EXAMPLES:
         code = str(phonenumbers.parse(number, None).country_code)
         numbers.append(f"+{code}{prefix}{number[1 + len(code) :]}")
-    assert_same(random.Random(5).sample(numbers, 500))
+    chosen = random.Random(5).sample(numbers, 500)
+    assert_same(chosen)
+    # Cutting a prefix off does not bring another one to light.
+    normal = [number for number in at_once(chosen) if number]
+    assert at_once(normal) == normal
 
 
 @settings(max_examples=60, deadline=None)
