@@ -42,10 +42,12 @@ SELECT CAST(NULL AS VARCHAR) AS digest, CAST(NULL AS VARCHAR) AS audience_type W
 # A table, not a view: several audience types and several questions of one session read it.
 _MATCHED = """-- one row per matched relevant user and audience type
 CREATE OR REPLACE TEMP TABLE room_matched AS
-SELECT DISTINCT matching.user_id, seeds.audience_type
-FROM room_matching AS matching
-JOIN room_seeds AS seeds ON seeds.digest = matching.digest
-SEMI JOIN room_users AS users ON users.user_id = matching.user_id"""
+SELECT pairs.user_id, pairs.audience_type
+FROM (
+  SELECT DISTINCT matching.user_id, seeds.audience_type
+  FROM room_matching AS matching JOIN room_seeds AS seeds ON seeds.digest = matching.digest
+) AS pairs
+SEMI JOIN room_users AS users ON users.user_id = pairs.user_id"""
 
 
 @dataclass(frozen=True)
