@@ -70,3 +70,16 @@ class Room:
             self.spent = spend(total=total, spent=self.spent, cost=1)
             self.answers[key] = self.releaser.count(true_count, question=question)
         return self.answers[key]
+
+
+@cache
+def chances_of_a_row(n_matched: int, policy: ReleasePolicy = POLICY) -> Mapping[tuple[Answer, Answer], float]:
+    """How likely each overlap row is: its size, and its matched ids, where every user comes with one id."""
+    found: dict[tuple[Answer, Answer], float] = defaultdict(float)
+    reach = 25 * policy.scale
+    for noise in range(-reach, reach + 1):
+        noised = n_matched + noise
+        told = round(noised / policy.rounding) * policy.rounding if noised >= policy.threshold else None
+        for ids, chance in chances(noised, policy).items():
+            found[told, ids] += noise_probability(policy.scale, noise) * chance
+    return dict(found)
