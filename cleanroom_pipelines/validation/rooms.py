@@ -11,8 +11,8 @@ What is written (Parquet, zstd), in a fixed order of rows, so that equal uploads
 No matching id is written, only its keyed digest; also into scratch, which lies unencrypted while this runs.
 
 Measured on one thread of a busy 2-core machine with 2 GiB for the engine, from CSV: 10 million rows of phone
-numbers in 65 s (peak memory 2.4 GB), 3 million of e-mails in 11 s, 1 million seed ids in 7 s; segments are validated
-at 2.2 million rows a second, embeddings of 64 numbers at 90,000.
+numbers in 65 s (peak memory 2.4 GB), 3 million of e-mails in 11 s, 1 million seed ids in 7 s; segments are
+validated at 2.2 million rows a second, embeddings of 64 numbers at 90,000.
 """
 
 import json
