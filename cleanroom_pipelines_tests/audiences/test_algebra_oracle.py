@@ -34,7 +34,7 @@ from cleanroom_pipelines.engine import open_engine, stable_hash
 
 from .definition_worlds import USERS, Room, rooms, source_of, users_of
 
-SLOW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[str, Path]:
