@@ -444,10 +444,11 @@ class _Reader:
             raise UsageError("Of files there are only rule-based definitions.", remedy="Give the kind rule_based.")
         if kind == "rule_based":
             keys = _keys(value, kind, needed=("source",), optional=("filters", "combinators"))
+            combinators = keys.get("combinators")
             return RuleBased(
                 self._source(keys),
                 self._filters(keys),
-                tuple(_items(keys.get("combinators") or [], "combinators", self._combinator)),
+                () if combinators is None else tuple(_items(combinators, "combinators", self._combinator)),
             )
         if kind == "lookalike":
             keys = _keys(value, kind, needed=("source", "reach"), optional=("exclude_seed_audience",))

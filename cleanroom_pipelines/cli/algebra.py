@@ -81,11 +81,11 @@ def _json_of(file: Path) -> Any:
     try:
         if file.stat().st_size > _MAX_DEFINITION_BYTES:
             raise InputError("The definition's file is too large.", remedy="Check --definition.")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return _beside(json.loads(file.read_text(encoding="utf-8")), file.parent)
     except OSError as error:
         problem = f"The definition's file cannot be read ({type(error).__name__})."
     except (ValueError, RecursionError):
-        problem = "The definition's file is no JSON."
+        problem = "The definition's file is no JSON that can be read."
     # Outside the handler: the text of a decoding error quotes the file.
     raise InputError(problem, remedy="Check --definition.")
 

@@ -143,6 +143,7 @@ SECOND = {"operator": "UNION", "source": BASE}
         (one(operator="CONTAINS_ALL_OF", values=[SECRET, "b"]), FILTER),
         (one(operator="CONTAINS_ALL_OF", attribute="gender", values=[SECRET, "b"]), FILTER),
         (rule(combinators=SECOND), "definition.combinators"),
+        (rule(combinators=""), "definition.combinators"),
         (rule(combinators=[SECOND, {"operator": "UNION"}]), "definition.combinators[1]"),
         (rule(combinators=[SECOND, SECOND | {"operator": SECRET}]), "definition.combinators[1]"),
         (rule(combinators=[SECOND | {"source": {"kind": SECRET}}]), "definition.combinators[0].source"),

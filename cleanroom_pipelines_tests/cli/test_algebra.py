@@ -94,6 +94,7 @@ CUSTOM = {"kind": "custom", "id": SECRET}
     [
         ("{", "no JSON"),
         ("[" * 100_000, "no JSON"),
+        ('{"a":' * 700 + "1" + "}" * 700, "no JSON"),
         ("\ufeff\udcff", "no JSON"),
         (rule(file("missing.parquet")), "not found"),
         (rule(file("broken.parquet")), "cannot be read"),
