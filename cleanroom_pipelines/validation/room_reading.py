@@ -346,8 +346,9 @@ class _Part:
         described = tuple(
             (
                 column.name,
-                upload.matching_id or column.name if column.name == "matching_id" else column.cell,
-                type_,
+                upload.matching_id if upload.matching_id and column.name == "matching_id" else column.cell,
+                # A nested type in words holds the names of its fields, which may be anything.
+                type_ if column.fits else column.kind,
             )
             for column, type_ in zip(columns, types, strict=True)
         )

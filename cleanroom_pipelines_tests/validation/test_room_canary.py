@@ -13,13 +13,14 @@ import pickle
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.engine import EngineSettings
-from cleanroom_pipelines.errors import CleanroomError, StorageFullError
+from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ValidationReport, report_markdown, report_sentence
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds, validate_upload
@@ -150,7 +151,7 @@ def test_broken_files(tmp_path: Path, dataset: Dataset, how: str) -> None:
         content = good.decode().encode("utf-16")
     else:
         path = tmp_path / "parquet"
-        value: object = [CANARY] if how == "types" else CANARY
+        value: object = {CANARY: [CANARY]} if how == "types" else CANARY
         pq.write_table(pa.table({f"{CANARY}{i}": [value] * 1_000 for i in range(n_columns)}), path)
         content = path.read_bytes()
         if how == "damaged":
@@ -161,6 +162,18 @@ def test_broken_files(tmp_path: Path, dataset: Dataset, how: str) -> None:
     report = validate_upload(upload, engine=ENGINE)
     assert not report.passed
     assert_silent_report(report)
+
+
+@pytest.mark.parametrize("text", [f"{CANARY}: No space left on device", f"cannot write {CANARY}"])
+def test_scratch_that_cannot_be_written(tmp_path: Path, text: str) -> None:
+    upload = uploads_of(tmp_path, MatchingId.EMAIL)[Dataset.SEGMENTS]
+    expected = StorageFullError if "space" in text else EngineError
+    with (
+        mock.patch.object(pq.ParquetWriter, "write_table", side_effect=OSError(text)),
+        pytest.raises(expected) as caught,
+    ):
+        validate_upload(upload, engine=ENGINE)
+    assert_silent_error(caught.value)
 
 
 def test_errors(tmp_path: Path) -> None:
