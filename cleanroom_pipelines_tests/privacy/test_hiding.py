@@ -1,0 +1,130 @@
+"""Contract: contracts/media.md section 5, item 9: `hide_absolute_values` nulls every both-sided count everywhere.
+
+The counts of the room are large and odd, so that they are found as text wherever they stand.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cleanroom_pipelines.audiences.attributes import data_attributes
+from cleanroom_pipelines.audiences.insights import Insights, insights
+from cleanroom_pipelines.audiences.overlap import OverlapStatistics, overlap_statistics
+from cleanroom_pipelines.privacy import BudgetSpentError, Released, ReleasePolicy, Releaser, spend
+
+from ..audiences.plain_rooms import PlainRoom
+
+KEY = bytes(range(32))
+N_USERS, N_MATCHED, N_IDS = 7_919, 4_327, 6_011
+BOTH_SIDED = {"overlap_size", "addressable_size", "size"}
+
+
+@cache
+def room() -> PlainRoom:
+    ids = [f"u{number}" for number in range(N_USERS)]
+    users = pd.DataFrame({"user_id": ids, "age": "18-24", "gender": None, "is_relevant": True})
+    segments = pd.DataFrame({"user_id": ids[:5_503], "segment": "Sport"})
+    matching = pd.DataFrame({"digest": ids, "user_id": ids})
+    seeds = pd.DataFrame({"digest": [*ids[:N_MATCHED], *[f"j{n}" for n in range(N_IDS - N_MATCHED)]]})
+    return PlainRoom(users, segments, matching, seeds.assign(audience_type="T"))
+
+
+def outputs(folder: Path, *, hide: bool) -> tuple[OverlapStatistics, Insights, list[dict[str, Any]]]:
+    """All that leaves, as objects and as documents for those who see no own counts."""
+    releaser = Releaser(KEY, "v", hide)
+    with room().opened(folder) as relations:
+        overlap = overlap_statistics(relations, releaser)
+        table = insights(relations, releaser, Releaser(KEY, "base", hide))
+        attributes = data_attributes(relations)
+    size = releaser.count(N_MATCHED, question="q")
+    documents = [overlap.as_dict(with_own_counts=False), table.as_dict(), attributes.as_dict(), size.as_dict()]
+    return overlap, table, documents
+
+
+def values_below(document: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(document, dict):
+        for name, value in document.items():
+            # What the policy says of itself is no count.
+            yield from [] if name == "noise" else values_below(value, name)
+    elif isinstance(document, list):
+        for value in document:
+            yield from values_below(value, key)
+    else:
+        yield key, document
+
+
+def released_below(value: Any) -> Iterator[Released]:
+    if isinstance(value, Released):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from released_below(each)
+    elif dataclasses.is_dataclass(value):
+        for each in dataclasses.fields(value):
+            yield from released_below(getattr(value, each.name))
+
+
+def test_no_count_stands_in_any_output(tmp_path: Path) -> None:
+    told_overlap, told_table, told_documents = outputs(tmp_path / "told", hide=False)
+    overlap, table, documents = outputs(tmp_path / "hidden", hide=True)
+    counts = {str(each.value) for each in [*released_below(told_overlap), *released_below(told_table)]}
+    counts |= {str(N_USERS), str(N_MATCHED), "5503"}
+    assert len(counts) > 6
+
+    def found(texts: list[str]) -> set[str]:
+        return counts & set(re.findall(r"\d+", " ".join(texts)))
+
+    # So that the search can find something: where counts are told, it does.
+    assert len(found([json.dumps(each) for each in told_documents])) >= 3
+    assert not found([json.dumps(each) for each in documents])
+    assert not found([repr(overlap.rows[0].overlap), repr(table), *map(repr, table.audiences[0].rows)])
+    assert not found([repr(document) for document in documents])
+    assert not found([repr(each) for each in [*released_below(overlap), *released_below(table)]])
+
+
+def test_every_both_sided_number_is_null_and_no_other_whole_number_is_there(tmp_path: Path) -> None:
+    _, _, documents = outputs(tmp_path / "hidden", hide=True)
+    _, _, told = outputs(tmp_path / "told", hide=False)
+    values = [pair for document in documents for pair in values_below(document)]
+    assert {key for key, _ in values} >= BOTH_SIDED
+    assert all(value is None for key, value in values if key in BOTH_SIDED)
+    assert not [key for key, value in values if isinstance(value, int) and not isinstance(value, bool)]
+    assert any(isinstance(value, int) for document in told for key, value in values_below(document))
+
+
+def test_ratios_and_decisions_remain_and_are_the_same(tmp_path: Path) -> None:
+    _, _, hidden = outputs(tmp_path / "hidden", hide=True)
+    _, _, told = outputs(tmp_path / "told", hide=False)
+
+    def others(documents: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+        pairs = [pair for document in documents for pair in values_below(document)]
+        return [(key, value) for key, value in pairs if key not in {*BOTH_SIDED, "reason"}]
+
+    assert others(hidden) == others(told)
+    (match_rate,) = (value for key, value in others(hidden) if key == "match_rate")
+    assert match_rate == pytest.approx(N_MATCHED / N_IDS, abs=0.02)
+    assert [value for key, value in others(hidden) if key == "is_empty"] == [False]
+
+
+def test_ones_own_count_stays_in_ones_own_answer(tmp_path: Path) -> None:
+    overlap, _, _ = outputs(tmp_path, hide=True)
+    assert overlap.as_dict(with_own_counts=True)["rows"][0]["advertiser_size"] == N_IDS
+    assert overlap.as_dict(with_own_counts=False)["rows"][0]["advertiser_size"] is None
+
+
+def test_errors_tell_of_the_budget_only() -> None:
+    with pytest.raises(BudgetSpentError) as caught:
+        spend(total=ReleasePolicy().budget_units, spent=95, cost=10)
+    assert set(re.findall(r"\d+", f"{caught.value} {caught.value!r} {caught.value.attributes}")) == {
+        "5",
+        "10",
+        "95",
+        "100",
+    }

@@ -1,0 +1,227 @@
+"""Contract: contracts/media.md section 5, item 2: `privacy` is the one way in which a both-sided number leaves.
+
+Two rules are held against the source text, and each is first shown to find what it forbids.
+
+1. A document's key that names a both-sided number gets a value that is released: `….value`, a ratio or a curve of
+   `privacy`, None, or what an answer that was released before says under the same key. A name stands for all that
+   is assigned to it in its function.
+2. A module that can count exactly (it imports the relations of a room, the evaluator's `count` and `evaluate`, or
+   the exact statistics of a lookalike) imports the release too, or is named here with the reason why not.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..architecture.tree import PACKAGE, modules
+
+# Names of both-sided numbers in the answers of a data room.
+RATIOS = {"match_rate", "affinity_ratio", "share_in_overlap", "share_in_matchable", "auc", "fpr", "tpr"}
+COUNTS = {"overlap_size", "addressable_size", "size", "seed_size", "test_set_sizes", "is_empty"}
+RELEASING = {"ratio", "affinity_ratio", "rate", "curve"}
+DECIDING = {"is_enough"}
+
+# Where documents of a data room are made. `size` means other things elsewhere (bytes, the size of an export).
+PLACES = (
+    "audiences/overlap.py",
+    "audiences/insights.py",
+    "media/*.py",
+    "execution/*room*.py",
+    "execution/*media*.py",
+    "execution/*audience*.py",
+    "defs/assets/*room*.py",
+    "defs/assets/*audience*.py",
+    "serving/*media*.py",
+)
+
+EXACT = {
+    "cleanroom_pipelines.audiences.evaluating": {"count", "evaluate"},
+    "cleanroom_pipelines.audiences.relations": {"open_room_relations"},
+    "cleanroom_pipelines.similarity.room_statistics": {"room_statistics"},
+}
+COUNTS_WITHOUT_TELLING = {
+    "audiences/benchmark.py": "measures time over made-up ids",
+}
+
+
+def unreleased(source: str) -> list[str]:
+    """The keys of both-sided numbers that get a value which is not released, with their lines."""
+    tree = ast.parse(source)
+    found = []
+    for scope in ast.walk(tree):
+        if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
+            continue
+        own = list(_own_nodes(scope))
+        values: dict[str, list[ast.expr]] = {}
+        for node in own:
+            if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in targets:
+                    if isinstance(target, ast.Name):
+                        values.setdefault(target.id, []).append(node.value)
+        for node in own:
+            found += [
+                f"{key} in line {value.lineno}"
+                for key, value in _entries(node)
+                if key in RATIOS | COUNTS and not _is_released(value, key, values, frozenset())
+            ]
+    return found
+
+
+def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+    """What stands in a scope, without the functions in it: they are scopes themselves."""
+    pending = list(ast.iter_child_nodes(scope))
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            pending += ast.iter_child_nodes(node)
+
+
+def _entries(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Keys and values that a node puts into a dictionary."""
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                yield key.value, value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        yield from ((each.arg, each.value) for each in node.keywords if each.arg)
+    elif isinstance(node, ast.Assign | ast.AugAssign) and node.value is not None:
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
+                yield str(target.slice.value), node.value
+
+
+def _is_released(value: ast.expr, key: str, values: dict[str, list[ast.expr]], above: frozenset[str]) -> bool:
+    def check(each: ast.expr, *names: str) -> bool:
+        return _is_released(each, key, values, above.union(names))
+
+    match value:
+        case ast.Constant():
+            found = value.value is None
+        case ast.IfExp():
+            found = check(value.body) and check(value.orelse)
+        case ast.Dict():
+            found = all(check(each) for each in value.values)
+        case ast.UnaryOp(op=ast.Not()):
+            found = key == "is_empty" and check(value.operand)
+        case ast.Call(func=ast.Name(id="list" | "tuple" | "dict"), args=[only]):
+            found = check(only)
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            is_old_answer = name == "get" and _text(value.args[:1]) == key
+            found = name in RELEASING or (name in DECIDING and key == "is_empty") or is_old_answer
+        case ast.Attribute(value=ast.Name(id="self")):
+            # An answer's own field holds what was released when the answer was made.
+            found = value.attr in (key, "value")
+        case ast.Attribute():
+            found = value.attr == "value" or (value.attr == key and key in RATIOS)
+        case ast.Subscript(slice=ast.Constant(value=old)):
+            found = old == key
+        case ast.Name() if value.id not in above:
+            assigned = values.get(value.id, [])
+            found = bool(assigned) and all(check(each, value.id) for each in assigned)
+        case _:
+            found = False
+    return found
+
+
+def _text(arguments: list[ast.expr]) -> object:
+    return arguments[0].value if arguments and isinstance(arguments[0], ast.Constant) else None
+
+
+def counts_exactly(source: str) -> bool:
+    """Whether a module imports something that counts exactly."""
+    imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return any({alias.name for alias in node.names} & EXACT.get(node.module or "", set()) for node in imported)
+
+
+def releases(source: str) -> bool:
+    """Whether a module imports the release."""
+    imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return any((node.module or "").startswith("cleanroom_pipelines.privacy") for node in imported)
+
+
+def makers() -> list[Path]:
+    return sorted({path for place in PLACES for path in PACKAGE.glob(place)})
+
+
+def test_no_document_holds_a_both_sided_number_that_is_not_released() -> None:
+    assert len(makers()) > 2
+    found = {str(path.relative_to(PACKAGE)): unreleased(path.read_text()) for path in makers()}
+    assert {path: keys for path, keys in found.items() if keys} == {}
+
+
+def test_whoever_counts_exactly_releases() -> None:
+    silent = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        if counts_exactly(path.read_text()) and not releases(path.read_text())
+    }
+    assert silent == set(COUNTS_WITHOUT_TELLING)
+
+
+def test_only_a_releaser_makes_released_counts() -> None:
+    inside = [path for path in modules() if "Released._" in path.read_text() or "._rounded" in path.read_text()]
+    assert [path.relative_to(PACKAGE).as_posix() for path in inside] == ["privacy/release.py"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def f(n): return {"overlap_size": n}',
+        'def f(table): return {"size": table.num_rows}',
+        'def f(users): return {"size": len(users)}',
+        'def f(users): return {"is_empty": not users}',
+        'def f(users): return {"is_empty": len(users) < 40}',
+        'def f(a, b): return {"match_rate": a / b}',
+        'def f(a, b): return {"match_rate": round(a / b, 2)}',
+        'def f(s): return {"auc": s.mean()}',
+        "def f(s): return dict(seed_size=s.n_seed_users)",
+        'def f(d, n): d["addressable_size"] = n',
+        'def f(d, n): d["size"] = n + 0',
+        'def f(row): return {"size": row["n_users"]}',
+        'def f(row): return {"size": row.get("n_users")}',
+        'def f(releaser, n): n = releaser.count(n, question="q") and n; return {"size": n}',
+        'def f(x, n):\n    size = x.value\n    size = n\n    return {"size": size}',
+        'def f(x, n): return {"size": x.value if n else n}',
+        'def f(n): return {"test_set_sizes": {"seed": n, "other": None}}',
+        'rows = [{"size": n} for n in counts]',
+        'def f(array): return {"size": array.size}',
+        'def f(array): return {"test_set_sizes": dict(array)}',
+    ],
+)
+def test_the_first_rule_finds_exact_numbers(source: str) -> None:
+    assert unreleased(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def f(x): return {"size": x.value, "is_empty": not x.is_enough(), "n_files": 3}',
+        'def f(a, b): return {"match_rate": ratio(a, b), "auc": privacy.rate(a), "tpr": list(curve(b))}',
+        'def f(row): return {"overlap_size": row["overlap_size"], "size": row.get("size")}',
+        'def f(row): return {"match_rate": row.match_rate, "size": None}',
+        'def f(x, y): size = x.value if y else None; return {"size": size}',
+        'def f(x): return {"test_set_sizes": {"seed": x.value, "other": None}}',
+        'def f(d, x): d["size"] = x.value',
+    ],
+)
+def test_the_first_rule_lets_released_numbers_pass(source: str) -> None:
+    assert unreleased(source) == []
+
+
+def test_the_second_rule_finds_who_counts() -> None:
+    counting = "from cleanroom_pipelines.audiences.evaluating import count\n"
+    assert counts_exactly(counting)
+    assert not releases(counting)
+    assert releases(counting + "from cleanroom_pipelines.privacy import Releaser\n")
+    assert not counts_exactly("from cleanroom_pipelines.audiences.evaluating import evaluate_files\n")
+    assert any(counts_exactly(path.read_text()) for path in modules())
+    for module, names in EXACT.items():
+        file = PACKAGE.parent / f"{module.replace('.', '/')}.py"
+        defined = {
+            node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)
+        }
+        assert names <= defined, "a renamed counter would go unseen"
