@@ -407,10 +407,11 @@ def _retry_after(response: "httpx.Response") -> float:
 
 
 def _checked_url(url: str) -> tuple[str, str]:
-    parts = None
+    parts, host = None, None
     with suppress(ValueError, AttributeError, TypeError):
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        if parts.port != 0:  # asking for it also tells whether it is a number
+            host = parts.hostname
     if parts is None or parts.scheme not in ("http", "https") or not host:
         raise InvalidRequestError(
             "The server's address cannot be used.", remedy="Give https://host or http://host."

@@ -1,0 +1,127 @@
+"""A server on loopback that answers what a test tells it to.
+
+Lives here: recording what a client sends, and answering with what was queued, or worked out, for a method.
+Keep out: anything of the real server: these tests are about the client alone.
+"""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from cleanroom_pipelines.media.protocol import PREFIX
+
+DROP = "drop the connection"
+
+
+@dataclass
+class Sent:
+    """A request as it came."""
+
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def params(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Answer:
+    """What is sent back, all of it or only a part before the connection breaks."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut_at: int | None = None
+
+
+def result(value: Any) -> Answer:
+    return Answer(body=json.dumps({"result": value}).encode())
+
+
+def refusal(status: int, type_: str, message: str = "No.", **attributes: Any) -> Answer:
+    error = {"type": type_, "message": message, "remedy": "Do right.", "attributes": attributes}
+    return Answer(status, json.dumps({"error": error}).encode())
+
+
+class FakeServer:
+    """Answers each method with what was queued for it; the last one stays."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self._answers: dict[str, deque[Any]] = defaultdict(deque)
+        self._worked_out: dict[str, Callable[[Sent], Answer]] = {}
+        self.url = ""
+
+    def answer(self, method: str, *answers: Any) -> None:
+        """Queue answers: an Answer, DROP, or a result as plain data."""
+        self._answers[method] = deque(answers)
+
+    def work_out(self, method: str, answer: Callable[[Sent], Answer]) -> None:
+        self._worked_out[method] = answer
+
+    def of(self, method: str) -> list[Sent]:
+        """What was asked of a method."""
+        return [sent for sent in self.sent if sent.path == f"{PREFIX}/{method}"]
+
+    def next(self, sent: Sent) -> Any:
+        self.sent.append(sent)
+        method = sent.path.removeprefix(f"{PREFIX}/")
+        if method in self._worked_out:
+            return self._worked_out[method](sent)
+        queue = self._answers[method]
+        if not queue:
+            return refusal(404, "NotFoundError", "Nothing was queued.")
+        answer = queue[0] if len(queue) == 1 else queue.popleft()
+        return answer if isinstance(answer, Answer) or answer is DROP else result(answer)
+
+
+@contextmanager
+def serving() -> Iterator[FakeServer]:
+    fake = FakeServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body leave together: apart, the second waits for an acknowledgement
+
+        def _any(self) -> None:
+            parts = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            answer = fake.next(Sent(self.command, parts.path, parse_qs(parts.query), headers, body))
+            if answer is DROP:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body[: answer.cut_at])
+            self.close_connection = answer.cut_at is not None
+
+        do_GET = do_POST = do_PUT = _any  # noqa: N815 - these names are the base class's
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        fake.url = f"http://127.0.0.1:{server.server_port}"
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,930 @@
+"""The client against a server that does as it is told.
+
+Contract: the token goes with every request and is shown nowhere; what is refused becomes the error of its type;
+what only reads is asked for again, what changes something is not sent twice; jobs are waited for, cancelled and
+told apart; files come whole and unaltered, or not at all.
+"""
+
+import gzip
+import hashlib
+import io
+import logging
+import pickle
+import socket
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines import media
+from cleanroom_pipelines.errors import ArtifactError, CleanroomError, InputError, UsageError
+from cleanroom_pipelines.errors import NotFoundError as CoreNotFoundError
+from cleanroom_pipelines.media import (
+    AudienceHasDependentsError,
+    BudgetSpentError,
+    Client,
+    CollaborationType,
+    CustomAudience,
+    DataLab,
+    DataLabBuilder,
+    DownloadDamagedError,
+    InvalidRequestError,
+    JobAlreadyStartedError,
+    JobFailedError,
+    JobStatus,
+    JobTimeoutError,
+    LookalikeAudienceBuilder,
+    MatchingId,
+    MediaDcr,
+    MediaError,
+    NotFoundError,
+    NotProvisionedError,
+    NotValidatedError,
+    Participant,
+    PermissionDeniedError,
+    SeedAudience,
+    ServerError,
+    ServerUnavailableError,
+    TooFewUsersError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    ValidationFailedError,
+)
+from cleanroom_pipelines.media import errors as media_errors
+from cleanroom_pipelines.media.client import HttpTransport
+from cleanroom_pipelines.media.errors import job_failure
+from cleanroom_pipelines.media.protocol import (
+    JobKind,
+    Method,
+    as_media_error,
+    error_as_dict,
+    error_from_dict,
+    status_of,
+)
+
+from .fake_server import DROP, Answer, FakeServer, Sent, refusal, result, serving
+
+TOKEN = "tok-9f8e7d6c5b4a"
+ROOM = {
+    "id": "room1",
+    "name": "Wine",
+    "owner_email": "p@example.com",
+    "participants": [
+        {
+            "id": "1",
+            "emails": ["p@example.com"],
+            "role": "publisher",
+            "permissions": ["PROVIDE_BASE_AUDIENCE", "EXPORT_AUDIENCE"],
+            "organization_id": None,
+        },
+        {
+            "id": "2",
+            "emails": ["a@example.com"],
+            "role": "advertiser",
+            "permissions": ["PROVIDE_SEED_AUDIENCE"],
+            "organization_id": None,
+        },
+    ],
+    "collaboration_types": ["ENABLE_INSIGHTS", "ENABLE_LOOKALIKE_AUDIENCES"],
+    "matching_ids": ["EMAIL"],
+    "hide_absolute_values": False,
+    "activation": [],
+    "created_at": "2026-03-01T12:00:00Z",
+    "privacy": {"threshold": 40},
+    "ledger": {"spent": 3, "total": 100},
+}
+SEED = SeedAudience("customers")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with serving() as fake:
+        fake.answer("get_room", ROOM)
+        fake.answer("create_room", ROOM)
+        fake.answer("whoami", {"email": "a@example.com"})
+        yield fake
+
+
+@pytest.fixture
+def client(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr("cleanroom_pipelines.media.client._FIRST_PAUSE_SECONDS", 0.001)
+    with Client(server.url, TOKEN) as made:
+        yield made
+
+
+@pytest.fixture
+def room(client: Client) -> MediaDcr:
+    return MediaDcr.from_existing("room1", client)
+
+
+def running(kind: str = "audience_size", **facts: Any) -> dict[str, Any]:
+    return {
+        "id": "job1",
+        "kind": kind,
+        "status": "Running",
+        "progress": 0.5,
+        "stage": "counting",
+        "error": None,
+    } | facts
+
+
+def ended(kind: str = "audience_size", **facts: Any) -> dict[str, Any]:
+    return running(kind, status="Success", progress=1.0) | facts
+
+
+# who asks
+
+
+def test_the_token_goes_with_every_request(server: FakeServer, client: Client) -> None:
+    assert client.email == "a@example.com"
+    [sent] = server.sent
+    assert (sent.method, sent.path) == ("POST", "/_cleanroom/media/v1/whoami")
+    assert sent.headers["authorization"] == f"Bearer {TOKEN}"
+    assert sent.params == {}
+
+
+def test_the_token_is_shown_nowhere(server: FakeServer, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    shown = [repr(client), str(client), repr(client.__dict__)]
+    server.answer("list_rooms", Answer(500, b"oops"))
+    for fails in (
+        client.get_data_rooms,
+        lambda: HttpTransport(unused_url(), TOKEN, sleep=no_sleep).call("whoami", {}),
+    ):
+        with pytest.raises(MediaError) as caught:
+            fails()
+        shown += ["".join(traceback.format_exception(caught.value)), repr(caught.value.attributes)]
+    with pytest.raises(InvalidRequestError) as refused:
+        Client(server.url, TOKEN + "\n")
+    shown += ["".join(traceback.format_exception(refused.value)), caplog.text]
+    assert len(caplog.text) > 0
+    assert all(TOKEN not in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"url": "https://x.example"},
+        {"url": "https://x.example", "token": "t", "home": "/tmp/x"},
+        {"home": "somewhere"},
+        {"url": "ftp://x.example", "token": "t"},
+        {"url": "x.example", "token": "t"},
+        {"url": "https://u:p@x.example", "token": "t"},
+        {"url": "https://x.example?q=1", "token": "t"},
+        {"url": "https://x.example:port", "token": "t"},
+        {"url": "https://x.example", "token": "two words"},
+        {"url": "https://x.example", "token": ""},
+    ],
+)
+def test_a_client_that_cannot_work_is_not_made(arguments: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        Client(**arguments)
+
+
+def test_a_token_in_the_clear_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="unencrypted"):
+        Client("http://cleanroom.example", "t").close()
+
+
+def test_a_path_before_the_api_is_kept(server: FakeServer) -> None:
+    with Client(f"{server.url}/behind/", TOKEN) as client, pytest.raises(NotFoundError):
+        client.get_data_rooms()
+    assert server.sent[0].path == "/behind/_cleanroom/media/v1/list_rooms"
+
+
+def test_rooms_are_listed(server: FakeServer, client: Client) -> None:
+    server.answer("list_rooms", {"rooms": [{"id": "room1", "name": "Wine", "created_at": "2026-03-01T12:00:00Z"}]})
+    assert [(each.id, each.name) for each in client.get_data_rooms()] == [("room1", "Wine")]
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in vars(media_errors).values() if isinstance(kind, type) and issubclass(kind, MediaError)],
+)
+def test_an_error_comes_over_the_wire_as_itself(kind: type[MediaError]) -> None:
+    error = kind("What happened.", remedy="What to do.", n_found=3)
+    told = error_from_dict(error_as_dict(error), status=status_of(error))
+    assert type(told) is kind
+    assert (told.message, told.remedy, told.attributes) == ("What happened.", "What to do.", {"n_found": 3})
+    assert isinstance(told, CleanroomError)
+    assert 400 <= status_of(error) < 600
+    assert type(pickle.loads(pickle.dumps(told))) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "built_in"),
+    [
+        (PermissionDeniedError, PermissionError),
+        (UnauthorizedError, PermissionError),
+        (NotFoundError, LookupError),
+        (media.InvalidDefinitionError, ValueError),
+        (JobTimeoutError, TimeoutError),
+        (ServerUnavailableError, ConnectionError),
+        (JobFailedError, RuntimeError),
+        (BudgetSpentError, RuntimeError),
+        (TooFewUsersError, ValueError),
+    ],
+)
+def test_an_error_is_also_the_built_in_one_that_fits(kind: type[MediaError], built_in: type[Exception]) -> None:
+    assert issubclass(kind, built_in)
+
+
+@pytest.mark.parametrize(
+    ("status", "type_", "kind"),
+    [
+        (403, "PermissionDeniedError", PermissionDeniedError),
+        (401, "UnauthorizedError", UnauthorizedError),
+        (403, "BudgetSpentError", BudgetSpentError),
+        (400, "SomethingNewError", MediaError),
+    ],
+)
+def test_a_refusal_becomes_the_error_of_its_type(
+    server: FakeServer, client: Client, status: int, type_: str, kind: type[MediaError]
+) -> None:
+    server.answer("list_rooms", refusal(status, type_, "Not this.", limit=4))
+    with pytest.raises(MediaError, match=r"Not this\. Do right\.") as caught:
+        client.get_data_rooms()
+    assert type(caught.value) is kind
+    assert caught.value.attributes == {"limit": 4}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Answer(500, b"<html>"), ServerError),
+        (Answer(404, b"nothing here"), NotFoundError),
+        (Answer(401, b""), UnauthorizedError),
+        (Answer(400, b'{"error": "odd"}'), MediaError),
+        (
+            Answer(400, b'{"error": {"type": 4, "message": "m", "attributes": {"message": 1, "self": 2}}}'),
+            MediaError,
+        ),
+        (Answer(200, b"<html>"), ServerError),
+        (Answer(200, b"[]"), ServerError),
+        (Answer(302, b"", {"Location": "https://elsewhere.example"}), InvalidRequestError),
+    ],
+)
+def test_whatever_comes_is_an_error_of_ours(
+    server: FakeServer, client: Client, answer: Answer, kind: type[MediaError]
+) -> None:
+    server.answer("list_rooms", answer)
+    with pytest.raises(kind):
+        client.get_data_rooms()
+    assert len(server.sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CoreNotFoundError("Gone."), NotFoundError),
+        (UsageError("Wrong."), InvalidRequestError),
+        (InputError("Bad file."), ValidationFailedError),
+        (ArtifactError("Broken."), ServerError),
+        (ValueError("a@example.com"), ServerError),
+    ],
+)
+def test_errors_of_the_core_become_ours(error: Exception, kind: type[MediaError]) -> None:
+    ours = as_media_error(error)
+    assert type(ours) is kind
+    assert "example" not in str(ours)
+
+
+# again, or not
+
+
+def unused_url() -> str:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def no_sleep(_: float) -> None:
+    pass
+
+
+@pytest.mark.parametrize("lost", [DROP, Answer(503, b""), Answer(502, b"")], ids=["drop", "503", "502"])
+def test_what_only_reads_is_asked_for_again(server: FakeServer, client: Client, lost: Any) -> None:
+    server.answer("list_rooms", lost, lost, {"rooms": []})
+    assert client.get_data_rooms() == []
+    assert len(server.sent) == 3
+
+
+@pytest.mark.parametrize("lost", [DROP, Answer(503, b"")], ids=["drop", "503"])
+def test_what_creates_is_not_sent_twice(server: FakeServer, room: MediaDcr, lost: Any) -> None:
+    server.answer("create_audience", lost)
+    with pytest.raises(ServerUnavailableError):
+        room.create_lookalike_audience(LookalikeAudienceBuilder(name="x", reach=1, source_audience=SEED).build())
+    assert len(server.of("create_audience")) == 1
+
+
+def test_giving_up_takes_a_few_attempts_with_growing_pauses() -> None:
+    pauses: list[float] = []
+    transport = HttpTransport(unused_url(), TOKEN, sleep=pauses.append)
+    with pytest.raises(ServerUnavailableError, match="cannot be reached"):
+        transport.call("create_room", {})
+    assert len(pauses) == 4
+    assert pauses == sorted(pauses)
+
+
+def test_a_server_that_asks_to_slow_down_is_obeyed(server: FakeServer) -> None:
+    pauses: list[float] = []
+    slow_down = Answer(429, b"", {"Retry-After": "7"})
+    server.answer("create_room", slow_down, ROOM)
+    transport = HttpTransport(server.url, TOKEN, sleep=pauses.append)
+    assert transport.call("create_room", {})["id"] == "room1"
+    assert pauses == [7.0]
+    server.answer("create_room", slow_down)
+    with pytest.raises(TooManyRequestsError):
+        transport.call("create_room", {})
+
+
+def test_every_method_that_only_reads_says_so() -> None:
+    reading = {method.value for method in Method if method.only_reads}
+    looks = {"whoami", "get_room", "list_rooms", "get_lab", "get_provisioning", "get_audit_log"}
+    assert reading == looks | {"get_job", "get_job_result"}
+
+
+# uploads
+
+
+@pytest.fixture
+def uploads(server: FakeServer) -> FakeServer:
+    def take(sent: Sent) -> Answer:
+        digest = hashlib.sha256(sent.body).hexdigest()
+        return result({"manifest_hash": digest, "name": sent.query["name"][0], "n_bytes": len(sent.body)})
+
+    server.work_out("uploads", take)
+    return server
+
+
+def test_a_file_is_uploaded_as_it_is(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
+    content = b"u1,a@example.com\n" * 100_000
+    file = tmp_path / "seed list.csv"
+    file.write_bytes(content)
+    manifest_hash = client.upload_dataset(file, matching_id=MatchingId.EMAIL)
+    assert manifest_hash == hashlib.sha256(content).hexdigest()
+    assert manifest_hash.matching_id is MatchingId.EMAIL
+    [sent] = uploads.sent
+    assert (sent.method, sent.query, sent.body) == ("PUT", {"name": ["seed list.csv"]}, content)
+    assert sent.headers["content-length"] == str(len(content))
+    assert client.upload_dataset(str(file), name="Ours") == manifest_hash
+    assert uploads.sent[-1].query == {"name": ["Ours"]}
+
+
+def test_streams_and_tables_are_uploaded(uploads: FakeServer, client: Client) -> None:
+    import pandas as pd
+    import pyarrow as pa
+
+    expected = b'a,"x,y"\nb,z\n'
+    frame = pd.DataFrame({"id": ["a", "b"], "type": ["x,y", "z"]})
+    for data in (io.BytesIO(expected), io.StringIO(expected.decode()), frame):
+        client.upload_dataset(data)
+        assert uploads.sent[-1].body == expected
+    client.upload_dataset(pa.table({"id": ["a"]}))
+    assert uploads.sent[-1].body == b'"a"\n'
+
+
+@pytest.mark.parametrize("data", ["no such file.csv", 5, None, object()])
+def test_what_is_neither_file_nor_table_is_not_sent(uploads: FakeServer, client: Client, data: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        client.upload_dataset(data)
+    assert uploads.sent == []
+
+
+def test_an_upload_is_repeated_from_its_start(server: FakeServer, client: Client) -> None:
+    server.answer("uploads", Answer(503, b""), {"manifest_hash": "abc", "name": "n", "n_bytes": 4})
+    assert client.upload_dataset(io.BytesIO(b"a,b\n")) == "abc"
+    assert [sent.body for sent in server.sent] == [b"a,b\n", b"a,b\n"]
+
+
+# rooms
+
+
+def test_a_room_is_created_as_described(server: FakeServer, client: Client) -> None:
+    publisher = Participant(["p@example.com"], [media.Permission.EXPORT_AUDIENCE], "publisher")
+    room = MediaDcr(
+        client,
+        name="Wine",
+        participants=[publisher],
+        collaboration_types=[CollaborationType.LOOKALIKE],
+        matching_ids=[MatchingId.EMAIL, MatchingId.PHONE_NUMBER],
+        hide_absolute_values=True,
+        activation=["google"],
+    )
+    assert room.id == "room1"
+    assert server.sent[0].params == {
+        "name": "Wine",
+        "participants": [
+            {"emails": ["p@example.com"], "role": "publisher", "permissions": ["EXPORT_AUDIENCE"]},
+        ],
+        "collaboration_types": ["ENABLE_LOOKALIKE_AUDIENCES"],
+        "matching_ids": ["EMAIL", "PHONE_NUMBER"],
+        "hide_absolute_values": True,
+        "activation": ["google"],
+    }
+    with pytest.raises(InvalidRequestError):
+        MediaDcr(client, name="Wine")
+    assert len(server.sent) == 1
+
+
+def test_a_room_tells_of_itself(server: FakeServer, room: MediaDcr) -> None:
+    configuration = room.get_configuration()
+    assert configuration.collaboration_types == (CollaborationType.INSIGHTS, CollaborationType.LOOKALIKE)
+    assert configuration.matching_ids == (MatchingId.EMAIL,)
+    assert room.get_owner_email() == "p@example.com"
+    assert [each.id for each in room.get_participants()] == ["1", "2"]
+    assert all(each.as_dict() for each in room.get_participants()), "a loaded participant can be written"
+    assert room.can_other_participants_export_audience()
+    budget = room.get_privacy_budget()
+    assert (budget.spent, budget.total, budget.remaining) == (3, 100, 97)
+    server.answer("get_audit_log", {"entries": [{"action": "get_insights"}]})
+    assert room.get_audit_log()[0]["action"] == "get_insights"
+
+
+def test_ones_own_permission_is_not_that_of_others(server: FakeServer, client: Client) -> None:
+    server.answer("whoami", {"email": "P@example.com"})
+    assert not MediaDcr.from_existing("room1", client).can_other_participants_export_audience()
+
+
+def test_both_sides_are_provisioned(uploads: FakeServer, room: MediaDcr, client: Client) -> None:
+    for method in ("provision_base", "provision_seeds", "deprovision_base", "deprovision_seeds"):
+        uploads.answer(method, {})
+    uploads.answer("get_provisioning", {"base": True, "seeds": False})
+    room.provision_base_audience("lab1")
+    assert uploads.sent[-1].params == {"room_id": "room1", "lab_id": "lab1"}
+    room.provision_seed_audiences("abc")
+    assert uploads.sent[-1].params["datasets"] == [{"manifest_hash": "abc", "matching_id": None}]
+    emails = client.upload_dataset(io.BytesIO(b"a"), matching_id=MatchingId.EMAIL)
+    phones = client.upload_dataset(io.BytesIO(b"b"), matching_id=MatchingId.PHONE_NUMBER)
+    room.provision_seed_audiences([emails, phones])
+    assert [each["matching_id"] for each in uploads.sent[-1].params["datasets"]] == ["EMAIL", "PHONE_NUMBER"]
+    assert room.is_base_audience_provisioned()
+    assert not room.are_seed_audiences_provisioned()
+    room.deprovision_base_audience()
+    room.deprovision_seed_audiences()
+    assert [sent.path.rsplit("/", 1)[1] for sent in uploads.sent[-2:]] == ["deprovision_base", "deprovision_seeds"]
+
+
+def told_audience(sent: Sent) -> Answer:
+    kept = {name: sent.params[name] for name in ("name", "definition", "shared_with")}
+    return result(
+        {"id": "aud1", "kind": "x", "created_at": "t", "created_by": "me", "staleness_warnings": [], **kept}
+    )
+
+
+def test_audiences_are_created_shared_and_deleted(server: FakeServer, room: MediaDcr, client: Client) -> None:
+    server.work_out("create_audience", told_audience)
+    server.answer("share_audiences", {})
+    server.answer("delete_audiences", {"deleted": ["aud1"]})
+    built = Participant(["P@example.com"], [], "as it was built, without an id")
+    definition = (
+        LookalikeAudienceBuilder(name="Like", reach=5, source_audience=SEED)
+        .with_share_with_participants([built])
+        .build()
+    )
+    audience = room.create_lookalike_audience(definition)
+    assert server.sent[-1].params == {
+        "room_id": "room1",
+        "name": "Like",
+        "definition": definition.as_dict(),
+        "shared_with": ["1"],
+    }
+    assert (audience.id, audience.name, audience.kind, audience.reach) == ("aud1", "Like", "lookalike", 5)
+    told: Any = media.CreateLookalikeAudienceAction("room1", client, definition).create()
+    assert told["id"] == "aud1"
+    room.share_audiences([audience], room.get_participants())
+    assert server.sent[-1].params["participant_ids"] == ["1", "2"]
+    room.delete_audiences([audience], delete_dependent_audiences=True)
+    assert server.sent[-1].params == {
+        "room_id": "room1",
+        "audience_ids": ["aud1"],
+        "delete_dependent_audiences": True,
+    }
+
+
+def test_each_kind_of_audience_has_its_call(server: FakeServer, room: MediaDcr) -> None:
+    server.work_out("create_audience", told_audience)
+    rule = media.RuleBasedAudienceBuilder(name="r", source_audience=media.BaseAudience()).build()
+    remarketing = media.RemarketingAudienceBuilder(name="m", source_audience_type="t").build()
+    exclusion = media.ExclusionTargetingAudienceBuilder(name="e", source_audience_type="t").build()
+    assert room.create_rule_based_audience(rule).kind == "rule_based"
+    assert room.create_remarketing_audience(remarketing).kind == "remarketing"
+    assert room.create_exclusion_audience(exclusion).kind == "exclusion"
+    with pytest.raises(media.InvalidDefinitionError):
+        room.create_rule_based_audience(remarketing)  # type: ignore[arg-type]
+
+
+def test_a_stranger_is_not_shared_with(room: MediaDcr) -> None:
+    with pytest.raises(NotFoundError):
+        room.share_audiences([], [Participant(["x@example.com"], [], "stranger")])
+
+
+def test_dependents_are_named(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("delete_audiences", refusal(409, "AudienceHasDependentsError", names=["On top"], n_others=2))
+    with pytest.raises(AudienceHasDependentsError) as caught:
+        room.delete_audiences([CustomAudience("aud1", "Like", "lookalike", {})])
+    assert caught.value.names == ("On top",)
+    assert caught.value.attributes["n_others"] == 2
+
+
+def test_the_budget_is_refilled(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("refill_ledger", {})
+    room.refill_privacy_budget(room.get_participants()[1], 50)
+    assert server.sent[-1].params == {"room_id": "room1", "participant_id": "2", "units": 50}
+    with pytest.raises(InvalidRequestError):
+        room.refill_privacy_budget(room.get_participants()[1], 0)
+
+
+# jobs
+
+
+def test_a_job_is_started_when_it_is_made_and_only_then(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", running())
+    job = room.get_audience_size(SEED)
+    assert server.sent[-1].params == {
+        "room_id": "room1",
+        "kind": "audience_size",
+        "audience": {"kind": "seed", "audience_type": "customers"},
+        "definition": None,
+        "options": {},
+    }
+    with pytest.raises(JobAlreadyStartedError):
+        job.run()
+    assert len(server.of("start_job")) == 1
+
+
+def test_a_job_is_waited_for(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", running(progress=0.0))
+    server.answer("get_job", running(), running(), running(), running(), ended())
+    server.answer("get_job_result", {"size": 120, "noise": {"within": 23}, "reason": None})
+    job = room.get_audience_size(SEED)
+    assert not job.is_complete()
+    assert job.progress == 0.5
+    assert job.stage == "counting"
+    assert job.wait_for_completion(timeout=10, sleep_interval=0.001) is job
+    assert job.is_complete()
+    assert job.result() == 120
+    assert job.details().noise == {"within": 23}
+    assert job.result() == 120
+    assert len(server.of("get_job_result")) == 1
+    assert job.status is JobStatus.SUCCESS
+
+
+def test_a_result_waits_for_itself(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", running())
+    server.answer("get_job", running(), ended())
+    server.answer("get_job_result", {"size": 120})
+    assert room.get_audience_size(SEED).result() == 120
+
+
+@pytest.mark.parametrize("reason", ["hidden", "too_few"])
+def test_a_size_that_is_not_told_is_none(server: FakeServer, room: MediaDcr, reason: str) -> None:
+    server.answer("start_job", ended())
+    server.answer("get_job_result", {"size": None, "noise": {}, "reason": reason})
+    job = room.get_audience_size(SEED)
+    assert job.result() is None
+    assert job.details().reason == reason
+
+
+def test_a_draft_is_sized_without_being_saved(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", ended())
+    draft = media.RuleBasedAudienceBuilder(name="draft", source_audience=SEED).build()
+    room.get_audience_size(draft)
+    assert server.sent[-1].params["audience"] is None
+    assert server.sent[-1].params["definition"] == draft.as_dict()
+
+
+def test_a_job_that_takes_too_long_goes_on(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", running())
+    server.answer("get_job", running())
+    with pytest.raises(JobTimeoutError) as caught:
+        room.get_insights().wait_for_completion(timeout=0.05, sleep_interval=0.01)
+    assert isinstance(caught.value, TimeoutError)
+    assert server.of("cancel_job") == []
+
+
+def test_a_failed_job_raises_what_stopped_it(server: FakeServer, room: MediaDcr) -> None:
+    error = {
+        "type": "TooFewUsersError",
+        "message": "Too few.",
+        "remedy": "Bring more.",
+        "attributes": {"least": 40},
+    }
+    server.answer("start_job", running("lookalike_statistics"))
+    server.answer("get_job", running("lookalike_statistics", status="Failed", error=error))
+    job = room.get_lookalike_audience_statistics(CustomAudience("aud1", "Like", "lookalike", {}))
+    for kind in (JobFailedError, TooFewUsersError, MediaError, ValueError):
+        with pytest.raises(kind, match=r"Too few\. Bring more\.") as caught:
+            job.wait_for_completion(sleep_interval=0)
+        assert caught.value.attributes == {"least": 40}  # type: ignore[attr-defined]
+    with pytest.raises(JobFailedError):
+        job.result()
+    assert job.is_complete()
+
+
+def test_a_failure_without_a_type_is_a_job_failed_error(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", running(status="Failed", error="It broke."))
+    with pytest.raises(JobFailedError, match="It broke"):
+        room.get_insights().result()
+
+
+def test_a_failure_of_a_job_survives_the_way_between_processes() -> None:
+    failure = job_failure(TooFewUsersError("Too few.", remedy="Bring more.", least=40))
+    again = pickle.loads(pickle.dumps(failure))
+    assert type(again) is type(failure)
+    assert vars(again) == vars(failure)
+    assert error_as_dict(failure)["type"] == "TooFewUsersError"
+
+
+def test_a_job_is_cancelled(server: FakeServer, room: MediaDcr) -> None:
+    error = {"type": "JobCancelledError", "message": "Cancelled.", "remedy": "", "attributes": {}}
+    server.answer("start_job", running())
+    server.answer("cancel_job", running(status="Failed", error=error))
+    job = room.get_insights()
+    job.cancel()
+    with pytest.raises(media.JobCancelledError):
+        job.wait_for_completion()
+    job.cancel()
+    assert len(server.of("cancel_job")) == 1
+
+
+def test_a_job_is_found_again_by_its_id(server: FakeServer, room: MediaDcr) -> None:
+    for kind in JobKind:
+        server.answer("get_job", ended(kind.value))
+        assert room.get_job("job1").kind is kind
+
+
+RESULTS: dict[str, tuple[str, Any]] = {
+    "overlap_statistics": (
+        "get_overlap_statistics",
+        {
+            "rows": [
+                {"audience_type": "customers", "advertiser_size": None, "overlap_size": 120, "is_empty": False,
+                 "match_rate": 0.4}
+            ],
+            "noise": {"within": 23},
+        },
+    ),
+    "insights": (
+        "get_insights",
+        {
+            "audiences": [
+                {"audience_type": "customers", "rows": [
+                    {"interest": "Wine", "age": None, "gender": "f", "affinity_ratio": 1.4,
+                     "share_in_overlap": 0.2, "share_in_matchable": 0.14, "addressable_size": None}
+                ]}
+            ],
+            "noise": {},
+        },
+    ),
+    "data_attributes": (
+        "get_data_attributes",
+        {"attributes": [{"name": "age", "type": "NUMERIC_RANGE", "values": ["20-29"], "operators": ["EMPTY"]}]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_an_answer_has_the_shape_of_the_contract(server: FakeServer, room: MediaDcr, kind: str) -> None:
+    call, told = RESULTS[kind]
+    server.answer("start_job", ended(kind))
+    server.answer("get_job_result", told)
+    answer = getattr(room, call)().result()
+    assert server.of("start_job")[-1].params["kind"] == kind
+    assert _as_lists(answer.model_dump()) == told
+    assert answer.model_dump_json(indent=1)
+    assert (answer.of("customers") or answer.of("age")) is not None
+    assert answer.of("nothing of that name") is None
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_lists(each) for name, each in value.items()}
+    return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def test_audiences_and_reports_are_answers_too(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("start_job", ended())
+    custom = {"id": "a", "name": "Like", "kind": "lookalike", "definition": {"kind": "lookalike"}}
+    seed = {"kind": "seed", "audience_type": "customers", "size": None, "created_at": "t", "is_empty": None}
+    server.answer("get_job_result", {"audiences": [seed, custom]})
+    audiences = room.get_audiences().result()
+    assert audiences.get_seed_audience("customers").size is None
+    assert audiences.is_lookalike_audience(audiences.get_custom_audience("Like"))
+    body = {"version": "v0", "report": {"outcome": "PASSED"}}
+    server.answer("get_job_result", body)
+    assert room.get_seed_audiences_validation_report().result().passed
+    server.answer("get_job_result", {"matching": body})
+    reports = room.get_base_audience_validation_reports().result()
+    assert reports.passed
+    assert reports.segments is None
+
+
+# user lists
+
+
+def deliver(server: FakeServer, files: dict[str, bytes], **facts: Any) -> None:
+    server.answer("start_job", ended("user_list"))
+    told = [
+        {"name": name, "n_users": 1, "n_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        for name, body in files.items()
+    ]
+    server.answer("get_job_result", {"files": told, "manifest": {"delivered": 2}, "repeated": False} | facts)
+    for name, body in files.items():
+        server.answer(f"jobs/job1/files/{name}", Answer(body=body))
+
+
+def test_a_user_list_is_a_list_of_ids(server: FakeServer, room: MediaDcr) -> None:
+    second = 'u2\n"u,3"\n"u""4"\n"u\n5"\nü6\n'.encode()
+    deliver(server, {"part-00000.csv": b"u1\n", "part-00001.csv.gz": gzip.compress(second)}, repeated=True)
+    job = room.get_audience_user_list(SEED)
+    assert job.result() == ["u1", "u2", "u,3", 'u"4', "u\n5", "ü6"]
+    assert job.delivery().repeated
+    assert server.sent[-1].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_options_of_a_user_list_are_told(server: FakeServer, room: MediaDcr) -> None:
+    deliver(server, {})
+    room.get_audience_user_list(SEED, destination="google", gzip=True, max_rows=10, holdout="10%", delta_from="j0")
+    assert server.of("start_job")[-1].params["options"] == {
+        "destination": "google",
+        "gzip": True,
+        "max_rows": 10,
+        "holdout": "10%",
+        "delta_from": "j0",
+    }
+    room.get_audience_user_list(SEED)
+    assert server.of("start_job")[-1].params["options"] == {}
+
+
+def test_files_are_downloaded_whole(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+    files = {"part-00000.csv": b"u1\n" * 1_000_000, "added-00000.csv": b"u1\n"}
+    deliver(server, files)
+    paths = room.get_audience_user_list(SEED).download(tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in paths} == files
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(files)
+
+
+def test_a_download_that_breaks_is_begun_again(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+    body = b"u1\n" * 1000
+    deliver(server, {"part-00000.csv": body})
+    server.answer("jobs/job1/files/part-00000.csv", Answer(body=body, cut_at=1000), Answer(body=body))
+    [path] = room.get_audience_user_list(SEED).download(tmp_path)
+    assert path.read_bytes() == body
+
+
+@pytest.mark.parametrize("body", [b"u2\n", b"u1\nu2\n", b""])
+def test_an_altered_file_is_not_kept(server: FakeServer, room: MediaDcr, tmp_path: Path, body: bytes) -> None:
+    deliver(server, {"part-00000.csv": b"u1\n"})
+    server.answer("jobs/job1/files/part-00000.csv", Answer(body=body))
+    job = room.get_audience_user_list(SEED)
+    with pytest.raises(DownloadDamagedError):
+        job.download(tmp_path)
+    with pytest.raises(DownloadDamagedError):
+        job.result()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../escaped.csv", "/etc/x", "..", "a\\b.csv", ""])
+def test_a_file_cannot_be_written_elsewhere(server: FakeServer, room: MediaDcr, tmp_path: Path, name: str) -> None:
+    deliver(server, {name: b"u1\n"})
+    into = tmp_path / "a" / "b"
+    with pytest.raises(DownloadDamagedError):
+        room.get_audience_user_list(SEED).download(into)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_files_for_a_destination_are_no_list_of_ids(server: FakeServer, room: MediaDcr) -> None:
+    deliver(server, {"part-00000.parquet": b"PAR1"})
+    with pytest.raises(InvalidRequestError, match="download"):
+        room.get_audience_user_list(SEED).result()
+
+
+def test_a_refused_download_is_told(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+    deliver(server, {"part-00000.csv": b"u1\n"})
+    server.answer("jobs/job1/files/part-00000.csv", refusal(403, "PermissionDeniedError"))
+    with pytest.raises(PermissionDeniedError):
+        room.get_audience_user_list(SEED).download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# data labs
+
+
+def built_lab(client: Client) -> DataLab:
+    return (
+        DataLabBuilder(client)
+        .with_name("Groceries")
+        .with_matching_id_format(MatchingId.EMAIL)
+        .with_segments()
+        .with_demographics()
+        .with_embeddings(3)
+        .with_activation(["google"])
+        .build()
+    )
+
+
+def test_a_lab_is_brought_and_validated(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
+    files = {}
+    for dataset in ("matching", "segments", "demographics", "embeddings"):
+        files[f"{dataset}_data_path"] = tmp_path / f"{dataset}.csv"
+        files[f"{dataset}_data_path"].write_text(f"{dataset}\n")
+    lab = built_lab(client)
+    with pytest.raises(NotProvisionedError):
+        _ = lab.id
+    assert not lab.is_validation_passed
+    uploads.answer("create_lab", {"id": "lab1", "name": "Groceries"})
+    lab.provision_local_datasets(**files)
+    assert lab.id == "lab1"
+    params = uploads.sent[-1].params
+    assert params["datasets"] == {
+        ("matching:EMAIL" if dataset == "matching" else dataset): hashlib.sha256(
+            f"{dataset}\n".encode()
+        ).hexdigest()
+        for dataset in ("matching", "segments", "demographics", "embeddings")
+    }
+    described = {name: params[name] for name in params if name != "datasets"}
+    assert described == {
+        "name": "Groceries",
+        "matching_ids": ["EMAIL"],
+        "has_demographics": True,
+        "has_segments": True,
+        "n_embeddings": 3,
+        "activation": ["google"],
+    }
+    uploads.answer("get_lab", {"id": "lab1", "name": "Groceries", "is_validated": False, "reports": None})
+    with pytest.raises(NotValidatedError):
+        lab.get_validation_report()
+    uploads.answer("start_lab", running("lab_validation"))
+    uploads.answer("get_job", running("lab_validation"), ended("lab_validation"))
+    report = {"version": "v0", "report": {"outcome": "PASSED"}}
+    known = {"id": "lab1", "name": "Groceries", "is_validated": True, "reports": {"matching": report}}
+    uploads.answer("get_lab", known | {"statistics": {"n_users": 7}})
+    assert lab.run(sleep_interval=0.001) is lab
+    assert lab.is_validation_passed
+    assert lab.get_validation_report().passed
+    assert lab.get_statistics_report() == {"n_users": 7}
+    assert DataLab.from_existing("lab1", client).is_validation_passed
+
+
+def test_a_lab_that_does_not_pass_says_why(server: FakeServer, client: Client) -> None:
+    report = {"version": "v0", "report": {"outcome": "FAILED"}}
+    known = {"id": "lab1", "name": "Groceries", "is_validated": False, "reports": {"matching": report}}
+    server.answer("get_lab", known)
+    server.answer("start_lab", running("lab_validation", status="Failed", error="It did not pass."))
+    lab = DataLab.from_existing("lab1", client).run()
+    assert not lab.is_validation_passed
+    assert not lab.get_validation_report().passed
+    server.answer("get_lab", known | {"reports": None})
+    with pytest.raises(JobFailedError, match="did not pass"):
+        lab.run()
+
+
+def test_several_kinds_of_matching_ids_need_a_file_each(
+    uploads: FakeServer, client: Client, tmp_path: Path
+) -> None:
+    kinds = (MatchingId.EMAIL, MatchingId.PHONE_NUMBER)
+    files: dict[Any, Path] = {}
+    for kind in kinds:
+        files[kind] = tmp_path / f"{kind}.csv"
+        files[kind].write_text(f"{kind}\n")
+    lab = DataLabBuilder(client).with_name("Two").with_matching_id_format(*kinds).build()
+    for wrong in (files[MatchingId.EMAIL], {MatchingId.EMAIL: files[MatchingId.EMAIL]}, None, {"NAME": "x"}):
+        with pytest.raises(InvalidRequestError):
+            lab.provision_local_datasets(matching_data_path=wrong)
+    assert uploads.sent == []
+    uploads.answer("create_lab", {"id": "lab2"})
+    lab.provision_local_datasets(matching_data_path=files)
+    assert set(uploads.sent[-1].params["datasets"]) == {"matching:EMAIL", "matching:PHONE_NUMBER"}
+
+
+def test_datasets_that_were_not_announced_are_not_sent(
+    uploads: FakeServer, client: Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("x\n")
+    lab = DataLabBuilder(client).with_name("Plain").with_matching_id_format(MatchingId.STRING).build()
+    with pytest.raises(InvalidRequestError, match="without segments"):
+        lab.provision_local_datasets(matching_data_path=file, segments_data_path=file)
+    with pytest.raises(InvalidRequestError, match="with segments"):
+        built_lab(client).provision_local_datasets(matching_data_path=file)
+    assert uploads.sent == []
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, True])
+def test_a_length_of_embeddings_is_a_whole_number(client: Client, n: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        DataLabBuilder(client).with_embeddings(n)
+
+
+def test_a_lab_without_name_or_matching_ids_is_not_built(client: Client) -> None:
+    with pytest.raises(InvalidRequestError):
+        DataLabBuilder(client).with_matching_id_format(MatchingId.STRING).build()
+    with pytest.raises(InvalidRequestError):
+        DataLabBuilder(client).with_name("x").build()

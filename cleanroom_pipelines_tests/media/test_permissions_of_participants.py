@@ -1,0 +1,58 @@
+"""Participants, as a script builds and loads them.
+
+Contract: one that was built and one that was loaded are the same; who holds the permission to export may export.
+Both were not so in the original.
+"""
+
+import json
+
+import pytest
+
+from cleanroom_pipelines.media import InvalidRequestError, Participant, Permission
+
+TOLD = {
+    "id": "7f",
+    "emails": ["a@example.com"],
+    "role": "advertiser",
+    "permissions": ["EXPORT_AUDIENCE", "VIEW_OVERLAP"],
+    "organization_id": None,
+}
+
+
+def test_a_built_participant_that_holds_the_permission_can_export() -> None:
+    assert Participant(["a@example.com"], [Permission.EXPORT_AUDIENCE], "advertiser").can_export_audience()
+
+
+@pytest.mark.parametrize("permission", [each for each in Permission if each is not Permission.EXPORT_AUDIENCE])
+def test_no_other_permission_lets_export(permission: Permission) -> None:
+    assert not Participant(["a@example.com"], [permission], "advertiser").can_export_audience()
+
+
+def test_a_loaded_participant_is_as_good_as_a_built_one() -> None:
+    loaded = Participant.from_dict(TOLD)
+    assert loaded.can_export_audience()
+    assert loaded.permissions == [Permission.EXPORT_AUDIENCE, Permission.VIEW_OVERLAP]
+    assert loaded.as_dict() == {name: value for name, value in TOLD.items() if name != "organization_id"}
+    assert Participant.from_dict(json.loads(json.dumps(loaded.as_dict()))) == loaded
+
+
+def test_a_built_participant_has_no_id_to_tell() -> None:
+    built = Participant(["a@example.com"], [], "observer")
+    assert built.as_dict() == {"emails": ["a@example.com"], "role": "observer", "permissions": []}
+
+
+def test_what_is_no_permission_is_refused_without_being_repeated() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        Participant(["a@example.com"], ["FLY"], "advertiser")  # type: ignore[list-item]
+    assert "FLY" not in str(caught.value)
+    assert "EXPORT_AUDIENCE" in str(caught.value)
+
+
+def test_one_text_is_no_list_of_addresses() -> None:
+    with pytest.raises(InvalidRequestError):
+        Participant("a@example.com", [], "advertiser")  # type: ignore[arg-type]
+
+
+def test_members_are_known_in_any_case_of_their_letters() -> None:
+    assert Participant(["A@Example.com"], [], "x").has_member("a@example.COM")
+    assert not Participant(["a@example.com"], [], "x").has_member("b@example.com")
