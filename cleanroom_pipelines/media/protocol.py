@@ -9,6 +9,7 @@ Keep out: sending (`client.py`), answering (the handlers), and what a result mea
 is refused comes as `{"error": {"type", "message", "remedy", "attributes"}}` with a status that fits the type.
 """
 
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -125,6 +126,9 @@ def as_media_error(error: Exception) -> MediaError:
         return error
     if not isinstance(error, core.CleanroomError):
         return errors.ServerError("The server failed.", remedy="Try again, then tell the operator.")
+    if _is_of_a_definition(error):
+        place = {"place": error.attributes["place"]} if "place" in error.attributes else {}
+        return errors.InvalidDefinitionError(error.message, remedy=error.remedy, **place)
     named = (_BY_NAME[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _BY_NAME)
     by_class = (ours for theirs, ours in _OF_CORE if isinstance(error, theirs))
     kind = next(named, None) or next(by_class, None)
@@ -142,7 +146,7 @@ def error_as_dict(error: Exception) -> dict[str, Any]:
         "type": _wire_type(known).__name__,
         "message": known.message,
         "remedy": known.remedy,
-        "attributes": dict(known.attributes),
+        "attributes": {name: fact for name, fact in known.attributes.items() if _is_json(fact)},
     }
 
 
@@ -189,3 +193,17 @@ _OF_STATUS: Mapping[int, type[MediaError]] = {
 def _wire_type(error: MediaError) -> type[MediaError]:
     kinds = (kind for kind in type(error).__mro__ if _BY_NAME.get(kind.__name__) is kind)
     return next(kinds, MediaError)
+
+
+def _is_of_a_definition(error: core.CleanroomError) -> bool:
+    """Whether `audiences.definitions` refused something: it names the place, or says that there is a circle."""
+    place, problem = (error.attributes.get(name) for name in ("place", "problem"))
+    return isinstance(error, core.UsageError) and (str(place).startswith("definition") or problem == "cycle")
+
+
+def _is_json(fact: object) -> bool:
+    try:
+        json.dumps(fact)
+    except (TypeError, ValueError):
+        return False
+    return True

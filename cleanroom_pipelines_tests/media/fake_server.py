@@ -5,9 +5,10 @@ Keep out: anything of the real server: these tests are about the client alone.
 """
 
 import json
+import ssl
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -86,7 +87,7 @@ class FakeServer:
 
 
 @contextmanager
-def serving() -> Iterator[FakeServer]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeServer]:
     fake = FakeServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -111,15 +112,22 @@ def serving() -> Iterator[FakeServer]:
 
         do_GET = do_POST = do_PUT = _any  # noqa: N815 - these names are the base class's
 
+        def handle(self) -> None:
+            # a client that does not trust the certificate goes away in the middle
+            with suppress(OSError):
+                super().handle()
+
         def log_message(self, *_: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        fake.url = f"http://127.0.0.1:{server.server_port}"
+        fake.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
         yield fake
     finally:
         server.shutdown()

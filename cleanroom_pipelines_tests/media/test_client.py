@@ -11,14 +11,24 @@ import io
 import logging
 import pickle
 import socket
+import ssl
+import sys
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from cleanroom_pipelines import media
+from cleanroom_pipelines.audiences.definitions import parse_definition
 from cleanroom_pipelines.errors import ArtifactError, CleanroomError, InputError, UsageError
 from cleanroom_pipelines.errors import NotFoundError as CoreNotFoundError
 from cleanroom_pipelines.media import (
@@ -200,6 +210,96 @@ def test_rooms_are_listed(server: FakeServer, client: Client) -> None:
     assert [(each.id, each.name) for each in client.get_data_rooms()] == [("room1", "Wine")]
 
 
+def serve_from_home(monkeypatch: pytest.MonkeyPatch, transport: Any) -> list[tuple[str, str]]:
+    opened: list[tuple[str, str]] = []
+    server = ModuleType("server")
+
+    def open_local(home: str, user_email: str) -> Any:
+        opened.append((home, user_email))
+        return transport
+
+    server.open_local = open_local  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cleanroom_pipelines.media.server", server)
+    monkeypatch.setattr(media, "server", server, raising=False)
+    return opened
+
+
+class Local:
+    """What a home gives in place of a connection."""
+
+    def __init__(self) -> None:
+        self.took: list[tuple[Any, str]] = []
+
+    def call(self, method: str, params: dict[str, Any]) -> Any:
+        if method == "list_rooms":
+            raise CoreNotFoundError("Gone.", remedy="Look elsewhere.")
+        return {"email": "p@example.com", "method": method, "params": params}
+
+    def upload(self, source: Any, name: str) -> dict[str, Any]:
+        self.took.append((source, name))
+        return {"manifest_hash": "abc", "name": name, "n_bytes": 1}
+
+    def download(self, job_id: str, name: str) -> Iterator[bytes]:
+        yield b"u1"
+        raise CoreNotFoundError("Gone.")
+
+    def close(self) -> None:
+        self.took.append(("closed", ""))
+
+
+def test_a_home_is_reached_through_the_same_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    local = Local()
+    opened = serve_from_home(monkeypatch, local)
+    file = tmp_path / "seed.csv"
+    file.write_text("a")
+    with Client(home=tmp_path, user_email="p@example.com") as client:
+        assert opened == [(str(tmp_path), "p@example.com")]
+        assert client.email == "p@example.com"
+        assert client.upload_dataset(file) == "abc"
+        with pytest.raises(NotFoundError, match="Look elsewhere"):
+            client.get_data_rooms()
+        chunks = client.download("job1", "part-00000.csv")
+        assert next(chunks) == b"u1"
+        with pytest.raises(NotFoundError):
+            next(chunks)
+    assert local.took == [(file, "seed.csv"), ("closed", "")]
+
+
+def test_a_certificate_is_checked_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving(context) as server:
+        server.answer("whoami", {"email": "p@example.com"})
+        with Client(server.url, TOKEN) as client, pytest.raises(ServerUnavailableError, match="not trusted"):
+            _ = client.email
+        assert server.sent == [], "the token was not given away"
+        with Client(server.url, TOKEN, verify=certificate) as client:
+            assert client.email == "p@example.com"
+
+
+def self_signed(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    no_password = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
+    file = folder / "server.pem"
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return file
+
+
 # errors
 
 
@@ -293,6 +393,20 @@ def test_errors_of_the_core_become_ours(error: Exception, kind: type[MediaError]
     ours = as_media_error(error)
     assert type(ours) is kind
     assert "example" not in str(ours)
+
+
+def test_what_the_definition_language_refuses_is_a_definition_error() -> None:
+    with pytest.raises(UsageError) as wrong:
+        parse_definition({"kind": "lookalike", "source": {"kind": "seed", "audience_type": ""}, "reach": 5})
+    ours = as_media_error(wrong.value)
+    assert type(ours) is media.InvalidDefinitionError
+    assert ours.attributes == {"place": "definition.source"}
+    circle = UsageError("In a circle.", problem="cycle")
+    assert type(as_media_error(circle)) is media.InvalidDefinitionError
+
+
+def test_a_fact_that_json_cannot_hold_stays_behind() -> None:
+    assert error_as_dict(MediaError("No.", place=Path("x"), limit=3))["attributes"] == {"limit": 3}
 
 
 # again, or not
