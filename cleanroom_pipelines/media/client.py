@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,7 +127,7 @@ class HttpTransport:
 
     def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
         """Give a file to the server."""
-        with source.open("rb") if isinstance(source, Path) else _left_open(source) as stream:
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
             n_bytes = stream.seek(0, os.SEEK_END)
 
             def send() -> "httpx.Response":
@@ -184,9 +184,9 @@ class HttpTransport:
             wait = pause
             try:
                 response = send()
-            except _NeverSentError:
+            except _NeverSentError as error:
                 if is_last:
-                    raise
+                    raise ServerUnavailableError(error.message, remedy=error.remedy) from None
             except ServerUnavailableError:
                 if is_last or not repeatable:
                     raise
@@ -422,11 +422,6 @@ def _checked_url(url: str) -> tuple[str, str]:
             remedy="Leave credentials, queries and fragments out.",
         )
     return url.rstrip("/"), host
-
-
-@contextmanager
-def _left_open(stream: BinaryIO) -> Iterator[BinaryIO]:
-    yield stream
 
 
 @contextmanager

@@ -8,12 +8,15 @@ The facts below were taken down from the document by hand. A parameter is writte
 first that only goes by name, and `?` behind one that has a default.
 """
 
+import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -348,6 +351,20 @@ def test_everything_that_is_named_exists() -> None:
 
 def test_an_action_is_the_ancestor_of_the_documented_one() -> None:
     assert issubclass(media.CreateLookalikeAudienceAction, media.Action)
+
+
+def test_the_page_for_other_scripts_names_only_what_exists() -> None:
+    page = Path(media.__file__).with_name("FROM_MEDIA.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        nodes = list(ast.walk(ast.parse(block)))
+        imported = [alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+        assert set(imported) <= set(media.__all__)
+    every_class = [getattr(media, name) for name in media.__all__ if isinstance(getattr(media, name), type)]
+    known = {name for cls in every_class for name in (*dir(cls), *getattr(cls, "__dataclass_fields__", ()))}
+    spoken_of = set(re.findall(r"`(?:\w+\.)?([a-z_]+)\(", page))
+    assert spoken_of - known == set()
 
 
 def test_a_script_starts_light() -> None:

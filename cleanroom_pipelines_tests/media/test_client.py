@@ -440,8 +440,9 @@ def test_what_creates_is_not_sent_twice(server: FakeServer, room: MediaDcr, lost
 def test_giving_up_takes_a_few_attempts_with_growing_pauses() -> None:
     pauses: list[float] = []
     transport = HttpTransport(unused_url(), TOKEN, sleep=pauses.append)
-    with pytest.raises(ServerUnavailableError, match="cannot be reached"):
+    with pytest.raises(ServerUnavailableError, match="cannot be reached") as caught:
         transport.call("create_room", {})
+    assert type(caught.value) is ServerUnavailableError
     assert len(pauses) == 4
     assert pauses == sorted(pauses)
 
