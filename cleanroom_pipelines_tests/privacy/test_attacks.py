@@ -1,7 +1,7 @@
 """Contract: contracts/media.md section 5, and the issue's "privacy tests that attack".
 
-Each attack uses the best guess there is from the answers, knows everything but one person's match, and is first
-shown to work where the policy is weaker. Whether x matches is told in half of the rounds each, so 50 % is a coin.
+The attacker knows everything but one person's match. Every attack is also shown to work where the policy is
+weaker. Whether x matches is told in half of the rounds each, so 50 % is a coin.
 
 What the budget comes to. One answer tells membership with 52.5 % at most. A participant who spends all 100 units
 on sets that differ in x and little else is right in 57 % if it compares pairs, in 64 % if it averages counts of
