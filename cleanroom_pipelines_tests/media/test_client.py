@@ -635,6 +635,12 @@ def test_each_kind_of_audience_has_its_call(server: FakeServer, room: MediaDcr) 
         room.create_rule_based_audience(remarketing)  # type: ignore[arg-type]
 
 
+def test_an_id_says_more_than_addresses(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("share_audiences", {})
+    room.share_audiences([], [Participant(["p@example.com"], [], "whose addresses were changed", id="2")])
+    assert server.sent[-1].params["participant_ids"] == ["2"]
+
+
 def test_a_stranger_is_not_shared_with(room: MediaDcr) -> None:
     with pytest.raises(NotFoundError):
         room.share_audiences([], [Participant(["x@example.com"], [], "stranger")])
@@ -889,7 +895,8 @@ def test_files_are_downloaded_whole(server: FakeServer, room: MediaDcr, tmp_path
 def test_a_download_that_breaks_is_begun_again(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
     body = b"u1\n" * 1000
     deliver(server, {"part-00000.csv": body})
-    server.answer("jobs/job1/files/part-00000.csv", Answer(body=body, cut_at=1000), Answer(body=body))
+    longer = Answer(body=body + b"u2\n")
+    server.answer("jobs/job1/files/part-00000.csv", Answer(body=body, cut_at=1000), longer, Answer(body=body))
     [path] = room.get_audience_user_list(SEED).download(tmp_path)
     assert path.read_bytes() == body
 
