@@ -47,7 +47,7 @@ def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[st
 
 
 @SLOW
-@given(rooms())
+@given(rooms)
 def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

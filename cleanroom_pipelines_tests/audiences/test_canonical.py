@@ -37,7 +37,7 @@ from cleanroom_pipelines.audiences.definitions import (
     SeedRef,
 )
 
-from .definition_worlds import Room, condition_sets, holds, rooms, rules, source_of, users_of
+from .definition_worlds import Room, condition_sets, holds, randoms, rooms, rules, source_of, users_of
 
 UNION, INTERSECT, DIFF = CombineOperator.UNION, CombineOperator.INTERSECT, CombineOperator.DIFF
 BASE, SEED, OTHER = BaseRef(), SeedRef("t"), SeedRef("u")
@@ -115,7 +115,7 @@ def runs_of(combinators: tuple[Combinator, ...]) -> list[tuple[Combinator, ...]]
 
 
 @settings(deadline=None, max_examples=30)
-@given(rules(()), st.integers(0, 1 << 32).map(Random))
+@given(rules, randoms)
 def test_a_hundred_phrasings_are_one_question(rule: RuleBased, random: Random) -> None:
     question = canonical(rule, {}.__getitem__)  # type: ignore[arg-type]
     for _ in range(100):
@@ -128,7 +128,7 @@ def test_a_hundred_phrasings_are_one_question(rule: RuleBased, random: Random) -
 
 
 @settings(deadline=None, max_examples=50)
-@given(rooms())
+@given(rooms)
 def test_the_text_alone_says_who_is_meant(room: Room) -> None:
     # So equal texts find equal users in any data.
     for definition in room.audiences.values():
@@ -220,7 +220,7 @@ def test_different_questions_have_different_texts() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(condition_sets, min_size=1, max_size=3), st.integers(0, 1 << 32).map(Random))
+@given(st.lists(condition_sets, min_size=1, max_size=3), randoms)
 def test_a_question_too_large_for_a_diagram_has_one_text_too(sets: list[Filters], random: Random) -> None:
     large = Filters(
         MatchOperator.MATCH_ANY,

@@ -55,7 +55,7 @@ def nothing(id_: str) -> Definition:
 
 
 @settings(deadline=None, max_examples=25)
-@given(rooms())
+@given(rooms)
 def test_a_query_is_made_of_our_words_alone(room: Room) -> None:
     for definition in room.audiences.values():
         relations = {key: lookalike_relation(key) for key in lookalikes_of(definition, room.resolve)}

@@ -70,7 +70,7 @@ def test_the_values_on_the_wire() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(rooms())
+@given(rooms)
 def test_what_is_written_is_read_again(room: Room) -> None:
     for definition in room.audiences.values():
         text = json.dumps(definition.as_json())
