@@ -149,7 +149,8 @@ def test_the_benchmark_compares_equal_results(command: Commands, tmp_path: Path)
         assert question["is_same"]
         assert 0 < question["n_found"] <= 2000
         assert all(way["seconds"] > 0 and way["peak_bytes"] > 1 << 20 for way in question["ways"].values())
-        assert question["to_polars"] > 0
+        assert question["to_polars"]["seconds"] > 0
+        assert question["to_polars"]["cpu_seconds"] > 0
     assert result["questions"]["matching"]["n_found"] == 100
     assert "the better polars engine" in ended.out
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
