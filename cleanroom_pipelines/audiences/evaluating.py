@@ -84,13 +84,14 @@ def evaluate_files(
     refs = _files_of(definition, resolve)
     tables = {ref: _table_of(ref) for ref in refs}
     relations = {ref: f"file_{number + 1}" for number, ref in enumerate(refs)}
-    query = compile_definition(definition, resolve, files=relations)
     with _appearing(out) as draft:
         paths = [file for table, _ in tables.values() for file in table.files]
         with open_engine(settings, paths=[*paths, draft.parent]) as engine:
             for ref, (table, column) in tables.items():
                 engine.scan(f"{relations[ref]}_rows", table)
                 engine.execute(_view_of_ids(relations[ref], column))
+            n_rows = {ref: _rows_in(engine, f"{relation}_rows") for ref, relation in relations.items()}
+            query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
             engine.write_parquet(query.sql, draft, query.parameters)
         return _rows_of(draft)
 
@@ -150,6 +151,11 @@ def _appearing(out: Path) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rows_in(engine: Engine, relation: str) -> int:
+    # The footers of parquet files tell it.
+    return int(engine.fetch(f"SELECT count(*) AS n FROM {quote_identifier(relation)}")["n"][0].as_py())
 
 
 def _rows_of(file: Path) -> int:

@@ -123,6 +123,23 @@ def test_all_that_is_taken_away_between_two_unions_is_one_join() -> None:
     assert sql.count("ANTI JOIN") == 2
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "is_first"),
+    [((10, 6, 5), True), ((10, 9, 1), True), ((10, 6, 3), False), ((10, 0, 30), False), ((10,), False)],
+)
+def test_the_largest_of_overlapping_lists_comes_first(n_rows: tuple[int, ...], is_first: bool) -> None:
+    refs = [FileRef(f"{number}.parquet") for number in range(3)]
+    rule = RuleBased(refs[1], None, tuple(Combinator(CombineOperator.UNION, ref) for ref in (refs[0], refs[2])))
+    sql = compile_definition(
+        rule,
+        nothing,
+        files={ref: f"file_{number}" for number, ref in enumerate(refs)},
+        n_rows=dict(zip(refs, n_rows, strict=False)),
+    ).sql
+    assert ("ANTI JOIN" in sql) == is_first
+    assert not is_first or sql.count('"file_0"') == 2
+
+
 def test_there_is_a_limit_to_values_of_all_audiences_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "_MAX_PARAMETERS", 25)
     values = tuple(f"{number}" for number in range(10))
