@@ -76,3 +76,23 @@ def export_matches_manifest(
     manifest, _ = newest_artifact(opened, Kind.EXPORT_JOB, context.partition_key, "audience_export")
     delivered = verify_exported_files(opened, context.partition_key, manifest)
     return dg.AssetCheckResult(passed=True, metadata={"users": delivered})
+
+
+@dg.asset_check(asset="base_audience", blocking=True, partitions_def=partitions.data_rooms)
+def base_is_usable(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """Every dataset of the base audience passed its validation."""
+    _, documents = newest_artifact(installation.open(), Kind.DATA_ROOM, context.partition_key, "base_audience")
+    outcomes = {name: report["report"]["outcome"] for name, report in documents["reports"].items()}
+    return dg.AssetCheckResult(passed=set(outcomes.values()) == {"PASSED"}, metadata=outcomes)
+
+
+@dg.asset_check(asset="seed_audiences", blocking=True, partitions_def=partitions.data_rooms)
+def seeds_are_usable(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """The seed audiences passed their validation."""
+    _, documents = newest_artifact(installation.open(), Kind.DATA_ROOM, context.partition_key, "seed_audiences")
+    outcome = documents["report"]["report"]["outcome"]
+    return dg.AssetCheckResult(passed=outcome == "PASSED", metadata={"outcome": outcome})

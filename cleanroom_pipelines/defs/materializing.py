@@ -36,7 +36,11 @@ def materialize(
         context.log.info(made.sentence)
         if made.manifest is not None:
             metadata = metadata_of(installation, made)
-            yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(made.manifest.data_version))
+            yield dg.MaterializeResult(
+                asset_key=made.asset,
+                metadata=metadata,
+                data_version=dg.DataVersion(made.manifest.data_version),
+            )
 
 
 def _run_of(context: dg.AssetExecutionContext) -> Run:

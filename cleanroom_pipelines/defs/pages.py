@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Resource
-from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.defs import pictures, room_pages
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, Made
 
@@ -170,6 +170,7 @@ _PAGES = {
     "seed_validation_report": _seed_validation_report,
     "audience": _audience,
     "audience_export": _audience_export,
+    **room_pages.PAGES,
 }
 
 

@@ -51,6 +51,48 @@ def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
     return _as_markdown(figure, "interactions by month")
 
 
+def overlap(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
+    """Released users that each seed audience shares with the base; where hidden, its match rate."""
+    is_hidden = all(row["overlap_size"] is None for row in rows)
+    key, label = ("match_rate", "match rate") if is_hidden else ("overlap_size", "users in both, with noise")
+    shown = list(reversed(rows[:20]))
+    figure, axes = _figure(1, 1, 8, 0.4 * len(shown) + 1.2)
+    axis = axes[0][0]
+    axis.barh([row["audience_type"][:40] for row in shown], [row[key] or 0 for row in shown], color=_SEED)
+    axis.set_xlabel(label)
+    axis.set_title("Overlap by seed audience")
+    return _as_markdown(figure, "overlap by seed audience")
+
+
+def affinity(audience_type: str, rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
+    """Released affinity by segment, age and gender, the clearest first."""
+    ranked = sorted(rows, key=lambda row: -row["affinity_ratio"])
+    shown = list(reversed(ranked[:20]))
+    names = [str(row["interest"] or row["age"] or row["gender"])[:40] for row in shown]
+    colours = [_SEED if row["interest"] else _POPULATION for row in shown]
+    figure, axes = _figure(1, 1, 8, 0.35 * len(shown) + 1.2)
+    axis = axes[0][0]
+    axis.barh(names, [row["affinity_ratio"] for row in shown], color=colours)
+    axis.axvline(1, color=_RANDOM, linestyle="--")
+    axis.set_xlabel("times as common in the overlap as among the matchable users")
+    axis.set_title(f"Affinity of {audience_type[:40]}: segments red, demographics blue")
+    return _as_markdown(figure, "affinity by segment and demographics")
+
+
+def reach(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
+    """How many of the held-out source users each reach finds, beside random."""
+    figure, axes = _figure(1, 1, 7, 3.6)
+    axis = axes[0][0]
+    reaches = [row["reach"] for row in rows]
+    axis.plot(reaches, [row["tpr"] for row in rows], color=_SEED, label="this lookalike")
+    axis.plot(reaches, [each / 100 for each in reaches], color=_RANDOM, linestyle="--", label="random")
+    axis.set_xlabel("reach, % of all relevant users")
+    axis.set_ylabel("held-out source users found")
+    axis.set_title("What a reach finds")
+    axis.legend(frameon=False)
+    return _as_markdown(figure, "what a reach finds")
+
+
 def _draw_recall(axis: Any, metrics: Mapping[str, Any]) -> None:
     rows = metrics["sizes"]
     positions = range(len(rows))

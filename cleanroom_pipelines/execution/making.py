@@ -49,6 +49,17 @@ ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.CONFIGURED_AUDIENCE_MODEL: ("configured_audience_model",),
     Kind.GENERATION_JOB: ("seed_validation_report", "audience"),
     Kind.EXPORT_JOB: ("audience_export",),
+    Kind.DATA_LAB: ("data_lab",),
+    Kind.DATA_ROOM: (
+        "base_audience",
+        "seed_audiences",
+        "data_attributes",
+        "overlap_statistics",
+        "insights",
+        "room_model",
+    ),
+    Kind.CUSTOM_AUDIENCE: ("custom_audience", "lookalike_statistics"),
+    Kind.AUDIENCE_LIST: ("audience_user_list",),
 }
 
 
@@ -110,7 +121,7 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
             )
         inputs = _table_inputs(installation, dataset)
         with work.drafting("training_dataset", inputs, _columns_of(dataset)) as draft:
-            _write_documents(draft.path, documents)
+            write_documents(draft.path, documents)
             draft.facts["passed"] = report.passed
         sentence = _dataset_sentence(documents)
         made = _made(work, "training_dataset", sentence, documents)
@@ -147,7 +158,7 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
                 should_cancel=work.should_cancel,
             )
             documents = {"training": report.as_dict()}
-            _write_documents(draft.path, documents)
+            write_documents(draft.path, documents)
             draft.facts.update(n_users=report.n_users, n_items=report.n_items)
         sentence = (
             f"Learnt {report.n_users:,} users and {report.n_items:,} items "
@@ -178,7 +189,7 @@ def make_configured_audience_model(installation: Installation, partition: str, r
         inputs = (_input_of(installation, model, "audience_model"),)
         with work.drafting("configured_audience_model", inputs, configuration) as draft:
             documents = {"configuration": configuration}
-            _write_documents(draft.path, documents)
+            write_documents(draft.path, documents)
         sentence = (
             f"Allows audiences of {', '.join(configuration['sizes'])} from seeds of which at least "
             f"{configured.min_matching_seed_size:,} users are known."
@@ -291,7 +302,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             "export": {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)},
         }
         with work.drafting("audience_export", inputs, {"size": str(export.size), "mode": mode}) as draft:
-            _write_documents(draft.path, documents)
+            write_documents(draft.path, documents)
             draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
         sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
         made = _made(work, "audience_export", sentence, documents)
@@ -360,7 +371,7 @@ def _make_report(work: Work) -> Made:
             "statusCode": failure[0] if failure else None,
             "message": failure[1] if failure else None,
         }
-        _write_documents(draft.path, documents)
+        write_documents(draft.path, documents)
         draft.facts["usable"] = failure is None
     made = _made(work, "seed_validation_report", sentence, documents)
     if failure:
@@ -420,7 +431,8 @@ def _idle(installation: Installation, asset: str, partition: str, idle: Idle) ->
     return Made(asset, partition, sentence, manifest, documents, made=False)
 
 
-def _write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
+def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
+    """Write small JSON documents into an artifact, by name without `.json`."""
     for name, document in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
 

@@ -36,6 +36,10 @@ PARTITION_SETS: Mapping[Kind, str] = {
     Kind.CONFIGURED_AUDIENCE_MODEL: "configured_audience_models",
     Kind.GENERATION_JOB: "generation_jobs",
     Kind.EXPORT_JOB: "export_jobs",
+    Kind.DATA_LAB: "data_labs",
+    Kind.DATA_ROOM: "data_rooms",
+    Kind.CUSTOM_AUDIENCE: "custom_audiences",
+    Kind.AUDIENCE_LIST: "audience_lists",
 }
 JOB_NAMES: Mapping[Kind, str] = {
     Kind.TRAINING_DATASET: "validate_training_dataset",
@@ -43,6 +47,10 @@ JOB_NAMES: Mapping[Kind, str] = {
     Kind.CONFIGURED_AUDIENCE_MODEL: "configure_audience_model",
     Kind.GENERATION_JOB: "generate_audience",
     Kind.EXPORT_JOB: "export_audience",
+    Kind.DATA_LAB: "validate_data_lab",
+    Kind.DATA_ROOM: "build_data_room",
+    Kind.CUSTOM_AUDIENCE: "make_custom_audience",
+    Kind.AUDIENCE_LIST: "deliver_audience",
 }
 
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

@@ -36,6 +36,16 @@ CODE_VERSIONS: Mapping[str, str] = {
     "seed_validation_report": "1",
     "audience": "2",
     "audience_export": "1",
+    "data_lab": "1",
+    "base_audience": "1",
+    "seed_audiences": "1",
+    "data_attributes": "1",
+    "overlap_statistics": "1",
+    "insights": "1",
+    "room_model": "1",
+    "custom_audience": "1",
+    "lookalike_statistics": "1",
+    "audience_user_list": "1",
 }
 
 
@@ -117,7 +127,7 @@ class Work:
         with self.installation.store.drafting(
             reference,
             code_version=CODE_VERSIONS[asset],
-            data_version=self._data_version(asset, inputs, spec),
+            data_version=self.data_version(asset, inputs, spec),
             created_at=self.installation.clock().isoformat(),
             inputs=inputs,
         ) as draft:
@@ -152,7 +162,8 @@ class Work:
         self.is_open = False
         self.installation.catalog.release(self.claim)
 
-    def _data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
+    def data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
+        """Keyed digest of what an asset is made from, and of the code that makes it."""
         canonical = json.dumps(
             [asset, CODE_VERSIONS[asset], [(entry.asset, entry.digest) for entry in inputs], spec],
             sort_keys=True,

@@ -1,0 +1,160 @@
+"""The data room: what two sides provision, what is told of it, and the audiences made of it.
+
+Lives here: the ten assets of group `data_room`. A body is a translation: who runs → core call → what to show.
+Add here when a room gets a further asset.
+Keep out: what is made (execution.making_rooms, execution.making_audiences) and how it is shown (defs.pages).
+"""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from cleanroom_pipelines.defs import partitions
+from cleanroom_pipelines.defs.assets.lookalike import HEAVY
+from cleanroom_pipelines.defs.materializing import Results, materialize
+from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution import making_audiences, making_rooms
+from cleanroom_pipelines.execution.work import CODE_VERSIONS
+
+_PUBLISHER, _ADVERTISER = "team:publisher", "team:advertiser"
+_ALL = dg.AllPartitionMapping()
+_BOTH_SIDES = ("base_audience", "seed_audiences")
+
+
+@dg.asset(
+    partitions_def=partitions.data_labs,
+    group_name="data_room",
+    kinds={"duckdb", "pandera"},
+    owners=[_PUBLISHER],
+    code_version=CODE_VERSIONS["data_lab"],
+    output_required=False,
+)
+def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
+    """A publisher's uploads, validated before they go into a data room."""
+    yield from materialize(context, installation.open(), making_rooms.make_data_lab)
+
+
+def _part(
+    name: str, description: str, owner: str, kinds: set[str], deps: Sequence[dg.AssetDep | str] = ()
+) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        deps=deps,
+        description=description,
+        group_name="data_room",
+        kinds=kinds,
+        owners=[owner],
+        code_version=CODE_VERSIONS[name],
+        skippable=True,
+    )
+
+
+# One step for all: a step is skipped when one before it yields nothing, as a base does that did not change.
+@dg.multi_asset(
+    name="data_room",
+    partitions_def=partitions.data_rooms,
+    can_subset=True,
+    pool=HEAVY,
+    specs=[
+        _part(
+            "base_audience",
+            "The publisher's users of a room: matching ids, segments, demographics and embeddings, with reports.",
+            _PUBLISHER,
+            {"duckdb", "pandera", "parquet"},
+            [dg.AssetDep(data_lab, partition_mapping=_ALL)],
+        ),
+        _part(
+            "seed_audiences",
+            "The advertiser's seed audiences of a room as keyed digests, with their report.",
+            _ADVERTISER,
+            {"duckdb", "pandera", "parquet"},
+        ),
+        _part(
+            "data_attributes",
+            "The attributes by which audiences of a room can be defined, with their values and operators.",
+            _PUBLISHER,
+            {"duckdb"},
+            ["base_audience"],
+        ),
+        _part(
+            "overlap_statistics",
+            "How many users each seed audience shares with the base audience, released with noise.",
+            _PUBLISHER,
+            {"duckdb"},
+            _BOTH_SIDES,
+        ),
+        _part(
+            "insights",
+            "What sets the matched users of each seed audience apart, by segment and demographics, with noise.",
+            _PUBLISHER,
+            {"duckdb"},
+            _BOTH_SIDES,
+        ),
+        _part(
+            "room_model",
+            "What the similarity model learnt of a room's users, before any seed is looked at.",
+            _PUBLISHER,
+            {"scikitlearn", "python"},
+            ["base_audience"],
+        ),
+    ],
+)
+def data_room(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
+    """What a room holds and tells; made again is only what depends on what changed."""
+    selected = [name for name in making_rooms.ROOM_ASSETS if dg.AssetKey(name) in context.selected_asset_keys]
+    for name in selected:
+        finishes = name == selected[-1]
+        yield from materialize(
+            context, installation.open(), making_rooms.make_room_asset, asset=name, finishes=finishes
+        )
+
+
+@dg.asset(
+    partitions_def=partitions.custom_audiences,
+    deps=[
+        dg.AssetDep("base_audience", partition_mapping=_ALL),
+        dg.AssetDep("seed_audiences", partition_mapping=_ALL),
+        dg.AssetDep("room_model", partition_mapping=_ALL),
+    ],
+    group_name="data_room",
+    kinds={"duckdb", "lightgbm", "parquet"},
+    owners=[_ADVERTISER],
+    code_version=CODE_VERSIONS["custom_audience"],
+    pool=HEAVY,
+    output_required=False,
+)
+def custom_audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
+    """The users of a lookalike, rule-based, remarketing or exclusion audience of a room."""
+    yield from materialize(
+        context, installation.open(), making_audiences.make_custom_audience, asset="custom_audience"
+    )
+
+
+@dg.asset(
+    partitions_def=partitions.custom_audiences,
+    deps=[custom_audience],
+    group_name="data_room",
+    kinds={"lightgbm"},
+    owners=[_ADVERTISER],
+    code_version=CODE_VERSIONS["lookalike_statistics"],
+    output_required=False,
+)
+def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
+    """How well a lookalike audience finds held-out users of its source, and the reach table."""
+    yield from materialize(
+        context, installation.open(), making_audiences.make_custom_audience, asset="lookalike_statistics"
+    )
+
+
+@dg.asset(
+    partitions_def=partitions.audience_lists,
+    deps=[dg.AssetDep(custom_audience, partition_mapping=_ALL)],
+    group_name="data_room",
+    kinds={"duckdb", "file"},
+    owners=[_ADVERTISER],
+    code_version=CODE_VERSIONS["audience_user_list"],
+    output_required=False,
+)
+def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
+    """One delivery of an audience's users to a group of a room, as plain ids or for an ad destination."""
+    yield from materialize(context, installation.open(), making_audiences.make_audience_list)

@@ -1,0 +1,176 @@
+"""What a person sees of a data room's assets in the Dagster UI; numbers of both sides only as they were released.
+
+Lives here: the metadata of each asset of group `data_room`, by the documents of its artifact.
+Add here when an asset of a room has something more to show.
+Keep out: the other road's pages (`pages.py`), drawing (`pictures.py`), and every exact count of both sides.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import Resource
+from cleanroom_pipelines.defs import pictures
+
+Metadata = dict[str, Any]
+_MOST_ROWS = 100
+
+
+def data_lab(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """Reports and counts of what a publisher brought."""
+    page = _reports(documents["reports"])
+    if documents["statistics"]:
+        page["statistics"] = dg.MetadataValue.json(documents["statistics"])
+    return page
+
+
+def base_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """Reports and counts of the publisher's side."""
+    page = _reports(documents.get("reports", {}))
+    if base := documents.get("base"):
+        page["dagster/row_count"] = base["n_users"]
+        page["base"] = dg.MetadataValue.json(base)
+    return page
+
+
+def seed_audiences(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """Report and counts of the advertiser's side."""
+    page = _reports({"seed audiences": documents["report"]} if "report" in documents else {})
+    if seeds := documents.get("seeds"):
+        page["dagster/row_count"] = seeds["n_unique_ids"]
+        page["audience types"] = len(seeds["by_type"])
+    return page
+
+
+def data_attributes(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """How many values each attribute has."""
+    rows = [
+        {
+            "attribute": each["name"],
+            "type": each["type"],
+            "values": str(len(each["values"])),
+            "operators": ", ".join(each["operators"]),
+        }
+        for each in documents["attributes"]["attributes"]
+    ]
+    return {"attributes": _table(rows)} if rows else {}
+
+
+def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """Released overlaps as bars and a table."""
+    told = documents["overlap"]["without_own_counts"]
+    rows = [
+        {
+            "seed audience": row["audience_type"],
+            "shared users": _told(row["overlap_size"]),
+            "match rate": "too few" if row["match_rate"] is None else f"{row['match_rate']:.0%}",
+            "": "indicative" if row["overlap_size"] is not None and row["overlap_size"] < 150 else "",
+        }
+        for row in told["rows"]
+    ]
+    page: Metadata = {"noise": dg.MetadataValue.json(told["noise"])}
+    if rows:
+        page["picture: overlap"] = pictures.overlap(told["rows"])
+        page["overlap"] = _table(rows)
+    return page
+
+
+def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """Released affinities as a picture for the first seed audiences, and a table."""
+    told = documents["insights"]["result"]
+    page: Metadata = {"noise": dg.MetadataValue.json(told["noise"])}
+    for number, audience in enumerate(told["audiences"][:3], start=1):
+        shown = [row for row in audience["rows"] if row["affinity_ratio"] is not None]
+        single = [row for row in shown if sum(row[key] is not None for key in ("interest", "age", "gender")) == 1]
+        if single:
+            page[f"picture: affinity {number}"] = pictures.affinity(audience["audience_type"], single)
+        rows = [
+            {
+                "interest": row["interest"] or "",
+                "age": row["age"] or "",
+                "gender": row["gender"] or "",
+                "affinity": f"{row['affinity_ratio']:g}",
+                "share in overlap": f"{row['share_in_overlap']:.1%}",
+                "share in matchable": f"{row['share_in_matchable']:.1%}",
+            }
+            for row in sorted(shown, key=lambda row: -row["affinity_ratio"])[:_MOST_ROWS]
+        ]
+        if rows:
+            page[f"insights {number}"] = _table(rows)
+    return page
+
+
+def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """Nothing but that it is there: its numbers are the publisher's."""
+    return {}
+
+
+def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """The released size."""
+    size = documents["audience"]["size"]
+    return {"size": _told(size["size"]), "noise": dg.MetadataValue.json(size["noise"])}
+
+
+def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """The curve, the reach table and the AUC."""
+    told = documents["statistics"]["result"]
+    rows = [
+        {
+            "reach": f"{row['reach']}%",
+            "users": _told(row["size"]),
+            "finds of the held-out source": f"{row['tpr']:.1%}",
+            "of the others": f"{row['fpr']:.1%}",
+        }
+        for row in told["reach"]
+    ]
+    return {
+        "picture: reach": pictures.reach(told["reach"]),
+        "AUC": told["auc"],
+        "reach": _table(rows),
+        "noise": dg.MetadataValue.json(told["noise"]),
+    }
+
+
+def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """What was delivered: files, and whether it is the list of before."""
+    told = documents["list"]
+    return {
+        "files": len(told["files"]),
+        "repeated": told["repeated"],
+        "manifest": dg.MetadataValue.json(told["manifest"]),
+    }
+
+
+PAGES = {
+    "data_lab": data_lab,
+    "base_audience": base_audience,
+    "seed_audiences": seed_audiences,
+    "data_attributes": data_attributes,
+    "overlap_statistics": overlap_statistics,
+    "insights": insights,
+    "room_model": room_model,
+    "custom_audience": custom_audience,
+    "lookalike_statistics": lookalike_statistics,
+    "audience_user_list": audience_user_list,
+}
+
+
+def _reports(reports: Mapping[str, Any]) -> Metadata:
+    from cleanroom_pipelines.validation import ValidationReport, report_markdown
+
+    return {
+        f"report of {name}": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(report)))
+        for name, report in reports.items()
+    }
+
+
+def _told(number: int | None) -> str:
+    return "not told" if number is None else f"{number:,}"
+
+
+def _table(rows: list[dict[str, str]]) -> dg.MetadataValue:
+    schema = dg.TableSchema([dg.TableColumn(name or "note", "string") for name in rows[0]])
+    return dg.MetadataValue.table(
+        [dg.TableRecord({name or "note": text for name, text in row.items()}) for row in rows], schema=schema
+    )

@@ -1,0 +1,470 @@
+"""What a room's audiences and their deliveries are made of: record → core call → artifact → closed version.
+
+Lives here: making a custom audience with its statistics, and delivering one to a group.
+Add here when an audience of a room is made or delivered in a further way.
+Keep out: the room's own assets (`making_rooms.py`), who may ask (the way in), computing (the core).
+
+The exact users of an audience lie in its artifact and are the operator's; documents hold released numbers only.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of
+from cleanroom_pipelines.audiences.definitions import (
+    Definition,
+    Lookalike,
+    Resolve,
+    RuleBased,
+    SeedRef,
+    parse_definition,
+    reachable,
+)
+from cleanroom_pipelines.audiences.evaluating import evaluate
+from cleanroom_pipelines.audiences.overlap import question_about
+from cleanroom_pipelines.audiences.relations import open_room_relations
+from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Version
+from cleanroom_pipelines.engine import Engine, find_tables, open_engine
+from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
+from cleanroom_pipelines.execution.making_rooms import releaser_of, releaser_of_base, unseal_hashes
+from cleanroom_pipelines.execution.work import Idle, Run, Work, working
+from cleanroom_pipelines.privacy import Released, Releaser
+from cleanroom_pipelines.privacy.deliveries import earlier_to_repeat
+from cleanroom_pipelines.storage import ArtifactReference, Input
+
+USERS_FILE = "users.parquet"
+FILES = "files"
+"""The folder of a delivery's artifact whose files the group may fetch."""
+
+_ROWS_AT_ONCE = 100_000
+
+
+def make_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> Made:
+    """Find the users of an audience, and for a lookalike say how good it is.
+
+    Args:
+        installation: Where to work.
+        partition: Partition key of the audience.
+        run: Who works.
+        asset: `custom_audience` or `lookalike_statistics`; whichever comes first makes both.
+    """
+    newest = installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition)
+    if newest.run_id == run.id and newest.status != "CREATE_IN_PROGRESS":
+        return _read(installation, newest, asset)
+    with working(installation, Kind.CUSTOM_AUDIENCE, partition, run) as work:
+        if isinstance(work, Idle):
+            return Made(asset, partition, work.message, made=False)
+        question = _Question.of(installation, work)
+        with question.opening() as (folders, engine):
+            if isinstance(question.definition, Lookalike):
+                sentence = _make_lookalike(question, engine, folders)
+            else:
+                sentence = _make_set(question, engine, folders)
+        work.finish(sentence, (question.parent,))
+    return _read(installation, installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """An audience that is being made, on one version of its room."""
+
+    installation: Installation
+    work: Work
+    room: DataRoom
+    room_version: Version
+    definition: Definition
+
+    @classmethod
+    def of(cls, installation: Installation, work: Work) -> "_Question":
+        audience = work.record
+        assert isinstance(audience, CustomAudience)
+        room = installation.catalog.get(Kind.DATA_ROOM, audience.data_room_id)
+        assert isinstance(room, DataRoom)
+        version = installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+        definition = parse_definition(audience.definition)
+        if version is None or "base_audience" not in version.artifacts:
+            raise _not_provisioned("base audience")
+        needs_seeds = any(isinstance(ref, SeedRef) for ref in reachable(definition, resolver(installation)))
+        if needs_seeds and "seed_audiences" not in version.artifacts:
+            raise _not_provisioned("seed audiences")
+        return cls(installation, work, room, version, definition)
+
+    @property
+    def parent(self) -> ParentRef:
+        """The version of the room that it is made from."""
+        return self.room_version.ref
+
+    @property
+    def resolve(self) -> Resolve:
+        """Gives the definitions it refers to."""
+        return resolver(self.installation)
+
+    @property
+    def releaser(self) -> Releaser:
+        """Releases its counts: with the base's own noise where no seed is behind them."""
+        has_seeds = any(isinstance(ref, SeedRef) for ref in reachable(self.definition, self.resolve))
+        of = releaser_of if has_seeds else releaser_of_base
+        return of(self.installation, self.room, self.room_version.artifacts)
+
+    @property
+    def of_base(self) -> Releaser:
+        """Releases counts of the publisher's users alone."""
+        return releaser_of_base(self.installation, self.room, self.room_version.artifacts)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it is made from."""
+        names = [name for name in ("base_audience", "seed_audiences") if name in self.room_version.artifacts]
+        return tuple(self._input(name) for name in names)
+
+    def _input(self, asset: str) -> Input:
+        reference = ArtifactReference(asset, self.room.id, self.room_version.artifacts[asset])
+        return Input(
+            asset, self.room.id, reference.version, self.installation.store.manifest(reference).data_version
+        )
+
+    @contextmanager
+    def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
+        """The room's folders by asset, and an engine that holds its relations and may write to scratch."""
+        store = self.installation.store
+        assets = ("base_audience", "seed_audiences", "room_model")
+        with ExitStack() as stack:
+            scratch = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="audience-", dir=self.installation.home.scratch)
+                )
+            )
+            folders = {
+                asset: stack.enter_context(
+                    store.opening(ArtifactReference(asset, self.room.id, self.room_version.artifacts[asset]))
+                )
+                for asset in assets
+                if asset in self.room_version.artifacts
+            }
+            lookalikes = {
+                text: stack.enter_context(store.opening(reference)) / USERS_FILE
+                for text, reference in self._lookalikes().items()
+            }
+            paths = [scratch, *folders.values(), *(path.parent for path in lookalikes.values())]
+            engine = stack.enter_context(open_engine(self.installation.engine_settings, paths=paths))
+            open_room_relations(engine, folders["base_audience"], folders.get("seed_audiences"))
+            named = {f"lookalike {text}": path for text, path in lookalikes.items()}
+            yield {**folders, "scratch": scratch, **named}, engine
+
+    def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
+        """Write the users of a definition; the exact number is for this module's decisions through a release."""
+        prefix = "lookalike "
+        lookalikes = {name.removeprefix(prefix): path for name, path in folders.items() if name.startswith(prefix)}
+        return evaluate(engine, definition, self.resolve, lookalikes, out)
+
+    def _lookalikes(self) -> dict[str, ArtifactReference]:
+        """The artifacts of the lookalikes that it is built on, by their canonical text."""
+        source = self.definition
+        if isinstance(source, Lookalike):
+            source = RuleBased(source.source)
+        wanted = lookalikes_of(source, self.resolve)
+        if not wanted:
+            return {}
+        found = {}
+        for audience in self.installation.catalog.custom_audiences(self.room.id):
+            text = canonical(parse_definition(audience.definition), self.resolve)
+            if text not in wanted or text in found:
+                continue
+            version = self.installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+            if version and self.parent in version.parents and "custom_audience" in version.artifacts:
+                found[text] = ArtifactReference(
+                    "custom_audience", audience.id, version.artifacts["custom_audience"]
+                )
+        if len(found) < len(wanted):
+            raise CleanroomError(
+                "A lookalike audience that this one is built on could not be made.",
+                remedy="See its status.",
+                status_code=StatusCode.PARENT_NOT_ACTIVE,
+            )
+        return found
+
+
+def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+    staged = folders["scratch"] / USERS_FILE
+    return _publish(question, staged, question.find(engine, folders, question.definition, staged))
+
+
+def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+    from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
+    from cleanroom_pipelines.similarity.rooms import check_released_seed, rank_room, select_reach
+
+    lookalike = question.definition
+    assert isinstance(lookalike, Lookalike)
+    if "room_model" not in folders:
+        raise UsageError(
+            "The data room has no similarity model.",
+            remedy="Lookalikes need segments or embeddings, and a room that is for them.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    installation, work = question.installation, question.work
+    source = RuleBased(lookalike.source)
+    of_source = canonical(source, question.resolve)
+    seed_file = folders["scratch"] / "seed.parquet"
+    n_seed = question.find(engine, folders, source, seed_file)
+    n_relevant = int(engine.fetch("SELECT count(*) AS n_users FROM room_users")["n_users"][0].as_py())
+    addressable = question.of_base.count(n_relevant, question=question_about(None))
+    check_released_seed(question.releaser.count(n_seed, question=of_source), addressable)
+    ranked = folders["scratch"] / "ranked"
+    ranked.mkdir()
+    rank_room(
+        folders["room_model"],
+        seed_file,
+        ranked,
+        min_seed_users=5,  # below the released threshold only by noise that is far out; so no second threshold
+        progress=lambda share, stage: work.report_progress(0.9 * share, stage),
+        should_cancel=work.should_cancel,
+    )
+    reached = select_reach(
+        ranked / "ranking.parquet",
+        lookalike.reach,
+        folders["scratch"],
+        exclude_seed_audience=lookalike.exclude_seed_audience,
+        engine=installation.engine_settings,
+    )
+    sentence = _publish(question, folders["scratch"] / USERS_FILE, reached.delivered)
+    statistics = released_statistics(
+        room_statistics(ranked), question.releaser, question.of_base, question=of_source
+    )
+    with work.drafting("lookalike_statistics", question.inputs, question.definition.as_json()) as draft:
+        write_documents(draft.path, {"statistics": {"result": statistics}})
+    return sentence
+
+
+def _publish(question: _Question, users: Path, n_users: int) -> str:
+    """Write the artifact of the audience: its users, and what may be told of them."""
+    text = canonical(question.definition, question.resolve)
+    releaser = question.releaser
+    released = releaser.count(n_users, question=text)
+    with question.work.drafting("custom_audience", question.inputs, {"question": text}) as draft:
+        (draft.path / USERS_FILE).write_bytes(users.read_bytes())
+        document = {
+            "size": released.as_dict(),  # released: value, reason and noise
+            "question": text,
+            "data_version": releaser.data_version,
+            "is_enough": released.is_enough(),
+        }
+        write_documents(draft.path, {"audience": document})
+    return _sentence(released)
+
+
+def _sentence(released: Released) -> str:
+    if released.value is None:
+        return "The audience was made; how many users it holds is not told."
+    return f"The audience holds about {released.value:,} users."
+
+
+def make_audience_list(installation: Installation, partition: str, run: Run) -> Made:
+    """Deliver an audience's users to a group; nearly the same list as before is the one of before."""
+    from cleanroom_pipelines.audiences.activation.destinations import AdDestination
+    from cleanroom_pipelines.audiences.activation.kept import kept_activation
+    from cleanroom_pipelines.audiences.activation.writing import deliver
+    from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
+    from cleanroom_pipelines.storage.destinations import folder_on_disk
+
+    asset = "audience_user_list"
+    with working(installation, Kind.AUDIENCE_LIST, partition, run) as work:
+        if isinstance(work, Idle):
+            return Made(asset, partition, work.message, made=False)
+        record = work.record
+        assert isinstance(record, AudienceList)
+        options, catalog = record.options, installation.catalog
+        audience = catalog.get(Kind.CUSTOM_AUDIENCE, record.custom_audience_id)
+        assert isinstance(audience, CustomAudience)
+        version, room_version = _current_audience(installation, audience)
+        reference = ArtifactReference("custom_audience", audience.id, version.artifacts["custom_audience"])
+        with ExitStack() as stack:
+            folder = stack.enter_context(installation.store.opening(reference))
+            if not read_documents(folder)["audience"]["is_enough"]:
+                raise CleanroomError(
+                    "The audience has too few users for a list.",
+                    remedy="Define a larger audience.",
+                    status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+                )
+            earlier = _earlier_lists(installation, audience.data_room_id, record)
+            folders = {key: stack.enter_context(installation.store.opening(ref)) for key, ref in earlier.items()}
+            repeats = earlier_to_repeat(_differences(installation, folder, folders))
+            users = (folders[repeats] if repeats else folder) / USERS_FILE
+            scratch = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch)
+                )
+            )
+            destination = AdDestination(options.get("destination") or "plain")
+            format_: Any = "plain"
+            if destination is not AdDestination.PLAIN:
+                base = ArtifactReference(
+                    "base_audience", audience.data_room_id, room_version.artifacts["base_audience"]
+                )
+                hashes = scratch / "activation.parquet"
+                unseal_hashes(installation, stack.enter_context(installation.store.opening(base)), hashes)
+                format_ = kept_activation(hashes, destination)
+            delta_from = _delta_from(installation, stack, options, record)
+            inputs = (Input("custom_audience", audience.id, reference.version, _digest(installation, reference)),)
+            with work.drafting(asset, inputs, dict(options)) as draft:
+                holdout = None
+                if share := options.get("holdout"):
+                    salt = holdout_salt(installation.room_key(audience.data_room_id), audience.id)
+                    holdout = Holdout.parse(str(share), salt)
+                delivered = deliver(
+                    folder_on_disk(draft.path / FILES),
+                    _batches(users),
+                    export=partition,
+                    generation_job=None,
+                    requested=_n_rows(users),
+                    format_=format_,
+                    max_rows=int(options.get("max_rows") or 1_000_000),
+                    gzip=bool(options.get("gzip")),
+                    holdout=holdout,
+                    holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
+                    delta_from=delta_from,
+                    engine=installation.engine_settings,
+                )
+                (draft.path / USERS_FILE).write_bytes(users.read_bytes())
+                document = _told_of(delivered.manifest.as_dict(), repeated=repeats is not None)
+                write_documents(draft.path, {"list": document})
+        sentence = "The list was delivered." if not repeats else "The list of before was delivered again."
+        work.finish(sentence, (version.ref,))
+        return Made(asset, partition, sentence, work.manifests[asset], {"list": document})
+
+
+def resolver(installation: Installation) -> Resolve:
+    """Gives the definition of a custom audience by its id."""
+
+    def resolve(audience_id: str) -> Definition:
+        audience = installation.catalog.get(Kind.CUSTOM_AUDIENCE, audience_id)
+        assert isinstance(audience, CustomAudience)
+        return parse_definition(audience.definition)
+
+    return resolve
+
+
+def _current_audience(installation: Installation, audience: CustomAudience) -> tuple[Version, Version]:
+    """The audience's version on the room's present data, and that version of the room."""
+    room_version = installation.catalog.current_version(Kind.DATA_ROOM, audience.data_room_id)
+    version = installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    if room_version is None or version is None or room_version.ref not in version.parents:
+        raise CleanroomError(
+            "The audience is not made of the room's present data.",
+            remedy="See its status, then ask for the list again.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    return version, room_version
+
+
+def _earlier_lists(
+    installation: Installation, data_room_id: str, record: AudienceList
+) -> dict[str, ArtifactReference]:
+    """What was delivered to the same group of the same room before, in order."""
+    found = {}
+    for each in installation.catalog.iterate(Kind.AUDIENCE_LIST):
+        if not isinstance(each, AudienceList) or each.id == record.id or each.delivered_to != record.delivered_to:
+            continue
+        audience = installation.catalog.get(Kind.CUSTOM_AUDIENCE, each.custom_audience_id)
+        version = installation.catalog.current_version(Kind.AUDIENCE_LIST, each.id)
+        if isinstance(audience, CustomAudience) and audience.data_room_id == data_room_id and version is not None:
+            found[each.id] = ArtifactReference(
+                "audience_user_list", each.id, version.artifacts["audience_user_list"]
+            )
+    return found
+
+
+def _differences(installation: Installation, folder: Path, earlier: Mapping[str, Path]) -> dict[str, int]:
+    """By earlier list, how many users are in one of the two and not in the other."""
+    if not earlier:
+        return {}
+    found = {}
+    with open_engine(installation.engine_settings, paths=[folder, *earlier.values()]) as engine:
+        engine.scan("now", find_tables(folder / USERS_FILE))
+        for key, place in earlier.items():
+            engine.scan("before", find_tables(place / USERS_FILE))
+            (row,) = engine.fetch(
+                """-- one row: users of only one of the two lists
+                SELECT count(*) AS n FROM now FULL JOIN before ON before.user_id = now.user_id
+                WHERE now.user_id IS NULL OR before.user_id IS NULL"""
+            ).to_pylist()
+            found[key] = int(row["n"])
+    return found
+
+
+def _delta_from(
+    installation: Installation, stack: ExitStack, options: Mapping[str, Any], record: AudienceList
+) -> Path | None:
+    job_id = options.get("delta_from")
+    if not job_id:
+        return None
+    try:
+        earlier = installation.catalog.get(Kind.AUDIENCE_LIST, installation.catalog.room_job(job_id).target_id)
+    except NotFoundError:
+        earlier = None
+    version = installation.catalog.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
+    if not isinstance(earlier, AudienceList) or earlier.delivered_to != record.delivered_to or version is None:
+        raise UsageError("There is no such earlier list of yours.", remedy="Name a user list job of your own.")
+    reference = ArtifactReference("audience_user_list", earlier.id, version.artifacts["audience_user_list"])
+    return stack.enter_context(installation.store.opening(reference)) / FILES
+
+
+def _told_of(manifest: Mapping[str, Any], *, repeated: bool) -> dict[str, Any]:
+    """What the group is told of its list: its files, and no count of who is not in it."""
+    files = [
+        {
+            "name": part["name"],
+            "n_users": part.get("users", part.get("rows")),
+            "n_bytes": part["bytes"],
+            "sha256": part["sha256"],
+        }
+        for part in manifest["files"]
+    ]
+    kept = ("format", "destination", "gzip")
+    return {
+        "files": files,
+        "manifest": {name: manifest[name] for name in kept if name in manifest},
+        "repeated": repeated,
+    }
+
+
+def _batches(users: Path) -> Iterator[pa.Array]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(users) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["user_id"]):
+            yield batch.column(0)
+
+
+def _n_rows(users: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(users).num_rows)
+
+
+def _digest(installation: Installation, reference: ArtifactReference) -> str:
+    return installation.store.manifest(reference).data_version
+
+
+def _read(installation: Installation, version: Version, asset: str) -> Made:
+    name = version.artifacts.get(asset)
+    if name is None:
+        return Made(asset, version.resource_id, "There is nothing of this kind to tell of it.", made=False)
+    reference = ArtifactReference(asset, version.resource_id, name)
+    with installation.store.opening(reference) as folder:
+        documents = read_documents(folder)
+    sentence = str(version.summary.get("sentence", "")) or "The audience was made."
+    return Made(asset, version.resource_id, sentence, installation.store.manifest(reference), documents)
+
+
+def _not_provisioned(what: str) -> CleanroomError:
+    return CleanroomError(
+        f"The room has no {what}.", remedy="Provision it first.", status_code=StatusCode.PARENT_NOT_ACTIVE
+    )

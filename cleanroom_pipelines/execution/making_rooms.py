@@ -1,0 +1,526 @@
+"""What the assets of data labs and data rooms are made of: record → core call → artifact → closed version.
+
+Lives here: validating a lab, and making the six assets of a room; what did not change is taken over.
+Add here when a room gets a further asset.
+Keep out: the room's audiences (`making_audiences.py`), pictures and metadata (defs), computing (the core).
+
+A version of a room is one state of its data. Its assets are made in one run; each is made again only if what it is
+made from has changed, and is otherwise the artifact of the version before.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version
+from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
+from cleanroom_pipelines.execution.work import Idle, Run, Work, working
+from cleanroom_pipelines.privacy import Releaser
+from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
+
+ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
+SEALED_HASHES = "activation.sealed"
+"""The file of a base audience's artifact that holds the hashes for ad destinations, sealed."""
+
+_HASHES = "activation hashes"
+
+
+def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
+    """Validate what a publisher brought, before it goes into a room."""
+    from cleanroom_pipelines.validation.rooms import validate_base
+
+    with working(installation, Kind.DATA_LAB, partition, run) as work:
+        if isinstance(work, Idle):
+            return _nothing("data_lab", partition, work.message)
+        lab = work.record
+        assert isinstance(lab, DataLab)
+        with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
+            report = validate_base(
+                uploads,
+                engine=installation.engine_settings,
+                progress=work.report_progress,
+                should_cancel=work.should_cancel,
+            )
+        documents: dict[str, Any] = {
+            "reports": {name: each.as_dict() for name, each in report.reports.items()},
+            "statistics": dict(report.counts),
+        }
+        with work.drafting("data_lab", _upload_inputs(installation, lab.datasets), {}) as draft:
+            write_documents(draft.path, documents)
+            draft.facts["passed"] = report.passed
+        failed = [name for name, each in report.reports.items() if not each.passed]
+        sentence = (
+            f"All {len(report.reports)} datasets can be used."
+            if report.passed
+            else f"These datasets cannot be used: {', '.join(failed)}. See their reports."
+        )
+        made = Made("data_lab", partition, sentence, work.manifests["data_lab"], documents)
+        if report.passed:
+            work.finish(sentence)
+        else:
+            work.fail(StatusCode.TRAINING_DATA_INVALID, sentence)
+        return made
+
+
+def make_room_asset(installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool) -> Made:
+    """Make one asset of a room, and those before it that the version still lacks.
+
+    Args:
+        installation: Where to work.
+        partition: Partition key of the room.
+        run: Who works.
+        asset: One of ROOM_ASSETS.
+        finishes: Whether the run makes no later asset: then the rest is made too and the version is closed.
+    """
+    if (made := _made_by(installation, partition, run, asset)) is not None:
+        return made
+    with working(installation, Kind.DATA_ROOM, partition, run) as work:
+        if isinstance(work, Idle):
+            return _nothing(asset, partition, work.message)
+        state = _State(installation, work)
+        last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
+        for number, name in enumerate(ROOM_ASSETS[:last]):
+            if name not in state.artifacts:
+                work.report_progress(number / len(ROOM_ASSETS), name.replace("_", " "))
+                _MAKERS[name](state)
+                if not work.is_open:
+                    return state.result_of(asset)
+        if finishes:
+            work.finish(state.sentence)
+            state.forget_uploads()
+            state.forget_what_was_taken_out()
+        return state.result_of(asset)
+
+
+class _State:
+    """What a run knows of the version of a room it makes."""
+
+    def __init__(self, installation: Installation, work: Work) -> None:
+        self.installation = installation
+        self.work = work
+        room = work.record
+        assert isinstance(room, DataRoom)
+        self.room = room
+        catalog = installation.catalog
+        # as it is now: a run that made the assets before left them in the version
+        self.artifacts = dict(catalog.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
+        current = catalog.current_version(Kind.DATA_ROOM, room.id)
+        self.before: Mapping[str, str] = current.artifacts if current else {}
+        self.made = set[str]()
+
+    @property
+    def base_inputs(self) -> dict[str, str]:
+        """Upload ids by dataset of the base."""
+        return {name: upload for name, upload in self.room.inputs.items() if not name.startswith("seeds:")}
+
+    @property
+    def seed_inputs(self) -> dict[str, str]:
+        """Upload ids by dataset of the seeds."""
+        return {name: upload for name, upload in self.room.inputs.items() if name.startswith("seeds:")}
+
+    @property
+    def sentence(self) -> str:
+        """What the version holds, for people."""
+        parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
+        held = [words for name, words in parts.items() if name in self.artifacts]
+        return f"The room holds {' and '.join(held)}." if held else "Nothing is provisioned."
+
+    def reference(self, asset: str) -> ArtifactReference:
+        """An artifact of this version."""
+        return ArtifactReference(asset, self.room.id, self.artifacts[asset])
+
+    @contextmanager
+    def opening(self, *assets: str) -> Iterator[list[Path]]:
+        """The folders of artifacts of this version."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.installation.store.opening(self.reference(asset))) for asset in assets]
+
+    def input_of(self, asset: str) -> Input:
+        """An artifact of this version as what another one is made from."""
+        digest = self.installation.store.manifest(self.reference(asset)).data_version
+        return Input(asset, self.room.id, self.artifacts[asset], digest)
+
+    def take_over(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
+        """Use the artifact of the version before, if it was made from the same."""
+        earlier = self.before.get(asset)
+        if earlier is None:
+            return False
+        reference = ArtifactReference(asset, self.room.id, earlier)
+        if self.installation.store.manifest(reference).data_version != self.work.data_version(asset, inputs, spec):
+            return False
+        self.installation.catalog.publish_artifact(self.work.claim, asset, earlier)
+        self.artifacts[asset] = earlier
+        return True
+
+    @contextmanager
+    def drafting(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> Iterator[Draft]:
+        """Write an artifact of this version."""
+        with self.work.drafting(asset, inputs, spec) as draft:
+            yield draft
+        self.artifacts[asset] = self.work.manifests[asset].version
+        self.made.add(asset)
+
+    def result_of(self, asset: str) -> Made:
+        """What the run made of one asset."""
+        if asset not in self.made:
+            why = (
+                "It did not change." if asset in self.artifacts else "There is nothing that it could be made from."
+            )
+            return _nothing(asset, self.room.id, why)
+        return _read(self.installation, self.room.id, asset, self.artifacts[asset])
+
+    def forget_uploads(self) -> None:
+        """Delete the files that were taken in."""
+        for upload_id in self.room.inputs.values():
+            upload = self.installation.catalog.upload(upload_id)
+            self.installation.uploads.delete(upload.location)
+            self.installation.catalog.forget_upload(upload_id)
+
+    def forget_what_was_taken_out(self) -> None:
+        """Delete at once what somebody does not provide any more: nobody should have to wait for that."""
+        removed = [asset for asset in ROOM_ASSETS if asset in self.before and asset not in self.artifacts]
+        gone = [(asset, self.room.id) for asset in removed]
+        if {"base_audience", "seed_audiences"} & set(removed):
+            catalog = self.installation.catalog
+            audiences = (
+                *catalog.custom_audiences(self.room.id),
+                *catalog.custom_audiences(self.room.id, hidden=True),
+            )
+            gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
+        store = self.installation.store
+        for asset, partition in gone:
+            for version in store.versions(asset, partition):
+                store.delete(ArtifactReference(asset, partition, version))
+
+
+def _make_base(state: _State) -> None:
+    from cleanroom_pipelines.audiences.activation.destinations import AdDestination
+    from cleanroom_pipelines.audiences.activation.kept import hashers_to_keep
+    from cleanroom_pipelines.validation.rooms import Dataset, ingest_base
+
+    installation, inputs = state.installation, state.base_inputs
+    if not any(name.startswith("matching:") for name in inputs):
+        return
+    spec = {"activation": state.room.activation, "datasets": sorted(inputs)}
+    uploads_as_inputs = _upload_inputs(installation, inputs)
+    if state.take_over("base_audience", uploads_as_inputs, spec):
+        return
+    new, kept, previous = _what_is_new(state, inputs)
+    with ExitStack() as stack:
+        uploads = stack.enter_context(_opening_uploads(installation, new, state.room.n_embeddings))
+        earlier = stack.enter_context(installation.store.opening(previous)) if previous and kept else None
+        scratch = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch))
+        )
+        draft = stack.enter_context(state.drafting("base_audience", uploads_as_inputs, spec))
+        report = ingest_base(
+            uploads,
+            previous=earlier,
+            keep=[Dataset(name.upper()) for name in kept],
+            room_key=installation.room_key(state.room.id),
+            out=draft.path,
+            engine=installation.engine_settings,
+            activation=hashers_to_keep(AdDestination(name) for name in state.room.activation) or None,
+            activation_out=scratch if state.room.activation else None,
+            progress=state.work.report_progress,
+            should_cancel=state.work.should_cancel,
+        )
+        if report.passed:
+            hashes = scratch / "activation.parquet"
+            if hashes.exists():
+                sealed = installation.key.seal(_HASHES, hashes.read_bytes())
+                (draft.path / SEALED_HASHES).write_bytes(sealed)
+            elif earlier is not None and (earlier / SEALED_HASHES).exists():
+                (draft.path / SEALED_HASHES).write_bytes((earlier / SEALED_HASHES).read_bytes())
+            draft.facts["inputs"] = dict(inputs)
+        else:
+            write_documents(
+                draft.path, {"reports": {name: each.as_dict() for name, each in report.reports.items()}}
+            )
+    if not report.passed:
+        _refuse(state, new, "The base audience cannot be used. See its validation reports.")
+
+
+def _make_seeds(state: _State) -> None:
+    from cleanroom_pipelines.validation.rooms import ingest_seeds
+
+    installation, inputs = state.installation, state.seed_inputs
+    if not inputs:
+        return
+    uploads_as_inputs = _upload_inputs(installation, inputs)
+    if state.take_over("seed_audiences", uploads_as_inputs, {}):
+        return
+    with (
+        _opening_uploads(installation, inputs, 0) as uploads,
+        state.drafting("seed_audiences", uploads_as_inputs, {}) as draft,
+    ):
+        report = ingest_seeds(
+            uploads,
+            room_key=installation.room_key(state.room.id),
+            out=draft.path,
+            engine=installation.engine_settings,
+            progress=state.work.report_progress,
+            should_cancel=state.work.should_cancel,
+        )
+        if report.passed:
+            draft.facts["inputs"] = dict(inputs)
+        else:
+            write_documents(draft.path, {"report": report.report.as_dict()})
+    if not report.passed:
+        _refuse(state, inputs, "The seed audiences cannot be used. See their validation report.")
+
+
+def _make_attributes(state: _State) -> None:
+    from cleanroom_pipelines.audiences.attributes import data_attributes
+    from cleanroom_pipelines.audiences.relations import open_room_relations
+    from cleanroom_pipelines.engine import open_engine
+
+    if "base_audience" not in state.artifacts:
+        return
+    inputs = (state.input_of("base_audience"),)
+    if state.take_over("data_attributes", inputs, {}):
+        return
+    with (
+        state.opening("base_audience") as (base,),
+        open_engine(state.installation.engine_settings, paths=[base]) as engine,
+        state.drafting("data_attributes", inputs, {}) as draft,
+    ):
+        found = data_attributes(open_room_relations(engine, base))
+        write_documents(draft.path, {"attributes": found.as_dict()})
+
+
+def _make_overlap(state: _State) -> None:
+    from cleanroom_pipelines.audiences.overlap import overlap_statistics
+    from cleanroom_pipelines.audiences.relations import open_room_relations
+    from cleanroom_pipelines.engine import open_engine
+
+    if not _has_both(state):
+        return
+    inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
+    if state.take_over("overlap_statistics", inputs, {}):
+        return
+    with (
+        state.opening("base_audience", "seed_audiences") as (base, seeds),
+        open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
+        state.drafting("overlap_statistics", inputs, {}) as draft,
+    ):
+        releaser = releaser_of(state.installation, state.room, state.artifacts)
+        found = overlap_statistics(open_room_relations(engine, base, seeds), releaser)
+        document = {
+            "with_own_counts": found.as_dict(with_own_counts=True),
+            "without_own_counts": found.as_dict(with_own_counts=False),
+            "cost": found.cost,
+            "question": "overlap of all seed audiences",
+            "data_version": releaser.data_version,
+        }
+        write_documents(draft.path, {"overlap": document})
+
+
+def _make_insights(state: _State) -> None:
+    from cleanroom_pipelines.audiences.insights import insights
+    from cleanroom_pipelines.audiences.relations import open_room_relations
+    from cleanroom_pipelines.engine import open_engine
+
+    if not _has_both(state) or not state.room.allows(CollaborationType.INSIGHTS):
+        return
+    inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
+    if state.take_over("insights", inputs, {}):
+        return
+    with (
+        state.opening("base_audience", "seed_audiences") as (base, seeds),
+        open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
+        state.drafting("insights", inputs, {}) as draft,
+    ):
+        releaser = releaser_of(state.installation, state.room, state.artifacts)
+        of_base = releaser_of_base(state.installation, state.room, state.artifacts)
+        found = insights(open_room_relations(engine, base, seeds), releaser, of_base)
+        document = {
+            "result": found.as_dict(),
+            "cost_by_audience": {each.audience_type: found.cost_of_table for each in found.audiences},
+            "question": "insights of the seed audience",
+            "data_version": releaser.data_version,
+        }
+        write_documents(draft.path, {"insights": document})
+
+
+def _make_model(state: _State) -> None:
+    from cleanroom_pipelines.similarity.rooms import train_room
+
+    if "base_audience" not in state.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
+        return
+    inputs = (state.input_of("base_audience"),)
+    if state.take_over("room_model", inputs, {}):
+        return
+    with state.opening("base_audience") as (base,):
+        features = read_documents(base)["base"]
+        if not (features["has_segments"] or features["has_embeddings"]):
+            return  # whoever asks for a lookalike is told why there is none
+        with state.drafting("room_model", inputs, {}) as draft:
+            train_room(
+                base,
+                draft.path,
+                engine=state.installation.engine_settings,
+                progress=state.work.report_progress,
+                should_cancel=state.work.should_cancel,
+            )
+
+
+_MAKERS: Mapping[str, Callable[[_State], None]] = {
+    "base_audience": _make_base,
+    "seed_audiences": _make_seeds,
+    "data_attributes": _make_attributes,
+    "overlap_statistics": _make_overlap,
+    "insights": _make_insights,
+    "room_model": _make_model,
+}
+
+
+def releaser_of(installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Releaser:
+    """What releases the counts of both sides of a room, for the state of the data that these artifacts hold."""
+    return _releaser(installation, room, artifacts, ("base_audience", "seed_audiences"))
+
+
+def releaser_of_base(installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Releaser:
+    """What releases the counts of the publisher's users alone: new seeds draw no new noise for them."""
+    return _releaser(installation, room, artifacts, ("base_audience",))
+
+
+def unseal_hashes(installation: Installation, base: Path, target: Path) -> None:
+    """Open the hashes for ad destinations that a base audience holds, if it does.
+
+    Args:
+        installation: Where.
+        base: Folder of the base audience's artifact.
+        target: The parquet file to write.
+    """
+    sealed = base / SEALED_HASHES
+    if sealed.exists():
+        target.write_bytes(installation.key.unseal(_HASHES, sealed.read_bytes()))
+
+
+def _releaser(
+    installation: Installation, room: DataRoom, artifacts: Mapping[str, str], assets: tuple[str, ...]
+) -> Releaser:
+    versions = [
+        installation.store.manifest(ArtifactReference(asset, room.id, artifacts[asset])).data_version
+        for asset in assets
+        if asset in artifacts
+    ]
+    data_version = hashlib.sha256(" ".join(versions).encode()).hexdigest()[:32]
+    key = installation.key.derive(f"noise of data room {room.id}")
+    return Releaser(key, data_version, room.hide_absolute_values)
+
+
+def _has_both(state: _State) -> bool:
+    return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
+
+
+def _refuse(state: _State, failed: Mapping[str, str], message: str) -> None:
+    """Close the version as failed; the room stays as it was, and the files that cannot be used go."""
+    current = state.installation.catalog.current_version(Kind.DATA_ROOM, state.room.id)
+    before: dict[str, str] = {}
+    for asset in ("base_audience", "seed_audiences"):
+        if current and asset in current.artifacts:
+            reference = ArtifactReference(asset, state.room.id, current.artifacts[asset])
+            before |= state.installation.store.manifest(reference).facts.get("inputs", {})
+    state.installation.catalog.take_back_inputs(state.room.id, failed, before)
+    state.work.fail(StatusCode.SEED_INVALID if "seed" in message else StatusCode.TRAINING_DATA_INVALID, message)
+    for upload_id in failed.values():
+        state.installation.uploads.delete(upload_id)
+        state.installation.catalog.forget_upload(upload_id)
+
+
+def _what_is_new(
+    state: _State, inputs: Mapping[str, str]
+) -> tuple[dict[str, str], list[str], ArtifactReference | None]:
+    """The uploads that are to be taken in, the datasets that stay as they are, and where those lie."""
+    earlier = state.before.get("base_audience")
+    if earlier is None:
+        return dict(inputs), [], None
+    reference = ArtifactReference("base_audience", state.room.id, earlier)
+    before = state.installation.store.manifest(reference).facts.get("inputs", {})
+    names = {name.partition(":")[0] for name in inputs}
+    kept = [name for name in sorted(names) if _only(inputs, name) == _only(before, name)]
+    new = {name: upload for name, upload in inputs.items() if name.partition(":")[0] not in kept}
+    return new, kept, reference
+
+
+def _only(inputs: Mapping[str, str], dataset: str) -> dict[str, str]:
+    return {name: upload for name, upload in inputs.items() if name.partition(":")[0] == dataset}
+
+
+@contextmanager
+def _opening_uploads(
+    installation: Installation, datasets: Mapping[str, str], n_embeddings: int
+) -> Iterator[list[Any]]:
+    """Readable copies of uploads, as what a room takes in."""
+    from cleanroom_pipelines.identity import MatchingId
+    from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload
+
+    kinds = {
+        "matching": Dataset.MATCHING,
+        "segments": Dataset.SEGMENTS,
+        "demographics": Dataset.DEMOGRAPHICS,
+        "embeddings": Dataset.EMBEDDINGS,
+        "seeds": Dataset.SEED_AUDIENCES,
+    }
+    with ExitStack() as stack:
+        uploads = []
+        for name, upload_id in sorted(datasets.items()):
+            dataset, _, matching_id = name.partition(":")
+            path = stack.enter_context(
+                installation.uploads.opening(installation.catalog.upload(upload_id).location)
+            )
+            uploads.append(
+                RoomUpload(
+                    kinds[dataset],
+                    path,
+                    matching_id=MatchingId(matching_id) if matching_id else None,
+                    n_embeddings=n_embeddings if kinds[dataset] is Dataset.EMBEDDINGS else None,
+                )
+            )
+        yield uploads
+
+
+def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> tuple[Input, ...]:
+    return tuple(
+        Input(name, "", "", installation.catalog.upload(upload_id).digest)
+        for name, upload_id in sorted(datasets.items())
+    )
+
+
+def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> Made | None:
+    """What this run has made of the asset already, while it made another one that it closed the version with."""
+    newest: Version = installation.catalog.newest_version(Kind.DATA_ROOM, partition)
+    if newest.run_id != run.id or newest.status == "CREATE_IN_PROGRESS":
+        return None
+    version = newest.artifacts.get(asset)
+    if version is None or not version.startswith(f"{newest.number:04d}-"):
+        return _nothing(asset, partition, "It did not change, or there is nothing that it could be made from.")
+    return _read(installation, partition, asset, version)
+
+
+def _read(installation: Installation, partition: str, asset: str, version: str) -> Made:
+    reference = ArtifactReference(asset, partition, version)
+    with installation.store.opening(reference) as folder:
+        documents = read_documents(folder)
+    return Made(asset, partition, _SENTENCES[asset], installation.store.manifest(reference), documents)
+
+
+_SENTENCES = {
+    "base_audience": "The publisher's users were taken in.",
+    "seed_audiences": "The advertiser's seed audiences were taken in.",
+    "data_attributes": "Says by which attributes audiences can be defined.",
+    "overlap_statistics": "Says how many users each seed audience shares with the base audience.",
+    "insights": "Says what sets the matched users of each seed audience apart.",
+    "room_model": "Learnt the publisher's users, before any seed is looked at.",
+}
+
+
+def _nothing(asset: str, partition: str, message: str) -> Made:
+    return Made(asset, partition, message, made=False)
