@@ -8,6 +8,7 @@ Keep out: Dagster, files, clocks and settings; they come in.
 from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError
+from cleanroom_pipelines.catalog.deletion import GOES_WITH
 from cleanroom_pipelines.catalog.holding import Holding, holding
 from cleanroom_pipelines.catalog.job_views import JobViews
 from cleanroom_pipelines.catalog.names import (
@@ -102,6 +103,7 @@ class Catalog(Creation, Work, JobViews, Workers, Overview, Parties, Policies, Us
 
 
 __all__ = [
+    "GOES_WITH",
     "LARGEST",
     "LEASE_SECONDS",
     "LOCAL_ACCOUNT",

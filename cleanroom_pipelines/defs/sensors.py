@@ -17,6 +17,7 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import find_leaving
 from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, register_drop, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
 from cleanroom_pipelines.execution.running import ready_work, run_request
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 
@@ -70,6 +71,39 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     )
     if not (n_registered or n_refused or seen):
         message = "The inbox is empty."
+    return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
+
+
+@dg.sensor(
+    description="Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.",
+    minimum_interval_seconds=_TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    job=work_through_pending,
+)
+def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
+    """Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.
+
+    A file is complete when its size and time of change are those of the tick before.
+    """
+    opened = installation.open()
+    before: dict[str, list[int]] = json.loads(context.cursor or "{}")
+    seen: dict[str, list[int]] = {}
+    n_taken = n_left = 0
+    for drop in find_room_drops(opened):
+        key = opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16]
+        seen[key] = list(drop.signature)
+        if before.get(key) != list(drop.signature):
+            continue
+        try:
+            provision_drop(opened, drop)
+            del seen[key]
+            n_taken += 1
+        except (CleanroomError, OSError) as error:
+            n_left += 1
+            context.log.warning(f"A file dropped for a data room stays ({type(error).__name__}).")
+    message = f"Took in {n_taken} files; {len(seen) - n_left} may still be being written, {n_left} stay."
+    if not (n_taken or seen):
+        message = "The inbox of data rooms is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
 
 

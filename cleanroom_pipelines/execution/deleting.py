@@ -24,11 +24,19 @@ import dagster as dg
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from cleanroom_pipelines.catalog import CatalogUnavailableError, GenerationJob, Kind, Resource
+from cleanroom_pipelines.catalog import (
+    GOES_WITH,
+    CatalogUnavailableError,
+    DataLab,
+    GenerationJob,
+    Kind,
+    Resource,
+)
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.room_inbox import forget_room_inbox
 from cleanroom_pipelines.execution.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
 from cleanroom_pipelines.execution.traces import (
     PARTITION_SETS,
@@ -57,19 +65,19 @@ class Leaving:
     Args:
         kind: Its kind.
         id: Its partition key.
-        exports: Partition keys of a generation job's exports.
+        children: Partition keys of what goes with it: a generation job's exports, an audience's deliveries.
         is_gone: Whether the catalogue knows it no more.
     """
 
     kind: Kind
     id: str
-    exports: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
     is_gone: bool = False
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:
         """Everything whose artifacts and traces go, by kind and partition key."""
-        return ((self.kind, self.id), *((Kind.EXPORT_JOB, export) for export in self.exports))
+        return ((self.kind, self.id), *((GOES_WITH[self.kind], child) for child in self.children))
 
 
 def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> int:
@@ -156,10 +164,10 @@ def sweep_unknown(installation: Installation, instance: dg.DagsterInstance, now:
 
 def _asked(installation: Installation) -> Iterator[Leaving]:
     for record in installation.catalog.deletions():
-        exports: Sequence[Resource] = ()
-        if record.kind is Kind.GENERATION_JOB:
-            exports = installation.catalog.list(Kind.EXPORT_JOB, parent_id=record.id, limit=1000).items
-        yield Leaving(record.kind, record.id, tuple(export.id for export in exports))
+        children: Sequence[Resource] = ()
+        if record.kind in GOES_WITH:
+            children = installation.catalog.list(GOES_WITH[record.kind], parent_id=record.id, limit=1000).items
+        yield Leaving(record.kind, record.id, tuple(child.id for child in children))
 
 
 def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
@@ -262,6 +270,12 @@ def _delete_files(installation: Installation, record: Resource) -> None:
             if installation.vault.folder_of(record.seed_location.partition("/")[0]).exists():
                 raise OSError("a seed stays")
         forget_receipts(installation, record)
+    if isinstance(record, DataLab):
+        for upload_id in record.datasets.values():
+            installation.uploads.delete(upload_id)
+            installation.catalog.forget_upload(upload_id)
+    if record.kind is Kind.DATA_ROOM:
+        forget_room_inbox(installation, record.id)
 
 
 def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:
@@ -270,6 +284,8 @@ def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:
         shutil.rmtree(installation.home.day_caches / path_of_partition(leaving.id), ignore_errors=True)
     if leaving.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
         forget_inbox(installation, leaving.id)
+    if leaving.kind is Kind.DATA_ROOM:
+        forget_room_inbox(installation, leaving.id)
 
 
 def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:

@@ -48,7 +48,7 @@ from cleanroom_pipelines.storage.seed_vault import seed_suffix
 ACCEPTED, REJECTED = "accepted", "rejected"
 _NOTE = "drop.json"
 # What copying programs and browsers call a file that is not whole yet.
-_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
+UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def find_drops(installation: Installation) -> Iterator[Drop]:
     for folder in sorted(installation.home.inbox_seeds.iterdir()):
         if folder.is_dir() and not folder.is_symlink():
             for path in sorted(folder.iterdir()):
-                if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(_UNFINISHED):
+                if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(UNFINISHED):
                     continue
                 with suppress(FileNotFoundError):
                     status = path.stat()

@@ -19,6 +19,7 @@ from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Ki
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
+from cleanroom_pipelines.execution.room_inbox import make_room_inbox
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.privacy import Releaser
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
@@ -91,6 +92,7 @@ def make_room_asset(installation: Installation, partition: str, run: Run, *, ass
                 if not work.is_open:
                     return state.result_of(asset)
         if finishes:
+            make_room_inbox(installation, state.room)
             work.finish(state.sentence)
             state.forget_uploads()
             state.forget_what_was_taken_out()

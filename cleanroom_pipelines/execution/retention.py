@@ -91,7 +91,7 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
     home, oldest = installation.home, (at - _LEFTOVER_AFTER).timestamp()
     drafts = (
         path
-        for root in (home.artifacts, home.accounts, home.inbox, home.seeds)
+        for root in (home.artifacts, home.accounts, home.inbox, home.seeds, home.uploads)
         for path in root.rglob(".*")
         if is_leftover(path.name)
     )
@@ -103,6 +103,12 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
     slots = (path for path in home.seeds.iterdir() if path.name not in wanted)
     datasets = {path_of_partition(record.id) for record in resources if record.kind is Kind.TRAINING_DATASET}
     caches = (path for path in home.day_caches.glob("*") if path.name not in datasets)
+    # a file that was brought and that no lab or room names after a day, or whose upload broke off
+    wanted_uploads = installation.catalog.uploads_in_use()
+    for location in installation.uploads.locations() - wanted_uploads:
+        if _is_older(home.uploads / location, oldest):
+            installation.uploads.delete(location)
+            installation.catalog.forget_upload(location)
     for path in [*drafts, *slots, *caches, *home.scratch.iterdir()]:
         if _is_older(path, oldest):
             if path.is_dir() and not path.is_symlink():

@@ -61,6 +61,10 @@ _TEXTS = {
     "operation": re.compile(_WORD),
     "outcome": re.compile(r"[a-z][a-z_]{0,31}"),
     "error": re.compile(_WORD),
+    "user": re.compile(r"[0-9a-f]{16}"),  # keyed digest of an e-mail address
+    "room": re.compile(_ID),
+    "participant": re.compile(r"[0-9a-f-]{1,40}"),
+    "dataset": re.compile(r"[a-z_]{1,32}"),
 }
 _RESOURCE = re.compile(f"{_ARN}|{_ID}")
 _NUMBERS = ("n_unknown_members", "n_bytes")
@@ -148,8 +152,8 @@ class AuditLog:
 
         Args:
             entry: `way` and `operation`, and whichever fit of `request_id`, `account`, `access_key`, `resource`
-                (one id or ARN, or up to 8), `outcome`, `error`, `n_unknown_members` and `n_bytes`; None is as good
-                as absent. The time is added.
+                (one id or ARN, or up to 8), `user`, `room`, `participant`, `dataset`, `outcome`, `error`,
+                `n_unknown_members` and `n_bytes`; None is as good as absent. The time is added.
 
         Raises:
             ValueError: A field is not one of these, or its value has not the shape of what it names.

@@ -1,0 +1,130 @@
+"""The inbox of data rooms: files that the operator drops for a side of a room.
+
+Lives here: finding complete drops in `inbox/rooms/<data room>/<dataset>/` and provisioning the room with them.
+Add here when a room takes another dataset.
+Keep out: validating what is in a file (the run does, and its report says what is wrong), and the seed inbox.
+
+The dataset is the folder's name: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`; where a
+room has several kinds of matching ids the first and the last say which: `matching-EMAIL`. Who drops a file acts as
+the operator for the side that provides it, and the audit log says so.
+"""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import DataRoom, Kind
+from cleanroom_pipelines.errors import InputError
+from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.storage.upload_vault import chunks_of
+
+DATASETS = ("matching", "segments", "demographics", "embeddings", "seed_audiences")
+_OF_SEEDS = "seed_audiences"
+_FIRST_BYTES = 1 << 16
+
+
+def find_room_drops(installation: Installation) -> Iterator[Drop]:
+    """All files that lie in the rooms' inbox, whether complete or not; links and hidden files are left alone."""
+    root = installation.home.inbox_rooms
+    if not root.is_dir():
+        return
+    for folder in sorted(root.glob("*/*")):
+        if folder.is_dir() and not folder.is_symlink() and not folder.parent.is_symlink():
+            for path in sorted(folder.iterdir()):
+                if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(UNFINISHED):
+                    continue
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    if path.is_file():
+                        yield Drop(folder.parent.name, path, (status.st_size, status.st_mtime_ns))
+
+
+def provision_drop(installation: Installation, drop: Drop) -> None:
+    """Seal a complete drop, provision its room with it, and delete it.
+
+    Raises:
+        NotFoundError: There is no such room; the file stays.
+        InputError: The folder is of no dataset of the room; the file stays.
+        StorageFullError: The disk is full; the file stays.
+    """
+    room = installation.catalog.get(Kind.DATA_ROOM, drop.configured_id)
+    assert isinstance(room, DataRoom)
+    dataset, matching_id = _dataset_of(room, drop.path.parent.name)
+    n_embeddings = _n_embeddings(drop.path) if dataset == "embeddings" else None
+    upload_id = installation.token_hex(16)
+    with drop.path.open("rb") as stream:
+        sealed = installation.uploads.put(upload_id, chunks_of(stream))
+    name = f"dropped {drop.path.parent.name}"
+    installation.catalog.add_upload(
+        upload_id,
+        room.owner_email,
+        name,
+        n_bytes=sealed.n_bytes,
+        digest=sealed.digest,
+        matching_id=matching_id,
+        location=sealed.location,
+    )
+    key = "seeds" if dataset == _OF_SEEDS else dataset
+    key = f"{key}:{matching_id}" if matching_id else key
+    installation.audit.write(
+        {"way": "inbox", "operation": "provision", "room": room.id, "dataset": dataset, "outcome": "ok"}
+    )
+    installation.catalog.provision(room.id, {key: upload_id}, n_embeddings=n_embeddings)
+    drop.path.unlink(missing_ok=True)
+
+
+def make_room_inbox(installation: Installation, room: DataRoom) -> None:
+    """Make the folders that files for a room are dropped into."""
+    several = len(room.matching_ids) > 1
+    for dataset in DATASETS:
+        kinds = room.matching_ids if several and dataset in ("matching", _OF_SEEDS) else ("",)
+        for kind in kinds:
+            folder = installation.home.inbox_rooms / room.id / (f"{dataset}-{kind}" if kind else dataset)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def forget_room_inbox(installation: Installation, room_id: str) -> None:
+    """Delete the empty folders of a room that is gone."""
+    root = installation.home.inbox_rooms / room_id
+    for folder in [*root.glob("*"), root]:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _dataset_of(room: DataRoom, folder: str) -> tuple[str, str | None]:
+    dataset, _, kind = folder.partition("-")
+    if dataset not in DATASETS:
+        raise InputError(
+            "A file was dropped for a dataset that no room has.", remedy=f"Use {', '.join(DATASETS)}."
+        )
+    if dataset not in ("matching", _OF_SEEDS):
+        return dataset, None
+    if not kind and len(room.matching_ids) == 1:
+        return dataset, room.matching_ids[0]
+    if kind not in room.matching_ids:
+        raise InputError(
+            "A file was dropped for a kind of matching ids that the room does not have.",
+            remedy=f"Drop it into {dataset}-{room.matching_ids[0]} or the like.",
+        )
+    return dataset, kind
+
+
+def _n_embeddings(path: Path) -> int:
+    """Numbers per embedding: the columns of the first row, less user and scope."""
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_FIRST_BYTES)
+        if start.startswith(b"PAR1"):
+            return max(1, len(pq.read_schema(path).names) - 2)
+        if start.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as stream:
+                start = stream.read(_FIRST_BYTES)
+        line = start.decode("utf-8-sig", errors="replace").splitlines()[0]
+        return max(1, len(next(csv.reader([line]))) - 2)
+    except (OSError, EOFError, ValueError, IndexError, StopIteration, csv.Error):
+        return 1  # its validation says what is wrong with it
