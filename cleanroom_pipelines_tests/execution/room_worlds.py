@@ -1,0 +1,169 @@
+"""A small data room with planted structure: a group whose members share segments, and seeds taken from it."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import (
+    AudienceList,
+    AudienceListSpec,
+    CollaborationType,
+    CustomAudience,
+    CustomAudienceSpec,
+    DataRoom,
+    DataRoomSpec,
+    Kind,
+    ParticipantSpec,
+    Permission,
+    Version,
+)
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import run_pending
+
+N_USERS = 1_500
+PUBLISHER, ADVERTISER = "publisher@pub.example", "analyst@adv.example"
+ADVERTISERS = "bb"
+AGES = ("18-24", "25-34", "35+")
+
+
+def email(user: str) -> str:
+    return f"{user}@mail.example"
+
+
+@dataclass
+class RoomWorld:
+    """A room, its files, and what a test does with them."""
+
+    installation: Installation
+    instance: dg.DagsterInstance
+    room: DataRoom
+    users: list[str]
+    group: set[str]
+    segments: dict[str, set[str]]
+    gender: dict[str, str]
+    seeds: dict[str, set[str]]
+    files: dict[str, str] = field(default_factory=dict)
+
+    def upload(self, text: str, matching_id: str | None = None) -> str:
+        """Bring a file; gives its id."""
+        sealed = self.installation.uploads.put(self.installation.token_hex(16), [text.encode()])
+        upload = self.installation.catalog.add_upload(
+            sealed.location,
+            PUBLISHER,
+            "a file",
+            n_bytes=sealed.n_bytes,
+            digest=sealed.digest,
+            matching_id=matching_id,
+            location=sealed.location,
+        )
+        return upload.id
+
+    def provision_base(self) -> None:
+        uploads = {
+            "matching:EMAIL": self.upload(self.files["matching"]),
+            "segments": self.upload(self.files["segments"]),
+            "demographics": self.upload(self.files["demographics"]),
+        }
+        self.installation.catalog.provision(self.room.id, uploads)
+
+    def provision_seeds(self, text: str | None = None) -> None:
+        upload = self.upload(self.files["seeds"] if text is None else text)
+        self.installation.catalog.provision(self.room.id, {"seeds:EMAIL": upload}, ("seeds:",))
+
+    def run(self) -> int:
+        """Do what is pending."""
+        return run_pending(self.installation, self.instance)
+
+    def version(self) -> Version:
+        """The room's current version."""
+        version = self.installation.catalog.current_version(Kind.DATA_ROOM, self.room.id)
+        assert version is not None
+        return version
+
+    def audience(
+        self, definition: Mapping[str, object], *references: str, name: str = "audience", hidden: bool = False
+    ) -> CustomAudience:
+        spec = CustomAudienceSpec(
+            name=name,
+            mark=self.installation.token_hex(8),
+            data_room_id=self.room.id,
+            definition=definition,
+            created_by=ADVERTISERS,
+            created_by_email=ADVERTISER,
+            hidden=hidden,
+            references=references,
+        )
+        record = self.installation.catalog.create(spec, declared=not hidden)
+        assert isinstance(record, CustomAudience)
+        return record
+
+    def deliver(self, audience: CustomAudience, **options: object) -> AudienceList:
+        spec = AudienceListSpec(
+            name="list",
+            mark=self.installation.token_hex(8),
+            custom_audience_id=audience.id,
+            delivered_to=ADVERTISERS,
+            options=options,
+        )
+        record = self.installation.catalog.create(spec)
+        assert isinstance(record, AudienceList)
+        return record
+
+
+def room_world(
+    installation: Installation, instance: dg.DagsterInstance, *, hide: bool = False, random_seed: int = 1
+) -> RoomWorld:
+    """A room of all collaboration types, nothing provisioned."""
+    dice = random.Random(random_seed)
+    names = [f"segment {number}" for number in range(25)]
+    users = [f"user{number:05d}" for number in range(N_USERS)]
+    group = {user for user in users if dice.random() < 0.2}
+    segments = {user: set(dice.sample(names[:5] if user in group else names, 3)) for user in users}
+    gender = {user: dice.choice("fm") for user in users}
+    seeds = {
+        "loyal": {user for user in sorted(group) if dice.random() < 0.6},
+        "new": set(dice.sample(users, 120)),
+        "rare": set(dice.sample(users, 7)),
+    }
+    spec = DataRoomSpec(
+        name="Spring",
+        mark=installation.token_hex(8),
+        owner_email=PUBLISHER,
+        participants=(
+            ParticipantSpec("aa", (PUBLISHER,), "publisher", (Permission.PROVIDE_BASE_AUDIENCE,)),
+            ParticipantSpec(
+                ADVERTISERS,
+                (ADVERTISER,),
+                "advertiser",
+                (
+                    Permission.PROVIDE_SEED_AUDIENCE,
+                    Permission.CREATE_CUSTOM_AUDIENCE,
+                    Permission.EXPORT_AUDIENCE,
+                ),
+            ),
+        ),
+        collaboration_types=tuple(CollaborationType),
+        matching_ids=("EMAIL",),
+        hide_absolute_values=hide,
+        activation=("meta",),
+    )
+    room = installation.catalog.create(spec, declared=True)
+    assert isinstance(room, DataRoom)
+    world = RoomWorld(installation, instance, room, users, group, segments, gender, seeds)
+    world.files = {
+        "matching": "".join(f"{user},{email(user)}\n" for user in users),
+        "segments": "".join(f"{user},{name}\n" for user in users for name in sorted(segments[user])),
+        "demographics": "".join(
+            f"{user},{dice.choice(['18-24', '25-34', '35+'])},{gender[user]}\n" for user in users
+        ),
+        "seeds": seed_file(seeds),
+    }
+    return world
+
+
+def seed_file(seeds: Mapping[str, set[str]]) -> str:
+    """The advertiser's file, with customers that the publisher does not know."""
+    known = "".join(f"{email(user)},{kind}\n" for kind, of_kind in seeds.items() for user in sorted(of_kind))
+    return known + "".join(f"stranger{number}@adv.example,loyal\n" for number in range(40))

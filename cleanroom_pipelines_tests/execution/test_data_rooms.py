@@ -1,0 +1,314 @@
+"""Contract: issue 5. A room's assets are made of what is provisioned, again only where something changed, and what
+is taken out is gone; audiences hold the users their definitions name; lists are delivered and repeated as the
+privacy policy says; documents and events hold released numbers only, and no id."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.audiences.canonical import canonical
+from cleanroom_pipelines.audiences.definitions import parse_definition
+from cleanroom_pipelines.catalog import CustomAudience, Kind, Resource
+from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.execution.making_audiences import resolver
+from cleanroom_pipelines.execution.making_rooms import releaser_of
+from cleanroom_pipelines.storage import ArtifactReference
+
+from .. import worlds
+from .room_worlds import RoomWorld, email, room_world, seed_file
+
+REMARKETING = {"kind": "remarketing", "audience_type": "loyal"}
+LOOKALIKE = {
+    "kind": "lookalike",
+    "source": {"kind": "seed", "audience_type": "loyal"},
+    "reach": 10,
+    "exclude_seed_audience": False,
+}
+
+
+def rule(source: dict[str, Any], gender: str | None = None, *combinators: dict[str, Any]) -> dict[str, Any]:
+    women = {"attribute": "gender", "operator": "CONTAINS_ANY_OF", "values": [gender]}
+    filters = {"operator": "AND", "filters": [women]} if gender else None
+    return {"kind": "rule_based", "source": source, "filters": filters, "combinators": list(combinators)}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[RoomWorld]:
+    with (
+        worlds.installed(tmp_path / "home") as installation,
+        worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance,
+    ):
+        yield room_world(installation, instance)
+
+
+@pytest.fixture
+def filled(world: RoomWorld) -> RoomWorld:
+    world.provision_base()
+    world.provision_seeds()
+    world.run()
+    return world
+
+
+def users_of(world: RoomWorld, record: Resource) -> set[str]:
+    asset = "custom_audience" if isinstance(record, CustomAudience) else "audience_user_list"
+    version = world.installation.catalog.current_version(record.kind, record.id)
+    assert version is not None, world.installation.catalog.get(record.kind, record.id).status_message
+    reference = ArtifactReference(asset, record.id, version.artifacts[asset])
+    with world.installation.store.opening(reference) as folder:
+        return set(pq.read_table(folder / "users.parquet")["user_id"].to_pylist())
+
+
+def document(world: RoomWorld, record: Resource, asset: str, name: str) -> Any:
+    return newest_artifact(world.installation, record.kind, record.id, asset)[1][name]
+
+
+def test_an_empty_room_is_made_and_says_so(world: RoomWorld) -> None:
+    world.run()
+    assert world.version().artifacts == {}
+    assert world.version().summary["sentence"] == "Nothing is provisioned."
+
+
+def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> None:
+    assert set(filled.version().artifacts) == {
+        "base_audience", "seed_audiences", "data_attributes", "overlap_statistics", "insights", "room_model",
+    }  # fmt: skip
+    assert filled.installation.uploads.locations() == frozenset()
+    told = document(filled, filled.room, "overlap_statistics", "overlap")["without_own_counts"]["rows"]
+    assert [row["audience_type"] for row in told] == ["loyal", "new", "rare"]
+    releaser = releaser_of(filled.installation, filled.room, filled.version().artifacts)
+    question = canonical(parse_definition(REMARKETING), resolver(filled.installation))
+    assert told[0]["overlap_size"] == releaser.count(len(filled.seeds["loyal"]), question=question).value
+    assert told[0]["advertiser_size"] is None
+    assert (told[2]["overlap_size"], told[2]["is_empty"]) == (None, True)
+
+
+def test_new_seeds_remake_what_depends_on_them_and_only_that(filled: RoomWorld) -> None:
+    audience = filled.audience(REMARKETING)
+    filled.run()
+    before = filled.version().artifacts
+    filled.provision_seeds(seed_file({"loyal": filled.seeds["new"]}))
+    filled.run()
+    after = filled.version().artifacts
+    same = {asset for asset in before if before[asset] == after[asset]}
+    assert same == {"base_audience", "data_attributes", "room_model"}
+    assert users_of(filled, audience) == filled.seeds["new"]
+    made = worlds.materializations(filled.instance, "base_audience", filled.room.id)
+    assert len(made) == 1, "Dagster shows the base once: it was not made again"
+    assert len(worlds.materializations(filled.instance, "insights", filled.room.id)) == 2
+
+
+def test_the_same_file_again_changes_nothing(filled: RoomWorld) -> None:
+    before = filled.version()
+    filled.provision_seeds()
+    filled.run()
+    assert filled.version().number == before.number + 1
+    assert filled.version().artifacts == before.artifacts, "so the same question has the same answer, and is free"
+
+
+def test_a_file_that_cannot_be_used_changes_nothing(filled: RoomWorld) -> None:
+    before = filled.version()
+    filled.provision_seeds("one column only\n" * 30)
+    filled.run()
+    assert filled.version() == before
+    newest = filled.installation.catalog.newest_version(Kind.DATA_ROOM, filled.room.id)
+    assert (newest.status, newest.status_code) == ("CREATE_FAILED", "SEED_INVALID")
+    report = document(filled, filled.room, "seed_audiences", "report")["report"]
+    assert report["outcome"] == "FAILED"
+    assert filled.installation.uploads.locations() == frozenset()
+    filled.provision_base()  # and the bad seed does not come back with the next change
+    filled.run()
+    assert filled.installation.catalog.newest_version(Kind.DATA_ROOM, filled.room.id).status == "ACTIVE"
+    assert "seed_audiences" in filled.version().artifacts
+
+
+def test_what_is_taken_out_is_gone_at_once(filled: RoomWorld) -> None:
+    audience = filled.audience(REMARKETING)
+    filled.run()
+    filled.installation.catalog.provision(filled.room.id, {}, ("matching:", "segments", "demographics"))
+    filled.run()
+    assert set(filled.version().artifacts) == {"seed_audiences"}
+    store = filled.installation.store
+    for asset in ("base_audience", "overlap_statistics", "insights", "room_model"):
+        assert store.versions(asset, filled.room.id) == []
+    assert store.versions("custom_audience", audience.id) == []
+    newest = filled.installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    assert (newest.status, newest.status_code) == ("CREATE_FAILED", "PARENT_NOT_ACTIVE")
+
+
+def test_audiences_hold_the_users_their_definitions_name(filled: RoomWorld) -> None:
+    loyal = filled.seeds["loyal"]
+    remarketing = filled.audience(REMARKETING, name="remarketing")
+    exclusion = filled.audience({"kind": "exclusion", "audience_type": "loyal"}, name="exclusion")
+    women = filled.audience(rule({"kind": "base"}, "f"), name="women")
+    lookalike = filled.audience(LOOKALIKE, name="lookalike")
+    like_women = filled.audience(
+        rule({"kind": "custom", "id": lookalike.id}, "f"), lookalike.id, name="women like them"
+    )
+    filled.run()
+    assert users_of(filled, remarketing) == loyal
+    assert users_of(filled, exclusion) == set(filled.users) - loyal
+    assert users_of(filled, women) == {user for user in filled.users if filled.gender[user] == "f"}
+    reached = users_of(filled, lookalike)
+    assert len(reached) == len(filled.users) // 10
+    assert len(reached & filled.group) / len(reached) > 0.9, "they are of the planted group"
+    assert users_of(filled, like_women) == {user for user in reached if filled.gender[user] == "f"}
+    told = document(filled, lookalike, "lookalike_statistics", "statistics")["result"]
+    assert told["auc"] > 0.8
+    assert [row["reach"] for row in told["reach"]] == list(range(1, 31))
+
+
+def test_too_few_seed_users_are_told_without_a_number(filled: RoomWorld) -> None:
+    rare = filled.audience({**LOOKALIKE, "source": {"kind": "seed", "audience_type": "rare"}})
+    filled.run()
+    newest = filled.installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, rare.id)
+    assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
+    assert not any(character.isdigit() for character in newest.status_message or "")
+
+
+def files_of(world: RoomWorld, record: Resource) -> str:
+    version = world.installation.catalog.current_version(record.kind, record.id)
+    assert version is not None
+    reference = ArtifactReference("audience_user_list", record.id, version.artifacts["audience_user_list"])
+    with world.installation.store.opening(reference) as folder:
+        return "".join(path.read_text() for path in sorted((folder / "files").glob("part-*.csv")))
+
+
+def test_a_list_is_the_audience_one_user_a_line(filled: RoomWorld) -> None:
+    audience = filled.audience(REMARKETING)
+    delivered = filled.deliver(audience)
+    filled.run()
+    assert set(files_of(filled, delivered).splitlines()) == filled.seeds["loyal"]
+    told = document(filled, delivered, "audience_user_list", "list")
+    assert told["repeated"] is False
+    assert "requested" not in json.dumps(told)
+
+
+def test_a_control_group_is_kept_out(filled: RoomWorld) -> None:
+    audience = filled.audience(rule({"kind": "base"}))
+    delivered = filled.deliver(audience, holdout="20%")
+    filled.run()
+    kept = set(files_of(filled, delivered).splitlines())
+    assert kept < set(filled.users)
+    assert 0.15 < 1 - len(kept) / len(filled.users) < 0.25
+    assert "holdout" not in json.dumps(document(filled, delivered, "audience_user_list", "list"))
+
+
+def test_hashes_of_a_destination_come_from_the_ids_as_given(filled: RoomWorld) -> None:
+    from hashlib import sha256
+
+    delivered = filled.deliver(filled.audience(REMARKETING), destination="meta")
+    filled.run()
+    lines = set(files_of(filled, delivered).replace('"', "").split())
+    hashes = {sha256(email(user).encode()).hexdigest() for user in filled.seeds["loyal"]}
+    assert hashes <= lines
+
+
+def test_nearly_the_same_list_is_the_one_of_before(filled: RoomWorld) -> None:
+    audience = filled.audience(REMARKETING)
+    first = filled.deliver(audience)
+    filled.run()
+    one_more = {**filled.seeds, "loyal": filled.seeds["loyal"] | {min(set(filled.users) - filled.seeds["loyal"])}}
+    filled.provision_seeds(seed_file(one_more))
+    filled.run()
+    second = filled.deliver(audience)
+    filled.run()
+    assert users_of(filled, second) == users_of(filled, first) == filled.seeds["loyal"]
+    assert document(filled, second, "audience_user_list", "list")["repeated"] is True
+    filled.provision_seeds(seed_file({"loyal": set(filled.users[:200])}))
+    filled.run()
+    third = filled.deliver(audience)
+    filled.run()
+    assert users_of(filled, third) == set(filled.users[:200])
+
+
+def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:
+    delivered = filled.deliver(filled.audience({"kind": "remarketing", "audience_type": "rare"}))
+    filled.run()
+    newest = filled.installation.catalog.newest_version(Kind.AUDIENCE_LIST, delivered.id)
+    assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
+
+
+def test_an_audience_goes_with_its_lists(filled: RoomWorld) -> None:
+    audience = filled.audience(REMARKETING)
+    delivered = filled.deliver(audience)
+    filled.run()
+    assert filled.installation.catalog.request_delete_audiences([audience.id]) == (audience.id,)
+    filled.run()
+    assert filled.installation.catalog.ids(Kind.CUSTOM_AUDIENCE) == ()
+    assert filled.installation.catalog.ids(Kind.AUDIENCE_LIST) == ()
+    assert filled.installation.store.versions("audience_user_list", delivered.id) == []
+    assert filled.instance.get_dynamic_partitions("custom_audiences") == []
+
+
+def everything_written(world: RoomWorld, folder: Path) -> str:
+    """All that people or logs may see: documents of released assets, catalogue rows, Dagster's events."""
+    texts = []
+    for run in world.instance.get_runs():
+        texts += [str(entry) for entry in world.instance.all_logs(run.run_id)]
+    for name in ("audience.json", "overlap.json", "insights.json", "statistics.json", "list.json"):
+        texts += [path.read_text() for path in folder.rglob(name)]
+    return "\n".join(texts)
+
+
+def test_no_id_and_no_exact_count_is_told(world: RoomWorld, tmp_path: Path) -> None:
+    world.provision_base()
+    world.provision_seeds()
+    audience, lookalike = world.audience(REMARKETING, name="a"), world.audience(LOOKALIKE, name="b")
+    world.run()
+    world.deliver(audience)
+    world.deliver(lookalike)
+    world.run()
+    told = everything_written(world, tmp_path)
+    assert "overlap_size" in told
+    for user in world.users[:300]:
+        assert user not in told
+        assert email(user) not in told
+    documents = "\n".join(
+        path.read_text()
+        for name in ("audience.json", "overlap.json", "insights.json", "statistics.json")
+        for path in (tmp_path / "home").rglob(name)
+        if "data_lab" not in str(path)
+    )
+    n_loyal = len(world.seeds["loyal"])  # of the advertiser's file 40 more
+    assert f": {n_loyal}," not in documents
+    assert f": {n_loyal}\n" not in documents
+
+
+def test_hidden_counts_are_nowhere(tmp_path: Path) -> None:
+    with (
+        worlds.installed(tmp_path / "home") as installation,
+        worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance,
+    ):
+        world = room_world(installation, instance, hide=True)
+        world.provision_base()
+        world.provision_seeds()
+        audience, lookalike = world.audience(REMARKETING, name="a"), world.audience(LOOKALIKE, name="b")
+        world.run()
+        assert document(world, audience, "custom_audience", "audience")["size"]["size"] is None
+        rows = document(world, world.room, "overlap_statistics", "overlap")["without_own_counts"]["rows"]
+        assert {row["overlap_size"] for row in rows} == {None}
+        assert rows[0]["match_rate"] is not None
+        told = document(world, lookalike, "lookalike_statistics", "statistics")["result"]
+        assert (told["seed_size"], told["addressable_size"]) == (None, None)
+        assert {row["size"] for row in told["reach"]} == {None}
+        insights = document(world, world.room, "insights", "insights")["result"]["audiences"]
+        assert {row["addressable_size"] for each in insights for row in each["rows"]} == {None}
+
+
+def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
+    from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
+
+    world.run()
+    inbox = world.installation.home.inbox_rooms / world.room.id
+    for name, text in (("matching", "matching"), ("segments", "segments"), ("seed_audiences", "seeds")):
+        (inbox / name / "file.csv").write_text(world.files[text])
+    (inbox / "matching" / ".hidden").write_text("x")
+    for drop in find_room_drops(world.installation):
+        provision_drop(world.installation, drop)
+    world.run()
+    assert {"base_audience", "seed_audiences", "overlap_statistics"} <= set(world.version().artifacts)
+    assert [path.name for path in inbox.rglob("*") if path.is_file()] == [".hidden"]
