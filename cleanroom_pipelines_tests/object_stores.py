@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -71,6 +70,7 @@ def running_server() -> Iterator[ThreadedMotoServer]:
 @contextmanager
 def empty_store(server: ThreadedMotoServer, folder: Path) -> Iterator[ObjectStore]:
     """An empty store whose profile files are those of this process; what is put there goes with it."""
+    from moto import settings
     from moto.moto_api._internal import moto_api_backend
 
     store = ObjectStore(server, folder)
@@ -85,4 +85,4 @@ def empty_store(server: ThreadedMotoServer, folder: Path) -> Iterator[ObjectStor
         finally:
             moto_api_backend.reset()
             # a test may have let the store check who asks; that setting is this process's, not the server's
-            httpx.post(f"{store.url}/moto-api/reset-auth", content="inf").raise_for_status()
+            settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")

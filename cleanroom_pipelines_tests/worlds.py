@@ -197,6 +197,10 @@ def apply(installation: Installation, declaration: Path) -> list[Any]:
     )
 
 
+# The kinds of the lookalike road, which a declaration makes; the others are the data rooms'.
+ROAD = tuple(Kind)[: tuple(Kind).index(Kind.EXPORT_JOB) + 1]
+
+
 def the(installation: Installation, kind: Kind, name: str | None = None) -> Resource:
     """The only resource of a kind, or the one of this name."""
     (found,) = (one for one in installation.catalog.iterate(kind) if name is None or one.name == name)

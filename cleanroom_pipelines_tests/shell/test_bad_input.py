@@ -448,7 +448,7 @@ def test_names_and_files_with_anything_in_them_stay_inside(
     assert {status for all_ in worlds.statuses(shell.installation).values() for status in all_} == {"ACTIVE"}
     assert everything_in(around) == before
     assert {path.name for path in tmp_path.iterdir()} == {"around", "room"}
-    for kind in Kind:
+    for kind in worlds.ROAD:
         assert worlds.the(shell.installation, kind).id.startswith("x-quo-tes-drop-table")
     ended = command("status")
     assert ended.code == 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from cleanroom_pipelines.defs import partitions
-from cleanroom_pipelines.defs.assets.lookalike import HEAVY
+from cleanroom_pipelines.defs.assets.lookalike import HEAVY, MONTHLY
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution import making_audiences, making_rooms
@@ -27,6 +27,7 @@ _BOTH_SIDES = ("base_audience", "seed_audiences")
     kinds={"duckdb", "pandera"},
     owners=[_PUBLISHER],
     code_version=CODE_VERSIONS["data_lab"],
+    freshness_policy=MONTHLY,
     output_required=False,
 )
 def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
@@ -45,6 +46,7 @@ def _part(
         kinds=kinds,
         owners=[owner],
         code_version=CODE_VERSIONS[name],
+        freshness_policy=MONTHLY,
         skippable=True,
     )
 
@@ -121,6 +123,7 @@ def data_room(context: dg.AssetExecutionContext, installation: InstallationResou
     owners=[_ADVERTISER],
     code_version=CODE_VERSIONS["custom_audience"],
     pool=HEAVY,
+    freshness_policy=MONTHLY,
     output_required=False,
 )
 def custom_audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
@@ -137,6 +140,7 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
     kinds={"lightgbm"},
     owners=[_ADVERTISER],
     code_version=CODE_VERSIONS["lookalike_statistics"],
+    freshness_policy=MONTHLY,
     output_required=False,
 )
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
@@ -153,6 +157,7 @@ def lookalike_statistics(context: dg.AssetExecutionContext, installation: Instal
     kinds={"duckdb", "file"},
     owners=[_ADVERTISER],
     code_version=CODE_VERSIONS["audience_user_list"],
+    freshness_policy=MONTHLY,
     output_required=False,
 )
 def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:

@@ -20,7 +20,7 @@ HEAVY = "memory"
 
 _PUBLISHER, _ADVERTISER = "team:publisher", "team:advertiser"
 _WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=12))
-_MONTHLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=35), warn_window=timedelta(days=31))
+MONTHLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=35), warn_window=timedelta(days=31))
 
 # The parents drawn in the graph; which of their partitions and versions were used stands in the metadata, since a
 # mapping between different dynamic partition sets can only say "all".
@@ -78,7 +78,7 @@ def configured_audience_model(context: dg.AssetExecutionContext, installation: I
     group_name="lookalike",
     kinds={"duckdb", "pandera"},
     owners=[_ADVERTISER],
-    freshness_policy=_MONTHLY,
+    freshness_policy=MONTHLY,
     code_version=CODE_VERSIONS["seed_validation_report"],
     output_required=False,
 )
@@ -101,7 +101,7 @@ def seed_validation_report(context: dg.AssetExecutionContext, installation: Inst
     group_name="lookalike",
     kinds={"lightgbm", "scikitlearn", "parquet"},
     owners=[_PUBLISHER],
-    freshness_policy=_MONTHLY,
+    freshness_policy=MONTHLY,
     code_version=CODE_VERSIONS["audience"],
     pool=HEAVY,
     output_required=False,
@@ -117,7 +117,7 @@ def audience(context: dg.AssetExecutionContext, installation: InstallationResour
     group_name="lookalike",
     kinds={"duckdb", "file"},
     owners=[_PUBLISHER],
-    freshness_policy=_MONTHLY,
+    freshness_policy=MONTHLY,
     code_version=CODE_VERSIONS["audience_export"],
     output_required=False,
 )
