@@ -18,6 +18,7 @@ from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
+from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
 
 _FILE = click.Path(path_type=Path)
@@ -45,7 +46,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (account, audit, benchmark, bucket, collaboration, export, template):
+for group in (account, audit, benchmark, bucket, collaboration, export, template, token, user):
     cleanroom.add_command(group)
 cleanroom.add_command(algebra)
 

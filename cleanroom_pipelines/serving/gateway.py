@@ -14,8 +14,10 @@ import anyio.to_thread
 
 from cleanroom_pipelines.cleanroomsml import wire
 from cleanroom_pipelines.cleanroomsml.answers import ApiError
+from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
 from cleanroom_pipelines.serving.bucket_files import PREFIX, BucketFiles
 from cleanroom_pipelines.serving.lookalike_api import LookalikeApi
+from cleanroom_pipelines.serving.media_api import MAX_BODY_BYTES, MediaApi
 from cleanroom_pipelines.serving.requests import Reply, Request
 
 Scope = MutableMapping[str, Any]
@@ -37,12 +39,14 @@ class Gateway:
     Args:
         api: The lookalike API.
         files: Uploads and downloads.
+        media: The Media API.
         new_id: Gives a UUID per request.
         seconds_for_body: How long a body may take; an upload gets a second more for each 10,000 bytes.
     """
 
     api: LookalikeApi
     files: BucketFiles
+    media: MediaApi
     new_id: Callable[[], str]
     seconds_for_body: float = 60.0
 
@@ -71,11 +75,24 @@ class Gateway:
         if request.header("transfer-encoding") and request.header("content-length"):
             # a proxy in front may have believed the other one, and seen the request end elsewhere
             return await self._refuse(request, "The request gives the length of its body in two ways.", ends=True)
-        if request.raw_path.startswith(PREFIX):
-            if request.method == "PUT":
-                return await self._upload(request, receive)
+        is_media, is_file = (request.raw_path.startswith(prefix) for prefix in (f"{MEDIA_PREFIX}/", PREFIX))
+        if request.method == "PUT" and (is_media or is_file):
+            return await self._upload(self.media.begin if is_media else self.files.begin, request, receive)
+        if is_media:
+            return await self._ask_media(request, receive)
+        if is_file:
             return await anyio.to_thread.run_sync(self.files.answer, request)
         return await self._call(request, receive)
+
+    async def _ask_media(self, request: Request, receive: Receive) -> Reply:
+        try:
+            body = await _body(receive, MAX_BODY_BYTES, self.seconds_for_body)
+        except TimeoutError:
+            return self.media.refuse(request, "The body took too long to arrive.", status=408, ends=True)
+        if body is None:
+            message = f"The body is larger than {MAX_BODY_BYTES:,} bytes."
+            return self.media.refuse(request, message, status=400, ends=True)
+        return await anyio.to_thread.run_sync(self.media.answer, request, body)
 
     async def _call(self, request: Request, receive: Receive) -> Reply:
         try:
@@ -94,9 +111,9 @@ class Gateway:
         )
         return await anyio.to_thread.run_sync(self.api.refuse, request, error)
 
-    async def _upload(self, request: Request, receive: Receive) -> Reply:
-        """Take a body of any size to a file, once its signature was found right."""
-        upload = await anyio.to_thread.run_sync(self.files.begin, request)
+    async def _upload(self, begin: Callable[[Request], Any], request: Request, receive: Receive) -> Reply:
+        """Take a body of any size to a file, once it was found who sends it."""
+        upload = await anyio.to_thread.run_sync(begin, request)
         if isinstance(upload, Reply):
             return upload
         latest = asyncio.get_running_loop().time() + self.seconds_for_body
@@ -108,9 +125,11 @@ class Gateway:
                 refusal = await anyio.to_thread.run_sync(upload.take, chunk)
                 if refusal is not None:
                     return refusal
-            return await anyio.to_thread.run_sync(upload.finish)
+            finished: Reply = await anyio.to_thread.run_sync(upload.finish)
+            return finished
         except TimeoutError:
-            return await anyio.to_thread.run_sync(upload.give_up)
+            late: Reply = await anyio.to_thread.run_sync(upload.give_up)
+            return late
         finally:
             await anyio.to_thread.run_sync(upload.discard)
 

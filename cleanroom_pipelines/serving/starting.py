@@ -21,11 +21,13 @@ from cleanroom_pipelines.cleanroomsml.signing import Key
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.parties import open_access_key
+from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.serving.bucket_files import BucketFiles
 from cleanroom_pipelines.serving.callers import Doorkeeper
 from cleanroom_pipelines.serving.gateway import Gateway
 from cleanroom_pipelines.serving.limits import RateLimit
 from cleanroom_pipelines.serving.lookalike_api import LookalikeApi
+from cleanroom_pipelines.serving.media_api import MediaApi
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BEFORE_SWITCH = 0.0005
@@ -64,7 +66,8 @@ def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gate
         max_resources=settings.max_resources,
     )
     files = BucketFiles(installation.buckets, door, installation.home.scratch, settings.max_upload_bytes)
-    return Gateway(LookalikeApi(endpoint, door, is_strict), files, _new_uuid)
+    media = MediaApi(MediaService(installation), RateLimit(settings.requests_per_second))
+    return Gateway(LookalikeApi(endpoint, door, is_strict), files, media, _new_uuid)
 
 
 def serve(

@@ -1,0 +1,96 @@
+"""Commands for the people of data rooms: users and their tokens.
+
+Lives here: `cleanroom user` and `cleanroom token`.
+Add here when the operator can do something else for a user.
+Keep out: what users do in rooms; they speak HTTP.
+"""
+
+import json
+
+import click
+
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.users import issue_token
+
+
+@click.group()
+def user() -> None:
+    """People who may speak to data rooms."""
+
+
+@user.command("create")
+@click.argument("email")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def create_user(email: str, as_json: bool) -> None:
+    """Create a user by e-mail address."""
+    made = Installation.from_environment().catalog.create_user(email.lower())
+    print(json.dumps({"email": made.email}) if as_json else f"Created the user {made.email}.")
+
+
+@user.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def list_users(as_json: bool) -> None:
+    """List the users."""
+    users = Installation.from_environment().catalog.users()
+    if as_json:
+        print(json.dumps([{"email": each.email, "disabled": each.disabled} for each in users]))
+        return
+    for each in users:
+        print(f"{each.email}{'  (disabled)' if each.disabled else ''}")
+
+
+@user.command("disable")
+@click.argument("email")
+def disable_user(email: str) -> None:
+    """Let none of a user's tokens open anything."""
+    Installation.from_environment().catalog.set_user_disabled(email.lower(), True)
+    print("Disabled.")
+
+
+@user.command("enable")
+@click.argument("email")
+def enable_user(email: str) -> None:
+    """Let a user's tokens open something again."""
+    Installation.from_environment().catalog.set_user_disabled(email.lower(), False)
+    print("Enabled.")
+
+
+@click.group()
+def token() -> None:
+    """Tokens that users show."""
+
+
+@token.command("issue")
+@click.argument("email")
+@click.option("--days", default=90, show_default=True, help="How long it opens something.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def issue(email: str, days: int, as_json: bool) -> None:
+    """Issue a token; it is shown here and nowhere again."""
+    text, kept = issue_token(Installation.from_environment(), email.lower(), days)
+    expires = kept.expires_at.isoformat(timespec="seconds")
+    print(json.dumps({"token": text, "id": kept.id, "expires_at": expires}) if as_json else text)
+
+
+@token.command("list")
+@click.argument("email")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def list_tokens(email: str, as_json: bool) -> None:
+    """List a user's tokens by id."""
+    tokens = Installation.from_environment().catalog.tokens(email.lower())
+    rows = [
+        {"id": each.id, "expires_at": each.expires_at.isoformat(timespec="seconds"), "revoked": each.revoked}
+        for each in tokens
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['id']}  until {row['expires_at']}{'  (revoked)' if row['revoked'] else ''}")
+
+
+@token.command("revoke")
+@click.argument("token_id")
+def revoke(token_id: str) -> None:
+    """Take a token back, by its id."""
+    Installation.from_environment().catalog.revoke_token(token_id)
+    print("Revoked.")

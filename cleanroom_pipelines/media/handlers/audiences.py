@@ -1,0 +1,217 @@
+"""Audiences of a room: creating, sharing and deleting them, and what is told of each.
+
+Lives here: every call of the Media API that changes audiences, and the rules on who may make or list which.
+Add here when something else can be done with an audience.
+Keep out: questions about audiences (`jobs.py`) and finding users (the runs).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cleanroom_pipelines.audiences.canonical import Need, canonical, what_it_needs
+from cleanroom_pipelines.audiences.definitions import (
+    CustomRef,
+    Definition,
+    Exclusion,
+    Lookalike,
+    Remarketing,
+    RuleBased,
+    SeedRef,
+    parse_definition,
+    reachable,
+    references,
+)
+from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, CustomAudienceSpec, Kind, Permission
+from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.execution.making import read_documents
+from cleanroom_pipelines.execution.making_audiences import resolver
+from cleanroom_pipelines.media.errors import AudienceHasDependentsError, PermissionDeniedError
+from cleanroom_pipelines.media.handlers.access import Call, Room, denied
+from cleanroom_pipelines.storage import ArtifactReference
+
+_FOR = {
+    Lookalike: (CollaborationType.LOOKALIKE, "lookalike audiences"),
+    RuleBased: (CollaborationType.RULE_BASED, "rule-based audiences"),
+    Remarketing: (CollaborationType.REMARKETING, "remarketing"),
+    Exclusion: (CollaborationType.EXCLUSION, "exclusion audiences"),
+}
+
+
+def create_audience(call: Call) -> dict[str, Any]:
+    """Create an audience; it is made right away."""
+    room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
+    definition = read_definition(room, call.mapping("definition") or {})
+    shared_with = room.participants(call.texts("shared_with"))
+    record = add_audience(call, room, definition, name=call.text("name"), shared_with=shared_with)
+    call.trail["resource"] = record.id
+    return as_told(room, record)
+
+
+def share_audiences(call: Call) -> dict[str, Any]:
+    """Let exactly these groups see audiences of one's own group."""
+    room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
+    audiences = [_own(room, each) for each in call.texts("audience_ids")]
+    groups = room.participants(call.texts("participant_ids"))
+    call.trail["resource"] = [each.id for each in audiences][:8] or None
+    call.installation.catalog.share_audiences([each.id for each in audiences], groups)
+    return {}
+
+
+def delete_audiences(call: Call) -> dict[str, Any]:
+    """Delete audiences of one's own group, with what is built on them if that is said."""
+    room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
+    audiences = [_own(room, each) for each in call.texts("audience_ids")]
+    call.trail["resource"] = [each.id for each in audiences][:8] or None
+    try:
+        gone = call.installation.catalog.request_delete_audiences(
+            [each.id for each in audiences], with_dependents=call.flag("delete_dependent_audiences")
+        )
+    except ConflictError as error:
+        dependents = set(error.attributes.get("dependents", ()))
+        if not dependents:
+            raise
+        names = sorted(each.name for each in room.visible() if each.id in dependents)
+        raise AudienceHasDependentsError(
+            "Other audiences are built on these.",
+            remedy="Delete those first, or all of them together.",
+            names=names,
+            n_others=len(dependents) - len(names),
+        ) from None
+    visible = {each.id for each in audiences}
+    return {"deleted": [each for each in gone if each in visible]}
+
+
+def read_definition(room: Room, value: Mapping[str, Any]) -> Definition:
+    """A definition that the caller's group may use in this room.
+
+    Raises:
+        UsageError: It is none.
+        PermissionDeniedError: The room is not for it, or it names an audience that the group does not see.
+    """
+    definition = parse_definition(value)
+    for reference in references(definition):
+        if isinstance(reference, CustomRef):
+            room.audience(reference.id)
+    reachable(definition, resolver(room.installation))
+    room.require(*_FOR[type(definition)])
+    return definition
+
+
+def add_audience(
+    call: Call,
+    room: Room,
+    definition: Definition,
+    *,
+    name: str,
+    shared_with: tuple[str, ...] = (),
+    hidden: bool = False,
+) -> CustomAudience:
+    """Put an audience into the catalogue; a hidden one is for one question and in no listing."""
+    record = call.installation.catalog.create(
+        CustomAudienceSpec(
+            name=name,
+            mark=call.installation.token_hex(8),
+            data_room_id=room.id,
+            definition=definition.as_json(),
+            created_by=room.group.id,
+            created_by_email=call.email,
+            shared_with=shared_with,
+            hidden=hidden,
+            references=tuple(each.id for each in references(definition) if isinstance(each, CustomRef)),
+        ),
+        declared=not hidden,
+    )
+    assert isinstance(record, CustomAudience)
+    return record
+
+
+def check_export(room: Room, definition: Definition) -> None:
+    """Refuse a list that would tell who is in the other side's data, unless the room is for that.
+
+    Raises:
+        PermissionDeniedError: The room is not for it.
+    """
+    needs = what_it_needs(definition, resolver(room.installation))
+    if Need.REMARKETING in needs:
+        room.require(CollaborationType.REMARKETING, "lists that tell which users match")
+    if Need.EXCLUSION in needs:
+        room.require(CollaborationType.EXCLUSION, "lists that leave the matched users out")
+
+
+def refuse_other_seed_mode(room: Room, audience: CustomAudience) -> None:
+    """Refuse the second of a lookalike's two seed modes on the same data: the difference of both is the seed.
+
+    Raises:
+        PermissionDeniedError: The other one was delivered.
+    """
+    mine = parse_definition(audience.definition)
+    if not isinstance(mine, Lookalike):
+        return
+    catalog = room.installation.catalog
+    version = catalog.current_version(Kind.DATA_ROOM, room.id)
+    audiences = (*catalog.custom_audiences(room.id), *catalog.custom_audiences(room.id, hidden=True))
+    for other in audiences:
+        theirs = parse_definition(other.definition)
+        is_other_mode = (
+            isinstance(theirs, Lookalike)
+            and _asks_alike(room, theirs, mine)
+            and theirs.exclude_seed_audience is not mine.exclude_seed_audience
+        )
+        if not is_other_mode or not catalog.list(Kind.AUDIENCE_LIST, parent_id=other.id, limit=1).items:
+            continue
+        made = catalog.current_version(Kind.CUSTOM_AUDIENCE, other.id)
+        if version is not None and made is not None and version.ref in made.parents:
+            raise PermissionDeniedError(
+                "A lookalike of this source was delivered in its other seed mode.",
+                remedy="Deliver it in that mode, or after new data came.",
+            )
+
+
+def _asks_alike(room: Room, one: Lookalike, other: Lookalike) -> bool:
+    texts = {canonical(RuleBased(each.source), resolver(room.installation)) for each in (one, other)}
+    return len(texts) == 1
+
+
+def as_told(room: Room, audience: CustomAudience) -> dict[str, Any]:
+    """An audience as its group, or one that it is shared with, sees it."""
+    return {
+        "id": audience.id,
+        "name": audience.name,
+        "kind": audience.definition["kind"],
+        "definition": dict(audience.definition),
+        "created_at": audience.created_at.isoformat(),
+        "created_by": audience.created_by,
+        "shared_with": list(audience.shared_with),
+        "staleness_warnings": _staleness(room, audience),
+    }
+
+
+def seed_types(room: Room) -> list[str]:
+    """The types of seed audiences that the room holds now."""
+    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    if version is None or "seed_audiences" not in version.artifacts:
+        return []
+    reference = ArtifactReference("seed_audiences", room.id, version.artifacts["seed_audiences"])
+    with room.installation.store.opening(reference) as folder:
+        return sorted(read_documents(folder)["seeds"]["by_type"])
+
+
+def _staleness(room: Room, audience: CustomAudience) -> list[str]:
+    """What a definition names and the room has no more; only what the group wrote itself is repeated."""
+    warnings = []
+    refs = reachable(parse_definition(audience.definition), resolver(room.installation))
+    wanted = {ref.audience_type for ref in refs if isinstance(ref, SeedRef)}
+    if not room.record.has_base:
+        warnings.append("The base audience is not provisioned.")
+    if wanted and not room.record.has_seeds:
+        warnings.append("The seed audiences are not provisioned.")
+    elif wanted - set(seed_types(room)):
+        warnings.append("A seed audience that it names is not there any more.")
+    return warnings
+
+
+def _own(room: Room, audience_id: str) -> CustomAudience:
+    audience = room.audience(audience_id)
+    if audience.created_by != room.group.id:
+        raise denied()
+    return audience

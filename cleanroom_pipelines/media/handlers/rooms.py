@@ -1,0 +1,305 @@
+"""Rooms and labs: creating them, what they are, what is provisioned, and their audit log.
+
+Lives here: every call of the Media API about a room or a lab as a whole.
+Add here when a room or lab can be asked or told something more.
+Keep out: audiences (`audiences.py`) and questions (`jobs.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cleanroom_pipelines.audiences.activation.destinations import AdDestination
+from cleanroom_pipelines.catalog import (
+    CollaborationType,
+    DataLab,
+    DataLabSpec,
+    DataRoom,
+    DataRoomSpec,
+    Kind,
+    ParticipantSpec,
+    Permission,
+    Status,
+    Upload,
+)
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.media.errors import InvalidRequestError, NotValidatedError
+from cleanroom_pipelines.media.handlers.access import Call, denied
+from cleanroom_pipelines.privacy import ReleasePolicy
+
+_BASE = ("matching:", "segments", "demographics", "embeddings")
+_MOST_REFILL = 100
+
+
+def whoami(call: Call) -> dict[str, Any]:
+    """Who the token's user is."""
+    return {"email": call.email}
+
+
+def create_room(call: Call) -> dict[str, Any]:
+    """Create a room; its owner is the caller."""
+    catalog, token_hex = call.installation.catalog, call.installation.token_hex
+    groups = [_group(value, token_hex(8)) for value in call.objects("participants")]
+    types = _members(CollaborationType, call.texts("collaboration_types"), "collaboration type")
+    kinds = _members(MatchingId, call.texts("matching_ids"), "kind of matching ids")
+    record = catalog.create(
+        DataRoomSpec(
+            name=call.text("name"),
+            mark=token_hex(8),
+            owner_email=call.email,
+            participants=tuple(groups),
+            collaboration_types=tuple(types),
+            matching_ids=tuple(kind.value for kind in kinds),
+            hide_absolute_values=call.flag("hide_absolute_values"),
+            activation=_activation(call),
+        ),
+        declared=True,
+    )
+    assert isinstance(record, DataRoom)
+    call.trail["room"] = record.id
+    return _room(call, record)
+
+
+def get_room(call: Call) -> dict[str, Any]:
+    """A room's configuration, and what the caller's group has spent."""
+    return _room(call, call.room().record)
+
+
+def list_rooms(call: Call) -> dict[str, Any]:
+    """The rooms that the caller is in."""
+    mine = [room for room in call.installation.catalog.data_rooms() if room.group_of(call.email)]
+    return {
+        "rooms": [{"id": room.id, "name": room.name, "created_at": room.created_at.isoformat()} for room in mine]
+    }
+
+
+def create_lab(call: Call) -> dict[str, Any]:
+    """Create a lab of uploads, and begin to validate it."""
+    datasets = call.mapping("datasets") or {}
+    for dataset, upload_id in datasets.items():
+        name, _, kind = dataset.partition(":")
+        if name == "matching":
+            _members(MatchingId, [kind], "kind of matching ids")
+        elif name not in _BASE or kind:
+            raise InvalidRequestError("A data lab has a dataset that is not known.", remedy="See the protocol.")
+        _upload(call, upload_id)
+    record = call.installation.catalog.create(
+        DataLabSpec(
+            name=call.text("name"),
+            mark=call.installation.token_hex(8),
+            owner_email=call.email,
+            datasets=dict(datasets),
+            n_embeddings=call.number("n_embeddings", 0),
+            activation=_activation(call),
+        )
+    )
+    assert isinstance(record, DataLab)
+    return _lab(call, record)
+
+
+def get_lab(call: Call) -> dict[str, Any]:
+    """A lab of the caller's, with its reports once it was validated."""
+    return _lab(call, own_lab(call))
+
+
+def own_lab(call: Call) -> DataLab:
+    """The lab that the call names.
+
+    Raises:
+        PermissionDeniedError: There is none of the caller's.
+    """
+    try:
+        lab = call.installation.catalog.get(Kind.DATA_LAB, call.text("lab_id"))
+    except CleanroomError as error:
+        if isinstance(error, InvalidRequestError):
+            raise
+        raise denied() from None
+    assert isinstance(lab, DataLab)
+    if lab.owner_email != call.email:
+        raise denied()
+    return lab
+
+
+def provision_base(call: Call) -> dict[str, Any]:
+    """Bring a lab's datasets into a room."""
+    room, lab = call.room(Permission.PROVIDE_BASE_AUDIENCE), own_lab(call)
+    if lab.status is not Status.ACTIVE:
+        raise NotValidatedError("The data lab is not validated, or did not pass.", remedy="See its reports.")
+    kinds = {name.partition(":")[2] for name in lab.datasets if name.startswith("matching:")}
+    if not kinds <= set(room.record.matching_ids):
+        raise InvalidRequestError(
+            "The data lab has a kind of matching ids that the room does not have.",
+            remedy="Build a lab of the room's kinds.",
+        )
+    for upload_id in lab.datasets.values():
+        if call.installation.catalog.upload(upload_id).location is None:
+            raise NotValidatedError(
+                "The data lab's files went into a room already and were deleted.", remedy="Bring them again."
+            )
+    call.installation.catalog.provision(room.id, lab.datasets, _BASE, n_embeddings=lab.n_embeddings)
+    return {}
+
+
+def deprovision_base(call: Call) -> dict[str, Any]:
+    """Take the base audience out of a room."""
+    room = call.room(Permission.PROVIDE_BASE_AUDIENCE)
+    call.installation.catalog.provision(room.id, {}, _BASE, n_embeddings=0)
+    return {}
+
+
+def provision_seeds(call: Call) -> dict[str, Any]:
+    """Bring seed audiences into a room, in the place of those there are."""
+    room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
+    add: dict[str, str] = {}
+    for each in call.objects("datasets"):
+        upload = _upload(call, each.get("manifest_hash"))
+        kind = each.get("matching_id") or upload.matching_id
+        if kind is None and len(room.record.matching_ids) == 1:
+            kind = room.record.matching_ids[0]
+        if kind not in room.record.matching_ids:
+            raise InvalidRequestError(
+                "A file's kind of matching ids is not one of the room's, or not said.", remedy="Say which it is."
+            )
+        if f"seeds:{kind}" in add:
+            raise InvalidRequestError(
+                "Two files have one kind of matching ids.", remedy="Bring one file for each."
+            )
+        add[f"seeds:{kind}"] = upload.id
+    if not add:
+        raise InvalidRequestError("No file was named.", remedy="Give the hash of an upload.")
+    call.installation.catalog.provision(room.id, add, ("seeds:",))
+    return {}
+
+
+def deprovision_seeds(call: Call) -> dict[str, Any]:
+    """Take the seed audiences out of a room."""
+    room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
+    call.installation.catalog.provision(room.id, {}, ("seeds:",))
+    return {}
+
+
+def get_provisioning(call: Call) -> dict[str, Any]:
+    """Whether each side has brought its data."""
+    room = call.room()
+    return {"base": room.record.has_base, "seeds": room.record.has_seeds}
+
+
+def get_audit_log(call: Call) -> dict[str, Any]:
+    """What happened in the room: one's own group's actions in full, others' without what they were about."""
+    room = call.room()
+    entries = []
+    for entry in call.installation.audit.entries():
+        if entry.get("room") != room.id:
+            continue
+        is_own = entry.get("participant") == room.group.id
+        entries.append(
+            {
+                "at": entry.get("at") or entry.get("time"),
+                "action": entry.get("operation"),
+                "participant": entry.get("participant"),
+                "outcome": entry.get("outcome"),
+                "audience": entry.get("resource") if is_own else None,
+                "user": entry.get("user") if is_own else None,
+            }
+        )
+    return {"entries": entries}
+
+
+def refill_ledger(call: Call) -> dict[str, Any]:
+    """Give a group more units; the owner of the room decides."""
+    room = call.room()
+    if room.record.owner_email != call.email:
+        raise denied()
+    units = call.number("units")
+    if not 1 <= units <= _MOST_REFILL:
+        raise InvalidRequestError("The units are out of range.", remedy=f"Give 1 to {_MOST_REFILL}.")
+    (participant,) = room.participants([call.text("participant_id")])
+    ledger = call.installation.catalog.refill(room.id, participant, units)
+    return {"spent": ledger.spent, "total": ledger.total}
+
+
+def _room(call: Call, record: DataRoom) -> dict[str, Any]:
+    group = record.group_of(call.email)
+    assert group is not None
+    ledger = call.installation.catalog.ledger(record.id, group.id)
+    return {
+        "id": record.id,
+        "name": record.name,
+        "owner_email": record.owner_email,
+        "participants": [each.as_dict() for each in record.participants],
+        "collaboration_types": [each.value for each in record.collaboration_types],
+        "matching_ids": list(record.matching_ids),
+        "hide_absolute_values": record.hide_absolute_values,
+        "activation": list(record.activation),
+        "created_at": record.created_at.isoformat(),
+        "privacy": ReleasePolicy().as_dict(),
+        "ledger": {"spent": ledger.spent, "total": ledger.total},
+    }
+
+
+def _lab(call: Call, record: DataLab) -> dict[str, Any]:
+    documents: Mapping[str, Any] = {}
+    newest = call.installation.catalog.newest_version(Kind.DATA_LAB, record.id)
+    if "data_lab" in newest.artifacts:
+        _, documents = newest_artifact(call.installation, Kind.DATA_LAB, record.id, "data_lab")
+    error = None
+    if newest.status is Status.CREATE_FAILED:
+        error = {"message": newest.status_message or "The data lab cannot be used."}
+    return {
+        "id": record.id,
+        "name": record.name,
+        "status": record.status.value,
+        "is_validated": record.status is Status.ACTIVE,
+        "reports": documents.get("reports"),
+        "statistics": documents.get("statistics"),
+        "error": error,
+    }
+
+
+def _upload(call: Call, upload_id: object) -> Upload:
+    try:
+        upload = call.installation.catalog.upload(str(upload_id))
+    except CleanroomError:
+        raise denied() from None
+    if upload.owner_email != call.email:
+        raise denied()
+    if upload.location is None:
+        raise InvalidRequestError("The uploaded file was taken in and deleted.", remedy="Upload it again.")
+    return upload
+
+
+def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
+    emails, permissions = value.get("emails"), value.get("permissions")
+    role, organization = value.get("role") or "", value.get("organization_id")
+    is_right = (
+        isinstance(emails, list)
+        and isinstance(permissions, list)
+        and all(isinstance(each, str) for each in (*emails, *permissions, role, organization or ""))
+    )
+    if not is_right:
+        raise InvalidRequestError(
+            "A participant cannot be read.", remedy="Give e-mail addresses, permissions and a role."
+        )
+    assert isinstance(emails, list)
+    assert isinstance(permissions, list)
+    return ParticipantSpec(
+        id=new_id,
+        emails=tuple(dict.fromkeys(email.strip().lower() for email in emails)),
+        role=role,
+        permissions=tuple(dict.fromkeys(_members(Permission, permissions, "permission"))),
+        organization_id=organization,
+    )
+
+
+def _activation(call: Call) -> tuple[str, ...]:
+    names = _members(AdDestination, call.texts("activation"), "ad destination")
+    return tuple(dict.fromkeys(each.value for each in names if each is not AdDestination.PLAIN))
+
+
+def _members(enum: Any, values: list[str], what: str) -> list[Any]:
+    try:
+        return [enum(value) for value in values]
+    except ValueError:
+        known = ", ".join(each.value for each in enum)
+        raise InvalidRequestError(f"There is no such {what}.", remedy=f"Give one of {known}.") from None
