@@ -108,7 +108,7 @@ def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The released size."""
-    size = documents["audience"]["size"]
+    size = documents["audience"]["released"]
     return {"size": _told(size["size"]), "noise": dg.MetadataValue.json(size["noise"])}
 
 

@@ -251,7 +251,7 @@ def _publish(question: _Question, users: Path, n_users: int) -> str:
     with question.work.drafting("custom_audience", question.inputs, {"question": text}) as draft:
         (draft.path / USERS_FILE).write_bytes(users.read_bytes())
         document = {
-            "size": released.as_dict(),  # released: value, reason and noise
+            "released": released.as_dict(),  # value, reason and noise
             "question": text,
             "data_version": releaser.data_version,
             "is_enough": released.is_enough(),

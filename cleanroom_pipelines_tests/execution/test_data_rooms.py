@@ -288,7 +288,7 @@ def test_hidden_counts_are_nowhere(tmp_path: Path) -> None:
         world.provision_seeds()
         audience, lookalike = world.audience(REMARKETING, name="a"), world.audience(LOOKALIKE, name="b")
         world.run()
-        assert document(world, audience, "custom_audience", "audience")["size"]["size"] is None
+        assert document(world, audience, "custom_audience", "audience")["released"]["size"] is None
         rows = document(world, world.room, "overlap_statistics", "overlap")["without_own_counts"]["rows"]
         assert {row["overlap_size"] for row in rows} == {None}
         assert rows[0]["match_rate"] is not None

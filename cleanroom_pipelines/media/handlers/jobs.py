@@ -388,7 +388,7 @@ def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
 def _size(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "custom_audience")["audience"]
     _charge(call, room, document["data_version"], document["question"], 1)
-    return document["size"]
+    return document["released"]
 
 
 def _statistics(call: Call, room: Room, job: RoomJob) -> Any:
