@@ -1,5 +1,5 @@
-"""Contract: issue 5. The script in data/example walks the Media API from top to bottom, over HTTP, on Complete Journey
-data, from a process that knows nothing of the home; the worker of the server does the work through Dagster."""
+"""Contract: issue 5. The script in data/example walks the Media API from top to bottom, over HTTP, on Complete
+Journey data, from a process that knows nothing of the home; the server's worker does the work through Dagster."""
 
 import os
 import subprocess

@@ -1,0 +1,251 @@
+"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group that holds what it needs, by
+one that holds everything else, by a user who is in no room, and with no token.
+
+Where a group may not, the answer is the same as for a room that does not exist, nothing is made, and the audit log
+has a line. The server runs without a worker: what is asked is whether a call is let through.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cleanroom_pipelines.catalog import Kind, Permission
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.execution.users import issue_token
+from cleanroom_pipelines.media.protocol import PREFIX
+
+from ..serving.server import serving
+
+P = Permission
+EVERYBODY = ("base@x.example", "seed@x.example", "none@x.example", "stranger@x.example")
+TYPES = ["ENABLE_INSIGHTS", "ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_REMARKETING", "ENABLE_RULED_BASED_AUDIENCES"]
+RULE = {"kind": "rule_based", "source": {"kind": "base"}, "filters": None, "combinators": []}
+
+
+@dataclass
+class Place:
+    """A server with a room, and who may ask."""
+
+    url: str
+    tokens: dict[str, str]
+    installation: Installation
+
+    def call(self, email: str | None, method: str, params: Mapping[str, Any]) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.tokens[email]}"} if email else {}
+        return httpx.post(f"{self.url}{PREFIX}/{method}", json=dict(params), headers=headers, timeout=30)
+
+    def result(self, email: str, method: str, params: Mapping[str, Any]) -> Any:
+        answer = self.call(email, method, params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["result"]
+
+    def room(self, permissions: Mapping[str, list[Permission]]) -> str:
+        """A room whose groups hold these."""
+        params = {
+            "name": "Matrix",
+            "participants": [
+                {"emails": [email], "role": "somebody", "permissions": [each.value for each in held]}
+                for email, held in permissions.items()
+            ],
+            "collaboration_types": TYPES,
+            "matching_ids": ["EMAIL"],
+            "hide_absolute_values": False,
+        }
+        return str(self.result(next(iter(permissions)), "create_room", params)["id"])
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        installation = Installation(Settings(home=home))
+        for email in EVERYBODY:
+            installation.catalog.create_user(email)
+        tokens = {email: issue_token(installation, email)[0] for email in EVERYBODY}
+        with serving(home, "--no-worker") as server:
+            yield Place(server.url, tokens, installation)
+        installation.audit.close()
+
+
+def job(kind: str, **more: Any) -> dict[str, Any]:
+    return {"method": "start_job", "kind": kind, **more}
+
+
+SEED = {"kind": "seed", "audience_type": "loyal"}
+# each call with the permission it needs; None: being a participant is enough
+CELLS: dict[str, tuple[dict[str, Any], Permission | None]] = {
+    "overlap statistics": (job("overlap_statistics"), P.VIEW_OVERLAP),
+    "insights": (job("insights"), P.VIEW_INSIGHTS),
+    "data attributes": (job("data_attributes"), P.CREATE_CUSTOM_AUDIENCE),
+    "size of a seed audience": (job("audience_size", audience=SEED), P.CREATE_CUSTOM_AUDIENCE),
+    "size of a draft": (job("audience_size", definition=RULE), P.CREATE_CUSTOM_AUDIENCE),
+    "user list": (job("user_list", audience=SEED), P.EXPORT_AUDIENCE),
+    "base reports": (job("base_reports"), P.PROVIDE_BASE_AUDIENCE),
+    "seeds report": (job("seeds_report"), P.PROVIDE_SEED_AUDIENCE),
+    "deprovision base": ({"method": "deprovision_base"}, P.PROVIDE_BASE_AUDIENCE),
+    "deprovision seeds": ({"method": "deprovision_seeds"}, P.PROVIDE_SEED_AUDIENCE),
+    "create": (
+        {"method": "create_audience", "name": "a", "definition": RULE, "shared_with": []},
+        P.CREATE_CUSTOM_AUDIENCE,
+    ),
+    "share": ({"method": "share_audiences", "audience_ids": [], "participant_ids": []}, P.CREATE_CUSTOM_AUDIENCE),
+    "delete": ({"method": "delete_audiences", "audience_ids": []}, P.CREATE_CUSTOM_AUDIENCE),
+    "audiences": (job("audiences"), None),
+    "room": ({"method": "get_room"}, None),
+    "provisioning": ({"method": "get_provisioning"}, None),
+    "audit log": ({"method": "get_audit_log"}, None),
+}
+# what is not let through for another reason than permission: nothing is provisioned
+NOT_YET = {"overlap statistics", "insights", "data attributes"}
+_OTHER_SIDE = {P.PROVIDE_BASE_AUDIENCE: P.PROVIDE_SEED_AUDIENCE, P.PROVIDE_SEED_AUDIENCE: P.PROVIDE_BASE_AUDIENCE}
+
+
+def everything_but(needed: Permission | None) -> list[Permission]:
+    # one group cannot provide both sides
+    return [
+        each
+        for each in P
+        if each not in (needed, _OTHER_SIDE.get(needed or P.MANAGE_USERS)) and each not in _OTHER_SIDE
+    ]
+
+
+def ask(place: Place, email: str | None, room: str, name: str) -> httpx.Response:
+    params = {**CELLS[name][0], "room_id": room}
+    return place.call(email, params.pop("method"), params)
+
+
+@pytest.mark.parametrize("name", sorted(CELLS))
+def test_who_holds_what_it_needs_is_let_through(place: Place, name: str) -> None:
+    needed = CELLS[name][1]
+    room = place.room({"base@x.example": [needed] if needed else [], "none@x.example": []})
+    answer = ask(place, "base@x.example", room, name)
+    if name in NOT_YET:
+        assert (answer.status_code, answer.json()["error"]["type"]) == (409, "NotProvisionedError")
+    else:
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", sorted(name for name, (_, needed) in CELLS.items() if needed))
+def test_who_holds_everything_else_is_not(place: Place, name: str) -> None:
+    room = place.room({"base@x.example": everything_but(CELLS[name][1])})
+    before = counts(place)
+    answer = ask(place, "base@x.example", room, name)
+    nowhere = ask(place, "base@x.example", "spring-000000000000", name)
+    assert answer.status_code == nowhere.status_code == 403
+    assert answer.json() == nowhere.json(), "nobody learns whether the room exists"
+    assert counts(place) == before
+
+
+@pytest.mark.parametrize("name", sorted(CELLS))
+def test_who_is_in_no_room_is_not(place: Place, name: str) -> None:
+    room = place.room({"base@x.example": list({*P} - {P.PROVIDE_SEED_AUDIENCE})})
+    answer = ask(place, "stranger@x.example", room, name)
+    assert answer.status_code == 403
+    assert answer.json() == ask(place, "stranger@x.example", "spring-000000000000", name).json()
+
+
+@pytest.mark.parametrize("name", sorted(CELLS))
+def test_without_a_token_nothing_is(place: Place, name: str) -> None:
+    room = place.room({"base@x.example": []})
+    answer = ask(place, None, room, name)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (401, "UnauthorizedError")
+
+
+def counts(place: Place) -> list[int]:
+    return [len(place.installation.catalog.ids(kind)) for kind in (Kind.CUSTOM_AUDIENCE, Kind.AUDIENCE_LIST)]
+
+
+def test_an_audience_of_another_group_is_as_one_that_does_not_exist(place: Place) -> None:
+    both = [P.CREATE_CUSTOM_AUDIENCE, P.EXPORT_AUDIENCE]
+    room = place.room({"base@x.example": both, "seed@x.example": both})
+    made = place.result(
+        "base@x.example", "create_audience", {"room_id": room, "name": "a", "definition": RULE, "shared_with": []}
+    )
+    for kind in ("audience_size", "user_list", "lookalike_statistics"):
+        answers = [
+            place.call(
+                "seed@x.example",
+                "start_job",
+                {"room_id": room, "kind": kind, "audience": {"kind": "custom", "id": key}},
+            )
+            for key in (made["id"], "a-000000000000")
+        ]
+        assert [answer.status_code for answer in answers] == [403, 403]
+        assert answers[0].json() == answers[1].json()
+    seen = place.result("seed@x.example", "start_job", {"room_id": room, "kind": "audiences"})
+    assert seen["kind"] == "audiences"
+
+
+def test_names_are_each_groups_own(place: Place) -> None:
+    both = [P.CREATE_CUSTOM_AUDIENCE]
+    room = place.room({"base@x.example": both, "seed@x.example": both})
+    params = {"room_id": room, "name": "a", "definition": RULE, "shared_with": []}
+    place.result("base@x.example", "create_audience", params)
+    place.result("seed@x.example", "create_audience", params)
+    again = place.call("base@x.example", "create_audience", params)
+    assert (again.status_code, again.json()["error"]["type"]) == (409, "ConflictError")
+
+
+def test_a_room_keeps_the_rules(place: Place) -> None:
+    def create(permissions: Mapping[str, list[Permission]], types: list[str]) -> int:
+        params = {
+            "name": "r",
+            "participants": [
+                {"emails": [email], "role": "", "permissions": [each.value for each in held]}
+                for email, held in permissions.items()
+            ],
+            "collaboration_types": types,
+            "matching_ids": ["EMAIL"],
+        }
+        return place.call("base@x.example", "create_room", params).status_code
+
+    me = "base@x.example"
+    assert create({me: []}, []) == 400, "a room for nothing"
+    assert create({me: [P.VIEW_INSIGHTS]}, ["ENABLE_LOOKALIKE_AUDIENCES"]) == 400
+    assert create({me: [P.EXPORT_AUDIENCE]}, ["ENABLE_INSIGHTS"]) == 400
+    assert create({me: [P.PROVIDE_BASE_AUDIENCE, P.PROVIDE_SEED_AUDIENCE]}, TYPES) == 400
+    assert create({me: [P.PROVIDE_SEED_AUDIENCE], "seed@x.example": [P.PROVIDE_SEED_AUDIENCE]}, TYPES) == 400
+    assert create({"seed@x.example": []}, TYPES) == 400, "the creator is in the room"
+    assert create({me: [P.PROVIDE_BASE_AUDIENCE]}, ["ENABLE_OVERLAP"]) == 200, "a room for overlap alone"
+
+
+def test_refusals_are_audited_and_nobody_is_named(place: Place) -> None:
+    room = place.room({"base@x.example": []})
+    assert ask(place, "base@x.example", room, "overlap statistics").status_code == 403
+    entries = [entry for entry in place.installation.audit.entries() if entry.get("room") == room]
+    assert entries[-1]["outcome"] == "refused"
+    written = b"".join(path.read_bytes() for path in place.installation.home.audit.iterdir())
+    for email in EVERYBODY:
+        assert email.encode() not in written
+    for token in place.tokens.values():
+        assert token.encode() not in written
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b"null", b'{"room_id": 5}', b'{"room_id": ["x"]}'])
+def test_what_is_no_call_is_refused(place: Place, body: bytes) -> None:
+    headers = {"Authorization": f"Bearer {place.tokens['base@x.example']}"}
+    answer = httpx.post(f"{place.url}{PREFIX}/get_room", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "InvalidRequestError")
+
+
+def test_a_revoked_token_opens_nothing(place: Place) -> None:
+    text, kept = issue_token(place.installation, "none@x.example")
+    headers = {"Authorization": f"Bearer {text}"}
+    assert httpx.post(f"{place.url}{PREFIX}/whoami", json={}, headers=headers).status_code == 200
+    place.installation.catalog.revoke_token(kept.id)
+    assert httpx.post(f"{place.url}{PREFIX}/whoami", json={}, headers=headers).status_code == 401
+
+
+def test_another_users_upload_cannot_be_used(place: Place) -> None:
+    headers = {"Authorization": f"Bearer {place.tokens['seed@x.example']}"}
+    sent = httpx.put(f"{place.url}{PREFIX}/uploads?name=x.csv", content=b"a@b.cc,loyal\n", headers=headers)
+    manifest = sent.json()["result"]["manifest_hash"]
+    room = place.room({"base@x.example": [P.PROVIDE_SEED_AUDIENCE], "seed@x.example": []})
+    datasets = [{"manifest_hash": manifest, "matching_id": None}]
+    answer = place.call("base@x.example", "provision_seeds", {"room_id": room, "datasets": datasets})
+    assert answer.status_code == 403
