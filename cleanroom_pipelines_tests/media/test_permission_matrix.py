@@ -1,5 +1,5 @@
-"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group that holds what it needs, by
-one that holds everything else, by a user who is in no room, and with no token.
+"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group that holds what it needs,
+by one that holds everything else, by a user who is in no room, and with no token.
 
 Where a group may not, the answer is the same as for a room that does not exist, nothing is made, and the audit log
 has a line. The server runs without a worker: what is asked is whether a call is let through.
@@ -102,16 +102,12 @@ CELLS: dict[str, tuple[dict[str, Any], Permission | None]] = {
 }
 # what is not let through for another reason than permission: nothing is provisioned
 NOT_YET = {"overlap statistics", "insights", "data attributes"}
-_OTHER_SIDE = {P.PROVIDE_BASE_AUDIENCE: P.PROVIDE_SEED_AUDIENCE, P.PROVIDE_SEED_AUDIENCE: P.PROVIDE_BASE_AUDIENCE}
+_PROVIDING = (P.PROVIDE_BASE_AUDIENCE, P.PROVIDE_SEED_AUDIENCE)
 
 
 def everything_but(needed: Permission | None) -> list[Permission]:
-    # one group cannot provide both sides
-    return [
-        each
-        for each in P
-        if each not in (needed, _OTHER_SIDE.get(needed or P.MANAGE_USERS)) and each not in _OTHER_SIDE
-    ]
+    # one group cannot provide both sides, so it provides none
+    return [each for each in P if each is not needed and each not in _PROVIDING]
 
 
 def ask(place: Place, email: str | None, room: str, name: str) -> httpx.Response:
