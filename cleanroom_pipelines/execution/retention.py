@@ -7,11 +7,13 @@ Keep out: deleting resources (catalogue).
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import GenerationJob, Kind, Resource, Status, Version
+from cleanroom_pipelines.catalog import CustomAudience, GenerationJob, Kind, Resource, Status, Version
 from cleanroom_pipelines.catalog.records import OPEN
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.artifacts import is_leftover
@@ -103,6 +105,13 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
     slots = (path for path in home.seeds.iterdir() if path.name not in wanted)
     datasets = {path_of_partition(record.id) for record in resources if record.kind is Kind.TRAINING_DATASET}
     caches = (path for path in home.day_caches.glob("*") if path.name not in datasets)
+    # drafts that were sized; what was delivered of a hidden audience stays, since later lists are held against it
+    for record in resources:
+        if not isinstance(record, CustomAudience) or not record.hidden or record.created_at > at - _LEFTOVER_AFTER:
+            continue
+        if not installation.catalog.list(Kind.AUDIENCE_LIST, parent_id=record.id, limit=1).items:
+            with suppress(NotFoundError, ConflictError):
+                installation.catalog.request_delete_audiences([record.id])
     # a file that was brought and that no lab or room names after a day, or whose upload broke off
     wanted_uploads = installation.catalog.uploads_in_use()
     for location in installation.uploads.locations() - wanted_uploads:

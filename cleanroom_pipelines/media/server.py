@@ -73,7 +73,7 @@ class MediaService:
         except ValueError:
             raise errors.NotFoundError("There is no such method.", remedy="See the protocol.") from None
         call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})
-        with self._audited(call, only_reads=known.only_reads or known is Method.START_JOB):
+        with self._audited(call, only_reads=known.only_reads):
             return _CALLS[known](call)
 
     def upload(

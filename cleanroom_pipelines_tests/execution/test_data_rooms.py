@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import parse_definition
 from cleanroom_pipelines.catalog import CustomAudience, Kind, Resource
+from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.making_rooms import releaser_of
+from cleanroom_pipelines.execution.running import load_repository
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -312,3 +315,26 @@ def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
     world.run()
     assert {"base_audience", "seed_audiences", "overlap_statistics"} <= set(world.version().artifacts)
     assert [path.name for path in inbox.rglob("*") if path.is_file()] == [".hidden"]
+
+
+def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = world.installation.home.root
+    for name, value in worlds.settings(home).items():
+        monkeypatch.setenv(name, value)
+    world.run()
+    drop = home / "inbox" / "rooms" / world.room.id / "matching" / "file.csv"
+    drop.write_text(world.files["matching"])
+    loaded, cursor, told = load_repository(), None, []
+    for _ in range(2):
+        context = dg.build_sensor_context(
+            instance=world.instance,
+            cursor=cursor,
+            repository_def=loaded,
+            resources={"installation": InstallationResource()},
+        )
+        ticked = loaded.get_sensor_def("room_inbox").evaluate_tick(context)
+        cursor, told = ticked.cursor, [*told, ticked.skip_message]
+        assert drop.exists() is (len(told) == 1), "it is complete when it has not changed since the tick before"
+    assert told[1] == "Took in 1 files; 0 may still be being written, 0 stay."
+    world.run()
+    assert "base_audience" in world.version().artifacts

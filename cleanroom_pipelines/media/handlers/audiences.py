@@ -8,7 +8,7 @@ Keep out: questions about audiences (`jobs.py`) and finding users (the runs).
 from collections.abc import Mapping
 from typing import Any
 
-from cleanroom_pipelines.audiences.canonical import Need, canonical, what_it_needs
+from cleanroom_pipelines.audiences.canonical import Need, canonical, lookalikes_of, what_it_needs
 from cleanroom_pipelines.audiences.definitions import (
     CustomRef,
     Definition,
@@ -62,6 +62,7 @@ def delete_audiences(call: Call) -> dict[str, Any]:
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
     audiences = [_own(room, each) for each in call.texts("audience_ids")]
     call.trail["resource"] = [each.id for each in audiences][:8] or None
+    visible = {each.id for each in room.visible()}
     try:
         gone = call.installation.catalog.request_delete_audiences(
             [each.id for each in audiences], with_dependents=call.flag("delete_dependent_audiences")
@@ -77,7 +78,6 @@ def delete_audiences(call: Call) -> dict[str, Any]:
             names=names,
             n_others=len(dependents) - len(names),
         ) from None
-    visible = {each.id for each in audiences}
     return {"deleted": [each for each in gone if each in visible]}
 
 
@@ -141,35 +141,44 @@ def check_export(room: Room, definition: Definition) -> None:
 def refuse_other_seed_mode(room: Room, audience: CustomAudience) -> None:
     """Refuse the second of a lookalike's two seed modes on the same data: the difference of both is the seed.
 
+    A lookalike counts wherever it stands in what is listed, since a rule can hand it through unchanged.
+
     Raises:
-        PermissionDeniedError: The other one was delivered.
+        PermissionDeniedError: The other one was delivered, or the audience is made of both.
     """
-    mine = parse_definition(audience.definition)
-    if not isinstance(mine, Lookalike):
+    mine = _seed_modes(room, audience)
+    opposite = {(source, not excludes) for source, excludes in mine}
+    if mine & opposite:
+        raise _other_seed_mode()
+    if not mine:
         return
     catalog = room.installation.catalog
     version = catalog.current_version(Kind.DATA_ROOM, room.id)
     audiences = (*catalog.custom_audiences(room.id), *catalog.custom_audiences(room.id, hidden=True))
     for other in audiences:
-        theirs = parse_definition(other.definition)
-        is_other_mode = (
-            isinstance(theirs, Lookalike)
-            and _asks_alike(room, theirs, mine)
-            and theirs.exclude_seed_audience is not mine.exclude_seed_audience
-        )
-        if not is_other_mode or not catalog.list(Kind.AUDIENCE_LIST, parent_id=other.id, limit=1).items:
+        if not catalog.list(Kind.AUDIENCE_LIST, parent_id=other.id, limit=1).items:
+            continue
+        if not _seed_modes(room, other) & opposite:
             continue
         made = catalog.current_version(Kind.CUSTOM_AUDIENCE, other.id)
         if version is not None and made is not None and version.ref in made.parents:
-            raise PermissionDeniedError(
-                "A lookalike of this source was delivered in its other seed mode.",
-                remedy="Deliver it in that mode, or after new data came.",
-            )
+            raise _other_seed_mode()
 
 
-def _asks_alike(room: Room, one: Lookalike, other: Lookalike) -> bool:
-    texts = {canonical(RuleBased(each.source), resolver(room.installation)) for each in (one, other)}
-    return len(texts) == 1
+def _seed_modes(room: Room, audience: CustomAudience) -> set[tuple[str, bool]]:
+    """The lookalikes that the users of an audience come from: the question of each source, and its seed mode."""
+    resolve = resolver(room.installation)
+    return {
+        (canonical(RuleBased(lookalike.source), resolve), lookalike.exclude_seed_audience)
+        for lookalike in lookalikes_of(parse_definition(audience.definition), resolve).values()
+    }
+
+
+def _other_seed_mode() -> PermissionDeniedError:
+    return PermissionDeniedError(
+        "A lookalike of this source was delivered in its other seed mode.",
+        remedy="Deliver it in that mode, or after new data came.",
+    )
 
 
 def as_told(room: Room, audience: CustomAudience) -> dict[str, Any]:

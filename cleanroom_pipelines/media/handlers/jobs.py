@@ -84,7 +84,7 @@ def start_job(call: Call) -> dict[str, Any]:
     if missing:
         sides = {"base": "base audience", "seeds": "seed audiences"}
         raise errors.NotProvisionedError(f"The room has no {sides[missing[0]]} yet.", remedy="Provision it first.")
-    options = {} if (about := call.mapping("audience")) is None else {"audience_type": about.get("audience_type")}
+    options = {} if (about := call.mapping("audience")) is None else {"audience_type": _seed_type(about)}
     return _tell(call, _note(call, room, kind, _room_version(call, room), options))
 
 
@@ -167,9 +167,9 @@ class _State:
 
 
 def _state(call: Call, job: RoomJob) -> _State:
-    catalog, kind = call.installation.catalog, JobKind(job.kind)
+    kind = JobKind(job.kind)
     try:
-        version = catalog.version(job.target_kind, job.target_id, job.target_version)
+        version = _answering(call, job)
     except NotFoundError:
         return _State(JobStatus.FAILED, error=errors.JobFailedError("What was asked about is gone."))
     if version.status in _OPEN and not job.cancelled:
@@ -183,6 +183,32 @@ def _state(call: Call, job: RoomJob) -> _State:
     if is_told:
         return _State(JobStatus.SUCCESS, 1.0)
     return _State(JobStatus.FAILED, error=errors.job_failure(_why(version)))
+
+
+def _answering(call: Call, job: RoomJob) -> Version:
+    """The version that a job is answered from, or waits for.
+
+    Where the room was being made again when somebody asked of an audience, the answer is of the new data: it waits
+    for the room, and then for the audience's version that is made of it.
+
+    Raises:
+        NotFoundError: What was asked about is gone.
+    """
+    catalog, wanted = call.installation.catalog, job.options.get("room_version")
+    target = catalog.version(job.target_kind, job.target_id, job.target_version)
+    if wanted is None or target.status is not Status.ACTIVE or job.data_room_id is None:
+        return target
+    room = catalog.version(Kind.DATA_ROOM, job.data_room_id, wanted)
+    if room.status is not Status.ACTIVE:
+        return room if room.status in _OPEN else target  # data that cannot be used change nothing
+    later = [each for each in catalog.versions(target.kind, target.resource_id) if each.number >= target.number]
+    return next((each for each in later if not _is_before(each, room)), later[-1])
+
+
+def _is_before(version: Version, room: Version) -> bool:
+    """Whether a version was made from data of before the room's version."""
+    made_from = [parent.version for parent in version.parents if parent.id == room.resource_id]
+    return version.status is Status.ACTIVE and bool(made_from) and max(made_from) < room.number
 
 
 def _why(version: Version) -> errors.MediaError:
@@ -258,8 +284,7 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
     if about.get("kind") == "seed" and kind is not JobKind.LOOKALIKE_STATISTICS:
         if kind is JobKind.USER_LIST:
             room.require(CollaborationType.REMARKETING, "lists of matched users")
-        seed = parse_definition({"kind": "remarketing", "audience_type": about.get("audience_type")})
-        assert isinstance(seed, Remarketing)
+        seed = Remarketing(_seed_type(about))
         return room_audiences.add_audience(call, room, seed, name="seed audience", hidden=True)
     if about.get("kind") != "custom" or not isinstance(about.get("id"), str):
         raise errors.InvalidRequestError(
@@ -268,6 +293,13 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
     audience = room.audience(str(about["id"]))
     call.trail["resource"] = audience.id
     return audience
+
+
+def _seed_type(about: Mapping[str, Any]) -> str:
+    """The type of the seed audience that is asked about; refused when it cannot be one."""
+    seed = parse_definition({"kind": "remarketing", "audience_type": about.get("audience_type")})
+    assert isinstance(seed, Remarketing)
+    return seed.audience_type
 
 
 def _target_of(
@@ -279,7 +311,9 @@ def _target_of(
     if kind is JobKind.LOOKALIKE_STATISTICS and not isinstance(definition, Lookalike):
         raise errors.InvalidRequestError("The audience is no lookalike.", remedy="Ask about a lookalike audience.")
     if kind is not JobKind.USER_LIST:
-        return catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), {}
+        newest = catalog.newest_version(Kind.DATA_ROOM, room.id)
+        waits = {"room_version": newest.number} if newest.status in _OPEN else {}
+        return catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
     room_audiences.check_export(room, definition)
     room_audiences.refuse_other_seed_mode(room, audience)
     options = _list_options(call, room)
@@ -334,7 +368,7 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
 
 def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
     """What the job's own version holds of an asset."""
-    version = call.installation.catalog.version(job.target_kind, job.target_id, job.target_version)
+    version = _answering(call, job)
     if asset not in version.artifacts:
         raise errors.NotProvisionedError("There is nothing to answer this from.", remedy="Provision both sides.")
     reference = ArtifactReference(asset, job.target_id, version.artifacts[asset])
