@@ -69,17 +69,17 @@ def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metada
         }
         for row in told["rows"]
     ]
-    page: Metadata = {"noise": dg.MetadataValue.json(told["noise"])}
+    page: Metadata = {}
     if rows:
         page["picture: overlap"] = pictures.overlap(told["rows"])
         page["overlap"] = _table(rows)
-    return page
+    return page | {"noise": told["noise"]["statement"]}
 
 
 def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Released affinities as a picture for the first seed audiences, and a table."""
     told = documents["insights"]["result"]
-    page: Metadata = {"noise": dg.MetadataValue.json(told["noise"])}
+    page: Metadata = {}
     for number, audience in enumerate(told["audiences"][:3], start=1):
         shown = [row for row in audience["rows"] if row["affinity_ratio"] is not None]
         single = [row for row in shown if sum(row[key] is not None for key in ("interest", "age", "gender")) == 1]
@@ -87,6 +87,7 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
             page[f"picture: affinity {number}"] = pictures.affinity(audience["audience_type"], single)
         rows = [
             {
+                "seed audience": audience["audience_type"],
                 "interest": row["interest"] or "",
                 "age": row["age"] or "",
                 "gender": row["gender"] or "",
@@ -98,7 +99,7 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         ]
         if rows:
             page[f"insights {number}"] = _table(rows)
-    return page
+    return page | {"noise of each count": told["noise"]["statement"]}
 
 
 def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -109,7 +110,7 @@ def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The released size."""
     size = documents["audience"]["released"]
-    return {"size": _told(size["size"]), "noise": dg.MetadataValue.json(size["noise"])}
+    return {"size": _told(size["size"]), "noise": size["noise"]["statement"]}
 
 
 def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -128,7 +129,7 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
         "picture: reach": pictures.reach(told["reach"]),
         "AUC": told["auc"],
         "reach": _table(rows),
-        "noise": dg.MetadataValue.json(told["noise"]),
+        "noise of each count": told["noise"]["statement"],
     }
 
 
