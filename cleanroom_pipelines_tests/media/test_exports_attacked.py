@@ -153,3 +153,24 @@ def test_the_audit_view_names_no_definition_of_others(asking: Asking) -> None:
     assert "create_audience" in {entry["action"] for entry in theirs}
     assert "secret plan" not in str(mine) + str(theirs)
     assert all(entry["at"] for entry in mine)
+
+
+def test_a_definition_says_when_what_it_names_is_gone(asking: Asking) -> None:
+    world = asking.world
+
+    def warnings() -> dict[str, int]:
+        told = asking.answer("audiences")["audiences"]
+        return {each["name"]: len(each["staleness_warnings"]) for each in told if each["kind"] != "seed"}
+
+    asking.create("loyal", {"kind": "remarketing", "audience_type": "loyal"})
+    wanted = {"attribute": "segments", "operator": "CONTAINS_ANY_OF", "values": ["segment 7"]}
+    filters = {"operator": "AND", "filters": [wanted]}
+    asking.create(
+        "seven", {"kind": "rule_based", "source": {"kind": "base"}, "filters": filters, "combinators": []}
+    )
+    assert warnings() == {"loyal": 0, "seven": 0}
+    world.provision_seeds(seed_file({"new": world.seeds["new"]}).replace(",loyal", ",new"))
+    world.files["segments"] = world.files["segments"].replace("segment 7\n", "segment 99\n")
+    world.provision_base()
+    world.run()
+    assert warnings() == {"loyal": 1, "seven": 1}, "they stay, and say so"

@@ -17,6 +17,7 @@ from cleanroom_pipelines.audiences.definitions import (
     Remarketing,
     RuleBased,
     SeedRef,
+    filter_values,
     parse_definition,
     reachable,
     references,
@@ -216,7 +217,22 @@ def _staleness(room: Room, audience: CustomAudience) -> list[str]:
         warnings.append("The seed audiences are not provisioned.")
     elif wanted - set(seed_types(room)):
         warnings.append("A seed audience that it names is not there any more.")
+    values = _values(room)
+    looked_for = filter_values(parse_definition(audience.definition))
+    if values and any(wanted - values.get(attribute, frozenset()) for attribute, wanted in looked_for.items()):
+        warnings.append("A value that it filters by is not among the attributes of the base audience.")
     return warnings
+
+
+def _values(room: Room) -> dict[str, frozenset[str]]:
+    """The values of each attribute that the room tells of; empty while it holds no base audience."""
+    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    if version is None or "data_attributes" not in version.artifacts:
+        return {}
+    reference = ArtifactReference("data_attributes", room.id, version.artifacts["data_attributes"])
+    with room.installation.store.opening(reference) as folder:
+        attributes = read_documents(folder)["attributes"]["attributes"]
+    return {each["name"]: frozenset(each["values"]) for each in attributes}
 
 
 def _own(room: Room, audience_id: str) -> CustomAudience:
