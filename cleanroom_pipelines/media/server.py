@@ -6,7 +6,7 @@ Keep out: HTTP (`serving`), what calls do (`handlers`) and the client, which mus
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -71,9 +71,12 @@ class MediaService:
         try:
             known = Method(method)
         except ValueError:
-            raise errors.NotFoundError("There is no such method.", remedy="See the protocol.") from None
+            error = errors.NotFoundError("There is no such method.", remedy="See the protocol.")
+            self.refused("unknown", error, request_id, email)
+            raise error from None
         call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})
-        with self._audited(call, only_reads=known.only_reads):
+        # an answer is charged for, and what somebody was told must stand in the log before they know it
+        with self._audited(call, only_reads=known.only_reads and known is not Method.GET_JOB_RESULT):
             return _CALLS[known](call)
 
     def upload(
@@ -84,10 +87,12 @@ class MediaService:
         Raises:
             UploadTooLargeError: It is larger than the installation takes.
         """
-        if matching_id is not None and matching_id not in _KINDS:
-            raise errors.InvalidRequestError("There is no such kind of matching ids.", remedy="See MatchingId.")
         call = Call(self.installation, email, {}, {"operation": "upload"})
         with self._audited(call, only_reads=False):
+            if matching_id is not None and matching_id not in _KINDS:
+                raise errors.InvalidRequestError(
+                    "There is no such kind of matching ids.", remedy="See MatchingId."
+                )
             upload_id = self.installation.token_hex(16)
             sealed = self.installation.uploads.put(upload_id, self._limited(chunks))
             try:
@@ -114,14 +119,15 @@ class MediaService:
             MediaError: There is none for this user.
         """
         call = Call(self.installation, email, {}, {"operation": "download"})
-        with jobs.open_file(call, job_id, name) as path:
-            self._write(call, None)
+        with ExitStack() as stack:
+            with self._audited(call, only_reads=False):
+                path = stack.enter_context(jobs.open_file(call, job_id, name))
             yield path
 
-    def refused(self, operation: str, error: Exception, request_id: str | None = None) -> None:
-        """Write a request down that was refused before it could be carried out."""
-        call = Call(self.installation, "", {}, {"operation": operation, "request_id": request_id})
-        self._write(call, error)
+    def refused(self, operation: str, error: Exception, request_id: str | None = None, email: str = "") -> None:
+        """Write a request down that was refused before it could be carried out; throttled ones a moment later."""
+        call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
+        self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 
     @contextmanager
     def _audited(self, call: Call, *, only_reads: bool) -> Iterator[None]:

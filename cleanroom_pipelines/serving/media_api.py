@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,10 +46,12 @@ class MediaApi:
             email = self._admit(request)
             if request.method == "GET" and request.raw_path.startswith(_JOBS):
                 return self._file(request, email)
-            if request.method != "POST":
-                raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+            with self._written_down(request, email):
+                if request.method != "POST":
+                    raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+                params = _object(body)
             method = request.raw_path.removeprefix(f"{PREFIX}/")
-            return _json(200, {"result": self.service.call(email, method, _object(body), request.id)})
+            return _json(200, {"result": self.service.call(email, method, params, request.id)})
         except Exception as error:
             return self.refusal(request, error)
 
@@ -57,8 +59,9 @@ class MediaApi:
         """Begin to take an upload, if its sender is known."""
         try:
             email = self._admit(request)
-            if request.raw_path != _UPLOADS:
-                raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+            with self._written_down(request, email):
+                if request.raw_path != _UPLOADS:
+                    raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
             kind = query["matching_id"][0] if "matching_id" in query else None
@@ -78,14 +81,25 @@ class MediaApi:
             error = errors.UnauthorizedError("The token opens nothing.", remedy="Ask the operator for a new one.")
             self.service.refused("authorize", error, request.id)
             raise error
-        if not self.rate.allows(email):
-            raise errors.TooManyRequestsError("Too many requests.", remedy="Ask less often.")
+        with self._written_down(request, email):
+            if not self.rate.allows(email):
+                raise errors.TooManyRequestsError("Too many requests.", remedy="Ask less often.")
         return email
+
+    @contextmanager
+    def _written_down(self, request: Request, email: str) -> Iterator[None]:
+        """Write a refusal by the body down: it does not reach the service, which writes the others."""
+        try:
+            yield
+        except errors.MediaError as error:
+            self.service.refused("unknown", error, request.id, email)
+            raise
 
     def _file(self, request: Request, email: str) -> Reply:
         parts = [unquote(part) for part in request.raw_path.removeprefix(_JOBS).split("/")]
-        if len(parts) != 3 or parts[1] != "files":
-            raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+        with self._written_down(request, email):
+            if len(parts) != 3 or parts[1] != "files":
+                raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
         stack = ExitStack()
         try:
             path = stack.enter_context(self.service.opening(email, parts[0], parts[2]))

@@ -24,6 +24,7 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError
 
 _MISSING = object()
+_MOST_CHARACTERS = 4096
 
 
 @dataclass
@@ -45,9 +46,9 @@ class Call:
     def text(self, name: str, default: Any = _MISSING) -> str:
         """A text; refused when it is something else."""
         value = self.params.get(name, default)
-        if not isinstance(value, str) or len(value) > 4096:
+        if not _is_text(value):
             raise InvalidRequestError(f"The parameter {name} is no text.", remedy="See the protocol.")
-        return value
+        return str(value)
 
     def flag(self, name: str) -> bool:
         """A truth value, false when absent."""
@@ -70,7 +71,7 @@ class Call:
         value = self.params.get(name)
         if value is None:
             return []
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value) or len(value) > 10_000:
+        if not isinstance(value, list) or len(value) > 10_000 or not all(_is_text(each) for each in value):
             raise InvalidRequestError(f"The parameter {name} is no list of texts.", remedy="Give a list.")
         return value
 
@@ -110,6 +111,13 @@ class Call:
         if not all(group.may(permission) for permission in permissions):
             raise denied()
         return Room(self.installation, record, group)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that a database can hold: JSON can bring halves of characters."""
+    if not isinstance(value, str) or len(value) > _MOST_CHARACTERS or "\0" in value:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 @dataclass(frozen=True)

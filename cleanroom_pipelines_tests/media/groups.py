@@ -1,0 +1,172 @@
+"""A data room of many groups, each with one permission, for tests of the handlers: no run does any work.
+
+Lives here: the room, its users, calling as one of them, and closing work as if a run had made it.
+Keep out: fixtures and assertions.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cleanroom_pipelines.catalog import CollaborationType, CustomAudienceSpec, Kind, ParentRef, Permission
+from cleanroom_pipelines.catalog.records import Claim
+from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.media.server import MediaService
+from cleanroom_pipelines.storage import ArtifactReference
+
+EVERYTHING = tuple(each.value for each in CollaborationType)
+STRANGER = "stranger@nowhere.example"
+# a group a permission; the owner of the room has none
+GROUPS: Mapping[str, tuple[Permission, ...]] = {
+    "base": (Permission.PROVIDE_BASE_AUDIENCE,),
+    "seed": (Permission.PROVIDE_SEED_AUDIENCE,),
+    "overlap": (Permission.VIEW_OVERLAP,),
+    "insights": (Permission.VIEW_INSIGHTS,),
+    "create": (Permission.CREATE_CUSTOM_AUDIENCE,),
+    "export": (Permission.EXPORT_AUDIENCE,),
+    "quality": (Permission.MODEL_QUALITY,),
+    "users": (Permission.MANAGE_USERS,),
+    "owner": (),
+}
+SEED = {"kind": "seed", "audience_type": "loyal"}
+REMARKETING = {"kind": "remarketing", "audience_type": "loyal"}
+EXCLUSION = {"kind": "exclusion", "audience_type": "loyal"}
+LOOKALIKE = {"kind": "lookalike", "source": SEED, "reach": 10, "exclude_seed_audience": False}
+Documents = Mapping[str, Mapping[str, Any]]
+
+
+def email(group: str) -> str:
+    """Who belongs to a group."""
+    return group if "@" in group else f"{group}@media.example"
+
+
+def rule(source: Mapping[str, Any] = SEED, *combinators: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule-based audience without filters."""
+    return {"kind": "rule_based", "source": source, "filters": None, "combinators": list(combinators)}
+
+
+def custom(audience_id: str) -> dict[str, str]:
+    """A reference to a custom audience."""
+    return {"kind": "custom", "id": audience_id}
+
+
+@dataclass
+class MediaWorld:
+    """A room as its groups call it."""
+
+    installation: Installation
+    service: MediaService
+    room: str
+    ids: Mapping[str, str]
+
+    @classmethod
+    def open(
+        cls,
+        installation: Installation,
+        groups: Mapping[str, Iterable[Permission]] = GROUPS,
+        types: Iterable[str] = EVERYTHING,
+    ) -> Self:
+        """Create a room of these groups; its owner is the last one."""
+        service = MediaService(installation)
+        participants = [
+            {"emails": [email(name)], "role": name, "permissions": [each.value for each in permissions]}
+            for name, permissions in groups.items()
+        ]
+        told = service.call(
+            email(list(groups)[-1]),
+            "create_room",
+            {
+                "name": "Spring",
+                "participants": participants,
+                "collaboration_types": list(types),
+                "matching_ids": ["EMAIL"],
+                "hide_absolute_values": False,
+                "activation": [],
+            },
+        )
+        ids = {each["role"]: each["id"] for each in told["participants"]}
+        return cls(installation, service, told["id"], ids)
+
+    def call(self, group: str, method: str, **params: Any) -> Any:
+        """Call as somebody of a group, or as an e-mail address."""
+        return self.service.call(email(group), method, params)
+
+    def ask(self, group: str, kind: str, **params: Any) -> Any:
+        """Start a job in the room."""
+        return self.call(group, "start_job", room_id=self.room, kind=kind, **params)
+
+    def upload(self, group: str, content: bytes = b"u,a@b.example\n") -> str:
+        """Bring a file; its hash."""
+        return str(self.service.upload(email(group), [content], "a.csv")["manifest_hash"])
+
+    def lab(self, group: str) -> str:
+        """A validated data lab of somebody's; its id."""
+        lab = self.call(group, "create_lab", name="lab", datasets={"matching:EMAIL": self.upload(group)})
+        self.finish(Kind.DATA_LAB, lab["id"])
+        return str(lab["id"])
+
+    def provision(self) -> None:
+        """Let both sides be provisioned; the room's version is pending."""
+        inputs = {"matching:EMAIL": self.upload("base"), "seeds:EMAIL": self.upload("seed")}
+        self.installation.catalog.provision(self.room, inputs)
+
+    def audience(
+        self, group: str, definition: Mapping[str, Any] = LOOKALIKE, *, shared: Iterable[str] = (), name: str = ""
+    ) -> str:
+        """An audience of a group, whatever it may; its id."""
+        record = self.installation.catalog.create(
+            CustomAudienceSpec(
+                name=name or self.installation.token_hex(4),
+                mark=self.installation.token_hex(8),
+                data_room_id=self.room,
+                definition=definition,
+                created_by=self.ids[group],
+                created_by_email=email(group),
+                shared_with=tuple(self.ids[each] for each in shared),
+            ),
+            declared=True,
+        )
+        return record.id
+
+    def finish(self, kind: Kind, key: str, artifacts: Mapping[str, Documents] | None = None) -> int:
+        """Close the newest version as a run would that made these documents; its number."""
+        catalog = self.installation.catalog
+        claim = catalog.claim(kind, key, catalog.newest_version(kind, key).number, "run")
+        assert claim is not None
+        for asset, documents in (artifacts or {}).items():
+            self.write(claim, asset, key, documents)
+        record = catalog.get(kind, key)
+        parents: tuple[ParentRef, ...] = ()
+        if record.parent_kind is not None and record.parent_id is not None:
+            parent = catalog.current_version(record.parent_kind, record.parent_id)
+            parents = () if parent is None else (ParentRef(parent.kind, record.parent_id, parent.number),)
+        catalog.finish(claim, {"sentence": "Made."}, parents)
+        return claim.number
+
+    def fail(self, kind: Kind, key: str, code: StatusCode, message: str) -> None:
+        """Close the newest version as a run would that failed."""
+        catalog = self.installation.catalog
+        claim = catalog.claim(kind, key, catalog.newest_version(kind, key).number, "run")
+        assert claim is not None
+        catalog.fail(claim, code, message)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The audit log."""
+        self.installation.audit.flush()
+        return list(self.installation.audit.entries())
+
+    def write(self, claim: Claim, asset: str, key: str, documents: Documents) -> None:
+        """Publish documents as a run would that holds the claim."""
+        version = f"{claim.number:04d}-{self.installation.token_hex(4)}"
+        with self.installation.store.drafting(
+            ArtifactReference(asset, key, version),
+            code_version="1",
+            data_version="d",
+            created_at=self.installation.clock().isoformat(),
+            inputs=(),
+        ) as draft:
+            for name, document in documents.items():
+                (draft.path / f"{name}.json").write_text(json.dumps(document))
+        self.installation.catalog.publish_artifact(claim, asset, version)
