@@ -13,6 +13,7 @@ from cleanroom_pipelines.catalog import CollaborationType, CustomAudienceSpec, K
 from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.making_audiences import FILES
 from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -130,13 +131,19 @@ class MediaWorld:
         )
         return record.id
 
-    def finish(self, kind: Kind, key: str, artifacts: Mapping[str, Documents] | None = None) -> int:
+    def finish(
+        self,
+        kind: Kind,
+        key: str,
+        artifacts: Mapping[str, Documents] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> int:
         """Close the newest version as a run would that made these documents; its number."""
         catalog = self.installation.catalog
         claim = catalog.claim(kind, key, catalog.newest_version(kind, key).number, "run")
         assert claim is not None
         for asset, documents in (artifacts or {}).items():
-            self.write(claim, asset, key, documents)
+            self.write(claim, asset, key, documents, files or {})
         record = catalog.get(kind, key)
         parents: tuple[ParentRef, ...] = ()
         if record.parent_kind is not None and record.parent_id is not None:
@@ -157,7 +164,9 @@ class MediaWorld:
         self.installation.audit.flush()
         return list(self.installation.audit.entries())
 
-    def write(self, claim: Claim, asset: str, key: str, documents: Documents) -> None:
+    def write(
+        self, claim: Claim, asset: str, key: str, documents: Documents, files: Mapping[str, bytes] | None = None
+    ) -> None:
         """Publish documents as a run would that holds the claim."""
         version = f"{claim.number:04d}-{self.installation.token_hex(4)}"
         with self.installation.store.drafting(
@@ -169,4 +178,7 @@ class MediaWorld:
         ) as draft:
             for name, document in documents.items():
                 (draft.path / f"{name}.json").write_text(json.dumps(document))
+            for name, content in (files or {}).items():
+                (draft.path / FILES).mkdir(exist_ok=True)
+                (draft.path / FILES / name).write_bytes(content)
         self.installation.catalog.publish_artifact(claim, asset, version)
