@@ -326,6 +326,35 @@ def test_a_lookalike_is_listed_in_one_seed_mode_per_state_of_the_data(shared: In
         world.ask("export", "user_list", audience=custom(other))
 
 
+def test_the_other_seed_mode_is_refused_before_anything_was_made_too(shared: Installation) -> None:
+    world = MediaWorld.open(shared, {"export": GROUPS["export"]})
+    one, other = world.audience("export", LOOKALIKE), world.audience("export", OTHER_MODE)
+    world.ask("export", "user_list", audience=custom(one))
+    with pytest.raises(errors.PermissionDeniedError, match="seed mode"):
+        world.ask("export", "user_list", audience=custom(other))
+
+
+def test_the_other_seed_mode_is_free_again_after_new_data_or_a_failure(shared: Installation) -> None:
+    world = MediaWorld.open(shared, {"export": GROUPS["export"]})
+    world.finish(Kind.DATA_ROOM, world.room)
+    one, other, third = (world.audience("export", each) for each in (LOOKALIKE, OTHER_MODE, LOOKALIKE))
+    for audience in (one, other, third):
+        world.finish(Kind.CUSTOM_AUDIENCE, audience)
+
+    def list_of(audience: str) -> str:
+        world.ask("export", "user_list", audience=custom(audience))
+        return str(world.installation.catalog.list(Kind.AUDIENCE_LIST, parent_id=audience).items[-1].id)
+
+    world.fail(Kind.AUDIENCE_LIST, list_of(one), StatusCode.INTERNAL, "It did not work.")
+    world.finish(Kind.AUDIENCE_LIST, list_of(other))
+    with pytest.raises(errors.PermissionDeniedError, match="seed mode"):
+        list_of(third)
+    world.provision()
+    world.finish(Kind.DATA_ROOM, world.room)
+    world.finish(Kind.CUSTOM_AUDIENCE, third)
+    assert list_of(third)
+
+
 def test_both_seed_modes_in_one_list_are_refused(shared: Installation) -> None:
     world = MediaWorld.open(shared, {"export": GROUPS["export"]})
     one, other = world.audience("export", LOOKALIKE), world.audience("export", OTHER_MODE)

@@ -5,7 +5,7 @@ Add here when something else can be done with an audience.
 Keep out: questions about audiences (`jobs.py`) and finding users (the runs).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cleanroom_pipelines.audiences.canonical import Need, canonical, lookalikes_of, what_it_needs
@@ -23,6 +23,7 @@ from cleanroom_pipelines.audiences.definitions import (
     references,
 )
 from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, CustomAudienceSpec, Kind, Permission
+from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.execution.making import read_documents
 from cleanroom_pipelines.execution.making_audiences import resolver
@@ -30,6 +31,7 @@ from cleanroom_pipelines.media.errors import AudienceHasDependentsError, Permiss
 from cleanroom_pipelines.media.handlers.access import Call, Room, denied
 from cleanroom_pipelines.storage import ArtifactReference
 
+_LISTS_AT_ONCE = 1000
 _FOR = {
     Lookalike: (CollaborationType.LOOKALIKE, "lookalike audiences"),
     RuleBased: (CollaborationType.RULE_BASED, "rule-based audiences"),
@@ -154,16 +156,38 @@ def refuse_other_seed_mode(room: Room, audience: CustomAudience) -> None:
     if not mine:
         return
     catalog = room.installation.catalog
-    version = catalog.current_version(Kind.DATA_ROOM, room.id)
     audiences = (*catalog.custom_audiences(room.id), *catalog.custom_audiences(room.id, hidden=True))
     for other in audiences:
-        if not catalog.list(Kind.AUDIENCE_LIST, parent_id=other.id, limit=1).items:
-            continue
-        if not _seed_modes(room, other) & opposite:
-            continue
-        made = catalog.current_version(Kind.CUSTOM_AUDIENCE, other.id)
-        if version is not None and made is not None and version.ref in made.parents:
+        if _has_list_of_present_data(room, other) and _seed_modes(room, other) & opposite:
             raise _other_seed_mode()
+
+
+def _has_list_of_present_data(room: Room, audience: CustomAudience) -> bool:
+    """Whether a list of the audience was made of the room's current version, or is still to be made."""
+    catalog = room.installation.catalog
+    present = catalog.current_version(Kind.DATA_ROOM, room.id)
+    for list_id in _lists_of(room, audience):
+        made = catalog.newest_version(Kind.AUDIENCE_LIST, list_id)
+        if made.status in OPEN:
+            return True
+        versions = [parent.version for parent in made.parents if parent.id == audience.id]
+        of_rooms = [catalog.version(Kind.CUSTOM_AUDIENCE, audience.id, number).parents for number in versions]
+        if present is not None and any(present.ref in parents for parents in of_rooms):
+            return True
+    return False
+
+
+def _lists_of(room: Room, audience: CustomAudience) -> Iterator[str]:
+    """The ids of all lists that were asked for of an audience."""
+    after = None
+    while True:
+        page = room.installation.catalog.list(
+            Kind.AUDIENCE_LIST, parent_id=audience.id, limit=_LISTS_AT_ONCE, after=after
+        )
+        yield from (each.id for each in page.items)
+        after = page.after
+        if after is None:
+            return
 
 
 def _seed_modes(room: Room, audience: CustomAudience) -> set[tuple[str, bool]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from cleanroom_pipelines.audiences.activation.destinations import AdDestination
@@ -58,6 +59,7 @@ _NEEDS = {
     JobKind.DATA_ATTRIBUTES: ("base",),
 }
 _MOST_ROWS = 10_000_000
+_ASKING_FOR_LISTS = Lock()  # two requests at once must not each find that the other's list was not asked for
 
 
 def start_job(call: Call) -> dict[str, Any]:
@@ -315,17 +317,17 @@ def _target_of(
         waits = {"room_version": newest.number} if newest.status in _OPEN else {}
         return catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
     room_audiences.check_export(room, definition)
-    room_audiences.refuse_other_seed_mode(room, audience)
     options = _list_options(call, room)
-    made = catalog.create(
-        AudienceListSpec(
-            name="list",
-            mark=call.installation.token_hex(8),
-            custom_audience_id=audience.id,
-            delivered_to=room.group.id,
-            options=options,
-        )
+    spec = AudienceListSpec(
+        name="list",
+        mark=call.installation.token_hex(8),
+        custom_audience_id=audience.id,
+        delivered_to=room.group.id,
+        options=options,
     )
+    with _ASKING_FOR_LISTS:
+        room_audiences.refuse_other_seed_mode(room, audience)
+        made = catalog.create(spec)
     call.trail["resource"] = audience.id
     return catalog.newest_version(Kind.AUDIENCE_LIST, made.id), options
 
