@@ -80,6 +80,7 @@ _UPDATABLE = frozenset(
         "share_metrics",
         "share_explanation",
         "export_format",
+        "delivery",
         "description",
     }
 )

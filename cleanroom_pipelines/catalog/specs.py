@@ -222,6 +222,8 @@ class ConfiguredAudienceModelSpec(Spec):
         share_metrics: Whether the starter of a job sees its metrics.
         share_explanation: Whether the starter of a job sees its explanation.
         export_format: The file format of exports.
+        delivery: How exports are written beyond their format: `gzip`, `max_rows` in a file, a `holdout` such as
+            `10%` that is kept out, and `changes`: what came and went since the export of the version before.
         output_role_arn: The role the AWS API names for writing there.
         child_tag_policy: Whether jobs inherit the tags.
     """
@@ -234,6 +236,7 @@ class ConfiguredAudienceModelSpec(Spec):
         "child_tag_policy",
         "output_role_arn",
     }
+    came_later = frozenset({"delivery"})
 
     audience_model_id: str
     sizes: tuple[AudienceSize, ...]
@@ -242,6 +245,7 @@ class ConfiguredAudienceModelSpec(Spec):
     share_metrics: ShareMetrics = ShareMetrics.NONE
     share_explanation: bool = False
     export_format: ExportFormat = ExportFormat.JSONL
+    delivery: Mapping[str, object] | None = None
     output_role_arn: str | None = None
     child_tag_policy: ChildTagPolicy = ChildTagPolicy.NONE
 

@@ -255,6 +255,7 @@ class ConfiguredAudienceModelRow(_OwnTable, ResourceRow):
     share_metrics: Mapped[ShareMetrics] = mapped_column(_word(ShareMetrics))
     share_explanation: Mapped[bool]
     export_format: Mapped[ExportFormat] = mapped_column(_word(ExportFormat))
+    delivery: Mapped[dict[str, Any] | None] = mapped_column(_MAPPING)
     output_role_arn: Mapped[str | None] = mapped_column(Text)
     child_tag_policy: Mapped[ChildTagPolicy] = mapped_column(_word(ChildTagPolicy))
     policy: Mapped[str | None] = mapped_column(Text)

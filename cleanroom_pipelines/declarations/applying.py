@@ -206,6 +206,7 @@ class _Applying:
                 share_metrics=ShareMetrics.ALL if form.share_metrics else ShareMetrics.NONE,
                 share_explanation=form.share_explanation,
                 export_format=ExportFormat(form.export_format),
+                delivery=form.delivery.model_dump() if form.delivery else None,
             )
 
     def _job(self, form: GenerationJobForm) -> Spec:

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from cleanroom_pipelines.audiences.holdouts import Holdout
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, is_account_id
 from cleanroom_pipelines.declarations.reading import load_yaml
-from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.storage.destinations import split_destination
 from cleanroom_pipelines.tables.roles import Role
 
@@ -139,6 +140,29 @@ class AudienceModelForm(_Named):
     refresh: Refresh | None = None
 
 
+class DeliveryForm(_Form):
+    """How exports are written beyond their format.
+
+    `holdout` keeps a control group out, the same users at each refresh; `changes` adds to the export of a refresh
+    who came and who went since the one before.
+    """
+
+    gzip: bool = False
+    max_rows: int | None = Field(default=None, ge=1)
+    holdout: Text | None = None
+    changes: bool = False
+
+    @field_validator("holdout")
+    @classmethod
+    def _is_share(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                Holdout.parse(value, "-")
+            except CleanroomError as error:
+                raise ValueError(error.message) from None
+        return value
+
+
 class ConfiguredAudienceModelForm(_Named):
     """What may be done with a model."""
 
@@ -149,6 +173,7 @@ class ConfiguredAudienceModelForm(_Named):
     share_metrics: bool = False
     share_explanation: bool = False
     export_format: Literal["jsonl", "csv", "parquet"] = "jsonl"
+    delivery: DeliveryForm | None = None
 
 
 class GenerationJobForm(_Named):

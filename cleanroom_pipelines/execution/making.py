@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.audiences.exports import verify_export, write_export
+from cleanroom_pipelines.audiences.activation.writing import deliver
+from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, verify_export
+from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
     AudienceModel,
@@ -40,6 +42,7 @@ from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
+from cleanroom_pipelines.storage.destinations import folder_on_disk
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.warehouse import refuse_links
 
@@ -183,6 +186,7 @@ def make_configured_audience_model(installation: Installation, partition: str, r
             "shareMetrics": configured.share_metrics.value,
             "shareExplanation": configured.share_explanation,
             "exportFormat": configured.export_format.value,
+            **({"delivery": dict(configured.delivery)} if configured.delivery else {}),
             "outputUrl": configured.output_url,
         }
         _destination(installation, configured)
@@ -285,23 +289,38 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         place = _destination(installation, configured) / folder
         mode = export.seed_mode or job.seed_mode
         inputs = (_input_of(installation, audience, "audience"),)
-        with _opening(installation, audience, "audience") as folder_of_ranking:
+        options = configured.delivery or {}
+        spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
+        with (
+            _opening(installation, audience, "audience") as folder_of_ranking,
+            work.drafting("audience_export", inputs, spec) as draft,
+        ):
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
                 _refuse_revealing_size(selection.delivered, read_documents(folder_of_ranking)["metrics"])
-            written = write_export(
+            holdout = None
+            if share := options.get("holdout"):
+                # the audience's own salt: the same users at each refresh, others for another audience
+                salt = holdout_salt(installation.key.derive("holdouts"), job.id)
+                holdout = Holdout.parse(str(share), salt)
+            written = deliver(
                 place,
-                (batch.to_pylist() for batch in selection.user_ids()),
+                selection.user_ids(),
                 export=partition,
                 generation_job=job.id,
                 requested=selection.requested,
                 format_=configured.export_format.value,
+                max_rows=int(str(options.get("max_rows") or ROWS_PER_PART)),
+                gzip=bool(options.get("gzip")),
+                holdout=holdout,
+                holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
+                delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
+                engine=installation.engine_settings,
                 on_users=lambda n: work.report_progress(n / max(1, selection.delivered), "writing"),
-            )
-        documents = {
-            "export": {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)},
-        }
-        with work.drafting("audience_export", inputs, {"size": str(export.size), "mode": mode}) as draft:
+            ).manifest
+            documents = {
+                "export": {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)},
+            }
             write_documents(draft.path, documents)
             draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
         sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
@@ -413,6 +432,17 @@ def _refuse_revealing_size(delivered: int, metrics: Mapping[str, Any]) -> None:
             remedy="Export a smaller size.",
             status_code=StatusCode.SIZE_REVEALS_SEED,
         )
+
+
+def _export_before(
+    installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
+) -> Destination | None:
+    """Where the export of the version before lies; None for the first."""
+    current = installation.catalog.current_version(Kind.EXPORT_JOB, export.id)
+    if current is None or "audience_export" not in current.artifacts:
+        return None
+    reference = ArtifactReference("audience_export", export.id, current.artifacts["audience_export"])
+    return _destination(installation, configured) / str(installation.store.manifest(reference).facts["folder"])
 
 
 def _made(work: Work, asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:

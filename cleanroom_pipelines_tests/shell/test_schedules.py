@@ -5,6 +5,8 @@ follows from it; the other model, the old versions, and audiences whose seed was
 Superseded artifacts go after the retention time, never what something current was made from.
 """
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import yaml
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -119,3 +122,44 @@ def test_a_refresh_remakes_exactly_what_follows_from_its_model(two: Shell) -> No
     assert (Kind.AUDIENCE_MODEL, 1) in parents
     model_folder = f"audience_model/{model.id[-12:]}"
     assert not any(model_folder in str(path) for path in gone), "a current audience was made from it"
+
+
+def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_went(
+    world: worlds.World, new_shell: Callable[[str], Shell], tmp_path: Path
+) -> None:
+    shell = new_shell("room")
+    path = two_models(tmp_path, world)
+    form = yaml.safe_load(path.read_text())
+    form["configured_audience_models"][0]["delivery"] = {
+        "holdout": "20%",
+        "changes": True,
+        "gzip": True,
+        "max_rows": 10,
+    }
+    path.write_text(yaml.safe_dump(form))
+    worlds.apply(shell.installation, path)
+    shell.run_pending()
+    schedule_tick(shell, "declared_refreshes", later=WEEK + 60)
+    shell.run_pending()
+    assert worlds.statuses(shell.installation)["Kept 10%"] == ["ACTIVE", "ACTIVE"]
+
+    export = worlds.the(shell.installation, Kind.EXPORT_JOB)
+    bucket = shell.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two"
+    before, after = sorted(bucket.iterdir(), key=lambda folder: len(folder.name))
+
+    def users(folder: Path, prefix: str) -> set[str]:
+        texts = [gzip.decompress(file.read_bytes()).decode() for file in folder.glob(f"{prefix}-*.jsonl.gz")]
+        return {json.loads(line)["user_id"] for text in texts for line in text.splitlines()}
+
+    assert len(list(after.glob("part-*"))) > 1, "at most ten users a file"
+    assert list(before.glob("added-*")) == [], "the first has nothing before it"
+    assert (users(before, "part") - users(after, "removed")) | users(after, "added") == users(after, "part")
+    assert users(after, "added") <= users(after, "part")
+    kept_out = []
+    for version in shell.installation.catalog.versions(Kind.EXPORT_JOB, export.id):
+        reference = ArtifactReference("audience_export", export.id, version.artifacts["audience_export"])
+        with shell.installation.store.opening(reference) as folder:
+            kept_out.append(users(folder / "holdout", "part"))
+    assert kept_out[0] and kept_out[1]
+    for folder in (before, after):
+        assert not users(folder, "part") & (kept_out[0] | kept_out[1]), "the same users are kept out each time"

@@ -39,7 +39,8 @@ def _create_kind(table: str, *columns: sa.Column) -> None:  # type: ignore[type-
 
 
 def upgrade() -> None:
-    """Add the tables of the data rooms."""
+    """Add the tables of the data rooms, and how exports of the other road are delivered."""
+    op.add_column("configured_audience_models", sa.Column("delivery", sa.JSON(), nullable=True))
     _create_kind(
         "data_labs",
         sa.Column("mark", sa.String(40), nullable=False),
@@ -154,6 +155,7 @@ def downgrade() -> None:
     kinds = "('audience_list', 'custom_audience', 'data_room', 'data_lab')"
     for table in _TABLES:
         op.drop_table(table)
+    op.drop_column("configured_audience_models", "delivery")
     op.execute(f"DELETE FROM versions WHERE kind IN {kinds}")
     op.execute(f"UPDATE resources SET parent_id = NULL WHERE kind IN {kinds}")
     op.execute(f"DELETE FROM resources WHERE kind IN {kinds}")
