@@ -6,6 +6,7 @@ Keep out: what definitions mean (`audiences.definitions`) and permissions (the w
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -62,6 +63,9 @@ class RoomAudiences(Database):
     ) -> tuple[str, ...]:
         """Ask for audiences to go, all of them or none.
 
+        One of which a list was delivered is hidden for good instead: later lists are held against that one, and
+        whoever deletes must not make the room forget what it has told.
+
         Args:
             audience_ids: Which.
             with_dependents: Whether the audiences whose definitions name them, and so on, go too.
@@ -87,7 +91,11 @@ class RoomAudiences(Database):
                 )
             going = sorted(wanted | set(dependents))
             for audience_id in going:
-                mark_for_deletion(session, _lock_audience(session, audience_id), self._clock())
+                row = _lock_audience(session, audience_id)
+                if _was_delivered(session, row):
+                    _hide(row, self._clock())
+                else:
+                    mark_for_deletion(session, row, self._clock())
             return tuple(going)
 
 
@@ -104,6 +112,16 @@ def add_references(session: Session, row: ResourceRow, spec: CustomAudienceSpec)
             raise _no_such_audience()
         session.add(AudienceReferenceRow(audience_id=row.id, reference_id=reference))
     session.flush()
+
+
+def _was_delivered(session: Session, row: ResourceRow) -> bool:
+    query = select(ResourceRow.id).where(ResourceRow.parent_id == row.id).limit(1)
+    return session.scalar(query) is not None
+
+
+def _hide(row: CustomAudienceRow, now: datetime) -> None:
+    row.hidden, row.declared, row.shared_with, row.updated_at = True, False, (), now
+    row.scope = row.mark  # its name is free again
 
 
 def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:

@@ -235,16 +235,30 @@ def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
 
 
-def test_an_audience_goes_with_its_lists(filled: RoomWorld) -> None:
+def test_an_audience_goes_unless_a_list_of_it_was_delivered(filled: RoomWorld) -> None:
+    catalog = filled.installation.catalog
+    never, delivered = filled.audience(REMARKETING, name="never"), filled.audience(REMARKETING, name="delivered")
+    filled.deliver(delivered)
+    filled.run()
+    assert set(catalog.request_delete_audiences([never.id, delivered.id])) == {never.id, delivered.id}
+    filled.run()
+    assert catalog.custom_audiences(filled.room.id) == (), "nobody sees either"
+    assert catalog.ids(Kind.CUSTOM_AUDIENCE) == (delivered.id,)
+    assert filled.installation.store.versions("custom_audience", never.id) == []
+    assert filled.instance.get_dynamic_partitions("custom_audiences") == [delivered.id]
+    filled.audience(REMARKETING, name="delivered")  # its name is free
+
+
+def test_deleting_does_not_make_the_room_forget_a_list(filled: RoomWorld) -> None:
     audience = filled.audience(REMARKETING)
-    delivered = filled.deliver(audience)
+    filled.deliver(audience)
     filled.run()
-    assert filled.installation.catalog.request_delete_audiences([audience.id]) == (audience.id,)
+    filled.installation.catalog.request_delete_audiences([audience.id])
+    victim = min(set(filled.users) - filled.seeds["loyal"])
+    filled.provision_seeds(seed_file({"loyal": filled.seeds["loyal"] | {victim}}))
+    again = filled.deliver(filled.audience(REMARKETING))
     filled.run()
-    assert filled.installation.catalog.ids(Kind.CUSTOM_AUDIENCE) == ()
-    assert filled.installation.catalog.ids(Kind.AUDIENCE_LIST) == ()
-    assert filled.installation.store.versions("audience_user_list", delivered.id) == []
-    assert filled.instance.get_dynamic_partitions("custom_audiences") == []
+    assert victim not in users_of(filled, again)
 
 
 def everything_written(world: RoomWorld, folder: Path) -> str:
