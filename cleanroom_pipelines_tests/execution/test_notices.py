@@ -98,9 +98,17 @@ def test_no_hook(notify: str | None, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def failed_as(caplog: pytest.LogCaptureFixture, notify: str) -> str:
-    with caplog.at_level(logging.WARNING):
-        send_notice(notify, NOTICE)
-    (record,) = caplog.records
+    # heard at its own logger: what a thread of another test does to the root's handlers must not matter
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = records.append  # type: ignore[method-assign]
+    notices._LOG.addHandler(listener)
+    try:
+        with caplog.at_level(logging.WARNING, logger=notices.__name__):
+            send_notice(notify, NOTICE)
+    finally:
+        notices._LOG.removeHandler(listener)
+    (record,) = records
     assert record.exc_info is None
     assert "canary" not in record.getMessage()
     return record.getMessage()
