@@ -24,7 +24,7 @@ _FORMAT = "cleanroom-backup-1"
 _FORMAT_FILE, _END_FILE = "FORMAT", "END"
 _CATALOG, _KEY = "catalog.db", "installation.key"
 # Seeds first after the catalogue: they go when their jobs end.
-_PARTS = ("seeds", "inbox", "artifacts", "accounts", "audit")
+_PARTS = ("seeds", "uploads", "inbox", "artifacts", "accounts", "audit")
 _CHUNK_BYTES = 1 << 20
 
 

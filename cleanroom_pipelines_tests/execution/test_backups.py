@@ -35,6 +35,7 @@ def full(installation: Installation) -> Installation:
     bucket.mkdir(parents=True)
     (bucket / "part-00000.csv").write_text("user_id\n")
     (installation.home.accounts / "empty").mkdir()
+    installation.uploads.put("00ff00ff", [b"sealed until it is taken in"])
     return installation
 
 
