@@ -25,8 +25,9 @@ from cleanroom_pipelines.catalog.tables import (
     version_record,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.privacy import ReleasePolicy
 
-BUDGET_UNITS = 100
+_BUDGET_UNITS = ReleasePolicy().budget_units
 
 
 class Rooms(Database):
@@ -262,7 +263,7 @@ def _ledger(session: Session, data_room_id: str, participant_id: str) -> Ledger:
     mine = LedgerRow.data_room_id == data_room_id, LedgerRow.participant_id == participant_id
     spent = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units > 0)) or 0
     refilled = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units < 0)) or 0
-    return Ledger(int(spent), BUDGET_UNITS - int(refilled))
+    return Ledger(int(spent), _BUDGET_UNITS - int(refilled))
 
 
 def _lock_room(session: Session, data_room_id: str) -> DataRoomRow:
