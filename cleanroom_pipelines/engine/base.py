@@ -5,16 +5,17 @@ Add here when a second engine needs a word that both can fulfil.
 Keep out: anything only DuckDB or only Spark can do.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from cleanroom_pipelines.engine.tables import TableFiles
 
 Parameters = Sequence[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,43 @@ class EngineSettings:
         scratch: Existing directory for spill files, which are not encrypted and go when the engine is closed.
             None: the system's temporary directory.
         scratch_bytes: Upper bound of the spill files together. None: most of the disk that is free.
+        url: Which engine `open_configured_engine` opens: None for DuckDB, `spark://host:port` or `local[n]` for
+            Apache Spark, `sc://host:port` for Spark Connect. With Spark, `scratch` must lie where the executors
+            see it under the same path, and memory and threads count for the driver alone.
     """
 
     memory_bytes: int | None = None
     threads: int | None = None
     scratch: Path | None = None
     scratch_bytes: int | None = None
+    url: str | None = None
+
+    def on_this_machine(self) -> "EngineSettings":
+        """The same for work that stays on this machine."""
+        return replace(self, url=None)
+
+
+@dataclass(frozen=True)
+class SortedPart:
+    """One file of a sorted result.
+
+    Args:
+        path: A parquet file.
+        n_rows: Its rows.
+    """
+
+    path: Path
+    n_rows: int
 
 
 class Engine(Protocol):
-    """SQL in DuckDB's dialect over files and Arrow tables; values are bound, never written into the text."""
+    """SQL in DuckDB's dialect over files and Arrow tables; values are bound, never written into the text.
+
+    Args:
+        is_cluster: Whether `run_tasks` and queries may run on other machines, which see the same files.
+    """
+
+    is_cluster: bool
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
         """Run a statement for its effect on the session (views, temporary tables)."""
@@ -75,6 +103,59 @@ class Engine(Protocol):
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result, in its order, to one parquet file (zstd)."""
+        ...
+
+    def write_sorted(
+        self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
+    ) -> tuple[SortedPart, ...]:
+        """Write a query's result in order as parquet files, each of which continues the one before it.
+
+        Args:
+            sql: The query; its own order does not matter.
+            order: Columns of the result, and whether each is descending; together they tell all rows apart.
+                Rows that are equal in the first column lie in the same file.
+            folder: Existing empty directory that gets `part-00000.parquet`, ….
+            parameters: Values of the query.
+
+        Returns:
+            The files in order; a file without rows may be among them.
+        """
+        ...
+
+    def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
+        """Run a function once for each of some tasks, here or on the executors, several at a time.
+
+        Args:
+            function: Takes a task and gives a small table, or writes a large result to a file that it was told of.
+                Function and tasks are sent to other machines by cloudpickle, so they refer to data and paths, not
+                to open files. It may run twice (a lost executor), and must then give the same.
+            tasks: Such as the numbers of shards.
+
+        Returns:
+            The tables in the order of the tasks.
+
+        Raises:
+            CleanroomError: What the function raised, if it is one of ours; else an EngineError without the text.
+        """
+        ...
+
+    def run_groups(
+        self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
+    ) -> Iterator[pa.Table]:
+        """Bring the rows of a query with the same key to one place each, and run a function on each group.
+
+        Args:
+            sql: The query.
+            key: Its column of BIGINT keys, never NULL; a group must fit into one worker's memory.
+            function: Takes the key and its rows, in no order, and gives a small table, as with `run_tasks`.
+            parameters: Values of the query.
+
+        Returns:
+            The tables in the order of the keys.
+
+        Raises:
+            CleanroomError: As with `run_tasks`.
+        """
         ...
 
     def close(self) -> None:

@@ -10,7 +10,9 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from cleanroom_pipelines.engine.base import EngineSettings, Parameters
+from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.tables import TableFiles, line_end_of, open_binary
 from cleanroom_pipelines.errors import EngineError, StorageFullError
@@ -44,12 +46,17 @@ _CAUSES = {
 }
 
 T = TypeVar("T")
+# Tasks that may be done before the first of them was taken: their results are small.
+_TASKS_AHEAD = 32
 
 
 class DuckDBEngine:
     """One in-memory DuckDB that may touch the given paths and nothing else."""
 
+    is_cluster = False
+
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...]) -> None:
+        self._threads = settings.threads or os.cpu_count() or 1
         self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).resolve()
         self._n_scratch_files = 0
         self._last_rejected_scan = -1
@@ -64,7 +71,7 @@ class DuckDBEngine:
     def _lock_down(self, settings: EngineSettings) -> None:
         set_ = self._set
         set_("memory_limit", f"{settings.memory_bytes or _default_memory_bytes()}B")
-        set_("threads", settings.threads or os.cpu_count() or 1)
+        set_("threads", self._threads)
         set_("temp_directory", str(self._scratch))
         if settings.scratch_bytes is not None:
             set_("max_temp_directory_size", f"{settings.scratch_bytes}B")
@@ -144,6 +151,41 @@ class DuckDBEngine:
         """Write a query's result, in its order, to one parquet file."""
         copy = f"COPY ({sql}) TO {quote_literal(str(path.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
         self.execute(copy, parameters)
+
+    def write_sorted(
+        self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
+    ) -> tuple[SortedPart, ...]:
+        """Write a query's result in order, here as one file."""
+        import pyarrow.parquet as pq
+
+        by = ", ".join(f"{quote_identifier(column)}{' DESC' if descending else ''}" for column, descending in order)
+        path = folder / "part-00000.parquet"
+        self.write_parquet(f"SELECT * FROM ({sql}) ORDER BY {by}", path, parameters)
+        return (SortedPart(path, pq.read_metadata(path).num_rows),)
+
+    def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
+        """Run a function for each task, as many at a time as there are threads."""
+        waiting: deque[Future[pa.Table]] = deque()
+        with ThreadPoolExecutor(max_workers=self._threads) as pool:
+            try:
+                for task in tasks:
+                    waiting.append(pool.submit(function, task))
+                    if len(waiting) > _TASKS_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def run_groups(
+        self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
+    ) -> Iterator[pa.Table]:
+        """Run a function on each group of rows, one after the other."""
+        quoted = quote_identifier(key)
+        keys = self.fetch(f"SELECT DISTINCT {quoted} AS key FROM ({sql}) ORDER BY key", parameters)["key"]
+        for value in keys.to_pylist():
+            yield function(value, self.fetch(f"SELECT * FROM ({sql}) WHERE {quoted} = ?", [*parameters, value]))
 
     def close(self) -> None:
         """End the session and remove its scratch files."""
