@@ -74,6 +74,19 @@ def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float
     return float(result[zeros[0]]) if len(zeros) else None
 
 
+def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
+    """(n,) who has a category, by the share of it that was standardised.
+
+    Args:
+        standardised_column: (n,) the feature.
+        absent: What 0 became; None if nobody has 0, and then nobody can be told apart.
+    """
+    if absent is None:
+        return np.zeros(len(standardised_column), dtype=bool)
+    # Exactly 0 is the mean, which stands for "not in the users table".
+    return (standardised_column > absent + 1e-6) & (standardised_column != 0)
+
+
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:

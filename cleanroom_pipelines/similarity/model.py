@@ -1,29 +1,24 @@
 """The files of an audience model.
 
-Lives here: their names, writing the small ones, opening a model, reading a block of its users.
+Lives here: their names, opening a model, the representation of some of its users.
 Add here when a file is added (and raise FORMAT_VERSION).
-Keep out: how the numbers came about (training) and what is done with them (ranking).
+Keep out: how the numbers came about (training) and what is done with them (scoring, ranking).
 
-    model.json          what it was trained on, counts, features; no clock: equal input, equal bytes
-    users.parquet       user_id, stable_hash in order of (stable_hash, user_id): the row is the user's number
+    model.json          what it was trained on, counts, features, users per shard; no clock: equal input, equal bytes
+    users/, embeddings/ the users in shards (shards)
     items.parquet       item_id, n_users in vocabulary order
-    starts.npy          (N + 1,) int64   where a user's items begin
-    items.npy           (pairs,) uint16  item numbers
-    counts.npy          (pairs,) uint8   interactions, cut at 255
-    days.npy            (pairs,) uint16  days from the latest interaction to the newest event; only with times
-    dense.npy           (N, F) float32   standardised features
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
-    embedding_length.npy (N,) float32    length of each user's embedding: cosines without forming embeddings
 
-Files are mapped, not read: one block of users (a few thousand) is in memory at a time. Blocks are groups of the
-1,024 buckets of stable_hash and depend on N alone, so results are the same for every shard and thread count.
+One shard of users is in memory at a time for each task at work, and one block of it (a few thousand users) is
+computed on at a time. A model that is sent to another machine is sent as the path of its folder.
 """
 
 import json
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +27,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
+from cleanroom_pipelines.engine import STABLE_HASH_BITS
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.representation import ItemRepresentation, strengths, weighted_rows
+from cleanroom_pipelines.similarity.shards import Shard, block_bits
 
-FORMAT_VERSION = 1
-N_BUCKETS = 1_024
-HASH_BITS = 60
-_USERS_PER_BLOCK = 4_096
+FORMAT_VERSION = 2
+_SHARDS_IN_MEMORY = 4
+_GATHERED_LISTS = ("items", "counts", "days")
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive users, first ≤ number < last."""
+    """Consecutive users of a shard, by their places in it: first ≤ place < last."""
 
     first: int
     last: int
@@ -86,6 +84,8 @@ class Model:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._shards: OrderedDict[int, Shard] = OrderedDict()
+        self._lock = threading.Lock()
         try:
             self.description: Mapping[str, Any] = json.loads((self.folder / "model.json").read_text("utf-8"))
             version = self.description["format_version"]
@@ -100,6 +100,9 @@ class Model:
                 remedy="Train it again.",
             )
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return type(self), (str(self.folder),)
+
     @property
     def n_users(self) -> int:
         """Scored users N."""
@@ -112,8 +115,18 @@ class Model:
 
     @property
     def features(self) -> list[dict[str, Any]]:
-        """Name, group, column and value of each dense feature."""
+        """Name, group, column, value and carriers of each dense feature."""
         return list(self.description["features"])
+
+    @cached_property
+    def first_users(self) -> Int64:
+        """(shards + 1,) the number of each shard's first user, then N."""
+        return np.concatenate([[0], np.cumsum(self.description["users_per_shard"], dtype=np.int64)])
+
+    @property
+    def n_shards(self) -> int:
+        """How many shards the users lie in, a power of two."""
+        return len(self.first_users) - 1
 
     @cached_property
     def representation(self) -> ItemRepresentation:
@@ -125,87 +138,104 @@ class Model:
             similarities=self._load("similarities"),
         )
 
-    @cached_property
-    def hashes(self) -> npt.NDArray[np.int64]:
-        """(N,) stable hashes, ascending."""
-        return np.asarray(self._column("users", "stable_hash"))
-
     def user_ids(self) -> pa.ChunkedArray:
-        """(N,) user ids in order of their numbers."""
-        return self._column("users", "user_id")
+        """(N,) user ids in order of their numbers; reads all shards."""
+        return pa.chunked_array([Shard(self.folder, number).user_ids for number in range(self.n_shards)])
+
+    def hashes(self) -> Int64:
+        """(N,) stable hashes, ascending; reads all shards."""
+        return np.concatenate([Shard(self.folder, number).hashes for number in range(self.n_shards)])
 
     def item_ids(self) -> list[str]:
         """(M,) item ids in vocabulary order."""
-        ids: list[str] = self._column("items", "item_id").to_pylist()
+        ids: list[str] = self._item_column("item_id").to_pylist()
         return ids
 
-    def item_users(self) -> npt.NDArray[np.int64]:
+    def item_users(self) -> Int64:
         """(M,) users of each item, in vocabulary order."""
-        return np.asarray(self._column("items", "n_users"), dtype=np.int64)
+        return np.asarray(self._item_column("n_users"), dtype=np.int64)
 
-    @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
-        """(N + 1,) where each user's pairs begin."""
-        mapped: npt.NDArray[np.int64] = self._map("starts")
-        return mapped
+    def shard(self, number: int) -> Shard:
+        """A shard; the last few are kept, for blocks of one shard are asked for one after the other."""
+        with self._lock:
+            shard = self._shards.pop(number, None) or Shard(self.folder, number)
+            self._shards[number] = shard
+            while len(self._shards) > _SHARDS_IN_MEMORY:
+                self._shards.popitem(last=False)
+        return shard
 
-    @cached_property
-    def pair_items(self) -> npt.NDArray[np.uint16]:
-        """(pairs,) item numbers."""
-        mapped: npt.NDArray[np.uint16] = self._map("items")
-        return mapped
+    @property
+    def blocks_per_shard(self) -> int:
+        """How many blocks make a shard; some may have no users."""
+        return (1 << block_bits(self.n_users)) // self.n_shards
 
-    @cached_property
-    def pair_counts(self) -> npt.NDArray[np.uint8]:
-        """(pairs,) interactions of each pair, cut at 255."""
-        mapped: npt.NDArray[np.uint8] = self._map("counts")
-        return mapped
+    def block(self, shard: Shard, number: int) -> Block:
+        """One of a shard's blocks."""
+        bits = STABLE_HASH_BITS - block_bits(self.n_users)
+        first = (shard.number * self.blocks_per_shard + number) << bits
+        first_place, last_place = np.searchsorted(shard.hashes, [first, first + (1 << bits)]).tolist()
+        return Block(first_place, last_place)
 
-    @cached_property
-    def dense(self) -> npt.NDArray[np.float32]:
-        """(N, F) standardised features."""
-        mapped: npt.NDArray[np.float32] = self._map("dense")
-        return mapped
+    def blocks(self, shard: Shard) -> list[Block]:
+        """A shard's blocks that have users."""
+        blocks = (self.block(shard, number) for number in range(self.blocks_per_shard))
+        return [block for block in blocks if block.last > block.first]
 
-    @cached_property
-    def embedding_lengths(self) -> npt.NDArray[np.float32]:
-        """(N,) lengths of the users' embeddings."""
-        mapped: npt.NDArray[np.float32] = self._map("embedding_length")
-        return mapped
-
-    def blocks(self) -> list[Block]:
-        """All users in blocks that depend on the population alone."""
-        return blocks_of(self.hashes)
-
-    def rows(self, block: Block) -> Rows:
-        """The representation of a block of users."""
-        starts = np.asarray(self.starts[block.first : block.last + 1])
-        begin, end = int(starts[0]), int(starts[-1])
+    def rows(self, shard: Shard, block: Block) -> Rows:
+        """The representation of a block of a shard's users."""
+        begin, end = shard.starts[block.first], shard.starts[block.last]
         return self._rows(
-            starts - begin,
-            np.asarray(self.pair_items[begin:end]),
-            np.asarray(self.pair_counts[begin:end]),
-            self._days(slice(begin, end)),
-            slice(block.first, block.last),
+            shard.starts[block.first : block.last + 1] - begin,
+            shard.items[begin:end],
+            shard.counts[begin:end],
+            shard.days[begin:end] if self._has_days else None,
+            dense=shard.dense[block.first : block.last],
+            embedding_lengths=shard.embedding_lengths[block.first : block.last],
         )
 
-    def rows_of(self, users: npt.NDArray[np.int64]) -> Rows:
-        """The representation of chosen users, given by ascending number."""
-        starts, ends = self.starts[users], self.starts[users + 1]
-        sizes = ends - starts
-        indptr = np.concatenate([[0], np.cumsum(sizes)])
-        positions = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], sizes)
+    def rows_of(self, shard: Shard, places: Int64) -> Rows:
+        """The representation of some of a shard's users, by ascending place."""
+        return self.rows_from([self.gather(shard, places)])
+
+    def gather(self, shard: Shard, places: Int64) -> pa.Table:
+        """What is stored of some of a shard's users, by ascending place, for `rows_from` here or elsewhere."""
+        starts = shard.starts[places]
+        sizes = shard.starts[places + 1] - starts
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
+        columns = {
+            name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(getattr(shard, name)[positions]))
+            for name in _GATHERED_LISTS
+            if name != "days" or self._has_days
+        }
+        dense = shard.dense[places]
+        columns["dense"] = pa.FixedSizeListArray.from_arrays(pa.array(dense.ravel()), dense.shape[1])
+        columns["embedding_length"] = pa.array(shard.embedding_lengths[places])
+        return pa.table(columns)
+
+    def rows_from(self, gathered: Sequence[pa.Table]) -> Rows:
+        """The representation of gathered users, one table after the other; at least one table."""
+        table = pa.concat_tables(gathered).combine_chunks()
+        lists = {name: _only_chunk(table, name) for name in _GATHERED_LISTS if name in table.column_names}
+        dense = _only_chunk(table, "dense")
         return self._rows(
-            indptr, self.pair_items[positions], self.pair_counts[positions], self._days(positions), users
+            np.asarray(lists["items"].offsets.to_numpy(), dtype=np.int64),
+            lists["items"].values.to_numpy(),
+            lists["counts"].values.to_numpy(),
+            lists["days"].values.to_numpy() if "days" in lists else None,
+            dense=dense.values.to_numpy().reshape(len(dense), dense.type.list_size),
+            embedding_lengths=_only_chunk(table, "embedding_length").to_numpy(),
         )
 
     def _rows(
         self,
-        indptr: npt.NDArray[np.int64],
+        indptr: Int64,
         items: npt.NDArray[np.uint16],
         counts: npt.NDArray[np.uint8],
         days: npt.NDArray[np.uint16] | None,
-        users: slice | npt.NDArray[np.int64],
+        *,
+        dense: npt.NDArray[np.float32],
+        embedding_lengths: npt.NDArray[np.float32],
     ) -> Rows:
         matrix, lengths = weighted_rows(indptr, items, self.representation.idf)
         strong, _ = weighted_rows(
@@ -220,27 +250,19 @@ class Model:
             items=matrix,
             strong=strong,
             lengths=lengths,
-            embedding_lengths=np.asarray(self.embedding_lengths[users]),
-            dense=np.asarray(self.dense[users]),
+            embedding_lengths=embedding_lengths,
+            dense=dense,
             counts=common,
             n_behaviour=self._n_behaviour,
         )
-
-    def _days(self, positions: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint16] | None:
-        return np.asarray(self._pair_days[positions]) if self._has_days else None
 
     @cached_property
     def _n_behaviour(self) -> int:
         return sum(feature["group"] in ("activity", "recency") for feature in self.features)
 
-    @cached_property
+    @property
     def _has_days(self) -> bool:
-        return (self.folder / "days.npy").exists()
-
-    @cached_property
-    def _pair_days(self) -> npt.NDArray[np.uint16]:
-        mapped: npt.NDArray[np.uint16] = self._map("days")
-        return mapped
+        return self.description["first_time"] is not None
 
     @cached_property
     def _half_life_days(self) -> float:
@@ -257,33 +279,19 @@ class Model:
                 remedy="Train it again.",
             ) from None
 
-    def _column(self, table: str, column: str) -> pa.ChunkedArray:
+    def _item_column(self, column: str) -> pa.ChunkedArray:
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_table(self.folder / f"{table}.parquet", columns=[column])[column]
+            return pq.read_table(self.folder / "items.parquet", columns=[column])[column]
         except (OSError, pa.ArrowException, KeyError) as error:
             raise ArtifactError(
-                f"The audience model is damaged: {table}.parquet cannot be read ({type(error).__name__}).",
-                remedy="Train it again.",
-            ) from None
-
-    def _map(self, name: str) -> Any:
-        try:
-            return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"The audience model is damaged: {name}.npy cannot be read ({type(error).__name__}).",
+                f"The audience model is damaged: items.parquet cannot be read ({type(error).__name__}).",
                 remedy="Train it again.",
             ) from None
 
 
-def blocks_of(hashes: npt.NDArray[np.int64]) -> list[Block]:
-    """Group buckets of ascending hashes into blocks of about 4,096 users; a function of the users alone."""
-    n_users = len(hashes)
-    n_blocks = 1
-    while n_blocks < N_BUCKETS and n_users // (n_blocks * 2) >= _USERS_PER_BLOCK:
-        n_blocks *= 2
-    edges = np.arange(n_blocks + 1, dtype=np.int64) * ((1 << HASH_BITS) // n_blocks)
-    cuts = np.searchsorted(hashes, edges).tolist()
-    return [Block(first, last) for first, last in pairwise(cuts) if last > first]
+def _only_chunk(table: pa.Table, name: str) -> pa.Array:
+    # After combine_chunks there is one chunk, or none for no rows; a list's offsets begin at 0 only in a copy.
+    chunks = table[name].chunks
+    return pa.concat_arrays(chunks) if chunks else pa.array([], table.schema.field(name).type)

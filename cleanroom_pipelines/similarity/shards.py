@@ -7,16 +7,21 @@ Keep out: how the numbers came about (training, cluster_training) and what is co
     users/part-00000.parquet       user_id, stable_hash, items, counts, days, dense: one row per user
     embeddings/part-00000.parquet  embedding_length, in the same order; known only when all users have been seen
 
-A shard is a range of stable_hash: of 2^k shards, shard s holds the users whose highest k of 60 bits are s. Within a
-shard, and so over all of them, users stand in order of (stable_hash, user_id), and a user's number is her place in
-that order. Decided 2026-11-27: one file per array for all users, as format 1 had, is quicker to map, but cannot
-be written or read by several machines. With dictionaries for the lists, 250,000 users with 5 million items are
-written in 0.33 s and read in 0.11 s, at 26 MB instead of 44.
+A shard is a range of stable_hash: of 2^k shards, shard s holds the users whose highest k of 60 bits are s. Within
+a shard, and so over all of them, users stand in order of (stable_hash, user_id), and a user's number is her place
+in that order. A shard consists of whole blocks of about 4,096 users, which are computed on together: they depend on
+the population alone, so results are the same for every number of shards, threads and machines.
+
+Decided 2026-11-27: one file per array for all users, as format 1 had, is quicker to map, but cannot be written or
+read by several machines. With dictionaries for the lists, 250,000 users with 5 million items are written in 0.33 s
+and read in 0.11 s, at 26 MB instead of 44.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +32,9 @@ from cleanroom_pipelines.errors import ArtifactError
 
 USERS_FOLDER = "users"
 EMBEDDINGS_FOLDER = "embeddings"
-_MAX_SHARD_BITS = 16
+_USERS_PER_BLOCK = 4_096
+_MAX_BITS = 20
+_FEW_FEATURES = 64
 _LISTS = ("items", "counts", "days")
 
 
@@ -54,10 +61,41 @@ class ShardArrays:
     dense: npt.NDArray[np.float32]
 
 
-def shard_bits(n_users: int, users_per_shard: int) -> int:
-    """The k of the 2^k shards of a population: the fewest with at most `users_per_shard` users each, on average."""
+@dataclass(frozen=True)
+class Written:
+    """The users, items and features of a model that lie on disk: users/, items.parquet and idf.npy.
+
+    Args:
+        users_per_shard: Users of each shard, in order.
+        n_items: Vocabulary size M.
+        n_pairs: (user, vocabulary item) pairs.
+        features: Per dense feature the fields of `reading.Feature`, `absent` (what 0 became by standardising, of a
+            feature that stands for a category; None if nobody has 0, and for other features) and `n_carriers`
+            (users that have the category, None for other features).
+    """
+
+    users_per_shard: Sequence[int]
+    n_items: int
+    n_pairs: int
+    features: Sequence[Mapping[str, Any]]
+
+
+def block_bits(n_users: int) -> int:
+    """The k of the 2^k blocks of a population: the most with at least 4,096 users each, on average."""
     bits = 0
-    while bits < _MAX_SHARD_BITS and n_users > users_per_shard << bits:
+    while bits < _MAX_BITS and n_users >= _USERS_PER_BLOCK << (bits + 1):
+        bits += 1
+    return bits
+
+
+def shard_bits(n_users: int, users_per_shard: int, n_features: int = 0) -> int:
+    """The k of the 2^k shards of a population: the fewest with at most `users_per_shard` users, on average.
+
+    Never more than there are blocks. With more than 64 dense features a shard has as many fewer users.
+    """
+    users_per_shard = max(1, users_per_shard * _FEW_FEATURES // max(_FEW_FEATURES, n_features))
+    bits = 0
+    while bits < block_bits(n_users) and n_users > users_per_shard << bits:
         bits += 1
     return bits
 

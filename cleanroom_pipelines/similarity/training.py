@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleanroom_pipelines.engine import Engine, EngineSettings, open_engine
+from cleanroom_pipelines.engine import Engine, EngineSettings, open_configured_engine
 from cleanroom_pipelines.errors import CancelledError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
@@ -32,10 +33,14 @@ from cleanroom_pipelines.similarity.arrays import create_array
 from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
 from cleanroom_pipelines.similarity.pairs import PairSpill, choose_vocabulary, shard_boundaries
-from cleanroom_pipelines.similarity.representation import (
-    inverse_document_frequency,
-    represent_items,
-    weighted_rows,
+from cleanroom_pipelines.similarity.representing import learn_representation, write_items
+from cleanroom_pipelines.similarity.shards import (
+    USERS_FOLDER,
+    ShardArrays,
+    Written,
+    first_hashes,
+    shard_bits,
+    write_shard,
 )
 from cleanroom_pipelines.similarity.specs import (
     InteractionsSchema,
@@ -49,8 +54,8 @@ from cleanroom_pipelines.similarity.specs import (
 )
 from cleanroom_pipelines.tables.uploads import INTERACTIONS, USERS, find_upload, reading_of
 
-_SAMPLE_BITS = 40
 _COLUMNS_AT_ONCE = 16
+_NAMES_AT_ONCE = 100_000
 
 
 @dataclass
@@ -143,7 +148,7 @@ def train(
         paths = [*(file for table in sources for file in table.files), out, scratch]
         if day_cache is not None:
             paths.append(day_cache)
-        with open_engine(engine, paths=paths) as database, one_blas_thread():
+        with open_configured_engine(engine, paths=paths) as database, one_blas_thread():
             with stages.stage(0.0, "checking the interactions"), reading_of(INTERACTIONS):
                 if is_cached and day_cache is not None:
                     found = open_cached(
@@ -172,22 +177,11 @@ def train(
                 reading.check_population(
                     database, size_profile, found.n_usable, has_population=found.has_population
                 )
-                database.write_parquet(
-                    "SELECT name AS user_id, hash AS stable_hash FROM users ORDER BY rowid", out / "users.parquet"
-                )
             with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
-                spill = _spill(
-                    database,
-                    found,
-                    n_users,
-                    settings=settings,
-                    counted=is_cached,
-                    scratch=scratch,
-                    stages=stages,
-                )
+                writing = _Writing(out, scratch, n_users, database, settings, found)
+                writing.spill_pairs(stages, counted=is_cached)
             with stages.stage(0.6, "building the matrix"):
-                model = _Writing(out, n_users, database, spill, settings, has_time=found.last_time is not None)
-                model.write_pairs(stages)
+                writing.sort_pairs(stages)
             with stages.stage(0.75, "describing users"):
                 table = None
                 if users_tables is not None:
@@ -198,16 +192,14 @@ def train(
                         table = reading.read_users_table(
                             database, users_tables, declared, settings, max_invalid_share=max_invalid_share
                         )
-                described = model.write_dense(features, columns, table, found)
-            with stages.stage(0.85, "learning the representation"):
-                model.write_representation(stages)
-            ignored = found.ignored_columns + (table.ignored_columns if table else ())
+                described = writing.describe_users(features, columns, table)
+                written = writing.write_shards(described, stages)
             profile = _profile(schema, found, table)
             description = {
                 "format_version": FORMAT_VERSION,
                 "n_users": n_users,
-                "n_items": model.n_items,
-                "n_pairs": model.n_pairs,
+                "n_items": written.n_items,
+                "n_pairs": written.n_pairs,
                 "n_interactions": found.n_usable,
                 "n_rows": found.n_rows,
                 "n_invalid_rows": found.n_invalid,
@@ -215,10 +207,14 @@ def train(
                 "first_time": found.first_time,
                 "last_time": found.last_time,
                 "schema": [[column, str(role)] for column, role in schema.columns],
-                "features": described,
+                "users_per_shard": list(written.users_per_shard),
+                "features": list(written.features),
                 "profile": profile,
             }
             (out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
+            with stages.stage(0.85, "learning the representation"):
+                learn_representation(database, Model(out), settings, stages.check)
+            ignored = found.ignored_columns + (table.ignored_columns if table else ())
     if progress:
         progress(1.0, "trained")
     return TrainingReport(
@@ -226,14 +222,14 @@ def train(
         n_invalid_rows=found.n_invalid,
         n_interactions=found.n_usable,
         n_users=n_users,
-        n_items=model.n_items,
-        n_pairs=model.n_pairs,
+        n_items=written.n_items,
+        n_pairs=written.n_pairs,
         first_time=found.first_time,
         last_time=found.last_time,
         window=found.window,
         ignored_columns=ignored,
         profile=profile,
-        warnings=_warnings(found, model.n_items),
+        warnings=_warnings(found, written.n_items),
         timing_seconds=dict(stages.seconds),
     )
 
@@ -249,70 +245,57 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def _spill(
-    database: Engine,
-    found: reading.Interactions,
-    n_users: int,
-    *,
-    settings: TrainingSettings,
-    counted: bool,
-    scratch: Path,
-    stages: Stages,
-) -> PairSpill:
-    folder = scratch / "pairs"
-    folder.mkdir()
-    spill = PairSpill(folder, shard_boundaries(n_users, settings.users_per_shard))
-    for batch in reading.stream_pairs(database, found.last_time, counted=counted):
-        packed = batch.column("packed").to_numpy(zero_copy_only=False)
-        spill.add(np.repeat(packed, batch.column("n").to_numpy(zero_copy_only=False)) if counted else packed)
-        stages.check()
-    spill.finish()
-    return spill
-
-
 class _Writing:
-    """Writes the model's files, one method per step, in the order of the story."""
+    """Writes the model's users on one machine, one method per step, in the order of the story.
+
+    What belongs to all users, and is not known a shard at a time, is mapped from files of the scratch folder.
+    """
 
     def __init__(
         self,
         out: Path,
+        scratch: Path,
         n_users: int,
         database: Engine,
-        spill: PairSpill,
         settings: TrainingSettings,
-        *,
-        has_time: bool,
+        found: reading.Interactions,
     ) -> None:
         self._out = out
+        self._scratch = scratch
         self._n_users = n_users
         self._database = database
-        self._spill = spill
         self._settings = settings
-        self._has_time = has_time
-        self.n_items = 0
-        self.n_pairs = 0
+        self._found = found
+        self._has_time = found.last_time is not None
 
-    def write_pairs(self, stages: Stages) -> None:
+    def spill_pairs(self, stages: Stages, *, counted: bool) -> None:
+        folder = self._scratch / "pairs"
+        folder.mkdir()
+        self._spill = PairSpill(folder, shard_boundaries(self._n_users, self._settings.users_per_shard))
+        for batch in reading.stream_pairs(self._database, self._found.last_time, counted=counted):
+            packed = batch.column("packed").to_numpy(zero_copy_only=False)
+            if counted:
+                packed = np.repeat(packed, batch.column("n").to_numpy(zero_copy_only=False))
+            self._spill.add(packed)
+            stages.check()
+        self._spill.finish()
+
+    def sort_pairs(self, stages: Stages) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         names = self._database.fetch("SELECT name FROM items ORDER BY rowid")["name"]
         chosen, users_per_item = choose_vocabulary(
             self._spill, len(names), self._settings.max_items, self._settings.min_users_per_item
         )
-        self.n_items, self.n_pairs = len(chosen), int(users_per_item.sum())
-        pq.write_table(
-            pa.table({"item_id": names.take(pa.array(chosen)), "n_users": users_per_item}),
-            self._out / "items.parquet",
-        )
-        np.save(self._out / "idf.npy", inverse_document_frequency(self._n_users, users_per_item))
+        self._n_items, n_pairs = len(chosen), int(users_per_item.sum())
+        write_items(self._out, names.take(pa.array(chosen)), users_per_item, self._n_users)
         number = np.full(len(names), -1, dtype=np.int64)
         number[chosen] = np.arange(len(chosen))
-        starts = np.zeros(self._n_users + 1, dtype=np.int64)
+        self._starts = np.zeros(self._n_users + 1, dtype=np.int64)
         self._distinct = np.zeros(self._n_users, dtype=np.int64)
-        items = self._create("items", np.uint16)
-        counts = self._create("counts", np.uint8)
-        days = self._create("days", np.uint16) if self._has_time else None
+        self._items = self._create("items", np.uint16, (n_pairs,))
+        self._counts = self._create("counts", np.uint8, (n_pairs,))
+        self._days = self._create("days", np.uint16, (n_pairs,)) if self._has_time else None
         position = 0
         for shard in self._spill.shards():
             stages.check()
@@ -320,39 +303,59 @@ class _Writing:
             numbers = number[shard.items]
             kept = numbers >= 0
             end = position + int(kept.sum())
-            items[position:end] = numbers[kept]
-            counts[position:end] = shard.counts[kept]
-            if days is not None:
-                days[position:end] = shard.days[kept]
-            _count_into(starts[1:], shard.users[kept], shard.first_user)
+            self._items[position:end] = numbers[kept]
+            self._counts[position:end] = shard.counts[kept]
+            if self._days is not None:
+                self._days[position:end] = shard.days[kept]
+            _count_into(self._starts[1:], shard.users[kept], shard.first_user)
             position = end
-        np.cumsum(starts, out=starts)
-        np.save(self._out / "starts.npy", starts)
+        np.cumsum(self._starts, out=self._starts)
 
-    def write_dense(
-        self,
-        features: list[reading.Feature],
-        columns: list[str],
-        table: reading.UsersTable | None,
-        found: reading.Interactions,
+    def describe_users(
+        self, features: list[reading.Feature], columns: list[str], table: reading.UsersTable | None
     ) -> list[dict[str, Any]]:
         described = dense_features.activity_features(self._has_time) + features
         if table is not None:
             described += table.features
-        dense = create_array(self._out / "dense.npy", np.float32, (self._n_users, len(described)))
-        absent = []
-        for number, column in enumerate(self._raw_columns(columns, table, found)):
+        self._dense = self._create("dense", np.float32, (self._n_users, len(described)))
+        result = []
+        for number, (feature, column) in enumerate(
+            zip(described, self._raw_columns(columns, table), strict=True)
+        ):
             standardised = dense_features.standardised(column)
-            dense[:, number] = standardised
-            absent.append(dense_features.standardised_zero(column, standardised))
-        dense.flush()
-        return [
-            asdict(feature) | {"absent": zero if feature.value is not None else None}
-            for feature, zero in zip(described, absent, strict=True)
-        ]
+            self._dense[:, number] = standardised
+            absent = n_carriers = None
+            if feature.value is not None:
+                absent = dense_features.standardised_zero(column, standardised)
+                n_carriers = int(dense_features.carries(standardised, absent).sum())
+            result.append(asdict(feature) | {"absent": absent, "n_carriers": n_carriers})
+        return result
+
+    def write_shards(self, features: list[dict[str, Any]], stages: Stages) -> Written:
+        """Cut everything into shards."""
+        hashes = np.asarray(self._database.fetch("SELECT hash FROM users ORDER BY rowid")["hash"])
+        bits = shard_bits(self._n_users, self._settings.users_per_shard, len(features))
+        cuts = np.searchsorted(hashes, first_hashes(bits)).tolist()
+        (self._out / USERS_FOLDER).mkdir()
+        names = _Pieces(self._database.batches("SELECT name FROM users ORDER BY rowid", rows=_NAMES_AT_ONCE))
+        for number, (first, last) in enumerate(pairwise(cuts)):
+            stages.check()
+            begin, end = self._starts[first], self._starts[last]
+            shard = ShardArrays(
+                user_ids=names.take(last - first),
+                hashes=hashes[first:last],
+                starts=self._starts[first : last + 1] - begin,
+                items=self._items[begin:end],
+                counts=self._counts[begin:end],
+                days=self._days[begin:end] if self._days is not None else None,
+                dense=self._dense[first:last],
+            )
+            write_shard(self._out, number, shard)
+        names.close()
+        return Written(np.diff(cuts).tolist(), self._n_items, len(self._items), features)
 
     def _raw_columns(
-        self, columns: list[str], table: reading.UsersTable | None, found: reading.Interactions
+        self, columns: list[str], table: reading.UsersTable | None
     ) -> Iterator[npt.NDArray[np.float64]]:
         """The columns before standardising, a few in memory at a time: embeddings can have hundreds."""
         names = ["n_events", "first_ts", "last_ts"]
@@ -364,7 +367,7 @@ class _Writing:
             self._distinct,
             counted["first_ts"],
             counted["last_ts"],
-            found.last_time,
+            self._found.last_time,
         )
         del counted
         sources = [(columns, reading.stream_user_counts)]
@@ -376,52 +379,39 @@ class _Writing:
                 scattered = dense_features.scatter(stream(self._database, group), group, self._n_users, np.nan)
                 yield from (scattered[column] for column in group)
 
-    def write_representation(self, stages: Stages) -> None:
-        starts = np.load(self._out / "starts.npy")
-        items = np.load(self._out / "items.npy", mmap_mode="r")
-        idf = np.load(self._out / "idf.npy")
-        hashes = self._hashes()
-        sample = _sample(hashes, self._settings.max_representation_users)
-        sizes = starts[sample + 1] - starts[sample]
-        indptr = np.concatenate([[0], np.cumsum(sizes)])
-        positions = np.arange(indptr[-1]) + np.repeat(starts[sample] - indptr[:-1], sizes)
-        matrix, _ = weighted_rows(indptr, items[positions], idf)
-        learnt = represent_items(
-            matrix, hashes[sample], idf, self._settings.embedding_dimensions, self._settings.neighbours
-        )
-        for name in ("basis", "neighbours", "similarities"):
-            np.save(self._out / f"{name}.npy", getattr(learnt, name))
-        lengths = create_array(self._out / "embedding_length.npy", np.float32, (self._n_users,))
-        from cleanroom_pipelines.similarity.model import blocks_of
+    def _create(self, name: str, dtype: type, shape: tuple[int, ...]) -> Any:
+        return create_array(self._scratch / f"{name}.npy", dtype, shape)
 
-        for block in blocks_of(hashes):
-            stages.check()
-            begin, end = starts[block.first], starts[block.last]
-            rows, _ = weighted_rows(starts[block.first : block.last + 1] - begin, items[begin:end], idf)
-            lengths[block.first : block.last] = np.linalg.norm(rows @ learnt.basis, axis=1)
-        lengths.flush()
 
-    def _hashes(self) -> npt.NDArray[np.int64]:
-        import pyarrow.parquet as pq
+class _Pieces:
+    """A stream of batches of one column, taken in pieces of another length."""
 
-        return np.asarray(pq.read_table(self._out / "users.parquet", columns=["stable_hash"])["stable_hash"])
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self._left: list[Any] = []
 
-    def _create(self, name: str, dtype: type) -> Any:
-        return create_array(self._out / f"{name}.npy", dtype, (self.n_pairs,))
+    def take(self, n: int) -> Any:
+        import pyarrow as pa
+
+        taken: list[Any] = []
+        while n > 0:
+            array = self._left.pop() if self._left else next(self._batches).column(0)
+            taken.append(array[:n])
+            if len(array) > n:
+                self._left.append(array[n:])
+            n -= len(taken[-1])
+        return pa.concat_arrays(taken) if taken else pa.array([], pa.string())
+
+    def close(self) -> None:
+        """Finish the stream, before which no other query can run."""
+        for _ in self._batches:
+            pass
 
 
 def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], first: int) -> None:
     """Add the occurrences of a shard's users to their counts."""
     found = np.bincount(users - first)
     counts[first : first + len(found)] += found
-
-
-def _sample(hashes: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
-    """Up to n users by the low bits of their hash (the high bits order the users), ascending."""
-    if len(hashes) <= n:
-        return np.arange(len(hashes))
-    low = hashes & ((1 << _SAMPLE_BITS) - 1)
-    return np.sort(np.argsort(low, kind="stable")[:n])
 
 
 def _profile(

@@ -1,0 +1,132 @@
+"""Learning the representation of a model whose users lie in shards, on any engine.
+
+Lives here: the sample of users it is learnt from, the length of every user's embedding, the files of the items.
+Add here when the representation gets a further file.
+Keep out: the mathematics (representation), and the users themselves (training, cluster_training).
+
+The sample has at most `TrainingSettings.max_representation_users` users, chosen by the low bits of stable_hash,
+whose high bits order the users: 100,000 unless told otherwise, at most 1,000,000. It is the only part of the users
+that is brought to the machine that trains: 20 items each are 40 bytes a user.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import Engine
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.representation import (
+    inverse_document_frequency,
+    represent_items,
+    weighted_rows,
+)
+from cleanroom_pipelines.similarity.shards import EMBEDDINGS_FOLDER, write_embedding_lengths
+from cleanroom_pipelines.similarity.specs import TrainingSettings
+
+Int64 = npt.NDArray[np.int64]
+
+_SAMPLE_BITS = 40
+# Where so many times the sample are users, all but about twice the sample are left out before they are sent.
+_MANY = 4
+
+
+def write_items(out: Path, names: pa.Array | pa.ChunkedArray, users_per_item: Int64, n_users: int) -> None:
+    """Write the vocabulary and its weights.
+
+    Args:
+        out: The model's folder.
+        names: (M,) item ids in vocabulary order.
+        users_per_item: (M,) users of each.
+        n_users: Users of the model.
+    """
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"item_id": names, "n_users": users_per_item}), out / "items.parquet")
+    np.save(out / "idf.npy", inverse_document_frequency(n_users, users_per_item))
+
+
+def learn_representation(
+    engine: Engine, model: Model, settings: TrainingSettings, check: Callable[[], None]
+) -> None:
+    """Learn and write basis.npy, neighbours.npy, similarities.npy and the lengths of the users' embeddings.
+
+    Args:
+        engine: Where the shards are read.
+        model: A model whose users, items.parquet, idf.npy and model.json are written.
+        settings: Size of the representation and of its sample.
+        check: Called now and then; raises to stop.
+    """
+    idf = np.load(model.folder / "idf.npy")
+    hashes, indptr, items = _sample(engine, model, settings.max_representation_users, check)
+    matrix, _ = weighted_rows(indptr, items, idf)
+    learnt = represent_items(matrix, hashes, idf, settings.embedding_dimensions, settings.neighbours)
+    for name in ("basis", "neighbours", "similarities"):
+        np.save(model.folder / f"{name}.npy", getattr(learnt, name))
+    (model.folder / EMBEDDINGS_FOLDER).mkdir()
+    for _ in engine.run_tasks(_MeasureEmbeddings(model), range(model.n_shards)):
+        check()
+
+
+def _sample(
+    engine: Engine, model: Model, n_users: int, check: Callable[[], None]
+) -> tuple[Int64, Int64, npt.NDArray[np.uint16]]:
+    """Hashes, starts and items of at most so many users, in order of their numbers."""
+    below = 1 << _SAMPLE_BITS
+    if model.n_users > _MANY * n_users:
+        below = below // model.n_users * n_users * 2
+    tables = []
+    for table in engine.run_tasks(_SampleShard(model, below), range(model.n_shards)):
+        tables.append(table)
+        check()
+    sample = pa.concat_tables(tables).combine_chunks()
+    hashes = np.asarray(sample["hash"].to_numpy(), dtype=np.int64)
+    order = np.sort(np.argsort(_low(hashes), kind="stable")[:n_users])
+    chosen = sample.take(pa.array(order))
+    lists = pa.concat_arrays(chosen["items"].chunks) if len(order) else pa.array([], pa.list_(pa.uint16()))
+    indptr = lists.offsets.to_numpy() if len(order) else np.zeros(1)
+    return hashes[order], np.asarray(indptr, dtype=np.int64), lists.values.to_numpy(zero_copy_only=False)
+
+
+def _low(hashes: Int64) -> Int64:
+    return hashes & ((1 << _SAMPLE_BITS) - 1)
+
+
+@dataclass(frozen=True)
+class _SampleShard:
+    """The hash and items of a shard's users whose hash has low bits below a limit."""
+
+    model: Model
+    below: int
+
+    def __call__(self, number: int) -> pa.Table:
+        shard = self.model.shard(number)
+        places = np.flatnonzero(_low(shard.hashes) < self.below)
+        starts = shard.starts[places]
+        sizes = shard.starts[places + 1] - starts
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
+        lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(shard.items[positions]))
+        return pa.table({"hash": shard.hashes[places], "items": lists})
+
+
+@dataclass(frozen=True)
+class _MeasureEmbeddings:
+    """Writes the length of each embedding of a shard."""
+
+    model: Model
+
+    def __call__(self, number: int) -> pa.Table:
+        shard = self.model.shard(number)
+        representation = self.model.representation
+        lengths = np.zeros(len(shard.hashes), dtype=np.float32)
+        for block in self.model.blocks(shard):
+            begin, end = shard.starts[block.first], shard.starts[block.last]
+            starts = shard.starts[block.first : block.last + 1] - begin
+            rows, _ = weighted_rows(starts, shard.items[begin:end], representation.idf)
+            lengths[block.first : block.last] = np.linalg.norm(rows @ representation.basis, axis=1)
+        write_embedding_lengths(self.model.folder, number, lengths)
+        return pa.table({"n_users": [len(lengths)]})
