@@ -177,7 +177,7 @@ class _Users:
 def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> Iterator[_Users]:
     from cleanroom_pipelines.audiences.sizes import SeedMode
     from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
-    from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
 
     if (ranking / RANKING_FILE).is_file():
         audience = select_audience(ranking / RANKING_FILE, size, SeedMode(seed_mode or SeedMode.EXCLUDED))

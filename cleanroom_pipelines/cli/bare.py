@@ -86,7 +86,8 @@ def generate_audience(
         SeedError: The seed cannot be used.
     """
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
-    from cleanroom_pipelines.similarity.ranking import RANKING_FILE, generate, write_ranked
+    from cleanroom_pipelines.similarity.ranking import generate
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, write_ranked
 
     with new_folder(out) as folder, _telling_counts():
         report = generate(

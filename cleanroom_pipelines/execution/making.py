@@ -273,7 +273,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
 
 def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
     """Write the best users at one allowed size to the configured model's destination."""
-    from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
 
     with working(installation, Kind.EXPORT_JOB, partition, run) as work:
         if isinstance(work, Idle):

@@ -19,8 +19,10 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from cleanroom_pipelines.similarity.model import Model, Rows
+from cleanroom_pipelines.similarity.model import Rows
+from cleanroom_pipelines.similarity.representation import ItemRepresentation
 from cleanroom_pipelines.similarity.signals import NAMES, FitSettings, Signals, fit_signals, multiply
 from cleanroom_pipelines.similarity.specs import GenerationSettings
 
@@ -41,20 +43,66 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The users that a seed's folds and samples are chosen from.
+
+    Args:
+        n_users: Users of the model N.
+        seed: (m,) numbers of the matched seed users, ascending.
+        seed_hashes: (m,) their stable hashes.
+        seed_ids: (m,) their user ids.
+        others: Numbers of other users, ascending: all, or those that come first by their mixed hash.
+        other_hashes: Their stable hashes.
+    """
+
+    n_users: int
+    seed: Int64
+    seed_hashes: Int64
+    seed_ids: pa.Array
+    others: Int64
+    other_hashes: Int64
+
+
+@dataclass(frozen=True)
 class Population:
     """Who is who for one seed.
 
     Args:
-        is_seed: (N,) matched seed users.
-        fold: (N,) fold of each seed user and each sampled other user, -1 for the rest.
-        sample: Numbers of the users that fits see, ascending.
+        n_users: Users of the model N.
+        n_folds: K.
+        seed: (m,) numbers of the matched seed users, ascending.
+        seed_fold: (m,) fold of each.
+        others: Numbers of the other users that fits see, ascending.
+        other_fold: Fold of each.
+        sample: Numbers of all users that fits see, ascending.
         reference: Numbers of other users that no fit sees and held-out users are ranked among, ascending.
     """
 
-    is_seed: Bool
-    fold: npt.NDArray[np.int8]
+    n_users: int
+    n_folds: int
+    seed: Int64
+    seed_fold: npt.NDArray[np.int8]
+    others: Int64
+    other_fold: npt.NDArray[np.int8]
     sample: Int64
     reference: Int64
+
+    def sampled(self) -> tuple[npt.NDArray[np.int8], Bool]:
+        """Of each user of the sample the fold, and whether she is a seed user."""
+        is_seed = np.isin(self.sample, self.seed, assume_unique=True)
+        fold = np.empty(len(self.sample), dtype=np.int8)
+        fold[is_seed] = self.seed_fold[np.searchsorted(self.seed, self.sample[is_seed])]
+        fold[~is_seed] = self.other_fold
+        return fold, is_seed
+
+    def held_out(self) -> tuple[Int64, npt.NDArray[np.int8], Bool]:
+        """Everybody who is scored by a model that has not seen her: numbers, ascending, folds (-1: any), seed."""
+        users = np.concatenate([self.seed, self.others, self.reference])
+        none = np.full(len(self.reference), -1, dtype=np.int8)
+        fold = np.concatenate([self.seed_fold, self.other_fold, none])
+        is_seed = np.arange(len(users)) < len(self.seed)
+        order = np.argsort(users)
+        return users[order], fold[order], is_seed[order]
 
 
 @dataclass(frozen=True)
@@ -110,14 +158,12 @@ class Ensemble:
     """What was fitted for one seed.
 
     Args:
-        population: Who is who.
         full: Fitted on the whole sample.
         folds: Per fold, fitted without it.
         signal_auc: (signals,) out-of-fold AUC of each signal on the sample.
         combined_auc: Out-of-fold AUC of the fold scorers on the sample.
     """
 
-    population: Population
     full: Scorer
     folds: tuple[Scorer, ...]
     signal_auc: Float64
@@ -130,33 +176,36 @@ def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
     return (state ^ (state >> np.uint64(32))) * _MIX
 
 
-def arrange(hashes: Int64, seed: Int64, settings: GenerationSettings) -> Population:
-    """Choose folds, the sample and the reference from the hashes alone.
-
-    Args:
-        hashes: (N,) stable hashes of all users.
-        seed: Numbers of the matched seed users, ascending.
-        settings: Numbers of folds and users.
-    """
-    order = mixed(hashes)
-    is_seed = np.zeros(len(hashes), dtype=bool)
-    is_seed[seed] = True
-    others = np.flatnonzero(~is_seed)
-    n_folds = min(settings.folds, len(seed), len(others))
-    fold = np.full(len(hashes), -1, dtype=np.int8)
-    seed = seed[np.argsort(order[seed], kind="stable")]
-    others = others[np.argsort(order[others], kind="stable")]
-    fitted = others[: settings.max_fit_other_users]
-    rest = others[settings.max_fit_other_users :]
-    fold[seed] = np.arange(len(seed)) % n_folds
-    fold[fitted] = np.arange(len(fitted)) % n_folds
-    sample = np.sort(np.concatenate([seed[: settings.max_fit_seed_users], fitted]))
-    return Population(is_seed, fold, sample, np.sort(rest[: settings.max_reference_users]))
+def arrange(candidates: Candidates, settings: GenerationSettings) -> Population:
+    """Choose folds, the sample and the reference from the hashes alone."""
+    seed, others = candidates.seed, candidates.others
+    n_others = candidates.n_users - len(seed)
+    n_folds = min(settings.folds, len(seed), n_others)
+    seed_order = np.argsort(mixed(candidates.seed_hashes), kind="stable")
+    seed_fold = np.empty(len(seed), dtype=np.int8)
+    seed_fold[seed_order] = np.arange(len(seed)) % n_folds
+    order = np.argsort(mixed(candidates.other_hashes), kind="stable")
+    n_fitted = min(settings.max_fit_other_users, len(others))
+    fitted, rest = order[:n_fitted], order[n_fitted:]
+    by_number = np.argsort(fitted)
+    other_fold = (np.arange(n_fitted) % n_folds).astype(np.int8)
+    fit_seed = seed[seed_order[: settings.max_fit_seed_users]]
+    return Population(
+        n_users=candidates.n_users,
+        n_folds=n_folds,
+        seed=seed,
+        seed_fold=seed_fold,
+        others=others[fitted[by_number]],
+        other_fold=other_fold[by_number],
+        sample=np.sort(np.concatenate([fit_seed, others[fitted]])),
+        reference=np.sort(others[rest[: settings.max_reference_users]]),
+    )
 
 
 def fit_ensemble(
-    model: Model,
+    rows: Rows,
     population: Population,
+    representation: ItemRepresentation,
     settings: GenerationSettings,
     on_fit: Callable[[float], None] | None = None,
     *,
@@ -165,16 +214,15 @@ def fit_ensemble(
     """Fit both levels on everybody, and without each fold.
 
     Args:
-        model: The audience model.
+        rows: The users of the sample.
         population: Who is who.
+        representation: The items' weights, embedding and neighbours.
         settings: Threads and rounds.
         on_fit: Told the share of fits done, after each.
         measured: Whether held-out users will be scored; without it the fold scorers are not honest and only `full`
             may be used (its ranking is the same, for 6 fits instead of 16).
     """
-    rows = model.rows_of(population.sample)
-    is_seed = population.is_seed[population.sample]
-    fold = population.fold[population.sample]
+    fold, is_seed = population.sampled()
     n_folds = int(fold.max()) + 1
     fit_settings = FitSettings(settings.boosting_rounds)
     left_out = [(), *((k,) for k in range(n_folds)), *combinations(range(n_folds), 2)]
@@ -184,7 +232,7 @@ def fit_ensemble(
 
     def fit(folds: tuple[int, ...]) -> tuple[Signals, Float64]:
         kept = ~np.isin(fold, folds)
-        fitted = fit_signals(take(rows, np.flatnonzero(kept)), is_seed[kept], model.representation, fit_settings)
+        fitted = fit_signals(take(rows, np.flatnonzero(kept)), is_seed[kept], representation, fit_settings)
         outside = np.flatnonzero(~kept) if folds else np.arange(len(fold))
         values = np.zeros((len(fold), len(NAMES)))
         values[outside] = fitted.evaluate(take(rows, outside))
@@ -218,7 +266,6 @@ def fit_ensemble(
     full_values = fits[()][1]
     full = Scorer(fits[()][0], _scales(full_values, ~is_seed), _weights(logits, is_seed))
     return Ensemble(
-        population=population,
         full=full,
         folds=tuple(scorers),
         signal_auc=np.array([_auc(logits[:, column], is_seed) for column in range(len(NAMES))]),

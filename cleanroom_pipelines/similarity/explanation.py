@@ -8,7 +8,6 @@ Every item and value is tested (hypergeometric, one-sided) at 1 % divided by the
 has an empty explanation in 99 of 100 cases.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from cleanroom_pipelines.similarity.ensemble import Ensemble
 from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.scoring import SeedCounts
 from cleanroom_pipelines.similarity.signals import NAMES
 
 Int64 = npt.NDArray[np.int64]
@@ -24,24 +24,24 @@ _SIGNIFICANCE = 0.01
 _MOST_SHOWN = 20
 
 
-def explain(model: Model, ensemble: Ensemble, seed: Int64, min_users: int) -> dict[str, Any]:
+def explain(model: Model, ensemble: Ensemble, counts: SeedCounts, n_seed: int, min_users: int) -> dict[str, Any]:
     """The content of explanation.json.
 
     Args:
         model: The audience model.
         ensemble: What was fitted for the seed.
-        seed: Numbers of the matched seed users.
+        counts: What its users have.
+        n_seed: Matched seed users.
         min_users: Fewer seed users than this (25) behind an item or value and it is not shown.
     """
     n_users = model.n_users
-    values = [number for number, feature in enumerate(model.features) if feature["value"] is not None]
-    n_tests = model.n_items + len(values)
-    items = _apart(
-        model.item_users(), _items_of(model, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests
-    )
-    features = _apart(*_value_users(model, values, seed), n_users, len(seed), min_users=min_users, n_tests=n_tests)
-    names = model.item_ids() if items else []
     described = model.features
+    values = [number for number, feature in enumerate(described) if feature["value"] is not None]
+    n_tests = model.n_items + len(values)
+    items = _apart(model.item_users(), counts.items, n_users, n_seed, min_users=min_users, n_tests=n_tests)
+    carriers = np.array([described[number]["n_carriers"] for number in values], dtype=np.int64)
+    features = _apart(carriers, counts.carriers[values], n_users, n_seed, min_users=min_users, n_tests=n_tests)
+    names = model.item_ids() if items else []
     return {
         "items": [{"item_id": names[entry.pop("number")], **entry} for entry in items],
         "features": [
@@ -58,33 +58,6 @@ def explain(model: Model, ensemble: Ensemble, seed: Int64, min_users: int) -> di
         "n_tests": n_tests,
         "significance": _SIGNIFICANCE,
     }
-
-
-def _items_of(model: Model, users: Int64) -> Int64:
-    counts = np.zeros(model.n_items, dtype=np.int64)
-    starts, ends = model.starts[users], model.starts[users + 1]
-    for chunk in range(0, len(users), 10_000):
-        begin, end = starts[chunk : chunk + 10_000], ends[chunk : chunk + 10_000]
-        sizes = end - begin
-        first = np.concatenate([[0], np.cumsum(sizes)])
-        positions = np.arange(first[-1]) + np.repeat(begin - first[:-1], sizes)
-        counts += np.bincount(model.pair_items[positions], minlength=model.n_items)
-    return counts
-
-
-def _value_users(model: Model, columns: Sequence[int], seed: Int64) -> tuple[Int64, Int64]:
-    """Users and seed users that carry each category: its share is above that of a user without it."""
-    in_all, in_seed = np.zeros(len(columns), dtype=np.int64), np.zeros(len(columns), dtype=np.int64)
-    for position, column in enumerate(columns):
-        absent = model.features[column]["absent"]
-        if absent is None:
-            continue
-        carries = np.asarray(model.dense[:, column]) > absent + 1e-6
-        # Exactly 0 is the mean, which stands for "not in the users table".
-        carries &= np.asarray(model.dense[:, column]) != 0
-        in_all[position] = carries.sum()
-        in_seed[position] = carries[seed].sum()
-    return in_all, in_seed
 
 
 def _apart(

@@ -5,7 +5,7 @@ Add here when the numbers get another one; say its formula and source.
 Keep out: scoring, files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,16 +107,50 @@ def roc(held_out: HeldOut) -> list[dict[str, float]]:
     ]
 
 
-def relevance(held_out: HeldOut, percentiles: Float64) -> float:
-    """Mean of 2F - 1 over an audience, F the mid-distribution of the held-out users' percentiles.
+@dataclass(frozen=True)
+class Others:
+    """What the metrics want to know of the ranked non-seed users.
+
+    Args:
+        n_users: How many there are.
+        standings: By numbers of users n: the sum over the first n of twice the seed users below each, ties half:
+            2 m F of their percentiles, F the mid-distribution of the held-out users' percentiles.
+        histogram: Users in 20 equal bins of the score from 0 to 1.
+    """
+
+    n_users: int
+    standings: Mapping[int, int]
+    histogram: Sequence[int]
+
+
+def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) -> Others:
+    """Sum up the non-seed users.
 
     Args:
         held_out: The held-out seed users.
-        percentiles: (n,) the audience's percentiles among the non-seed users.
+        percentiles: (N - m,) percentiles of the non-seed users, descending.
+        wanted: The numbers of first users to sum up.
     """
     ordered = np.sort(held_out.percentile)
     below = np.searchsorted(ordered, percentiles, "left") + np.searchsorted(ordered, percentiles, "right")
-    return float((below / len(ordered) - 1.0).mean())
+    sums = np.concatenate([[0], np.cumsum(below, dtype=np.int64)])
+    standings = {n: int(sums[min(n, len(below))]) for n in wanted}
+    return Others(len(percentiles), standings, histogram(percentiles))
+
+
+def together(parts: Sequence[Others]) -> Others:
+    """The others of consecutive parts of a ranking as one; each was asked for what of it lies in the first n."""
+    standings: dict[int, int] = {}
+    for part in parts:
+        for n, value in part.standings.items():
+            standings[n] = standings.get(n, 0) + value
+    bins = np.sum([part.histogram for part in parts], axis=0, dtype=np.int64)
+    return Others(sum(part.n_users for part in parts), standings, bins.tolist())
+
+
+def relevance(held_out: HeldOut, others: Others, n: int) -> float:
+    """Mean of 2F - 1 over the first n non-seed users, F the mid-distribution of the held-out percentiles."""
+    return others.standings[n] / (len(held_out.percentile) * min(n, others.n_users)) - 1.0
 
 
 def histogram(percentiles: Float64) -> list[int]:
@@ -125,9 +159,14 @@ def histogram(percentiles: Float64) -> list[int]:
     return counts
 
 
+def numbers_of(sizes: Sequence[AudienceSize], n_users: int) -> list[int]:
+    """How many users each size means, at most all."""
+    return [min(size.n_users(n_users), n_users) for size in sizes]
+
+
 def size_metrics(
     held_out: HeldOut,
-    other_percentiles: Float64,
+    others: Others,
     sizes: Sequence[AudienceSize],
     n_users: int,
 ) -> list[dict[str, Any]]:
@@ -135,35 +174,34 @@ def size_metrics(
 
     Args:
         held_out: The held-out seed users.
-        other_percentiles: (N - m,) percentiles of the non-seed users, descending.
+        others: The non-seed users, with the standings of `numbers_of(sizes, N)`.
         sizes: The sizes asked for.
         n_users: Population N.
     """
     m = len(held_out.percentile)
     result = []
-    for size in sizes:
+    for size, n in zip(sizes, numbers_of(sizes, n_users), strict=True):
         requested = size.n_users(n_users)
-        n = min(requested, n_users)
         expected = n / n_users
         value, fold_error = recall(held_out, n)
         low, high = wilson_interval(value, m)
         is_better = low > expected or expected == 1
-        audience = other_percentiles[:n]
+        delivered = min(n, others.n_users)
         result.append(
             {
                 "size": str(size),
                 "type": size.type,
                 "value": size.value,
                 "requested": requested,
-                "delivered": min(requested, len(other_percentiles)),
+                "delivered": min(requested, others.n_users),
                 "recall": value,
                 "recall_interval": [low, high],
                 "recall_fold_standard_error": fold_error,
                 "recall_random": expected,
                 "lift": value / expected,
                 "lift_interval": [low / expected, high / expected],
-                "relevance": relevance(held_out, audience) if is_better else None,
-                "relevance_random": 1.0 - len(audience) / max(1, len(other_percentiles)),
+                "relevance": relevance(held_out, others, n) if is_better else None,
+                "relevance_random": 1.0 - delivered / max(1, others.n_users),
             }
         )
     return result

@@ -204,7 +204,9 @@ class Model:
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
         columns = {
-            name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(getattr(shard, name)[positions]))
+            name: pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), pa.array(getattr(shard, name)[positions])
+            )
             for name in _GATHERED_LISTS
             if name != "days" or self._has_days
         }

@@ -25,13 +25,21 @@ import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
-from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
+from cleanroom_pipelines.engine import (
+    EngineSettings,
+    find_tables,
+    open_configured_engine,
+    open_engine,
+    stable_hash_sql,
+)
 from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import Released, ratio
+from cleanroom_pipelines.similarity.fits import Fit
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.ranking import RANKING_FILE, InPlaceRanking, rank_in_place
+from cleanroom_pipelines.similarity.ranking import fit_candidates, rank_in_place
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE
 from cleanroom_pipelines.similarity.room_features import SEGMENTS_SCHEMA, write_room_features
-from cleanroom_pipelines.similarity.seeds import numbers_of
+from cleanroom_pipelines.similarity.scoring import match_users
 from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
     Progress,
@@ -148,6 +156,7 @@ def rank_room(
     *,
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     min_seed_users: int = MIN_SEED_IDS,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Progress | None = None,
     should_cancel: ShouldCancel | None = None,
 ) -> None:
@@ -163,6 +172,7 @@ def rank_room(
             models that never saw them put them) and held_out.parquet (a row per seed user, without id).
         settings: Folds, samples, threads and rounds.
         min_seed_users: What the fits need, at least 5: a model per fold must see users of every other fold.
+        engine: Where the users are scored; memory, threads and scratch.
         progress: Told the share done and the stage.
         should_cancel: Asked between blocks.
 
@@ -176,17 +186,19 @@ def rank_room(
     if min_seed_users < settings.folds:
         raise UsageError("A ranking needs at least one seed user per fold.", remedy="Raise the minimum.")
     stages = Stages(progress, should_cancel)
-    with one_blas_thread():
+    opened = Model(model)
+    with open_configured_engine(engine, paths=(model, out)) as database, one_blas_thread():
         with stages.stage(0.0, "matching the source audience"):
-            opened = Model(model)
             ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
-            matched = numbers_of(opened, ids)
-            if len(matched) < min_seed_users:
+            candidates = match_users(database, opened, ids, settings)
+            n_matched = len(candidates.seed)
+            if n_matched < min_seed_users:
                 raise _too_few_seed_users()
-            if opened.n_users - len(matched) < max(_MIN_OTHERS, len(matched) / 10):
+            if opened.n_users - n_matched < max(_MIN_OTHERS, n_matched / 10):
                 raise _seed_covers_population()
-        ranked = rank_in_place(opened, matched, out / RANKING_FILE, settings, stages)
-        _write_held_out(ranked, out / HELD_OUT_FILE)
+        fit = fit_candidates(database, opened, candidates, settings, stages)
+        rank_in_place(database, opened, fit, out / RANKING_FILE, engine.scratch, stages)
+    _write_held_out(fit, out / HELD_OUT_FILE)
     if progress:
         progress(1.0, "ranked")
 
@@ -288,10 +300,10 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
         return pq.read_table(path, columns=["user_id"])["user_id"]
 
 
-def _write_held_out(ranked: InPlaceRanking, path: Path) -> None:
+def _write_held_out(fit: Fit, path: Path) -> None:
     import pyarrow.parquet as pq
 
-    held_out = ranked.held_out
+    held_out = fit.held_out
     table = pa.table(
         {
             "fold": held_out.fold,
@@ -299,7 +311,7 @@ def _write_held_out(ranked: InPlaceRanking, path: Path) -> None:
             "above": held_out.above,
             "tied": held_out.tied,
         }
-    ).replace_schema_metadata({b"n_users": str(len(ranked.order)).encode()})
+    ).replace_schema_metadata({b"n_users": str(fit.n_users).encode()})
     # By rank, not by the users' numbers.
     order = np.lexsort((held_out.tied, held_out.above, held_out.fold, -held_out.percentile))
     pq.write_table(table.take(pa.array(order)), path, compression="zstd")

@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import EngineSettings, open_engine
+from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_sql
@@ -129,20 +127,29 @@ def read_seed(
     )
 
 
-def match_seed(model: str | Path | Model, seed: SeedUsers | str | Path) -> SeedMatch:
+def match_seed(
+    model: str | Path | Model,
+    seed: SeedUsers | str | Path,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> SeedMatch:
     """Count how many of a seed a model knows, before any job.
 
     Args:
         model: The model or its folder.
         seed: The seed or its file.
+        engine: Where the model's users are read; memory, threads and scratch.
 
     Raises:
         SeedError: The seed cannot be used.
         ArtifactError: The model cannot be read.
     """
+    from cleanroom_pipelines.similarity.scoring import match_users
+
     opened = model if isinstance(model, Model) else Model(model)
-    users = seed if isinstance(seed, SeedUsers) else read_seed(seed)
-    n_matched = len(matched_users(opened, users))
+    users = seed if isinstance(seed, SeedUsers) else read_seed(seed, engine=engine)
+    with open_configured_engine(engine, paths=(opened.folder,)) as database:
+        n_matched = len(match_users(database, opened, users.user_ids).seed)
     return SeedMatch(
         n_rows=users.n_rows,
         n_unique=users.n_unique,
@@ -151,19 +158,6 @@ def match_seed(model: str | Path | Model, seed: SeedUsers | str | Path) -> SeedM
         n_matched=n_matched,
         match_rate=n_matched / users.n_unique if users.n_unique else 0.0,
     )
-
-
-def matched_users(model: Model, seed: SeedUsers) -> npt.NDArray[np.int64]:
-    """Numbers of the model's users that are in the seed, ascending."""
-    return numbers_of(model, seed.user_ids)
-
-
-def numbers_of(model: Model, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Numbers of the model's users that are among some ids, ascending."""
-    import pyarrow.compute as pc
-
-    found = pc.is_in(model.user_ids(), value_set=user_ids.cast(pa.string()))
-    return np.flatnonzero(found.combine_chunks().to_numpy(zero_copy_only=False))
 
 
 def _check_counts(

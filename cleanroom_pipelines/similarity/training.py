@@ -76,6 +76,12 @@ class Stages:
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
 
+    def tell(self, share: float, name: str) -> None:
+        """Tell how far it is, and stop if somebody asked for it."""
+        self.check()
+        if self.progress:
+            self.progress(share, name)
+
     def check(self) -> None:
         """Stop if somebody asked for it.
 
@@ -319,9 +325,7 @@ class _Writing:
             described += table.features
         self._dense = self._create("dense", np.float32, (self._n_users, len(described)))
         result = []
-        for number, (feature, column) in enumerate(
-            zip(described, self._raw_columns(columns, table), strict=True)
-        ):
+        for number, (feature, column) in enumerate(zip(described, self._raw_columns(columns, table), strict=True)):
             standardised = dense_features.standardised(column)
             self._dense[:, number] = standardised
             absent = n_carriers = None

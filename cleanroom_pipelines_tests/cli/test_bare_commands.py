@@ -16,7 +16,7 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.similarity.ranking import write_ranked
+from cleanroom_pipelines.similarity.rankings import write_ranked
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds

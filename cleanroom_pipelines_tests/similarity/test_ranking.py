@@ -13,7 +13,7 @@ from cleanroom_pipelines.similarity import (
     GenerationSettings,
     TrainingSettings,
 )
-from cleanroom_pipelines.similarity.ranking import RANKING_FILE, select_audience, write_ranked
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience, write_ranked
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, World, make_world, rank, train_on
 
 

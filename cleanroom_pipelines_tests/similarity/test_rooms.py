@@ -26,7 +26,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.privacy import Releaser
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.ranking import RANKING_FILE
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE
 from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
 from cleanroom_pipelines.similarity.rooms import (
     HELD_OUT_FILE,

@@ -24,8 +24,10 @@ from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine,
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity import metrics
 from cleanroom_pipelines.similarity.benchmark.baselines import BASELINES, Table
-from cleanroom_pipelines.similarity.ensemble import arrange, fit_ensemble, score_with
+from cleanroom_pipelines.similarity.ensemble import Candidates, arrange, fit_ensemble
 from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.ranking import fit_candidates
+from cleanroom_pipelines.similarity.scoring import gather_rows, score_users
 from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
     InteractionsSchema,
@@ -34,7 +36,7 @@ from cleanroom_pipelines.similarity.specs import (
     UsersSchema,
     Window,
 )
-from cleanroom_pipelines.similarity.training import one_blas_thread, train
+from cleanroom_pipelines.similarity.training import Stages, one_blas_thread, train
 from cleanroom_pipelines.tables.roles import Role
 
 Int64 = npt.NDArray[np.int64]
@@ -259,15 +261,18 @@ def _run_kind(
     for batch in makers[kind](source, n_tasks, rng):
         model = _trained(source, batch, training, with_users=True)
         plain = _trained(source, batch, training, with_users=False) if source.data.users is not None else None
-        counts = sp.csr_matrix(
-            (
-                np.asarray(model.pair_counts, dtype=np.float64),
-                np.asarray(model.pair_items, dtype=np.int32),
-                np.asarray(model.starts),
-            ),
-            shape=(model.n_users, model.n_items),
+        shards = [model.shard(shard) for shard in range(model.n_shards)]
+        counts = sp.vstack(
+            [
+                sp.csr_matrix(
+                    (shard.counts.astype(np.float64), shard.items.astype(np.int32), shard.starts),
+                    shape=(len(shard.hashes), model.n_items),
+                )
+                for shard in shards
+            ],
+            format="csr",
         )
-        prepared = Table(counts, np.asarray(model.dense), random_seed)
+        prepared = Table(counts, np.vstack([shard.dense for shard in shards]), random_seed)
         number = {user_id: position for position, user_id in enumerate(model.user_ids().to_pylist())}
         for task in batch.tasks:
             members = np.sort([number[user_id] for user_id in task.members if user_id in number])
@@ -320,19 +325,25 @@ def _users_schema(source: _Source) -> UsersSchema:
 
 
 def _our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:
-    with one_blas_thread():
-        population = arrange(model.hashes, seed, settings)
-        ensemble = fit_ensemble(model, population, settings, measured=False)
-        return np.concatenate([score_with([ensemble.full], model.rows(block))[0] for block in model.blocks()])
+    with open_engine() as engine, one_blas_thread():
+        population = arrange(_candidates(model, seed), settings)
+        rows = gather_rows(engine, model, population.sample)
+        ensemble = fit_ensemble(rows, population, model.representation, settings, measured=False)
+        return score_users(engine, model, ensemble.full, range(model.n_shards))
+
+
+def _candidates(model: Model, seed: Int64) -> Candidates:
+    hashes = model.hashes()
+    others = np.setdiff1d(np.arange(model.n_users), seed, assume_unique=True)
+    ids = model.user_ids().take(pa.array(seed)).combine_chunks()
+    return Candidates(model.n_users, seed, hashes[seed], ids, others, hashes[others])
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
     """Our own estimate on a random seed, and whether its interval covers the share."""
-    from cleanroom_pipelines.similarity.ranking import held_out_ranks_of
-
-    with one_blas_thread():
-        population = arrange(model.hashes, seed, settings)
-        held_out = held_out_ranks_of(model, fit_ensemble(model, population, settings), seed, settings)
+    with open_engine() as engine, one_blas_thread():
+        fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(None, None))
+        held_out = fit.held_out
     result = {}
     for share in SHARES:
         value, _ = metrics.recall(held_out, int(share * model.n_users))

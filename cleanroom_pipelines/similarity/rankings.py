@@ -1,0 +1,147 @@
+"""Reading a ranking: its projections by seed mode, and the users of one size.
+
+Lives here: the columns of `ranking.parquet`, `write_ranked`, and `select_audience`.
+Add here when an audience can be taken from a ranking in a further way.
+Keep out: making a ranking (ranking, sorting).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
+from cleanroom_pipelines.engine import stable_hash
+from cleanroom_pipelines.errors import ArtifactError
+
+RANKING_FILE = "ranking.parquet"
+RANKING_SCHEMA = pa.schema(
+    [("user_id", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("is_seed", pa.bool_())]
+)
+_ROW_GROUP = 100_000
+
+
+def ranking_metadata(n_seed_users: int) -> dict[bytes, bytes]:
+    """What the footer of a file of a ranking says: the seed users in that file."""
+    return {b"n_seed_users": str(n_seed_users).encode()}
+
+
+def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXCLUDED) -> int:
+    """Project the in-place ranking into `ranked.parquet`: user_id VARCHAR, rank BIGINT from 1, score DOUBLE.
+
+    Args:
+        ranking: The ranking.parquet that `generate` wrote.
+        out: File to write.
+        seed_mode: Where the seed's own users stand.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        ArtifactError: The ranking cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("user_id", pa.string()), ("rank", pa.int64()), ("score", pa.float64())])
+    n_rows = 0
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in _projected(ranking, seed_mode):
+            ranks = pa.array(np.arange(n_rows + 1, n_rows + 1 + batch.num_rows))
+            writer.write_batch(
+                pa.RecordBatch.from_arrays([batch.column("user_id"), ranks, batch.column("score")], schema=schema)
+            )
+            n_rows += batch.num_rows
+    return n_rows
+
+
+@dataclass(frozen=True)
+class Audience:
+    """The users of one size, best first.
+
+    Args:
+        requested: Users asked for.
+        delivered: Users there are.
+        warnings: SIZE_EXCEEDS_POPULATION where fewer than asked for.
+    """
+
+    requested: int
+    delivered: int
+    warnings: tuple[str, ...]
+    _ranking: Path
+    _seed_mode: SeedMode
+
+    def user_ids(self) -> Iterator[pa.Array]:
+        """The user ids in rank order, in batches of strings; never all in memory."""
+        left = self.delivered
+        for batch in _projected(self._ranking, self._seed_mode):
+            if left <= 0:
+                return
+            yield batch.column("user_id").slice(0, left)
+            left -= batch.num_rows
+
+
+def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = SeedMode.EXCLUDED) -> Audience:
+    """Take the users of one size from a ranking, without scores.
+
+    Args:
+        ranking: The ranking.parquet that `generate` wrote.
+        size: How many; a percentage is one of all scored users, the seed included.
+        seed_mode: Where the seed's own users stand; where they are excluded the cut refills.
+
+    Raises:
+        ArtifactError: The ranking cannot be read.
+    """
+    with _open_ranking(ranking) as file:
+        n_users = file.metadata.num_rows
+        n_seed = int(file.schema_arrow.metadata[b"n_seed_users"])
+    available = n_users - n_seed if seed_mode is SeedMode.EXCLUDED else n_users
+    requested = size.n_users(n_users)
+    return Audience(
+        requested=requested,
+        delivered=min(requested, available),
+        warnings=("SIZE_EXCEEDS_POPULATION",) if requested > available else (),
+        _ranking=ranking,
+        _seed_mode=seed_mode,
+    )
+
+
+def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:
+    import pyarrow.compute as pc
+
+    if seed_mode is SeedMode.FIRST:
+        yield _shuffled_seed(ranking)
+    with _open_ranking(ranking) as file:
+        for batch in file.iter_batches(batch_size=_ROW_GROUP):
+            yield batch if seed_mode is SeedMode.IN_PLACE else batch.filter(pc.invert(batch.column("is_seed")))
+
+
+def _shuffled_seed(ranking: Path) -> pa.RecordBatch:
+    """The seed's users without score, in an order that says nothing about their score."""
+    with _open_ranking(ranking) as file:
+        ids: list[str] = []
+        for batch in file.iter_batches(batch_size=_ROW_GROUP):
+            ids += batch.column("user_id").filter(batch.column("is_seed")).to_pylist()
+    ids.sort(key=lambda user_id: (stable_hash(f"first:{user_id}"), user_id))
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(ids, pa.string()),
+            pa.nulls(len(ids), pa.int64()),
+            pa.nulls(len(ids), pa.float64()),
+            pa.array([True] * len(ids)),
+        ],
+        names=["user_id", "rank", "score", "is_seed"],
+    )
+
+
+def _open_ranking(ranking: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(ranking)
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(
+            f"The ranking cannot be read ({type(error).__name__}).", remedy="Generate it again."
+        ) from None
