@@ -376,7 +376,7 @@ def _make_report(work: Work) -> Made:
         sentence = report_sentence(report)
         if report.passed:
             with _opening(installation, model, "audience_model") as folder:
-                match = match_seed(folder, seed)
+                match = match_seed(folder, seed, engine=installation.engine_settings)
             documents["match"] = match.as_dict()
             sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
             if match.n_matched < configured.min_matching_seed_size:

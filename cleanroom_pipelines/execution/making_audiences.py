@@ -224,6 +224,7 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
         seed_file,
         ranked,
         min_seed_users=5,  # below the released threshold only by noise that is far out; so no second threshold
+        engine=installation.engine_settings,
         progress=lambda share, stage: work.report_progress(0.9 * share, stage),
         should_cancel=work.should_cancel,
     )

@@ -84,7 +84,7 @@ def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) 
     if absent is None:
         return np.zeros(len(standardised_column), dtype=bool)
     # Exactly 0 is the mean, which stands for "not in the users table".
-    return (standardised_column > absent + 1e-6) & (standardised_column != 0)
+    return np.asarray((standardised_column > absent + 1e-6) & (standardised_column != 0))
 
 
 def scatter(

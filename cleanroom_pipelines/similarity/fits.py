@@ -94,7 +94,7 @@ def load_fit(folder: Path) -> Fit:
                 Scale(arrays[f"scale_{number}_values"], arrays[f"scale_{number}_logits"])
                 for number in range(described["n_scales"])
             )
-            signals = Signals(*(arrays[f"signals_{name}"] for name in _SIGNALS), trees)
+            signals = Signals(trees=trees, **{name: arrays[f"signals_{name}"] for name in _SIGNALS})
             return Fit(
                 n_users=described["n_users"],
                 seed=arrays["seed"],

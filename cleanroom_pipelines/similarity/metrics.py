@@ -144,8 +144,8 @@ def together(parts: Sequence[Others]) -> Others:
     for part in parts:
         for n, value in part.standings.items():
             standings[n] = standings.get(n, 0) + value
-    bins = np.sum([part.histogram for part in parts], axis=0, dtype=np.int64)
-    return Others(sum(part.n_users for part in parts), standings, bins.tolist())
+    bins = [sum(column) for column in zip(*(part.histogram for part in parts), strict=True)]
+    return Others(sum(part.n_users for part in parts), standings, bins)
 
 
 def relevance(held_out: HeldOut, others: Others, n: int) -> float:

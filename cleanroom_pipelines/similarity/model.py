@@ -4,7 +4,8 @@ Lives here: their names, opening a model, the representation of some of its user
 Add here when a file is added (and raise FORMAT_VERSION).
 Keep out: how the numbers came about (training) and what is done with them (scoring, ranking).
 
-    model.json          what it was trained on, counts, features, users per shard; no clock: equal input, equal bytes
+    model.json          what it was trained on, counts, features, users per shard; no clock: equal input, equal
+                        bytes
     users/, embeddings/ the users in shards (shards)
     items.parquet       item_id, n_users in vocabulary order
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
@@ -201,12 +202,11 @@ class Model:
         """What is stored of some of a shard's users, by ascending place, for `rows_from` here or elsewhere."""
         starts = shard.starts[places]
         sizes = shard.starts[places + 1] - starts
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        positions = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], sizes)
+        offsets = pa.array(ends, pa.int32())
         columns = {
-            name: pa.ListArray.from_arrays(
-                pa.array(offsets, pa.int32()), pa.array(getattr(shard, name)[positions])
-            )
+            name: pa.ListArray.from_arrays(offsets, pa.array(getattr(shard, name)[positions]))
             for name in _GATHERED_LISTS
             if name != "days" or self._has_days
         }

@@ -122,8 +122,16 @@ def generate(
         )
         wanted = _wanted(sizes, opened.n_users)
         with one_blas_thread():
-            others = _rank(database, opened, fit, out / RANKING_FILE, engine.scratch, stages, wanted)
-    return _report(fit, others, out, sizes, min_matching_seed_size, stages)
+            others = _rank(
+                database,
+                opened,
+                fit,
+                out / RANKING_FILE,
+                scratch=engine.scratch,
+                stages=stages,
+                wanted=wanted,
+            )
+    return _report(fit, others, out, sizes=sizes, minimum=min_matching_seed_size, stages=stages)
 
 
 def prepare(
@@ -218,6 +226,7 @@ def rank_in_place(
     model: Model,
     fit: Fit,
     out: Path,
+    *,
     scratch: Path | None,
     stages: Stages,
 ) -> None:
@@ -234,11 +243,11 @@ def rank_in_place(
     Raises:
         CancelledError: Somebody asked for it.
     """
-    _rank(engine, model, fit, out, scratch, stages, ())
+    _rank(engine, model, fit, out, scratch=scratch, stages=stages, wanted=())
 
 
 def score_range(
-    engine: Engine, model: Model, fit: Fit, first_shard: int, last_shard: int, stages: Stages
+    engine: Engine, model: Model, fit: Fit, first_shard: int, last_shard: int, *, stages: Stages
 ) -> Float64:
     """Score the users of some consecutive shards, first ≤ shard < last, for `finish`; a number a user.
 
@@ -281,7 +290,7 @@ def finish(
     stages.seconds = {**fit.timing_seconds, **stages.seconds}
     with stages.stage(0.85, "ranking"):
         others = _rank_in_memory(model, fit, scores, out / RANKING_FILE, _wanted(sizes, model.n_users))
-    return _report(fit, others, out, sizes, min_matching_seed_size, stages)
+    return _report(fit, others, out, sizes=sizes, minimum=min_matching_seed_size, stages=stages)
 
 
 def _wanted(sizes: Sequence[AudienceSize], n_users: int) -> list[int]:
@@ -292,6 +301,7 @@ def _report(
     fit: Fit,
     others: metrics.Others,
     out: Path,
+    *,
     sizes: Sequence[AudienceSize],
     minimum: int,
     stages: Stages,
@@ -317,6 +327,7 @@ def _rank(
     model: Model,
     fit: Fit,
     out: Path,
+    *,
     scratch: Path | None,
     stages: Stages,
     wanted: Sequence[int],
@@ -339,9 +350,9 @@ def _rank(
         scored.mkdir()
         sorting.mkdir()
         with stages.stage(0.6, "scoring all users"):
-            write_scores(engine, model, fit.scorer, fit.seed, scored, on_scored)
+            write_scores(engine, model, fit.scorer, seed=fit.seed, folder=scored, on_share=on_scored)
         with stages.stage(0.85, "ranking"):
-            return rank_scored(engine, fit, scored, out, sorting, wanted, on_ranked)
+            return rank_scored(engine, fit, scored, out=out, scratch=sorting, wanted=wanted, on_share=on_ranked)
 
 
 def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted: Sequence[int]) -> metrics.Others:

@@ -197,7 +197,7 @@ def rank_room(
             if opened.n_users - n_matched < max(_MIN_OTHERS, n_matched / 10):
                 raise _seed_covers_population()
         fit = fit_candidates(database, opened, candidates, settings, stages)
-        rank_in_place(database, opened, fit, out / RANKING_FILE, engine.scratch, stages)
+        rank_in_place(database, opened, fit, out / RANKING_FILE, scratch=engine.scratch, stages=stages)
     _write_held_out(fit, out / HELD_OUT_FILE)
     if progress:
         progress(1.0, "ranked")

@@ -12,6 +12,7 @@ fit, so the number of shards, threads and machines does not change a bit of it.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -274,6 +275,7 @@ def write_scores(
     engine: Engine,
     model: Model,
     scorer: Scorer,
+    *,
     seed: Int64,
     folder: Path,
     on_share: Callable[[float], None] = lambda _: None,
@@ -325,5 +327,5 @@ def _everybody() -> int:
     return 1 << 64
 
 
-def _numpy(table: pa.Table, column: str) -> npt.NDArray[np.generic]:
+def _numpy(table: pa.Table, column: str) -> npt.NDArray[Any]:
     return np.asarray(table[column].combine_chunks().to_numpy(zero_copy_only=False))

@@ -9,8 +9,8 @@ Keep out: how the numbers came about (training, cluster_training) and what is co
 
 A shard is a range of stable_hash: of 2^k shards, shard s holds the users whose highest k of 60 bits are s. Within
 a shard, and so over all of them, users stand in order of (stable_hash, user_id), and a user's number is her place
-in that order. A shard consists of whole blocks of about 4,096 users, which are computed on together: they depend on
-the population alone, so results are the same for every number of shards, threads and machines.
+in that order. A shard consists of whole blocks of about 4,096 users, which are computed on together: they
+depend on the population alone, so results are the same for every number of shards, threads and machines.
 
 Decided 2026-11-27: one file per array for all users, as format 1 had, is quicker to map, but cannot be written or
 read by several machines. With dictionaries for the lists, 250,000 users with 5 million items are written in 0.33 s

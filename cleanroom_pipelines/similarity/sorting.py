@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine import Engine, SortedPart, find_tables
 from cleanroom_pipelines.similarity.fits import Fit
-from cleanroom_pipelines.similarity.metrics import HeldOut, Others, others_of, together
+from cleanroom_pipelines.similarity.metrics import Others, others_of, together
 from cleanroom_pipelines.similarity.rankings import RANKING_SCHEMA, ranking_metadata
 from cleanroom_pipelines.similarity.scoring import SCORED
 from cleanroom_pipelines.similarity.shards import part_name
@@ -56,6 +56,7 @@ def rank_scored(
     engine: Engine,
     fit: Fit,
     scores: Path,
+    *,
     out: Path,
     scratch: Path,
     wanted: Sequence[int],
@@ -155,16 +156,12 @@ def _percentiles(scores: Float64, above: int, n_others: int) -> Float64:
 
 
 def _merged(table: pa.Table, percentiles: Float64, fit: Fit, seed: Int64) -> pa.Table:
+    ids = table["user_id"].cast(pa.string()).chunks
     columns = {
-        "user_id": pa.chunked_array(
-            [*table["user_id"].cast(pa.string()).chunks, fit.seed_ids.take(pa.array(seed))]
-        ),
+        "user_id": pa.chunked_array([*ids, fit.seed_ids.take(pa.array(seed))]),
         "score": np.concatenate([percentiles, fit.held_out.percentile[seed]]),
         "hash": np.concatenate([np.asarray(table["stable_hash"], dtype=np.int64), fit.seed_hashes[seed]]),
         "is_seed": np.arange(len(percentiles) + len(seed)) >= len(percentiles),
     }
     order = [("score", "descending"), ("hash", "ascending"), ("user_id", "ascending")]
     return pa.table(columns).sort_by(order)
-
-
-__all__ = ["HeldOut", "rank_scored"]

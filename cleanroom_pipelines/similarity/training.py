@@ -184,7 +184,9 @@ def train(
                     database, size_profile, found.n_usable, has_population=found.has_population
                 )
             with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
-                writing = _Writing(out, scratch, n_users, database, settings, found)
+                writing = _Writing(
+                    out, scratch, n_users=n_users, database=database, settings=settings, found=found
+                )
                 writing.spill_pairs(stages, counted=is_cached)
             with stages.stage(0.6, "building the matrix"):
                 writing.sort_pairs(stages)
@@ -261,6 +263,7 @@ class _Writing:
         self,
         out: Path,
         scratch: Path,
+        *,
         n_users: int,
         database: Engine,
         settings: TrainingSettings,

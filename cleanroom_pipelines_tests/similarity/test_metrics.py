@@ -73,7 +73,8 @@ def test_relevance_of_a_random_ranking_is_one_minus_the_share() -> None:
     )
     percentiles = -np.sort(-(np.arange(10_000) + 0.5) / 10_000)
     for share in (0.05, 0.2, 0.5, 1.0):
-        value = metrics.relevance(held_out, percentiles[: int(share * 10_000)])
+        n = int(share * 10_000)
+        value = metrics.relevance(held_out, metrics.others_of(held_out, percentiles, [n]), n)
         assert value == pytest.approx(1 - share, abs=0.02)
 
 
@@ -82,9 +83,27 @@ def test_relevance_falls_with_size_and_is_zero_for_an_audience_drawn_like_the_se
         np.linspace(0.5, 1, 1_000), np.zeros(1_000, dtype=int), [np.linspace(0, 1, 1_000)], 2_000
     )
     percentiles = np.linspace(1, 0, 1_000)
-    values = [metrics.relevance(held_out, percentiles[:n]) for n in range(1, 1_000, 37)]
+    others = metrics.others_of(held_out, percentiles, range(1, 1_000, 37))
+    values = [metrics.relevance(held_out, others, n) for n in range(1, 1_000, 37)]
     assert all(earlier >= later for earlier, later in pairwise(values))
-    assert metrics.relevance(held_out, held_out.percentile) == pytest.approx(0, abs=1e-9)
+    alike = metrics.others_of(held_out, -np.sort(-held_out.percentile), [1_000])
+    assert metrics.relevance(held_out, alike, 1_000) == pytest.approx(0, abs=1e-9)
+
+
+def test_parts_of_a_ranking_add_up() -> None:
+    rng = np.random.default_rng(3)
+    held_out = metrics.held_out_ranks(rng.random(50), np.zeros(50, dtype=int), [rng.random(700)], 1_200)
+    percentiles = -np.sort(-rng.random(1_000).round(2))
+    whole = metrics.others_of(held_out, percentiles, [1, 400, 401, 1_000])
+    parts = [
+        metrics.others_of(held_out, percentiles[:400], [1, 400]),
+        metrics.others_of(held_out, percentiles[400:], [0, 1, 600]),
+    ]
+    renamed = [
+        metrics.Others(400, {n: parts[0].standings[min(n, 400)] for n in whole.standings}, parts[0].histogram),
+        metrics.Others(600, {n: parts[1].standings[max(0, n - 400)] for n in whole.standings}, parts[1].histogram),
+    ]
+    assert metrics.together(renamed) == whole
 
 
 def test_roc_has_at_most_201_points_by_decreasing_threshold_from_corner_to_corner() -> None:
@@ -102,8 +121,7 @@ def test_relevance_is_null_where_recall_is_not_above_chance() -> None:
     held_out = metrics.held_out_ranks(
         np.linspace(0, 1, 50), np.zeros(50, dtype=int), [np.linspace(0, 1, 950)], 1_000
     )
-    entry = metrics.size_metrics(held_out, np.linspace(1, 0, 950), [AudienceSize(SizeType.PERCENTAGE, 10)], 1_000)[
-        0
-    ]
+    others = metrics.others_of(held_out, np.linspace(1, 0, 950), [100])
+    entry = metrics.size_metrics(held_out, others, [AudienceSize(SizeType.PERCENTAGE, 10)], 1_000)[0]
     assert entry["relevance"] is None
     assert entry["recall_random"] == 0.1

@@ -6,11 +6,12 @@ Both levels of the ensemble run, trees included; a model read back on the users 
 import numpy as np
 import pytest
 
+from cleanroom_pipelines.engine import open_engine
 from cleanroom_pipelines.similarity import GenerationSettings, metrics
-from cleanroom_pipelines.similarity.ensemble import arrange, fit_ensemble
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.ranking import held_out_ranks_of
-from cleanroom_pipelines.similarity.training import one_blas_thread
+from cleanroom_pipelines.similarity.ranking import fit_candidates
+from cleanroom_pipelines.similarity.scoring import match_users
+from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 from cleanroom_pipelines_tests.similarity.planted import make_world, train_on
 
 _SETTINGS = GenerationSettings(folds=3, boosting_rounds=3, threads=1)
@@ -24,12 +25,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     model = Model(train_on(world.interactions, tmp_path_factory.mktemp("model")))
     rng = np.random.default_rng(20)
     recalls, covers, areas = [], [], []
-    with one_blas_thread():
+    ids = model.user_ids()
+    with open_engine() as engine, one_blas_thread():
         for number in range(200):
             size = (25, 60, 150)[number % 3]
             seed = np.sort(rng.choice(model.n_users, size, replace=False))
-            ensemble = fit_ensemble(model, arrange(model.hashes, seed, _SETTINGS), _SETTINGS)
-            held_out = held_out_ranks_of(model, ensemble, seed, _SETTINGS)
+            candidates = match_users(engine, model, ids.take(seed), _SETTINGS)
+            held_out = fit_candidates(engine, model, candidates, _SETTINGS, Stages(None, None)).held_out
             values = [metrics.recall(held_out, int(share * model.n_users))[0] for share in _SHARES]
             bounds = [metrics.wilson_interval(value, size) for value in values]
             recalls.append(values)

@@ -12,7 +12,9 @@ from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError,
 from cleanroom_pipelines.similarity import (
     GenerationSettings,
     TrainingSettings,
+    shards,
 )
+from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience, write_ranked
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, World, make_world, rank, train_on
 
@@ -91,13 +93,6 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, tmp_path: Pa
     shuffled = world.interactions.sample(frac=1, random_state=1)
     permuted = train_on(shuffled, tmp_path, "permuted", engine=type(ENGINE)(memory_bytes=1 << 30, threads=2))
     assert _bytes(permuted, seed, tmp_path / "b") == expected
-    sharded = train_on(
-        world.interactions,
-        tmp_path,
-        "sharded",
-        settings=TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=70),
-    )
-    assert _bytes(sharded, seed, tmp_path / "c") == expected
     split = tmp_path / "split"
     split.mkdir()
     for number in range(4):
@@ -105,6 +100,21 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, tmp_path: Pa
     assert (
         _bytes(train_on(world.interactions, tmp_path, "s", interactions=split), seed, tmp_path / "d") == expected
     )
+
+
+def test_the_same_bytes_for_every_number_of_shards(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 30)
+    rankings = {}
+    for users_per_shard in (10_000, 150, 70):
+        settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=users_per_shard)
+        folder = tmp_path / str(users_per_shard)
+        folder.mkdir()
+        trained = train_on(world.interactions, folder, settings=settings)
+        rankings[Model(trained).n_shards] = _bytes(trained, world.group[::2], folder / "out")
+    assert len(rankings) == 3, "the settings gave three numbers of shards"
+    assert len(set(rankings.values())) == 1
 
 
 def test_text_and_parquet_give_the_same_ranking(world: World, model: Path, tmp_path: Path) -> None:

@@ -224,9 +224,9 @@ def test_what_is_missing_is_no_number(tmp_path: Path) -> None:
         f"embedding {number} of scope {scope}" for scope in (1, 2) for number in range(4)
     ]
     assert {"age = 25-34", "gender = F"} <= set(names)
-    assert np.isfinite(model.dense).all()
+    assert np.isfinite(model.shard(0).dense).all()
     # Every second user lacks the second scope, and stands at its mean.
-    second = np.asarray(model.dense)[:, names.index("embedding 0 of scope 2")]
+    second = np.asarray(model.shard(0).dense)[:, names.index("embedding 0 of scope 2")]
     lacking = ~np.isin(np.array(model.user_ids().to_pylist()), room.users[::2])
     assert (second[lacking] == 0).all()
     assert (second[~lacking] != 0).all()
@@ -419,7 +419,7 @@ def test_means_of_many_scopes_do_not_depend_on_the_order_of_rows(tmp_path: Path)
     path = room.base / "embeddings.parquet"
     pd.read_parquet(path).sample(frac=1, random_state=3).to_parquet(path, index=False)
     second = train(room, tmp_path / "second")
-    assert (first / "dense.npy").read_bytes() == (second / "dense.npy").read_bytes()
+    assert (first / "users/part-00000.parquet").read_bytes() == (second / "users/part-00000.parquet").read_bytes()
 
 
 def test_the_source_may_come_as_a_file(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:

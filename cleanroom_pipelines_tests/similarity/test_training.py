@@ -25,6 +25,9 @@ def world() -> World:
     return make_world(n_users=150)
 
 
+USERS = "users/part-00000.parquet"
+
+
 def _train(frame: pd.DataFrame, folder: Path, **changes: object) -> tuple[TrainingReport, Model]:
     source, out = folder / "rows.parquet", folder / "model"
     if "interactions" not in changes:
@@ -33,6 +36,10 @@ def _train(frame: pd.DataFrame, folder: Path, **changes: object) -> tuple[Traini
     arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "engine": ENGINE} | changes
     report = train(out=out, **arguments)  # type: ignore[arg-type]
     return report, Model(out)
+
+
+def _files(model: Model) -> list[str]:
+    return sorted(path.relative_to(model.folder).as_posix() for path in model.folder.rglob("*") if path.is_file())
 
 
 def _refused(frame: pd.DataFrame, folder: Path, **changes: object) -> TrainingDataError:
@@ -52,8 +59,8 @@ def test_the_matrix_is_what_pandas_counts(world: World, tmp_path: Path) -> None:
     users, items = model.user_ids().to_pylist(), model.item_ids()
     found = {}
     for number, user in enumerate(users):
-        for position in range(model.starts[number], model.starts[number + 1]):
-            found[user, items[model.pair_items[position]]] = int(model.pair_counts[position])
+        for position in range(model.shard(0).starts[number], model.shard(0).starts[number + 1]):
+            found[user, items[model.shard(0).items[position]]] = int(model.shard(0).counts[position])
     assert found == expected.to_dict()
     assert report.n_users == frame.user_id.nunique()
     assert report.n_pairs == len(expected)
@@ -65,7 +72,7 @@ def test_users_are_in_order_of_their_stable_hash(world: World, tmp_path: Path) -
 
     _, model = _train(world.interactions, tmp_path)
     hashes = [stable_hash(user) for user in model.user_ids().to_pylist()]
-    assert hashes == model.hashes.tolist() == sorted(hashes)
+    assert hashes == model.hashes().tolist() == sorted(hashes)
 
 
 def test_recency_and_activity_are_standardised_features(world: World, tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_recency_and_activity_are_standardised_features(world: World, tmp_path: 
     assert names == ["interactions", "distinct items", "days since last interaction", "days active"]
     counts = world.interactions.groupby("user_id").size()[model.user_ids().to_pylist()]
     logs = np.log1p(counts.to_numpy())
-    assert np.allclose(model.dense[:, 0], np.clip((logs - logs.mean()) / logs.std(), -5, 5), atol=1e-5)
+    assert np.allclose(model.shard(0).dense[:, 0], np.clip((logs - logs.mean()) / logs.std(), -5, 5), atol=1e-5)
 
 
 def test_bad_rows_are_dropped_and_counted(world: World, tmp_path: Path) -> None:
@@ -143,8 +150,7 @@ def test_integers_timestamps_and_strings_are_one_and_the_same(world: World, tmp_
     other = frame.assign(user_id=frame.user_id.astype(str), ts=pd.to_datetime(frame.ts, unit="s"))
     _, two = _train(other, tmp_path / "b")
     assert one.user_ids().to_pylist() == two.user_ids().to_pylist()
-    assert (one.folder / "items.npy").read_bytes() == (two.folder / "items.npy").read_bytes()
-    assert (one.folder / "dense.npy").read_bytes() == (two.folder / "dense.npy").read_bytes()
+    assert (one.folder / USERS).read_bytes() == (two.folder / USERS).read_bytes()
 
 
 def test_missing_files_and_columns(world: World, tmp_path: Path) -> None:
@@ -188,7 +194,7 @@ def test_declared_features_and_a_users_table(world: World, tmp_path: Path) -> No
     names = [feature["name"] for feature in model.features]
     assert names[4:] == ["mean spend", "shop = north", "shop = south", "age = old", "age = young", "e0"]
     spend = frame.groupby("user_id").spend.mean()[model.user_ids().to_pylist()].to_numpy()
-    assert np.allclose(model.dense[:, 4], (spend - spend.mean()) / spend.std(), atol=1e-3)
+    assert np.allclose(model.shard(0).dense[:, 4], (spend - spend.mean()) / spend.std(), atol=1e-3)
     assert model.description["profile"]["users_table"]["n_matched_users"] == 150
 
 
@@ -204,8 +210,8 @@ def test_no_seed_and_no_clock_in_the_model(world: World, tmp_path: Path) -> None
     (tmp_path / "b").mkdir()
     _, one = _train(world.interactions, tmp_path / "a")
     _, two = _train(world.interactions, tmp_path / "b")
-    names = sorted(path.name for path in one.folder.iterdir())
-    assert names == sorted(path.name for path in two.folder.iterdir())
+    names = _files(one)
+    assert names == _files(two)
     assert all((one.folder / name).read_bytes() == (two.folder / name).read_bytes() for name in names)
 
 
@@ -254,7 +260,7 @@ def test_the_cache_changes_no_byte_of_the_model(world: World, tmp_path: Path, wi
         )
         reports.append(report)
         models.append(model)
-    names = sorted(path.name for path in models[0].folder.iterdir())
+    names = _files(models[0])
     for other in models[1:]:
         assert all((other.folder / name).read_bytes() == (models[0].folder / name).read_bytes() for name in names)
     assert reports[0].n_interactions == reports[1].n_interactions == reports[2].n_interactions
@@ -288,7 +294,7 @@ def test_a_population_of_those_with_interactions_changes_no_byte(world: World, t
     _, plain = _train(world.interactions, tmp_path / "plain")
     population = _population(sorted(set(world.interactions.user_id)), tmp_path)
     _, with_population = _train(world.interactions, tmp_path / "given", population=population)
-    names = sorted(path.name for path in plain.folder.iterdir())
+    names = _files(plain)
     assert all(
         (with_population.folder / name).read_bytes() == (plain.folder / name).read_bytes() for name in names
     )
@@ -311,9 +317,9 @@ def test_a_population_says_who_is_ranked(world: World, tmp_path: Path, window: W
     assert (
         dict(zip(model.item_ids(), model.item_users().tolist(), strict=True)) == per_item[per_item >= 5].to_dict()
     )
-    n_pairs = dict(zip(users, np.diff(model.starts).tolist(), strict=True))
+    n_pairs = dict(zip(users, np.diff(model.shard(0).starts).tolist(), strict=True))
     assert all(n_pairs[user] == 0 for user in silent)
-    assert np.isfinite(model.dense).all()
+    assert np.isfinite(model.shard(0).dense).all()
 
 
 def test_a_population_of_integer_ids_meets_integer_interactions(world: World, tmp_path: Path) -> None:

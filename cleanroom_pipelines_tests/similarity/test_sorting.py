@@ -1,0 +1,130 @@
+"""Contract: where the engine is a cluster, a ranking in parts is the ranking in memory, row for row, with the same
+metrics; and what a run needs of a fit survives its files.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.engine import open_engine
+from cleanroom_pipelines.errors import ArtifactError
+from cleanroom_pipelines.similarity import TrainingSettings, shards
+from cleanroom_pipelines.similarity.fits import load_fit, save_fit
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.ranking import finish, prepare, score_range
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+from cleanroom_pipelines.similarity.seeds import match_seed
+from cleanroom_pipelines.similarity.training import Stages
+from cleanroom_pipelines_tests.similarity.cluster_like import use_cluster_like
+from cleanroom_pipelines_tests.similarity.planted import (
+    ENGINE,
+    QUICK,
+    SIZES,
+    World,
+    make_world,
+    rank,
+    seed_of,
+    train_on,
+)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world()
+
+
+@pytest.fixture
+def model(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of several shards of several blocks."""
+    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 30)
+    settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=150)
+    return train_on(world.interactions, tmp_path, settings=settings)
+
+
+def _metrics(folder: Path) -> dict[str, object]:
+    found = json.loads((folder / "metrics.json").read_text())
+    del found["timing"]
+    return found
+
+
+def _rows(ranking: Path) -> list[dict[str, object]]:
+    parts = sorted(ranking.iterdir()) if ranking.is_dir() else [ranking]
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+@pytest.mark.parametrize("size", [40, 120])
+def test_parts_are_the_ranking_in_memory(
+    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    seed = world.group[:size]
+    rank(model, seed, tmp_path / "memory")
+    rank(model, seed, tmp_path / "parts", engine=use_cluster_like(monkeypatch))
+    expected = _rows(tmp_path / "memory" / RANKING_FILE)
+    assert (tmp_path / "parts" / RANKING_FILE).is_dir()
+    assert len(list((tmp_path / "parts" / RANKING_FILE).iterdir())) > 3
+    assert _rows(tmp_path / "parts" / RANKING_FILE) == expected
+    assert _metrics(tmp_path / "parts") == _metrics(tmp_path / "memory")
+    explanations = [(tmp_path / name / "explanation.json").read_bytes() for name in ("memory", "parts")]
+    assert explanations[0] == explanations[1]
+
+
+def test_each_part_says_how_many_seed_users_it_holds(
+    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank(model, world.group[:60], tmp_path / "parts", engine=use_cluster_like(monkeypatch))
+    n_seed = 0
+    for part in sorted((tmp_path / "parts" / RANKING_FILE).iterdir()):
+        told = int(pq.read_schema(part).metadata[b"n_seed_users"])
+        assert told == sum(pq.read_table(part)["is_seed"].to_pylist())
+        n_seed += told
+    assert n_seed == 60
+
+
+def test_a_seed_is_matched_on_a_cluster(world: World, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = seed_of([*world.group[:40], "nobody"])
+    assert match_seed(model, seed, engine=use_cluster_like(monkeypatch)).n_matched == 40
+
+
+def test_a_seed_fitted_scored_and_ranked_in_three_processes(world: World, model: Path, tmp_path: Path) -> None:
+    seed = world.group[:80]
+    rank(model, seed, tmp_path / "one")
+    kept, out = tmp_path / "fit", tmp_path / "three"
+    kept.mkdir()
+    out.mkdir()
+    opened = Model(model)
+    with open_engine(ENGINE) as engine:
+        fit = prepare(
+            opened,
+            seed_of(seed),
+            min_matching_seed_size=25,
+            settings=QUICK,
+            engine=engine,
+            stages=Stages(None, None),
+        )
+        save_fit(fit, kept)
+        half = opened.n_shards // 2
+        scores = [
+            score_range(engine, opened, load_fit(kept), first, last, stages=Stages(None, None))
+            for first, last in ((0, half), (half, opened.n_shards))
+        ]
+    finish(
+        opened,
+        load_fit(kept),
+        np.concatenate(scores),
+        out,
+        sizes=SIZES,
+        min_matching_seed_size=25,
+        stages=Stages(None, None),
+    )
+    for name in (RANKING_FILE, "explanation.json"):
+        assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert _metrics(out) == _metrics(tmp_path / "one")
+
+
+def test_a_damaged_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fit.json").write_text("{}")
+    with pytest.raises(ArtifactError):
+        load_fit(tmp_path)
