@@ -23,8 +23,20 @@ _MAX_DEFINITION_BYTES = 16 << 20
 @click.option("--out", type=_FILE, required=True, help="Parquet file to write: user_id, distinct, in no order.")
 @click.option("--memory", help="Memory of the engine, such as 8GB; default: 60 % of this machine's.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option(
+    "--engine",
+    envvar="CLEANROOM_ENGINE_URL",
+    help="duckdb (default), or a Spark cluster that sees the same files: spark://host:port, local[4], sc://host:port.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def algebra(definition_file: Path, out: Path, memory: str | None, threads: int | None, as_json: bool) -> None:
+def algebra(  # noqa: PLR0917 - click passes options by name
+    definition_file: Path,
+    out: Path,
+    memory: str | None,
+    threads: int | None,
+    engine: str | None,
+    as_json: bool,
+) -> None:
     """Combine lists of ids in parquet files: union, intersection and difference, strictly from left to right.
 
     \b
@@ -39,7 +51,7 @@ def algebra(definition_file: Path, out: Path, memory: str | None, threads: int |
     from cleanroom_pipelines.audiences.evaluating import evaluate_files
     from cleanroom_pipelines.cli.bare import engine_settings
 
-    settings = engine_settings(memory, threads)
+    settings = engine_settings(memory, threads, engine, beside=out)
     definition, audiences = _read(definition_file)
     if out.is_dir():
         raise UsageError("The output is a folder.", remedy="Give --out the name of a file.")

@@ -15,7 +15,7 @@ from typing import Any
 from cleanroom_pipelines.declarations.form import parse_moment
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConflictError, SeedError, UsageError
-from cleanroom_pipelines.execution.installation import parse_bytes
+from cleanroom_pipelines.execution.installation import engine_url, parse_bytes
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 
 Progress = Callable[[float, str], None]
@@ -32,6 +32,7 @@ def train_model(
     end: str | None,
     memory: str | None,
     threads: int | None,
+    engine: str | None,
     max_invalid: str,
     day_cache: Path | None,
     progress: Progress,
@@ -59,7 +60,7 @@ def train_model(
             out=folder,
             window=Window(_moment(start), _moment(end)),
             day_cache=day_cache,
-            engine=engine_settings(memory, threads),
+            engine=engine_settings(memory, threads, engine, beside=out),
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),
             progress=progress,
@@ -76,6 +77,7 @@ def generate_audience(
     min_matching_seed_size: int,
     memory: str | None,
     threads: int | None,
+    engine: str | None,
     progress: Progress,
 ) -> Any:
     """Rank a seed's audience into a new folder: ranked.parquet, metrics.json, explanation.json.
@@ -97,7 +99,7 @@ def generate_audience(
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
             seed_floor=1,
-            engine=engine_settings(memory, threads),
+            engine=engine_settings(memory, threads, engine, beside=out),
             progress=progress,
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
@@ -148,16 +150,33 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def engine_settings(memory: str | None, threads: int | None) -> EngineSettings:
-    """How much of the machine the options allow.
+def engine_settings(
+    memory: str | None, threads: int | None, engine: str | None = None, *, beside: Path | None = None
+) -> EngineSettings:
+    """Which engine the options ask for, and how much of the machine they allow.
+
+    Args:
+        memory: Such as 8GB.
+        threads: At least 1.
+        engine: Address of a Spark cluster, or `duckdb`.
+        beside: What is to be written: a cluster's scratch files lie in the same folder, which it must see.
 
     Raises:
-        UsageError: The memory cannot be read.
+        UsageError: The memory or the engine cannot be read.
     """
     try:
-        return EngineSettings(parse_bytes(memory) if memory else None, threads)
+        n_bytes = parse_bytes(memory) if memory else None
     except (ValueError, KeyError):
         raise UsageError("The memory cannot be read.", remedy="Write it as 8GB.") from None
+    try:
+        url = engine_url(engine) if engine else None
+    except ValueError:
+        raise UsageError(
+            "The engine's address cannot be read.",
+            remedy="Give duckdb, spark://host:port, local[4] or sc://host:port.",
+        ) from None
+    scratch = beside.absolute().parent if url is not None and beside is not None else None
+    return EngineSettings(n_bytes, threads, scratch, url=url)
 
 
 def _moment(text: str | None) -> int | None:

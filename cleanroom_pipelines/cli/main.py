@@ -23,6 +23,12 @@ from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
 
 _FILE = click.Path(path_type=Path)
 
+_ENGINE = click.option(
+    "--engine",
+    envvar="CLEANROOM_ENGINE_URL",
+    help="duckdb (default), or a Spark cluster that sees the same files: spark://host:port, local[4], sc://host:port.",
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cleanroom-pipelines")
@@ -201,6 +207,7 @@ def cancel(partition: str) -> None:
 @click.option("--end", help="End of the training window, exclusive.")
 @click.option("--memory", help="Memory of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@_ENGINE
 @click.option("--day-cache", type=_FILE, help="Folder that keeps the counts of each source file.")
 @click.option("--max-invalid", default="5%", show_default=True, help="Most rows that may be dropped as invalid.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -234,6 +241,7 @@ def train(as_json: bool, **options: Any) -> None:
 )
 @click.option("--memory", help="Memory of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@_ENGINE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def generate(as_json: bool, **options: Any) -> None:
     """Rank all users of a model by their similarity to a seed, without Dagster."""

@@ -158,7 +158,7 @@ class DuckDBEngine:
         """Write a query's result in order, here as one file."""
         import pyarrow.parquet as pq
 
-        by = ", ".join(f"{quote_identifier(column)}{' DESC' if descending else ''}" for column, descending in order)
+        by = ", ".join(f"{quote_identifier(column)}{' DESC' if falls else ''}" for column, falls in order)
         path = folder / "part-00000.parquet"
         self.write_parquet(f"SELECT * FROM ({sql}) ORDER BY {by}", path, parameters)
         return (SortedPart(path, pq.read_metadata(path).num_rows),)

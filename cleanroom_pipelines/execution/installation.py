@@ -41,6 +41,8 @@ class Settings:
         key_file: CLEANROOM_KEY_FILE; None: in the home.
         memory_bytes: CLEANROOM_MEMORY, such as 8GB: memory of one engine; None: 60 % of RAM.
         threads: CLEANROOM_THREADS; None: one per core.
+        engine_url: CLEANROOM_ENGINE_URL: where what grows with the users runs: `spark://host:port`, `local[n]`,
+            `sc://host:port`; None: DuckDB on this machine.
         size_profile: CLEANROOM_SIZE_PROFILE, `default` or `aws`: the smallest population a model is trained on.
         seed_floor: CLEANROOM_SEED_FLOOR: the smallest minimum of matching seed users a configured model may ask
             for, at least 1; below 25 a seed is hardly a crowd, and reports say so.
@@ -59,6 +61,7 @@ class Settings:
     key_file: Path | None = None
     memory_bytes: int | None = None
     threads: int | None = None
+    engine_url: str | None = None
     size_profile: str = "default"
     seed_floor: int = 25
     notify: str | None = None
@@ -87,6 +90,7 @@ class Settings:
             key_file=_read(values, "CLEANROOM_KEY_FILE", _path),
             memory_bytes=_read(values, "CLEANROOM_MEMORY", parse_bytes),
             threads=_read(values, "CLEANROOM_THREADS", _positive),
+            engine_url=_read(values, "CLEANROOM_ENGINE_URL", engine_url),
             size_profile=_read(values, "CLEANROOM_SIZE_PROFILE", _size_profile) or "default",
             seed_floor=_read(values, "CLEANROOM_SEED_FLOOR", _positive) or 25,
             notify=values.get("CLEANROOM_NOTIFY") or None,
@@ -178,7 +182,9 @@ class Installation:
     @property
     def engine_settings(self) -> EngineSettings:
         """How much of the machine one engine may use."""
-        return EngineSettings(self.settings.memory_bytes, self.settings.threads, self.home.scratch)
+        return EngineSettings(
+            self.settings.memory_bytes, self.settings.threads, self.home.scratch, url=self.settings.engine_url
+        )
 
 
 def parse_bytes(text: str) -> int:
@@ -195,6 +201,20 @@ def parse_bytes(text: str) -> int:
     if n_bytes < 64 * 10**6:
         raise ValueError("below 64 MB")
     return n_bytes
+
+
+def engine_url(text: str) -> str | None:
+    """Read where the engine is: the address of a Spark cluster, or `duckdb` for this machine.
+
+    Raises:
+        ValueError: It is none.
+    """
+    address = text.strip()
+    if address.lower() == "duckdb":
+        return None
+    if not address.startswith(("spark://", "sc://", "local[")) and address != "local":
+        raise ValueError("no engine")
+    return address
 
 
 def _read(values: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
