@@ -20,12 +20,12 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cleanroom_pipelines.tables import cells
 from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.validation.quiet_pandera import pandera
 from cleanroom_pipelines.validation.report import ErrorCode
 
 MAX_LABEL_CHARACTERS = 128

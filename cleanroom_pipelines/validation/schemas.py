@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +19,7 @@ from cleanroom_pipelines.errors import EngineError
 from cleanroom_pipelines.tables import cells
 from cleanroom_pipelines.tables.cells import Column
 from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.validation.quiet_pandera import pandera
 from cleanroom_pipelines.validation.report import ErrorCode
 
 _FORMAT_CODES = {

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +27,7 @@ from cleanroom_pipelines.validation import (
     validate_seed,
     validate_users,
 )
+from cleanroom_pipelines.validation.quiet_pandera import pandera
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 USER, ITEM, TIME, NUMBER, CATEGORY = "user id", 'it"em', "zeit\npunkt", "numéro 😀", "cat'egory"
