@@ -31,7 +31,7 @@ CANARY = "kanarienvogel"
 # file names below the home that hold uploaded values on purpose
 BY_DESIGN = {
     "ranking.parquet",  # all users, ranked
-    "users.parquet",  # the model's users
+    "part-00000.parquet",  # the model's users
     "items.parquet",  # the model's items
     "model.json",  # the commonest values of categorical features
     "part-00000.jsonl",  # an export
@@ -195,7 +195,7 @@ def test_nothing_leaks_through_dagster(
         for path in shell.folder.rglob("*")
         if path.is_file() and path.name in BY_DESIGN and CANARY.encode() in path.read_bytes()
     }
-    assert {"users.parquet", "part-00000.jsonl"} <= holding, "the canary did go all the way"
+    assert {"part-00000.parquet", "part-00000.jsonl"} <= holding, "the canary did go all the way"
 
 
 def add_bad_tables(installation: Installation, tmp_path: Path) -> None:

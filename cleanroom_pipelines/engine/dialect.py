@@ -1,0 +1,175 @@
+"""What DuckDB's and Spark's SQL say differently.
+
+Lives here: `to_spark`, which carries a statement over with sqlglot, and the differences that sqlglot does not know.
+Add here when a query meets another one; say why, and hold it in the contract suite.
+Keep out: running statements (spark_engine), and what belongs to one engine's best form (the query's own module).
+
+Not carried, on purpose: `rowid` (files on a cluster have no order of rows), SQL's own `hash()` (the engines
+differ), and unsigned types (Spark has none).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlglot
+from sqlglot import exp
+
+from cleanroom_pipelines.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement for Spark.
+
+    Args:
+        sql: The query; of a CREATE, the query whose result gets a name.
+        name: What is created; None for a query.
+        is_table: Whether its rows are to be kept, and not computed anew at each use.
+        n_parameters: Values it takes, `:p1`, `:p2`, ….
+    """
+
+    sql: str
+    name: str | None = None
+    is_table: bool = False
+    n_parameters: int = 0
+
+
+def to_spark(sql: str) -> Statement:
+    """Carry a statement from DuckDB's dialect to Spark's.
+
+    Args:
+        sql: A query, CREATE [OR REPLACE] TEMP VIEW … AS, or CREATE [OR REPLACE] TEMP TABLE … AS.
+
+    Raises:
+        EngineError: It is none of these, or holds what is not carried.
+    """
+    tree = sqlglot.parse_one(sql, read="duckdb")
+    name, is_table = None, False
+    if isinstance(tree, exp.Create):
+        target, query = tree.this, tree.expression
+        if not isinstance(target, exp.Table) or not isinstance(query, exp.Query):
+            raise EngineError("The statement is not one that Spark is asked to run.")
+        name, is_table, tree = target.name, tree.kind == "TABLE", query
+    if not isinstance(tree, exp.Query):
+        raise EngineError("The statement is not one that Spark is asked to run.")
+    n_parameters = _number_parameters(tree)
+    for kind, change in _CHANGES:
+        for node in list(tree.find_all(kind)):
+            new = change(node)
+            if new is None or new is node:
+                continue
+            if node is tree:
+                raise EngineError("The statement is not one that Spark is asked to run.")
+            node.replace(new)
+    return Statement(tree.sql(dialect="spark", comments=False), name, is_table, n_parameters)
+
+
+def _number_parameters(tree: exp.Expr) -> int:
+    """Name the values in their order: Spark binds names, and not inside CREATE VIEW."""
+    numbered = 0
+    largest = 0
+    for node in list(tree.find_all(exp.Placeholder, exp.Parameter, bfs=False)):
+        if isinstance(node, exp.Parameter):
+            number = int(node.name)
+        else:
+            numbered += 1
+            number = numbered
+        largest = max(largest, number)
+        node.replace(exp.Placeholder(this=f"p{number}"))
+    return largest
+
+
+def _function(name: str, *arguments: exp.Expr) -> exp.Expr:
+    return exp.Anonymous(this=name, expressions=[argument.copy() for argument in arguments])
+
+
+def _double(text: str) -> exp.Expr:
+    return exp.cast(exp.Literal.string(text), exp.DataType.build("DOUBLE"))
+
+
+def _cast(node: exp.Cast) -> exp.Expr | None:
+    to = node.to
+    if to.is_type(exp.DataType.Type.INT128):
+        # Spark's widest integer is a decimal; sums of them are exact in any order, as HUGEINT's are.
+        return exp.Cast(this=node.this.copy(), to=exp.DataType.build("DECIMAL(38, 0)", dialect="spark"))
+    source = node.this
+    if to.is_type(exp.DataType.Type.BIGINT) and isinstance(source, exp.DPipe) and source.this.name == "0x":
+        # Spark reads no hexadecimal text; conv gives the decimal text of up to 64 bits, unsigned.
+        ten, sixteen = exp.Literal.number(10), exp.Literal.number(16)
+        return exp.cast(_function("conv", source.expression, sixteen, ten), exp.DataType.build("BIGINT"))
+    return None
+
+
+def _try_cast(node: exp.TryCast) -> exp.Expr | None:
+    # Spark's TRY_CAST refuses "881250949.0" as an integer, which DuckDB reads; both round, where there is more.
+    if node.to.is_type(exp.DataType.Type.BIGINT):
+        decimal = exp.DataType.build("DECIMAL(38, 0)", dialect="spark")
+        return exp.TryCast(
+            this=exp.TryCast(this=node.this.copy(), to=decimal, safe=True),
+            to=exp.DataType.build("BIGINT"),
+            safe=True,
+        )
+    return None
+
+
+def _epoch(node: exp.TimeToUnix) -> exp.Expr:
+    # Spark's UNIX_TIMESTAMP drops the fraction; dates and times without a zone become times in UTC first.
+    time = exp.cast(node.this.copy(), exp.DataType.build("TIMESTAMP", dialect="spark"))
+    micros = exp.cast(_function("unix_micros", time), exp.DataType.build("DOUBLE"))
+    return exp.paren(exp.Div(this=micros, expression=_double("1e6"), typed=False))
+
+
+def _is_inf(node: exp.IsInf) -> exp.Expr:
+    # Spark has no such function; its NaN is larger than infinity and equal to itself only.
+    return exp.paren(exp.EQ(this=_function("abs", node.this), expression=_double("Infinity")))
+
+
+def _full_match(node: exp.RegexpFullMatch) -> exp.Expr:
+    # RLIKE looks for the pattern anywhere, and Java's $ also matches before a line's end.
+    anchored = exp.Literal.string(rf"\A(?:{node.expression.name})\z")
+    return exp.paren(exp.RegexpLike(this=node.this.copy(), expression=anchored))
+
+
+def _is_finite(value: exp.Expr) -> exp.Expr:
+    return exp.paren(exp.LT(this=_function("abs", value), expression=_double("Infinity")))
+
+
+def _byte_length(value: exp.Expr) -> exp.Expr:
+    return _function("octet_length", value)
+
+
+_FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
+    "ISFINITE": _is_finite,
+    # DuckDB's strlen counts bytes.
+    "STRLEN": _byte_length,
+}
+
+
+def _anonymous(node: exp.Anonymous) -> exp.Expr | None:
+    change = _FUNCTIONS.get(node.name.upper())
+    return change(*node.expressions) if change else None
+
+
+def _star(node: exp.Star) -> exp.Expr | None:
+    # Spark can leave columns out of a star, but not change them in their place: they come after it.
+    replaced = node.args.get("replace")
+    if not replaced:
+        return None
+    node.set("replace", None)
+    node.set("except_", [exp.to_identifier(each.alias, quoted=True) for each in replaced])
+    select = node.find_ancestor(exp.Select)
+    if select is None:
+        raise EngineError("The statement is not one that Spark is asked to run.")
+    select.set("expressions", [*select.expressions, *(each.copy() for each in replaced)])
+    return None
+
+
+_CHANGES: tuple[tuple[type[exp.Expr], Callable[..., exp.Expr | None]], ...] = (
+    (exp.Star, _star),
+    (exp.TimeToUnix, _epoch),
+    (exp.IsInf, _is_inf),
+    (exp.RegexpFullMatch, _full_match),
+    (exp.Anonymous, _anonymous),
+    (exp.TryCast, _try_cast),
+    (exp.Cast, _cast),
+)
