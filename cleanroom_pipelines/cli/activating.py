@@ -179,7 +179,7 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
     from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
 
-    if (ranking / RANKING_FILE).is_file():
+    if (ranking / RANKING_FILE).exists():
         audience = select_audience(ranking / RANKING_FILE, size, SeedMode(seed_mode or SeedMode.EXCLUDED))
         yield _Users(audience.user_ids(), audience.requested, audience.delivered)
         return

@@ -89,7 +89,7 @@ def generate_audience(
     """
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
     from cleanroom_pipelines.similarity.ranking import generate
-    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, write_ranked
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, remove_ranking, write_ranked
 
     with new_folder(out) as folder, _telling_counts():
         report = generate(
@@ -103,7 +103,7 @@ def generate_audience(
             progress=progress,
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
-        (folder / RANKING_FILE).unlink()
+        remove_ranking(folder / RANKING_FILE)
         return report
 
 

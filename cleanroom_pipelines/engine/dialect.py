@@ -1,6 +1,6 @@
 """What DuckDB's and Spark's SQL say differently.
 
-Lives here: `to_spark`, which carries a statement over with sqlglot, and the differences that sqlglot does not know.
+Lives here: `to_spark`, which carries a statement over with sqlglot, and the differences that sqlglot ignores.
 Add here when a query meets another one; say why, and hold it in the contract suite.
 Keep out: running statements (spark_engine), and what belongs to one engine's best form (the query's own module).
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.tokens import TokenType
 
 from cleanroom_pipelines.errors import EngineError
 
@@ -26,57 +27,73 @@ class Statement:
         name: What is created; None for a query.
         is_table: Whether its rows are to be kept, and not computed anew at each use.
         n_parameters: Values it takes, `:p1`, `:p2`, ….
+        reads: Names of the relations that it reads, in small letters.
+        drops: What is dropped; empty for all others.
     """
 
     sql: str
     name: str | None = None
     is_table: bool = False
     n_parameters: int = 0
+    reads: frozenset[str] = frozenset()
+    drops: str = ""
 
 
 def to_spark(sql: str) -> Statement:
     """Carry a statement from DuckDB's dialect to Spark's.
 
     Args:
-        sql: A query, CREATE [OR REPLACE] TEMP VIEW … AS, or CREATE [OR REPLACE] TEMP TABLE … AS.
+        sql: A query, CREATE [OR REPLACE] TEMP VIEW … AS, CREATE [OR REPLACE] TEMP TABLE … AS, or DROP of one.
 
     Raises:
         EngineError: It is none of these, or holds what is not carried.
     """
-    tree = sqlglot.parse_one(sql, read="duckdb")
+    numbered, n_parameters = _with_numbered_values(sql)
+    try:
+        tree = sqlglot.parse_one(numbered, read="duckdb")
+    except sqlglot.ParseError:
+        tree = None
+    # Outside the handler: the error holds the statement, and __context__ would keep it.
+    if tree is None:
+        raise _not_carried()
     name, is_table = None, False
+    if isinstance(tree, exp.Drop):
+        return Statement("", drops=tree.this.name)
     if isinstance(tree, exp.Create):
         target, query = tree.this, tree.expression
         if not isinstance(target, exp.Table) or not isinstance(query, exp.Query):
-            raise EngineError("The statement is not one that Spark is asked to run.")
+            raise _not_carried()
         name, is_table, tree = target.name, tree.kind == "TABLE", query
     if not isinstance(tree, exp.Query):
-        raise EngineError("The statement is not one that Spark is asked to run.")
-    n_parameters = _number_parameters(tree)
+        raise _not_carried()
+    reads = frozenset(table.name.lower() for table in tree.find_all(exp.Table))
+    # Spark's names of values begin with a letter.
+    for value in list(tree.find_all(exp.Parameter, exp.Placeholder)):
+        value.replace(exp.Placeholder(this=f"p{value.name}"))
     for kind, change in _CHANGES:
         for node in list(tree.find_all(kind)):
             new = change(node)
-            if new is None or new is node:
-                continue
-            if node is tree:
-                raise EngineError("The statement is not one that Spark is asked to run.")
-            node.replace(new)
-    return Statement(tree.sql(dialect="spark", comments=False), name, is_table, n_parameters)
+            if new is not None:
+                node.replace(new)
+    return Statement(tree.sql(dialect="spark", comments=False), name, is_table, n_parameters, reads)
 
 
-def _number_parameters(tree: exp.Expr) -> int:
-    """Name the values in their order: Spark binds names, and not inside CREATE VIEW."""
-    numbered = 0
-    largest = 0
-    for node in list(tree.find_all(exp.Placeholder, exp.Parameter, bfs=False)):
-        if isinstance(node, exp.Parameter):
-            number = int(node.name)
-        else:
-            numbered += 1
-            number = numbered
-        largest = max(largest, number)
-        node.replace(exp.Placeholder(this=f"p{number}"))
-    return largest
+def _not_carried() -> EngineError:
+    return EngineError("The statement is not one that Spark is asked to run.")
+
+
+def _with_numbered_values(sql: str) -> tuple[str, int]:
+    """Number the values that are bound by their place, as long as the text tells their order."""
+    text, n_placeholders, largest, done = [], 0, 0, 0
+    tokens = sqlglot.tokenize(sql, read="duckdb")
+    for position, token in enumerate(tokens):
+        if token.token_type is TokenType.PLACEHOLDER:
+            n_placeholders += 1
+            text += [sql[done : token.start], f"${n_placeholders}"]
+            done = token.end + 1
+        elif token.token_type is TokenType.PARAMETER and position + 1 < len(tokens):
+            largest = max(largest, int(tokens[position + 1].text))
+    return "".join([*text, sql[done:]]), max(n_placeholders, largest)
 
 
 def _function(name: str, *arguments: exp.Expr) -> exp.Expr:
@@ -159,7 +176,7 @@ def _star(node: exp.Star) -> exp.Expr | None:
     node.set("except_", [exp.to_identifier(each.alias, quoted=True) for each in replaced])
     select = node.find_ancestor(exp.Select)
     if select is None:
-        raise EngineError("The statement is not one that Spark is asked to run.")
+        raise _not_carried()
     select.set("expressions", [*select.expressions, *(each.copy() for each in replaced)])
     return None
 

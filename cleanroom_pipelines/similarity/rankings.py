@@ -1,10 +1,14 @@
 """Reading a ranking: its projections by seed mode, and the users of one size.
 
-Lives here: the columns of `ranking.parquet`, `write_ranked`, and `select_audience`.
+Lives here: the columns and parts of `ranking.parquet`, `write_ranked`, and `select_audience`.
 Add here when an audience can be taken from a ranking in a further way.
 Keep out: making a ranking (ranking, sorting).
+
+`ranking.parquet` is a file, or where a cluster made it a folder of parts that follow each other. The footer of
+each file says how many seed users it holds, so where the others of a part begin is known without reading it.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +98,11 @@ def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = See
     Raises:
         ArtifactError: The ranking cannot be read.
     """
-    with _open_ranking(ranking) as file:
-        n_users = file.metadata.num_rows
-        n_seed = int(file.schema_arrow.metadata[b"n_seed_users"])
+    n_users, n_seed = 0, 0
+    for part in ranking_parts(ranking):
+        with _open_part(part) as file:
+            n_users += file.metadata.num_rows
+            n_seed += int(file.schema_arrow.metadata[b"n_seed_users"])
     available = n_users - n_seed if seed_mode is SeedMode.EXCLUDED else n_users
     requested = size.n_users(n_users)
     return Audience(
@@ -113,17 +119,15 @@ def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:
 
     if seed_mode is SeedMode.FIRST:
         yield _shuffled_seed(ranking)
-    with _open_ranking(ranking) as file:
-        for batch in file.iter_batches(batch_size=_ROW_GROUP):
-            yield batch if seed_mode is SeedMode.IN_PLACE else batch.filter(pc.invert(batch.column("is_seed")))
+    for batch in _batches(ranking):
+        yield batch if seed_mode is SeedMode.IN_PLACE else batch.filter(pc.invert(batch.column("is_seed")))
 
 
 def _shuffled_seed(ranking: Path) -> pa.RecordBatch:
     """The seed's users without score, in an order that says nothing about their score."""
-    with _open_ranking(ranking) as file:
-        ids: list[str] = []
-        for batch in file.iter_batches(batch_size=_ROW_GROUP):
-            ids += batch.column("user_id").filter(batch.column("is_seed")).to_pylist()
+    ids: list[str] = []
+    for batch in _batches(ranking):
+        ids += batch.column("user_id").filter(batch.column("is_seed")).to_pylist()
     ids.sort(key=lambda user_id: (stable_hash(f"first:{user_id}"), user_id))
     return pa.RecordBatch.from_arrays(
         [
@@ -136,11 +140,78 @@ def _shuffled_seed(ranking: Path) -> pa.RecordBatch:
     )
 
 
-def _open_ranking(ranking: Path) -> Any:
+def ranking_parts(ranking: Path) -> tuple[Path, ...]:
+    """The files of a ranking in rank order.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    parts = tuple(sorted(ranking.glob("part-*.parquet"))) if ranking.is_dir() else (ranking,)
+    if not parts:
+        raise ArtifactError("The ranking has no part.", remedy="Generate it again.")
+    return parts
+
+
+def n_ranked(ranking: Path) -> int:
+    """How many users a ranking holds, from its footers.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    n_users = 0
+    for part in ranking_parts(ranking):
+        with _open_part(part) as file:
+            n_users += file.metadata.num_rows
+    return n_users
+
+
+def last_rank(ranking: Path, n_users: int, seed_mode: SeedMode) -> int:
+    """The rank in place up to which the first n users of a projection stand; 0 for none, the last for too many.
+
+    Args:
+        ranking: The ranking.parquet that `generate` wrote.
+        n_users: How many users, at least 0.
+        seed_mode: IN_PLACE, or EXCLUDED, where seed users are passed over.
+
+    Raises:
+        ArtifactError: The ranking cannot be read.
+    """
+    if seed_mode is SeedMode.IN_PLACE:
+        return min(n_users, n_ranked(ranking))
+    left, rank = n_users, 0
+    for part in ranking_parts(ranking):
+        with _open_part(part) as file:
+            n_rows = file.metadata.num_rows
+            n_others = n_rows - int(file.schema_arrow.metadata[b"n_seed_users"])
+            if left > n_others:
+                left, rank = left - n_others, rank + n_rows
+                continue
+            if left == 0:
+                return rank
+            is_other = ~file.read(columns=["is_seed"])["is_seed"].to_numpy()
+            return rank + int(np.flatnonzero(is_other)[left - 1]) + 1
+    return rank
+
+
+def remove_ranking(ranking: Path) -> None:
+    """Delete a ranking."""
+    if ranking.is_dir():
+        shutil.rmtree(ranking)
+    else:
+        ranking.unlink()
+
+
+def _batches(ranking: Path) -> Iterator[pa.RecordBatch]:
+    for part in ranking_parts(ranking):
+        with _open_part(part) as file:
+            yield from file.iter_batches(batch_size=_ROW_GROUP)
+
+
+def _open_part(part: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(ranking)
+        return pq.ParquetFile(part)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(
             f"The ranking cannot be read ({type(error).__name__}).", remedy="Generate it again."

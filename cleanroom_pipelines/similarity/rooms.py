@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
 from cleanroom_pipelines.engine import (
     EngineSettings,
     find_tables,
@@ -37,7 +37,7 @@ from cleanroom_pipelines.privacy import Released, ratio
 from cleanroom_pipelines.similarity.fits import Fit
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import fit_candidates, rank_in_place
-from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE, last_rank, n_ranked
 from cleanroom_pipelines.similarity.room_features import SEGMENTS_SCHEMA, write_room_features
 from cleanroom_pipelines.similarity.scoring import match_users
 from cleanroom_pipelines.similarity.specs import (
@@ -240,19 +240,17 @@ def select_reach(
     check_reach(reach_percent)
     import pyarrow.parquet as pq
 
-    with _reading("ranking"):
-        requested = reach_size(reach_percent, pq.read_metadata(ranking).num_rows)
+    requested = reach_size(reach_percent, n_ranked(ranking))
+    mode = SeedMode.EXCLUDED if exclude_seed_audience else SeedMode.IN_PLACE
     target = out / USERS_FILE
-    with open_engine(engine, paths=(ranking, out)) as database:
+    with open_configured_engine(engine, paths=(ranking, out)) as database:
         database.scan("ranking", find_tables(ranking))
         database.write_parquet(
             f"""-- one row per user reached
-            WITH reached AS (
-                SELECT user_id FROM ranking WHERE NOT (is_seed AND ?) ORDER BY rank LIMIT {int(requested)}
-            )
-            SELECT user_id FROM reached ORDER BY {stable_hash_sql("user_id")}, user_id""",
+            SELECT user_id FROM ranking WHERE rank <= ? AND NOT (is_seed AND ?)
+            ORDER BY {stable_hash_sql("user_id")}, user_id""",
             target,
-            [exclude_seed_audience],
+            [last_rank(ranking, requested, mode), exclude_seed_audience],
         )
     return ReachedUsers(requested, pq.read_metadata(target).num_rows)
 

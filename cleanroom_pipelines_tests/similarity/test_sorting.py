@@ -9,13 +9,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
 from cleanroom_pipelines.engine import open_engine
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity import TrainingSettings, shards
 from cleanroom_pipelines.similarity.fits import load_fit, save_fit
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import finish, prepare, score_range
-from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+from cleanroom_pipelines.similarity.rankings import (
+    RANKING_FILE,
+    last_rank,
+    n_ranked,
+    select_audience,
+    write_ranked,
+)
 from cleanroom_pipelines.similarity.seeds import match_seed
 from cleanroom_pipelines.similarity.training import Stages
 from cleanroom_pipelines_tests.similarity.cluster_like import use_cluster_like
@@ -128,3 +135,42 @@ def test_a_damaged_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text("{}")
     with pytest.raises(ArtifactError):
         load_fit(tmp_path)
+
+
+@pytest.mark.parametrize("mode", list(SeedMode))
+def test_readers_take_parts_like_a_file(
+    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: SeedMode
+) -> None:
+    seed = world.group[:60]
+    rank(model, seed, tmp_path / "memory")
+    rank(model, seed, tmp_path / "parts", engine=use_cluster_like(monkeypatch))
+    written, chosen = [], []
+    for name in ("memory", "parts"):
+        ranking = tmp_path / name / RANKING_FILE
+        write_ranked(ranking=ranking, out=tmp_path / name / "ranked.parquet", seed_mode=mode)
+        written.append(pq.read_table(tmp_path / name / "ranked.parquet").to_pylist())
+        audience = select_audience(ranking, AudienceSize(SizeType.PERCENTAGE, 20), mode)
+        ids = [user_id for batch in audience.user_ids() for user_id in batch.to_pylist()]
+        chosen.append((audience.requested, audience.delivered, ids))
+    assert written[0] == written[1]
+    assert chosen[0] == chosen[1]
+    assert n_ranked(tmp_path / "parts" / RANKING_FILE) == len(world.users)
+
+
+@pytest.mark.parametrize("mode", [SeedMode.EXCLUDED, SeedMode.IN_PLACE])
+def test_the_last_rank_of_a_cut(
+    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: SeedMode
+) -> None:
+    rank(model, world.group[:60], tmp_path / "parts", engine=use_cluster_like(monkeypatch))
+    ranking = tmp_path / "parts" / RANKING_FILE
+    taken = [row["rank"] for row in _rows(ranking) if mode is SeedMode.IN_PLACE or not row["is_seed"]]
+    for n_users in (0, 1, 69, 70, 71, 300, len(taken) - 1, len(taken)):
+        upto = last_rank(ranking, n_users, mode)
+        assert sum(rank <= upto for rank in taken) == n_users
+    assert sum(rank <= last_rank(ranking, 10_000, mode) for rank in taken) == len(taken)
+
+
+def test_a_ranking_without_parts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / RANKING_FILE).mkdir()
+    with pytest.raises(ArtifactError):
+        n_ranked(tmp_path / RANKING_FILE)
