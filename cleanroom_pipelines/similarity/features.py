@@ -6,6 +6,7 @@ Keep out: SQL (reading) and items (representation).
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -52,20 +53,53 @@ def activity_columns(
     return columns
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """Mean 0, deviation 1, cut at ±5; missing becomes 0; heavy tails are compressed by asinh first.
+
+    Args:
+        mean: Of the known values, after compressing.
+        deviation: Theirs; 0 for a column without two different values, of which all become 0.
+        typical_size: Median of the sizes of the values that are not 0, by which they are divided before asinh;
+            None without heavy tails.
+    """
+
+    mean: float
+    deviation: float
+    typical_size: float | None = None
+
+    @classmethod
+    def of(cls, column: Float64) -> "Scaling":
+        """The scaling of a whole column, NaN for missing."""
+        values = column[np.isfinite(column)]
+        if len(values) == 0 or values.min() == values.max():
+            return cls(0.0, 0.0)
+        if not is_heavy_tailed(values.min(), values.max(), values.mean(), values.std()):
+            return cls(values.mean(), values.std())
+        size = np.median(np.abs(values[values != 0]))
+        values = np.arcsinh(values / size)
+        return cls(values.mean(), values.std(), size)
+
+    def apply(self, column: Float64) -> npt.NDArray[np.float32]:
+        """(n,) the values of any users, NaN for missing, standardised."""
+        result = np.zeros(len(column), dtype=np.float32)
+        if self.deviation > 0:
+            known = np.isfinite(column)
+            values = column[known]
+            if self.typical_size is not None:
+                values = np.arcsinh(values / self.typical_size)
+            result[known] = np.clip((values - self.mean) / self.deviation, -_LARGEST, _LARGEST)
+        return result
+
+
+def is_heavy_tailed(smallest: float, largest: float, mean: float, deviation: float) -> bool:
+    """Whether a column has values so far out that it is compressed first."""
+    return bool(max(largest - mean, mean - smallest) > _HEAVY_TAIL * deviation)
+
+
 def standardised(column: Float64) -> npt.NDArray[np.float32]:
-    """Mean 0, deviation 1, cut at ±5; missing becomes 0; heavy tails are compressed by asinh first."""
-    known = np.isfinite(column)
-    values = column[known]
-    if len(values) == 0 or values.min() == values.max():
-        return np.zeros(len(column), dtype=np.float32)
-    deviation = values.std()
-    if np.abs(values - values.mean()).max() > _HEAVY_TAIL * deviation:
-        sizes = np.abs(values[values != 0])
-        values = np.arcsinh(values / np.median(sizes))
-        deviation = values.std()
-    result = np.zeros(len(column), dtype=np.float32)
-    result[known] = np.clip((values - values.mean()) / deviation, -_LARGEST, _LARGEST)
-    return result
+    """A whole column, standardised by its own scaling."""
+    return Scaling.of(column).apply(column)
 
 
 def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float | None:

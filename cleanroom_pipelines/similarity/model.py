@@ -31,7 +31,7 @@ import scipy.sparse as sp
 from cleanroom_pipelines.engine import STABLE_HASH_BITS
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.representation import ItemRepresentation, strengths, weighted_rows
-from cleanroom_pipelines.similarity.shards import Shard, block_bits
+from cleanroom_pipelines.similarity.shards import Shard
 
 FORMAT_VERSION = 2
 _SHARDS_IN_MEMORY = 4
@@ -168,13 +168,13 @@ class Model:
     @property
     def blocks_per_shard(self) -> int:
         """How many blocks make a shard; some may have no users."""
-        return (1 << block_bits(self.n_users)) // self.n_shards
+        return int(self.description["n_blocks"]) // self.n_shards
 
     def block(self, shard: Shard, number: int) -> Block:
         """One of a shard's blocks."""
-        bits = STABLE_HASH_BITS - block_bits(self.n_users)
-        first = (shard.number * self.blocks_per_shard + number) << bits
-        first_place, last_place = np.searchsorted(shard.hashes, [first, first + (1 << bits)]).tolist()
+        width = (1 << STABLE_HASH_BITS) // int(self.description["n_blocks"])
+        first = (shard.number * self.blocks_per_shard + number) * width
+        first_place, last_place = np.searchsorted(shard.hashes, [first, first + width]).tolist()
         return Block(first_place, last_place)
 
     def blocks(self, shard: Shard) -> list[Block]:

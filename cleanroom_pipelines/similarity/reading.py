@@ -138,6 +138,9 @@ def open_cells(
         engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
         return columns, 0
     engine.rejected_lines()
+    if engine.is_cluster:  # many files at once, instead of one
+        engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
+        return columns, engine.rejected_lines().num_rows
     engine.write_parquet(query, parsed)
     n_unreadable = engine.rejected_lines().num_rows
     engine.scan(name, find_tables(parsed))
@@ -327,12 +330,17 @@ def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, u
 def make_dictionaries(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> tuple[int, list[Feature], list[str]]:
-    """Make the tables `users` (in order of stable_hash, then id) and `items` (commonest first).
+    """Make the tables `users` and `items` (commonest first).
+
+    On one machine users are in order of stable_hash, then id, and rowid is the number of both; on a cluster, where
+    tables have no order, users have no number, and items have one in the column `number`.
 
     Returns:
         The number of users, the features counted over a user's interactions, and their columns in `users`.
     """
     columns, features, select, parameters = _aggregates(engine, schema, found, settings)
+    order = "" if engine.is_cluster else " ORDER BY hash, name"
+    number = ", row_number() OVER (ORDER BY n_events DESC, name) - 1 AS number" if engine.is_cluster else ""
     extra = "".join(f", {expression} AS {column}" for column, expression in zip(columns, select, strict=True))
     everybody = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
     if found.has_population:
@@ -341,7 +349,7 @@ def make_dictionaries(
             "FROM population LEFT JOIN per_user ON CAST(user_id AS VARCHAR) = name"
         )
     engine.execute(
-        f"""-- one row per user, its rowid being the user's number
+        f"""-- one row per user
         CREATE OR REPLACE TEMP TABLE users AS
         WITH per_user AS (
             SELECT user_id, CAST(sum(n) AS BIGINT) AS n_events,
@@ -350,15 +358,18 @@ def make_dictionaries(
         ), named AS (
             {everybody}
         )
-        SELECT *, {stable_hash_sql("name")} AS hash FROM named ORDER BY hash, name""",
+        SELECT *, {stable_hash_sql("name")} AS hash FROM named{order}""",
         parameters,
     )
     engine.execute(
-        f"""-- one row per item that can reach the vocabulary, its rowid being the candidate's number
+        f"""-- one row per item that can reach the vocabulary
         CREATE OR REPLACE TEMP TABLE items AS
-        SELECT item_id, CAST(item_id AS VARCHAR) AS name, CAST(sum(n) AS BIGINT) AS n_events
-        FROM events GROUP BY item_id HAVING sum(n) >= {int(settings.min_users_per_item)}
-        ORDER BY n_events DESC, name LIMIT {(1 << ITEM_BITS) - 1}"""
+        WITH candidates AS (
+            SELECT item_id, CAST(item_id AS VARCHAR) AS name, CAST(sum(n) AS BIGINT) AS n_events
+            FROM events GROUP BY item_id HAVING sum(n) >= {int(settings.min_users_per_item)}
+            ORDER BY n_events DESC, name LIMIT {(1 << ITEM_BITS) - 1}
+        )
+        SELECT *{number} FROM candidates ORDER BY n_events DESC, name"""
     )
     n_users = int(_one(engine, "SELECT count(*) AS n FROM users")["n"])
     return n_users, features, columns
@@ -402,18 +413,21 @@ def check_population(
         )
 
 
+def days_sql(time: str, last_time: int | None) -> str:
+    """Whole days from a second to the newest event, at most 65,534, or 65,535 for unknown."""
+    if last_time is None:
+        return str(UNKNOWN_DAY)
+    days = f"least(({int(last_time)} - {time}) // {_SECONDS_PER_DAY}, {UNKNOWN_DAY - 1})"
+    return f"CASE WHEN {time} IS NULL THEN {UNKNOWN_DAY} ELSE {days} END"
+
+
 def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
     """Stream a packed number per interaction with a candidate item: user, item, days before the newest event.
 
     With `counted`, equal interactions of a day come once, with their number in `n`.
     """
     repeats = ", e.n" if counted else ""
-    day = str(UNKNOWN_DAY)
-    if last_time is not None:
-        day = (
-            f"CASE WHEN e.ts IS NULL THEN {UNKNOWN_DAY} "
-            f"ELSE least(({int(last_time)} - e.ts) // {_SECONDS_PER_DAY}, {UNKNOWN_DAY - 1}) END"
-        )
+    day = days_sql("e.ts", last_time)
     return engine.batches(
         f"""-- one row per interaction
         SELECT (CAST(u.rowid AS UBIGINT) << {ITEM_BITS + DAY_BITS})
@@ -481,6 +495,8 @@ def read_users_table(
 ) -> UsersTable:
     """Make `user_features`: one row per user of `users` that the users table knows.
 
+    Its column `number` is the user's number, or her name on a cluster.
+
     Raises:
         TrainingDataError: A missing or mistyped column, or too many bad rows.
     """
@@ -503,13 +519,14 @@ def read_users_table(
     names = [f"f{number}" for number in range(len(schema.features))]
     # Duplicates: the smallest value of each column, so that the row order cannot matter.
     smallest = "".join(f", min(c.{name}) AS {name}" for name in names)
+    key = "u.name" if engine.is_cluster else "u.rowid"
     engine.execute(
         f"""-- one row per user with interactions that the users table knows
         CREATE OR REPLACE TEMP TABLE known_users AS
-        SELECT u.rowid AS number{smallest}
+        SELECT {key} AS number{smallest}
         FROM user_cells c JOIN users u ON c.user_id = u.name
         WHERE c.is_usable
-        GROUP BY u.rowid"""
+        GROUP BY {key}"""
     )
     columns: list[str] = []
     select: list[str] = []
@@ -618,10 +635,10 @@ def _commonest(engine: Engine, table: str, cell: str, is_list: bool, settings: T
     value = f"unnest({cell})" if is_list else cell
     rows = engine.fetch(
         f"""-- one row per value
-        WITH cell AS (SELECT {value} AS value FROM {table} WHERE {cell} IS NOT NULL)
-        SELECT value FROM cell WHERE value IS NOT NULL GROUP BY value
-        HAVING count(*) >= {int(settings.min_users_per_category)}
-        ORDER BY count(*) DESC, value LIMIT {int(settings.max_categories)}"""
+        WITH cell AS (SELECT {value} AS value FROM {table} WHERE {cell} IS NOT NULL),
+        counted AS (SELECT value, count(*) AS n FROM cell WHERE value IS NOT NULL GROUP BY value)
+        SELECT value FROM counted WHERE n >= {int(settings.min_users_per_category)}
+        ORDER BY n DESC, value LIMIT {int(settings.max_categories)}"""
     )
     values: list[str] = rows["value"].to_pylist()
     return values

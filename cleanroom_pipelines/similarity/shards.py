@@ -46,7 +46,7 @@ class ShardArrays:
         user_ids: (n,) strings.
         hashes: (n,) stable hashes, ascending; equal ones by user id.
         starts: (n + 1,) where each user's pairs begin, from 0.
-        items: (pairs,) item numbers, ascending per user.
+        items: (pairs,) item numbers, per user those with more interactions of all users first.
         counts: (pairs,) interactions, cut at 255.
         days: (pairs,) days from the latest interaction to the newest event, 65,535 if unknown; None without times.
         dense: (n, F) standardised features.

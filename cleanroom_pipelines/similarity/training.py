@@ -31,6 +31,7 @@ from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.arrays import create_array
 from cleanroom_pipelines.similarity.cache import open_cached
+from cleanroom_pipelines.similarity.cluster_training import write_shards_on_cluster
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
 from cleanroom_pipelines.similarity.pairs import PairSpill, choose_vocabulary, shard_boundaries
 from cleanroom_pipelines.similarity.representing import learn_representation, write_items
@@ -38,6 +39,7 @@ from cleanroom_pipelines.similarity.shards import (
     USERS_FOLDER,
     ShardArrays,
     Written,
+    block_bits,
     first_hashes,
     shard_bits,
     write_shard,
@@ -127,7 +129,8 @@ def train(
         size_profile: Population floors.
         max_invalid_share: Share of bad rows (0 to 1) beyond which a table is refused.
         day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
-            where the source has a file per day. Not used for tables with features or a given population.
+            where the source has a file per day. Not used for tables with features, a given population, or on a
+            cluster.
         progress: Told the share done and the stage.
         should_cancel: Asked between stages and batches.
 
@@ -149,7 +152,7 @@ def train(
     stages = Stages(progress, should_cancel)
     with tempfile.TemporaryDirectory(prefix="training-", dir=engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        is_cached = day_cache is not None and not schema.features and given is None
+        is_cached = day_cache is not None and not schema.features and given is None and engine.url is None
         sources = [table for table in (tables, users_tables, given) if table is not None]
         paths = [*(file for table in sources for file in table.files), out, scratch]
         if day_cache is not None:
@@ -183,16 +186,9 @@ def train(
                 reading.check_population(
                     database, size_profile, found.n_usable, has_population=found.has_population
                 )
-            with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
-                writing = _Writing(
-                    out, scratch, n_users=n_users, database=database, settings=settings, found=found
-                )
-                writing.spill_pairs(stages, counted=is_cached)
-            with stages.stage(0.6, "building the matrix"):
-                writing.sort_pairs(stages)
-            with stages.stage(0.75, "describing users"):
-                table = None
-                if users_tables is not None:
+            table = None
+            if users_tables is not None:
+                with stages.stage(0.3, "reading the users table"):
                     declared = users_schema or reading.infer_users_schema(
                         database, users_tables, schema.user_column
                     )
@@ -200,8 +196,23 @@ def train(
                         table = reading.read_users_table(
                             database, users_tables, declared, settings, max_invalid_share=max_invalid_share
                         )
-                described = writing.describe_users(features, columns, table)
-                written = writing.write_shards(described, stages)
+            if database.is_cluster:
+                with stages.stage(0.35, "writing users in shards"), reading_of(INTERACTIONS):
+                    written = write_shards_on_cluster(
+                        database,
+                        found,
+                        settings,
+                        n_users=n_users,
+                        features=features,
+                        columns=columns,
+                        table=table,
+                        out=out,
+                    )
+            else:
+                writing = _Writing(
+                    out, scratch, n_users=n_users, database=database, settings=settings, found=found
+                )
+                written = writing.write(features, columns, table, stages, counted=is_cached)
             profile = _profile(schema, found, table)
             description = {
                 "format_version": FORMAT_VERSION,
@@ -215,6 +226,7 @@ def train(
                 "first_time": found.first_time,
                 "last_time": found.last_time,
                 "schema": [[column, str(role)] for column, role in schema.columns],
+                "n_blocks": 1 << block_bits(n_users),
                 "users_per_shard": list(written.users_per_shard),
                 "features": list(written.features),
                 "profile": profile,
@@ -277,7 +289,23 @@ class _Writing:
         self._found = found
         self._has_time = found.last_time is not None
 
-    def spill_pairs(self, stages: Stages, *, counted: bool) -> None:
+    def write(
+        self,
+        features: list[reading.Feature],
+        columns: list[str],
+        table: reading.UsersTable | None,
+        stages: Stages,
+        *,
+        counted: bool,
+    ) -> Written:
+        with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
+            self._spill_pairs(stages, counted=counted)
+        with stages.stage(0.6, "building the matrix"):
+            self._sort_pairs(stages)
+        with stages.stage(0.75, "describing users"):
+            return self._write_shards(self._describe_users(features, columns, table), stages)
+
+    def _spill_pairs(self, stages: Stages, *, counted: bool) -> None:
         folder = self._scratch / "pairs"
         folder.mkdir()
         self._spill = PairSpill(folder, shard_boundaries(self._n_users, self._settings.users_per_shard))
@@ -289,7 +317,7 @@ class _Writing:
             stages.check()
         self._spill.finish()
 
-    def sort_pairs(self, stages: Stages) -> None:
+    def _sort_pairs(self, stages: Stages) -> None:
         import pyarrow as pa
 
         names = self._database.fetch("SELECT name FROM items ORDER BY rowid")["name"]
@@ -320,7 +348,7 @@ class _Writing:
             position = end
         np.cumsum(self._starts, out=self._starts)
 
-    def describe_users(
+    def _describe_users(
         self, features: list[reading.Feature], columns: list[str], table: reading.UsersTable | None
     ) -> list[dict[str, Any]]:
         described = dense_features.activity_features(self._has_time) + features
@@ -338,7 +366,7 @@ class _Writing:
             result.append(asdict(feature) | {"absent": absent, "n_carriers": n_carriers})
         return result
 
-    def write_shards(self, features: list[dict[str, Any]], stages: Stages) -> Written:
+    def _write_shards(self, features: list[dict[str, Any]], stages: Stages) -> Written:
         """Cut everything into shards."""
         hashes = np.asarray(self._database.fetch("SELECT hash FROM users ORDER BY rowid")["hash"])
         bits = shard_bits(self._n_users, self._settings.users_per_shard, len(features))

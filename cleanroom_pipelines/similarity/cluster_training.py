@@ -1,0 +1,242 @@
+"""Training on a cluster: from interactions to shards, without anything of the length of the users in one place.
+
+Lives here: `write_shards_on_cluster`, which makes of reading's tables what training writes on one machine.
+Add here when a number per user is added to the shards.
+Keep out: reading and checking tables (reading), the representation (representing), one machine's road (training).
+
+What comes to the machine that trains is one row per candidate item (at most 2^20), a few numbers per dense feature
+and per shard. Shuffled are: interactions by user to count them, pairs by user and item, pairs by user, and users
+by shard. Items, counts, days and the order of users are the same as on one machine; dense features
+differ in their last digits, for sums of floating numbers depend on the order, and the typical size of heavy-tailed
+ones is an approximate median (Spark: within 1/10,000 of the ranks).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import STABLE_HASH_BITS, Engine
+from cleanroom_pipelines.similarity import features as dense_features
+from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.representing import write_items
+from cleanroom_pipelines.similarity.shards import USERS_FOLDER, ShardArrays, Written, shard_bits, write_shard
+from cleanroom_pipelines.similarity.specs import TrainingSettings
+
+Int64 = npt.NDArray[np.int64]
+
+_MAX_COUNT = 255
+# A pair in one number: item, count (8 bits), days (16).
+_COUNT_UNIT, _ITEM_UNIT = 1 << 16, 1 << 24
+
+
+def write_shards_on_cluster(
+    engine: Engine,
+    found: reading.Interactions,
+    settings: TrainingSettings,
+    *,
+    n_users: int,
+    features: Sequence[reading.Feature],
+    columns: Sequence[str],
+    table: reading.UsersTable | None,
+    out: Path,
+) -> Written:
+    """Write users/, items.parquet and idf.npy of a model.
+
+    Args:
+        engine: Holds the tables of `reading.make_dictionaries` and `reading.read_users_table`; sees `out`.
+        found: What was found in the interactions.
+        settings: Size of the vocabulary and of the shards.
+        n_users: Users.
+        features: Those counted over a user's interactions.
+        columns: Their columns in `users`.
+        table: What came out of the users table, if there is one.
+        out: The model's folder.
+    """
+    chosen, n_pairs = _choose_items(engine, found, settings, n_users, out)
+    has_time = found.last_time is not None
+    described = [*dense_features.activity_features(has_time), *features, *(table.features if table else ())]
+    raw = [*_activity_sql(found.last_time), *(f"CAST(u.{column} AS DOUBLE)" for column in columns)]
+    if table is not None:
+        raw += [f"CAST(t.{column} AS DOUBLE)" for column in table.columns]
+    bits = shard_bits(n_users, settings.users_per_shard, len(described))
+    _describe_users(engine, raw, bits, has_table=table is not None)
+    scalings, has_zero = _scalings(engine, len(raw))
+    absent = [
+        float(scaling.apply(np.zeros(1))[0]) if feature.value is not None and zero else None
+        for feature, scaling, zero in zip(described, scalings, has_zero, strict=True)
+    ]
+    (out / USERS_FOLDER).mkdir()
+    write = _WriteShard(out, chosen, tuple(scalings), tuple(absent), has_time)
+    users_per_shard = [0] * (1 << bits)
+    carriers = np.zeros(len(described), dtype=np.int64)
+    for result in engine.run_groups("SELECT * FROM described", "shard", write):
+        row = result.to_pylist()[0]
+        users_per_shard[row["shard"]] = row["n_users"]
+        carriers += np.array(row["carriers"], dtype=np.int64)
+    for number, n_in_shard in enumerate(users_per_shard):
+        if n_in_shard == 0:
+            write_shard(out, number, _nobody(len(described), has_time=has_time))
+    entries = [
+        asdict(feature) | {"absent": zero, "n_carriers": int(count) if feature.value is not None else None}
+        for feature, zero, count in zip(described, absent, carriers, strict=True)
+    ]
+    return Written(users_per_shard, len(chosen), n_pairs, entries)
+
+
+def _choose_items(
+    engine: Engine, found: reading.Interactions, settings: TrainingSettings, n_users: int, out: Path
+) -> tuple[Int64, int]:
+    """Make `touched` and `vocabulary`, and write the items' files; gives the items' candidates, and the pairs."""
+    engine.execute(
+        f"""-- one row per user and candidate item
+        CREATE OR REPLACE TEMP TABLE touched AS
+        SELECT e.user_id, i.number, least(CAST(sum(e.n) AS BIGINT), {_MAX_COUNT}) AS n,
+               min({reading.days_sql("e.ts", found.last_time)}) AS days
+        FROM events e JOIN items i ON e.item_id = i.item_id
+        GROUP BY e.user_id, i.number"""
+    )
+    counted = engine.fetch("SELECT number, count(*) AS n_users FROM touched GROUP BY number")
+    n_users_of = np.zeros(int(engine.fetch("SELECT count(*) AS n FROM items")["n"][0].as_py()), dtype=np.int64)
+    n_users_of[counted["number"].to_numpy()] = counted["n_users"].to_numpy()
+    chosen = np.argsort(-n_users_of, kind="stable")[: settings.max_items]
+    chosen = chosen[n_users_of[chosen] >= settings.min_users_per_item]
+    names = engine.fetch("SELECT name FROM items ORDER BY number")["name"]
+    write_items(out, names.take(pa.array(chosen)), n_users_of[chosen], n_users)
+    engine.register("vocabulary", pa.table({"number": chosen, "item": np.arange(len(chosen))}))
+    return chosen, int(n_users_of[chosen].sum())
+
+
+def _activity_sql(newest: int | None) -> list[str]:
+    """The raw columns of `features.activity_columns`, of a user `u` and her profile `p`."""
+    columns = ["ln(1.0 + u.n_events)", "ln(1.0 + coalesce(p.n_items, 0))"]
+    if newest is not None:
+        columns.append(f"ln(1.0 + ({int(newest)} - u.last_ts) / 86400.0)")
+        columns.append("ln(1.0 + (u.last_ts - u.first_ts) / 86400.0)")
+    return columns
+
+
+def _describe_users(engine: Engine, raw: Sequence[str], bits: int, *, has_table: bool) -> None:
+    engine.execute(
+        f"""-- one row per user who touched a candidate item
+        CREATE OR REPLACE TEMP VIEW profiles AS
+        SELECT t.user_id, count(*) AS n_items,
+               array_agg(v.item * {_ITEM_UNIT} + t.n * {_COUNT_UNIT} + t.days)
+                   FILTER (WHERE v.item IS NOT NULL) AS pairs
+        FROM touched t LEFT JOIN vocabulary v ON t.number = v.number
+        GROUP BY t.user_id"""
+    )
+    dense = "".join(f", CAST({expression} AS DOUBLE) AS d{number}" for number, expression in enumerate(raw))
+    of_table = "LEFT JOIN user_features t ON u.name = t.number" if has_table else ""
+    engine.execute(
+        f"""-- one row per user
+        CREATE OR REPLACE TEMP TABLE described AS
+        SELECT CAST(u.hash >> {STABLE_HASH_BITS - bits} AS BIGINT) AS shard, u.hash, u.name, p.pairs{dense}
+        FROM users u LEFT JOIN profiles p ON u.user_id = p.user_id {of_table}"""
+    )
+
+
+def _scalings(engine: Engine, n_columns: int) -> tuple[list[dense_features.Scaling], list[bool]]:
+    """How each dense column is standardised, and whether somebody has 0 in it."""
+    # NaN counts as missing, and would make every sum NaN.
+    known = [f"CASE WHEN isfinite(d{number}) THEN d{number} END" for number in range(n_columns)]
+    sums = ", ".join(
+        f"count({value}) AS n{number}, min({value}) AS smallest{number}, max({value}) AS largest{number}, "
+        f"avg({value}) AS mean{number}, stddev_pop({value}) AS deviation{number}, "
+        f"count(*) FILTER (d{number} = 0) AS n_zero{number}"
+        for number, value in enumerate(known)
+    )
+    row = engine.fetch(f"SELECT {sums} FROM described").to_pylist()[0]
+    scalings: dict[int, dense_features.Scaling] = {}
+    heavy = []
+    for number in range(n_columns):
+        smallest, largest = row[f"smallest{number}"], row[f"largest{number}"]
+        if row[f"n{number}"] == 0 or smallest == largest:
+            scalings[number] = dense_features.Scaling(0.0, 0.0)
+            continue
+        mean, deviation = row[f"mean{number}"], row[f"deviation{number}"]
+        scalings[number] = dense_features.Scaling(mean, deviation)
+        if dense_features.is_heavy_tailed(smallest, largest, mean, deviation):
+            heavy.append(number)
+    if heavy:
+        scalings |= _heavy_scalings(engine, known, heavy)
+    return [scalings[number] for number in range(n_columns)], [row[f"n_zero{n}"] > 0 for n in range(n_columns)]
+
+
+def _heavy_scalings(
+    engine: Engine, known: Sequence[str], heavy: Sequence[int]
+) -> dict[int, dense_features.Scaling]:
+    medians = ", ".join(f"approx_quantile(abs(nullif({known[n]}, 0)), 0.5) AS size{n}" for n in heavy)
+    sizes = engine.fetch(f"SELECT {medians} FROM described").to_pylist()[0]
+    compressed = {n: f"asinh({known[n]} / {float(sizes[f'size{n}'])!r})" for n in heavy}
+    sums = ", ".join(
+        f"avg({value}) AS mean{n}, stddev_pop({value}) AS deviation{n}" for n, value in compressed.items()
+    )
+    row = engine.fetch(f"SELECT {sums} FROM described").to_pylist()[0]
+    return {
+        n: dense_features.Scaling(row[f"mean{n}"], row[f"deviation{n}"], float(sizes[f"size{n}"])) for n in heavy
+    }
+
+
+def _nobody(n_features: int, *, has_time: bool) -> ShardArrays:
+    return ShardArrays(
+        user_ids=pa.array([], pa.string()),
+        hashes=np.zeros(0, dtype=np.int64),
+        starts=np.zeros(1, dtype=np.int64),
+        items=np.zeros(0, dtype=np.uint16),
+        counts=np.zeros(0, dtype=np.uint8),
+        days=np.zeros(0, dtype=np.uint16) if has_time else None,
+        dense=np.zeros((0, n_features), dtype=np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class _WriteShard:
+    """Writes the users of one shard, where an executor has brought them together."""
+
+    out: Path
+    candidates: Int64
+    scalings: tuple[dense_features.Scaling, ...]
+    absent: tuple[float | None, ...]
+    has_time: bool
+
+    def __call__(self, shard: int, rows: pa.Table) -> pa.Table:
+        users = rows.sort_by([("hash", "ascending"), ("name", "ascending")]).combine_chunks()
+        starts, pairs = _pairs_of(users, self.candidates)
+        dense = np.column_stack(
+            [
+                scaling.apply(users[f"d{number}"].to_numpy(zero_copy_only=False).astype(np.float64))
+                for number, scaling in enumerate(self.scalings)
+            ]
+        )
+        arrays = ShardArrays(
+            user_ids=pa.concat_arrays(users["name"].cast(pa.string()).chunks),
+            hashes=np.asarray(users["hash"], dtype=np.int64),
+            starts=starts,
+            items=(pairs // _ITEM_UNIT).astype(np.uint16),
+            counts=(pairs // _COUNT_UNIT % (_MAX_COUNT + 1)).astype(np.uint8),
+            days=(pairs % _COUNT_UNIT).astype(np.uint16) if self.has_time else None,
+            dense=dense,
+        )
+        write_shard(self.out, shard, arrays)
+        carriers = [
+            int(dense_features.carries(dense[:, number], absent).sum())
+            for number, absent in enumerate(self.absent)
+        ]
+        return pa.table(
+            {"shard": [shard], "n_users": [users.num_rows], "carriers": pa.array([carriers], pa.list_(pa.int64()))}
+        )
+
+
+def _pairs_of(users: pa.Table, candidates: Int64) -> tuple[Int64, Int64]:
+    """Where each user's pairs begin, and all pairs, per user in order of their items' candidates."""
+    lists = pa.concat_arrays(users["pairs"].chunks)
+    sizes = np.asarray(lists.value_lengths().fill_null(0), dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    place = np.repeat(np.arange(len(sizes)), sizes)
+    pairs = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    order = np.argsort((place << reading.ITEM_BITS) | candidates[pairs // _ITEM_UNIT], kind="stable")
+    return starts, pairs[order]
