@@ -1,418 +1,425 @@
-"""Apache Spark behind the engine protocol.
+"""Apache Spark behind the engine protocol; with spark_sessions the only module that imports pyspark.
 
-Lives here: statements, scans, results, sorted parts, tasks and groups; translating errors.
+Lives here: queries on a cluster, files in and out of it, functions on its executors, translating errors.
 Add here when Spark changes its Python calls.
-Keep out: queries, what the two dialects say differently (dialect), opening of sessions (spark_sessions), and what
-runs on the executors (spark_tasks).
+Keep out: queries; what the dialects say differently (dialect).
 
-Everything that an engine keeps lies in one folder of its scratch, which driver and executors see under the same
-path, and which goes when the engine is closed.
+The executors read and write the same files under the same paths as this process. Whatever is larger than a result
+goes through files of a scratch folder there: tables that are registered or kept, results that are streamed.
 """
 
-import errno
-import os
+import io
+import itertools
+import json
 import shutil
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cleanroom_pipelines.engine import spark_tasks
+from cleanroom_pipelines.engine import spark_sessions
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
-from cleanroom_pipelines.engine.dialect import Statement, to_spark
-from cleanroom_pipelines.engine.spark_sessions import open_session
+from cleanroom_pipelines.engine.dialect import to_spark
 from cleanroom_pipelines.engine.tables import TableFiles, open_binary
-from cleanroom_pipelines.errors import EngineError, StorageFullError
+from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
 
 T = TypeVar("T")
 
-_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG), os.strerror(errno.EDQUOT))
-_REJECTED = pa.schema({"line": pa.int64(), "reason": pa.string(), "runs_on": pa.bool_()})
-_PLAIN_CHARACTERS = frozenset("/._-+=@~ ")
-# Rows in a row group of a file that is put together here; DuckDB's own number.
-_ROWS_PER_GROUP = 122_880
+_GLOB_CHARACTERS = "*?[]{}\\"
+_REJECTED = "_rejected"
+# Few jobs for many tasks, so that the progress can be told between them.
+_JOBS = 8
+_TASKS_PER_JOB = 64
+_RESULT = "task bigint, result binary, failure binary"
+_DISK_FULL = ("No space left on device", "File too large")
+_BATCH_ROWS = 100_000
 
 
 class SparkEngine:
-    """One session of Spark. It cannot be confined to paths as DuckDB is: only queries of ours run here.
+    """A session on a Spark cluster.
+
+    What differs from DuckDB, and may: lines of text that are no UTF-8 are read with replacement characters instead
+    of being skipped; a skipped line has no number; a floating sum depends on the order of its rows.
 
     Args:
-        settings: Scratch, which the executors must see too, and memory of the driver.
-        url: Where Spark is: `local[n]`, `spark://…` or `sc://…`.
+        settings: Scratch (seen by the executors), memory and threads of this process.
+        url: Where the cluster is.
 
     Raises:
-        ConfigurationError: No session could be had there.
+        ConfigurationError: It cannot work: `spark_sessions` says when.
     """
 
     is_cluster = True
 
     def __init__(self, settings: EngineSettings, url: str) -> None:
-        self._handle = open_session(settings, url, _versions)
-        self._session = self._handle.session
-        self._n_files = 0
-        # View to the text scans that it reads, and a scan to the lines it skipped.
-        self._reads: dict[str, frozenset[str]] = {}
-        self._skipped: dict[str, pa.Table] = {}
-        self._pending: list[pa.Table] = []
-        try:
-            self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).resolve()
-        except BaseException:
-            self._handle.close()
-            raise
+        self._url = url
+        self._spark = spark_sessions.open_session(url, settings)
+        self._scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.scratch)).resolve()
+        self._numbers = itertools.count(1)
+        self._unchecked_scans: list[Any] = []
+        if not spark_sessions.is_checked(url):
+            try:
+                spark_sessions.check_executors(url, self._ask_executor, self._interrupt)
+            except BaseException:
+                self.close()
+                raise
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
-        """Make or drop a view or a temporary table; a table's rows lie in scratch until the engine is closed."""
+        """Make a view, or a table that is kept until the engine is closed."""
         statement = to_spark(sql)
-        if statement.drops:
-            self._call(lambda: self._session.catalog.dropTempView(statement.drops))
-            self._reads.pop(statement.drops.lower(), None)
-            return
+        frame = self._frame(sql, parameters)
         if statement.name is None:
-            self.fetch(sql, parameters)
-            return
-        frame = self._frame(statement, parameters)
+            raise EngineError("The statement is not one that Spark is asked to run.")
         if statement.is_table:
-            frame = self._kept(frame)
-            self._note_reads(statement)
-            self._reads[statement.name.lower()] = frozenset()
-        else:
-            self._reads[statement.name.lower()] = self._scans_of(statement)
-        self._name(frame, statement.name)
+            folder = self._new_folder()
+            self._call(lambda: frame.write.parquet(str(folder)))
+            frame = self._call(lambda: self._spark.read.schema(frame.schema).parquet(str(folder)))
+        self._call(lambda: frame.createOrReplaceTempView(statement.name))
 
     def fetch(self, sql: str, parameters: Parameters = ()) -> pa.Table:
         """Run a query and return its whole result."""
-        frame = self._query(sql, parameters)
-        return _as_duckdb_types(self._call(frame.toArrow))
+        return self._call(lambda: self._frame(sql, parameters).toArrow())
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order.
+        """Stream a query's result in its order: pyspark streams rows only, so it goes through files."""
+        import pyarrow.parquet as pq
 
-        It is written to scratch by the executors and read from there: Spark gives a whole result in Arrow at once,
-        or row by row, and the one does not fit and the other takes a hundred times as long.
-        """
-        folder = self._new_path("stream")
-        schema, files = self._write(self._query(sql, parameters), folder)
+        folder = self._new_folder()
+        frame = self._frame(sql, parameters)
+        self._call(lambda: frame.write.parquet(str(folder)))
         try:
-            for file in files:
-                with pq.ParquetFile(file) as parquet:
-                    for batch in parquet.iter_batches(rows):
-                        yield _as_duckdb_types(pa.Table.from_batches([batch])).to_batches()[0]
-            if not files:
-                yield from _as_duckdb_types(schema.empty_table()).to_batches()
-        except (pa.ArrowException, OSError) as error:
-            translated: EngineError | StorageFullError | None = _translated(error)
-        else:
-            translated = None
+            for path in _parts_of(folder):
+                with pq.ParquetFile(path) as file:
+                    yield from file.iter_batches(batch_size=rows)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if translated is not None:
-            raise translated
 
     def register(self, name: str, table: pa.Table) -> None:
         """Make an Arrow table queryable for this session."""
-        path = self._new_path("registered", ".parquet")
-        self._call(lambda: pq.write_table(table, path, compression="zstd", coerce_timestamps="us"))
-        self._reads[name.lower()] = frozenset()
-        self._name(self._read_parquet([path]), name)
+        import pyarrow.parquet as pq
+
+        folder = self._new_folder()
+        folder.mkdir()
+        pq.write_table(table, folder / "part-00000.parquet", compression="zstd")
+        self._call(lambda: self._spark.read.parquet(str(folder)).createOrReplaceTempView(name))
 
     def unregister(self, name: str) -> None:
-        """Forget a registered table."""
-        self._call(lambda: self._session.catalog.dropTempView(name))
-        self._reads.pop(name.lower(), None)
+        """Forget a registered table; its files go when the engine is closed."""
+        self._call(lambda: self._spark.catalog.dropTempView(name))
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as a view.
-
-        Text is taken apart by DuckDB on the executors, a file each, and kept as parquet in scratch: so the same
-        lines are rows on both engines. All cells of a line are read, so that a line with a cell that is no UTF-8
-        is never a row, where DuckDB makes it one for queries that do not read the cell.
-        """
-        reads: frozenset[str] = frozenset()
-        if tables.format == "parquet":
-            frame = self._read_parquet([self._plain(file) for file in tables.files])
-            first = self._call(lambda: _schema_of(tables.files[0]))
-            columns = [_column_sql(first.field(column)) for column in tables.columns]
-        else:
-            folder = self._new_path("text")
-            folder.mkdir()
-            read = spark_tasks.ReadText(tables, folder)
-            skipped = pa.concat_tables(self.run_tasks(read, range(len(tables.files))))
-            scan = f"{name.lower()} {uuid.uuid4().hex}"
-            self._skipped[scan] = skipped
-            reads = frozenset([scan])
-            frame = self._read_parquet(sorted(folder.glob("*.parquet")))
-            columns = [f"{_quoted(column)}" for column in tables.columns] or ["no_key"]
-        self._reads[name.lower()] = reads
-        self._name(self._call(lambda: frame.selectExpr(*columns)), name)
+        """Make files queryable as a view."""
+        paths = [self._plain(file, tables) for file in tables.files]
+        read = {"parquet": self._read_parquet, "csv": self._read_csv, "jsonl": self._read_jsonl}[tables.format]
+        frame = self._call(lambda: read(paths, tables))
+        self._call(lambda: frame.createOrReplaceTempView(name))
 
     def rejected_lines(self) -> pa.Table:
-        """Tell which lines the queries since the last call skipped."""
-        pending, self._pending = self._pending, []
-        return pa.concat_tables([_REJECTED.empty_table(), *pending])
+        """Tell how many lines the scans since the last call skip; their numbers are not known."""
+        n_lines = 0
+        for frame in self._unchecked_scans:
+            n_lines += self._call(frame.where(f"{_REJECTED} IS NOT NULL").count)
+        self._unchecked_scans.clear()
+        return pa.table(
+            {
+                "line": pa.nulls(n_lines, pa.int64()),
+                "reason": pa.array(["MALFORMED"] * n_lines, pa.string()),
+                "runs_on": pa.array([False] * n_lines, pa.bool_()),
+            }
+        )
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
-        """Write a query's result, in its order, to one parquet file.
+        """Write a query's result to one file: the executors write theirs, this process puts them together."""
+        import pyarrow.parquet as pq
 
-        The executors write parts, which are put together here: Spark's own way to one file lets one task do
-        the whole query.
-        """
-        folder = self._new_path("parts")
-        schema, files = self._write(self._query(sql, parameters), folder)
-        try:
-            self._call(lambda: _put_together(files, schema, path))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = self._new_folder()
+        frame = self._frame(sql, parameters)
+        self._call(lambda: frame.write.parquet(str(folder)))
+        parts = _parts_of(folder)
+        if len(parts) == 1:
+            shutil.move(parts[0], path)
+        else:
+            schema = pq.read_schema(parts[0]) if parts else self._call(lambda: frame.limit(0).toArrow()).schema
+            with pq.ParquetWriter(path, schema.remove_metadata(), compression="zstd") as writer:
+                for part in parts:
+                    with pq.ParquetFile(part) as file:
+                        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                            writer.write_batch(batch.replace_schema_metadata(None))
+        shutil.rmtree(folder, ignore_errors=True)
 
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order, a file for each range of the first column."""
-        frame = self._query(sql, parameters)
-        columns = [
-            frame[_quoted(column)].desc_nulls_last() if falls else frame[_quoted(column)].asc_nulls_last()
-            for column, falls in order
-        ]
-        # Without a number of ranges, so that Spark joins small ones; it cuts none, as that would part equal rows.
-        sorted_ = self._call(lambda: frame.repartitionByRange(columns[0]).sortWithinPartitions(*columns))
-        # Beside the parts, so that they can be renamed into place.
-        written = folder / f".{uuid.uuid4().hex}"
-        try:
-            _, files = self._write(sorted_, written)
-            parts = []
-            for number, file in enumerate(files):
-                path = folder / f"part-{number:05d}.parquet"
-                file.rename(path)
-                parts.append(SortedPart(path, pq.read_metadata(path).num_rows))
-        finally:
-            shutil.rmtree(written, ignore_errors=True)
+        """Write a query's result in order: ranges of the first column to a file each, sorted within."""
+        import pyarrow.parquet as pq
+        from pyspark.sql import functions
+
+        def by(column: str, is_descending: bool) -> Any:
+            named = functions.col(quote_for_spark(column))
+            return named.desc_nulls_last() if is_descending else named.asc_nulls_last()
+
+        frame = self._frame(sql, parameters)
+        keys = [by(*entry) for entry in order]
+        target = self._new_folder()
+        ranged = frame.repartitionByRange(keys[0]).sortWithinPartitions(*keys)
+        self._call(lambda: ranged.write.parquet(str(target)))
+        parts = []
+        for number, path in enumerate(_parts_of(target)):
+            named = folder / f"part-{number:05d}.parquet"
+            shutil.move(path, named)
+            parts.append(SortedPart(named, pq.read_metadata(named).num_rows))
+        shutil.rmtree(target, ignore_errors=True)
         return tuple(parts)
 
     def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
-        """Run a function for each task on the executors; the first table comes when all tasks are done."""
-        tasks = list(tasks)
-        if not tasks:
-            return
-        with _Folder(self._new_path("tasks")) as folder:
-            spark_tasks.save_function(folder / "function", (function, tasks))
-            run = partial(spark_tasks.run_numbered, str(folder / "function"))
-            frame = self._session.range(0, len(tasks), 1, len(tasks)).mapInArrow(run, spark_tasks.RESULT_COLUMNS)
-            yield from spark_tasks.tables_of(self._call(frame.toArrow))
+        """Run a function for each task, one task a partition."""
+        size = max(_TASKS_PER_JOB, -(-len(tasks) // _JOBS))
+        for start in range(0, len(tasks), size):
+            some = list(tasks[start : start + size])
+            runner = _TaskRunner(function, some)
+            frame = self._spark.range(0, len(some), 1, len(some))
+            yield from _results(self._call(frame.mapInArrow(runner, _RESULT).toArrow))
 
     def run_groups(
         self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
     ) -> Iterator[pa.Table]:
-        """Run a function on each group of rows, on the executors; the first table comes when all are done."""
-        rows = self._query(sql, parameters)
-        with _Folder(self._new_path("groups")) as folder:
-            spark_tasks.save_function(folder / "function", function)
-            run = _group_function(str(folder / "function"))
-            frame = rows.groupBy(_quoted(key)).applyInArrow(run, spark_tasks.RESULT_COLUMNS)
-            yield from spark_tasks.tables_of(self._call(frame.toArrow))
+        """Run a function on each group of rows, a group a task."""
+        frame = self._frame(sql, parameters).groupBy(quote_for_spark(key))
+        runner = _GroupRunner(function)
+
+        # pyspark tells by the number of arguments what it is to pass, and looks at functions only.
+        def run(key_values: tuple[Any, ...], rows: pa.Table) -> pa.Table:
+            return runner(key_values, rows)
+
+        yield from _results(self._call(frame.applyInArrow(run, _RESULT).toArrow))
 
     def close(self) -> None:
         """End the session and remove its scratch files."""
         try:
-            for name in self._reads:
-                self._session.catalog.dropTempView(name)
-        except Exception:  # noqa: S110 the session is gone with its views, and the files must go all the same
-            pass
+            spark_sessions.close_session(self._spark, self._url)
         finally:
-            self._handle.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _query(self, sql: str, parameters: Parameters) -> Any:
+    def _frame(self, sql: str, parameters: Parameters) -> Any:
         statement = to_spark(sql)
-        if statement.name is not None or statement.drops:
-            raise EngineError("The statement is not a query.")
-        self._note_reads(statement)
-        return self._frame(statement, parameters)
+        values = {f"p{number}": value for number, value in enumerate(parameters, 1)}
+        return self._call(lambda: self._spark.sql(statement.sql, args=values or None))
 
-    def _frame(self, statement: Statement, parameters: Parameters) -> Any:
-        values = list(parameters)
-        if len(values) != statement.n_parameters:
-            raise EngineError("The statement takes another number of values.")
-        named = {f"p{number}": value for number, value in enumerate(values, 1)}
-        return self._call(lambda: self._session.sql(statement.sql, args=named))
+    def _read_parquet(self, paths: list[str], tables: TableFiles) -> Any:
+        import pyarrow.parquet as pq
+        from pyspark.sql import functions
 
-    def _scans_of(self, statement: Statement) -> frozenset[str]:
-        return frozenset(chain.from_iterable(self._reads.get(source, ()) for source in statement.reads))
+        schema = pq.read_schema(tables.files[0]) if tables.files[0].suffix != ".gz" else pq.read_schema(paths[0])
+        frame = self._spark.read.option("mergeSchema", "false").parquet(*paths)
+        columns = []
+        for name in tables.columns:
+            column = functions.col(quote_for_spark(name))
+            type_ = schema.field(name).type
+            if pa.types.is_timestamp(type_) and type_.unit == "ns":
+                # Spark has no nanoseconds; it gives them as numbers.
+                column = functions.timestamp_micros(functions.floor(column / 1000)).alias(name)
+            columns.append(column)
+        return frame.select(*columns)
 
-    def _note_reads(self, statement: Statement) -> None:
-        self._pending += [
-            self._skipped[scan] for scan in sorted(self._scans_of(statement)) if self._skipped[scan].num_rows
-        ]
+    def _read_csv(self, paths: list[str], tables: TableFiles) -> Any:
+        from pyspark.sql.types import StringType, StructField, StructType
 
-    def _name(self, frame: Any, name: str) -> None:
-        self._call(lambda: frame.createOrReplaceTempView(_quoted(name) if not name.isidentifier() else name))
+        fields = [StructField(name, StringType()) for name in (*tables.columns, _REJECTED)]
+        frame = (
+            self._spark.read.schema(StructType(fields))
+            .option("header", "true")
+            .option("enforceSchema", "true")
+            .option("sep", tables.delimiter)
+            .option("quote", '"')
+            .option("escape", '"')
+            .option("multiLine", "true")
+            .option("mode", "PERMISSIVE")
+            .option("columnNameOfCorruptRecord", _REJECTED)
+            .csv(paths)
+        )
+        self._unchecked_scans.append(frame)
+        return frame.where(f"{_REJECTED} IS NULL").drop(_REJECTED)
 
-    def _kept(self, frame: Any) -> Any:
-        folder = self._new_path("table")
-        self._call(lambda: frame.write.parquet(_uri(folder)))
-        return self._read_parquet([folder])
+    def _read_jsonl(self, paths: list[str], tables: TableFiles) -> Any:
+        from pyspark.sql.types import StringType, StructField, StructType
 
-    def _read_parquet(self, paths: Sequence[Path]) -> Any:
-        return self._call(lambda: self._session.read.parquet(*(_uri(path) for path in paths)))
+        lines = self._spark.read.text(paths).where("value RLIKE '\\\\S'")
+        names = tables.columns or ("no_key",)
+        schema = StructType([StructField(name, StringType()) for name in names])
+        return lines.mapInArrow(_JsonLines(tuple(names)), schema)
 
-    def _write(self, frame: Any, folder: Path) -> tuple[pa.Schema, list[Path]]:
-        """Write a frame as parts in its order; gives the schema, and those parts that have rows."""
-        self._call(lambda: frame.write.parquet(_uri(folder)))
-        # Spark numbers the parts in the order of the result.
-        files = sorted(folder.glob("part-*.parquet"))
-        schema = self._call(lambda: pq.read_schema(files[0])).remove_metadata()
-        return schema, [file for file in files if pq.read_metadata(file).num_rows]
+    def _plain(self, file: Path, tables: TableFiles) -> str:
+        """A path without characters of a glob, to a file that is not packed in a way Spark does not know."""
+        unpack = tables.format == "parquet" and file.suffix == ".gz"
+        if not unpack and not any(character in str(file) for character in _GLOB_CHARACTERS):
+            return str(file)
+        target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
+        if unpack:
+            with open_binary(file) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            target.symlink_to(file)
+        return str(target)
 
-    def _new_path(self, what: str, suffix: str = "") -> Path:
-        self._n_files += 1
-        return self._scratch / f"{self._n_files}-{what}{suffix}"
-
-    def _plain(self, file: Path) -> Path:
-        """Give a path that Spark reads as it stands: it takes characters of a glob for one, and unpacks no gzip."""
-        if file.suffix == ".gz":
-            target = self._new_path("unpacked", ".parquet")
-            self._call(lambda: _unpack(file, target))
-            return target
-        if all(character.isalnum() or character in _PLAIN_CHARACTERS for character in str(file)):
-            return file
-        target = self._new_path("linked", ".parquet")
-        target.symlink_to(file)
-        return target
+    def _new_folder(self) -> Path:
+        return self._scratch / f"{next(self._numbers)}"
 
     def _call(self, action: Callable[[], T]) -> T:
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
         try:
             return action()
-        except Exception as error:  # pyspark, Py4J, gRPC and Arrow have trees of their own, and their texts quote cells
-            translated = _translated(error)
-        except BaseException:
-            # Somebody stops this process: its queries must not go on without it.
-            self._session.interruptAll()
+        except CleanroomError:
             raise
+        except (PySparkException, Py4JError, pa.ArrowException, OSError) as error:
+            translated = _translated(error)
         # Outside the handler: there even `from None` would leave the original in __context__.
         raise translated
 
-
-class _Folder:
-    """A folder for the length of a `with`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Path:
-        self._path.mkdir()
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
-
-
-def _versions(session: Any) -> tuple[str, str]:
-    """Which versions of our package and of Python one executor has."""
-
-    # Inside, so that it is sent by value: the executor may have none of our modules.
-    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import sys
-        from importlib.metadata import PackageNotFoundError, version
-
-        import pyarrow
-
+    def _ask_executor(self) -> tuple[str, str]:
         try:
-            ours = version("cleanroom-pipelines")
-        except PackageNotFoundError:
-            ours = ""
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        for _ in batches:
-            yield pyarrow.record_batch({"package": [ours], "python": [python]})
+            (table,) = self.run_tasks(_tell_versions, [0])
+        except EngineError:
+            return "", ""
+        row = table.to_pylist()[0]
+        return row["package"], row["python"]
 
+    def _interrupt(self) -> None:
+        if self._url.startswith("sc://"):
+            self._spark.interruptAll()
+        else:
+            self._spark.sparkContext.cancelAllJobs()
+
+
+def quote_for_spark(name: str) -> str:
+    """A column's name for Spark's Python calls, in which dots and backticks mean something."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _tell_versions(_: int) -> pa.Table:
+    package, python = spark_sessions.versions()
+    return pa.table({"package": [package], "python": [python]})
+
+
+@dataclass(frozen=True)
+class _TaskRunner:
+    """Runs on an executor: one task, whose result comes back as the bytes of an Arrow stream."""
+
+    function: Callable[[Any], pa.Table]
+    tasks: Sequence[Any]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield _answer(number, partial(self.function, self.tasks[number])).to_batches()[0]
+
+
+@dataclass(frozen=True)
+class _GroupRunner:
+    function: Callable[[int, pa.Table], pa.Table]
+
+    def __call__(self, key: tuple[Any, ...], rows: pa.Table) -> pa.Table:
+        number = int(key[0].as_py() if isinstance(key[0], pa.Scalar) else key[0])
+        return _answer(number, partial(self.function, number, rows))
+
+
+def _answer(number: int, action: Callable[[], pa.Table]) -> pa.Table:
+    """What a task gave or raised. The text of an error that is not ours stays here: it may quote data."""
+    import pickle
+
+    import scipy.linalg  # noqa: F401 - its BLAS is limited only if it is loaded by now
+    from threadpoolctl import threadpool_limits
+
+    result, failure = None, None
     try:
-        found = session.range(0, 1, 1, 1).mapInArrow(look, "package STRING, python STRING").toArrow()
+        # One thread: more add up in another order, and executors have as many tasks as cores.
+        with threadpool_limits(limits=1, user_api="blas"):
+            table = action()
+        with io.BytesIO() as sink:
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            result = sink.getvalue()
+    except CleanroomError as error:
+        failure = pickle.dumps(error)
     except Exception as error:
-        translated = _translated(error)
-    else:
-        return found["package"][0].as_py(), found["python"][0].as_py()
-    raise translated
+        failure = pickle.dumps(_unexpected(error))
+    return pa.table(
+        {
+            "task": pa.array([number], pa.int64()),
+            "result": pa.array([result], pa.binary()),
+            "failure": pa.array([failure], pa.binary()),
+        }
+    )
 
 
-def _group_function(function_file: str) -> Callable[[tuple[pa.Scalar, ...], pa.Table], pa.Table]:
-    # Spark looks at the number of arguments, which a partial hides, and at the hints, which must be these.
-    def run(key: tuple[pa.Scalar, ...], rows: pa.Table) -> pa.Table:
-        return spark_tasks.run_group(function_file, key, rows)
+def _unexpected(error: Exception) -> CleanroomError:
+    if isinstance(error, OSError) and any(sign in str(error) for sign in _DISK_FULL):
+        return StorageFullError("The disk is full.", remedy="Free some space and try again.")
+    cause = type(error).__name__
+    return EngineError(f"The engine could not run this step ({cause}).", cause=cause)
 
-    return run
+
+def _results(answers: pa.Table) -> Iterator[pa.Table]:
+    """The tables of the tasks in order; the first failure is raised."""
+    import pickle
+
+    for answer in answers.sort_by("task").to_pylist():
+        if answer["failure"] is not None:
+            raise pickle.loads(answer["failure"])  # noqa: S301 - what our own code wrote on an executor
+        with pa.ipc.open_stream(answer["result"]) as reader:
+            yield reader.read_all()
+
+
+@dataclass(frozen=True)
+class _JsonLines:
+    """Takes lines of JSON apart as DuckDB does: what is no object gives a row of nulls, as does a nested cell."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = [_cells_of(line) for line in batch.column(0).to_pylist()]
+            columns = [pa.array([row.get(name) for row in rows], pa.string()) for name in self.names]
+            yield pa.RecordBatch.from_arrays(columns, names=list(self.names))
+
+
+def _cells_of(line: str) -> Mapping[str, str | None]:
+    try:
+        # Numbers keep the text they have.
+        row = json.loads(line, parse_float=str, parse_int=str, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(row, dict):
+        return {}
+    return {key: _cell(value) for key, value in row.items()}
+
+
+def _cell(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else None
+
+
+def _refuse_constant(_: str) -> Any:
+    raise ValueError("no JSON")
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    """The files of a result in its order; Spark writes beside them what it needs itself."""
+    return sorted(folder.glob("part-*.parquet"))
 
 
 def _translated(error: Exception) -> EngineError | StorageFullError:
     # The text of the error is read here to tell what it was, and never passed on: it quotes cells.
-    from pyspark.errors import PySparkException
-
-    text = str(error)
-    if any(sign in text for sign in _DISK_FULL):
+    if any(sign in str(error) for sign in _DISK_FULL):
         return StorageFullError("The disk is full.", remedy="Free some space and try again.")
     cause = type(error).__name__
-    if isinstance(error, PySparkException):
-        cause = error.getCondition() or cause
-    if "java.lang.OutOfMemoryError" in text:
-        return EngineError(
-            "The engine ran out of memory.",
-            remedy="Give Spark's driver or executors more memory.",
-            cause="OutOfMemoryError",
-        )
+    condition = getattr(error, "getCondition", lambda: None)()
+    if condition:
+        cause = str(condition)
     return EngineError(f"The engine could not run this step ({cause}).", cause=cause)
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
-def _uri(path: Path) -> str:
-    # With its scheme: a cluster's own file system may be another.
-    return f"file://{path}"
-
-
-def _unpack(file: Path, target: Path) -> None:
-    with open_binary(file) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink)
-
-
-def _schema_of(file: Path) -> pa.Schema:
-    with open_binary(file) as stream:
-        return pq.read_schema(stream)
-
-
-def _column_sql(field: pa.Field) -> str:
-    """A column of a parquet file as DuckDB gives it."""
-    name = _quoted(field.name)
-    if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-        # Read as a number, see the session's settings.
-        return f"timestamp_micros({name} DIV 1000) AS {name}"
-    return name
-
-
-def _as_duckdb_types(table: pa.Table) -> pa.Table:
-    """What tells the engines' results apart though the values are the same."""
-    for number, field in enumerate(table.schema):
-        if field.type == pa.decimal128(20, 0):
-            # Spark has no unsigned integers, and reads the largest as this.
-            try:
-                table = table.set_column(number, field.name, table.column(number).cast(pa.uint64()))
-            except pa.ArrowInvalid:
-                continue
-    return table
-
-
-def _put_together(files: Sequence[Path], schema: pa.Schema, path: Path) -> None:
-    # Parts of one query may differ in which columns may be missing.
-    plain = pa.schema([field.with_nullable(True) for field in schema])
-    try:
-        with pq.ParquetWriter(path, plain, compression="zstd") as writer:
-            for file in files:
-                with pq.ParquetFile(file) as parquet:
-                    for batch in parquet.iter_batches(_ROWS_PER_GROUP):
-                        writer.write_batch(batch.cast(plain))
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

@@ -1,408 +1,246 @@
-"""Sessions of Apache Spark.
+"""Sessions on a Spark cluster.
 
-Lives here: one Spark context per process or one Connect session per engine, their settings, and whether the
-executors can run our code.
-Add here when a setting is needed for correct answers, or for no row to be shown or kept by Spark.
-Keep out: what an operator tunes (memory of executors, cores, shuffles): that stands in spark-defaults.conf of
-SPARK_CONF_DIR, which is read as always; and running statements (spark_engine).
+Lives here: opening one by its address, the settings it needs, and finding out soon that it cannot work.
+Add here when a cluster is reached in a further way.
+Keep out: queries and data (spark_engine).
+
+A process has one Spark application at most, which all its engines share, each with a session (and names) of its
+own; Spark Connect gives every engine a session on the server. What an operator sets in spark-defaults.conf
+(SPARK_CONF_DIR) holds, but for what keeps data where they belong:
+
+- no web pages of the application: they show the text and the values of queries;
+- no errors for cells (ANSI mode off): its errors quote the cell, and executors log them. Our queries ask for NULL
+  with TRY_CAST where a cell may be wrong;
+- nothing logged by the driver, whose messages repeat the executors' errors.
+
+Spill and shuffle files lie plain on the executors' disks unless the operator sets spark.io.encryption.enabled.
 """
 
-import atexit
-import os
+import logging
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, TypeVar
 
 from cleanroom_pipelines.engine.base import EngineSettings
-from cleanroom_pipelines.errors import ConfigurationError, EngineError
+from cleanroom_pipelines.errors import ConfigurationError
 
-_CONNECT_SECONDS = 5
-# A cluster may have to start its executors for the first task.
-_FIRST_TASK_SECONDS = 90
-_DRIVER_MEMORY_SHARE = 0.25
-_LOCAL = re.compile(r"local(\[(\d+|\*)\])?")
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+T = TypeVar("T")
 
-# For every session: answers must not depend on where the cluster is and how it is set up.
-_SQL_SETTINGS = {
+APPLICATION = "cleanroom_pipelines"
+_CONNECT_SECONDS = 5.0
+_OPEN_SECONDS = 120.0
+_EXECUTOR_SECONDS = 120.0
+
+# Needed for right answers, whatever the cluster's defaults.
+_SESSION = {
     "spark.sql.session.timeZone": "UTC",
-    # ANSI errors quote the cell that they stumbled over. Without it a cast that fails gives NULL, and our queries
-    # say TRY_CAST where a cell may be wrong, so nothing hangs on it.
     "spark.sql.ansi.enabled": "false",
     "spark.sql.caseSensitive": "false",
-    "spark.sql.adaptive.enabled": "true",
-    "spark.sql.parquet.compression.codec": "zstd",
-    # INT96, the default, is read by few.
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-    # pandas and pyarrow write nanoseconds, which Spark refuses otherwise; `scan` makes times of them again.
     "spark.sql.legacy.parquet.nanosAsLong": "true",
-    "spark.sql.parquet.mergeSchema": "false",
-    "spark.sql.files.ignoreCorruptFiles": "false",
-    "spark.sql.files.ignoreMissingFiles": "false",
+    # A line of text with too many or too few cells is only seen when all its cells are read.
+    "spark.sql.csv.parser.columnPruning.enabled": "false",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
-    "spark.sql.execution.arrow.useLargeVarTypes": "false",
 }
-# For a context of ours: nothing that shows or keeps rows.
-_SAFETY = {
-    # Its pages show queries with the values bound in them, to whoever can reach the port.
+_APPLICATION_SETTINGS = {
     "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-    "spark.eventLog.enabled": "false",
-    # Errors of tasks quote rows.
     "spark.log.level": "OFF",
-    "spark.executor.syncLogLevel.enabled": "true",
+    "spark.ui.showConsoleProgress": "false",
     "spark.sql.catalogImplementation": "in-memory",
 }
 
-
-@dataclass
-class _Context:
-    """The Spark context of this process."""
-
-    url: str
-    context: Any
-    session: Any
-    gateway: Any
-    folder: Path
-    is_checked: bool = False
-    sessions: set[int] = field(default_factory=set)
+_lock = threading.Lock()
+_context: tuple[str, Any] | None = None
+_checked: set[str] = set()
 
 
-_lock = threading.RLock()
-_current: _Context | None = None
-_checked_servers: set[str] = set()
-
-
-@dataclass(frozen=True)
-class SparkSessionHandle:
-    """A session, and how to give it back.
+def open_session(url: str, settings: EngineSettings) -> Any:
+    """Open a session of its own on a cluster.
 
     Args:
-        session: Spark's session, classic or of Connect; both have the methods that the engine uses.
-        is_remote: Whether it is one of Connect.
-        is_local: Whether its tasks run inside this process's own Spark.
-        close: Gives it back.
-    """
+        url: `spark://host:port`, `local`, `local[n]` or `sc://host:port`.
+        settings: Memory and threads of this process's part.
 
-    session: Any
-    is_remote: bool
-    is_local: bool
-    close: Callable[[], None]
-
-
-def open_session(settings: EngineSettings, url: str, check: Callable[[Any], tuple[str, str]]) -> SparkSessionHandle:
-    """Open a session at a URL.
-
-    Args:
-        settings: Memory of the driver.
-        url: `local[n]`, `spark://host:port[,host:port…]` or `sc://host:port[/;…]`.
-        check: Runs one small task with a session, and tells the versions of our package and of Python there.
+    Returns:
+        A pyspark SparkSession.
 
     Raises:
-        ConfigurationError: No such kind of URL, pyspark is missing, nobody answers there, or the executors cannot
-            run our code.
+        ConfigurationError: pyspark or Java is missing, the address is none, or nobody answers there.
     """
-    is_local = _LOCAL.fullmatch(url) is not None
-    if not is_local and not url.startswith(("spark://", "sc://")):
+    if find_spec("pyspark") is None:
         raise ConfigurationError(
-            "The engine's URL is of no kind that is known here.",
-            remedy="Leave CLEANROOM_ENGINE_URL empty for DuckDB, or give local[*], spark://host:port or sc://host:port.",
+            "The engine is a Spark cluster, and pyspark is not installed.",
+            remedy="Install 'cleanroom-pipelines[spark]', or unset CLEANROOM_ENGINE_URL.",
         )
-    _check_package(url)
-    if not is_local:
-        _check_reachable(url)
+    # It prints the whole text of an error, with the query's plan.
+    logging.getLogger("SQLQueryContextLogger").disabled = True
+    warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas", category=FutureWarning)
+    _check_answers(url)
     if url.startswith("sc://"):
-        return _open_remote(url, check)
-    return _open_classic(settings, url, check, is_local=is_local)
-
-
-def _check_package(url: str) -> None:
-    try:
-        with warnings.catch_warnings():
-            # That it does not support pandas 3 fully, on stderr of every command; we use its Arrow calls alone.
-            warnings.simplefilter("ignore", FutureWarning)
-            import pyspark.sql.pandas.functions
-            import pyspark.testing.utils  # noqa: F401
-        if url.startswith("sc://"):
-            import grpc  # noqa: F401
-            import grpc_status  # noqa: F401
-            import zstandard  # noqa: F401
-    except ImportError:
-        missing = True
+        session = _within(_OPEN_SECONDS, lambda: _open_connect(url))
     else:
-        missing = False
-    if missing:
-        raise ConfigurationError(
-            "The engine is Apache Spark, and its packages are not installed here.",
-            remedy="Install cleanroom-pipelines[spark].",
-        )
-
-
-def _addresses(url: str) -> list[tuple[str, int]]:
-    scheme, rest = url.split("://", 1)
-    addresses = []
-    for each in rest.split("/", 1)[0].split(","):
-        host, colon, port = each.rpartition(":")
-        if not colon or not host or not port.isdigit():
-            if scheme == "sc" and each:
-                addresses.append((each, 15002))
-                continue
-            raise ConfigurationError(
-                "The engine's URL names no host and port.", remedy=f"Write it as {scheme}://host:port."
-            )
-        addresses.append((host, int(port)))
-    return addresses
-
-
-def _is_loopback(url: str) -> bool:
-    return "://" not in url or all(host in _LOOPBACK for host, _ in _addresses(url))
-
-
-def _check_reachable(url: str) -> None:
-    """Spark itself tries a master that does not answer for minutes."""
-    for host, port in _addresses(url):
-        try:
-            with socket.create_connection((host.strip("[]"), port), timeout=_CONNECT_SECONDS):
-                return
-        except OSError:
-            continue
-    raise ConfigurationError(
-        "Nobody answers at the engine's URL.",
-        remedy="Start the cluster, or correct CLEANROOM_ENGINE_URL.",
-    )
-
-
-def _open_remote(url: str, check: Callable[[Any], tuple[str, str]]) -> SparkSessionHandle:
-    from pyspark.sql.connect.session import SparkSession
-
-    try:
-        session = SparkSession.builder.remote(url).create()
-        _set_all(session)
-        cause = ""
-    except Exception as error:  # gRPC has its own tree, and pyspark another
-        cause = type(error).__name__
-    if cause:
-        raise ConfigurationError(
-            f"The Spark Connect server gave no session ({cause}).", remedy="Look at the server's own log."
-        )
-    try:
-        with _lock:
-            if url not in _checked_servers:
-                _check_executors(session, check)
-                _checked_servers.add(url)
-    except BaseException:
-        session.stop()
-        raise
-    return SparkSessionHandle(session, is_remote=True, is_local=False, close=session.stop)
-
-
-def _open_classic(
-    settings: EngineSettings, url: str, check: Callable[[Any], tuple[str, str]], *, is_local: bool
-) -> SparkSessionHandle:
-    global _current  # noqa: PLW0603 a process has one Spark context
-    with _lock:
-        if _current is not None and (_current.url != url or _current.context._jsc is None):
-            if _current.sessions:
-                raise ConfigurationError(
-                    "This process uses another Spark cluster at the moment.",
-                    remedy="Close its engines first; a process has one Spark context.",
-                )
-            _stop()
-        if _current is None:
-            _current = _start(settings, url)
-        current = _current
-        try:
-            session = current.session.newSession()
-            _set_all(session)
-            if not current.is_checked:
-                _check_executors(session, check)
-                current.is_checked = True
-        except BaseException:
-            if not current.sessions:
-                _stop()
-            raise
-        current.sessions.add(id(session))
-
-    def close() -> None:
-        with _lock:
-            current.sessions.discard(id(session))
-
-    return SparkSessionHandle(session, is_remote=False, is_local=is_local, close=close)
-
-
-def _set_all(session: Any) -> None:
-    for name, value in _SQL_SETTINGS.items():
+        session = _application(url, settings).newSession()
+    for name, value in _SESSION.items():
         session.conf.set(name, value)
+    return session
 
 
-def _start(settings: EngineSettings, url: str) -> _Context:
+def close_session(session: Any, url: str) -> None:
+    """End a session of Spark Connect; the application of this process stays for the next engine."""
+    if url.startswith("sc://"):
+        session.stop()
+
+
+def is_checked(url: str) -> bool:
+    """Whether an engine of this process has found executors there that can work."""
+    return url in _checked
+
+
+def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Callable[[], None]) -> None:
+    """Find out whether executors exist and have this package, once per process and address.
+
+    Args:
+        url: The address.
+        ask: Runs a task and gives the executor's version of this package and of Python.
+        interrupt: Gives the task up.
+
+    Raises:
+        ConfigurationError: No executor in two minutes, or one without this package or with another version.
+    """
+    expected = versions()
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(ask)
+    try:
+        found = future.result(_EXECUTOR_SECONDS)
+    except TimeoutError:
+        interrupt()
+        raise ConfigurationError(
+            "The Spark cluster gave no executor within two minutes.",
+            remedy="Check that it has workers with free cores and memory.",
+        ) from None
+    finally:
+        pool.shutdown(wait=False)
+    if found != expected:
+        theirs = f"{found[0]} on Python {found[1]}" if found[0] else "none"
+        raise ConfigurationError(
+            f"The executors need cleanroom_pipelines {expected[0]} on Python {expected[1]}; they have {theirs}.",
+            remedy="Install the same version in the Python that the executors use (spark.pyspark.python).",
+        )
+    _checked.add(url)
+
+
+def versions() -> tuple[str, str]:
+    """The version of this package and of Python, of the process that asks."""
+    return version("cleanroom-pipelines"), f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _application(url: str, settings: EngineSettings) -> Any:
+    """The session of this process's application, started if there is none."""
+    global _context  # noqa: PLW0603 - Spark allows one application a process
+    with _lock:
+        if _context is not None and not _is_alive(_context[1]):
+            _context = None
+        if _context is None:
+            _context = (url, _within(_OPEN_SECONDS, lambda: _start(url, settings)))
+        elif _context[0] != url:
+            raise ConfigurationError(
+                "This process works with another Spark cluster already.", remedy="Start another process."
+            )
+        return _context[1]
+
+
+def _is_alive(session: Any) -> bool:
+    return session.sparkContext._jsc is not None and not session.sparkContext._jsc.sc().isStopped()
+
+
+def _start(url: str, settings: EngineSettings) -> Any:
     from pyspark import SparkConf, SparkContext
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
-    # Not the engine's scratch: the context outlives the engine that started it.
-    folder = Path(tempfile.mkdtemp(prefix="cleanroom-spark-"))
-    before = _interrupt_handler()
-    gateway = None
+    conf = SparkConf()
+    conf.setMaster(url).setAppName(APPLICATION)
+    for name, value in _APPLICATION_SETTINGS.items():
+        conf.set(name, value)
+    if _is_on_this_machine(url):
+        conf.setIfMissing("spark.driver.bindAddress", "127.0.0.1").setIfMissing("spark.driver.host", "127.0.0.1")
+    if settings.memory_bytes is not None:
+        conf.setIfMissing("spark.driver.memory", f"{settings.memory_bytes >> 20}m")
+    # What a Java process says on stderr is for nobody here, and could repeat what executors say.
+    gateway = launch_gateway(conf=conf, popen_kwargs={"stderr": subprocess.DEVNULL})  # type: ignore[no-untyped-call]
+    context = SparkContext(gateway=gateway, conf=conf)
+    context.setLogLevel("OFF")
+    if context.pythonExec == "python3" and _is_on_this_machine(url):
+        context.pythonExec = sys.executable
+    return SparkSession(context)
+
+
+def _open_connect(url: str) -> Any:
+    from pyspark.sql.connect.session import SparkSession
+
+    return SparkSession.builder.remote(url).appName(APPLICATION).create()
+
+
+def _within(seconds: float, action: Callable[[], T]) -> T:
+    """Run what can hang for minutes, and tell what went wrong in our words."""
+    pool = ThreadPoolExecutor(max_workers=1)
     try:
-        launch = SparkConf(loadDefaults=False)
-        if settings.memory_bytes:
-            launch.set("spark.driver.memory", f"{settings.memory_bytes >> 20}m")
-        with _default_driver_memory():
-            # Spark greets on stderr, and its workers print there what went wrong, rows included.
-            gateway = launch_gateway(launch, {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
-        conf = SparkConf(_jvm=gateway.jvm)
-        for name, value in _SAFETY.items():
-            conf.set(name, value)
-        conf.setMaster(url).setAppName("cleanroom_pipelines")
-        conf.set("spark.sql.warehouse.dir", (folder / "warehouse").as_uri())
-        for name, value in _defaults(url, folder).items():
-            conf.setIfMissing(name, value)
-        context = SparkContext(conf=conf, gateway=gateway)
-        context.setLogLevel("OFF")
-        if _is_loopback(url):
-            context.pythonExec = sys.executable
-        else:
-            context.pythonExec = conf.get("spark.pyspark.python") or context.pythonExec
-        return _Context(url, context, SparkSession(context), gateway, folder)
-    except Exception as error:  # Py4J and pyspark have trees of their own
+        return pool.submit(action).result(seconds)
+    except Exception as error:
         cause = type(error).__name__
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-    _end(gateway, folder)
+        pool.shutdown(wait=False)
     raise ConfigurationError(
-        f"Apache Spark could not be started ({cause}).",
-        remedy="Install Java 17, set JAVA_HOME where it is not found, and look at the master of CLEANROOM_ENGINE_URL.",
+        f"The Spark cluster could not be opened ({cause}).",
+        remedy="Check CLEANROOM_ENGINE_URL, that Java 17 is installed (JAVA_HOME), and that the cluster's Spark "
+        "has the version of pyspark.",
     )
 
 
-def _interrupt_handler() -> Any:
-    """Ctrl-C as it is handled now: a Spark context puts a handler of its own in its place."""
-    if threading.current_thread() is threading.main_thread():
-        return signal.getsignal(signal.SIGINT)
-    return None
+def _addresses(url: str) -> list[tuple[str, int]]:
+    found = re.fullmatch(r"(spark|sc)://([^/;?]+)/?(;.*)?", url)
+    if found is None:
+        raise _no_address()
+    default = 15_002 if found.group(1) == "sc" else 7_077
+    addresses = []
+    for address in found.group(2).split(","):
+        host, _, port = address.rpartition(":") if re.search(r":\d+$", address) else (address, "", default)
+        addresses.append((host.strip("[]"), int(port)))
+    return addresses
 
 
-@contextmanager
-def _default_driver_memory() -> Iterator[None]:
-    # Spark's own default of 1 GB is too small for a driver that is the executor too. This variable counts less than
-    # spark-defaults.conf, and there is no other way to say so little.
-    name = "SPARK_DRIVER_MEMORY"
-    if name in os.environ:
-        yield
+def _check_answers(url: str) -> None:
+    if re.fullmatch(r"local(\[(\d+|\*)\])?", url):
         return
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    os.environ[name] = f"{max(1024, int(pages * _DRIVER_MEMORY_SHARE) >> 20)}m"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
-def _defaults(url: str, folder: Path) -> dict[str, str]:
-    """What holds unless spark-defaults.conf says otherwise."""
-    defaults = {"spark.driver.maxResultSize": "4g"}
-    if _is_loopback(url):
-        defaults |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    if "://" not in url:
-        defaults["spark.local.dir"] = str(folder)
-    return defaults
-
-
-def _check_executors(session: Any, check: Callable[[Any], tuple[str, str]]) -> None:
-    """Run one task, and see that it can run what we send."""
-    answers: list[tuple[str, str]] = []
-    causes: list[str] = []
-
-    def ask() -> None:
+    for address in _addresses(url):
         try:
-            answers.append(check(session))
-        except EngineError as error:
-            causes.append(error.attributes.get("cause", ""))
-        except Exception as error:
-            causes.append(type(error).__name__)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_FIRST_TASK_SECONDS)
-    if thread.is_alive():
-        session.interruptAll()
-        raise ConfigurationError(
-            f"No executor of the Spark cluster took a task within {_FIRST_TASK_SECONDS} seconds.",
-            remedy="Look at the cluster's own pages: whether it has workers, with memory and cores to spare, that can "
-            "reach this machine.",
-        )
-    if not answers:
-        raise ConfigurationError(
-            f"The executors of the Spark cluster could not run a task ({causes[0]}).",
-            remedy="They need the Python version and packages of this machine; PYSPARK_PYTHON names their Python.",
-        )
-    ours = (version("cleanroom-pipelines"), python_version())
-    if answers[0] != ours:
-        raise ConfigurationError(
-            f"The executors of the Spark cluster have cleanroom-pipelines {answers[0][0] or 'not installed'} and "
-            f"Python {answers[0][1]}; here are {ours[0]} and {ours[1]}.",
-            remedy="Give them the same environment; PYSPARK_PYTHON names their Python.",
-        )
+            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+        except OSError:
+            continue
+        return
+    raise ConfigurationError(
+        "Nobody answers at the Spark cluster's address.",
+        remedy="Check CLEANROOM_ENGINE_URL, and start the cluster.",
+    )
 
 
-def python_version() -> str:
-    """Major and minor version, which must be the same on both sides of cloudpickle."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
+def _is_on_this_machine(url: str) -> bool:
+    return url.startswith("local") or all(
+        host in ("localhost", "::1") or host.startswith("127.") for host, _ in _addresses(url)
+    )
 
 
-def _stop() -> None:
-    """Stop this process's Spark, context and Java process."""
-    global _current  # noqa: PLW0603 a process has one Spark context
-    with _lock:
-        current, _current = _current, None
-        if current is None:
-            return
-        try:
-            current.context.stop()
-        except Exception:  # noqa: S110 the Java process may be gone already; it is ended below in any case
-            pass
-        _end(current.gateway, current.folder)
-
-
-def _end(gateway: Any, folder: Path) -> None:
-    from pyspark import SparkContext
-
-    if gateway is not None:
-        process = gateway.proc
-        SparkContext._gateway = None
-        SparkContext._jvm = None
-        try:
-            gateway.shutdown()
-        except Exception:  # noqa: S110 as above
-            pass
-        if process is not None:
-            # Java ends when its input does.
-            process.stdin.close()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def stop_spark() -> None:
-    """End this process's Spark context, for tests and at exit."""
-    _stop()
-
-
-atexit.register(_stop)
+def _no_address() -> ConfigurationError:
+    return ConfigurationError(
+        "The engine's address is none.", remedy="Give spark://host:port, local[4] or sc://host:port."
+    )
