@@ -1,0 +1,173 @@
+"""Real Spark clusters on loopback, for tests.
+
+Lives here: `standalone_cluster` (a master and its workers) and `connect_server`, as context managers that give a
+URL for CLEANROOM_ENGINE_URL and end every process that they started.
+Keep out: what is tested on them.
+
+Spark's processes start others (a worker its executors, an executor its Python workers), so each is started in a
+process group of its own, and the group is ended. A process has one Spark application: tests that use a cluster
+in the test's own process and another cluster beside it start a process for the second.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pyspark
+
+SPARK_HOME = Path(pyspark.__file__).parent
+_START_SECONDS = 90
+_END_SECONDS = 20
+_REGISTERED = "Successfully registered with master"
+
+
+@contextmanager
+def standalone_cluster(
+    folder: Path, *, workers: int = 2, cores: int = 1, memory: str = "1g", python: str = sys.executable
+) -> Iterator[str]:
+    """Start a master and workers.
+
+    Args:
+        folder: For logs and work directories.
+        workers: How many.
+        cores: Tasks at a time on each.
+        memory: For the executors of each, as Spark writes it.
+        python: The Python of the executors.
+
+    Returns:
+        A context manager that gives `spark://127.0.0.1:port`, once all workers have registered.
+    """
+    port = free_port()
+    url = f"spark://127.0.0.1:{port}"
+    environment = _environment(folder, PYSPARK_PYTHON=python)
+    with ExitStack() as stack:
+        master = ["org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(port)]
+        stack.enter_context(_class(folder, "master", [*master, "--webui-port", "0"], environment))
+        _wait(lambda: _is_open(port), "the master", folder)
+        for number in range(workers):
+            work = folder / f"worker-{number}"
+            arguments = ["--host", "127.0.0.1", "--webui-port", "0", "--cores", str(cores), "--memory", memory]
+            command = ["org.apache.spark.deploy.worker.Worker", *arguments, "--work-dir", str(work), url]
+            stack.enter_context(_class(folder, f"worker-{number}", command, environment))
+        for number in range(workers):
+            log = folder / f"worker-{number}.log"
+            _wait(lambda log=log: _REGISTERED in log.read_text(errors="replace"), "a worker", folder)
+        yield url
+
+
+@contextmanager
+def connect_server(folder: Path, *, master: str = "local[2]", python: str = sys.executable) -> Iterator[str]:
+    """Start a Spark Connect server.
+
+    Args:
+        folder: For its log and its scratch.
+        master: Where its tasks run.
+        python: The Python of the executors.
+
+    Returns:
+        A context manager that gives `sc://127.0.0.1:port`, once it answers.
+    """
+    port = free_port()
+    settings = {
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.ui.enabled": "false",
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+    }
+    # spark-submit runs its main class in this very process; spark-class knows none of its settings.
+    command = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", master]
+    for name, value in settings.items():
+        command += ["--conf", f"{name}={value}"]
+    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+    with _process(folder, "connect", command, _environment(folder, PYSPARK_PYTHON=python)):
+        _wait(lambda: _is_open(port), "the Connect server", folder)
+        yield f"sc://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _environment(folder: Path, **more: str) -> Mapping[str, str]:
+    conf = folder / "conf"
+    conf.mkdir(parents=True, exist_ok=True)
+    # Everything of the processes stays on loopback and in the folder; nothing of the developer's own Spark counts.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    mine = {
+        "SPARK_HOME": str(SPARK_HOME),
+        "SPARK_CONF_DIR": str(conf),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_DIRS": str(folder / "local"),
+        "SPARK_DAEMON_MEMORY": "256m",
+    }
+    return kept | mine | more
+
+
+@contextmanager
+def _class(folder: Path, name: str, command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
+    with _process(folder, name, [str(SPARK_HOME / "bin" / "spark-class"), *command], environment):
+        yield
+
+
+@contextmanager
+def _process(folder: Path, name: str, command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(_END_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+    process.wait(_END_SECONDS)
+
+
+def _wait(holds: Callable[[], bool], what: str, folder: Path) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while not holds():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{what} did not start within {_START_SECONDS} s; its log is in {folder}")
+        time.sleep(0.1)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def java_processes_of(folder: Path) -> list[int]:
+    """The processes that still work in a folder, which a test expects to be none after a cluster has ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if Path(os.readlink(entry / "cwd")).is_relative_to(folder):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
