@@ -20,7 +20,7 @@ from cleanroom_pipelines.engine import (
     EngineSettings,
     TableFiles,
     find_tables,
-    open_engine,
+    open_configured_engine,
     quote_identifier,
     stable_hash_sql,
 )
@@ -71,7 +71,7 @@ def evaluate_files(
         definition: A rule-based definition whose sources are files; others may be referred to.
         resolve: Gives the definitions of the custom audiences that it refers to.
         out: The parquet file to write; it appears whole or not at all, and replaces what is there.
-        settings: How much of the machine to use.
+        settings: Where it is found, and how much of the machine to use.
 
     Returns:
         How many ids.
@@ -86,7 +86,7 @@ def evaluate_files(
     relations = {ref: f"file_{number + 1}" for number, ref in enumerate(refs)}
     with _appearing(out) as draft:
         paths = [file for table, _ in tables.values() for file in table.files]
-        with open_engine(settings, paths=[*paths, draft.parent]) as engine:
+        with open_configured_engine(settings, paths=[*paths, draft.parent]) as engine:
             for ref, (table, column) in tables.items():
                 engine.scan(f"{relations[ref]}_rows", table)
                 engine.execute(_view_of_ids(relations[ref], column))

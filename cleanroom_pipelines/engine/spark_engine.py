@@ -122,7 +122,7 @@ class SparkEngine:
         """Tell how many lines the scans since the last call skip; their numbers are not known."""
         n_lines = 0
         for frame in self._unchecked_scans:
-            n_lines += self._call(frame.where(f"{_REJECTED} IS NOT NULL").count)
+            n_lines += self._call(frame.where(self._is_rejected(frame)).count)
         self._unchecked_scans.clear()
         return pa.table(
             {
@@ -242,7 +242,15 @@ class SparkEngine:
             .csv(paths)
         )
         self._unchecked_scans.append(frame)
-        return frame.where(f"{_REJECTED} IS NULL").drop(_REJECTED)
+        return frame.where(~self._is_rejected(frame)).drop(_REJECTED)
+
+    @staticmethod
+    def _is_rejected(frame: Any) -> Any:
+        """Whether a line is none; looks at a cell too, for Spark refuses to read the rejected lines alone."""
+        from pyspark.sql import functions
+
+        cell = functions.length(functions.col(quote_for_spark(frame.columns[0])))
+        return functions.col(_REJECTED).isNotNull() & (functions.coalesce(cell, functions.lit(0)) >= 0)
 
     def _read_jsonl(self, paths: list[str], tables: TableFiles) -> Any:
         from pyspark.sql.types import StringType, StructField, StructType

@@ -30,7 +30,7 @@ from cleanroom_pipelines.audiences.evaluating import evaluate
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.audiences.relations import open_room_relations
 from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Version
-from cleanroom_pipelines.engine import Engine, find_tables, open_engine
+from cleanroom_pipelines.engine import Engine, find_tables, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
@@ -154,7 +154,9 @@ class _Question:
                 for text, reference in self._lookalikes().items()
             }
             paths = [scratch, *folders.values(), *(path.parent for path in lookalikes.values())]
-            engine = stack.enter_context(open_engine(self.installation.engine_settings, paths=paths))
+            engine = stack.enter_context(
+                open_configured_engine(self.installation.engine_settings, paths=paths)
+            )
             open_room_relations(engine, folders["base_audience"], folders.get("seed_audiences"))
             named = {f"lookalike {text}": path for text, path in lookalikes.items()}
             yield {**folders, "scratch": scratch, **named}, engine

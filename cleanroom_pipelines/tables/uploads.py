@@ -22,6 +22,7 @@ from cleanroom_pipelines.tables.cells import MAX_SECONDS, TYPES_IN_WORDS, Column
 from cleanroom_pipelines.tables.roles import Role
 
 # The engine's failures that are not the file's fault; every other one means that the file cannot be read.
+_SPARK_ON_FILES = ("FAILED_READ_FILE", "MALFORMED", "CANNOT_MERGE_SCHEMAS")
 _NOT_THE_FILES_FAULT = {
     "",
     "BinderException",
@@ -165,7 +166,9 @@ def reading_of(upload: Upload) -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        if error.attributes.get("cause", "") in _NOT_THE_FILES_FAULT:
+        cause = str(error.attributes.get("cause", ""))
+        # Spark's errors have names in capitals, DuckDB's are classes.
+        if cause in _NOT_THE_FILES_FAULT or (cause.isupper() and not cause.startswith(_SPARK_ON_FILES)):
             raise
         raise upload.refusal(
             f"The {upload.what} could not be read to its end.",

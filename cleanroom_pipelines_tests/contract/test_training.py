@@ -1,0 +1,151 @@
+"""Contract: a model trained on a cluster is the model of one machine, and each is used on the other.
+
+Items, counts, days and the order of users are equal; dense features within the tolerance that cluster_training
+states; audiences within that of contracts/similarity.md: Spearman at least 0.999, at least 99 % the same users at
+each size. The same holds for a DuckDB that behaves like a cluster, which needs no Java.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
+from cleanroom_pipelines.similarity.specs import InteractionsSchema
+from cleanroom_pipelines_tests.similarity.cluster_like import use_cluster_like
+from cleanroom_pipelines_tests.similarity.planted import SIZES, make_world, rank, train_on
+
+SCHEMA = InteractionsSchema.parse(
+    "user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP,store=CATEGORICAL_FEATURE,spend=NUMERICAL_FEATURE"
+)
+USERS = UsersSchema.parse("user_id=USER_ID,age=CATEGORICAL_FEATURE,income=NUMERICAL_FEATURE")
+# Two blocks, and so two shards, need 8,192 users.
+SETTINGS = TrainingSettings(embedding_dimensions=16, neighbours=5, users_per_shard=5_000)
+FEW = TrainingSettings(embedding_dimensions=8, neighbours=5, min_users_per_item=20)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Interactions with all kinds of columns and mistakes, a users table, and a group of users."""
+
+    interactions: pd.DataFrame
+    users: Path
+    group: list[str]
+
+
+def make_tables(folder: Path, n_users: int) -> Tables:
+    world = make_world(n_users=n_users)
+    rng = np.random.default_rng(5)
+    frame = world.interactions.assign(
+        store=rng.choice(["north", "south", "o'hare \\ “x”", None], len(world.interactions)),
+        spend=np.exp(rng.normal(0, 3, len(world.interactions))).round(2),
+    )
+    frame = pd.concat([frame, frame.sample(frac=0.05, random_state=1)], ignore_index=True)
+    frame.loc[frame.index[:7], "item_id"] = None
+    frame.loc[frame.index[7:12], "spend"] = np.nan
+    users = pd.DataFrame(
+        {
+            "user_id": [*world.users[::2], "nobody"],
+            "age": rng.choice(["young", "old", None], len(world.users[::2]) + 1),
+            "income": rng.normal(size=len(world.users[::2]) + 1),
+        }
+    )
+    path = folder / "users.parquet"
+    pd.concat([users, users.head(5)]).to_parquet(path, index=False)
+    return Tables(frame, path, world.group)
+
+
+def assert_same_model(expected: Model, found: Model) -> None:
+    told, same = dict(expected.description), dict(found.description)
+    for description in (told, same):
+        for feature in description["features"]:
+            # What 0 became follows the scaling.
+            absent = feature.pop("absent")
+            assert absent is None or np.isfinite(absent)
+    assert same == told
+    assert found.item_ids() == expected.item_ids()
+    assert found.item_users().tolist() == expected.item_users().tolist()
+    for number in range(expected.n_shards):
+        ours, theirs = expected.shard(number), found.shard(number)
+        assert theirs.user_ids.equals(ours.user_ids)
+        for name in ("hashes", "starts", "items", "counts", "days"):
+            assert getattr(theirs, name).tolist() == getattr(ours, name).tolist(), name
+        for column, feature in enumerate(expected.features):
+            heavy = feature["name"] == "mean spend"
+            difference = np.abs(theirs.dense[:, column] - ours.dense[:, column]).max(initial=0)
+            assert difference < (0.02 if heavy else 1e-4), feature["name"]
+        assert np.allclose(theirs.embedding_lengths, ours.embedding_lengths, rtol=1e-3, atol=1e-5)
+
+
+def assert_same_audience(expected: Path, found: Path) -> None:
+    ours, theirs = (
+        pd.concat([pq.read_table(part).to_pandas() for part in ranking_parts(folder / RANKING_FILE)])
+        for folder in (expected, found)
+    )
+    assert theirs["rank"].tolist() == ours["rank"].tolist()
+    ranks = theirs.set_index("user_id")["rank"].loc[ours["user_id"]]
+    assert spearmanr(ours["rank"], ranks).statistic >= 0.999
+    for size in SIZES:
+        n_users = size.n_users(len(ours))
+        same = set(ours["user_id"][:n_users]) & set(theirs["user_id"][:n_users])
+        assert len(same) >= 0.99 * n_users
+
+
+def test_a_cluster_like_engine_trains_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = make_tables(tmp_path, 500)
+    common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": FEW}
+    expected = train_on(tables.interactions, tmp_path, "one", **common)
+    engine = use_cluster_like(monkeypatch)
+    found = train_on(tables.interactions, tmp_path, "cluster", engine=engine, **common)
+    assert_same_model(Model(expected), Model(found))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("case", ["features and a users table", "text in a window", "a given population"])
+def test_spark_trains_the_same_model(tmp_path: Path, case: str) -> None:
+    spark = EngineSettings(url="local[2]", scratch=tmp_path)
+    tables = make_tables(tmp_path, 600)
+    changes: dict[str, object] = {"schema": SCHEMA, "settings": FEW}
+    if case == "features and a users table":
+        changes |= {"users": tables.users, "users_schema": USERS}
+    elif case == "text in a window":
+        source = tmp_path / "rows.csv"
+        tables.interactions.to_csv(source, index=False)
+        changes |= {"interactions": source, "window": Window(1_602_000_000, 1_608_000_000)}
+    else:
+        population = tmp_path / "population.parquet"
+        pd.DataFrame({"user_id": ["silent", *tables.group]}).to_parquet(population, index=False)
+        changes |= {"population": population}
+    expected = train_on(tables.interactions, tmp_path, "one", **changes)
+    found = train_on(tables.interactions, tmp_path, "cluster", engine=spark, **changes)
+    assert_same_model(Model(expected), Model(found))
+
+
+@pytest.mark.spark
+def test_models_and_audiences_go_from_one_engine_to_the_other(tmp_path: Path) -> None:
+    spark = EngineSettings(url="local[2]", scratch=tmp_path)
+    tables = make_tables(tmp_path, 9_000)
+    common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": SETTINGS}
+    models = {
+        "duckdb": train_on(tables.interactions, tmp_path, "one", **common),
+        "spark": train_on(tables.interactions, tmp_path, "cluster", engine=spark, **common),
+    }
+    assert Model(models["spark"]).n_shards == 2
+    seed = tables.group[:300]
+    for trained, ranked in (("duckdb", None), ("duckdb", spark), ("spark", None), ("spark", spark)):
+        settings = {} if ranked is None else {"engine": ranked}
+        rank(models[trained], seed, tmp_path / f"{trained} {bool(ranked)}", **settings)
+    once = tmp_path / "duckdb False"
+    # The same model gives the same rows on both engines.
+    rows = [pq.read_table(part) for part in ranking_parts(tmp_path / "duckdb True" / RANKING_FILE)]
+    together = [row for table in rows for row in table.to_pylist()]
+    assert together == pq.read_table(once / RANKING_FILE).to_pylist()
+    for other in ("spark False", "spark True"):
+        assert_same_audience(once, tmp_path / other)
