@@ -104,6 +104,8 @@ def _require(module: str) -> None:
 @click.option("--items", default=20_000, show_default=True, help="Items of the synthetic data.")
 @click.option("--memory", default="8GB", show_default=True, help="Memory of the engine.")
 @click.option("--threads", default=2, show_default=True, help="Threads of everything.")
+@click.option("--engine", "engines", default="duckdb", show_default=True, help="Of duckdb,spark.")
+@click.option("--spark-url", help="Where Spark is; default: local[THREADS] on this machine.")
 @click.option("--peers", default="als,pandas", show_default=True, help="Of als,pandas; empty for none.")
 @click.option("--scratch", type=_FILE, help="Folder for data, models and spill.")
 @click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
@@ -113,20 +115,30 @@ def scale(  # noqa: PLR0917 - click passes options by name
     items: int,
     memory: str,
     threads: int,
+    engines: str,
+    spark_url: str | None,
     peers: str,
     scratch: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Seconds, peak memory and spill of training and generating on synthetic data, beside implicit and pandas."""
+    """Seconds, peak memory, spill and shuffle of training and generating on synthetic data.
+
+    On one or both engines, beside implicit and pandas, all on the same data in the same run.
+    """
     _require("psutil")
     from cleanroom_pipelines.execution.installation import parse_bytes
-    from cleanroom_pipelines.similarity.benchmark.scale import PEERS, ScaleSettings, run_scale, table
+    from cleanroom_pipelines.similarity.benchmark.scale import ENGINES, PEERS, ScaleSettings, run_scale, table
 
     chosen = tuple(peer.strip() for peer in peers.split(",") if peer.strip())
     if set(chosen) - set(PEERS):
         raise UsageError("An unknown peer was asked for.", remedy=f"There are {', '.join(PEERS)}.")
+    on = tuple(engine.strip() for engine in engines.split(",") if engine.strip())
+    if not on or set(on) - set(ENGINES):
+        raise UsageError("An unknown engine was asked for.", remedy=f"There are {', '.join(ENGINES)}.")
     if "als" in chosen:
         _require("implicit")
+    if "spark" in on:
+        _require("pyspark")
     try:
         pairs = [tuple(int(number) for number in size.lower().split("x")) for size in sizes.split(",")]
         settings = ScaleSettings(
@@ -135,6 +147,8 @@ def scale(  # noqa: PLR0917 - click passes options by name
             n_items=items,
             memory_bytes=parse_bytes(memory),
             threads=threads,
+            engines=on,
+            spark_url=spark_url,
             peers=chosen,
             scratch=scratch,
         )

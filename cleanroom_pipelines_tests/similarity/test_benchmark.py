@@ -131,16 +131,38 @@ def test_the_scale_benchmark_measures_each_step(tmp_path: Path) -> None:
     )
     result = scale.run_scale(settings)
     steps = [step for row in result["sizes"] for step in row["steps"]]
-    assert [step["step"] for step in steps] == ["train", "generate from 40 seed users"] * 2
+    assert [step["step"] for step in steps] == ["duckdb: train", "duckdb: generate from 40 seed users"] * 2
     assert all(step["seconds"] > 0 and step["peak_bytes"] > 10_000_000 for step in steps)
     assert [entry["unit"] for entry in result["further"]] == ["interactions"]
     assert "per further million" in scale.table(result)
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.spark
+def test_the_scale_benchmark_has_both_engines_on_the_same_data(tmp_path: Path) -> None:
+    settings = scale.ScaleSettings(
+        sizes=((1_000, 20_000),),
+        seed_sizes=(40,),
+        n_items=300,
+        engines=scale.ENGINES,
+        peers=(),
+        scratch=tmp_path,
+        memory_bytes=1 << 30,
+    )
+    result = scale.run_scale(settings)
+    (row,) = result["sizes"]
+    duckdb, spark = row["steps"][:2], row["steps"][2:]
+    assert [step["step"].partition(": ")[0] for step in row["steps"]] == ["duckdb"] * 2 + ["spark"] * 2
+    assert all(one["recall"] == two["recall"] for one, two in zip(duckdb[1:], spark[1:], strict=True))
+    assert all(step["shuffle_bytes"] > 0 for step in spark), "Spark's own account was read"
+    assert set(row["spark_to_duckdb"]) == {"train", "generate from 40 seed users"}
+    assert "of DuckDB's time to train" in scale.table(result)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_cost_of_further_users_where_interactions_are_alike() -> None:
     def row(n_users: int, n_interactions: int, seconds: float) -> dict[str, object]:
-        step = {"step": "train", "seconds": seconds, "cpu_seconds": 2 * seconds}
+        step = {"step": "duckdb: train", "seconds": seconds, "cpu_seconds": 2 * seconds}
         return {"n_users": n_users, "n_interactions": n_interactions, "steps": [step]}
 
     rows = [row(1_000_000, 20_000_000, 10), row(3_000_000, 20_100_000, 16), row(3_000_000, 40_100_000, 36)]

@@ -26,6 +26,7 @@ from cleanroom_pipelines.similarity.benchmark.synthetic import (
 from cleanroom_pipelines.similarity.specs import Progress
 
 PEERS = ("als", "pandas")
+ENGINES = ("duckdb", "spark")
 _WATCH_SECONDS = 0.2
 _SEED_INTEREST = 7
 # Sizes whose interactions differ by less than this are there to compare numbers of users.
@@ -42,6 +43,8 @@ class ScaleSettings:
         n_items: Items.
         memory_bytes: Of the engine.
         threads: Of everything.
+        engines: `duckdb`, `spark`; each trains and generates on the same data.
+        spark_url: Where the cluster is; None: `local[threads]` on this machine.
         peers: `als`, `pandas`.
         scratch: Existing directory for data, models and spill; None: the system's temporary one.
         random_seed: Of the data.
@@ -52,6 +55,8 @@ class ScaleSettings:
     n_items: int = 20_000
     memory_bytes: int = 4 << 30
     threads: int = 2
+    engines: Sequence[str] = ("duckdb",)
+    spark_url: str | None = None
     peers: Sequence[str] = PEERS
     scratch: Path | None = None
     random_seed: int = 0
@@ -88,20 +93,27 @@ def table(result: Mapping[str, Any]) -> str:
     lines = []
     for row in result["sizes"]:
         lines.append(f"{row['n_users']:,} users, {row['n_interactions']:,} interactions")
-        lines.append(f"  {'step':34}{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}{'spill GiB':>11}")
+        lines.append(
+            f"  {'step':42}{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}{'spill GiB':>11}{'shuffle GiB':>13}"
+        )
         for step in row["steps"]:
             if "failed" in step:
-                lines.append(f"  {step['step']:34}{step['failed']}")
+                lines.append(f"  {step['step']:42}{step['failed']}")
                 continue
             lines.append(
-                f"  {step['step']:34}{step['seconds']:>10.1f}{step['cpu_seconds']:>10.1f}"
+                f"  {step['step']:42}{step['seconds']:>10.1f}{step['cpu_seconds']:>10.1f}"
                 f"{step['peak_bytes'] / 2**30:>10.2f}{step['spill_bytes'] / 2**30:>11.2f}"
+                f"{step.get('shuffle_bytes', 0) / 2**30:>13.2f}"
                 f"  {step.get('sentence', '')}"
             )
         if row.get("training_to_als"):
             lines.append(f"  training takes {row['training_to_als']:.2f} of ALS (pairs table counted for both)")
+        lines += [
+            f"  Spark takes {ratio:.2f} of DuckDB's time to {label}"
+            for label, ratio in row.get("spark_to_duckdb", {}).items()
+        ]
     lines += [
-        f"between {entry['from']:,} and {entry['to']:,} {entry['unit']}, per further million: "
+        f"{entry['engine']}, between {entry['from']:,} and {entry['to']:,} {entry['unit']}, per further million: "
         f"{entry['seconds_per_million']:.2f} s, {entry['cpu_seconds_per_million']:.2f} CPU s"
         for entry in result["further"]
     ]
@@ -115,7 +127,6 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     n_rows = write_interactions(data, interactions)
     common = {
         "interactions": str(interactions),
-        "model": str(folder / "model"),
         "pairs": str(folder / "pairs.parquet"),
         "memory_bytes": settings.memory_bytes,
         "threads": settings.threads,
@@ -128,17 +139,22 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
         steps.append(measured)
         return measured
 
-    trained = step("train", "train")
-    for n_seed in settings.seed_sizes:
-        seed = folder / f"seed-{n_seed}.csv"
-        seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
-        step("generate", f"generate from {n_seed:,} seed users", seed=str(seed), out=str(folder / f"out-{n_seed}"))
+    trained = {}
+    for engine in settings.engines:
+        url = (settings.spark_url or f"local[{settings.threads}]") if engine == "spark" else None
+        model = {"model": str(folder / f"model-{engine}"), "engine": url}
+        trained[engine] = step("train", f"{engine}: train", **model)
+        for n_seed in settings.seed_sizes:
+            seed = folder / f"seed-{n_seed}.csv"
+            seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
+            out = str(folder / f"out-{engine}-{n_seed}")
+            step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=out)
     ratio = None
-    if "als" in settings.peers:
+    if "als" in settings.peers and "duckdb" in trained:
         pairs = step("pairs", "pairs table for implicit")
         als = step("als", "implicit ALS, 64 factors, 15 rounds")
-        if all("seconds" in entry for entry in (trained, pairs, als)):
-            ratio = trained["seconds"] / (pairs["seconds"] + als["seconds"])
+        if all("seconds" in entry for entry in (trained["duckdb"], pairs, als)):
+            ratio = trained["duckdb"]["seconds"] / (pairs["seconds"] + als["seconds"])
     if "pandas" in settings.peers and settings.seed_sizes:
         step("pandas", "pandas + scikit-learn", seed=str(folder / f"seed-{settings.seed_sizes[0]}.csv"))
     shutil.rmtree(interactions)
@@ -147,6 +163,17 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
         "n_interactions": n_rows,
         "steps": steps,
         "training_to_als": ratio,
+        "spark_to_duckdb": _ratios(steps),
+    }
+
+
+def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How many times as long Spark took as DuckDB, by step."""
+    seconds = {step["step"]: step["seconds"] for step in steps if "seconds" in step}
+    return {
+        label.removeprefix("spark: "): value / seconds[label.replace("spark: ", "duckdb: ")]
+        for label, value in seconds.items()
+        if label.startswith("spark: ") and label.replace("spark: ", "duckdb: ") in seconds
     }
 
 
@@ -164,8 +191,11 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     """Run one step and watch its processes' memory and the bytes it spills."""
     import psutil
 
-    spill = folder / "spill"
+    spill, log = folder / "spill", folder / "spark-log"
     spill.mkdir(exist_ok=True)
+    environment = dict(os.environ)
+    if arguments.get("engine"):
+        environment["SPARK_CONF_DIR"] = str(_spark_settings(folder / "spark-conf", log))
     command = [
         sys.executable,
         "-m",
@@ -175,15 +205,18 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     ]
     started = perf_counter()
     with (folder / "answer").open("w+b") as answer:
-        process = subprocess.Popen(command, stdout=answer, stderr=subprocess.DEVNULL)  # noqa: S603 our own module
+        process = subprocess.Popen(command, stdout=answer, stderr=subprocess.DEVNULL, env=environment)  # noqa: S603 our own module
         watched = psutil.Process(process.pid)
-        peak, spilled, cpu = 0, 0, 0.0
+        peak, spilled = 0, 0
+        # Seconds of every process that was seen: a child's are its parent's only when it has ended.
+        cpu: dict[int, float] = {}
         while process.poll() is None:
             try:
                 tree = [watched, *watched.children(recursive=True)]
                 peak = max(peak, sum(member.memory_info().rss for member in tree))
-                times = watched.cpu_times()
-                cpu = times.user + times.system + times.children_user + times.children_system
+                for member in tree:
+                    times = member.cpu_times()
+                    cpu[member.pid] = times.user + times.system
             except psutil.Error:
                 pass
             spilled = max(spilled, sum(_sizes(spill)))
@@ -194,7 +227,40 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     if process.returncode != 0:
         return {"failed": f"failed with exit code {process.returncode} after {seconds:.0f} s"}
     found: dict[str, Any] = json.loads(text.splitlines()[-1])
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak, "spill_bytes": spilled, **found}
+    measured = {"seconds": seconds, "cpu_seconds": sum(cpu.values()), "peak_bytes": peak, "spill_bytes": spilled}
+    if arguments.get("engine"):
+        measured |= _shuffled(log)
+    return {**measured, **found}
+
+
+def _spark_settings(folder: Path, log: Path) -> Path:
+    """Settings that make Spark write down what it shuffles."""
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(log, ignore_errors=True)
+    log.mkdir()
+    settings = {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": log.as_uri(),
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.rolling.enabled": "false",
+    }
+    lines = "".join(f"{name} {value}\n" for name, value in settings.items())
+    (folder / "spark-defaults.conf").write_text(lines, "utf-8")
+    return folder
+
+
+def _shuffled(log: Path) -> dict[str, int]:
+    """What the tasks of one step shuffled and spilled, from Spark's own account."""
+    shuffled, spilled = 0, 0
+    for file in log.iterdir():
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                if '"SparkListenerTaskEnd"' not in line:
+                    continue
+                metrics = json.loads(line).get("Task Metrics") or {}
+                shuffled += metrics.get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
+                spilled += metrics.get("Disk Bytes Spilled", 0)
+    return {"shuffle_bytes": shuffled, "shuffle_spill_bytes": spilled}
 
 
 def _sizes(folder: Path) -> Iterable[int]:
@@ -211,21 +277,24 @@ def _further(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What training costs per further million of what grew: interactions, or users where those stayed alike."""
     result = []
     for smaller, larger in pairwise(rows):
-        before, after = smaller["steps"][0], larger["steps"][0]
-        if "failed" in before or "failed" in after:
-            continue
+        steps = zip(_trainings(smaller), _trainings(larger), strict=True)
         is_alike = larger["n_interactions"] < (1 + _ALIKE) * smaller["n_interactions"]
         unit = "users" if is_alike else "interactions"
         millions = (larger[f"n_{unit}"] - smaller[f"n_{unit}"]) / 1e6
-        if millions <= 0:
-            continue
-        result.append(
+        result += [
             {
+                "engine": after["step"].partition(":")[0],
                 "unit": unit,
                 "from": smaller[f"n_{unit}"],
                 "to": larger[f"n_{unit}"],
                 "seconds_per_million": (after["seconds"] - before["seconds"]) / millions,
                 "cpu_seconds_per_million": (after["cpu_seconds"] - before["cpu_seconds"]) / millions,
             }
-        )
+            for before, after in steps
+            if millions > 0 and "failed" not in before and "failed" not in after
+        ]
     return result
+
+
+def _trainings(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [step for step in row["steps"] if step["step"].endswith(": train")]

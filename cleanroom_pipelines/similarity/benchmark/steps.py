@@ -20,6 +20,7 @@ def _engine_settings(arguments: Mapping[str, Any]) -> Any:
         memory_bytes=arguments["memory_bytes"],
         threads=arguments["threads"],
         scratch=Path(arguments["scratch"]),
+        url=arguments.get("engine"),
     )
 
 
@@ -40,7 +41,7 @@ def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "n_items": report.n_items,
         "n_pairs": report.n_pairs,
         "stages": dict(report.timing_seconds),
-        "model_bytes": sum(path.stat().st_size for path in out.iterdir()),
+        "model_bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     }
 
 
@@ -56,9 +57,11 @@ def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
         out=out,
         min_matching_seed_size=25,
         settings=GenerationSettings(threads=arguments["threads"]),
+        engine=_engine_settings(arguments),
     )
     return {
         "sentence": report.sentence,
+        "ranking_bytes": sum(path.stat().st_size for path in out.rglob("*.parquet") if path.is_file()),
         "recall": {entry["size"]: entry["recall"] for entry in report.metrics["sizes"]},
         "stages": dict(report.timing_seconds),
     }
