@@ -1,0 +1,106 @@
+"""The demo's journey on a real Spark cluster, through Dagster.
+
+Contract: issue "Spark", done means: a standalone cluster on loopback, master and two workers, runs the journey
+from the tables to the exports, and the audience agrees with DuckDB's within contracts/similarity.md: Spearman at
+least 0.999, at least 99 % the same users at each size. The cluster may be gone afterwards: what it made is
+read without.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
+from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
+
+from .. import worlds
+
+pytestmark = pytest.mark.spark
+SHARES = (0.01, 0.05, 0.1, 0.2)
+
+
+def run(home: Path, *command: str, engine: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    environment["CLEANROOM_HOME"] = str(home)
+    if engine is not None:
+        environment["CLEANROOM_ENGINE_URL"] = engine
+    return subprocess.run(
+        [sys.executable, "-m", "cleanroom_pipelines.cli.main", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=home.parent,
+        timeout=900,
+    )
+
+
+def demo(home: Path, engine: str | None = None) -> dict[str, Any]:
+    ended = run(home, "demo", "--json", engine=engine)
+    assert ended.returncode == 0, ended.stderr
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
+
+
+def ranking_of(home: Path) -> tuple[pd.DataFrame, bool]:
+    """The demo's ranking, and whether it lies in parts."""
+    installation = Installation(Settings(home))
+    (job,) = installation.catalog.iterate(Kind.GENERATION_JOB)
+    version = installation.catalog.current_version(Kind.GENERATION_JOB, job.id)
+    assert version is not None
+    with installation.store.opening(
+        ArtifactReference("audience", job.id, version.artifacts["audience"])
+    ) as folder:
+        tables = [pq.read_table(part).to_pandas() for part in ranking_parts(folder / RANKING_FILE)]
+        return pd.concat(tables), (folder / RANKING_FILE).is_dir()
+
+
+def test_the_demo_on_a_cluster_agrees_with_the_demo_on_one_machine(tmp_path: Path) -> None:
+    cluster, spark_home, home = tmp_path / "cluster", tmp_path / "spark", tmp_path / "duckdb"
+    cluster.mkdir()
+    with standalone_cluster(cluster) as url:
+        assert url.startswith("spark://127.0.0.1:")
+        on_cluster = demo(spark_home, url)
+    assert java_processes_of(cluster) == []
+    on_one = demo(home)
+
+    (theirs, in_parts), (ours, in_one) = ranking_of(spark_home), ranking_of(home)
+    assert in_parts, "the cluster ranked it"
+    assert not in_one
+    assert sorted(theirs["user_id"]) == sorted(ours["user_id"])
+    ranks = theirs.set_index("user_id")["rank"].loc[ours["user_id"]]
+    assert spearmanr(ours["rank"], ranks).statistic >= 0.999
+    for share in SHARES:
+        n_users = int(share * len(ours))
+        assert len(set(ours["user_id"][:n_users]) & set(theirs["user_id"][:n_users])) >= 0.99 * n_users
+    assert on_cluster["report"] == on_one["report"]
+    assert on_cluster["metrics"]["recall_at"]["recall"] == pytest.approx(
+        on_one["metrics"]["recall_at"]["recall"], abs=0.01
+    )
+    assert len(on_cluster["exports"]) == len(on_one["exports"]) > 0
+
+    # Without the cluster: everything is there, verified, and the demo has nothing more to do.
+    statuses = worlds.statuses(Installation(Settings(spark_home)))
+    again = run(spark_home, "demo")
+    assert again.returncode == 0, again.stderr
+    assert worlds.statuses(Installation(Settings(spark_home))) == statuses
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ended = run(home, "demo", "--json", engine="spark://127.0.0.1:9")
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert "Nobody answers at the Spark cluster's address." in ended.stderr
+    assert not (tmp_path / "spark-warehouse").exists()
