@@ -104,8 +104,38 @@ def _double(text: str) -> exp.Expr:
     return exp.cast(exp.Literal.string(text), exp.DataType.build("DOUBLE"))
 
 
+# A floating number's text, as DuckDB writes it, out of Spark's, which is Java's: 1.0E7 is 10000000.0, 1.0E-4 is
+# 0.0001, 1.5E20 is 1.5e+20, NaN is nan. For values of other types Spark leaves all but the last branch out, before
+# it runs; all branches work on text, so that they are valid for every type.
+_TEXT = """CASE
+    WHEN NOT typeof(:x) IN ('double', 'float') THEN :text
+    WHEN :text IN ('NaN', 'Infinity', '-Infinity') THEN replace(lower(:text), 'inity', '')
+    WHEN NOT contains(:text, 'E') THEN :text
+    WHEN CAST(split_part(:text, 'E', 2) AS INT) BETWEEN -4 AND 15 THEN regexp_replace(regexp_replace(
+        CAST(CAST(:text AS DECIMAL(38, 21)) AS STRING), '0+$', ''), '[.]$', '.0')
+    ELSE concat(regexp_replace(split_part(:text, 'E', 1), '[.]0$', ''), 'e',
+        CASE WHEN contains(:text, 'E-') THEN '-' ELSE '+' END,
+        CASE WHEN length(replace(split_part(:text, 'E', 2), '-', '')) = 1 THEN '0' ELSE '' END,
+        replace(split_part(:text, 'E', 2), '-', ''))
+    END"""
+_TEXT_OF_A_FLOAT = sqlglot.parse_one(_TEXT, read="spark")
+
+
+def _as_text(value: exp.Expr) -> exp.Expr:
+    """The text of a value whose type the statement does not tell."""
+    text = exp.cast(value.copy(), exp.DataType.build("VARCHAR"))
+    parts = {"x": value, "text": text}
+    return exp.paren(
+        _TEXT_OF_A_FLOAT.transform(
+            lambda node: parts[node.name].copy() if isinstance(node, exp.Placeholder) else node
+        )
+    )
+
+
 def _cast(node: exp.Cast) -> exp.Expr | None:
     to = node.to
+    if to.is_type(exp.DataType.Type.VARCHAR, exp.DataType.Type.TEXT):
+        return _as_text(node.this) if isinstance(node.this, exp.Column | exp.Cast) else None
     if to.is_type(exp.DataType.Type.INT128):
         # Spark's widest integer is a decimal; sums of them are exact in any order, as HUGEINT's are.
         return exp.Cast(this=node.this.copy(), to=exp.DataType.build("DECIMAL(38, 0)", dialect="spark"))
@@ -134,6 +164,11 @@ def _epoch(node: exp.TimeToUnix) -> exp.Expr:
     time = exp.cast(node.this.copy(), exp.DataType.build("TIMESTAMP", dialect="spark"))
     micros = exp.cast(_function("unix_micros", time), exp.DataType.build("DOUBLE"))
     return exp.paren(exp.Div(this=micros, expression=_double("1e6"), typed=False))
+
+
+def _whole(node: exp.Floor | exp.Ceil) -> exp.Expr:
+    # Spark's are integers, and saturate.
+    return exp.cast(node.copy(), exp.DataType.build("DOUBLE"))
 
 
 def _is_inf(node: exp.IsInf) -> exp.Expr:
@@ -184,6 +219,8 @@ def _star(node: exp.Star) -> exp.Expr | None:
 _CHANGES: tuple[tuple[type[exp.Expr], Callable[..., exp.Expr | None]], ...] = (
     (exp.Star, _star),
     (exp.TimeToUnix, _epoch),
+    (exp.Floor, _whole),
+    (exp.Ceil, _whole),
     (exp.IsInf, _is_inf),
     (exp.RegexpFullMatch, _full_match),
     (exp.Anonymous, _anonymous),

@@ -10,10 +10,9 @@ goes through files of a scratch folder there: tables that are registered or kept
 
 import io
 import itertools
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,18 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine import spark_sessions
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
-from cleanroom_pipelines.engine.dialect import to_spark
+from cleanroom_pipelines.engine.dialect import Statement, to_spark
+from cleanroom_pipelines.engine.spark_text import ReadText
 from cleanroom_pipelines.engine.tables import TableFiles, open_binary
 from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
 
 T = TypeVar("T")
 
-_GLOB_CHARACTERS = "*?[]{}\\"
-_REJECTED = "_rejected"
+# Of a glob, and of an address.
+_ODD_CHARACTERS = "*?[]{}\\:%"
+_NO_LINES = pa.schema({"line": pa.int64(), "reason": pa.string(), "runs_on": pa.bool_()}).empty_table()
+# What Spark reads unsigned numbers of 64 bits as.
+_UNSIGNED = pa.decimal128(20, 0)
 # Few jobs for many tasks, so that the progress can be told between them.
 _JOBS = 8
 _TASKS_PER_JOB = 64
@@ -42,8 +45,7 @@ _BATCH_ROWS = 100_000
 class SparkEngine:
     """A session on a Spark cluster.
 
-    What differs from DuckDB, and may: lines of text that are no UTF-8 are read with replacement characters instead
-    of being skipped; a skipped line has no number; a floating sum depends on the order of its rows.
+    What differs from DuckDB, and may: a floating sum depends on the order of its rows.
 
     Args:
         settings: Scratch (seen by the executors), memory and threads of this process.
@@ -60,7 +62,10 @@ class SparkEngine:
         self._spark = spark_sessions.open_session(url, settings)
         self._scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.scratch)).resolve()
         self._numbers = itertools.count(1)
-        self._unchecked_scans: list[Any] = []
+        # The lines that each scan of text skips, which scans a view reads, and what was skipped and not told yet.
+        self._skipped: dict[str, pa.Table] = {}
+        self._reads: dict[str, frozenset[str]] = {}
+        self._untold: list[pa.Table] = []
         if not spark_sessions.is_checked(url):
             try:
                 spark_sessions.check_executors(url, self._ask_executor, self._interrupt)
@@ -71,30 +76,39 @@ class SparkEngine:
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
         """Make a view, or a table that is kept until the engine is closed."""
         statement = to_spark(sql)
-        frame = self._frame(sql, parameters)
+        if statement.drops:
+            self.unregister(statement.drops)
+            return
         if statement.name is None:
             raise EngineError("The statement is not one that Spark is asked to run.")
+        reads = self._scans_of(statement)
         if statement.is_table:
             folder = self._new_folder()
+            frame = self._query(sql, parameters)
             self._call(lambda: frame.write.parquet(str(folder)))
             frame = self._call(lambda: self._spark.read.schema(frame.schema).parquet(str(folder)))
-        self._call(lambda: frame.createOrReplaceTempView(statement.name))
+            reads = frozenset()
+        else:
+            frame = self._frame(statement, parameters)
+        self._name(frame, statement.name, reads)
 
     def fetch(self, sql: str, parameters: Parameters = ()) -> pa.Table:
         """Run a query and return its whole result."""
-        return self._call(lambda: self._frame(sql, parameters).toArrow())
+        frame = self._query(sql, parameters)
+        return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
         """Stream a query's result in its order: pyspark streams rows only, so it goes through files."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
-        frame = self._frame(sql, parameters)
+        frame = self._query(sql, parameters)
         self._call(lambda: frame.write.parquet(str(folder)))
         try:
             for path in _parts_of(folder):
                 with pq.ParquetFile(path) as file:
-                    yield from file.iter_batches(batch_size=rows)
+                    for batch in file.iter_batches(batch_size=rows):
+                        yield from _with_unsigned(pa.Table.from_batches([batch])).to_batches()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -104,40 +118,41 @@ class SparkEngine:
 
         folder = self._new_folder()
         folder.mkdir()
-        pq.write_table(table, folder / "part-00000.parquet", compression="zstd")
-        self._call(lambda: self._spark.read.parquet(str(folder)).createOrReplaceTempView(name))
+        # Spark knows no time below a microsecond.
+        times = {"coerce_timestamps": "us", "allow_truncated_timestamps": True}
+        self._call(lambda: pq.write_table(table, folder / "part-00000.parquet", compression="zstd", **times))
+        self._name(self._call(lambda: self._spark.read.parquet(str(folder))), name, frozenset())
 
     def unregister(self, name: str) -> None:
         """Forget a registered table; its files go when the engine is closed."""
         self._call(lambda: self._spark.catalog.dropTempView(name))
+        self._reads.pop(name.lower(), None)
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as a view."""
-        paths = [self._plain(file, tables) for file in tables.files]
-        read = {"parquet": self._read_parquet, "csv": self._read_csv, "jsonl": self._read_jsonl}[tables.format]
-        frame = self._call(lambda: read(paths, tables))
-        self._call(lambda: frame.createOrReplaceTempView(name))
+        """Make files queryable as a view; text is taken apart at once, and kept as parquet."""
+        if tables.format == "parquet":
+            paths = [self._plain(file) for file in tables.files]
+            self._name(self._read_parquet(paths, tables), name, frozenset())
+            return
+        folder = self._new_folder()
+        folder.mkdir()
+        lines = list(self.run_tasks(ReadText(tables, folder), range(len(tables.files))))
+        scan = folder.name
+        self._skipped[scan] = pa.concat_tables(lines)
+        cells = self._call(lambda: self._spark.read.parquet(str(folder)))
+        self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
-        """Tell how many lines the scans since the last call skip; their numbers are not known."""
-        n_lines = 0
-        for frame in self._unchecked_scans:
-            n_lines += self._call(frame.where(self._is_rejected(frame)).count)
-        self._unchecked_scans.clear()
-        return pa.table(
-            {
-                "line": pa.nulls(n_lines, pa.int64()),
-                "reason": pa.array(["MALFORMED"] * n_lines, pa.string()),
-                "runs_on": pa.array([False] * n_lines, pa.bool_()),
-            }
-        )
+        """Tell which lines the queries since the last call skipped."""
+        untold, self._untold = self._untold, []
+        return pa.concat_tables([_NO_LINES, *untold])
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result to one file: the executors write theirs, this process puts them together."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
-        frame = self._frame(sql, parameters)
+        frame = self._query(sql, parameters)
         self._call(lambda: frame.write.parquet(str(folder)))
         parts = _parts_of(folder)
         if len(parts) == 1:
@@ -156,13 +171,13 @@ class SparkEngine:
     ) -> tuple[SortedPart, ...]:
         """Write a query's result in order: ranges of the first column to a file each, sorted within."""
         import pyarrow.parquet as pq
-        from pyspark.sql import functions
 
         def by(column: str, is_descending: bool) -> Any:
-            named = functions.col(quote_for_spark(column))
+            # Not functions.col, which takes one kind of session for the other where a process has both.
+            named = frame[quote_for_spark(column)]
             return named.desc_nulls_last() if is_descending else named.asc_nulls_last()
 
-        frame = self._frame(sql, parameters)
+        frame = self._query(sql, parameters)
         keys = [by(*entry) for entry in order]
         target = self._new_folder()
         ranged = frame.repartitionByRange(keys[0]).sortWithinPartitions(*keys)
@@ -181,21 +196,25 @@ class SparkEngine:
         for start in range(0, len(tasks), size):
             some = list(tasks[start : start + size])
             runner = _TaskRunner(function, some)
-            frame = self._spark.range(0, len(some), 1, len(some))
-            yield from _results(self._call(frame.mapInArrow(runner, _RESULT).toArrow))
+            numbers = self._call(partial(self._spark.range, 0, len(some), 1, len(some)))
+            frame = self._call(partial(numbers.mapInArrow, runner, _RESULT))
+            yield from _results(self._call(frame.toArrow))
 
     def run_groups(
         self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
     ) -> Iterator[pa.Table]:
         """Run a function on each group of rows, a group a task."""
-        frame = self._frame(sql, parameters).groupBy(quote_for_spark(key))
-        runner = _GroupRunner(function)
+        frame = self._query(sql, parameters)
+        # Under names of ours: pyspark does not quote a column's own name here.
+        plain = [f"c{number}" for number in range(len(frame.columns))]
+        groups = frame.toDF(*plain).groupBy(plain[frame.columns.index(key)])
+        runner = _GroupRunner(function, frame.columns)
 
         # pyspark tells by the number of arguments what it is to pass, and looks at functions only.
         def run(key_values: tuple[Any, ...], rows: pa.Table) -> pa.Table:
             return runner(key_values, rows)
 
-        yield from _results(self._call(frame.applyInArrow(run, _RESULT).toArrow))
+        yield from _results(self._call(lambda: groups.applyInArrow(run, _RESULT).toArrow()))
 
     def close(self) -> None:
         """End the session and remove its scratch files."""
@@ -204,66 +223,43 @@ class SparkEngine:
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _frame(self, sql: str, parameters: Parameters) -> Any:
+    def _query(self, sql: str, parameters: Parameters) -> Any:
+        """The frame of a query that is run now."""
         statement = to_spark(sql)
+        self._untold += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
+        return self._frame(statement, parameters)
+
+    def _frame(self, statement: Statement, parameters: Parameters) -> Any:
         values = {f"p{number}": value for number, value in enumerate(parameters, 1)}
         return self._call(lambda: self._spark.sql(statement.sql, args=values or None))
 
+    def _name(self, frame: Any, name: str, reads: frozenset[str]) -> None:
+        self._call(lambda: frame.createOrReplaceTempView(name))
+        self._reads[name.lower()] = reads
+
+    def _scans_of(self, statement: Statement) -> frozenset[str]:
+        """The scans of text that a statement reads, itself or through views."""
+        return frozenset().union(*(self._reads.get(relation, ()) for relation in statement.reads))
+
     def _read_parquet(self, paths: list[str], tables: TableFiles) -> Any:
         import pyarrow.parquet as pq
-        from pyspark.sql import functions
 
-        schema = pq.read_schema(tables.files[0]) if tables.files[0].suffix != ".gz" else pq.read_schema(paths[0])
-        frame = self._spark.read.option("mergeSchema", "false").parquet(*paths)
+        # A path of scratch is one that was unpacked.
+        schema = self._call(lambda: pq.read_schema(paths[0]))
         columns = []
         for name in tables.columns:
-            column = functions.col(quote_for_spark(name))
-            type_ = schema.field(name).type
+            quoted, type_ = quote_for_spark(name), schema.field(name).type
             if pa.types.is_timestamp(type_) and type_.unit == "ns":
-                # Spark has no nanoseconds; it gives them as numbers.
-                column = functions.timestamp_micros(functions.floor(column / 1000)).alias(name)
-            columns.append(column)
-        return frame.select(*columns)
+                # Spark has no nanoseconds; it gives them as whole numbers, too large for exact floating ones.
+                quoted = f"timestamp_micros({quoted} DIV 1000) AS {quoted}"
+            columns.append(quoted)
+        frame = self._call(lambda: self._spark.read.option("mergeSchema", "false").parquet(*paths))
+        return self._call(lambda: frame.selectExpr(*columns))
 
-    def _read_csv(self, paths: list[str], tables: TableFiles) -> Any:
-        from pyspark.sql.types import StringType, StructField, StructType
-
-        fields = [StructField(name, StringType()) for name in (*tables.columns, _REJECTED)]
-        frame = (
-            self._spark.read.schema(StructType(fields))
-            .option("header", "true")
-            .option("enforceSchema", "true")
-            .option("sep", tables.delimiter)
-            .option("quote", '"')
-            .option("escape", '"')
-            .option("multiLine", "true")
-            .option("mode", "PERMISSIVE")
-            .option("columnNameOfCorruptRecord", _REJECTED)
-            .csv(paths)
-        )
-        self._unchecked_scans.append(frame)
-        return frame.where(~self._is_rejected(frame)).drop(_REJECTED)
-
-    @staticmethod
-    def _is_rejected(frame: Any) -> Any:
-        """Whether a line is none; looks at a cell too, for Spark refuses to read the rejected lines alone."""
-        from pyspark.sql import functions
-
-        cell = functions.length(functions.col(quote_for_spark(frame.columns[0])))
-        return functions.col(_REJECTED).isNotNull() & (functions.coalesce(cell, functions.lit(0)) >= 0)
-
-    def _read_jsonl(self, paths: list[str], tables: TableFiles) -> Any:
-        from pyspark.sql.types import StringType, StructField, StructType
-
-        lines = self._spark.read.text(paths).where("value RLIKE '\\\\S'")
-        names = tables.columns or ("no_key",)
-        schema = StructType([StructField(name, StringType()) for name in names])
-        return lines.mapInArrow(_JsonLines(tuple(names)), schema)
-
-    def _plain(self, file: Path, tables: TableFiles) -> str:
-        """A path without characters of a glob, to a file that is not packed in a way Spark does not know."""
-        unpack = tables.format == "parquet" and file.suffix == ".gz"
-        if not unpack and not any(character in str(file) for character in _GLOB_CHARACTERS):
+    def _plain(self, file: Path) -> str:
+        """A path that Spark takes for itself, to a file that is not packed."""
+        unpack = file.suffix == ".gz"
+        if not unpack and not any(character in str(file) for character in _ODD_CHARACTERS):
             return str(file)
         target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
         if unpack:
@@ -330,10 +326,11 @@ class _TaskRunner:
 @dataclass(frozen=True)
 class _GroupRunner:
     function: Callable[[int, pa.Table], pa.Table]
+    names: Sequence[str]
 
     def __call__(self, key: tuple[Any, ...], rows: pa.Table) -> pa.Table:
         number = int(key[0].as_py() if isinstance(key[0], pa.Scalar) else key[0])
-        return _answer(number, partial(self.function, number, rows))
+        return _answer(number, partial(self.function, number, rows.rename_columns(self.names)))
 
 
 def _answer(number: int, action: Callable[[], pa.Table]) -> pa.Table:
@@ -383,43 +380,21 @@ def _results(answers: pa.Table) -> Iterator[pa.Table]:
             yield reader.read_all()
 
 
-@dataclass(frozen=True)
-class _JsonLines:
-    """Takes lines of JSON apart as DuckDB does: what is no object gives a row of nulls, as does a nested cell."""
-
-    names: tuple[str, ...]
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = [_cells_of(line) for line in batch.column(0).to_pylist()]
-            columns = [pa.array([row.get(name) for row in rows], pa.string()) for name in self.names]
-            yield pa.RecordBatch.from_arrays(columns, names=list(self.names))
-
-
-def _cells_of(line: str) -> Mapping[str, str | None]:
-    try:
-        # Numbers keep the text they have.
-        row = json.loads(line, parse_float=str, parse_int=str, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(row, dict):
-        return {}
-    return {key: _cell(value) for key, value in row.items()}
-
-
-def _cell(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else None
-
-
-def _refuse_constant(_: str) -> Any:
-    raise ValueError("no JSON")
-
-
 def _parts_of(folder: Path) -> list[Path]:
     """The files of a result in its order; Spark writes beside them what it needs itself."""
     return sorted(folder.glob("part-*.parquet"))
+
+
+def _with_unsigned(table: pa.Table) -> pa.Table:
+    """The same with unsigned numbers where Spark gave them as decimals."""
+    for number, field in enumerate(table.schema):
+        if field.type == _UNSIGNED:
+            try:
+                table = table.set_column(number, field.name, table.column(number).cast(pa.uint64()))
+            except pa.ArrowInvalid:
+                # A decimal of that width in its own right, and below zero.
+                continue
+    return table
 
 
 def _translated(error: Exception) -> EngineError | StorageFullError:

@@ -85,7 +85,9 @@ def connect_server(folder: Path, *, master: str = "local[2]", python: str = sys.
     for name, value in settings.items():
         command += ["--conf", f"{name}={value}"]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
-    with _process(folder, "connect", command, _environment(folder, PYSPARK_PYTHON=python)):
+    # It counts for this server, which is a driver, as well.
+    environment = _environment(folder, daemon_memory="1g", PYSPARK_PYTHON=python)
+    with _process(folder, "connect", command, environment):
         _wait(lambda: _is_open(port), "the Connect server", folder)
         yield f"sc://127.0.0.1:{port}"
 
@@ -98,7 +100,7 @@ def free_port() -> int:
         return port
 
 
-def _environment(folder: Path, **more: str) -> Mapping[str, str]:
+def _environment(folder: Path, *, daemon_memory: str = "256m", **more: str) -> Mapping[str, str]:
     conf = folder / "conf"
     conf.mkdir(parents=True, exist_ok=True)
     # Everything of the processes stays on loopback and in the folder; nothing of the developer's own Spark counts.
@@ -108,7 +110,7 @@ def _environment(folder: Path, **more: str) -> Mapping[str, str]:
         "SPARK_CONF_DIR": str(conf),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LOCAL_DIRS": str(folder / "local"),
-        "SPARK_DAEMON_MEMORY": "256m",
+        "SPARK_DAEMON_MEMORY": daemon_memory,
     }
     return kept | mine | more
 
@@ -166,7 +168,7 @@ def java_processes_of(folder: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if Path(os.readlink(entry / "cwd")).is_relative_to(folder):
+                if (entry / "cwd").readlink().is_relative_to(folder):
                     found.append(int(entry.name))
             except OSError:
                 continue

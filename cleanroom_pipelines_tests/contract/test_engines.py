@@ -1,0 +1,802 @@
+"""Contract: every engine gives the same rows, of the same types, for everything the protocol says.
+
+The same holds on DuckDB, on Spark in this process, on Spark Connect, and on a standalone cluster, for which this
+module runs once more in a process of its own. What an engine raises holds no cell, and nothing stays in scratch.
+"""
+
+import gzip
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.engine import (
+    Engine,
+    EngineSettings,
+    find_tables,
+    open_configured_engine,
+    stable_hash,
+    stable_hash_sql,
+)
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, SeedError
+from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_sql
+from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
+from cleanroom_pipelines_tests.contract.conftest import GIVEN_URL, Opening
+
+CANARY = "kanarienvogel"
+NASTY = [
+    "",
+    " ",
+    "a",
+    "A",
+    "é",
+    "e\u0301",
+    "😀",
+    "ß",
+    "'; DROP TABLE t; --",
+    'say "no"',
+    "`back`",
+    "back\\slash",
+    "\\n",
+    "two\nlines",
+    "tab\there",
+    "%_",
+    "${x}",
+    ":p1",
+    "$1",
+    "?",
+    "a.b",
+    "NULL",
+    "NaN",
+    "\u0000nul",
+    "\ufeffmark",
+]
+
+
+def rows(engine: Engine, sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = engine.fetch(sql, parameters or []).to_pylist()
+    return found
+
+
+def value(engine: Engine, expression: str, parameters: list[Any] | None = None) -> Any:
+    return rows(engine, f"SELECT {expression} AS value", parameters)[0]["value"]
+
+
+# --- Values ---
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_value_is_bound_as_it_is(engine: Engine, text: str) -> None:
+    engine.register("t", pa.table({"text": NASTY}))
+    assert rows(engine, "SELECT ? AS a, ? AS b", [text, 7]) == [{"a": text, "b": 7}]
+    assert rows(engine, "SELECT text FROM t WHERE text = ?", [text]) == [{"text": text}]
+    assert rows(engine, "SELECT count(*) AS n FROM t WHERE text IN (?, ?)", [text, "nowhere"]) == [{"n": 1}]
+
+
+def test_values_go_by_place_or_by_number(engine: Engine) -> None:
+    # A value stands where the text says, also before the step that is computed first.
+    sql = "WITH s AS (SELECT ? AS a) SELECT a, ? AS b, (SELECT ?) AS c FROM s WHERE a <> ? ORDER BY ? || a LIMIT ?"
+    assert rows(engine, sql, ["1", "2", "3", "4", "5", 6]) == [{"a": "1", "b": "2", "c": "3"}]
+    assert rows(engine, "SELECT $2 AS a, $1 AS b, $2 AS c", ["x", "y"]) == [{"a": "y", "b": "x", "c": "y"}]
+    assert rows(engine, "-- what? and $1\nSELECT '?' AS a, ? AS b -- why?", ["x"]) == [{"a": "?", "b": "x"}]
+
+
+def test_values_of_other_types(engine: Engine) -> None:
+    assert value(engine, "?", [None]) is None
+    assert value(engine, "?", [True]) is True
+    assert value(engine, "?", [0.1]) == 0.1
+    assert value(engine, "?", [2**60]) == 2**60
+
+
+def test_types_of_a_result(engine: Engine) -> None:
+    engine.register("t", pa.table({"i": [1, 2], "f": [0.5, 1.5], "s": ["a", "b"], "d": [date(2026, 1, 1)] * 2}))
+    found = engine.fetch(
+        "SELECT count(*) AS n, CAST(sum(i) AS BIGINT) AS i, max(f) AS f, min(s) AS s, bool_or(i > 1) AS b, "
+        "min(d) AS d, avg(i) AS a, count(*) FILTER (i > 1) / count(*) AS share FROM t"
+    )
+    types = {field.name: field.type for field in found.schema}
+    whole, real = pa.int64(), pa.float64()
+    assert types == {
+        "n": whole,
+        "i": whole,
+        "f": real,
+        "s": pa.string(),
+        "b": pa.bool_(),
+        "d": pa.date32(),
+        "a": real,
+        "share": real,
+    }
+    assert found.to_pylist() == [
+        {"n": 2, "i": 3, "f": 1.5, "s": "a", "b": True, "d": date(2026, 1, 1), "a": 1.5, "share": 0.5}
+    ]
+
+
+# --- The dialect ---
+
+
+@pytest.mark.parametrize("text", [*NASTY, "x" * 10_000])
+def test_stable_hash(engine: Engine, text: str) -> None:
+    engine.register("t", pa.table({"text": [text]}))
+    found = engine.fetch(f"SELECT {stable_hash_sql('text')} AS h FROM t")["h"]
+    assert found.type == pa.int64()
+    assert found.to_pylist() == [stable_hash(text)]
+
+
+EXPRESSIONS = [
+    ("7 // 2", 3),
+    ("(3 - 10) // 2", -3),
+    ("7 / 2", 3.5),
+    ("7 % 4", 3),
+    ("(0 - 7) % 4", -3),
+    ("CAST(1 AS BIGINT) << 40", 1 << 40),
+    ("(CAST(5 AS BIGINT) << 20) | 3", (5 << 20) | 3),
+    ("(CAST(-1 AS BIGINT) >> 3) & 7", 7),
+    ("xor(12, 10)", 6),
+    ("CAST('a' || 'b' AS VARCHAR)", "ab"),
+    ("'a' || CAST(NULL AS VARCHAR)", None),
+    ("'back\\slash'", "back\\slash"),
+    ("'it''s'", "it's"),
+    ("'line\nbreak'", "line\nbreak"),
+    ("substr('é😀x', 2, 1)", "😀"),
+    ("length('é😀')", 2),
+    ("strlen('é😀')", 6),
+    ("lower('ÄÉ')", "äé"),
+    ("trim('  a  ')", "a"),
+    # Spaces only, on both engines.
+    ("trim('\t a ')", "\t a"),
+    ("nullif('', '')", None),
+    ("coalesce(NULL, 'x')", "x"),
+    ("greatest(1, NULL, 3)", 3),
+    ("least(1, NULL, 3)", 1),
+    ("regexp_full_match('a\n', 'a')", False),
+    ("regexp_full_match('xay', 'a')", False),
+    ("regexp_full_match('ab', 'a|ab')", True),
+    ("regexp_full_match('\u0661', '[0-9]')", False),
+    ("regexp_full_match(CAST(NULL AS VARCHAR), 'a')", None),
+    ("TRY_CAST('12' AS BIGINT)", 12),
+    ("TRY_CAST('881250949.0' AS BIGINT)", 881250949),
+    ("TRY_CAST('x' AS BIGINT)", None),
+    ("TRY_CAST('' AS BIGINT)", None),
+    ("TRY_CAST('99999999999999999999' AS BIGINT)", None),
+    ("TRY_CAST('1e3' AS DOUBLE)", 1000.0),
+    ("TRY_CAST('0.1' AS DOUBLE)", 0.1),
+    ("TRY_CAST('x' AS DOUBLE)", None),
+    ("TRY_CAST('.5' AS DOUBLE)", 0.5),
+    ("CAST(round(CAST(2.5 AS DOUBLE)) AS BIGINT)", 3),
+    ("CAST(sum(CAST(round(x * 1099511627776.0) AS HUGEINT)) AS DOUBLE) FROM (SELECT 0.5 AS x)", 2.0**39),
+    ("floor(CAST(-1.5 AS DOUBLE))", -2.0),
+    ("ceil(CAST(1.2 AS DOUBLE))", 2.0),
+    ("abs(-3)", 3),
+    ("ln(exp(CAST(1 AS DOUBLE)))", 1.0),
+    ("sqrt(CAST(16 AS DOUBLE))", 4.0),
+    ("isinf(CAST('Infinity' AS DOUBLE))", True),
+    ("isinf(CAST('-Infinity' AS DOUBLE))", True),
+    ("isinf(CAST('NaN' AS DOUBLE))", False),
+    ("isfinite(CAST('NaN' AS DOUBLE))", False),
+    ("isfinite(CAST(1 AS DOUBLE))", True),
+    ("isfinite(CAST('-Infinity' AS DOUBLE))", False),
+    ("isnan(CAST('NaN' AS DOUBLE))", True),
+    ("CAST('NaN' AS DOUBLE) = CAST('NaN' AS DOUBLE)", True),
+    ("CAST('NaN' AS DOUBLE) > CAST('Infinity' AS DOUBLE)", True),
+    ("epoch(TIMESTAMP '2026-01-01 00:00:01.5')", 1767225601.5),
+    ("CAST(CAST('0.1' AS FLOAT) AS VARCHAR)", "0.1"),
+    ("CAST(CAST('12345678' AS FLOAT) AS VARCHAR)", "12345678.0"),
+    ("epoch(DATE '2026-01-01')", 1767225600.0),
+    ("epoch(TIMESTAMP '1969-12-31 23:59:59.5')", -0.5),
+    ("TRY_CAST(floor(epoch(TIMESTAMP '1969-12-31 23:59:59.5')) AS BIGINT)", -1),
+    ("md5('é')", "66ddcd97cfdeabb2f6fb8a999b4bc76f"),
+    ("list_contains(['a', 'b'], 'b')", True),
+    ("list_contains(['a', 'b'], 'c')", False),
+    ("list_contains(CAST(NULL AS VARCHAR[]), 'c')", None),
+    ("CASE WHEN CAST(NULL AS BOOLEAN) THEN 1 ELSE 2 END", 2),
+    ("(NULL AND false)", False),
+    ("1 WHERE 1 IN (1, NULL)", 1),
+    ("CAST(true AS VARCHAR)", "true"),
+    ("CAST(12 AS VARCHAR)", "12"),
+    *(
+        (f"CAST(CAST('{text}' AS DOUBLE) AS VARCHAR)", text)
+        for text in (
+            *("0.0", "1.0", "-1.5", "0.1", "12345678.0", "1234567.25", "123456789012345.0", "0.001", "0.00025"),
+            *("0.0001", "1e-05", "1.5e-07", "1e+16", "-2.5e+20", "1e+100", "1.25e-300", "nan", "inf", "-inf"),
+        )
+    ),
+    ("CAST(CAST(1 AS DOUBLE) AS BIGINT)", 1),
+    ("count(*) FILTER (WHERE x > 1) FROM (SELECT 1 AS x UNION ALL SELECT 2)", 1),
+    ("count(DISTINCT x) FROM (SELECT 1 AS x UNION ALL SELECT 1)", 1),
+    ("sum(x) FROM (SELECT 1 AS x WHERE false)", None),
+]
+
+
+@pytest.mark.parametrize(("expression", "expected"), EXPRESSIONS, ids=[each for each, _ in EXPRESSIONS])
+def test_expressions(engine: Engine, expression: str, expected: object) -> None:
+    head, _, tail = expression.partition(" FROM ")
+    where = ""
+    if not tail:
+        head, _, where = expression.partition(" WHERE ")
+    sql = f"SELECT {head} AS value" + (f" FROM {tail}" if tail else "") + (f" WHERE {where}" if where else "")
+    found = rows(engine, sql)[0]["value"]
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_order_puts_nulls_last(engine: Engine) -> None:
+    engine.register("t", pa.table({"a": [2, None, 1], "s": ["b", None, "B"]}))
+    assert [row["a"] for row in rows(engine, "SELECT a FROM t ORDER BY a")] == [1, 2, None]
+    assert [row["a"] for row in rows(engine, "SELECT a FROM t ORDER BY a DESC")] == [2, 1, None]
+    assert [row["s"] for row in rows(engine, "SELECT s FROM t ORDER BY s")] == ["B", "b", None]
+    ranked = rows(engine, "SELECT a, row_number() OVER (ORDER BY a DESC) AS rank FROM t")
+    assert {row["a"]: row["rank"] for row in ranked} == {2: 1, 1: 2, None: 3}
+
+
+def test_texts_sort_by_their_bytes(engine: Engine) -> None:
+    engine.register("t", pa.table({"text": NASTY}))
+    found = [row["text"] for row in rows(engine, "SELECT text FROM t ORDER BY text")]
+    assert found == sorted(NASTY, key=str.encode)
+    assert rows(engine, "SELECT min(text) AS a, max(text) AS b FROM t") == [{"a": found[0], "b": found[-1]}]
+
+
+def test_texts_that_look_alike_differ(engine: Engine) -> None:
+    engine.register("t", pa.table({"text": [*NASTY, *NASTY]}))
+    found = rows(engine, "SELECT text, count(*) AS n FROM t GROUP BY text")
+    assert {row["text"]: row["n"] for row in found} == dict.fromkeys(NASTY, 2)
+    assert len(rows(engine, "SELECT DISTINCT text FROM t")) == len(NASTY)
+
+
+def test_numbers_that_are_none_are_one_group(engine: Engine) -> None:
+    engine.register("t", pa.table({"x": [math.nan, math.nan, 0.0, None, None]}))
+    assert rows(engine, "SELECT count(*) AS n FROM (SELECT DISTINCT x FROM t) AS d") == [{"n": 3}]
+    assert rows(engine, "SELECT count(x) AS n FROM t") == [{"n": 3}]
+
+
+def test_joins(engine: Engine) -> None:
+    engine.register("a", pa.table({"user_id": ["1", "2", "2", None]}))
+    engine.register("b", pa.table({"user_id": ["2", "3", None, "2"]}))
+
+    def users(sql: str) -> list[str | None]:
+        return sorted((row["user_id"] for row in rows(engine, sql)), key=str)
+
+    assert users("SELECT a.user_id FROM a SEMI JOIN b ON a.user_id = b.user_id") == ["2", "2"]
+    assert users("SELECT a.user_id FROM a ANTI JOIN b ON a.user_id = b.user_id") == ["1", None]
+    assert users("SELECT a.user_id FROM a LEFT JOIN b USING (user_id)") == ["1", "2", "2", "2", "2", None]
+    assert users("SELECT user_id FROM a INTERSECT SELECT user_id FROM b") == ["2", None]
+    assert users("SELECT user_id FROM a EXCEPT SELECT user_id FROM b") == ["1"]
+    assert users("SELECT user_id FROM a WHERE user_id IN (SELECT user_id FROM b)") == ["2", "2"]
+    assert users("SELECT user_id FROM a UNION SELECT user_id FROM b") == ["1", "2", "3", None]
+
+
+def test_lists(engine: Engine) -> None:
+    engine.register("t", pa.table({"tags": pa.array([["a", "b"], [], None, ["a"]], pa.list_(pa.string()))}))
+    sql = "WITH c AS (SELECT unnest(tags) AS tag FROM t WHERE tags IS NOT NULL) SELECT tag, count(*) AS n FROM c"
+    assert rows(engine, f"{sql} GROUP BY tag ORDER BY n DESC, tag") == [{"tag": "a", "n": 2}, {"tag": "b", "n": 1}]
+    found = rows(engine, "SELECT count(*) FILTER (coalesce(list_contains(tags, ?), false)) AS n FROM t", ["b"])
+    assert found == [{"n": 1}]
+
+
+def test_a_star_with_another_column_in_its_place(engine: Engine) -> None:
+    engine.register("t", pa.table({"a": [1], "b": [None]}, pa.schema({"a": pa.int64(), "b": pa.int64()})))
+    assert rows(engine, "SELECT t.* REPLACE (coalesce(b, 0) AS b), 'x' AS c FROM t") == [
+        {"a": 1, "b": 0, "c": "x"}
+    ]
+
+
+def test_integer_sums_are_exact(engine: Engine) -> None:
+    engine.register("t", pa.table({"x": [2**62, 2**62, 2**62, -1]}))
+    found = rows(engine, "SELECT CAST(sum(CAST(x AS HUGEINT)) AS VARCHAR) AS s FROM t")
+    assert found == [{"s": str(3 * 2**62 - 1)}]
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", 'a"b', "a`b", "é", "SELECT", "a'b", "a\nb", "?", "$1", ":p1"])
+def test_odd_column_names(engine: Engine, tmp_path: Path, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    pq.write_table(pa.table({name: ["x", "y"], "n": [1, 2]}), tmp_path / "t.parquet")
+    engine.scan("t", find_tables(tmp_path / "t.parquet"))
+    assert rows(engine, f"SELECT {quoted} FROM t WHERE n = 2") == [{name: "y"}]
+    found = engine.run_groups("SELECT * FROM t", "n", lambda key, group: group.select([name]))
+    assert [table.to_pylist() for table in found] == [[{name: "x"}], [{name: "y"}]]
+    out = tmp_path / "out"
+    out.mkdir()
+    (part,) = engine.write_sorted("SELECT * FROM t", [(name, True)], out)
+    assert pq.read_table(part.path).to_pylist() == [{name: "y", "n": 2}, {name: "x", "n": 1}]
+
+
+# --- Cells of tables: what is usable, and what it means ---
+
+TEXT_CELLS = [
+    None,
+    *NASTY,
+    "1",
+    " 1 ",
+    "1.0",
+    "1.",
+    "1.5",
+    "-1",
+    "+1",
+    "1e3",
+    "1E-3",
+    "1e400",
+    ".5",
+    "-.5",
+    ".",
+    "-",
+    "0x1f",
+    "\uff11",
+    "\u0661",
+    "1_000",
+    "1,5",
+    "1 2",
+    "\t1",
+    "1\n",
+    "Infinity",
+    "-inf",
+    "nan",
+    "true",
+    "99999999999",
+    "100000000000",
+    "1767225600000",
+    "-99999999999",
+    "0000000000000001",
+    "1" * 100,
+    "1" * 101,
+    "12d",
+    "1f",
+    "1L",
+]
+PARQUET_COLUMNS = {
+    "text": pa.array(TEXT_CELLS, pa.string()),
+    "integer": pa.array([None, 0, 1, -1, 10**11 - 1, 10**11, -(10**11), 2**63 - 1, -(2**63)], pa.int64()),
+    "small": pa.array([None, 1, -1], pa.int16()),
+    "unsigned": pa.array([None, 1, 2**32 - 1], pa.uint32()),
+    "large": pa.array([None, 1, 2**64 - 1], pa.uint64()),
+    "real": pa.array([None, 0.0, -1.5, math.nan, math.inf, -math.inf, 1e300], pa.float64()),
+    "short": pa.array([None, 0.1, math.nan], pa.float32()),
+    "decimal": pa.array([None, Decimal("1.50"), Decimal("-2.25")], pa.decimal128(10, 2)),
+    "truth": pa.array([None, True, False]),
+    "seconds": pa.array([None, 0, 1767225600], pa.timestamp("s")),
+    "micros": pa.array([None, -1, 1767225600_500_000, -500_000], pa.timestamp("us")),
+    "nanos": pa.array([None, -1, 1767225600_500_000_000], pa.timestamp("ns")),
+    "zoned": pa.array([None, 1767225600_500_000], pa.timestamp("us", "Europe/Berlin")),
+    "day": pa.array([None, date(1969, 12, 31), date(2026, 1, 1)], pa.date32()),
+    "list": pa.array([None, [], ["a", None, "b"]], pa.list_(pa.string())),
+}
+
+
+def cells_in(engine: Engine, file: Path, role: Role) -> list[tuple[Any, Any]]:
+    """Whether each cell of the only column is usable, and its value if it is, as many times as it stands there."""
+    tables = find_tables(file)
+    engine.scan("cells", tables)
+    columns = columns_of(engine, "cells", tables, [(tables.columns[0], role)])
+    if not columns[0].fits:
+        return []
+    found = rows(
+        engine, f"SELECT {usable_row_sql(columns)} AS is_usable, {value_sql(columns[0])} AS value FROM cells"
+    )
+    return [(row["is_usable"], repr(row["value"]) if row["is_usable"] else None) for row in found]
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("column", [*PARQUET_COLUMNS, "cell"])
+def test_cells_are_usable_and_mean_the_same(engine: Engine, tmp_path: Path, column: str, role: Role) -> None:
+    if column == "cell":
+        file = tmp_path / "t.jsonl"
+        import json
+
+        file.write_text("".join(json.dumps({"cell": text}) + "\n" for text in TEXT_CELLS))
+    else:
+        file = tmp_path / "t.parquet"
+        pq.write_table(pa.table({column: PARQUET_COLUMNS[column]}), file)
+    with open_configured_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
+        expected = cells_in(judge, file, role)
+    assert Counter(cells_in(engine, file, role)) == Counter(expected)
+
+
+# --- Views, tables, names ---
+
+
+def test_views_and_tables(engine: Engine) -> None:
+    engine.register("t", pa.table({"a": [1, 2, 3]}))
+    engine.execute("-- one row per a\nCREATE OR REPLACE TEMP VIEW v AS SELECT a + 1 AS a FROM t")
+    engine.execute("CREATE TEMP TABLE kept AS SELECT a FROM v WHERE a > ?", [2])
+    engine.execute("CREATE OR REPLACE TEMP VIEW V AS SELECT 7 AS a")
+    assert sorted(row["a"] for row in rows(engine, "SELECT a FROM kept")) == [3, 4]
+    assert rows(engine, 'SELECT A FROM "v"')[0].popitem()[1] == 7, "names do not differ by case"
+    engine.execute("CREATE OR REPLACE TEMP TABLE kept AS SELECT a * 10 AS a FROM kept")
+    assert sorted(row["a"] for row in rows(engine, "SELECT a FROM kept")) == [30, 40]
+    engine.execute("CREATE OR REPLACE TEMP TABLE none AS SELECT a FROM t WHERE false")
+    assert engine.fetch("SELECT a FROM none").schema.field("a").type == pa.int64()
+
+
+def test_names_of_two_engines_are_apart(open_here: Opening) -> None:
+    with open_here() as first, open_here() as second:
+        first.register("t", pa.table({"a": [1]}))
+        second.register("t", pa.table({"a": [2]}))
+        assert rows(first, "SELECT a FROM t") == [{"a": 1}]
+        assert rows(second, "SELECT a FROM t") == [{"a": 2}]
+        second.unregister("t")
+        with pytest.raises(EngineError):
+            second.fetch("SELECT a FROM t")
+        assert rows(first, "SELECT a FROM t") == [{"a": 1}]
+
+
+@pytest.mark.parametrize("column", list(PARQUET_COLUMNS))
+def test_registered_tables_keep_their_values(engine: Engine, column: str) -> None:
+    cells = PARQUET_COLUMNS[column]
+    if column == "nanos":
+        # What lies below a microsecond goes, and not to the same side on both.
+        cells = pa.array([None, -1_000, 1767225600_500_000_000], cells.type)
+    engine.register("t", pa.table({"x": cells}))
+    found = [row["x"] for row in rows(engine, "SELECT x FROM t")]
+    assert Counter(map(_plain, found)) == Counter(map(_plain, cells.to_pylist()))
+
+
+def _plain(cell: Any) -> str:
+    if hasattr(cell, "to_pydatetime"):
+        cell = cell.to_pydatetime(warn=False)
+    if isinstance(cell, datetime):
+        return repr((cell if cell.tzinfo else cell.replace(tzinfo=UTC)).astimezone(UTC))
+    return repr(cell)
+
+
+# --- Files in ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "*.parquet",
+        "[a].parquet",
+        "{a,b}.parquet",
+        "a b.parquet",
+        "é?.parquet",
+        "a%20b.parquet",
+        "back\\slash.parquet",
+        "a=1,b.parquet",
+        "a:b.parquet",
+    ],
+)
+def test_odd_file_names_mean_themselves(engine: Engine, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "day=1"
+    folder.mkdir()
+    pq.write_table(pa.table({"a": [1]}), folder / name)
+    for other in ("a.parquet", "b.parquet", "ab.parquet", "éx.parquet", "a b c.parquet"):
+        pq.write_table(pa.table({"a": [2]}), folder / other)
+    engine.scan("t", find_tables(folder / name))
+    assert rows(engine, "SELECT * FROM t") == [{"a": 1}]
+
+
+def test_many_files(engine: Engine, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [2, 1], "b": ["x", None]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"b": ["y"], "a": [3]}), tmp_path / "2.parquet")
+    engine.scan("t", find_tables(tmp_path))
+    assert rows(engine, "SELECT * FROM t ORDER BY a") == [
+        {"a": 1, "b": None},
+        {"a": 2, "b": "x"},
+        {"a": 3, "b": "y"},
+    ]
+
+
+def test_gzipped_parquet(engine: Engine, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
+    (tmp_path / "t.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
+    engine.scan("t", find_tables(tmp_path / "t.parquet.gz"))
+    assert rows(engine, "SELECT * FROM t") == [{"a": 1}]
+
+
+CSVS = {
+    "cells": b'a,b\n1,\n"", x \n"2,3","line\nbreak"\nNULL,\xc3\xa9\xf0\x9f\x98\x80\n"say ""no""",back\\slash\n',
+    "ends": b"a,b\r\n1,2\r\n3,4\r\n",
+    "broken": b'a,b\n1,2\n3\n4,5,6\n"7"x,8\n\xff,9\n10,11\n',
+    "mark": b"\xef\xbb\xbfa,b\n1,2\n",
+    "semicolons": b"a;b\n1;2,5\n",
+    "unclosed": b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 20,
+    "blank": b"a,b\n1,2\n\n3,4\n",
+    "one column": b"a\n1\n\n2\n",
+}
+JSONS = {
+    "cells": b'{"a": "x", "b": 1}\n\n{"a": 2.50, "b": true}\r\n{"a": null, "b": "\\ud83d\\ude00"}\n{"b": "y"}\n',
+    "broken": b'{"a": "x"}\nno json\n[1]\n{"a": {"x": 1}}\n{"a": [1]}\n{"a": "\xff"}\n{"a": "y", }\n{"a": 1e2}\n',
+    "numbers": b'{"a": 12345678901234567890123}\n{"a": 0.10}\n{"a": -0}\n{"a": 1E+2}\n{"a": NaN}\n',
+    "odd keys": b'{"a b": "x", "c\\"d": 1, "e\\nf": true, "g.h": "i"}\n',
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("kind", "name"), [("csv", name) for name in CSVS] + [("jsonl", name) for name in JSONS])
+def test_text_files(engine: Engine, tmp_path: Path, kind: str, name: str, packed: bool) -> None:
+    content = (CSVS if kind == "csv" else JSONS)[name]
+    file = tmp_path / f"t.{kind}{'.gz' if packed else ''}"
+    file.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+    found = []
+    with open_configured_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
+        for each in (judge, engine):
+            each.scan("t", find_tables(file))
+            table = each.fetch("SELECT * FROM t")
+            assert all(field.type == pa.string() for field in table.schema)
+            found.append((sorted(map(repr, table.to_pylist())), each.rejected_lines().to_pylist()))
+    assert found[1] == found[0]
+
+
+def test_skipped_lines_are_told_once_by_the_queries_that_skip_them(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n4,5\n")
+    engine.scan("t", find_tables(tmp_path / "t.csv"))
+    engine.execute("CREATE OR REPLACE TEMP VIEW v AS SELECT a, b FROM t WHERE a <> '4'")
+    assert engine.rejected_lines().num_rows == 0, "nothing was read yet"
+    assert rows(engine, "SELECT count(*) AS n FROM v") == [{"n": 1}]
+    assert engine.rejected_lines().to_pylist() == [{"line": 3, "reason": "MISSING COLUMNS", "runs_on": False}]
+    assert engine.rejected_lines().num_rows == 0, "told once"
+    engine.write_parquet("SELECT * FROM v", tmp_path / "out.parquet")
+    assert engine.rejected_lines().num_rows == 1, "skipped again"
+    assert rows(engine, "SELECT 1 AS a") == [{"a": 1}]
+    assert engine.rejected_lines().num_rows == 0, "not read"
+
+
+def test_a_folder_of_text_files(engine: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.csv").write_text(f"a,b\n{number},x\nbad\n")
+    engine.scan("t", find_tables(folder))
+    assert sorted(row["a"] for row in rows(engine, "SELECT a FROM t")) == list("01234")
+    assert engine.rejected_lines()["line"].to_pylist() == [3] * 5
+
+
+# --- Results out ---
+
+
+def test_batches_keep_order_and_size(engine: Engine) -> None:
+    engine.register("t", pa.table({"a": range(10_000)}))
+    found = list(engine.batches("SELECT a FROM t WHERE a >= ? ORDER BY a DESC", [100], rows=1_000))
+    assert [number for batch in found for number in batch["a"].to_pylist()] == list(range(9_999, 99, -1))
+    assert max(batch.num_rows for batch in found) <= 1_000
+
+
+def test_batches_closed_early(engine: Engine) -> None:
+    engine.register("t", pa.table({"a": range(10_000)}))
+    stream = engine.batches("SELECT a FROM t", rows=100)
+    next(stream)
+    stream.close()
+    assert rows(engine, "SELECT count(*) AS n FROM t") == [{"n": 10_000}]
+
+
+def test_one_file_in_the_order_of_the_query(engine: Engine, tmp_path: Path) -> None:
+    engine.register("t", pa.table({"a": range(50_000), "s": [f"u{n}" for n in range(50_000)]}))
+    out = tmp_path / "out.parquet"
+    engine.write_parquet("SELECT a, s FROM t ORDER BY a % 7, a DESC", out)
+    assert pq.read_table(out)["a"].to_pylist() == sorted(range(50_000), key=lambda n: (n % 7, -n))
+    metadata = pq.read_metadata(out)
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+    assert [field.type for field in pq.read_schema(out)] == [pa.int64(), pa.string()]
+
+
+def test_a_file_without_rows_has_its_columns(engine: Engine, tmp_path: Path) -> None:
+    engine.register("t", pa.table({"a": [1], "s": ["x"]}))
+    engine.write_parquet("SELECT a, s FROM t WHERE false", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").schema.types == [pa.int64(), pa.string()]
+
+
+def test_sorted_parts(engine: Engine, tmp_path: Path) -> None:
+    n = 20_000
+    # Few scores, so that many rows are equal in the first column.
+    table = pa.table({"user_id": [f"u{i}" for i in range(n)], "score": [(i * 7919 % 50) / 50 for i in range(n)]})
+    engine.register("t", table)
+    out = tmp_path / "out"
+    out.mkdir()
+    parts = engine.write_sorted("SELECT * FROM t", [("score", True), ("user_id", False)], out)
+    assert [part.path.name for part in parts] == [f"part-{number:05d}.parquet" for number in range(len(parts))]
+    assert sorted(path.name for path in out.iterdir()) == [part.path.name for part in parts]
+    found = []
+    for part in parts:
+        rows_of_part = pq.read_table(part.path).to_pylist()
+        assert len(rows_of_part) == part.n_rows
+        found.append(rows_of_part)
+    assert [row for some in found for row in some] == sorted(
+        table.to_pylist(), key=lambda row: (-row["score"], row["user_id"])
+    )
+    scores = [{row["score"] for row in some} for some in found]
+    assert sum(map(len, scores)) == len(set().union(*scores)), "rows equal in the first column share a file"
+
+
+def test_sorted_parts_of_nothing(engine: Engine, tmp_path: Path) -> None:
+    engine.register("t", pa.table({"a": [1]}))
+    out = tmp_path / "out"
+    out.mkdir()
+    parts = engine.write_sorted("SELECT a FROM t WHERE a > ?", [("a", False)], out, [1])
+    assert sum(part.n_rows for part in parts) == 0
+    assert all(pq.read_schema(part.path).names == ["a"] for part in parts)
+
+
+# --- Functions on other machines ---
+
+
+def test_tasks_in_their_order(engine: Engine) -> None:
+    factor = 3
+    found = engine.run_tasks(lambda number: pa.table({"n": [number * factor]}), [5, 1, 4, 1])
+    assert [table["n"].to_pylist() for table in found] == [[15], [3], [12], [3]]
+    assert list(engine.run_tasks(lambda _: pa.table({}), [])) == []
+
+
+def test_tasks_of_any_kind_and_size(engine: Engine) -> None:
+    found = list(
+        engine.run_tasks(
+            lambda task: pa.table({"s": [task["s"]] * task["n"]}),
+            [{"s": "é", "n": 0}, {"s": "x" * 100, "n": 20_000}],
+        )
+    )
+    assert [table.num_rows for table in found] == [0, 20_000]
+    assert found[0].schema.names == ["s"]
+
+
+def test_a_large_function(engine: Engine) -> None:
+    weight = os.urandom(20_000_000)
+    found = engine.run_tasks(lambda number: pa.table({"n": [len(weight) + number]}), [1, 2])
+    assert [table["n"][0].as_py() for table in found] == [20_000_001, 20_000_002]
+
+
+def test_groups(engine: Engine) -> None:
+    engine.register("t", pa.table({"k": [i % 5 for i in range(1_000)], "x": range(1_000)}))
+
+    def add(key: int, group: pa.Table) -> pa.Table:
+        assert group.schema.names == ["k", "x"]
+        return pa.table({"k": [key], "sum": [sum(group["x"].to_pylist())]})
+
+    found = [table.to_pylist()[0] for table in engine.run_groups("SELECT * FROM t WHERE x < ?", "k", add, [500])]
+    assert found == [{"k": k, "sum": sum(range(k, 500, 5))} for k in range(5)]
+    assert list(engine.run_groups("SELECT * FROM t WHERE x < ?", "k", add, [0])) == []
+
+
+def fail_as_ours(_: Any, __: Any = None) -> pa.Table:
+    raise SeedError("The seed is too small.", remedy="Give more.", n_users=3)
+
+
+def fail_as_theirs(_: Any, __: Any = None) -> pa.Table:
+    raise ValueError(CANARY)
+
+
+@pytest.mark.parametrize("in_groups", [False, True])
+def test_our_errors_come_back_as_themselves(engine: Engine, in_groups: bool) -> None:
+    with pytest.raises(SeedError) as caught:
+        list(_run(engine, fail_as_ours, in_groups))
+    assert (caught.value.message, caught.value.remedy) == ("The seed is too small.", "Give more.")
+    assert caught.value.attributes == {"n_users": 3}
+
+
+@pytest.mark.parametrize("in_groups", [False, True])
+def test_other_errors_keep_their_text_to_themselves(engine: Engine, in_groups: bool) -> None:
+    if not engine.is_cluster:
+        pytest.skip("on one machine the function's own error is raised as it is")
+    with pytest.raises(EngineError) as caught:
+        list(_run(engine, fail_as_theirs, in_groups))
+    assert caught.value.attributes["cause"] == "ValueError"
+    assert CANARY not in _whole(caught.value)
+
+
+def _run(engine: Engine, function: Callable[..., pa.Table], in_groups: bool) -> Any:
+    if not in_groups:
+        return engine.run_tasks(function, [1, 2])
+    engine.register("t", pa.table({"k": [1]}))
+    return engine.run_groups("SELECT * FROM t", "k", function)
+
+
+def _whole(error: BaseException | None) -> str:
+    return "" if error is None else f"{error!r} {error} {_whole(error.__cause__)} {_whole(error.__context__)}"
+
+
+# --- Errors and what stays behind ---
+
+BAD_STATEMENTS = [
+    f"SELECT '{CANARY}' FROM nowhere",
+    f"SELECT {CANARY} FROM t",
+    f"SELECT FROM WHERE '{CANARY}'",
+    f"SELECT nowhere('{CANARY}')",
+    f"DELETE FROM t WHERE a = '{CANARY}'",
+    f"SELECT a FROM t WHERE a = ? AND '{CANARY}' = ?",
+]
+
+
+@pytest.mark.parametrize("sql", BAD_STATEMENTS)
+def test_errors_hold_no_cell(
+    engine: Engine, sql: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.register("t", pa.table({"a": [CANARY]}))
+    if sql.startswith("DELETE") and not engine.is_cluster:
+        pytest.skip("DuckDB runs it")
+    with pytest.raises(CleanroomError) as caught:
+        engine.fetch(sql, ["x"] if "?" in sql else [])
+    assert CANARY not in _whole(caught.value)
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err + caplog.text
+    assert rows(engine, "SELECT a FROM t") == [{"a": CANARY}], "and it goes on"
+
+
+def test_damaged_files(engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [f"{CANARY}{i}" for i in range(50_000)]}), file)
+    tables = find_tables(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:1_000] + b"\x00" * (len(content) // 2) + content[1_000 + len(content) // 2 :])
+    with pytest.raises(EngineError) as caught:
+        engine.scan("t", tables)
+        engine.fetch("SELECT a FROM t")
+    assert CANARY not in _whole(caught.value)
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err
+
+
+def test_nothing_is_printed_and_nothing_stays(
+    open_here: Opening,
+    scratch: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with open_here() as engine:
+        engine.register("t", pa.table({"a": range(1_000)}))
+        engine.execute("CREATE TEMP TABLE kept AS SELECT a FROM t")
+        engine.scan("text", find_tables(tmp_path / "t.csv"))
+        assert rows(engine, "SELECT count(*) AS n FROM kept, text") == [{"n": 1_000}]
+        stream = engine.batches("SELECT a FROM t ORDER BY a", rows=10)
+        next(stream)
+        list(engine.run_tasks(lambda n: pa.table({"s": ["x" * 200_000]}), [1, 2]))
+    stream.close()
+    assert list(scratch.iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+# --- Clusters ---
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "duckdb://x", "yarn", "local[0x]", "spark://", "spark://host", "http://127.0.0.1:1", "sc://127.0.0.1:x"],
+)
+@pytest.mark.spark
+def test_addresses_that_are_none(url: str) -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"CLEANROOM_ENGINE_URL|spark://host:port"),
+        open_configured_engine(EngineSettings(url=url)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("scheme", ["spark", "sc"])
+@pytest.mark.spark
+def test_nobody_answers(scheme: str) -> None:
+    from cleanroom_pipelines_tests.contract.clusters import free_port
+
+    url = f"{scheme}://127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(ConfigurationError, match="answers"),
+        open_configured_engine(EngineSettings(url=url)),
+    ):
+        pass
+
+
+@pytest.mark.spark
+@pytest.mark.skipif(GIVEN_URL in os.environ, reason="this is the process that the test starts")
+def test_on_a_standalone_cluster(tmp_path: Path) -> None:
+    with standalone_cluster(tmp_path) as url:
+        chosen = "task or group or batches or file or sorted or text or views or bound or error or stays"
+        command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-k", f"({chosen}) and given", __file__]
+        environment = os.environ | {GIVEN_URL: url}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout[-5_000:]
+        logs = [*tmp_path.rglob("stderr"), *tmp_path.rglob("stdout"), *tmp_path.glob("*.log")]
+        assert logs
+        assert not [log for log in logs if CANARY in log.read_text(errors="replace")], "no row in a log"
+    assert java_processes_of(tmp_path) == []
