@@ -5,8 +5,9 @@ Add here when a cluster is reached in a further way.
 Keep out: queries and data (spark_engine).
 
 A process has one Spark application at most, which all its engines share, each with a session (and names) of its
-own; Spark Connect gives every engine a session on the server. What an operator sets in spark-defaults.conf
-(SPARK_CONF_DIR) holds, but for what keeps data where they belong:
+own. It ends when no engine has used it for half a minute: a cluster gives an application its cores for as long as
+it lives, and other workers wait for theirs. Spark Connect gives every engine a session on the server. What an
+operator sets in spark-defaults.conf (SPARK_CONF_DIR) holds, but for what keeps data where they belong:
 
 - no web pages of the application: they show the text and the values of queries;
 - no errors for cells (ANSI mode off): its errors quote the cell, and executors log them. Our queries ask for NULL
@@ -24,7 +25,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -38,6 +40,7 @@ APPLICATION = "cleanroom_pipelines"
 _CONNECT_SECONDS = 5.0
 _OPEN_SECONDS = 120.0
 _EXECUTOR_SECONDS = 120.0
+_IDLE_SECONDS = 30.0
 
 # Needed for right answers, whatever the cluster's defaults.
 _SESSION = {
@@ -61,6 +64,8 @@ _APPLICATION_SETTINGS = {
 
 _lock = threading.Lock()
 _context: tuple[str, Any] | None = None
+_n_engines = 0
+_n_closed = 0
 _checked: set[str] = set()
 
 
@@ -96,9 +101,44 @@ def open_session(url: str, settings: EngineSettings) -> Any:
 
 
 def close_session(session: Any, url: str) -> None:
-    """End a session of Spark Connect; the application of this process stays for the next engine."""
+    """End a session; the application of this process stays a while for the next engine."""
+    global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application
     if url.startswith("sc://"):
         session.stop()
+        return
+    with _lock:
+        _n_engines -= 1
+        _n_closed += 1
+        if _n_engines == 0:
+            timer = threading.Timer(_IDLE_SECONDS, _end_if_idle, [_n_closed])
+            timer.daemon = True
+            timer.start()
+
+
+def _end_if_idle(n_closed: int) -> None:
+    with _lock:
+        if _n_engines == 0 and _n_closed == n_closed:
+            _end_application()
+
+
+def _end_application() -> None:
+    """Stop this process's application, and the Java process behind it; within the lock."""
+    global _context  # noqa: PLW0603 - Spark allows one application a process
+    from pyspark import SparkContext
+
+    if _context is None:
+        return
+    context = _context[1].sparkContext
+    _context = None
+    # Spark of the first try that failed may not answer any more.
+    with suppress(Exception):
+        context.stop()
+    gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
+    if gateway is not None:
+        with suppress(Exception):
+            gateway.shutdown()
+        with suppress(Exception):
+            gateway.proc.stdin.close()
 
 
 def is_checked(url: str) -> bool:
@@ -118,18 +158,14 @@ def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Cal
         ConfigurationError: No executor in two minutes, or one without this package or with another version.
     """
     expected = versions()
-    pool = ThreadPoolExecutor(max_workers=1)
-    future = pool.submit(ask)
     try:
-        found = future.result(_EXECUTOR_SECONDS)
+        found = _result_within(_EXECUTOR_SECONDS, ask)
     except TimeoutError:
         interrupt()
         raise ConfigurationError(
             "The Spark cluster gave no executor within two minutes.",
             remedy="Check that it has workers with free cores and memory.",
         ) from None
-    finally:
-        pool.shutdown(wait=False)
     if found != expected:
         theirs = f"{found[0]} on Python {found[1]}" if found[0] else "none"
         raise ConfigurationError(
@@ -146,16 +182,17 @@ def versions() -> tuple[str, str]:
 
 def _application(url: str, settings: EngineSettings) -> Any:
     """The session of this process's application, started if there is none."""
-    global _context  # noqa: PLW0603 - Spark allows one application a process
+    global _context, _n_engines  # noqa: PLW0603 - Spark allows one application a process
     with _lock:
-        if _context is not None and not _is_alive(_context[1]):
-            _context = None
+        if _context is not None and (not _is_alive(_context[1]) or (_context[0] != url and _n_engines == 0)):
+            _end_application()
         if _context is None:
             _context = (url, _within(_OPEN_SECONDS, lambda: _start(url, settings)))
         elif _context[0] != url:
             raise ConfigurationError(
                 "This process works with another Spark cluster already.", remedy="Start another process."
             )
+        _n_engines += 1
         return _context[1]
 
 
@@ -193,18 +230,33 @@ def _open_connect(url: str) -> Any:
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
     """Run what can hang for minutes, and tell what went wrong in our words."""
-    pool = ThreadPoolExecutor(max_workers=1)
     try:
-        return pool.submit(action).result(seconds)
+        return _result_within(seconds, action)
     except Exception as error:
         cause = type(error).__name__
-    finally:
-        pool.shutdown(wait=False)
     raise ConfigurationError(
         f"The Spark cluster could not be opened ({cause}).",
         remedy="Check CLEANROOM_ENGINE_URL, that Java 17 is installed (JAVA_HOME), and that the cluster's Spark "
         "has the version of pyspark.",
     )
+
+
+def _result_within(seconds: float, action: Callable[[], T]) -> T:
+    """What an action gives, in a thread that nobody waits for when the process ends.
+
+    Raises:
+        TimeoutError: It takes longer.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
 
 
 def _addresses(url: str) -> list[tuple[str, int]]:
