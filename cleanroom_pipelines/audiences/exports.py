@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.audiences.activation.formats import LISTS_OF_USERS, FileFormat, gzipped, list_format
+from cleanroom_pipelines.audiences.export_parts import StagedPart, copy_part
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CleanroomError,
@@ -152,6 +153,7 @@ def write_export(
     requested: int,
     format_: str | FileFormat,
     rows_per_part: int = ROWS_PER_PART,
+    staged: Iterable[StagedPart] | None = None,
     gzip: bool = False,
     delivered: int | None = None,
     ad_destination: str | None = None,
@@ -173,6 +175,7 @@ def write_export(
         format_: `jsonl` ({"user_id": …} a line), `csv` (header user_id), `parquet` (column user_id), `plain` (one
             id a line, no header), or the format of a destination.
         rows_per_part: Most rows in a file.
+        staged: The same rows as files that are written already (`export_parts`); then `users` is not read.
         gzip: Compress each file; its name then ends in `.gz`.
         delivered: Users that the rows stand for; None where a row is a user.
         ad_destination: The advertising destination whose rules the files follow, for the manifest.
@@ -198,7 +201,10 @@ def write_export(
             full_disk_is_an_error(),
             destination.drafting(owner=export, marker=MANIFEST, is_own=is_own) as draft,
         ):
-            parts = files.write(draft, _PARTS, users, on_users)
+            if staged is None:
+                parts = files.write(draft, _PARTS, users, on_users)
+            else:
+                parts = files.take(draft, _PARTS, staged, on_users)
             written = files.write_changes(draft, changes) if changes else None
             n_rows = sum(part.n_users for part in parts)
             manifest = ExportManifest(
@@ -343,6 +349,25 @@ class _Files:
             with draft.creating(name) as sink, gzipped(sink) if self.gzip else nullcontext(sink) as stream:
                 n_rows = self.format.write(stream, rows.take(self.rows_per_part))
             parts.append(ExportPart(name, n_rows, sink.n_bytes, sink.sha256))
+            on_rows(sum(part.n_users for part in parts))
+        return tuple(parts)
+
+    def take(
+        self, draft: FolderDraft, prefix: str, staged: Iterable[StagedPart], on_rows: Callable[[int], None]
+    ) -> tuple[ExportPart, ...]:
+        """Put files that were written elsewhere into their place.
+
+        Raises:
+            ArtifactError: A file is not what was written.
+        """
+        parts: list[ExportPart] = []
+        for part in staged:
+            name = self.format.file_name(prefix, len(parts), gzip_=self.gzip)
+            with draft.creating(name) as sink:
+                copy_part(part, sink)
+            if (sink.n_bytes, sink.sha256) != (part.n_bytes, part.sha256):
+                raise ArtifactError("A staged file was altered.", remedy="Start the export again.")
+            parts.append(ExportPart(name, part.n_users, sink.n_bytes, sink.sha256))
             on_rows(sum(part.n_users for part in parts))
         return tuple(parts)
 

@@ -316,6 +316,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
                 delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
                 engine=installation.engine_settings,
+                slices=selection.slices,
                 on_users=lambda n: work.report_progress(n / max(1, selection.delivered), "writing"),
             ).manifest
             documents = {

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.engine import stable_hash
@@ -62,6 +63,47 @@ def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXC
 
 
 @dataclass(frozen=True)
+class AudienceSlice:
+    """Consecutive users of an audience: some of the seed, then some of the ranking, read where they are needed.
+
+    Args:
+        seed_ids: Seed users who stand before everybody else.
+        ranking: The ranking.
+        passes_seed: Whether the ranking's seed users are passed over.
+        first: Place of the first user of the ranking, those that are passed over not counted.
+        last: Place behind the last one.
+    """
+
+    seed_ids: pa.Array
+    ranking: Path
+    passes_seed: bool
+    first: int
+    last: int
+
+    def user_ids(self) -> Iterator[pa.Array]:
+        """The user ids in order, in batches of strings; parts of the ranking without any of them are not read."""
+        if len(self.seed_ids):
+            yield self.seed_ids
+        place = 0
+        for part in ranking_parts(self.ranking):
+            if place >= self.last:
+                return
+            with _open_part(part) as file:
+                n_users = _n_users_of(file, passes_seed=self.passes_seed)
+                if place + n_users <= self.first:
+                    place += n_users
+                    continue
+                for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=["user_id", "is_seed"]):
+                    ids = batch.column("user_id")
+                    if self.passes_seed:
+                        ids = ids.filter(pc.invert(batch.column("is_seed")))
+                    begin, end = max(0, self.first - place), min(len(ids), self.last - place)
+                    if end > begin:
+                        yield ids.slice(begin, end - begin)
+                    place += len(ids)
+
+
+@dataclass(frozen=True)
 class Audience:
     """The users of one size, best first.
 
@@ -85,6 +127,23 @@ class Audience:
                 return
             yield batch.column("user_id").slice(0, left)
             left -= batch.num_rows
+
+    def slices(self, n_users: int) -> list[AudienceSlice]:
+        """The same users in slices of so many, at least one, that can be read on another machine."""
+        seed = pa.array([], pa.string())
+        if self._seed_mode is SeedMode.FIRST:
+            seed = _shuffled_seed(self._ranking).column("user_id")
+        passes_seed = self._seed_mode is not SeedMode.IN_PLACE
+        return [
+            AudienceSlice(
+                seed.slice(first, min(n_users, self.delivered - first)),
+                self._ranking,
+                passes_seed,
+                max(0, first - len(seed)),
+                max(0, min(first + n_users, self.delivered) - len(seed)),
+            )
+            for first in range(0, max(1, self.delivered), n_users)
+        ]
 
 
 def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = SeedMode.EXCLUDED) -> Audience:
@@ -115,8 +174,6 @@ def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = See
 
 
 def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:
-    import pyarrow.compute as pc
-
     if seed_mode is SeedMode.FIRST:
         yield _shuffled_seed(ranking)
     for batch in _batches(ranking):
@@ -205,6 +262,12 @@ def _batches(ranking: Path) -> Iterator[pa.RecordBatch]:
     for part in ranking_parts(ranking):
         with _open_part(part) as file:
             yield from file.iter_batches(batch_size=_ROW_GROUP)
+
+
+def _n_users_of(file: Any, *, passes_seed: bool) -> int:
+    """Users of a part, from its footer."""
+    n_seed = int(file.schema_arrow.metadata[b"n_seed_users"]) if passes_seed else 0
+    return int(file.metadata.num_rows) - n_seed
 
 
 def _open_part(part: Path) -> Any:

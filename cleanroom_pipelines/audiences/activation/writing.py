@@ -31,6 +31,7 @@ from cleanroom_pipelines.audiences.activation.destinations import (
     line_around,
 )
 from cleanroom_pipelines.audiences.activation.formats import CSV, LISTS_OF_USERS, FileFormat, list_format
+from cleanroom_pipelines.audiences.export_parts import UserSlice, stage_parts
 from cleanroom_pipelines.audiences.exports import (
     ROWS_PER_PART,
     Changes,
@@ -40,7 +41,7 @@ from cleanroom_pipelines.audiences.exports import (
     write_export,
 )
 from cleanroom_pipelines.audiences.holdouts import Holdout
-from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine
+from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.identity import Family, MatchingId
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
@@ -94,6 +95,7 @@ def deliver(
     holdout_place: Destination | None = None,
     delta_from: Destination | Path | None = None,
     engine: EngineSettings | None = None,
+    slices: Callable[[int], Sequence[UserSlice]] | None = None,
     on_users: Callable[[int], None] = lambda _: None,
 ) -> Delivery:
     """Write an audience to its destination, whole or not at all.
@@ -111,6 +113,7 @@ def deliver(
         holdout_place: The folder for the control group's list, outside of `place`; needed with `holdout`.
         delta_from: An earlier export: its differences are written beside the parts.
         engine: How much of the machine finding the rows may use; its scratch folder gets the users for a while.
+        slices: The same users in slices of so many, for files that a cluster writes.
         on_users: Called with the number of rows written so far.
 
     Raises:
@@ -133,9 +136,16 @@ def deliver(
         "ad_destination": activation.destination.value if activation else None,
         "on_users": on_users,
     }
-    if holdout is None and earlier is None and format_of_files.holds_users:
-        return Delivery(write_export(place, (batch.to_pylist() for batch in users), **delivery), None)
     settings = engine or EngineSettings()
+    if holdout is None and earlier is None and format_of_files.holds_users:
+        if settings.url is None or slices is None:
+            return Delivery(write_export(place, (batch.to_pylist() for batch in users), **delivery), None)
+        with (
+            tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch) as staging,
+            open_configured_engine(settings, paths=[staging]) as cluster,
+        ):
+            staged = stage_parts(cluster, slices(max_rows), format_of_files, Path(staging), gzip=gzip)
+            return Delivery(write_export(place, (), staged=staged, **delivery), None)
     with (
         tempfile.TemporaryDirectory(prefix="delivery-", dir=settings.scratch) as scratch,
         open_engine(settings, paths=[scratch]) as opened,
