@@ -22,6 +22,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -41,6 +42,7 @@ _CONNECT_SECONDS = 5.0
 _OPEN_SECONDS = 120.0
 _EXECUTOR_SECONDS = 120.0
 _IDLE_SECONDS = 30.0
+_GIVE_UP_SECONDS = 20.0
 
 # Needed for right answers, whatever the cluster's defaults.
 _SESSION = {
@@ -57,6 +59,8 @@ _SESSION = {
 }
 _APPLICATION_SETTINGS = {
     "spark.ui.enabled": "false",
+    # It keeps the same on disk.
+    "spark.eventLog.enabled": "false",
     "spark.log.level": "OFF",
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.catalogImplementation": "in-memory",
@@ -67,6 +71,8 @@ _context: tuple[str, Any] | None = None
 _n_engines = 0
 _n_closed = 0
 _checked: set[str] = set()
+# Spark makes this folder, ours stays empty, and it would be spark-warehouse wherever a command is run.
+_warehouse: "tempfile.TemporaryDirectory[str] | None" = None
 
 
 def open_session(url: str, settings: EngineSettings) -> Any:
@@ -159,9 +165,8 @@ def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Cal
     """
     expected = versions()
     try:
-        found = _result_within(_EXECUTOR_SECONDS, ask)
+        found = _result_within(_EXECUTOR_SECONDS, ask, interrupt)
     except TimeoutError:
-        interrupt()
         raise ConfigurationError(
             "The Spark cluster gave no executor within two minutes.",
             remedy="Check that it has workers with free cores and memory.",
@@ -205,7 +210,9 @@ def _start(url: str, settings: EngineSettings) -> Any:
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
-    conf = SparkConf()
+    global _warehouse  # noqa: PLW0603 - it is the application's, and goes with this process
+    _warehouse = _warehouse or tempfile.TemporaryDirectory(prefix="spark-warehouse-")
+    conf = SparkConf().set("spark.sql.warehouse.dir", _warehouse.name)
     conf.setMaster(url).setAppName(APPLICATION)
     for name, value in _APPLICATION_SETTINGS.items():
         conf.set(name, value)
@@ -241,11 +248,11 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
     )
 
 
-def _result_within(seconds: float, action: Callable[[], T]) -> T:
+def _result_within(seconds: float, action: Callable[[], T], give_up: Callable[[], None] | None = None) -> T:
     """What an action gives, in a thread that nobody waits for when the process ends.
 
     Raises:
-        TimeoutError: It takes longer.
+        TimeoutError: It takes longer, and was given up.
     """
     future: Future[T] = Future()
 
@@ -255,8 +262,16 @@ def _result_within(seconds: float, action: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(seconds)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if give_up is not None:
+            give_up()
+            # Python aborts if it ends while the thread comes back from Arrow.
+            thread.join(_GIVE_UP_SECONDS)
+        raise
 
 
 def _addresses(url: str) -> list[tuple[str, int]]:

@@ -5,12 +5,14 @@ module runs once more in a process of its own. What an engine raises holds no ce
 """
 
 import gzip
+import json
 import math
 import os
 import subprocess
 import sys
+import venv
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,11 +27,14 @@ from cleanroom_pipelines.engine import (
     EngineSettings,
     find_tables,
     open_configured_engine,
+    open_engine,
+    quote_identifier,
+    spark_sessions,
     stable_hash,
     stable_hash_sql,
 )
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, SeedError
-from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_sql
+from cleanroom_pipelines.tables.cells import columns_of, usable_cell_sql, value_sql
 from cleanroom_pipelines.tables.roles import Role
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
 from cleanroom_pipelines_tests.contract.conftest import GIVEN_URL, Opening
@@ -76,12 +81,17 @@ def value(engine: Engine, expression: str, parameters: list[Any] | None = None) 
 # --- Values ---
 
 
-@pytest.mark.parametrize("text", NASTY)
-def test_a_value_is_bound_as_it_is(engine: Engine, text: str) -> None:
+def test_a_value_is_bound_as_it_is(engine: Engine) -> None:
     engine.register("t", pa.table({"text": NASTY}))
-    assert rows(engine, "SELECT ? AS a, ? AS b", [text, 7]) == [{"a": text, "b": 7}]
-    assert rows(engine, "SELECT text FROM t WHERE text = ?", [text]) == [{"text": text}]
-    assert rows(engine, "SELECT count(*) AS n FROM t WHERE text IN (?, ?)", [text, "nowhere"]) == [{"n": 1}]
+    names = [f"c{number}" for number in range(len(NASTY))]
+    same = ", ".join(f"? AS {name}" for name in names)
+    assert rows(engine, f"SELECT {same}, ? AS n", [*NASTY, 7]) == [dict(zip(names, NASTY, strict=True)) | {"n": 7}]
+    found = ", ".join(f"count(*) FILTER (text = ?) AS {name}" for name in names)
+    assert rows(engine, f"SELECT {found} FROM t", NASTY) == [dict.fromkeys(names, 1)]
+    places = ", ".join("?" for _ in names)
+    assert rows(engine, f"SELECT count(*) AS n FROM t WHERE text IN ({places}, ?)", [*NASTY, "x"]) == [
+        {"n": len(NASTY)}
+    ]
 
 
 def test_values_go_by_place_or_by_number(engine: Engine) -> None:
@@ -125,12 +135,12 @@ def test_types_of_a_result(engine: Engine) -> None:
 # --- The dialect ---
 
 
-@pytest.mark.parametrize("text", [*NASTY, "x" * 10_000])
-def test_stable_hash(engine: Engine, text: str) -> None:
-    engine.register("t", pa.table({"text": [text]}))
-    found = engine.fetch(f"SELECT {stable_hash_sql('text')} AS h FROM t")["h"]
-    assert found.type == pa.int64()
-    assert found.to_pylist() == [stable_hash(text)]
+def test_stable_hash(engine: Engine) -> None:
+    texts = [*NASTY, "x" * 10_000, *map(str, range(1_000))]
+    engine.register("t", pa.table({"text": texts}))
+    found = engine.fetch(f"SELECT text, {stable_hash_sql('text')} AS h FROM t")
+    assert found["h"].type == pa.int64()
+    assert {row["text"]: row["h"] for row in found.to_pylist()} == {text: stable_hash(text) for text in texts}
 
 
 EXPRESSIONS = [
@@ -201,7 +211,8 @@ EXPRESSIONS = [
     ("list_contains(CAST(NULL AS VARCHAR[]), 'c')", None),
     ("CASE WHEN CAST(NULL AS BOOLEAN) THEN 1 ELSE 2 END", 2),
     ("(NULL AND false)", False),
-    ("1 WHERE 1 IN (1, NULL)", 1),
+    ("1 IN (1, NULL)", True),
+    ("2 IN (1, NULL)", None),
     ("CAST(true AS VARCHAR)", "true"),
     ("CAST(12 AS VARCHAR)", "12"),
     *(
@@ -218,14 +229,23 @@ EXPRESSIONS = [
 ]
 
 
-@pytest.mark.parametrize(("expression", "expected"), EXPRESSIONS, ids=[each for each, _ in EXPRESSIONS])
-def test_expressions(engine: Engine, expression: str, expected: object) -> None:
+def test_expressions(engine: Engine) -> None:
+    # In one query each for those that stand alone: a query costs Spark a good part of a second.
+    alone = [(expression, expected) for expression, expected in EXPRESSIONS if " FROM " not in expression]
+    sql = ", ".join(f"{expression} AS e{number}" for number, (expression, _) in enumerate(alone))
+    found = list(rows(engine, f"SELECT {sql}")[0].values())
+    differing = {
+        expression: value
+        for value, (expression, expected) in zip(found, alone, strict=True)
+        if value != expected or type(value) is not type(expected)
+    }
+    assert differing == {}
+
+
+@pytest.mark.parametrize(("expression", "expected"), [each for each in EXPRESSIONS if " FROM " in each[0]])
+def test_aggregates(engine: Engine, expression: str, expected: object) -> None:
     head, _, tail = expression.partition(" FROM ")
-    where = ""
-    if not tail:
-        head, _, where = expression.partition(" WHERE ")
-    sql = f"SELECT {head} AS value" + (f" FROM {tail}" if tail else "") + (f" WHERE {where}" if where else "")
-    found = rows(engine, sql)[0]["value"]
+    found = rows(engine, f"SELECT {head} AS value FROM {tail}")[0]["value"]
     assert found == expected
     assert type(found) is type(expected)
 
@@ -296,18 +316,25 @@ def test_integer_sums_are_exact(engine: Engine) -> None:
     assert found == [{"s": str(3 * 2**62 - 1)}]
 
 
-@pytest.mark.parametrize("name", ["a b", "a.b", 'a"b', "a`b", "é", "SELECT", "a'b", "a\nb", "?", "$1", ":p1"])
-def test_odd_column_names(engine: Engine, tmp_path: Path, name: str) -> None:
-    quoted = '"' + name.replace('"', '""') + '"'
-    pq.write_table(pa.table({name: ["x", "y"], "n": [1, 2]}), tmp_path / "t.parquet")
+def test_odd_column_names(engine: Engine, tmp_path: Path) -> None:
+    names = ["a b", "a.b", 'a"b', "a`b", "é", "SELECT", "a'b", "a\nb", "?", "$1", ":p1", "n"]
+    pq.write_table(pa.table({name: [f"x{name}", f"y{name}"] for name in names}), tmp_path / "t.parquet")
+    first, second = ({name: f"{letter}{name}" for name in names} for letter in "xy")
     engine.scan("t", find_tables(tmp_path / "t.parquet"))
-    assert rows(engine, f"SELECT {quoted} FROM t WHERE n = 2") == [{name: "y"}]
-    found = engine.run_groups("SELECT * FROM t", "n", lambda key, group: group.select([name]))
-    assert [table.to_pylist() for table in found] == [[{name: "x"}], [{name: "y"}]]
-    out = tmp_path / "out"
-    out.mkdir()
-    (part,) = engine.write_sorted("SELECT * FROM t", [(name, True)], out)
-    assert pq.read_table(part.path).to_pylist() == [{name: "y", "n": 2}, {name: "x", "n": 1}]
+    quoted = ", ".join(quote_identifier(name) for name in names)
+    assert rows(engine, f"SELECT {quoted} FROM t WHERE n = ?", ["yn"]) == [second]
+    found = engine.run_groups(
+        f"SELECT CASE n WHEN 'xn' THEN 1 ELSE 2 END AS \"k.`\", {quoted} FROM t",
+        "k.`",
+        lambda _, group: group.select(names),
+    )
+    assert [table.to_pylist() for table in found] == [[first], [second]]
+    for name in names:
+        out = tmp_path / f"out{names.index(name)}"
+        out.mkdir()
+        if name in ("a.b", "a`b", "n"):
+            (part,) = engine.write_sorted("SELECT * FROM t", [(name, True)], out)
+            assert pq.read_table(part.path).to_pylist() == [second, first]
 
 
 # --- Cells of tables: what is usable, and what it means ---
@@ -371,34 +398,55 @@ PARQUET_COLUMNS = {
 }
 
 
-def cells_in(engine: Engine, file: Path, role: Role) -> list[tuple[Any, Any]]:
-    """Whether each cell of the only column is usable, and its value if it is, as many times as it stands there."""
+def write_cells(folder: Path, kind: str) -> Path:
+    """All cells, those of each type in a column of their own; shorter columns are filled with NULL."""
+    if kind == "jsonl":
+        file = folder / "t.jsonl"
+        file.write_text("".join(json.dumps({"cell": text}) + "\n" for text in TEXT_CELLS))
+        return file
+    pq.write_table(side_by_side(PARQUET_COLUMNS), folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def side_by_side(columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Columns of different lengths as one table."""
+    n_rows = max(map(len, columns.values()))
+    return pa.table(
+        {
+            name: pa.concat_arrays([column, pa.nulls(n_rows - len(column), column.type)])
+            for name, column in columns.items()
+        }
+    )
+
+
+def cells_in(engine: Engine, file: Path, role: Role) -> dict[str, Counter[tuple[bool, str]]]:
+    """For each column that fits the role: whether a cell is usable, and its value if it is."""
     tables = find_tables(file)
     engine.scan("cells", tables)
-    columns = columns_of(engine, "cells", tables, [(tables.columns[0], role)])
-    if not columns[0].fits:
-        return []
-    found = rows(
-        engine, f"SELECT {usable_row_sql(columns)} AS is_usable, {value_sql(columns[0])} AS value FROM cells"
-    )
-    return [(row["is_usable"], repr(row["value"]) if row["is_usable"] else None) for row in found]
+    columns = columns_of(engine, "cells", tables, [(name, role) for name in tables.columns])
+    columns = tuple(column for column in columns if column.fits)
+    select = [
+        f"{usable_cell_sql(column)} AS is_usable{number}, {value_sql(column)} AS value{number}"
+        for number, column in enumerate(columns)
+    ]
+    found = rows(engine, f"SELECT {', '.join(select)} FROM cells")
+    return {
+        f"{column.name} {column.kind} {column.type}": Counter(
+            (row[f"is_usable{number}"], repr(row[f"value{number}"]) if row[f"is_usable{number}"] else "")
+            for row in found
+        )
+        for number, column in enumerate(columns)
+    }
 
 
-@pytest.mark.spark
 @pytest.mark.parametrize("role", list(Role))
-@pytest.mark.parametrize("column", [*PARQUET_COLUMNS, "cell"])
-def test_cells_are_usable_and_mean_the_same(engine: Engine, tmp_path: Path, column: str, role: Role) -> None:
-    if column == "cell":
-        file = tmp_path / "t.jsonl"
-        import json
-
-        file.write_text("".join(json.dumps({"cell": text}) + "\n" for text in TEXT_CELLS))
-    else:
-        file = tmp_path / "t.parquet"
-        pq.write_table(pa.table({column: PARQUET_COLUMNS[column]}), file)
-    with open_configured_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_cells_are_usable_and_mean_the_same(engine: Engine, tmp_path: Path, kind: str, role: Role) -> None:
+    file = write_cells(tmp_path, kind)
+    with open_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
         expected = cells_in(judge, file, role)
-    assert Counter(cells_in(engine, file, role)) == Counter(expected)
+    assert expected
+    assert cells_in(engine, file, role) == expected
 
 
 # --- Views, tables, names ---
@@ -429,15 +477,14 @@ def test_names_of_two_engines_are_apart(open_here: Opening) -> None:
         assert rows(first, "SELECT a FROM t") == [{"a": 1}]
 
 
-@pytest.mark.parametrize("column", list(PARQUET_COLUMNS))
-def test_registered_tables_keep_their_values(engine: Engine, column: str) -> None:
-    cells = PARQUET_COLUMNS[column]
-    if column == "nanos":
-        # What lies below a microsecond goes, and not to the same side on both.
-        cells = pa.array([None, -1_000, 1767225600_500_000_000], cells.type)
-    engine.register("t", pa.table({"x": cells}))
-    found = [row["x"] for row in rows(engine, "SELECT x FROM t")]
-    assert Counter(map(_plain, found)) == Counter(map(_plain, cells.to_pylist()))
+def test_registered_tables_keep_their_values(engine: Engine) -> None:
+    # What lies below a microsecond goes, and not to the same side on both.
+    columns = PARQUET_COLUMNS | {"nanos": pa.array([None, -1_000, 1767225600_500_000_000], pa.timestamp("ns"))}
+    table = side_by_side(columns)
+    engine.register("t", table)
+    found = engine.fetch("SELECT * FROM t")
+    for name in columns:
+        assert Counter(map(_plain, found[name].to_pylist())) == Counter(map(_plain, table[name].to_pylist())), name
 
 
 def _plain(cell: Any) -> str:
@@ -511,14 +558,14 @@ JSONS = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("kind", "name"), [("csv", name) for name in CSVS] + [("jsonl", name) for name in JSONS])
-def test_text_files(engine: Engine, tmp_path: Path, kind: str, name: str, packed: bool) -> None:
+def test_text_files(engine: Engine, tmp_path: Path, kind: str, name: str) -> None:
     content = (CSVS if kind == "csv" else JSONS)[name]
+    packed = name in ("cells", "unclosed")
     file = tmp_path / f"t.{kind}{'.gz' if packed else ''}"
     file.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     found = []
-    with open_configured_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
+    with open_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
         for each in (judge, engine):
             each.scan("t", find_tables(file))
             table = each.fetch("SELECT * FROM t")
@@ -783,6 +830,79 @@ def test_nobody_answers(scheme: str) -> None:
     with (
         pytest.raises(ConfigurationError, match="answers"),
         open_configured_engine(EngineSettings(url=url)),
+    ):
+        pass
+
+
+# In a process of its own, since this one may have a Spark application already: opens an engine in an empty folder,
+# prints what went wrong, or nothing, and then what lies in the folder.
+OPENING = """
+import os, sys
+from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, spark_sessions
+from cleanroom_pipelines.errors import ConfigurationError
+
+spark_sessions._EXECUTOR_SECONDS = float(sys.argv[2])
+try:
+    with open_configured_engine(EngineSettings(url=sys.argv[1])) as engine:
+        engine.fetch("SELECT 1")
+except ConfigurationError as error:
+    print(error)
+print(os.listdir())
+"""
+
+
+def opening(folder: Path, url: str, seconds: int = 120, **environment: str) -> list[str]:
+    """What opening an engine says, with other variables of the environment."""
+    folder.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "PYSPARK_PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-c", OPENING, url, str(seconds)],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.spark
+def test_a_start_leaves_and_says_nothing(tmp_path: Path) -> None:
+    assert opening(tmp_path / "here", "local[1]") == ["[]"]
+
+
+@pytest.mark.spark
+def test_no_java(tmp_path: Path) -> None:
+    said = opening(tmp_path / "here", "local[1]", PATH=str(tmp_path), JAVA_HOME=str(tmp_path))
+    assert len(said) == 2
+    assert "Java 17" in said[0]
+
+
+@pytest.mark.spark
+def test_executors_without_our_package(tmp_path: Path) -> None:
+    # A Python of the same version that has nothing installed.
+    venv.create(tmp_path / "bare", symlinks=True)
+    said = opening(tmp_path / "here", "local[1]", PYSPARK_PYTHON=str(tmp_path / "bare" / "bin" / "python"))
+    assert len(said) == 2
+    assert "cleanroom_pipelines" in said[0]
+
+
+@pytest.mark.spark
+def test_a_cluster_without_executors(tmp_path: Path) -> None:
+    with standalone_cluster(tmp_path / "cluster", workers=0) as url:
+        said = opening(tmp_path / "here", url, seconds=5)
+    assert len(said) == 2
+    assert "no executor" in said[0]
+
+
+@pytest.mark.spark
+def test_without_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_sessions, "find_spec", lambda _: None)
+    with (
+        pytest.raises(ConfigurationError, match=r"cleanroom-pipelines\[spark\]"),
+        open_configured_engine(EngineSettings(url="local[1]")),
     ):
         pass
 
