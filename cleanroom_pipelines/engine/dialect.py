@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.tokens import TokenType
 
 from cleanroom_pipelines.errors import EngineError
 
@@ -48,17 +47,21 @@ def to_spark(sql: str) -> Statement:
     Raises:
         EngineError: It is none of these, or holds what is not carried.
     """
-    numbered, n_parameters = _with_numbered_values(sql)
+    tree: exp.Expr | None
     try:
+        numbered, n_parameters = _with_numbered_values(sql)
         tree = sqlglot.parse_one(numbered, read="duckdb")
-    except sqlglot.ParseError:
+    except sqlglot.errors.SqlglotError:
         tree = None
     # Outside the handler: the error holds the statement, and __context__ would keep it.
     if tree is None:
         raise _not_carried()
     name, is_table = None, False
     if isinstance(tree, exp.Drop):
-        return Statement("", drops=tree.this.name)
+        target = tree.find(exp.Table)
+        if target is None:
+            raise _not_carried()
+        return Statement("", drops=target.name)
     if isinstance(tree, exp.Create):
         target, query = tree.this, tree.expression
         if not isinstance(target, exp.Table) or not isinstance(query, exp.Query):
@@ -71,7 +74,8 @@ def to_spark(sql: str) -> Statement:
     for value in list(tree.find_all(exp.Parameter, exp.Placeholder)):
         value.replace(exp.Placeholder(this=f"p{value.name}"))
     for kind, change in _CHANGES:
-        for node in list(tree.find_all(kind)):
+        # The inner ones first: an outer one is put together anew, from copies of them.
+        for node in reversed(list(tree.find_all(kind))):
             new = change(node)
             if new is not None:
                 node.replace(new)
@@ -87,11 +91,11 @@ def _with_numbered_values(sql: str) -> tuple[str, int]:
     text, n_placeholders, largest, done = [], 0, 0, 0
     tokens = sqlglot.tokenize(sql, read="duckdb")
     for position, token in enumerate(tokens):
-        if token.token_type is TokenType.PLACEHOLDER:
+        if token.token_type is sqlglot.TokenType.PLACEHOLDER:
             n_placeholders += 1
             text += [sql[done : token.start], f"${n_placeholders}"]
             done = token.end + 1
-        elif token.token_type is TokenType.PARAMETER and position + 1 < len(tokens):
+        elif token.token_type is sqlglot.TokenType.PARAMETER and position + 1 < len(tokens):
             largest = max(largest, int(tokens[position + 1].text))
     return "".join([*text, sql[done:]]), max(n_placeholders, largest)
 

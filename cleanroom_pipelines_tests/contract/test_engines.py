@@ -465,6 +465,16 @@ def test_views_and_tables(engine: Engine) -> None:
     assert engine.fetch("SELECT a FROM none").schema.field("a").type == pa.int64()
 
 
+def test_what_is_dropped_is_gone(engine: Engine) -> None:
+    engine.execute("CREATE TEMP VIEW v AS SELECT 1 AS a")
+    engine.execute("CREATE TEMP TABLE t AS SELECT 1 AS a")
+    engine.execute("DROP VIEW v")
+    engine.execute("DROP TABLE IF EXISTS t")
+    for name in "vt":
+        with pytest.raises(EngineError):
+            engine.fetch(f"SELECT a FROM {name}")
+
+
 def test_names_of_two_engines_are_apart(open_here: Opening) -> None:
     with open_here() as first, open_here() as second:
         first.register("t", pa.table({"a": [1]}))
