@@ -154,9 +154,7 @@ class _Question:
                 for text, reference in self._lookalikes().items()
             }
             paths = [scratch, *folders.values(), *(path.parent for path in lookalikes.values())]
-            engine = stack.enter_context(
-                open_configured_engine(self.installation.engine_settings, paths=paths)
-            )
+            engine = stack.enter_context(open_configured_engine(self.installation.engine_settings, paths=paths))
             open_room_relations(engine, folders["base_audience"], folders.get("seed_audiences"))
             named = {f"lookalike {text}": path for text, path in lookalikes.items()}
             yield {**folders, "scratch": scratch, **named}, engine
