@@ -20,15 +20,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import parse_qsl, urlencode, urlparse
 
 import fsspec
+import pyarrow as pa
 
 from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_S3 = "s3"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_]{8}|\..+\.draft")
@@ -154,6 +156,8 @@ class ArtifactStore:
             # not url_to_fs, which gives "::" in a folder's name a meaning
             self._fs = fsspec.filesystem("file")
             self._root = str(self._fs._strip_protocol(url))
+        elif urlparse(url).scheme == _S3:
+            self._fs, self._root = _open_s3(url)
         else:
             # other processes write there too, so no listing may be remembered
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
@@ -321,6 +325,9 @@ def check_store_url(url: str) -> None:
     """
     if _is_local(url):
         return
+    if urlparse(url).scheme == _S3:
+        _open_s3(url)
+        return
     try:
         fsspec.get_filesystem_class(urlparse(url).scheme)
     except ValueError:
@@ -331,8 +338,37 @@ def check_store_url(url: str) -> None:
     except ImportError:
         raise ConfigurationError(
             "The driver for the store of the artifacts is not installed.",
-            remedy="Install the fsspec driver of this kind of URL, such as s3fs for s3://.",
+            remedy="Install the fsspec driver of this kind of URL, such as gcsfs for gs://.",
         ) from None
+
+
+def _open_s3(url: str) -> tuple[Any, str]:
+    """An S3-compatible store by pyarrow's own client, and the root in it; nothing is connected.
+
+    Decided 2026-11-27: s3fs, fsspec's driver, asks for a botocore older than the one whose service model the AWS
+    endpoint is held against. Credentials are those of the AWS tools (environment, profile, instance). What else is
+    needed stands in the URL: `?region=…`, and of another store than Amazon's
+    `?endpoint_override=host:port&scheme=http`.
+    """
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    parsed = urlparse(url)
+    query = dict(parse_qsl(parsed.query))
+    if "endpoint_override" in query:
+        query.setdefault("region", "us-east-1")
+    store = None
+    # Without a region the client would ask Amazon for the bucket's.
+    if parsed.netloc and "region" in query:
+        with suppress(ValueError, pa.ArrowException):
+            store, root = FileSystem.from_uri(parsed._replace(query=urlencode(query)).geturl())
+    if store is None:
+        raise ConfigurationError(
+            "The URL of the artifacts cannot be read.",
+            remedy="Write s3://bucket/prefix?region=name, or of another store than Amazon's "
+            "s3://bucket/prefix?endpoint_override=host:port&scheme=https.",
+        )
+    return ArrowFSWrapper(store), root.rstrip("/")
 
 
 def is_leftover(name: str) -> bool:

@@ -22,12 +22,13 @@ from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, Storag
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, sha256_of, write_durably
 
+from ..object_stores import PROFILE, empty_store, running_server
 from .drafting import N_FILES, PARTITION, content, reference, write, write_beyond_limit, write_for_ever
 
 FULL = OSError(28, os.strerror(28))
 
 
-@pytest.fixture(params=["local", "file-url", "memory"])
+@pytest.fixture(params=["local", "file-url", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactStore]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -36,6 +37,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactSt
         MemoryFileSystem.pseudo_dirs[:] = [""]
         yield ArtifactStore("memory://bucket/artifacts", scratch)
         MemoryFileSystem.store.clear()
+        return
+    if request.param == "s3":
+        with running_server() as moto, empty_store(moto, tmp_path) as found:
+            found.client().create_bucket(Bucket="bucket-of-artifacts")
+            address = found.url.removeprefix("http://")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("AWS_PROFILE", PROFILE)
+                query = f"endpoint_override={address}&scheme=http"
+                yield ArtifactStore(f"s3://bucket-of-artifacts/artifacts?{query}", scratch)
         return
     root = tmp_path / "store"
     yield ArtifactStore(str(root) if request.param == "local" else root.as_uri(), scratch)
@@ -397,7 +407,7 @@ def test_a_store_without_its_driver_says_what_to_install(tmp_path: Path) -> None
         mock.patch.object(fsspec, "get_filesystem_class", side_effect=ImportError),
         pytest.raises(ConfigurationError, match="not installed"),
     ):
-        ArtifactStore("s3://bucket/x", tmp_path)
+        ArtifactStore("gs://bucket/x", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a::b", "a b", "ümlaut", "a*[b]?"])
@@ -422,3 +432,12 @@ def test_only_ids_make_paths(local: ArtifactStore, wrong: ArtifactReference) -> 
     for use in (local.manifest, local.delete, local.verify):
         with pytest.raises(UsageError):
             use(wrong)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3://bucket/x", "s3://bucket/x?region=r&colour=red", "s3:///x?region=r"]
+)
+def test_an_s3_url_that_cannot_be_read_is_refused_before_anything_is_connected(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ArtifactStore(url, tmp_path)
+    assert "s3://bucket/prefix?region=name" in caught.value.remedy
