@@ -135,7 +135,8 @@ class Engine(Protocol):
             The tables in the order of the tasks.
 
         Raises:
-            CleanroomError: What the function raised, if it is one of ours; else an EngineError without the text.
+            CleanroomError: What the function raised, if it is one of ours. Another error comes as it is on this
+                machine, and from a cluster as an EngineError without its text.
         """
         ...
 

@@ -85,8 +85,8 @@ class SparkEngine:
         if statement.is_table:
             folder = self._new_folder()
             frame = self._query(sql, parameters)
-            self._call(lambda: frame.write.parquet(str(folder)))
-            frame = self._call(lambda: self._spark.read.schema(frame.schema).parquet(str(folder)))
+            self._call(lambda: frame.write.parquet(_address(folder)))
+            frame = self._call(lambda: self._spark.read.schema(frame.schema).parquet(_address(folder)))
             reads = frozenset()
         else:
             frame = self._frame(statement, parameters)
@@ -103,7 +103,7 @@ class SparkEngine:
 
         folder = self._new_folder()
         frame = self._query(sql, parameters)
-        self._call(lambda: frame.write.parquet(str(folder)))
+        self._call(lambda: frame.write.parquet(_address(folder)))
         try:
             for path in _parts_of(folder):
                 with pq.ParquetFile(path) as file:
@@ -121,7 +121,7 @@ class SparkEngine:
         # Spark knows no time below a microsecond.
         times = {"coerce_timestamps": "us", "allow_truncated_timestamps": True}
         self._call(lambda: pq.write_table(table, folder / "part-00000.parquet", compression="zstd", **times))
-        self._name(self._call(lambda: self._spark.read.parquet(str(folder))), name, frozenset())
+        self._name(self._call(lambda: self._spark.read.parquet(_address(folder))), name, frozenset())
 
     def unregister(self, name: str) -> None:
         """Forget a registered table; its files go when the engine is closed."""
@@ -139,7 +139,7 @@ class SparkEngine:
         lines = list(self.run_tasks(ReadText(tables, folder), range(len(tables.files))))
         scan = folder.name
         self._skipped[scan] = pa.concat_tables(lines)
-        cells = self._call(lambda: self._spark.read.parquet(str(folder)))
+        cells = self._call(lambda: self._spark.read.parquet(_address(folder)))
         self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
@@ -153,7 +153,7 @@ class SparkEngine:
 
         folder = self._new_folder()
         frame = self._query(sql, parameters)
-        self._call(lambda: frame.write.parquet(str(folder)))
+        self._call(lambda: frame.write.parquet(_address(folder)))
         parts = _parts_of(folder)
         if len(parts) == 1:
             shutil.move(parts[0], path)
@@ -181,7 +181,7 @@ class SparkEngine:
         keys = [by(*entry) for entry in order]
         target = self._new_folder()
         ranged = frame.repartitionByRange(keys[0]).sortWithinPartitions(*keys)
-        self._call(lambda: ranged.write.parquet(str(target)))
+        self._call(lambda: ranged.write.parquet(_address(target)))
         parts = []
         for number, path in enumerate(_parts_of(target)):
             named = folder / f"part-{number:05d}.parquet"
@@ -253,7 +253,7 @@ class SparkEngine:
                 # Spark has no nanoseconds; it gives them as whole numbers, too large for exact floating ones.
                 quoted = f"timestamp_micros({quoted} DIV 1000) AS {quoted}"
             columns.append(quoted)
-        frame = self._call(lambda: self._spark.read.option("mergeSchema", "false").parquet(*paths))
+        frame = self._call(lambda: self._spark.read.option("mergeSchema", "false").parquet(*map(_address, paths)))
         return self._call(lambda: frame.selectExpr(*columns))
 
     def _plain(self, file: Path) -> str:
@@ -378,6 +378,11 @@ def _results(answers: pa.Table) -> Iterator[pa.Table]:
             raise pickle.loads(answer["failure"])  # noqa: S301 - what our own code wrote on an executor
         with pa.ipc.open_stream(answer["result"]) as reader:
             yield reader.read_all()
+
+
+def _address(path: Path | str) -> str:
+    # With its scheme: without, a cluster looks in a file system of its own, such as HDFS.
+    return f"file://{path}"
 
 
 def _parts_of(folder: Path) -> list[Path]:

@@ -78,7 +78,9 @@ def connect_server(folder: Path, *, master: str = "local[2]", python: str = sys.
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),
         "spark.ui.enabled": "false",
-        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.sql.warehouse.dir": (folder / "warehouse").as_uri(),
+        # As on clusters with HDFS: a path without a scheme means nothing here.
+        "spark.hadoop.fs.defaultFS": "hdfs://127.0.0.1:1/",
     }
     # spark-submit runs its main class in this very process; spark-class knows none of its settings.
     command = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", master]

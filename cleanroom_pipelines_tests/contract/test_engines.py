@@ -431,7 +431,7 @@ def cells_in(engine: Engine, file: Path, role: Role) -> dict[str, Counter[tuple[
     ]
     found = rows(engine, f"SELECT {', '.join(select)} FROM cells")
     return {
-        f"{column.name} {column.kind} {column.type}": Counter(
+        f"{column.name} {column.kind}": Counter(
             (row[f"is_usable{number}"], repr(row[f"value{number}"]) if row[f"is_usable{number}"] else "")
             for row in found
         )
@@ -921,7 +921,7 @@ def test_without_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(GIVEN_URL in os.environ, reason="this is the process that the test starts")
 def test_on_a_standalone_cluster(tmp_path: Path) -> None:
     with standalone_cluster(tmp_path) as url:
-        chosen = "task or group or batches or file or sorted or text or views or bound or error or stays"
+        chosen = "task or large or group or batches or file or sorted or text or views or bound or error or stays"
         command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-k", f"({chosen}) and given", __file__]
         environment = os.environ | {GIVEN_URL: url}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
