@@ -1,0 +1,212 @@
+"""Several hosts on one installation: nothing is done twice, nothing is left.
+
+Contract: issue "Spark", hosts. The catalogue and Dagster's own storage lie in PostgreSQL, artifacts in an
+S3-compatible store, the home on storage that every host sees. Here the hosts are processes with a Dagster folder
+of their own: three workers and a daemon, which start runs for the same pending versions. One worker is killed in
+the midst of its work. In the end every version is ACTIVE, materialised once and exported to one folder, and
+whoever reads its artifacts finds what their manifests say.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+from sqlalchemy import create_engine, make_url, select, text
+
+from cleanroom_pipelines.catalog import Kind, Status
+from cleanroom_pipelines.catalog.tables import VersionRow
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import CODE_LOCATION, WORKER_TAG
+from cleanroom_pipelines.storage import ArtifactReference
+
+from .. import worlds
+from ..architecture.tree import ROOT
+from ..catalog.conftest import postgresql_server  # noqa: F401 - a fixture
+from ..object_stores import PROFILE, empty_store, running_server
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
+
+N_WORKERS, N_JOBS = 3, 12
+BUCKET = "artifacts-of-all-hosts"
+EXAMPLE = ROOT / "data" / "example" / "hosts"
+
+
+@dataclass
+class Hosts:
+    """The processes that share an installation, each as on a machine of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+    running: dict[str, psutil.Popen] = field(default_factory=dict)
+
+    def dagster_home(self, name: str) -> Path:
+        """A host's own Dagster folder; what it remembers lies in PostgreSQL."""
+        home = self.folder / name / "dagster_home"
+        if not home.exists():
+            home.mkdir(parents=True)
+            shutil.copy(EXAMPLE / "dagster.yaml", home)
+        return home
+
+    def start(self, name: str) -> None:
+        """Start a worker, or the daemon."""
+        module = ["cleanroom_pipelines.execution.serving_worker"]
+        if name == "daemon":
+            module = ["dagster._daemon", "run", "-m", CODE_LOCATION]
+        environment = os.environ | self.environment | {"DAGSTER_HOME": str(self.dagster_home(name))}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = psutil.Popen(
+                [sys.executable, "-m", *module],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """End all of them, and what they started."""
+        for process in self.running.values():
+            if not process.is_running():
+                continue
+            family = [process, *process.children(recursive=True)]
+            process.send_signal(signal.SIGTERM)
+            _, alive = psutil.wait_procs(family, timeout=30)
+            for member in alive:
+                member.kill()
+        self.running.clear()
+
+
+@contextmanager
+def database(server: str, name: str) -> Iterator[str]:
+    """The URL of a database of its own."""
+    url = make_url(server).set(drivername="postgresql+psycopg")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
+
+
+@pytest.fixture
+def hosts(postgresql_server: str, tmp_path: Path) -> Iterator[Hosts]:  # noqa: F811 - the fixture of that name
+    number = secrets.token_hex(4)
+    with (
+        database(postgresql_server, f"catalog_{number}") as catalog,
+        database(postgresql_server, f"dagster_{number}") as dagster_storage,
+        running_server() as moto,
+        empty_store(moto, tmp_path) as store,
+    ):
+        store.client().create_bucket(Bucket=BUCKET)
+        address = store.url.removeprefix("http://")
+        environment = worlds.settings(tmp_path / "home") | {
+            "CLEANROOM_CATALOG_URL": catalog.replace("postgresql://", "postgresql+psycopg://", 1),
+            "CLEANROOM_ARTIFACTS_URL": f"s3://{BUCKET}/artifacts?endpoint_override={address}&scheme=http",
+            "AWS_PROFILE": PROFILE,
+            "DAGSTER_POSTGRES_URL": dagster_storage.replace("postgresql://", "postgresql+psycopg2://", 1),
+            "DAGSTER_DISABLE_TELEMETRY": "1",
+        }
+        found = Hosts(tmp_path, environment)
+        try:
+            yield found
+        finally:
+            found.stop()
+
+
+def declare_many(folder: Path) -> Path:
+    """A declaration of one model and many jobs, each with an export."""
+    world = worlds.write_world(folder)
+    form = yaml.safe_load(world.declaration.read_text())
+    (job,) = form["generation_jobs"]
+    form["generation_jobs"] = []
+    for number in range(N_JOBS):
+        seed = worlds.write_seed(
+            folder / f"seed-{number}.jsonl", world.group[number : number + worlds.N_SEED - N_JOBS]
+        )
+        form["generation_jobs"].append(job | {"name": f"job {number}", "seed": str(seed)})
+    world.declaration.write_text(yaml.safe_dump(form))
+    return world.declaration
+
+
+def open_versions(installation: Installation) -> list[str]:
+    catalog = installation.catalog
+    return [
+        record.name
+        for kind in worlds.ROAD
+        for record in catalog.iterate(kind)
+        if catalog.newest_version(kind, record.id).status not in (Status.ACTIVE, Status.CREATE_FAILED)
+    ]
+
+
+def test_workers_and_a_daemon_on_several_hosts_do_each_job_once(hosts: Hosts) -> None:
+    with worlds.installed(hosts.folder / "home", **hosts.environment) as installation:
+        worlds.apply(installation, declare_many(hosts.folder / "world"))
+        # as the example says: Dagster's tables are made before several hosts look for them
+        home = str(hosts.dagster_home("operator"))
+        with dg.DagsterInstance.from_config(home) as instance:
+            for number in range(N_WORKERS):
+                hosts.start(f"worker-{number}")
+            hosts.start("daemon")
+
+            def finished_jobs() -> int:
+                return sum(
+                    installation.catalog.newest_version(Kind.GENERATION_JOB, job.id).status is Status.ACTIVE
+                    for job in installation.catalog.iterate(Kind.GENERATION_JOB)
+                )
+
+            worlds.wait_until(lambda: finished_jobs() >= 2, seconds=240, what="the first jobs")
+            hosts.running["worker-0"].kill()
+            worlds.wait_until(
+                lambda: (
+                    len(list(installation.catalog.iterate(Kind.EXPORT_JOB))) == N_JOBS
+                    and not open_versions(installation)
+                ),
+                seconds=420,
+                every=0.5,
+                what="the end of all work",
+            )
+            hosts.stop()
+
+            catalog = installation.catalog
+            made_by, untold = set(), []
+            for kind in worlds.ROAD:
+                for record in catalog.iterate(kind):
+                    (version,) = catalog.versions(kind, record.id)
+                    assert version.status is Status.ACTIVE, version.status_message
+                    with catalog._read() as session:
+                        row = VersionRow.resource_id == record.id
+                        (run_id,) = session.scalars(select(VersionRow.run_id).where(row))
+                        (attempt,) = session.scalars(select(VersionRow.attempt).where(row))
+                    assert attempt <= 2, "a second attempt only for what the killed worker held"
+                    run = instance.get_run_by_id(run_id) if run_id else None
+                    if run is not None:
+                        made_by.add(run.tags.get(WORKER_TAG, "the daemon"))
+                    for asset, artifact in version.artifacts.items():
+                        installation.store.verify(ArtifactReference(asset, record.id, artifact))
+                        n_events = len(worlds.materializations(instance, asset, record.id))
+                        assert n_events <= 1, f"{asset} of {record.name} was made {n_events} times"
+                        if n_events == 0:
+                            untold.append((record.name, run.status if run else None))
+            # The worker may have died between closing its version and telling Dagster of it.
+            assert len({name for name, _ in untold}) <= 1, untold
+            assert all(status is not dg.DagsterRunStatus.SUCCESS for _, status in untold), untold
+            exports = hosts.folder / "home" / "accounts"
+            manifests = list(exports.rglob("manifest.json"))
+            assert len(manifests) == N_JOBS
+            assert len({path.parent for path in manifests}) == N_JOBS
+            assert len(made_by) >= 2, "the hosts shared the work"
