@@ -16,7 +16,9 @@ from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.running import beating, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
+from cleanroom_pipelines.execution.shared_scoring import help_scoring
 from cleanroom_pipelines.execution.traces import JOB_NAMES
+from cleanroom_pipelines.execution.work import without_data
 
 _WORKER_SECONDS = 300
 
@@ -48,6 +50,21 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
 def work_through_pending() -> None:
     """Does what is pending, many small pieces in one process."""
     work_through()
+
+
+@dg.op
+def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Score shards of audiences whose runs have laid them open for help."""
+    opened = installation.open()
+    with without_data(), beating(opened, context.run.run_id):
+        n_users = help_scoring(opened)
+    context.log.info(f"Scored {n_users:,} users for other runs.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def score_shards() -> None:
+    """Helps to score a large audience: takes ranges of its model's shards until none is left."""
+    score_what_is_open()
 
 
 class GenerationJobForm(dg.Config):

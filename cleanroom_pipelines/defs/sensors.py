@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.jobs import asset_jobs, carry_out_deletions, work_through_pending
+from cleanroom_pipelines.defs.jobs import asset_jobs, carry_out_deletions, score_shards, work_through_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import find_leaving
@@ -19,6 +19,7 @@ from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, regis
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
 from cleanroom_pipelines.execution.running import ready_work, run_request
+from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 
 _TICK_SECONDS = 5
@@ -111,7 +112,7 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     description="Starts runs for what is pending in the catalogue, and ends what went silent.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    jobs=[*asset_jobs, work_through_pending, carry_out_deletions],
+    jobs=[*asset_jobs, work_through_pending, score_shards, carry_out_deletions],
 )
 def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Starts runs for what is pending in the catalogue, deletions included, and ends what went silent."""
@@ -120,9 +121,10 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
     fail_runs_that_never_appeared(opened, instance)
     unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
     deletions = _deletion_requests(opened, instance, unfinished)
+    helpers = _helper_requests(opened, unfinished)
     work, why_none = _work_requests(opened, instance, unfinished)
-    if deletions or work:
-        return dg.SensorResult(run_requests=[*deletions, *work])
+    if deletions or helpers or work:
+        return dg.SensorResult(run_requests=[*deletions, *helpers, *work])
     return dg.SensorResult(skip_reason=dg.SkipReason(why_none))
 
 
@@ -142,6 +144,12 @@ def _work_requests(
     wanted = min(_MAX_WORKERS, -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
     requests = [dg.RunRequest(job_name=work_through_pending.name) for _ in range(wanted - n_workers)]
     return requests, f"{n_workers} workers are at {len(ready)} pending versions."
+
+
+def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:
+    """The runs that would find shards to score for another run."""
+    n_running = sum(run.job_name == score_shards.name for run in unfinished)
+    return [dg.RunRequest(job_name=score_shards.name) for _ in range(n_helpers_wanted(opened) - n_running)]
 
 
 def _deletion_requests(

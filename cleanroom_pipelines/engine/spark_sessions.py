@@ -108,6 +108,11 @@ def open_session(url: str, settings: EngineSettings) -> Any:
     return session
 
 
+def keep_event_log() -> None:
+    """Leave the event log to spark-defaults.conf: for the benchmark, whose data are made up."""
+    _APPLICATION_SETTINGS.pop("spark.eventLog.enabled", None)
+
+
 def close_session(session: Any, url: str) -> None:
     """End a session; the application of this process stays a while for the next engine."""
     global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application

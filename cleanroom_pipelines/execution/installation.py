@@ -43,6 +43,8 @@ class Settings:
         threads: CLEANROOM_THREADS; None: one per core.
         engine_url: CLEANROOM_ENGINE_URL: where what grows with the users runs: `spark://host:port`, `local[n]`,
             `sc://host:port`; None: DuckDB on this machine.
+        scoring_runs: CLEANROOM_SCORING_RUNS: how many Dagster runs may score one large audience together, each a
+            part of the model's shards; at least 1.
         size_profile: CLEANROOM_SIZE_PROFILE, `default` or `aws`: the smallest population a model is trained on.
         seed_floor: CLEANROOM_SEED_FLOOR: the smallest minimum of matching seed users a configured model may ask
             for, at least 1; below 25 a seed is hardly a crowd, and reports say so.
@@ -62,6 +64,7 @@ class Settings:
     memory_bytes: int | None = None
     threads: int | None = None
     engine_url: str | None = None
+    scoring_runs: int = 1
     size_profile: str = "default"
     seed_floor: int = 25
     notify: str | None = None
@@ -91,6 +94,7 @@ class Settings:
             memory_bytes=_read(values, "CLEANROOM_MEMORY", parse_bytes),
             threads=_read(values, "CLEANROOM_THREADS", _positive),
             engine_url=_read(values, "CLEANROOM_ENGINE_URL", engine_url),
+            scoring_runs=_read(values, "CLEANROOM_SCORING_RUNS", _positive) or 1,
             size_profile=_read(values, "CLEANROOM_SIZE_PROFILE", _size_profile) or "default",
             seed_floor=_read(values, "CLEANROOM_SEED_FLOOR", _positive) or 25,
             notify=values.get("CLEANROOM_NOTIFY") or None,

@@ -39,6 +39,7 @@ from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
+from cleanroom_pipelines.execution.shared_scoring import shared_scoring
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
@@ -254,6 +255,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     min_matching_seed_size=configured.min_matching_seed_size,
                     seed_floor=installation.settings.seed_floor,
                     engine=installation.engine_settings,
+                    score=shared_scoring(installation, _reference_of(model, "audience_model")),
                     progress=work.report_progress,
                     should_cancel=work.should_cancel,
                 )
@@ -512,7 +514,11 @@ def _family(installation: Installation, work: Work) -> tuple[GenerationJob, Conf
 
 
 def _opening(installation: Installation, version: Version, asset: str):  # type: ignore[no-untyped-def]
-    return installation.store.opening(ArtifactReference(asset, version.resource_id, version.artifacts[asset]))
+    return installation.store.opening(_reference_of(version, asset))
+
+
+def _reference_of(version: Version, asset: str) -> ArtifactReference:
+    return ArtifactReference(asset, version.resource_id, version.artifacts[asset])
 
 
 def _input_of(installation: Installation, version: Version, asset: str) -> Input:

@@ -24,6 +24,7 @@ from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
+SCORING_JOB = "score_shards"
 
 _HEARTBEAT_SECONDS = 15.0
 

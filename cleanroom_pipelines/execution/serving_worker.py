@@ -26,7 +26,8 @@ from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import beating, load_repository, run_pending
+from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
+from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 from cleanroom_pipelines.execution.work import without_data_of
@@ -100,6 +101,8 @@ class _Rounds:
             self._next_round = time.monotonic() + _ROUND_SECONDS
         elif installation.catalog.deletions(limit=1):
             delete_pending(installation, instance)
+        if n_helpers_wanted(installation):
+            self._help()
         if any(version.run_key not in self._passed_over for version in installation.catalog.ready()):
             run_pending(
                 installation,
@@ -108,6 +111,15 @@ class _Rounds:
                 should_stop=self.should_stop,
                 passed_over=self._passed_over,
             )
+
+    def _help(self) -> None:
+        """Score shards for a run on another host, as a run of its own."""
+        load_repository().get_job(SCORING_JOB).execute_in_process(
+            instance=self._instance,
+            raise_on_error=False,
+            tags={WORKER_TAG: self._worker},
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        )
 
 
 @contextmanager

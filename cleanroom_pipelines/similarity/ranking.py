@@ -17,7 +17,7 @@ one, which has seen their fold.
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+ScoreAll = Callable[[Model, Fit, Callable[[float], None]], Float64]
+"""Gives (N,) scores of everybody, told the share done."""
+
 _ROW_GROUP = 100_000
 _FEW_SEED_USERS = 100
 _LOW_MATCH_RATE = 0.1
@@ -79,6 +82,7 @@ def generate(
     seed_floor: int = 25,
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+    score: ScoreAll | None = None,
     progress: Progress | None = None,
     should_cancel: ShouldCancel | None = None,
 ) -> GenerationReport:
@@ -93,6 +97,7 @@ def generate(
         seed_floor: The least that `min_matching_seed_size` may be.
         settings: Folds, samples, threads and rounds.
         engine: Where users are scored and sorted; memory, threads and scratch.
+        score: Scores everybody in another way, with the same numbers; not on a cluster.
         progress: Told the share done and the stage.
         should_cancel: Asked between blocks.
 
@@ -130,6 +135,7 @@ def generate(
                 scratch=engine.scratch,
                 stages=stages,
                 wanted=wanted,
+                score=score,
             )
     return _report(fit, others, out, sizes=sizes, minimum=min_matching_seed_size, stages=stages)
 
@@ -331,6 +337,7 @@ def _rank(
     scratch: Path | None,
     stages: Stages,
     wanted: Sequence[int],
+    score: ScoreAll | None = None,
 ) -> metrics.Others:
     def on_scored(share: float) -> None:
         stages.tell(0.6 + 0.25 * share, "scoring all users")
@@ -340,7 +347,10 @@ def _rank(
 
     if not engine.is_cluster:
         with stages.stage(0.6, "scoring all users"):
-            scores = score_users(engine, model, fit.scorer, range(model.n_shards), on_scored)
+            if score is not None:
+                scores = score(model, fit, on_scored)
+            else:
+                scores = score_users(engine, model, fit.scorer, range(model.n_shards), on_scored)
         with stages.stage(0.85, "ranking"):
             return _rank_in_memory(model, fit, scores, out, wanted)
     from cleanroom_pipelines.similarity.sorting import rank_scored

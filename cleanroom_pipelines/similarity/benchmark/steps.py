@@ -138,4 +138,7 @@ _STEPS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
+    from cleanroom_pipelines.engine.spark_sessions import keep_event_log
+
+    keep_event_log()
     sys.stdout.write(json.dumps(_STEPS[sys.argv[1]](json.loads(sys.argv[2]))) + "\n")

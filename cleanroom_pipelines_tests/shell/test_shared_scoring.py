@@ -1,0 +1,198 @@
+"""Contract: without a cluster a large audience is scored by several Dagster runs over ranges of shards and merged.
+
+The ranking is that of one run, byte for byte, whoever scored what; a helper that dies is taken over; nothing is
+left; what helpers are given does not tell who the seed users are.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.execution import shared_scoring
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import SCORING_JOB, load_repository
+from cleanroom_pipelines.execution.shared_scoring import help_scoring, n_helpers_wanted
+from cleanroom_pipelines.similarity import scoring, shards, training
+from cleanroom_pipelines.storage import ArtifactReference
+
+from .. import worlds
+from ..worlds import World
+from .conftest import repository
+
+N_SHARDS = 8
+
+
+@pytest.fixture(autouse=True)
+def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the small world's model lie in eight shards of one block each."""
+    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 20)
+    monkeypatch.setattr(training, "shard_bits", lambda *_: N_SHARDS.bit_length() - 1)
+
+
+def ranking(installation: Installation) -> bytes:
+    job = worlds.the(installation, Kind.GENERATION_JOB)
+    version = worlds.newest(installation, Kind.GENERATION_JOB)
+    assert version.status == "ACTIVE", version.status_message
+    with installation.store.opening(
+        ArtifactReference("audience", job.id, version.artifacts["audience"])
+    ) as folder:
+        return (folder / "ranking.parquet").read_bytes()
+
+
+@pytest.fixture
+def alone(world: World, tmp_path: Path) -> bytes:
+    """What one run makes."""
+    with (
+        worlds.installed(tmp_path / "alone") as installation,
+        worlds.dagster_at(tmp_path / "dagster-alone") as dagster,
+    ):
+        worlds.apply(installation, world.declaration)
+        run_all(installation, dagster)
+        return ranking(installation)
+
+
+@pytest.fixture
+def shared(world: World, tmp_path: Path) -> Iterator[tuple[Installation, dg.DagsterInstance]]:
+    with (
+        worlds.installed(tmp_path / "shared", CLEANROOM_SCORING_RUNS="3") as installation,
+        worlds.dagster_at(tmp_path / "dagster-shared") as dagster,
+    ):
+        worlds.apply(installation, world.declaration)
+        yield installation, dagster
+
+
+def run_all(installation: Installation, dagster: dg.DagsterInstance) -> None:
+    from cleanroom_pipelines.execution.running import run_pending
+
+    run_pending(installation, dagster)
+
+
+def requests_of_the_sensor(dagster: dg.DagsterInstance) -> list[str | None]:
+    """The jobs that the sensor of pending work asks for; with the settings of the environment, unlike `tick`."""
+    context = dg.build_sensor_context(
+        instance=dagster, repository_def=repository(), resources={"installation": InstallationResource()}
+    )
+    with dg.partition_loading_context(dynamic_partitions_store=dagster):
+        found = repository().get_sensor_def("pending_work").evaluate_tick(context)
+    return [request.job_name for request in found.run_requests or ()]
+
+
+def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
+    alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, dagster = shared
+    helped, is_open = threading.Event(), threading.Event()
+    score_users, owner = scoring.score_users, threading.current_thread()
+    n_scored: dict[bool, int] = {True: 0, False: 0}
+
+    def counted(*arguments: object, **more: object) -> object:
+        is_owner = threading.current_thread() is owner
+        if is_owner:
+            is_open.set()
+            assert helped.wait(60), "the helper came"
+        found = score_users(*arguments, **more)  # type: ignore[arg-type]
+        n_scored[is_owner] += len(found)
+        return found
+
+    def help_once() -> None:
+        assert is_open.wait(120)
+        wanted.append(n_helpers_wanted(installation))
+        requested.extend(requests_of_the_sensor(dagster))
+        job = load_repository().get_job(SCORING_JOB)
+        ended.append(job.execute_in_process(instance=dagster, raise_on_error=False))
+        helped.set()
+
+    wanted: list[int] = []
+    requested: list[str | None] = []
+    ended: list[dg.ExecuteInProcessResult] = []
+    monkeypatch.setattr(scoring, "score_users", counted)
+    helper = threading.Thread(target=help_once)
+    helper.start()
+    run_all(installation, dagster)
+    helper.join()
+
+    assert wanted == [2], "two beside the run that needs the scores"
+    assert requested.count(SCORING_JOB) == 2
+    assert ended[0].success
+    assert n_scored[True] > 0, "the run that needs the scores takes part"
+    assert n_scored[False] > 0, "and so does the helper"
+    assert sum(n_scored.values()) == worlds.N_USERS
+    assert ranking(installation) == alone
+    assert list(installation.home.scratch.glob("scoring-*")) == []
+    messages = [
+        record.event_log_entry.user_message
+        for record in dagster.get_records_for_run(ended[0].run_id, limit=1000).records
+    ]
+    assert f"Scored {n_scored[False]:,} users for other runs." in messages
+
+
+def test_whoever_falls_silent_is_taken_over(
+    alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, dagster = shared
+    lay_open = shared_scoring._lay_open
+
+    def with_dead_helpers(folder: Path, *arguments: object) -> None:
+        lay_open(folder, *arguments)  # type: ignore[arg-type]
+        for number in (0, N_SHARDS - 1):
+            claim = folder / f"{number}.claim"
+            claim.touch()
+            os.utime(claim, (time.time() - 3_600, time.time() - 3_600))
+
+    monkeypatch.setattr(shared_scoring, "_lay_open", with_dead_helpers)
+    run_all(installation, dagster)
+    assert ranking(installation) == alone
+
+
+def test_what_helpers_get_does_not_tell_who_the_seed_is(
+    world: World, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, dagster = shared
+    lay_open, seen = shared_scoring._lay_open, []
+
+    def looked_at(folder: Path, *arguments: object) -> None:
+        lay_open(folder, *arguments)  # type: ignore[arg-type]
+        seen.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            assert all(len(arrays[name]) == 0 for name in arrays if name.startswith(("seed", "held_out")))
+
+    monkeypatch.setattr(shared_scoring, "_lay_open", looked_at)
+    run_all(installation, dagster)
+    (files,) = seen
+    assert {"plan.json", "fit.json", "arrays.npz", "trees.txt"} == set(files)
+    for user in world.seed_users:
+        assert not any(user.encode() in content for content in files.values())
+
+
+def test_help_for_a_run_that_has_ended_is_none(shared: tuple[Installation, dg.DagsterInstance]) -> None:
+    installation, _ = shared
+    assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
+    (installation.home.scratch / "scoring-half-made").mkdir()
+    assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
+
+
+def test_a_cancelled_job_leaves_nothing_open(
+    shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, dagster = shared
+    lay_open = shared_scoring._lay_open
+
+    def then_cancel(folder: Path, *arguments: object) -> None:
+        lay_open(folder, *arguments)  # type: ignore[arg-type]
+        job = worlds.the(installation, Kind.GENERATION_JOB)
+        installation.catalog.request_cancel(Kind.GENERATION_JOB, job.id)
+        time.sleep(1.1)  # a run asks once a second
+
+    monkeypatch.setattr(shared_scoring, "_lay_open", then_cancel)
+    run_all(installation, dagster)
+    version = worlds.newest(installation, Kind.GENERATION_JOB)
+    assert version.status_code == "CANCELLED"
+    assert list(installation.home.scratch.glob("scoring-*")) == []
