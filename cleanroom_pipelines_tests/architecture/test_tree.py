@@ -18,7 +18,7 @@ from .tree import PACKAGE, ROOT, TESTS, modules, own_text
 
 # spelt so that this file does not match itself
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:wor[k]|op[t]|roo[t]|hom[e]/\w+|User[s]/\w+)/\w")
-HEAVY_MARKS = {"browser", "postgresql", "sdk", "slow"}
+HEAVY_MARKS = {"browser", "postgresql", "sdk", "slow", "spark"}
 SQL_HASH = re.compile(r"(?<![\w.])hash\s*\(", re.IGNORECASE)
 
 
