@@ -162,6 +162,24 @@ def scale(  # noqa: PLR0917 - click passes options by name
 
 
 @benchmark.command()
+@click.argument("file", type=_FILE)
+@click.option("--cores", default=16, show_default=True, help="Of the one machine with DuckDB.")
+@click.option("--cluster-cores", default=128, show_default=True, help="Of the Spark cluster.")
+def capacity(file: Path, cores: int, cluster_cores: int) -> None:
+    """What larger populations would cost, by straight lines through two sizes of `scale … --json FILE`."""
+    from cleanroom_pipelines.similarity.benchmark.capacity import table
+
+    try:
+        result = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The benchmark's file cannot be read ({type(error).__name__}).",
+            remedy="Give what `cleanroom benchmark scale --json FILE` wrote.",
+        ) from None
+    click.echo(table(result, cores=max(1, cores), cluster_cores=max(1, cluster_cores)))
+
+
+@benchmark.command()
 @click.option("--clients", default=32, show_default=True, help="Clients, each with a connection of its own.")
 @click.option("--seconds", default=60.0, show_default=True, help="How long they call.")
 @click.option("--accounts", default=4, show_default=True, help="Accounts that the clients are shared out to.")

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from cleanroom_pipelines.similarity.reading import DAY_BITS, ITEM_BITS
 
 UInt64 = npt.NDArray[np.uint64]
+MAX_USERS = 1 << (64 - ITEM_BITS - DAY_BITS)
+"""The most users whose numbers a packed interaction has room for: 268,435,456."""
 _MAX_COUNT = 255
 
 

@@ -26,14 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cleanroom_pipelines.engine import Engine, EngineSettings, open_configured_engine
-from cleanroom_pipelines.errors import CancelledError, UsageError
+from cleanroom_pipelines.errors import CancelledError, TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.arrays import create_array
 from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.cluster_training import write_shards_on_cluster
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
-from cleanroom_pipelines.similarity.pairs import PairSpill, choose_vocabulary, shard_boundaries
+from cleanroom_pipelines.similarity.pairs import MAX_USERS, PairSpill, choose_vocabulary, shard_boundaries
 from cleanroom_pipelines.similarity.representing import learn_representation, write_items
 from cleanroom_pipelines.similarity.shards import (
     USERS_FOLDER,
@@ -298,12 +298,26 @@ class _Writing:
         *,
         counted: bool,
     ) -> Written:
+        self._check_numbers()
         with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
             self._spill_pairs(stages, counted=counted)
         with stages.stage(0.6, "building the matrix"):
             self._sort_pairs(stages)
         with stages.stage(0.75, "describing users"):
             return self._write_shards(self._describe_users(features, columns, table), stages)
+
+    def _check_numbers(self) -> None:
+        """Refuse more users than a pair's number has room for.
+
+        Raises:
+            TrainingDataError: There are more.
+        """
+        if self._n_users > MAX_USERS:
+            raise TrainingDataError(
+                f"The table holds more than {MAX_USERS:,} users, the most that one machine trains.",
+                remedy="Train on a Spark cluster (CLEANROOM_ENGINE_URL).",
+                n_users=self._n_users,
+            )
 
     def _spill_pairs(self, stages: Stages, *, counted: bool) -> None:
         folder = self._scratch / "pairs"

@@ -14,6 +14,8 @@ from cleanroom_pipelines.similarity import (
     TrainingReport,
     UsersSchema,
     Window,
+    pairs,
+    training,
 )
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.training import train
@@ -48,6 +50,14 @@ def _refused(frame: pd.DataFrame, folder: Path, **changes: object) -> TrainingDa
     assert caught.value.remedy
     assert "u00" not in str(caught.value)
     return caught.value
+
+
+def test_more_users_than_a_packed_pair_can_name_are_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pairs.MAX_USERS == 2**28
+    monkeypatch.setattr(training, "MAX_USERS", len(world.users) - 1)
+    assert "Spark" in _refused(world.interactions, tmp_path).remedy
 
 
 def test_the_matrix_is_what_pandas_counts(world: World, tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""What larger populations would cost, from what two sizes cost on both engines.
+
+Lives here: costs per interaction and per user as slopes between the two sizes, and what they give elsewhere.
+Add here when the scale benchmark measures another cost.
+Keep out: measuring (scale); what the numbers mean for an installation (engine/CAPACITY.md).
+
+Everything is a straight line through the two measured sizes: cost(x) = fixed + slope · x, with x interactions for
+training and users for the rest. Times take the fixed part (starting, fits) as it was on the two cores of the
+benchmark, and divide what grows by the cores, as if it were spread without loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cleanroom_pipelines.errors import UsageError
+
+_MEASURED_CORES = 2
+SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cost that grows in a straight line.
+
+    Args:
+        fixed: At nothing; not below 0.
+        slope: Per further interaction or user.
+    """
+
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, smaller: tuple[float, float], larger: tuple[float, float]) -> "Line":
+        """The line through two points; a cost that did not grow is fixed."""
+        slope = max(0.0, (larger[1] - smaller[1]) / (larger[0] - smaller[0]))
+        return cls(max(0.0, smaller[1] - slope * smaller[0]), slope)
+
+    def at(self, size: float) -> float:
+        """The cost of a size."""
+        return self.fixed + self.slope * size
+
+
+@dataclass(frozen=True)
+class Costs:
+    """One step on one engine.
+
+    Args:
+        unit: `interactions` or `users`.
+        cpu_seconds: Of all processes.
+        peak_bytes: Memory of all processes together.
+        disk_bytes: Spilled by the engine, or scratch files on shared storage.
+        shuffle_bytes: Between executors.
+        kept_bytes: The model or the ranking.
+    """
+
+    unit: str
+    cpu_seconds: Line
+    peak_bytes: Line
+    disk_bytes: Line
+    shuffle_bytes: Line
+    kept_bytes: Line
+
+
+def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
+    """The costs of training and generating on each engine, by `engine: step`.
+
+    Args:
+        result: What `scale.run_scale` gave for two sizes or more; the first and the last are used.
+
+    Raises:
+        UsageError: Fewer than two sizes, a failed step, or no generation.
+    """
+    rows = result["sizes"]
+    if len(rows) < 2 or rows[0]["n_users"] == rows[-1]["n_users"]:
+        raise UsageError("A line needs two sizes.", remedy="Run `benchmark scale` with two sizes and --json.")
+    smaller, larger = rows[0], rows[-1]
+    pairs = [
+        (one, other)
+        for one in smaller["steps"]
+        for other in larger["steps"]
+        if one["step"] == other["step"] and one["step"].partition(": ")[2].startswith(("train", "generate"))
+    ]
+    if not pairs or any("failed" in step for pair in pairs for step in pair):
+        raise UsageError("A step of the benchmark failed.", remedy="Run it again.")
+    found = {}
+    for one, other in pairs:
+        engine, _, step = one["step"].partition(": ")
+        is_training = step.startswith("train")
+        unit = "interactions" if is_training else "users"
+        kept = "model_bytes" if is_training else "ranking_bytes"
+
+        def line(name: str, unit: str = unit, one: Any = one, other: Any = other) -> Line:
+            points = ((row[f"n_{unit}"], step.get(name, 0)) for row, step in ((smaller, one), (larger, other)))
+            return Line.through(*points)
+
+        found[f"{engine}: {step.split()[0]}"] = Costs(
+            unit,
+            line("cpu_seconds"),
+            line("peak_bytes"),
+            line("spill_bytes"),
+            line("shuffle_bytes"),
+            line(kept),
+        )
+    return found
+
+
+def table(
+    result: Mapping[str, Any],
+    *,
+    sizes: Sequence[int] = SIZES,
+    interactions_per_user: int = 20,
+    cores: int = 16,
+    cluster_cores: int = 128,
+) -> str:
+    """The costs as markdown: the lines themselves, then what they give.
+
+    Args:
+        result: As for `costs_of`.
+        sizes: Users.
+        interactions_per_user: What the sizes are multiplied by for training.
+        cores: Of the one machine with DuckDB.
+        cluster_cores: Of the Spark cluster.
+    """
+    costs = costs_of(result)
+    lines = ["| step | per | CPU seconds | memory | disk | shuffle | kept |", "|---|---|--:|--:|--:|--:|--:|"]
+    for name, cost in costs.items():
+        amounts = (_measured(name, cost), cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes)
+        told = " | ".join(_line(amount, 1e-6, " MB") for amount in amounts)
+        seconds = _line(cost.cpu_seconds, 1.0, " s")
+        lines.append(f"| {name} | million {cost.unit} | {seconds} | {told} |")
+    lines += [
+        "",
+        f"| users | step | time on {cores} or {cluster_cores} cores | memory | disk | shuffle | kept |",
+        "|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for n_users in sizes:
+        for name, cost in costs.items():
+            size = n_users * (interactions_per_user if cost.unit == "interactions" else 1)
+            spread = cost.cpu_seconds.slope * size / (cluster_cores if _is_spark(name) else cores)
+            seconds_there = cost.cpu_seconds.fixed / _MEASURED_CORES + spread
+            amounts = (_measured(name, cost), cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes)
+            told = " | ".join("not told" if amount is None else _bytes(amount.at(size)) for amount in amounts)
+            lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {told} |")
+    return "\n".join(lines)
+
+
+def _is_spark(name: str) -> bool:
+    return name.startswith("spark")
+
+
+def _measured(name: str, cost: Costs) -> Line | None:
+    """Memory; None for Spark, whose Java processes take what they are given, whether they need it or not."""
+    return None if _is_spark(name) else cost.peak_bytes
+
+
+def _line(line: Line | None, scale: float, unit: str) -> str:
+    if line is None:
+        return "not told"
+    return f"{line.fixed * scale:.4g} + {line.slope * 1e6 * scale:.3g}{unit}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _bytes(n_bytes: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes / 1e6:.0f} MB"
