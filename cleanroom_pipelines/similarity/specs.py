@@ -16,6 +16,9 @@ from cleanroom_pipelines.tables.roles import Role
 MAX_FEATURES = 10
 # Item numbers are stored in 16 bits.
 _MOST_ITEMS = 65_535
+# What the machine that trains, or ranks, holds of the users at once; so on a cluster too.
+_MOST_REPRESENTATION_USERS = 1_000_000
+_MOST_FIT_USERS = 50_000
 
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and the stage in words."""
@@ -209,6 +212,11 @@ class TrainingSettings:
             raise UsageError(
                 f"The vocabulary must have between 1 and {_MOST_ITEMS:,} items.", remedy="Leave it at 10,000."
             )
+        if not 1 <= self.max_representation_users <= _MOST_REPRESENTATION_USERS:
+            raise UsageError(
+                f"The representation is learnt from 1 to {_MOST_REPRESENTATION_USERS:,} users.",
+                remedy="Leave it at 100,000.",
+            )
 
 
 @dataclass(frozen=True)
@@ -232,6 +240,12 @@ class GenerationSettings:
     threads: int = 2
     boosting_rounds: int = 100
     min_explained_users: int = 25
+
+    def __post_init__(self) -> None:
+        if self.max_fit_seed_users + self.max_fit_other_users > _MOST_FIT_USERS:
+            raise UsageError(
+                f"A fit sees at most {_MOST_FIT_USERS:,} users.", remedy="Leave it at 5,000 and 20,000."
+            )
 
 
 @dataclass(frozen=True)

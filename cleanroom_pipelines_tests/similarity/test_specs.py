@@ -4,7 +4,9 @@ import pytest
 
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity import (
+    GenerationSettings,
     InteractionsSchema,
+    TrainingSettings,
     UsersSchema,
     Window,
 )
@@ -46,3 +48,12 @@ def test_a_users_table_has_no_items() -> None:
 def test_a_window_must_not_end_before_it_starts() -> None:
     with pytest.raises(UsageError):
         Window(10, 10)
+
+
+def test_what_one_machine_holds_of_the_users_is_bounded() -> None:
+    assert TrainingSettings(max_representation_users=1_000_000)
+    with pytest.raises(UsageError):
+        TrainingSettings(max_representation_users=1_000_001)
+    assert GenerationSettings(max_fit_seed_users=10_000, max_fit_other_users=40_000)
+    with pytest.raises(UsageError):
+        GenerationSettings(max_fit_seed_users=10_001, max_fit_other_users=40_000)
