@@ -31,7 +31,7 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 # Raised with the number of an asset's code: what it makes from the same inputs has changed.
 CODE_VERSIONS: Mapping[str, str] = {
     "training_dataset": "1",
-    "audience_model": "1",
+    "audience_model": "2",
     "configured_audience_model": "1",
     "seed_validation_report": "1",
     "audience": "2",
@@ -42,7 +42,7 @@ CODE_VERSIONS: Mapping[str, str] = {
     "data_attributes": "1",
     "overlap_statistics": "1",
     "insights": "1",
-    "room_model": "1",
+    "room_model": "2",
     "custom_audience": "1",
     "lookalike_statistics": "1",
     "audience_user_list": "1",
