@@ -18,7 +18,8 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution import shared_scoring
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import SCORING_JOB, load_repository
+from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, load_repository
+from cleanroom_pipelines.execution.serving_worker import _Rounds
 from cleanroom_pipelines.execution.shared_scoring import help_scoring, n_helpers_wanted
 from cleanroom_pipelines.similarity import scoring, shards, training
 from cleanroom_pipelines.storage import ArtifactReference
@@ -85,8 +86,9 @@ def requests_of_the_sensor(dagster: dg.DagsterInstance) -> list[str | None]:
     return [request.job_name for request in found.run_requests or ()]
 
 
+@pytest.mark.parametrize("helper_is", ["a run of the daemon", "a worker"])
 def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
-    alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+    alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, helper_is: str
 ) -> None:
     installation, dagster = shared
     helped, is_open = threading.Event(), threading.Event()
@@ -106,13 +108,15 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
         assert is_open.wait(120)
         wanted.append(n_helpers_wanted(installation))
         requested.extend(requests_of_the_sensor(dagster))
-        job = load_repository().get_job(SCORING_JOB)
-        ended.append(job.execute_in_process(instance=dagster, raise_on_error=False))
+        if helper_is == "a worker":
+            _Rounds(installation, dagster, "serve-helper", lambda: False)._help()
+        else:
+            job = load_repository().get_job(SCORING_JOB)
+            job.execute_in_process(instance=dagster, raise_on_error=False)
         helped.set()
 
     wanted: list[int] = []
     requested: list[str | None] = []
-    ended: list[dg.ExecuteInProcessResult] = []
     monkeypatch.setattr(scoring, "score_users", counted)
     helper = threading.Thread(target=help_once)
     helper.start()
@@ -121,7 +125,9 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
 
     assert wanted == [2], "two beside the run that needs the scores"
     assert requested.count(SCORING_JOB) == 2
-    assert ended[0].success
+    (run,) = dagster.get_runs(dg.RunsFilter(job_name=SCORING_JOB))
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    assert run.tags.get(WORKER_TAG) == ("serve-helper" if helper_is == "a worker" else None)
     assert n_scored[True] > 0, "the run that needs the scores takes part"
     assert n_scored[False] > 0, "and so does the helper"
     assert sum(n_scored.values()) == worlds.N_USERS
@@ -129,7 +135,7 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
     assert list(installation.home.scratch.glob("scoring-*")) == []
     messages = [
         record.event_log_entry.user_message
-        for record in dagster.get_records_for_run(ended[0].run_id, limit=1000).records
+        for record in dagster.get_records_for_run(run.run_id, limit=1000).records
     ]
     assert f"Scored {n_scored[False]:,} users for other runs." in messages
 
