@@ -3,8 +3,8 @@
 Contract: issue "Spark", hosts. The catalogue and Dagster's own storage lie in PostgreSQL, artifacts in an
 S3-compatible store, the home on storage that every host sees. Here the hosts are processes with a Dagster folder
 of their own: three workers and a daemon, which start runs for the same pending versions. One worker is killed in
-the midst of its work. In the end every version is ACTIVE, materialised once and exported to one folder, and
-whoever reads its artifacts finds what their manifests say.
+the midst of its work. In the end every version is ACTIVE, materialised once (what the killed worker held, once an
+attempt) and exported to one folder, and whoever reads its artifacts finds what their manifests say.
 """
 
 import os
@@ -183,7 +183,7 @@ def test_workers_and_a_daemon_on_several_hosts_do_each_job_once(hosts: Hosts) ->
             hosts.stop()
 
             catalog = installation.catalog
-            made_by, untold = set(), []
+            made_by, untold, n_tried_again = set(), [], 0
             for kind in worlds.ROAD:
                 for record in catalog.iterate(kind):
                     (version,) = catalog.versions(kind, record.id)
@@ -192,16 +192,19 @@ def test_workers_and_a_daemon_on_several_hosts_do_each_job_once(hosts: Hosts) ->
                         row = VersionRow.resource_id == record.id
                         (run_id,) = session.scalars(select(VersionRow.run_id).where(row))
                         (attempt,) = session.scalars(select(VersionRow.attempt).where(row))
-                    assert attempt <= 2, "a second attempt only for what the killed worker held"
+                    assert attempt <= 2
+                    n_tried_again += attempt - 1
                     run = instance.get_run_by_id(run_id) if run_id else None
                     if run is not None:
                         made_by.add(run.tags.get(WORKER_TAG, "the daemon"))
                     for asset, artifact in version.artifacts.items():
                         installation.store.verify(ArtifactReference(asset, record.id, artifact))
                         n_events = len(worlds.materializations(instance, asset, record.id))
-                        assert n_events <= 1, f"{asset} of {record.name} was made {n_events} times"
+                        # The killed worker may have made a seed's report before the other attempt did.
+                        assert n_events <= attempt, f"{asset} of {record.name} was made {n_events} times"
                         if n_events == 0:
                             untold.append((record.name, run.status if run else None))
+            assert n_tried_again <= 1, "a second attempt only for what the killed worker held"
             # The worker may have died between closing its version and telling Dagster of it.
             assert len({name for name, _ in untold}) <= 1, untold
             assert all(status is not dg.DagsterRunStatus.SUCCESS for _, status in untold), untold
