@@ -17,6 +17,7 @@ from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.running import beating, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 from cleanroom_pipelines.execution.shared_scoring import help_scoring
+from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.traces import JOB_NAMES
 from cleanroom_pipelines.execution.work import without_data
 
@@ -56,8 +57,8 @@ def work_through_pending() -> None:
 def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Score shards of audiences whose runs have laid them open for help."""
     opened = installation.open()
-    with without_data(), beating(opened, context.run.run_id):
-        n_users = help_scoring(opened)
+    with without_data(), beating(opened, context.run.run_id), heeding_signals() as told:
+        n_users = help_scoring(opened, told.is_set)
     context.log.info(f"Scored {n_users:,} users for other runs.")
 
 

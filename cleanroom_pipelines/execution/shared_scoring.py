@@ -135,14 +135,17 @@ def _score_together(
     while missing := [k for k in range(n_ranges) if not _scores_file(folder, k).exists()]:
         share = 1 - len(missing) / n_ranges
         tell(share)
-        mine = next((k for k in missing if _take(folder, k) or _is_silent(folder, k)), None)
+        mine = next((k for k in missing if _take(folder, k) or _is_silent(folder, f"{k}.claim")), None)
         if mine is None:
+            os.utime(folder / _PLAN)
             time.sleep(_LOOK_SECONDS)
             continue
 
         def on_share(done: float, before: float = share, claim: int = mine) -> None:
             tell(before + done / n_ranges)
             os.utime(folder / f"{claim}.claim")
+            if n_ranges > 1:
+                os.utime(folder / _PLAN)
 
         _keep(folder, mine, score_users(engine, model, fit.scorer, range(*ranges[mine]), on_share))
     return np.concatenate([np.load(_scores_file(folder, k), allow_pickle=False) for k in range(n_ranges)])
@@ -179,8 +182,8 @@ def _help_one(installation: Installation, folder: Path, should_stop: Callable[[]
 
             try:
                 scores = score_users(engine, model, fit.scorer, range(*ranges[number]), on_share)
-            except CancelledError:
-                claim.unlink(missing_ok=True)
+            except BaseException:
+                claim.unlink(missing_ok=True)  # somebody else may take it at once
                 raise
             _keep(folder, number, scores)
             n_users += len(scores)
@@ -193,7 +196,9 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _open_folders(installation: Installation) -> list[Path]:
-    return sorted(path.parent for path in installation.home.scratch.glob(f"{_PREFIX}*/{_PLAN}"))
+    """What is laid open by runs that are alive: a killed one leaves its folder, and nobody wants those scores."""
+    folders = sorted(path.parent for path in installation.home.scratch.glob(f"{_PREFIX}*/{_PLAN}"))
+    return [folder for folder in folders if not _is_silent(folder, _PLAN)]
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
@@ -213,12 +218,12 @@ def _take(folder: Path, number: int) -> bool:
     return True
 
 
-def _is_silent(folder: Path, number: int) -> bool:
-    """Whether the holder of a claim has said nothing for a minute, by the clock of the file system."""
+def _is_silent(folder: Path, name: str) -> bool:
+    """Whether whoever touches a file has not for a minute, by the clock of the file system."""
     clock = folder / "clock"
-    clock.touch()
     try:
-        age = clock.stat().st_mtime - (folder / f"{number}.claim").stat().st_mtime
+        clock.touch()
+        age = clock.stat().st_mtime - (folder / name).stat().st_mtime
     except FileNotFoundError:
         return False
     return age > _SILENT_SECONDS

@@ -5,6 +5,7 @@ left; what helpers are given does not tell who the seed users are.
 """
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -202,3 +203,38 @@ def test_a_cancelled_job_leaves_nothing_open(
     version = worlds.newest(installation, Kind.GENERATION_JOB)
     assert version.status_code == "CANCELLED"
     assert list(installation.home.scratch.glob("scoring-*")) == []
+
+
+def test_what_a_killed_run_left_open_wants_no_helpers(
+    shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, dagster = shared
+    score_together, left = shared_scoring._score_together, installation.home.scratch / "scoring-left"
+
+    def and_leave_a_copy(engine: object, folder: Path, *arguments: object) -> object:
+        shutil.copytree(folder, left)
+        return score_together(engine, folder, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shared_scoring, "_score_together", and_leave_a_copy)
+    run_all(installation, dagster)
+    assert n_helpers_wanted(installation) == 2, "it looks alive"
+    an_hour_ago = time.time() - 3_600
+    os.utime(left / "plan.json", (an_hour_ago, an_hour_ago))
+    assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
+
+
+def test_a_helper_that_is_told_to_end_gives_back_what_it_took(
+    alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, dagster = shared
+    score_together, seen = shared_scoring._score_together, []
+
+    def and_be_helped(engine: object, folder: Path, *arguments: object) -> object:
+        seen.append(help_scoring(installation, lambda: True))
+        seen.append(list(folder.glob("*.claim")))
+        return score_together(engine, folder, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shared_scoring, "_score_together", and_be_helped)
+    run_all(installation, dagster)
+    assert seen == [0, []]
+    assert ranking(installation) == alone
