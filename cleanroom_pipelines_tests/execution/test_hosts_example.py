@@ -51,6 +51,14 @@ def test_the_launchers_in_comments_are_yaml_too() -> None:
     launchers = re.findall(r"^# run_launcher:\n(?:^#   .*\n)+", text, re.MULTILINE)
     told = [yaml.safe_load(re.sub(r"^# ", "", one, flags=re.MULTILINE))["run_launcher"] for one in launchers]
     assert [one["class"] for one in told] == ["DockerRunLauncher", "K8sRunLauncher"]
+    # Neither launcher starts a run without an image.
+    assert [one["config"].get("image") or one["config"].get("job_image") for one in told] == ["cleanroom"] * 2
+    made = {
+        document["metadata"]["name"] for document in yaml.safe_load_all((EXAMPLE / "kubernetes.yaml").read_text())
+    }
+    named = told[1]["config"]
+    assert {named["service_account_name"], *named["env_config_maps"], *named["env_secrets"]} <= made
+    assert named["instance_config_map"] in (EXAMPLE / "kubernetes.yaml").read_text(), "said how it is made"
 
 
 def test_the_page_names_every_file_of_the_example() -> None:

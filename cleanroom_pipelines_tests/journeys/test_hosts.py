@@ -2,9 +2,10 @@
 
 Contract: issue "Spark", hosts. The catalogue and Dagster's own storage lie in PostgreSQL, artifacts in an
 S3-compatible store, the home on storage that every host sees. Here the hosts are processes with a Dagster folder
-of their own: three workers and a daemon, which start runs for the same pending versions. One worker is killed in
-the midst of its work. In the end every version is ACTIVE, materialised once (what the killed worker held, once an
-attempt) and exported to one folder, and whoever reads its artifacts finds what their manifests say.
+of their own: three workers and a daemon, which start runs for the same pending versions. One worker is killed
+while work is under way, with a claim or between two. In the end every version is ACTIVE, materialised once (what
+the killed worker held, once an attempt) and exported to one folder, and whoever reads its artifacts finds what
+their manifests say.
 """
 
 import os
