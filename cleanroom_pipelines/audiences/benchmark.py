@@ -25,7 +25,13 @@ from time import perf_counter, process_time, sleep
 from typing import Any
 
 from cleanroom_pipelines.audiences.definitions import Definition, parse_definition
-from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
+from cleanroom_pipelines.engine import (
+    EngineSettings,
+    find_tables,
+    open_configured_engine,
+    open_engine,
+    stable_hash_sql,
+)
 
 Progress = Callable[[float, str], None]
 
@@ -40,7 +46,7 @@ _OPERATORS = {
     "unions": ("UNION", "UNION", "UNION", "UNION"),
     "mixed": ("INTERSECT", "UNION", "DIFF", "INTERSECT"),
 }
-_MATCHING = "matching"
+MATCHING = "matching"
 _SEED_SHARE = 0.1
 _TYPE = "customers"
 _WATCH_SECONDS = 0.02
@@ -75,14 +81,14 @@ def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> 
         multiple of the best hand-written SQL (where there is any) and of the better polars engine; whether all
         found the same.
     """
-    questions = [*_OPERATORS, _MATCHING]
+    questions = [*_OPERATORS, MATCHING]
     results = {}
     with tempfile.TemporaryDirectory(prefix="algebra-", dir=settings.scratch) as name:
         folder = Path(name)
         tell: Progress = progress or (lambda share, step: None)
         tell(0.0, "making lists")
         write_lists(folder, settings)
-        _write_room(folder, settings)
+        write_room(folder, settings)
         for number, question in enumerate(questions):
             told = partial(_tell, tell, (number + 0.5) / len(questions), question)
             results[question] = _measure(question, folder, settings, told)
@@ -106,7 +112,7 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     for question, row in result["questions"].items():
         same = "all the same" if row["is_same"] else "NOT THE SAME"
-        what = f"{result['n_seed']:,} hashed seed rows with the base" if question == _MATCHING else "five lists"
+        what = f"{result['n_seed']:,} hashed seed rows with the base" if question == MATCHING else "five lists"
         lines.append(f"{question}, {what}: {row['n_found']:,} ids found, {same}")
         for way, measured in row["ways"].items():
             if "failed" in measured:
@@ -248,7 +254,8 @@ def write_lists(folder: Path, settings: AlgebraSettings) -> None:
             )
 
 
-def _write_room(folder: Path, settings: AlgebraSettings) -> None:
+def write_room(folder: Path, settings: AlgebraSettings) -> None:
+    """Write a room's base audience and a hashed seed of a tenth of its rows, half of which match."""
     n_seed = round(settings.n_ids * _SEED_SHARE)
     users = "SELECT md5(CAST(number AS VARCHAR)) AS user_id FROM range(?) AS ids(number)"
     with open_engine(EngineSettings(threads=settings.threads), paths=[folder]) as engine:
@@ -316,7 +323,7 @@ def _answer(arguments: Mapping[str, Any]) -> Callable[[], None]:
     if way in POLARS:
         return _polars(question, folder, out, is_streaming=way == POLARS[0])
     if way == OURS:
-        return _ours(question, folder, out, settings)
+        return prepare(question, folder, out, settings)
     lists = _lists(folder)
     flagged = (f"SELECT user_id, {1 << number} AS b FROM l{number}" for number in range(len(lists)))
     one_group_by = f"SELECT user_id, bit_or(b) AS b FROM ({' UNION ALL '.join(flagged)}) GROUP BY user_id"
@@ -335,7 +342,15 @@ def _answer(arguments: Mapping[str, Any]) -> Callable[[], None]:
     return answer
 
 
-def _ours(question: str, folder: Path, out: Path, settings: EngineSettings) -> Callable[[], None]:
+def prepare(question: str, folder: Path, out: Path, settings: EngineSettings) -> Callable[[], None]:
+    """Load what ours needs; calling what is returned writes the answer.
+
+    Args:
+        question: `matching`, or one of the questions asked of five lists.
+        folder: Where `write_lists` or `write_room` wrote.
+        out: The parquet file to write.
+        settings: Where it is answered, and how much of the machine to use.
+    """
     import sqlglot  # noqa: F401 loading is not measured
 
     from cleanroom_pipelines.audiences.definitions import Remarketing
@@ -345,10 +360,10 @@ def _ours(question: str, folder: Path, out: Path, settings: EngineSettings) -> C
     nothing: dict[str, Definition] = {}
 
     def answer() -> None:
-        if question != _MATCHING:
+        if question != MATCHING:
             evaluate_files(_definition(question, folder), nothing.__getitem__, out, settings)
             return
-        with open_engine(settings, paths=[folder]) as engine:
+        with open_configured_engine(settings, paths=[folder, out.parent]) as engine:
             open_room_relations(engine, folder, folder)
             evaluate(engine, Remarketing(_TYPE), nothing.__getitem__, {}, out)
 
@@ -359,7 +374,7 @@ def _polars(question: str, folder: Path, out: Path, *, is_streaming: bool) -> Ca
     import polars as pl
 
     def frame() -> Any:
-        if question == _MATCHING:
+        if question == MATCHING:
             seeds = pl.scan_parquet(folder / "seeds.parquet").filter(pl.col("audience_type") == _TYPE)
             matched = pl.scan_parquet(folder / "matching.parquet").join(seeds, on="digest", how="semi")
             users = pl.scan_parquet(folder / "users.parquet").filter("is_relevant")

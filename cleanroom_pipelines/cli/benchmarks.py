@@ -121,7 +121,9 @@ def scale(  # noqa: PLR0917 - click passes options by name
     scratch: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Seconds, peak memory, spill and shuffle of training and generating on synthetic data.
+    """Seconds, peak memory, spill and shuffle of the heavy steps on synthetic data.
+
+    Training, generating, exporting, matching and combining lists.
 
     On one or both engines, beside implicit and pandas, all on the same data in the same run.
     """

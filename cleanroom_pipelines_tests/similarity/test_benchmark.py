@@ -120,6 +120,9 @@ def test_synthetic_data_is_deterministic_and_of_the_size_asked_for(tmp_path: Pat
     assert len(np.unique(interest_of(settings, np.arange(2_000)))) == 50
 
 
+STEPS = ("train", "generate from 40 seed users", "export everybody", "match", "combine five lists")
+
+
 def test_the_scale_benchmark_measures_each_step(tmp_path: Path) -> None:
     settings = scale.ScaleSettings(
         sizes=((1_000, 20_000), (2_000, 40_000)),
@@ -131,7 +134,7 @@ def test_the_scale_benchmark_measures_each_step(tmp_path: Path) -> None:
     )
     result = scale.run_scale(settings)
     steps = [step for row in result["sizes"] for step in row["steps"]]
-    assert [step["step"] for step in steps] == ["duckdb: train", "duckdb: generate from 40 seed users"] * 2
+    assert [step["step"] for step in steps] == [f"duckdb: {name}" for name in STEPS] * 2
     assert all(step["seconds"] > 0 and step["peak_bytes"] > 10_000_000 for step in steps)
     assert [entry["unit"] for entry in result["further"]] == ["interactions"]
     assert "per further million" in scale.table(result)
@@ -151,11 +154,15 @@ def test_the_scale_benchmark_has_both_engines_on_the_same_data(tmp_path: Path) -
     )
     result = scale.run_scale(settings)
     (row,) = result["sizes"]
-    duckdb, spark = row["steps"][:2], row["steps"][2:]
-    assert [step["step"].partition(": ")[0] for step in row["steps"]] == ["duckdb"] * 2 + ["spark"] * 2
-    assert all(one["recall"] == two["recall"] for one, two in zip(duckdb[1:], spark[1:], strict=True))
-    assert all(step["shuffle_bytes"] > 0 for step in spark), "Spark's own account was read"
-    assert set(row["spark_to_duckdb"]) == {"train", "generate from 40 seed users"}
+    found = {step["step"]: step for step in row["steps"]}
+    assert list(found) == [f"{engine}: {name}" for engine in scale.ENGINES for name in STEPS]
+    duckdb, spark = ([found[f"{engine}: {name}"] for name in STEPS] for engine in scale.ENGINES)
+    assert duckdb[1]["recall"] == spark[1]["recall"]
+    assert duckdb[2]["export_bytes"] == spark[2]["export_bytes"], "but for the manifest the same files"
+    # An export's tasks need nothing of each other.
+    assert all(step["shuffle_bytes"] > 0 for step in spark if "export" not in step["step"]), "by Spark's account"
+    assert all(0 < step["python_bytes"] < step["peak_bytes"] for step in spark)
+    assert set(row["spark_to_duckdb"]) == set(STEPS)
     assert "of DuckDB's time to train" in scale.table(result)
     assert not any(tmp_path.iterdir())
 

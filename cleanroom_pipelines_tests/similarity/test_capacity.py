@@ -11,12 +11,15 @@ from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity.benchmark.capacity import Line, costs_of, table
 
+STEPS = ("train", "generate from 100 seed users", "export everybody", "match", "combine five lists")
+
 
 def measured(**changes: Any) -> dict[str, Any]:
     """A result in which training takes 1 CPU s + 2 s per million interactions, on Spark ten times that."""
 
     def row(n_users: int) -> dict[str, Any]:
         millions = n_users * 20 / 1e6
+        of_spark = {"shuffle_bytes": 600 * n_users, "python_bytes": 2e9, "task_bytes": 67_000_000}
         steps = [
             {
                 "step": f"{engine}: {step}",
@@ -25,10 +28,12 @@ def measured(**changes: Any) -> dict[str, Any]:
                 "spill_bytes": 10 * n_users,
                 "model_bytes": 60 * n_users,
                 "ranking_bytes": 15 * n_users,
+                "list_bytes": 7 * n_users,
+                "export_bytes": 30 * n_users,
             }
-            | ({"shuffle_bytes": 600 * n_users} if engine == "spark" else {})
+            | (of_spark if engine == "spark" else {})
             for engine, factor in (("duckdb", 1), ("spark", 10))
-            for step in ("train", "generate from 100 seed users")
+            for step in STEPS
         ]
         steps.append({"step": "implicit ALS, 64 factors, 15 rounds", "seconds": 1.0})
         return {"n_users": n_users, "n_interactions": n_users * 20, "steps": steps}
@@ -38,19 +43,25 @@ def measured(**changes: Any) -> dict[str, Any]:
 
 def test_lines_go_through_what_was_measured() -> None:
     costs = costs_of(measured())
-    assert set(costs) == {"duckdb: train", "duckdb: generate", "spark: train", "spark: generate"}
+    names = [step.split()[0] for step in STEPS]
+    assert list(costs) == [f"{engine}: {name}" for engine in ("duckdb", "spark") for name in names]
     training = costs["spark: train"].cpu_seconds
     assert (training.fixed, training.slope * 1e6) == (pytest.approx(10), pytest.approx(20))
     assert training.at(20e9) == pytest.approx(10 + 20 * 20_000)
     assert costs["spark: train"].shuffle_bytes.at(20e9) == pytest.approx(600e9)
     assert costs["duckdb: train"].peak_bytes == Line(1e9, 0.0)
+    assert costs["spark: train"].peak_bytes == Line(2e9, 0.0), "of the Python processes"
+    per_user = {"generate": 15, "export": 30, "match": 7, "combine": 7}
+    for name, n_bytes in per_user.items():
+        assert costs[f"duckdb: {name}"].kept_bytes.slope == pytest.approx(n_bytes)
 
 
-def test_the_table_divides_by_cores_and_hides_what_says_nothing() -> None:
+def test_the_table_divides_by_cores_and_tells_what_a_task_held() -> None:
     text = table(measured(), sizes=(1_000_000_000,), cores=10, cluster_cores=100)
-    assert "| duckdb: train | million interactions | 1 + 2 s | 1000 + 0 MB |" in text
+    assert "| duckdb: train | million interactions | 1 + 2 s | - | 1000 + 0 MB |" in text
+    assert "| spark: train | million interactions | 10 + 20 s | 67 MB | 2000 + 0 MB |" in text
     assert "| 1,000,000,000 | duckdb: train | 67 min | 1.0 GB | 10.0 GB | 0 MB | 60.0 GB |" in text
-    assert "| 1,000,000,000 | spark: train | 67 min | not told | 10.0 GB | 600.0 GB | 60.0 GB |" in text
+    assert "| 1,000,000,000 | spark: train | 67 min | 2.0 GB | 10.0 GB | 600.0 GB | 60.0 GB |" in text
 
 
 @pytest.mark.parametrize("sizes", [[], [measured()["sizes"][0]], [measured()["sizes"][0]] * 2])

@@ -49,10 +49,11 @@ class Costs:
     Args:
         unit: `interactions` or `users`.
         cpu_seconds: Of all processes.
-        peak_bytes: Memory of all processes together.
+        peak_bytes: Memory of all processes together; on Spark of the Python ones.
+        task_bytes: The most that a task held in Java for sorting and grouping, at the larger size; 0 on DuckDB.
         disk_bytes: Spilled by the engine, or scratch files on shared storage.
         shuffle_bytes: Between executors.
-        kept_bytes: The model or the ranking.
+        kept_bytes: What is kept: the model, the ranking, the list, the export's files.
     """
 
     unit: str
@@ -61,16 +62,26 @@ class Costs:
     disk_bytes: Line
     shuffle_bytes: Line
     kept_bytes: Line
+    task_bytes: float = 0
+
+
+_KEPT = {
+    "train": "model_bytes",
+    "generate": "ranking_bytes",
+    "export": "export_bytes",
+    "match": "list_bytes",
+    "combine": "list_bytes",
+}
 
 
 def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
-    """The costs of training and generating on each engine, by `engine: step`.
+    """The costs of each step on each engine, by `engine: step`.
 
     Args:
         result: What `scale.run_scale` gave for two sizes or more; the first and the last are used.
 
     Raises:
-        UsageError: Fewer than two sizes, a failed step, or no generation.
+        UsageError: Fewer than two sizes, a failed step, or none.
     """
     rows = result["sizes"]
     if len(rows) < 2 or rows[0]["n_users"] == rows[-1]["n_users"]:
@@ -80,28 +91,28 @@ def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
         (one, other)
         for one in smaller["steps"]
         for other in larger["steps"]
-        if one["step"] == other["step"] and one["step"].partition(": ")[2].startswith(("train", "generate"))
+        if one["step"] == other["step"] and one["step"].partition(": ")[2].startswith(tuple(_KEPT))
     ]
     if not pairs or any("failed" in step for pair in pairs for step in pair):
         raise UsageError("A step of the benchmark failed.", remedy="Run it again.")
     found = {}
     for one, other in pairs:
         engine, _, step = one["step"].partition(": ")
-        is_training = step.startswith("train")
-        unit = "interactions" if is_training else "users"
-        kept = "model_bytes" if is_training else "ranking_bytes"
+        name = step.split()[0]
+        unit = "interactions" if name == "train" else "users"
 
-        def line(name: str, unit: str = unit, one: Any = one, other: Any = other) -> Line:
-            points = ((row[f"n_{unit}"], step.get(name, 0)) for row, step in ((smaller, one), (larger, other)))
+        def line(cost: str, unit: str = unit, one: Any = one, other: Any = other) -> Line:
+            points = ((row[f"n_{unit}"], step.get(cost, 0)) for row, step in ((smaller, one), (larger, other)))
             return Line.through(*points)
 
-        found[f"{engine}: {step.split()[0]}"] = Costs(
+        found[f"{engine}: {name}"] = Costs(
             unit,
             line("cpu_seconds"),
-            line("peak_bytes"),
+            line("python_bytes" if _is_spark(engine) else "peak_bytes"),
             line("spill_bytes"),
             line("shuffle_bytes"),
-            line(kept),
+            line(_KEPT[name]),
+            other.get("task_bytes", 0),
         )
     return found
 
@@ -124,12 +135,15 @@ def table(
         cluster_cores: Of the Spark cluster.
     """
     costs = costs_of(result)
-    lines = ["| step | per | CPU seconds | memory | disk | shuffle | kept |", "|---|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| step | per | CPU seconds | a task in Java | memory | disk | shuffle | kept |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for name, cost in costs.items():
-        amounts = (_measured(name, cost), cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes)
-        told = " | ".join(_line(amount, 1e-6, " MB") for amount in amounts)
+        told = " | ".join(_line(amount, 1e-6, " MB") for amount in _amounts(cost))
         seconds = _line(cost.cpu_seconds, 1.0, " s")
-        lines.append(f"| {name} | million {cost.unit} | {seconds} | {told} |")
+        of_a_task = _bytes(cost.task_bytes) if _is_spark(name) else "-"
+        lines.append(f"| {name} | million {cost.unit} | {seconds} | {of_a_task} | {told} |")
     lines += [
         "",
         f"| users | step | time on {cores} or {cluster_cores} cores | memory | disk | shuffle | kept |",
@@ -140,8 +154,7 @@ def table(
             size = n_users * (interactions_per_user if cost.unit == "interactions" else 1)
             spread = cost.cpu_seconds.slope * size / (cluster_cores if _is_spark(name) else cores)
             seconds_there = cost.cpu_seconds.fixed / _MEASURED_CORES + spread
-            amounts = (_measured(name, cost), cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes)
-            told = " | ".join("not told" if amount is None else _bytes(amount.at(size)) for amount in amounts)
+            told = " | ".join(_bytes(amount.at(size)) for amount in _amounts(cost))
             lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {told} |")
     return "\n".join(lines)
 
@@ -150,14 +163,11 @@ def _is_spark(name: str) -> bool:
     return name.startswith("spark")
 
 
-def _measured(name: str, cost: Costs) -> Line | None:
-    """Memory; None for Spark, whose Java processes take what they are given, whether they need it or not."""
-    return None if _is_spark(name) else cost.peak_bytes
+def _amounts(cost: Costs) -> tuple[Line, ...]:
+    return cost.peak_bytes, cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes
 
 
-def _line(line: Line | None, scale: float, unit: str) -> str:
-    if line is None:
-        return "not told"
+def _line(line: Line, scale: float, unit: str) -> str:
     return f"{line.fixed * scale:.4g} + {line.slope * 1e6 * scale:.3g}{unit}"
 
 

@@ -1,4 +1,4 @@
-"""The scale benchmark: seconds, memory and spill of training and generating, beside what else is there.
+"""The scale benchmark: seconds, memory, spill and shuffle of each heavy step, beside what else is there.
 
 Lives here: running each step as a process, watching its tree, costs per further million, the table.
 Add here when another cost should be watched.
@@ -18,6 +18,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+from cleanroom_pipelines.audiences.benchmark import AlgebraSettings, write_lists, write_room
 from cleanroom_pipelines.similarity.benchmark.synthetic import (
     SyntheticSettings,
     seed_ids,
@@ -43,7 +44,7 @@ class ScaleSettings:
         n_items: Items.
         memory_bytes: Of the engine.
         threads: Of everything.
-        engines: `duckdb`, `spark`; each trains and generates on the same data.
+        engines: `duckdb`, `spark`; each does every step on the same data.
         spark_url: Where the cluster is; None: `local[threads]` on this machine.
         peers: `als`, `pandas`.
         scratch: Existing directory for data, models and spill; None: the system's temporary one.
@@ -63,14 +64,18 @@ class ScaleSettings:
 
 
 def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict[str, Any]:
-    """Make data of each size, train, generate and run the peers, each in a process of its own.
+    """Make data of each size, do each step and run the peers, each in a process of its own.
+
+    Steps are training, generating, exporting everybody, matching a hashed seed of a tenth of the users with a
+    base of all users, and combining five lists of up to as many ids.
 
     Args:
         settings: What to measure.
         progress: Told the share done and the step.
 
     Returns:
-        Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step;
+        Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step, and on
+        Spark what was shuffled, the peak bytes of its Python processes, and the most that one task held in Java;
         seconds per further million interactions between consecutive sizes, or per further million users where the
         interactions are alike; the ratio to ALS.
     """
@@ -125,8 +130,14 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     interactions = folder / "interactions"
     interactions.mkdir()
     n_rows = write_interactions(data, interactions)
+    lists = folder / "lists"
+    lists.mkdir()
+    of_lists = AlgebraSettings(data.n_users, threads=settings.threads)
+    write_lists(lists, of_lists)
+    write_room(lists, of_lists)
     common = {
         "interactions": str(interactions),
+        "lists": str(lists),
         "pairs": str(folder / "pairs.parquet"),
         "memory_bytes": settings.memory_bytes,
         "threads": settings.threads,
@@ -149,6 +160,11 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
             seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
             out = str(folder / f"out-{engine}-{n_seed}")
             step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=out)
+        last = {"audience": out} if settings.seed_sizes else {}
+        for name, label in (("export", "export everybody"), ("match", "match"), ("combine", "combine five lists")):
+            if name != "export" or last:
+                where = str(folder / f"{name}-{engine}")
+                step(name, f"{engine}: {label}", engine=model["engine"], out=where, **last)
     ratio = None
     if "als" in settings.peers and "duckdb" in trained:
         pairs = step("pairs", "pairs table for implicit")
@@ -158,6 +174,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     if "pandas" in settings.peers and settings.seed_sizes:
         step("pandas", "pandas + scikit-learn", seed=str(folder / f"seed-{settings.seed_sizes[0]}.csv"))
     shutil.rmtree(interactions)
+    shutil.rmtree(lists)
     return {
         "n_users": data.n_users,
         "n_interactions": n_rows,
@@ -207,13 +224,15 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     with (folder / "answer").open("w+b") as answer:
         process = subprocess.Popen(command, stdout=answer, stderr=subprocess.DEVNULL, env=environment)  # noqa: S603 our own module
         watched = psutil.Process(process.pid)
-        peak, spilled = 0, 0
+        peak, of_python, spilled = 0, 0, 0
         # Seconds of every process that was seen: a child's are its parent's only when it has ended.
         cpu: dict[int, float] = {}
         while process.poll() is None:
             try:
                 tree = [watched, *watched.children(recursive=True)]
-                peak = max(peak, sum(member.memory_info().rss for member in tree))
+                held = {member: member.memory_info().rss for member in tree}
+                peak = max(peak, sum(held.values()))
+                of_python = max(of_python, sum(size for member, size in held.items() if member.name() != "java"))
                 for member in tree:
                     times = member.cpu_times()
                     cpu[member.pid] = times.user + times.system
@@ -229,7 +248,7 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     found: dict[str, Any] = json.loads(text.splitlines()[-1])
     measured = {"seconds": seconds, "cpu_seconds": sum(cpu.values()), "peak_bytes": peak, "spill_bytes": spilled}
     if arguments.get("engine"):
-        measured |= _shuffled(log)
+        measured |= {"python_bytes": of_python} | _told_by_spark(log)
     return {**measured, **found}
 
 
@@ -249,9 +268,9 @@ def _spark_settings(folder: Path, log: Path) -> Path:
     return folder
 
 
-def _shuffled(log: Path) -> dict[str, int]:
-    """What the tasks of one step shuffled and spilled, from Spark's own account."""
-    shuffled, spilled = 0, 0
+def _told_by_spark(log: Path) -> dict[str, int]:
+    """What the tasks of one step shuffled, spilled and held for sorting and grouping, from Spark's own account."""
+    shuffled, spilled, held = 0, 0, 0
     for file in log.iterdir():
         with file.open(encoding="utf-8") as lines:
             for line in lines:
@@ -260,7 +279,8 @@ def _shuffled(log: Path) -> dict[str, int]:
                 metrics = json.loads(line).get("Task Metrics") or {}
                 shuffled += metrics.get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
                 spilled += metrics.get("Disk Bytes Spilled", 0)
-    return {"shuffle_bytes": shuffled, "shuffle_spill_bytes": spilled}
+                held = max(held, metrics.get("Peak Execution Memory", 0))
+    return {"shuffle_bytes": shuffled, "shuffle_spill_bytes": spilled, "task_bytes": held}
 
 
 def _sizes(folder: Path) -> Iterable[int]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+_USERS_PER_FILE = 250_000
+
 
 def _engine_settings(arguments: Mapping[str, Any]) -> Any:
     from cleanroom_pipelines.engine import EngineSettings
@@ -65,6 +67,48 @@ def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "recall": {entry["size"]: entry["recall"] for entry in report.metrics["sizes"]},
         "stages": dict(report.timing_seconds),
     }
+
+
+def _match(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the base's users behind a hashed seed of a tenth as many rows."""
+    return _answer("matching", arguments)
+
+
+def _combine(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine five lists of ids."""
+    return _answer("mixed", arguments)
+
+
+def _answer(question: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    from cleanroom_pipelines.audiences.benchmark import prepare
+
+    out = Path(arguments["out"])
+    prepare(question, Path(arguments["lists"]), out, _engine_settings(arguments))()
+    return {"list_bytes": out.stat().st_size}
+
+
+def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Write all users of a ranking, best first, as JSON Lines."""
+    from cleanroom_pipelines.audiences.activation.writing import deliver
+    from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
+    from cleanroom_pipelines.storage.destinations import folder_on_disk
+
+    out = Path(arguments["out"])
+    everybody = AudienceSize(SizeType.PERCENTAGE, 100)
+    audience = select_audience(Path(arguments["audience"]) / RANKING_FILE, everybody)
+    deliver(
+        folder_on_disk(out),
+        audience.user_ids(),
+        export="benchmark",
+        generation_job=None,
+        requested=audience.requested,
+        format_="jsonl",
+        max_rows=_USERS_PER_FILE,
+        engine=_engine_settings(arguments),
+        slices=audience.slices,
+    )
+    return {"export_bytes": sum(path.stat().st_size for path in out.iterdir())}
 
 
 def _pairs(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,6 +176,9 @@ def _pandas(arguments: Mapping[str, Any]) -> dict[str, Any]:
 _STEPS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "train": _train,
     "generate": _generate,
+    "match": _match,
+    "combine": _combine,
+    "export": _export,
     "pairs": _pairs,
     "als": _als,
     "pandas": _pandas,
