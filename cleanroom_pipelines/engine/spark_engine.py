@@ -24,7 +24,7 @@ from cleanroom_pipelines.engine import spark_sessions
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.dialect import Statement, to_spark
 from cleanroom_pipelines.engine.spark_text import ReadText
-from cleanroom_pipelines.engine.tables import TableFiles, open_binary
+from cleanroom_pipelines.engine.tables import TableFiles, unpacked_blocks
 from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
 
 T = TypeVar("T")
@@ -263,8 +263,8 @@ class SparkEngine:
             return str(file)
         target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
         if unpack:
-            with open_binary(file) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+            with target.open("wb") as sink:
+                self._call(lambda: sink.writelines(unpacked_blocks(file)))
         else:
             target.symlink_to(file)
         return str(target)

@@ -1,6 +1,7 @@
 """Finding the files of a table a user points at.
 
-Lives here: which files a path, folder or glob means, their format, and the column names of text files.
+Lives here: which files a path, folder or glob means, their format, the column names of text files, and taking
+gzip off.
 Add here when a further file format is read.
 Keep out: what the columns mean (roles live in `tables.roles`).
 """
@@ -24,6 +25,7 @@ _SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": 
 _KEYS_SAMPLE_LINES = 1_000
 _MAX_LINE_CHARACTERS = 10_000_000
 _DELIMITERS = ",;\t|"
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,20 @@ def _format_of(file: Path) -> Format | None:
 def open_binary(file: Path) -> IO[bytes]:
     """Open a file for reading, through gzip when its name ends in `.gz`."""
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
+
+
+def unpacked_blocks(file: Path) -> Iterator[bytes]:
+    """Give the content of a gzipped file in blocks of 1 MB; who took them all knows that the file is whole.
+
+    Raises:
+        BadGzipFile: It is no gzip, breaks off, or is not what its checksums say.
+    """
+    try:
+        with gzip.open(file, "rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                yield block
+    except (EOFError, zlib.error):
+        raise gzip.BadGzipFile("it breaks off or is damaged") from None
 
 
 def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ...], str]:

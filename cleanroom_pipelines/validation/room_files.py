@@ -13,10 +13,7 @@ reads the half before it as if it were all.
 
 import csv
 import errno
-import gzip
 import io
-import shutil
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,14 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
-from cleanroom_pipelines.engine import TableFiles, quote_literal
+from cleanroom_pipelines.engine import TableFiles, quote_literal, unpacked_blocks
 from cleanroom_pipelines.errors import InputError, StorageFullError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _PARQUET_MAGIC = b"PAR1"
 _SAMPLE_RECORDS = 1_000
 _MAX_LINE_BYTES = 10_000_000
-_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -
     """
     try:
         return _open(path, scratch, max_bytes)
-    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, InputError | StorageFullError):
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -135,8 +131,8 @@ def _open(path: Path, scratch: Path, max_bytes: int | None) -> RoomFile:
     magic = _magic_of(path)
     if magic.startswith(_GZIP_MAGIC):
         plain = scratch / "unpacked"
-        with gzip.open(path, "rb") as source, plain.open("wb") as sink:
-            _copy(source, sink, max_bytes)
+        with plain.open("wb") as sink:
+            sink.writelines(_within(max_bytes, unpacked_blocks(path)))
         magic = _magic_of(plain)
     else:
         # A link with a plain name: the engine would take a star in a path for a pattern.
@@ -155,19 +151,16 @@ def _magic_of(path: Path) -> bytes:
         return stream.read(len(_PARQUET_MAGIC))
 
 
-def _copy(source: IO[bytes] | gzip.GzipFile, sink: IO[bytes], max_bytes: int | None) -> None:
-    if max_bytes is None:
-        shutil.copyfileobj(source, sink, _COPY_BYTES)
-        return
-    n_written = 0
-    while block := source.read(_COPY_BYTES):
-        n_written += len(block)
-        if n_written > max_bytes:
+def _within(max_bytes: int | None, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    n_bytes = 0
+    for block in blocks:
+        n_bytes += len(block)
+        if max_bytes is not None and n_bytes > max_bytes:
             raise StorageFullError(
                 "A file is larger unpacked than the scratch space allows.",
                 remedy="Give smaller files, or allow more scratch space.",
             )
-        sink.write(block)
+        yield block
 
 
 def _n_parquet_columns(path: Path) -> int:

@@ -36,6 +36,7 @@ from cleanroom_pipelines.engine import (
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, SeedError
 from cleanroom_pipelines.tables.cells import columns_of, usable_cell_sql, value_sql
 from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
 from cleanroom_pipelines_tests.contract.conftest import GIVEN_URL, Opening
 
@@ -788,6 +789,31 @@ def test_damaged_files(engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixt
     assert CANARY not in _whole(caught.value)
     printed = capfd.readouterr()
     assert CANARY not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("how", damaged.GZIPS)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_damaged_gzipped_text_is_no_shorter_table(
+    engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str, how: str
+) -> None:
+    line, header = ('{"a": "%s%d"}\n', "") if kind == "jsonl" else ("%s%d\n", "a\n")
+    text = header + "".join(line % (CANARY, i) for i in range(20_000))
+    file = tmp_path / f"t.{kind}.gz"
+    file.write_bytes(damaged.GZIPS[how](text.encode()))
+    with pytest.raises(EngineError) as caught:
+        engine.scan("t", find_tables(file))
+    assert caught.value.attributes["cause"] == "BadGzipFile"
+    assert CANARY not in _whole(caught.value)
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err
+
+
+def test_an_open_quote_is_told(engine: Engine, tmp_path: Path) -> None:
+    text = "a,b\n" + "".join(f"{i},x\n" for i in range(1_000))
+    (tmp_path / "t.csv").write_bytes(damaged.with_open_quote(text.encode()))
+    engine.scan("t", find_tables(tmp_path / "t.csv"))
+    assert rows(engine, "SELECT count(*) AS n FROM t") == [{"n": 499}]
+    assert engine.rejected_lines()["runs_on"].to_pylist() == [True]
 
 
 def test_nothing_is_printed_and_nothing_stays(

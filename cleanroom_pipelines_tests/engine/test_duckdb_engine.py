@@ -12,8 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.engine import Engine, EngineSettings, find_tables, open_engine, quote_literal
+from cleanroom_pipelines.engine import (
+    Engine,
+    EngineSettings,
+    duckdb_engine,
+    find_tables,
+    open_engine,
+    quote_literal,
+    unpacked_blocks,
+)
 from cleanroom_pipelines.errors import EngineError, StorageFullError
+from cleanroom_pipelines_tests import damaged
 
 SETTINGS = EngineSettings(memory_bytes=256 << 20, threads=2)
 
@@ -376,6 +385,35 @@ def test_gzipped_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "t.parquet")
     (tmp_path / "t.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
     assert rows_of(tmp_path / "t.parquet.gz") == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("how", damaged.GZIPS)
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "[t].csv.gz"])
+def test_damaged_gzipped_text_is_no_shorter_table(tmp_path: Path, name: str, how: str) -> None:
+    line, header = ('{"a": "%d"}\n', "") if "json" in name else ("%d\n", "a\n")
+    (tmp_path / name).write_bytes(damaged.GZIPS[how]((header + "".join(line % i for i in range(50_000))).encode()))
+    with open_engine(SETTINGS, paths=[tmp_path]) as engine, pytest.raises(EngineError) as caught:
+        engine.scan("t", find_tables(tmp_path / name))
+    assert caught.value.attributes["cause"] == "BadGzipFile"
+    assert caught.value.__context__ is None
+
+
+def test_gzipped_text_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+
+    def noted(file: Path) -> Iterator[bytes]:
+        checked.append(file)
+        return unpacked_blocks(file)
+
+    monkeypatch.setattr(duckdb_engine, "unpacked_blocks", noted)
+    # What `cat` makes of two is a gzip too.
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a\n1\n") + gzip.compress(b"2\n"))
+    tables = find_tables(tmp_path)
+    with open_engine(SETTINGS, paths=[tmp_path]) as engine:
+        for _ in range(2):
+            engine.scan("t", tables)
+            assert engine.fetch("SELECT a FROM t")["a"].to_pylist() == ["1", "2"]
+    assert checked == list(tables.files)
 
 
 def test_damaged_gzipped_parquet(tmp_path: Path) -> None:

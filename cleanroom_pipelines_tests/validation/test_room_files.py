@@ -19,6 +19,7 @@ from cleanroom_pipelines.errors import StatusCode, StorageFullError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ErrorCode, ValidationReport, report_markdown
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, validate_upload
+from cleanroom_pipelines_tests import damaged
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 ROWS = b"u1,a@x.ch\nu2,b@x.ch\n"
@@ -124,7 +125,7 @@ def test_parquet_types_that_cannot_be(tmp_path: Path, dataset: Dataset, columns:
         (b"u1;a@x.ch\nu2;b@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
         (b"PK\x03\x04\x00\x00 a spreadsheet", ErrorCode.NOT_ENOUGH_COLUMNS),
         (b"PAR1 no parquet PAR1", ErrorCode.INVALID_FILE_TYPE),
-        (gzip.compress(ROWS * 50_000, mtime=0)[:-9], ErrorCode.INVALID_FILE_TYPE),
+        *((damage(ROWS * 50_000), ErrorCode.INVALID_FILE_TYPE) for damage in damaged.GZIPS.values()),
         (gzip.compress(ROWS, mtime=0)[:-8] + b"\x00" * 8, ErrorCode.INVALID_FILE_TYPE),
         (b"\x1f\x8b no gzip", ErrorCode.INVALID_FILE_TYPE),
         (b"u1,a@x.ch\r\nu2,b@x.ch\nu3,c@x.ch\r\n", ErrorCode.INVALID_FILE_TYPE),
