@@ -46,7 +46,9 @@ from cleanroom_pipelines.tables.uploads import (
     check_columns,
     check_times,
     check_types,
+    count_rejected,
     exceeds,
+    reading_of,
 )
 
 ITEM_BITS = 20
@@ -117,7 +119,7 @@ def open_cells(
         The declared columns, and the number of lines that could not be split into cells, which are no rows of it.
 
     Raises:
-        TrainingDataError: A missing or mistyped column.
+        TrainingDataError: A missing or mistyped column, or a quote that is not closed.
     """
     raw = f"{name}_raw"
     check_columns(tables, schema.columns, INTERACTIONS)
@@ -140,9 +142,9 @@ def open_cells(
     engine.rejected_lines()
     if engine.is_cluster:  # many files at once, instead of one
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
-        return columns, engine.rejected_lines().num_rows
+        return columns, count_rejected(engine, INTERACTIONS)
     engine.write_parquet(query, parsed)
-    n_unreadable = engine.rejected_lines().num_rows
+    n_unreadable = count_rejected(engine, INTERACTIONS)
     engine.scan(name, find_tables(parsed))
     return columns, n_unreadable
 
@@ -254,7 +256,8 @@ def open_interactions(
         What was found; `events` has user_id, item_id, ts (epoch seconds or NULL) and f0, f1, … for the features.
 
     Raises:
-        TrainingDataError: A missing or mistyped column, times that are not seconds, too many bad rows, no rows.
+        TrainingDataError: A missing or mistyped column, a quote that is not closed, times that are not seconds,
+            too many bad rows, no rows.
     """
     columns, n_unreadable = open_cells(engine, "cells", tables, schema, scratch / "rows.parquet")
     profile = profile_cells(engine, schema, columns)
@@ -302,12 +305,15 @@ def open_interactions(
 def _of_population(engine: Engine, population: TableFiles | None) -> str:
     if population is None:
         return ""
-    engine.scan("population_rows", population)
-    engine.execute(
-        """-- one row per user of the population
-        CREATE OR REPLACE TEMP TABLE population AS
-        SELECT DISTINCT CAST(user_id AS VARCHAR) AS name FROM population_rows WHERE user_id IS NOT NULL"""
-    )
+    with reading_of(USERS):
+        engine.scan("population_rows", population)
+        engine.rejected_lines()
+        engine.execute(
+            """-- one row per user of the population
+            CREATE OR REPLACE TEMP TABLE population AS
+            SELECT DISTINCT CAST(user_id AS VARCHAR) AS name FROM population_rows WHERE user_id IS NOT NULL"""
+        )
+        count_rejected(engine, USERS)
     return " AND CAST(user_id AS VARCHAR) IN (SELECT name FROM population)"
 
 
@@ -498,7 +504,7 @@ def read_users_table(
     Its column `number` is the user's number, or her name on a cluster.
 
     Raises:
-        TrainingDataError: A missing or mistyped column, or too many bad rows.
+        TrainingDataError: A missing or mistyped column, a quote that is not closed, or too many bad rows.
     """
     check_columns(tables, schema.columns, USERS)
     engine.scan("user_rows", tables)
@@ -514,7 +520,7 @@ def read_users_table(
     engine.execute(f"CREATE OR REPLACE TEMP VIEW user_cells AS SELECT {', '.join(cells)} FROM user_rows")
     engine.rejected_lines()
     counts = _one(engine, "SELECT count(*) AS n, count(*) FILTER (NOT is_usable) AS bad FROM user_cells")
-    n_unreadable = engine.rejected_lines().num_rows
+    n_unreadable = count_rejected(engine, USERS)
     check_invalid_share(counts["bad"] + n_unreadable, counts["n"] + n_unreadable, max_invalid_share, USERS)
     names = [f"f{number}" for number in range(len(schema.features))]
     # Duplicates: the smallest value of each column, so that the row order cannot matter.

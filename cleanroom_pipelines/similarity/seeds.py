@@ -17,7 +17,7 @@ from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_sql
 from cleanroom_pipelines.tables.roles import Role
 from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
-from cleanroom_pipelines.tables.uploads import SEED, check_types, exceeds, find_upload, reading_of
+from cleanroom_pipelines.tables.uploads import SEED, check_types, count_rejected, exceeds, find_upload, reading_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def read_seed(
         max_invalid_share: Share of rows without a usable id (0 to 1) beyond which the seed is refused.
 
     Raises:
-        SeedError: Not found, unreadable, empty, no user_id column, too many bad rows, too few or too many ids.
+        SeedError: Not found, unreadable, damaged, empty, no user_id column, too many bad rows, too few or too many
+            ids.
     """
     tables = find_upload(path, SEED)
     declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
@@ -102,7 +103,7 @@ def read_seed(
             )
             SELECT count(*) AS n_rows, count(id) AS n_valid, count(DISTINCT id) AS n_unique FROM usable"""
         ).to_pylist()[0]
-        n_rows = counts["n_rows"] + database.rejected_lines().num_rows
+        n_rows = counts["n_rows"] + count_rejected(database, SEED)
         n_invalid = n_rows - counts["n_valid"]
         _check_counts(
             n_rows,

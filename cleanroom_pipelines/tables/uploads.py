@@ -1,8 +1,8 @@
 """Uploads: the tables that people hand in, and what refuses one as a whole.
 
-Lives here: the three uploads with the errors and codes of each; finding one, checking its columns, times and share
-of bad rows, and the sentence for a file that cannot be read to its end. Validation reports these errors, training
-and generation raise them.
+Lives here: the three uploads with the errors and codes of each; finding one, checking its columns, times, quotes
+and share of bad rows, and the sentence for a file that cannot be read to its end. Validation reports these errors,
+training and generation raise them.
 Add here when a further upload is handed in, or a further reason refuses one.
 Keep out: which cells are usable (`cells`) and the limits of size, which differ by use.
 
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from cleanroom_pipelines.engine import TableFiles, find_tables
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import Engine, TableFiles, find_tables
 from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.tables.cells import MAX_SECONDS, TYPES_IN_WORDS, Column
 from cleanroom_pipelines.tables.roles import Role
@@ -149,6 +151,39 @@ def check_times(column: str, upload: Upload, *, n_too_large: int, smallest: int 
         remedy="Convert them to seconds, or to a timestamp type in parquet.",
         problem="times",
     )
+
+
+def check_quotes(rejected: pa.Table, upload: Upload | None = None) -> None:
+    """Refuse text in which a quote is opened and not closed.
+
+    It would otherwise take all rows behind it out of the file, and count as one bad row.
+
+    Args:
+        rejected: What `Engine.rejected_lines` told once the text was read.
+        upload: What it is; None for a file that the message can call "it".
+
+    Raises:
+        TrainingDataError: Or SeedError; without an upload an InputError.
+    """
+    if not any(rejected["runs_on"].to_pylist()):
+        return
+    refusal, what = (upload.refusal, f"the {upload.what}") if upload else (InputError, "it")
+    raise refusal(
+        f"A quote is opened in {what} and not closed, so that the lines behind it cannot be told apart.",
+        remedy="Close it, or double the quotes inside quoted cells.",
+        problem="damaged",
+    )
+
+
+def count_rejected(engine: Engine, upload: Upload) -> int:
+    """How many lines of an upload the queries since `Engine.rejected_lines` was last asked skipped.
+
+    Raises:
+        TrainingDataError: Or SeedError: one of them is a quote that is not closed.
+    """
+    rejected = engine.rejected_lines()
+    check_quotes(rejected, upload)
+    return int(rejected.num_rows)
 
 
 def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:

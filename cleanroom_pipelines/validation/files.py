@@ -301,7 +301,9 @@ def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], t
         for batch in engine.batches(f"SELECT {select} FROM part", rows=task.batch_rows):
             tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
             _tell(task, _SHARE_OF_BATCHES * share_of(batch), "validating rows")
-        tally.add_rejected(engine.rejected_lines(), n_rows_before, 1 if part.format == "csv" else 0)
+        rejected = engine.rejected_lines()
+        uploads.check_quotes(rejected, task.rules.upload)
+        tally.add_rejected(rejected, n_rows_before, 1 if part.format == "csv" else 0)
     return tally
 
 

@@ -318,13 +318,7 @@ class _Part:
             self.reading.tell(share_of(batch), stage)
         rejected = engine.rejected_lines()
         self.tally.add_rejected(rejected, n_rows_before, 0)
-        if any(rejected["runs_on"].to_pylist()):
-            # One quote would otherwise take all rows behind it out of the file, and count as one bad row.
-            raise InputError(
-                "A quote is opened in it and not closed, so that the lines behind it cannot be told apart.",
-                remedy="Close it, or double the quotes inside quoted cells.",
-                problem="damaged",
-            )
+        uploads.check_quotes(rejected)
 
     def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
         named = _columns_of(self.dataset, file, upload)

@@ -6,7 +6,9 @@ Nothing half-written is left either way, and what is counted rather than an erro
 """
 
 import errno
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 
-from .. import worlds
+from .. import damaged, worlds
 from ..cli.commands import Commands, Ended
 from .conftest import Shell
 
@@ -124,6 +126,32 @@ def few_rows(folder: Path) -> Path:
     return csv(folder / "t.csv", worlds.events(n_events=999))
 
 
+def packed_csv(how: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        plain = csv(folder / "t", worlds.events())
+        path = folder / "t.csv.gz"
+        path.write_bytes(damaged.GZIPS[how](plain.read_bytes()))
+        return path
+
+    return write
+
+
+def packed_json(how: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        lines = (json.dumps(dict(zip(worlds.ROLES, row, strict=True))) + "\n" for row in worlds.events())
+        path = folder / "t.jsonl.gz"
+        path.write_bytes(damaged.GZIPS[how]("".join(lines).encode()))
+        return path
+
+    return write
+
+
+def open_quote(folder: Path) -> Path:
+    path = csv(folder / "t.csv", worlds.events())
+    path.write_bytes(damaged.with_open_quote(path.read_bytes()))
+    return path
+
+
 TABLES = {
     "missing": (lambda folder: folder / "missing.parquet", "TRAINING_DATA_NOT_FOUND"),
     "empty": (empty_text, "TRAINING_DATA_INVALID"),
@@ -138,6 +166,9 @@ TABLES = {
     "milliseconds": (milliseconds, "TRAINING_DATA_INVALID"),
     "99 users": (few_users, "TRAINING_DATA_TOO_SMALL"),
     "999 rows": (few_rows, "TRAINING_DATA_TOO_SMALL"),
+    **{f"CSV in gzip, {how}": (packed_csv(how), "TRAINING_DATA_INVALID") for how in damaged.GZIPS},
+    **{f"JSON Lines in gzip, {how}": (packed_json(how), "TRAINING_DATA_INVALID") for how in damaged.GZIPS},
+    "an open quote": (open_quote, "TRAINING_DATA_INVALID"),
 }
 
 
@@ -174,6 +205,35 @@ def test_a_bad_table_fails_its_dataset_and_model(
     assert not model.artifacts
     assert drafts_in(shell.installation.home.root) == []
     assert "training_dataset" in dataset.artifacts, "a bad table leaves its report"
+
+
+AGES = [(worlds.user(number), 20 + number % 50) for number in range(worlds.N_USERS)]
+USERS_CSV = "user,age\n" + "".join(f"{who},{age}\n" for who, age in AGES)
+USERS_JSON = "".join(json.dumps({"user": who, "age": age}) + "\n" for who, age in AGES)
+USERS_TABLES = {
+    **{f"CSV in gzip, {how}": ("u.csv.gz", damage(USERS_CSV.encode())) for how, damage in damaged.GZIPS.items()},
+    **{
+        f"JSON Lines in gzip, {how}": ("u.jsonl.gz", damage(USERS_JSON.encode()))
+        for how, damage in damaged.GZIPS.items()
+    },
+    "an open quote": ("u.csv", damaged.with_open_quote(USERS_CSV.encode())),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), USERS_TABLES.values(), ids=USERS_TABLES)
+def test_a_bad_users_table_is_refused_by_the_command(
+    command: Commands, world: worlds.World, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "out").mkdir()
+    ended = command(
+        "train", "--interactions", world.interactions, "--schema", SCHEMA, "--users", tmp_path / name,
+        "--users-schema", "user=USER_ID,age=NUMERICAL_FEATURE", "--out", tmp_path / "out" / "model",
+        "--threads", "1",
+    )  # fmt: skip
+    assert_refused(ended)
+    assert re.search("The users table (could|cannot) |quote is opened in the users table", ended.err)
+    assert everything_in(tmp_path / "out") == set()
 
 
 def test_few_bad_rows_duplicates_and_unknown_columns_are_counted(
@@ -248,12 +308,19 @@ def half_known(folder: Path) -> Path:
     return worlds.write_seed(folder / "s.jsonl", users)
 
 
+LONG_SEED = "user_id\n" + "".join(f"{worlds.user(number)}\n" for number in range(worlds.N_GROUP))
+
 SEEDS = {
     "empty": (written("s.jsonl", ""), "SEED_INVALID"),
     "header only": (written("s.csv", "user_id\n"), "SEED_INVALID"),
     "unparsable lines": (written("s.jsonl", "{{{\n" * 60), "SEED_INVALID"),
     "no parquet": (written("s.parquet", b"PAR1 none"), "SEED_INVALID"),
     "no gzip": (written("s.csv.gz", b"user_id\nu"), "SEED_INVALID"),
+    **{
+        f"gzip, {how}": (written("s.csv.gz", damage(LONG_SEED.encode())), "SEED_INVALID")
+        for how, damage in damaged.GZIPS.items()
+    },
+    "an open quote": (written("s.csv", damaged.with_open_quote(LONG_SEED.encode())), "SEED_INVALID"),
     "no user_id column": (written("s.csv", "id,x\n" + "a,b\n" * 60), "SEED_INVALID"),
     "24 ids": (seed_of(24), "SEED_TOO_SMALL"),
     "24 ids three times": (

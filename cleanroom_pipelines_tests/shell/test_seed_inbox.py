@@ -15,7 +15,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import GenerationJob, Kind, Origin
 
-from .. import worlds
+from .. import damaged, worlds
 from .conftest import Shell
 from .ticks import tick
 
@@ -114,6 +114,9 @@ def test_a_drop_is_exported_and_receipted(trained: Shell) -> None:
     assert len(list(receipts_in(folder / "accepted"))) == 1
 
 
+LONG = "user_id\n" + "".join(f"{worlds.user(number)}\n" for number in range(worlds.N_GROUP))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [
@@ -123,11 +126,15 @@ def test_a_drop_is_exported_and_receipted(trained: Shell) -> None:
         ("strangers.csv", "user_id\n" + "".join(f"nobody-{n}\n" for n in range(40)), "INSUFFICIENT_MATCHING_SEED"),
         ("broken.parquet", "no parquet", "SEED_INVALID"),
         ("notes.docx", "hello", "SEED_INVALID"),
+        ("damaged.csv.gz", damaged.GZIPS["shorter than it says"](LONG.encode()), "SEED_INVALID"),
+        ("quote.csv", damaged.with_open_quote(LONG.encode()), "SEED_INVALID"),
     ],
 )
-def test_a_bad_drop_is_rejected_with_its_reason(trained: Shell, name: str, content: str, code: str) -> None:
+def test_a_bad_drop_is_rejected_with_its_reason(
+    trained: Shell, name: str, content: str | bytes, code: str
+) -> None:
     folder = inbox_of(trained)
-    (folder / name).write_text(content)
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     cursor = tick(trained, "seed_inbox").cursor
     tick(trained, "seed_inbox", cursor=cursor)
     trained.run_pending()

@@ -8,6 +8,8 @@ import pytest
 
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.seeds import match_seed, read_seed
+from cleanroom_pipelines.storage.seed_parts import merge_parts
+from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, make_world, seed_of, train_on
 
 
@@ -74,6 +76,30 @@ def test_a_missing_and_an_empty_seed(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(SeedError):
         read_seed(tmp_path / "empty.jsonl", engine=ENGINE)
+
+
+LONG = ("user_id\n" + "".join(f"u{number}\n" for number in range(5_000))).encode()
+
+
+@pytest.mark.parametrize("how", damaged.GZIPS)
+def test_a_damaged_gzip_is_no_shorter_seed(tmp_path: Path, how: str) -> None:
+    (tmp_path / "seed.csv.gz").write_bytes(damaged.GZIPS[how](LONG))
+    with pytest.raises(SeedError) as caught:
+        read_seed(tmp_path / "seed.csv.gz", engine=ENGINE)
+    assert caught.value.status_code is StatusCode.SEED_INVALID
+
+
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_a_quote_that_is_not_closed_is_no_shorter_seed(tmp_path: Path, n_parts: int) -> None:
+    parts = [tmp_path / f"{number}.csv" for number in range(n_parts)]
+    for part in parts:
+        part.write_bytes(LONG)
+    parts[0].write_bytes(damaged.with_open_quote(LONG))
+    merge_parts(parts, tmp_path / "seed.csv", max_bytes=1_000_000)
+    with pytest.raises(SeedError) as caught:
+        read_seed(tmp_path / "seed.csv", engine=ENGINE)
+    assert caught.value.status_code is StatusCode.SEED_INVALID
+    assert str(caught.value).startswith("A quote is opened in the seed and not closed")
 
 
 def test_floats_are_no_ids(tmp_path: Path) -> None:

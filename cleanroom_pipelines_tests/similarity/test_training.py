@@ -1,6 +1,7 @@
 """Contract: what a training table may hold, what is counted and what is an error (contracts/similarity.md)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cleanroom_pipelines.similarity import (
 )
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.training import train
+from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, SCHEMA, SMALL, World, make_world
 
 
@@ -290,6 +292,42 @@ def test_the_cache_reads_a_day_once_and_a_changed_day_again(world: World, tmp_pa
     report, _ = _train(world.interactions, tmp_path / "c", **arguments)
     assert len({path.name for path in (tmp_path / "cache").iterdir()} - first) == 2
     assert report.n_rows == len(world.interactions) + 1
+
+
+@pytest.mark.parametrize("how", [*damaged.GZIPS, "quote"])
+def test_the_cache_keeps_nothing_of_a_damaged_day(world: World, tmp_path: Path, how: str) -> None:
+    days = _days(world, tmp_path)
+    first = min(days.iterdir())
+    header, rows = first.read_bytes().split(b"\n", 1)
+    content = header + b"\n" + 10 * rows
+    if how == "quote":
+        first.write_bytes(damaged.with_open_quote(content))
+    else:
+        first.unlink()
+        first.with_suffix(".csv.gz").write_bytes(damaged.GZIPS[how](content))
+    for name in ("a", "cache", "scratch"):
+        (tmp_path / name).mkdir()
+    error = _refused(
+        world.interactions,
+        tmp_path / "a",
+        interactions=days,
+        day_cache=tmp_path / "cache",
+        engine=replace(ENGINE, scratch=tmp_path / "scratch"),
+    )
+    assert error.status_code is StatusCode.TRAINING_DATA_INVALID
+    for name in ("a/model", "cache", "scratch"):
+        assert list((tmp_path / name).iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [*damaged.GZIPS, "quote"])
+@pytest.mark.parametrize("what", ["users", "population"])
+def test_damaged_users_are_no_fewer_users(world: World, tmp_path: Path, what: str, how: str) -> None:
+    content = pd.DataFrame({"user_id": world.users, "age": 30}).to_csv(index=False).encode()
+    path = tmp_path / f"users.csv{'' if how == 'quote' else '.gz'}"
+    path.write_bytes(damaged.with_open_quote(content) if how == "quote" else damaged.GZIPS[how](content))
+    error = _refused(world.interactions, tmp_path, **{what: path})
+    assert error.status_code is StatusCode.TRAINING_DATA_INVALID
+    assert "users table" in str(error)
 
 
 def _population(users: list[str], folder: Path) -> Path:

@@ -20,6 +20,7 @@ from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, NotFo
 from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.storage.buckets import Buckets, ObjectPlace, RegisteredBucket
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
+from cleanroom_pipelines_tests import damaged
 
 MINE, THEIRS = "111111111111", "222222222222"
 LIMIT = 10_000_000
@@ -319,12 +320,15 @@ CANARY = "canary-7f3a"
         ({"1.parquet": parquet(CANARY), "2.parquet": parquet("a", column="other")}, "SEED_INVALID"),
         ({"1.parquet": parquet("a"), "2.parquet": CANARY.encode()}, "SEED_INVALID"),
         ({"1.jsonl": lines("a"), "2.jsonl.gz": CANARY.encode()}, "SEED_INVALID"),
-        ({"1.jsonl": lines("a"), "2.jsonl.gz": gzip.compress(lines("a" * 99))[:-4]}, "SEED_INVALID"),
+        *(
+            ({"1.jsonl": lines("a"), "2.jsonl.gz": damage(lines(*map(str, range(99))))}, "SEED_INVALID")
+            for damage in damaged.GZIPS.values()
+        ),
         ({"1.jsonl": lines("a"), "2.jsonl.gz": gzip.compress(b"\n" * 2 * LIMIT)}, "SEED_TOO_LARGE"),
         ({"1.parquet": parquet("a"), "2.parquet.gz": gzip.compress(b"\n" * 2 * LIMIT)}, "SEED_TOO_LARGE"),
         ({f"{number}.jsonl": b"\n" for number in range(1001)}, "SEED_INVALID"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_files_that_make_no_seed_are_told(
     buckets: Buckets, home: Home, tmp_path: Path, files: dict[str, bytes], code: str

@@ -26,6 +26,7 @@ from cleanroom_pipelines.validation import (
     validate_seed,
     validate_users,
 )
+from cleanroom_pipelines_tests import damaged
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 COLUMNS = [("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"), ("spend", "NUMERICAL_FEATURE")]
@@ -126,6 +127,51 @@ def test_unreadable(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     report = interactions(tmp_path / name)
     assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+LONG = [f"u{i},i,5,1" for i in range(50_000)]
+
+
+@pytest.mark.parametrize("how", damaged.GZIPS)
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz"])
+def test_damaged_gzip(tmp_path: Path, name: str, how: str) -> None:
+    text = "\n".join(["user,item,ts,spend", *LONG]) + "\n"
+    if "jsonl" in name:
+        text = "".join(f'{{"user": "{line[:-6]}", "item": "i", "ts": 5, "spend": 1}}\n' for line in LONG)
+    (tmp_path / name).write_bytes(damaged.GZIPS[how](text.encode()))
+    for report in (
+        interactions(tmp_path / name),
+        validate_users(tmp_path / name, [("user", "USER_ID"), ("spend", "NUMERICAL_FEATURE")]),
+    ):
+        assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+    seed_text = text.replace('"user"', '"user_id"').replace("user,", "user_id,")
+    (tmp_path / name).write_bytes(damaged.GZIPS[how](seed_text.encode()))
+    assert_failed(seed(tmp_path / name), StatusCode.SEED_INVALID, ErrorCode.INVALID_FILE_TYPE)
+
+
+def test_a_quote_that_is_not_closed(tmp_path: Path) -> None:
+    whole = write_csv(tmp_path / "1.csv", LONG)
+    quote = tmp_path / "2.csv"
+    quote.write_bytes(damaged.with_open_quote(whole.read_bytes()))
+    users = [("user", "USER_ID"), ("spend", "NUMERICAL_FEATURE")]
+    for report in (interactions(tmp_path), interactions(quote), validate_users(quote, users)):
+        assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+        assert "quote" in report.reason
+    quote.write_bytes(quote.read_bytes().replace(b"user,", b"user_id,", 1))
+    report = seed(quote)
+    assert_failed(report, StatusCode.SEED_INVALID, ErrorCode.INVALID_FILE_TYPE)
+    assert report.reason.startswith("A quote is opened in the seed and not closed")
+
+
+def test_a_quote_before_the_last_lines_is_one_bad_row(tmp_path: Path) -> None:
+    report = interactions(write_csv(tmp_path / "t.csv", [*LONG, 'u,i,5,"1', "u,i,5,1"]))
+    assert report.passed
+    assert (report.n_rows, report.n_invalid_rows) == (50_001, 1)
+
+
+def test_a_cell_of_many_lines_is_fine(tmp_path: Path) -> None:
+    report = interactions(write_csv(tmp_path / "t.csv", ['u,"i' + "\nmore" * 30 + '",5,1']))
+    assert (report.n_rows, report.n_invalid_rows) == (1, 0)
 
 
 def test_truncated_parquet(tmp_path: Path) -> None:
