@@ -28,8 +28,9 @@ _BATCH_ROWS = 100_000
 _MAX_OPEN_FILES = 1_024
 _SECONDS_AFTER_PARENT = 5
 
-# DuckDB's errors, by what a person can do about them.
+# The engine's errors, by what a person can do about them.
 _PROBLEMS = {
+    "BadGzipFile": "table",
     "OutOfMemoryException": "memory",
     "BinderException": "names",
     "CatalogException": "names",
@@ -111,6 +112,7 @@ def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
 def _run(task: Mapping[str, Any]) -> int:
     from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine
     from cleanroom_pipelines.queries.confinement import confine
+    from cleanroom_pipelines.tables.uploads import check_quotes
 
     limits, folder = task["limits"], Path(task["folder"])
     for table in task["tables"].values():
@@ -128,7 +130,9 @@ def _run(task: Mapping[str, Any]) -> int:
         for view, tables in found.items():
             engine.scan(view, tables)
         _check_sources(engine, task["sql"], set(found))
-        return _write(engine, task["sql"], task["parameters"], folder / "rows.jsonl", limits)
+        n_rows = _write(engine, task["sql"], task["parameters"], folder / "rows.jsonl", limits)
+        check_quotes(engine.rejected_lines())
+        return n_rows
 
 
 def _check_links(folder: Path) -> None:

@@ -26,6 +26,7 @@ import pytest
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.queries.checking import CheckedQuery, check_query
 from cleanroom_pipelines.queries.running import QueryLimits, run_query
+from cleanroom_pipelines_tests import damaged
 
 CANARY = "kanarienvogel"
 # Enough for what ends by itself, also beside other tests; what does not end is given less.
@@ -197,6 +198,17 @@ def test_tables_that_cannot_be_read(run: Run, warehouse: Path) -> None:
         (warehouse / "mixed" / name).write_text(CANARY)
     for name in ("empty", "torn", "mixed"):
         assert failure(run, f"SELECT user_id FROM shop.{name}") == "table"
+
+
+def test_tables_that_are_damaged(run: Run, warehouse: Path) -> None:
+    text = ("user_id,age\n" + "".join(f"{CANARY}{number},30\n" for number in range(1_000))).encode()
+    files = {f"t{number}.csv.gz": damage(text) for number, damage in enumerate(damaged.GZIPS.values())}
+    files["quote.csv"] = damaged.with_open_quote(text)
+    for name, content in files.items():
+        folder = warehouse / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        assert failure(run, f"SELECT user_id FROM shop.{folder.name}") == "table"
 
 
 # --- What it may read ---
