@@ -1,0 +1,106 @@
+"""A data room whose questions a cluster answers finds the users that one machine finds.
+
+Contract: issue "Spark": matching, set algebra, scoring and files of lists run on the engine that the installation
+names. A room on DuckDB and one on Spark hold the same files; made through Dagster, their audiences, statistics and
+lists agree as contracts/similarity.md says: sets exactly, lookalikes in at least 99 % of their users.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.catalog import Resource
+from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines_tests import worlds
+from cleanroom_pipelines_tests.execution.room_worlds import RoomWorld, room_world
+
+pytestmark = pytest.mark.spark
+
+WOMEN = {"operator": "AND", "filters": [{"attribute": "gender", "operator": "CONTAINS_ANY_OF", "values": ["f"]}]}
+LOOKALIKE = {
+    "kind": "lookalike",
+    "source": {"kind": "seed", "audience_type": "loyal"},
+    "reach": 10,
+    "exclude_seed_audience": False,
+}
+SETS = {
+    "remarketing": {"kind": "remarketing", "audience_type": "loyal"},
+    "exclusion": {"kind": "exclusion", "audience_type": "loyal"},
+    "rule": {
+        "kind": "rule_based",
+        "source": {"kind": "base"},
+        "filters": WOMEN,
+        "combinators": [
+            {"operator": "DIFF", "source": {"kind": "seed", "audience_type": "new"}, "filters": None},
+            {"operator": "UNION", "source": {"kind": "seed", "audience_type": "loyal"}, "filters": WOMEN},
+        ],
+    },
+}
+
+
+@contextmanager
+def room(folder: Path, **settings: str) -> Iterator[RoomWorld]:
+    with (
+        worlds.installed(folder / "home", **settings) as installation,
+        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
+    ):
+        world = room_world(installation, instance)
+        world.provision_base()
+        world.provision_seeds()
+        world.run()
+        yield world
+
+
+def found_in(world: RoomWorld) -> tuple[dict[str, list[str]], dict[str, Any], set[str]]:
+    """The users of each audience in their order, the lookalike's statistics, and the users of its list."""
+    records = {name: world.audience(definition, name=name) for name, definition in SETS.items()}
+    lookalike = world.audience(LOOKALIKE, name="lookalike")
+    delivered = world.deliver(lookalike)
+    world.run()
+    users = {name: users_of(world, record, "custom_audience") for name, record in records.items()}
+    users["lookalike"] = users_of(world, lookalike, "custom_audience")
+    told = newest_artifact(world.installation, lookalike.kind, lookalike.id, "lookalike_statistics")[1]
+    return users, told["statistics"]["result"], set(users_of(world, delivered, "audience_user_list"))
+
+
+def users_of(world: RoomWorld, record: Resource, asset: str) -> list[str]:
+    version = world.installation.catalog.current_version(record.kind, record.id)
+    assert version is not None, world.installation.catalog.get(record.kind, record.id).status_message
+    reference = ArtifactReference(asset, record.id, version.artifacts[asset])
+    with world.installation.store.opening(reference) as folder:
+        ids: list[str] = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
+        return ids
+
+
+def test_a_room_on_a_cluster_finds_what_one_on_one_machine_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cleanroom_pipelines.engine import spark_engine
+
+    opened: list[str] = []
+    open_spark = spark_engine.SparkEngine.__init__
+
+    def counted(engine: Any, settings: Any, url: str) -> None:
+        opened.append(url)
+        open_spark(engine, settings, url)
+
+    monkeypatch.setattr(spark_engine.SparkEngine, "__init__", counted)
+    with room(tmp_path / "duckdb") as world:
+        ours, our_statistics, our_list = found_in(world)
+    assert opened == []
+    with room(tmp_path / "spark", CLEANROOM_ENGINE_URL="local[2]") as world:
+        theirs, their_statistics, their_list = found_in(world)
+    assert len(opened) >= len(SETS) + 1, "each audience was found there"
+
+    assert {name: theirs[name] for name in SETS} == {name: ours[name] for name in SETS}, "in the same order too"
+    n_users = len(ours["lookalike"])
+    assert len(theirs["lookalike"]) == n_users == len(world.users) // 10
+    assert len(set(theirs["lookalike"]) & set(ours["lookalike"])) >= 0.99 * n_users
+    assert their_list == set(theirs["lookalike"])
+    assert our_list == set(ours["lookalike"])
+    assert their_statistics["auc"] == pytest.approx(our_statistics["auc"], abs=0.02)
