@@ -12,10 +12,17 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.claims import cancel
 from cleanroom_pipelines.catalog.database import Database
-from cleanroom_pipelines.catalog.lifecycle import lock_resource
+from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
-from cleanroom_pipelines.catalog.tables import ResourceRow, VersionRow, kept_audience_model_id, resource_record
+from cleanroom_pipelines.catalog.tables import (
+    LedgerRow,
+    ResourceRow,
+    RoomJobRow,
+    VersionRow,
+    kept_audience_model_id,
+    resource_record,
+)
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
@@ -57,6 +64,23 @@ class Deletion(Database):
                 return last
             mark_for_deletion(session, row, self._clock())
             return resource_record(row)
+
+    def made_from(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
+        """Everything that keeps a resource from being deleted, in an order in which it can be.
+
+        Args:
+            kind: The resource's kind.
+            resource_id: Its partition key.
+
+        Returns:
+            What was made from it, each after what was made from that; without what goes with its parent.
+
+        Raises:
+            NotFoundError: There is no such resource.
+        """
+        with self._read() as session:
+            row = find_resource(session, kind, resource_id)
+            return tuple(resource_record(each) for each in _made_from(session, row))
 
     def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
         """What is to go and no run is at work on, the oldest request first."""
@@ -113,6 +137,9 @@ class Deletion(Database):
             # No run can have come since: what is being deleted cannot be claimed.
             children = [child.id for child in _children(session, row)]
             session.execute(delete(ResourceRow).where(ResourceRow.id.in_(children)))
+            if kind is Kind.DATA_ROOM:
+                for asked in (RoomJobRow, LedgerRow):
+                    session.execute(delete(asked).where(asked.data_room_id == row.id))
             session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
 
     def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:
@@ -147,6 +174,16 @@ def _children(session: Session, row: ResourceRow) -> list[ResourceRow]:
         return []
     query = select(ResourceRow.id).where(ResourceRow.parent_id == row.id).order_by(ResourceRow.id)
     return [lock_resource(session, GOES_WITH[row.kind], child_id) for child_id in session.scalars(query)]
+
+
+def _made_from(session: Session, row: ResourceRow) -> list[ResourceRow]:
+    query = select(ResourceRow).where(
+        ResourceRow.parent_id == row.id, ResourceRow.kind.not_in([*GOES_WITH.values()])
+    )
+    found = []
+    for child in session.scalars(query.order_by(ResourceRow.created_at, ResourceRow.id)).all():
+        found += [*_made_from(session, child), child]
+    return found
 
 
 def _open_versions(session: Session, row: ResourceRow) -> list[VersionRow]:

@@ -17,9 +17,10 @@ from cleanroom_pipelines.cli.algebra import algebra
 from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
+from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.users import token, user
-from cleanroom_pipelines.errors import CleanroomError, NotFoundError, UsageError
+from cleanroom_pipelines.errors import CleanroomError, UsageError
 
 _FILE = click.Path(path_type=Path)
 
@@ -52,7 +53,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (account, audit, benchmark, bucket, collaboration, export, template, token, user):
+for group in (account, audit, benchmark, bucket, collaboration, delete, export, template, token, user):
     cleanroom.add_command(group)
 cleanroom.add_command(algebra)
 
@@ -184,13 +185,10 @@ def _status_of(row: dict[str, Any]) -> str:
 @click.argument("partition")
 def cancel(partition: str) -> None:
     """Ask the work on the resource with this partition key to stop."""
-    from cleanroom_pipelines.catalog import Kind
     from cleanroom_pipelines.execution.installation import Installation
 
     catalog = Installation.from_environment().catalog
-    record = next((one for kind in Kind for one in catalog.iterate(kind) if one.id == partition), None)
-    if record is None:
-        raise NotFoundError("No resource has this partition key.", remedy="See `cleanroom status`.")
+    record = resource_of(catalog, partition)
     version = catalog.request_cancel(record.kind, record.id)
     click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
 

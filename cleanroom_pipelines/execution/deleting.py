@@ -14,7 +14,8 @@ owner of the bucket, who may be using it.
 import fcntl
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,9 +29,11 @@ from cleanroom_pipelines.catalog import (
     GOES_WITH,
     CatalogUnavailableError,
     DataLab,
+    DataRoom,
     GenerationJob,
     Kind,
     Resource,
+    Status,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
@@ -51,6 +54,7 @@ from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition
 
 _LOG = logging.getLogger(__name__)
 _LOCK = ".deleting.lock"
+_ASK_AGAIN_SECONDS = 0.5
 _CATALOGUE_MARK = "cleanroom/catalogue"
 # Whoever is making something in a folder of the store has written to it within a day.
 _UNKNOWN_AFTER = timedelta(days=1)
@@ -103,6 +107,49 @@ def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> 
             else _carry_out(installation, instance, leaving)
             for leaving in find_leaving(installation, instance)
         )
+
+
+def delete_now(
+    installation: Installation,
+    instance: dg.DagsterInstance,
+    records: Sequence[Resource],
+    *,
+    max_seconds: float = 120.0,
+    on_resource: Callable[[Resource], None] = lambda _: None,
+) -> None:
+    """Delete some resources one after the other, and wait until each is gone.
+
+    Args:
+        installation: Where.
+        instance: Dagster's instance of this home.
+        records: What is to go, each after what was made from it (`Catalog.made_from`).
+        max_seconds: How long to wait for a run that is at work on one; it was asked to stop.
+        on_resource: Told what is deleted next.
+
+    Raises:
+        ConflictError: Something depends on one, a run did not stop in time, or its files could not be deleted.
+    """
+    for record in records:
+        on_resource(record)
+        with suppress(NotFoundError):  # somebody else was quicker
+            installation.catalog.request_delete(record.kind, record.id)
+        began = time.monotonic()
+        while True:
+            delete_pending(installation, instance)
+            try:
+                left = installation.catalog.get(record.kind, record.id)
+            except NotFoundError:
+                break
+            if left.status is Status.DELETE_FAILED:
+                raise ConflictError(
+                    f"The {record.kind.words} {record.id} could not be deleted.", remedy=left.status_message or ""
+                )
+            if time.monotonic() - began > max_seconds:
+                raise ConflictError(
+                    f"A run is still at work on the {record.kind.words} {record.id}.",
+                    remedy="It was asked to stop. Delete it again when it has.",
+                )
+            time.sleep(_ASK_AGAIN_SECONDS)
 
 
 def find_leaving(installation: Installation, instance: dg.DagsterInstance) -> tuple[Leaving, ...]:
@@ -274,8 +321,17 @@ def _delete_files(installation: Installation, record: Resource) -> None:
         for upload_id in record.datasets.values():
             installation.uploads.delete(upload_id)
             installation.catalog.forget_upload(upload_id)
-    if record.kind is Kind.DATA_ROOM:
+    if isinstance(record, DataRoom):
+        # Files that were not taken in yet; a lab may have brought them, and keeps them then.
+        of_labs = {upload for lab in _labs(installation) for upload in lab.datasets.values()}
+        for upload_id in {*record.inputs.values()} - of_labs:
+            installation.uploads.delete(upload_id)
+            installation.catalog.forget_upload(upload_id)
         forget_room_inbox(installation, record.id)
+
+
+def _labs(installation: Installation) -> Iterator[DataLab]:
+    return (record for record in installation.catalog.iterate(Kind.DATA_LAB) if isinstance(record, DataLab))
 
 
 def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:

@@ -11,15 +11,20 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import select
 
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import parse_definition
-from cleanroom_pipelines.catalog import CustomAudience, Kind, Resource
+from cleanroom_pipelines.catalog import CustomAudience, DataLabSpec, Kind, Resource
+from cleanroom_pipelines.catalog.tables import AudienceReferenceRow, LedgerRow, RoomJobRow, VersionRow
 from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.execution.deleting import delete_now
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.making_rooms import releaser_of
 from cleanroom_pipelines.execution.running import load_repository
+from cleanroom_pipelines.execution.traces import PARTITION_SETS, shown_partitions
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -376,3 +381,50 @@ def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: 
     assert told[1] == "Took in 1 files; 0 may still be being written, 0 stay."
     world.run()
     assert "base_audience" in world.version().artifacts
+
+
+def test_a_deleted_room_leaves_nothing(filled: RoomWorld) -> None:
+    installation, room = filled.installation, filled.room
+    delivered = filled.audience(REMARKETING, name="delivered")
+    filled.deliver(delivered)
+    filled.audience(rule({"kind": "custom", "id": delivered.id}, "f"), delivered.id, name="women")
+    filled.run()
+    installation.catalog.request_delete_audiences([delivered.id], with_dependents=True)  # hidden for good
+    filled.audience(LOOKALIKE, name="a draft", hidden=True)
+    filled.provision_seeds()  # a file that nobody takes in any more
+    catalog = installation.catalog
+    catalog.charge(room.id, "bb", "ab" * 32, 7)
+    catalog.add_room_job(
+        email="analyst@adv.example",
+        data_room_id=room.id,
+        kind="overlap",
+        target=filled.version(),
+        options={},
+    )
+    assert len(installation.uploads.locations()) == 1
+    with pytest.raises(ConflictError):
+        catalog.request_delete(Kind.DATA_ROOM, room.id)
+
+    going = (*catalog.made_from(Kind.DATA_ROOM, room.id), room)
+    delete_now(installation, filled.instance, going)
+    assert [record for kind in Kind for record in catalog.iterate(kind)] == []
+    assert [path for path in installation.home.artifacts.rglob("*") if path.is_file()] == []
+    assert installation.uploads.locations() == frozenset()
+    with catalog._read() as session:
+        for row in (RoomJobRow, LedgerRow, AudienceReferenceRow, VersionRow):
+            assert list(session.scalars(select(row))) == []
+    assert not any(shown_partitions(filled.instance, kind) for kind in PARTITION_SETS)
+
+
+def test_a_lab_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
+    upload = world.upload(world.files["matching"])
+    spec = DataLabSpec(
+        name="lab",
+        mark=world.installation.token_hex(8),
+        owner_email="publisher@pub.example",
+        datasets={"matching:EMAIL": upload},
+    )
+    world.installation.catalog.create(spec, declared=True)
+    world.installation.catalog.provision(world.room.id, {"matching:EMAIL": upload})
+    delete_now(world.installation, world.instance, [world.room])
+    assert world.installation.uploads.locations() == {upload}

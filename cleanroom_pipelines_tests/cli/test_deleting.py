@@ -1,0 +1,71 @@
+"""`cleanroom delete`: what is asked to go is gone with what was made from it; anything less says why.
+
+Contract: DESIGN section 4 (deleting takes the Dagster partition and its materialisations), section 7 (exit codes).
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.dagster_home import dagster_instance
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.traces import PARTITION_SETS, shown_partitions
+
+from .. import worlds
+from .commands import Commands
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_dataset_goes_with_everything_made_from_it(
+    command: Commands, installation: Installation, world: worlds.World
+) -> None:
+    command("apply", world.declaration)
+    command("run")
+    dataset = worlds.the(installation, Kind.TRAINING_DATASET)
+    refused = command("delete", dataset.id)
+    assert refused.code == 2
+    assert "depend: " in refused.err
+    for words in ("1 export job", "1 generation job", "1 configured audience model", "1 audience model"):
+        assert (words in refused.err) is (words != "1 export job"), "an export goes with its job"
+    assert "--with-dependents" in refused.err
+    unconfirmed = command("delete", dataset.id, "--with-dependents")
+    assert (unconfirmed.code, "--yes" in unconfirmed.err) == (2, True)
+    assert len(json.loads(command("status", "--json").out)) == 5
+    exported = files_below(installation.home.accounts)
+    assert exported
+
+    ended = command("delete", dataset.id, "--with-dependents", "--yes")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"The training dataset {dataset.name!r} is gone, and ")
+    assert json.loads(command("status", "--json").out) == []
+    assert files_below(installation.home.artifacts) == []
+    assert files_below(installation.home.seeds) == []
+    with dagster_instance(installation) as instance:
+        assert not any(shown_partitions(instance, kind) for kind in PARTITION_SETS)
+    assert files_below(installation.home.accounts) == exported, "what was exported is its owner's"
+    again = command("delete", dataset.id, "--yes")
+    assert (again.code, "No resource has this partition key." in again.err) == (2, True)
+
+
+def test_on_a_terminal_it_asks_first(
+    command: Commands, installation: Installation, world: worlds.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("apply", world.declaration)
+    job = worlds.the(installation, Kind.GENERATION_JOB)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    asked: list[str] = []
+
+    def answer(text: str, abort: bool) -> None:
+        asked.append(text)
+
+    monkeypatch.setattr("click.confirm", answer)
+    assert command("delete", job.id).code == 0
+    assert asked == [f"Delete the generation job {job.name!r}? This cannot be undone."]
+    assert list(installation.catalog.iterate(Kind.GENERATION_JOB)) == []
+    assert list(installation.catalog.iterate(Kind.EXPORT_JOB)) == []
+    assert len(list(installation.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL))) == 1
