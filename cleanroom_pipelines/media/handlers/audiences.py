@@ -6,7 +6,8 @@ Keep out: questions about audiences (`jobs.py`) and finding users (the runs).
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from cleanroom_pipelines.audiences.canonical import Need, canonical, lookalikes_of, what_it_needs
 from cleanroom_pipelines.audiences.definitions import (
@@ -47,7 +48,7 @@ def create_audience(call: Call) -> dict[str, Any]:
     shared_with = room.participants(call.texts("shared_with"))
     record = add_audience(call, room, definition, name=call.text("name"), shared_with=shared_with)
     call.trail["resource"] = record.id
-    return as_told(room, record)
+    return as_told(room, record, Present.of(room))
 
 
 def share_audiences(call: Call) -> dict[str, Any]:
@@ -206,7 +207,32 @@ def _other_seed_mode() -> PermissionDeniedError:
     )
 
 
-def as_told(room: Room, audience: CustomAudience) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Present:
+    """What a room holds now that definitions can name.
+
+    Args:
+        seed_types: Types of its seed audiences, sorted.
+        values: The values of each attribute; empty while it holds no base audience.
+    """
+
+    seed_types: tuple[str, ...]
+    values: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, room: Room) -> Self:
+        """Read it, once for all audiences of an answer."""
+        seeds, attributes = _documents(room, "seed_audiences"), _documents(room, "data_attributes")
+        return cls(
+            tuple(sorted(seeds["seeds"]["by_type"])) if seeds else (),
+            {
+                each["name"]: frozenset(each["values"])
+                for each in (attributes["attributes"]["attributes"] if attributes else ())
+            },
+        )
+
+
+def as_told(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
     """An audience as its group, or one that it is shared with, sees it."""
     return {
         "id": audience.id,
@@ -216,21 +242,21 @@ def as_told(room: Room, audience: CustomAudience) -> dict[str, Any]:
         "created_at": audience.created_at.isoformat(),
         "created_by": audience.created_by,
         "shared_with": list(audience.shared_with),
-        "staleness_warnings": _staleness(room, audience),
+        "staleness_warnings": _staleness(room, audience, present),
     }
 
 
-def seed_types(room: Room) -> list[str]:
-    """The types of seed audiences that the room holds now."""
+def _documents(room: Room, asset: str) -> dict[str, Any]:
+    """The documents of an asset of the room's current version; empty if it has none."""
     version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
-    if version is None or "seed_audiences" not in version.artifacts:
-        return []
-    reference = ArtifactReference("seed_audiences", room.id, version.artifacts["seed_audiences"])
+    if version is None or asset not in version.artifacts:
+        return {}
+    reference = ArtifactReference(asset, room.id, version.artifacts[asset])
     with room.installation.store.opening(reference) as folder:
-        return sorted(read_documents(folder)["seeds"]["by_type"])
+        return read_documents(folder)
 
 
-def _staleness(room: Room, audience: CustomAudience) -> list[str]:
+def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[str]:
     """What a definition names and the room has no more; only what the group wrote itself is repeated."""
     warnings = []
     refs = reachable(parse_definition(audience.definition), resolver(room.installation))
@@ -239,24 +265,13 @@ def _staleness(room: Room, audience: CustomAudience) -> list[str]:
         warnings.append("The base audience is not provisioned.")
     if wanted and not room.record.has_seeds:
         warnings.append("The seed audiences are not provisioned.")
-    elif wanted - set(seed_types(room)):
+    elif wanted - {*present.seed_types}:
         warnings.append("A seed audience that it names is not there any more.")
-    values = _values(room)
+    values = present.values
     looked_for = filter_values(parse_definition(audience.definition))
     if values and any(wanted - values.get(attribute, frozenset()) for attribute, wanted in looked_for.items()):
         warnings.append("A value that it filters by is not among the attributes of the base audience.")
     return warnings
-
-
-def _values(room: Room) -> dict[str, frozenset[str]]:
-    """The values of each attribute that the room tells of; empty while it holds no base audience."""
-    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
-    if version is None or "data_attributes" not in version.artifacts:
-        return {}
-    reference = ArtifactReference("data_attributes", room.id, version.artifacts["data_attributes"])
-    with room.installation.store.opening(reference) as folder:
-        attributes = read_documents(folder)["attributes"]["attributes"]
-    return {each["name"]: frozenset(each["values"]) for each in attributes}
 
 
 def _own(room: Room, audience_id: str) -> CustomAudience:

@@ -414,11 +414,12 @@ def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
 
 def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
     created = room.record.created_at.isoformat()
+    present = room_audiences.Present.of(room)
     seeds = [
         {"kind": "seed", "audience_type": kind, "size": None, "created_at": created, "is_empty": None}
-        for kind in room_audiences.seed_types(room)
+        for kind in present.seed_types
     ]
-    return {"audiences": [*seeds, *(room_audiences.as_told(room, each) for each in room.visible())]}
+    return {"audiences": [*seeds, *(room_audiences.as_told(room, each, present) for each in room.visible())]}
 
 
 def _size(call: Call, room: Room, job: RoomJob) -> Any:
