@@ -117,7 +117,7 @@ def delete_now(
     max_seconds: float = 120.0,
     on_resource: Callable[[Resource], None] = lambda _: None,
 ) -> None:
-    """Delete some resources one after the other, and wait until each is gone.
+    """Delete some resources one after the other for the operator, and wait until each is gone.
 
     Args:
         installation: Where.
@@ -131,6 +131,7 @@ def delete_now(
     """
     for record in records:
         on_resource(record)
+        installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
         with suppress(NotFoundError):  # somebody else was quicker
             installation.catalog.request_delete(record.kind, record.id)
         began = time.monotonic()
