@@ -235,6 +235,9 @@ def _keep(folder: Path, number: int, scores: Float64) -> None:
     handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
     with os.fdopen(handle, "wb") as stream:
         np.save(stream, scores, allow_pickle=False)
+        stream.flush()
+        # The host that reads it may be another one, and outlive this one.
+        os.fsync(stream.fileno())
     Path(name).replace(target)
 
 
