@@ -141,7 +141,13 @@ class Engine(Protocol):
         ...
 
     def run_groups(
-        self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
+        self,
+        sql: str,
+        key: str,
+        function: Callable[[int, pa.Table], pa.Table],
+        parameters: Parameters = (),
+        *,
+        n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
         """Bring the rows of a query with the same key to one place each, and run a function on each group.
 
@@ -150,9 +156,12 @@ class Engine(Protocol):
             key: Its column of BIGINT keys, never NULL; a group must fit into one worker's memory.
             function: Takes the key and its rows, in no order, and gives a small table, as with `run_tasks`.
             parameters: Values of the query.
+            n_groups: Bring many keys, of any type, together to so many groups instead. Which of them is the
+                engine's choice, so nothing may depend on it; the function takes the group's number, from 0, and is
+                not run for a group without rows.
 
         Returns:
-            The tables in the order of the keys.
+            The tables in the order of the keys, or of the groups' numbers.
 
         Raises:
             CleanroomError: As with `run_tasks`.

@@ -179,13 +179,21 @@ class DuckDBEngine:
                     future.cancel()
 
     def run_groups(
-        self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
+        self,
+        sql: str,
+        key: str,
+        function: Callable[[int, pa.Table], pa.Table],
+        parameters: Parameters = (),
+        *,
+        n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
         """Run a function on each group of rows, one after the other."""
-        quoted = quote_identifier(key)
-        keys = self.fetch(f"SELECT DISTINCT {quoted} AS key FROM ({sql}) ORDER BY key", parameters)["key"]
+        group = quote_identifier(key)
+        if n_groups is not None:
+            group = f"CAST(hash({group}) % {int(n_groups)} AS BIGINT)"
+        keys = self.fetch(f"SELECT DISTINCT {group} AS key FROM ({sql}) ORDER BY key", parameters)["key"]
         for value in keys.to_pylist():
-            yield function(value, self.fetch(f"SELECT * FROM ({sql}) WHERE {quoted} = ?", [*parameters, value]))
+            yield function(value, self.fetch(f"SELECT * FROM ({sql}) WHERE {group} = ?", [*parameters, value]))
 
     def close(self) -> None:
         """End the session and remove its scratch files."""

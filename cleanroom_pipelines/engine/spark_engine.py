@@ -201,13 +201,26 @@ class SparkEngine:
             yield from _results(self._call(frame.toArrow))
 
     def run_groups(
-        self, sql: str, key: str, function: Callable[[int, pa.Table], pa.Table], parameters: Parameters = ()
+        self,
+        sql: str,
+        key: str,
+        function: Callable[[int, pa.Table], pa.Table],
+        parameters: Parameters = (),
+        *,
+        n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Run a function on each group of rows, a group a task."""
+        """Run a function on each group of rows: a key's in one call, many keys' in a task of their own."""
         frame = self._query(sql, parameters)
         # Under names of ours: pyspark does not quote a column's own name here.
         plain = [f"c{number}" for number in range(len(frame.columns))]
-        groups = frame.toDF(*plain).groupBy(plain[frame.columns.index(key)])
+        renamed, key_column = frame.toDF(*plain), plain[frame.columns.index(key)]
+        if n_groups is not None:
+            # Rows need no sorting by key then. Adaptive execution leaves partitions alone whose number was given.
+            partitions = self._call(lambda: renamed.repartition(n_groups, key_column))
+            of_partition = _PartitionRunner(function, frame.columns)
+            yield from _results(self._call(lambda: partitions.mapInArrow(of_partition, _RESULT).toArrow()))
+            return
+        groups = renamed.groupBy(key_column)
         runner = _GroupRunner(function, frame.columns)
 
         # pyspark tells by the number of arguments what it is to pass, and looks at functions only.
@@ -331,6 +344,23 @@ class _GroupRunner:
     def __call__(self, key: tuple[Any, ...], rows: pa.Table) -> pa.Table:
         number = int(key[0].as_py() if isinstance(key[0], pa.Scalar) else key[0])
         return _answer(number, partial(self.function, number, rows.rename_columns(self.names)))
+
+
+@dataclass(frozen=True)
+class _PartitionRunner:
+    function: Callable[[int, pa.Table], pa.Table]
+    names: Sequence[str]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        number = context.partitionId()
+        found = [batch for batch in batches if batch.num_rows]
+        if found:
+            rows = pa.Table.from_batches(found).rename_columns(self.names)
+            yield _answer(number, partial(self.function, number, rows)).to_batches()[0]
 
 
 def _answer(number: int, action: Callable[[], pa.Table]) -> pa.Table:

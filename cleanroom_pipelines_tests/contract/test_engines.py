@@ -713,6 +713,32 @@ def test_groups(engine: Engine) -> None:
     assert list(engine.run_groups("SELECT * FROM t WHERE x < ?", "k", add, [0])) == []
 
 
+@pytest.mark.parametrize("keys", [[*NASTY, "x", "y"], [-1, 0, 1, 2, 1 << 60]], ids=["text", "numbers"])
+def test_many_keys_in_each_of_some_groups(engine: Engine, keys: list[Any]) -> None:
+    table = pa.table({"x": range(len(keys) * 40), "a.`b": keys * 40})
+    engine.register("t", table)
+
+    def tell(group: int, rows: pa.Table) -> pa.Table:
+        assert rows.schema.names == ["x", "a.`b"]
+        return rows.append_column("group", pa.array([group] * rows.num_rows))
+
+    sql = "SELECT * FROM t WHERE x < ?"
+    for n_groups in (1, 3, 50):
+        found = list(engine.run_groups(sql, "a.`b", tell, [table.num_rows - 1], n_groups=n_groups))
+        assert all(part.num_rows for part in found)
+        groups = [part["group"].unique().to_pylist() for part in found]
+        assert groups == sorted(groups), "in their order, and each in one piece"
+        assert all(len(numbers) == 1 and 0 <= numbers[0] < n_groups for numbers in groups)
+        together = pa.concat_tables(found).to_pylist()
+        assert sorted(row["x"] for row in together) == list(range(table.num_rows - 1))
+        assert all(row["a.`b"] == keys[row["x"] % len(keys)] for row in together)
+        assert len({(row["a.`b"], row["group"]) for row in together}) == len(keys)
+    assert list(engine.run_groups(sql, "a.`b", tell, [0], n_groups=3)) == []
+
+
+WAYS = ["tasks", "groups", "groups of keys"]
+
+
 def fail_as_ours(_: Any, __: Any = None) -> pa.Table:
     raise SeedError("The seed is too small.", remedy="Give more.", n_users=3)
 
@@ -721,29 +747,29 @@ def fail_as_theirs(_: Any, __: Any = None) -> pa.Table:
     raise ValueError(CANARY)
 
 
-@pytest.mark.parametrize("in_groups", [False, True])
-def test_our_errors_come_back_as_themselves(engine: Engine, in_groups: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_our_errors_come_back_as_themselves(engine: Engine, way: str) -> None:
     with pytest.raises(SeedError) as caught:
-        list(_run(engine, fail_as_ours, in_groups))
+        list(_run(engine, fail_as_ours, way))
     assert (caught.value.message, caught.value.remedy) == ("The seed is too small.", "Give more.")
     assert caught.value.attributes == {"n_users": 3}
 
 
-@pytest.mark.parametrize("in_groups", [False, True])
-def test_other_errors_keep_their_text_to_themselves(engine: Engine, in_groups: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_other_errors_keep_their_text_to_themselves(engine: Engine, way: str) -> None:
     if not engine.is_cluster:
         pytest.skip("on one machine the function's own error is raised as it is")
     with pytest.raises(EngineError) as caught:
-        list(_run(engine, fail_as_theirs, in_groups))
+        list(_run(engine, fail_as_theirs, way))
     assert caught.value.attributes["cause"] == "ValueError"
     assert CANARY not in _whole(caught.value)
 
 
-def _run(engine: Engine, function: Callable[..., pa.Table], in_groups: bool) -> Any:
-    if not in_groups:
+def _run(engine: Engine, function: Callable[..., pa.Table], way: str) -> Any:
+    if way == "tasks":
         return engine.run_tasks(function, [1, 2])
     engine.register("t", pa.table({"k": [1]}))
-    return engine.run_groups("SELECT * FROM t", "k", function)
+    return engine.run_groups("SELECT * FROM t", "k", function, n_groups=2 if way == "groups of keys" else None)
 
 
 def _whole(error: BaseException | None) -> str:
