@@ -1,14 +1,16 @@
-"""Training on a cluster: from interactions to shards, without anything of the length of the users in one place.
+"""Training on a cluster: from users to shards, without anything of the length of the users in one place.
 
-Lives here: `write_shards_on_cluster`, which makes of reading's tables what training writes on one machine.
+Lives here: `write_shards_on_cluster`, which makes of the tables of parcels what training writes on one machine.
 Add here when a number per user is added to the shards.
-Keep out: reading and checking tables (reading), the representation (representing), one machine's road (training).
+Keep out: reading and checking tables (reading), making users of interactions (parcels), the representation
+(representing), one machine's road (training).
 
-What comes to the machine that trains is one row per candidate item (at most 2^20), a few numbers per dense feature
-and per shard. Shuffled are: interactions by user to count them, pairs by user and item, pairs by user, and users
-by shard. Items, counts, days and the order of users are the same as on one machine; dense features
-differ in their last digits, for sums of floating numbers depend on the order, and the typical size of heavy-tailed
-ones is an approximate median (Spark: within 1/10,000 of the ranks).
+What comes to the machine that trains is one row per candidate item (at most 2^20), a few numbers per dense
+feature, per parcel and per shard. Shuffled are: counts of interactions by item, interactions by parcel of users,
+with a users table its rows and the users by id, and users with their pairs by shard. Items, counts, days and the
+order of users are the same as on one machine; dense features differ in their last digits, for sums of floating
+numbers depend on the order, and the typical size of heavy-tailed ones is an approximate median (Spark: within
+1/10,000 of the ranks).
 """
 
 from collections.abc import Sequence
@@ -22,15 +24,13 @@ import pyarrow as pa
 from cleanroom_pipelines.engine import STABLE_HASH_BITS, Engine
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.pairs import ShardPairs
+from cleanroom_pipelines.similarity.parcels import unpack_pairs
 from cleanroom_pipelines.similarity.representing import write_items
 from cleanroom_pipelines.similarity.shards import USERS_FOLDER, ShardArrays, Written, shard_bits, write_shard
 from cleanroom_pipelines.similarity.specs import TrainingSettings
 
 Int64 = npt.NDArray[np.int64]
-
-_MAX_COUNT = 255
-# A pair in one number: item, count (8 bits), days (16).
-_COUNT_UNIT, _ITEM_UNIT = 1 << 16, 1 << 24
 
 
 def write_shards_on_cluster(
@@ -47,7 +47,7 @@ def write_shards_on_cluster(
     """Write users/, items.parquet and idf.npy of a model.
 
     Args:
-        engine: Holds the tables of `reading.make_dictionaries` and `reading.read_users_table`; sees `out`.
+        engine: Holds the tables of `make_dictionaries_on_cluster` and `reading.read_users_table`; sees `out`.
         found: What was found in the interactions.
         settings: Size of the vocabulary and of the shards.
         n_users: Users.
@@ -56,7 +56,7 @@ def write_shards_on_cluster(
         table: What came out of the users table, if there is one.
         out: The model's folder.
     """
-    chosen, n_pairs = _choose_items(engine, found, settings, n_users, out)
+    chosen, n_pairs = _choose_items(engine, settings, n_users, out)
     has_time = found.last_time is not None
     described = [*dense_features.activity_features(has_time), *features, *(table.features if table else ())]
     raw = [*_activity_sql(found.last_time), *(f"CAST(u.{column} AS DOUBLE)" for column in columns)]
@@ -87,32 +87,24 @@ def write_shards_on_cluster(
     return Written(users_per_shard, len(chosen), n_pairs, entries)
 
 
-def _choose_items(
-    engine: Engine, found: reading.Interactions, settings: TrainingSettings, n_users: int, out: Path
-) -> tuple[Int64, int]:
-    """Make `touched` and `vocabulary`, and write the items' files; gives the items' candidates, and the pairs."""
-    engine.execute(
-        f"""-- one row per user and candidate item
-        CREATE OR REPLACE TEMP TABLE touched AS
-        SELECT e.user_id, i.number, least(CAST(sum(e.n) AS BIGINT), {_MAX_COUNT}) AS n,
-               min({reading.days_sql("e.ts", found.last_time)}) AS days
-        FROM events e JOIN items i ON e.item_id = i.item_id
-        GROUP BY e.user_id, i.number"""
+def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out: Path) -> tuple[Int64, int]:
+    """Write the items' files; gives the candidate that each item of the vocabulary was, and the pairs."""
+    counted = engine.fetch(
+        """-- one row per candidate item
+        SELECT number, CAST(sum(n_users) AS BIGINT) AS n_users FROM item_users GROUP BY number"""
     )
-    counted = engine.fetch("SELECT number, count(*) AS n_users FROM touched GROUP BY number")
     n_users_of = np.zeros(int(engine.fetch("SELECT count(*) AS n FROM items")["n"][0].as_py()), dtype=np.int64)
     n_users_of[counted["number"].to_numpy()] = counted["n_users"].to_numpy()
     chosen = np.argsort(-n_users_of, kind="stable")[: settings.max_items]
     chosen = chosen[n_users_of[chosen] >= settings.min_users_per_item]
     names = engine.fetch("SELECT name FROM items ORDER BY number")["name"]
     write_items(out, names.take(pa.array(chosen)), n_users_of[chosen], n_users)
-    engine.register("vocabulary", pa.table({"number": chosen, "item": np.arange(len(chosen))}))
     return chosen, int(n_users_of[chosen].sum())
 
 
 def _activity_sql(newest: int | None) -> list[str]:
-    """The raw columns of `features.activity_columns`, of a user `u` and her profile `p`."""
-    columns = ["ln(1.0 + u.n_events)", "ln(1.0 + coalesce(p.n_items, 0))"]
+    """The raw columns of `features.activity_columns`, of a user `u`."""
+    columns = ["ln(1.0 + u.n_events)", "ln(1.0 + u.n_items)"]
     if newest is not None:
         columns.append(f"ln(1.0 + ({int(newest)} - u.last_ts) / 86400.0)")
         columns.append("ln(1.0 + (u.last_ts - u.first_ts) / 86400.0)")
@@ -120,22 +112,14 @@ def _activity_sql(newest: int | None) -> list[str]:
 
 
 def _describe_users(engine: Engine, raw: Sequence[str], bits: int, *, has_table: bool) -> None:
-    engine.execute(
-        f"""-- one row per user who touched a candidate item
-        CREATE OR REPLACE TEMP VIEW profiles AS
-        SELECT t.user_id, count(*) AS n_items,
-               array_agg(v.item * {_ITEM_UNIT} + t.n * {_COUNT_UNIT} + t.days)
-                   FILTER (WHERE v.item IS NOT NULL) AS pairs
-        FROM touched t LEFT JOIN vocabulary v ON t.number = v.number
-        GROUP BY t.user_id"""
-    )
     dense = "".join(f", CAST({expression} AS DOUBLE) AS d{number}" for number, expression in enumerate(raw))
     of_table = "LEFT JOIN user_features t ON u.name = t.number" if has_table else ""
+    # Without a join, reading users anew costs less than writing them again.
     engine.execute(
         f"""-- one row per user
-        CREATE OR REPLACE TEMP TABLE described AS
-        SELECT CAST(u.hash >> {STABLE_HASH_BITS - bits} AS BIGINT) AS shard, u.hash, u.name, p.pairs{dense}
-        FROM users u LEFT JOIN profiles p ON u.user_id = p.user_id {of_table}"""
+        CREATE OR REPLACE TEMP {"TABLE" if has_table else "VIEW"} described AS
+        SELECT CAST(u.hash >> {STABLE_HASH_BITS - bits} AS BIGINT) AS shard, u.hash, u.name, u.pairs{dense}
+        FROM users u {of_table}"""
     )
 
 
@@ -198,14 +182,14 @@ class _WriteShard:
     """Writes the users of one shard, where an executor has brought them together."""
 
     out: Path
-    candidates: Int64
+    chosen: Int64
     scalings: tuple[dense_features.Scaling, ...]
     absent: tuple[float | None, ...]
     has_time: bool
 
     def __call__(self, shard: int, rows: pa.Table) -> pa.Table:
         users = rows.sort_by([("hash", "ascending"), ("name", "ascending")]).combine_chunks()
-        starts, pairs = _pairs_of(users, self.candidates)
+        starts, pairs = _in_vocabulary(*unpack_pairs(users["pairs"]), self.chosen)
         dense = np.column_stack(
             [
                 scaling.apply(users[f"d{number}"].to_numpy(zero_copy_only=False).astype(np.float64))
@@ -216,9 +200,9 @@ class _WriteShard:
             user_ids=pa.concat_arrays(users["name"].cast(pa.string()).chunks),
             hashes=np.asarray(users["hash"], dtype=np.int64),
             starts=starts,
-            items=(pairs // _ITEM_UNIT).astype(np.uint16),
-            counts=(pairs // _COUNT_UNIT % (_MAX_COUNT + 1)).astype(np.uint8),
-            days=(pairs % _COUNT_UNIT).astype(np.uint16) if self.has_time else None,
+            items=pairs.items.astype(np.uint16),
+            counts=pairs.counts,
+            days=pairs.days if self.has_time else None,
             dense=dense,
         )
         write_shard(self.out, shard, arrays)
@@ -231,12 +215,11 @@ class _WriteShard:
         )
 
 
-def _pairs_of(users: pa.Table, candidates: Int64) -> tuple[Int64, Int64]:
-    """Where each user's pairs begin, and all pairs, per user in order of their items' candidates."""
-    lists = pa.concat_arrays(users["pairs"].chunks)
-    sizes = np.asarray(lists.value_lengths().fill_null(0), dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    place = np.repeat(np.arange(len(sizes)), sizes)
-    pairs = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    order = np.argsort((place << reading.ITEM_BITS) | candidates[pairs // _ITEM_UNIT], kind="stable")
-    return starts, pairs[order]
+def _in_vocabulary(starts: Int64, pairs: ShardPairs, chosen: Int64) -> tuple[Int64, ShardPairs]:
+    """The pairs whose candidate was chosen, with its number as an item, and where each user's begin then."""
+    item_of = np.full(max(chosen.max(initial=-1), pairs.items.max(initial=-1)) + 1, -1)
+    item_of[chosen] = np.arange(len(chosen))
+    items = item_of[pairs.items]
+    kept = items >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return before[starts], ShardPairs(0, pairs.users[kept], items[kept], pairs.counts[kept], pairs.days[kept])

@@ -78,20 +78,35 @@ class PairSpill:
             kept = self._folder / f"{shard}.npz"
             if not kept.exists():
                 path = self._folder / f"{shard}.packed"
-                _distinct(np.fromfile(path, dtype=np.uint64), kept)
+                _sort(path, kept)
                 path.unlink()
             with np.load(kept) as arrays:
-                pairs = arrays["pairs"]
-                yield ShardPairs(
-                    first_user=first_user,
-                    users=(pairs >> np.uint64(ITEM_BITS)).astype(np.int64),
-                    items=(pairs & np.uint64((1 << ITEM_BITS) - 1)).astype(np.int64),
-                    counts=arrays["counts"],
-                    days=arrays["days"],
-                )
+                yield _unpacked(first_user, arrays["pairs"], arrays["counts"], arrays["days"])
 
 
-def _distinct(packed: UInt64, path: Path) -> None:
+def distinct_pairs(packed: UInt64) -> ShardPairs:
+    """The distinct pairs of packed interactions in any order."""
+    return _unpacked(0, *_distinct(packed.copy()))
+
+
+def _sort(path: Path, kept: Path) -> None:
+    pairs, counts, days = _distinct(np.fromfile(path, dtype=np.uint64))
+    np.savez(kept, pairs=pairs, counts=counts, days=days)
+
+
+def _unpacked(
+    first_user: int, pairs: UInt64, counts: npt.NDArray[np.uint8], days: npt.NDArray[np.uint16]
+) -> ShardPairs:
+    return ShardPairs(
+        first_user=first_user,
+        users=(pairs >> np.uint64(ITEM_BITS)).astype(np.int64),
+        items=(pairs & np.uint64((1 << ITEM_BITS) - 1)).astype(np.int64),
+        counts=counts,
+        days=days,
+    )
+
+
+def _distinct(packed: UInt64) -> tuple[UInt64, npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
     packed.sort()
     pairs = packed >> np.uint64(DAY_BITS)
     is_first = np.empty(len(pairs), dtype=bool)
@@ -99,11 +114,10 @@ def _distinct(packed: UInt64, path: Path) -> None:
     np.not_equal(pairs[1:], pairs[:-1], out=is_first[1:])
     starts = np.flatnonzero(is_first)
     counts = np.diff(np.append(starts, len(pairs)))
-    np.savez(
-        path,
-        pairs=pairs[starts],
-        counts=np.minimum(counts, _MAX_COUNT).astype(np.uint8),
-        days=(packed[starts] & np.uint64((1 << DAY_BITS) - 1)).astype(np.uint16),
+    return (
+        pairs[starts],
+        np.minimum(counts, _MAX_COUNT).astype(np.uint8),
+        (packed[starts] & np.uint64((1 << DAY_BITS) - 1)).astype(np.uint16),
     )
 
 

@@ -336,20 +336,26 @@ def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, u
 def make_dictionaries(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> tuple[int, list[Feature], list[str]]:
-    """Make the tables `users` and `items` (commonest first).
-
-    On one machine users are in order of stable_hash, then id, and rowid is the number of both; on a cluster, where
-    tables have no order, users have no number, and items have one in the column `number`.
+    """Make the tables `users` and `items` on one machine; rowid is the number of both.
 
     Returns:
         The number of users, the features counted over a user's interactions, and their columns in `users`.
     """
-    columns, features, select, parameters = _aggregates(engine, schema, found, settings)
-    order = "" if engine.is_cluster else " ORDER BY hash, name"
-    number = ", row_number() OVER (ORDER BY n_events DESC, name) - 1 AS number" if engine.is_cluster else ""
-    extra = "".join(f", {expression} AS {column}" for column, expression in zip(columns, select, strict=True))
+    aggregates = find_aggregates(engine, schema, found, settings)
+    make_users(engine, aggregates, has_population=found.has_population)
+    make_items(engine, settings)
+    n_users = int(_one(engine, "SELECT count(*) AS n FROM users")["n"])
+    return n_users, aggregates.features, aggregates.columns
+
+
+def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool) -> None:
+    """Make the table `users` of one machine's `events`, and `population`, in order of stable_hash, then id."""
+    extra = "".join(
+        f", {expression} AS {column}"
+        for column, expression in zip(aggregates.columns, aggregates.select, strict=True)
+    )
     everybody = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
-    if found.has_population:
+    if has_population:
         everybody = (
             "SELECT per_user.* REPLACE (coalesce(n_events, 0) AS n_events), name "
             "FROM population LEFT JOIN per_user ON CAST(user_id AS VARCHAR) = name"
@@ -364,9 +370,17 @@ def make_dictionaries(
         ), named AS (
             {everybody}
         )
-        SELECT *, {stable_hash_sql("name")} AS hash FROM named{order}""",
-        parameters,
+        SELECT *, {stable_hash_sql("name")} AS hash FROM named ORDER BY hash, name""",
+        aggregates.parameters,
     )
+
+
+def make_items(engine: Engine, settings: TrainingSettings) -> None:
+    """Make the table `items`, commonest first.
+
+    On a cluster, where tables have no order, their numbers are in the column `number`.
+    """
+    number = ", row_number() OVER (ORDER BY n_events DESC, name) - 1 AS number" if engine.is_cluster else ""
     engine.execute(
         f"""-- one row per item that can reach the vocabulary
         CREATE OR REPLACE TEMP TABLE items AS
@@ -377,8 +391,6 @@ def make_dictionaries(
         )
         SELECT *{number} FROM candidates ORDER BY n_events DESC, name"""
     )
-    n_users = int(_one(engine, "SELECT count(*) AS n FROM users")["n"])
-    return n_users, features, columns
 
 
 def check_population(
@@ -427,17 +439,23 @@ def days_sql(time: str, last_time: int | None) -> str:
     return f"CASE WHEN {time} IS NULL THEN {UNKNOWN_DAY} ELSE {days} END"
 
 
+def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
+    """A packed number of an interaction: user, candidate item, days before the newest event."""
+    return (
+        f"(CAST({user} AS UBIGINT) << {ITEM_BITS + DAY_BITS}) | (CAST({item} AS UBIGINT) << {DAY_BITS}) "
+        f"| CAST({days_sql(time, last_time)} AS UBIGINT)"
+    )
+
+
 def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
-    """Stream a packed number per interaction with a candidate item: user, item, days before the newest event.
+    """Stream the packed number of each interaction with a candidate item.
 
     With `counted`, equal interactions of a day come once, with their number in `n`.
     """
     repeats = ", e.n" if counted else ""
-    day = days_sql("e.ts", last_time)
     return engine.batches(
         f"""-- one row per interaction
-        SELECT (CAST(u.rowid AS UBIGINT) << {ITEM_BITS + DAY_BITS})
-             | (CAST(i.rowid AS UBIGINT) << {DAY_BITS}) | CAST({day} AS UBIGINT) AS packed{repeats}
+        SELECT {packed_sql("u.rowid", "i.rowid", "e.ts", last_time)} AS packed{repeats}
         FROM events e JOIN users u ON e.user_id = u.user_id JOIN items i ON e.item_id = i.item_id"""
     )
 
@@ -610,9 +628,26 @@ def resolved_window(window: Window, seconds: int | None, last: int | None, *, ha
     return Window(max(end - seconds, window.start) if window.start is not None else end - seconds, end)
 
 
-def _aggregates(
+@dataclass(frozen=True)
+class Aggregates:
+    """Numbers per user that are counted over her interactions.
+
+    Args:
+        columns: Their columns in `users`.
+        features: What each is.
+        select: The expression over `events` of each.
+        parameters: The values of the expressions.
+    """
+
+    columns: list[str]
+    features: list[Feature]
+    select: list[str]
+    parameters: list[Any]
+
+
+def find_aggregates(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
-) -> tuple[list[str], list[Feature], list[str], list[Any]]:
+) -> Aggregates:
     """Columns of `users` per feature of the interactions: means of numbers, shares of the commonest categories."""
     columns: list[str] = []
     features: list[Feature] = []
@@ -634,7 +669,7 @@ def _aggregates(
             select.append(f"count(*) FILTER ({_holds(cell, is_list)}) / count(*)")
             parameters.append(value)
             features.append(Feature(f"{column} = {value}", "interactions", column, value))
-    return columns, features, select, parameters
+    return Aggregates(columns, features, select, parameters)
 
 
 def _commonest(engine: Engine, table: str, cell: str, is_list: bool, settings: TrainingSettings) -> list[str]:

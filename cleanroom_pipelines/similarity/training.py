@@ -34,6 +34,7 @@ from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.cluster_training import write_shards_on_cluster
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
 from cleanroom_pipelines.similarity.pairs import MAX_USERS, PairSpill, choose_vocabulary, shard_boundaries
+from cleanroom_pipelines.similarity.parcels import make_dictionaries_on_cluster
 from cleanroom_pipelines.similarity.representing import learn_representation, write_items
 from cleanroom_pipelines.similarity.shards import (
     USERS_FOLDER,
@@ -182,7 +183,12 @@ def train(
                         population=given,
                     )
             with stages.stage(0.15, "counting users and items"), reading_of(INTERACTIONS):
-                n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
+                if database.is_cluster:
+                    n_users, features, columns = make_dictionaries_on_cluster(
+                        database, schema, found, settings, scratch
+                    )
+                else:
+                    n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
                 reading.check_population(
                     database, size_profile, found.n_usable, has_population=found.has_population
                 )

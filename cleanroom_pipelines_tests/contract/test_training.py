@@ -47,7 +47,9 @@ def make_tables(folder: Path, n_users: int) -> Tables:
         store=rng.choice(["north", "south", "o'hare \\ “x”", None], len(world.interactions)),
         spend=np.exp(rng.normal(0, 3, len(world.interactions))).round(2),
     )
-    frame = pd.concat([frame, frame.sample(frac=0.05, random_state=1)], ignore_index=True)
+    more = frame.sample(frac=0.05, random_state=1)
+    # One pair more often than is counted.
+    frame = pd.concat([frame, more, frame.iloc[[20] * 300]], ignore_index=True)
     frame.loc[frame.index[:7], "item_id"] = None
     frame.loc[frame.index[7:12], "spend"] = np.nan
     users = pd.DataFrame(
@@ -72,10 +74,11 @@ def assert_same_model(expected: Model, found: Model) -> None:
     assert same == told
     assert found.item_ids() == expected.item_ids()
     assert found.item_users().tolist() == expected.item_users().tolist()
+    lists = ("items", "counts", "days") if told["last_time"] is not None else ("items", "counts")
     for number in range(expected.n_shards):
         ours, theirs = expected.shard(number), found.shard(number)
         assert theirs.user_ids.equals(ours.user_ids)
-        for name in ("hashes", "starts", "items", "counts", "days"):
+        for name in ("hashes", "starts", *lists):
             assert getattr(theirs, name).tolist() == getattr(ours, name).tolist(), name
         for column, feature in enumerate(expected.features):
             heavy = feature["name"] == "mean spend"
@@ -98,31 +101,60 @@ def assert_same_audience(expected: Path, found: Path) -> None:
         assert len(same) >= 0.99 * n_users
 
 
-def test_a_cluster_like_engine_trains_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+CASES = [
+    "features and a users table",
+    "text in a window",
+    "a given population",
+    "a population without interactions",
+    "integers without times",
+]
+
+
+def changes_of(case: str, tables: Tables, folder: Path) -> dict[str, object]:
+    if case == "features and a users table":
+        return {"schema": SCHEMA, "settings": FEW, "users": tables.users, "users_schema": USERS}
+    if case == "text in a window":
+        source = folder / "rows.csv"
+        tables.interactions.to_csv(source, index=False)
+        window = Window(1_602_000_000, 1_608_000_000)
+        return {"schema": SCHEMA, "settings": FEW, "interactions": source, "window": window}
+    if case == "integers without times":
+        source = folder / "numbers.parquet"
+        named = tables.interactions[["user_id", "item_id"]].dropna()
+        named.apply(lambda column: column.str[1:].astype(int)).to_parquet(source, index=False)
+        schema = InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID")
+        return {"schema": schema, "settings": FEW, "interactions": source}
+    population = folder / "population.parquet"
+    pd.DataFrame({"user_id": ["silent", *tables.group]}).to_parquet(population, index=False)
+    window = Window(end=1) if case == "a population without interactions" else Window()
+    return {"schema": SCHEMA, "settings": FEW, "population": population, "window": window}
+
+
+@pytest.fixture(params=[1 << 30, 9_000], ids=["one parcel", "some parcels"])
+def parcels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cleanroom_pipelines.similarity.parcels._CELLS_PER_PARCEL", request.param)
+
+
+@pytest.mark.usefixtures("parcels")
+@pytest.mark.parametrize("case", CASES)
+def test_a_cluster_like_engine_trains_the_same_model(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tables = make_tables(tmp_path, 500)
-    common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": FEW}
-    expected = train_on(tables.interactions, tmp_path, "one", **common)
+    changes = changes_of(case, tables, tmp_path)
+    expected = train_on(tables.interactions, tmp_path, "one", **changes)
     engine = use_cluster_like(monkeypatch)
-    found = train_on(tables.interactions, tmp_path, "cluster", engine=engine, **common)
+    found = train_on(tables.interactions, tmp_path, "cluster", engine=engine, **changes)
     assert_same_model(Model(expected), Model(found))
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("case", ["features and a users table", "text in a window", "a given population"])
+@pytest.mark.usefixtures("parcels")
+@pytest.mark.parametrize("case", CASES)
 def test_spark_trains_the_same_model(tmp_path: Path, case: str) -> None:
     spark = EngineSettings(url="local[2]", scratch=tmp_path)
     tables = make_tables(tmp_path, 600)
-    changes: dict[str, object] = {"schema": SCHEMA, "settings": FEW}
-    if case == "features and a users table":
-        changes |= {"users": tables.users, "users_schema": USERS}
-    elif case == "text in a window":
-        source = tmp_path / "rows.csv"
-        tables.interactions.to_csv(source, index=False)
-        changes |= {"interactions": source, "window": Window(1_602_000_000, 1_608_000_000)}
-    else:
-        population = tmp_path / "population.parquet"
-        pd.DataFrame({"user_id": ["silent", *tables.group]}).to_parquet(population, index=False)
-        changes |= {"population": population}
+    changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)
     found = train_on(tables.interactions, tmp_path, "cluster", engine=spark, **changes)
     assert_same_model(Model(expected), Model(found))

@@ -1,0 +1,156 @@
+"""Users on a cluster: who they are and which items they touched, out of one shuffle of the interactions.
+
+Lives here: `make_dictionaries_on_cluster`, and what becomes of a parcel, which is all interactions of some users.
+Add here when a further number per user comes out of the interactions (its query stands in reading).
+Keep out: the vocabulary and the shards (cluster_training), one machine's road (training).
+
+The engine brings the interactions of each user to one of some parcels; which, is its choice. There the executor
+takes one machine's road: DuckDB makes the table `users` with the same query, and numpy sorts packed pairs.
+What is left on shared storage are the files
+
+    users/00000.parquet   name, hash, n_events, first_ts, last_ts, the features' columns, n_items, pairs
+    items/00000.parquet   number, n_users: how many of these users touched a candidate item
+
+`pairs` is the bytes of a user's pairs with candidate items, 64 bits each, in order of the candidates' numbers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import Engine, EngineSettings, find_tables, open_engine
+from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.pairs import ShardPairs, distinct_pairs
+from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingSettings
+
+Int64 = npt.NDArray[np.int64]
+
+# About 4 million interactions without features, which are 150 MB of rows, and as much again while they are sorted.
+# A user is not divided: one with more interactions than that makes her parcel larger.
+_CELLS_PER_PARCEL = 3 << 22
+_USERS, _ITEMS = "users", "items"
+# A pair in one number: candidate item, count (8 bits), days (16).
+_COUNT_UNIT, _ITEM_UNIT = 1 << reading.DAY_BITS, 1 << (reading.DAY_BITS + 8)
+
+
+def make_dictionaries_on_cluster(
+    engine: Engine,
+    schema: InteractionsSchema,
+    found: reading.Interactions,
+    settings: TrainingSettings,
+    scratch: Path,
+) -> tuple[int, list[reading.Feature], list[str]]:
+    """Make `users`, `items` and `item_users` (one row per parcel and candidate item that its users touched).
+
+    Args:
+        engine: Holds `events`, and `population` if one was given.
+        schema: Roles of the interactions' columns.
+        found: What was found in the interactions.
+        settings: Size of the vocabulary.
+        scratch: Existing directory that the executors see; the tables are files in it.
+
+    Returns:
+        The number of users, the features counted over a user's interactions, and their columns in `users`.
+    """
+    aggregates = reading.find_aggregates(engine, schema, found, settings)
+    reading.make_items(engine, settings)
+    for name in (_USERS, _ITEMS):
+        (scratch / name).mkdir()
+    rows = _rows_sql(len(schema.features), has_population=found.has_population)
+    make = _MakeParcel(scratch, aggregates, found.last_time, found.has_population)
+    n_rows = found.n_usable
+    if found.has_population:
+        n_rows += int(engine.fetch("SELECT count(*) AS n FROM population")["n"][0].as_py())
+    n_parcels = max(1, -(-n_rows * (3 + len(schema.features)) // _CELLS_PER_PARCEL))
+    made = engine.run_groups(rows, "user_id", make, n_groups=n_parcels)
+    n_users = sum(table["n_users"][0].as_py() for table in made)
+    if n_users == 0:
+        make(0, engine.fetch(f"SELECT * FROM ({rows}) LIMIT 0"))
+    engine.scan("users", find_tables(scratch / _USERS))
+    engine.scan("item_users", find_tables(scratch / _ITEMS))
+    return n_users, aggregates.features, aggregates.columns
+
+
+def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
+    """Where each user's pairs begin, and all pairs of the users of a column `pairs`; users count from 0."""
+    values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
+    offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
+    data = values.buffers()[2]
+    packed = np.frombuffer(data, dtype=np.int64)[offsets[0] // 8 : offsets[-1] // 8] if data else offsets[:0]
+    starts = (offsets - offsets[0]) // 8
+    pairs = ShardPairs(
+        first_user=0,
+        users=np.repeat(np.arange(len(values)), np.diff(starts)),
+        items=packed // _ITEM_UNIT,
+        counts=(packed // _COUNT_UNIT % (_ITEM_UNIT // _COUNT_UNIT)).astype(np.uint8),
+        days=(packed % _COUNT_UNIT).astype(np.uint16),
+    )
+    return starts, pairs
+
+
+def _rows_sql(n_features: int, *, has_population: bool) -> str:
+    cells = [f"f{number}" for number in range(n_features)]
+    features = "".join(f", e.{cell}" for cell in cells)
+    if not has_population:
+        return f"""-- one row per interaction
+        SELECT e.user_id, i.number, e.ts{features} FROM events e LEFT JOIN items i ON e.item_id = i.item_id"""
+    nothing = "".join(f", NULL AS {cell}" for cell in cells)
+    return f"""-- one row per interaction, and one per user of the population
+    SELECT CAST(e.user_id AS VARCHAR) AS user_id, i.number, e.ts, true AS is_event{features}
+    FROM events e LEFT JOIN items i ON e.item_id = i.item_id
+    UNION ALL
+    SELECT name AS user_id, NULL AS number, NULL AS ts, false AS is_event{nothing} FROM population"""
+
+
+@dataclass(frozen=True)
+class _MakeParcel:
+    """Writes what is known of a parcel's users."""
+
+    folder: Path
+    aggregates: reading.Aggregates
+    last_time: int | None
+    has_population: bool
+
+    def __call__(self, parcel: int, rows: pa.Table) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        with open_engine(EngineSettings(threads=1)) as engine:
+            engine.register("parcel", rows)
+            events = "SELECT *, ts AS first_ts, 1 AS n FROM parcel"
+            if self.has_population:
+                events += " WHERE is_event"
+                everybody = "SELECT user_id AS name FROM parcel WHERE NOT is_event"
+                engine.execute(f"CREATE TEMP VIEW population AS {everybody}")
+            engine.execute(f"CREATE TEMP VIEW events AS {events}")
+            reading.make_users(engine, self.aggregates, has_population=self.has_population)
+            columns = ", ".join(["name", "hash", "n_events", "first_ts", "last_ts", *self.aggregates.columns])
+            users = engine.fetch(f"SELECT {columns} FROM users ORDER BY rowid")
+            packed = reading.packed_sql("u.rowid", "e.number", "e.ts", self.last_time)
+            pairs = distinct_pairs(
+                engine.fetch(
+                    f"""-- one row per interaction with a candidate item
+                    SELECT {packed} AS packed FROM events e JOIN users u ON e.user_id = u.user_id
+                    WHERE e.number IS NOT NULL"""
+                )["packed"].to_numpy()
+            )
+        n_items = np.bincount(pairs.users, minlength=users.num_rows)
+        users = users.append_column("n_items", pa.array(n_items, pa.int64()))
+        users = users.append_column("pairs", _packed_pairs(pairs, n_items))
+        n_users = np.bincount(pairs.items)
+        items = np.flatnonzero(n_users)
+        name = f"{parcel:05d}.parquet"
+        pq.write_table(users, self.folder / _USERS / name, compression="zstd", use_dictionary=False)
+        pq.write_table(pa.table({"number": items, "n_users": n_users[items]}), self.folder / _ITEMS / name)
+        return pa.table({"n_users": [users.num_rows]})
+
+
+def _packed_pairs(pairs: ShardPairs, n_items: Int64) -> pa.Array:
+    """The bytes of each user's pairs."""
+    packed = pairs.items * _ITEM_UNIT + pairs.counts.astype(np.int64) * _COUNT_UNIT + pairs.days
+    offsets = np.concatenate([[0], np.cumsum(n_items)]) * packed.itemsize
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(n_items), [None, pa.py_buffer(offsets), pa.py_buffer(packed)]
+    )
