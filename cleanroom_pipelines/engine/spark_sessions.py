@@ -52,8 +52,6 @@ _SESSION = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",
     # A line of text with too many or too few cells is only seen when all its cells are read.
     "spark.sql.csv.parser.columnPruning.enabled": "false",
-    # Spark sorts when a task collects lists for more than 128 keys; ours are users, with a few dozen numbers each.
-    "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "500000",
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",

@@ -28,9 +28,9 @@ from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingSet
 
 Int64 = npt.NDArray[np.int64]
 
-# About 4 million interactions without features, which are 150 MB of rows, and as much again while they are sorted.
-# A user is not divided: one with more interactions than that makes her parcel larger.
-_CELLS_PER_PARCEL = 3 << 22
+# About 2 million interactions without features: 70 MB of rows, and as much again while they are sorted. A user is
+# not divided: one with more interactions than that makes her parcel larger.
+_CELLS_PER_PARCEL = 3 << 21
 _USERS, _ITEMS = "users", "items"
 # A pair in one number: candidate item, count (8 bits), days (16).
 _COUNT_UNIT, _ITEM_UNIT = 1 << reading.DAY_BITS, 1 << (reading.DAY_BITS + 8)

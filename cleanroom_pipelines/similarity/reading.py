@@ -376,20 +376,19 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
 
 
 def make_items(engine: Engine, settings: TrainingSettings) -> None:
-    """Make the table `items`, commonest first.
-
-    On a cluster, where tables have no order, their numbers are in the column `number`.
-    """
-    number = ", row_number() OVER (ORDER BY n_events DESC, name) - 1 AS number" if engine.is_cluster else ""
+    """Make the table `items`, commonest first; on a cluster, which keeps no order, its column `number` says so."""
+    by = "ORDER BY n_events DESC, name"
+    ranked = f"SELECT *, row_number() OVER ({by}) - 1 AS number" if engine.is_cluster else "SELECT *"
+    order = "" if engine.is_cluster else by
     engine.execute(
         f"""-- one row per item that can reach the vocabulary
         CREATE OR REPLACE TEMP TABLE items AS
         WITH candidates AS (
             SELECT item_id, CAST(item_id AS VARCHAR) AS name, CAST(sum(n) AS BIGINT) AS n_events
             FROM events GROUP BY item_id HAVING sum(n) >= {int(settings.min_users_per_item)}
-            ORDER BY n_events DESC, name LIMIT {(1 << ITEM_BITS) - 1}
+            {by} LIMIT {(1 << ITEM_BITS) - 1}
         )
-        SELECT *{number} FROM candidates ORDER BY n_events DESC, name"""
+        {ranked} FROM candidates {order}"""
     )
 
 
