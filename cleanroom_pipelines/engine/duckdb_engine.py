@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
+from cleanroom_pipelines.engine.hashing import stable_hash_sql
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.tables import TableFiles, line_end_of, unpacked_blocks
 from cleanroom_pipelines.errors import EngineError, StorageFullError
@@ -190,7 +191,7 @@ class DuckDBEngine:
         """Run a function on each group of rows, one after the other."""
         group = quote_identifier(key)
         if n_groups is not None:
-            group = f"CAST(hash({group}) % {int(n_groups)} AS BIGINT)"
+            group = f"{stable_hash_sql(f'CAST({group} AS VARCHAR)')} % {int(n_groups)}"
         keys = self.fetch(f"SELECT DISTINCT {group} AS key FROM ({sql}) ORDER BY key", parameters)["key"]
         for value in keys.to_pylist():
             yield function(value, self.fetch(f"SELECT * FROM ({sql}) WHERE {group} = ?", [*parameters, value]))
