@@ -105,6 +105,9 @@ def _require(module: str) -> None:
 @click.option("--memory", default="8GB", show_default=True, help="Memory of the engine.")
 @click.option("--threads", default=2, show_default=True, help="Threads of everything.")
 @click.option("--engine", "engines", default="duckdb", show_default=True, help="Of duckdb,spark.")
+@click.option(
+    "--steps", default="train,generate,export,match,combine", show_default=True, help="Which are measured."
+)
 @click.option("--spark-url", help="Where Spark is; default: local[THREADS] on this machine.")
 @click.option("--peers", default="als,pandas", show_default=True, help="Of als,pandas; empty for none.")
 @click.option("--scratch", type=_FILE, help="Folder for data, models and spill.")
@@ -116,6 +119,7 @@ def scale(  # noqa: PLR0917 - click passes options by name
     memory: str,
     threads: int,
     engines: str,
+    steps: str,
     spark_url: str | None,
     peers: str,
     scratch: Path | None,
@@ -150,10 +154,13 @@ def scale(  # noqa: PLR0917 - click passes options by name
             memory_bytes=parse_bytes(memory),
             threads=threads,
             engines=on,
+            steps=tuple(step.strip() for step in steps.split(",") if step.strip()),
             spark_url=spark_url,
             peers=chosen,
             scratch=scratch,
         )
+    except UsageError:
+        raise
     except (ValueError, KeyError):
         raise UsageError(
             "The sizes cannot be read.", remedy="Write them as 50000x1000000,200000x4000000."

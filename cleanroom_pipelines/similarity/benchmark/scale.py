@@ -19,6 +19,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from cleanroom_pipelines.audiences.benchmark import AlgebraSettings, write_lists, write_room
+from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity.benchmark.synthetic import (
     SyntheticSettings,
     seed_ids,
@@ -28,6 +29,8 @@ from cleanroom_pipelines.similarity.specs import Progress
 
 PEERS = ("als", "pandas")
 ENGINES = ("duckdb", "spark")
+STEPS = ("train", "generate", "export", "match", "combine")
+_NEEDS = {"generate": "train", "export": "generate"}
 _WATCH_SECONDS = 0.2
 _SEED_INTEREST = 7
 # Sizes whose interactions differ by less than this are there to compare numbers of users.
@@ -45,10 +48,14 @@ class ScaleSettings:
         memory_bytes: Of the engine.
         threads: Of everything.
         engines: `duckdb`, `spark`; each does every step on the same data.
+        steps: Of `train`, `generate`, `export`, `match` and `combine`; each with what it needs.
         spark_url: Where the cluster is; None: `local[threads]` on this machine.
         peers: `als`, `pandas`.
         scratch: Existing directory for data, models and spill; None: the system's temporary one.
         random_seed: Of the data.
+
+    Raises:
+        UsageError: A step is none, or lacks the one before it.
     """
 
     sizes: Sequence[tuple[int, int]] = ((50_000, 1_000_000), (200_000, 4_000_000))
@@ -57,10 +64,18 @@ class ScaleSettings:
     memory_bytes: int = 4 << 30
     threads: int = 2
     engines: Sequence[str] = ("duckdb",)
+    steps: Sequence[str] = STEPS
     spark_url: str | None = None
     peers: Sequence[str] = PEERS
     scratch: Path | None = None
     random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.steps or set(self.steps) - {*STEPS}:
+            raise UsageError("An unknown step was asked for.", remedy=f"There are {', '.join(STEPS)}.")
+        for step, needed in _NEEDS.items():
+            if step in self.steps and needed not in self.steps:
+                raise UsageError(f"The step {step} needs {needed}.", remedy="Ask for both.")
 
 
 def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict[str, Any]:
@@ -154,24 +169,25 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     for engine in settings.engines:
         url = (settings.spark_url or f"local[{settings.threads}]") if engine == "spark" else None
         model = {"model": str(folder / f"model-{engine}"), "engine": url}
-        trained[engine] = step("train", f"{engine}: train", **model)
-        for n_seed in settings.seed_sizes:
+        if "train" in settings.steps:
+            trained[engine] = step("train", f"{engine}: train", **model)
+        last = None
+        for n_seed in settings.seed_sizes if "generate" in settings.steps else ():
             seed = folder / f"seed-{n_seed}.csv"
             seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
-            out = str(folder / f"out-{engine}-{n_seed}")
-            step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=out)
-        last = {"audience": out} if settings.seed_sizes else {}
+            last = str(folder / f"out-{engine}-{n_seed}")
+            step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=last)
         for name, label in (("export", "export everybody"), ("match", "match"), ("combine", "combine five lists")):
-            if name != "export" or last:
+            if name in settings.steps and (name != "export" or last):
                 where = str(folder / f"{name}-{engine}")
-                step(name, f"{engine}: {label}", engine=model["engine"], out=where, **last)
+                step(name, f"{engine}: {label}", engine=url, out=where, audience=last)
     ratio = None
     if "als" in settings.peers and "duckdb" in trained:
         pairs = step("pairs", "pairs table for implicit")
         als = step("als", "implicit ALS, 64 factors, 15 rounds")
         if all("seconds" in entry for entry in (trained["duckdb"], pairs, als)):
             ratio = trained["duckdb"]["seconds"] / (pairs["seconds"] + als["seconds"])
-    if "pandas" in settings.peers and settings.seed_sizes:
+    if "pandas" in settings.peers and settings.seed_sizes and "generate" in settings.steps:
         step("pandas", "pandas + scikit-learn", seed=str(folder / f"seed-{settings.seed_sizes[0]}.csv"))
     shutil.rmtree(interactions)
     shutil.rmtree(lists)
