@@ -1,7 +1,8 @@
-"""A hundred seeds dropped at once are all exported within ten minutes, once each.
+"""A hundred seeds dropped at once are all exported, once each.
 
-Contract: issue "Automation (a)". A real webserver, daemon and code server, as `cleanroom dev` starts them; nobody
-clicks. Every process ends with it.
+Contract: issue "Automation (a)", which wants it within ten minutes: the seconds are printed and not asserted,
+since they depend on what the machine does beside. A real webserver, daemon and code server, as `cleanroom dev`
+starts them; nobody clicks. Every process ends with it.
 """
 
 import random
