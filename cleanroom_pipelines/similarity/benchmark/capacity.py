@@ -49,19 +49,22 @@ class Costs:
     Args:
         unit: `interactions` or `users`.
         cpu_seconds: Of all processes.
-        peak_bytes: Memory of all processes together; on Spark of the Python ones.
-        task_bytes: The most that a task held in Java for sorting and grouping, at the larger size; 0 on DuckDB.
+        peak_bytes: Memory of all processes together; None on Spark, whose Java takes what it is given, and whose
+            tasks hold a shard each, however many there are.
         disk_bytes: Spilled by the engine, or scratch files on shared storage.
         shuffle_bytes: Between executors.
         kept_bytes: What is kept: the model, the ranking, the list, the export's files.
+        python_bytes: On Spark, what driver and tasks held in Python at the larger size.
+        task_bytes: On Spark, the most that a task held in Java for sorting and grouping at the larger size.
     """
 
     unit: str
     cpu_seconds: Line
-    peak_bytes: Line
+    peak_bytes: Line | None
     disk_bytes: Line
     shuffle_bytes: Line
     kept_bytes: Line
+    python_bytes: float = 0
     task_bytes: float = 0
 
 
@@ -108,10 +111,11 @@ def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
         found[f"{engine}: {name}"] = Costs(
             unit,
             line("cpu_seconds"),
-            line("python_bytes" if _is_spark(engine) else "peak_bytes"),
+            None if _is_spark(engine) else line("peak_bytes"),
             line("spill_bytes"),
             line("shuffle_bytes"),
             line(_KEPT[name]),
+            other.get("python_bytes", 0),
             other.get("task_bytes", 0),
         )
     return found
@@ -135,15 +139,14 @@ def table(
         cluster_cores: Of the Spark cluster.
     """
     costs = costs_of(result)
-    lines = [
-        "| step | per | CPU seconds | a task in Java | memory | disk | shuffle | kept |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = ["| step | per | CPU seconds | memory | disk | shuffle | kept |", "|---|---|--:|--:|--:|--:|--:|"]
     for name, cost in costs.items():
+        memory = f"{_bytes(cost.python_bytes)} Python, {_bytes(cost.task_bytes)} a task in Java"
+        if cost.peak_bytes:
+            memory = _line(cost.peak_bytes, 1e-6, " MB")
         told = " | ".join(_line(amount, 1e-6, " MB") for amount in _amounts(cost))
         seconds = _line(cost.cpu_seconds, 1.0, " s")
-        of_a_task = _bytes(cost.task_bytes) if _is_spark(name) else "-"
-        lines.append(f"| {name} | million {cost.unit} | {seconds} | {of_a_task} | {told} |")
+        lines.append(f"| {name} | million {cost.unit} | {seconds} | {memory} | {told} |")
     lines += [
         "",
         f"| users | step | time on {cores} or {cluster_cores} cores | memory | disk | shuffle | kept |",
@@ -154,8 +157,9 @@ def table(
             size = n_users * (interactions_per_user if cost.unit == "interactions" else 1)
             spread = cost.cpu_seconds.slope * size / (cluster_cores if _is_spark(name) else cores)
             seconds_there = cost.cpu_seconds.fixed / _MEASURED_CORES + spread
+            memory = _bytes(cost.peak_bytes.at(size)) if cost.peak_bytes else "a shard a task"
             told = " | ".join(_bytes(amount.at(size)) for amount in _amounts(cost))
-            lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {told} |")
+            lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {memory} | {told} |")
     return "\n".join(lines)
 
 
@@ -164,7 +168,7 @@ def _is_spark(name: str) -> bool:
 
 
 def _amounts(cost: Costs) -> tuple[Line, ...]:
-    return cost.peak_bytes, cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes
+    return cost.disk_bytes, cost.shuffle_bytes, cost.kept_bytes
 
 
 def _line(line: Line, scale: float, unit: str) -> str:
