@@ -148,10 +148,13 @@ class Rooms(Database):
             if row is not None:
                 row.location = None
 
-    def uploads_in_use(self) -> frozenset[str]:
-        """The uploads that a room or lab names."""
+    def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
+        """The uploads that a lab or room names, but for one room."""
+        query = select(DataRoomRow.inputs)
+        if but_of is not None:
+            query = query.where(DataRoomRow.id != but_of)
         with self._read() as session:
-            rooms = session.scalars(select(DataRoomRow.inputs)).all()
+            rooms = session.scalars(query).all()
             labs = session.scalars(select(DataLabRow.datasets)).all()
         return frozenset(upload for mapping in (*rooms, *labs) for upload in mapping.values())
 

@@ -131,9 +131,11 @@ def delete_now(
     """
     for record in records:
         on_resource(record)
-        installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
-        with suppress(NotFoundError):  # somebody else was quicker
+        try:
             installation.catalog.request_delete(record.kind, record.id)
+        except NotFoundError:
+            continue  # somebody else was quicker
+        installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
         began = time.monotonic()
         while True:
             delete_pending(installation, instance)
@@ -323,16 +325,11 @@ def _delete_files(installation: Installation, record: Resource) -> None:
             installation.uploads.delete(upload_id)
             installation.catalog.forget_upload(upload_id)
     if isinstance(record, DataRoom):
-        # Files that were not taken in yet; a lab may have brought them, and keeps them then.
-        of_labs = {upload for lab in _labs(installation) for upload in lab.datasets.values()}
-        for upload_id in {*record.inputs.values()} - of_labs:
+        # Files that were not taken in yet, but for those that a lab or another room names too.
+        for upload_id in {*record.inputs.values()} - installation.catalog.uploads_in_use(but_of=record.id):
             installation.uploads.delete(upload_id)
             installation.catalog.forget_upload(upload_id)
         forget_room_inbox(installation, record.id)
-
-
-def _labs(installation: Installation) -> Iterator[DataLab]:
-    return (record for record in installation.catalog.iterate(Kind.DATA_LAB) if isinstance(record, DataLab))
 
 
 def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:

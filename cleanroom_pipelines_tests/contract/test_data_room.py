@@ -10,14 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.catalog import Resource
 from cleanroom_pipelines.execution.making import newest_artifact
-from cleanroom_pipelines.storage import ArtifactReference
-from cleanroom_pipelines_tests import worlds
-from cleanroom_pipelines_tests.execution.room_worlds import RoomWorld, room_world
+from cleanroom_pipelines_tests.execution.room_worlds import RoomWorld, open_room
 
 pytestmark = pytest.mark.spark
 
@@ -45,11 +41,7 @@ SETS = {
 
 @contextmanager
 def room(folder: Path, **settings: str) -> Iterator[RoomWorld]:
-    with (
-        worlds.installed(folder / "home", **settings) as installation,
-        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
-    ):
-        world = room_world(installation, instance)
+    with open_room(folder, **settings) as world:
         world.provision_base()
         world.provision_seeds()
         world.run()
@@ -62,19 +54,10 @@ def found_in(world: RoomWorld) -> tuple[dict[str, list[str]], dict[str, Any], se
     lookalike = world.audience(LOOKALIKE, name="lookalike")
     delivered = world.deliver(lookalike)
     world.run()
-    users = {name: users_of(world, record, "custom_audience") for name, record in records.items()}
-    users["lookalike"] = users_of(world, lookalike, "custom_audience")
+    users = {name: world.users_of(record) for name, record in records.items()}
+    users["lookalike"] = world.users_of(lookalike)
     told = newest_artifact(world.installation, lookalike.kind, lookalike.id, "lookalike_statistics")[1]
-    return users, told["statistics"]["result"], set(users_of(world, delivered, "audience_user_list"))
-
-
-def users_of(world: RoomWorld, record: Resource, asset: str) -> list[str]:
-    version = world.installation.catalog.current_version(record.kind, record.id)
-    assert version is not None, world.installation.catalog.get(record.kind, record.id).status_message
-    reference = ArtifactReference(asset, record.id, version.artifacts[asset])
-    with world.installation.store.opening(reference) as folder:
-        ids: list[str] = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
-        return ids
+    return users, told["statistics"]["result"], set(world.users_of(delivered))
 
 
 def test_a_room_on_a_cluster_finds_what_one_on_one_machine_finds(

@@ -1,10 +1,13 @@
 """A small data room with planted structure: a group whose members share segments, and seeds taken from it."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import dagster as dg
+import pyarrow.parquet as pq
 
 from cleanroom_pipelines.catalog import (
     AudienceList,
@@ -17,10 +20,14 @@ from cleanroom_pipelines.catalog import (
     Kind,
     ParticipantSpec,
     Permission,
+    Resource,
     Version,
 )
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.storage import ArtifactReference
+
+from .. import worlds
 
 N_USERS = 1_500
 PUBLISHER, ADVERTISER = "publisher@pub.example", "analyst@adv.example"
@@ -82,6 +89,16 @@ class RoomWorld:
         assert version is not None
         return version
 
+    def users_of(self, record: Resource) -> list[str]:
+        """The users of an audience or a list, in their order."""
+        asset = "custom_audience" if isinstance(record, CustomAudience) else "audience_user_list"
+        version = self.installation.catalog.current_version(record.kind, record.id)
+        assert version is not None, self.installation.catalog.get(record.kind, record.id).status_message
+        reference = ArtifactReference(asset, record.id, version.artifacts[asset])
+        with self.installation.store.opening(reference) as folder:
+            ids: list[str] = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
+            return ids
+
     def audience(
         self, definition: Mapping[str, object], *references: str, name: str = "audience", hidden: bool = False
     ) -> CustomAudience:
@@ -110,6 +127,16 @@ class RoomWorld:
         record = self.installation.catalog.create(spec)
         assert isinstance(record, AudienceList)
         return record
+
+
+@contextmanager
+def open_room(folder: Path, **settings: str) -> Iterator[RoomWorld]:
+    """A room with a home and a Dagster instance of its own, below a folder."""
+    with (
+        worlds.installed(folder / "home", **settings) as installation,
+        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
+    ):
+        yield room_world(installation, instance)
 
 
 def room_world(

@@ -4,18 +4,16 @@ privacy policy says; documents and events hold released numbers only, and no id.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import select
 
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import parse_definition
-from cleanroom_pipelines.catalog import CustomAudience, DataLabSpec, Kind, Resource
+from cleanroom_pipelines.catalog import DataLabSpec, Kind, Resource
 from cleanroom_pipelines.catalog.tables import AudienceReferenceRow, LedgerRow, RoomJobRow, VersionRow
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConflictError
@@ -28,7 +26,7 @@ from cleanroom_pipelines.execution.traces import PARTITION_SETS, shown_partition
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
-from .room_worlds import RoomWorld, email, room_world, seed_file
+from .room_worlds import RoomWorld, email, open_room, room_world, seed_file
 
 REMARKETING = {"kind": "remarketing", "audience_type": "loyal"}
 LOOKALIKE = {
@@ -47,7 +45,7 @@ def rule(source: dict[str, Any], gender: str | None = None, *combinators: dict[s
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[RoomWorld]:
-    with a_world(tmp_path) as world:
+    with open_room(tmp_path) as world:
         yield world
 
 
@@ -58,7 +56,7 @@ def filled(tmp_path: Path) -> Iterator[RoomWorld]:
     The noise lifts seven users over the threshold in 2 of 100 rooms. Such a room is passed over for another one.
     """
     for number in range(10):
-        with a_world(tmp_path / f"room{number}") as world:
+        with open_room(tmp_path / f"room{number}") as world:
             world.provision_base()
             world.provision_seeds()
             world.run()
@@ -66,15 +64,6 @@ def filled(tmp_path: Path) -> Iterator[RoomWorld]:
                 yield world
                 return
     raise AssertionError("ten rooms in a row tell seven users")
-
-
-@contextmanager
-def a_world(folder: Path) -> Iterator[RoomWorld]:
-    with (
-        worlds.installed(folder / "home") as installation,
-        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
-    ):
-        yield room_world(installation, instance)
 
 
 def is_enough(world: RoomWorld, audience_type: str) -> bool:
@@ -86,12 +75,7 @@ def is_enough(world: RoomWorld, audience_type: str) -> bool:
 
 
 def users_of(world: RoomWorld, record: Resource) -> set[str]:
-    asset = "custom_audience" if isinstance(record, CustomAudience) else "audience_user_list"
-    version = world.installation.catalog.current_version(record.kind, record.id)
-    assert version is not None, world.installation.catalog.get(record.kind, record.id).status_message
-    reference = ArtifactReference(asset, record.id, version.artifacts[asset])
-    with world.installation.store.opening(reference) as folder:
-        return set(pq.read_table(folder / "users.parquet")["user_id"].to_pylist())
+    return set(world.users_of(record))
 
 
 def document(world: RoomWorld, record: Resource, asset: str, name: str) -> Any:
@@ -428,3 +412,14 @@ def test_a_lab_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
     world.installation.catalog.provision(world.room.id, {"matching:EMAIL": upload})
     delete_now(world.installation, world.instance, [world.room])
     assert world.installation.uploads.locations() == {upload}
+
+
+def test_another_room_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
+    other = room_world(world.installation, world.instance)
+    upload = world.upload(world.files["matching"])
+    for room in (world.room, other.room):
+        world.installation.catalog.provision(room.id, {"matching:EMAIL": upload})
+    delete_now(world.installation, world.instance, [world.room])
+    assert world.installation.uploads.locations() == {upload}
+    delete_now(world.installation, world.instance, [other.room])
+    assert world.installation.uploads.locations() == frozenset()
