@@ -49,8 +49,8 @@ class Costs:
     Args:
         unit: `interactions` or `users`.
         cpu_seconds: Of all processes.
-        peak_bytes: Memory of all processes together; None on Spark, whose Java takes what it is given, and whose
-            tasks hold a shard each, however many there are.
+        peak_bytes: Memory of all processes together; None on Spark, whose Java processes take what they are given,
+            whether they need it or not.
         disk_bytes: Spilled by the engine, or scratch files on shared storage.
         shuffle_bytes: Between executors.
         kept_bytes: What is kept: the model, the ranking, the list, the export's files.
@@ -157,7 +157,7 @@ def table(
             size = n_users * (interactions_per_user if cost.unit == "interactions" else 1)
             spread = cost.cpu_seconds.slope * size / (cluster_cores if _is_spark(name) else cores)
             seconds_there = cost.cpu_seconds.fixed / _MEASURED_CORES + spread
-            memory = _bytes(cost.peak_bytes.at(size)) if cost.peak_bytes else "a shard a task"
+            memory = _bytes(cost.peak_bytes.at(size)) if cost.peak_bytes else "not told"
             told = " | ".join(_bytes(amount.at(size)) for amount in _amounts(cost))
             lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {memory} | {told} |")
     return "\n".join(lines)

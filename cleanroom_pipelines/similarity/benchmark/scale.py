@@ -148,8 +148,10 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     lists = folder / "lists"
     lists.mkdir()
     of_lists = AlgebraSettings(data.n_users, threads=settings.threads)
-    write_lists(lists, of_lists)
-    write_room(lists, of_lists)
+    if "combine" in settings.steps:
+        write_lists(lists, of_lists)
+    if "match" in settings.steps:
+        write_room(lists, of_lists)
     common = {
         "interactions": str(interactions),
         "lists": str(lists),

@@ -71,7 +71,9 @@ def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _match(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Find the base's users behind a hashed seed of a tenth as many rows."""
-    return _answer("matching", arguments)
+    from cleanroom_pipelines.audiences.benchmark import MATCHING
+
+    return _answer(MATCHING, arguments)
 
 
 def _combine(arguments: Mapping[str, Any]) -> dict[str, Any]:
