@@ -1,15 +1,31 @@
 """Fixtures that tests of several packages share: a home and an installation whose clock stands.
 
+Also here: how many examples property tests try, and the count of the tests that pytest collected.
 Keep out: data and worlds of one package's tests.
 """
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home
+
+from .collecting import MARKS, marks_of
+
+# The same examples in every run of CI; HYPOTHESIS_PROFILE=nightly looks for new ones, and for longer.
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("nightly", max_examples=1_000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the marks of all that was collected, before `-m` leaves some of it out."""
+    config.stash[MARKS] = marks_of(items)
 
 
 class StandingClock:
