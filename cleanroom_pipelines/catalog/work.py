@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from cleanroom_pipelines.catalog.claims import Claims, is_silent, let_go
+from cleanroom_pipelines.catalog.claims import Claims, is_silent, is_unreserved, let_go
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_resource,
@@ -55,7 +55,7 @@ class Work(Claims):
     """The part of the catalogue that sensors, schedules and commands speak to."""
 
     def ready(self, limit: int = 100) -> tuple[Version, ...]:
-        """The pending versions that can be made now: parents before children, the oldest first within a kind.
+        """The pending versions that can be made now and have no run yet: parents before children, then by age.
 
         A dataset is always ready. Every other resource waits until what it is made from has a current version and
         none that is pending or in progress; a generation job is made from the model itself.
@@ -132,8 +132,8 @@ class Work(Claims):
             NotFoundError: There is no such resource.
             ConflictError: It is being deleted.
         """
-        at = self._at(now)
         with self._write() as session:
+            at = self._lease_time(session, now)
             resource = lock_resource(session, kind, resource_id)
             refuse_deleting(resource)
             version = newest_version(session, resource)
@@ -233,6 +233,7 @@ class Work(Claims):
     def _pending(self, readiness: _Readiness, limit: int) -> list[Row[Any]]:
         with self._read() as session:
             query = _pending_versions().where(_READINESS.in_([readiness]), ~_IS_AT_WORK)
+            query = query.where(is_unreserved(self._lease_time(session)))
             return list(
                 session.execute(query.order_by(_KIND_ORDER, VersionRow.created_at, _RESOURCE.id).limit(limit))
             )

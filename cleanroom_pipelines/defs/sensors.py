@@ -139,7 +139,8 @@ def _work_requests(
     waiting = [version for version in ready if version.run_key not in started]
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
-        return [run_request(version) for version in waiting], "What is pending has its runs."
+        reserved = [version for version in waiting if opened.catalog.reserve(version)]
+        return [run_request(version) for version in reserved], "All pending work already has runs."
     n_workers = sum(run.job_name == work_through_pending.name for run in unfinished)
     wanted = min(_MAX_WORKERS, -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
     requests = [dg.RunRequest(job_name=work_through_pending.name) for _ in range(wanted - n_workers)]

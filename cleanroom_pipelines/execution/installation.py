@@ -144,6 +144,7 @@ class Installation:
             clock=self.clock,
             token_hex=self.token_hex,
             seed_floor=self.settings.seed_floor,
+            server_clock=True,
         )
         catalog.migrate()
         return catalog

@@ -7,7 +7,7 @@ Keep out: when to run (sensors, schedules) and what a run makes (making.py).
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from threading import Event, Thread
@@ -15,15 +15,18 @@ from threading import Event, Thread
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Version
+from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.supervision import supervise
 from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
+from cleanroom_pipelines.execution.work import Run, holding_for_run
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
+PARTITION_TAG = "dagster/partition"
 SCORING_JOB = "score_shards"
 
 _HEARTBEAT_SECONDS = 15.0
@@ -79,6 +82,8 @@ def run_pending(
         version = ready[0]
         # A run that cannot even claim its row must not be started for ever.
         passed_over.add(version.run_key)
+        if not installation.catalog.reserve(version):
+            continue  # another process starts a run for it
         on_start(version)
         try:
             result = repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
@@ -122,12 +127,20 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 @contextmanager
 def beating(installation: Installation, worker: str) -> Iterator[None]:
-    """Say every quarter of a minute that this run is alive, so that a silent one can be told dead."""
+    """Say every quarter of a minute that this run is alive, so that a silent one can be told dead.
+
+    A heartbeat that fails is sent again soon: one that the database missed must not end the others.
+    """
     ended = Event()
 
     def beat() -> None:
-        while not ended.wait(_HEARTBEAT_SECONDS):
-            installation.catalog.heartbeat_worker(worker)
+        wait = _HEARTBEAT_SECONDS
+        while not ended.wait(wait):
+            try:
+                installation.catalog.heartbeat_worker(worker)
+                wait = _HEARTBEAT_SECONDS
+            except CleanroomError:
+                wait = _HEARTBEAT_SECONDS / 10
 
     installation.catalog.heartbeat_worker(worker)
     thread = Thread(target=beat, name="heartbeat", daemon=True)
@@ -137,7 +150,35 @@ def beating(installation: Installation, worker: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        installation.catalog.forget_worker(worker)
+        with suppress(CleanroomError):  # whoever looks after a minute finds it silent
+            installation.catalog.forget_worker(worker)
+
+
+@contextmanager
+def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Iterator[None]:
+    """Keep a Dagster run alive in the catalogue from its start to its end, waits for a pool included.
+
+    A run that was started for a version claims it at once and holds it across its steps.
+    """
+    kind = next((kind for kind, name in JOB_NAMES.items() if name == run.job_name), None)
+    partition = run.tags.get(PARTITION_TAG)
+    with beating(installation, run.run_id):
+        if kind is None or partition is None:
+            yield
+            return
+        with holding_for_run(installation, kind, partition, run_of(run, instance)):
+            yield
+
+
+def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
+    """What the catalogue needs to know of a Dagster run."""
+    number = run.tags.get(VERSION_TAG)
+
+    def was_cancelled() -> bool:
+        now = instance.get_run_by_id(run.run_id)
+        return now is not None and now.status is dg.DagsterRunStatus.CANCELING
+
+    return Run(run.run_id, int(number) if number else None, was_cancelled)
 
 
 def run_request(version: Version) -> dg.RunRequest:

@@ -9,12 +9,12 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Claim, Kind, ParentRef, Resource, Status, Version, holding
+from cleanroom_pipelines.catalog import Claim, Holding, Kind, ParentRef, Resource, Status, Version, holding
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -27,6 +27,8 @@ from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
 
 _SECONDS_BETWEEN_REPORTS = 1.0
+_CANCELLED = "The work was cancelled."
+_STOPPED = "The run was stopped."
 
 # Raised with the number of an asset's code: what it makes from the same inputs has changed.
 CODE_VERSIONS: Mapping[str, str] = {
@@ -208,7 +210,7 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
             return
         version, claim = outcome
         record = installation.catalog.get(kind, partition)
-        with holding(installation.catalog, claim) as keeper:
+        with _holding(installation, claim) as keeper:
             work = Work(installation, record, version, claim, keeper.lost.is_set, told.is_set)
             try:
                 yield work
@@ -224,10 +226,49 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
                 raise
 
 
+@contextmanager
+def holding_for_run(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
+    """Claim a version when its run starts and hold it until the run ends, waits between its steps included.
+
+    Nothing is held where the version is not to be had; the steps find out and say so.
+    """
+    catalog, claim = installation.catalog, None
+    if run.number is not None:
+        with suppress(CleanroomError):
+            claim = catalog.claim(kind, partition, run.number, run.id)
+    if claim is None:
+        yield
+        return
+    with heeding_signals() as told, holding(catalog, claim) as keeper:
+        _held_by_runs[run.id] = keeper
+        try:
+            yield
+        finally:
+            del _held_by_runs[run.id]
+            with suppress(CleanroomError):  # the steps have closed it, as a rule
+                if run.was_cancelled():
+                    catalog.fail(claim, StatusCode.CANCELLED, _STOPPED)
+                elif told.is_set():
+                    catalog.release(claim)
+                else:
+                    catalog.abandon(claim)
+
+
+# The claims that runs of this process hold from start to end, by run id.
+_held_by_runs: dict[str, Holding] = {}
+
+
+def _holding(installation: Installation, claim: Claim) -> AbstractContextManager[Holding]:
+    keeper = _held_by_runs.get(claim.run_id)
+    if keeper is not None and keeper.is_of(claim):
+        return nullcontext(keeper)
+    return holding(installation.catalog, claim)
+
+
 def _close_failed(work: Work, error: Exception) -> CleanroomError:
     """Close the version with the reason of an error, and give what may be raised of it."""
     if isinstance(error, CancelledError):
-        _close(work, StatusCode.CANCELLED, "It was cancelled. Materialise it again to start over.")
+        _close(work, StatusCode.CANCELLED, _CANCELLED)
         return error
     reason = error if isinstance(error, CleanroomError) else without_data_of(error)
     _close(work, reason.status_code, str(reason))
@@ -236,7 +277,7 @@ def _close_failed(work: Work, error: Exception) -> CleanroomError:
 
 def _end_interrupted(work: Work, run: Run) -> None:
     if run.was_cancelled():
-        _close(work, StatusCode.CANCELLED, "Its run was stopped. Materialise it again to start over.")
+        _close(work, StatusCode.CANCELLED, _STOPPED)
     elif work.is_open:
         with suppress(ClaimLostError):
             work.release()
