@@ -371,7 +371,7 @@ def cancel(session: Session, resource: ResourceRow, version: VersionRow, now: da
 
 
 def _close_cancelled(session: Session, resource: ResourceRow, version: VersionRow, now: datetime) -> None:
-    message = "Somebody asked for the work to stop. Try again if it is wanted after all."
+    message = "The work was cancelled."
     close_failed(session, resource, version, code=StatusCode.CANCELLED, message=message, now=now)
 
 

@@ -187,7 +187,8 @@ class Database:
     def _lease_time(self, session: Session, now: datetime | None = None) -> datetime:
         """The time in which leases and heartbeats are measured, UTC."""
         if now is None and self._server_clock:
-            return session.scalars(select(func.clock_timestamp())).one().astimezone(UTC)
+            there: datetime = session.scalars(select(func.clock_timestamp())).one()
+            return there.astimezone(UTC)
         return self._at(now)
 
     def _ensure_schema(self) -> None:

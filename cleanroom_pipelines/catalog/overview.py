@@ -15,7 +15,7 @@ from sqlalchemy import and_, func, or_, select
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.records import OPEN, GenerationJob, Resource, Status, Version
+from cleanroom_pipelines.catalog.records import DELETING, OPEN, GenerationJob, Resource, Status, Version
 from cleanroom_pipelines.catalog.tables import (
     ROWS,
     GenerationJobRow,
@@ -65,6 +65,17 @@ class Overview(Database):
         )
         with self._read() as session:
             return session.scalar(query) or 0
+
+    def unfinished(self) -> dict[Status, int]:
+        """How many versions are pending or in progress, by status; a status without any is left out."""
+        query = (
+            select(VersionRow.status, func.count())
+            .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
+            .where(VersionRow.status.in_(OPEN), ResourceRow.status.not_in(DELETING))
+            .group_by(VersionRow.status)
+        )
+        with self._read() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
         """One version of a resource.

@@ -104,7 +104,7 @@ class Work(Claims):
 
         Raises:
             NotFoundError: There is no such resource.
-            ConflictError: Its newest version did not fail, or it is being deleted.
+            ConflictError: Its newest version did not fail, its seed was deleted, or it is being deleted.
         """
         with self._write() as session:
             resource = lock_resource(session, kind, resource_id)
@@ -113,6 +113,11 @@ class Work(Claims):
             if newest.status is not Status.CREATE_FAILED:
                 raise ConflictError(
                     f"The newest version of the {kind.words} {resource_id} did not fail.", remedy="See its status."
+                )
+            if isinstance(resource, GenerationJobRow) and not (resource.seed_location or resource.requested_seed):
+                raise ConflictError(
+                    f"The seed of the {kind.words} {resource_id} was deleted when it failed.",
+                    remedy="Start a new job with the seed.",
                 )
             make_pending(session, resource, newest, 0, self._at(now))
             return version_record(newest)
@@ -285,7 +290,7 @@ def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
         return newest.status_code, newest.status_message or "The training data cannot be used."
     return StatusCode.PARENT_NOT_ACTIVE, (
         f"The {gate.kind.words} {gate.id} failed ({newest.status_code}). "
-        f"Repair what its status message names, attempt {gate.id} again, then this."
+        f"Fix what its status message names, try {gate.id} again, then this."
     )
 
 

@@ -19,6 +19,7 @@ from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
+from cleanroom_pipelines.cli.retrying import retry
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 
@@ -53,7 +54,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (account, audit, benchmark, bucket, collaboration, delete, export, template, token, user):
+for group in (account, audit, benchmark, bucket, collaboration, delete, export, retry, template, token, user):
     cleanroom.add_command(group)
 cleanroom.add_command(algebra)
 
@@ -125,13 +126,17 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 @cleanroom.command()
 @click.option("--max-seconds", type=float, help="Start nothing more after this time.")
-def run(max_seconds: float | None) -> None:
+@click.option("--wait", is_flag=True, help="Wait for work that other processes hold, and do what follows it.")
+def run(max_seconds: float | None, wait: bool) -> None:
     """Do all pending work in this process, without a daemon."""
-    from cleanroom_pipelines.cli.watching import run_pending_watched
+    from cleanroom_pipelines.cli.watching import run_pending_watched, unfinished_sentence
     from cleanroom_pipelines.execution.installation import Installation
 
-    n_runs = run_pending_watched(Installation.from_environment(), max_seconds=max_seconds)
-    click.echo(f"Made {n_runs} runs.")
+    installation = Installation.from_environment()
+    n_runs = run_pending_watched(installation, max_seconds=max_seconds, wait=wait)
+    click.echo(f"Finished {n_runs} {'run' if n_runs == 1 else 'runs'}.")
+    if sentence := unfinished_sentence(installation.catalog):
+        click.echo(sentence)
 
 
 @cleanroom.command()
