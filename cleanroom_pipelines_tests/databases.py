@@ -20,6 +20,7 @@ from typing import IO
 
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.execution.installation import Installation
@@ -80,6 +81,20 @@ def _set_up_sqlite(connection: object, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def database_away() -> Iterator[None]:
+    """No engine of this process gets a connection."""
+
+    def refuse(_connection: object) -> None:
+        raise OperationalError("connect", None, OSError("the server closed the connection"))
+
+    event.listen(Engine, "engine_connect", refuse)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "engine_connect", refuse)
 
 
 # --- PostgreSQL ---

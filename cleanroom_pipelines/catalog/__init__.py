@@ -5,7 +5,7 @@ Add here when a part is added.
 Keep out: Dagster, files, clocks and settings; they come in.
 """
 
-from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, Claims
+from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESERVED_SECONDS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError
 from cleanroom_pipelines.catalog.deletion import GOES_WITH
@@ -109,6 +109,7 @@ __all__ = [
     "LOCAL_ACCOUNT",
     "LOCAL_REGION",
     "MAX_ATTEMPTS",
+    "RESERVED_SECONDS",
     "AccessKey",
     "Account",
     "AnalysisTemplate",

@@ -35,17 +35,17 @@ def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
         except ConflictError as error:
             if not failed:
                 raise
-            skipped.append((record, error))
+            skipped.append((record, str(error)))
     if as_json:
         print_json(
             {
                 "queued": [{"partition": version.resource_id, "version": version.number} for version in queued],
-                "skipped": [{"partition": record.id, "reason": str(error)} for record, error in skipped],
+                "skipped": [{"partition": record.id, "reason": reason} for record, reason in skipped],
             }
         )
         return
-    for record, error in skipped:
-        click.echo(f"Skipped the {record.kind.words} {record.name!r}: {error}", err=True)
+    for record, reason in skipped:
+        click.echo(f"Skipped the {record.kind.words} {record.name!r}: {reason}", err=True)
     click.echo(f"Queued {len(queued)} failed {'version' if len(queued) == 1 else 'versions'}.")
 
 

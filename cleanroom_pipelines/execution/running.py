@@ -29,7 +29,13 @@ WORKER_TAG = "cleanroom/worker"
 PARTITION_TAG = "dagster/partition"
 SCORING_JOB = "score_shards"
 
-_HEARTBEAT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 15.0
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def run_pending(
@@ -81,9 +87,9 @@ def run_pending(
             break
         version = ready[0]
         # A run that cannot even claim its row must not be started for ever.
-        passed_over.add(version.run_key)
         if not installation.catalog.reserve(version):
             continue  # another process starts a run for it
+        passed_over.add(version.run_key)
         on_start(version)
         try:
             result = repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
@@ -111,11 +117,21 @@ def ready_work(
         instance: Where they are to be run.
         passed_over: Run keys to leave out.
     """
-    ready = tuple(v for v in installation.catalog.ready(limit=100) if v.run_key not in passed_over)
+    ready = tuple(
+        version
+        for version in installation.catalog.ready(limit=100)
+        if version.run_key not in passed_over and not (version.lease_expires_at and _is_queued(instance, version))
+    )
     for kind in {version.kind for version in ready}:
         # a resource may be younger than the last look at all of them
         add_partitions(instance, kind, [version.resource_id for version in ready if version.kind is kind])
     return ready
+
+
+def _is_queued(instance: dg.DagsterInstance, version: Version) -> bool:
+    """Whether a run waits in Dagster's queue for a version whose reservation ran out meanwhile."""
+    tag = {"dagster/run_key": version.run_key}
+    return bool(instance.get_runs(dg.RunsFilter(tags=tag, statuses=UNFINISHED), limit=1))
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -126,7 +142,9 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 @contextmanager
-def beating(installation: Installation, worker: str) -> Iterator[None]:
+def beating(
+    installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
+) -> Iterator[None]:
     """Say every quarter of a minute that this run is alive, so that a silent one can be told dead.
 
     A heartbeat that fails is sent again soon: one that the database missed must not end the others.
@@ -134,13 +152,13 @@ def beating(installation: Installation, worker: str) -> Iterator[None]:
     ended = Event()
 
     def beat() -> None:
-        wait = _HEARTBEAT_SECONDS
+        wait = every_seconds
         while not ended.wait(wait):
             try:
                 installation.catalog.heartbeat_worker(worker)
-                wait = _HEARTBEAT_SECONDS
+                wait = every_seconds
             except CleanroomError:
-                wait = _HEARTBEAT_SECONDS / 10
+                wait = every_seconds / 10
 
     installation.catalog.heartbeat_worker(worker)
     thread = Thread(target=beat, name="heartbeat", daemon=True)

@@ -353,13 +353,13 @@ def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: 
     drop.write_text(world.files["matching"])
     loaded, cursor, told = load_repository(), None, []
     for _ in range(2):
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=world.instance,
             cursor=cursor,
             repository_def=loaded,
             resources={"installation": InstallationResource()},
-        )
-        ticked = loaded.get_sensor_def("room_inbox").evaluate_tick(context)
+        ) as context:
+            ticked = loaded.get_sensor_def("room_inbox").evaluate_tick(context)
         cursor, told = ticked.cursor, [*told, ticked.skip_message]
         assert drop.exists() is (len(told) == 1), "it is complete when it has not changed since the tick before"
     assert told[1] == "Took in 1 files; 0 may still be being written, 0 stay."

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
+from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.supervision import supervise
 
@@ -68,9 +68,10 @@ def test_a_version_whose_run_is_queued_gets_no_second(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
-    again = tick(trained, "pending_work")
-    assert again.run_requests == []
-    assert again.skip_message == "What is pending has its runs."
+    for later in (0.0, RESERVED_SECONDS + 1):
+        again = tick(trained, "pending_work", later=later)
+        assert again.run_requests == []
+        assert again.skip_message == "All pending work has its run or waits for other work."
 
 
 def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: Shell) -> None:
@@ -78,7 +79,8 @@ def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: S
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
     as_run(trained, request.job_name, dg.DagsterRunStatus.FAILURE, **tags)
-    (worker,) = tick(trained, "pending_work").run_requests
+    assert tick(trained, "pending_work").run_requests == [], "the version is reserved for it"
+    (worker,) = tick(trained, "pending_work", later=RESERVED_SECONDS + 1).run_requests
     assert worker.job_name == "work_through_pending", "Dagster starts no second run under a key it has seen"
 
 

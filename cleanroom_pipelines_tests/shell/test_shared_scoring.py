@@ -79,10 +79,12 @@ def run_all(installation: Installation, dagster: dg.DagsterInstance) -> None:
 
 def requests_of_the_sensor(dagster: dg.DagsterInstance) -> list[str | None]:
     """The jobs that the sensor of pending work asks for; with the settings of the environment, unlike `tick`."""
-    context = dg.build_sensor_context(
-        instance=dagster, repository_def=repository(), resources={"installation": InstallationResource()}
-    )
-    with dg.partition_loading_context(dynamic_partitions_store=dagster):
+    with (
+        dg.build_sensor_context(
+            instance=dagster, repository_def=repository(), resources={"installation": InstallationResource()}
+        ) as context,
+        dg.partition_loading_context(dynamic_partitions_store=dagster),
+    ):
         found = repository().get_sensor_def("pending_work").evaluate_tick(context)
     return [request.job_name for request in found.run_requests or ()]
 
