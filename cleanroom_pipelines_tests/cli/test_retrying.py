@@ -4,10 +4,11 @@ Contract: DESIGN section 7 (exit codes); a failed version becomes pending again 
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, Claim, Kind, Status
+from cleanroom_pipelines.catalog import Catalog, Cause, Claim, Kind, Status
 from cleanroom_pipelines.cli.deleting import resource_of
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
@@ -98,17 +99,21 @@ def test_run_says_what_other_processes_hold(
 
 
 def test_run_waits_for_what_other_processes_hold(
-    command: Commands, installation: Installation, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    command: Commands, trained_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claims, count = [take(installation, Kind.TRAINING_DATASET)], Catalog.unfinished
+    with worlds.installed(trained_home) as installation:
+        catalog, count = installation.catalog, Catalog.unfinished
+        configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+        version = catalog.request_version(configured.kind, configured.id, Cause.BY_HAND)
+        held = [catalog.claim(configured.kind, configured.id, version.number, "another process")]
 
-    def then_give_back(self: Catalog) -> dict[Status, int]:
-        counted = count(self)
-        while claims:
-            catalog.release(claims.pop())
-        return counted
+        def then_give_back(self: Catalog) -> dict[Status, int]:
+            counted = count(self)
+            while held and (claim := held.pop()):
+                catalog.release(claim)
+            return counted
 
-    monkeypatch.setattr(Catalog, "unfinished", then_give_back)
-    ended = command("run", "--wait")
-    assert ended.out == "Finished 5 runs.\n"
-    assert worlds.newest(installation, Kind.EXPORT_JOB).status is Status.ACTIVE
+        monkeypatch.setattr(Catalog, "unfinished", then_give_back)
+        ended = command("run", "--wait")
+        assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
+        assert worlds.newest(installation, configured.kind).status is Status.ACTIVE

@@ -48,24 +48,18 @@ def test_a_run_that_waits_for_the_pool_holds_its_version(trained: Shell) -> None
     ended: list[dg.ExecuteInProcessResult] = []
 
     def execute() -> None:
-        with trained.instance.for_another_thread() as instance:  # type: ignore[attr-defined]
-            ended.append(
-                repository()
-                .get_job(JOB_NAMES[version.kind])
-                .execute_in_process(
-                    partition_key=version.resource_id,
-                    instance=instance,
-                    tags={VERSION_TAG: str(version.number)},
-                    raise_on_error=False,
-                )
+        job, tags = repository().get_job(JOB_NAMES[version.kind]), {VERSION_TAG: str(version.number)}
+        ended.append(
+            job.execute_in_process(
+                partition_key=version.resource_id, instance=trained.instance, tags=tags, raise_on_error=False
             )
+        )
 
     thread = threading.Thread(target=execute)
     thread.start()
     try:
-        worlds.wait_until(
-            lambda: storage.get_concurrency_info(POOL).pending_step_count, seconds=60, what="the step"
-        )
+        pending = lambda: storage.get_concurrency_info(POOL).pending_step_count  # noqa: E731
+        worlds.wait_until(pending, seconds=60, what="a step that waits for the pool")
         waiting = now_of(trained, version)
         assert waiting.status is Status.CREATE_IN_PROGRESS
         assert waiting.run_id in trained.installation.catalog.live_runs()
