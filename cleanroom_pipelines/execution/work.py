@@ -24,6 +24,7 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
+from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
 
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -317,7 +318,16 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
     claim = catalog.claim(kind, partition, number, run.id)
     if claim is None:
         return Idle("Another run holds this work, or has done it; nothing was made here.")
-    return catalog.version(kind, partition, number), claim
+    version = catalog.version(kind, partition, number)
+    try:
+        reason = wait_for_rebuild(installation, catalog.get(kind, partition), version)
+    except CleanroomError as error:
+        catalog.fail(claim, error.status_code, str(error))
+        raise
+    if reason is not None:
+        catalog.release(claim)
+        return Idle(reason)
+    return version, claim
 
 
 def _close(work: Work, status_code: StatusCode, message: str) -> None:
