@@ -47,6 +47,31 @@ class Overview(Database):
             records = [resource_record(row) for row in rows]
         yield from records
 
+    def with_newest(self, kind: Kind) -> tuple[tuple[Resource, Version], ...]:
+        """All resources of a kind with their newest versions, in order of creation; two statements for any number."""
+        row_type = ROWS[kind]
+        newest = (
+            select(VersionRow.resource_id, func.max(VersionRow.number).label("number"))
+            .where(VersionRow.kind == kind)
+            .group_by(VersionRow.resource_id)
+            .subquery()
+        )
+        of_newest = select(VersionRow).join(
+            newest,
+            and_(VersionRow.resource_id == newest.c.resource_id, VersionRow.number == newest.c.number),
+        )
+        with self._read() as session:
+            versions = {row.resource_id: version_record(row) for row in session.scalars(of_newest)}
+            query = select(row_type).where(row_type.kind == kind).order_by(row_type.created_at, row_type.id)
+            records = [resource_record(row) for row in session.scalars(query)]
+        return tuple((record, versions[record.id]) for record in records)
+
+    def find(self, resource_id: str) -> Resource | None:
+        """The resource with a partition key, of whatever kind; None if there is none."""
+        with self._read() as session:
+            kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
+            return None if kind is None else resource_record(find_resource(session, kind, resource_id))
+
     def count(self, kind: Kind, account_id: str) -> int:
         """How many resources of a kind an account has, in all its regions."""
         query = select(func.count()).where(ResourceRow.kind == kind, ResourceRow.account_id == account_id)

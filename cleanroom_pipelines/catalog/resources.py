@@ -18,6 +18,7 @@ from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     lock_resource,
+    newest_version,
 )
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -208,7 +209,8 @@ class Resources(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        return self.versions(kind, resource_id, account_id)[-1]
+        with self._read() as session:
+            return version_record(newest_version(session, find_resource(session, kind, resource_id, account_id)))
 
     def current_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version | None:
         """The newest ACTIVE version; None before there is one.

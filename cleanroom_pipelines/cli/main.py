@@ -149,8 +149,7 @@ def status(as_json: bool) -> None:
     catalog = Installation.from_environment().catalog
     rows: list[dict[str, Any]] = []
     for kind in Kind:
-        for record in catalog.iterate(kind):
-            newest = catalog.newest_version(kind, record.id)
+        for record, newest in catalog.with_newest(kind):
             rows.append(
                 {
                     "kind": kind.words,

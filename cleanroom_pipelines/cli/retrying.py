@@ -56,6 +56,6 @@ def failed_resources(catalog: "Catalog") -> "list[Resource]":
     return [
         record
         for kind in Kind
-        for record in catalog.iterate(kind)
-        if catalog.newest_version(kind, record.id).status is Status.CREATE_FAILED
+        for record, newest in catalog.with_newest(kind)
+        if newest.status is Status.CREATE_FAILED
     ]
