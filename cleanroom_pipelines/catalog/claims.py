@@ -24,6 +24,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     refuse_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind, check_text
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ParentRef, Reaped, Status, Version
 from cleanroom_pipelines.catalog.tables import ExportJobRow, ResourceRow, VersionRow, version_record
@@ -173,6 +174,7 @@ class Claims(Database):
             row = session.get(VersionRow, (claim.id, claim.number))
             return row is None or row.cancel_requested or not _is_held(row, claim)
 
+    @noted
     def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
         """Ask for the newest version not to be made: at once if it is pending, else when its run next looks.
 

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
+from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
@@ -68,6 +69,9 @@ class Database:
         server_clock: Measure leases and heartbeats in the time of a database server, so that hosts whose clocks
             differ agree. SQLite has no clock but its host's, which is `clock`.
 
+    Attributes:
+        on_change: Told of every change that was made or refused, if set; not pickled.
+
     Raises:
         ConfigurationError: The URL is not one of a database that can be used.
     """
@@ -86,6 +90,7 @@ class Database:
         self._token_hex = token_hex
         self.seed_floor = seed_floor
         self._server_clock = server_clock and self._url.get_backend_name() != "sqlite"
+        self.on_change: Callable[[Change], None] | None = None
         self._engine: Engine | None = None
         self._inherited: list[Engine] = []
         self._pid = os.getpid()
@@ -93,7 +98,13 @@ class Database:
         self._turn: Lock | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_engine": None, "_inherited": [], "_is_checked": False, "_turn": None}
+        return self.__dict__ | {
+            "on_change": None,
+            "_engine": None,
+            "_inherited": [],
+            "_is_checked": False,
+            "_turn": None,
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)!r})"

@@ -48,7 +48,7 @@ class Overview(Database):
         yield from records
 
     def with_newest(self, kind: Kind) -> tuple[tuple[Resource, Version], ...]:
-        """All resources of a kind with their newest versions, in order of creation; two statements for any number."""
+        """All resources of a kind with their newest versions, in order of creation; always two statements."""
         row_type = ROWS[kind]
         newest = (
             select(VersionRow.resource_id, func.max(VersionRow.number).label("number"))

@@ -28,6 +28,7 @@ from cleanroom_pipelines.catalog.names import (
     check_tags,
     check_text,
 )
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import (
     AudienceModel,
@@ -245,6 +246,7 @@ class Resources(Database):
             row = session.scalars(newest_first.limit(1)).first()
             return None if row is None else as_record(GenerationJob, resource_record(row))
 
+    @noted
     def set_tags(
         self, kind: Kind, resource_id: str, tags: Mapping[str, str], account_id: str | None = None
     ) -> None:
@@ -261,6 +263,7 @@ class Resources(Database):
             check_tags(merged)
             row.tags = merged
 
+    @noted
     def remove_tags(
         self, kind: Kind, resource_id: str, keys: Iterable[str], account_id: str | None = None
     ) -> None:
@@ -285,6 +288,7 @@ class Resources(Database):
         """
         return self.get(kind, resource_id, account_id).tags
 
+    @noted
     def place_seed(
         self, job_id: str, location: str, *, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
@@ -306,6 +310,7 @@ class Resources(Database):
             raise UsageError("The seed's size is negative.", remedy="Give the size in bytes.")
         self._set_seed_location(job_id, location, digest, n_bytes)
 
+    @noted
     def forget_seed(self, job_id: str) -> None:
         """Note that a job's seed was deleted; its name, size and digest stay.
 

@@ -25,6 +25,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     refuse_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import followers
 from cleanroom_pipelines.catalog.records import (
     DELETING,
@@ -81,6 +82,7 @@ class Work(Claims):
             settled += found
         return tuple(settled)
 
+    @noted
     def request_version(
         self,
         kind: Kind,
@@ -99,6 +101,7 @@ class Work(Claims):
             resource = lock_resource(session, kind, resource_id)
             return version_record(pending_version(session, resource, cause, self._at(now), dict(params or {})))
 
+    @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
         """Let the newest version, which failed, be attempted from the beginning.
 
@@ -122,6 +125,7 @@ class Work(Claims):
             make_pending(session, resource, newest, 0, self._at(now))
             return version_record(newest)
 
+    @noted
     def request_by_hand(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
     ) -> ByHand:
@@ -197,6 +201,7 @@ class Work(Claims):
         with self._read() as session:
             return tuple(_model(row) for row in session.scalars(query))
 
+    @noted
     def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
         """Ask for a refresh: a new version of the dataset and, after it, of this model with its window moved.
 

@@ -7,11 +7,13 @@ Keep out: longer stories (demo.py, developing.py).
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.cli.activating import export
 from cleanroom_pipelines.cli.algebra import algebra
 from cleanroom_pipelines.cli.auditing import audit
@@ -41,7 +43,8 @@ def cleanroom() -> None:
 def main() -> None:
     """Run the command: exit code 0, 2 with one sentence on bad usage or input, 1 on a defect of ours."""
     try:
-        cleanroom()
+        with acting_for("cli"):
+            cleanroom()
     except CleanroomError as error:
         exit_with(error)
     except Exception as error:
@@ -284,7 +287,9 @@ def backup(file: Path) -> None:
     from cleanroom_pipelines.execution.backups import back_up
     from cleanroom_pipelines.execution.installation import Installation
 
-    back_up(Installation.from_environment(), file)
+    installation = Installation.from_environment()
+    back_up(installation, file)
+    installation.audit.write({"way": "cli", "operation": "backup", "outcome": "ok"})
     click.echo("Backed up. The file holds the installation key: keep it as safe as the home.")
 
 
@@ -293,12 +298,14 @@ def backup(file: Path) -> None:
 def restore(file: Path) -> None:
     """Restore a backup into CLEANROOM_HOME, which must not hold anything yet."""
     from cleanroom_pipelines.execution.backups import restore as restore_backup
-    from cleanroom_pipelines.execution.installation import Settings
+    from cleanroom_pipelines.execution.installation import Installation, Settings
 
     if not file.is_file():
         raise UsageError("The backup was not found.", remedy="Check its path.")
     settings = Settings.from_environment()
     restore_backup(file, settings.home)
+    installation = Installation(replace(settings, key_file=None))
+    installation.audit.write({"way": "cli", "operation": "restore", "outcome": "ok"})
     click.echo("Restored.")
     if settings.key_file:
         click.echo(f"Its key lies in {settings.home}; move it to where CLEANROOM_KEY_FILE points.", err=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_unknown
@@ -87,14 +88,15 @@ def start_job(
     context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource
 ) -> None:
     """Register a generation job; the sensor of pending work does the rest."""
-    job = start_job_from_file(
-        installation.open(),
-        configured=config.configured_audience_model,
-        seed=Path(config.seed_path),
-        name=config.name,
-        seed_mode=config.seed_mode,
-        export_size=config.export_size,
-    )
+    with acting_for("ui"):
+        job = start_job_from_file(
+            installation.open(),
+            configured=config.configured_audience_model,
+            seed=Path(config.seed_path),
+            name=config.name,
+            seed_mode=config.seed_mode,
+            export_size=config.export_size,
+        )
     context.log.info(f"The job is partition {job.id} of the asset audience; it starts within seconds.")
 
 

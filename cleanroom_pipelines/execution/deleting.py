@@ -35,6 +35,7 @@ from cleanroom_pipelines.catalog import (
     Resource,
     Status,
 )
+from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
@@ -132,9 +133,10 @@ def delete_now(
     for record in records:
         on_resource(record)
         try:
-            installation.catalog.request_delete(record.kind, record.id)
+            with acting_for(REQUEST):  # noted below
+                installation.catalog.request_delete(record.kind, record.id)
         except NotFoundError:
-            continue  # somebody else was quicker
+            continue  # another process was quicker
         installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
         began = time.monotonic()
         while True:

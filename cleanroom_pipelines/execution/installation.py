@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
@@ -147,6 +148,7 @@ class Installation:
             server_clock=True,
         )
         catalog.migrate()
+        catalog.on_change = self._note
         return catalog
 
     @cached_property
@@ -183,6 +185,23 @@ class Installation:
         if found is None:
             return None
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
+
+    def _note(self, change: Change) -> None:
+        """Write a change into the audit log; a user is named by a keyed digest."""
+        entry = {
+            "way": change.way,
+            "operation": change.operation,
+            "resource": change.resource,
+            "account": change.account,
+            "user": self.audit_name(change.email) if change.email else None,
+            "outcome": "refused" if change.error else "ok",
+            "error": type(change.error).__name__ if change.error else None,
+        }
+        self.audit.write({name: value for name, value in entry.items() if value is not None})
+
+    def audit_name(self, email: str) -> str:
+        """What the audit log calls a user: a keyed digest of the address, 16 hex digits."""
+        return self.key.digest("audit users", email.encode())[:16]
 
     @property
     def engine_settings(self) -> EngineSettings:

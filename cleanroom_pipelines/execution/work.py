@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.catalog import Claim, Holding, Kind, ParentRef, Resource, Status, Version, holding
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -309,7 +310,8 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
     if number is None and newest.run_id == run.id and newest.status == "CREATE_IN_PROGRESS":
         number = newest.number  # the same run made the asset before this one
     if number is None:
-        by_hand = catalog.request_by_hand(kind, partition)
+        with acting_for("ui"):
+            by_hand = catalog.request_by_hand(kind, partition)
         if by_hand.action == "verify":
             return Idle(by_hand.message, by_hand.version)
         if by_hand.action != "work":
