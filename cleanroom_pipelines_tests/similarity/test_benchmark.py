@@ -88,7 +88,7 @@ def test_measured_recall_is_what_a_slow_count_says() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, 100).astype(float)
     members, seed = np.arange(0, 60, 2), np.arange(0, 20, 2)
-    found = quality._measured(scores, members, seed)
+    found = quality.measure_ranking(scores, members, seed)
     rest = [user for user in range(100) if user not in seed]
     ranked = sorted(rest, key=lambda user: (-scores[user], user))
     wanted = set(members) - set(seed)
@@ -181,6 +181,6 @@ def test_the_cost_of_further_users_where_interactions_are_alike() -> None:
         return {"n_users": n_users, "n_interactions": n_interactions, "steps": [step]}
 
     rows = [row(1_000_000, 20_000_000, 10), row(3_000_000, 20_100_000, 16), row(3_000_000, 40_100_000, 36)]
-    users, interactions = scale._further(rows)
+    users, interactions = scale.costs_of_growth(rows)
     assert (users["unit"], users["seconds_per_million"], users["cpu_seconds_per_million"]) == ("users", 3.0, 6.0)
     assert (interactions["unit"], interactions["seconds_per_million"]) == ("interactions", 1.0)

@@ -105,7 +105,7 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, tmp_path: Pa
 def test_the_same_bytes_for_every_number_of_shards(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 30)
+    monkeypatch.setattr(shards, "USERS_PER_BLOCK", 30)
     rankings = {}
     for users_per_shard in (10_000, 150, 70):
         settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=users_per_shard)

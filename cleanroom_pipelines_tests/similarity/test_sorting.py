@@ -46,7 +46,7 @@ def world() -> World:
 @pytest.fixture
 def model(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of several shards of several blocks."""
-    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 30)
+    monkeypatch.setattr(shards, "USERS_PER_BLOCK", 30)
     settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=150)
     return train_on(world.interactions, tmp_path, settings=settings)
 
