@@ -25,6 +25,8 @@ from .collecting import MARKS, marks_of
 from .worlds import World, WorldCache
 
 if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
+
     from .execution.room_worlds import RoomWorld
 
 # The same examples in every run of CI; HYPOTHESIS_PROFILE=nightly looks for new ones, and for longer.
@@ -56,6 +58,15 @@ class StandingClock:
 def home(tmp_path: Path) -> Home:
     """An empty home."""
     return Home.open(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator["ThreadedMotoServer"]:
+    """The server of `object_stores.empty_store`, one for all tests of a process: its state is the process's."""
+    from .object_stores import running_server
+
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

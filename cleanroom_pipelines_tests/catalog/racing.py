@@ -4,8 +4,6 @@ import secrets
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from sqlalchemy import make_url
-
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
     Catalog,
@@ -15,7 +13,6 @@ from cleanroom_pipelines.catalog import (
     ParentRef,
     Starter,
     Status,
-    database,
 )
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConflictError, StatusCode, UsageError
 
@@ -50,16 +47,6 @@ def first_open(url: str, n: int) -> str:
     catalog = open_catalog(url)
     together()
     return catalog.create(dataset_spec(f"d{n}")).id
-
-
-def switch_to_wal(folder: str, _: int, n_files: int) -> None:
-    """Open many new files, each at the same moment as the others do."""
-    for number in range(n_files):
-        engine = database._make_engine(make_url(f"sqlite:///{folder}/{number}.db"))
-        together()
-        with engine.connect() as connection:
-            database._switch_to_wal(connection)
-            assert database._is_wal(connection)
 
 
 def claim_one(url: str, n: int, kind: Kind, resource_id: str) -> str | None:

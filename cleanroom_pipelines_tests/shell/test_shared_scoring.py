@@ -35,7 +35,7 @@ N_SHARDS = 8
 @pytest.fixture(autouse=True)
 def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small world's model lie in eight shards of one block each."""
-    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 20)
+    monkeypatch.setattr(shards, "USERS_PER_BLOCK", 20)
     monkeypatch.setattr(training, "shard_bits", lambda *_: N_SHARDS.bit_length() - 1)
 
 
