@@ -30,6 +30,7 @@ from cleanroom_pipelines.catalog.options import (
 from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.catalog.parties import Parties
 from cleanroom_pipelines.catalog.policies import Policies
+from cleanroom_pipelines.catalog.queue import Lane
 from cleanroom_pipelines.catalog.records import (
     AccessKey,
     Account,
@@ -145,6 +146,7 @@ __all__ = [
     "GenerationJobSpec",
     "Holding",
     "Kind",
+    "Lane",
     "Ledger",
     "Member",
     "Origin",

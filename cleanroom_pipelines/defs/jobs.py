@@ -9,13 +9,14 @@ from pathlib import Path
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_unknown
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.execution.running import LANE_TAG, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 from cleanroom_pipelines.execution.shared_scoring import help_scoring
 from cleanroom_pipelines.execution.signals import heeding_signals
@@ -43,7 +44,14 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
     A process start costs seconds; where many small jobs wait, one process for all of them makes them quick.
     """
     opened = installation.open()
-    n_runs = run_pending(opened, context.instance, worker=context.run.run_id, max_seconds=_WORKER_SECONDS)
+    lane = context.run.tags.get(LANE_TAG)
+    n_runs = run_pending(
+        opened,
+        context.instance,
+        worker=context.run.run_id,
+        max_seconds=_WORKER_SECONDS,
+        lane=Lane(lane) if lane else None,
+    )
     context.log.info(f"Made {n_runs} runs.")
 
 

@@ -14,7 +14,7 @@ from threading import Event, Thread
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Version
+from cleanroom_pipelines.catalog import Lane, Version
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
@@ -26,6 +26,7 @@ from cleanroom_pipelines.execution.work import Run, holding_for_run
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
+LANE_TAG = "cleanroom/lane"
 PARTITION_TAG = "dagster/partition"
 SCORING_JOB = "score_shards"
 
@@ -48,6 +49,7 @@ def run_pending(
     on_start: Callable[[Version], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     passed_over: set[str] | None = None,
+    lane: Lane | None = None,
 ) -> int:
     """Do all pending work in this process, through the same assets that a daemon would run; deletions too.
 
@@ -62,6 +64,7 @@ def run_pending(
         on_start: Told each version before it is run.
         should_stop: Asked before each; nothing more is started then.
         passed_over: Run keys that are not started; those that were are added.
+        lane: Do the work of one lane only.
 
     Returns:
         How many runs were made; a run that failed counts.
@@ -82,7 +85,7 @@ def run_pending(
             break
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break
-        ready = ready_work(installation, instance, passed_over)
+        ready = ready_work(installation, instance, passed_over, lane)
         if not ready:
             break
         version = ready[0]
@@ -108,7 +111,10 @@ def run_pending(
 
 
 def ready_work(
-    installation: Installation, instance: dg.DagsterInstance, passed_over: Collection[str] = ()
+    installation: Installation,
+    instance: dg.DagsterInstance,
+    passed_over: Collection[str] = (),
+    lane: Lane | None = None,
 ) -> tuple[Version, ...]:
     """The versions that can be run now, each of a partition that Dagster knows.
 
@@ -116,10 +122,11 @@ def ready_work(
         installation: Where.
         instance: Where they are to be run.
         passed_over: Run keys to leave out.
+        lane: Only those of one lane.
     """
     ready = tuple(
         version
-        for version in installation.catalog.ready(limit=100)
+        for version in installation.catalog.ready(limit=100, lane=lane)
         if version.run_key not in passed_over and not (version.lease_expires_at and _is_queued(instance, version))
     )
     for kind in {version.kind for version in ready}:
@@ -199,13 +206,13 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
     return Run(run.run_id, int(number) if number else None, was_cancelled)
 
 
-def run_request(version: Version) -> dg.RunRequest:
-    """The run of one pending version; the run key lets Dagster start it once."""
+def run_request(version: Version, lane: Lane) -> dg.RunRequest:
+    """The run of one pending version; the run key lets Dagster start it once, the lane says what it may hold up."""
     return dg.RunRequest(
         job_name=JOB_NAMES[version.kind],
         partition_key=version.resource_id,
         run_key=version.run_key,
-        tags={VERSION_TAG: str(version.number)},
+        tags={VERSION_TAG: str(version.number), LANE_TAG: lane},
     )
 
 

@@ -58,14 +58,14 @@ class TestReady:
         other = undeclared.create(model_spec(dataset.id, "other"))
         undeclared.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
         later = undeclared.create(job_spec(configured.id, "later"))
-        assert ready(undeclared) == [other.id, job.id]
+        assert ready(undeclared) == [job.id, other.id]
         fail(undeclared, other)
         undeclared.catalog.settle_orphans()
         assert undeclared.newest(job).status is Status.CREATE_PENDING
         assert undeclared.newest(later).status_code is StatusCode.PARENT_NOT_ACTIVE
 
     @on_both_dialects
-    def test_by_kind_then_the_oldest_first(self, builder: Builder) -> None:
+    def test_small_work_then_the_oldest_first(self, builder: Builder) -> None:
         first = builder.create(dataset_spec("first"))
         builder.make(builder.newest(first))
         models = [builder.create(model_spec(first.id, f"m{n}")).id for n in range(3)]

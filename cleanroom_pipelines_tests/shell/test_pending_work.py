@@ -89,12 +89,13 @@ def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
     add_models(trained, 12)
     requests = tick(trained, "pending_work").run_requests
     assert [request.job_name for request in requests] == ["work_through_pending"] * 2
-    as_run(trained, "work_through_pending", RUNNING)
+    small = {"cleanroom/lane": "small"}
+    as_run(trained, "work_through_pending", RUNNING, **small)
     assert len(tick(trained, "pending_work").run_requests) == 1
-    as_run(trained, "work_through_pending", WAITING)
+    as_run(trained, "work_through_pending", WAITING, **small)
     found = tick(trained, "pending_work")
     assert found.run_requests == []
-    assert found.skip_message == "2 workers are at 12 pending versions."
+    assert found.skip_message == "2 workers are at 12 pending small versions."
 
 
 def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
