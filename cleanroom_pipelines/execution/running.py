@@ -207,7 +207,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 
 
 def run_request(version: Version, lane: Lane) -> dg.RunRequest:
-    """The run of one pending version; the run key lets Dagster start it once, the lane says what it may hold up."""
+    """The run of one pending version; the run key lets Dagster start it once, the lane limits how many run."""
     return dg.RunRequest(
         job_name=JOB_NAMES[version.kind],
         partition_key=version.resource_id,

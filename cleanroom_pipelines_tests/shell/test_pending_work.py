@@ -68,7 +68,8 @@ def test_one_run_a_version(trained: Shell) -> None:
 def test_a_version_whose_run_is_queued_gets_no_second(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
-    as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
+    tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
+    as_run(trained, request.job_name, dg.DagsterRunStatus.QUEUED, **tags)
     for later in (0.0, RESERVED_SECONDS + 1):
         again = tick(trained, "pending_work", later=later)
         assert again.run_requests == []
@@ -150,7 +151,8 @@ def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.Da
 def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
-    as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
+    tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
+    as_run(trained, request.job_name, dg.DagsterRunStatus.QUEUED, **tags)
     assert tick(trained, "pending_work").run_requests == []
     (instead,) = tick(trained, "pending_work", later=200).run_requests
     assert instead.job_name == "work_through_pending"
