@@ -5,9 +5,9 @@ Add here when the worker must look for something else.
 Keep out: what the work is (running.py, deleting.py), declared refreshes and the inbox, which are the daemon's.
 
 `python -m cleanroom_pipelines.execution.serving_worker [LANE]` is the process that `serve` starts: its settings
-come by the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM gives back
-what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when its lease
-has run out.
+come by the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM
+gives back what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when
+its lease has run out.
 """
 
 import logging

@@ -65,12 +65,13 @@ def test_one_run_a_version(trained: Shell) -> None:
         assert request.tags["cleanroom/version"] == "1"
 
 
-def test_a_version_whose_run_is_queued_gets_no_second(trained: Shell) -> None:
+def test_a_version_whose_run_has_not_claimed_it_yet_gets_no_second(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
-    as_run(trained, request.job_name, dg.DagsterRunStatus.QUEUED, **tags)
+    run = as_run(trained, request.job_name, RUNNING, **tags)
     for later in (0.0, RESERVED_SECONDS + 1):
+        worlds.later(trained.installation, seconds=later).catalog.heartbeat_worker(run)
         again = tick(trained, "pending_work", later=later)
         assert again.run_requests == []
         assert again.skip_message == "All pending work has its run or waits for other work."
