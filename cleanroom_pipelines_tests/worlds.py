@@ -1,17 +1,24 @@
 """A small clean room for tests: who buys what, who is in the seed, and the declaration that makes it so.
 
-Lives here: writing its files, an installation on a folder, and what several test packages do with both.
+Lives here: writing its files, an installation on a folder, what several test packages do with both, and the
+folders that are made once per test run and copied.
 Keep out: fixtures (conftest.py of each package) and assertions.
 """
 
+import fcntl
 import json
 import random
+import secrets
+import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -19,11 +26,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
-from cleanroom_pipelines.catalog import Kind, Resource, Version
+from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.storage import Home
 
 N_USERS, N_ITEMS, N_EVENTS = 300, 40, 8_000
 N_GROUP, N_SEED = 80, 40
@@ -132,11 +143,117 @@ def write_world(folder: Path, **changes: Mapping[str, Any]) -> World:
         **changes: As for `declare`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    world = world_at(folder)
+    write_events(world.interactions, events())
+    write_seed(world.seed, world.seed_users)
+    declare(world.declaration, interactions=world.interactions, seed=world.seed, **changes)
+    return world
+
+
+def world_at(folder: Path) -> World:
+    """The world whose files `write_world` wrote into this folder."""
     group = tuple(user(number) for number in range(N_GROUP))
-    interactions = write_events(folder / "events.parquet", events())
-    seed = write_seed(folder / "seed.jsonl", group[:N_SEED])
-    declaration = declare(folder / "cleanroom.yaml", interactions=interactions, seed=seed, **changes)
-    return World(folder, interactions, seed, group, declaration)
+    return World(folder, folder / "events.parquet", folder / "seed.jsonl", group, folder / "cleanroom.yaml")
+
+
+class WorldCache:
+    """Folders that are made once per test run, by whichever process asks first, and copied by all.
+
+    A home knows nothing of where it is, so a copy of its folder is a home like the first one.
+
+    Args:
+        root: Where they are kept; the same for all processes of the run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def original(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The folder of this name. Read files in it; to open a home or a database in it, copy it.
+
+        Args:
+            name: The folder's name; each has one way to be made.
+            make: Writes into the empty folder that it is given, and closes what it opened there.
+        """
+        folder, made = self._root / name, self._root / f"{name}.made"
+        if made.exists():
+            return folder
+        with (self._root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed half-way
+                folder.mkdir()
+                make(folder)
+                open_logs = [path.name for path in folder.rglob("*-wal")]
+                assert open_logs == [], f"{name}: a database was left open, a copy of it would be torn"
+                made.touch()
+        return folder
+
+    def copy(self, name: str, make: Callable[[Path], object], target: Path) -> Path:
+        """A copy of the folder of this name, to change at will.
+
+        Args:
+            name: As for `original`.
+            make: As for `original`.
+            target: Made by this; gives it back.
+        """
+        return Path(shutil.copytree(self.original(name, make), target, symlinks=True))
+
+
+def make_trained(world: World, folder: Path) -> None:
+    """Make `home` and `dagster` of a clean room without a job: dataset, model and configured model are ACTIVE."""
+    with _opened(folder) as (installation, instance):
+        declaration = declare(folder / "cleanroom.yaml", interactions=world.interactions, seed=None)
+        apply(installation, declaration)
+        assert run_pending(installation, instance) == 3
+
+
+def make_finished(world: World, folder: Path) -> None:
+    """Make a finished clean room of a copy of the trained one: its declared job and export are ACTIVE too."""
+    with _opened(folder) as (installation, instance):
+        apply(installation, world.declaration)
+        assert run_pending(installation, instance) == 2
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[tuple[Installation, dg.DagsterInstance]]:
+    with (
+        installed(folder / "home") as installation,
+        dagster_at(folder / "dagster", one_file=True) as instance,
+    ):
+        yield installation, instance
+
+
+@cache
+def _empty_catalog() -> bytes:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "catalog.db"
+        catalog = Catalog(f"sqlite:///{file}", clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
+        catalog.migrate()
+        catalog.close()
+        return file.read_bytes()
+
+
+def with_catalog(home: Home) -> Home:
+    """Give a new home a catalogue with nothing in it, which is quicker than to migrate one for each test."""
+    (home.root / "catalog.db").write_bytes(_empty_catalog())
+    return home
+
+
+@contextmanager
+def unsynced_databases() -> Iterator[None]:
+    """Let SQLite not wait for the disk: what a test writes need not survive a power cut."""
+
+    def spare_the_disk(connection: object, *_: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Pool, "checkout", spare_the_disk)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "checkout", spare_the_disk)
 
 
 def settings(home: Path) -> dict[str, str]:
@@ -155,21 +272,43 @@ def installed(home: Path, **more: str) -> Iterator[Installation]:
 
 
 @contextmanager
-def dagster_at(folder: Path, *, one_file: bool = False) -> Iterator[dg.DagsterInstance]:
+def dagster_at(folder: Path, *, one_file: bool = False, output: bool = False) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance that keeps its events and logs in a folder.
 
     Args:
         folder: Made if it does not exist.
         one_file: Keep all events in one database; one for each run, as Dagster does, costs a test much time.
+        output: With one file: keep what each step prints too, for which Dagster starts processes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for name, content in _empty_dagster(one_file).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
     config: dict[str, Any] = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
     if one_file:
         storage = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
         config["event_log_storage"] = storage | {"config": {"base_dir": str(folder / "history")}}
+    if one_file and not output:
+        config["compute_logs"] = {
+            "module": "dagster._core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+        }
     (folder / "dagster.yaml").write_text(yaml.safe_dump(config))
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         yield instance
+
+
+@cache
+def _empty_dagster(one_file: bool) -> dict[str, bytes]:
+    """Dagster's databases with nothing in them: to make them takes ten times as long as to write them."""
+    with TemporaryDirectory() as parent:
+        folder = Path(parent) / "dagster"
+        folder.mkdir()
+        with dagster_at(folder, one_file=one_file):
+            pass
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != "dagster.yaml"]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import pytest
 from cleanroom_pipelines.execution.installation import Installation
 
 from .. import worlds
-from ..worlds import World
 from .commands import Commands
 
 
@@ -16,12 +15,6 @@ from .commands import Commands
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Runs `cleanroom` with arguments."""
     return Commands(capsys, monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The files of the clean room; nobody changes them."""
-    return worlds.write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -70,33 +70,6 @@ def opened(world: World, folder: Path) -> Iterator[Shell]:
         yield Shell(world, installation, instance, folder)
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The files of the clean room; nobody changes them."""
-    return worlds.write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="session")
-def finished_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole road, done once."""
-    folder = tmp_path_factory.mktemp("finished")
-    with opened(world, folder) as shell:
-        worlds.apply(shell.installation, world.declaration)
-        assert shell.run_pending() == 5
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained_folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean room without any job: dataset, model and configured model are there."""
-    folder = tmp_path_factory.mktemp("trained")
-    declaration = worlds.declare(folder / "cleanroom.yaml", interactions=world.interactions, seed=None)
-    with opened(world, folder) as shell:
-        worlds.apply(shell.installation, declaration)
-        assert shell.run_pending() == 3
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing in tests that look at no picture: drawing is a fifth of their time."""
@@ -105,10 +78,16 @@ def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(pictures, name, lambda _: dg.MetadataValue.md("not drawn in this test"))
 
 
+@pytest.fixture(scope="session")
+def looked_at_folder(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This process's copy of the finished clean room; no test changes it."""
+    return Path(shutil.copytree(finished_folder, tmp_path_factory.mktemp("looked-at") / "room"))
+
+
 @pytest.fixture
-def finished(world: World, finished_folder: Path) -> Iterator[Shell]:
+def finished(world: World, looked_at_folder: Path) -> Iterator[Shell]:
     """The finished clean room, to look at only."""
-    with opened(world, finished_folder) as shell:
+    with opened(world, looked_at_folder) as shell:
         yield shell
 
 

@@ -7,6 +7,7 @@ data.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from threading import Barrier, Thread
 
 import dagster as dg
@@ -196,10 +197,12 @@ def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> No
     assert set(keys) < set(trained.instance.get_dynamic_partitions("configured_audience_models"))
 
 
-def test_a_job_whose_model_failed_ends_too(new_shell: Callable[[str], Shell], world: worlds.World) -> None:
+def test_a_job_whose_model_failed_ends_too(
+    new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
+) -> None:
     shell = new_shell("room")
     declaration = worlds.declare(
-        world.folder / "orphans.yaml", interactions=world.folder / "missing.parquet", seed=world.seed
+        tmp_path / "orphans.yaml", interactions=tmp_path / "missing.parquet", seed=world.seed
     )
     worlds.apply(shell.installation, declaration)
     shell.run_pending()
