@@ -31,7 +31,8 @@ def assert_each(check: Callable[..., object], cases: Iterable[Any]) -> None:
         except (Exception, pytest.fail.Exception) as error:
             offenders.append(f"{_name(arguments)}: {type(error).__name__}: {error}")
     assert n_cases, "there is no case"
-    assert not offenders, "\n".join([f"{len(offenders)} of {n_cases} cases do not hold:", *offenders])
+    told = "\n".join([f"{len(offenders)} of {n_cases} cases do not hold:", *offenders])
+    assert not offenders, told.encode(errors="backslashreplace").decode()
 
 
 def _name(arguments: tuple[Any, ...]) -> str:

@@ -5,6 +5,7 @@ Add here a world that several packages copy. A world of one package needs no fix
 Keep out: data and worlds of one package's tests.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ from .worlds import World, WorldCache
 
 if TYPE_CHECKING:
     from .execution.room_worlds import RoomWorld
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from looking through all that was imported whenever a test makes many objects."""
+    gc.collect()
+    gc.freeze()
 
 
 class StandingClock:
