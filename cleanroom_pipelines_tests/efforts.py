@@ -10,7 +10,7 @@ _LONG_SECONDS = 0.02
 
 
 def effort(call: Callable[[], object]) -> float:
-    """How long this thread computes for a call; of a short one the least of three times, since nothing makes it less.
+    """How long this thread computes for a call; of a short one the least of three times.
 
     A number of its own says nothing; divide it by another call's.
     """
