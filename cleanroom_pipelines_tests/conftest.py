@@ -6,6 +6,7 @@ Add here a world that several packages copy. A world of one package needs no fix
 Keep out: data and worlds of one package's tests.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the marks of all that was collected, before `-m` leaves some of it out."""
     config.stash[MARKS] = marks_of(items)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from looking through all that was imported whenever a test makes many objects."""
+    gc.collect()
+    gc.freeze()
 
 
 class StandingClock:

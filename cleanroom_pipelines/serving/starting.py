@@ -39,12 +39,15 @@ _SECONDS_TO_RESTART = 2.0
 _SECONDS_TO_WAIT = 3.0
 
 
-def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gateway:
+def make_gateway(
+    installation: Installation, *, is_strict: bool = False, seconds: Callable[[], float] = time.monotonic
+) -> Gateway:
     """The application on an installation.
 
     Args:
         installation: Where.
         is_strict: Hold every output against its shape; for tests.
+        seconds: Monotonic seconds by which the requests of an account are limited.
 
     Raises:
         ConfigurationError: What the API needs is not installed.
@@ -59,7 +62,8 @@ def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gate
             return None
         return Key(found.id, found.account_id, open_key(found), found.disabled)
 
-    door = Doorkeeper(find_key, installation.audit, installation.clock, RateLimit(settings.requests_per_second))
+    rate, media_rate = (RateLimit(settings.requests_per_second, seconds) for _ in range(2))
+    door = Doorkeeper(find_key, installation.audit, installation.clock, rate)
     endpoint = Endpoint(
         catalog=installation.catalog,
         home=installation.home,
@@ -70,7 +74,7 @@ def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gate
         max_resources=settings.max_resources,
     )
     files = BucketFiles(installation.buckets, door, installation.home.scratch, settings.max_upload_bytes)
-    media = MediaApi(MediaService(installation), RateLimit(settings.requests_per_second))
+    media = MediaApi(MediaService(installation), media_rate)
     return Gateway(LookalikeApi(endpoint, door, is_strict), files, media, _new_uuid)
 
 
