@@ -62,7 +62,8 @@ class Database:
     """A connection to the catalogue, safe to pickle and to take across a fork.
 
     Args:
-        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`.
+        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`; as text, with `?` and `%` of a path as %3F and
+            %25.
         clock: Gives the present time, aware. A module-level function where the catalogue is pickled.
         token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
         seed_floor: The smallest `min_matching_seed_size` that may be configured; the AWS API's is 25.
@@ -78,7 +79,7 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        url: str | URL,
         *,
         clock: Callable[[], datetime],
         token_hex: Callable[[int], str],
@@ -216,7 +217,7 @@ class Database:
         return self._engine
 
 
-def _checked_url(url: str) -> URL:
+def _checked_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:

@@ -23,6 +23,7 @@ from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, Se
 from cleanroom_pipelines.storage.artifacts import check_store_url
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
+from cleanroom_pipelines.storage.home import root_of
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
 T = TypeVar("T")
@@ -88,7 +89,7 @@ class Settings:
         """
         values = os.environ if environment is None else environment
         return cls(
-            home=_read(values, "CLEANROOM_HOME", _path) or _path("data"),
+            home=root_of(values.get("CLEANROOM_HOME") or "data"),
             catalog_url=_read(values, "CLEANROOM_CATALOG_URL", _catalog_url),
             artifacts_url=_read(values, "CLEANROOM_ARTIFACTS_URL", _artifacts_url),
             key_file=_read(values, "CLEANROOM_KEY_FILE", _path),

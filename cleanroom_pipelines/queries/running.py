@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.queries.checking import CheckedQuery, view_name
 
@@ -82,8 +83,10 @@ def run_query(
             says which kind of failure it was.
     """
     folders = {view_name(number): _real_folder(tables.get(pair)) for number, pair in enumerate(checked.tables)}
-    with tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as name:
-        own = Path(name).resolve()
+    with (
+        tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as name,
+        plain_folder(Path(name).resolve()) as own,  # here: the process itself may make no link elsewhere
+    ):
         task = {
             "sql": checked.sql,
             "parameters": checked.parameters,
