@@ -7,7 +7,7 @@ memory, where a run costs half.
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,6 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.definitions import defs
-from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
 
@@ -90,10 +89,8 @@ def unsynced() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures(request: pytest.FixtureRequest, finished_folder: Path) -> Iterator[None]:
     """Draw nothing in tests that look at no picture; the finished clean room, which has them, is made before."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__.rpartition(".")[2] not in ("test_assets", "test_no_leak"):
-            for name in ("quality", "explanation", "months"):
-                patch.setattr(pictures, name, lambda _: dg.MetadataValue.md("not drawn in this test"))
+    draws = request.module.__name__.rpartition(".")[2] in ("test_assets", "test_no_leak")
+    with nullcontext() if draws else worlds.without_pictures():
         yield
 
 
