@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -95,6 +96,41 @@ def database_away() -> Iterator[None]:
         yield
     finally:
         event.remove(Engine, "engine_connect", refuse)
+
+
+# --- The disk ---
+
+
+@contextmanager
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Let no SQLite database of this process wait until the disk has what was written.
+
+    That guards against a power cut, which no test makes; what a killed process has written stays without. A commit
+    waits some ten milliseconds for it.
+    """
+    event.listen(Pool, "checkout", _forgo_the_disk)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "checkout", _forgo_the_disk)
+
+
+@contextmanager
+def waiting_for_the_disk() -> Iterator[None]:
+    """What holds without `without_waiting_for_the_disk`, within it."""
+    waits = not event.contains(Pool, "checkout", _forgo_the_disk)
+    if not waits:
+        event.remove(Pool, "checkout", _forgo_the_disk)
+    try:
+        yield
+    finally:
+        if not waits:
+            event.listen(Pool, "checkout", _forgo_the_disk)
+
+
+def _forgo_the_disk(connection: object, _record: object, _proxy: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 # --- PostgreSQL ---

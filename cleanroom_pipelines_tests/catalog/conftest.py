@@ -14,7 +14,12 @@ from sqlalchemy import delete
 
 from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.catalog.tables import Base
-from cleanroom_pipelines_tests.databases import own_schema, postgresql_server, writing
+from cleanroom_pipelines_tests.databases import (
+    own_schema,
+    postgresql_server,
+    without_waiting_for_the_disk,
+    writing,
+)
 
 from .building import SOME_DAY, Builder, Clock, Numbered
 
@@ -41,6 +46,12 @@ class Kept:
                 session.execute(delete(table))
         self.clock.now = SOME_DAY
         self.numbered.numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_disk() -> Iterator[None]:
+    with without_waiting_for_the_disk():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What each of many processes does in a race; a module of its own so that a spawned process can import it."""
 
 import secrets
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -15,18 +16,21 @@ from cleanroom_pipelines.catalog import (
     Status,
 )
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConflictError, StatusCode, UsageError
+from cleanroom_pipelines_tests.databases import without_waiting_for_the_disk
 
 from .building import dataset_spec, job_spec, utc_now
 
 GUEST = "111122223333"
 
+_always = ExitStack()
 _start: Barrier | None = None
-_open: Catalog | None = None
+_open: tuple[str, Catalog] | None = None
 
 
 def prepare(barrier: Barrier) -> None:
     global _start  # noqa: PLW0603 - a barrier can only be handed to a process when it starts
     _start = barrier
+    _always.enter_context(without_waiting_for_the_disk())
 
 
 def together() -> None:
@@ -35,12 +39,13 @@ def together() -> None:
 
 
 def open_catalog(url: str) -> Catalog:
-    """This process's catalogue; the one before is closed, so that a server is not left without connections."""
+    """This process's catalogue; one of another URL is closed, so that a server is not left without connections."""
     global _open  # noqa: PLW0603 - it lives from one race to the next
-    if _open is not None:
-        _open.close()
-    _open = Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
-    return _open
+    if _open is None or _open[0] != url:
+        if _open is not None:
+            _open[1].close()
+        _open = url, Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
+    return _open[1]
 
 
 def first_open(url: str, n: int) -> str:

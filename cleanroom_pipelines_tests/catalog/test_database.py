@@ -23,7 +23,7 @@ from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Kind
 from cleanroom_pipelines.catalog.database import HEAD_REVISION, VERSION_TABLE, ClashError
 from cleanroom_pipelines.catalog.tables import Base
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
-from cleanroom_pipelines_tests.databases import engine_on, reading, writing
+from cleanroom_pipelines_tests.databases import engine_on, reading, waiting_for_the_disk, writing
 
 from .building import Builder, Numbered, dataset_spec, utc_now
 from .dialects import on_both_dialects
@@ -102,7 +102,7 @@ def test_sqlite_is_set_up_for_many_processes_and_power_cuts(tmp_path: Path) -> N
         found.append({name: connection.scalar(text(f"PRAGMA {name}")) for name in wanted})
 
     catalog = opened(f"sqlite:///{tmp_path}/c.db")
-    with in_each_transaction(look):
+    with waiting_for_the_disk(), in_each_transaction(look):
         catalog.create(dataset_spec())
         catalog.list(Kind.TRAINING_DATASET)
     assert found == [wanted, wanted]
