@@ -340,9 +340,9 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 on_users=tell,
                 on_staged=note,
             ).manifest
-        sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
-        made = _made(work, "audience_export", sentence, documents)
-        work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
+            sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
+            made = _made(work, "audience_export", sentence, documents)
+            work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     settle_drop(installation, job.id)
     return made
 

@@ -1,4 +1,4 @@
-"""Deliveries that are ready to be made: an export of an audience and a list of a room, without making the audience.
+"""Deliveries that are ready to be made: an export of an audience, and a list of a room.
 
 Lives here: the records and artifacts that a delivery needs, and what of it can be seen outside.
 Keep out: what goes wrong with it.
@@ -143,9 +143,7 @@ def export_delivery(
         pq.write_table(table.replace_schema_metadata(ranking_metadata(0)), draft.path / RANKING_FILE)
     catalog.publish_artifact(claim, "audience", reference.version)
     catalog.finish(claim, {"sentence": "Ranked."})
-    export = catalog.create(
-        ExportJobSpec(name="Best", generation_job_id=job.id, size=AudienceSize.parse("20%"))
-    )
+    export = catalog.create(ExportJobSpec(name="Best", generation_job_id=job.id, size=AudienceSize.parse("20%")))
     folder = export.id.rsplit("-", 1)[-1]
     here = installation.home.accounts / ACCOUNT / "buckets" / "audiences"
 

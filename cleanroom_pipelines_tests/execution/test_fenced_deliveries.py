@@ -107,13 +107,17 @@ def assert_nothing(delivery: Delivery) -> None:
 
 
 def assert_delivered(delivery: Delivery, attempt: int) -> None:
-    """It is there whole, once, and the version that is ACTIVE wrote it."""
+    """It is there whole, once, and its version is ACTIVE."""
     files = delivery.files()
     assert delivery.version.status is Status.ACTIVE
     manifest = json.loads(files["manifest.json"])
     assert manifest["attempt"] == attempt
     assert sorted(files) == sorted(["manifest.json", *(part["name"] for part in manifest["files"])])
     assert manifest["delivered"] == N_DELIVERED
+
+
+def assert_no_other_artifact(delivery: Delivery) -> None:
+    """What an attempt noted of its delivery in vain is gone."""
     assert delivery.artifacts == [delivery.version.artifacts[delivery.asset]]
 
 
@@ -123,6 +127,7 @@ def test_undisturbed_it_is_delivered_once(delivery: Delivery) -> None:
     assert len(delivery.files()) == 4
     delivery.make("second")  # nothing is to be done
     assert_delivered(delivery, attempt=1)
+    assert_no_other_artifact(delivery)
 
 
 def test_cancelled_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None:
@@ -175,6 +180,7 @@ def test_paused_and_replaced_it_leaves_what_the_later_attempt_delivered(
         delivery.make("first")
     assert delivery.files() == later
     assert_delivered(delivery, attempt=2)
+    assert_no_other_artifact(delivery)
 
 
 def test_paused_while_a_later_attempt_is_cut_off_it_is_delivered_once(delivery: Delivery, moment: Moment) -> None:
@@ -188,6 +194,7 @@ def test_paused_while_a_later_attempt_is_cut_off_it_is_delivered_once(delivery: 
     assert delivery.version.status is Status.CREATE_PENDING
     delivery.make("third")
     assert_delivered(delivery, attempt=3)
+    assert_no_other_artifact(delivery)
 
 
 def interrupt() -> None:
@@ -232,17 +239,17 @@ def test_once_it_is_being_delivered_nobody_cancels_it_though_its_run_is_lost(del
     assert_delivered(delivery, attempt=2)
 
 
-def test_a_run_that_ends_before_its_last_step_can_be_cancelled_and_tried_again(delivery: Delivery) -> None:
+def test_a_run_that_is_stopped_before_its_last_step_is_tried_again(delivery: Delivery) -> None:
     with last_step(delivery)(interrupt), pytest.raises(KeyboardInterrupt):
         delivery.make("first")
-    assert_nothing(delivery)
+    assert delivery.files() == {}
     delivery.make("second")
     assert_delivered(delivery, attempt=2)
 
 
 @pytest.mark.parametrize("delivery", ["export on a disk", "export on a store"], indirect=True)
 def test_delivered_but_not_closed_it_is_delivered_again(delivery: Delivery) -> None:
-    """The catalogue goes away after the last step: the export is not called failed, and the next attempt ends it."""
+    """The catalogue goes away after the last step: the export did not fail, and the next attempt closes it."""
     away = CatalogUnavailableError("Away.")
     with mock.patch.object(Catalog, "finish", side_effect=away), pytest.raises(CatalogUnavailableError):
         delivery.make("first")
@@ -263,8 +270,8 @@ def place(request: pytest.FixtureRequest, home: Home) -> Destination:
 
 
 def write(place: Destination, attempt: int, **hooks: Callable[..., None]) -> None:
-    """Write what only this attempt writes: as many users as its number."""
-    users = [f"{attempt}-{number}" for number in range(attempt)]
+    """Write what only this attempt writes: one user more than its number."""
+    users = [f"{attempt}-{number}" for number in range(attempt + 1)]
     on_users = hooks.pop("on_users", lambda _: None)
     write_export(
         place,
@@ -291,7 +298,7 @@ def test_an_earlier_attempt_does_not_replace_a_later_one(place: Destination, att
 def test_a_later_attempt_replaces_an_earlier_one(place: Destination, first: int) -> None:
     write(place, first)
     write(place, 3)
-    assert (verify_export(place)["attempt"], verify_export(place)["delivered"]) == (3, 3)
+    assert (verify_export(place)["attempt"], verify_export(place)["delivered"]) == (3, 4)
 
 
 @pytest.mark.parametrize(("step", "n_allowed"), [("check", 0), ("commit", 0), ("check", 1), ("check", 2)])
@@ -331,7 +338,7 @@ def test_paused_between_its_two_renames_it_leaves_the_later_one(home: Home, rena
         pytest.raises(DestinationError),
     ):
         write(place, 2)
-    assert (verify_export(place)["attempt"], verify_export(place)["delivered"]) == (3, 3)
+    assert (verify_export(place)["attempt"], verify_export(place)["delivered"]) == (3, 4)
     assert everything(place) == ["1"]
 
 
@@ -355,7 +362,7 @@ def test_a_late_part_of_an_earlier_attempt_is_not_one_of_the_later(store: Object
     ):
         write(place, 2, check=lost)
     assert verify_export(place)["attempt"] == 4
-    assert sorted(store.objects(REAL)) == ["x/1/manifest.json", *(f"x/1/part-0000{n}-4.jsonl" for n in range(4))]
+    assert sorted(store.objects(REAL)) == ["x/1/manifest.json", *(f"x/1/part-0000{n}-4.jsonl" for n in range(5))]
 
 
 def test_a_large_file_is_asked_for_before_it_is_complete(store: ObjectStore, home: Home) -> None:
@@ -392,8 +399,7 @@ def test_a_manifest_is_there_though_the_answer_is_lost_or_conditions_are_unknown
         condition = request.headers.get("If-None-Match")
         conditions.append(condition)
         if answer == "501" and condition:
-            body = b"<Error><Code>NotImplemented</Code></Error>"
-            return AWSResponse(request.url, 501, HeadersDict(), RawBytes(body))
+            raise botocore.exceptions.ClientError({"Error": {"Code": "NotImplemented"}}, "PutObject")
         answered = send(session, request)
         if answer == "lost":
             raise botocore.exceptions.ReadTimeoutError(endpoint_url=request.url)
