@@ -43,7 +43,7 @@ from .building import make_room
 ACCOUNT = "000000000000"
 USERS = [f"user-{number}" for number in range(50)]
 N_DELIVERED = 10
-GROUP = "bb"
+GROUP, ANALYST = "bb", "analyst@adv.example"
 
 
 @dataclass
@@ -167,7 +167,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
                 ParticipantSpec(
                     "aa", ("publisher@pub.example",), "publisher", (Permission.PROVIDE_BASE_AUDIENCE,)
                 ),
-                ParticipantSpec(GROUP, ("analyst@adv.example",), "advertiser", (Permission.EXPORT_AUDIENCE,)),
+                ParticipantSpec(GROUP, (ANALYST,), "advertiser", (Permission.EXPORT_AUDIENCE,)),
             ),
             collaboration_types=tuple(CollaborationType),
             matching_ids=("EMAIL",),
@@ -183,7 +183,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
             data_room_id=room.id,
             definition={"kind": "remarketing", "audience_type": "loyal"},
             created_by=GROUP,
-            created_by_email="analyst@adv.example",
+            created_by_email=ANALYST,
         )
     )
     claim = catalog.claim(audience.kind, audience.id, 1, "audience")

@@ -29,13 +29,16 @@ from cleanroom_pipelines.errors import (
     DestinationError,
 )
 from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.media.errors import PermissionDeniedError
+from cleanroom_pipelines.media.handlers.access import Call
+from cleanroom_pipelines.media.handlers.jobs import open_file
 from cleanroom_pipelines.storage import Destination, Home
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.fences import Fence
 
 from ..conftest import StandingClock
 from ..object_stores import PROFILE, ObjectStore, empty_store, running_server
-from .delivery_worlds import ACCOUNT, N_DELIVERED, Delivery, at, export_delivery, list_delivery
+from .delivery_worlds import ACCOUNT, ANALYST, N_DELIVERED, Delivery, at, export_delivery, list_delivery
 
 Moment = Callable[[Callable[[], object]], AbstractContextManager[None]]
 
@@ -258,6 +261,21 @@ def test_delivered_but_not_closed_it_is_delivered_again(delivery: Delivery) -> N
     delivery.pause()
     delivery.make("second")
     assert_delivered(delivery, attempt=2)
+
+
+@pytest.mark.parametrize("delivery", ["list on a disk"], indirect=True)
+def test_a_list_whose_job_was_cancelled_cannot_be_fetched(delivery: Delivery) -> None:
+    catalog, parent = delivery.catalog, delivery.parent
+    job = catalog.add_room_job(
+        email=ANALYST, data_room_id=parent.parent_id, kind="user_list", target=delivery.version, options={}
+    )
+    delivery.make("first")
+    call = Call(delivery.installation, ANALYST, {})
+    with open_file(call, job.id, "part-00000.csv") as path:
+        assert path.read_bytes() == delivery.files()["part-00000.csv"]
+    catalog.cancel_room_job(job.id)
+    with pytest.raises(PermissionDeniedError), open_file(call, job.id, "part-00000.csv"):
+        pass
 
 
 @pytest.fixture(params=["on a disk", "on a store"])
