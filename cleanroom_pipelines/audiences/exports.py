@@ -28,6 +28,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.storage.destinations import Destination, folder_on_disk
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.objects import BucketError, FolderDraft
 
 MANIFEST = "manifest.json"
@@ -96,6 +97,7 @@ class ExportManifest:
         n_rows: Rows written, where a row is a hash and no user.
         changes: The files that tell what changed since an earlier export.
         facts: More counts, such as those of the control group; no user data.
+        attempt: Number of the attempt that wrote it, from 1; None for a writer without a claim.
     """
 
     export: str
@@ -110,12 +112,14 @@ class ExportManifest:
     n_rows: int | None = None
     changes: WrittenChanges | None = None
     facts: Mapping[str, Any] | None = None
+    attempt: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON shape; what an export does not have is left out."""
         return {
             "export": self.export,
             **({"generationJob": self.generation_job} if self.generation_job is not None else {}),
+            **({"attempt": self.attempt} if self.attempt is not None else {}),
             "requested": self.requested,
             "delivered": self.delivered,
             **({"rows": self.n_rows} if self.n_rows is not None else {}),
@@ -159,7 +163,9 @@ def write_export(
     ad_destination: str | None = None,
     changes: Changes | None = None,
     facts: Mapping[str, Any] | None = None,
+    fence: Fence = UNFENCED,
     on_users: Callable[[int], None] = lambda _: None,
+    on_staged: Callable[[ExportManifest], None] = lambda _: None,
 ) -> ExportManifest:
     """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`; the same bytes everywhere.
 
@@ -181,25 +187,30 @@ def write_export(
         ad_destination: The advertising destination whose rules the files follow, for the manifest.
         changes: What changed since an earlier export: `added-00000.<format>`, … and `removed-00000.<format>`, ….
         facts: More for the manifest: counts, never user data.
+        fence: Asked before anything becomes visible.
         on_users: Called with the number of rows in parts so far.
+        on_staged: Called when only the last step is left, the one that makes it an export.
 
     Raises:
+        ClaimLostError: The fence says so, or a later attempt was faster; nothing is left of this one.
+        CancelledError: The fence says so; nothing is left.
         DestinationError: The place cannot be written.
         StorageFullError: The disk is full.
         UsageError: The options contradict each other.
     """
     files = _Files(format_ if isinstance(format_, FileFormat) else list_format(format_), rows_per_part, gzip)
 
-    def is_own(manifest: bytes) -> bool:
+    def attempt_of(manifest: bytes) -> int | None:
         try:
-            return bool(json.loads(manifest)["export"] == export)
-        except (ValueError, KeyError, TypeError):
-            return False
+            found = json.loads(manifest)
+            return int(found.get("attempt", 0)) if found["export"] == export else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     try:
         with (
             full_disk_is_an_error(),
-            destination.drafting(owner=export, marker=MANIFEST, is_own=is_own) as draft,
+            destination.drafting(owner=export, marker=MANIFEST, attempt_of=attempt_of, fence=fence) as draft,
         ):
             if staged is None:
                 parts = files.write(draft, _PARTS, users, on_users)
@@ -220,7 +231,9 @@ def write_export(
                 n_rows=None if files.format.holds_users else n_rows,
                 changes=written,
                 facts=facts,
+                attempt=fence.attempt or None,
             )
+            on_staged(manifest)
             with draft.creating(MANIFEST) as sink:
                 sink.write(json.dumps(manifest.as_dict(), indent=1).encode())
     except StorageFullError:
@@ -345,7 +358,7 @@ class _Files:
         """Write a list as files of at most so many rows, at least one, without holding a file's rows in memory."""
         rows, parts = _Rows(batches), list[ExportPart]()
         while not parts or rows.are_left():
-            name = self.format.file_name(prefix, len(parts), gzip_=self.gzip)
+            name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
             with draft.creating(name) as sink, gzipped(sink) if self.gzip else nullcontext(sink) as stream:
                 n_rows = self.format.write(stream, rows.take(self.rows_per_part))
             parts.append(ExportPart(name, n_rows, sink.n_bytes, sink.sha256))
@@ -362,7 +375,7 @@ class _Files:
         """
         parts: list[ExportPart] = []
         for part in staged:
-            name = self.format.file_name(prefix, len(parts), gzip_=self.gzip)
+            name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
             with draft.creating(name) as sink:
                 copy_part(part, sink)
             if (sink.n_bytes, sink.sha256) != (part.n_bytes, part.sha256):

@@ -17,10 +17,12 @@ from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_version,
+    is_being_delivered,
     lock_resource,
     make_pending,
     mirror,
     newest_version,
+    note_delivery,
     refuse_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind, check_text
@@ -28,7 +30,14 @@ from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ParentRef, Reaped, Status, Version
 from cleanroom_pipelines.catalog.tables import ExportJobRow, ResourceRow, VersionRow, version_record
-from cleanroom_pipelines.errors import ClaimLostError, ConflictError, NotFoundError, StatusCode, UsageError
+from cleanroom_pipelines.errors import (
+    CancelledError,
+    ClaimLostError,
+    ConflictError,
+    NotFoundError,
+    StatusCode,
+    UsageError,
+)
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 3  # a lease that ran out is tried again up to two times
@@ -69,10 +78,13 @@ class Claims(Database):
             before = find_version(session, resource, number)
             if before.status is Status.CREATE_IN_PROGRESS and before.run_id == run_id:
                 before.lease_expires_at = expires
-                return Claim(kind, resource_id, number, run_id, before.attempt, lease_seconds, expires)
+                return Claim(
+                    kind, resource_id, number, run_id, before.attempt, lease_seconds, expires, turn=before.turn
+                )
             if resource.status in DELETING:
                 return None
             silent_run = before.run_id if before.status is Status.CREATE_IN_PROGRESS else None
+            turn = before.turn + (silent_run is not None)
             free = or_(
                 VersionRow.status == Status.CREATE_PENDING,
                 and_(VersionRow.status == Status.CREATE_IN_PROGRESS, VersionRow.lease_expires_at <= now),
@@ -86,6 +98,7 @@ class Claims(Database):
                     run_id=run_id,
                     lease_expires_at=expires,
                     attempt=VersionRow.attempt + 1,
+                    turn=turn,
                     started_at=now,
                     artifacts={},
                     progress=0.0,
@@ -96,7 +109,7 @@ class Claims(Database):
             if taken is None:
                 return None
             mirror(session, resource, now)
-            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, silent_run)
+            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, silent_run, turn)
 
     def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
         """Keep a pending version for a run that is about to start, so that nobody else starts one for it.
@@ -180,13 +193,48 @@ class Claims(Database):
 
         Raises:
             NotFoundError: There is no such resource.
-            ConflictError: There is nothing to cancel.
+            ConflictError: There is nothing to cancel, or its output is being delivered.
         """
         with self._write() as session:
             resource = lock_resource(session, kind, resource_id, account_id)
             newest = newest_version(session, resource)
+            if newest.status in OPEN and is_being_delivered(newest):
+                raise ConflictError(
+                    f"The {kind.words} {resource_id} is being delivered and cannot be cancelled any more.",
+                    remedy="Wait until it has ended.",
+                )
             cancel(session, resource, newest, self._clock())
             return version_record(newest)
+
+    def check_wanted(self, claim: Claim) -> None:
+        """Refuse to go on with work that nobody wants any more.
+
+        Raises:
+            ClaimLostError: This run does not hold the claim any more.
+            CancelledError: Somebody asked for the work to stop, or for its resource to be deleted.
+        """
+        with self._read() as session:
+            resource = session.get(ResourceRow, claim.id)
+            version = session.get(VersionRow, (claim.id, claim.number))
+            if resource is None or version is None or not _is_held(version, claim):
+                raise _lost(claim)
+            _refuse_unwanted(resource, version)
+
+    def begin_delivery(self, claim: Claim) -> None:
+        """Note that the output of a version becomes visible outside now: from here on nobody can cancel it.
+
+        A later attempt at the same version goes on with the delivery. The lease is renewed.
+
+        Raises:
+            ClaimLostError: This run does not hold the claim any more; nothing may become visible.
+            CancelledError: Somebody asked for the work to stop, or for its resource to be deleted; the same.
+        """
+        with self._write() as session:
+            resource, version = self._held(session, claim)
+            _refuse_unwanted(resource, version)
+            note_delivery(version, is_begun=True)
+            version.progress_stage = "delivering"
+            version.lease_expires_at = self._clock() + timedelta(seconds=claim.lease_seconds)
 
     def publish_artifact(self, claim: Claim, asset: str, artifact_version: str) -> None:
         """Note which artifact this version made.
@@ -202,6 +250,16 @@ class Claims(Database):
         with self._write() as session:
             _, version = self._held(session, claim)
             version.artifacts = {**version.artifacts, asset: artifact_version}
+
+    def withdraw_artifact(self, claim: Claim, asset: str) -> None:
+        """Take a published artifact back; nothing happens if there is none.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more; nothing was changed.
+        """
+        with self._write() as session:
+            _, version = self._held(session, claim)
+            version.artifacts = {name: kept for name, kept in version.artifacts.items() if name != asset}
 
     def publish_output(self, claim: Claim, location: str) -> None:
         """Note the folder that an export wrote.
@@ -226,12 +284,15 @@ class Claims(Database):
 
         Raises:
             ClaimLostError: This run does not hold it any more; nothing was changed.
+            CancelledError: Somebody asked for the work to stop before it was delivered; nothing was changed.
             UsageError: The summary is not small JSON.
         """
         _check_summary(summary)
         now = self._clock()
         with self._write() as session:
             resource, version = self._held(session, claim)
+            _refuse_unwanted(resource, version)
+            note_delivery(version, is_begun=False)
             is_first = resource.current_version is None
             version.status = Status.ACTIVE
             version.status_code = version.status_message = None
@@ -323,6 +384,7 @@ def _change_held(session: Session, claim: Claim, **values: Any) -> None:
         .where(VersionRow.resource_id == claim.id, VersionRow.number == claim.number)
         .where(VersionRow.status == Status.CREATE_IN_PROGRESS)
         .where(VersionRow.run_id == claim.run_id, VersionRow.attempt == claim.attempt)
+        .where(VersionRow.turn == claim.turn)
         .values(**values)
         .returning(VersionRow.number)
     ).scalar()
@@ -378,8 +440,15 @@ def _close_cancelled(session: Session, resource: ResourceRow, version: VersionRo
 
 
 def _is_held(version: VersionRow, claim: Claim) -> bool:
-    holder = (Status.CREATE_IN_PROGRESS, claim.run_id, claim.attempt)
-    return (version.status, version.run_id, version.attempt) == holder
+    holder = (Status.CREATE_IN_PROGRESS, claim.run_id, claim.attempt, claim.turn)
+    return (version.status, version.run_id, version.attempt, version.turn) == holder
+
+
+def _refuse_unwanted(resource: ResourceRow, version: VersionRow) -> None:
+    """Raises CancelledError if nobody wants the version any more; what its run delivers already is finished."""
+    is_unwanted = version.cancel_requested or resource.status in DELETING
+    if is_unwanted and not is_being_delivered(version, version.turn):
+        raise CancelledError(f"The work on the {resource.kind.words} {resource.id} was cancelled.")
 
 
 def _lost(claim: Claim) -> ClaimLostError:

@@ -23,6 +23,8 @@ from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec
 from cleanroom_pipelines.catalog.tables import ROWS, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 
+# In `params`, since it must outlive the holder: the next attempt goes on with the delivery.
+_DELIVERY = "delivery_begun"
 # ACTIVE as soon as they exist, as in AWS; their versions are made beside.
 _ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
 
@@ -227,9 +229,22 @@ def close_failed(
     """End a version as CREATE_FAILED."""
     version.status = Status.CREATE_FAILED
     version.status_code, version.status_message = code, message
+    note_delivery(version, is_begun=False)
     version.lease_expires_at, version.finished_at = None, now
     session.flush()
     mirror(session, resource, now)
+
+
+def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
+    """Note that this attempt delivers the version's output now, or that the version is closed."""
+    others = {name: value for name, value in version.params.items() if name != _DELIVERY}
+    version.params = others | ({_DELIVERY: version.turn} if is_begun else {})
+
+
+def is_being_delivered(version: VersionRow, turn: int | None = None) -> bool:
+    """Whether an open version's output may be visible outside already, by any attempt or by that of a turn."""
+    begun = version.params.get(_DELIVERY)
+    return begun is not None and turn in (None, begun)
 
 
 def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:

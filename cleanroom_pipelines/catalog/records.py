@@ -85,7 +85,7 @@ class Version:
         run_id: The run that holds, or last held, the claim.
         lease_expires_at: Until when the claim stands without being renewed.
         attempt: How many times it was claimed, less the claims that were given back.
-        turn: How many times it was made pending again; part of the run key.
+        turn: How many times it was made pending again or taken over; part of the run key.
         progress: 0 to 1.
         progress_stage: What is being done.
         cancel_requested: Whether somebody asked for the work to stop.
@@ -568,6 +568,8 @@ class Claim:
         lease_seconds: How long the claim stands without being renewed.
         lease_expires_at: UTC.
         superseded_run_id: The run whose lease had run out when this one took over, if any.
+        turn: How many attempts were made before. Unlike `attempt`, which a released claim gives back, it only
+            rises, so what an attempt leaves outside of the catalogue can be told from what a later one leaves.
     """
 
     kind: Kind
@@ -578,6 +580,7 @@ class Claim:
     lease_seconds: float
     lease_expires_at: datetime
     superseded_run_id: str | None = None
+    turn: int = 0
 
 
 @dataclass(frozen=True)

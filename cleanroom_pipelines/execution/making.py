@@ -7,12 +7,13 @@ Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.audiences.activation.writing import deliver
-from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, verify_export
+from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, ExportManifest, verify_export
 from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
@@ -28,6 +29,7 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.engine import find_tables
 from cleanroom_pipelines.errors import (
     ArtifactError,
+    CancelledError,
     CleanroomError,
     NotFoundError,
     SeedError,
@@ -293,10 +295,25 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         inputs = (_input_of(installation, audience, "audience"),)
         options = configured.delivery or {}
         spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
-        with (
-            _opening(installation, audience, "audience") as folder_of_ranking,
-            work.drafting("audience_export", inputs, spec) as draft,
-        ):
+        with work.withdrawing("audience_export"), ExitStack() as stack:
+            folder_of_ranking = stack.enter_context(_opening(installation, audience, "audience"))
+            drafting = stack.enter_context(ExitStack())
+            draft = drafting.enter_context(work.drafting("audience_export", inputs, spec))
+            documents: dict[str, Any] = {}
+
+            def note(written: ExportManifest) -> None:
+                """Finish the artifact before the export is there: then only the version is left to be closed."""
+                document = {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)}
+                documents.update(export=document)
+                write_documents(draft.path, documents)
+                draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
+                drafting.close()
+
+            def tell(n_users: int) -> None:
+                work.report_progress(n_users / max(1, selection.delivered), "writing")
+                if work.should_cancel():
+                    raise CancelledError("The export was cancelled.")
+
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
                 _refuse_revealing_size(selection.delivered, read_documents(folder_of_ranking)["metrics"])
@@ -319,17 +336,13 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
                 engine=installation.engine_settings,
                 slices=selection.slices,
-                on_users=lambda n: work.report_progress(n / max(1, selection.delivered), "writing"),
+                fence=work.delivery_fence,
+                on_users=tell,
+                on_staged=note,
             ).manifest
-            documents = {
-                "export": {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)},
-            }
-            write_documents(draft.path, documents)
-            draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
-        sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
-        made = _made(work, "audience_export", sentence, documents)
-        installation.catalog.publish_output(work.claim, place.url)
-        work.finish(sentence, (audience.ref,), delivered=written.delivered)
+            sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
+            made = _made(work, "audience_export", sentence, documents)
+            work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     settle_drop(installation, job.id)
     return made
 

@@ -286,7 +286,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
         assert isinstance(audience, CustomAudience)
         version, room_version = _current_audience(installation, audience)
         reference = ArtifactReference("custom_audience", audience.id, version.artifacts["custom_audience"])
-        with ExitStack() as stack:
+        with work.withdrawing(asset), ExitStack() as stack:
             folder = stack.enter_context(installation.store.opening(reference))
             if not read_documents(folder)["audience"]["is_enough"]:
                 raise CleanroomError(
@@ -332,12 +332,13 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
                     holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
                     delta_from=delta_from,
                     engine=installation.engine_settings,
+                    fence=work.fence,  # the group sees the list when the version is closed
                 )
                 (draft.path / USERS_FILE).write_bytes(users.read_bytes())
                 document = _told_of(delivered.manifest.as_dict(), repeated=repeats is not None)
                 write_documents(draft.path, {"list": document})
-        sentence = "The list was delivered." if not repeats else "The list of before was delivered again."
-        work.finish(sentence, (version.ref,))
+            sentence = "The list was delivered." if not repeats else "The list of before was delivered again."
+            work.finish(sentence, (version.ref,))
         return Made(asset, partition, sentence, work.manifests[asset], {"list": document})
 
 

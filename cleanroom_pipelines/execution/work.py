@@ -10,7 +10,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
+from cleanroom_pipelines.storage.fences import Fence
 
 _CANCELLED = "The work was cancelled."
 _STOPPED = "The run was stopped."
@@ -134,13 +136,38 @@ class Work:
             data_version=self.data_version(asset, inputs, spec),
             created_at=self.installation.clock().isoformat(),
             inputs=inputs,
+            fence=self.fence,
         ) as draft:
             yield draft
-            if self.is_lost():
-                raise ClaimLostError("Another run took this work over.")
         assert draft.manifest is not None
         self.manifests[asset] = draft.manifest
         self.installation.catalog.publish_artifact(self.claim, asset, version)
+
+    @property
+    def fence(self) -> Fence:
+        """What is asked before something becomes visible that the version's end still decides on."""
+        check = partial(self.installation.catalog.check_wanted, self.claim)
+        return Fence(self.claim.turn + 1, check, check)
+
+    @property
+    def delivery_fence(self) -> Fence:
+        """What is asked before something becomes visible outside; its last step is the end of all cancelling."""
+        return replace(self.fence, commit=partial(self.installation.catalog.begin_delivery, self.claim))
+
+    @contextmanager
+    def withdrawing(self, asset: str) -> Iterator[None]:
+        """Delete the asset's artifact again if what it tells of does not come about: it lists users."""
+        try:
+            yield
+        except BaseException:
+            manifest = self.manifests.pop(asset, None) if self.is_open else None
+            if manifest is not None:
+                with suppress(CleanroomError):  # the error that is under way matters more
+                    with suppress(ClaimLostError):  # then no version names it
+                        self.installation.catalog.withdraw_artifact(self.claim, asset)
+                    reference = ArtifactReference(asset, self.record.id, manifest.version)
+                    self.installation.store.delete(reference)
+            raise
 
     @contextmanager
     def opening(self, asset: str) -> Iterator[Path]:
@@ -149,10 +176,37 @@ class Work:
         with self.installation.store.opening(ArtifactReference(asset, self.record.id, manifest.version)) as path:
             yield path
 
-    def finish(self, sentence: str, parents: tuple[ParentRef, ...] = (), **facts: Any) -> None:
-        """Close the version as ACTIVE."""
+    def finish(
+        self,
+        sentence: str,
+        parents: tuple[ParentRef, ...] = (),
+        *,
+        output_location: str | None = None,
+        **facts: Any,
+    ) -> None:
+        """Close the version as ACTIVE.
+
+        What was delivered cannot fail any more: if the catalogue does not answer now, the lease runs out and the
+        next attempt delivers it again.
+
+        Args:
+            sentence: What a person should know first.
+            parents: What it was made from.
+            output_location: The folder that an export wrote.
+            **facts: Headline numbers.
+
+        Raises:
+            ClaimLostError: Another run took the work over.
+            CancelledError: Somebody asked for it to stop.
+        """
         self.is_open = False
-        self.installation.catalog.finish(self.claim, {"sentence": sentence, **facts}, parents)
+        try:
+            if output_location is not None:
+                self.installation.catalog.publish_output(self.claim, output_location)
+            self.installation.catalog.finish(self.claim, {"sentence": sentence, **facts}, parents)
+        except (ClaimLostError, CancelledError):
+            self.is_open = True  # nothing was changed
+            raise
         self._notify("ACTIVE", None)
 
     def fail(self, status_code: StatusCode, message: str) -> None:

@@ -26,6 +26,7 @@ import fsspec
 import pyarrow as pa
 
 from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
 
 FORMAT_VERSION = 1
@@ -33,7 +34,7 @@ MANIFEST = "manifest.json"
 _S3 = "s3"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_]{8}|\..+\.draft")
+_LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_-]{8,60}|\..+\.draft")
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ class ArtifactStore:
         data_version: str,
         created_at: str,
         inputs: tuple[Input, ...] = (),
+        fence: Fence = UNFENCED,
     ) -> Iterator[Draft]:
         """Write an artifact: it becomes visible when the body ends well, and leaves nothing when it does not.
 
@@ -181,8 +183,11 @@ class ArtifactStore:
             data_version: Keyed digest of what it is made from.
             created_at: ISO date and time, UTC.
             inputs: What it is made from.
+            fence: Asked before anything becomes visible in the store.
 
         Raises:
+            ClaimLostError: The fence says so; nothing is left.
+            CancelledError: The same.
             StorageFullError: The disk is full.
             ArtifactError: This version exists already.
         """
@@ -210,9 +215,10 @@ class ArtifactStore:
                 )
                 write_durably(folder / MANIFEST, draft.manifest.to_json().encode())
                 if target:
+                    fence.check()
                     self._give_name(folder, target)
                 else:
-                    self._upload(folder, reference, draft.manifest)
+                    self._upload(folder, reference, draft.manifest, fence)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -314,10 +320,11 @@ class ArtifactStore:
             if folder == Path(self._root):
                 break
 
-    def _upload(self, folder: Path, reference: ArtifactReference, manifest: Manifest) -> None:
+    def _upload(self, folder: Path, reference: ArtifactReference, manifest: Manifest, fence: Fence) -> None:
         base = f"{self._root}/{reference.path}"
         try:
             for name in (*(entry.name for entry in manifest.files), MANIFEST):
+                fence.check()
                 self._fs.put_file(str(folder / name), f"{base}/{name}")
         except BaseException:
             with suppress(Exception):  # the store that failed may fail again; without a manifest nothing is read

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines.storage.objects import Bucket, BucketError, FolderDraft
@@ -40,7 +41,12 @@ class Destination:
         return self.bucket.path(self.key) if isinstance(self.bucket, LocalBucket) else None
 
     def drafting(
-        self, *, owner: str, marker: str, is_own: Callable[[bytes], bool]
+        self,
+        *,
+        owner: str,
+        marker: str,
+        attempt_of: Callable[[bytes], int | None],
+        fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
         """Write the folder; see Bucket.drafting.
 
@@ -49,7 +55,7 @@ class Destination:
         """
         if not self.key:
             raise UsageError("A bucket itself cannot be written as one folder.", remedy="Name a folder in it.")
-        return self.bucket.drafting(self.key, owner=owner, marker=marker, is_own=is_own)
+        return self.bucket.drafting(self.key, owner=owner, marker=marker, attempt_of=attempt_of, fence=fence)
 
 
 def resolve_destination(home: Home, account_id: str, url: str) -> Destination:

@@ -8,6 +8,7 @@ Every folder on the way is opened relative to the one above it and no link is fo
 effect even when it is put there between two calls.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from typing import IO
 
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.objects import (
     CHUNK_BYTES,
     BucketError,
@@ -27,6 +29,7 @@ from cleanroom_pipelines.storage.objects import (
     ObjectPage,
     OpenedObject,
     Sink,
+    later_attempt,
     link_in_the_way,
 )
 from cleanroom_pipelines.storage.s3_urls import is_plain_segment
@@ -34,6 +37,7 @@ from cleanroom_pipelines.storage.s3_urls import is_plain_segment
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # without O_NONBLOCK a pipe would hold the reader up for ever
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_STAGE, _NEW, _OLD = ".export-", "new", "old"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -116,25 +120,33 @@ class LocalBucket:
         *,
         owner: str,
         marker: str,
-        is_own: Callable[[bytes], bool],
+        attempt_of: Callable[[bytes], int | None],
+        fence: Fence = UNFENCED,
     ) -> Iterator["_LocalDraft"]:
         """See Bucket.drafting. The folder is written beside its place and renamed: it appears whole.
 
-        The marker tells of the owner.
+        It is staged in a folder that names owner and attempt. A later attempt takes that folder away first, and
+        every rename of an attempt has its source or its target in it: so whichever came too late fails.
         """
         *folders, name = _segments(folder)
         with self._at(folders, make=True) as parent:
-            draft = _new_folder(parent)
+            fence.check()
+            if fence.attempt:
+                _take_away_older(parent, owner, fence.attempt)
+            stage = _new_stage(parent, f"{_mark_of(owner)}-{fence.attempt}-")
             try:
-                descriptor = os.open(draft, _FOLDER, dir_fd=parent)
+                descriptor = os.open(f"{stage}/{_NEW}", _FOLDER, dir_fd=parent)
                 try:
                     yield _LocalDraft(descriptor)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-                _give_name(parent, draft, name, marker, is_own)
+                _give_name(parent, stage, name, lambda: _attempt_there(parent, name, marker, attempt_of), fence)
+            except OSError:
+                fence.check()  # a later attempt may have taken the stage away; then that is what is to be told
+                raise
             finally:
-                shutil.rmtree(draft, ignore_errors=True, dir_fd=parent)
+                shutil.rmtree(stage, ignore_errors=True, dir_fd=parent)
 
     @contextmanager
     def _at(self, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
@@ -154,6 +166,9 @@ class LocalBucket:
 class _LocalDraft:
     def __init__(self, folder: int) -> None:
         self._folder = folder
+
+    def named(self, name: str) -> str:
+        return name
 
     @contextmanager
     def creating(self, name: str) -> Iterator[Sink]:
@@ -228,48 +243,70 @@ def _walk(folder: int, base: str, after: str, deep: bool) -> Iterator[ObjectEntr
                 os.close(below)
 
 
-def _new_folder(parent: int) -> str:
-    name = f".export-{secrets.token_hex(4)}"
-    os.mkdir(name, 0o700, dir_fd=parent)
-    return name
+def _mark_of(owner: str) -> str:
+    return hashlib.sha256(owner.encode()).hexdigest()[:12]
 
 
-def _give_name(parent: int, draft: str, name: str, marker: str, is_own: Callable[[bytes], bool]) -> None:
+def _new_stage(parent: int, what: str) -> str:
+    stage = f"{_STAGE}{what}{secrets.token_hex(4)}"
+    os.mkdir(stage, 0o700, dir_fd=parent)
+    os.mkdir(f"{stage}/{_NEW}", 0o700, dir_fd=parent)
+    return stage
+
+
+def _take_away_older(parent: int, owner: str, attempt: int) -> None:
+    """Take away what earlier attempts of the owner have staged: by one rename, so that none is half there."""
+    before = f"{_STAGE}{_mark_of(owner)}-"
+    with os.scandir(parent) as entries:
+        stages = [entry.name for entry in entries if entry.name.startswith(before)]
+    for stage in stages:
+        number = stage.removeprefix(before).partition("-")[0]
+        if number.isdecimal() and 0 < int(number) <= attempt:
+            taken = f"{_STAGE}{secrets.token_hex(8)}"
+            with suppress(FileNotFoundError):  # the attempt ended meanwhile
+                os.rename(stage, taken, src_dir_fd=parent, dst_dir_fd=parent)
+            shutil.rmtree(taken, ignore_errors=True, dir_fd=parent)
+
+
+def _give_name(parent: int, stage: str, name: str, attempt_there: Callable[[], int | None], fence: Fence) -> None:
     try:
-        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
-        os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+        fence.commit()
+        # onto a folder that appeared meanwhile the system refuses it, unless that is empty
+        os.rename(f"{stage}/{_NEW}", name, src_dir_fd=parent, dst_dir_fd=parent)
         os.fsync(parent)
         return
-    # an attempt that was cut off after the rename: the same users again, so the newer one may take its place
-    if not (stat.S_ISDIR(mode) and _is_attempt(parent, name, marker, is_own)):
+    there = attempt_there()
+    if there is None:
         raise FileExistsError
-    old = _new_folder(parent)
+    if there > fence.attempt:
+        raise later_attempt()
+    # an attempt that was cut off after the rename: the same users again, so the newer one may take its place
+    fence.commit()
+    os.rename(name, f"{stage}/{_OLD}", src_dir_fd=parent, dst_dir_fd=parent)
     try:
-        os.rename(name, f"{old}/{name}", src_dir_fd=parent, dst_dir_fd=parent)
-        try:
-            os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
-            os.rename(f"{old}/{name}", name, src_dir_fd=parent, dst_dir_fd=parent)
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True, dir_fd=parent)
+        os.rename(f"{stage}/{_NEW}", name, src_dir_fd=parent, dst_dir_fd=parent)
+    except BaseException:
+        with suppress(OSError):  # a later attempt took the stage away and goes on
+            os.rename(f"{stage}/{_OLD}", name, src_dir_fd=parent, dst_dir_fd=parent)
+        raise
     os.fsync(parent)
 
 
-def _is_attempt(parent: int, name: str, marker: str, is_own: Callable[[bytes], bool]) -> bool:
-    """Whether a folder is empty or holds an attempt of the same owner; anything else is somebody's."""
+def _attempt_there(parent: int, name: str, marker: str, attempt_of: Callable[[bytes], int | None]) -> int | None:
+    """The attempt of the same owner that a folder holds, 0 if it is empty; None if it is anybody else's."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except OSError:
-        return False
+        return None
     try:
         try:
             with os.fdopen(_open_file(folder, marker), "rb") as stream:
-                return is_own(stream.read())
+                return attempt_of(stream.read())
         except (OSError, CleanroomError):
             with os.scandir(folder) as entries:
-                return next(entries, None) is None
+                return 0 if next(entries, None) is None else None
     finally:
         os.close(folder)
 

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
-from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 
 CHUNK_BYTES = 1 << 20
 
@@ -20,7 +21,8 @@ CHUNK_BYTES = 1 << 20
 class BucketError(CleanroomError):
     """A bucket cannot be read or written.
 
-    Its attribute `problem` says why: `denied`, `unreachable`, `no bucket`, `in the way`, `link` or `failed`.
+    Its attribute `problem` says why: `denied`, `unreachable`, `no bucket`, `in the way`, `link`, `changed`,
+    `not implemented` or `failed`.
     """
 
     @property
@@ -127,8 +129,11 @@ class Sink(io.RawIOBase):
 class FolderDraft(Protocol):
     """A folder being written, which nobody trusts yet."""
 
+    def named(self, name: str) -> str:
+        """The name that a file other than the marker gets in the folder."""
+
     def creating(self, name: str) -> AbstractContextManager[Sink]:
-        """Write one new file; the folder's marker must be the last."""
+        """Write one new file under a name that `named` gave; the folder's marker must be the last."""
 
 
 class Bucket(Protocol):
@@ -165,20 +170,35 @@ class Bucket(Protocol):
         """
 
     def drafting(
-        self, folder: str, *, owner: str, marker: str, is_own: Callable[[bytes], bool]
+        self,
+        folder: str,
+        *,
+        owner: str,
+        marker: str,
+        attempt_of: Callable[[bytes], int | None],
+        fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
         """Write a folder: when the body ends well it is there; until then, and when it fails, no reader trusts it.
 
         Args:
             folder: Its key.
-            owner: Who writes; the same owner's earlier attempt is replaced, nobody else's.
+            owner: Who writes; the same owner's earlier attempt is replaced, no later one and nobody else's.
             marker: Name of the file that is written last.
-            is_own: Whether the marker of a folder that is there tells of this owner.
+            attempt_of: The owner's attempt that the marker of a folder that is there tells of; None for anybody
+                else's.
+            fence: Asked before anything becomes visible.
 
         Raises:
             BucketError: Something else lies there, or the bucket cannot be written.
+            ClaimLostError: A later attempt was faster, or the fence says so.
+            CancelledError: The fence says so.
             OSError: The disk cannot be written.
         """
+
+
+def later_attempt() -> ClaimLostError:
+    """What is raised where a later attempt has written its folder already."""
+    return ClaimLostError("A later attempt has delivered this already.", remedy="Nothing was changed.")
 
 
 def link_in_the_way() -> BucketError:

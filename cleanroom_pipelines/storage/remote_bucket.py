@@ -9,16 +9,27 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConfigurationError, NotFoundError
-from cleanroom_pipelines.storage.objects import BucketError, ObjectEntry, ObjectPage, OpenedObject, Sink
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
+from cleanroom_pipelines.storage.objects import (
+    BucketError,
+    ObjectEntry,
+    ObjectPage,
+    OpenedObject,
+    Sink,
+    later_attempt,
+)
 from cleanroom_pipelines.storage.s3_urls import is_plain_segment
 
 MAX_FILES_OF_A_FOLDER = 1000
+_TRIES = 5
+_PIECE_BYTES = 8 << 20
+_MAX_PIECES = 10_000  # S3's own limit
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {
     "401",
@@ -33,6 +44,8 @@ _DENIED = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
+# what a store answers when the object is not as the condition says
+_CHANGED = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 # What the machine itself may do is no bucket's: without these, a profile without credentials would borrow it.
 _AMBIENT = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
@@ -94,7 +107,13 @@ class RemoteBucket:
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See Bucket.put."""
-        self._upload(key, source, {})
+        with self._telling():
+            client = self._client
+            from boto3.s3.transfer import TransferConfig
+
+            client.upload_fileobj(
+                source, self._bucket, self.full_key(key), Config=TransferConfig(use_threads=False)
+            )
 
     def list(self, folder: str, *, after: str = "", limit: int = 1000, deep: bool = True) -> ObjectPage:
         """See Bucket.list."""
@@ -124,21 +143,24 @@ class RemoteBucket:
         *,
         owner: str,
         marker: str,
-        is_own: Callable[[bytes], bool],
+        attempt_of: Callable[[bytes], int | None],
+        fence: Fence = UNFENCED,
     ) -> Iterator["_RemoteDraft"]:
         """See Bucket.drafting. Files are uploaded one by one, the marker last.
 
-        Each object is labelled with its owner, so the marker of another attempt need not be read.
+        Each object is labelled with its owner and attempt, so the marker of another attempt need not be read. The
+        files of each attempt but the first have names of their own, so no two attempts write the same one; the
+        marker, which all share, is written only as long as no later attempt has written it.
         """
-        there = self._keys_of_attempts(folder, owner)
+        self._refuse_others(folder, owner, fence)
         scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=self._scratch))
-        labels = {_OWNER: owner, _ATTEMPT: scratch.name}
-        draft = _RemoteDraft(self, folder, marker=marker, scratch=scratch, labels=labels, there=there)
+        labels = {_OWNER: owner, _ATTEMPT: str(fence.attempt), _WRITER: scratch.name}
+        draft = _RemoteDraft(self, folder, marker=marker, scratch=scratch, labels=labels, fence=fence)
         try:
             yield draft
-        except ClaimLostError:
-            raise  # another attempt writes the same keys by now
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ClaimLostError) and not fence.attempt:
+                raise  # without an attempt another writer uses the same keys by now
             # The error that is under way matters more, and a store that failed may fail again: without its marker
             # nothing is trusted, and the next attempt replaces it.
             with suppress(Exception):
@@ -147,14 +169,29 @@ class RemoteBucket:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _keys_of_attempts(self, folder: str, owner: str) -> set[str]:
-        """The keys that earlier attempts of the same owner left in a folder; nothing else may lie there."""
-        page = self._list_raw(folder)
-        if all(self._label(key, _OWNER) == owner for key in page):
-            return page
-        raise BucketError(
-            "Something else lies where the folder belongs.", remedy="Remove what lies there.", problem="in the way"
-        )
+    def _refuse_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
+        """The keys that earlier attempts of the same owner left in a folder.
+
+        Raises:
+            BucketError: Something else lies there.
+            ClaimLostError: A later attempt has written there.
+        """
+        there = self._list_raw(folder) - set(but)
+        for key in there:
+            self._refuse_other(self._head(key), owner, fence)
+        return there
+
+    def _refuse_other(self, head: Any, owner: str, fence: Fence) -> None:
+        if head is None:
+            return  # nothing is there, or not any more
+        if head.get("Metadata", {}).get(_OWNER) != owner:
+            raise BucketError(
+                "Something else lies where the folder belongs.",
+                remedy="Remove what lies there.",
+                problem="in the way",
+            )
+        if _attempt_of(head) > fence.attempt:
+            raise later_attempt()
 
     def _list_raw(self, folder: str) -> set[str]:
         with self._telling():
@@ -175,6 +212,38 @@ class RemoteBucket:
         head = self._head(key)
         return None if head is None else head.get("Metadata", {}).get(name)
 
+    def _put_marker(self, key: str, path: Path, labels: dict[str, str], fence: Fence) -> None:
+        """Write the marker unless another one was written since it was looked at.
+
+        Raises:
+            ClaimLostError: A later attempt has written it.
+            BucketError: Something else lies there, or the bucket cannot be written.
+        """
+        is_conditional = True
+        for _ in range(_TRIES):
+            head = self._head(key)
+            if head is not None and head.get("Metadata", {}).get(_WRITER) == labels[_WRITER]:
+                return  # it was written, and only the answer was lost
+            self._refuse_other(head, labels[_OWNER], fence)
+            condition = {"IfNoneMatch": "*"} if head is None else {"IfMatch": head["ETag"]}
+            try:
+                with self._telling():
+                    self._client.put_object(
+                        Bucket=self._bucket,
+                        Key=self.full_key(key),
+                        Body=path.read_bytes(),
+                        Metadata=labels,
+                        **(condition if is_conditional else {}),
+                    )
+                return
+            except BucketError as error:
+                if error.problem == "unreachable" and self._label(key, _WRITER) == labels[_WRITER]:
+                    return
+                if error.problem not in ("changed", "not implemented"):
+                    raise
+                is_conditional = error.problem == "changed"
+        raise BucketError("The store's answers contradict each other.", remedy="Start the export again.")
+
     def _head(self, key: str) -> Any:
         try:
             with self._telling():
@@ -182,18 +251,37 @@ class RemoteBucket:
         except NotFoundError:
             return None
 
-    def _upload(self, key: str, source: IO[bytes], labels: dict[str, str]) -> None:
-        with self._telling():
-            client = self._client
-            from boto3.s3.transfer import TransferConfig
+    def _upload(self, key: str, path: Path, labels: dict[str, str], check: Callable[[], None]) -> None:
+        """Write an object and ask immediately before it becomes visible."""
+        place: dict[str, Any] = {"Bucket": self._bucket, "Key": self.full_key(key)}
+        size = path.stat().st_size
+        with path.open("rb") as source:
+            if size <= _PIECE_BYTES:
+                content = source.read()
+                check()
+                with self._telling():
+                    self._client.put_object(**place, Body=content, Metadata=labels)
+                return
+            with self._telling():
+                place["UploadId"] = self._client.create_multipart_upload(**place, Metadata=labels)["UploadId"]
+            try:
+                pieces = [*self._upload_pieces(place, source, max(_PIECE_BYTES, size // _MAX_PIECES + 1))]
+                check()
+                with self._telling():
+                    self._client.complete_multipart_upload(**place, MultipartUpload={"Parts": pieces})
+            except BaseException:
+                with suppress(Exception):  # what is under way matters more
+                    self._client.abort_multipart_upload(**place)
+                raise
 
-            client.upload_fileobj(
-                source,
-                self._bucket,
-                self.full_key(key),
-                ExtraArgs={"Metadata": labels},
-                Config=TransferConfig(use_threads=False),
-            )
+    def _upload_pieces(self, place: dict[str, Any], source: IO[bytes], n_bytes: int) -> Iterator[dict[str, Any]]:
+        number = 0
+        while content := source.read(n_bytes):
+            number += 1
+            with self._telling():
+                answer = self._client.upload_part(**place, PartNumber=number, Body=content)
+            told = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
+            yield {"PartNumber": number, **told}
 
     def _delete(self, key: str) -> None:
         with self._telling():
@@ -220,6 +308,7 @@ class RemoteBucket:
 
 _OWNER = "cleanroom-export"
 _ATTEMPT = "cleanroom-attempt"
+_WRITER = "cleanroom-writer"
 
 
 class _RemoteDraft:
@@ -231,11 +320,17 @@ class _RemoteDraft:
         marker: str,
         scratch: Path,
         labels: dict[str, str],
-        there: set[str],
+        fence: Fence,
     ) -> None:
         self._bucket, self._folder, self._scratch = bucket, folder, scratch
-        self._labels, self._marker, self._there = labels, marker, there
+        self._labels, self._marker, self._fence = labels, marker, fence
         self._written = set[str]()
+
+    def named(self, name: str) -> str:
+        if self._fence.attempt < 2:
+            return name
+        stem, dot, suffix = name.partition(".")
+        return f"{stem}-{self._fence.attempt}{dot}{suffix}"
 
     @contextmanager
     def creating(self, name: str) -> Iterator[Sink]:
@@ -244,19 +339,33 @@ class _RemoteDraft:
             yield Sink(stream)
         key = f"{self._folder}/{name}"
         if name == self._marker:
-            for stale in sorted(self._there - self._written - {key}):
+            owner = self._labels[_OWNER]
+            earlier = self._bucket._refuse_others(self._folder, owner, self._fence, but=self._written)
+            self._fence.commit()
+            for stale in sorted(earlier - {key}):
                 self._bucket._delete(stale)
-        self._written.add(key)
-        with path.open("rb") as stream:
-            self._bucket._upload(key, stream, self._labels)
+            self._bucket._put_marker(key, path, self._labels, self._fence)
+        else:
+            self._written.add(key)
+            self._bucket._upload(key, path, self._labels, self._fence.check)
         path.unlink()
 
     def take_back(self) -> None:
-        """Delete what this attempt wrote, unless a marker, of whichever attempt, makes it part of a whole."""
-        if self._bucket.size(f"{self._folder}/{self._marker}") is None:
-            for key in sorted(self._written):
-                if self._bucket._label(key, _ATTEMPT) == self._labels[_ATTEMPT]:
-                    self._bucket._delete(key)
+        """Delete what this attempt wrote, unless a marker makes it part of a whole.
+
+        That is its own marker, or without an attempt any marker, since then others may have written the same keys.
+        """
+        marker = self._bucket._head(f"{self._folder}/{self._marker}")
+        if marker is not None and self._fence.attempt in (0, _attempt_of(marker)):
+            return
+        for key in sorted(self._written):
+            if self._bucket._label(key, _WRITER) == self._labels[_WRITER]:
+                self._bucket._delete(key)
+
+
+def _attempt_of(head: Any) -> int:
+    number = head.get("Metadata", {}).get(_ATTEMPT, "")
+    return int(number) if number.isdecimal() else 0  # before 2026-11-29 the label was no number
 
 
 def _connect(profile: str) -> Any:
@@ -357,6 +466,14 @@ def _answered(code: str) -> CleanroomError:
             "The bucket does not exist on its store.",
             remedy="Create it there, or register the bucket with another URL.",
             problem="no bucket",
+        )
+    if code in _CHANGED:
+        return BucketError(
+            "An object was changed by another writer meanwhile.", remedy="Try again.", problem="changed"
+        )
+    if code == "NotImplemented":
+        return BucketError(
+            "The bucket's store cannot do this.", remedy="Use another store.", problem="not implemented"
         )
     code = code if _CODE.fullmatch(code) else "unknown"
     if code in _DENIED:

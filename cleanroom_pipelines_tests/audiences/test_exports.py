@@ -270,7 +270,7 @@ def test_the_earlier_attempt_stays_when_the_new_one_cannot_take_its_place(place:
     rename = os.rename
 
     def failing(source: str, target: str, **folders: int) -> None:
-        if target == place.folder.name and "/" not in source:
+        if target == place.folder.name and source.endswith("/new"):
             raise OSError(5, "Input/output error")
         rename(source, target, **folders)
 

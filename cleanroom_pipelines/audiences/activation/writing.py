@@ -46,6 +46,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.identity import Family, MatchingId
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.storage.destinations import Destination
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 
 HASHES = pa.schema([("user_id", pa.string()), ("kind", pa.string()), ("hash", pa.string())])
 _AUDIENCE = pa.schema([("position", pa.int64()), ("user_id", pa.string())])
@@ -96,7 +97,9 @@ def deliver(
     delta_from: Destination | Path | None = None,
     engine: EngineSettings | None = None,
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
+    fence: Fence = UNFENCED,
     on_users: Callable[[int], None] = lambda _: None,
+    on_staged: Callable[[ExportManifest], None] = lambda _: None,
 ) -> Delivery:
     """Write an audience to its destination, whole or not at all.
 
@@ -114,9 +117,13 @@ def deliver(
         delta_from: An earlier export: its differences are written beside the parts.
         engine: How much of the machine finding the rows may use; its scratch folder gets the users for a while.
         slices: The same users in slices of so many, for files that a cluster writes.
+        fence: Asked before anything becomes visible at `place`.
         on_users: Called with the number of rows written so far.
+        on_staged: Called with the manifest when only the last step is left, the one that makes it a delivery.
 
     Raises:
+        ClaimLostError: The fence says so, or a later attempt was faster; nothing is left of this one.
+        CancelledError: The fence says so; nothing is left.
         UsageError: The options contradict each other, or the earlier export holds other ids.
         DestinationRuleError: The destination does not take ids of a kind.
         ArtifactError: The earlier export is missing or was altered.
@@ -134,7 +141,9 @@ def deliver(
         "format_": format_of_files,
         "gzip": gzip,
         "ad_destination": activation.destination.value if activation else None,
+        "fence": fence,
         "on_users": on_users,
+        "on_staged": on_staged,
     }
     settings = engine or EngineSettings()
     if holdout is None and earlier is None and format_of_files.holds_users:

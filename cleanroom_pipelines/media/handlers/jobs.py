@@ -149,7 +149,7 @@ def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
         raise denied()
     call.room_of(job.data_room_id, Permission.EXPORT_AUDIENCE)
     version = call.installation.catalog.version(job.target_kind, job.target_id, job.target_version)
-    if version.status is not Status.ACTIVE:
+    if version.status is not Status.ACTIVE or job.cancelled:
         raise denied()
     call.trail["resource"] = job.target_id
     reference = ArtifactReference("audience_user_list", job.target_id, version.artifacts["audience_user_list"])
