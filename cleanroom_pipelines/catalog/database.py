@@ -20,13 +20,16 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from cleanroom_pipelines.storage.identity import WAY_BACK
 from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
 # What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
 # catalogue does not import Alembic.
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 # Not Alembic's own name for it: on PostgreSQL the tables of Dagster may stand beside ours.
 VERSION_TABLE = "catalog_revision"
+# Where a transaction's session notes the generation that it raised the installation to.
+RAISED = "generation"
 
 _BUSY_SECONDS = 30
 _WRITES = "cleanroom_writes"
@@ -49,6 +52,7 @@ class Database:
         clock: Gives the present time, aware. A module-level function where the catalogue is pickled.
         token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
         seed_floor: The smallest `min_matching_seed_size` that may be configured; the AWS API's is 25.
+        on_generation: Called with the generation after each transaction that raised it. Picklable.
 
     Raises:
         ConfigurationError: The URL is not one of a database that can be used.
@@ -61,11 +65,13 @@ class Database:
         clock: Callable[[], datetime],
         token_hex: Callable[[int], str],
         seed_floor: int = MIN_SEED_IDS,
+        on_generation: Callable[[int], None] | None = None,
     ) -> None:
         self._url = _checked_url(url)
         self._clock = clock
         self._token_hex = token_hex
         self.seed_floor = seed_floor
+        self._on_generation = on_generation
         self._engine: Engine | None = None
         self._inherited: list[Engine] = []
         self._pid = os.getpid()
@@ -144,6 +150,14 @@ class Database:
             session.begin(),
         ):
             yield session
+        if (generation := session.info.get(RAISED)) and self._on_generation:
+            self._on_generation(generation)
+
+    @contextmanager
+    def _look(self) -> Iterator[Connection]:
+        """A connection for looking at a database whose schema may be of any release; it is left as it is."""
+        with _translated(), self._current_engine().connect() as connection:
+            yield connection
 
     def _at(self, now: datetime | None) -> datetime:
         return now if now is not None else self._clock()
@@ -254,6 +268,11 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, HEAD_REVISION)
 
 
+def damaged() -> ConfigurationError:
+    """The error of a catalogue's file that SQLite cannot read."""
+    return ConfigurationError("The catalogue's file is damaged.", remedy=WAY_BACK)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn the failures of the database that have a known cause into our own."""
@@ -281,8 +300,10 @@ def _translated() -> Iterator[None]:
         if "file is not a database" in str(error.orig):
             raise ConfigurationError(
                 "The catalogue's file is not a database.",
-                remedy="Give the path of a catalogue, or of a new file.",
+                remedy=f"Check CLEANROOM_CATALOG_URL. {WAY_BACK}",
             ) from None
+        if "malformed" in str(error.orig):
+            raise damaged() from None
         # Only the class: PostgreSQL's texts quote what was to be stored.
         raise CatalogUnavailableError(
             f"The catalogue's database refused a statement ({type(error.orig).__name__}); nothing was changed.",

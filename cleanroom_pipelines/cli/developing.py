@@ -24,7 +24,7 @@ def start_dagster(host: str, port: int) -> NoReturn:
     """Replace this process by `dg dev` on this home.
 
     Raises:
-        ConfigurationError: Dagster's command is not installed beside this one.
+        ConfigurationError: Dagster's command is not installed beside this one, or the home cannot be used.
     """
     installation = Installation.from_environment()
     home = prepare_dagster_home(installation)

@@ -25,7 +25,11 @@ def prepare_dagster_home(installation: Installation) -> Path:
     """Write Dagster's folder from the packaged template, with its databases; an edited file is left as it is.
 
     Several processes may do so at once.
+
+    Raises:
+        IdentityError: Home, catalogue and key do not belong together.
     """
+    installation.check()
     home = installation.home.dagster_home
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = home / _SETTINGS
@@ -38,6 +42,7 @@ def prepare_dagster_home(installation: Installation) -> Path:
 @contextmanager
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME goes before it."""
+    installation.check()
     home = os.environ.get("DAGSTER_HOME")
     with _opened(Path(home) if home else prepare_dagster_home(installation)) as instance:
         yield instance

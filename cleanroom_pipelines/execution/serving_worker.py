@@ -22,6 +22,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
@@ -65,7 +66,8 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
                 if not told.is_set():
                     raise
             except Exception as error:
-                _LOG.warning("%s The worker goes on.", without_data_of(error))
+                told_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+                _LOG.warning("%s The worker goes on.", told_error)
             told.wait(poll_seconds)
 
 
@@ -89,6 +91,7 @@ class _Rounds:
     def turn(self) -> None:
         """Look for work and do what there is."""
         installation, instance = self._installation, self._instance
+        installation.check()
         if time.monotonic() >= self._next_long_round:
             self._passed_over.clear()
             recover_drops(installation)
