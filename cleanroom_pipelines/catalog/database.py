@@ -84,6 +84,11 @@ class Database:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)!r})"
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the database is a file of SQLite's, and no server."""
+        return self._url.get_backend_name() == "sqlite"
+
     def migrate(self) -> None:
         """Bring the database to this code's schema; several processes may do so at once.
 

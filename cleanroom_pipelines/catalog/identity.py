@@ -67,7 +67,7 @@ class Identities(Database):
 
     def _has_file(self) -> bool:
         """Whether there is a database to look into; opening a missing SQLite file would create it."""
-        if self._url.get_backend_name() != "sqlite":
+        if not self.is_file:
             return True
         file = Path(str(self._url.database))
         return file.exists() and file.stat().st_size > 0

@@ -38,7 +38,7 @@ from cleanroom_pipelines.catalog import (
     Status,
     hex_of,
 )
-from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF
@@ -53,7 +53,7 @@ from cleanroom_pipelines.execution.traces import (
     shown_partitions,
 )
 from cleanroom_pipelines.storage import ArtifactReference
-from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition
+from cleanroom_pipelines.storage.layout import is_partition_key, path_of_asset, path_of_partition
 
 _LOG = logging.getLogger(__name__)
 _LOCK = ".deleting.lock"
@@ -207,7 +207,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         runs = [
             partition
             for partition in traced
-            if _is_ours(partition)
+            if is_partition_key(partition)
             and hex_of(partition) in deleted
             and not is_at_work(instance, [partition], created_since)
         ]
@@ -216,7 +216,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         n_inboxes = sum(
             forget_inbox(installation, name, older_than=at - _UNKNOWN_AFTER)
             for name in inboxes
-            if _is_ours(name) and hex_of(name) in deleted
+            if is_partition_key(name) and hex_of(name) in deleted
         )
         return len(left) + len(runs) + n_inboxes
 
@@ -281,7 +281,7 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
 
 def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
     try:
-        if _is_ours(leaving.id):
+        if is_partition_key(leaving.id):
             _delete_leftovers(installation, leaving)
             _delete_parts(installation, instance, leaving)
         hide_partition(instance, leaving.kind, leaving.id)
@@ -350,14 +350,6 @@ def _is_older(folder: Path, at: datetime) -> bool:
     with suppress(FileNotFoundError):
         return folder.stat().st_mtime < (at - _UNKNOWN_AFTER).timestamp()
     return False
-
-
-def _is_ours(partition: str) -> bool:
-    try:
-        path_of_partition(partition)
-    except UsageError:
-        return False
-    return True
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from cleanroom_pipelines.execution.traces import (
     hide_partition,
     shown_partitions,
 )
+from cleanroom_pipelines.storage.layout import is_partition_key
 
 # A run is NOT_STARTED for a moment only; whoever is killed in it leaves one that nobody starts any more. What
 # waits in the daemon's queue is QUEUED and may wait.
@@ -66,7 +67,9 @@ def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -
         unknown = shown - wanted
         deleted = installation.catalog.deleted(map(hex_of, unknown), kind) if unknown else frozenset()
         for partition in unknown:
-            if hex_of(partition) in deleted and not has_runs(instance, partition):
+            if (hex_of(partition) in deleted or not is_partition_key(partition)) and not has_runs(
+                instance, partition
+            ):
                 hide_partition(instance, kind, partition)
 
 

@@ -23,7 +23,7 @@ from cleanroom_pipelines.storage.artifacts import write_durably
 
 WAY_BACK = "Restore a backup, or see with `cleanroom recover` what can be rebuilt."
 _LOG = logging.getLogger(__name__)
-_FILE = "installation.json"
+IDENTITY_FILE = "installation.json"
 _LOCK = ".installation.lock"
 _ID = re.compile("[0-9a-f]{32}")
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -43,6 +43,10 @@ class Identity:
     generation: int
     key_digest: str
 
+    def to_json(self) -> bytes:
+        """What the file of a home holds."""
+        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+
 
 @dataclass(frozen=True)
 class HomeIdentity:
@@ -61,19 +65,19 @@ class HomeIdentity:
             IdentityError: The file cannot be read.
         """
         try:
-            raw = json.loads((self.root / _FILE).read_bytes())
+            raw = json.loads((self.root / IDENTITY_FILE).read_bytes())
             found = Identity(raw["id"], raw["generation"], raw["key_digest"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
             found = None
         if found is None or not _is_valid(found):
-            raise IdentityError(f"The home's {_FILE} cannot be read.", remedy=WAY_BACK)
+            raise IdentityError(f"The home's {IDENTITY_FILE} cannot be read.", remedy=WAY_BACK)
         return found
 
     def write(self, identity: Identity) -> None:
         """Write the file anew; the caller holds the lock."""
-        write_durably(self.root / _FILE, json.dumps(asdict(identity), indent=1).encode() + b"\n")
+        write_durably(self.root / IDENTITY_FILE, identity.to_json())
 
     def raise_to(self, generation: int) -> None:
         """Raise the generation, unless it is as high already.
@@ -85,11 +89,11 @@ class HomeIdentity:
             with self.locked():
                 found = self.read()
                 if found is None:
-                    _LOG.warning("The home's %s is missing; it is written when the home is opened next.", _FILE)
+                    _LOG.warning("The home's %s is missing; opening the home writes it anew.", IDENTITY_FILE)
                 elif found.generation < generation:
                     self.write(replace(found, generation=generation))
         except OSError as error:
-            _LOG.warning("The home's %s could not be written (%s).", _FILE, type(error).__name__)
+            _LOG.warning("The home's %s could not be written (%s).", IDENTITY_FILE, type(error).__name__)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
