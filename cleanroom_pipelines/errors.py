@@ -141,3 +141,7 @@ class EngineError(CleanroomError, RuntimeError):
 
 class ConfigurationError(CleanroomError, ValueError):
     """A setting of this installation is wrong."""
+
+
+class IdentityError(ConfigurationError):
+    """Home, catalogue and key do not belong together, or one of them is missing; nothing was changed."""

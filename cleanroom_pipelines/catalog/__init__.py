@@ -10,6 +10,7 @@ from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError
 from cleanroom_pipelines.catalog.deletion import GOES_WITH
 from cleanroom_pipelines.catalog.holding import Holding, holding
+from cleanroom_pipelines.catalog.identity import Identities
 from cleanroom_pipelines.catalog.job_views import JobViews
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -90,12 +91,26 @@ from cleanroom_pipelines.catalog.specs import (
     Starter,
     TrainingDatasetSpec,
 )
+from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex_of
 from cleanroom_pipelines.catalog.users import Users
 from cleanroom_pipelines.catalog.work import Work
 from cleanroom_pipelines.catalog.workers import Workers
 
 
-class Catalog(Creation, Work, JobViews, Workers, Overview, Parties, Policies, Users, Rooms, RoomAudiences):
+class Catalog(
+    Creation,
+    Work,
+    JobViews,
+    Workers,
+    Overview,
+    Parties,
+    Policies,
+    Users,
+    Rooms,
+    RoomAudiences,
+    Identities,
+    Tombstones,
+):
     """The control plane: the truth about resources, their versions and who works on them.
 
     Safe to use from several threads and processes, to pickle and to take across a fork. The schema is brought up
@@ -111,6 +126,8 @@ __all__ = [
     "LOCAL_REGION",
     "MAX_ATTEMPTS",
     "RESERVED_SECONDS",
+    "SEED",
+    "UPLOAD",
     "AccessKey",
     "Account",
     "AnalysisTemplate",
@@ -171,6 +188,7 @@ __all__ = [
     "User",
     "Version",
     "configured_at_start",
+    "hex_of",
     "holding",
     "make_arn",
     "parse_arn",

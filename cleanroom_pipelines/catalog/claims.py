@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_version,
@@ -303,6 +304,7 @@ class Claims(Database):
             session.flush()
             mirror(session, resource, now)
             follow(session, resource, version, is_first=is_first, now=now, token_hex=self._token_hex)
+            raise_generation(session)
             return version_record(version)
 
     def fail(self, claim: Claim, status_code: StatusCode, message: str) -> Version:

@@ -67,6 +67,7 @@ from cleanroom_pipelines.catalog.tables import (
     ResourceRow,
     resource_record,
 )
+from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
 
@@ -230,6 +231,8 @@ class Creation(Resources):
                         add_view(session, row, starter)
                     if isinstance(completed, CustomAudienceSpec):
                         add_references(session, row, completed)
+                    if isinstance(completed, GenerationJobSpec):
+                        move_seed(session, None, completed.seed_location, now)
                     return resource_record(row)
             except ClashError:
                 continue  # somebody was faster; the next look says with what
@@ -358,6 +361,8 @@ class Creation(Resources):
             is_work = bool(changed - SPECS[kind].beside_the_work)
             if isinstance(row, GenerationJobRow) and row.seed_location is None and not is_work:
                 changed.discard("seed_location")  # the seed was used and deleted; it is not wanted back
+            if isinstance(row, GenerationJobRow) and "seed_location" in changed:
+                move_seed(session, row.seed_location, str(wanted["seed_location"] or ""), now)
             for name in changed:
                 setattr(row, name, wanted[name])
             row.spec_digest, row.updated_at = digest or spec_digest(spec), now

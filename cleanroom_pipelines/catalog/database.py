@@ -34,13 +34,16 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from cleanroom_pipelines.storage.identity import WAY_BACK
 from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
 # What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
 # catalogue does not import Alembic.
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 # Not Alembic's own name for it: on PostgreSQL the tables of Dagster may stand beside ours.
 VERSION_TABLE = "catalog_revision"
+# Where a transaction's session notes the generation that it raised the installation to.
+RAISED = "generation"
 
 _BUSY_SECONDS = 30
 _WRITES = "cleanroom_writes"
@@ -69,6 +72,7 @@ class Database:
         seed_floor: The smallest `min_matching_seed_size` that may be configured; the AWS API's is 25.
         server_clock: Measure leases and heartbeats in the time of a database server, so that hosts whose clocks
             differ agree. SQLite has no clock but its host's, which is `clock`.
+        on_generation: Called with the generation after each transaction that raised it. Picklable.
 
     Attributes:
         on_change: Told of every change that was made or refused, if set; not pickled.
@@ -85,6 +89,7 @@ class Database:
         token_hex: Callable[[int], str],
         seed_floor: int = MIN_SEED_IDS,
         server_clock: bool = False,
+        on_generation: Callable[[int], None] | None = None,
     ) -> None:
         self._url = _checked_url(url)
         self._clock = clock
@@ -92,6 +97,7 @@ class Database:
         self.seed_floor = seed_floor
         self._server_clock = server_clock and self._url.get_backend_name() != "sqlite"
         self.on_change: Callable[[Change], None] | None = None
+        self._on_generation = on_generation
         self._engine: Engine | None = None
         self._inherited: list[Engine] = []
         self._pid = os.getpid()
@@ -109,6 +115,11 @@ class Database:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the database is a file of SQLite's, and no server."""
+        return self._url.get_backend_name() == "sqlite"
 
     def migrate(self) -> None:
         """Bring the database to this code's schema; several processes may do so at once.
@@ -174,6 +185,14 @@ class Database:
                 session.begin(),
             ):
                 yield session
+        if (generation := session.info.get(RAISED)) and self._on_generation:
+            self._on_generation(generation)
+
+    @contextmanager
+    def _look(self) -> Iterator[Connection]:
+        """A connection for looking at a database whose schema may be of any release; it is left as it is."""
+        with _translated(), self._current_engine().connect() as connection:
+            yield connection
 
     def had_outage(self, seconds: float) -> bool:
         """Whether the database failed to answer this process within the last so many seconds.
@@ -309,6 +328,11 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, HEAD_REVISION)
 
 
+def damaged() -> ConfigurationError:
+    """The error of a catalogue's file that SQLite cannot read."""
+    return ConfigurationError("The catalogue's file is damaged.", remedy=WAY_BACK)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn the failures of the database that have a known cause into our own."""
@@ -336,8 +360,10 @@ def _translated() -> Iterator[None]:
         if "file is not a database" in str(error.orig):
             raise ConfigurationError(
                 "The catalogue's file is not a database.",
-                remedy="Give the path of a catalogue, or of a new file.",
+                remedy=f"Check CLEANROOM_CATALOG_URL. {WAY_BACK}",
             ) from None
+        if "malformed" in str(error.orig):
+            raise damaged() from None
         # Only the class: PostgreSQL's texts quote what was to be stored.
         raise CatalogUnavailableError(
             f"The catalogue's database refused a statement ({type(error.orig).__name__}); nothing was changed.",

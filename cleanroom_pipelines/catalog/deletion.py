@@ -12,11 +12,13 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.claims import cancel
 from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
 from cleanroom_pipelines.catalog.tables import (
+    GenerationJobRow,
     LedgerRow,
     ResourceRow,
     RoomJobRow,
@@ -24,6 +26,7 @@ from cleanroom_pipelines.catalog.tables import (
     kept_audience_model_id,
     resource_record,
 )
+from cleanroom_pipelines.catalog.tombstones import bury, hex_of, move_seed
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
@@ -62,7 +65,7 @@ class Deletion(Database):
                 _refuse_parent(session, row)
             if kind in _AT_ONCE:
                 last = resource_record(row)
-                session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
+                _remove(session, (row,), self._clock())
                 return last
             mark_for_deletion(session, row, self._clock())
             return resource_record(row)
@@ -137,12 +140,11 @@ class Deletion(Database):
                     f"The deletion of the {kind.words} {resource_id} was not begun.", remedy="Begin it first."
                 )
             # No run can have come since: what is being deleted cannot be claimed.
-            children = [child.id for child in _children(session, row)]
-            session.execute(delete(ResourceRow).where(ResourceRow.id.in_(children)))
+            children = _children(session, row)
             if kind is Kind.DATA_ROOM:
                 for asked in (RoomJobRow, LedgerRow):
                     session.execute(delete(asked).where(asked.data_room_id == row.id))
-            session.execute(delete(ResourceRow).where(ResourceRow.id == row.id))
+            _remove(session, (*children, row), self._clock())
 
     def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:
         """Note that a deletion could not be carried out; it may be asked for again.
@@ -160,6 +162,19 @@ class Deletion(Database):
             row = lock_resource(session, kind, resource_id)
             _refuse_unasked(row)
             row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._clock()
+
+
+def _remove(session: Session, rows: tuple[ResourceRow, ...], now: datetime) -> None:
+    """Delete rows in their order, and write the tombstones by which what they left is found."""
+    seeds = [row.seed_location for row in rows if isinstance(row, GenerationJobRow)]
+    named = [(row.kind, row.id) for row in rows]
+    for _, resource_id in named:
+        session.execute(delete(ResourceRow).where(ResourceRow.id == resource_id))
+    raise_generation(session)
+    for kind, resource_id in named:
+        bury(session, kind, [hex_of(resource_id)], now)
+    for seed in seeds:
+        move_seed(session, seed, None, now)
 
 
 def mark_for_deletion(session: Session, row: ResourceRow, now: datetime) -> None:

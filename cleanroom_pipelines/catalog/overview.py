@@ -7,12 +7,13 @@ Keep out: single resources (`resources.py`).
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import and_, func, or_, select
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Database, damaged
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, GenerationJob, Resource, Status, Version
@@ -155,12 +156,20 @@ class Overview(Database):
             UsageError: The catalogue is not an SQLite file.
         """
         self._ensure_schema()
-        if self._url.get_backend_name() != "sqlite" or not self._url.database:
+        if not self.is_file or self._url.database is None:
             raise UsageError("Only an SQLite catalogue is copied here.", remedy="Use the database's own tools.")
-        source = sqlite3.connect(self._url.database)
-        copy = sqlite3.connect(target)
-        try:
+        with closing(sqlite3.connect(self._url.database)) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
-        finally:
-            copy.close()
-            source.close()
+
+    def check_file(self) -> None:
+        """Look through the database's file for damage, where it is one; a server has its own tools.
+
+        Raises:
+            ConfigurationError: The file is damaged.
+        """
+        if not self.is_file:
+            return
+        with self._look() as connection:
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            raise damaged()

@@ -52,6 +52,7 @@ from cleanroom_pipelines.catalog.tables import (
     resource_record,
     version_record,
 )
+from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 _R = TypeVar("_R", bound=Resource)
@@ -327,6 +328,7 @@ class Resources(Database):
             assert isinstance(row, GenerationJobRow)
             if row.requested_seed is None and digest not in (None, row.seed_digest):
                 raise UsageError("The job was started with another seed.", remedy="Start another job.")
+            move_seed(session, row.seed_location, location, self._clock())
             row.seed_location = location
             row.seed_digest = digest or row.seed_digest
             row.seed_bytes = row.seed_bytes if n_bytes is None else n_bytes

@@ -25,6 +25,7 @@ from cleanroom_pipelines.catalog.tables import (
     resource_record,
     version_record,
 )
+from cleanroom_pipelines.catalog.tombstones import UPLOAD, bury, own
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.privacy import ReleasePolicy
 
@@ -125,6 +126,7 @@ class Rooms(Database):
             )
             session.add(row)
             session.flush()
+            own(session, UPLOAD, upload_id)
             return _upload(row)
 
     def upload(self, upload_id: str) -> Upload:
@@ -152,6 +154,7 @@ class Rooms(Database):
             row = session.get(UploadRow, upload_id)
             if row is not None:
                 row.location = None
+                bury(session, UPLOAD, [upload_id], self._clock())
 
     def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
         """The uploads that a lab or room names, but for one room."""

@@ -494,6 +494,29 @@ def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | Non
     return kept
 
 
+class InstallationRow(Base):
+    """The one row that says whose catalogue this is."""
+
+    __tablename__ = "installation"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(32))
+    generation: Mapped[int] = mapped_column(BigInteger)
+    key_digest: Mapped[str] = mapped_column(String(64))
+
+
+class TombstoneRow(Base):
+    """One row per thing that was deleted, or that no record owns yet."""
+
+    __tablename__ = "tombstones"
+
+    kind: Mapped[str] = mapped_column(String(40), primary_key=True)
+    key: Mapped[str] = mapped_column(String(100), primary_key=True)
+    version: Mapped[str] = mapped_column(String(40), primary_key=True)
+    deleted_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    generation: Mapped[int] = mapped_column(BigInteger)
+
+
 class WorkerRow(Base):
     """One row per process that drains pending work."""
 

@@ -59,6 +59,7 @@ def run_demo(*, as_json: bool = False) -> None:
     """Prepare the tables, apply the declaration, run everything through Dagster and print what came out."""
     begun = time.monotonic()
     installation = Installation.from_environment()
+    installation.check()
     folder = installation.home.root / "demo"
     prepare_tables(folder)
     shutil.copyfile(example_declaration(), folder / "cleanroom.yaml")

@@ -27,7 +27,7 @@ def start_dagster(host: str, port: int) -> NoReturn:
     """Replace this process by `dg dev` on this home, or wait for it where a link to the home must stay that long.
 
     Raises:
-        ConfigurationError: Dagster's command is not installed beside this one.
+        ConfigurationError: Dagster's command is not installed beside this one, or the home cannot be used.
     """
     installation = Installation.from_environment()
     home = prepare_dagster_home(installation)

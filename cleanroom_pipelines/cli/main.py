@@ -150,6 +150,7 @@ def status(as_json: bool) -> None:
     from cleanroom_pipelines.execution.installation import Installation
 
     catalog = Installation.from_environment().catalog
+    catalog.check_file()
     rows: list[dict[str, Any]] = []
     for kind in Kind:
         for record, newest in catalog.with_newest(kind):

@@ -15,6 +15,7 @@ from typing import Literal
 from cleanroom_pipelines.audiences.sizes import AudienceSize, check_sizes
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
+    SEED,
     AudienceModelSpec,
     Catalog,
     ConfiguredAudienceModel,
@@ -248,7 +249,9 @@ class _Applying:
             return self._note("update" if existing else "create", spec, existing.id if existing else "")
         location = None
         if seed is not None and isinstance(spec, GenerationJobSpec):
-            location = self._vault.put(self._new_slot(), seed, keep=spec.keep_seed)
+            slot = self._new_slot()
+            self._catalog.announce(SEED, slot)
+            location = self._vault.put(slot, seed, keep=spec.keep_seed)
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:

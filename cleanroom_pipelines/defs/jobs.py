@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution.deleting import delete_pending, sweep_unknown
+from cleanroom_pipelines.execution.deleting import delete_pending, sweep_deleted
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.running import LANE_TAG, run_pending
@@ -116,16 +116,16 @@ def start_generation_job() -> None:
 
 @dg.op
 def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Delete artifacts that were superseded long enough ago, and what belongs to no resource any more."""
+    """Delete artifacts that were superseded long enough ago, and what came after the deletion of its resource."""
     opened = installation.open()
     n_deleted = delete_superseded(opened)
-    n_swept = sweep_unknown(opened, context.instance)
-    context.log.info(f"Deleted {n_deleted} superseded versions, and {n_swept} things that no resource owns.")
+    n_swept = sweep_deleted(opened, context.instance)
+    context.log.info(f"Deleted {n_deleted} superseded versions, and {n_swept} things of deleted resources.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
 def keep_house() -> None:
-    """Deletes superseded artifacts after the retention time, and what belongs to no resource any more."""
+    """Deletes superseded artifacts after the retention time, and what came after the deletion of its resource."""
     delete_superseded_versions()
 
 

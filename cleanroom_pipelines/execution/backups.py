@@ -1,28 +1,41 @@
 """Backing an installation up into one file, and restoring it.
 
-Lives here: what belongs to a backup, in which order it is read, and how a damaged one is told.
+Lives here: what belongs to a backup, in which order it is read, and how a damaged one is recognised.
 Add here when the home gets a part that must survive.
-Keep out: Dagster's own history; runs are not needed to go on.
+Keep out: Dagster's own history; what its UI shows is rebuilt from the catalogue (rebuilding.py).
 """
 
 import hashlib
 import io
 import os
+import secrets
 import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
 
-from cleanroom_pipelines.errors import ConflictError, InputError, StorageFullError, UsageError
+from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.errors import (
+    ConfigurationError,
+    ConflictError,
+    InputError,
+    StorageFullError,
+    UsageError,
+)
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.opening import digest_of
+from cleanroom_pipelines.storage import Home, InstallationKey
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, is_leftover, replacing
+from cleanroom_pipelines.storage.identity import IDENTITY_FILE, HomeIdentity, Identity
 
 _FORMAT = "cleanroom-backup-1"
 _FORMAT_FILE, _END_FILE = "FORMAT", "END"
 _CATALOG, _KEY = "catalog.db", "installation.key"
+_FILES = frozenset({_FORMAT_FILE, _END_FILE, _CATALOG, _KEY, IDENTITY_FILE})
 # Seeds first after the catalogue: they go when their jobs end.
 _PARTS = ("seeds", "uploads", "inbox", "artifacts", "accounts", "audit")
 _CHUNK_BYTES = 1 << 20
@@ -31,9 +44,9 @@ _CHUNK_BYTES = 1 << 20
 def back_up(installation: Installation, target: Path) -> None:
     """Write the catalogue, the key, artifacts, seeds, warehouses and buckets of a local home into one tar file.
 
-    The catalogue is copied first and consistently; artifacts are immutable, so whatever it refers to is complete
-    in the copy, work that goes on meanwhile included. Links are left out: what they lead to is not in the home.
-    The file holds the installation key: keep it as safe.
+    The catalogue is copied first and consistently, and the copy is checked; artifacts are immutable, so whatever
+    it refers to is complete in the copy, work that goes on meanwhile included. Links are left out: what they lead
+    to is not in the home. The file holds the installation key: keep it as safe.
 
     Args:
         installation: What to back up.
@@ -43,6 +56,7 @@ def back_up(installation: Installation, target: Path) -> None:
         UsageError: The catalogue or the artifacts do not lie in the home (their own tools back them up), or the
             target's folder is not there or is itself backed up.
         ConflictError: The target exists.
+        ConfigurationError: The catalogue's file is damaged.
         StorageFullError: The disk is full; nothing is left behind.
     """
     settings, home = installation.settings, installation.home
@@ -63,10 +77,13 @@ def back_up(installation: Installation, target: Path) -> None:
     try:
         with full_disk_is_an_error(), replacing(target) as draft:
             installation.catalog.copy_to(folder / _CATALOG)
+            identity = _identity_of(folder)
             with tarfile.open(draft, "w") as archive:
                 _add_bytes(archive, _FORMAT_FILE, _FORMAT.encode())
                 _add_file(archive, folder / _CATALOG, _CATALOG)
                 _add_bytes(archive, _KEY, key)
+                if identity is not None:
+                    _add_bytes(archive, IDENTITY_FILE, identity.to_json())
                 for part in _PARTS:
                     _add_folder(archive, home.root / part, part)
             _add_end(draft)
@@ -84,7 +101,7 @@ def restore(source: Path, root: Path) -> None:
         root: The new home.
 
     Raises:
-        InputError: The file is no backup, or is damaged; nothing is left behind.
+        InputError: The file is not a backup, holds what no backup holds, or is damaged; nothing is left behind.
         ConflictError: The folder holds something.
         StorageFullError: The disk is full; nothing is left behind.
     """
@@ -100,6 +117,7 @@ def restore(source: Path, root: Path) -> None:
     try:
         with full_disk_is_an_error(), _damage_is_an_error(), tarfile.open(source, "r:") as archive:
             archive.extractall(draft, filter="data")
+        _check_restored(draft)
         (draft / _KEY).chmod(0o600)
         for name in (_FORMAT_FILE, _END_FILE):
             (draft / name).unlink()
@@ -163,9 +181,46 @@ def _check(source: Path) -> None:
         if marker is None or marker.read() != _FORMAT.encode():
             raise InputError("This file is no backup of this project.", remedy="Give one that `backup` wrote.")
         last = archive.getmembers()[-1]
+        _refuse_foreign(archive.getmembers())
         end = archive.extractfile(last) if last.name == _END_FILE else None
         if end is None or end.read().decode() != _digest(source, last.offset):
             raise InputError("The backup is damaged or cut short.", remedy="Give another copy of it.")
+
+
+def _refuse_foreign(members: Sequence[tarfile.TarInfo]) -> None:
+    """Refuse what no backup holds: another part, a link, a device, a name twice."""
+    names = [member.name for member in members]
+    for member in members:
+        path = PurePosixPath(member.name)
+        is_part = path.parts[0] in _PARTS and ".." not in path.parts and (member.isfile() or member.isdir())
+        if not is_part and not (member.name in _FILES and member.isfile()):
+            raise InputError("The backup holds what no backup holds.", remedy="Give one that `backup` wrote.")
+    if len(set(names)) < len(names) or not {_CATALOG, _KEY} <= set(names):
+        raise InputError("The backup lacks a part or holds one twice.", remedy="Give one that `backup` wrote.")
+
+
+def _check_restored(home: Path) -> None:
+    """Refuse a damaged catalogue, and parts that do not belong together."""
+    try:
+        identity = _identity_of(home)
+        if identity is not None:
+            HomeIdentity(home).write(identity)
+            key = InstallationKey.load(home / _KEY)
+            if digest_of(key) != identity.key_digest:
+                raise InputError("The key of the backup is not its catalogue's.", remedy="Give another backup.")
+    except ConfigurationError as error:
+        raise InputError(f"The backup is damaged: {error.message}", remedy="Give another copy of it.") from None
+
+
+def _identity_of(folder: Path) -> Identity | None:
+    """Check the catalogue in a folder for damage and read whose it is; None before the release that says so."""
+    url = Home(folder).catalog_url
+    opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
+    try:
+        opened.check_file()
+        return opened.identity()
+    finally:
+        opened.close()
 
 
 def _digest(file: Path, n_bytes: int) -> str:

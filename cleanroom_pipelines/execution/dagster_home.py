@@ -26,7 +26,11 @@ def prepare_dagster_home(installation: Installation) -> Path:
     """Write Dagster's folder from the packaged template, with its databases; an edited file is left as it is.
 
     Several processes may do so at once.
+
+    Raises:
+        IdentityError: Home, catalogue and key do not belong together.
     """
+    installation.check()
     home = _write_settings(installation)
     with _opened(home):
         return home
@@ -35,6 +39,7 @@ def prepare_dagster_home(installation: Installation) -> Path:
 @contextmanager
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME goes before it."""
+    installation.check()
     home = os.environ.get("DAGSTER_HOME")
     with _opened(Path(home) if home else _write_settings(installation)) as instance:
         yield instance

@@ -4,15 +4,18 @@ Lives here: carrying deletions out, from the seed to the traces in Dagster, and 
 Add here when a resource leaves something else behind.
 Keep out: what may be deleted (catalogue), superseded versions of what stays (retention.py).
 
-A model or job goes in steps: begun in the catalogue, then its seed, its artifacts and Dagster's traces, then the
-row, and last the partition in Dagster. A training dataset or configured model is gone from the catalogue at once;
-that Dagster still knows its partition is how the rest is found. So whoever was killed in between is followed by
-the next one, and each step may be done again. What an export wrote stays at its destination: it belongs to the
-owner of the bucket, who may be using it.
+A model or job is deleted in steps: begun in the catalogue, then its seed, its artifacts and Dagster's traces, then
+the row, and last the partition in Dagster. A training dataset or configured model is deleted from the catalogue at
+once; its tombstone and the partition that Dagster still knows are how the rest is found. So a process that was
+killed in between is followed by the next one, and each step may be done again. What an export wrote stays at its
+destination: it belongs to the owner of the bucket, who may be using it.
+
+Nothing is deleted because the catalogue does not know it: only what it deletes now, or has a tombstone of.
 """
 
 import fcntl
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from cleanroom_pipelines.catalog import (
@@ -34,9 +36,10 @@ from cleanroom_pipelines.catalog import (
     Kind,
     Resource,
     Status,
+    hex_of,
 )
 from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
-from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF
@@ -50,12 +53,12 @@ from cleanroom_pipelines.execution.traces import (
     remove_traces,
     shown_partitions,
 )
-from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition
+from cleanroom_pipelines.storage.layout import is_partition_key, path_of_asset, path_of_partition
 
 _LOG = logging.getLogger(__name__)
 _LOCK = ".deleting.lock"
 _ASK_AGAIN_SECONDS = 0.5
-_CATALOGUE_MARK = "cleanroom/catalogue"
+_HEX = re.compile("[0-9a-f]{12}")
 # Whoever is making something in a folder of the store has written to it within a day.
 _UNKNOWN_AFTER = timedelta(days=1)
 # Both pass: the deletion goes on when the database answers again.
@@ -98,6 +101,7 @@ def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> 
     Returns:
         How many resources went.
     """
+    installation.check()
     with _one_process(installation) as is_free:
         if not is_free:
             return 0
@@ -169,12 +173,12 @@ def find_leaving(installation: Installation, instance: dg.DagsterInstance) -> tu
     return tuple(leaving for leaving in found if not is_busy(leaving))
 
 
-def sweep_unknown(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
-    """Delete what the catalogue knows nothing of: artifacts, folders of the inbox, and runs of partitions.
+def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
+    """Delete what came after the deletion of its resource: artifacts, folders of the inbox, runs of partitions.
 
-    A run that was queued while its resource went leaves traces after it, and one that was killed an artifact.
-    A resource's row exists before anything of it, so what is listed first and then not found in the catalogue has
-    lost its resource. Artifacts are swept from the home's own store only: another installation may write to the
+    A run that was queued while its resource was deleted leaves traces after it, and one that was killed an
+    artifact. Each is found by the resource's tombstone; what has neither a resource nor a tombstone stays, and is
+    counted in the log. Artifacts are swept from the home's own store only: another installation may write to the
     same object store.
 
     Args:
@@ -186,6 +190,7 @@ def sweep_unknown(installation: Installation, instance: dg.DagsterInstance, now:
         How many partitions of an asset, folders and partitions with traces went.
     """
     at = now or installation.clock()
+    installation.check()
     with _one_process(installation) as is_free:
         if not is_free:
             return 0
@@ -193,24 +198,28 @@ def sweep_unknown(installation: Installation, instance: dg.DagsterInstance, now:
         folders = _stored_folders(installation, assets)
         traced = partitions_with_traces(instance, assets)
         inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
-        known = {partition for kind in Kind for partition in installation.catalog.ids(kind)}
-        if not _is_catalogue_of(installation, instance, known):
-            return 0
-        paths = {path_of_partition(partition) for partition in known}
-        unknown = [folder for folder in folders if folder.name not in paths and _is_older(folder, at)]
-        for folder in unknown:
+        named = {*(folder.name for folder in folders), *(hex_of(name) for name in (*traced, *inboxes))}
+        deleted = installation.catalog.deleted(named)
+        _tell_of_strangers(installation, named - deleted)
+        left = [folder for folder in folders if folder.name in deleted and _is_older(folder, at)]
+        for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
         created_since = at - timedelta(seconds=SECONDS_TO_APPEAR)
-        strangers = [
+        runs = [
             partition
-            for partition in traced - known
-            if _is_ours(partition) and not is_at_work(instance, [partition], created_since)
+            for partition in traced
+            if is_partition_key(partition)
+            and hex_of(partition) in deleted
+            and not is_at_work(instance, [partition], created_since)
         ]
-        for partition in strangers:
+        for partition in runs:
             remove_traces(instance, assets, partition)
-        left = [name for name in inboxes if name not in known and _is_ours(name)]
-        n_inboxes = sum(forget_inbox(installation, name, older_than=at - _UNKNOWN_AFTER) for name in left)
-        return len(unknown) + len(strangers) + n_inboxes
+        n_inboxes = sum(
+            forget_inbox(installation, name, older_than=at - _UNKNOWN_AFTER)
+            for name in inboxes
+            if is_partition_key(name) and hex_of(name) in deleted
+        )
+        return len(left) + len(runs) + n_inboxes
 
 
 def _asked(installation: Installation) -> Iterator[Leaving]:
@@ -222,35 +231,23 @@ def _asked(installation: Installation) -> Iterator[Leaving]:
 
 
 def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
-    """The partitions that Dagster knows and the catalogue does not."""
-    # Dagster first: whatever it knows had its row before.
-    shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
-    known = {kind: set(installation.catalog.ids(kind)) for kind in PARTITION_SETS}
-    is_right = _is_catalogue_of(installation, instance, {key for keys in known.values() for key in keys})
-    gone = [Leaving(kind, key, is_gone=True) for kind in shown for key in sorted(shown[kind] - known[kind])]
-    if gone and not is_right:
-        _LOG.warning("Dagster shows another catalogue's resources; see CLEANROOM_CATALOG_URL. They stay.")
-        return []
+    """The partitions that Dagster knows and whose resources were deleted."""
+    gone = []
+    for kind in PARTITION_SETS:
+        unknown = shown_partitions(instance, kind) - set(installation.catalog.ids(kind))
+        deleted = installation.catalog.deleted(map(hex_of, unknown), kind)
+        gone += [Leaving(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
     return gone
 
 
-def _is_catalogue_of(installation: Installation, instance: dg.DagsterInstance, known: set[str]) -> bool:
-    """Whether this catalogue is the one whose resources Dagster shows.
-
-    An installation that is opened on a wrong or empty catalogue must not delete what belongs to the right one. One
-    that knows any of the partitions is right, and is remembered for the time when it knows none.
-    """
-    storage = instance.daemon_cursor_storage
-    url = make_url(installation.settings.catalog_url or "sqlite://")  # the home's own moves with the home
-    own = installation.key.digest("catalogues", f"{url.host}:{url.port}/{url.database}".encode())
-    remembered = storage.get_cursor_values({_CATALOGUE_MARK}).get(_CATALOGUE_MARK)
-    if remembered == own:
-        return True
-    shown = {partition for kind in PARTITION_SETS for partition in shown_partitions(instance, kind)}
-    if not shown or shown & known:
-        storage.set_cursor_values({_CATALOGUE_MARK: own})
-        return True
-    return False
+def _tell_of_strangers(installation: Installation, named: set[str]) -> None:
+    """Log how much of the home belongs to no resource: it may be all that is left of one."""
+    known = {hex_of(partition) for kind in Kind for partition in installation.catalog.ids(kind)}
+    if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
+        _LOG.warning(
+            "%d partitions belong to no resource and were not deleted here; they stay. See `cleanroom recover`.",
+            n_strangers,
+        )
 
 
 def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
@@ -285,7 +282,7 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
 
 def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
     try:
-        if _is_ours(leaving.id):
+        if is_partition_key(leaving.id):
             _delete_leftovers(installation, leaving)
             _delete_parts(installation, instance, leaving)
         hide_partition(instance, leaving.kind, leaving.id)
@@ -344,14 +341,6 @@ def _is_older(folder: Path, at: datetime) -> bool:
     with suppress(FileNotFoundError):
         return folder.stat().st_mtime < (at - _UNKNOWN_AFTER).timestamp()
     return False
-
-
-def _is_ours(partition: str) -> bool:
-    try:
-        path_of_partition(partition)
-    except UsageError:
-        return False
-    return True
 
 
 @contextmanager

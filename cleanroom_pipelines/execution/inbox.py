@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.catalog import (
+    SEED,
     ExportJob,
     GenerationJob,
     GenerationJobSpec,
@@ -137,6 +138,11 @@ def recover_drops(installation: Installation) -> None:
                 newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job.id)
                 if _is_asked_again(note, newest):
                     _try_again(installation, folder.name, job)
+
+
+def is_taken_drop(slot: Path) -> bool:
+    """Whether a slot of the vault holds a drop; `recover_drops` knows what becomes of it."""
+    return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
 def settle_drop(installation: Installation, job_id: str) -> None:
@@ -273,6 +279,7 @@ def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
 def _take(installation: Installation, drop: Drop, slot: str, note: Mapping[str, Any]) -> None:
     """Move a drop into its slot, the note first: whoever finds both knows what they are for."""
     folder = installation.vault.folder_of(slot)
+    installation.catalog.announce(SEED, slot)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(folder / _NOTE, json.dumps(note).encode())
     if installation.vault.find(slot) is None:
@@ -351,6 +358,7 @@ def _no_such_model() -> UsageError:
 
 
 def _refuse(installation: Installation, drop: Drop, error: CleanroomError) -> None:
+    installation.check()
     try:
         digest = installation.vault.digest(drop.path)
     except FileNotFoundError:

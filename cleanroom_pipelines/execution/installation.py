@@ -19,11 +19,13 @@ from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.execution.opening import Opened, Parts
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
 from cleanroom_pipelines.storage.artifacts import check_store_url
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.home import root_of
+from cleanroom_pipelines.storage.identity import HomeIdentity
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
 T = TypeVar("T")
@@ -134,28 +136,66 @@ class Installation:
         return Home.open(self.settings.home)
 
     @cached_property
+    def parts(self) -> Parts:
+        """Home, catalogue, store and key as the settings name them, not yet compared."""
+        settings, home = self.settings, self.home
+        catalog = Catalog(
+            settings.catalog_url or home.catalog_url,
+            clock=self.clock,
+            token_hex=self.token_hex,
+            seed_floor=settings.seed_floor,
+            on_generation=HomeIdentity(home.root).raise_to,
+            server_clock=True,
+        )
+        store = ArtifactStore(settings.artifacts_url or str(home.artifacts), home.scratch)
+        return Parts(home, catalog, store, settings.key_file or home.key_file, self.token_hex)
+
+    @cached_property
+    def opened(self) -> Opened:
+        """The key and the identity, once home, catalogue and key were compared.
+
+        Raises:
+            IdentityError: They do not belong together.
+        """
+        return self.parts.open()
+
+    @property
     def key(self) -> InstallationKey:
-        """The installation key, created when missing."""
-        return InstallationKey.load_or_create(self.settings.key_file or self.home.key_file)
+        """The installation key; created in an empty home only.
+
+        Raises:
+            IdentityError: Home, catalogue and key do not belong together.
+        """
+        return self.opened.key
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalogue, migrated to this version's schema."""
-        catalog = Catalog(
-            self.settings.catalog_url or self.home.catalog_url,
-            clock=self.clock,
-            token_hex=self.token_hex,
-            seed_floor=self.settings.seed_floor,
-            server_clock=True,
-        )
-        catalog.migrate()
-        catalog.on_change = self._note
-        return catalog
+        """The catalogue, migrated to this version's schema.
+
+        Raises:
+            IdentityError: Home, catalogue and key do not belong together.
+        """
+        _ = self.opened
+        self.parts.catalog.on_change = self._note
+        return self.parts.catalog
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """The artifact store."""
-        return ArtifactStore(self.settings.artifacts_url or str(self.home.artifacts), self.home.scratch)
+        """The artifact store.
+
+        Raises:
+            IdentityError: Home, catalogue and key do not belong together.
+        """
+        _ = self.opened
+        return self.parts.store
+
+    def check(self) -> None:
+        """Compare home and catalogue again, before something is deleted: a file may have been replaced meanwhile.
+
+        Raises:
+            IdentityError: They do not belong together any more.
+        """
+        self.parts.check(self.opened)
 
     @cached_property
     def vault(self) -> SeedVault:

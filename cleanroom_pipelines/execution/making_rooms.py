@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version
+from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version, hex_of
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
@@ -196,7 +196,10 @@ class _State:
             gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
         store = self.installation.store
         for asset, partition in gone:
-            for version in store.versions(asset, partition):
+            kind = Kind.DATA_ROOM if partition == self.room.id else Kind.CUSTOM_AUDIENCE
+            versions = store.versions(asset, partition)
+            self.installation.catalog.delete_artifacts(kind, hex_of(partition), versions)
+            for version in versions:
                 store.delete(ArtifactReference(asset, partition, version))
 
 

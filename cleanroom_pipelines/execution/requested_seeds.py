@@ -8,7 +8,7 @@ Keep out: who may ask (the ways in), reading buckets (storage), running queries 
 import tempfile
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import GenerationJob, Kind, RequestedSeed
+from cleanroom_pipelines.catalog import SEED, GenerationJob, Kind, RequestedSeed
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.queries.checking import check_query
@@ -53,7 +53,9 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
                 status_code=StatusCode.SEED_NOT_FOUND,
             ) from None
         digest, n_bytes = installation.vault.digest(file), file.stat().st_size
-        location = installation.vault.put(installation.token_hex(12), file, keep=job.keep_seed, move=True)
+        slot = installation.token_hex(12)
+        installation.catalog.announce(SEED, slot)
+        location = installation.vault.put(slot, file, keep=job.keep_seed, move=True)
     try:
         installation.catalog.place_seed(job.id, location, digest=digest, n_bytes=n_bytes)
     except BaseException:

@@ -3,21 +3,34 @@
 Lives here: which artifact versions were superseded, and which drafts and seeds a killed process left behind.
 Add here when something else may be left behind.
 Keep out: deleting resources (catalogue).
+
+Only what the catalogue knows to be superseded, or has a tombstone of, is deleted; drafts are known by their names.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import CustomAudience, GenerationJob, Kind, Resource, Status, Version
+from cleanroom_pipelines.catalog import (
+    SEED,
+    UPLOAD,
+    CustomAudience,
+    GenerationJob,
+    Kind,
+    Resource,
+    Status,
+    Version,
+    hex_of,
+)
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.execution.inbox import is_taken_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.artifacts import is_leftover
-from cleanroom_pipelines.storage.layout import path_of_partition
 
 # Whoever writes a draft ends within a day, or was killed.
 _LEFTOVER_AFTER = timedelta(days=1)
@@ -38,6 +51,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     """
     from cleanroom_pipelines.execution.making import ASSETS_OF
 
+    installation.check()
     catalog, store = installation.catalog, installation.store
     at = now or installation.clock()
     # The store is listed before the catalogue is read: what is published in between is then not in the list.
@@ -53,9 +67,19 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     if any(version.status in OPEN for family in versions.values() for version in family):
         return 0
     kept = set(_kept(resources, versions, at - timedelta(days=installation.settings.retention_days)))
-    superseded = [reference for reference in listed if reference not in kept and reference.partition in versions]
-    for reference in superseded:
-        store.delete(reference)
+    kinds = {record.id: record.kind for record in resources}
+    superseded = [
+        reference
+        for reference in listed
+        if reference not in kept
+        and reference.partition in versions
+        and _is_decided(int(reference.version.partition("-")[0]), versions[reference.partition])
+    ]
+    for partition, references in groupby(superseded, key=lambda reference: reference.partition):
+        of_one = list(references)
+        catalog.delete_artifacts(kinds[partition], hex_of(partition), [each.version for each in of_one])
+        for reference in of_one:
+            store.delete(reference)
     if superseded:
         some = sorted({reference.partition for reference in superseded})[:8]
         entry = {"way": "worker", "operation": "delete_superseded", "resource": some, "outcome": "ok"}
@@ -83,6 +107,14 @@ def _kept(
                     yield ArtifactReference(asset, record.id, artifact)
 
 
+def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
+    """Whether the catalogue knows for good which artifacts a version has: one that failed may be tried again."""
+    version = next((each for each in family if each.number == number), None)
+    if version is None:
+        return False
+    return version.status is Status.ACTIVE or _superseded_at(version, family) is not None
+
+
 def _superseded_at(version: Version, family: tuple[Version, ...]) -> datetime | None:
     """When a later version took its place: one that is ACTIVE too, or any when it failed itself."""
     later = (
@@ -106,9 +138,9 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
         for record in resources
         if isinstance(record, GenerationJob) and record.seed_location
     }
-    slots = (path for path in home.seeds.iterdir() if path.name not in wanted)
-    datasets = {path_of_partition(record.id) for record in resources if record.kind is Kind.TRAINING_DATASET}
-    caches = (path for path in home.day_caches.glob("*") if path.name not in datasets)
+    slots = [path for path in home.seeds.iterdir() if path.name not in wanted and not is_taken_drop(path)]
+    slots = _with_tombstone(installation, SEED, slots)
+    caches = _with_tombstone(installation, Kind.TRAINING_DATASET, home.day_caches.glob("*"))
     # drafts that were sized; what was delivered of a hidden audience stays, since later lists are held against it
     for record in resources:
         if not isinstance(record, CustomAudience) or not record.hidden or record.created_at > at - _LEFTOVER_AFTER:
@@ -117,17 +149,22 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
             with suppress(NotFoundError, ConflictError):
                 installation.catalog.request_delete_audiences([record.id])
     # a file that was brought and that no lab or room names after a day, or whose upload broke off
-    wanted_uploads = installation.catalog.uploads_in_use()
-    for location in installation.uploads.locations() - wanted_uploads:
-        if _is_older(home.uploads / location, oldest):
-            installation.uploads.delete(location)
-            installation.catalog.forget_upload(location)
-    for path in [*drafts, *slots, *caches, *home.scratch.iterdir()]:
+    installation.catalog.give_up_uploads(at - _LEFTOVER_AFTER)
+    files = (home.uploads / location for location in installation.uploads.locations())
+    uploads = _with_tombstone(installation, UPLOAD, files)
+    for path in [*drafts, *slots, *uploads, *caches, *home.scratch.iterdir()]:
         if _is_older(path, oldest):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
+    """Those of some files and folders whose names have a tombstone."""
+    listed = list(paths)
+    deleted = installation.catalog.deleted((path.name for path in listed), kind)
+    return [path for path in listed if path.name in deleted]
 
 
 def _is_older(path: Path, oldest: float) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import DataRoom, Kind
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind
 from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop
@@ -57,6 +57,7 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
     dataset, matching_id = _dataset_of(room, drop.path.parent.name)
     n_embeddings = _n_embeddings(drop.path) if dataset == "embeddings" else None
     upload_id = installation.token_hex(16)
+    installation.catalog.announce(UPLOAD, upload_id)
     with drop.path.open("rb") as stream:
         sealed = installation.uploads.put(upload_id, chunks_of(stream))
     name = f"dropped {drop.path.parent.name}"

@@ -76,6 +76,7 @@ def run_pending(
     repository = load_repository()
     begun, n_runs = time.monotonic(), 0
     passed_over = set() if passed_over is None else passed_over
+    installation.check()
     recover_drops(installation)
     settle_all_drops(installation)
     while not should_stop():

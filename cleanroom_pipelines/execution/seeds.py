@@ -12,6 +12,7 @@ from typing import Literal
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import (
     LARGEST,
+    SEED,
     GenerationJob,
     GenerationJobSpec,
     Origin,
@@ -57,7 +58,9 @@ def start_job_from_file(
     size: AudienceSize | Literal["largest"] | None = None
     if export_size:
         size = LARGEST if export_size == LARGEST else AudienceSize.parse(export_size)
-    location = installation.vault.put(installation.token_hex(12), seed, keep=False)
+    slot = installation.token_hex(12)
+    installation.catalog.announce(SEED, slot)
+    location = installation.vault.put(slot, seed, keep=False)
     try:
         job = installation.catalog.start_generation_job(
             GenerationJobSpec(

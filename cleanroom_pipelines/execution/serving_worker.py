@@ -23,6 +23,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
+from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
@@ -69,7 +70,8 @@ def work_until_stopped(
                 if not told.is_set():
                     raise
             except Exception as error:
-                _LOG.warning("%s The worker goes on.", without_data_of(error))
+                told_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+                _LOG.warning("%s The worker goes on.", told_error)
             told.wait(poll_seconds)
 
 
@@ -95,6 +97,7 @@ class Rounds:
     def turn(self) -> None:
         """Look for work and do what there is."""
         installation, instance = self._installation, self._instance
+        installation.check()
         if time.monotonic() >= self._next_long_round:
             self._passed_over.clear()
             recover_drops(installation)

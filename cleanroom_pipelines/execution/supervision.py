@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog import hex_of
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import forget_spent_seeds
 from cleanroom_pipelines.execution.traces import (
@@ -18,6 +19,7 @@ from cleanroom_pipelines.execution.traces import (
     hide_partition,
     shown_partitions,
 )
+from cleanroom_pipelines.storage.layout import is_partition_key
 
 # A run is NOT_STARTED for a moment only; whoever is killed in it leaves one that nobody starts any more. What
 # waits in the daemon's queue is QUEUED and may wait.
@@ -33,6 +35,7 @@ SECONDS_TO_APPEAR = 180
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     """Bring catalogue and Dagster together; cheap enough for every tick."""
+    installation.check()
     catalog = installation.catalog
     for reaped in catalog.reap():
         _fail_run(
@@ -56,14 +59,18 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Show what exists; what is gone and was never run is hidden here, whatever left traces by its deletion."""
+    """Show what exists; what was deleted and never run is hidden here, whatever left traces by its deletion."""
     for kind in PARTITION_SETS:
         shown = shown_partitions(instance, kind)  # before the catalogue: whatever is shown had its row before
         wanted = set(installation.catalog.ids(kind))
         if wanted - shown:
             add_partitions(instance, kind, wanted)
-        for partition in shown - wanted:
-            if not has_runs(instance, partition):
+        unknown = shown - wanted
+        deleted = installation.catalog.deleted(map(hex_of, unknown), kind) if unknown else frozenset()
+        for partition in unknown:
+            if (hex_of(partition) in deleted or not is_partition_key(partition)) and not has_runs(
+                instance, partition
+            ):
                 hide_partition(instance, kind, partition)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cleanroom_pipelines.catalog import UPLOAD
 from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.execution.installation import Installation, Settings
@@ -94,6 +95,7 @@ class MediaService:
                     "There is no such kind of matching ids.", remedy="See MatchingId."
                 )
             upload_id = self.installation.token_hex(16)
+            self.installation.catalog.announce(UPLOAD, upload_id)
             sealed = self.installation.uploads.put(upload_id, self._limited(chunks))
             try:
                 self.installation.catalog.add_upload(

@@ -290,6 +290,13 @@ class ArtifactStore:
         finished = {name for name in names if is_version(name) and self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
+    def is_empty(self) -> bool:
+        """Whether nothing was ever stored here."""
+        try:
+            return not self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return True
+
     def delete(self, reference: ArtifactReference) -> None:
         """Delete a version, its manifest first, so that no reader meets a half-deleted one."""
         folder = f"{self._root}/{reference.path}"

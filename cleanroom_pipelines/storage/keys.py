@@ -9,8 +9,8 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,15 +42,20 @@ class InstallationKey:
         Raises:
             ConfigurationError: The file cannot be made or read, or does not hold 32 bytes.
         """
-        try:
+        with _unusable_is_an_error():
             if not path.exists():
                 _create(path, random_bytes)
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "InstallationKey":
+        """Read the key file.
+
+        Raises:
+            ConfigurationError: The file is missing, cannot be read, or does not hold 32 bytes.
+        """
+        with _unusable_is_an_error():
             secret = path.read_bytes()
-        except OSError as error:
-            raise ConfigurationError(
-                f"The installation key file cannot be made or read ({type(error).__name__}).",
-                remedy="Check CLEANROOM_KEY_FILE and who may read it.",
-            ) from None
         if len(secret) != KEY_BYTES:
             raise ConfigurationError(
                 "The installation key file does not hold 32 bytes.", remedy="Restore it from a backup."
@@ -99,6 +104,17 @@ class InstallationKey:
                 "A sealed file was altered or belongs to another installation.",
                 remedy="Restore it from a backup.",
             ) from None
+
+
+@contextmanager
+def _unusable_is_an_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"The installation key file cannot be made or read ({type(error).__name__}).",
+            remedy="Check CLEANROOM_KEY_FILE and who may read it.",
+        ) from None
 
 
 def _create(path: Path, random_bytes: Callable[[int], bytes]) -> None:

@@ -25,6 +25,11 @@ def path_of_partition(partition_key: str) -> str:
     return match.group(1)
 
 
+def is_partition_key(text: str) -> bool:
+    """Whether a text has the form of a partition key of this project."""
+    return _PARTITION_KEY.fullmatch(text) is not None
+
+
 def path_of_asset(asset: str) -> str:
     """The path segment of an asset: its own name, which only code chooses.
 

@@ -41,10 +41,11 @@ def full(installation: Installation) -> Installation:
 
 def contents(root: Path) -> dict[str, bytes | None]:
     """All files and folders of a home but what a backup leaves out."""
+    left_out = {"scratch", "catalog.db", "catalog.db-wal", "catalog.db-shm", ".installation.lock"}
     found: dict[str, bytes | None] = {}
     for path in root.rglob("*"):
         name = path.relative_to(root).as_posix()
-        if name.split("/")[0] not in {"scratch", "catalog.db", "catalog.db-wal", "catalog.db-shm"}:
+        if name.split("/")[0] not in left_out:
             found[name] = path.read_bytes() if path.is_file() else None
     return found
 

@@ -23,7 +23,7 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJobSpec, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.execution import deleting
-from cleanroom_pipelines.execution.deleting import delete_pending, find_leaving, sweep_unknown
+from cleanroom_pipelines.execution.deleting import delete_pending, find_leaving, sweep_deleted
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.supervision import supervise
@@ -507,21 +507,16 @@ def test_several_at_once_delete_each_once(
     assert_gone(room, partitions)
 
 
-def test_another_catalogue_touches_nothing(room: Room, tmp_path: Path) -> None:
-    other = Installation(
-        replace(room.installation.settings, catalog_url=f"sqlite:///{tmp_path / 'other.db'}"),
-        clock=room.installation.clock,
-    )
-    supervise(other, room.instance)
-    assert delete_pending(other, room.instance) == 0
-    assert sweep_unknown(other, room.instance, now=room.installation.clock().replace(year=2099)) == 0
-    assert_rest_is_whole(room)
+def test_another_installation_on_the_same_dagster_touches_nothing(room: Room, tmp_path: Path) -> None:
+    other = Installation(Settings(tmp_path / "other", seed_floor=1), clock=room.installation.clock)
     make_room(other.catalog)
     supervise(other, room.instance)
-    assert delete_pending(other, room.instance) > 0, "its own are among those shown, so somebody moved there"
+    assert delete_pending(other, room.instance) == 0
+    assert sweep_deleted(other, room.instance, now=room.installation.clock().replace(year=2099)) == 0
+    assert_rest_is_whole(room)
 
 
-def test_what_no_resource_owns_is_swept_once_it_is_old(room: Room, clock: StandingClock) -> None:
+def test_what_came_after_a_deletion_is_swept_once_it_is_old_and_strangers_stay(room: Room) -> None:
     partitions = room.asked()
     job, export = room.jobs[0], room.export_of(room.jobs[0])
     room.delete()
@@ -530,17 +525,20 @@ def test_what_no_resource_owns_is_swept_once_it_is_old(room: Room, clock: Standi
     room.make(export)
     room.instance.delete_dynamic_partition(PARTITION_SETS[Kind.EXPORT_JOB], export.id)
     write_artifact(room.installation, "audience", job.id, 7, report={})
-    (room.installation.home.inbox_seeds / f"gone-{'0' * 12}" / "rejected").mkdir(parents=True)
+    stranger = f"gone-{'0' * 12}"
+    write_artifact(room.installation, "audience", stranger, 1, report={})
+    (room.installation.home.inbox_seeds / stranger / "rejected").mkdir(parents=True)
     (room.installation.home.inbox_seeds / "notes").mkdir()
     assert room.stored(job.id) == ["audience"]
-    sweep_unknown(room.installation, room.instance, now=datetime.now(UTC))
+    sweep_deleted(room.installation, room.instance, now=datetime.now(UTC))
     assert room.stored(job.id) == ["audience"], "whoever writes it may be at it"
     tomorrow = datetime.now(UTC) + timedelta(days=1, hours=1)
-    sweep_unknown(room.installation, room.instance, now=tomorrow)
+    sweep_deleted(room.installation, room.instance, now=tomorrow)
     assert_gone(room, partitions)
     assert_rest_is_whole(room)
-    assert [path.name for path in room.installation.home.inbox_seeds.iterdir()] == ["notes"]
-    assert sweep_unknown(room.installation, room.instance, now=tomorrow) == 0
+    assert sorted(path.name for path in room.installation.home.inbox_seeds.iterdir()) == [stranger, "notes"]
+    assert room.stored(stranger) == ["audience"], "nothing says that it was deleted"
+    assert sweep_deleted(room.installation, room.instance, now=tomorrow) == 0
 
 
 def test_runs_of_other_projects_stay(room: Room) -> None:
@@ -549,7 +547,7 @@ def test_runs_of_other_projects_stay(room: Room) -> None:
         pass
 
     dg.materialize([theirs], partition_key="x-0123456789ab", instance=room.instance)
-    sweep_unknown(room.installation, room.instance, now=datetime.now(UTC) + timedelta(days=9))
+    sweep_deleted(room.installation, room.instance, now=datetime.now(UTC) + timedelta(days=9))
     assert room.instance.get_materialized_partitions(dg.AssetKey("theirs")) == {"x-0123456789ab"}
     assert room.instance.get_runs(dg.RunsFilter(tags={PARTITION: "x-0123456789ab"}))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, Cause, Kind, Resource, Version
+from cleanroom_pipelines.catalog import SEED, Catalog, Cause, Kind, Resource, Version
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF
@@ -150,10 +150,29 @@ def test_an_artifact_published_while_the_store_is_listed_stays(
 
 
 def test_an_artifact_of_a_run_that_was_killed_goes(installation: Installation, room: dict[Kind, Resource]) -> None:
+    """The version is ACTIVE with another artifact; of a version that the catalogue does not know, nothing goes."""
     dataset = room[Kind.TRAINING_DATASET]
-    write_artifact(installation, "training_dataset", dataset.id, 7)
+    (kept,) = installation.store.versions("training_dataset", dataset.id)
+    write_artifact(installation, "training_dataset", dataset.id, 1)
+    unknown = write_artifact(installation, "training_dataset", dataset.id, 7)
     assert delete_superseded(installation) == 1
-    assert stored(installation, dataset) == [1]
+    assert installation.store.versions("training_dataset", dataset.id) == [kept, unknown]
+
+
+def test_a_version_that_failed_keeps_its_artifacts_while_it_may_be_tried_again(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    dataset = room[Kind.TRAINING_DATASET]
+    renew(installation, dataset, fails=True)
+    write_artifact(installation, "training_dataset", dataset.id, 2)
+    clock.turn(days=400)
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [1, 2, 2]
+    renew(installation, dataset)
+    make_all(installation)
+    clock.turn(days=400)
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [3]
 
 
 def test_retention_of_no_days(home: object, clock: StandingClock, room: dict[Kind, Resource]) -> None:
@@ -179,7 +198,9 @@ def test_what_killed_processes_left_goes_after_a_day(
     seed.write_text("user_id\n")
     wanted = installation.vault.put("aaaaaaaaaaaa", seed, keep=True)
     job = _job(installation, room, wanted)
-    _ = installation.vault.put("bbbbbbbbbbbb", seed, keep=False)
+    for slot in ("bbbbbbbbbbbb", "cccccccccccc"):
+        installation.vault.put(slot, seed, keep=False)
+    installation.catalog.announce(SEED, "bbbbbbbbbbbb")
     bucket = home.accounts / "000000000000" / "buckets" / "x"
     left = [
         home.artifacts / "audience" / "0123456789ab" / ".draft-abcdefgh",
@@ -190,6 +211,7 @@ def test_what_killed_processes_left_goes_after_a_day(
         home.inbox_seeds / "x" / "accepted" / ".j.json.abcdefgh.draft",
     ]
     theirs = [bucket / ".export", bucket / "part-00000.csv", bucket / ".keep", home.seeds / "aaaaaaaaaaaa"]
+    theirs.append(home.seeds / "cccccccccccc")  # nothing says that no job owns it
     for path in [*left, *theirs]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in {".draft", ".csv"}:

@@ -1,0 +1,114 @@
+"""Tombstones: what was deleted, and what no record owns yet.
+
+Lives here: writing a tombstone in the transaction that deletes a record or a version, and asking for them.
+Add here when something of another kind is deleted.
+Keep out: deleting files; the shell deletes what has a tombstone, and nothing because the catalogue lacks it.
+
+A catalogue that was lost, replaced or restored knows less than the home holds. So what a record or a version left
+in the home is deleted by its tombstone alone. A resource is named by the 12 hex digits of its partition key, which
+is its folder, an artifact by these and its version, a seed by its slot, an upload by its id. A seed or upload gets
+its tombstone before it is stored, and loses it in the transaction of the record that names it: what a killed
+process left in between is known to have no owner.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.identity import raise_generation
+from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.tables import DataLabRow, DataRoomRow, InstallationRow, TombstoneRow, UploadRow
+
+SEED, UPLOAD = "seed", "upload"
+_N_KEYS = 500  # SQLite and PostgreSQL take so many values in one statement
+
+
+class Tombstones(Database):
+    """The part of the catalogue that knows what was deleted."""
+
+    def deleted(self, keys: Iterable[str], kind: str | None = None) -> frozenset[str]:
+        """Those of some keys whose resource, seed or upload was deleted.
+
+        Args:
+            keys: Hex digits of partition keys; slots; ids of uploads.
+            kind: Only of this kind; of any if not given.
+        """
+        query = select(TombstoneRow.key).where(TombstoneRow.version == "")
+        if kind is not None:
+            query = query.where(TombstoneRow.kind == kind)
+        with self._read() as session:
+            return frozenset(
+                key
+                for some in _in_parts(sorted(set(keys)))
+                for key in session.scalars(query.where(TombstoneRow.key.in_(some)))
+            )
+
+    def announce(self, kind: str, key: str) -> None:
+        """Write the tombstone of a seed or upload that is stored next and that no record names yet."""
+        with self._write() as session:
+            bury(session, kind, [key], self._clock())
+
+    def delete_artifacts(self, kind: Kind, key: str, versions: Sequence[str]) -> None:
+        """Note that versions of an artifact are deleted, before their files are.
+
+        Args:
+            kind: The resource's kind.
+            key: The hex digits of its partition key.
+            versions: Versions of artifacts.
+        """
+        if not versions:
+            return
+        with self._write() as session:
+            raise_generation(session)
+            for version in versions:
+                bury(session, kind, [key], self._clock(), version)
+
+    def give_up_uploads(self, before: datetime) -> None:
+        """Note that uploads are deleted that were brought before a time and that no lab or room names."""
+        with self._write() as session:
+            named = _named_uploads(session)
+            query = select(UploadRow).where(UploadRow.location.is_not(None), UploadRow.created_at < before)
+            for row in session.scalars(query).all():
+                if row.id not in named:
+                    row.location = None
+                    bury(session, UPLOAD, [row.id], self._clock())
+
+
+def bury(session: Session, kind: str, keys: Iterable[str], now: datetime, version: str = "") -> None:
+    """Write tombstones in the transaction that deletes what they name; those that exist stay as they are."""
+    generation = session.scalar(select(InstallationRow.generation)) or 0
+    for key in keys:
+        if session.get(TombstoneRow, (kind, key, version)) is None:
+            session.add(TombstoneRow(kind=kind, key=key, version=version, deleted_at=now, generation=generation))
+    session.flush()
+
+
+def own(session: Session, kind: str, key: str) -> None:
+    """Remove the tombstone of a seed or upload in the transaction of the record that names it."""
+    session.execute(delete(TombstoneRow).where(TombstoneRow.kind == kind, TombstoneRow.key == key))
+
+
+def move_seed(session: Session, before: str | None, after: str | None, now: datetime) -> None:
+    """Let a job have another seed, or none: the old slot gets a tombstone, the new one loses its."""
+    old, new = (location.partition("/")[0] if location else None for location in (before, after))
+    if old and old != new:
+        bury(session, SEED, [old], now)
+    if new:
+        own(session, SEED, new)
+
+
+def hex_of(partition_key: str) -> str:
+    """The digits that name a resource in its tombstone."""
+    return partition_key.rpartition("-")[2]
+
+
+def _in_parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + _N_KEYS] for start in range(0, len(keys), _N_KEYS))
+
+
+def _named_uploads(session: Session) -> set[str]:
+    mappings = (*session.scalars(select(DataRoomRow.inputs)), *session.scalars(select(DataLabRow.datasets)))
+    return {upload for mapping in mappings for upload in mapping.values()}

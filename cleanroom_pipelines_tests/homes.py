@@ -1,0 +1,249 @@
+"""A home that was worked in, and what can be lost of it.
+
+Lives here: filling a home without computing anything, and the faults that are injected into it.
+Keep out: assertions.
+"""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+
+import cleanroom_pipelines.catalog as catalog_package
+from cleanroom_pipelines.catalog import Cause, Kind, Version
+from cleanroom_pipelines.catalog.database import VERSION_TABLE
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.storage import Home
+
+from .execution.building import SEED, Inbox, parents_of, write_artifact
+from .execution.building import make_room as make_empty_room
+
+WITHIN = ("", "-wal", "-shm")
+
+
+def finish_with_artifacts(installation: Installation, version: Version) -> Version:
+    """Do a pending version's work as a run would: artifacts, then the end."""
+    catalog = installation.catalog
+    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    for asset in ASSETS_OF[version.kind]:
+        artifact = write_artifact(installation, asset, version.resource_id, version.number, report={"n": 1})
+        catalog.publish_artifact(claim, asset, artifact)
+    return catalog.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
+
+
+def work(installation: Installation) -> int:
+    """A day's work: a new version of the dataset and of what follows; gives how many versions were made."""
+    (dataset, *_) = installation.catalog.ids(Kind.TRAINING_DATASET)
+    installation.catalog.request_version(Kind.TRAINING_DATASET, dataset, Cause.BY_HAND)
+    return finish_pending(installation)
+
+
+def finish_pending(installation: Installation) -> int:
+    n_versions = 0
+    while ready := installation.catalog.ready():
+        finish_with_artifacts(installation, ready[0])
+        n_versions += 1
+    return n_versions
+
+
+def fill(installation: Installation) -> None:
+    """Leave in a home something of everything that an installation keeps; two jobs, one of them to be done."""
+    make_empty_room(installation.catalog, declared=True)
+    work(installation)
+    (configured,) = installation.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
+    inbox = Inbox(installation, configured)
+    inbox.drop("first.csv")
+    inbox.register()
+    finish_pending(installation)
+    inbox.drop("second.csv", SEED + b"x\n")
+    inbox.register()
+    installation.uploads.put("00ff00ff", [b"sealed until it is taken in"])
+    installation.audit.write({"way": "cli", "operation": "delete", "outcome": "ok"})
+    (installation.home.day_caches / "0123456789ab").mkdir(parents=True)
+    (installation.home.day_caches / "0123456789ab" / "0.parquet").touch()
+
+
+def listing(root: Path) -> dict[str, bytes | None]:
+    """All files and folders of a home with their contents, but for the catalogue and locks."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in root.rglob("*")
+        if not path.name.startswith("catalog.db") and not path.name.endswith(".lock")
+    }
+
+
+def copy_catalog(home: Home, folder: Path) -> None:
+    """Copy the catalogue's file and what SQLite keeps beside it."""
+    folder.mkdir(exist_ok=True)
+    for suffix in WITHIN:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(home.root / f"catalog.db{suffix}", folder / f"catalog.db{suffix}")
+
+
+def replace_catalog(home: Home, folder: Path | None) -> None:
+    """Put a copy of a catalogue in the place of the home's; None: nothing."""
+    for suffix in WITHIN:
+        (home.root / f"catalog.db{suffix}").unlink(missing_ok=True)
+    if folder is not None:
+        for path in folder.iterdir():
+            shutil.copyfile(path, home.root / path.name)
+
+
+def no_catalogue(installation: Installation, folder: Path) -> None:
+    replace_catalog(installation.home, None)
+
+
+def empty_file(installation: Installation, folder: Path) -> None:
+    replace_catalog(installation.home, None)
+    (installation.home.root / "catalog.db").touch()
+
+
+def new_catalogue(installation: Installation, folder: Path) -> None:
+    """The catalogue that opening a missing one creates."""
+    other = Installation(Settings(folder / "new"))
+    other.catalog.ids(Kind.TRAINING_DATASET)
+    with contextlib.closing(sqlite3.connect(other.home.root / "catalog.db")) as connection, connection:
+        connection.execute("DELETE FROM installation")
+    copy_catalog(other.home, folder / "copy")
+    replace_catalog(installation.home, folder / "copy")
+
+
+def older_copy(installation: Installation, folder: Path) -> None:
+    copy_catalog(installation.home, folder / "older")
+    work(installation)
+    replace_catalog(installation.home, folder / "older")
+
+
+def copy_before_a_deletion(installation: Installation, folder: Path) -> None:
+    copy_catalog(installation.home, folder / "older")
+    catalog = installation.catalog
+    for job in catalog.ids(Kind.GENERATION_JOB):
+        catalog.request_delete(Kind.GENERATION_JOB, job)
+        catalog.begin_delete(Kind.GENERATION_JOB, job)
+        catalog.finish_delete(Kind.GENERATION_JOB, job)
+    (configured,) = catalog.ids(Kind.CONFIGURED_AUDIENCE_MODEL)
+    catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+    replace_catalog(installation.home, folder / "older")
+
+
+def torn_log(installation: Installation, folder: Path) -> None:
+    """What was committed is in SQLite's log, and the end of the log is not on the disk."""
+    home = installation.home
+    with contextlib.closing(sqlite3.connect(home.root / "catalog.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM resources").fetchone()  # keeps the log from being emptied
+        work(installation)
+        copy_catalog(home, folder / "torn")
+    log = folder / "torn" / "catalog.db-wal"
+    assert log.stat().st_size > 40_000
+    os.truncate(log, log.stat().st_size // 2)
+    (folder / "torn" / "catalog.db-shm").unlink()
+    replace_catalog(home, folder / "torn")
+
+
+def anothers_catalogue(installation: Installation, folder: Path) -> None:
+    other = Installation(Settings(folder / "other", seed_floor=1))
+    fill(other)
+    for _ in range(5):
+        work(other)
+    copy_catalog(other.home, folder / "copy")
+    replace_catalog(installation.home, folder / "copy")
+
+
+def no_database(installation: Installation, folder: Path) -> None:
+    replace_catalog(installation.home, None)
+    (installation.home.root / "catalog.db").write_text("no database " * 1000)
+
+
+def older_schema(installation: Installation, folder: Path) -> None:
+    """A copy from before the upgrade, in a home that says which installation it is."""
+    downgrade(installation.home)
+
+
+def no_key(installation: Installation, folder: Path) -> None:
+    installation.home.key_file.unlink()
+
+
+def another_key(installation: Installation, folder: Path) -> None:
+    installation.home.key_file.write_bytes(bytes(32))
+
+
+def broken_key(installation: Installation, folder: Path) -> None:
+    installation.home.key_file.write_bytes(b"short")
+
+
+def broken_identity(installation: Installation, folder: Path) -> None:
+    (installation.home.root / "installation.json").write_text("{")
+
+
+def no_identity_and_no_catalogue(installation: Installation, folder: Path) -> None:
+    no_identity(installation, folder)
+    no_catalogue(installation, folder)
+
+
+def no_identity_and_no_key(installation: Installation, folder: Path) -> None:
+    no_identity(installation, folder)
+    no_key(installation, folder)
+
+
+def last_release_without_key(installation: Installation, folder: Path) -> None:
+    last_release(installation, folder)
+    no_key(installation, folder)
+
+
+def last_release_without_catalogue(installation: Installation, folder: Path) -> None:
+    last_release(installation, folder)
+    no_catalogue(installation, folder)
+
+
+def no_identity(installation: Installation, folder: Path) -> None:
+    (installation.home.root / "installation.json").unlink()
+
+
+def last_release(installation: Installation, folder: Path) -> None:
+    """A home as the release before `installation.json` left it."""
+    no_identity(installation, folder)
+    downgrade(installation.home)
+
+
+def downgrade(home: Home) -> None:
+    """Take the catalogue's schema back to that of the release before `installation.json`."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(catalog_package.__file__).parent / "migrations"))
+    engine = create_engine(home.catalog_url)
+    with engine.connect() as connection, connection.begin():
+        config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+        command.downgrade(config, "0003")
+    engine.dispose()
+
+
+Fault = Callable[[Installation, Path], None]
+OF_THE_CATALOGUE: tuple[Fault, ...] = (
+    no_catalogue,
+    empty_file,
+    new_catalogue,
+    older_copy,
+    copy_before_a_deletion,
+    torn_log,
+    anothers_catalogue,
+    no_database,
+    older_schema,
+    broken_identity,
+    no_identity_and_no_catalogue,
+    last_release_without_catalogue,
+)
+REFUSED: tuple[Fault, ...] = (
+    *OF_THE_CATALOGUE,
+    no_key,
+    another_key,
+    broken_key,
+    no_identity_and_no_key,
+    last_release_without_key,
+)
