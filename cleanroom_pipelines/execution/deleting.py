@@ -49,7 +49,6 @@ from cleanroom_pipelines.execution.traces import (
     remove_traces,
     shown_partitions,
 )
-from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition
 
 _LOG = logging.getLogger(__name__)
@@ -298,18 +297,8 @@ def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Le
 def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> None:
     for kind, partition in leaving.parts:
         for asset in ASSETS_OF[kind]:
-            _delete_artifacts(installation, asset, partition)
+            installation.store.delete_partition(asset, partition)
         remove_traces(instance, ASSETS_OF[kind], partition)
-
-
-def _delete_artifacts(installation: Installation, asset: str, partition: str) -> None:
-    """Delete all versions of a partition, and what a run or a deletion that was killed left of one."""
-    store = installation.store
-    for version in store.versions(asset, partition):
-        store.delete(ArtifactReference(asset, partition, version))
-    folder = f"{store._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
-    with suppress(FileNotFoundError):
-        store._fs.rm(folder, recursive=True)
 
 
 def _delete_files(installation: Installation, record: Resource) -> None:

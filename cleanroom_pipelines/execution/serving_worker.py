@@ -57,7 +57,7 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
         dagster_instance(installation) as instance,
         beating(installation, worker),
     ):
-        rounds = _Rounds(installation, instance, worker, lambda: told.is_set() or stop())
+        rounds = Rounds(installation, instance, worker, lambda: told.is_set() or stop())
         while not rounds.should_stop():
             try:
                 rounds.turn()
@@ -69,7 +69,7 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
             told.wait(poll_seconds)
 
 
-class _Rounds:
+class Rounds:
     """What one worker remembers between its looks."""
 
     def __init__(
@@ -102,7 +102,7 @@ class _Rounds:
         elif installation.catalog.deletions(limit=1):
             delete_pending(installation, instance)
         if n_helpers_wanted(installation):
-            self._help()
+            self.help_scoring()
         if any(version.run_key not in self._passed_over for version in installation.catalog.ready()):
             run_pending(
                 installation,
@@ -112,7 +112,7 @@ class _Rounds:
                 passed_over=self._passed_over,
             )
 
-    def _help(self) -> None:
+    def help_scoring(self) -> None:
         """Score shards for a run on another host, as a run of its own."""
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,

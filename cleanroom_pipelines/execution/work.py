@@ -26,7 +26,7 @@ from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
 
-_SECONDS_BETWEEN_REPORTS = 1.0
+SECONDS_BETWEEN_REPORTS = 1.0
 
 # Raised with the number of an asset's code: what it makes from the same inputs has changed.
 CODE_VERSIONS: Mapping[str, str] = {
@@ -98,7 +98,7 @@ class Work:
 
     def report_progress(self, share: float, stage: str) -> None:
         """Write the progress to the catalogue, at most once a second."""
-        if time.monotonic() - self._reported_at >= _SECONDS_BETWEEN_REPORTS:
+        if time.monotonic() - self._reported_at >= SECONDS_BETWEEN_REPORTS:
             self._reported_at = time.monotonic()
             self.installation.catalog.report_progress(self.claim, share, stage)
 
@@ -108,7 +108,7 @@ class Work:
             raise ClaimLostError("Another run took this work over.")
         if self.is_interrupted():
             raise KeyboardInterrupt
-        if time.monotonic() - self._asked_at < _SECONDS_BETWEEN_REPORTS:
+        if time.monotonic() - self._asked_at < SECONDS_BETWEEN_REPORTS:
             return False
         self._asked_at = time.monotonic()
         return self.installation.catalog.is_cancel_requested(self.claim)

@@ -291,6 +291,14 @@ class ArtifactStore:
             with suppress(FileNotFoundError):
                 self._fs.rm(path, recursive=path == folder)
 
+    def delete_partition(self, asset: str, partition: str) -> None:
+        """Delete all versions of a partition, and what a writer or a deletion that was killed left of one."""
+        for version in self.versions(asset, partition):
+            self.delete(ArtifactReference(asset, partition, version))
+        folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
+        with suppress(FileNotFoundError):
+            self._fs.rm(folder, recursive=True)
+
     def _give_name(self, draft: Path, target: Path) -> None:
         if target.is_dir() and not (target / MANIFEST).exists():
             shutil.rmtree(target, ignore_errors=True)  # what a cut-off deletion left
