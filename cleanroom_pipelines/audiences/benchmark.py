@@ -47,6 +47,7 @@ _OPERATORS = {
     "mixed": ("INTERSECT", "UNION", "DIFF", "INTERSECT"),
 }
 MATCHING = "matching"
+QUESTIONS = (*_OPERATORS, MATCHING)
 _SEED_SHARE = 0.1
 _TYPE = "customers"
 _WATCH_SECONDS = 0.02
@@ -61,16 +62,18 @@ class AlgebraSettings:
         repetitions: How often each way answers each question, in turns; at least 1.
         threads: Of every way.
         scratch: Existing directory for lists and results; None: the system's temporary one.
+        questions: Of `QUESTIONS`.
     """
 
     n_ids: int = 10_000_000
     repetitions: int = 3
     threads: int = 2
     scratch: Path | None = None
+    questions: Sequence[str] = QUESTIONS
 
 
 def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> dict[str, Any]:
-    """Ask every question in every way, in turns.
+    """Ask questions in every way, in turns.
 
     Args:
         settings: What to measure.
@@ -81,8 +84,7 @@ def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> 
         multiple of the best hand-written SQL (where there is any) and of the better polars engine; whether all
         found the same.
     """
-    questions = [*_OPERATORS, MATCHING]
-    results = {}
+    questions, results = settings.questions, {}
     with tempfile.TemporaryDirectory(prefix="algebra-", dir=settings.scratch) as name:
         folder = Path(name)
         tell: Progress = progress or (lambda share, step: None)

@@ -224,23 +224,29 @@ def api(  # noqa: PLR0917 - click passes options by name
 @click.option("--rows", default=10_000_000, show_default=True, help="Ids of the largest list and of the base.")
 @click.option("--repetitions", default=3, show_default=True, help="How often each is measured, in turns.")
 @click.option("--threads", default=2, show_default=True, help="Threads of everything.")
+@click.option("--questions", default="", help="Of intersections,differences,unions,mixed,matching; default: all.")
 @click.option("--scratch", type=_FILE, help="Folder for lists, results and spill.")
 @click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
-def algebra(rows: int, repetitions: int, threads: int, scratch: Path | None, json_file: Path | None) -> None:
+def algebra(  # noqa: PLR0917 - click passes options by name
+    rows: int, repetitions: int, threads: int, questions: str, scratch: Path | None, json_file: Path | None
+) -> None:
     """Seconds and peak memory of combining five lists of ids, beside hand-written SQL and polars.
 
     And of matching a hashed seed of a tenth of the rows with the base. Ends with 1 if the results differ.
     """
     _require("psutil")
     _require("polars")
-    from cleanroom_pipelines.audiences.benchmark import AlgebraSettings, run_algebra, table
+    from cleanroom_pipelines.audiences.benchmark import QUESTIONS, AlgebraSettings, run_algebra, table
 
     if rows < 100 or repetitions < 1 or threads < 1:
         raise UsageError(
             "So little cannot be measured.", remedy="Give at least 100 rows, one repetition and one thread."
         )
+    chosen = tuple(question.strip() for question in questions.split(",") if question.strip()) or QUESTIONS
+    if set(chosen) - set(QUESTIONS):
+        raise UsageError("An unknown question was asked.", remedy=f"There are {', '.join(QUESTIONS)}.")
     with progress_bar("algebra") as progress:
-        result = run_algebra(AlgebraSettings(rows, repetitions, threads, scratch), progress)
+        result = run_algebra(AlgebraSettings(rows, repetitions, threads, scratch, chosen), progress)
     _report(result, json_file, table(result))
     if not all(question["is_same"] for question in result["questions"].values()):
         raise SystemExit(1)

@@ -12,6 +12,8 @@ from cleanroom_pipelines.errors import InputError, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.audit import AuditLog
 
+from ..cases import assert_each
+
 A, B = "111122223333", "444455556666"
 
 
@@ -82,28 +84,32 @@ def test_an_append_that_was_cut_off(log: AuditLog, installation: Installation) -
     assert "Before entry 4 an append was cut off" in ended.output
 
 
-@pytest.mark.parametrize("arguments", [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
-def test_wrong_usage_is_told(installation: Installation, arguments: tuple[str, ...]) -> None:
-    assert isinstance(run(*arguments).exception, UsageError)
+def test_wrong_usage_is_told(installation: Installation) -> None:
+    def is_told(*arguments: str) -> None:
+        assert isinstance(run(*arguments).exception, UsageError)
+
+    assert_each(is_told, [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sequences"),
-    [
-        ((), [1, 2, 3]),
-        (("--account", A), [1, 3]),
-        (("--since", "2026-03-02"), [2, 3]),
-        (("--since", "2026-03-02T12:00:00Z"), [2, 3]),
-        (("--since", "2026-03-02T14:00:01+02:00"), [3]),
-        (("--account", B, "--since", "2026-03-03"), []),
-    ],
-)
-def test_what_is_shown(log: AuditLog, arguments: tuple[str, ...], sequences: list[int]) -> None:
-    shown = json.loads(run("show", "--json", *arguments).output)
-    assert [entry["sequence"] for entry in shown] == sequences
-    lines = run("show", *arguments).output.splitlines()
-    assert [line.split("  ")[0] for line in lines] == [f"2026-03-0{day}T12:00:00.000Z" for day in sequences]
-    assert all("DeleteAudienceModel" in line and "model-1" in line for line in lines)
+def test_what_is_shown(log: AuditLog) -> None:
+    def is_shown(arguments: tuple[str, ...], sequences: list[int]) -> None:
+        shown = json.loads(run("show", "--json", *arguments).output)
+        assert [entry["sequence"] for entry in shown] == sequences
+        lines = run("show", *arguments).output.splitlines()
+        assert [line.split("  ")[0] for line in lines] == [f"2026-03-0{day}T12:00:00.000Z" for day in sequences]
+        assert all("DeleteAudienceModel" in line and "model-1" in line for line in lines)
+
+    assert_each(
+        is_shown,
+        [
+            ((), [1, 2, 3]),
+            (("--account", A), [1, 3]),
+            (("--since", "2026-03-02"), [2, 3]),
+            (("--since", "2026-03-02T12:00:00Z"), [2, 3]),
+            (("--since", "2026-03-02T14:00:01+02:00"), [3]),
+            (("--account", B, "--since", "2026-03-03"), []),
+        ],
+    )
 
 
 def test_nothing_that_a_forger_wrote_reaches_the_terminal_as_it_is(

@@ -6,16 +6,17 @@ several in another order; only `ranked.parquet`, `metrics.json` and `explanation
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.execution.making import newest_artifact
-from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.similarity.rankings import write_ranked
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -26,10 +27,22 @@ SCHEMA = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
 OUTPUT = {"ranked.parquet", "metrics.json", "explanation.json"}
 
 
+def training(interactions: Path | str, out: Path, threads: int = 1) -> list[str]:
+    return [
+        "train", "--interactions", str(interactions), "--schema", SCHEMA, "--out", str(out),
+        "--threads", str(threads),
+    ]  # fmt: skip
+
+
+def generating(model: Path, seed: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "generate", "--model", str(model), "--seed", str(seed), "--out", str(out), "--sizes", "5%,10%,20%",
+        "--min-matching-seed-size", "25", *more,
+    ]  # fmt: skip
+
+
 def train(command: Commands, interactions: Path | str, out: Path, threads: int = 1) -> None:
-    ended = command(
-        "train", "--interactions", interactions, "--schema", SCHEMA, "--out", out, "--threads", str(threads)
-    )
+    ended = command(*training(interactions, out, threads))
     assert ended.code == 0, ended.err
     assert ended.out.startswith(
         f"Learnt {worlds.N_USERS} users and {worlds.N_ITEMS} items from 8,000 interactions"
@@ -37,21 +50,26 @@ def train(command: Commands, interactions: Path | str, out: Path, threads: int =
 
 
 def generate(command: Commands, model: Path, seed: Path, out: Path, *more: str) -> Path:
-    ended = command(
-        "generate", "--model", model, "--seed", seed, "--out", out, "--sizes", "5%,10%,20%",
-        "--min-matching-seed-size", "25", *more,
-    )  # fmt: skip
+    ended = command(*generating(model, seed, out, *more))
     assert ended.code == 0, ended.err
     assert {path.name for path in out.iterdir()} == OUTPUT
     return out
 
 
-@pytest.fixture
-def bare(command: Commands, world: worlds.World, tmp_path: Path) -> Path:
+def make_bare(world: worlds.World, folder: Path) -> None:
     """A model and an audience, made by the commands with one thread."""
-    train(command, world.interactions, tmp_path / "model")
-    generate(command, tmp_path / "model", world.seed, tmp_path / "audience", "--threads", "1")
-    return tmp_path
+    for arguments in (
+        training(world.interactions, folder / "model"),
+        generating(folder / "model", world.seed, folder / "audience", "--threads", "1"),
+    ):
+        ended = CliRunner().invoke(cleanroom, arguments)
+        assert ended.exit_code == 0, ended.output
+
+
+@pytest.fixture(scope="session")
+def bare(world_cache: worlds.WorldCache, world: worlds.World) -> Path:
+    """What `make_bare` made; read from it only."""
+    return world_cache.original("bare commands", partial(make_bare, world))
 
 
 def documents_of(audience: Path) -> tuple[dict[str, object], dict[str, object]]:
@@ -98,43 +116,39 @@ def test_file_splits_formats_and_row_order_change_nothing(
     assert (again / "ranked.parquet").read_bytes() == (bare / "audience" / "ranked.parquet").read_bytes()
 
 
-def test_dagster_ranks_the_same(
-    bare: Path, world: worlds.World, installation: Installation, tmp_path: Path
-) -> None:
-    worlds.apply(installation, world.declaration)
-    with worlds.dagster_at(tmp_path / "dagster") as instance:
-        assert run_pending(installation, instance) == 5
-    job = worlds.the(installation, Kind.GENERATION_JOB)
-    manifest, documents = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "audience")
-    with installation.store.opening(ArtifactReference("audience", job.id, manifest.version)) as folder:
-        write_ranked(
-            ranking=folder / "ranking.parquet", out=tmp_path / "ranked.parquet", seed_mode=SeedMode.EXCLUDED
-        )
+def test_dagster_ranks_the_same(bare: Path, finished_home: Path, tmp_path: Path) -> None:
+    with worlds.installed(finished_home) as installation:
+        job = worlds.the(installation, Kind.GENERATION_JOB)
+        manifest, documents = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "audience")
+        with installation.store.opening(ArtifactReference("audience", job.id, manifest.version)) as folder:
+            write_ranked(
+                ranking=folder / "ranking.parquet", out=tmp_path / "ranked.parquet", seed_mode=SeedMode.EXCLUDED
+            )
     assert (tmp_path / "ranked.parquet").read_bytes() == (bare / "audience" / "ranked.parquet").read_bytes()
     metrics, explanation = documents_of(bare / "audience")
     assert {name: documents["metrics"][name] for name in metrics} == metrics
     assert documents["explanation"] == explanation
 
 
-@pytest.mark.parametrize("mode", ["first", "in_place"])
-def test_seed_modes(command: Commands, bare: Path, world: worlds.World, tmp_path: Path, mode: str) -> None:
-    out = generate(command, bare / "model", world.seed, tmp_path / mode, "--seed-mode", mode)
+def test_the_seed_may_come_first(command: Commands, bare: Path, world: worlds.World, tmp_path: Path) -> None:
+    out = generate(command, bare / "model", world.seed, tmp_path / "first", "--seed-mode", "first")
     rows = pq.read_table(out / "ranked.parquet").to_pylist()
     assert len(rows) == worlds.N_USERS
-    first = [row["user_id"] for row in rows[: worlds.N_SEED]]
-    if mode == "first":
-        assert set(first) == set(world.seed_users)
-        assert all(row["score"] is None for row in rows[: worlds.N_SEED])
-    else:
-        assert all(row["score"] is not None for row in rows)
-        assert set(first) != set(world.seed_users)
+    assert {row["user_id"] for row in rows[: worlds.N_SEED]} == set(world.seed_users)
+    assert all(row["score"] is None for row in rows[: worlds.N_SEED])
 
 
-def test_json_is_for_scripts(command: Commands, bare: Path, world: worlds.World, tmp_path: Path) -> None:
+def test_the_seed_may_be_ranked_and_json_is_for_scripts(
+    command: Commands, bare: Path, world: worlds.World, tmp_path: Path
+) -> None:
     ended = command(
         "generate", "--model", bare / "model", "--seed", world.seed, "--out", tmp_path / "j",
-        "--min-matching-seed-size", "25", "--json",
+        "--min-matching-seed-size", "25", "--seed-mode", "in_place", "--json",
     )  # fmt: skip
     metrics = json.loads(ended.out)
     assert metrics["recall_at"]["size"] == "20%"
     assert [row["size"] for row in metrics["sizes"]] == ["1%", "5%", "10%", "20%"]
+    rows = pq.read_table(tmp_path / "j" / "ranked.parquet").to_pylist()
+    assert len(rows) == worlds.N_USERS
+    assert all(row["score"] is not None for row in rows)
+    assert {row["user_id"] for row in rows[: worlds.N_SEED]} != set(world.seed_users)

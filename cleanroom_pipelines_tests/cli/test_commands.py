@@ -15,6 +15,7 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.installation import Installation
 
 from .. import worlds
+from ..cases import assert_each
 from .commands import Commands
 
 
@@ -41,20 +42,23 @@ def test_dry_run_says_what_apply_then_does(
     assert worlds.statuses(installation) == before
 
 
-def test_run_does_what_is_pending_and_status_shows_it(
-    command: Commands, installation: Installation, world: worlds.World, tmp_path: Path
-) -> None:
-    declaration = worlds.declare(tmp_path / "c.yaml", interactions=world.interactions, seed=None)
-    command("apply", declaration)
-    ended = command("run")
-    assert (ended.code, ended.out) == (0, "Made 3 runs.\n")
-    rows = json.loads(command("status", "--json").out)
-    assert {row["status"] for row in rows} == {"ACTIVE"}
-    assert {row["progress"] for row in rows} == {1.0}
-    table = command("status").out
-    for row in rows:
-        assert row["name"] in table
-    assert command("run").out == "Made 0 runs.\n"
+def test_run_does_what_is_pending_and_status_shows_it(command: Commands, trained_home: Path) -> None:
+    with worlds.installed(trained_home) as installation:
+        model = worlds.the(installation, Kind.AUDIENCE_MODEL)
+        more = {"name": "Another", "audience_model": model.name, "sizes": ["5%"], "output": "s3://audiences/other"}
+        declaration = trained_home.parent / "another.yaml"
+        declaration.write_text(json.dumps({"configured_audience_models": [more]}))
+        command("apply", declaration)
+        ended = command("run")
+        assert (ended.code, ended.out) == (0, "Made 1 runs.\n")
+        rows = json.loads(command("status", "--json").out)
+        assert {row["name"] for row in rows} == {worlds.DATASET, worlds.MODEL, worlds.CONFIGURED, "Another"}
+        assert {row["status"] for row in rows} == {"ACTIVE"}
+        assert {row["progress"] for row in rows} == {1.0}
+        table = command("status").out
+        for row in rows:
+            assert row["name"] in table
+        assert command("run").out == "Made 0 runs.\n"
 
 
 def test_a_failure_shows_its_reason(command: Commands, installation: Installation, tmp_path: Path) -> None:
@@ -101,48 +105,42 @@ def test_backup_and_restore(
 TRAIN = ("train", "--interactions", "x.csv", "--out", "m", "--schema")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("apply", "missing.yaml"),
-        (*TRAIN, "user=USER_ID"),
-        (*TRAIN, "user"),
-        (*TRAIN, "u=USER_ID,i=ITEM_ID", "--start", "soon"),
-        (*TRAIN, "u=USER_ID,i=ITEM_ID", "--memory", "lots"),
-        (
-            "train",
-            "--interactions",
-            "x.csv",
-            "--schema",
-            "u=USER_ID,i=ITEM_ID",
-            "--out",
-            "m",
-            "--max-invalid",
-            "7",
-        ),
-        ("restore", "missing.tar"),
-    ],
-    ids=" ".join,
-)
 def test_wrong_usage_ends_with_2_and_one_sentence(
-    command: Commands, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    ended = command(*arguments)
-    assert (ended.code, ended.out) == (2, "")
-    assert len(ended.err.strip().splitlines()) == 1
-    assert not (tmp_path / "m").exists()
-
-
-@pytest.mark.parametrize("variable", ["CLEANROOM_MEMORY", "CLEANROOM_THREADS", "CLEANROOM_SIZE_PROFILE"])
-def test_a_wrong_setting_is_named(
-    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch, variable: str
+    command: Commands, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(variable, "-1")
-    ended = command("status")
-    assert ended.code == 2
-    assert variable in ended.err
+    monkeypatch.chdir(tmp_path)
+
+    def is_refused(*arguments: str) -> None:
+        ended = command(*arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert len(ended.err.strip().splitlines()) == 1
+        assert not (tmp_path / "m").exists()
+
+    assert_each(
+        is_refused,
+        [
+            ("apply", "missing.yaml"),
+            (*TRAIN, "user=USER_ID"),
+            (*TRAIN, "user"),
+            (*TRAIN, "u=USER_ID,i=ITEM_ID", "--start", "soon"),
+            (*TRAIN, "u=USER_ID,i=ITEM_ID", "--memory", "lots"),
+            (*TRAIN, "u=USER_ID,i=ITEM_ID", "--max-invalid", "7"),
+            ("restore", "missing.tar"),
+        ],
+    )
+
+
+def test_a_wrong_setting_is_named(
+    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_named(variable: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "-1")
+            ended = command("status")
+        assert ended.code == 2
+        assert variable in ended.err
+
+    assert_each(is_named, ["CLEANROOM_MEMORY", "CLEANROOM_THREADS", "CLEANROOM_SIZE_PROFILE"])
 
 
 def test_a_defect_ends_with_1_and_quotes_nothing(
@@ -164,6 +162,10 @@ def test_the_program_itself(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("cleanroom: ")
     assert "Traceback" not in ended.stderr
-    helped = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+
+
+def test_the_help_names_the_commands(command: Commands) -> None:
+    helped = command("--help")
+    assert helped.code == 0
     for name in ("demo", "dev", "apply", "run", "status", "train", "generate", "backup", "restore", "cancel"):
-        assert name in helped.stdout
+        assert f"\n  {name} " in helped.out

@@ -4,6 +4,7 @@ Contract: DESIGN section 4 (deleting takes the Dagster partition and its materia
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,17 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_dataset_goes_with_everything_made_from_it(
-    command: Commands, installation: Installation, world: worlds.World
-) -> None:
-    command("apply", world.declaration)
-    command("run")
+@pytest.fixture
+def installation(finished_home: Path) -> Iterator[Installation]:
+    """A copy of a finished clean room that the environment names."""
+    with worlds.installed(finished_home) as opened:
+        yield opened
+
+
+def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installation: Installation) -> None:
+    assert command("run").out == "Made 0 runs.\n"
+    with dagster_instance(installation) as instance:
+        assert sum(len(shown_partitions(instance, kind)) for kind in PARTITION_SETS) == 5
     dataset = worlds.the(installation, Kind.TRAINING_DATASET)
     refused = command("delete", dataset.id)
     # The export is not among them: it goes with its job.
@@ -58,9 +65,8 @@ def test_a_dataset_goes_with_everything_made_from_it(
 
 
 def test_on_a_terminal_it_asks_first(
-    command: Commands, installation: Installation, world: worlds.World, monkeypatch: pytest.MonkeyPatch
+    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command("apply", world.declaration)
     job = worlds.the(installation, Kind.GENERATION_JOB)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     asked: list[str] = []
