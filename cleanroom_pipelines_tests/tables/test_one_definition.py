@@ -76,7 +76,9 @@ numbers = st.sampled_from(
     [None, "", " ", "x", "1,5", "NaN", "inf", "-inf", "1e400", "1e99", "-0.5", ".5", "9" * 99]
 )
 text_rows = st.lists(
-    st.one_of(st.tuples(ids, ids, times, numbers, ids), st.sampled_from(["{no row", "a,b,c,d,e,f,g"])), max_size=12
+    st.one_of(st.tuples(ids, ids, times, numbers, ids), st.sampled_from(["{no row", "a,b,c,d,e,f,g"])),
+    min_size=8,
+    max_size=24,
 )
 whole = st.sampled_from([None, 0, -5, 1_700_000_000, 10**11 - 1, 10**11, -(10**11), 2**63 - 1, -(2**63)])
 floats = st.sampled_from([None, 0.5, -1.0, 1e308, math.nan, math.inf, -math.inf])
@@ -162,7 +164,7 @@ def assert_agreement(path: Path, folder: Path) -> None:
         assert str(caught.value) == report.reason
 
 
-@one_in(4)
+@one_in(8)
 @given(rows=text_rows, format_=st.sampled_from(["csv", "jsonl"]), end=st.sampled_from(["\n", "\r\n"]))
 @example(rows=[("u", "i", None, None, None)], format_="csv", end="\n")
 @example(rows=[("u", "i", "1700000000000", "1", "c")] * 3, format_="jsonl", end="\n")
@@ -174,7 +176,7 @@ def test_interactions_as_text(
     assert_agreement(write_text(folder, format_, NAMES, [FIRST, *rows], end), folder)
 
 
-@one_in(4)
+@one_in(8)
 @given(
     rows=st.lists(st.tuples(ids, st.one_of(st.none(), st.integers(-3, 3)), whole, floats, ids), max_size=12),
     times=st.lists(moments, min_size=12, max_size=12),
@@ -196,7 +198,7 @@ def test_interactions_as_parquet(
     assert_agreement(folder / "rows.parquet", folder)
 
 
-@one_in(4)
+@one_in(8)
 @given(
     rows=st.lists(st.one_of(ids, st.just(["no row"])), max_size=30),
     format_=st.sampled_from(["csv", "jsonl", "parquet"]),

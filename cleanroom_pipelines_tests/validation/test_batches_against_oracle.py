@@ -218,7 +218,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("upload")
 
 
-@one_in(4)
+@one_in(8)
 @given(
     rows=text_rows,
     format_=st.sampled_from(["csv", "jsonl"]),
@@ -250,7 +250,7 @@ def test_interactions_as_text(
     assert_equal(report, oracle(rows, list(ROLES), format_))
 
 
-@one_in(4)
+@one_in(8)
 @given(rows=typed_rows, batch_rows=st.integers(1, 7), n_files=st.integers(1, 3))
 def test_interactions_as_parquet(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], batch_rows: int, n_files: int
@@ -268,7 +268,7 @@ def test_interactions_as_parquet(
     assert_equal(report, oracle(rows, list(ROLES), "parquet"))
 
 
-@one_in(4)
+@one_in(8)
 @given(
     rows=st.lists(st.one_of(st.tuples(ids, numbers), st.sampled_from(["few", "many"])), min_size=1, max_size=14),
     format_=st.sampled_from(["csv", "jsonl"]),
@@ -294,7 +294,7 @@ def test_users_drop_later_duplicates(
     assert report.n_rows_dropped == expected["invalid"] + len(expected["duplicates"])
 
 
-@one_in(4)
+@one_in(8)
 @given(
     rows=st.lists(st.tuples(ids), min_size=1, max_size=20),
     format_=st.sampled_from(["csv", "jsonl", "parquet"]),

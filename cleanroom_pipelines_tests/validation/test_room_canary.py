@@ -108,6 +108,8 @@ def silent_log(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[st
 def test_broken_rows(tmp_path: Path, kind: MatchingId) -> None:
     uploads = uploads_of(tmp_path, kind)
     seed = uploads.pop(Dataset.SEED_AUDIENCES)
+    if kind is not MatchingId.EMAIL:
+        uploads = {Dataset.MATCHING: uploads[Dataset.MATCHING]}  # the others hold the same whatever the kind
     told: list[str] = []
     base = ingest_base(
         list(uploads.values()),
@@ -147,7 +149,7 @@ def broken_files(good: bytes, folder: Path) -> dict[str, bytes]:
         "no row": b"\n".join([no_row] * 3),
         "columns": b"\n".join([good + b"," + good] * 3),
         "line ends": good + b"\r\n" + good + b"\n" + good + b"\r\n",
-        "gzip": gzip.compress((good + b"\n") * 100_000)[:-20],
+        "gzip": gzip.compress((good + b"\n") * 20_000)[:-20],
         "parquet": b"PAR1" + good + b"PAR1",
         "types": parquet({CANARY: [CANARY]}),
         "damaged": whole[:60] + bytes(40) + whole[100:],

