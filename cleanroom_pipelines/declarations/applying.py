@@ -247,7 +247,7 @@ class _Applying:
             return self._note("update" if existing else "create", spec, existing.id if existing else "")
         location = None
         if seed is not None and isinstance(spec, GenerationJobSpec):
-            location = self._vault.put(self._new_slot(), seed, keep=spec.keep_seed)
+            location = self._vault.put(self._new_slot(), seed, keep=spec.keep_seed, digest=spec.seed_digest)
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:
