@@ -157,7 +157,7 @@ def register_drop(installation: Installation, drop: Drop) -> GenerationJob | Non
         StillWrittenError: Somebody may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
-    with _one_at_a_time(installation), ExitStack() as stack:
+    with one_at_a_time(installation), ExitStack() as stack:
         try:
             resting = rest(installation, drop)
         except FileNotFoundError:
@@ -193,7 +193,7 @@ def recover_drops(installation: Installation) -> None:
     """Register the drops that were taken in by a process that was cut off before it made their job."""
     if not any((folder / _NOTE).is_file() for folder in installation.home.seeds.iterdir()):
         return
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         for folder in sorted(installation.home.seeds.iterdir()):
             if not (folder / _NOTE).is_file() or installation.vault.find(folder.name) is None:
                 continue
@@ -212,7 +212,7 @@ def settle_drop(installation: Installation, job_id: str) -> None:
 
     Does nothing for other jobs, for jobs under way, and when the receipt lies there already.
     """
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         _settle(installation, job_id)
 
 
@@ -225,7 +225,7 @@ def settle_all_drops(installation: Installation) -> None:
 
 def forget_receipts(installation: Installation, job: GenerationJob) -> None:
     """Delete the receipts of a dropped seed whose job is deleted; nothing happens for other jobs."""
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         for receipt in _receipt_paths(installation, job):
             receipt.unlink(missing_ok=True)
 
@@ -244,7 +244,7 @@ def forget_inbox(installation: Installation, configured_id: str, older_than: dat
         Whether there was one, and it went.
     """
     folder = installation.home.inbox_seeds / configured_id
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         if not folder.is_dir() or folder.is_symlink():
             return False
         inside = [folder, *folder.rglob("*")]
@@ -502,7 +502,8 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
 
 
 @contextmanager
-def _one_at_a_time(installation: Installation) -> Iterator[None]:
+def one_at_a_time(installation: Installation) -> Iterator[None]:
+    """Let one process of this home at a time take, recover or settle a drop."""
     with (installation.home.inbox / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
         yield

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cleanroom_pipelines.catalog import DataRoom, Kind, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError
-from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop, RestingDrop, rest
+from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop, RestingDrop, one_at_a_time, rest
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.upload_vault import chunks_of
 
@@ -54,26 +54,27 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
         StillWrittenError: Somebody may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
-    room = installation.catalog.get(Kind.DATA_ROOM, drop.configured_id)
-    assert isinstance(room, DataRoom)
-    dataset, matching_id = _dataset_of(room, drop.path.parent.name)
-    try:
-        resting = rest(installation, drop)
-    except FileNotFoundError:
-        return  # another process was faster
-    key = "seeds" if dataset == _OF_SEEDS else dataset
-    key = f"{key}:{matching_id}" if matching_id else key
-    upload = _taken_in(installation, room, resting, matching_id)
-    if room.inputs.get(key) != upload.id:
-        n_embeddings = None
-        if dataset == "embeddings":
-            with installation.uploads.opening(upload.location, upload.digest) as copy:
-                n_embeddings = _n_embeddings(copy)
-        installation.audit.write(
-            {"way": "inbox", "operation": "provision", "room": room.id, "dataset": dataset, "outcome": "ok"}
-        )
-        installation.catalog.provision(room.id, {key: upload.id}, n_embeddings=n_embeddings)
-    resting.remove()
+    with one_at_a_time(installation):
+        room = installation.catalog.get(Kind.DATA_ROOM, drop.configured_id)
+        assert isinstance(room, DataRoom)
+        dataset, matching_id = _dataset_of(room, drop.path.parent.name)
+        try:
+            resting = rest(installation, drop)
+        except FileNotFoundError:
+            return  # another process was faster
+        key = "seeds" if dataset == _OF_SEEDS else dataset
+        key = f"{key}:{matching_id}" if matching_id else key
+        upload = _taken_in(installation, room, resting, matching_id)
+        if room.inputs.get(key) != upload.id:
+            n_embeddings = None
+            if dataset == "embeddings":
+                with installation.uploads.opening(upload.location, upload.digest) as copy:
+                    n_embeddings = _n_embeddings(copy)
+            installation.audit.write(
+                {"way": "inbox", "operation": "provision", "room": room.id, "dataset": dataset, "outcome": "ok"}
+            )
+            installation.catalog.provision(room.id, {key: upload.id}, n_embeddings=n_embeddings)
+        resting.remove()
 
 
 def _taken_in(installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: str | None) -> Upload:
