@@ -251,7 +251,7 @@ class _Applying:
         if seed is not None and isinstance(spec, GenerationJobSpec):
             slot = self._new_slot()
             self._catalog.announce(SEED, slot)
-            location = self._vault.put(slot, seed, keep=spec.keep_seed)
+            location = self._vault.put(slot, seed, keep=spec.keep_seed, digest=spec.seed_digest)
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:

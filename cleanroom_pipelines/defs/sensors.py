@@ -16,7 +16,13 @@ from cleanroom_pipelines.defs.jobs import asset_jobs, carry_out_deletions, score
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import find_leaving
-from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, register_drop, settle_all_drops
+from cleanroom_pipelines.execution.inbox import (
+    StillWrittenError,
+    find_drops,
+    recover_drops,
+    register_drop,
+    settle_all_drops,
+)
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
 from cleanroom_pipelines.execution.running import LANE_TAG, UNFINISHED, ready_work, run_request
@@ -38,7 +44,7 @@ _MAX_WORKERS = {Lane.SMALL: 2, Lane.HEAVY: 1}
 def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.
 
-    A file is complete when its size and time of change are those of the tick before.
+    A file is complete when its size and time of change are those of the tick before, and nobody writes it.
     """
     opened = installation.open()
     recover_drops(opened)
@@ -52,6 +58,9 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
             continue
         try:
             registered = register_drop(opened, drop)
+        except StillWrittenError:
+            seen[key] = list(drop.signature)
+            continue
         except (CleanroomError, OSError) as error:
             # one file that cannot be taken now must not keep the others waiting
             context.log.warning(
@@ -79,7 +88,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
 def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.
 
-    A file is complete when its size and time of change are those of the tick before.
+    A file is complete when its size and time of change are those of the tick before, and nobody writes it.
     """
     opened = installation.open()
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
@@ -94,6 +103,8 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
             provision_drop(opened, drop)
             del seen[key]
             n_taken += 1
+        except StillWrittenError:
+            continue
         except (CleanroomError, OSError) as error:
             n_left += 1
             context.log.warning(f"A file dropped for a data room stays ({type(error).__name__}).")

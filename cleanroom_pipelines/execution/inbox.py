@@ -4,6 +4,10 @@ Lives here: finding complete drops, registering them as jobs, leaving receipts.
 Add here when something else may be dropped.
 Keep out: validating or ranking the seed; a drop is a job like any other.
 
+A drop that nobody is writing any more is copied, and all that follows is done with the copy: its digest is the
+seed's name in the vault and is checked whenever the seed is opened. The file goes when the copy is on the disk, if
+it is still the one that was copied.
+
 A drop acts as the operator on behalf of the configured model's owner. Its name gives only its format and the words
 of the job's name; no path is made of it. Every step can be cut off and done again: the job's row is found by the
 seed's keyed digest, so the same content twice is one job. Dropping a seed again whose job or export failed asks
@@ -14,8 +18,9 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,8 +48,9 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
-from cleanroom_pipelines.storage.artifacts import write_durably
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.layout import path_of_partition
+from cleanroom_pipelines.storage.open_files import FileState, may_be_being_written
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
 
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -66,6 +72,62 @@ class Drop:
     configured_id: str
     path: Path
     signature: tuple[int, int]
+
+
+class StillWrittenError(CleanroomError):
+    """Somebody may be writing a dropped file; it stays until it rests."""
+
+
+@dataclass(frozen=True)
+class RestingDrop:
+    """A drop that nobody was writing when it was looked at.
+
+    Args:
+        drop: The drop.
+        state: How its file was then.
+        clock: Gives the time in UTC.
+    """
+
+    drop: Drop
+    state: FileState
+    clock: Callable[[], datetime]
+
+    def check(self) -> None:
+        """Refuse what was read of a file if it was changed or replaced meanwhile, or somebody writes it now.
+
+        Raises:
+            StillWrittenError: It was.
+        """
+        path = self.drop.path
+        try:
+            is_written = may_be_being_written(path, self.clock().timestamp())
+        except FileNotFoundError:
+            is_written = True
+        if is_written or not self.state.still_is(path):
+            raise _still_written()
+
+    def remove(self) -> None:
+        """Delete the file, unless another one has its name by now: that is another drop.
+
+        Between the look and the deletion a file could still be replaced; nothing deletes only a certain file.
+        """
+        if self.state.still_is(self.drop.path):
+            self.drop.path.unlink(missing_ok=True)
+
+
+def rest(installation: Installation, drop: Drop) -> RestingDrop:
+    """See that nobody is writing a drop, and how its file is before it is read.
+
+    Raises:
+        StillWrittenError: Somebody may be writing it.
+        FileNotFoundError: It is gone.
+    """
+    state = FileState.of(drop.path)
+    if (state.n_bytes, state.modified_ns) != drop.signature:
+        raise _still_written()
+    if may_be_being_written(drop.path, installation.clock().timestamp()):
+        raise _still_written()
+    return RestingDrop(drop, state, installation.clock)
 
 
 def find_drops(installation: Installation) -> Iterator[Drop]:
@@ -95,29 +157,38 @@ def register_drop(installation: Installation, drop: Drop) -> GenerationJob | Non
         The job: a new one, or the one that the same content made before; None when the drop was refused or stays.
 
     Raises:
+        StillWrittenError: Somebody may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation), ExitStack() as stack:
         try:
-            slot, note = _identify(installation, drop)
+            resting = rest(installation, drop)
         except FileNotFoundError:
             return None  # another process was faster
+        try:
+            suffix, configured_id = seed_suffix(drop.path), _configured(installation, drop)
+            copy = stack.enter_context(_copying(installation, resting, suffix))
+            slot, note = _identify(installation, drop, configured_id, copy)
+        except FileNotFoundError:
+            return None
         except (SeedError, UsageError) as error:
-            _refuse(installation, drop, error)
+            _refuse(installation, resting, error)
             return None
         job = _job_of(installation, note)
         if job is None:
-            _take(installation, drop, slot, note)
+            _take(installation, copy, slot, note)
+            resting.remove()
             return _register(installation, slot, note)
         if job.status in DELETING:
             return None
         newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job.id)
         if newest.status is Status.CREATE_FAILED:
-            _take(installation, drop, slot, note | {"again": newest.run_key})
+            _take(installation, copy, slot, note | {"again": newest.run_key})
+            resting.remove()
             _try_again(installation, slot, job)
         else:
             _retry_exports(installation, job)
-            drop.path.unlink(missing_ok=True)  # the same content again: it is one job, whose receipt stays
+            resting.remove()  # the same content again: it is one job, whose receipt stays
         return _job_of(installation, note)
 
 
@@ -126,7 +197,7 @@ def recover_drops(installation: Installation) -> None:
     """Register the drops that were taken in by a process that was cut off before it made their job."""
     if not any((folder / _NOTE).is_file() for folder in installation.home.seeds.iterdir()):
         return
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         for folder in sorted(installation.home.seeds.iterdir()):
             if not (folder / _NOTE).is_file() or installation.vault.find(folder.name) is None:
                 continue
@@ -150,7 +221,7 @@ def settle_drop(installation: Installation, job_id: str) -> None:
 
     Does nothing for other jobs, for jobs under way, and when the receipt lies there already.
     """
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         _settle(installation, job_id)
 
 
@@ -163,7 +234,7 @@ def settle_all_drops(installation: Installation) -> None:
 
 def forget_receipts(installation: Installation, job: GenerationJob) -> None:
     """Delete the receipts of a dropped seed whose job is deleted; nothing happens for other jobs."""
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         for receipt in _receipt_paths(installation, job):
             receipt.unlink(missing_ok=True)
 
@@ -182,7 +253,7 @@ def forget_inbox(installation: Installation, configured_id: str, older_than: dat
         Whether there was one, and it went.
     """
     folder = installation.home.inbox_seeds / configured_id
-    with _one_at_a_time(installation):
+    with one_at_a_time(installation):
         if not folder.is_dir() or folder.is_symlink():
             return False
         inside = [folder, *folder.rglob("*")]
@@ -246,25 +317,58 @@ def _settle(installation: Installation, job_id: str) -> None:
     _write_receipt(right, receipt)
 
 
-def _identify(installation: Installation, drop: Drop) -> tuple[str, dict[str, Any]]:
-    """The slot of a drop and what is to be noted of it."""
-    suffix = seed_suffix(drop.path)
+def _configured(installation: Installation, drop: Drop) -> str:
     try:
         path_of_partition(drop.configured_id)
-        configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, drop.configured_id)
+        return installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, drop.configured_id).id
     except (NotFoundError, UsageError):
         raise _no_such_model() from None
+
+
+@contextmanager
+def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> Iterator[Path]:
+    """Give a copy of a drop that nobody else can write to: what is done from here on is done with it."""
+    source = resting.drop.path
+    with _telling_of_reading():
+        source.open("rb").close()
+    with full_disk_is_an_error():
+        folder = Path(tempfile.mkdtemp(prefix="drop-", dir=installation.home.scratch))
     try:
-        digest = installation.vault.digest(drop.path)
+        copy = folder / f"seed{suffix}"
+        with full_disk_is_an_error():
+            shutil.copyfile(source, copy)
+        resting.check()
+        yield copy
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identify(
+    installation: Installation, drop: Drop, configured_id: str, copy: Path
+) -> tuple[str, dict[str, Any]]:
+    """The slot of a drop and what is to be noted of it."""
+    with _telling_of_reading():
+        digest = installation.vault.digest(copy)
+    stem = drop.path.name[: -len(seed_suffix(drop.path))]
+    words = re.sub(r"[^A-Za-z0-9]+", " ", stem).strip()[:40].strip() or "seed"
+    note = {"configured_id": configured_id, "words": words, "bytes": copy.stat().st_size, "digest": digest}
+    return f"{configured_id[-12:]}-{digest[:32]}", note
+
+
+@contextmanager
+def _telling_of_reading() -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SeedError(
             f"The seed cannot be read ({type(error).__name__}).", remedy="Check who may read it and drop it again."
         ) from None
-    words = re.sub(r"[^A-Za-z0-9]+", " ", drop.path.name[: -len(suffix)]).strip()[:40].strip() or "seed"
-    note = {"configured_id": configured.id, "words": words, "bytes": drop.signature[0], "digest": digest}
-    return f"{configured.id[-12:]}-{digest[:32]}", note
+
+
+def _still_written() -> StillWrittenError:
+    return StillWrittenError("The file may still be being written.", remedy="It is taken when it rests.")
 
 
 def _job_of(installation: Installation, note: Mapping[str, Any]) -> GenerationJob | None:
@@ -276,16 +380,15 @@ def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
     return [export for export in page.items if isinstance(export, ExportJob)]
 
 
-def _take(installation: Installation, drop: Drop, slot: str, note: Mapping[str, Any]) -> None:
-    """Move a drop into its slot, the note first: whoever finds both knows what they are for."""
+def _take(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
+    """Move the copy of a drop into its slot, the note first: whoever finds both knows what they are for."""
     folder = installation.vault.folder_of(slot)
     installation.catalog.announce(SEED, slot)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(folder / _NOTE, json.dumps(note).encode())
     if installation.vault.find(slot) is None:
-        installation.vault.put(slot, drop.path, keep=False, move=True)
-    else:
-        drop.path.unlink(missing_ok=True)  # the same content was taken in before, by a process that was cut off
+        # otherwise the same content was taken in before, by a process that was cut off
+        installation.vault.put(slot, copy, keep=False, move=True)
 
 
 def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> GenerationJob | None:
@@ -357,8 +460,9 @@ def _no_such_model() -> UsageError:
     )
 
 
-def _refuse(installation: Installation, drop: Drop, error: CleanroomError) -> None:
+def _refuse(installation: Installation, resting: RestingDrop, error: CleanroomError) -> None:
     installation.check()
+    drop = resting.drop
     try:
         digest = installation.vault.digest(drop.path)
     except FileNotFoundError:
@@ -371,8 +475,7 @@ def _refuse(installation: Installation, drop: Drop, error: CleanroomError) -> No
         path_of_partition(drop.configured_id)
         entry["resource"] = drop.configured_id
     installation.audit.write(entry)
-    if drop.path.is_file():
-        drop.path.unlink(missing_ok=True)
+    resting.remove()
 
 
 def _write_refusal(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
@@ -415,7 +518,8 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
 
 
 @contextmanager
-def _one_at_a_time(installation: Installation) -> Iterator[None]:
+def one_at_a_time(installation: Installation) -> Iterator[None]:
+    """Let one process of this home at a time take, recover or settle a drop."""
     with (installation.home.inbox / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
         yield

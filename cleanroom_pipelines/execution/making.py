@@ -246,7 +246,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             with (
                 _opening(installation, model, "audience_model") as model_folder,
-                installation.vault.opening(job.seed_location) as seed,
+                installation.vault.opening(job.seed_location, job.seed_digest) as seed,
                 work.drafting("audience", inputs, settings) as draft,
             ):
                 report = generate(
@@ -385,7 +385,7 @@ def _make_report(work: Work) -> Made:
     installation = work.installation
     job, configured, model = _family(installation, work)
     job = fetch_requested_seed(installation, job)
-    with installation.vault.opening(job.seed_location) as seed:
+    with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
         report = validate_seed(seed, engine_settings=installation.engine_settings)
         documents: dict[str, Any] = {"report": report.as_dict()}
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)

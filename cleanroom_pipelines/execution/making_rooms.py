@@ -478,9 +478,8 @@ def _opening_uploads(
         uploads = []
         for name, upload_id in sorted(datasets.items()):
             dataset, _, matching_id = name.partition(":")
-            path = stack.enter_context(
-                installation.uploads.opening(installation.catalog.upload(upload_id).location)
-            )
+            upload = installation.catalog.upload(upload_id)
+            path = stack.enter_context(installation.uploads.opening(upload.location, upload.digest))
             uploads.append(
                 RoomUpload(
                     kinds[dataset],

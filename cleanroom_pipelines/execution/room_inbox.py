@@ -13,12 +13,13 @@ import csv
 import gzip
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
 from cleanroom_pipelines.catalog.noting import acting_for
-from cleanroom_pipelines.errors import InputError
-from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop
+from cleanroom_pipelines.errors import InputError, NotFoundError
+from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop, RestingDrop, one_at_a_time, rest
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.upload_vault import chunks_of
 
@@ -45,38 +46,69 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 
 @acting_for("inbox")
 def provision_drop(installation: Installation, drop: Drop) -> None:
-    """Seal a complete drop, provision its room with it, and delete it.
+    """Seal a copy of a complete drop, provision its room with it, and delete the file.
+
+    What was cut off is done again with the same upload, so that a file provisions its room once.
 
     Raises:
         NotFoundError: There is no such room; the file stays.
         InputError: The folder is of no dataset of the room; the file stays.
+        StillWrittenError: Somebody may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
-    room = installation.catalog.get(Kind.DATA_ROOM, drop.configured_id)
-    assert isinstance(room, DataRoom)
-    dataset, matching_id = _dataset_of(room, drop.path.parent.name)
-    n_embeddings = _n_embeddings(drop.path) if dataset == "embeddings" else None
-    upload_id = installation.token_hex(16)
+    with one_at_a_time(installation):
+        room = installation.catalog.get(Kind.DATA_ROOM, drop.configured_id)
+        assert isinstance(room, DataRoom)
+        dataset, matching_id = _dataset_of(room, drop.path.parent.name)
+        try:
+            resting = rest(installation, drop)
+        except FileNotFoundError:
+            return  # another process was faster
+        key = "seeds" if dataset == _OF_SEEDS else dataset
+        key = f"{key}:{matching_id}" if matching_id else key
+        upload = _taken_in(installation, room, resting, matching_id)
+        if room.inputs.get(key) != upload.id:
+            n_embeddings = None
+            if dataset == "embeddings":
+                with installation.uploads.opening(upload.location, upload.digest) as copy:
+                    n_embeddings = _n_embeddings(copy)
+            installation.audit.write(
+                {"way": "inbox", "operation": "provision", "room": room.id, "dataset": dataset, "outcome": "ok"}
+            )
+            installation.catalog.provision(room.id, {key: upload.id}, n_embeddings=n_embeddings)
+        resting.remove()
+
+
+def _taken_in(installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: str | None) -> Upload:
+    """The upload that a drop was sealed as; its id is the file's own, so that it is found after a cut."""
+    folder = resting.drop.path.parent.name
+    for number in count():
+        mark = f"{room.id}/{folder}/{resting.state}/{number}"
+        upload_id = installation.key.digest("dropped uploads", mark.encode())[:32]
+        try:
+            upload = installation.catalog.upload(upload_id)
+        except NotFoundError:
+            break
+        if upload.location is not None or upload.id in room.inputs.values():
+            return upload
+        # it was refused, or nobody named it for a day, and its content is gone: the file is taken once more
     installation.catalog.announce(UPLOAD, upload_id)
-    with drop.path.open("rb") as stream:
+    with resting.drop.path.open("rb") as stream:
         sealed = installation.uploads.put(upload_id, chunks_of(stream))
-    name = f"dropped {drop.path.parent.name}"
-    installation.catalog.add_upload(
+    try:
+        resting.check()
+    except BaseException:
+        installation.uploads.delete(sealed.location)
+        raise
+    return installation.catalog.add_upload(
         upload_id,
         room.owner_email,
-        name,
+        f"dropped {folder}",
         n_bytes=sealed.n_bytes,
         digest=sealed.digest,
         matching_id=matching_id,
         location=sealed.location,
     )
-    key = "seeds" if dataset == _OF_SEEDS else dataset
-    key = f"{key}:{matching_id}" if matching_id else key
-    installation.audit.write(
-        {"way": "inbox", "operation": "provision", "room": room.id, "dataset": dataset, "outcome": "ok"}
-    )
-    installation.catalog.provision(room.id, {key: upload_id}, n_embeddings=n_embeddings)
-    drop.path.unlink(missing_ok=True)
 
 
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:

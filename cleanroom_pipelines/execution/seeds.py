@@ -58,18 +58,20 @@ def start_job_from_file(
     size: AudienceSize | Literal["largest"] | None = None
     if export_size:
         size = LARGEST if export_size == LARGEST else AudienceSize.parse(export_size)
-    slot = installation.token_hex(12)
+    slot, digest = installation.token_hex(12), installation.vault.digest(seed)
     installation.catalog.announce(SEED, slot)
-    location = installation.vault.put(slot, seed, keep=False)
+    location = installation.vault.put(slot, seed, keep=False, digest=digest)
     try:
+        with installation.vault.opening(location) as copy:
+            n_bytes = copy.stat().st_size
         job = installation.catalog.start_generation_job(
             GenerationJobSpec(
                 name=name,
                 configured_audience_model_id=configured,
                 seed_location=location,
                 seed_name=name,
-                seed_bytes=seed.stat().st_size,
-                seed_digest=installation.vault.digest(seed),
+                seed_bytes=n_bytes,
+                seed_digest=digest,
                 seed_mode=SeedMode(seed_mode),
                 export_size=size,
                 origin=origin,

@@ -8,12 +8,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
-from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, replacing, write_durably
+from cleanroom_pipelines.storage.artifacts import (
+    full_disk_is_an_error,
+    replacing,
+    sync_folder,
+    write_durably,
+)
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.keys import InstallationKey
 
@@ -21,7 +26,8 @@ SEED_SUFFIXES = tuple(
     suffix + packed for suffix in (".jsonl", ".json", ".csv", ".parquet") for packed in ("", ".gz")
 )
 _SEALED = ".sealed"
-_PURPOSE = "kept seeds"
+_PURPOSE, _DIGESTS = "kept seeds", "seed digests"
+_ALTERED = "was altered after it was taken in"
 _SLOT = re.compile(r"[0-9a-f][0-9a-f-]{7,99}")
 _SEED = re.compile(r"seed\.[a-z.]{1,40}")
 
@@ -40,19 +46,21 @@ class SeedVault:
         Args:
             file: The seed.
         """
-        return self._key.digest_files("seed digests", (file,))
+        return self._key.digest_files(_DIGESTS, (file,))
 
-    def put(self, slot: str, file: Path, *, keep: bool, move: bool = False) -> str:
+    def put(self, slot: str, file: Path, *, keep: bool, move: bool = False, digest: str | None = None) -> str:
         """Take a seed in, whole or not at all, and return its location for the catalogue.
 
         Args:
             slot: Name of a folder of its own, hex digits and dashes.
             file: The seed; its name gives only the format.
             keep: Seal it, so that refreshes can read it again.
-            move: Take the file away from where it lies (a drop).
+            move: Take the file away from where it lies: only one that this process has made, since whoever has it
+                open could go on writing to it.
+            digest: What `digest` gave of it; what is taken in must have the same.
 
         Raises:
-            SeedError: Its name ends in no format that is read here.
+            SeedError: Its name ends in no format that is read here, or it changed meanwhile.
             StorageFullError: The disk is full; the file lies where it lay.
         """
         suffix = seed_suffix(file)
@@ -62,13 +70,16 @@ class SeedVault:
             with full_disk_is_an_error():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if keep:
-                    write_durably(target, self._key.seal(_PURPOSE, file.read_bytes()))
+                    content = file.read_bytes()
+                    _refuse_other(digest, lambda: self._digest_of(content), "changed while it was taken in")
+                    write_durably(target, self._key.seal(_PURPOSE, content))
                     if move:
                         file.unlink()
                 elif move:
                     _move(file, target)
                 else:
-                    _copy(file, target)
+                    self._copy(file, target, digest)
+                sync_folder(folder.parent)
         except BaseException:
             with suppress(OSError):
                 folder.rmdir()  # only a slot in which nothing else lies
@@ -96,14 +107,15 @@ class SeedVault:
         return self._folder / slot
 
     @contextmanager
-    def opening(self, location: str | None) -> Iterator[Path]:
+    def opening(self, location: str | None, digest: str | None = None) -> Iterator[Path]:
         """Give a readable path to a seed; an unsealed copy is removed afterwards.
 
         Args:
             location: What `put` returned.
+            digest: What `digest` gave when it was taken in, so that nothing else is used; None: not checked.
 
         Raises:
-            SeedError: The seed is gone.
+            SeedError: The seed is gone, or was altered.
             ConfigurationError: The sealed seed was altered, or sealed under another key.
             StorageFullError: The disk is too full for the unsealed copy.
         """
@@ -115,6 +127,7 @@ class SeedVault:
                 status_code=StatusCode.SEED_NOT_FOUND,
             )
         if path.suffix != _SEALED:
+            _refuse_other(digest, lambda: self.digest(path), _ALTERED)
             yield path
             return
         with full_disk_is_an_error():
@@ -123,9 +136,20 @@ class SeedVault:
             plain = folder / path.name.removesuffix(_SEALED)
             with full_disk_is_an_error():
                 plain.write_bytes(self._key.unseal(_PURPOSE, path.read_bytes()))
+            _refuse_other(digest, lambda: self.digest(plain), _ALTERED)
             yield plain
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _digest_of(self, content: bytes) -> str:
+        """The same as `digest` of a file with this content."""
+        return self._key.digest(_DIGESTS, len(content).to_bytes(8, "big") + content)
+
+    def _copy(self, file: Path, target: Path, digest: str | None) -> None:
+        # under another name until it is whole: a seed cut short would be taken for the seed
+        with replacing(target) as draft:
+            shutil.copyfile(file, draft)
+            _refuse_other(digest, lambda: self.digest(draft), "changed while it was taken in")
 
     def delete(self, location: str | None) -> None:
         """Delete a seed and its slot; nothing happens when it is gone.
@@ -161,16 +185,19 @@ def seed_suffix(file: Path) -> str:
     )
 
 
+def _refuse_other(wanted: str | None, found: Callable[[], str], what: str) -> None:
+    if wanted is not None and found() != wanted:
+        raise SeedError(f"The seed {what}.", remedy="Start again with the seed, when it is complete.")
+
+
 def _move(file: Path, target: Path) -> None:
     try:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(file, target)
+        sync_folder(target.parent)
     except OSError:
-        # the inbox may be another file system: copy first, so that a crash leaves the drop where it was
-        _copy(file, target)
+        # scratch may be another file system: copy first, so that a crash leaves the file where it was
+        with replacing(target) as draft:
+            shutil.copyfile(file, draft)
         file.unlink()
-
-
-def _copy(file: Path, target: Path) -> None:
-    # under another name until it is whole: a seed cut short would be taken for the seed
-    with replacing(target) as draft:
-        shutil.copyfile(file, draft)

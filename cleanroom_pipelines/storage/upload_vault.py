@@ -79,7 +79,7 @@ class UploadVault:
             StorageFullError: The disk is full; nothing is left.
         """
         target = self._path(upload_id)
-        mac = hmac.new(self._key.derive(_DIGESTS), digestmod=hashlib.sha256)
+        mac = self._mac()
         n_bytes = 0
         with full_disk_is_an_error():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,15 +93,16 @@ class UploadVault:
         return Sealed(target.name, n_bytes, mac.hexdigest())
 
     @contextmanager
-    def opening(self, location: str | None) -> Iterator[Path]:
+    def opening(self, location: str | None, digest: str | None = None) -> Iterator[Path]:
         """Give a readable copy of an upload; it is removed afterwards.
 
         Args:
             location: What `put` returned.
+            digest: The digest that `put` returned, so that no other file is used in its place; None: not checked.
 
         Raises:
             InputError: The upload is gone.
-            ConfigurationError: It was altered, or sealed under another key.
+            ConfigurationError: It was altered, is another one, or was sealed under another key.
             StorageFullError: The disk is too full for the copy.
         """
         path = self._path(location) if location and _ID.fullmatch(location) else None
@@ -110,11 +111,16 @@ class UploadVault:
         with full_disk_is_an_error():
             folder = Path(tempfile.mkdtemp(prefix="upload-", dir=self._scratch))
             try:
-                plain = folder / "upload"
+                plain, mac = folder / "upload", self._mac()
                 with path.open("rb") as source, plain.open("wb") as sink:
                     frames = _Frames(self._key, source.read(_NONCE))
                     for piece in frames.unseal_all(source):
+                        mac.update(piece)
                         sink.write(piece)
+                if digest is not None and not hmac.compare_digest(mac.hexdigest(), digest):
+                    raise ConfigurationError(
+                        "A sealed upload is not the one that was taken in.", remedy="Upload the file again."
+                    )
                 yield plain
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -130,6 +136,9 @@ class UploadVault:
         if not self._folder.is_dir():
             return frozenset()
         return frozenset(path.name for path in self._folder.iterdir() if _ID.fullmatch(path.name))
+
+    def _mac(self) -> hmac.HMAC:
+        return hmac.new(self._key.derive(_DIGESTS), digestmod=hashlib.sha256)
 
     def _path(self, upload_id: str) -> Path:
         if not _ID.fullmatch(upload_id):

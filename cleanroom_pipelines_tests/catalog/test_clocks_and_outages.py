@@ -5,6 +5,7 @@ version is reserved for one run; on PostgreSQL the server's clock decides, whate
 """
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -70,7 +71,10 @@ def test_a_heartbeat_from_the_future_ages_from_now_on(catalog: Catalog, clock: C
     assert catalog.dead_workers() == ("worker",)
 
 
-def test_nobody_is_dead_right_after_an_outage(catalog: Catalog, clock: Clock, dataset: str) -> None:
+def test_nobody_is_dead_right_after_an_outage(clock: Clock, tmp_path: Path) -> None:
+    # a database of its own: the process remembers the outage
+    catalog = Catalog(f"sqlite:///{tmp_path}/c.db", clock=clock, token_hex=Numbered())
+    dataset = catalog.create(dataset_spec()).id
     take(catalog, dataset)
     catalog.heartbeat_worker("worker")
     clock.turn(LEASE_SECONDS + 1)

@@ -6,8 +6,8 @@ from sqlalchemy import func, select, update
 
 from cleanroom_pipelines.catalog import Kind, Resource, Status
 from cleanroom_pipelines.catalog.tables import Base, VersionRow
-from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
-from cleanroom_pipelines_tests.databases import writing
+from cleanroom_pipelines.errors import CancelledError, ConflictError, NotFoundError, StatusCode, UsageError
+from cleanroom_pipelines_tests.databases import reading, writing
 
 from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
 from .dialects import on_both_dialects
@@ -137,7 +137,8 @@ def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: 
     claim = builder.catalog.claim(job.kind, job.id, 1, "run")
     assert claim is not None
     builder.catalog.request_delete(job.kind, job.id)
-    builder.catalog.finish(claim, {})
+    with pytest.raises(CancelledError):
+        builder.catalog.finish(claim, {})
     assert builder.again(job).status is Status.DELETE_PENDING
     assert builder.catalog.list(Kind.EXPORT_JOB).items == ()
 

@@ -17,6 +17,11 @@ from cleanroom_pipelines.errors import CleanroomError
 from .building import dataset_spec
 
 BOOKKEEPING = {
+    # which installation it is, and what is about to lie in the home or was noted by the caller (retention)
+    "identify",
+    "announce",
+    "give_up_uploads",
+    "delete_artifacts",
     # of runs and workers
     "claim",
     "reserve",
@@ -33,6 +38,8 @@ BOOKKEEPING = {
     # what became of work that was asked for, which the versions themselves keep
     "finish",
     "fail",
+    "begin_delivery",
+    "withdraw_artifact",
     "settle_orphans",
     "begin_delete",
     "finish_delete",

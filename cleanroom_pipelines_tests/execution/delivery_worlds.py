@@ -21,6 +21,7 @@ from cleanroom_pipelines.catalog import (
     CollaborationType,
     ConfiguredAudienceModelSpec,
     CustomAudienceSpec,
+    DataRoom,
     DataRoomSpec,
     ExportJobSpec,
     GenerationJobSpec,
@@ -158,22 +159,7 @@ def export_delivery(
 def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
     """The list of a room's audience of 10 users, for a group."""
     catalog = installation.catalog
-    room = catalog.create(
-        DataRoomSpec(
-            name="Spring",
-            mark="0a",
-            owner_email="publisher@pub.example",
-            participants=(
-                ParticipantSpec(
-                    "aa", ("publisher@pub.example",), "publisher", (Permission.PROVIDE_BASE_AUDIENCE,)
-                ),
-                ParticipantSpec(GROUP, (ANALYST,), "advertiser", (Permission.EXPORT_AUDIENCE,)),
-            ),
-            collaboration_types=tuple(CollaborationType),
-            matching_ids=("EMAIL",),
-        )
-    )
-    close(catalog, room)
+    room = make_data_room(catalog)
     version = catalog.current_version(Kind.DATA_ROOM, room.id)
     assert version is not None
     audience = catalog.create(
@@ -214,6 +200,28 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
             return {path.name: path.read_bytes() for path in below(opened / "files")}
 
     return Delivery(installation, clock, record, audience, files)
+
+
+def make_data_room(catalog: Catalog) -> DataRoom:
+    """A room of a publisher and an advertiser, nothing provisioned."""
+    room = catalog.create(
+        DataRoomSpec(
+            name="Spring",
+            mark="0a",
+            owner_email="publisher@pub.example",
+            participants=(
+                ParticipantSpec(
+                    "aa", ("publisher@pub.example",), "publisher", (Permission.PROVIDE_BASE_AUDIENCE,)
+                ),
+                ParticipantSpec(GROUP, (ANALYST,), "advertiser", (Permission.EXPORT_AUDIENCE,)),
+            ),
+            collaboration_types=tuple(CollaborationType),
+            matching_ids=("EMAIL",),
+        )
+    )
+    assert isinstance(room, DataRoom)
+    close(catalog, room)
+    return room
 
 
 def close(catalog: Catalog, record: Resource) -> None:
