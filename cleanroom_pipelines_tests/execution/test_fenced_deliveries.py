@@ -1,4 +1,4 @@
-"""Contract: issue 12, "What leaves is fenced". Nothing becomes visible outside for a run that was cancelled, whose
+"""Contract: what leaves is fenced. Nothing becomes visible outside for a run that was cancelled, whose
 resource is being deleted or that lost its claim, up to the last step; what it staged is removed. The manifest says
 which attempt wrote it, and an earlier attempt never replaces a later one. Held for exports on a disk and on an
 object store and for the lists of rooms, whose artifacts are on either.
