@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.catalog import (
     SEED,
@@ -25,22 +26,44 @@ from cleanroom_pipelines.catalog import (
     Version,
     hex_of,
 )
-from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.inbox import is_taken_drop
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.storage import ArtifactReference, Home
 from cleanroom_pipelines.storage.artifacts import is_leftover
+from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, is_process_folder
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 # Whoever writes a draft ends within a day, or was killed.
 _LEFTOVER_AFTER = timedelta(days=1)
+# Holds, as its time of change, when everything was last cleaned.
+_DONE, _EVERY = ".cleaned", timedelta(days=1)
+
+
+def keep_house(installation: Installation, instance: "dg.DagsterInstance") -> None:
+    """Clean up after dead processes now, and once a day after everything else that nothing needs.
+
+    Every process that works does so, whatever is pending: an installation without Dagster's schedules is cleaned
+    too. Of several that come at once one does it.
+    """
+    from cleanroom_pipelines.execution.deleting import sweep_deleted
+
+    root = installation.home.scratch_root
+    clean_up_after_the_dead(root)
+    done = root / _DONE
+    if _is_older(done, (installation.clock() - _EVERY).timestamp()) or not done.exists():
+        done.touch()
+        delete_superseded(installation)
+        sweep_deleted(installation, instance)
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
     """Delete artifacts that were superseded longer ago than the retention time, and what killed processes left.
 
     Kept are the current and the newest version of every resource, whatever a current version was made from, and
-    everything while any work is under way (its run may be reading).
+    what was current when any work began that is still under way (its run may be reading it).
 
     Args:
         installation: Where.
@@ -52,6 +75,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     from cleanroom_pipelines.execution.making import ASSETS_OF
 
     installation.check()
+    clean_up_after_the_dead(installation.home.scratch_root)
     catalog, store = installation.catalog, installation.store
     at = now or installation.clock()
     # The store is listed before the catalogue is read: what is published in between is then not in the list.
@@ -64,9 +88,14 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     ]
     resources = [record for kind in Kind for record in catalog.iterate(kind)]
     versions = {record.id: catalog.versions(record.kind, record.id) for record in resources}
-    if any(version.status in OPEN for family in versions.values() for version in family):
-        return 0
-    kept = set(_kept(resources, versions, at - timedelta(days=installation.settings.retention_days)))
+    begun = [
+        version.started_at
+        for family in versions.values()
+        for version in family
+        if version.status is Status.CREATE_IN_PROGRESS and version.started_at
+    ]
+    deadline = min((at - timedelta(days=installation.settings.retention_days), *begun))
+    kept = set(_kept(resources, versions, deadline))
     kinds = {record.id: record.kind for record in resources}
     superseded = [
         reference
@@ -84,7 +113,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
         some = sorted({reference.partition for reference in superseded})[:8]
         entry = {"way": "worker", "operation": "delete_superseded", "resource": some, "outcome": "ok"}
         installation.audit.write(entry)
-    _delete_leftovers(installation, resources, at)
+    _delete_leftovers(installation, resources, at, is_quiet=not begun)
     return len(superseded)
 
 
@@ -125,7 +154,9 @@ def _superseded_at(version: Version, family: tuple[Version, ...]) -> datetime | 
     return next(later, None)
 
 
-def _delete_leftovers(installation: Installation, resources: list[Resource], at: datetime) -> None:
+def _delete_leftovers(
+    installation: Installation, resources: list[Resource], at: datetime, *, is_quiet: bool
+) -> None:
     home, oldest = installation.home, (at - _LEFTOVER_AFTER).timestamp()
     drafts = (
         path
@@ -152,12 +183,22 @@ def _delete_leftovers(installation: Installation, resources: list[Resource], at:
     installation.catalog.give_up_uploads(at - _LEFTOVER_AFTER)
     files = (home.uploads / location for location in installation.uploads.locations())
     uploads = _with_tombstone(installation, UPLOAD, files)
-    for path in [*drafts, *slots, *uploads, *caches, *home.scratch.iterdir()]:
+    # what lies long in the folder of a process that lives may be in use as long as any work is under way
+    unowned = [*drafts, *_in_scratch(home)] if is_quiet else []
+    for path in [*slots, *uploads, *caches, *unowned]:
         if _is_older(path, oldest):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _in_scratch(home: Home) -> Iterator[Path]:
+    """What processes that still live left in their folders, and what lies beside those."""
+    for path in home.scratch_root.iterdir():
+        if path.name.startswith("."):
+            continue
+        yield from path.iterdir() if is_process_folder(path) else (path,)
 
 
 def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:

@@ -19,6 +19,7 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.retention import keep_house
 from cleanroom_pipelines.execution.supervision import supervise
 from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
 from cleanroom_pipelines.execution.work import Run, holding_for_run
@@ -77,6 +78,7 @@ def run_pending(
     begun, n_runs = time.monotonic(), 0
     passed_over = set() if passed_over is None else passed_over
     installation.check()
+    keep_house(installation, instance)
     recover_drops(installation)
     settle_all_drops(installation)
     while not should_stop():

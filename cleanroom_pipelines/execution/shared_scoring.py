@@ -62,7 +62,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
         n_ranges = min(opened.n_shards, n_runs * _RANGES_PER_RUN)
         cuts = [opened.n_shards * number // n_ranges for number in range(n_ranges + 1)]
         ranges = list(pairwise(cuts))
-        scratch = installation.home.scratch
+        scratch = installation.home.scratch_root
         # A helper may be writing there still when everything is scored.
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=scratch, ignore_cleanup_errors=True) as name:
             folder = Path(name)
@@ -216,7 +216,7 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 def _open_folders(installation: Installation) -> list[Path]:
     """What is laid open by runs that are alive: a killed one leaves its folder, and nobody wants those scores."""
-    folders = sorted(path.parent for path in installation.home.scratch.glob(f"{_PREFIX}*/{_PLAN}"))
+    folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
     return [folder for folder in folders if not _is_silent(folder, _PLAN)]
 
 

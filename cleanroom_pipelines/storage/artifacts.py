@@ -28,6 +28,7 @@ import pyarrow as pa
 from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
+from cleanroom_pipelines.storage.processes import remembered
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -199,7 +200,8 @@ class ArtifactStore:
             parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
         try:
-            with full_disk_is_an_error():
+            # a draft beside its target is deleted too where this process is killed
+            with full_disk_is_an_error(), remembered(self._scratch, folder):
                 draft = Draft(folder, reference)
                 yield draft
                 draft.manifest = Manifest(

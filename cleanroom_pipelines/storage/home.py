@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.storage.processes import folder_of_process
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -38,7 +39,14 @@ class Home:
         home = cls(root_of(root))
         try:
             home.root.mkdir(parents=True, exist_ok=True)
-            for part in (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch, home.audit):
+            for part in (
+                home.accounts,
+                home.inbox_seeds,
+                home.artifacts,
+                home.seeds,
+                home.scratch_root,
+                home.audit,
+            ):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
@@ -95,9 +103,14 @@ class Home:
         return self.root / "uploads"
 
     @property
-    def scratch(self) -> Path:
-        """Spill files and drafts; may be emptied when nothing runs."""
+    def scratch_root(self) -> Path:
+        """The scratch folders of all processes; may be emptied when nothing runs."""
         return self.root / "scratch"
+
+    @property
+    def scratch(self) -> Path:
+        """Spill files and drafts of this process; deleted once it has ended, however it did."""
+        return folder_of_process(self.scratch_root)
 
     @property
     def day_caches(self) -> Path:

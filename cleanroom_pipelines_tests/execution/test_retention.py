@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.catalog import SEED, Catalog, Cause, Kind, Resource, Version
+from cleanroom_pipelines.catalog import SEED, Catalog, Cause, Kind, Resource, TrainingDatasetSpec, Version
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF
@@ -16,7 +16,7 @@ from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore
 
 from ..conftest import StandingClock
-from .building import make_room, parents_of, write_artifact
+from .building import COLUMNS, make_room, parents_of, write_artifact
 
 
 def make(installation: Installation, version: Version, *, fails: bool = False) -> Version:
@@ -105,19 +105,32 @@ def test_the_newest_version_stays_even_when_it_failed(
     assert stored(installation, configured) == [1, 3]
 
 
-def test_nothing_goes_while_work_is_open(
+def test_what_was_current_when_work_began_stays_until_it_ends(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
+    other = catalog.create(TrainingDatasetSpec(name="other", source="y.csv", columns=COLUMNS))
+    claim = catalog.claim(other.kind, other.id, 1, "run that may read anything")
+    clock.turn(seconds=1)
+    renew(installation, dataset)
+    make_all(installation)
+    clock.turn(days=400)
+    assert claim is not None
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [1, 2]
+    catalog.fail(claim, StatusCode.INTERNAL, "It failed.")
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [2]
+
+
+def test_pending_work_holds_nothing_up(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
     renew(installation, dataset)
     make_all(installation)
     clock.turn(days=400)
-    pending = catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
-    assert delete_superseded(installation) == 0
-    claim = catalog.claim(dataset.kind, dataset.id, pending.number, "run")
-    assert delete_superseded(installation) == 0
-    assert stored(installation, dataset) == [1, 2]
-    catalog.fail(claim, StatusCode.INTERNAL, "It failed.")
+    catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
     assert delete_superseded(installation) > 0
     assert stored(installation, dataset) == [2]
 
@@ -232,15 +245,21 @@ def test_what_killed_processes_left_goes_after_a_day(
         assert path.read_text() == "user_id\n"
 
 
-def test_what_lies_there_stays_while_work_is_open(
+def test_what_lies_in_the_folder_of_a_live_process_stays_while_work_is_under_way(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     left = installation.home.scratch / "seed-abcdefgh"
     left.mkdir()
     age(left, clock, days=9)
-    installation.catalog.request_version(Kind.TRAINING_DATASET, room[Kind.TRAINING_DATASET].id, Cause.BY_HAND)
+    dataset = room[Kind.TRAINING_DATASET]
+    version = installation.catalog.request_version(Kind.TRAINING_DATASET, dataset.id, Cause.BY_HAND)
+    claim = installation.catalog.claim(Kind.TRAINING_DATASET, dataset.id, version.number, "run")
     delete_superseded(installation)
     assert left.exists()
+    assert claim is not None
+    installation.catalog.release(claim)
+    delete_superseded(installation)
+    assert not left.exists(), "what is pending reads nothing yet"
 
 
 def _job(installation: Installation, room: dict[Kind, Resource], location: str) -> Resource:

@@ -202,7 +202,7 @@ def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:
     assert door.send("PUT", "/uploads", b"x" * 1000).status == 200
     refused(door.send("PUT", "/uploads", b"x" * 1001), 413, "UploadTooLargeError")
     assert len(door.installation.uploads.locations()) == len(door.installation.catalog.uploads()) == 1
-    assert not list(Path(door.installation.home.scratch).rglob("upload-*"))
+    assert not list(Path(door.installation.home.scratch_root).rglob("upload-*"))
 
 
 def listed(door: Door, content: bytes) -> str:

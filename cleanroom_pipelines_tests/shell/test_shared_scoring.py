@@ -149,7 +149,7 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
     assert n_scored[False] > 0, "and so does the helper"
     assert sum(n_scored.values()) == worlds.N_USERS
     assert ranking(installation) == alone
-    assert list(installation.home.scratch.glob("scoring-*")) == []
+    assert list(installation.home.scratch_root.glob("scoring-*")) == []
     messages = [
         record.event_log_entry.user_message
         for record in dagster.get_records_for_run(run.run_id, limit=1000).records
@@ -198,7 +198,7 @@ def test_what_helpers_get_does_not_tell_who_the_seed_is(
 def test_help_for_a_run_that_has_ended_is_none(shared: tuple[Installation, dg.DagsterInstance]) -> None:
     installation, _ = shared
     assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
-    (installation.home.scratch / "scoring-half-made").mkdir()
+    (installation.home.scratch_root / "scoring-half-made").mkdir()
     assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
 
 
@@ -218,14 +218,14 @@ def test_a_cancelled_job_leaves_nothing_open(
     run_pending(installation, dagster)
     version = worlds.newest(installation, Kind.GENERATION_JOB)
     assert version.status_code == "CANCELLED"
-    assert list(installation.home.scratch.glob("scoring-*")) == []
+    assert list(installation.home.scratch_root.glob("scoring-*")) == []
 
 
 def test_what_a_killed_run_left_open_wants_no_helpers(
     shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    score_together, left = shared_scoring.score_together, installation.home.scratch / "scoring-left"
+    score_together, left = shared_scoring.score_together, installation.home.scratch_root / "scoring-left"
 
     def and_leave_a_copy(engine: object, folder: Path, *arguments: object) -> object:
         shutil.copytree(folder, left)

@@ -10,7 +10,7 @@ from cleanroom_pipelines.storage import Home
 
 def test_it_is_made_with_its_parts(tmp_path: Path) -> None:
     home = Home.open(tmp_path / "new" / "home")
-    parts = (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch)
+    parts = (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch_root)
     assert all(part.is_dir() and part.is_relative_to(home.root) for part in parts)
     assert all(part.stat().st_mode & 0o077 == 0 for part in parts)
     assert Home.open(home.root) == home
