@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -74,8 +75,17 @@ class LoadPlan:
 
 
 @dataclass(frozen=True)
-class _Account:
-    """An account, and what it has from the beginning: a trained model, a shared one, a job that ended."""
+class Account:
+    """An account, and what it has from the beginning.
+
+    Args:
+        id: 12 digits.
+        key_id: Of its access key.
+        secret: Of its access key.
+        model: ARN of a trained model.
+        shared: ARN of a configured model that all other accounts may use.
+        job: ARN of a job that ended.
+    """
 
     id: str
     key_id: str
@@ -86,12 +96,25 @@ class _Account:
 
     @property
     def role(self) -> str:
+        """A role of this account."""
         return f"arn:aws:iam::{self.id}:role/clean-room"
 
 
 @dataclass
-class _Thing:
-    """A resource as the client that made it knows it."""
+class Thing:
+    """A resource as the client that made it knows it.
+
+    Args:
+        kind: What it is.
+        name: As it was given.
+        arn: As it was answered; exports have none.
+        tags: As they were left.
+        status: As it must be now; "gone" if it was deleted.
+        policy_hash: Of its policy; empty without one.
+        least: Its smallest seed.
+        n_children: How many of this client's things need it.
+        owner: Id of the account whose model it uses, else of its own.
+    """
 
     kind: Kind
     name: str
@@ -115,16 +138,29 @@ class _Timed:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
+    """What a call was answered with.
+
+    Args:
+        status: Of HTTP.
+        error: Name of the exception; empty when it is none.
+        body: What it says.
+    """
+
     status: int
     error: str
     body: Mapping[str, Any]
 
 
-class _Connection:
-    """A kept connection that signs what it sends for one account."""
+class Connection:
+    """A kept connection that signs what it sends for one account.
 
-    def __init__(self, url: str, account: _Account) -> None:
+    Args:
+        url: The server.
+        account: Whose key signs.
+    """
+
+    def __init__(self, url: str, account: Account) -> None:
         from botocore.auth import SigV4Auth
         from botocore.credentials import Credentials
 
@@ -133,7 +169,7 @@ class _Connection:
         self._http = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_SECONDS_TO_ANSWER)
         self.sent = 0.0
 
-    def call(self, name: str, parameters: Mapping[str, Any]) -> _Answer:
+    def call(self, name: str, parameters: Mapping[str, Any]) -> Answer:
         """Sign a call, send it and read its answer."""
         from botocore.awsrequest import AWSRequest
 
@@ -143,7 +179,7 @@ class _Connection:
         self._signer.add_auth(request)
         return self._send(method, target, body, dict(request.headers.items()))
 
-    def touch(self) -> _Answer:
+    def touch(self) -> Answer:
         """Ask for what does nothing."""
         return self._send("GET", HEALTH, b"", {})
 
@@ -151,7 +187,7 @@ class _Connection:
         """Let the connection go."""
         self._http.close()
 
-    def _send(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> _Answer:
+    def _send(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         self.sent = time.monotonic()
         try:
             self._http.request(method, target, body or None, dict(headers))
@@ -161,7 +197,7 @@ class _Connection:
             self._http.close()  # the next call opens it again
             raise
         error = answer.getheader("x-amzn-ErrorType", "")
-        return _Answer(answer.status, error, json.loads(content) if content else {})
+        return Answer(answer.status, error, json.loads(content) if content else {})
 
 
 def _written(name: str, parameters: Mapping[str, Any]) -> tuple[str, str, bytes]:
@@ -186,19 +222,33 @@ class _UnexpectedError(Exception):
     """An answer that is not the one there should be."""
 
 
-class _Client:
-    """One client: it makes, looks at, changes and deletes its own resources, and knows what must come of it."""
+class LoadClient:
+    """One client: it makes, looks at, changes and deletes its own resources, and knows what must come of it.
 
-    def __init__(self, number: int, url: str, accounts: Sequence[_Account], random_seed: int) -> None:
+    Args:
+        number: Which of all clients; tells its account and what it calls.
+        accounts: All of them; it has some of its own, and looks at others'.
+        random_seed: Decides, with the number, what it calls when.
+        connect: Gives the connection of an account.
+
+    Attributes:
+        account: Its own.
+        things: What it made.
+        problems: What went wrong.
+    """
+
+    def __init__(
+        self, number: int, accounts: Sequence[Account], random_seed: int, connect: Callable[[Account], Connection]
+    ) -> None:
         self.account = accounts[number % len(accounts)]
-        self.things: list[_Thing] = []
+        self.things: list[Thing] = []
         self.timed: list[_Timed] = []
         self.problems: list[str] = []
         self.n_refusals = 0
         self._number = number
         self._others = [account for account in accounts if account is not self.account]
         self._dice = random.Random(f"{random_seed} {number}")  # noqa: S311 - repeatable on purpose
-        self._connection = _Connection(url, self.account)
+        self._connection = connect(self.account)
         self._due = 0.0
         # per hundred calls, as far as there is something to call them on
         self._mix: dict[Callable[[], bool], int] = {
@@ -224,7 +274,13 @@ class _Client:
         }
 
     def run(self, start: float, seconds: float, pace_per_second: float) -> None:
-        """Call until the time is over; what goes wrong is kept."""
+        """Call until the time is over; what goes wrong is kept.
+
+        Args:
+            start: When the timetable begins, in monotonic seconds.
+            seconds: How long it is.
+            pace_per_second: Calls a second.
+        """
         between = 1.0 / pace_per_second
         due = start + self._dice.uniform(0, between)
         while due < start + seconds:
@@ -254,23 +310,23 @@ class _Client:
         _expect(answer.status == 200, "the health check")
         return True
 
-    def _any(self, *kinds: Kind, statuses: Sequence[str] = ("ACTIVE", "CREATE_PENDING")) -> _Thing | None:
+    def _any(self, *kinds: Kind, statuses: Sequence[str] = ("ACTIVE", "CREATE_PENDING")) -> Thing | None:
         found = [thing for thing in self.things if thing.kind in kinds and thing.status in statuses]
         return self._dice.choice(found) if found else None
 
     def _new(
         self, kind: Kind, operation: str, status: str, parameters: Mapping[str, Any], owner: str = ""
-    ) -> _Thing:
+    ) -> Thing:
         name = f"client {self._number:03d} {kind.words} {len(self.things):04d}"
         tags = {"client": str(self._number)} if kind is not Kind.EXPORT_JOB else {}
         told = self._call(operation, {"name": name, **parameters, **({"tags": tags} if tags else {})})
         arn = told[_NOUNS[kind][1]] if kind in _NOUNS else ""
-        thing = _Thing(kind, name, arn, tags, status, owner=owner or self.account.id)
+        thing = Thing(kind, name, arn, tags, status, owner=owner or self.account.id)
         self.things.append(thing)
         return thing
 
     def _make_dataset(self) -> bool:
-        self._new(Kind.TRAINING_DATASET, "CreateTrainingDataset", "ACTIVE", _dataset(self.account))
+        self._new(Kind.TRAINING_DATASET, "CreateTrainingDataset", "ACTIVE", dataset_parameters(self.account))
         return True
 
     def _make_model(self) -> bool:
@@ -312,7 +368,7 @@ class _Client:
     def _make_again(self) -> bool:
         dataset = self._any(Kind.TRAINING_DATASET)
         if dataset is not None:
-            again = {"name": dataset.name, **_dataset(self.account)}
+            again = {"name": dataset.name, **dataset_parameters(self.account)}
             self._call("CreateTrainingDataset", again, "ConflictException")
         return dataset is not None
 
@@ -423,7 +479,8 @@ def _expect(is_so: bool, what: str) -> None:
         raise _UnexpectedError(f"{what} is not what was made")
 
 
-def _dataset(account: _Account) -> dict[str, Any]:
+def dataset_parameters(account: Account) -> dict[str, Any]:
+    """What creates a training dataset, but for its name."""
     roles = (("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"))
     schema = [{"columnName": name, "columnTypes": [role]} for name, role in roles]
     source = {"glueDataSource": {"databaseName": "shop", "tableName": "events"}}
@@ -431,7 +488,7 @@ def _dataset(account: _Account) -> dict[str, Any]:
     return {"roleArn": account.role, "trainingData": [data]}
 
 
-def _configured(account: _Account) -> dict[str, Any]:
+def _configured(account: Account) -> dict[str, Any]:
     destination = {"s3Destination": {"s3Uri": f"s3://audiences-of-{account.id}/shop"}}
     return {
         "audienceModelArn": account.model,
@@ -442,7 +499,7 @@ def _configured(account: _Account) -> dict[str, Any]:
     }
 
 
-def _seed(account: _Account) -> dict[str, Any]:
+def _seed(account: Account) -> dict[str, Any]:
     return {"roleArn": account.role, "dataSource": {"s3Uri": f"s3://seeds-of-{account.id}/loyal.jsonl"}}
 
 
@@ -456,12 +513,21 @@ def _policy(configured: str, account_ids: Sequence[str]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def run_load(plan: LoadPlan, progress: Callable[[float, str], None] = lambda share, stage: None) -> dict[str, Any]:
+Check = Callable[[Catalog, Sequence[Account], Sequence[LoadClient], str], list[str]]
+
+
+def run_load(
+    plan: LoadPlan,
+    progress: Callable[[float, str], None] = lambda share, stage: None,
+    *,
+    check_all: Check | None = None,
+) -> dict[str, Any]:
     """Put a server under load and say how it did.
 
     Args:
         plan: How much is asked.
         progress: Told the share done and the stage.
+        check_all: Says at the end what is not as the clients left it; `check` if not given.
 
     Returns:
         `calls`: per operation, and `all` of them without the floor, their number and the 50th, 95th and 99th
@@ -478,13 +544,16 @@ def run_load(plan: LoadPlan, progress: Callable[[float, str], None] = lambda sha
         with _server(home, Path(folder) / "server.log") as (url, process):
             progress(0.0, "setting up")
             accounts = _settle(installation, url, plan.n_accounts)
-            clients = [_Client(number, url, accounts, plan.random_seed) for number in range(plan.n_clients)]
+            clients = [
+                LoadClient(number, accounts, plan.random_seed, partial(Connection, url))
+                for number in range(plan.n_clients)
+            ]
             cpu_before = _cpu_seconds(process.pid)
             seconds = _drive(clients, plan, progress)
             cpu = _cpu_seconds(process.pid) - cpu_before
             progress(1.0, "checking")
             problems = [problem for client in clients for problem in client.problems]
-            problems += _check(installation.catalog, accounts, clients, url)
+            problems += (check_all or check)(installation.catalog, accounts, clients, url)
         machine |= {"load_after": os.getloadavg()[0], "server_cpu_share": cpu / seconds}
     timed = [one for client in clients for one in client.timed]
     own = [one for one in timed if one.operation != FLOOR]
@@ -494,13 +563,13 @@ def run_load(plan: LoadPlan, progress: Callable[[float, str], None] = lambda sha
         "seconds": seconds,
         "calls_per_second": len(timed) / seconds,
         "calls": {
-            "all": _percentiles([one.answered - one.sent for one in own]),
+            "all": percentiles([one.answered - one.sent for one in own]),
             **{
-                name: _percentiles([one.answered - one.sent for one in timed if one.operation == name])
+                name: percentiles([one.answered - one.sent for one in timed if one.operation == name])
                 for name in sorted({one.operation for one in timed})
             },
         },
-        "from_due": _percentiles([one.answered - one.due for one in own]),
+        "from_due": percentiles([one.answered - one.due for one in own]),
         "n_refusals": sum(client.n_refusals for client in clients),
         "n_resources": sum(len(client.things) for client in clients),
         "problems": problems,
@@ -531,8 +600,8 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Milliseconds at the nearest rank."""
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """How many there are, and their percentiles at the nearest rank, in milliseconds."""
     ordered = sorted(seconds) or [0.0]
     ranks = {f"p{share}": ordered[-(-len(ordered) * share // 100) - 1] * 1000 for share in (50, 95, 99)}
     return {"n": len(seconds), **ranks, "max": ordered[-1] * 1000}
@@ -568,27 +637,27 @@ def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
         process.stdout.close()
 
 
-def _settle(installation: Installation, url: str, n_accounts: int) -> list[_Account]:
+def _settle(installation: Installation, url: str, n_accounts: int) -> list[Account]:
     """Make the accounts and what they have from the beginning."""
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
     accounts = []
     for account_id in ids:
         installation.catalog.create_account(f"account {account_id}", account_id)
-        account = _Account(account_id, *issue_access_key(installation, account_id))
+        account = Account(account_id, *issue_access_key(installation, account_id))
         others = [other for other in ids if other != account_id]
         accounts.append(_settled(installation.catalog, url, account, others))
     return accounts
 
 
-def _settled(catalog: Catalog, url: str, account: _Account, others: Sequence[str]) -> _Account:
-    connection = _Connection(url, account)
+def _settled(catalog: Catalog, url: str, account: Account, others: Sequence[str]) -> Account:
+    connection = Connection(url, account)
 
     def made(name: str, member: str, parameters: Mapping[str, Any]) -> str:
         answer = connection.call(name, parameters)
         _expect(answer.status == 200, f"{name} at the beginning")
         return str(answer.body[member])
 
-    dataset = made("CreateTrainingDataset", "trainingDatasetArn", {"name": "first", **_dataset(account)})
+    dataset = made("CreateTrainingDataset", "trainingDatasetArn", {"name": "first", **dataset_parameters(account)})
     trained = {"name": "first", "trainingDatasetArn": dataset}
     account = replace(account, model=made("CreateAudienceModel", "audienceModelArn", trained))
     _close_all(catalog)
@@ -615,7 +684,7 @@ def _close_all(catalog: Catalog) -> None:
             catalog.finish(claim, _SENTENCE, parents)
 
 
-def _drive(clients: Sequence[_Client], plan: LoadPlan, progress: Callable[[float, str], None]) -> float:
+def _drive(clients: Sequence[LoadClient], plan: LoadPlan, progress: Callable[[float, str], None]) -> float:
     """Let the clients call for their time; gives how long it took them."""
     start = time.monotonic() + 0.5
     threads = [
@@ -629,8 +698,18 @@ def _drive(clients: Sequence[_Client], plan: LoadPlan, progress: Callable[[float
     return time.monotonic() - start
 
 
-def _check(catalog: Catalog, accounts: Sequence[_Account], clients: Sequence[_Client], url: str) -> list[str]:
-    """What is there that should not be, or is not there that should be, or is otherwise than it was left."""
+def check(catalog: Catalog, accounts: Sequence[Account], clients: Sequence[LoadClient], url: str) -> list[str]:
+    """Say what is there that should not be, is not there that should be, or is otherwise than it was left.
+
+    Args:
+        catalog: The server's.
+        accounts: Whose lists are looked at.
+        clients: What they know must be there.
+        url: The server.
+
+    Returns:
+        A sentence for each.
+    """
     wanted: dict[str, Counter[tuple[str, str, str]]] = {account.id: Counter() for account in accounts}
     tags: dict[str, dict[str, str]] = {}
     for account in accounts:
@@ -646,7 +725,7 @@ def _check(catalog: Catalog, accounts: Sequence[_Account], clients: Sequence[_Cl
                 wanted[thing.owner][nouns[thing.kind], name, "CREATE_PENDING"] += 1
     problems = []
     for account in accounts:
-        found = Counter(_listed(_Connection(url, account)))
+        found = Counter(_listed(Connection(url, account)))
         missing, surplus = wanted[account.id] - found, found - wanted[account.id]
         problems += [f"lost: one of {noun} that is {status}" for noun, _, status in missing.elements()]
         problems += [f"surplus: one of {noun} that is {status}" for noun, _, status in surplus.elements()]
@@ -657,7 +736,7 @@ def _check(catalog: Catalog, accounts: Sequence[_Account], clients: Sequence[_Cl
     return problems
 
 
-def _listed(connection: _Connection) -> Iterator[tuple[str, str, str]]:
+def _listed(connection: Connection) -> Iterator[tuple[str, str, str]]:
     """Everything an account is shown, page by page."""
     for noun, (_, member) in _LISTS.items():
         page: dict[str, Any] = {}

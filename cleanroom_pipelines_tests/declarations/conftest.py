@@ -1,8 +1,10 @@
 """A declaration to start from, and applying it the way the command does."""
 
 import copy
+import itertools
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ import yaml
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.declarations import Change, apply_declaration, read_declaration
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.storage import Home
+
+from .. import worlds
+from ..conftest import StandingClock
 
 BASE: dict[str, Any] = {
     "training_datasets": [
@@ -41,6 +47,10 @@ class Room:
         self.raw = copy.deepcopy(BASE)
         folder.mkdir()
         (folder / "seed.csv").write_text("user\nanna@example.com\n")
+
+    def start_over(self) -> None:
+        """Declare again what was declared before a test changed it."""
+        self.raw = copy.deepcopy(BASE)
 
     @property
     def catalog(self):  # type: ignore[no-untyped-def]
@@ -84,14 +94,28 @@ def room(tmp_path: Path, installation: Installation) -> Room:
 
 
 @pytest.fixture
+def new_room(tmp_path: Path, clock: StandingClock) -> Callable[[], Room]:
+    """Makes another room with an empty home."""
+    numbers = itertools.count()
+
+    def make() -> Room:
+        folder = tmp_path / f"another-{next(numbers)}"
+        home = worlds.with_catalog(Home.open(folder / "home"))
+        return Room(folder / "room", Installation(Settings(home.root, seed_floor=1), clock=clock))
+
+    return make
+
+
+def mend_in(room: Room, place: str, value: Any) -> None:
+    """Set what lies at a place of a declaration, such as `audience_models.0.window.end`."""
+    *path, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    target: Any = room.raw
+    for part in path:
+        target = target.setdefault(part, {}) if isinstance(target, dict) else target[part]
+    target[last] = value
+
+
+@pytest.fixture
 def mend(room: Room) -> Callable[[str, Any], None]:
-    """Set what lies at a place such as `audience_models.0.window.end`."""
-
-    def set_at(place: str, value: Any) -> None:
-        *path, last = (int(part) if part.isdigit() else part for part in place.split("."))
-        target: Any = room.raw
-        for part in path:
-            target = target.setdefault(part, {}) if isinstance(target, dict) else target[part]
-        target[last] = value
-
-    return set_at
+    """Sets what lies at a place of the room's declaration."""
+    return partial(mend_in, room)

@@ -20,10 +20,12 @@ from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError,
 from cleanroom_pipelines.tables.roles import Role
 
 from .. import worlds
-from .conftest import Room, actions
+from ..cases import assert_each
+from .conftest import Room, actions, mend_in
 
 EVERYTHING = ["Baskets", "Shoppers", "Partners", "Spring", "Spring 5%", "Spring 20%"]
 Mend = Callable[[str, Any], None]
+NewRoom = Callable[[], Room]
 
 
 def finish_all(catalog: Catalog) -> None:
@@ -110,33 +112,37 @@ def test_a_dry_run_says_what_applying_does_and_changes_nothing(room: Room, mend:
         finish_jobs(room)
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "renewed"),
-    [
-        ("training_datasets.0.description", "words", []),
-        ("training_datasets.0.tags", {"team": "a"}, []),
-        ("training_datasets.0.max_invalid_share", 0.2, ["Baskets"]),
-        ("training_datasets.0.source", "other.csv", ["Baskets"]),
-        ("audience_models.0.refresh", {"every": "7d"}, []),
-        ("audience_models.0.window.end", 1_700_000_000, ["Shoppers"]),
-        ("configured_audience_models.0.share_metrics", True, []),
-        ("configured_audience_models.0.export_format", "csv", ["Partners"]),
-        ("generation_jobs.0.description", "words", []),
-        ("generation_jobs.0.seed_mode", "first", ["Spring"]),
-    ],
-)
-def test_what_changed_is_updated(room: Room, mend: Mend, place: str, value: Any, renewed: list[str]) -> None:
+CHANGES: list[tuple[str, Any, list[str]]] = [
+    ("training_datasets.0.description", "words", []),
+    ("training_datasets.0.tags", {"team": "a"}, []),
+    ("training_datasets.0.max_invalid_share", 0.2, ["Baskets"]),
+    ("training_datasets.0.source", "other.csv", ["Baskets"]),
+    ("audience_models.0.refresh", {"every": "7d"}, []),
+    ("audience_models.0.window.end", 1_700_000_000, ["Shoppers"]),
+    ("configured_audience_models.0.share_metrics", True, []),
+    ("configured_audience_models.0.export_format", "csv", ["Partners"]),
+    ("generation_jobs.0.description", "words", []),
+    ("generation_jobs.0.seed_mode", "first", ["Spring"]),
+]
+
+
+def test_what_changed_is_updated(room: Room, mend: Mend) -> None:
+    """One change after the other, each of a room in which all is done."""
+
+    def is_updated(place: str, value: Any, renewed: list[str]) -> None:
+        finish_jobs(room)
+        before = n_versions(room)
+        mend(place, value)
+        changes = room.apply()
+        section = ["training_datasets", "audience_models", "configured_audience_models", "generation_jobs"]
+        touched = EVERYTHING[section.index(place.partition(".")[0])]
+        assert [change.name for change in changes if change.action != "keep"] == [touched]
+        after = n_versions(room)
+        assert [name for name in after if after[name] > before[name]] == renewed
+        assert actions(room.apply()) == [("keep", name) for name in EVERYTHING]
+
     room.apply()
-    finish_jobs(room)
-    before = n_versions(room)
-    mend(place, value)
-    changes = room.apply()
-    section = ["training_datasets", "audience_models", "configured_audience_models", "generation_jobs"]
-    touched = EVERYTHING[section.index(place.partition(".")[0])]
-    assert [change.name for change in changes if change.action != "keep"] == [touched]
-    after = n_versions(room)
-    assert [name for name in after if after[name] > before[name]] == renewed
-    assert actions(room.apply()) == [("keep", name) for name in EVERYTHING]
+    assert_each(is_updated, CHANGES)
 
 
 def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
@@ -172,61 +178,63 @@ def test_a_parent_may_stand_in_an_earlier_file(room: Room) -> None:
         room.apply()
 
 
+WRONG: list[tuple[str, Any, str]] = [
+    (
+        "audience_models.0.training_dataset",
+        "canary-7f3a",
+        "audience_models.0: It refers to a training dataset",
+    ),
+    ("configured_audience_models.0.audience_model", "canary-7f3a", "configured_audience_models.0"),
+    ("generation_jobs.0.configured_audience_model", "canary-7f3a", "generation_jobs.0"),
+    ("generation_jobs.0.seed", "canary-7f3a.csv", "generation_jobs.0: The seed was not found"),
+    ("generation_jobs.0.seed", ".", "generation_jobs.0: The seed was not found"),
+    ("generation_jobs.0.name", "canary-7f3a\n", "generation_jobs.0: The name"),
+    ("training_datasets.0.name", "canary-7f3a" * 10, "training_datasets.0: The name"),
+    ("training_datasets.0.columns", {"user": "USER_ID"}, "training_datasets.0"),
+    ("training_datasets.0.max_invalid_share", 1.5, "training_datasets.0"),
+    ("training_datasets.0.max_invalid_share", float("nan"), "training_datasets.0"),
+    ("training_datasets.0.tags", {"aws:canary-7f3a": "x"}, "training_datasets.0"),
+    ("audience_models.0.refresh", {"every": "0d"}, "audience_models.0"),
+    ("audience_models.0.window", {"start": 5, "end": 5}, "audience_models.0"),
+    ("audience_models.0.window.end", 2**60, "audience_models.0"),
+    ("configured_audience_models.0.sizes", ["0%"], "configured_audience_models.0"),
+    ("configured_audience_models.0.sizes", ["101%"], "configured_audience_models.0"),
+    ("configured_audience_models.0.sizes", ["5%", "5 %"], "configured_audience_models.0"),
+    ("configured_audience_models.0.sizes", ["5%", "5%"], "configured_audience_models.0"),
+    ("configured_audience_models.0.sizes", ["5%", "05%"], "configured_audience_models.0"),
+    ("configured_audience_models.0.sizes", ["5%", 500], "configured_audience_models.0"),
+    ("configured_audience_models.0.sizes", ["canary-7f3a"], "configured_audience_models.0"),
+    ("configured_audience_models.0.minimum_matching_seed_size", 0, "configured_audience_models.0"),
+    ("configured_audience_models.0.minimum_matching_seed_size", 500_001, "configured_audience_models.0"),
+    ("generation_jobs.0.exports", ["0%"], "generation_jobs.0"),
+    ("generation_jobs.0.exports", ["101%"], "generation_jobs.0"),
+    ("generation_jobs.0.exports", ["7%"], "generation_jobs.0: An export has a size"),
+    ("generation_jobs.0.exports", ["5%", "5%"], "generation_jobs.0"),
+    ("generation_jobs.0.exports", ["5%", "05%"], "generation_jobs.0"),
+]
+
+
 @pytest.mark.parametrize("on_empty_home", [True, False])
-@pytest.mark.parametrize(
-    ("place", "value", "said"),
-    [
-        (
-            "audience_models.0.training_dataset",
-            "canary-7f3a",
-            "audience_models.0: It refers to a training dataset",
-        ),
-        ("configured_audience_models.0.audience_model", "canary-7f3a", "configured_audience_models.0"),
-        ("generation_jobs.0.configured_audience_model", "canary-7f3a", "generation_jobs.0"),
-        ("generation_jobs.0.seed", "canary-7f3a.csv", "generation_jobs.0: The seed was not found"),
-        ("generation_jobs.0.seed", ".", "generation_jobs.0: The seed was not found"),
-        ("generation_jobs.0.name", "canary-7f3a\n", "generation_jobs.0: The name"),
-        ("training_datasets.0.name", "canary-7f3a" * 10, "training_datasets.0: The name"),
-        ("training_datasets.0.columns", {"user": "USER_ID"}, "training_datasets.0"),
-        ("training_datasets.0.max_invalid_share", 1.5, "training_datasets.0"),
-        ("training_datasets.0.max_invalid_share", float("nan"), "training_datasets.0"),
-        ("training_datasets.0.tags", {"aws:canary-7f3a": "x"}, "training_datasets.0"),
-        ("audience_models.0.refresh", {"every": "0d"}, "audience_models.0"),
-        ("audience_models.0.window", {"start": 5, "end": 5}, "audience_models.0"),
-        ("audience_models.0.window.end", 2**60, "audience_models.0"),
-        ("configured_audience_models.0.sizes", ["0%"], "configured_audience_models.0"),
-        ("configured_audience_models.0.sizes", ["101%"], "configured_audience_models.0"),
-        ("configured_audience_models.0.sizes", ["5%", "5 %"], "configured_audience_models.0"),
-        ("configured_audience_models.0.sizes", ["5%", "5%"], "configured_audience_models.0"),
-        ("configured_audience_models.0.sizes", ["5%", "05%"], "configured_audience_models.0"),
-        ("configured_audience_models.0.sizes", ["5%", 500], "configured_audience_models.0"),
-        ("configured_audience_models.0.sizes", ["canary-7f3a"], "configured_audience_models.0"),
-        ("configured_audience_models.0.minimum_matching_seed_size", 0, "configured_audience_models.0"),
-        ("configured_audience_models.0.minimum_matching_seed_size", 500_001, "configured_audience_models.0"),
-        ("generation_jobs.0.exports", ["0%"], "generation_jobs.0"),
-        ("generation_jobs.0.exports", ["101%"], "generation_jobs.0"),
-        ("generation_jobs.0.exports", ["7%"], "generation_jobs.0: An export has a size"),
-        ("generation_jobs.0.exports", ["5%", "5%"], "generation_jobs.0"),
-        ("generation_jobs.0.exports", ["5%", "05%"], "generation_jobs.0"),
-    ],
-)
-def test_a_declaration_that_is_wrong_changes_nothing(
-    room: Room, mend: Mend, place: str, value: Any, said: str, *, on_empty_home: bool
-) -> None:
+def test_a_declaration_that_is_wrong_changes_nothing(room: Room, mend: Mend, *, on_empty_home: bool) -> None:
     (room.folder / "canary-7f3a.txt").write_text("x")
     if not on_empty_home:
         room.apply()
         finish_jobs(room)
-    mend(place, value)
     before = room.state()
-    for dry_run in (True, False):
-        with pytest.raises(CleanroomError) as caught:
-            room.apply(dry_run=dry_run)
-        assert isinstance(caught.value, UsageError | SeedError)
-        assert said in str(caught.value)
-        assert caught.value.remedy
-        assert "canary-7f3a" not in str(caught.value)
-        assert room.state() == before
+
+    def changes_nothing(place: str, value: Any, said: str) -> None:
+        room.start_over()
+        mend(place, value)
+        for dry_run in (True, False):
+            with pytest.raises(CleanroomError) as caught:
+                room.apply(dry_run=dry_run)
+            assert isinstance(caught.value, UsageError | SeedError)
+            assert said in str(caught.value)
+            assert caught.value.remedy
+            assert "canary-7f3a" not in str(caught.value)
+            assert room.state() == before
+
+    assert_each(changes_nothing, WRONG)
 
 
 def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
@@ -273,20 +281,23 @@ def test_what_is_being_deleted_is_told(room: Room) -> None:
     assert room.state() == before
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_seed_lies_in_the_vault_while_its_job_needs_it(room: Room, mend: Mend, keep: bool) -> None:
-    mend("generation_jobs.0.keep_seed", keep)
-    room.apply()
-    room.apply()
-    assert len(seed_files(room)) == 1
-    assert room.one(Kind.GENERATION_JOB).seed_location == seed_files(room)[0]
-    assert seed_files(room)[0].endswith(".sealed") is keep
-    finish_jobs(room)
-    mend("generation_jobs.0.description", "words")
-    room.apply()
-    kept = seed_files(room)
-    assert len(kept) == keep
-    assert [room.one(Kind.GENERATION_JOB).seed_location] == (kept or [None])
+def test_a_seed_lies_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> None:
+    def lies_there(keep: bool) -> None:
+        room = new_room()
+        mend_in(room, "generation_jobs.0.keep_seed", keep)
+        room.apply()
+        room.apply()
+        assert len(seed_files(room)) == 1
+        assert room.one(Kind.GENERATION_JOB).seed_location == seed_files(room)[0]
+        assert seed_files(room)[0].endswith(".sealed") is keep
+        finish_jobs(room)
+        mend_in(room, "generation_jobs.0.description", "words")
+        room.apply()
+        kept = seed_files(room)
+        assert len(kept) == keep
+        assert [room.one(Kind.GENERATION_JOB).seed_location] == (kept or [None])
+
+    assert_each(lies_there, [False, True])
 
 
 def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend) -> None:
@@ -304,19 +315,20 @@ def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend)
     assert room.one(Kind.GENERATION_JOB).seed_location is None
 
 
-@pytest.mark.parametrize(
-    ("refresh", "job", "kept"),
-    [(None, None, False), (False, None, False), (True, None, True), (True, False, False), (False, True, True)],
-)
-def test_the_refresh_says_whether_seeds_are_kept(
-    room: Room, mend: Mend, refresh: bool | None, job: bool | None, kept: bool
-) -> None:
-    if refresh is not None:
-        mend("audience_models.0.refresh", {"every": "7d", "keep_seed": refresh})
-    if job is not None:
-        mend("generation_jobs.0.keep_seed", job)
-    room.apply()
-    assert room.one(Kind.GENERATION_JOB).keep_seed is kept
+def test_the_refresh_says_whether_seeds_are_kept(new_room: NewRoom) -> None:
+    def is_so(refresh: bool | None, job: bool | None, kept: bool) -> None:
+        room = new_room()
+        if refresh is not None:
+            mend_in(room, "audience_models.0.refresh", {"every": "7d", "keep_seed": refresh})
+        if job is not None:
+            mend_in(room, "generation_jobs.0.keep_seed", job)
+        room.apply()
+        assert room.one(Kind.GENERATION_JOB).keep_seed is kept
+
+    assert_each(
+        is_so,
+        [(None, None, False), (False, None, False), (True, None, True), (True, False, False), (False, True, True)],
+    )
 
 
 def test_a_seed_is_not_left_behind_when_its_job_cannot_be_made(room: Room) -> None:

@@ -11,7 +11,8 @@ from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Kind
 from cleanroom_pipelines.declarations.parties import PartyKind
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
 
-from .conftest import Room, actions
+from ..cases import assert_each
+from .conftest import BASE, Room, actions
 
 ALPHA, BETA = "111122223333", "012345678901"
 SQL = "SELECT user_id FROM shop.buyers WHERE day > :day\n"
@@ -31,12 +32,16 @@ NAMES = ["alpha", "beta", "retail", "buyers", "own buyers", "seeds", "exports"]
 Mend = Callable[[str, Any], None]
 
 
+def with_parties(room: Room) -> Room:
+    """Declare parties beside the resources."""
+    room.raw = {**copy.deepcopy(PARTIES), **copy.deepcopy(BASE)}
+    return room
+
+
 @pytest.fixture
 def parties(room: Room) -> Room:
-    """A declaration of parties beside the resources."""
-    room.raw = {**copy.deepcopy(PARTIES), **room.raw}
     (room.folder / "buyers.sql").write_text(SQL)
-    return room
+    return with_parties(room)
 
 
 def state(room: Room) -> Any:
@@ -95,22 +100,25 @@ def test_a_dry_run_says_the_same_and_changes_nothing(parties: Room) -> None:
     assert {change.id for change in dry} <= {"", ALPHA}
 
 
-@pytest.mark.parametrize("account", ["alpha", ALPHA, "beta"])
-def test_the_resources_are_the_accounts(parties: Room, mend: Mend, account: str) -> None:
-    mend("account", account)
-    mend("region", "eu-west-1")
-    assert {action for action, _ in actions(parties.apply(dry_run=True))} == {"create"}
-    parties.apply()
-    owner = parties.catalog.account_named(account)
-    for kind in Kind:
-        for record in parties.catalog.iterate(kind):
-            assert (record.account_id, record.region, record.declared) == (owner, "eu-west-1", True)
-    assert parties.one(Kind.GENERATION_JOB).started_by == owner
-    own = next(one for one in parties.catalog.templates() if one.name == "own buyers")
-    assert own.arn.startswith(f"arn:aws:cleanrooms:eu-west-1:{owner}:")
-    before = state(parties)
-    assert {action for action, _ in actions(parties.apply())} == {"keep"}
-    assert state(parties) == before
+def test_the_resources_are_the_accounts(new_room: Callable[[], Room]) -> None:
+    def are_the_account_s(account: str) -> None:
+        parties = with_parties(new_room())
+        (parties.folder / "buyers.sql").write_text(SQL)
+        parties.raw |= {"account": account, "region": "eu-west-1"}
+        assert {action for action, _ in actions(parties.apply(dry_run=True))} == {"create"}
+        parties.apply()
+        owner = parties.catalog.account_named(account)
+        for kind in Kind:
+            for record in parties.catalog.iterate(kind):
+                assert (record.account_id, record.region, record.declared) == (owner, "eu-west-1", True)
+        assert parties.one(Kind.GENERATION_JOB).started_by == owner
+        own = next(one for one in parties.catalog.templates() if one.name == "own buyers")
+        assert own.arn.startswith(f"arn:aws:cleanrooms:eu-west-1:{owner}:")
+        before = state(parties)
+        assert {action for action, _ in actions(parties.apply())} == {"keep"}
+        assert state(parties) == before
+
+    assert_each(are_the_account_s, ["alpha", ALPHA, "beta"])
 
 
 def test_the_same_names_of_two_accounts_and_regions_are_apart(parties: Room, mend: Mend) -> None:
@@ -139,66 +147,70 @@ def test_who_left_is_not_brought_back(parties: Room) -> None:
     assert parties.catalog.collaborations() == (left,)
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "error"),
-    [
-        ("accounts.0.id", BETA, ConflictError),
-        ("accounts.1.id", ALPHA, ConflictError),
-        ("collaborations.0.members", ["alpha", "beta"], ConflictError),
-        ("templates.0.collaboration", None, ConflictError),
-        ("templates.0.sql", "other.sql", ConflictError),
-        ("buckets.0.account", "beta", ConflictError),
-        ("buckets.1.url", "s3://elsewhere", ConflictError),
-        ("buckets.1.credentials_profile", "another", ConflictError),
-    ],
-)
-def test_what_parties_rely_on_does_not_change(
-    parties: Room, mend: Mend, place: str, value: object, error: type[CleanroomError]
-) -> None:
+RELIED_ON = [
+    ("accounts.0.id", BETA, ConflictError),
+    ("accounts.1.id", ALPHA, ConflictError),
+    ("collaborations.0.members", ["alpha", "beta"], ConflictError),
+    ("templates.0.collaboration", None, ConflictError),
+    ("templates.0.sql", "other.sql", ConflictError),
+    ("buckets.0.account", "beta", ConflictError),
+    ("buckets.1.url", "s3://elsewhere", ConflictError),
+    ("buckets.1.credentials_profile", "another", ConflictError),
+]
+
+
+def test_what_parties_rely_on_does_not_change(parties: Room, mend: Mend) -> None:
     parties.apply()
     (parties.folder / "other.sql").write_text("SELECT canary")
-    mend(place, value)
-    mend("training_datasets.0.description", "not changed either")
     before = state(parties)
-    with pytest.raises(error) as caught:
-        parties.apply()
-    assert f"wrong at {place.rsplit('.', 1)[0]}:" in str(caught.value)
-    assert caught.value.remedy
-    assert "canary" not in str(caught.value)
-    assert state(parties) == before
+
+    def does_not_change(place: str, value: object, error: type[CleanroomError]) -> None:
+        with_parties(parties)
+        mend(place, value)
+        mend("training_datasets.0.description", "not changed either")
+        with pytest.raises(error) as caught:
+            parties.apply()
+        assert f"wrong at {place.rsplit('.', 1)[0]}:" in str(caught.value)
+        assert caught.value.remedy
+        assert "canary" not in str(caught.value)
+        assert state(parties) == before
+
+    assert_each(does_not_change, RELIED_ON)
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "where"),
-    [
-        ("account", "gamma", "account"),
-        ("account", "999999999999", "account"),
-        ("region", "no region!", "region"),
-        ("region", "here", "templates.0"),
-        ("accounts.0.name", "999999999999", "accounts.0"),
-        ("accounts.1.id", "12", "accounts.1"),
-        ("collaborations.0.members", ["alpha"], "collaborations.0"),
-        ("collaborations.0.members", ["beta", "beta"], "collaborations.0"),
-        ("collaborations.0.members", ["alpha", ALPHA], "collaborations.0"),
-        ("collaborations.0.members", ["alpha", "gamma"], "collaborations.0"),
-        ("collaborations.0.members", ["alpha", LOCAL_ACCOUNT], "templates.0"),
-        ("templates.0.sql", "nowhere.sql", "templates.0"),
-        ("templates.0.sql", "empty.sql", "templates.0"),
-        ("templates.0.collaboration", "wholesale", "templates.0"),
-        ("templates.0.account", "gamma", "templates.0"),
-        ("buckets.0.name", "UPPER", "buckets.0"),
-        ("buckets.0.account", "gamma", "buckets.0"),
-        ("buckets.1.url", "https://real", "buckets.1"),
-        ("buckets.0.credentials_profile", "partner", "buckets.0"),
-    ],
-)
-def test_a_wrong_declaration_changes_nothing(
-    parties: Room, mend: Mend, place: str, value: object, where: str
-) -> None:
+WRONG = [
+    ("account", "gamma", "account"),
+    ("account", "999999999999", "account"),
+    ("region", "no region!", "region"),
+    ("region", "here", "templates.0"),
+    ("accounts.0.name", "999999999999", "accounts.0"),
+    ("accounts.1.id", "12", "accounts.1"),
+    ("collaborations.0.members", ["alpha"], "collaborations.0"),
+    ("collaborations.0.members", ["beta", "beta"], "collaborations.0"),
+    ("collaborations.0.members", ["alpha", ALPHA], "collaborations.0"),
+    ("collaborations.0.members", ["alpha", "gamma"], "collaborations.0"),
+    ("collaborations.0.members", ["alpha", LOCAL_ACCOUNT], "templates.0"),
+    ("templates.0.sql", "nowhere.sql", "templates.0"),
+    ("templates.0.sql", "empty.sql", "templates.0"),
+    ("templates.0.collaboration", "wholesale", "templates.0"),
+    ("templates.0.account", "gamma", "templates.0"),
+    ("buckets.0.name", "UPPER", "buckets.0"),
+    ("buckets.0.account", "gamma", "buckets.0"),
+    ("buckets.1.url", "https://real", "buckets.1"),
+    ("buckets.0.credentials_profile", "partner", "buckets.0"),
+]
+
+
+def test_a_wrong_declaration_changes_nothing(parties: Room, mend: Mend) -> None:
     (parties.folder / "empty.sql").write_text(" \n")
-    mend(place, value)
     before = state(parties)
-    with pytest.raises(UsageError, match=f"wrong at {where}:") as caught:
-        parties.apply()
-    assert caught.value.remedy
-    assert state(parties) == before
+
+    def changes_nothing(place: str, value: object, where: str) -> None:
+        with_parties(parties)
+        mend(place, value)
+        with pytest.raises(UsageError, match=f"wrong at {where}:") as caught:
+            parties.apply()
+        assert caught.value.remedy
+        assert state(parties) == before
+
+    assert_each(changes_nothing, WRONG)

@@ -9,6 +9,7 @@ place.
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from urllib.parse import quote
 import pytest
 
 from .. import worlds
+from ..cases import assert_each
 from ..cleanroomsml.requests import RawAnswer, RawRequest
 from .attacking import (
     assert_refused,
@@ -108,27 +110,33 @@ def test_the_pieces_of_a_body_do_not_matter(room: Room) -> None:
 # or not at all
 
 
-@pytest.mark.parametrize(
-    "declared",
-    [None, "UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "", "0" * 63, sha256(b"x").upper()],
-)
-def test_a_body_must_be_signed_for(room: Room, declared: str | None) -> None:
-    header = () if declared is None else (("x-amz-content-sha256", declared),)
-    before = everything(room.installation)
-    answer = room.ask(room.parties.advertiser, RawRequest("PUT", f"{BUCKETS}/seeds/a.jsonl", "", header, SECRET))
-    assert_refused(room.installation, answer, 400, "ValidationException")
-    assert everything(room.installation) == before
+def test_a_body_must_be_signed_for(room: Room) -> None:
+    def is_refused(declared: str | None) -> None:
+        header = () if declared is None else (("x-amz-content-sha256", declared),)
+        before = everything(room.installation)
+        answer = room.ask(
+            room.parties.advertiser, RawRequest("PUT", f"{BUCKETS}/seeds/a.jsonl", "", header, SECRET)
+        )
+        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert everything(room.installation) == before
+
+    assert_each(
+        is_refused,
+        [None, "UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "", "0" * 63, sha256(b"x").upper()],
+    )
 
 
-@pytest.mark.parametrize("body", [SECRET[:-1], SECRET + b" ", b"", SECRET * 2, b"x" * len(SECRET)])
-def test_another_body_than_was_signed_leaves_what_was_there(room: Room, body: bytes) -> None:
-    me = room.parties.advertiser
-    assert room.ask(me, put("seeds/a.jsonl", b"the old one")).status == 200
-    before = everything(room.installation)
-    answer = room.ask(me, put("seeds/a.jsonl", body, declared=sha256(SECRET)))
-    assert_refused(room.installation, answer, 403, "AccessDeniedException")
-    assert everything(room.installation) == before
-    assert room.ask(me, get("seeds/a.jsonl")).body == b"the old one"
+def test_another_body_than_was_signed_leaves_what_was_there(room: Room) -> None:
+    def is_refused(body: bytes) -> None:
+        me = room.parties.advertiser
+        assert room.ask(me, put("seeds/a.jsonl", b"the old one")).status == 200
+        before = everything(room.installation)
+        answer = room.ask(me, put("seeds/a.jsonl", body, declared=sha256(SECRET)))
+        assert_refused(room.installation, answer, 403, "AccessDeniedException")
+        assert everything(room.installation) == before
+        assert room.ask(me, get("seeds/a.jsonl")).body == b"the old one"
+
+    assert_each(is_refused, [SECRET[:-1], SECRET + b" ", b"", SECRET * 2, b"x" * len(SECRET)])
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["told before", "found out"])
@@ -237,38 +245,40 @@ BAD_KEYS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["PUT", "GET"])
-@pytest.mark.parametrize("key", BAD_KEYS)
-def test_a_key_that_could_lead_elsewhere_is_refused(room: Room, key: str, method: str) -> None:
-    before = everything(room.installation)
-    request = put(f"seeds/{key}", SECRET) if method == "PUT" else get(f"seeds/{key}")
-    answer = room.ask(room.parties.advertiser, request)
-    room.installation.audit.flush()
-    entry = assert_refused(room.installation, answer, 400, "ValidationException")
-    assert entry["account"] == room.parties.advertiser.account_id
-    assert str(room.installation.home.root) not in answer.json["message"]
-    assert everything(room.installation) == before
-
-
-@pytest.mark.parametrize("path", ["..", "%2e%2e/x", "", "UPPER/x", "a/x", "192.168.0.1%2Fx/y", "-a-/x", "a%00b/x"])
-def test_a_bucket_that_is_none(room: Room, path: str) -> None:
-    before = everything(room.installation)
-    for request in (put(path, SECRET), get(path)):
+def test_a_key_that_could_lead_elsewhere_is_refused(room: Room) -> None:
+    def is_refused(key: str, method: str) -> None:
+        before = everything(room.installation)
+        request = put(f"seeds/{key}", SECRET) if method == "PUT" else get(f"seeds/{key}")
         answer = room.ask(room.parties.advertiser, request)
-        assert answer.status in (400, 403)
-        assert entry_of(room.installation, answer)["outcome"] == "refused"
-    assert everything(room.installation) == before
+        room.installation.audit.flush()
+        entry = assert_refused(room.installation, answer, 400, "ValidationException")
+        assert entry["account"] == room.parties.advertiser.account_id
+        assert str(room.installation.home.root) not in answer.json["message"]
+        assert everything(room.installation) == before
+
+    assert_each(is_refused, itertools.product(BAD_KEYS, ("PUT", "GET")))
 
 
-@pytest.mark.parametrize(
-    "query",
-    ["prefix=..", "prefix=a%2F..%2F..", "prefix=%00", "prefix=a%2F%2Fb", "prefix=%FF"],
-)
-def test_a_listing_stays_in_its_bucket(room: Room, query: str) -> None:
-    room.ask(room.parties.advertiser, put("other/a.jsonl", SECRET))
-    answer = room.ask(room.parties.advertiser, get("seeds", query))
-    assert_refused(room.installation, answer, 400, "ValidationException")
-    assert "a.jsonl" not in answer.body.decode()
+def test_a_bucket_that_is_none(room: Room) -> None:
+    def is_refused(path: str) -> None:
+        before = everything(room.installation)
+        for request in (put(path, SECRET), get(path)):
+            answer = room.ask(room.parties.advertiser, request)
+            assert answer.status in (400, 403)
+            assert entry_of(room.installation, answer)["outcome"] == "refused"
+        assert everything(room.installation) == before
+
+    assert_each(is_refused, ["..", "%2e%2e/x", "", "UPPER/x", "a/x", "192.168.0.1%2Fx/y", "-a-/x", "a%00b/x"])
+
+
+def test_a_listing_stays_in_its_bucket(room: Room) -> None:
+    def is_refused(query: str) -> None:
+        room.ask(room.parties.advertiser, put("other/a.jsonl", SECRET))
+        answer = room.ask(room.parties.advertiser, get("seeds", query))
+        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert "a.jsonl" not in answer.body.decode()
+
+    assert_each(is_refused, ["prefix=..", "prefix=a%2F..%2F..", "prefix=%00", "prefix=a%2F%2Fb", "prefix=%FF"])
 
 
 def test_a_listing_after_whatever_ends(room: Room) -> None:
@@ -312,18 +322,20 @@ LINKED = [
 ]
 
 
-@pytest.mark.parametrize("path", LINKED)
-def test_no_link_is_followed(room: Room, planted: Path, path: str) -> None:
-    before = everything(room.installation), files_below(planted)
-    answer = room.ask(room.parties.advertiser, get(path))
-    assert answer.status in (400, 404)
-    assert CANARY not in answer.body.decode()
-    if "pipe" not in path:  # which a file may replace
-        answer = room.ask(room.parties.advertiser, put(path, b"new"))
-        assert_refused(room.installation, answer, 400, "ValidationException")
-        assert str(planted) not in answer.json["message"]
-    assert (everything(room.installation), files_below(planted)) == before
-    assert (planted / "secret.jsonl").read_bytes() == SECRET
+def test_no_link_is_followed(room: Room, planted: Path) -> None:
+    def is_not_followed(path: str) -> None:
+        before = everything(room.installation), files_below(planted)
+        answer = room.ask(room.parties.advertiser, get(path))
+        assert answer.status in (400, 404)
+        assert CANARY not in answer.body.decode()
+        if "pipe" not in path:  # which a file may replace
+            answer = room.ask(room.parties.advertiser, put(path, b"new"))
+            assert_refused(room.installation, answer, 400, "ValidationException")
+            assert str(planted) not in answer.json["message"]
+        assert (everything(room.installation), files_below(planted)) == before
+        assert (planted / "secret.jsonl").read_bytes() == SECRET
+
+    assert_each(is_not_followed, LINKED)
 
 
 def test_a_listing_shows_no_links(room: Room, planted: Path) -> None:
@@ -406,14 +418,16 @@ def test_without_a_signature_nothing_is_told(room: Room) -> None:
     assert everything(room.installation) == before
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "OPTIONS"])
-def test_an_object_is_put_and_got_and_nothing_else(room: Room, method: str) -> None:
-    room.ask(room.parties.advertiser, put("seeds/a.jsonl", SECRET))
-    before = everything(room.installation)
-    answer = room.ask(room.parties.advertiser, RawRequest(method, f"{BUCKETS}/seeds/a.jsonl"))
-    room.installation.audit.flush()
-    assert_refused(room.installation, answer, 405, "UnknownOperationException")
-    assert everything(room.installation) == before
+def test_an_object_is_put_and_got_and_nothing_else(room: Room) -> None:
+    def is_refused(method: str) -> None:
+        room.ask(room.parties.advertiser, put("seeds/a.jsonl", SECRET))
+        before = everything(room.installation)
+        answer = room.ask(room.parties.advertiser, RawRequest(method, f"{BUCKETS}/seeds/a.jsonl"))
+        room.installation.audit.flush()
+        assert_refused(room.installation, answer, 405, "UnknownOperationException")
+        assert everything(room.installation) == before
+
+    assert_each(is_refused, ["POST", "DELETE", "PATCH", "OPTIONS"])
 
 
 # over a socket

@@ -15,6 +15,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from ..cases import assert_each
 from ..cleanroomsml.requests import RawAnswer, RawRequest, build
 from .attacking import (
     Altering,
@@ -96,24 +97,28 @@ ALTERED: dict[str, Altering] = {
 }
 
 
-@pytest.mark.parametrize("altered", ALTERED.values(), ids=ALTERED)
-def test_an_altered_request_is_refused_and_nothing_happens(room: Room, altered: Altering) -> None:
-    before = everything(room.installation)
-    request = altered(signed(create(room), room.parties.publisher, URL))
-    answer = ask(room.gateway, request)
-    entry = assert_refused(room.installation, answer, 403, "AccessDeniedException")
-    assert entry.keys().isdisjoint({"account", "access_key", "resource"}), "nobody is known to have sent it"
-    assert everything(room.installation) == before
-
-
-@pytest.mark.parametrize(("minutes", "status"), [(-16, 403), (-14, 200), (14, 200), (16, 403)])
-def test_a_request_is_good_for_a_quarter_of_an_hour(room: Room, minutes: float, status: int) -> None:
-    request = signed_at(LIST, room.parties.publisher, host=HOST, minutes=minutes)
-    answer = ask(room.gateway, request)
-    assert answer.status == status
-    if status == 403:
+def test_an_altered_request_is_refused_and_nothing_happens(room: Room) -> None:
+    def is_refused(_: str, altered: Altering) -> None:
+        before = everything(room.installation)
+        request = altered(signed(create(room), room.parties.publisher, URL))
+        answer = ask(room.gateway, request)
         entry = assert_refused(room.installation, answer, 403, "AccessDeniedException")
-        assert entry["error"].endswith("date-out-of-range")
+        assert entry.keys().isdisjoint({"account", "access_key", "resource"}), "nobody is known to have sent it"
+        assert everything(room.installation) == before
+
+    assert_each(is_refused, ALTERED.items())
+
+
+def test_a_request_is_good_for_a_quarter_of_an_hour(room: Room) -> None:
+    def is_answered(minutes: float, status: int) -> None:
+        request = signed_at(LIST, room.parties.publisher, host=HOST, minutes=minutes)
+        answer = ask(room.gateway, request)
+        assert answer.status == status
+        if status == 403:
+            entry = assert_refused(room.installation, answer, 403, "AccessDeniedException")
+            assert entry["error"].endswith("date-out-of-range")
+
+    assert_each(is_answered, [(-16, 403), (-14, 200), (14, 200), (16, 403)])
 
 
 def test_whoever_signs_wrongly_learns_nothing_of_the_key(room: Room) -> None:
@@ -176,25 +181,29 @@ PATHS: dict[str, tuple[int, str]] = {
 }
 
 
-@pytest.mark.parametrize(("path", "status", "error"), [(path, *told) for path, told in PATHS.items()])
-def test_a_path_means_what_was_signed_or_nothing(room: Room, path: str, status: int, error: str) -> None:
-    before = everything(room.installation)
-    answer = room.ask(room.parties.publisher, RawRequest("GET", path))
-    entry = assert_refused(room.installation, answer, status, error)
-    assert "resource" not in entry
-    for part in ("passwd", "etc", "222222222222"):
-        assert part not in answer.json["message"]
-    assert everything(room.installation) == before
+def test_a_path_means_what_was_signed_or_nothing(room: Room) -> None:
+    def is_refused(path: str, status: int, error: str) -> None:
+        before = everything(room.installation)
+        answer = room.ask(room.parties.publisher, RawRequest("GET", path))
+        entry = assert_refused(room.installation, answer, status, error)
+        assert "resource" not in entry
+        for part in ("passwd", "etc", "222222222222"):
+            assert part not in answer.json["message"]
+        assert everything(room.installation) == before
+
+    assert_each(is_refused, [(path, *told) for path, told in PATHS.items()])
 
 
-@pytest.mark.parametrize("method", ["get", "TRACE", "CONNECT", "POST ", "PROPFIND", "DELETE"])
-def test_a_method_that_a_path_does_not_have(room: Room, method: str) -> None:
-    answer = room.ask(room.parties.publisher, RawRequest(method, "/training-dataset"))
-    assert (answer.status, answer.error) in {
-        (405, "UnknownOperationException"),
-        (403, "AccessDeniedException"),  # the signer writes methods in its own way
-    }
-    assert entry_of(room.installation, answer)["outcome"] == "refused"
+def test_a_method_that_a_path_does_not_have(room: Room) -> None:
+    def is_refused(method: str) -> None:
+        answer = room.ask(room.parties.publisher, RawRequest(method, "/training-dataset"))
+        assert (answer.status, answer.error) in {
+            (405, "UnknownOperationException"),
+            (403, "AccessDeniedException"),  # the signer writes methods in its own way
+        }
+        assert entry_of(room.installation, answer)["outcome"] == "refused"
+
+    assert_each(is_refused, ["get", "TRACE", "CONNECT", "POST ", "PROPFIND", "DELETE"])
 
 
 # bodies without end
@@ -278,12 +287,14 @@ SMUGGLED: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("content", SMUGGLED.values(), ids=SMUGGLED)
-def test_a_request_of_two_readings_ends_its_connection(served: tuple[Server, Parties], content: bytes) -> None:
-    server, _ = served
-    said = speak(server.url, content)
-    assert statuses_of(said) == [400]
-    assert b"ok" not in said.rpartition(b"\r\n\r\n")[2], "what was hidden in it is not answered"
+def test_a_request_of_two_readings_ends_its_connection(served: tuple[Server, Parties]) -> None:
+    def ends_it(_: str, content: bytes) -> None:
+        server, _ = served
+        said = speak(server.url, content)
+        assert statuses_of(said) == [400]
+        assert b"ok" not in said.rpartition(b"\r\n\r\n")[2], "what was hidden in it is not answered"
+
+    assert_each(ends_it, SMUGGLED.items())
 
 
 def test_a_request_to_another_server_is_none_to_this_one(served: tuple[Server, Parties]) -> None:
