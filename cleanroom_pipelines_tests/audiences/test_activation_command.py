@@ -64,8 +64,7 @@ def test_the_best_users_of_a_ranking(command: Commands, ranking: Path, tmp_path:
     assert verify_export(tmp_path / "out")["requested"] == 50
 
 
-def test_what_generate_makes_can_be_exported(command: Commands, tmp_path: Path) -> None:
-    world = worlds.write_world(tmp_path / "world")
+def test_what_generate_makes_can_be_exported(command: Commands, world: worlds.World, tmp_path: Path) -> None:
     schema = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
     model, audience, out = tmp_path / "model", tmp_path / "audience", tmp_path / "out"
     steps = (

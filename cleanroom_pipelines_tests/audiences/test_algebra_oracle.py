@@ -45,7 +45,7 @@ def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[st
     return files
 
 
-@one_in(2)
+@one_in(4)
 @given(rooms)
 def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -74,7 +74,7 @@ def no_audiences(id_: str) -> Definition:
 lists_of_ids = st.lists(st.none() | st.sampled_from(USERS), max_size=12)
 
 
-@one_in(2)
+@one_in(4)
 @given(st.lists(lists_of_ids, min_size=1, max_size=5), st.lists(st.sampled_from(CombineOperator), min_size=4))
 def test_lists_in_files_may_repeat_ids_and_miss_some(
     lists: list[list[str | None]], operators: list[CombineOperator]

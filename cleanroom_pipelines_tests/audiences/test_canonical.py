@@ -115,7 +115,7 @@ def runs_of(combinators: tuple[Combinator, ...]) -> list[tuple[Combinator, ...]]
     return runs
 
 
-@one_in(2)
+@one_in(4)
 @given(rules, randoms)
 def test_a_hundred_phrasings_are_one_question(rule: RuleBased, random: Random) -> None:
     question = canonical(rule, {}.__getitem__)  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def test_different_questions_have_different_texts() -> None:
     assert len({canonical(each, resolve) for each in different}) == len(different)
 
 
-@one_in(2)
+@one_in(4)
 @given(st.lists(condition_sets, min_size=1, max_size=3), randoms)
 def test_a_question_too_large_for_a_diagram_has_one_text_too(sets: list[Filters], random: Random) -> None:
     large = Filters(

@@ -22,6 +22,7 @@ from cleanroom_pipelines.errors import ArtifactError, CancelledError, Destinatio
 from cleanroom_pipelines.storage import Destination
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 
+from ..examples import one_in
 from ..offenders import offenders
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -81,6 +82,7 @@ def read(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
+@one_in(4)
 @given(st.lists(st.lists(USERS, max_size=12), max_size=5), st.integers(1, 7))
 @example([NASTY], 3)
 @example([[]], 1)

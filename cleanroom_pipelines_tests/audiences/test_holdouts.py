@@ -152,7 +152,7 @@ def test_a_refresh_holds_out_the_same_of_those_who_stay(tmp_path: Path) -> None:
     assert not second & set(read(tmp_path / "1" / "delivered"))
 
 
-@one_in(4)
+@one_in(8)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 15)), max_size=80))
 def test_no_hash_of_the_group_goes_out(
     tmp_path_factory: pytest.TempPathFactory, owners: list[tuple[int, int]]

@@ -63,8 +63,7 @@ def expected(room: PlainRoom, type_: str, releaser: Releaser, of_base: Releaser)
     return rows
 
 
-@pytest.mark.parametrize("hide", [False, True])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("seed", "hide"), [(0, False), (1, False), (2, False), (3, True)])
 def test_tables_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) -> None:
     room = random_room(seed, 900)
     releaser, of_base = Releaser(KEY, f"room {seed}", hide), Releaser(KEY, f"base {seed}", hide)

@@ -48,8 +48,7 @@ def expected(room: PlainRoom, releaser: Releaser) -> list[dict[str, object]]:
     return rows
 
 
-@pytest.mark.parametrize("hide", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "hide"), [*((seed, False) for seed in range(4)), (4, True), (5, True)])
 def test_rows_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) -> None:
     room = random_room(seed)
     releaser = Releaser(KEY, f"version {seed}", hide)

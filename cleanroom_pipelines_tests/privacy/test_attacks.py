@@ -12,6 +12,7 @@ draws of this noise exceeds. The last is what a larger scale or a smaller budget
 import math
 import random
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from cleanroom_pipelines.privacy import BudgetSpentError, ReleasePolicy, Release
 from cleanroom_pipelines.privacy.noise import noise_probability
 
 from ..audiences.plain_rooms import PlainRoom
+from ..offenders import offenders
 from .attacking import (
     POLICY,
     Room,
@@ -67,11 +69,13 @@ def guess_once(n_known: int, policy: ReleasePolicy, n_rounds: int) -> float:
     return share_right(guesses)
 
 
-@pytest.mark.parametrize("n_known", [24, 39, 44, 54, 200])
-def test_the_threshold_is_no_oracle(n_known: int) -> None:
-    assert guess_once(n_known, POLICY, 200) <= 0.60, "as the issue asks"
-    assert guess_once(n_known, POLICY, 3_000) <= 0.545
-    assert success_of_one_answer(n_known + 1, n_known) <= 0.5251, "exactly, over all answers"
+def test_the_threshold_is_no_oracle() -> None:
+    def check(n_known: int) -> None:
+        assert guess_once(n_known, POLICY, 200) <= 0.60, "as the issue asks"
+        assert guess_once(n_known, POLICY, 3_000) <= 0.545
+        assert success_of_one_answer(n_known + 1, n_known) <= 0.5251, "exactly, over all answers"
+
+    assert offenders([24, 39, 44, 54, 200], check) == []
 
 
 def test_the_threshold_attack_works_where_there_is_hardly_any_noise() -> None:
@@ -122,10 +126,15 @@ def mean(answers: list[int | None]) -> float:
     return sum(answer or 0 for answer in answers) / len(answers)
 
 
-def guess_with_the_whole_budget(
-    guess: Guess, share_with_x: float, n_known: int, n_rounds: int, policy: ReleasePolicy = POLICY
-) -> float:
-    guesses = []
+Answers = tuple[list[int | None], list[int | None]]
+
+
+@cache
+def answers_for_the_whole_budget(
+    share_with_x: float, n_known: int, n_rounds: int, policy: ReleasePolicy
+) -> list[tuple[Answers, bool]]:
+    """Per round, the answers for sets that hold x and for those that do not, and whether x matches."""
+    found = []
     n_with = int(share_with_x * policy.budget_units)
     for number in range(n_rounds):
         for x_matches in (True, False):
@@ -138,8 +147,15 @@ def guess_with_the_whole_budget(
             assert room.spent == policy.budget_units
             with pytest.raises(BudgetSpentError):
                 room.size(n_known, "one more")
-            guesses.append((guess(answers[True], answers[False], n_known, policy), x_matches))
-    return share_right(guesses)
+            found.append(((answers[True], answers[False]), x_matches))
+    return found
+
+
+def guess_with_the_whole_budget(
+    guess: Guess, share_with_x: float, n_known: int, n_rounds: int, policy: ReleasePolicy = POLICY
+) -> float:
+    rounds = answers_for_the_whole_budget(share_with_x, n_known, n_rounds, policy)
+    return share_right((guess(*answers, n_known, policy), x_matches) for answers, x_matches in rounds)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +164,9 @@ def guess_with_the_whole_budget(
     [(by_pairs, 0.5, 0.60), (by_mean, 1.0, 0.65), (by_likelihood, 1.0, 0.70)],
 )
 def test_near_identical_sets_average_away_little_noise(guess: Guess, share_with_x: float, limit: float) -> None:
-    # At 200 users rounding costs the attacker something, at 205 nothing.
-    found = [guess_with_the_whole_budget(guess, share_with_x, n_known, 600) for n_known in (200, 205)]
+    # At 200 users rounding costs the attacker something, at 205 nothing. 1,000 guesses are right to ± 1.6 %; with
+    # half of the noise the three are right in 62 %, 76 % and 79 %.
+    found = [guess_with_the_whole_budget(guess, share_with_x, n_known, 250) for n_known in (200, 205)]
     assert sum(found) / 2 <= limit
 
 
@@ -160,7 +177,7 @@ def test_averaging_works_where_there_is_hardly_any_noise(guess: Guess, share_wit
 
 def test_more_budget_would_tell_more() -> None:
     more = ReleasePolicy(budget_units=2_000)
-    assert guess_with_the_whole_budget(by_mean, 1.0, 205, 40, more) > 0.85
+    assert guess_with_the_whole_budget(by_mean, 1.0, 205, 25, more) > 0.85
 
 
 def test_answers_that_are_asked_for_again_average_away_nothing() -> None:
@@ -192,7 +209,8 @@ def test_an_overlap_row_tells_no_more_than_one_draw() -> None:
 
 # ---- the whole chain: files, query, release
 
-N_KNOWN, N_ROUNDS = 80, 60
+# What the noise comes to is measured above; here it is enough that a room whose numbers leave without it is found.
+N_KNOWN, N_ROUNDS = 80, 25
 
 
 def attacked_room(n_known: int, n_rounds: int, n_sets: int, n_junk: int) -> PlainRoom:

@@ -6,9 +6,8 @@ The counts of the room are large and odd, so that they are found as text whereve
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -36,16 +35,23 @@ def room() -> PlainRoom:
     return PlainRoom(users, segments, matching, seeds.assign(audience_type="T"))
 
 
-def outputs(folder: Path, *, hide: bool) -> tuple[OverlapStatistics, Insights, list[dict[str, Any]]]:
-    """All that leaves, as objects and as documents for those who see no own counts."""
-    releaser = Releaser(KEY, "v", hide)
-    with room().opened(folder) as relations:
-        overlap = overlap_statistics(relations, releaser)
-        table = insights(relations, releaser, Releaser(KEY, "base", hide))
-        attributes = data_attributes(relations)
-    size = releaser.count(N_MATCHED, question="q")
-    documents = [overlap.as_dict(with_own_counts=False), table.as_dict(), attributes.as_dict(), size.as_dict()]
-    return overlap, table, documents
+Outputs = tuple[OverlapStatistics, Insights, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Outputs]:
+    """All that leaves, hidden or told, as objects and as documents for those who see no own counts."""
+    found = {}
+    with room().opened(tmp_path_factory.mktemp("room")) as relations:
+        for hide in (True, False):
+            releaser = Releaser(KEY, "v", hide)
+            overlap = overlap_statistics(relations, releaser)
+            table = insights(relations, releaser, Releaser(KEY, "base", hide))
+            size = releaser.count(N_MATCHED, question="q")
+            answers = [table, data_attributes(relations), size]
+            documents = [overlap.as_dict(with_own_counts=False), *(answer.as_dict() for answer in answers)]
+            found[hide] = overlap, table, documents
+    return found.__getitem__
 
 
 def values_below(document: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,9 +77,9 @@ def released_below(value: Any) -> Iterator[Released]:
             yield from released_below(getattr(value, each.name))
 
 
-def test_no_count_stands_in_any_output(tmp_path: Path) -> None:
-    told_overlap, told_table, told_documents = outputs(tmp_path / "told", hide=False)
-    overlap, table, documents = outputs(tmp_path / "hidden", hide=True)
+def test_no_count_stands_in_any_output(outputs: Callable[[bool], Outputs]) -> None:
+    told_overlap, told_table, told_documents = outputs(False)
+    overlap, table, documents = outputs(True)
     counts = {str(each.value) for each in [*released_below(told_overlap), *released_below(told_table)]}
     counts |= {str(N_USERS), str(N_MATCHED), "5503"}
     assert len(counts) > 6
@@ -89,9 +95,11 @@ def test_no_count_stands_in_any_output(tmp_path: Path) -> None:
     assert not found([repr(each) for each in [*released_below(overlap), *released_below(table)]])
 
 
-def test_every_both_sided_number_is_null_and_no_other_whole_number_is_there(tmp_path: Path) -> None:
-    _, _, documents = outputs(tmp_path / "hidden", hide=True)
-    _, _, told = outputs(tmp_path / "told", hide=False)
+def test_every_both_sided_number_is_null_and_no_other_whole_number_is_there(
+    outputs: Callable[[bool], Outputs],
+) -> None:
+    _, _, documents = outputs(True)
+    _, _, told = outputs(False)
     values = [pair for document in documents for pair in values_below(document)]
     assert {key for key, _ in values} >= BOTH_SIDED
     assert all(value is None for key, value in values if key in BOTH_SIDED)
@@ -99,9 +107,9 @@ def test_every_both_sided_number_is_null_and_no_other_whole_number_is_there(tmp_
     assert any(isinstance(value, int) for document in told for key, value in values_below(document))
 
 
-def test_ratios_and_decisions_remain_and_are_the_same(tmp_path: Path) -> None:
-    _, _, hidden = outputs(tmp_path / "hidden", hide=True)
-    _, _, told = outputs(tmp_path / "told", hide=False)
+def test_ratios_and_decisions_remain_and_are_the_same(outputs: Callable[[bool], Outputs]) -> None:
+    _, _, hidden = outputs(True)
+    _, _, told = outputs(False)
 
     def others(documents: list[dict[str, Any]]) -> list[tuple[str, Any]]:
         pairs = [pair for document in documents for pair in values_below(document)]
@@ -113,8 +121,8 @@ def test_ratios_and_decisions_remain_and_are_the_same(tmp_path: Path) -> None:
     assert [value for key, value in others(hidden) if key == "is_empty"] == [False]
 
 
-def test_ones_own_count_stays_in_ones_own_answer(tmp_path: Path) -> None:
-    overlap, _, _ = outputs(tmp_path, hide=True)
+def test_ones_own_count_stays_in_ones_own_answer(outputs: Callable[[bool], Outputs]) -> None:
+    overlap, _, _ = outputs(True)
     assert overlap.as_dict(with_own_counts=True)["rows"][0]["advertiser_size"] == N_IDS
     assert overlap.as_dict(with_own_counts=False)["rows"][0]["advertiser_size"] is None
 

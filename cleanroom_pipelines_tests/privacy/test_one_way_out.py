@@ -11,6 +11,7 @@ Two rules are held against the source text, and each is first shown to find what
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from ..architecture.tree import PACKAGE, modules
@@ -129,15 +130,20 @@ def _text(arguments: list[ast.expr]) -> object:
     return arguments[0].value if arguments and isinstance(arguments[0], ast.Constant) else None
 
 
+@cache
+def imports_of(source: str) -> list[ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+
+
 def counts_exactly(source: str) -> bool:
     """Whether a module imports something that counts exactly."""
-    imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    imported = imports_of(source)
     return any({alias.name for alias in node.names} & EXACT.get(node.module or "", set()) for node in imported)
 
 
 def releases(source: str) -> bool:
     """Whether a module imports the release."""
-    imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    imported = imports_of(source)
     return any((node.module or "").startswith("cleanroom_pipelines.privacy") for node in imported)
 
 

@@ -14,7 +14,7 @@ from cleanroom_pipelines.similarity.benchmark.synthetic import SyntheticSettings
 from cleanroom_pipelines_tests.offenders import offenders
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, SCHEMA, SMALL, World, make_world
 
-FAST = ("random", "activity", "LR TF-IDF", "kNN", "LightGBM raw")
+FAST = ("random", "activity", "LR TF-IDF", "kNN")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,10 @@ def data(world: World, tmp_path: Path) -> quality.Data:
     return quality.Data(tmp_path / "rows.parquet", SCHEMA, users=tmp_path / "users.parquet", name="planted")
 
 
-def _run(data: quality.Data, kind: str, n_tasks: int = 2) -> dict[str, object]:
+def _run(data: quality.Data, kind: str, n_tasks: int = 1) -> dict[str, object]:
+    """Tasks of a kind with the cheapest of the others: what they find is looked at for one kind."""
     return quality.run_quality(
-        data, kinds=(kind,), n_tasks=n_tasks, baselines=FAST, settings=QUICK, training=SMALL, engine=ENGINE
+        data, kinds=(kind,), n_tasks=n_tasks, baselines=("random",), settings=QUICK, training=SMALL, engine=ENGINE
     )["kinds"][kind]
 
 
@@ -53,7 +54,7 @@ def test_item_tasks_beat_chance_and_the_table_names_everybody(data: quality.Data
 
 
 def test_an_attribute_is_hidden_before_training(data: quality.Data) -> None:
-    block = _run(data, "attribute", n_tasks=1)
+    block = _run(data, "attribute")
     methods = block["methods"]
     assert methods[quality.OURS]["auc"]["mean"] == methods[quality.WITHOUT_USERS]["auc"]["mean"]
     assert methods[quality.OURS]["auc"]["mean"] > 0.7
@@ -68,7 +69,7 @@ def test_future_tasks_train_on_the_past_alone(data: quality.Data, monkeypatch: p
         return real(**arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(quality, "train", watched)
-    assert _run(data, "future", n_tasks=1)["tasks"]
+    assert _run(data, "future")["tasks"]
     assert all(window.end is not None for window in windows)
 
 
@@ -103,7 +104,7 @@ def test_every_baseline_scores_every_user() -> None:
 
     rng = np.random.default_rng(0)
     table = Table(sp.csr_matrix(rng.poisson(0.4, (120, 30)).astype(float)), np.zeros((120, 1), np.float32))
-    for name in FAST:
+    for name in (*FAST, "LightGBM raw"):
         scores = BASELINES[name](table, np.arange(30))
         assert scores.shape == (120,)
         assert np.isfinite(scores).all()

@@ -107,13 +107,13 @@ def test_the_same_bytes_for_every_number_of_shards(
 ) -> None:
     monkeypatch.setattr(shards, "USERS_PER_BLOCK", 30)
     rankings = {}
-    for users_per_shard in (10_000, 150, 70):
+    for users_per_shard in (10_000, 70):
         settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=users_per_shard)
         folder = tmp_path / str(users_per_shard)
         folder.mkdir()
         trained = train_on(world.interactions, folder, settings=settings)
         rankings[Model(trained).n_shards] = _bytes(trained, world.group[::2], folder / "out")
-    assert len(rankings) == 3, "the settings gave three numbers of shards"
+    assert len(rankings) == 2, "the settings gave two numbers of shards"
     assert len(set(rankings.values())) == 1
 
 

@@ -261,17 +261,17 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def _days(world: World, folder: Path) -> Path:
-    """The world in 15 days instead of 116, as one CSV file per day."""
+    """The world in 8 days instead of 116, as one CSV file per day."""
     days = folder / "days"
     days.mkdir()
-    frame = world.interactions.assign(ts=FIRST_SECOND + (world.interactions.ts - FIRST_SECOND) // 8)
+    frame = world.interactions.assign(ts=FIRST_SECOND + (world.interactions.ts - FIRST_SECOND) // 16)
     for day, rows in frame.groupby(frame.ts // 86_400):
         rows.to_csv(days / f"{day}.csv", index=False)
-    assert len(list(days.iterdir())) == 15
+    assert len(list(days.iterdir())) == 8
     return days
 
 
-@pytest.mark.parametrize("window_seconds", [None, 86_400 * 12, 86_400 * 12 + 5_000])
+@pytest.mark.parametrize("window_seconds", [None, 86_400 * 6, 86_400 * 6 + 5_000])
 def test_the_cache_changes_no_byte_of_the_model(world: World, tmp_path: Path, window_seconds: int | None) -> None:
     days = _days(world, tmp_path)
     for name in ("plain", "first", "again", "cache"):
@@ -293,7 +293,7 @@ def test_the_cache_reads_a_day_once_and_a_changed_day_again(world: World, tmp_pa
     days = _days(world, tmp_path)
     for name in ("a", "b", "c", "cache"):
         (tmp_path / name).mkdir()
-    arguments = {"interactions": days, "day_cache": tmp_path / "cache", "window_seconds": 86_400 * 12}
+    arguments = {"interactions": days, "day_cache": tmp_path / "cache", "window_seconds": 86_400 * 6}
     _train(world.interactions, tmp_path / "a", **arguments)
     first = {path.name for path in (tmp_path / "cache").iterdir()}
     _train(world.interactions, tmp_path / "b", **arguments)

@@ -406,7 +406,7 @@ def test_a_write_on_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
 
 
 def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> None:
-    """40 writers, each killed at a random moment; a reader looks all the while."""
+    """25 writers, each killed at a random moment; a reader looks all the while."""
     root = tmp_path / "store"
     root.mkdir()
     reader, generator = ArtifactStore(str(root), tmp_path), random.Random(7)
@@ -423,7 +423,7 @@ def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> Non
                 seen.add(version)
 
     context = multiprocessing.get_context("fork")
-    for kill in range(40):
+    for kill in range(25):
         ready = context.Event()
         writer = context.Process(target=write_for_ever, args=(root, 1 + 1000 * kill, ready))
         writer.start()

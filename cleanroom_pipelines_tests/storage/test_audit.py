@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
 
@@ -29,14 +29,9 @@ from cleanroom_pipelines.storage.audit import AuditHead, AuditLog, fits
 
 from ..offenders import offenders
 from ..worlds import wait_until
+from .auditing import ENTRY, KEY, now, write_some
 
-KEY = InstallationKey(bytes(range(32)))
 ARN = "arn:aws:cleanrooms-ml:us-east-1:111122223333:audience-generation-job/summer-0123456789ab"
-ENTRY = {"way": "api", "operation": "DeleteAudienceModel", "account": "111122223333", "outcome": "accepted"}
-
-
-def now() -> datetime:
-    return datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -202,15 +197,6 @@ def test_many_threads_write_at_once(log: AuditLog) -> None:
     for name in range(16):
         own = [each for each in written if each.startswith(f"{name}-")]
         assert own == [f"{name}-{number}" for number in range(25)]
-
-
-def write_some(folder: Path, name: int, n_entries: int, barrier: object) -> None:
-    log = AuditLog(folder, KEY, now)
-    barrier.wait()
-    for number in range(n_entries):
-        log.write({**ENTRY, "request_id": f"{name}-{number}"})
-        log.write_soon({**ENTRY, "request_id": f"{name}-s{number}"})
-    log.close()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -642,11 +628,11 @@ def test_heads_that_were_removed_are_missed_in_a_long_log(log: AuditLog, folder:
 def test_a_line_without_end_takes_no_memory(log: AuditLog, folder: Path) -> None:
     fill(log, 1)
     with (folder / "audit.jsonl").open("r+b") as stream:
-        stream.truncate(300 << 20)
+        stream.truncate(150 << 20)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (held + (100 << 20), hard))
+        resource.setrlimit(resource.RLIMIT_AS, (held + (60 << 20), hard))
         assert log.verify().at == 2
         assert len(list(log.entries())) == 1
     finally:

@@ -23,13 +23,13 @@ def load(path: Path, barrier: object, found: object) -> None:
 
 def test_eight_processes_make_one_key(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    for attempt in range(5):
+    for attempt in range(3):
         path = tmp_path / str(attempt) / "installation.key"
         barrier, found = context.Barrier(8), context.Queue()
         processes = [context.Process(target=load, args=(path, barrier, found)) for _ in range(8)]
         for process in processes:
             process.start()
-        secrets = {found.get(timeout=30) for _ in processes}
+        secrets = {found.get() for _ in processes}
         for process in processes:
             process.join()
         assert secrets == {path.read_bytes()}
