@@ -1,10 +1,12 @@
 """Fixtures that tests of several packages share: a home, an installation whose clock stands, worlds made once.
 
+Also here: how many examples property tests try, and the count of the tests that pytest collected.
 Add here a world that several packages copy. A world of one package needs no fixture here:
 `world_cache.copy(name, make, target)`.
 Keep out: data and worlds of one package's tests.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,15 +16,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home
 
 from . import worlds
+from .collecting import MARKS, marks_of
 from .worlds import World, WorldCache
 
 if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
+
     from .execution.room_worlds import RoomWorld
+
+# The same examples in every run of CI; HYPOTHESIS_PROFILE=nightly looks for new ones, and for longer.
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("nightly", max_examples=1_000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the marks of all that was collected, before `-m` leaves some of it out."""
+    config.stash[MARKS] = marks_of(items)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from looking through all that was imported whenever a test makes many objects."""
+    gc.collect()
+    gc.freeze()
 
 
 class StandingClock:
@@ -42,6 +65,15 @@ class StandingClock:
 def home(tmp_path: Path) -> Home:
     """An empty home."""
     return Home.open(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator["ThreadedMotoServer"]:
+    """The server of `object_stores.empty_store`, one for all tests of a process: its state is the process's."""
+    from .object_stores import running_server
+
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

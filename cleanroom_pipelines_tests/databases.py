@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, NullPool, Pool, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.execution.installation import Installation
@@ -80,6 +82,55 @@ def _set_up_sqlite(connection: object, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def database_away() -> Iterator[None]:
+    """No engine of this process gets a connection."""
+
+    def refuse(_connection: object) -> None:
+        raise OperationalError("connect", None, OSError("the server closed the connection"))
+
+    event.listen(Engine, "engine_connect", refuse)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "engine_connect", refuse)
+
+
+# --- The disk ---
+
+
+@contextmanager
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Let no SQLite database of this process wait until the disk has what was written.
+
+    That guards against a power cut, which no test makes; what a killed process has written stays without. A commit
+    waits some ten milliseconds for it.
+    """
+    event.listen(Pool, "checkout", _forgo_the_disk)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "checkout", _forgo_the_disk)
+
+
+@contextmanager
+def waiting_for_the_disk() -> Iterator[None]:
+    """What holds without `without_waiting_for_the_disk`, within it."""
+    waits = not event.contains(Pool, "checkout", _forgo_the_disk)
+    if not waits:
+        event.remove(Pool, "checkout", _forgo_the_disk)
+    try:
+        yield
+    finally:
+        if not waits:
+            event.listen(Pool, "checkout", _forgo_the_disk)
+
+
+def _forgo_the_disk(connection: object, _record: object, _proxy: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 # --- PostgreSQL ---

@@ -3,13 +3,17 @@
 Keep out: what is kept there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3
 import pytest
+from botocore.httpsession import URLLib3Session
+from botocore.loaders import create_loader
 from moto.server import ThreadedMotoServer
 
 PROFILE = "shop"
@@ -37,13 +41,7 @@ class ObjectStore:
 
     def client(self, service: str = "s3", key: str = "root", secret: str = "root") -> Any:
         """A client of the test's own."""
-        return boto3.client(
-            service,
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id=key,
-            aws_secret_access_key=secret,
-        )
+        return _client(self.url, service, key, secret)
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self.client().put_object(Bucket=bucket, Key=key, Body=content)
@@ -54,6 +52,18 @@ class ObjectStore:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
         return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+@cache
+def _client(url: str, service: str, key: str, secret: str) -> Any:
+    return boto3.client(
+        service, endpoint_url=url, region_name="us-east-1", aws_access_key_id=key, aws_secret_access_key=secret
+    )
+
+
+@cache
+def _loader(search_path: str | None = None) -> Any:
+    return create_loader(search_path)
 
 
 @contextmanager
@@ -68,10 +78,28 @@ def running_server() -> Iterator[ThreadedMotoServer]:
 
 
 @contextmanager
+def tampering(send: Callable[[Callable[[], Any], Any], Any]) -> Iterator[None]:
+    """Put a fault between boto3 and the network.
+
+    Args:
+        send: Called in place of each sending, with what sends and with the request (`method`, `url`, `headers`);
+            returns or raises what the client shall see.
+    """
+    really = URLLib3Session.send
+
+    def sending(session: URLLib3Session, request: Any) -> Any:
+        return send(lambda: really(session, request), request)
+
+    # A store that cannot be reached is tried again, after seconds.
+    with mock.patch.object(URLLib3Session, "send", sending), mock.patch("botocore.endpoint.time"):
+        yield
+
+
+@contextmanager
 def empty_store(server: ThreadedMotoServer, folder: Path) -> Iterator[ObjectStore]:
     """An empty store whose profile files are those of this process; what is put there goes with it."""
     from moto import settings
-    from moto.moto_api._internal import moto_api_backend
+    from moto.backends import get_backend
 
     store = ObjectStore(server, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -80,9 +108,11 @@ def empty_store(server: ThreadedMotoServer, folder: Path) -> Iterator[ObjectStor
         patch.setenv("AWS_CONFIG_FILE", str(store.config))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(store.credentials))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # Five sixths of the time to make a client is reading botocore's own descriptions of the services.
+        patch.setattr("botocore.session.create_loader", _loader)
         try:
             yield store
         finally:
-            moto_api_backend.reset()
+            get_backend("moto_api")["global"].reset()
             # a test may have let the store check who asks; that setting is this process's, not the server's
             settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")

@@ -31,6 +31,7 @@ from sqlalchemy.pool import Pool
 
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
+from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.running import run_pending
@@ -309,6 +310,15 @@ def _empty_dagster(one_file: bool) -> dict[str, bytes]:
             pass
         files = [path for path in folder.rglob("*") if path.is_file() and path.name != "dagster.yaml"]
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Let pages have no pictures: to draw them is a fifth of the time of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("quality", "explanation", "months", "overlap", "affinity", "reach"):
+            patch.setattr(pictures, name, lambda *_: dg.MetadataValue.md("not drawn in this test"))
+        yield
 
 
 @contextmanager

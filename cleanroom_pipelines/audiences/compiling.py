@@ -35,7 +35,7 @@ from cleanroom_pipelines.audiences.definitions import (
 )
 from cleanroom_pipelines.errors import UsageError
 
-_MAX_PARAMETERS = 50_000
+MAX_PARAMETERS = 50_000
 _ID = "user_id"
 _USERS, _SEGMENTS, _MATCHED = "room_users", "room_segments", "room_matched"
 
@@ -257,9 +257,9 @@ class _Compiler:
         return [self._bound(value) for value in sorted(set(values))]
 
     def _bound(self, value: str) -> exp.Expr:
-        if len(self.parameters) >= _MAX_PARAMETERS:
+        if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The audience and those it refers to hold more than {_MAX_PARAMETERS:,} values.",
+                f"The audience and those it refers to hold more than {MAX_PARAMETERS:,} values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)

@@ -5,7 +5,7 @@ Add here when a part is added.
 Keep out: Dagster, files, clocks and settings; they come in.
 """
 
-from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, Claims
+from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESERVED_SECONDS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError
 from cleanroom_pipelines.catalog.deletion import GOES_WITH
@@ -30,6 +30,7 @@ from cleanroom_pipelines.catalog.options import (
 from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.catalog.parties import Parties
 from cleanroom_pipelines.catalog.policies import Policies
+from cleanroom_pipelines.catalog.queue import Lane
 from cleanroom_pipelines.catalog.records import (
     AccessKey,
     Account,
@@ -109,6 +110,7 @@ __all__ = [
     "LOCAL_ACCOUNT",
     "LOCAL_REGION",
     "MAX_ATTEMPTS",
+    "RESERVED_SECONDS",
     "AccessKey",
     "Account",
     "AnalysisTemplate",
@@ -144,6 +146,7 @@ __all__ = [
     "GenerationJobSpec",
     "Holding",
     "Kind",
+    "Lane",
     "Ledger",
     "Member",
     "Origin",

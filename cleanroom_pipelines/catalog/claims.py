@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
@@ -24,13 +24,17 @@ from cleanroom_pipelines.catalog.lifecycle import (
     refuse_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind, check_text
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
-from cleanroom_pipelines.catalog.records import DELETING, Claim, ParentRef, Reaped, Status, Version
+from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ParentRef, Reaped, Status, Version
 from cleanroom_pipelines.catalog.tables import ExportJobRow, ResourceRow, VersionRow, version_record
 from cleanroom_pipelines.errors import ClaimLostError, ConflictError, NotFoundError, StatusCode, UsageError
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 3  # a lease that ran out is tried again up to two times
+RESERVED_SECONDS = 180.0  # a process start costs seconds, on a busy machine a minute
+# No lease or reservation lasts longer; one that seems to was given before the clock was put back.
+_LONGEST_SECONDS = 300.0
 _MAX_SUMMARY_BYTES = 65_536
 
 
@@ -58,9 +62,9 @@ class Claims(Database):
             UsageError: The run id cannot be stored.
         """
         check_text("run id", run_id, 128)
-        now = self._clock()
-        expires = now + timedelta(seconds=lease_seconds)
         with self._write() as session:
+            now = self._lease_time(session)
+            expires = now + timedelta(seconds=lease_seconds)
             resource = lock_resource(session, kind, resource_id)
             before = find_version(session, resource, number)
             if before.status is Status.CREATE_IN_PROGRESS and before.run_id == run_id:
@@ -94,14 +98,45 @@ class Claims(Database):
             mirror(session, resource, now)
             return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, silent_run)
 
+    def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
+        """Keep a pending version for a run that is about to start, so that nobody else starts one for it.
+
+        The run itself claims it as usual; if it never does, the reservation runs out.
+
+        Returns:
+            Whether this caller has it; False if another one reserved or claimed it first.
+        """
+        with self._write() as session:
+            now = self._lease_time(session)
+            reserved = session.execute(
+                update(VersionRow)
+                .where(VersionRow.resource_id == version.resource_id, VersionRow.number == version.number)
+                .where(VersionRow.status == Status.CREATE_PENDING, VersionRow.turn == version.turn)
+                .where(is_unreserved(now))
+                .values(lease_expires_at=now + timedelta(seconds=seconds))
+                .returning(VersionRow.number)
+            ).scalar()
+        return reserved is not None
+
+    def abandon(self, claim: Claim) -> None:
+        """Give a claim up: the version is pending again and the attempt counts, or it fails after MAX_ATTEMPTS.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more.
+        """
+        with self._write() as session:
+            resource, version = self._held(session, claim)
+            let_go(session, resource, version, self._clock())
+
     def renew(self, claim: Claim) -> Claim:
         """Keep a claim for another lease from now.
 
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
-        expires = self._clock() + timedelta(seconds=claim.lease_seconds)
-        self._change_held(claim, lease_expires_at=expires)
+        with self._write() as session:
+            expires = self._lease_time(session) + timedelta(seconds=claim.lease_seconds)
+            _change_held(session, claim, lease_expires_at=expires)
         return Claim(**(vars(claim) | {"lease_expires_at": expires}))
 
     def release(self, claim: Claim) -> None:
@@ -130,7 +165,8 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
-        self._change_held(claim, progress=min(1.0, max(0.0, share)), progress_stage=stage)
+        with self._write() as session:
+            _change_held(session, claim, progress=min(1.0, max(0.0, share)), progress_stage=stage)
 
     def is_cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody asked for this work to stop; also if the claim is lost, since nobody wants it then."""
@@ -138,6 +174,7 @@ class Claims(Database):
             row = session.get(VersionRow, (claim.id, claim.number))
             return row is None or row.cancel_requested or not _is_held(row, claim)
 
+    @noted
     def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
         """Ask for the newest version not to be made: at once if it is pending, else when its run next looks.
 
@@ -224,22 +261,37 @@ class Claims(Database):
             return version_record(version)
 
     def reap(self, now: datetime | None = None) -> tuple[Reaped, ...]:
-        """Let go of the versions whose run went silent: pending again, or failed after three attempts.
+        """Release expired claims: requeue their versions, or fail them after MAX_ATTEMPTS.
+
+        Nothing is released right after the database was away: its holders could not renew. A lease that ends later
+        than any lease can was given before the clock was put back; it is cut to a lease from now.
 
         Args:
-            now: UTC; the catalogue's clock if not given.
+            now: UTC; the time that leases are measured in if not given.
 
         Returns:
             What was reaped, so that the runs can be reported failed.
         """
-        at = self._at(now)
+        if self.had_outage(LEASE_SECONDS / 2):
+            return ()
         with self._read() as session:
-            silent = session.execute(
-                select(VersionRow.kind, VersionRow.resource_id, VersionRow.number)
-                .where(VersionRow.status == Status.CREATE_IN_PROGRESS, VersionRow.lease_expires_at <= at)
-                .order_by(VersionRow.lease_expires_at)
-            ).all()
+            at = self._lease_time(session, now)
+            latest = at + timedelta(seconds=_LONGEST_SECONDS)
+            query = select(VersionRow.kind, VersionRow.resource_id, VersionRow.number)
+            query = query.where(VersionRow.status.in_(OPEN)).order_by(VersionRow.lease_expires_at)
+            silent = session.execute(query.where(VersionRow.lease_expires_at <= at)).all()
+            from_the_future = session.execute(query.where(VersionRow.lease_expires_at > latest).limit(1)).first()
+        if from_the_future:
+            self._cut_leases(latest, at + timedelta(seconds=LEASE_SECONDS))
         return tuple(reaped for kind, key, number in silent if (reaped := self._reap_one(kind, key, number, at)))
+
+    def _cut_leases(self, latest: datetime, expires: datetime) -> None:
+        with self._write() as session:
+            session.execute(
+                update(VersionRow)
+                .where(VersionRow.status.in_(OPEN), VersionRow.lease_expires_at > latest)
+                .values(lease_expires_at=expires)
+            )
 
     def _reap_one(self, kind: Kind, resource_id: str, number: int, at: datetime) -> Reaped | None:
         with self._write() as session:
@@ -254,19 +306,6 @@ class Claims(Database):
             let_go(session, resource, version, at)
             return Reaped(version_record(version), run_id)
 
-    def _change_held(self, claim: Claim, **values: Any) -> None:
-        with self._write() as session:
-            changed = session.execute(
-                update(VersionRow)
-                .where(VersionRow.resource_id == claim.id, VersionRow.number == claim.number)
-                .where(VersionRow.status == Status.CREATE_IN_PROGRESS)
-                .where(VersionRow.run_id == claim.run_id, VersionRow.attempt == claim.attempt)
-                .values(**values)
-                .returning(VersionRow.number)
-            ).scalar()
-        if changed is None:
-            raise _lost(claim)
-
     def _held(self, session: Session, claim: Claim) -> tuple[ResourceRow, VersionRow]:
         try:
             resource = lock_resource(session, claim.kind, claim.id)
@@ -276,6 +315,24 @@ class Claims(Database):
         if not _is_held(version, claim):
             raise _lost(claim)
         return resource, version
+
+
+def _change_held(session: Session, claim: Claim, **values: Any) -> None:
+    changed = session.execute(
+        update(VersionRow)
+        .where(VersionRow.resource_id == claim.id, VersionRow.number == claim.number)
+        .where(VersionRow.status == Status.CREATE_IN_PROGRESS)
+        .where(VersionRow.run_id == claim.run_id, VersionRow.attempt == claim.attempt)
+        .values(**values)
+        .returning(VersionRow.number)
+    ).scalar()
+    if changed is None:
+        raise _lost(claim)
+
+
+def is_unreserved(now: datetime) -> ColumnElement[bool]:
+    """Whether a pending version is kept for no run."""
+    return or_(VersionRow.lease_expires_at.is_(None), VersionRow.lease_expires_at <= now)
 
 
 def is_silent(version: VersionRow, at: datetime) -> bool:
@@ -316,7 +373,7 @@ def cancel(session: Session, resource: ResourceRow, version: VersionRow, now: da
 
 
 def _close_cancelled(session: Session, resource: ResourceRow, version: VersionRow, now: datetime) -> None:
-    message = "Somebody asked for the work to stop. Try again if it is wanted after all."
+    message = "The work was cancelled."
     close_failed(session, resource, version, code=StatusCode.CANCELLED, message=message, now=now)
 
 

@@ -34,6 +34,7 @@ from cleanroom_pipelines.catalog.names import (
     owner_job_name,
     partition_key,
 )
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.options import ChildTagPolicy, Origin
 from cleanroom_pipelines.catalog.records import (
     AudienceModel,
@@ -166,6 +167,7 @@ class Creation(Resources):
         """
         return as_record(ExportJob, self.create(spec, **options))
 
+    @noted
     def create(
         self,
         spec: Spec,
@@ -233,6 +235,7 @@ class Creation(Resources):
                 continue  # somebody was faster; the next look says with what
         raise ClashError("The resource could not be stored.", remedy="Try again.")
 
+    @noted
     def update_configured_audience_model(
         self,
         resource_id: str,
@@ -276,6 +279,7 @@ class Creation(Resources):
         )
         return as_record(ConfiguredAudienceModel, record)
 
+    @noted
     def update_declared(self, kind: Kind, resource_id: str, spec: Spec, digest: str | None = None) -> Resource:
         """Carry a changed declaration out; a new version is made if the work depends on what changed.
 

@@ -10,15 +10,29 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    QueuePool,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
+from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
@@ -31,6 +45,9 @@ VERSION_TABLE = "catalog_revision"
 _BUSY_SECONDS = 30
 _WRITES = "cleanroom_writes"
 _ADVISORY_LOCK = 7_265_616_301
+
+# When each database last failed to answer this process, in its monotonic seconds.
+_last_outage: dict[URL, float] = {}
 
 
 class CatalogUnavailableError(CleanroomError):
@@ -45,10 +62,16 @@ class Database:
     """A connection to the catalogue, safe to pickle and to take across a fork.
 
     Args:
-        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`.
+        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`; as text, with `?` and `%` of a path as %3F and
+            %25.
         clock: Gives the present time, aware. A module-level function where the catalogue is pickled.
         token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
         seed_floor: The smallest `min_matching_seed_size` that may be configured; the AWS API's is 25.
+        server_clock: Measure leases and heartbeats in the time of a database server, so that hosts whose clocks
+            differ agree. SQLite has no clock but its host's, which is `clock`.
+
+    Attributes:
+        on_change: Told of every change that was made or refused, if set; not pickled.
 
     Raises:
         ConfigurationError: The URL is not one of a database that can be used.
@@ -56,16 +79,19 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        url: str | URL,
         *,
         clock: Callable[[], datetime],
         token_hex: Callable[[int], str],
         seed_floor: int = MIN_SEED_IDS,
+        server_clock: bool = False,
     ) -> None:
         self._url = _checked_url(url)
         self._clock = clock
         self._token_hex = token_hex
         self.seed_floor = seed_floor
+        self._server_clock = server_clock and self._url.get_backend_name() != "sqlite"
+        self.on_change: Callable[[Change], None] | None = None
         self._engine: Engine | None = None
         self._inherited: list[Engine] = []
         self._pid = os.getpid()
@@ -73,7 +99,13 @@ class Database:
         self._turn: Lock | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_engine": None, "_inherited": [], "_is_checked": False, "_turn": None}
+        return self.__dict__ | {
+            "on_change": None,
+            "_engine": None,
+            "_inherited": [],
+            "_is_checked": False,
+            "_turn": None,
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)!r})"
@@ -128,25 +160,48 @@ class Database:
     @contextmanager
     def _read(self) -> Iterator[Session]:
         """One transaction that sees one state of the catalogue and changes nothing."""
-        self._ensure_schema()
-        with _translated(), Session(self._current_engine()) as session:
+        with self._noting_outages(), Session(self._current_engine()) as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
         """One transaction that is carried out as a whole or not at all."""
-        self._ensure_schema()
-        engine = self._current_engine().execution_options(**{_WRITES: True})
-        with (
-            self._turn or nullcontext(),
-            _translated(),
-            Session(engine, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            yield session
+        with self._noting_outages():
+            engine = self._current_engine().execution_options(**{_WRITES: True})
+            with (
+                self._turn or nullcontext(),
+                Session(engine, expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                yield session
+
+    def had_outage(self, seconds: float) -> bool:
+        """Whether the database failed to answer this process within the last so many seconds.
+
+        Nobody could renew a lease or send a heartbeat then, so a missing one proves nothing yet.
+        """
+        last = _last_outage.get(self._url)
+        return last is not None and time.monotonic() - last < seconds
+
+    @contextmanager
+    def _noting_outages(self) -> Iterator[None]:
+        try:
+            self._ensure_schema()
+            with _translated():
+                yield
+        except CatalogUnavailableError:
+            _last_outage[self._url] = time.monotonic()
+            raise
 
     def _at(self, now: datetime | None) -> datetime:
         return now if now is not None else self._clock()
+
+    def _lease_time(self, session: Session, now: datetime | None = None) -> datetime:
+        """The time in which leases and heartbeats are measured, UTC."""
+        if now is None and self._server_clock:
+            there: datetime = session.scalars(select(func.clock_timestamp())).one()
+            return there.astimezone(UTC)
+        return self._at(now)
 
     def _ensure_schema(self) -> None:
         if not self._is_checked:
@@ -162,7 +217,7 @@ class Database:
         return self._engine
 
 
-def _checked_url(url: str) -> URL:
+def _checked_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:

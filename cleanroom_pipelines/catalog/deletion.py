@@ -14,6 +14,7 @@ from cleanroom_pipelines.catalog.claims import cancel
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
 from cleanroom_pipelines.catalog.tables import (
     LedgerRow,
@@ -33,6 +34,7 @@ GOES_WITH = {Kind.GENERATION_JOB: Kind.EXPORT_JOB, Kind.CUSTOM_AUDIENCE: Kind.AU
 class Deletion(Database):
     """The part of the catalogue that deletes."""
 
+    @noted
     def request_delete(
         self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
     ) -> Resource:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cleanroom_pipelines.catalog.claims import Claims
-from cleanroom_pipelines.catalog.database import CatalogUnavailableError
 from cleanroom_pipelines.catalog.records import Claim
-from cleanroom_pipelines.errors import ClaimLostError, ConfigurationError
+from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
 
 
 class Holding:
@@ -30,15 +29,36 @@ class Holding:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease {claim.id}", daemon=True)
 
+    def is_of(self, claim: Claim) -> bool:
+        """Whether this renews the very claim."""
+        held = self.claim
+        return (held.id, held.number, held.run_id, held.attempt) == (
+            claim.id,
+            claim.number,
+            claim.run_id,
+            claim.attempt,
+        )
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Renew no more; the claim stands until its lease runs out."""
+        self._done.set()
+        self._thread.join()
+
     def _keep(self) -> None:
-        while not self._done.wait(self.claim.lease_seconds / 3):
+        between = wait = self.claim.lease_seconds / 3
+        while not self._done.wait(wait):
             try:
                 self._catalog.renew(self.claim)
-            except (CatalogUnavailableError, ConfigurationError):
-                continue  # the lease may outlast it; if not, the next renewal says so
+                wait = between
             except ClaimLostError:
                 self.lost.set()
                 return
+            except CleanroomError:
+                wait = between / 10  # the lease may outlast it; if not, a later renewal says so
             except BaseException:
                 self.lost.set()  # nobody renews any more; the thread's own report says why
                 raise
@@ -56,9 +76,8 @@ def holding(catalog: Claims, claim: Claim) -> Iterator[Holding]:
         The holding; look at `lost` between steps of the work.
     """
     held = Holding(catalog, claim)
-    held._thread.start()
+    held.start()
     try:
         yield held
     finally:
-        held._done.set()
-        held._thread.join()
+        held.stop()

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from cleanroom_pipelines.catalog.deletion import Deletion
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind, check_tag_keys, check_tags
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, Page, SeenJob, SeenJobs
 from cleanroom_pipelines.catalog.resources import check_page, make_token, read_token
 from cleanroom_pipelines.catalog.specs import Starter
@@ -110,6 +111,7 @@ class JobViews(Deletion):
             seen = {job.id: _seen(job, view, account_id) for job, view in rows}
         return SeenJobs(tuple(one for key in keys if (one := seen.get(key)) is not None), token)
 
+    @noted
     def delete_seen_job(self, job_id: str, account_id: str, region: str | None = None) -> None:
         """Delete a job for one of its accounts; neither can keep the other from it.
 
@@ -135,6 +137,7 @@ class JobViews(Deletion):
         """
         return self.seen_job(job_id, account_id, region).job.tags
 
+    @noted
     def set_seen_job_tags(
         self, job_id: str, account_id: str, tags: Mapping[str, str], region: str | None = None
     ) -> None:
@@ -150,6 +153,7 @@ class JobViews(Deletion):
             check_tags(merged)
             row.tags = merged
 
+    @noted
     def remove_seen_job_tags(
         self, job_id: str, account_id: str, keys: Iterable[str], region: str | None = None
     ) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import and_, func, or_, select
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.records import OPEN, GenerationJob, Resource, Status, Version
+from cleanroom_pipelines.catalog.records import DELETING, OPEN, GenerationJob, Resource, Status, Version
 from cleanroom_pipelines.catalog.tables import (
     ROWS,
     GenerationJobRow,
@@ -47,6 +47,31 @@ class Overview(Database):
             records = [resource_record(row) for row in rows]
         yield from records
 
+    def with_newest(self, kind: Kind) -> tuple[tuple[Resource, Version], ...]:
+        """All resources of a kind with their newest versions, in order of creation; always two statements."""
+        row_type = ROWS[kind]
+        newest = (
+            select(VersionRow.resource_id, func.max(VersionRow.number).label("number"))
+            .where(VersionRow.kind == kind)
+            .group_by(VersionRow.resource_id)
+            .subquery()
+        )
+        of_newest = select(VersionRow).join(
+            newest,
+            and_(VersionRow.resource_id == newest.c.resource_id, VersionRow.number == newest.c.number),
+        )
+        with self._read() as session:
+            versions = {row.resource_id: version_record(row) for row in session.scalars(of_newest)}
+            query = select(row_type).where(row_type.kind == kind).order_by(row_type.created_at, row_type.id)
+            records = [resource_record(row) for row in session.scalars(query)]
+        return tuple((record, versions[record.id]) for record in records)
+
+    def find(self, resource_id: str) -> Resource | None:
+        """The resource with a partition key, of whatever kind; None if there is none."""
+        with self._read() as session:
+            kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
+            return None if kind is None else resource_record(find_resource(session, kind, resource_id))
+
     def count(self, kind: Kind, account_id: str) -> int:
         """How many resources of a kind an account has, in all its regions."""
         query = select(func.count()).where(ResourceRow.kind == kind, ResourceRow.account_id == account_id)
@@ -65,6 +90,17 @@ class Overview(Database):
         )
         with self._read() as session:
             return session.scalar(query) or 0
+
+    def unfinished(self) -> dict[Status, int]:
+        """How many versions are pending or in progress, by status; a status without any is left out."""
+        query = (
+            select(VersionRow.status, func.count())
+            .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
+            .where(VersionRow.status.in_(OPEN), ResourceRow.status.not_in(DELETING))
+            .group_by(VersionRow.status)
+        )
+        with self._read() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
         """One version of a resource.

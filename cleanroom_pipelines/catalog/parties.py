@@ -26,6 +26,7 @@ from cleanroom_pipelines.catalog.names import (
     make_template_arn,
     make_uuid,
 )
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import (
     AccessKey,
     Account,
@@ -55,6 +56,7 @@ class Parties(Database):
     it access keys, so that what `apply` made can be reached over the wire.
     """
 
+    @noted
     def create_account(self, name: str, account_id: str | None = None) -> Account:
         """Create an account.
 
@@ -123,6 +125,7 @@ class Parties(Database):
             raise _no_such_account()
         return found
 
+    @noted
     def set_account_disabled(self, account_id: str, disabled: bool) -> Account:
         """Let none of an account's keys open anything, or let them again.
 
@@ -134,6 +137,7 @@ class Parties(Database):
             row.disabled = disabled
             return _account(row)
 
+    @noted
     def add_access_key(self, account_id: str, key_id: str, sealed_secret: str) -> AccessKey:
         """Give an account an access key.
 
@@ -183,6 +187,7 @@ class Parties(Database):
             rows = session.scalars(query.order_by(AccessKeyRow.created_at, AccessKeyRow.id))
             return tuple(_access_key(row, account) for row in rows)
 
+    @noted
     def disable_access_key(self, key_id: str) -> None:
         """Let an access key open nothing any more; done twice, the second time changes nothing.
 
@@ -195,6 +200,7 @@ class Parties(Database):
                 raise NotFoundError("There is no such access key.", remedy="See the account's keys.")
             row.disabled = True
 
+    @noted
     def create_collaboration(self, name: str, members: Sequence[str]) -> Collaboration:
         """Let accounts collaborate.
 
@@ -241,6 +247,7 @@ class Parties(Database):
             rows = session.scalars(query.order_by(CollaborationRow.created_at, CollaborationRow.id)).all()
             return tuple(_collaboration(session, row) for row in rows)
 
+    @noted
     def set_membership(self, collaboration_id: str, account_id: str, active: bool) -> Collaboration:
         """Let a member leave a collaboration, or come back.
 
@@ -258,6 +265,7 @@ class Parties(Database):
             session.flush()
             return _collaboration(session, row)
 
+    @noted
     def add_template(
         self,
         name: str,
@@ -330,6 +338,7 @@ class Parties(Database):
             rows = session.scalars(query.order_by(AnalysisTemplateRow.created_at, AnalysisTemplateRow.arn))
             return tuple(_template(row) for row in rows)
 
+    @noted
     def register_bucket(
         self, name: str, account_id: str, url: str | None = None, profile: str | None = None
     ) -> Bucket:

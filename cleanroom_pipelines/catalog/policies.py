@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.specs import is_storable
 from cleanroom_pipelines.catalog.tables import ConfiguredAudienceModelRow
 from cleanroom_pipelines.errors import UsageError
@@ -22,6 +23,7 @@ MAX_POLICY = 20_480
 class Policies(Database):
     """The part of the catalogue that keeps policies."""
 
+    @noted
     def put_policy(
         self,
         configured_id: str,
@@ -84,6 +86,7 @@ class Policies(Database):
                 return None
             return row.policy, row.policy_hash
 
+    @noted
     def delete_policy(self, configured_id: str, account_id: str, region: str | None = None) -> bool:
         """Remove the policy of a configured audience model.
 

@@ -51,6 +51,7 @@ class Cause(StrEnum):
     PARENT = "parent"
     BY_HAND = "by_hand"
     UPDATED = "updated"
+    UPGRADED = "upgraded"
 
 
 @dataclass(frozen=True)

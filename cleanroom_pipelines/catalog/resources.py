@@ -18,6 +18,7 @@ from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     lock_resource,
+    newest_version,
 )
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -27,6 +28,7 @@ from cleanroom_pipelines.catalog.names import (
     check_tags,
     check_text,
 )
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import (
     AudienceModel,
@@ -208,7 +210,8 @@ class Resources(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        return self.versions(kind, resource_id, account_id)[-1]
+        with self._read() as session:
+            return version_record(newest_version(session, find_resource(session, kind, resource_id, account_id)))
 
     def current_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version | None:
         """The newest ACTIVE version; None before there is one.
@@ -243,6 +246,7 @@ class Resources(Database):
             row = session.scalars(newest_first.limit(1)).first()
             return None if row is None else as_record(GenerationJob, resource_record(row))
 
+    @noted
     def set_tags(
         self, kind: Kind, resource_id: str, tags: Mapping[str, str], account_id: str | None = None
     ) -> None:
@@ -259,6 +263,7 @@ class Resources(Database):
             check_tags(merged)
             row.tags = merged
 
+    @noted
     def remove_tags(
         self, kind: Kind, resource_id: str, keys: Iterable[str], account_id: str | None = None
     ) -> None:
@@ -283,6 +288,7 @@ class Resources(Database):
         """
         return self.get(kind, resource_id, account_id).tags
 
+    @noted
     def place_seed(
         self, job_id: str, location: str, *, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
@@ -304,6 +310,7 @@ class Resources(Database):
             raise UsageError("The seed's size is negative.", remedy="Give the size in bytes.")
         self._set_seed_location(job_id, location, digest, n_bytes)
 
+    @noted
     def forget_seed(self, job_id: str) -> None:
         """Note that a job's seed was deleted; its name, size and digest stay.
 

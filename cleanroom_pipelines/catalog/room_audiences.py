@@ -15,6 +15,7 @@ from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.deletion import mark_for_deletion
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, CustomAudience
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
 from cleanroom_pipelines.catalog.tables import (
@@ -46,6 +47,7 @@ class RoomAudiences(Database):
             records = [resource_record(row) for row in session.scalars(query)]
         return tuple(record for record in records if isinstance(record, CustomAudience))
 
+    @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
         """Let exactly these groups see the audiences, beside whose they are; for all or for none.
 
@@ -58,6 +60,7 @@ class RoomAudiences(Database):
                 row = _lock_audience(session, audience_id)
                 row.shared_with, row.updated_at = tuple(participant_ids), self._clock()
 
+    @noted
     def request_delete_audiences(
         self, audience_ids: Sequence[str], *, with_dependents: bool = False
     ) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, check_text, make_uuid
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, Ledger, RoomJob, Upload, Version
 from cleanroom_pipelines.catalog.tables import (
     DataLabRow,
@@ -41,6 +42,7 @@ class Rooms(Database):
             records = [resource_record(row) for row in rows]
         return tuple(record for record in records if isinstance(record, DataRoom))
 
+    @noted
     def provision(
         self,
         data_room_id: str,
@@ -73,6 +75,7 @@ class Rooms(Database):
                 row.n_embeddings = n_embeddings
             return version_record(pending_version(session, row, Cause.UPDATED, now))
 
+    @noted
     def take_back_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
         """Let a room be provisioned as before where an upload could not be used, unless others came meanwhile.
 
@@ -91,6 +94,7 @@ class Rooms(Database):
                         inputs[dataset] = before[dataset]
             row.inputs = inputs
 
+    @noted
     def add_upload(
         self,
         upload_id: str,
@@ -141,6 +145,7 @@ class Rooms(Database):
             rows = session.scalars(select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
             return tuple(_upload(row) for row in rows)
 
+    @noted
     def forget_upload(self, upload_id: str) -> None:
         """Note that a file's content was deleted; the rest stays."""
         with self._write() as session:
@@ -158,6 +163,7 @@ class Rooms(Database):
             labs = session.scalars(select(DataLabRow.datasets)).all()
         return frozenset(upload for mapping in (*rooms, *labs) for upload in mapping.values())
 
+    @noted
     def add_room_job(
         self,
         *,
@@ -194,6 +200,7 @@ class Rooms(Database):
         with self._read() as session:
             return _job(_find_job(session, job_id))
 
+    @noted
     def cancel_room_job(self, job_id: str) -> RoomJob:
         """Note that whoever asked does not want to know any more.
 
@@ -205,6 +212,7 @@ class Rooms(Database):
             row.cancelled = True
             return _job(row)
 
+    @noted
     def charge(self, data_room_id: str, participant_id: str, question: str, units: int) -> Ledger | None:
         """Let a participant pay for a question once; asked again it is free.
 
@@ -236,6 +244,7 @@ class Rooms(Database):
             )
             return Ledger(ledger.spent + units, ledger.total)
 
+    @noted
     def refill(self, data_room_id: str, participant_id: str, units: int) -> Ledger:
         """Give a participant more units.
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import ClashError, Database
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
 from cleanroom_pipelines.catalog.tables import TokenRow, UserRow
@@ -20,6 +21,7 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError
 class Users(Database):
     """The part of the catalogue that knows users."""
 
+    @noted
     def create_user(self, email: str) -> User:
         """Create a user.
 
@@ -44,6 +46,7 @@ class Users(Database):
         with self._read() as session:
             return tuple(_user(row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
 
+    @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
         """Let none of a user's tokens open anything, or let them again.
 
@@ -55,6 +58,7 @@ class Users(Database):
             row.disabled = disabled
             return _user(row)
 
+    @noted
     def add_token(self, email: str, digest: str, expires_at: datetime) -> Token:
         """Keep a token's digest.
 
@@ -86,6 +90,7 @@ class Users(Database):
             query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
             return tuple(_token(row) for row in session.scalars(query))
 
+    @noted
     def revoke_token(self, token_id: str) -> Token:
         """Take a token back.
 

@@ -6,14 +6,15 @@ Add here when work can be asked for in a new way.
 Keep out: doing it (`claims.py`).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from cleanroom_pipelines.catalog.claims import Claims, is_silent, let_go
+from cleanroom_pipelines.catalog.claims import Claims, is_silent, is_unreserved, let_go
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_resource,
@@ -25,7 +26,9 @@ from cleanroom_pipelines.catalog.lifecycle import (
     refuse_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import followers
+from cleanroom_pipelines.catalog.queue import Lane, Queued, in_turns, lane_of, started_since, with_owner
 from cleanroom_pipelines.catalog.records import (
     DELETING,
     OPEN,
@@ -48,19 +51,58 @@ from cleanroom_pipelines.catalog.tables import (
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
 
-_Readiness = Literal["ready", "waits", "in vain"]
+_LONGEST_QUEUE = 10_000
 
 
 class Work(Claims):
     """The part of the catalogue that sensors, schedules and commands speak to."""
 
-    def ready(self, limit: int = 100) -> tuple[Version, ...]:
-        """The pending versions that can be made now: parents before children, the oldest first within a kind.
+    def ready(self, limit: int = 100, lane: Lane | None = None) -> tuple[Version, ...]:
+        """The pending versions that can be built now and have no run yet, in the order of the queue.
 
         A dataset is always ready. Every other resource waits until what it is made from has a current version and
         none that is pending or in progress; a generation job is made from the model itself.
+
+        Args:
+            limit: The first so many.
+            lane: Only those of one lane.
         """
-        return tuple(version_record(row.VersionRow) for row in self._pending("ready", limit))
+        return tuple(each.version for each in self._queue(limit) if lane in (None, each.lane))[:limit]
+
+    def place_in_queue(self, kind: Kind, resource_id: str) -> int | None:
+        """How many versions of its lane are before a ready one, plus one; None if it is not in the queue."""
+        lanes = Counter[Lane]()
+        for each in self._queue(_LONGEST_QUEUE):
+            lanes[each.lane] += 1
+            if (each.version.kind, each.version.resource_id) == (kind, resource_id):
+                return lanes[each.lane]
+        return None
+
+    def _queue(self, per_owner: int) -> list[Queued]:
+        """All ready versions in order, of each owner and kind the oldest so many."""
+        with self._read() as session:
+            query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
+            found = with_owner(query.where(is_unreserved(self._lease_time(session))), _RESOURCE).subquery()
+            turn = func.row_number().over(
+                partition_by=(found.c.owner, found.c.kind), order_by=(found.c.created_at, found.c.resource_id)
+            )
+            numbered = select(found, turn.label("turn_of_owner")).subquery()
+            row = aliased(VersionRow, numbered)
+            rows = session.execute(
+                select(row, numbered.c.owner, numbered.c.definition).where(numbered.c.turn_of_owner <= per_owner)
+            ).all()
+            queued = [
+                Queued(version_record(version), owner, lane_of(version.kind, definition))
+                for version, owner, definition in rows
+            ]
+            if len(queued) < 2:
+                return queued
+            since = min(each.version.created_at for each in queued)
+            started = [
+                (each.owner, lane_of(each.kind, each.definition), each.started_at)
+                for each in session.execute(started_since(since))
+            ]
+        return in_turns(queued, started)
 
     def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
         """Fail the pending versions whose parent failed for good: for the data's reason, or PARENT_NOT_ACTIVE.
@@ -75,12 +117,13 @@ class Work(Claims):
         settled: list[Version] = []
         while found := [
             version
-            for row in self._pending("in vain", 1000)
+            for row in self._in_vain(1000)
             if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
             settled += found
         return tuple(settled)
 
+    @noted
     def request_version(
         self,
         kind: Kind,
@@ -99,12 +142,13 @@ class Work(Claims):
             resource = lock_resource(session, kind, resource_id)
             return version_record(pending_version(session, resource, cause, self._at(now), dict(params or {})))
 
+    @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
         """Let the newest version, which failed, be attempted from the beginning.
 
         Raises:
             NotFoundError: There is no such resource.
-            ConflictError: Its newest version did not fail, or it is being deleted.
+            ConflictError: Its newest version did not fail, its seed was deleted, or it is being deleted.
         """
         with self._write() as session:
             resource = lock_resource(session, kind, resource_id)
@@ -114,9 +158,15 @@ class Work(Claims):
                 raise ConflictError(
                     f"The newest version of the {kind.words} {resource_id} did not fail.", remedy="See its status."
                 )
+            if isinstance(resource, GenerationJobRow) and not (resource.seed_location or resource.requested_seed):
+                raise ConflictError(
+                    f"The seed of the {kind.words} {resource_id} was deleted when it failed.",
+                    remedy="Start a new job with the seed.",
+                )
             make_pending(session, resource, newest, 0, self._at(now))
             return version_record(newest)
 
+    @noted
     def request_by_hand(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
     ) -> ByHand:
@@ -132,8 +182,8 @@ class Work(Claims):
             NotFoundError: There is no such resource.
             ConflictError: It is being deleted.
         """
-        at = self._at(now)
         with self._write() as session:
+            at = self._lease_time(session, now)
             resource = lock_resource(session, kind, resource_id)
             refuse_deleting(resource)
             version = newest_version(session, resource)
@@ -192,6 +242,7 @@ class Work(Claims):
         with self._read() as session:
             return tuple(_model(row) for row in session.scalars(query))
 
+    @noted
     def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
         """Ask for a refresh: a new version of the dataset and, after it, of this model with its window moved.
 
@@ -230,12 +281,11 @@ class Work(Claims):
             model.next_refresh_at = next_refresh(model.next_refresh_at or at, model.refresh_every_seconds, at)
             return version_record(version)
 
-    def _pending(self, readiness: _Readiness, limit: int) -> list[Row[Any]]:
+    def _in_vain(self, limit: int) -> list[Row[Any]]:
         with self._read() as session:
-            query = _pending_versions().where(_READINESS.in_([readiness]), ~_IS_AT_WORK)
-            return list(
-                session.execute(query.order_by(_KIND_ORDER, VersionRow.created_at, _RESOURCE.id).limit(limit))
-            )
+            query = _pending_versions().where(_READINESS.in_(["in vain"]), ~_IS_AT_WORK)
+            query = query.where(is_unreserved(self._lease_time(session)))
+            return list(session.execute(query.order_by(VersionRow.created_at, _RESOURCE.id).limit(limit)))
 
     def _settle(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
         with self._write() as session:
@@ -284,7 +334,7 @@ def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
         return newest.status_code, newest.status_message or "The training data cannot be used."
     return StatusCode.PARENT_NOT_ACTIVE, (
         f"The {gate.kind.words} {gate.id} failed ({newest.status_code}). "
-        f"Repair what its status message names, attempt {gate.id} again, then this."
+        f"Fix what its status message names, try {gate.id} again, then this."
     )
 
 
@@ -324,7 +374,6 @@ _READINESS: ColumnElement[str] = case(
 _IS_AT_WORK = exists().where(
     _OWN_VERSION.resource_id == VersionRow.resource_id, _OWN_VERSION.status == Status.CREATE_IN_PROGRESS
 )
-_KIND_ORDER = case({kind: place for place, kind in enumerate(Kind)}, value=_RESOURCE.kind)
 
 
 def _pending_versions() -> Select[VersionRow, Kind, str, str]:

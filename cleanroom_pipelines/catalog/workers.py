@@ -7,7 +7,7 @@ Keep out: the work; a claim's lease guards it, whatever becomes of the worker.
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.names import check_text
@@ -22,21 +22,33 @@ class Workers(Database):
 
         Args:
             worker_id: At most 128 characters.
-            now: UTC; the catalogue's clock if not given.
+            now: UTC; the time that leases are measured in if not given.
 
         Raises:
             UsageError: The id cannot be stored.
         """
         check_text("worker id", worker_id, 128)
         with self._write() as session:
-            session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._at(now)))
+            session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._lease_time(session, now)))
 
     def dead_workers(self, now: datetime | None = None, silent_seconds: float = 60.0) -> tuple[str, ...]:
-        """The workers that were not heard of for so long, the longest silent first."""
-        heard = self._at(now) - timedelta(seconds=silent_seconds)
-        query = select(WorkerRow.worker_id).where(WorkerRow.heartbeat_at <= heard)
+        """The workers that were not heard of for so long, the longest silent first.
+
+        None right after the database was away, when nobody could be heard. A heartbeat from the future was sent
+        before the clock was put back; it counts as one of now.
+        """
+        if self.had_outage(silent_seconds / 2):
+            return ()
+        silent = timedelta(seconds=silent_seconds)
         with self._read() as session:
-            return tuple(session.scalars(query.order_by(WorkerRow.heartbeat_at, WorkerRow.worker_id)))
+            at = self._lease_time(session, now)
+            is_odd = or_(WorkerRow.heartbeat_at <= at - silent, WorkerRow.heartbeat_at > at + silent)
+            query = select(WorkerRow.worker_id, WorkerRow.heartbeat_at).where(is_odd)
+            found = session.execute(query.order_by(WorkerRow.heartbeat_at, WorkerRow.worker_id)).all()
+        for worker_id, heard in found:
+            if heard > at:
+                self.heartbeat_worker(worker_id, at)
+        return tuple(worker_id for worker_id, heard in found if heard <= at)
 
     def forget_worker(self, worker_id: str) -> None:
         """Remove a worker that ended, or whose death was seen to."""

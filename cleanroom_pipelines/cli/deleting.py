@@ -58,9 +58,7 @@ def resource_of(catalog: "Catalog", partition: str) -> "Resource":
     Raises:
         NotFoundError: There is none.
     """
-    from cleanroom_pipelines.catalog import Kind
-
-    record = next((one for kind in Kind for one in catalog.iterate(kind) if one.id == partition), None)
+    record = catalog.find(partition)
     if record is None:
         raise NotFoundError("No resource has this partition key.", remedy="See `cleanroom status`.")
     return record

@@ -201,8 +201,7 @@ def example_declaration() -> Path:
 
 def _refuse_failures(installation: Installation) -> None:
     for kind in Kind:
-        for record in installation.catalog.iterate(kind):
-            newest = installation.catalog.newest_version(kind, record.id)
+        for record, newest in installation.catalog.with_newest(kind):
             if newest.status == "CREATE_FAILED":
                 raise CleanroomError(f"The {kind.words} {record.id} failed: {newest.status_message}")
 

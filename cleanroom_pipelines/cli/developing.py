@@ -7,6 +7,8 @@ Keep out: Dagster's own folder (execution.dagster_home) and settings of the inst
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.execution.dagster_home import dagster_environment, prepare_dagster_home
 from cleanroom_pipelines.execution.installation import Installation
@@ -21,7 +24,7 @@ from cleanroom_pipelines.execution.running import CODE_LOCATION
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
-    """Replace this process by `dg dev` on this home.
+    """Replace this process by `dg dev` on this home, or wait for it where a link to the home must stay that long.
 
     Raises:
         ConfigurationError: Dagster's command is not installed beside this one.
@@ -35,8 +38,19 @@ def start_dagster(host: str, port: int) -> NoReturn:
         raise ConfigurationError(
             "The command `dg` is missing.", remedy="Install dagster-dg-cli in this environment."
         )
-    environment = os.environ | dagster_environment(installation, home)
     click.echo(f"Dagster on {installation.home.root}: http://{host}:{port}", err=True)
-    os.chdir(home)
-    arguments = ["dg", "dev", "--host", host, "--port", str(port), "--module-name", CODE_LOCATION]
-    os.execve(command, arguments, environment)  # noqa: S606 - dg of this environment
+    arguments = [command, "dev", "--host", host, "--port", str(port), "--module-name", CODE_LOCATION]
+    with plain_folder(home) as plain:
+        environment = os.environ | dagster_environment(installation, plain)
+        os.chdir(plain)
+        if plain == home:
+            os.execve(command, arguments, environment)  # noqa: S606 - dg of this environment
+        sys.exit(_wait_for(arguments, environment))
+
+
+def _wait_for(arguments: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end, which a signal to this process asks for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, which gives it to the child too
+    child = subprocess.Popen(arguments, env=environment)  # noqa: S603 - dg of this environment
+    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    return child.wait()

@@ -7,11 +7,13 @@ Keep out: longer stories (demo.py, developing.py).
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.cli.activating import export
 from cleanroom_pipelines.cli.algebra import algebra
 from cleanroom_pipelines.cli.auditing import audit
@@ -19,6 +21,7 @@ from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
+from cleanroom_pipelines.cli.retrying import retry
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 
@@ -40,7 +43,8 @@ def cleanroom() -> None:
 def main() -> None:
     """Run the command: exit code 0, 2 with one sentence on bad usage or input, 1 on a defect of ours."""
     try:
-        cleanroom()
+        with acting_for("cli"):
+            cleanroom()
     except CleanroomError as error:
         exit_with(error)
     except Exception as error:
@@ -53,7 +57,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (account, audit, benchmark, bucket, collaboration, delete, export, template, token, user):
+for group in (account, audit, benchmark, bucket, collaboration, delete, export, retry, template, token, user):
     cleanroom.add_command(group)
 cleanroom.add_command(algebra)
 
@@ -125,13 +129,17 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 @cleanroom.command()
 @click.option("--max-seconds", type=float, help="Start nothing more after this time.")
-def run(max_seconds: float | None) -> None:
+@click.option("--wait", is_flag=True, help="Wait for work that other processes hold, and do what follows it.")
+def run(max_seconds: float | None, wait: bool) -> None:
     """Do all pending work in this process, without a daemon."""
-    from cleanroom_pipelines.cli.watching import run_pending_watched
+    from cleanroom_pipelines.cli.watching import run_pending_watched, unfinished_sentence
     from cleanroom_pipelines.execution.installation import Installation
 
-    n_runs = run_pending_watched(Installation.from_environment(), max_seconds=max_seconds)
-    click.echo(f"Made {n_runs} runs.")
+    installation = Installation.from_environment()
+    n_runs = run_pending_watched(installation, max_seconds=max_seconds, wait=wait)
+    click.echo(f"Finished {n_runs} {'run' if n_runs == 1 else 'runs'}.")
+    if sentence := unfinished_sentence(installation.catalog):
+        click.echo(sentence)
 
 
 @cleanroom.command()
@@ -144,8 +152,7 @@ def status(as_json: bool) -> None:
     catalog = Installation.from_environment().catalog
     rows: list[dict[str, Any]] = []
     for kind in Kind:
-        for record in catalog.iterate(kind):
-            newest = catalog.newest_version(kind, record.id)
+        for record, newest in catalog.with_newest(kind):
             rows.append(
                 {
                     "kind": kind.words,
@@ -280,7 +287,9 @@ def backup(file: Path) -> None:
     from cleanroom_pipelines.execution.backups import back_up
     from cleanroom_pipelines.execution.installation import Installation
 
-    back_up(Installation.from_environment(), file)
+    installation = Installation.from_environment()
+    back_up(installation, file)
+    installation.audit.write({"way": "cli", "operation": "backup", "outcome": "ok"})
     click.echo("Backed up. The file holds the installation key: keep it as safe as the home.")
 
 
@@ -289,12 +298,14 @@ def backup(file: Path) -> None:
 def restore(file: Path) -> None:
     """Restore a backup into CLEANROOM_HOME, which must not hold anything yet."""
     from cleanroom_pipelines.execution.backups import restore as restore_backup
-    from cleanroom_pipelines.execution.installation import Settings
+    from cleanroom_pipelines.execution.installation import Installation, Settings
 
     if not file.is_file():
         raise UsageError("The backup was not found.", remedy="Check its path.")
     settings = Settings.from_environment()
     restore_backup(file, settings.home)
+    installation = Installation(replace(settings, key_file=None))
+    installation.audit.write({"way": "cli", "operation": "restore", "outcome": "ok"})
     click.echo("Restored.")
     if settings.key_file:
         click.echo(f"Its key lies in {settings.home}; move it to where CLEANROOM_KEY_FILE points.", err=True)

@@ -12,15 +12,24 @@ from threading import Event, Thread
 
 import click
 
-from cleanroom_pipelines.catalog import Version
+from cleanroom_pipelines.catalog import Catalog, Status, Version
 from cleanroom_pipelines.cli.console import progress_bar
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
 
+_LOOK_SECONDS = 1.0
 
-def run_pending_watched(installation: Installation, *, max_seconds: float | None = None) -> int:
+
+def run_pending_watched(
+    installation: Installation, *, max_seconds: float | None = None, wait: bool = False
+) -> int:
     """Do all pending work here; say on stderr what is being done and how far it is.
+
+    Args:
+        installation: Where.
+        max_seconds: Start nothing more after this time.
+        wait: Go on until no other process holds work either.
 
     Returns:
         How many runs were made.
@@ -40,7 +49,31 @@ def run_pending_watched(installation: Installation, *, max_seconds: float | None
                     f"{time.monotonic() - begun:6.1f} s  {version.kind.words} {version.resource_id}", err=True
                 )
 
-        return run_pending(installation, instance, max_seconds=max_seconds, on_start=on_start)
+        n_runs, tried = 0, set[str]()
+        while True:
+            left = None if max_seconds is None else max(0.0, begun + max_seconds - time.monotonic())
+            n_runs += run_pending(installation, instance, max_seconds=left, on_start=on_start, passed_over=tried)
+            if not wait or left == 0 or not installation.catalog.unfinished():
+                return n_runs
+            current.clear()
+            show(0.0, "waiting for work of other processes")
+            time.sleep(_LOOK_SECONDS)
+
+
+def unfinished_sentence(catalog: Catalog) -> str:
+    """What is still pending or in progress, and what to do about it; empty if nothing is."""
+    counts = catalog.unfinished()
+    parts = [
+        f"{n} {'is' if n == 1 else 'are'} {words}"
+        for status, words in (
+            (Status.CREATE_IN_PROGRESS, "in progress elsewhere"),
+            (Status.CREATE_PENDING, "waiting"),
+        )
+        if (n := counts.get(status, 0))
+    ]
+    if not parts:
+        return ""
+    return f"Of the other versions {' and '.join(parts)}. Use --wait to wait for them, or see `cleanroom status`."
 
 
 @contextmanager

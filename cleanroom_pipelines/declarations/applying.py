@@ -5,6 +5,7 @@ Add here when a further kind of resource can be declared.
 Keep out: the file's form (form.py), the parties (parties.py) and the catalogue's rules.
 """
 
+import glob
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -172,9 +173,9 @@ class _Applying:
                 name=form.name,
                 description=form.description,
                 tags=form.tags,
-                source=str(self._path(form.source)),
+                source=self._source(form.source),
                 columns=tuple(form.columns.items()),
-                users_source=str(self._path(users.source)) if users else None,
+                users_source=self._source(users.source) if users else None,
                 users_columns=tuple(users.columns.items()) if users else (),
                 max_invalid_share=form.max_invalid_share,
             )
@@ -357,6 +358,13 @@ class _Applying:
 
     def _path(self, text: str) -> Path:
         return self._declaration.folder / text
+
+    def _source(self, text: str) -> str:
+        """Where the files of a table are; a pattern is what was written, not the folder of the declaration."""
+        path = self._path(text)
+        if glob.has_magic(text) and not path.exists():
+            return str(Path(glob.escape(str(self._declaration.folder))) / text)
+        return str(path)
 
 
 @contextmanager

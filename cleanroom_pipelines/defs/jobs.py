@@ -9,12 +9,14 @@ from pathlib import Path
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog import Lane
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_unknown
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.running import beating, run_pending
+from cleanroom_pipelines.execution.running import LANE_TAG, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 from cleanroom_pipelines.execution.shared_scoring import help_scoring
 from cleanroom_pipelines.execution.signals import heeding_signals
@@ -42,8 +44,14 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
     A process start costs seconds; where many small jobs wait, one process for all of them makes them quick.
     """
     opened = installation.open()
-    with beating(opened, context.run.run_id):
-        n_runs = run_pending(opened, context.instance, worker=context.run.run_id, max_seconds=_WORKER_SECONDS)
+    lane = context.run.tags.get(LANE_TAG)
+    n_runs = run_pending(
+        opened,
+        context.instance,
+        worker=context.run.run_id,
+        max_seconds=_WORKER_SECONDS,
+        lane=Lane(lane) if lane else None,
+    )
     context.log.info(f"Made {n_runs} runs.")
 
 
@@ -57,7 +65,7 @@ def work_through_pending() -> None:
 def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Score shards of audiences whose runs have laid them open for help."""
     opened = installation.open()
-    with without_data(), beating(opened, context.run.run_id), heeding_signals() as told:
+    with without_data(), heeding_signals() as told:
         n_users = help_scoring(opened, told.is_set)
     context.log.info(f"Scored {n_users:,} users for other runs.")
 
@@ -88,14 +96,15 @@ def start_job(
     context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource
 ) -> None:
     """Register a generation job; the sensor of pending work does the rest."""
-    job = start_job_from_file(
-        installation.open(),
-        configured=config.configured_audience_model,
-        seed=Path(config.seed_path),
-        name=config.name,
-        seed_mode=config.seed_mode,
-        export_size=config.export_size,
-    )
+    with acting_for("ui"):
+        job = start_job_from_file(
+            installation.open(),
+            configured=config.configured_audience_model,
+            seed=Path(config.seed_path),
+            name=config.name,
+            seed_mode=config.seed_mode,
+            export_size=config.export_size,
+        )
     context.log.info(f"The job is partition {job.id} of the asset audience; it starts within seconds.")
 
 
@@ -109,9 +118,8 @@ def start_generation_job() -> None:
 def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Delete artifacts that were superseded long enough ago, and what belongs to no resource any more."""
     opened = installation.open()
-    with beating(opened, context.run.run_id):
-        n_deleted = delete_superseded(opened)
-        n_swept = sweep_unknown(opened, context.instance)
+    n_deleted = delete_superseded(opened)
+    n_swept = sweep_unknown(opened, context.instance)
     context.log.info(f"Deleted {n_deleted} superseded versions, and {n_swept} things that no resource owns.")
 
 
@@ -125,8 +133,7 @@ def keep_house() -> None:
 def delete_what_was_asked(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Carry out the deletions that were asked for."""
     opened = installation.open()
-    with beating(opened, context.run.run_id):
-        n_deleted = delete_pending(opened, context.instance)
+    n_deleted = delete_pending(opened, context.instance)
     context.log.info(f"Deleted {n_deleted} resources.")
 
 

@@ -12,8 +12,8 @@ import dagster as dg
 from cleanroom_pipelines.defs.pages import metadata_of
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made
-from cleanroom_pipelines.execution.running import VERSION_TAG, beating
-from cleanroom_pipelines.execution.work import Run, without_data
+from cleanroom_pipelines.execution.running import run_of
+from cleanroom_pipelines.execution.work import without_data
 
 Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
 
@@ -31,8 +31,8 @@ def materialize(
         make: The function of execution.making.
         **options: Passed on to it.
     """
-    with without_data(), beating(installation, context.run.run_id):
-        made = make(installation, context.partition_key, _run_of(context), **options)
+    with without_data():
+        made = make(installation, context.partition_key, run_of(context.run, context.instance), **options)
         context.log.info(made.sentence)
         if made.manifest is not None:
             metadata = metadata_of(installation, made)
@@ -41,14 +41,3 @@ def materialize(
                 metadata=metadata,
                 data_version=dg.DataVersion(made.manifest.data_version),
             )
-
-
-def _run_of(context: dg.AssetExecutionContext) -> Run:
-    number = context.run.tags.get(VERSION_TAG)
-    instance, run_id = context.instance, context.run.run_id
-
-    def was_cancelled() -> bool:
-        run = instance.get_run_by_id(run_id)
-        return run is not None and run.status is dg.DagsterRunStatus.CANCELING
-
-    return Run(run_id, int(number) if number else None, was_cancelled)

@@ -4,9 +4,13 @@ Lives here: the one resource every asset, sensor and schedule takes, and the exe
 Keep out: settings (execution.installation).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.running import alive
 
 
 class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -15,6 +19,15 @@ class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def open(self) -> Installation:
         """Open it; its parts open when first used."""
         return Installation.from_environment()
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["InstallationResource"]:
+        """Keep a run alive in the catalogue while Dagster executes it; sensors and schedules have no run."""
+        if context.run is None or context.instance is None:
+            yield self
+            return
+        with alive(self.open(), context.run, context.instance):
+            yield self
 
 
 @dg.definitions

@@ -7,6 +7,7 @@ Keep out: how often a model is refreshed; its declaration says that.
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs.jobs import keep_house, work_through_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 
@@ -21,8 +22,9 @@ def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: Inst
     """Asks for a new version of every model whose declared refresh is due; the sensor of pending work runs it."""
     catalog = installation.open().catalog
     due = catalog.due_refreshes()
-    for model in due:
-        catalog.request_refresh(model.id)
+    with acting_for("schedule"):
+        for model in due:
+            catalog.request_refresh(model.id)
     return dg.SkipReason(f"Asked for {len(due)} refreshes." if due else "No declared refresh is due.")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog import Lane, Status
 from cleanroom_pipelines.defs.jobs import asset_jobs, carry_out_deletions, score_shards, work_through_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
@@ -18,20 +19,14 @@ from cleanroom_pipelines.execution.deleting import find_leaving
 from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, register_drop, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
-from cleanroom_pipelines.execution.running import ready_work, run_request
+from cleanroom_pipelines.execution.running import LANE_TAG, UNFINISHED, ready_work, run_request
 from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
 
 _TICK_SECONDS = 5
 # Up to so many versions get a run of their own; beyond it, workers take many in one process each.
 _RUNS_OF_THEIR_OWN = 2
-_MAX_WORKERS = 2
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
+_MAX_WORKERS = {Lane.SMALL: 2, Lane.HEAVY: 1}
 
 
 @dg.sensor(
@@ -119,7 +114,7 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
     opened, instance = installation.open(), context.instance
     supervise(opened, instance)
     fail_runs_that_never_appeared(opened, instance)
-    unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     deletions = _deletion_requests(opened, instance, unfinished)
     helpers = _helper_requests(opened, unfinished)
     work, why_none = _work_requests(opened, instance, unfinished)
@@ -132,18 +127,35 @@ def _work_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> tuple[list[dg.RunRequest], str]:
     """The runs that pending versions need, or why they need none."""
-    ready = ready_work(opened, instance)
+    answers = [_requests_of_lane(opened, instance, unfinished, lane) for lane in Lane]
+    reasons = [reason for _, reason in answers if reason]
+    if not reasons:
+        is_pending = Status.CREATE_PENDING in opened.catalog.unfinished()
+        reasons = [
+            "All pending work has its run or waits for other work." if is_pending else "Nothing is pending."
+        ]
+    return [request for requests, _ in answers for request in requests], " ".join(reasons)
+
+
+def _requests_of_lane(
+    opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun], lane: Lane
+) -> tuple[list[dg.RunRequest], str]:
+    ready = ready_work(opened, instance, lane=lane)
     if not ready:
-        return [], "Nothing is pending."
+        return [], ""
     started = {run.tags.get("dagster/run_key") for run in unfinished}
     waiting = [version for version in ready if version.run_key not in started]
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
-        return [run_request(version) for version in waiting], "What is pending has its runs."
-    n_workers = sum(run.job_name == work_through_pending.name for run in unfinished)
-    wanted = min(_MAX_WORKERS, -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
-    requests = [dg.RunRequest(job_name=work_through_pending.name) for _ in range(wanted - n_workers)]
-    return requests, f"{n_workers} workers are at {len(ready)} pending versions."
+        reserved = [version for version in waiting if opened.catalog.reserve(version)]
+        return [run_request(version, lane) for version in reserved], "All pending work has its run."
+    is_worker = [
+        run.job_name == work_through_pending.name and run.tags.get(LANE_TAG) == lane for run in unfinished
+    ]
+    n_workers = sum(is_worker)
+    wanted = min(_MAX_WORKERS[lane], -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
+    worker = dg.RunRequest(job_name=work_through_pending.name, tags={LANE_TAG: lane})
+    return [worker] * (wanted - n_workers), f"{n_workers} workers are at {len(ready)} pending {lane} versions."
 
 
 def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.hashing import stable_hash_sql
+from cleanroom_pipelines.engine.plain_paths import PlainPaths, is_plain
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.tables import TableFiles, line_end_of, unpacked_blocks
 from cleanroom_pipelines.errors import EngineError, StorageFullError
@@ -57,11 +58,13 @@ class DuckDBEngine:
 
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...]) -> None:
         self._threads = settings.threads or os.cpu_count() or 1
-        self._scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).resolve()
+        self._made = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).absolute()
+        self._plain_paths = PlainPaths(self._made)
+        self._scratch = self._plain_paths.of(self._made)
         self._n_scratch_files = 0
         self._last_rejected_scan = -1
         self._whole: set[Path] = set()
-        self._allowed = [path.resolve() for path in (*paths, self._scratch)]
+        self._allowed = [path.resolve() for path in (*paths, self._made)]
         self._connection = duckdb.connect(":memory:")
         try:
             self._lock_down(settings)
@@ -86,8 +89,9 @@ class DuckDBEngine:
         # With it, TRY_CAST over a text file's column drops the rows that it should make NULL (duckdb#23818).
         set_("disabled_optimizers", "type_pushdown")
         # The order matters: paths first, then the door is closed, then the lock thrown.
-        set_("allowed_directories", [str(path) for path in self._allowed if path.is_dir()])
-        set_("allowed_paths", [str(path) for path in self._allowed if not path.is_dir()])
+        allowed = [self._plain_paths.of(path) for path in self._allowed]
+        set_("allowed_directories", [str(path) for path in allowed if path.is_dir()])
+        set_("allowed_paths", [str(path) for path in allowed if not path.is_dir()])
         set_("enable_external_access", False)
         set_("lock_configuration", True)
 
@@ -150,7 +154,8 @@ class DuckDBEngine:
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result, in its order, to one parquet file."""
-        copy = f"COPY ({sql}) TO {quote_literal(str(path.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
+        target = self._plain_paths.of(path.parent.resolve()) / path.name
+        copy = f"COPY ({sql}) TO {quote_literal(str(target))} (FORMAT parquet, COMPRESSION zstd)"
         self.execute(copy, parameters)
 
     def write_sorted(
@@ -199,7 +204,8 @@ class DuckDBEngine:
     def close(self) -> None:
         """End the session and remove its scratch files."""
         self._connection.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._plain_paths.close()
+        shutil.rmtree(self._made, ignore_errors=True)
 
     def _relation(self, sql: str, parameters: Parameters) -> duckdb.DuckDBPyRelation:
         return self._connection.sql(sql, params=list(parameters) or None)
@@ -220,27 +226,21 @@ class DuckDBEngine:
     def _plain(self, file: Path, tables: TableFiles) -> Path:
         """Give a path that DuckDB can read as it stands.
 
-        Parquet inside gzip is unpacked into scratch (DuckDB reads the other gzipped formats itself), and a
-        file whose path holds characters of a glob is linked there under a plain name.
+        Parquet inside gzip is unpacked into scratch; DuckDB reads the other gzipped formats itself.
         """
         is_packed = file.suffix == ".gz"
         unpack = tables.format == "parquet" and is_packed
-        link = any(character in str(file) for character in "*?[")
-        if not is_packed and not link:
+        if not is_packed and is_plain(file):
             return file
         if not any(file == path or path in file.parents for path in self._allowed):
             raise EngineError("The engine was not given this file.", remedy="Open the engine with its path.")
         if is_packed and not unpack:
             self._check_whole(file)
-            if not link:
-                return file
+        if not unpack:
+            return self._plain_paths.of(file)
         self._n_scratch_files += 1
-        # DuckDB sees by the name's end whether a text file is gzipped.
-        target = self._scratch / f"{self._n_scratch_files}{'.gz' if is_packed and not unpack else ''}"
-        if unpack:
-            self._call(lambda: _unpack(file, target))
-        else:
-            target.symlink_to(file)
+        target = self._scratch / f"{self._n_scratch_files}"
+        self._call(lambda: _unpack(file, target))
         return target
 
     def _check_whole(self, file: Path) -> None:

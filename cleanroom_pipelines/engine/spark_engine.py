@@ -25,7 +25,7 @@ from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPa
 from cleanroom_pipelines.engine.dialect import Statement, to_spark
 from cleanroom_pipelines.engine.spark_text import ReadText
 from cleanroom_pipelines.engine.tables import TableFiles, unpacked_blocks
-from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, StorageFullError
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class SparkEngine:
 
     def __init__(self, settings: EngineSettings, url: str) -> None:
         self._url = url
+        _check_scratch(settings.scratch)
         self._spark = spark_sessions.open_session(url, settings)
         self._scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.scratch)).resolve()
         self._numbers = itertools.count(1)
@@ -408,6 +409,15 @@ def _results(answers: pa.Table) -> Iterator[pa.Table]:
             raise pickle.loads(answer["failure"])  # noqa: S301 - what our own code wrote on an executor
         with pa.ipc.open_stream(answer["result"]) as reader:
             yield reader.read_all()
+
+
+def _check_scratch(folder: Path | None) -> None:
+    # A link with a plain name would be seen by this machine only.
+    if folder is not None and any(character in str(folder.absolute()) for character in _ODD_CHARACTERS):
+        raise ConfigurationError(
+            f"Spark cannot use a home whose path holds one of {' '.join(_ODD_CHARACTERS)}",
+            remedy="Move the home to a folder with a plain path; nothing in it has to change.",
+        )
 
 
 def _address(path: Path | str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.artifacts import write_durably
 
@@ -26,11 +27,7 @@ def prepare_dagster_home(installation: Installation) -> Path:
 
     Several processes may do so at once.
     """
-    home = installation.home.dagster_home
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = home / _SETTINGS
-    if not target.exists():
-        write_durably(target, resources.files("cleanroom_pipelines.execution").joinpath(_SETTINGS).read_bytes())
+    home = _write_settings(installation)
     with _opened(home):
         return home
 
@@ -39,22 +36,38 @@ def prepare_dagster_home(installation: Installation) -> Path:
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME goes before it."""
     home = os.environ.get("DAGSTER_HOME")
-    with _opened(Path(home) if home else prepare_dagster_home(installation)) as instance:
+    with _opened(Path(home) if home else _write_settings(installation)) as instance:
         yield instance
+
+
+def _write_settings(installation: Installation) -> Path:
+    home = installation.home.dagster_home
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = home / _SETTINGS
+    if not target.exists():
+        write_durably(target, resources.files("cleanroom_pipelines.execution").joinpath(_SETTINGS).read_bytes())
+    return home
 
 
 @contextmanager
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open an instance, one process at a time: two that make its databases at once spoil them for good."""
-    with (home / _LOCK).open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
-        instance = dg.DagsterInstance.from_config(str(home))
-    with instance:
-        yield instance
+    # Dagster joins paths to the text of URLs, and finds its settings and databases by patterns.
+    with plain_folder(home) as plain:
+        with (home / _LOCK).open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+            instance = dg.DagsterInstance.from_config(str(plain))
+        with instance:
+            yield instance
 
 
 def dagster_environment(installation: Installation, home: Path) -> dict[str, str]:
-    """What a process that runs Dagster on this home is started with, beside its own environment."""
+    """What a process that runs Dagster on this home is started with, beside its own environment.
+
+    Args:
+        installation: Which home.
+        home: Dagster's folder in it, by a path that `plain_folder` gave.
+    """
     return {
         "DAGSTER_HOME": str(home),
         "CLEANROOM_HOME": str(installation.home.root),

@@ -35,6 +35,7 @@ from cleanroom_pipelines.catalog import (
     Resource,
     Status,
 )
+from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
@@ -49,7 +50,6 @@ from cleanroom_pipelines.execution.traces import (
     remove_traces,
     shown_partitions,
 )
-from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.layout import path_of_asset, path_of_partition
 
 _LOG = logging.getLogger(__name__)
@@ -132,9 +132,10 @@ def delete_now(
     for record in records:
         on_resource(record)
         try:
-            installation.catalog.request_delete(record.kind, record.id)
+            with acting_for(REQUEST):  # noted below
+                installation.catalog.request_delete(record.kind, record.id)
         except NotFoundError:
-            continue  # somebody else was quicker
+            continue  # another process was quicker
         installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
         began = time.monotonic()
         while True:
@@ -298,18 +299,8 @@ def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Le
 def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> None:
     for kind, partition in leaving.parts:
         for asset in ASSETS_OF[kind]:
-            _delete_artifacts(installation, asset, partition)
+            installation.store.delete_partition(asset, partition)
         remove_traces(instance, ASSETS_OF[kind], partition)
-
-
-def _delete_artifacts(installation: Installation, asset: str, partition: str) -> None:
-    """Delete all versions of a partition, and what a run or a deletion that was killed left of one."""
-    store = installation.store
-    for version in store.versions(asset, partition):
-        store.delete(ArtifactReference(asset, partition, version))
-    folder = f"{store._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
-    with suppress(FileNotFoundError):
-        store._fs.rm(folder, recursive=True)
 
 
 def _delete_files(installation: Installation, record: Resource) -> None:

@@ -30,6 +30,7 @@ from cleanroom_pipelines.catalog import (
     Status,
     Version,
 )
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.errors import (
     CleanroomError,
@@ -82,6 +83,7 @@ def find_drops(installation: Installation) -> Iterator[Drop]:
                         yield Drop(folder.name, path, (status.st_size, status.st_mtime_ns))
 
 
+@acting_for("inbox")
 def register_drop(installation: Installation, drop: Drop) -> GenerationJob | None:
     """Make a complete drop a generation job, or refuse it with a receipt; either way the file is gone.
 
@@ -118,6 +120,7 @@ def register_drop(installation: Installation, drop: Drop) -> GenerationJob | Non
         return _job_of(installation, note)
 
 
+@acting_for("inbox")
 def recover_drops(installation: Installation) -> None:
     """Register the drops that were taken in by a process that was cut off before it made their job."""
     if not any((folder / _NOTE).is_file() for folder in installation.home.seeds.iterdir()):
@@ -355,6 +358,11 @@ def _refuse(installation: Installation, drop: Drop, error: CleanroomError) -> No
     except OSError:
         digest = installation.key.digest("unreadable drops", repr(drop.path.name).encode())
     _write_refusal(drop.path.parent, error, drop.signature[0], digest)
+    entry = {"way": "inbox", "operation": "take_seed", "outcome": "refused", "error": type(error).__name__}
+    with suppress(UsageError):  # whatever else a folder is called does not reach the log
+        path_of_partition(drop.configured_id)
+        entry["resource"] = drop.configured_id
+    installation.audit.write(entry)
     if drop.path.is_file():
         drop.path.unlink(missing_ok=True)
 

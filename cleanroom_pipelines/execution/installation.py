@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
 from cleanroom_pipelines.storage.artifacts import check_store_url
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
+from cleanroom_pipelines.storage.home import root_of
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
 T = TypeVar("T")
@@ -87,7 +89,7 @@ class Settings:
         """
         values = os.environ if environment is None else environment
         return cls(
-            home=_read(values, "CLEANROOM_HOME", _path) or _path("data"),
+            home=root_of(values.get("CLEANROOM_HOME") or "data"),
             catalog_url=_read(values, "CLEANROOM_CATALOG_URL", _catalog_url),
             artifacts_url=_read(values, "CLEANROOM_ARTIFACTS_URL", _artifacts_url),
             key_file=_read(values, "CLEANROOM_KEY_FILE", _path),
@@ -144,8 +146,10 @@ class Installation:
             clock=self.clock,
             token_hex=self.token_hex,
             seed_floor=self.settings.seed_floor,
+            server_clock=True,
         )
         catalog.migrate()
+        catalog.on_change = self._note
         return catalog
 
     @cached_property
@@ -182,6 +186,23 @@ class Installation:
         if found is None:
             return None
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
+
+    def _note(self, change: Change) -> None:
+        """Write a change into the audit log; a user is named by a keyed digest."""
+        entry = {
+            "way": change.way,
+            "operation": change.operation,
+            "resource": change.resource,
+            "account": change.account,
+            "user": self.audit_name(change.email) if change.email else None,
+            "outcome": "refused" if change.error else "ok",
+            "error": type(change.error).__name__ if change.error else None,
+        }
+        self.audit.write({name: value for name, value in entry.items() if value is not None})
+
+    def audit_name(self, email: str) -> str:
+        """What the audit log calls a user: a keyed digest of the address, 16 hex digits."""
+        return self.key.digest("audit users", email.encode())[:16]
 
     @property
     def engine_settings(self) -> EngineSettings:

@@ -558,7 +558,7 @@ def newest_artifact(
             reference = ArtifactReference(asset, partition, version.artifacts[asset])
             with installation.store.opening(reference) as folder:
                 return installation.store.manifest(reference), read_documents(folder)
-    raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Materialise it first.")
+    raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")
 
 
 def read_documents(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Mapping
 
 _LOG = logging.getLogger(__name__)
-_SECONDS = 10
+TIMEOUT_SECONDS = 10
 
 
 def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
@@ -33,7 +33,7 @@ def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
             request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
                 notify, data=body, headers={"Content-Type": "application/json"}, method="POST"
             )
-            with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
                 pass
         else:
             command = shlex.split(notify)
@@ -43,7 +43,7 @@ def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
             subprocess.run(  # noqa: S603 - the operator's own command
                 command,
                 input=body,
-                timeout=_SECONDS,
+                timeout=TIMEOUT_SECONDS,
                 check=True,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

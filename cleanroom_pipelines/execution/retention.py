@@ -56,6 +56,10 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     superseded = [reference for reference in listed if reference not in kept and reference.partition in versions]
     for reference in superseded:
         store.delete(reference)
+    if superseded:
+        some = sorted({reference.partition for reference in superseded})[:8]
+        entry = {"way": "worker", "operation": "delete_superseded", "resource": some, "outcome": "ok"}
+        installation.audit.write(entry)
     _delete_leftovers(installation, resources, at)
     return len(superseded)
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cleanroom_pipelines.catalog import DataRoom, Kind
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop
 from cleanroom_pipelines.execution.installation import Installation
@@ -42,6 +43,7 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
                         yield Drop(folder.parent.name, path, (status.st_size, status.st_mtime_ns))
 
 
+@acting_for("inbox")
 def provision_drop(installation: Installation, drop: Drop) -> None:
     """Seal a complete drop, provision its room with it, and delete it.
 

@@ -7,26 +7,36 @@ Keep out: when to run (sensors, schedules) and what a run makes (making.py).
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from threading import Event, Thread
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Version
+from cleanroom_pipelines.catalog import Lane, Version
+from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.supervision import supervise
 from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
+from cleanroom_pipelines.execution.work import Run, holding_for_run
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 VERSION_TAG = "cleanroom/version"
 WORKER_TAG = "cleanroom/worker"
+LANE_TAG = "cleanroom/lane"
+PARTITION_TAG = "dagster/partition"
 SCORING_JOB = "score_shards"
 
-_HEARTBEAT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 15.0
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def run_pending(
@@ -39,6 +49,7 @@ def run_pending(
     on_start: Callable[[Version], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     passed_over: set[str] | None = None,
+    lane: Lane | None = None,
 ) -> int:
     """Do all pending work in this process, through the same assets that a daemon would run; deletions too.
 
@@ -53,6 +64,7 @@ def run_pending(
         on_start: Told each version before it is run.
         should_stop: Asked before each; nothing more is started then.
         passed_over: Run keys that are not started; those that were are added.
+        lane: Do the work of one lane only.
 
     Returns:
         How many runs were made; a run that failed counts.
@@ -73,11 +85,13 @@ def run_pending(
             break
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break
-        ready = ready_work(installation, instance, passed_over)
+        ready = ready_work(installation, instance, passed_over, lane)
         if not ready:
             break
         version = ready[0]
         # A run that cannot even claim its row must not be started for ever.
+        if not installation.catalog.reserve(version):
+            continue  # another process starts a run for it
         passed_over.add(version.run_key)
         on_start(version)
         try:
@@ -97,7 +111,10 @@ def run_pending(
 
 
 def ready_work(
-    installation: Installation, instance: dg.DagsterInstance, passed_over: Collection[str] = ()
+    installation: Installation,
+    instance: dg.DagsterInstance,
+    passed_over: Collection[str] = (),
+    lane: Lane | None = None,
 ) -> tuple[Version, ...]:
     """The versions that can be run now, each of a partition that Dagster knows.
 
@@ -105,12 +122,23 @@ def ready_work(
         installation: Where.
         instance: Where they are to be run.
         passed_over: Run keys to leave out.
+        lane: Only those of one lane.
     """
-    ready = tuple(v for v in installation.catalog.ready(limit=100) if v.run_key not in passed_over)
+    ready = tuple(
+        version
+        for version in installation.catalog.ready(limit=100, lane=lane)
+        if version.run_key not in passed_over and not (version.lease_expires_at and _is_queued(instance, version))
+    )
     for kind in {version.kind for version in ready}:
         # a resource may be younger than the last look at all of them
         add_partitions(instance, kind, [version.resource_id for version in ready if version.kind is kind])
     return ready
+
+
+def _is_queued(instance: dg.DagsterInstance, version: Version) -> bool:
+    """Whether a run waits in Dagster's queue for a version whose reservation ran out meanwhile."""
+    tag = {"dagster/run_key": version.run_key}
+    return bool(instance.get_runs(dg.RunsFilter(tags=tag, statuses=UNFINISHED), limit=1))
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -121,13 +149,23 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 @contextmanager
-def beating(installation: Installation, worker: str) -> Iterator[None]:
-    """Say every quarter of a minute that this run is alive, so that a silent one can be told dead."""
+def beating(
+    installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
+) -> Iterator[None]:
+    """Say every quarter of a minute that this run is alive, so that a silent one can be told dead.
+
+    A heartbeat that fails is sent again soon: one that the database missed must not end the others.
+    """
     ended = Event()
 
     def beat() -> None:
-        while not ended.wait(_HEARTBEAT_SECONDS):
-            installation.catalog.heartbeat_worker(worker)
+        wait = every_seconds
+        while not ended.wait(wait):
+            try:
+                installation.catalog.heartbeat_worker(worker)
+                wait = every_seconds
+            except CleanroomError:
+                wait = every_seconds / 10
 
     installation.catalog.heartbeat_worker(worker)
     thread = Thread(target=beat, name="heartbeat", daemon=True)
@@ -137,16 +175,44 @@ def beating(installation: Installation, worker: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        installation.catalog.forget_worker(worker)
+        with suppress(CleanroomError):  # whoever looks after a minute finds it silent
+            installation.catalog.forget_worker(worker)
 
 
-def run_request(version: Version) -> dg.RunRequest:
-    """The run of one pending version; the run key lets Dagster start it once."""
+@contextmanager
+def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Iterator[None]:
+    """Keep a Dagster run alive in the catalogue from its start to its end, waits for a pool included.
+
+    A run that was started for a version claims it at once and holds it across its steps.
+    """
+    kind = next((kind for kind, name in JOB_NAMES.items() if name == run.job_name), None)
+    partition = run.tags.get(PARTITION_TAG)
+    with beating(installation, run.run_id):
+        if kind is None or partition is None:
+            yield
+            return
+        with holding_for_run(installation, kind, partition, run_of(run, instance)):
+            yield
+
+
+def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
+    """What the catalogue needs to know of a Dagster run."""
+    number = run.tags.get(VERSION_TAG)
+
+    def was_cancelled() -> bool:
+        now = instance.get_run_by_id(run.run_id)
+        return now is not None and now.status is dg.DagsterRunStatus.CANCELING
+
+    return Run(run.run_id, int(number) if number else None, was_cancelled)
+
+
+def run_request(version: Version, lane: Lane) -> dg.RunRequest:
+    """The run of one pending version; the run key lets Dagster start it once, the lane limits how many run."""
     return dg.RunRequest(
         job_name=JOB_NAMES[version.kind],
         partition_key=version.resource_id,
         run_key=version.run_key,
-        tags={VERSION_TAG: str(version.number)},
+        tags={VERSION_TAG: str(version.number), LANE_TAG: lane},
     )
 
 

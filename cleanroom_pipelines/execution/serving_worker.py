@@ -4,10 +4,10 @@ Lives here: the loop, and how signals end it.
 Add here when the worker must look for something else.
 Keep out: what the work is (running.py, deleting.py), declared refreshes and the inbox, which are the daemon's.
 
-`python -m cleanroom_pipelines.execution.serving_worker` is the process that `serve` starts: its settings come by
-the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM gives back
-what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when its lease
-has run out.
+`python -m cleanroom_pipelines.execution.serving_worker [LANE]` is the process that `serve` starts: its settings
+come by the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM
+gives back what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when
+its lease has run out.
 """
 
 import logging
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
@@ -39,7 +40,9 @@ _ROUND_SECONDS = 5.0
 _LONG_ROUND_SECONDS = 60.0
 
 
-def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, poll_seconds: float = 1.0) -> None:
+def work_until_stopped(
+    installation: Installation, stop: Callable[[], bool], *, poll_seconds: float = 1.0, lane: Lane | None = None
+) -> None:
     """Do all pending work and deletions of a home as they come, until told to stop.
 
     Beside a daemon or another worker nothing is done twice; what fails here, such as a database that does not
@@ -49,6 +52,7 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
         installation: Where; the assets open the one that the environment names.
         stop: Asked at every look and between two pieces of work.
         poll_seconds: How often it looks for new work.
+        lane: Do the work of one lane only.
     """
     load_repository()  # seconds, which nobody should wait for
     worker = f"serve-{installation.token_hex(6)}"
@@ -57,7 +61,7 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
         dagster_instance(installation) as instance,
         beating(installation, worker),
     ):
-        rounds = _Rounds(installation, instance, worker, lambda: told.is_set() or stop())
+        rounds = Rounds(installation, instance, worker, lambda: told.is_set() or stop(), lane)
         while not rounds.should_stop():
             try:
                 rounds.turn()
@@ -69,7 +73,7 @@ def work_until_stopped(installation: Installation, stop: Callable[[], bool], *, 
             told.wait(poll_seconds)
 
 
-class _Rounds:
+class Rounds:
     """What one worker remembers between its looks."""
 
     def __init__(
@@ -78,11 +82,13 @@ class _Rounds:
         instance: dg.DagsterInstance,
         worker: str,
         should_stop: Callable[[], bool],
+        lane: Lane | None,
     ) -> None:
         self.should_stop = should_stop
         self._installation = installation
         self._instance = instance
         self._worker = worker
+        self._lane = lane
         self._passed_over = set[str]()
         self._next_round = self._next_long_round = 0.0
 
@@ -102,17 +108,20 @@ class _Rounds:
         elif installation.catalog.deletions(limit=1):
             delete_pending(installation, instance)
         if n_helpers_wanted(installation):
-            self._help()
-        if any(version.run_key not in self._passed_over for version in installation.catalog.ready()):
+            self.help_scoring()
+        if any(
+            version.run_key not in self._passed_over for version in installation.catalog.ready(lane=self._lane)
+        ):
             run_pending(
                 installation,
                 instance,
                 worker=self._worker,
                 should_stop=self.should_stop,
                 passed_over=self._passed_over,
+                lane=self._lane,
             )
 
-    def _help(self) -> None:
+    def help_scoring(self) -> None:
         """Score shards for a run on another host, as a run of its own."""
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,
@@ -157,7 +166,8 @@ def main() -> None:
     """Work on the installation that the environment names, until a signal or the end of the parent."""
     os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
-    work_until_stopped(Installation.from_environment(), _end_of_parent().is_set)
+    lane = Lane(sys.argv[1]) if len(sys.argv) > 1 else None
+    work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
             folder = Path(name)
             if n_ranges > 1:
                 plan = {"asset": model.asset, "partition": model.partition, "version": model.version}
-                _lay_open(folder, fit, plan | {"ranges": ranges})
+                lay_open(folder, fit, plan | {"ranges": ranges})
             with open_engine(installation.engine_settings, paths=(opened.folder,)) as engine:
-                return _score_together(engine, folder, (opened, fit), ranges, tell)
+                return score_together(engine, folder, (opened, fit), ranges, tell)
 
     return score
 
@@ -109,7 +109,14 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
     return n_users
 
 
-def _lay_open(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
+def lay_open(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
+    """Write what helpers need into the folder: the fit without its seed, and last the plan, which they look for.
+
+    Args:
+        folder: Below the scratch folder, seen by all hosts.
+        fit: The fitted ensemble.
+        plan: The model's artifact and the ranges of shards.
+    """
     from cleanroom_pipelines.similarity.fits import save_fit
 
     nobody = np.zeros(0, dtype=np.int64)
@@ -121,13 +128,25 @@ def _lay_open(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
     write_durably(folder / _PLAN, json.dumps(plan).encode())
 
 
-def _score_together(
+def score_together(
     engine: Engine,
     folder: Path,
     fitted: tuple[Any, Any],
     ranges: list[tuple[int, int]],
     tell: Callable[[float], None],
 ) -> Float64:
+    """Score ranges that nobody has taken, take over those of silent helpers, and wait for the others.
+
+    Args:
+        engine: Scores.
+        folder: Where claims and scores are.
+        fitted: The model and the fit.
+        ranges: The shards of each range.
+        tell: Given the share that is done; raises to stop.
+
+    Returns:
+        One score for each user of the model, in the model's order.
+    """
     from cleanroom_pipelines.similarity.scoring import score_users
 
     model, fit = fitted

@@ -60,7 +60,8 @@ def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -
     for kind in PARTITION_SETS:
         shown = shown_partitions(instance, kind)  # before the catalogue: whatever is shown had its row before
         wanted = set(installation.catalog.ids(kind))
-        add_partitions(instance, kind, wanted)
+        if wanted - shown:
+            add_partitions(instance, kind, wanted)
         for partition in shown - wanted:
             if not has_runs(instance, partition):
                 hide_partition(instance, kind, partition)

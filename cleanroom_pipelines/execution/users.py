@@ -49,10 +49,5 @@ def user_of(installation: Installation, token: str) -> str | None:
     return installation.catalog.user_of_token(_digest(installation, token))
 
 
-def audit_name(installation: Installation, email: str) -> str:
-    """What the audit log calls a user: a keyed digest of the address, 16 hex digits."""
-    return installation.key.digest("audit users", email.encode())[:16]
-
-
 def _digest(installation: Installation, token: str) -> str:
     return installation.key.digest(_PURPOSE, hashlib.sha256(token.encode()).digest())

@@ -9,12 +9,13 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Claim, Kind, ParentRef, Resource, Status, Version, holding
+from cleanroom_pipelines.catalog import Claim, Holding, Kind, ParentRef, Resource, Status, Version, holding
+from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -24,9 +25,12 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
+from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
 
-_SECONDS_BETWEEN_REPORTS = 1.0
+_CANCELLED = "The work was cancelled."
+_STOPPED = "The run was stopped."
+SECONDS_BETWEEN_REPORTS = 1.0
 
 # Raised with the number of an asset's code: what it makes from the same inputs has changed.
 CODE_VERSIONS: Mapping[str, str] = {
@@ -98,7 +102,7 @@ class Work:
 
     def report_progress(self, share: float, stage: str) -> None:
         """Write the progress to the catalogue, at most once a second."""
-        if time.monotonic() - self._reported_at >= _SECONDS_BETWEEN_REPORTS:
+        if time.monotonic() - self._reported_at >= SECONDS_BETWEEN_REPORTS:
             self._reported_at = time.monotonic()
             self.installation.catalog.report_progress(self.claim, share, stage)
 
@@ -108,7 +112,7 @@ class Work:
             raise ClaimLostError("Another run took this work over.")
         if self.is_interrupted():
             raise KeyboardInterrupt
-        if time.monotonic() - self._asked_at < _SECONDS_BETWEEN_REPORTS:
+        if time.monotonic() - self._asked_at < SECONDS_BETWEEN_REPORTS:
             return False
         self._asked_at = time.monotonic()
         return self.installation.catalog.is_cancel_requested(self.claim)
@@ -208,7 +212,7 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
             return
         version, claim = outcome
         record = installation.catalog.get(kind, partition)
-        with holding(installation.catalog, claim) as keeper:
+        with _holding(installation, claim) as keeper:
             work = Work(installation, record, version, claim, keeper.lost.is_set, told.is_set)
             try:
                 yield work
@@ -224,10 +228,49 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
                 raise
 
 
+@contextmanager
+def holding_for_run(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
+    """Claim a version when its run starts and hold it until the run ends, waits between its steps included.
+
+    Nothing is held where the version is not to be had; the steps find out and say so.
+    """
+    catalog, claim = installation.catalog, None
+    if run.number is not None:
+        with suppress(CleanroomError):
+            claim = catalog.claim(kind, partition, run.number, run.id)
+    if claim is None:
+        yield
+        return
+    with heeding_signals() as told, holding(catalog, claim) as keeper:
+        _held_by_runs[run.id] = keeper
+        try:
+            yield
+        finally:
+            del _held_by_runs[run.id]
+            with suppress(CleanroomError):  # the steps have closed it, as a rule
+                if run.was_cancelled():
+                    catalog.fail(claim, StatusCode.CANCELLED, _STOPPED)
+                elif told.is_set():
+                    catalog.release(claim)
+                else:
+                    catalog.abandon(claim)
+
+
+# The claims that runs of this process hold from start to end, by run id.
+_held_by_runs: dict[str, Holding] = {}
+
+
+def _holding(installation: Installation, claim: Claim) -> AbstractContextManager[Holding]:
+    keeper = _held_by_runs.get(claim.run_id)
+    if keeper is not None and keeper.is_of(claim):
+        return nullcontext(keeper)
+    return holding(installation.catalog, claim)
+
+
 def _close_failed(work: Work, error: Exception) -> CleanroomError:
     """Close the version with the reason of an error, and give what may be raised of it."""
     if isinstance(error, CancelledError):
-        _close(work, StatusCode.CANCELLED, "It was cancelled. Materialise it again to start over.")
+        _close(work, StatusCode.CANCELLED, _CANCELLED)
         return error
     reason = error if isinstance(error, CleanroomError) else without_data_of(error)
     _close(work, reason.status_code, str(reason))
@@ -236,7 +279,7 @@ def _close_failed(work: Work, error: Exception) -> CleanroomError:
 
 def _end_interrupted(work: Work, run: Run) -> None:
     if run.was_cancelled():
-        _close(work, StatusCode.CANCELLED, "Its run was stopped. Materialise it again to start over.")
+        _close(work, StatusCode.CANCELLED, _STOPPED)
     elif work.is_open:
         with suppress(ClaimLostError):
             work.release()
@@ -267,7 +310,8 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
     if number is None and newest.run_id == run.id and newest.status == "CREATE_IN_PROGRESS":
         number = newest.number  # the same run made the asset before this one
     if number is None:
-        by_hand = catalog.request_by_hand(kind, partition)
+        with acting_for("ui"):
+            by_hand = catalog.request_by_hand(kind, partition)
         if by_hand.action == "verify":
             return Idle(by_hand.message, by_hand.version)
         if by_hand.action != "work":
@@ -276,7 +320,16 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
     claim = catalog.claim(kind, partition, number, run.id)
     if claim is None:
         return Idle("Another run holds this work, or has done it; nothing was made here.")
-    return catalog.version(kind, partition, number), claim
+    version = catalog.version(kind, partition, number)
+    try:
+        reason = wait_for_rebuild(installation, catalog.get(kind, partition), version)
+    except CleanroomError as error:
+        catalog.fail(claim, error.status_code, str(error))
+        raise
+    if reason is not None:
+        catalog.release(claim)
+        return Idle(reason)
+    return version, claim
 
 
 def _close(work: Work, status_code: StatusCode, message: str) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.users import audit_name
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.handlers import audiences, jobs, rooms
 from cleanroom_pipelines.media.handlers.access import Call
@@ -132,7 +132,8 @@ class MediaService:
     @contextmanager
     def _audited(self, call: Call, *, only_reads: bool) -> Iterator[None]:
         try:
-            yield
+            with acting_for(REQUEST):
+                yield
         except Exception as raised:
             error = as_media_error(raised)
             self._write(call, error)
@@ -142,7 +143,7 @@ class MediaService:
     def _write(self, call: Call, error: Exception | None, *, soon: bool = False) -> None:
         entry: dict[str, Any] = {"way": "media", **{k: v for k, v in call.trail.items() if v is not None}}
         if call.email:
-            entry["user"] = audit_name(self.installation, call.email)
+            entry["user"] = self.installation.audit_name(call.email)
         entry["outcome"] = "ok" if error is None else "refused" if status_of(error) < 500 else "failed"
         if error is not None:
             entry["error"] = type(as_media_error(error)).__name__

@@ -14,10 +14,12 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cleanroom_pipelines.queries.confinement import confine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +54,7 @@ def main() -> None:
     task = json.loads(_read_line())
     _limit(task["limits"])
     _end_with_parent()
-    print(json.dumps(_answer(task)), flush=True)  # noqa: T201 the answer
+    print(json.dumps(answer(task)), flush=True)  # noqa: T201 the answer
 
 
 def _read_line() -> bytes:
@@ -92,11 +94,20 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
+def answer(task: Mapping[str, Any], *, give_up: Callable[..., object] = confine) -> dict[str, Any]:
+    """Run the query of a task and write its rows.
+
+    Args:
+        task: As `running.run_query` gives it.
+        give_up: Takes the rights from this process that the query does not need.
+
+    Returns:
+        The number of rows, or the name of the problem.
+    """
     from cleanroom_pipelines.errors import EngineError, InputError, StorageFullError
 
     try:
-        return {"rows": _run(task)}
+        return {"rows": _run(task, give_up)}
     except ProblemError as problem:
         return {"problem": problem.args[0]}
     except EngineError as error:
@@ -109,15 +120,14 @@ def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
         return {"problem": "memory"}
 
 
-def _run(task: Mapping[str, Any]) -> int:
+def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
     from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine
-    from cleanroom_pipelines.queries.confinement import confine
     from cleanroom_pipelines.tables.uploads import check_quotes
 
     limits, folder = task["limits"], Path(task["folder"])
     for table in task["tables"].values():
         _check_links(Path(table))
-    confine(readable=[Path(table) for table in task["tables"].values()], writable=[folder])
+    give_up(readable=[Path(table) for table in task["tables"].values()], writable=[folder])
     found = {view: find_tables(table) for view, table in task["tables"].items()}
     settings = EngineSettings(
         memory_bytes=limits["memory_bytes"],

@@ -13,14 +13,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.queries.checking import CheckedQuery, view_name
+
+Ask = Callable[[Mapping[str, Any], Path, "QueryLimits"], dict[str, Any]]
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _MAX_ANSWER_BYTES = 10_000
@@ -56,6 +59,7 @@ def run_query(
     *,
     limits: QueryLimits = QueryLimits(),
     scratch: Path,
+    ask: Ask | None = None,
 ) -> int:
     """Run a checked query and write its rows as JSON Lines `{"user_id": "…"}`, a NULL as null.
 
@@ -69,6 +73,7 @@ def run_query(
         out: The file to write, readable by its owner only.
         limits: What it may use.
         scratch: Existing folder for the process's own files.
+        ask: Gives a task to what answers it; a process of its own, `ask_process`, if not given.
 
     Returns:
         Rows written.
@@ -78,8 +83,10 @@ def run_query(
             says which kind of failure it was.
     """
     folders = {view_name(number): _real_folder(tables.get(pair)) for number, pair in enumerate(checked.tables)}
-    with tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as name:
-        own = Path(name).resolve()
+    with (
+        tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as name,
+        plain_folder(Path(name).resolve()) as own,  # here: the process itself may make no link elsewhere
+    ):
         task = {
             "sql": checked.sql,
             "parameters": checked.parameters,
@@ -87,7 +94,7 @@ def run_query(
             "folder": str(own),
             "limits": asdict(limits),
         }
-        answer = _ask_child(task, own, limits)
+        answer = (ask or ask_process)(task, own, limits)
         if "rows" not in answer:
             raise _failed(str(answer.get("problem")), limits)
         shutil.move(own / "rows.jsonl", out)
@@ -103,8 +110,17 @@ def _real_folder(folder: Path | None) -> Path:
     return folder
 
 
-def _ask_child(task: Mapping[str, Any], own: Path, limits: QueryLimits) -> dict[str, Any]:
-    """Start the process, and end it: by its answer, by the clock, or with whatever is raised here."""
+def ask_process(task: Mapping[str, Any], own: Path, limits: QueryLimits) -> dict[str, Any]:
+    """Start a process for a task, and end it: by its answer, by the clock, or with whatever is raised here.
+
+    Args:
+        task: What it reads.
+        own: Its folder.
+        limits: What it may use.
+
+    Returns:
+        Its answer: the number of rows, or the name of the problem.
+    """
     # not the folder of whoever started us, and no user's site: only what is installed, and this package
     command = [sys.executable, "-s", "-P", "-B", "-m", "cleanroom_pipelines.queries.child"]
     process = subprocess.Popen(  # noqa: S603 our own interpreter and module, and nothing of the query

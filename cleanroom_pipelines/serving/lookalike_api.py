@@ -8,6 +8,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
+from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.cleanroomsml import wire
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, from_cleanroom_error
 from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
@@ -70,7 +71,8 @@ class LookalikeApi:
             trail.about(label)
         call = wire.read(operation, labels, request.raw_query, request.headers, body)
         trail.entry["n_unknown_members"] = call.n_unknown
-        output = OPERATIONS[operation.name](self.endpoint, caller, call.parameters)
+        with acting_for(REQUEST):
+            output = OPERATIONS[operation.name](self.endpoint, caller, call.parameters)
         for value in (output or {}).values():
             trail.about(value)
         return Reply(*wire.write(operation, output, request.id, is_strict=self.is_strict))

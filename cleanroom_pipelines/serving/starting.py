@@ -10,15 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from threading import Event, Thread
 
+from cleanroom_pipelines.catalog import Catalog, Lane
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.cleanroomsml.signing import Key
-from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.parties import open_access_key
 from cleanroom_pipelines.media.server import MediaService
@@ -33,14 +35,19 @@ _LOG = logging.getLogger(__name__)
 _SECONDS_BEFORE_SWITCH = 0.0005
 _SECONDS_TO_END = 30
 _SECONDS_TO_RESTART = 2.0
+# A small question that waited so long found the worker busy.
+_SECONDS_TO_WAIT = 3.0
 
 
-def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gateway:
+def make_gateway(
+    installation: Installation, *, is_strict: bool = False, seconds: Callable[[], float] = time.monotonic
+) -> Gateway:
     """The application on an installation.
 
     Args:
         installation: Where.
         is_strict: Hold every output against its shape; for tests.
+        seconds: Monotonic seconds by which the requests of an account are limited.
 
     Raises:
         ConfigurationError: What the API needs is not installed.
@@ -55,7 +62,8 @@ def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gate
             return None
         return Key(found.id, found.account_id, open_key(found), found.disabled)
 
-    door = Doorkeeper(find_key, installation.audit, installation.clock, RateLimit(settings.requests_per_second))
+    rate, media_rate = (RateLimit(settings.requests_per_second, seconds) for _ in range(2))
+    door = Doorkeeper(find_key, installation.audit, installation.clock, rate)
     endpoint = Endpoint(
         catalog=installation.catalog,
         home=installation.home,
@@ -66,7 +74,7 @@ def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gate
         max_resources=settings.max_resources,
     )
     files = BucketFiles(installation.buckets, door, installation.home.scratch, settings.max_upload_bytes)
-    media = MediaApi(MediaService(installation), RateLimit(settings.requests_per_second))
+    media = MediaApi(MediaService(installation), media_rate)
     return Gateway(LookalikeApi(endpoint, door, is_strict), files, media, _new_uuid)
 
 
@@ -112,7 +120,7 @@ def serve(
     told = Thread(target=_tell_when_ready, args=(server, url, on_ready), daemon=True)
     told.start()
     try:
-        with _worker() if worker else nullcontext():
+        with _workers(installation.catalog) if worker else nullcontext():
             server.run(sockets=[listening])
     finally:
         installation.audit.close()
@@ -147,18 +155,29 @@ def _tell_when_ready(server, url: str, on_ready: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _worker() -> Iterator[None]:
-    """A child process that does pending work; started again if it dies, ended with the server."""
+def _workers(catalog: Catalog) -> Iterator[None]:
+    """Child processes that do pending work; started again if they die, ended with the server.
+
+    One does everything. A second one, for small questions only, is started when such a question finds the first
+    one busy, and stays.
+    """
     ended = Event()
-    children = [_start_worker()]
+    children: dict[Lane | None, subprocess.Popen[bytes]] = {None: _start_worker()}
 
     def watch() -> None:
+        waiting, look_at = frozenset[str](), time.monotonic()
         while not ended.wait(0.2):
-            if children[0].poll() is not None:
-                _LOG.warning("The worker ended; another one is started.")
-                if ended.wait(_SECONDS_TO_RESTART):
-                    return
-                children[0] = _start_worker()
+            for lane, child in list(children.items()):
+                if child.poll() is not None:
+                    _LOG.warning("A worker ended; another one is started.")
+                    if ended.wait(_SECONDS_TO_RESTART):
+                        return
+                    children[lane] = _start_worker(lane)
+            if Lane.SMALL not in children and time.monotonic() >= look_at:
+                before, waiting = waiting, _small_questions(catalog)
+                if before & waiting:
+                    children[Lane.SMALL] = _start_worker(Lane.SMALL)
+                look_at = time.monotonic() + _SECONDS_TO_WAIT
 
     watcher = Thread(target=watch, name="worker watch", daemon=True)
     watcher.start()
@@ -167,17 +186,27 @@ def _worker() -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-        children[0].send_signal(signal.SIGTERM)
-        try:
-            children[0].wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            children[0].kill()
-            children[0].wait()
+        for child in children.values():
+            child.send_signal(signal.SIGTERM)
+        for child in children.values():
+            try:
+                child.wait(_SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
-def _start_worker() -> subprocess.Popen[bytes]:
+def _small_questions(catalog: Catalog) -> frozenset[str]:
+    """The small versions that are ready and that no process has begun; none while the database is away."""
+    try:
+        return frozenset(version.run_key for version in catalog.ready(lane=Lane.SMALL))
+    except CleanroomError:
+        return frozenset()
+
+
+def _start_worker(lane: Lane | None = None) -> subprocess.Popen[bytes]:
     # Its standard input ends when this process does, however that happens: then it stops too.
-    command = [sys.executable, "-m", "cleanroom_pipelines.execution.serving_worker"]
+    command = [sys.executable, "-m", "cleanroom_pipelines.execution.serving_worker", *([lane] if lane else [])]
     return subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
 
 

@@ -32,7 +32,7 @@ from cleanroom_pipelines.errors import ArtifactError
 
 USERS_FOLDER = "users"
 EMBEDDINGS_FOLDER = "embeddings"
-_USERS_PER_BLOCK = 4_096
+USERS_PER_BLOCK = 4_096
 _MAX_BITS = 20
 _FEW_FEATURES = 64
 _LISTS = ("items", "counts", "days")
@@ -83,7 +83,7 @@ class Written:
 def block_bits(n_users: int) -> int:
     """The k of the 2^k blocks of a population: the most with at least 4,096 users each, on average."""
     bits = 0
-    while bits < _MAX_BITS and n_users >= _USERS_PER_BLOCK << (bits + 1):
+    while bits < _MAX_BITS and n_users >= USERS_PER_BLOCK << (bits + 1):
         bits += 1
     return bits
 

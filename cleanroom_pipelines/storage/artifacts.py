@@ -124,7 +124,7 @@ class Manifest:
                 raise ValueError("a file outside of the artifact")
             return cls(**raw)
         except (ValueError, KeyError, TypeError):
-            raise ArtifactError("A manifest cannot be read.", remedy="Materialise the asset again.") from None
+            raise ArtifactError("A manifest cannot be read.", remedy="Build it again.") from None
 
 
 @dataclass
@@ -226,7 +226,7 @@ class ArtifactStore:
             text = self._fs.cat_file(f"{self._root}/{reference.path}/{MANIFEST}").decode()
         except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
             raise ArtifactError(
-                f"The artifact of {reference.asset} is missing.", remedy="Materialise the asset again."
+                f"The artifact of {reference.asset} is missing.", remedy="Build it again."
             ) from None
         manifest = Manifest.from_json(text)
         if (manifest.asset, manifest.partition, manifest.version) != (
@@ -234,7 +234,7 @@ class ArtifactStore:
             reference.partition,
             reference.version,
         ):
-            raise ArtifactError("A manifest belongs to another artifact.", remedy="Materialise the asset again.")
+            raise ArtifactError("A manifest belongs to another artifact.", remedy="Build it again.")
         return manifest
 
     @contextmanager
@@ -290,6 +290,14 @@ class ArtifactStore:
         for path in (f"{folder}/{MANIFEST}", folder):
             with suppress(FileNotFoundError):
                 self._fs.rm(path, recursive=path == folder)
+
+    def delete_partition(self, asset: str, partition: str) -> None:
+        """Delete all versions of a partition, and what a writer or a deletion that was killed left of one."""
+        for version in self.versions(asset, partition):
+            self.delete(ArtifactReference(asset, partition, version))
+        folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
+        with suppress(FileNotFoundError):
+            self._fs.rm(folder, recursive=True)
 
     def _give_name(self, draft: Path, target: Path) -> None:
         if target.is_dir() and not (target / MANIFEST).exists():
@@ -447,7 +455,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         # readers take whatever lies in the folder, so nothing may lie there that no manifest lists
         raise ArtifactError(
             f"The artifact of {manifest.asset} holds a file that its manifest does not list.",
-            remedy="Materialise the asset again.",
+            remedy="Build it again.",
         )
     for entry in manifest.files:
         path = folder / entry.name
@@ -458,7 +466,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         if not intact:
             raise ArtifactError(
                 f"The artifact of {manifest.asset} was altered or is incomplete.",
-                remedy="Materialise the asset again.",
+                remedy="Build it again.",
             )
 
 

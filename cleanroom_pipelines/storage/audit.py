@@ -46,7 +46,7 @@ _LINE_BYTES = 1 << 16  # more than the longest entry takes
 _LINE = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),.*,"mac":"([0-9a-f]{64})"\}\n', re.DOTALL)
 _MAC_BYTES = len(',"mac":""}\n') + 64  # what stands behind the bytes that the HMAC covers
 _HEAD_LINE = re.compile(rb"([1-9][0-9]{0,17}):([0-9a-f]{64})\n")
-_MOST_CUT = _BATCH * _LINE_BYTES  # no append that was cut off leaves more
+MOST_CUT_BYTES = _BATCH * _LINE_BYTES  # no append that was cut off leaves more
 _MOST_UNRECORDED = 2 * _BATCH  # entries that a kill between the two files may leave out of the heads
 _CUT_OFF = "cut_off"
 
@@ -57,7 +57,7 @@ _TEXTS = {
     "request_id": re.compile(r"[a-zA-Z0-9-]{1,64}"),
     "account": re.compile(r"[0-9]{12}"),
     "access_key": re.compile(r"[a-zA-Z0-9]{1,128}"),
-    "way": re.compile(r"api|media|cli|inbox|worker"),
+    "way": re.compile(r"api|media|cli|inbox|ui|schedule|worker"),
     "operation": re.compile(_WORD),
     "outcome": re.compile(r"[a-z][a-z_]{0,31}"),
     "error": re.compile(_WORD),
@@ -361,7 +361,7 @@ class AuditLog:
         tail = _tail(log, n_log, _LINE_BYTES)
         if _head_of(tail[tail.rfind(b"\n", 0, -1) + 1 :]) == recorded and not is_torn:
             return recorded, b""
-        tail = _tail(log, n_log, _MOST_CUT)
+        tail = _tail(log, n_log, MOST_CUT_BYTES)
         last, rest = self._last_right_one(tail, recorded)
         if is_torn or last.sequence > recorded.sequence:
             # before the log grows again, so that it is never more than a batch ahead of the heads
@@ -387,7 +387,7 @@ class AuditLog:
         last = heads.get(at, _NOTHING)
         while at < len(lines) and (following := self._next(last, lines[at])):
             last, at = following, at + 1
-        if not at and len(tail) == _MOST_CUT:
+        if not at and len(tail) == MOST_CUT_BYTES:
             raise ConfigurationError(
                 "The end of the audit log cannot be read.", remedy="Run `cleanroom audit verify` and move it away."
             )
@@ -518,7 +518,7 @@ class _Pass:
             if head is not None and self._suspicion is None:
                 self._suspicion = _no_entry(due - 1) if self._cut.n_bytes else _suspicion(due, head.sequence)
             self._cut.add(line)
-            if self._cut.n_bytes > _MOST_CUT:
+            if self._cut.n_bytes > MOST_CUT_BYTES:
                 raise self._not_accounted_for()
             return
         accounted = json.loads(ended).get(_CUT_OFF) if _CUT_OFF.encode() in ended else None

@@ -4,10 +4,18 @@ Lives here: the names of what lies in it.
 Keep out: what the files hold.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+# SQLite takes no path longer than 512 bytes, and the longest below a home is that of the events of a Dagster run.
+MAX_ROOT_BYTES = 400
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,9 @@ class Home:
         """Use a folder as home, creating it and its parts, readable by its owner only.
 
         Raises:
-            ConfigurationError: The folder cannot be made or written.
+            ConfigurationError: The folder cannot be made or written, or its path cannot be used.
         """
-        home = cls(Path(root).expanduser().resolve())
+        home = cls(root_of(root))
         try:
             home.root.mkdir(parents=True, exist_ok=True)
             for part in (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch, home.audit):
@@ -40,9 +48,11 @@ class Home:
         return home
 
     @property
-    def catalog_url(self) -> str:
+    def catalog_url(self) -> "URL":
         """The default database URL of the catalogue: SQLite beside the artifacts."""
-        return f"sqlite:///{self.root / 'catalog.db'}"
+        from sqlalchemy import URL
+
+        return URL.create("sqlite", database=str(self.root / "catalog.db"))
 
     @property
     def key_file(self) -> Path:
@@ -103,3 +113,25 @@ class Home:
     def dagster_home(self) -> Path:
         """Dagster's own state, written by `cleanroom dev`."""
         return self.root / "dagster_home"
+
+
+def root_of(path: str | Path) -> Path:
+    """The absolute path of a home that is or will be there.
+
+    Raises:
+        ConfigurationError: Its path is too long, is not UTF-8 or holds a control character.
+    """
+    try:
+        root = Path(path).expanduser().resolve()
+        encoded = str(root).encode()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown user; not UTF-8, NUL
+        raise _wrong_root("cannot be read") from None
+    if any(unicodedata.category(character) == "Cc" for character in str(root)):
+        raise _wrong_root("holds a line break or another control character")
+    if len(encoded) > MAX_ROOT_BYTES:
+        raise _wrong_root(f"is longer than {MAX_ROOT_BYTES} bytes")
+    return root
+
+
+def _wrong_root(what: str) -> ConfigurationError:
+    return ConfigurationError(f"The path of the home {what}.", remedy="Set CLEANROOM_HOME to another folder.")

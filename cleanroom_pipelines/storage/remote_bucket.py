@@ -18,7 +18,7 @@ from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, Configura
 from cleanroom_pipelines.storage.objects import BucketError, ObjectEntry, ObjectPage, OpenedObject, Sink
 from cleanroom_pipelines.storage.s3_urls import is_plain_segment
 
-_MAX_FILES_OF_A_FOLDER = 1000
+MAX_FILES_OF_A_FOLDER = 1000
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {
     "401",
@@ -159,7 +159,7 @@ class RemoteBucket:
     def _list_raw(self, folder: str) -> set[str]:
         with self._telling():
             answer = self._client.list_objects_v2(
-                Bucket=self._bucket, Prefix=self.full_key(f"{folder}/"), MaxKeys=_MAX_FILES_OF_A_FOLDER
+                Bucket=self._bucket, Prefix=self.full_key(f"{folder}/"), MaxKeys=MAX_FILES_OF_A_FOLDER
             )
         if answer.get("IsTruncated"):
             raise BucketError(

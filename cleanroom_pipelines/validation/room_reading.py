@@ -62,8 +62,8 @@ ShouldCancel = Callable[[], bool]
 ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
 
 MAX_BATCH_ROWS = 500_000
-_CELLS_PER_BATCH = 4_000_000
-_MIN_BATCH_ROWS = 10_000
+CELLS_PER_BATCH = 4_000_000
+MIN_BATCH_ROWS = 10_000
 _SHARE_OF_ROWS = 0.9
 
 
@@ -306,7 +306,7 @@ class _Part:
             for column, name in zip(columns, column_names(len(columns)), strict=True)
         )
         n_rows_before = self.tally.n_readable_rows
-        batch_rows = min(self.reading.batch_rows, max(_MIN_BATCH_ROWS, _CELLS_PER_BATCH // len(columns)))
+        batch_rows = min(self.reading.batch_rows, max(MIN_BATCH_ROWS, CELLS_PER_BATCH // len(columns)))
         share_of = _share_done(engine, file)
         stage = f"{_RULES[self.dataset].what}: validating rows"
         engine.rejected_lines()

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine, stable_hash_sql
+from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ArtifactError, UsageError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation.report import ValidationReport
@@ -331,8 +332,11 @@ class _Kept:
 
 @contextmanager
 def _scratch(engine: EngineSettings) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="room-", dir=engine.scratch) as folder:
-        yield Path(folder).resolve()
+    with (
+        tempfile.TemporaryDirectory(prefix="room-", dir=engine.scratch) as folder,
+        plain_folder(Path(folder).absolute()) as plain,
+    ):
+        yield plain
 
 
 def _by_dataset(

@@ -17,6 +17,7 @@ from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
 
 from .. import worlds
 from ..cli.commands import Commands
+from ..offenders import offenders
 
 N_RANKED, N_SCORED = 400, 500
 USERS = [f"user-{number:03d}" for number in range(N_RANKED)]
@@ -165,9 +166,10 @@ def test_too_many_are_asked_for(command: Commands, ranking: Path, tmp_path: Path
     assert "SIZE_EXCEEDS_POPULATION" in ended.out
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_what_cannot_be_done_is_told_and_nothing_written(
+    command: Commands, ranking: Path, ids: Path, tmp_path: Path
+) -> None:
+    options = [
         ("--size", "0%"),
         ("--size", "x"),
         ("--holdout", "0%"),
@@ -188,20 +190,20 @@ def test_too_many_are_asked_for(command: Commands, ranking: Path, tmp_path: Path
         ("--memory", "many"),
         ("--max-rows", "0"),
         ("--format", "xlsx"),
-    ],
-)
-def test_what_cannot_be_done_is_told_and_nothing_written(
-    command: Commands, ranking: Path, ids: Path, tmp_path: Path, options: tuple[str, ...]
-) -> None:
+    ]
     out = tmp_path / "out"
-    given = [option.format(ids=ids, ranking=ranking, out=out) for option in options]
     before = set(tmp_path.iterdir())
-    ended = command("export", "--ranking", ranking, "--size", "10%", "--out", out, *given)
-    assert ended.code == 2
-    assert ended.out == ""
-    assert ended.err
-    assert "user-0" not in ended.err
-    assert set(tmp_path.iterdir()) == before
+
+    def check(*given: str) -> None:
+        more = [option.format(ids=ids, ranking=ranking, out=out) for option in given]
+        ended = command("export", "--ranking", ranking, "--size", "10%", "--out", out, *more)
+        assert ended.code == 2
+        assert ended.out == ""
+        assert ended.err
+        assert "user-0" not in ended.err
+        assert set(tmp_path.iterdir()) == before
+
+    assert offenders(options, check) == []
 
 
 def test_a_delivery_that_fails_leaves_no_list_of_the_control_group(

@@ -27,6 +27,8 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.storage.destinations import folder_on_disk
 
+from ..offenders import offenders
+
 USERS = ["u1", "u2", "u3"]
 EMAIL, PHONE, STRING = MatchingId.EMAIL, MatchingId.PHONE_NUMBER, MatchingId.STRING
 # u2 has two addresses and no phone, u3 has nothing; x is not in the audience.
@@ -64,9 +66,8 @@ def read(folder: Path) -> list[str]:
     return [row for batch in open_earlier_export(folder).rows(folder.parent) for row in batch]
 
 
-@pytest.mark.parametrize(
-    ("name", "kinds", "golden"),
-    [
+def test_the_golden_files_of_each_destination(tmp_path: Path) -> None:
+    files: list[tuple[str, list[MatchingId], str]] = [
         ("plain", [], "u1\nu2\nu3\n"),
         ("google", [EMAIL], f"Email\n{DIGIT_2}\n{TWO}\n{AB}\n"),
         ("google", [EMAIL, PHONE], f"Email,Phone\n,{PLUS_41}\n{DIGIT_2},\n{TWO},\n{AB},\n"),
@@ -75,15 +76,16 @@ def read(folder: Path) -> list[str]:
         ("tiktok", [EMAIL, PHONE], f"Email_SHA256,Phone_SHA256\n,{PLUS_41}\n{DIGIT_2},\n{TWO},\n{A_B_C},\n"),
         ("liveramp", [EMAIL], f"EMAIL1_SHA-256\n{DIGIT_2}\n{TWO}\n{A_B_C}\n"),
         ("liveramp", [STRING], "CUSTOMID\nu1\nu2\nu3\n"),
-    ],
-)
-def test_the_golden_files_of_each_destination(
-    tmp_path: Path, name: str, kinds: list[MatchingId], golden: str
-) -> None:
-    written = write(tmp_path / "x", format_=activation(name, *kinds))
-    assert (tmp_path / "x" / "part-00000.csv").read_bytes().decode() == golden
-    assert verify_export(tmp_path / "x") == written.manifest.as_dict()
-    assert written.manifest.destination == name
+    ]
+
+    def check(number: int, name: str, kinds: list[MatchingId], golden: str) -> None:
+        folder = tmp_path / f"{number}"
+        written = write(folder, format_=activation(name, *kinds))
+        assert (folder / "part-00000.csv").read_bytes().decode() == golden
+        assert verify_export(folder) == written.manifest.as_dict()
+        assert written.manifest.destination == name
+
+    assert offenders([(number, *file) for number, file in enumerate(files)], check) == []
 
 
 def test_a_user_is_counted_once_and_each_hash_is_a_row(tmp_path: Path) -> None:
@@ -157,16 +159,19 @@ def test_parquet_is_not_compressed_twice(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("max_rows", [1, 2, 3, 4, 100])
-def test_the_sizes_of_the_files(tmp_path: Path, max_rows: int) -> None:
-    manifest = write(tmp_path / "x", format_=activation("google", EMAIL, PHONE), max_rows=max_rows).manifest
-    sizes = [part.n_users for part in manifest.parts]
-    assert sum(sizes) == 4
-    assert all(size == min(max_rows, 4) for size in sizes[:-1])
-    assert 0 < sizes[-1] <= max_rows
-    assert [part.name for part in manifest.parts] == [f"part-{number:05d}.csv" for number in range(len(sizes))]
-    assert read(tmp_path / "x") == [f",{PLUS_41}", f"{DIGIT_2},", f"{TWO},", f"{AB},"]
-    assert all((tmp_path / "x" / part.name).read_text().startswith("Email,Phone\n") for part in manifest.parts)
+def test_the_sizes_of_the_files(tmp_path: Path) -> None:
+    def check(max_rows: int) -> None:
+        folder = tmp_path / f"{max_rows}"
+        manifest = write(folder, format_=activation("google", EMAIL, PHONE), max_rows=max_rows).manifest
+        sizes = [part.n_users for part in manifest.parts]
+        assert sum(sizes) == 4
+        assert all(size == min(max_rows, 4) for size in sizes[:-1])
+        assert 0 < sizes[-1] <= max_rows
+        assert [part.name for part in manifest.parts] == [f"part-{number:05d}.csv" for number in range(len(sizes))]
+        assert read(folder) == [f",{PLUS_41}", f"{DIGIT_2},", f"{TWO},", f"{AB},"]
+        assert all((folder / part.name).read_text().startswith("Email,Phone\n") for part in manifest.parts)
+
+    assert offenders([1, 2, 3, 4, 100], check) == []
 
 
 def test_a_file_holds_at_least_one_row(tmp_path: Path) -> None:

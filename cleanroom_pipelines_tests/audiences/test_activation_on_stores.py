@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.audiences.activation.writing import deliver
 from cleanroom_pipelines.audiences.exports import verify_export
@@ -13,14 +14,14 @@ from cleanroom_pipelines.storage import Destination, Home
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.destinations import folder_on_disk
 
-from ..object_stores import PROFILE, ObjectStore, empty_store, running_server
+from ..object_stores import PROFILE, ObjectStore, empty_store
 
 ACCOUNT = "111111111111"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ObjectStore]:
-    with running_server() as server, empty_store(server, tmp_path) as running:
+def store(store_server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectStore]:
+    with empty_store(store_server, tmp_path) as running:
         running.client().create_bucket(Bucket="real")
         yield running
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of
@@ -32,9 +32,8 @@ from cleanroom_pipelines.audiences.evaluating import count, evaluate, evaluate_f
 from cleanroom_pipelines.audiences.relations import open_room_relations
 from cleanroom_pipelines.engine import open_engine, stable_hash
 
+from ..examples import one_in
 from .definition_worlds import USERS, Room, rooms, source_of, users_of
-
-SLOW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[str, Path]:
@@ -46,7 +45,7 @@ def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[st
     return files
 
 
-@SLOW
+@one_in(2)
 @given(rooms)
 def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -75,7 +74,7 @@ def no_audiences(id_: str) -> Definition:
 lists_of_ids = st.lists(st.none() | st.sampled_from(USERS), max_size=12)
 
 
-@SLOW
+@one_in(2)
 @given(st.lists(lists_of_ids, min_size=1, max_size=5), st.lists(st.sampled_from(CombineOperator), min_size=4))
 def test_lists_in_files_may_repeat_ids_and_miss_some(
     lists: list[list[str | None]], operators: list[CombineOperator]

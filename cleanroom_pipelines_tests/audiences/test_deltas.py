@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.audiences.activation.destinations import AdDestination
@@ -20,6 +20,8 @@ from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ArtifactError, UsageError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.storage.destinations import folder_on_disk
+
+from ..examples import one_in
 
 FORMATS = sorted(LISTS_OF_USERS)
 NASTY = [
@@ -94,7 +96,7 @@ def hashes_of(users: Sequence[str]) -> Activation:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-@settings(max_examples=12, deadline=None)
+@one_in(8)
 @given(lists=st.tuples(LISTS, LISTS), since=st.sampled_from(FORMATS), gzip=st.booleans(), n=st.integers(1, 9))
 def test_the_changes_lead_from_the_earlier_list_to_the_new_one(
     tmp_path_factory: pytest.TempPathFactory,

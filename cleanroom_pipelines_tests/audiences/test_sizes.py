@@ -9,26 +9,28 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType, check_sizes, parse_sizes
 from cleanroom_pipelines.errors import UsageError
 
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("5%", AudienceSize(SizeType.PERCENTAGE, 5)),
-        (" 100% ", AudienceSize(SizeType.PERCENTAGE, 100)),
-        ("5.0%", AudienceSize(SizeType.PERCENTAGE, 5)),
-        ("0.5%", AudienceSize(SizeType.PERCENTAGE, 0.5)),
-        ("5000", AudienceSize(SizeType.ABSOLUTE, 5_000)),
-    ],
-)
-def test_sizes_are_read_as_people_write_them(text: str, size: AudienceSize) -> None:
-    assert AudienceSize.parse(text) == size
-    assert AudienceSize.parse(str(size)) == size
-    assert pickle.loads(pickle.dumps(size)) == size
+from ..offenders import offenders
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_sizes_are_read_as_people_write_them() -> None:
+    sizes = {
+        "5%": AudienceSize(SizeType.PERCENTAGE, 5),
+        " 100% ": AudienceSize(SizeType.PERCENTAGE, 100),
+        "5.0%": AudienceSize(SizeType.PERCENTAGE, 5),
+        "0.5%": AudienceSize(SizeType.PERCENTAGE, 0.5),
+        "5000": AudienceSize(SizeType.ABSOLUTE, 5_000),
+    }
+
+    def check(text: str, size: AudienceSize) -> None:
+        assert AudienceSize.parse(text) == size
+        assert AudienceSize.parse(str(size)) == size
+        assert pickle.loads(pickle.dumps(size)) == size
+
+    assert offenders(sizes.items(), check) == []
+
+
+def test_sizes_that_are_refused() -> None:
+    texts = [
         "",
         "%",
         "0",
@@ -49,17 +51,21 @@ def test_sizes_are_read_as_people_write_them(text: str, size: AudienceSize) -> N
         "inf%",
         "9" * 400,
         "9" * 400 + "%",
-    ],
-)
-def test_sizes_that_are_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        AudienceSize.parse(text)
+    ]
+
+    def check(text: str) -> None:
+        with pytest.raises(UsageError):
+            AudienceSize.parse(text)
+
+    assert offenders(texts, check) == []
 
 
-@pytest.mark.parametrize("text", ["", "1%,1%", "5%,5.0%", "5%,0%"])
-def test_lists_that_are_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_sizes(text)
+def test_lists_that_are_refused() -> None:
+    def check(text: str) -> None:
+        with pytest.raises(UsageError):
+            parse_sizes(text)
+
+    assert offenders(["", "1%,1%", "5%,5.0%", "5%,0%"], check) == []
 
 
 def test_at_most_25_sizes() -> None:
@@ -70,15 +76,19 @@ def test_at_most_25_sizes() -> None:
         check_sizes(())
 
 
-@pytest.mark.parametrize(
-    ("text", "population", "expected"),
-    [("5%", 1_000, 50), ("1%", 50, 1), ("0.07%", 10_000, 7), ("33%", 10, 3), ("100%", 7, 7), ("5000", 10, 5_000)],
-)
-def test_a_percentage_is_rounded_down_and_at_least_one(text: str, population: int, expected: int) -> None:
-    assert AudienceSize.parse(text).n_users(population) == expected
+def test_a_percentage_is_rounded_down_and_at_least_one() -> None:
+    expected = {
+        ("5%", 1_000): 50,
+        ("1%", 50): 1,
+        ("0.07%", 10_000): 7,
+        ("33%", 10): 3,
+        ("100%", 7): 7,
+        ("5000", 10): 5_000,
+    }
+    assert {each: AudienceSize.parse(each[0]).n_users(each[1]) for each in expected} == expected
 
 
-@pytest.mark.parametrize("text", ["5%", "5.0%"])
-def test_a_whole_size_is_written_as_a_whole_number(text: str) -> None:
+def test_a_whole_size_is_written_as_a_whole_number() -> None:
     # Digests of specs are made of this.
-    assert json.dumps(asdict(AudienceSize.parse(text))) == '{"type": "PERCENTAGE", "value": 5}'
+    written = [json.dumps(asdict(AudienceSize.parse(text))) for text in ("5%", "5.0%")]
+    assert written == ['{"type": "PERCENTAGE", "value": 5}'] * 2

@@ -1,8 +1,11 @@
 """What the catalogue's tests build with: a clock to turn, numbered ids, specs and a chain of resources."""
 
 import itertools
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
@@ -18,7 +21,10 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     Version,
 )
+from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.tables.roles import Role
+
+T = TypeVar("T")
 
 SOME_DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 COLUMNS = (("user_id", Role.USER_ID), ("item_id", Role.ITEM_ID), ("ts", Role.TIMESTAMP))
@@ -46,6 +52,19 @@ class Numbered:
 
     def __call__(self, n_bytes: int) -> str:
         return f"{next(self.numbers):0{2 * n_bytes}x}"
+
+
+def accepted_of(wrong: Iterable[T], call: Callable[[T], object], match: str = "") -> list[T]:
+    """Those that a call takes, although it should reject each with a UsageError of this text and a remedy."""
+
+    def is_accepted(each: T) -> bool:
+        try:
+            call(each)
+        except UsageError as error:
+            return not (error.remedy and re.search(match, str(error)))
+        return True
+
+    return [each for each in wrong if is_accepted(each)]
 
 
 def utc_now() -> datetime:

@@ -1,97 +1,111 @@
-"""The catalogue under test, on SQLite and (marked) on PostgreSQL."""
+"""The catalogue under test: on SQLite, and for tests marked `on_both_dialects` on PostgreSQL too.
 
-import os
-import secrets
-import shutil
-import subprocess
-import tempfile
+A process keeps one catalogue of each for all its tests, and empties it before each: a new one would open its
+connections and compile every statement anew.
+"""
+
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import delete
 
 from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.catalog.tables import Base
+from cleanroom_pipelines_tests.databases import (
+    own_schema,
+    postgresql_server,
+    without_waiting_for_the_disk,
+    writing,
+)
 
-from .building import Builder, Clock, Numbered
+from .building import SOME_DAY, Builder, Clock, Numbered
+
+__all__ = ["postgresql_server"]
+
+
+@dataclass
+class Kept:
+    """A catalogue that is emptied from test to test."""
+
+    url: str
+    clock: Clock = field(default_factory=Clock)
+    numbered: Numbered = field(default_factory=Numbered)
+
+    def __post_init__(self) -> None:
+        self.catalog = Catalog(self.url, clock=self.clock, token_hex=self.numbered)
+        self.catalog.stay_connected()
+        self.catalog.migrate()
+
+    def empty(self) -> None:
+        """Remove all rows, and begin time and ids anew."""
+        with writing(self.url) as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                session.execute(delete(table))
+        self.clock.now = SOME_DAY
+        self.numbered.numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_disk() -> Iterator[None]:
+    with without_waiting_for_the_disk():
+        yield
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """The URL of a server: the one in CLEANROOM_TEST_POSTGRESQL_URL, else one of our own for these tests."""
-    given = os.environ.get("CLEANROOM_TEST_POSTGRESQL_URL")
-    if given:
-        yield given
-        return
-    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
-        pytest.skip("PostgreSQL's programs initdb and pg_ctl are not on the path")
-    # Not pytest's folder: PostgreSQL refuses to run as root, and another user may not enter there.
-    folder = Path(tempfile.mkdtemp(prefix="cleanroom-pg-"))
-    as_user: dict[str, object] = {}
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody")
-        as_user = {"user": "nobody"}
-    data, log = folder / "data", folder / "log"
-
-    def run(*command: object) -> None:
-        subprocess.run(
-            [str(part) for part in command], check=True, cwd=folder, stdout=subprocess.DEVNULL, **as_user
-        )
-
-    try:
-        run("initdb", "-D", data, "-U", "cleanroom", "-A", "trust", "-E", "UTF8", "--no-sync")
-        run("pg_ctl", "-D", data, "-l", log, "-w", "-o", f"-k {folder} -c listen_addresses=''", "start")
-        try:
-            yield f"postgresql://cleanroom@/postgres?host={folder}"
-        finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
+def kept_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    kept = Kept(f"sqlite:///{tmp_path_factory.mktemp('kept')}/catalog.db")
+    yield kept
+    kept.catalog.close()
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite catalogue with nothing in it; copying it is quicker than migrating for each test."""
-    file = tmp_path_factory.mktemp("template") / "catalog.db"
-    Catalog(f"sqlite:///{file}", clock=Clock(), token_hex=Numbered()).migrate()
-    return file
+def kept_on_postgresql(postgresql_server: str) -> Iterator[Kept]:
+    with own_schema(postgresql_server) as url:
+        kept = Kept(url)
+        yield kept
+        kept.catalog.close()
 
 
 @pytest.fixture
-def url(empty_url: str, migrated_file: Path) -> str:
-    """The URL of a catalogue with nothing in it."""
-    if empty_url.startswith("sqlite"):
-        shutil.copy(migrated_file, str(make_url(empty_url).database))
-    return empty_url
+def dialect() -> str:
+    """SQLite alone, unless a test is marked `on_both_dialects`."""
+    return "sqlite"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database."""
-    if request.param == "sqlite":
+@pytest.fixture
+def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database of the test's own."""
+    if dialect == "sqlite":
         yield f"sqlite:///{tmp_path}/catalog.db"
         return
-    server = make_url(request.getfixturevalue("postgresql_server")).set(drivername="postgresql+psycopg")
-    schema = f"test_{secrets.token_hex(6)}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE SCHEMA {schema}"))
-    yield server.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-    engine.dispose()
+    with own_schema(request.getfixturevalue("postgresql_server")) as url:
+        yield url
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def kept(dialect: str, request: pytest.FixtureRequest) -> Kept:
+    kept: Kept = request.getfixturevalue(f"kept_on_{dialect}")
+    kept.empty()
+    return kept
 
 
 @pytest.fixture
-def catalog(url: str, clock: Clock) -> Iterator[Catalog]:
-    opened = Catalog(url, clock=clock, token_hex=Numbered())
-    yield opened
-    opened.close()
+def url(kept: Kept) -> str:
+    """The URL of a catalogue with nothing in it."""
+    return kept.url
+
+
+@pytest.fixture
+def clock(kept: Kept) -> Clock:
+    return kept.clock
+
+
+@pytest.fixture
+def catalog(kept: Kept) -> Catalog:
+    return kept.catalog
 
 
 @pytest.fixture

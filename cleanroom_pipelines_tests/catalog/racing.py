@@ -1,10 +1,9 @@
 """What each of many processes does in a race; a module of its own so that a spawned process can import it."""
 
 import secrets
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from typing import Any
-
-from sqlalchemy import make_url
 
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
@@ -15,21 +14,23 @@ from cleanroom_pipelines.catalog import (
     ParentRef,
     Starter,
     Status,
-    database,
 )
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConflictError, StatusCode, UsageError
+from cleanroom_pipelines_tests.databases import without_waiting_for_the_disk
 
 from .building import dataset_spec, job_spec, utc_now
 
 GUEST = "111122223333"
 
+_always = ExitStack()
 _start: Barrier | None = None
-_open: Catalog | None = None
+_open: tuple[str, Catalog] | None = None
 
 
 def prepare(barrier: Barrier) -> None:
     global _start  # noqa: PLW0603 - a barrier can only be handed to a process when it starts
     _start = barrier
+    _always.enter_context(without_waiting_for_the_disk())
 
 
 def together() -> None:
@@ -38,28 +39,19 @@ def together() -> None:
 
 
 def open_catalog(url: str) -> Catalog:
-    """This process's catalogue; the one before is closed, so that a server is not left without connections."""
+    """This process's catalogue; one of another URL is closed, so that a server is not left without connections."""
     global _open  # noqa: PLW0603 - it lives from one race to the next
-    if _open is not None:
-        _open.close()
-    _open = Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
-    return _open
+    if _open is None or _open[0] != url:
+        if _open is not None:
+            _open[1].close()
+        _open = url, Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
+    return _open[1]
 
 
 def first_open(url: str, n: int) -> str:
     catalog = open_catalog(url)
     together()
     return catalog.create(dataset_spec(f"d{n}")).id
-
-
-def switch_to_wal(folder: str, _: int, n_files: int) -> None:
-    """Open many new files, each at the same moment as the others do."""
-    for number in range(n_files):
-        engine = database._make_engine(make_url(f"sqlite:///{folder}/{number}.db"))
-        together()
-        with engine.connect() as connection:
-            database._switch_to_wal(connection)
-            assert database._is_wal(connection)
 
 
 def claim_one(url: str, n: int, kind: Kind, resource_id: str) -> str | None:

@@ -1,6 +1,7 @@
 """Contract: one run at a time holds a version; only the holder may write to it or close it; a silent run is let go
 of and tried again twice."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,8 @@ from cleanroom_pipelines.catalog import MAX_ATTEMPTS, Catalog, Claim, Kind, Pare
 from cleanroom_pipelines.errors import ClaimLostError, ConflictError, NotFoundError, StatusCode, UsageError
 
 from .building import Builder, Clock, export_spec, job_spec
+from .dialects import on_both_dialects
+from .watching import after_next_transaction
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def look(catalog: Catalog, model_id: str) -> Version:
     return catalog.newest_version(Kind.AUDIENCE_MODEL, model_id)
 
 
+@on_both_dialects
 def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     assert (claim.attempt, claim.run_id, claim.superseded_run_id) == (1, "run", None)
@@ -38,6 +42,7 @@ def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) ->
     assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
 
 
+@on_both_dialects
 def test_the_holder_may_claim_again(catalog: Catalog, clock: Clock, model_id: str) -> None:
     first = take(catalog, model_id)
     clock.turn(40)
@@ -70,6 +75,7 @@ def test_what_is_closed_cannot_be_claimed(catalog: Catalog, model_id: str, close
     assert look(catalog, model_id).status is closed_as
 
 
+@on_both_dialects
 def test_a_lease_that_ran_out_can_be_taken_over(catalog: Catalog, clock: Clock, model_id: str) -> None:
     silent = take(catalog, model_id)
     catalog.publish_artifact(silent, "audience_model", "v1")
@@ -84,6 +90,7 @@ def test_a_lease_that_ran_out_can_be_taken_over(catalog: Catalog, clock: Clock, 
     catalog.finish(other, {})
 
 
+@on_both_dialects
 def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     for _ in range(5):
@@ -94,6 +101,7 @@ def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id:
     assert look(catalog, model_id).lease_expires_at == claim.lease_expires_at
 
 
+@on_both_dialects
 def test_a_holder_whose_lease_ran_out_unnoticed_still_holds(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     clock.turn(3600)
@@ -102,6 +110,7 @@ def test_a_holder_whose_lease_ran_out_unnoticed_still_holds(catalog: Catalog, cl
     assert catalog.finish(claim, {}).status is Status.ACTIVE
 
 
+@on_both_dialects
 def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalog: Catalog, model_id: str) -> None:
     keys = {look(catalog, model_id).run_key}
     for n in range(1, 6):
@@ -123,6 +132,7 @@ def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: s
         assert (version.progress, version.progress_stage) == (expected, "Counts items")
 
 
+@on_both_dialects
 def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     catalog.publish_artifact(claim, "audience_model", "v1")
@@ -138,11 +148,11 @@ def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, mod
     assert (model.status, model.current_version, model.updated_at) == (Status.ACTIVE, 1, clock.now)
 
 
-@pytest.mark.parametrize("summary", [{"x": float("nan")}, {"x": object()}, {"x": "y" * 70_000}])
-def test_a_summary_must_be_small_json(catalog: Catalog, model_id: str, summary: dict[str, object]) -> None:
+def test_a_summary_must_be_small_json(catalog: Catalog, model_id: str) -> None:
     claim = take(catalog, model_id)
-    with pytest.raises(UsageError, match="summary"):
-        catalog.finish(claim, summary)
+    for value in (float("nan"), object(), "y" * 70_000):
+        with pytest.raises(UsageError, match="summary"):
+            catalog.finish(claim, {"x": value})
     catalog.finish(claim, {})
 
 
@@ -157,7 +167,7 @@ def test_a_failure_keeps_its_code_and_its_artifacts(catalog: Catalog, clock: Clo
     assert model.status_message == "Bad rows. Repair them."
 
 
-def _calls(catalog: Catalog, claim: Claim) -> dict[str, object]:
+def calls_of_a_holder(catalog: Catalog, claim: Claim) -> dict[str, Callable[[], object]]:
     return {
         "renew": lambda: catalog.renew(claim),
         "release": lambda: catalog.release(claim),
@@ -169,9 +179,9 @@ def _calls(catalog: Catalog, claim: Claim) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("call", list(_calls(None, None)))  # type: ignore[arg-type]
+@on_both_dialects
 @pytest.mark.parametrize("why", ["taken over", "reaped", "closed", "released", "taken again by itself", "deleted"])
-def test_only_the_holder_may_write(builder: Builder, model_id: str, call: str, why: str) -> None:
+def test_only_the_holder_may_write(builder: Builder, model_id: str, why: str) -> None:
     catalog, clock = builder.catalog, builder.clock
     claim = take(catalog, model_id)
     if why == "closed":
@@ -193,12 +203,13 @@ def test_only_the_holder_may_write(builder: Builder, model_id: str, call: str, w
         if why != "reaped":
             take(catalog, model_id, "run" if why == "taken again by itself" else "other")
     before = None if why == "deleted" else catalog.versions(Kind.AUDIENCE_MODEL, model_id)
-    with pytest.raises(ClaimLostError) as caught:
-        _calls(catalog, claim)[call]()  # type: ignore[operator]
-    assert caught.value.remedy
-    assert catalog.is_cancel_requested(claim)
-    if before is not None:
-        assert catalog.versions(Kind.AUDIENCE_MODEL, model_id) == before
+    for name, call in calls_of_a_holder(catalog, claim).items():
+        with pytest.raises(ClaimLostError) as caught:
+            call()
+        assert caught.value.remedy, name
+        assert catalog.is_cancel_requested(claim), name
+        if before is not None:
+            assert catalog.versions(Kind.AUDIENCE_MODEL, model_id) == before, name
 
 
 def test_an_output_is_an_exports(builder: Builder) -> None:
@@ -219,11 +230,13 @@ def test_an_output_is_an_exports(builder: Builder) -> None:
 class TestReap:
     """A run that went silent is let go of: twice for another attempt, then for good."""
 
+    @on_both_dialects
     def test_nothing_is_reaped_before_its_time(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         take(catalog, model_id)
         assert catalog.reap(clock.now + timedelta(seconds=59)) == ()
         assert len(catalog.reap(clock.now + timedelta(seconds=60))) == 1
 
+    @on_both_dialects
     def test_three_attempts_then_internal(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         keys = []
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -241,13 +254,15 @@ class TestReap:
         assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_FAILED
         assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
 
+    @on_both_dialects
     def test_what_was_renewed_meanwhile_is_left(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         claim = take(catalog, model_id)
         clock.turn(60)
-        catalog.renew(claim)  # after the reaper looked, before it locked the row
-        assert catalog._reap_one(Kind.AUDIENCE_MODEL, model_id, 1, clock.now) is None
+        with after_next_transaction(lambda: catalog.renew(claim)):  # the reaper has looked, and locked nothing yet
+            assert catalog.reap() == ()
         assert catalog.finish(claim, {}).status is Status.ACTIVE
 
+    @on_both_dialects
     def test_the_last_attempt_is_not_taken_over(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             take(catalog, model_id, f"run{attempt}")
@@ -275,6 +290,7 @@ class TestCancel:
         assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.CANCELLED)
         assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
 
+    @on_both_dialects
     def test_in_progress(self, catalog: Catalog, model_id: str) -> None:
         claim = take(catalog, model_id)
         assert not catalog.is_cancel_requested(claim)

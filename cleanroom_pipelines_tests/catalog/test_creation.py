@@ -2,6 +2,7 @@
 makes a new version exactly where the work depends on it."""
 
 import re
+import secrets
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,7 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 from .building import SOME_DAY, Builder, Numbered, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+from .dialects import on_both_dialects
 
 OTHER_ACCOUNT = "111122223333"
 KEY = re.compile("[a-z0-9-]{1,40}-[0-9a-f]{12}")
@@ -48,6 +50,7 @@ def test_every_kind_is_created_with_its_first_version_pending(builder: Builder) 
     assert (export.arn is None) and job.arn.endswith(f":audience-generation-job/{job.id}")
 
 
+@on_both_dialects
 def test_a_record_holds_what_its_spec_said(builder: Builder) -> None:
     spec = dataset_spec(
         name="Körbe 🙂/..",
@@ -73,6 +76,7 @@ def test_sizes_are_kept_ascending(builder: Builder) -> None:
     assert str(record.largest_size) == "20%"
 
 
+@on_both_dialects
 def test_a_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
     catalog, spec = builder.catalog, dataset_spec()
     first = builder.create(spec)
@@ -86,6 +90,7 @@ def test_a_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
     assert len(catalog.list(Kind.TRAINING_DATASET).items) == 3
 
 
+@on_both_dialects
 def test_an_exports_name_is_unique_within_its_job(builder: Builder) -> None:
     *_, configured = builder.chain()
     first = builder.create(job_spec(configured.id, "first"))
@@ -145,12 +150,12 @@ def test_nothing_is_left_of_a_creation_that_was_refused(builder: Builder) -> Non
     assert builder.catalog.list(Kind.GENERATION_JOB).items == ()
 
 
-@pytest.mark.parametrize("size", ["7%", "5"])
-def test_an_export_size_must_be_an_allowed_one(builder: Builder, size: str) -> None:
+def test_an_export_size_must_be_an_allowed_one(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
-    with pytest.raises(UsageError, match="allows"):
-        builder.create(export_spec(job.id, size=size))
+    for size in ("7%", "5"):
+        with pytest.raises(UsageError, match="allows"):
+            builder.create(export_spec(job.id, size=size))
     builder.create(export_spec(job.id, size="1%"))
 
 
@@ -160,7 +165,7 @@ def test_an_export_size_must_be_an_allowed_one(builder: Builder, size: str) -> N
 def test_the_minimum_seed_size_has_the_operators_floor(
     builder: Builder, url: str, floor: int, refused: tuple[int, ...], accepted: tuple[int, ...]
 ) -> None:
-    catalog = Catalog(url, clock=builder.clock, token_hex=builder.catalog._token_hex, seed_floor=floor)
+    catalog = Catalog(url, clock=builder.clock, token_hex=secrets.token_hex, seed_floor=floor)
     _, model, configured = builder.chain()
     assert isinstance(configured, ConfiguredAudienceModel)
     assert configured.min_matching_seed_size == 500
@@ -197,6 +202,7 @@ def test_a_job_was_started_by_its_account_unless_it_says_otherwise(builder: Buil
     assert (own.started_by, other.started_by) == (LOCAL_ACCOUNT, OTHER_ACCOUNT)
 
 
+@on_both_dialects
 def test_a_seed_dropped_twice_is_one_job(builder: Builder) -> None:
     _, model, configured = builder.chain()
     drop = job_spec(configured.id, origin=Origin.INBOX)
@@ -244,13 +250,12 @@ class TestUpdate:
         assert updated.share_metrics is ShareMetrics.ALL
         assert builder.newest(configured).number == 1
 
-    @pytest.mark.parametrize(
-        "changes", [{"name": "x"}, {"tags": {}}, {"child_tag_policy": "NONE"}, {"status": "x"}]
-    )
-    def test_the_rest_cannot_change(self, builder: Builder, changes: dict[str, object]) -> None:
+    def test_the_rest_cannot_change(self, builder: Builder) -> None:
         *_, configured = builder.chain()
-        with pytest.raises(UsageError, match="cannot change"):
-            builder.catalog.update_configured_audience_model(configured.id, **changes)
+        for changes in ({"name": "x"}, {"tags": {}}, {"child_tag_policy": "NONE"}, {"status": "x"}):
+            with pytest.raises(UsageError, match="cannot change"):
+                builder.catalog.update_configured_audience_model(configured.id, **changes)
+        assert builder.again(configured) == configured
 
     def test_the_rules_hold_for_changes_too(self, builder: Builder) -> None:
         *_, configured = builder.chain()
@@ -376,6 +381,7 @@ class TestDeclared:
             builder.catalog.update_declared(Kind.TRAINING_DATASET, "nobody", dataset_spec())
 
 
+@on_both_dialects
 def test_ids_that_collide_are_drawn_again(url: str, builder: Builder) -> None:
     first = builder.create(dataset_spec())
     repeating = Catalog(url, clock=builder.clock, token_hex=Numbered())

@@ -15,15 +15,21 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.orm import Session
 
 import cleanroom_pipelines.catalog as package
-from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Kind, database
+from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Kind
 from cleanroom_pipelines.catalog.database import HEAD_REVISION, VERSION_TABLE, ClashError
 from cleanroom_pipelines.catalog.tables import Base
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from cleanroom_pipelines_tests.databases import engine_on, reading, waiting_for_the_disk, writing
 
 from .building import Builder, Numbered, dataset_spec, utc_now
+from .dialects import on_both_dialects
+from .watching import impatient, in_each_transaction, listening
+
+CANARY = "kanarienvogel"
 
 
 def opened(url: str) -> Catalog:
@@ -36,10 +42,11 @@ def test_the_migrations_end_where_the_code_expects(tmp_path: Path) -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD_REVISION]
 
 
+@on_both_dialects
 def test_the_migrated_schema_is_that_of_the_tables(empty_url: str) -> None:
     catalog = opened(empty_url)
     catalog.migrate()
-    with catalog._current_engine().connect() as connection:
+    with engine_on(empty_url).connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         )
@@ -47,6 +54,7 @@ def test_the_migrated_schema_is_that_of_the_tables(empty_url: str) -> None:
     catalog.close()
 
 
+@on_both_dialects
 def test_migrating_twice_changes_nothing(empty_url: str) -> None:
     first = opened(empty_url)
     dataset = first.create(dataset_spec())
@@ -58,10 +66,11 @@ def test_migrating_twice_changes_nothing(empty_url: str) -> None:
     second.close()
 
 
+@on_both_dialects
 def test_a_newer_catalogue_is_left_alone(empty_url: str) -> None:
     newer = opened(empty_url)
     newer.migrate()
-    with newer._write() as session:
+    with writing(empty_url) as session:
         session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     older = opened(empty_url)
     with pytest.raises(ConfigurationError, match="newer version"):
@@ -70,72 +79,100 @@ def test_a_newer_catalogue_is_left_alone(empty_url: str) -> None:
     older.close()
 
 
-def test_a_migration_that_fails_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(connection: object) -> None:
-        upgrade(connection)  # type: ignore[arg-type]
-        raise ZeroDivisionError
-
-    upgrade = database._upgrade
-    monkeypatch.setattr(database, "_upgrade", broken)
+@on_both_dialects
+def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
+    in_the_way = "privacy_ledger"  # the last table that the migrations make
+    with writing(empty_url) as session:
+        session.execute(text(f"CREATE TABLE {in_the_way} (other INTEGER)"))
     failing = opened(empty_url)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(CatalogUnavailableError):
         failing.migrate()
-    monkeypatch.undo()
-    assert database._found_revision(failing._current_engine().connect()) is None
+    assert inspect(engine_on(empty_url)).get_table_names() == [in_the_way]
+    with writing(empty_url) as session:
+        session.execute(text(f"DROP TABLE {in_the_way}"))
     failing.create(dataset_spec())
     failing.close()
 
 
 def test_sqlite_is_set_up_for_many_processes_and_power_cuts(tmp_path: Path) -> None:
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+    found = []
+
+    def look(connection: Connection) -> None:
+        found.append({name: connection.scalar(text(f"PRAGMA {name}")) for name in wanted})
+
     catalog = opened(f"sqlite:///{tmp_path}/c.db")
-    with catalog._read() as session:
-        settings = {
-            name: session.scalar(text(f"PRAGMA {name}"))
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
-    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+    with waiting_for_the_disk(), in_each_transaction(look):
+        catalog.create(dataset_spec())
+        catalog.list(Kind.TRAINING_DATASET)
+    assert found == [wanted, wanted]
 
 
-def test_a_refused_transaction_leaves_nothing(catalog: Catalog) -> None:
+@on_both_dialects
+def test_a_refused_transaction_leaves_nothing(empty_url: str) -> None:
+    catalog = opened(empty_url)
     dataset = catalog.create(dataset_spec())
-    with pytest.raises(ZeroDivisionError), catalog._write() as session:
-        session.execute(text("UPDATE resources SET name = 'half-way'"))
+    with writing(empty_url) as session:  # its row would be stored, that of its first version not
+        session.execute(text("CREATE UNIQUE INDEX one_of_each ON versions (status)"))
+    with pytest.raises(ClashError):
+        catalog.create(dataset_spec("half-way"))
+    assert catalog.list(Kind.TRAINING_DATASET).items == (dataset,)
+    catalog.close()
+
+
+def test_a_transaction_that_our_own_code_breaks_off_leaves_nothing(catalog: Catalog) -> None:
+    dataset = catalog.create(dataset_spec())
+
+    def break_off(session: Session, _: object) -> None:
+        assert session.new, "rows were stored"
         raise ZeroDivisionError
-    assert catalog.get(Kind.TRAINING_DATASET, dataset.id).name == "baskets"
+
+    with pytest.raises(ZeroDivisionError), listening(Session, "after_flush", break_off):
+        catalog.create(dataset_spec("half-way"))
+    assert catalog.list(Kind.TRAINING_DATASET).items == (dataset,)
 
 
+@on_both_dialects
 @pytest.mark.parametrize(
-    ("statement", "expected"),
+    ("change", "expected"),
     [
-        ("UPDATE resources SET parent_id = :value", ClashError),
-        ("UPDATE resources SET id = NULL, name = :value", ClashError),
-        ("UPDATE nowhere SET name = :value", CatalogUnavailableError),
+        ("CREATE UNIQUE INDEX one_of_each ON versions (progress_stage)", ClashError),
+        ("ALTER TABLE versions RENAME COLUMN progress_stage TO other", CatalogUnavailableError),
     ],
+    ids=["a clash", "a statement"],
 )
 def test_what_the_database_refuses_is_not_quoted(
-    catalog: Catalog, statement: str, expected: type[CleanroomError]
+    empty_url: str, change: str, expected: type[CleanroomError]
 ) -> None:
-    dataset = catalog.create(dataset_spec())
-    with pytest.raises(expected) as caught, catalog._write() as session:
-        session.execute(text(statement), {"value": "canary"})
-    assert "canary" not in "".join(traceback.format_exception(caught.value))
-    assert catalog.get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    catalog = opened(empty_url)
+    claims = [
+        catalog.claim(Kind.TRAINING_DATASET, catalog.create(dataset_spec(name)).id, 1, "run")
+        for name in ("first", "second")
+    ]
+    assert None not in claims
+    first, second = (claim for claim in claims if claim is not None)
+    catalog.report_progress(first, 0.25, CANARY)
+    with writing(empty_url) as session:
+        session.execute(text(change))
+    with pytest.raises(expected) as caught:
+        catalog.report_progress(second, 0.5, CANARY)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    with reading(empty_url) as session:
+        assert sorted(session.scalars(text("SELECT progress FROM versions"))) == [0.0, 0.25]
+    catalog.close()
 
 
-@pytest.mark.parametrize(
-    ("bad", "words"),
-    [
-        ("", "cannot be read"),
-        ("no url", "cannot be read"),
-        ("mysql://host/db", "neither SQLite nor PostgreSQL"),
-        ("sqlite://", "in memory"),
-        ("sqlite:///:memory:", "in memory"),
-    ],
-)
-def test_urls_that_cannot_be_used(bad: str, words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words) as caught:
-        opened(bad)
-    assert caught.value.remedy
+def test_urls_that_cannot_be_used() -> None:
+    for bad, words in {
+        "": "cannot be read",
+        "no url": "cannot be read",
+        "mysql://host/db": "neither SQLite nor PostgreSQL",
+        "sqlite://": "in memory",
+        "sqlite:///:memory:": "in memory",
+    }.items():
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            opened(bad)
+        assert caught.value.remedy, bad
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
@@ -150,11 +187,11 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert "canary" not in str(caught.value)
 
 
-def test_a_database_that_stays_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_SECONDS", 1)
-    holder, waiter = opened(f"sqlite:///{tmp_path}/c.db"), opened(f"sqlite:///{tmp_path}/c.db")
-    dataset = holder.create(dataset_spec())
-    with holder._write() as session:
+def test_a_database_that_stays_locked(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/c.db"
+    waiter = opened(url)
+    dataset = waiter.create(dataset_spec())
+    with impatient(0.1), writing(url) as session:
         session.execute(text("SELECT 1"))  # the transaction begins, and holds the lock, with its first statement
         assert waiter.get(Kind.TRAINING_DATASET, dataset.id) == dataset  # reading goes on
         with pytest.raises(CatalogUnavailableError) as caught:
@@ -163,15 +200,43 @@ def test_a_database_that_stays_locked(tmp_path: Path, monkeypatch: pytest.Monkey
     waiter.create(dataset_spec("other"))
 
 
-def test_a_copy_that_is_not_in_wal_mode_is_switched(tmp_path: Path) -> None:
-    first = opened(f"sqlite:///{tmp_path}/c.db")
-    dataset = first.create(dataset_spec())
-    with contextlib.closing(sqlite3.connect(tmp_path / "c.db")) as connection:
+def test_a_copy_that_is_not_in_wal_mode_is_switched(tmp_path: Path, catalog: Catalog) -> None:
+    dataset = catalog.create(dataset_spec())
+    copy_without_wal(catalog, tmp_path / "c.db")
+    assert opened(f"sqlite:///{tmp_path}/c.db").get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    assert journal_mode(tmp_path / "c.db") == "wal"
+
+
+def test_the_switch_waits_for_another_process_that_writes(tmp_path: Path, catalog: Catalog) -> None:
+    file = tmp_path / "c.db"
+    copy_without_wal(catalog, file)
+    tries: list[str] = []
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        # As another one that opens the same file: SQLite then says "locked" at once, whatever time was given.
+        writer.execute("BEGIN IMMEDIATE")
+
+        def traced(sql: str) -> None:
+            tries.append(sql)
+            if tries.count("PRAGMA journal_mode=WAL") == 3:
+                writer.execute("ROLLBACK")
+
+        with listening(Engine, "connect", lambda connection, _: connection.set_trace_callback(traced)):
+            opened(f"sqlite:///{file}").migrate()
+    assert tries.count("PRAGMA journal_mode=WAL") == 3
+    assert journal_mode(file) == "wal"
+
+
+def copy_without_wal(catalog: Catalog, file: Path) -> None:
+    catalog.copy_to(file)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
-    second = opened(f"sqlite:///{tmp_path}/c.db")
-    assert second.get(Kind.TRAINING_DATASET, dataset.id) == dataset
-    with contextlib.closing(sqlite3.connect(tmp_path / "c.db")) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal_mode(file) == "delete"
+
+
+def journal_mode(file: Path) -> str:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    return mode
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -188,9 +253,10 @@ def _names(catalog: Catalog, out: "multiprocessing.Queue[list[str]]") -> None:
     out.put([record.name for record in catalog.list(Kind.TRAINING_DATASET).items])
 
 
+@on_both_dialects
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_catalog_goes_into_another_process(url: str, method: str) -> None:
-    catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
+def test_a_catalog_goes_into_another_process(empty_url: str, method: str) -> None:
+    catalog = Catalog(empty_url, clock=utc_now, token_hex=secrets.token_hex)
     catalog.create(dataset_spec("from the parent"))
     processes = multiprocessing.get_context(method)
     out = processes.Queue()

@@ -7,8 +7,10 @@ from sqlalchemy import func, select, update
 from cleanroom_pipelines.catalog import Kind, Resource, Status
 from cleanroom_pipelines.catalog.tables import Base, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
+from cleanroom_pipelines_tests.databases import reading, writing
 
 from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+from .dialects import on_both_dialects
 
 OTHER_ACCOUNT = "111122223333"
 
@@ -41,7 +43,8 @@ def test_a_model_stays_while_a_job_that_was_started_on_it_is_under_way(undeclare
     delete(undeclared, model)
 
 
-def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder) -> None:
+@on_both_dialects
+def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder, url: str) -> None:
     dataset, model, configured = builder.chain()
     job = builder.create(job_spec(configured.id, tags={"a": "1"}))
     builder.create(export_spec(job.id))
@@ -50,7 +53,7 @@ def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder) ->
     builder.catalog.request_delete(configured.kind, configured.id)
     delete(builder, model)
     builder.catalog.request_delete(dataset.kind, dataset.id)
-    with builder.catalog._read() as session:
+    with reading(url) as session:
         for table in Base.metadata.sorted_tables:
             assert session.scalar(select(func.count()).select_from(table)) == 0, table.name
     builder.create(dataset_spec())
@@ -63,6 +66,7 @@ def test_datasets_and_configured_models_go_at_once(builder: Builder) -> None:
         builder.again(configured)
 
 
+@on_both_dialects
 def test_models_go_in_steps(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
@@ -94,6 +98,7 @@ def test_pending_work_is_cancelled_and_its_parent_is_settled(builder: Builder) -
     assert builder.again(model).status is Status.DELETE_PENDING
 
 
+@on_both_dialects
 def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     builder.drain()
@@ -111,12 +116,12 @@ def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     assert [record.id for record in catalog.deletions()] == [model.id]
 
 
-def test_what_goes_cannot_be_claimed(builder: Builder) -> None:
+def test_what_goes_cannot_be_claimed(builder: Builder, url: str) -> None:
     dataset = builder.create(dataset_spec())
     builder.drain()
     model = builder.create(model_spec(dataset.id))
     builder.catalog.request_delete(model.kind, model.id)
-    with builder.catalog._write() as session:  # however it came to be pending
+    with writing(url) as session:  # however it came to be pending
         session.execute(update(VersionRow).values(status=Status.CREATE_PENDING))
     assert builder.catalog.claim(model.kind, model.id, 1, "run") is None
 
@@ -134,6 +139,7 @@ def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: 
     assert builder.catalog.list(Kind.EXPORT_JOB).items == ()
 
 
+@on_both_dialects
 def test_a_job_takes_its_exports_with_it(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))

@@ -80,9 +80,10 @@ def test_a_database_that_is_away_for_a_moment_loses_nothing(
 
 
 def test_the_bodys_error_comes_out_and_the_thread_ends(catalog: Catalog, claim: Claim) -> None:
-    with pytest.raises(ZeroDivisionError), holding(catalog, claim) as held:
+    with pytest.raises(ZeroDivisionError), holding(catalog, claim):
+        (thread,) = [each for each in threading.enumerate() if each.name == f"lease {claim.id}"]
         raise ZeroDivisionError
-    assert not held._thread.is_alive()
+    assert not thread.is_alive()
     assert catalog.newest_version(claim.kind, claim.id).status is Status.CREATE_IN_PROGRESS
 
 

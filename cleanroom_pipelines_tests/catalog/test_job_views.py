@@ -3,6 +3,7 @@ one execution with two ARNs; each account finds, lists, tags and deletes it unde
 other from anything, and a third account finds nothing. Neither is told the other's locations."""
 
 import hashlib
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,6 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
     LOCAL_REGION,
-    Catalog,
     ChildTagPolicy,
     ExportJobSpec,
     GenerationJob,
@@ -26,8 +26,10 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.catalog.names import owner_job_name
 from cleanroom_pipelines.catalog.tables import JobViewRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+from cleanroom_pipelines_tests.databases import reading
 
-from .building import Builder, Clock, Numbered, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+from .dialects import on_both_dialects
 
 OWNER, ALPHA, BETA = LOCAL_ACCOUNT, "111122223333", "444455556666"
 SEED = RequestedSeed(role_arn="a-role", s3_uri="s3://alpha/canary.jsonl")
@@ -60,6 +62,7 @@ def export(builder: Builder, job: Resource, started_by: str | None, name: str = 
     return builder.catalog.start_export_job(replace(export_spec(job.id, name), started_by=started_by))
 
 
+@on_both_dialects
 def test_one_execution_with_two_names(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured, description="mine")
     seen_by = undeclared.catalog.seen_job
@@ -117,7 +120,7 @@ def test_neither_is_told_the_others_locations(undeclared: Builder, configured: R
     assert "canary" not in repr(vars(theirs))
 
 
-def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resource) -> None:
+def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resource, url: str) -> None:
     job = undeclared.create(job_spec(configured.id, tags={"a": "1"}))
     seen = undeclared.catalog.seen_job(job.id, OWNER)
     assert seen.job == job
@@ -126,7 +129,7 @@ def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resour
         job_spec(configured.id, "x"), starter=Starter(OWNER, "same", "words", {"b": "2"})
     )
     assert (same.name, same.description, same.tags) == ("same", "words", {"b": "2"})
-    with undeclared.catalog._read() as session:
+    with reading(url) as session:
         assert session.query(JobViewRow).count() == 0
 
 
@@ -157,6 +160,7 @@ def test_tags_follow_the_policy(undeclared: Builder, policy: ChildTagPolicy) -> 
         catalog.remove_seen_job_tags(job.id, ALPHA, ["aws:x"])
 
 
+@on_both_dialects
 def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     theirs = own(undeclared, ALPHA)
@@ -177,6 +181,7 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
     assert len(catalog.list(Kind.GENERATION_JOB).items) == 4
 
 
+@on_both_dialects
 def test_a_starter_is_never_refused_for_a_name_of_the_owner(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     undeclared.create(job_spec(configured.id, f"{ALPHA}-spring"))
@@ -210,18 +215,15 @@ def test_an_owners_name_fits(name: str, mark: str) -> None:
     assert made.endswith(f"~{mark}" if mark else "") or not mark
 
 
-@pytest.mark.parametrize(
-    "starter",
-    [
+def test_a_copy_keeps_the_rules_of_a_resource(undeclared: Builder, configured: Resource) -> None:
+    for starter in (
         Starter("12", "fine"),
         Starter(ALPHA, ""),
         Starter(ALPHA, "fine", "x" * 256),
         Starter(ALPHA, "fine", None, {"aws:x": ""}),
-    ],
-)
-def test_a_copy_keeps_the_rules_of_a_resource(undeclared: Builder, configured: Resource, starter: Starter) -> None:
-    with pytest.raises(UsageError):
-        undeclared.catalog.start_generation_job(job_spec(configured.id), starter=starter)
+    ):
+        with pytest.raises(UsageError):
+            undeclared.catalog.start_generation_job(job_spec(configured.id), starter=starter)
     assert undeclared.catalog.list(Kind.GENERATION_JOB).items == ()
 
 
@@ -251,8 +253,9 @@ def test_the_starters_deletion_leaves_the_owner_everything(undeclared: Builder, 
     assert [one.id for one in catalog.list_seen_exports(OWNER, LOCAL_REGION).items] == [made.id]
 
 
+@on_both_dialects
 def test_the_owners_deletion_is_seen_by_the_starter_and_takes_its_copy(
-    undeclared: Builder, configured: Resource
+    undeclared: Builder, configured: Resource, url: str
 ) -> None:
     catalog = undeclared.catalog
     job = start(undeclared, configured)
@@ -269,7 +272,7 @@ def test_the_owners_deletion_is_seen_by_the_starter_and_takes_its_copy(
             catalog.seen_job(job.id, account)
         assert catalog.list_seen_jobs(account, LOCAL_REGION).items == ()
     catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured.id)
-    with catalog._read() as session:
+    with reading(url) as session:
         assert session.query(JobViewRow).count() == 0
 
 
@@ -284,6 +287,7 @@ def test_the_starter_may_delete_while_the_owners_deletion_is_under_way(
     catalog.finish_delete(Kind.GENERATION_JOB, job.id)
 
 
+@on_both_dialects
 def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     job, other = start(undeclared, configured), undeclared.create(job_spec(configured.id, "own"))
@@ -321,6 +325,7 @@ def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured:
         undeclared.catalog.start_export_job(spec)
 
 
+@on_both_dialects
 def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     theirs = own(undeclared, ALPHA)
@@ -350,7 +355,11 @@ def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -
         catalog.list_seen_exports(ALPHA, LOCAL_REGION, after="x")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_numbers = itertools.count()
+
+
+@on_both_dialects
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.lists(st.booleans(), max_size=8),
     limit=st.integers(1, 4),
@@ -358,17 +367,16 @@ def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -
     same_instant=st.booleans(),
 )
 def test_paging_over_own_and_started_jobs_is_stable_under_inserts(
-    tmp_path_factory: pytest.TempPathFactory,
+    undeclared: Builder,
     before: list[bool],
     limit: int,
     inserts: list[list[bool]],
     same_instant: bool,
 ) -> None:
-    clock = Clock()
-    catalog = Catalog(f"sqlite:///{tmp_path_factory.mktemp('paging')}/c.db", clock=clock, token_hex=Numbered())
-    builder = Builder(catalog, clock, declared=False)
-    configured = builder.chain()[2]
-    theirs = own(builder, ALPHA)
+    # each example has a starter and an owner of its own in the one catalogue
+    starter, owner = (f"{side}{next(_numbers):011d}" for side in "12")
+    catalog, clock = undeclared.catalog, undeclared.clock
+    configured, theirs = own(undeclared, owner), own(undeclared, starter)
     names = (f"j{n}" for n in range(10_000))
 
     def insert(kinds: list[bool]) -> list[str]:
@@ -378,17 +386,17 @@ def test_paging_over_own_and_started_jobs_is_stable_under_inserts(
             name = next(names)
             if is_started:
                 job: GenerationJob = catalog.start_generation_job(
-                    job_spec(configured.id, name), starter=Starter(ALPHA, name)
+                    job_spec(configured.id, name), account_id=owner, starter=Starter(starter, name)
                 )
             else:
-                job = catalog.start_generation_job(job_spec(theirs.id, name), account_id=ALPHA)
+                job = catalog.start_generation_job(job_spec(theirs.id, name), account_id=starter)
             made.append(job.id)
         return made
 
     there, during, seen = insert(before), [], []
     token, waiting = None, iter(inserts)
     while True:
-        page = catalog.list_seen_jobs(ALPHA, LOCAL_REGION, limit=limit, after=token)
+        page = catalog.list_seen_jobs(starter, LOCAL_REGION, limit=limit, after=token)
         assert len(page.items) <= limit
         seen += [one.job.id for one in page.items]
         if page.after is None:

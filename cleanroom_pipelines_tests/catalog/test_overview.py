@@ -9,8 +9,10 @@ from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Starter
 from cleanroom_pipelines.errors import NotFoundError, StatusCode, UsageError
 
 from .building import Builder, Clock, Numbered, dataset_spec, export_spec, job_spec, model_spec
+from .dialects import on_both_dialects
 
 
+@on_both_dialects
 def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) -> None:
     made = []
     for name in ("second", "first", "third"):
@@ -23,6 +25,7 @@ def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) ->
     assert catalog.ids(Kind.EXPORT_JOB) == ()
 
 
+@on_both_dialects
 def test_what_an_account_has_is_counted(undeclared: Builder) -> None:
     guest = "111122223333"
     catalog = undeclared.catalog
@@ -60,6 +63,7 @@ def test_live_runs_hold_a_claim_or_beat(catalog: Catalog) -> None:
     assert catalog.live_runs() == frozenset()
 
 
+@on_both_dialects
 def test_seeds_of_ended_jobs_are_spent(builder: Builder, clock: Clock) -> None:
     catalog = builder.catalog
     configured = builder.chain()[2]
@@ -91,6 +95,7 @@ def test_a_copy_is_the_catalogue_at_one_moment(tmp_path: Path) -> None:
     assert copy.ids(Kind.TRAINING_DATASET) == (before,)
 
 
+@on_both_dialects
 def test_only_a_file_is_copied(catalog: Catalog, tmp_path: Path, url: str) -> None:
     if url.startswith("sqlite"):
         catalog.copy_to(tmp_path / "b.db")

@@ -9,7 +9,8 @@ from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Account, Bucket, Catalog,
 from cleanroom_pipelines.catalog.names import is_uuid
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
-from .building import SOME_DAY, Clock
+from .building import SOME_DAY, Clock, accepted_of
+from .dialects import on_both_dialects
 
 ALPHA, BETA = "111122223333", "444455556666"
 KEY_ID = "AKIA" + "ABCDEFGHIJKLMN27"
@@ -52,9 +53,8 @@ def test_a_taken_account(two: Catalog, name: str, account_id: str | None, reason
     assert len(two.accounts()) == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "account_id"),
-    [
+def test_an_account_that_cannot_be(catalog: Catalog) -> None:
+    wrong = [
         ("", None),
         ("x" * 64, None),
         (" ", None),
@@ -62,11 +62,8 @@ def test_a_taken_account(two: Catalog, name: str, account_id: str | None, reason
         ("111111111111", None),
         ("a", "1"),
         ("a", "x" * 12),
-    ],
-)
-def test_an_account_that_cannot_be(catalog: Catalog, name: str, account_id: str | None) -> None:
-    with pytest.raises(UsageError):
-        catalog.create_account(name, account_id)
+    ]
+    assert accepted_of(wrong, lambda each: catalog.create_account(*each)) == []
     assert catalog.accounts() == ()
 
 
@@ -82,6 +79,7 @@ def test_the_operators_account_needs_no_row_and_may_have_one(catalog: Catalog) -
     assert key.account_id == LOCAL_ACCOUNT
 
 
+@on_both_dialects
 def test_access_keys(two: Catalog) -> None:
     made = two.add_access_key(ALPHA, KEY_ID, "sealed")
     assert made == two.access_key(KEY_ID)
@@ -120,6 +118,7 @@ def test_a_disabled_account_disables_its_keys(two: Catalog) -> None:
         two.set_account_disabled("999999999999", True)
 
 
+@on_both_dialects
 def test_collaborations(two: Catalog) -> None:
     made = two.create_collaboration("retail", [BETA, ALPHA])
     assert is_uuid(made.id)
@@ -152,6 +151,7 @@ def test_members_that_cannot_be(two: Catalog) -> None:
     two.create_collaboration("with the operator", [ALPHA, LOCAL_ACCOUNT])
 
 
+@on_both_dialects
 def test_templates(two: Catalog) -> None:
     made = two.add_template("buyers", ALPHA, "SELECT user_id\nFROM shop.buyers")
     parts = made.arn.split(":")
@@ -207,33 +207,16 @@ def test_buckets(two: Catalog, clock: Clock) -> None:
     assert pickle.loads(pickle.dumps(real)) == real
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "ab",
-        "x" * 64,
-        "Upper",
-        "under_score",
-        "-a-",
-        "a..b",
-        "192.168.5.4",
-        "xn--abc",
-        "abc-s3alias",
-        "a/b",
-        "ä" * 5,
-    ],
-)
-def test_a_bucket_name_that_s3_refuses(two: Catalog, name: str) -> None:
-    with pytest.raises(UsageError):
-        two.register_bucket(name, ALPHA)
-    with pytest.raises(UsageError):
-        two.register_bucket("fine", ALPHA, f"s3://{name}")
+def test_bucket_names_that_s3_refuses(two: Catalog) -> None:
+    names = ["", "ab", "x" * 64, "Upper", "under_score", "-a-", "a..b", "192.168.5.4", "xn--abc", "abc-s3alias"]
+    names += ["a/b", "ä" * 5]
+    assert accepted_of(names, lambda name: two.register_bucket(name, ALPHA)) == []
+    assert accepted_of(names, lambda name: two.register_bucket("fine", ALPHA, f"s3://{name}")) == []
+    assert two.buckets() == ()
 
 
-@pytest.mark.parametrize(
-    "real",
-    [
+def test_bucket_urls_that_cannot_be_used(two: Catalog) -> None:
+    urls = [
         "",
         "file:///etc",
         "s3:/bucket",
@@ -241,12 +224,10 @@ def test_a_bucket_name_that_s3_refuses(two: Catalog, name: str) -> None:
         "s3://bucket//x",
         "s3://bucket/a\nb",
         "S3://bucket",
-        "bucket",
-    ],
-)
-def test_a_bucket_url_that_cannot_be_used(two: Catalog, real: str) -> None:
-    with pytest.raises(UsageError):
-        two.register_bucket("fine", ALPHA, real)
+    ]
+    urls += ["bucket"]
+    assert accepted_of(urls, lambda url: two.register_bucket("fine", ALPHA, url)) == []
+    assert two.buckets() == ()
 
 
 def test_a_real_bucket_has_both_url_and_profile(two: Catalog) -> None:

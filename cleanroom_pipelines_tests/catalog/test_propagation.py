@@ -18,6 +18,7 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import StatusCode
 
 from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+from .dialects import on_both_dialects
 
 
 def remake(builder: Builder, record: Resource, cause: Cause = Cause.BY_HAND) -> list[tuple[str, int]]:
@@ -29,6 +30,7 @@ def kept_job(builder: Builder, configured: Resource, name: str = "kept", **field
     return builder.create(job_spec(configured.id, name, keep_seed=True, **fields))
 
 
+@on_both_dialects
 def test_a_new_version_runs_down_the_whole_chain(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     job = kept_job(builder, configured)
@@ -46,6 +48,7 @@ def test_the_first_version_brings_no_second(builder: Builder) -> None:
     assert [number for _, number in builder.drain()] == [1, 1, 1]
 
 
+@on_both_dialects
 def test_exactly_the_dependents_follow(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     ours = builder.create(model_spec(dataset.id, "ours"))
@@ -81,6 +84,7 @@ def test_undeclared_resources_never_change(builder: Builder, undeclared: Builder
     assert remake(builder, model) == [(model.id, 2)]
 
 
+@on_both_dialects
 def test_a_failed_child_is_tried_again_with_its_new_parent(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     builder.make(builder.newest(dataset))
@@ -104,6 +108,7 @@ def test_a_child_that_was_at_work_meanwhile_is_made_again_once(builder: Builder)
     assert builder.drain() == [(model.id, 3), (configured.id, 2)]
 
 
+@on_both_dialects
 def test_an_older_version_that_ends_late_changes_nothing(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     builder.drain()
@@ -177,6 +182,7 @@ class TestExport:
         builder.drain()
         assert [export.name for export in self.exports(builder, job)] == ["mine"]
 
+    @on_both_dialects
     def test_a_name_that_is_taken_does_not_stop_the_job(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id, export_size="largest"))

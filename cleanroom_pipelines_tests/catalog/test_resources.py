@@ -1,6 +1,7 @@
 """Contract: a resource is found by id, by name and by seed; a listing neither repeats nor skips, whatever is
 created while somebody pages through it; another account's resources are not there."""
 
+import itertools
 import pickle
 from datetime import timedelta
 
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Origin, RequestedSeed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
-from .building import SEED_DIGEST, SOME_DAY, Builder, Clock, Numbered, dataset_spec, export_spec, job_spec
+from .building import SEED_DIGEST, SOME_DAY, Builder, accepted_of, dataset_spec, export_spec, job_spec
+from .dialects import on_both_dialects
 
 OTHER_ACCOUNT = "111122223333"
 
 
+@on_both_dialects
 def test_get_and_its_refusals(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     catalog = builder.catalog
@@ -32,6 +35,7 @@ def test_get_and_its_refusals(builder: Builder) -> None:
         assert key not in str(caught.value)
 
 
+@on_both_dialects
 def test_get_by_name(builder: Builder) -> None:
     dataset, _, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
@@ -48,6 +52,7 @@ def test_get_by_name(builder: Builder) -> None:
             catalog.get_by_name(kind, name, account)
 
 
+@on_both_dialects
 def test_find_by_seed_gives_the_newest(builder: Builder) -> None:
     *_, configured = builder.chain()
     find = builder.catalog.find_generation_job_by_seed
@@ -59,6 +64,7 @@ def test_find_by_seed_gives_the_newest(builder: Builder) -> None:
     assert find(configured.id, "0" * 64) is None
 
 
+@on_both_dialects
 def test_the_filters_of_a_listing(builder: Builder) -> None:
     *_, configured = builder.chain()
     first = builder.create(job_spec(configured.id, "first", collaboration_id="c1"))
@@ -73,7 +79,11 @@ def test_the_filters_of_a_listing(builder: Builder) -> None:
     assert listed(Kind.GENERATION_JOB, LOCAL_ACCOUNT, limit=1).items == (first,)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_numbers = itertools.count()
+
+
+@on_both_dialects
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n_before=st.integers(0, 12),
     limit=st.integers(1, 5),
@@ -81,22 +91,22 @@ def test_the_filters_of_a_listing(builder: Builder) -> None:
     same_instant=st.booleans(),
 )
 def test_paging_is_stable_under_inserts(
-    tmp_path_factory: pytest.TempPathFactory, n_before: int, limit: int, inserts: list[int], same_instant: bool
+    builder: Builder, n_before: int, limit: int, inserts: list[int], same_instant: bool
 ) -> None:
-    clock = Clock()
-    catalog = Catalog(f"sqlite:///{tmp_path_factory.mktemp('paging')}/c.db", clock=clock, token_hex=Numbered())
+    catalog, clock = builder.catalog, builder.clock
+    account = f"{next(_numbers):012d}"  # each example has one of its own in the one catalogue
     names = iter(range(10_000))
 
     def insert(n: int) -> list[str]:
         clock.turn(0 if same_instant else 1)
-        return [catalog.create(dataset_spec(f"d{next(names)}")).id for _ in range(n)]
+        return [catalog.create(dataset_spec(f"d{next(names)}"), account_id=account).id for _ in range(n)]
 
     before = insert(n_before)
     during: list[str] = []
     seen: list[str] = []
     token, waiting = None, iter(inserts)
     while True:
-        page = catalog.list(Kind.TRAINING_DATASET, limit=limit, after=token)
+        page = catalog.list(Kind.TRAINING_DATASET, account, limit=limit, after=token)
         assert len(page.items) <= limit
         seen += [record.id for record in page.items]
         if page.after is None:
@@ -109,20 +119,16 @@ def test_paging_is_stable_under_inserts(
     assert set(before) <= set(seen) <= set(before) | set(during)
 
 
-@pytest.mark.parametrize(
-    "token", ["", "x", "!!!", "MjAyNg==", "MjAyNi0wMS0wMSBhIGI=", "MjAyNi0wMS0wMSBh", "\u00e9"]
-)
-def test_a_token_that_is_none_of_ours(catalog: Catalog, token: str) -> None:
-    with pytest.raises(UsageError, match="token"):
-        catalog.list(Kind.TRAINING_DATASET, after=token)
+def test_a_token_that_is_none_of_ours(catalog: Catalog) -> None:
+    tokens = ["", "x", "!!!", "MjAyNg==", "MjAyNi0wMS0wMSBhIGI=", "MjAyNi0wMS0wMSBh", "\u00e9"]
+    assert accepted_of(tokens, lambda token: catalog.list(Kind.TRAINING_DATASET, after=token), match="token") == []
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1001])
-def test_page_sizes_out_of_range(catalog: Catalog, limit: int) -> None:
-    with pytest.raises(UsageError):
-        catalog.list(Kind.TRAINING_DATASET, limit=limit)
+def test_page_sizes_out_of_range(catalog: Catalog) -> None:
+    assert accepted_of([0, -1, 1001], lambda limit: catalog.list(Kind.TRAINING_DATASET, limit=limit)) == []
 
 
+@on_both_dialects
 def test_tags_are_set_and_removed(builder: Builder) -> None:
     dataset = builder.create(dataset_spec(tags={"a": "1", "b": "2"}))
     catalog = builder.catalog
@@ -169,6 +175,7 @@ def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
         catalog.place_seed(job.id, "a\nb")
 
 
+@on_both_dialects
 def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     seed = RequestedSeed(
@@ -233,6 +240,7 @@ def test_versions_and_the_current_one(builder: Builder) -> None:
         catalog.versions(dataset.kind, "nobody")
 
 
+@on_both_dialects
 def test_times_are_utc(builder: Builder) -> None:
     dataset, *_ = builder.chain()
     assert builder.again(dataset).created_at.utcoffset() == timedelta(0)

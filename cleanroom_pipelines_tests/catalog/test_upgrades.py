@@ -16,11 +16,12 @@ from cleanroom_pipelines.catalog import (
     RequestedSeed,
     Status,
     configured_at_start,
-    database,
 )
 from cleanroom_pipelines.catalog.database import HEAD_REVISION, VERSION_TABLE
+from cleanroom_pipelines_tests.databases import reading, writing
 
 from .building import SEED_DIGEST, Builder, Clock, Numbered, export_spec, job_spec
+from .dialects import on_both_dialects
 
 AT = "2026-02-01 10:00:00.000000+00:00"
 
@@ -88,15 +89,14 @@ def fill_first_schema(connection: Connection) -> None:
 @pytest.fixture
 def first_schema(empty_url: str) -> str:
     """The URL of a catalogue that 0001 made and filled."""
-    opened = Catalog(empty_url, clock=Clock(), token_hex=Numbered())
-    engine = opened._current_engine().execution_options(**{database._WRITES: True})
-    with engine.connect() as connection, connection.begin():
+    with writing(empty_url) as session:
+        connection = session.connection()
         command.upgrade(migrations(connection), "0001")
         fill_first_schema(connection)
-    opened.close()
     return empty_url
 
 
+@on_both_dialects
 def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     for kind in Kind:
@@ -119,11 +119,12 @@ def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock
         (LOCAL_ACCOUNT, None),
     ]
     assert catalog.accounts() == catalog.buckets() == catalog.collaborations() == ()
-    with catalog._current_engine().connect() as connection:
-        assert database._found_revision(connection) == HEAD_REVISION
+    with reading(first_schema) as session:
+        assert session.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == HEAD_REVISION
     catalog.close()
 
 
+@on_both_dialects
 def test_it_can_be_worked_with_afterwards(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     builder = Builder(catalog, clock, declared=False)
@@ -137,19 +138,19 @@ def test_it_can_be_worked_with_afterwards(first_schema: str, clock: Clock) -> No
     catalog.request_delete(Kind.GENERATION_JOB, "j-000000000004")
     catalog.begin_delete(Kind.GENERATION_JOB, "j-000000000004")
     catalog.finish_delete(Kind.GENERATION_JOB, "j-000000000004")
-    with catalog._read() as session:
+    with reading(first_schema) as session:
         assert session.scalar(text("SELECT count(*) FROM generation_jobs")) == 1
         assert session.scalar(text("SELECT count(*) FROM export_jobs")) == 0
     catalog.close()
 
 
+@on_both_dialects
 def test_the_way_back(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     catalog.migrate()
-    engine = catalog._current_engine().execution_options(**{database._WRITES: True})
-    with engine.connect() as connection, connection.begin():
-        command.downgrade(migrations(connection), "0001")
     catalog.close()
+    with writing(first_schema) as session:
+        command.downgrade(migrations(session.connection()), "0001")
     again = Catalog(first_schema, clock=clock, token_hex=Numbered())
     (job,) = again.list(Kind.GENERATION_JOB).items
     assert job.seed_digest == SEED_DIGEST

@@ -12,6 +12,7 @@ from cleanroom_pipelines.catalog.work import next_refresh
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
 
 from .building import Builder, configured_spec, dataset_spec, export_spec, job_spec, model_spec
+from .dialects import on_both_dialects
 
 DAY = 86_400
 
@@ -33,6 +34,7 @@ def fail(builder: Builder, record: Resource, code: StatusCode = StatusCode.TRAIN
 class TestReady:
     """Parents before children; nothing is started on a parent that is about to change."""
 
+    @on_both_dialects
     def test_each_waits_for_what_it_is_made_from(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
@@ -48,6 +50,7 @@ class TestReady:
         builder.make(builder.newest(job))
         assert ready(builder) == [configured.id, export.id]
 
+    @on_both_dialects
     def test_a_job_waits_for_the_model_it_was_started_on(self, undeclared: Builder) -> None:
         dataset, _, configured = undeclared.chain()
         undeclared.drain()
@@ -55,13 +58,14 @@ class TestReady:
         other = undeclared.create(model_spec(dataset.id, "other"))
         undeclared.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
         later = undeclared.create(job_spec(configured.id, "later"))
-        assert ready(undeclared) == [other.id, job.id]
+        assert ready(undeclared) == [job.id, other.id]
         fail(undeclared, other)
         undeclared.catalog.settle_orphans()
         assert undeclared.newest(job).status is Status.CREATE_PENDING
         assert undeclared.newest(later).status_code is StatusCode.PARENT_NOT_ACTIVE
 
-    def test_by_kind_then_the_oldest_first(self, builder: Builder) -> None:
+    @on_both_dialects
+    def test_small_work_then_the_oldest_first(self, builder: Builder) -> None:
         first = builder.create(dataset_spec("first"))
         builder.make(builder.newest(first))
         models = [builder.create(model_spec(first.id, f"m{n}")).id for n in range(3)]
@@ -69,6 +73,7 @@ class TestReady:
         assert ready(builder) == [second.id, *models]
         assert [version.resource_id for version in builder.catalog.ready(limit=2)] == [second.id, models[0]]
 
+    @on_both_dialects
     def test_a_parent_that_is_being_made_again_is_waited_for(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
@@ -77,6 +82,7 @@ class TestReady:
         builder.catalog.request_version(model.kind, model.id, Cause.BY_HAND)
         assert ready(builder) == [model.id]
 
+    @on_both_dialects
     def test_a_parent_whose_new_version_failed_still_has_its_old_one(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
@@ -86,6 +92,7 @@ class TestReady:
         assert builder.catalog.settle_orphans() == ()
         assert ready(builder) == [job.id]
 
+    @on_both_dialects
     def test_two_versions_of_one_resource_are_not_made_at_once(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         claim = take(builder, dataset)
@@ -94,6 +101,7 @@ class TestReady:
         builder.catalog.finish(claim, {})
         assert ready(builder) == [dataset.id]
 
+    @on_both_dialects
     def test_what_is_being_deleted_is_not_made(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         builder.drain()
@@ -105,6 +113,7 @@ class TestReady:
 class TestOrphans:
     """A child whose parent failed for good fails too, and names the parent."""
 
+    @on_both_dialects
     def test_the_whole_chain_below_a_failed_dataset(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
@@ -134,6 +143,7 @@ class TestOrphans:
         builder.catalog.retry(dataset.kind, dataset.id)
         assert builder.drain() == [(dataset.id, 1), (model.id, 2), (configured.id, 2)]
 
+    @on_both_dialects
     def test_a_parent_that_may_still_succeed_is_waited_for(self, builder: Builder) -> None:
         dataset, *_ = builder.chain()
         take(builder, dataset)
@@ -233,6 +243,7 @@ class TestByHand:
         assert builder.catalog.request_by_hand(dataset.kind, dataset.id).action == "busy"
         assert builder.catalog.request_by_hand(dataset.kind, dataset.id, run_id="holder").action == "work"
 
+    @on_both_dialects
     def test_held_by_a_silent_run_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         for run, attempt in [("first", 1), ("second", 2), ("third", 3), ("after it failed", 1)]:
@@ -261,6 +272,7 @@ class TestByHand:
 class TestRefresh:
     """A refresh is opt-in, one model's, and happens once however often it is asked for."""
 
+    @on_both_dialects
     def test_due_after_its_interval(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=7 * DAY, refresh_window_seconds=90 * DAY)
         builder.drain()
@@ -346,6 +358,7 @@ class TestRefresh:
         assert after - timedelta(seconds=every) <= max(now, due)
 
 
+@on_both_dialects
 def test_configured_models_wait_for_a_model_of_their_own(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     other = builder.create(model_spec(dataset.id, "other"))

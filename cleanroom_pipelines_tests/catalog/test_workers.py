@@ -6,8 +6,10 @@ from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.errors import UsageError
 
 from .building import Clock
+from .dialects import on_both_dialects
 
 
+@on_both_dialects
 def test_who_is_dead(catalog: Catalog, clock: Clock) -> None:
     catalog.heartbeat_worker("a")
     clock.turn(30)

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from botocore.model import ListShape, MapShape, Shape, StructureShape
@@ -18,11 +19,13 @@ _STRINGS = {
 }
 
 
+@cache  # what is drawn from a pattern takes long to make
 def inputs(shape: Shape) -> st.SearchStrategy[Any]:
     """Values that a client may send."""
     return _values(shape, st.datetimes(_year(1000), _year(9000), timezones=st.just(UTC)))
 
 
+@cache
 def outputs(shape: Shape) -> st.SearchStrategy[Any]:
     """Values that an operation may give; timestamps to the millisecond, as they are written."""
     times = st.datetimes(_year(1000), _year(9000), timezones=st.just(UTC))

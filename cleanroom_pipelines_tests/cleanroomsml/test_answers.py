@@ -7,8 +7,6 @@ caller's to mend says nothing of the installation.
 import pickle
 from typing import Any
 
-import pytest
-
 from cleanroom_pipelines.catalog import CatalogUnavailableError
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, from_cleanroom_error
 from cleanroom_pipelines.errors import (
@@ -25,16 +23,19 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
 
+from ..cases import assert_each
 from .requests import service_model
 
 
-@pytest.mark.parametrize("shape", service_model().error_shapes, ids=lambda shape: shape.name)
-def test_an_error_of_the_model_has_its_status_and_text(shape: Any) -> None:
-    error = ApiError(shape.name)
-    assert error.status == shape.metadata["error"]["httpStatusCode"]
-    if shape.name != "InternalServiceException":
-        assert error.message == shape.documentation.removeprefix("<p>").removesuffix("</p>")
-    assert str(error) == error.message
+def test_an_error_of_the_model_has_its_status_and_text() -> None:
+    def has_them(shape: Any) -> None:
+        error = ApiError(shape.name)
+        assert error.status == shape.metadata["error"]["httpStatusCode"]
+        if shape.name != "InternalServiceException":
+            assert error.message == shape.documentation.removeprefix("<p>").removesuffix("</p>")
+        assert str(error) == error.message
+
+    assert_each(has_them, service_model().error_shapes)
 
 
 def test_an_error_survives_the_way_between_processes() -> None:
@@ -44,31 +45,33 @@ def test_an_error_survives_the_way_between_processes() -> None:
     assert vars(again) == vars(error)
 
 
-@pytest.mark.parametrize(
-    ("error", "name", "status"),
-    [
-        (UsageError("Wrong."), "ValidationException", 400),
-        (InputError("Wrong."), "ValidationException", 400),
-        (SeedError("Wrong."), "ValidationException", 400),
-        (NotFoundError("Wrong."), "ResourceNotFoundException", 404),
-        (ConflictError("Wrong."), "ConflictException", 409),
-        (BucketForbiddenError("Wrong."), "AccessDeniedException", 403),
-    ],
-)
-def test_what_the_caller_can_mend_is_told(error: CleanroomError, name: str, status: int) -> None:
-    error.remedy = "Do right."
-    answer = from_cleanroom_error(error)
-    assert (answer.name, answer.status, answer.message) == (name, status, "Wrong. Do right.")
-    assert answer.reason == type(error).__name__
+def test_what_the_caller_can_mend_is_told() -> None:
+    def is_told(error: CleanroomError, name: str, status: int) -> None:
+        error.remedy = "Do right."
+        answer = from_cleanroom_error(error)
+        assert (answer.name, answer.status, answer.message) == (name, status, "Wrong. Do right.")
+        assert answer.reason == type(error).__name__
+
+    assert_each(
+        is_told,
+        [
+            (UsageError("Wrong."), "ValidationException", 400),
+            (InputError("Wrong."), "ValidationException", 400),
+            (SeedError("Wrong."), "ValidationException", 400),
+            (NotFoundError("Wrong."), "ResourceNotFoundException", 404),
+            (ConflictError("Wrong."), "ConflictException", 409),
+            (BucketForbiddenError("Wrong."), "AccessDeniedException", 403),
+        ],
+    )
 
 
-@pytest.mark.parametrize(
-    "kind", [CleanroomError, ConfigurationError, ArtifactError, EngineError, StorageFullError]
-)
-def test_what_the_operator_must_mend_is_not_told(kind: type[CleanroomError]) -> None:
-    answer = from_cleanroom_error(kind("A secret of the installation."))
-    assert (answer.name, answer.status) == ("InternalServiceException", 500)
-    assert "secret" not in answer.message
+def test_what_the_operator_must_mend_is_not_told() -> None:
+    def is_not_told(kind: type[CleanroomError]) -> None:
+        answer = from_cleanroom_error(kind("A secret of the installation."))
+        assert (answer.name, answer.status) == ("InternalServiceException", 500)
+        assert "secret" not in answer.message
+
+    assert_each(is_not_told, [CleanroomError, ConfigurationError, ArtifactError, EngineError, StorageFullError])
 
 
 def test_a_database_that_does_not_answer_is_to_be_asked_again() -> None:

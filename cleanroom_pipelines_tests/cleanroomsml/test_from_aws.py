@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import click
-import pytest
 
 from cleanroom_pipelines import cleanroomsml
 from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
@@ -16,6 +15,8 @@ from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Settings
 from cleanroom_pipelines.serving import bucket_files
+
+from ..cases import assert_each
 
 PAGE = (Path(cleanroomsml.__file__).parent / "FROM_AWS.md").read_text(encoding="utf-8")
 
@@ -43,19 +44,19 @@ def test_every_setting_exists() -> None:
     assert named <= known
 
 
-@pytest.mark.parametrize(
-    "typed", sorted(set(re.findall(r"(?:^\$ |`)(cleanroom [a-z -]+[a-z])", PAGE, re.MULTILINE)))
-)
-def test_every_command_exists(typed: str) -> None:
-    command: click.Command = cleanroom
-    options: set[str] = set()
-    for word in typed.split()[1:]:
-        if isinstance(command, click.Group):
-            assert word in command.commands
-            command = command.commands[word]
-            options = {name for parameter in command.params for name in parameter.opts}
-        elif word.startswith("--"):
-            assert word in options
+def test_every_command_exists() -> None:
+    def exists(typed: str) -> None:
+        command: click.Command = cleanroom
+        options: set[str] = set()
+        for word in typed.split()[1:]:
+            if isinstance(command, click.Group):
+                assert word in command.commands
+                command = command.commands[word]
+                options = {name for parameter in command.params for name in parameter.opts}
+            elif word.startswith("--"):
+                assert word in options
+
+    assert_each(exists, sorted(set(re.findall(r"(?:^\$ |`)(cleanroom [a-z -]+[a-z])", PAGE, re.MULTILINE))))
 
 
 def test_the_path_of_objects_is_true() -> None:

@@ -24,6 +24,7 @@ from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.execution.traces import PARTITION_SETS
 
 from .. import worlds
+from ..cases import assert_each
 from ..serving.server import (
     OUTPUT,
     REGION,
@@ -95,23 +96,25 @@ def test_a_bad_table_is_told_by_its_model_and_looked_at_again(room: Room) -> Non
 BASE = ("USER_ID", "ITEM_ID", "TIMESTAMP")
 
 
-@pytest.mark.parametrize(
-    ("roles", "word"),
-    [
-        (("ITEM_ID", "TIMESTAMP"), "USER_ID"),
-        (("USER_ID", "TIMESTAMP"), "ITEM_ID"),
-        (("USER_ID", "ITEM_ID"), "TIMESTAMP"),
-        ((*BASE, "USER_ID"), "USER_ID"),
-        ((*BASE, "ITEM_ID"), "ITEM_ID"),
-        ((*BASE, "TIMESTAMP"), "TIMESTAMP"),
-        ((*BASE, *["NUMERICAL_FEATURE"] * 6, *["CATEGORICAL_FEATURE"] * 5), "10 features"),
-    ],
-)
-def test_a_schema_that_is_none(room: Room, roles: tuple[str, ...], word: str) -> None:
-    with raised(room.publisher, "ValidationException") as told:
-        room.publisher.create_training_dataset(**with_schema(room.parties.publisher, columns(*roles)))
-    assert "schema" in told["Error"]["Message"]
-    assert word in told["Error"]["Message"]
+NO_SCHEMAS = [
+    (("ITEM_ID", "TIMESTAMP"), "USER_ID"),
+    (("USER_ID", "TIMESTAMP"), "ITEM_ID"),
+    (("USER_ID", "ITEM_ID"), "TIMESTAMP"),
+    ((*BASE, "USER_ID"), "USER_ID"),
+    ((*BASE, "ITEM_ID"), "ITEM_ID"),
+    ((*BASE, "TIMESTAMP"), "TIMESTAMP"),
+    ((*BASE, *["NUMERICAL_FEATURE"] * 6, *["CATEGORICAL_FEATURE"] * 5), "10 features"),
+]
+
+
+def test_a_schema_that_is_none(room: Room) -> None:
+    def is_refused(roles: tuple[str, ...], word: str) -> None:
+        with raised(room.publisher, "ValidationException") as told:
+            room.publisher.create_training_dataset(**with_schema(room.parties.publisher, columns(*roles)))
+        assert "schema" in told["Error"]["Message"]
+        assert word in told["Error"]["Message"]
+
+    assert_each(is_refused, NO_SCHEMAS)
 
 
 def test_a_schema_at_its_limit_is_shown_as_it_was_given(room: Room) -> None:
@@ -182,18 +185,27 @@ def test_a_bucket_of_another_account_is_refused_everywhere(room: Room) -> None:
 FIRST, LAST = datetime(2023, 12, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(("start", "end"), [(LAST, FIRST), (FIRST, FIRST)])
-def test_a_window_that_holds_nothing(room: Room, start: datetime, end: datetime) -> None:
-    with raised(room.publisher, "ValidationException") as told:
-        room.model(trainingDataStartTime=start, trainingDataEndTime=end)
-    assert "trainingDataEndTime" in told["Error"]["Message"]
+def test_a_window_that_holds_nothing(room: Room) -> None:
+    dataset = room.dataset()
+
+    def is_refused(start: datetime, end: datetime) -> None:
+        with raised(room.publisher, "ValidationException") as told:
+            room.model(dataset=dataset, trainingDataStartTime=start, trainingDataEndTime=end)
+        assert "trainingDataEndTime" in told["Error"]["Message"]
+
+    assert_each(is_refused, [(LAST, FIRST), (FIRST, FIRST)])
 
 
-@pytest.mark.parametrize("edges", [{}, {"Start": FIRST}, {"End": LAST}, {"Start": FIRST, "End": LAST}])
-def test_a_window_is_shown_as_it_was_given(room: Room, edges: dict[str, datetime]) -> None:
-    window = {f"trainingData{edge}Time": moment for edge, moment in edges.items()}
-    shown = room.publisher.get_audience_model(audienceModelArn=room.model(**window))
-    assert {name: shown[name] for name in shown if name.startswith("trainingData") and "Time" in name} == window
+def test_a_window_is_shown_as_it_was_given(room: Room) -> None:
+    def is_shown(edges: dict[str, datetime]) -> None:
+        window = {f"trainingData{edge}Time": moment for edge, moment in edges.items()}
+        model = room.model("-".join(["model", *edges]), **window)
+        shown = room.publisher.get_audience_model(audienceModelArn=model)
+        assert {
+            name: shown[name] for name in shown if name.startswith("trainingData") and "Time" in name
+        } == window
+
+    assert_each(is_shown, [{}, {"Start": FIRST}, {"End": LAST}, {"Start": FIRST, "End": LAST}])
 
 
 def test_a_window_that_could_not_be_shown_again_is_refused(room: Room) -> None:
@@ -316,18 +328,24 @@ def test_sizes_are_sorted_and_have_defaults(room: Room) -> None:
     assert (default["minMatchingSeedSize"], default["childResourceTagOnCreatePolicy"]) == (500, "NONE")
 
 
-@pytest.mark.parametrize(
-    "wrong", [sizes("PERCENTAGE", 101), sizes("PERCENTAGE", 5, 20_000_000), sizes("ABSOLUTE", 5, 5)]
-)
-def test_sizes_that_are_none(room: Room, wrong: dict[str, Any]) -> None:
-    configured = room.configured()
-    for attempt in (
-        lambda: room.configured("other", **wrong),
-        lambda: room.publisher.update_configured_audience_model(configuredAudienceModelArn=configured, **wrong),
-    ):
-        with raised(room.publisher, "ValidationException") as told:
-            attempt()
-        assert "audienceSizeBins" in told["Error"]["Message"]
+def test_sizes_that_are_none(room: Room) -> None:
+    model = room.model()
+    configured = room.configured(model=model)
+
+    def is_refused(wrong: dict[str, Any]) -> None:
+        for attempt in (
+            lambda: room.configured("other", model, **wrong),
+            lambda: room.publisher.update_configured_audience_model(
+                configuredAudienceModelArn=configured, **wrong
+            ),
+        ):
+            with raised(room.publisher, "ValidationException") as told:
+                attempt()
+            assert "audienceSizeBins" in told["Error"]["Message"]
+
+    assert_each(
+        is_refused, [sizes("PERCENTAGE", 101), sizes("PERCENTAGE", 5, 20_000_000), sizes("ABSOLUTE", 5, 5)]
+    )
 
 
 def test_the_size_of_an_export_is_one_of_the_configured(room: Room) -> None:
@@ -486,16 +504,17 @@ def test_each_side_of_a_job_sees_its_own(room: Room) -> None:
         room.advertiser.get_configured_audience_model(configuredAudienceModelArn=configured)
 
 
-@pytest.mark.parametrize(("shared", "is_told"), [("ALL", True), ("NONE", False)])
-def test_who_sees_the_metrics(room: Room, shared: str, is_told: bool) -> None:
-    theirs = room.job(room.shared(sharedAudienceMetrics=[shared]))
-    ours = room.parties.publisher.own(theirs)
-    assert "metrics" not in room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
-    room.finish()
-    seen = room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
-    assert seen["metrics"]["recallMetric"] == 0.75
-    told = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=theirs)
-    assert ("metrics" in told) is is_told
+def test_who_sees_the_metrics(room: Room) -> None:
+    model = room.model()
+    for shared, is_told in (("ALL", True), ("NONE", False)):
+        theirs = room.job(room.shared(shared, model=model, sharedAudienceMetrics=[shared]), shared)
+        ours = room.parties.publisher.own(theirs)
+        assert "metrics" not in room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
+        room.finish()
+        seen = room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
+        assert seen["metrics"]["recallMetric"] == 0.75
+        told = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=theirs)
+        assert ("metrics" in told) is is_told, shared
 
 
 def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
@@ -548,18 +567,19 @@ def test_neither_side_keeps_the_other_from_deleting(room: Room) -> None:
 # tags
 
 
-@pytest.mark.parametrize("policy", ["FROM_PARENT_RESOURCE", "NONE"])
-def test_which_tags_a_job_gets(room: Room, policy: str) -> None:
-    configured = room.shared(tags={"team": "media", "cost": "7"}, childResourceTagOnCreatePolicy=policy)
-    theirs = room.job(configured, tags={"team": "growth"})
-    ours = room.parties.publisher.own(theirs)
-    mine = room.publisher.start_audience_generation_job(
-        **job_parameters(room.parties.publisher, configured, "mine", tags={"team": "own"})
-    )["audienceGenerationJobArn"]
-    inherited = {"team": "media", "cost": "7"} if policy == "FROM_PARENT_RESOURCE" else {}
-    assert room.advertiser.list_tags_for_resource(resourceArn=theirs)["tags"] == {"team": "growth"}
-    assert room.publisher.list_tags_for_resource(resourceArn=ours)["tags"] == inherited
-    assert room.publisher.list_tags_for_resource(resourceArn=mine)["tags"] == {**inherited, "team": "own"}
+def test_which_tags_a_job_gets(room: Room) -> None:
+    model, own = room.model(), {"team": "media", "cost": "7"}
+    for policy, inherited in (("FROM_PARENT_RESOURCE", own), ("NONE", {})):
+        configured = room.shared(policy, model=model, tags=own, childResourceTagOnCreatePolicy=policy)
+        theirs = room.job(configured, policy, tags={"team": "growth"})
+        ours = room.parties.publisher.own(theirs)
+        mine = room.publisher.start_audience_generation_job(
+            **job_parameters(room.parties.publisher, configured, f"my {policy}", tags={"team": "own"})
+        )["audienceGenerationJobArn"]
+        assert room.advertiser.list_tags_for_resource(resourceArn=theirs)["tags"] == {"team": "growth"}, policy
+        assert room.publisher.list_tags_for_resource(resourceArn=ours)["tags"] == inherited, policy
+        mine_has = room.publisher.list_tags_for_resource(resourceArn=mine)["tags"]
+        assert mine_has == {**inherited, "team": "own"}, policy
 
 
 def test_tags_are_added_replaced_and_removed_on_one_side_only(room: Room) -> None:
@@ -657,23 +677,24 @@ def test_whose_template_it_is(room: Room) -> None:
     assert ours.keys().isdisjoint({"seedAudience", "protectedQueryIdentifier"})
 
 
-@pytest.mark.parametrize(
-    "sources",
-    [
-        {},
-        {"dataSource": {"s3Uri": SEED}, "sqlParameters": {"queryString": "SELECT 1"}},
-        {"sqlParameters": {}},
-        {"sqlParameters": {"queryString": "SELECT 1", "analysisTemplateArn": "x"}},
-    ],
-)
-def test_a_seed_has_exactly_one_source(room: Room, sources: dict[str, Any]) -> None:
+def test_a_seed_has_exactly_one_source(room: Room) -> None:
     configured = room.shared()
-    if "analysisTemplateArn" in sources.get("sqlParameters", {}):
-        template = room.installation.catalog.add_template("t", room.parties.advertiser.account_id, TEMPLATES_SQL)
-        sources = {"sqlParameters": {"queryString": "SELECT 1", "analysisTemplateArn": template.arn}}
-    with raised(room.advertiser, "ValidationException") as told:
-        room.job(configured, seedAudience={"roleArn": room.parties.advertiser.role, **sources})
-    assert "seedAudience" in told["Error"]["Message"]
+    template = room.installation.catalog.add_template("t", room.parties.advertiser.account_id, TEMPLATES_SQL)
+
+    def is_refused(sources: dict[str, Any]) -> None:
+        with raised(room.advertiser, "ValidationException") as told:
+            room.job(configured, seedAudience={"roleArn": room.parties.advertiser.role, **sources})
+        assert "seedAudience" in told["Error"]["Message"]
+
+    assert_each(
+        is_refused,
+        [
+            {},
+            {"dataSource": {"s3Uri": SEED}, "sqlParameters": {"queryString": "SELECT 1"}},
+            {"sqlParameters": {}},
+            {"sqlParameters": {"queryString": "SELECT 1", "analysisTemplateArn": template.arn}},
+        ],
+    )
 
 
 # listings
@@ -706,8 +727,9 @@ def test_a_listing_of_jobs_and_exports_is_filtered(room: Room) -> None:
 @pytest.fixture
 def real_room(tmp_path: Path) -> Iterator[tuple[Room, dg.DagsterInstance]]:
     """A room whose work is done, by the assets that a worker runs."""
+    room = Room.open(tmp_path / "home")
     with worlds.installed(tmp_path / "home"), worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance:
-        yield Room.open(tmp_path / "home"), instance
+        yield room, instance
 
 
 def test_what_boto3_creates_stands_in_dagster_with_its_lineage(

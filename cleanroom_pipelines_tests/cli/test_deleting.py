@@ -49,7 +49,8 @@ def test_a_dataset_goes_with_everything_made_from_it(
     with dagster_instance(installation) as instance:
         assert not any(shown_partitions(instance, kind) for kind in PARTITION_SETS)
     assert files_below(installation.home.accounts) == exported, "what was exported is its owner's"
-    noted = [(entry["operation"], entry["resource"]) for entry in installation.audit.entries()]
+    entries = [entry for entry in installation.audit.entries() if entry["operation"] == "delete"]
+    noted = [(entry["operation"], entry["resource"]) for entry in entries]
     assert noted[-1] == ("delete", dataset.id)
     assert len(noted) == 4
     again = command("delete", dataset.id, "--yes")

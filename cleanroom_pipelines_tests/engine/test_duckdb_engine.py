@@ -6,6 +6,7 @@ files lose no row in silence; results stream and are written in their order; not
 
 import gzip
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from cleanroom_pipelines.engine import (
 )
 from cleanroom_pipelines.errors import EngineError, StorageFullError
 from cleanroom_pipelines_tests import damaged
+from cleanroom_pipelines_tests.offenders import offenders
 
 SETTINGS = EngineSettings(memory_bytes=256 << 20, threads=2)
 
@@ -43,9 +45,8 @@ def rows_of(file: Path, *, paths: list[Path] | None = None) -> list[dict[str, ob
 # --- The lock ---
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+def test_what_is_locked(engine: Engine, tmp_path: Path) -> None:
+    statements = [
         "SELECT * FROM read_csv({outside})",
         "SELECT * FROM read_text({outside})",
         "SELECT * FROM read_blob({outside})",
@@ -66,9 +67,7 @@ def rows_of(file: Path, *, paths: list[Path] | None = None) -> list[dict[str, ob
         "SET lock_configuration = false",
         "SET allowed_directories = ['/']",
         "SELECT getenv('HOME')",
-    ],
-)
-def test_what_is_locked(engine: Engine, tmp_path: Path, statement: str) -> None:
+    ]
     (tmp_path / "outside.csv").write_text("a\n1\n")
     (tmp_path / "allowed-not").mkdir()
     (tmp_path / "allowed-not" / "a.csv").write_text("a\n1\n")
@@ -79,9 +78,13 @@ def test_what_is_locked(engine: Engine, tmp_path: Path, statement: str) -> None:
         "outside_new": tmp_path / "new",
         "around_new": tmp_path / "allowed" / ".." / "new",
     }
-    with pytest.raises(EngineError):
-        engine.fetch(statement.format(**{name: quote_literal(str(path)) for name, path in paths.items()}))
-    assert not (tmp_path / "new").exists()
+
+    def check(statement: str) -> None:
+        with pytest.raises(EngineError):
+            engine.fetch(statement.format(**{name: quote_literal(str(path)) for name, path in paths.items()}))
+        assert not (tmp_path / "new").exists()
+
+    assert offenders(statements, check) == []
 
 
 def test_what_is_allowed(engine: Engine, tmp_path: Path) -> None:
@@ -239,13 +242,17 @@ def test_unparsable_query_is_an_engine_error(engine: Engine) -> None:
 # --- Files ---
 
 
-@pytest.mark.parametrize(
-    "name", ["it's.csv", 'qu"ote.csv', "new\nline.csv", "😀.csv", "*.csv", "[a].csv", "q?.csv", "*.csv.gz"]
-)
-def test_odd_file_names_mean_themselves(tmp_path: Path, name: str) -> None:
-    (tmp_path / "other.csv").write_text("a\n2\n")
-    (tmp_path / name).write_bytes(gzip.compress(b"a\n1\n") if name.endswith(".gz") else b"a\n1\n")
-    assert rows_of(tmp_path / name) == [{"a": "1"}]
+def test_odd_file_names_mean_themselves(tmp_path: Path) -> None:
+    names = ["it's.csv", 'qu"ote.csv', "new\nline.csv", "😀.csv", "*.csv", "[a].csv", "q?.csv", "*.csv.gz"]
+    (tmp_path / "other.csv").write_text("a\nother\n")
+    for number, name in enumerate(names):
+        content = f"a\n{number}\n".encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+    def check(number: int, name: str) -> None:
+        assert rows_of(tmp_path / name) == [{"a": f"{number}"}]
+
+    assert offenders(enumerate(names), check) == []
 
 
 def test_odd_folder_names(tmp_path: Path) -> None:
@@ -257,13 +264,16 @@ def test_odd_folder_names(tmp_path: Path) -> None:
     assert rows_of(folder / "b.parquet") == [{"a": "2"}]
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("header", ['"line\nbreak",b', '"line\r\nbreak",b', "a,b"])
-def test_lines_end_as_the_header_does(tmp_path: Path, end: str, header: str) -> None:
-    # DuckDB's own detection takes the first line break for the end of all lines, and then finds no row.
+def test_lines_end_as_the_header_does(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
-    file.write_bytes(f'{header}{end}1,2{end}"x\ny",4{end}'.encode())
-    assert [list(row.values()) for row in rows_of(file)] == [["1", "2"], ["x\ny", "4"]]
+
+    def check(end: str, header: str) -> None:
+        # DuckDB's own detection takes the first line break for the end of all lines, and then finds no row.
+        file.write_bytes(f'{header}{end}1,2{end}"x\ny",4{end}'.encode())
+        assert [list(row.values()) for row in rows_of(file)] == [["1", "2"], ["x\ny", "4"]]
+
+    headers = ['"line\nbreak",b', '"line\r\nbreak",b', "a,b"]
+    assert offenders(product(["\n", "\r\n", "\r"], headers), check) == []
 
 
 def test_files_whose_lines_end_differently(tmp_path: Path) -> None:
@@ -387,15 +397,19 @@ def test_gzipped_parquet(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "t.parquet.gz") == [{"a": 1}, {"a": 2}]
 
 
-@pytest.mark.parametrize("how", damaged.GZIPS)
-@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "[t].csv.gz"])
-def test_damaged_gzipped_text_is_no_shorter_table(tmp_path: Path, name: str, how: str) -> None:
-    line, header = ('{"a": "%d"}\n', "") if "json" in name else ("%d\n", "a\n")
-    (tmp_path / name).write_bytes(damaged.GZIPS[how]((header + "".join(line % i for i in range(50_000))).encode()))
-    with open_engine(SETTINGS, paths=[tmp_path]) as engine, pytest.raises(EngineError) as caught:
-        engine.scan("t", find_tables(tmp_path / name))
-    assert caught.value.attributes["cause"] == "BadGzipFile"
-    assert caught.value.__context__ is None
+def test_damaged_gzipped_text_is_no_shorter_table(tmp_path: Path) -> None:
+    def check(name: str, how: str) -> None:
+        line, header = ('{"a": "%d"}\n', "") if "json" in name else ("%d\n", "a\n")
+        text = header + "".join(line % i for i in range(50_000))
+        file = tmp_path / f"{how} {name}"
+        file.write_bytes(damaged.GZIPS[how](text.encode()))
+        with pytest.raises(EngineError) as caught:
+            engine.scan("t", find_tables(file))
+        assert caught.value.attributes["cause"] == "BadGzipFile"
+        assert caught.value.__context__ is None
+
+    with open_engine(SETTINGS, paths=[tmp_path]) as engine:
+        assert offenders(product(["t.csv.gz", "t.jsonl.gz", "[t].csv.gz"], damaged.GZIPS), check) == []
 
 
 def test_gzipped_text_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,11 +143,12 @@ class RoomWorld:
 
 @contextmanager
 def open_room(folder: Path, **settings: str) -> Iterator[RoomWorld]:
-    """A room with a home and a Dagster instance of its own, below a folder."""
+    """A room with a home below a folder and a Dagster instance in memory."""
     with (
         worlds.installed(folder / "home", **settings) as installation,
-        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
+        dg.DagsterInstance.ephemeral() as instance,
     ):
+        worlds.with_catalog(installation.home)
         yield room_world(installation, instance)
 
 
@@ -158,7 +159,11 @@ def make_data_room(folder: Path) -> None:
     """
     for number in range(10):
         draft = folder / f"draft-{number}"
-        with open_room(draft) as world:
+        with (
+            worlds.installed(draft / "home") as installation,
+            worlds.dagster_at(draft / "dagster", one_file=True) as instance,
+        ):
+            world = room_world(installation, instance)
             world.provision_base()
             world.provision_seeds()
             world.run()
@@ -173,11 +178,18 @@ def make_data_room(folder: Path) -> None:
 
 
 @contextmanager
-def open_copied_room(folder: Path) -> Iterator[RoomWorld]:
-    """Open a copy of what `make_data_room` made."""
+def open_copied_room(folder: Path, *, with_history: bool = True) -> Iterator[RoomWorld]:
+    """Open a copy of what `make_data_room` made.
+
+    Args:
+        folder: The copy.
+        with_history: Open Dagster's history of it too; without it a run costs half.
+    """
     with (
         worlds.installed(folder / "home") as installation,
-        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
+        worlds.dagster_at(folder / "dagster", one_file=True)
+        if with_history
+        else dg.DagsterInstance.ephemeral() as instance,
     ):
         room = worlds.the(installation, Kind.DATA_ROOM)
         assert isinstance(room, DataRoom)

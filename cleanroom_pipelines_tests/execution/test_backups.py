@@ -2,6 +2,7 @@
 warehouses, buckets, inbox. Nothing is ever written over; a file that is no backup, was cut short or altered is
 refused; whatever fails leaves nothing. The backup and the key are their owner's only."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -15,7 +16,6 @@ import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Kind
 from cleanroom_pipelines.errors import ConflictError, InputError, StorageFullError, UsageError
-from cleanroom_pipelines.execution import backups
 from cleanroom_pipelines.execution.backups import back_up, restore
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.storage import ArtifactReference
@@ -131,7 +131,7 @@ def test_files_that_go_meanwhile_do_not_matter(full: Installation, tmp_path: Pat
 
 
 def test_the_catalogue_is_read_while_others_write(full: Installation, tmp_path: Path) -> None:
-    adding = backups._add_folder
+    adding = tarfile.TarFile.addfile
 
     def write_meanwhile(*arguments: object) -> None:
         if not list(full.catalog.ids(Kind.TRAINING_DATASET))[1:]:
@@ -139,7 +139,7 @@ def test_the_catalogue_is_read_while_others_write(full: Installation, tmp_path: 
         adding(*arguments)
 
     before = records(full.catalog)
-    with mock.patch.object(backups, "_add_folder", write_meanwhile):
+    with mock.patch.object(tarfile.TarFile, "addfile", write_meanwhile):
         back_up(full, tmp_path / "backup.tar")
     restore(tmp_path / "backup.tar", tmp_path / "new")
     restored = Installation(Settings(tmp_path / "new", seed_floor=1), clock=full.clock)
@@ -185,7 +185,14 @@ def test_a_backup_that_fails_leaves_nothing(full: Installation, tmp_path: Path, 
     out = tmp_path / "out"
     out.mkdir()
     expected = StorageFullError if getattr(error, "errno", 0) == 28 else type(error)
-    with mock.patch.object(backups, "_add_end", side_effect=error), pytest.raises(expected):
+    opening = tarfile.open
+
+    def failing_at_the_end(path: Path, mode: str) -> tarfile.TarFile:
+        if mode == "a":  # the digest of all that stands before is added last
+            raise error
+        return opening(path, mode)
+
+    with mock.patch.object(tarfile, "open", failing_at_the_end), pytest.raises(expected):
         back_up(full, out / "backup.tar")
     assert list(out.iterdir()) == []
     assert list(full.home.scratch.iterdir()) == []
@@ -261,10 +268,26 @@ def test_a_backup_that_was_altered_is_refused(backup: Path, tmp_path: Path) -> N
 def forge(path: Path, entry: tarfile.TarInfo, content: bytes = b"") -> None:
     """A file of the right form, with one more entry, as somebody who means harm would make it."""
     with tarfile.open(path, "w") as archive:
-        backups._add_bytes(archive, "FORMAT", b"cleanroom-backup-1")
-        backups._add_bytes(archive, "installation.key", bytes(32))
+        add_bytes(archive, "FORMAT", b"cleanroom-backup-1")
+        add_bytes(archive, "installation.key", bytes(32))
         archive.addfile(entry, io.BytesIO(content))
-    backups._add_end(path)
+    with tarfile.open(path, "a") as archive:
+        before = path.read_bytes()[: archive.offset]
+        add_bytes(archive, "END", hashlib.sha256(before).hexdigest().encode())
+
+
+def add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def test_what_is_forged_below_is_of_the_right_form(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("accounts")
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o700
+    forge(tmp_path / "forged.tar", entry)
+    restore(tmp_path / "forged.tar", tmp_path / "home")
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"accounts", "installation.key"}
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "../escaped", "accounts/../../../escaped"])

@@ -6,23 +6,23 @@ at once do it once, a run that is at work is waited for, a failing store is told
 What an export wrote stays at its destination. Another catalogue's resources are never touched.
 """
 
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import ExportJobSpec, GenerationJobSpec, Kind, Resource
+from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJobSpec, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, UsageError
-from cleanroom_pipelines.execution import deleting, traces
+from cleanroom_pipelines.execution import deleting
 from cleanroom_pipelines.execution.deleting import delete_pending, find_leaving, sweep_unknown
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.making import ASSETS_OF
@@ -33,6 +33,7 @@ from cleanroom_pipelines.storage.layout import path_of_partition
 
 from .. import worlds
 from ..conftest import StandingClock
+from ..worlds import WorldCache
 from .building import CANARY, Inbox, finish_all, make_room, write_artifact
 
 PARTITION = "dagster/partition"
@@ -52,7 +53,10 @@ class Room:
 
     def __init__(self, installation: Installation, instance: dg.DagsterInstance) -> None:
         self.installation, self.instance = installation, instance
-        self.catalog = installation.catalog
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return self.installation.catalog
 
     @classmethod
     def build(cls, installation: Installation, instance: dg.DagsterInstance) -> None:
@@ -163,26 +167,19 @@ def opened(folder: Path, layout: str, clock: StandingClock) -> Iterator[Room]:
         yield Room(Installation(settings, clock=clock), instance)
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The room as it was built once for each layout of Dagster's events; to be copied."""
-
-    @cache
-    def build(layout: str) -> Path:
-        folder = tmp_path_factory.mktemp("built")
-        with opened(folder, layout, StandingClock()) as room:
-            Room.build(room.installation, room.instance)
-        return folder
-
-    return build
+def build(layout: str, folder: Path) -> None:
+    with opened(folder, layout, StandingClock()) as room:
+        worlds.with_catalog(room.installation.home)
+        Room.build(room.installation, room.instance)
 
 
 @pytest.fixture
-def room_as(built: Callable[[str], Path], clock: StandingClock, tmp_path: Path) -> Iterator[Callable[[str], Room]]:
+def room_as(world_cache: WorldCache, clock: StandingClock, tmp_path: Path) -> Iterator[Callable[[str], Room]]:
+    """Opens a copy of the room, by the layout of Dagster's events."""
     with ExitStack() as stack:
 
         def open_room(layout: str) -> Room:
-            shutil.copytree(built(layout), tmp_path / "room")
+            world_cache.copy(f"two jobs, {layout}", partial(build, layout), tmp_path / "room")
             return stack.enter_context(opened(tmp_path / "room", layout, clock))
 
         yield open_room
@@ -230,18 +227,19 @@ def test_a_job_goes_with_its_exports_and_nothing_else_does(room_as: Callable[[st
     assert room.delete() == 0
 
 
+def files_of(room: Room, runs: Sequence[dg.DagsterRun]) -> list[Path]:
+    """Dagster's files that are named after one of these runs."""
+    folder = Path(room.instance.root_directory)
+    return [path for path in folder.rglob("*") if any(run.run_id in str(path) for run in runs)]
+
+
 def test_files_of_a_deleted_run_are_no_more(room_as: Callable[[str], Room]) -> None:
     room = room_as("a file for each run")
     runs = room.instance.get_runs(dg.RunsFilter(tags={PARTITION: room.asked()}))
     assert len(runs) == 2
-    folder = Path(room.instance.root_directory)
-
-    def files() -> list[Path]:
-        return [path for path in folder.rglob("*") if any(run.run_id in str(path) for run in runs)]
-
-    assert files()
+    assert files_of(room, runs)
     room.delete()
-    assert files() == []
+    assert files_of(room, runs) == []
 
 
 def test_the_newest_that_dagster_shows_of_an_asset_is_of_another_partition(room: Room) -> None:
@@ -340,30 +338,55 @@ def test_the_receipt_of_a_dropped_seed_goes_with_its_job(room: Room) -> None:
     assert inbox.seeds() == [f"user_id\n{CANARY}\n".encode()] * 2, "the other jobs' seeds"
 
 
-STEPS: dict[str, Callable[[Room], tuple[object, str]]] = {
-    "seed": lambda room: (type(room.installation.vault), "delete"),
-    "receipts": lambda room: (deleting, "forget_receipts"),
-    "artifact": lambda room: (type(room.installation.store), "delete"),
-    "folder": lambda room: (type(room.installation.store._fs), "rm"),
-    "events": lambda room: (type(room.instance.event_log_storage), "delete_events"),
-    "output": lambda room: (type(room.instance.compute_log_manager), "delete_logs"),
-    "results": lambda room: (traces, "_remove_events"),
-    "run": lambda room: (type(room.instance.run_storage), "delete_run"),
-    "file of the run": lambda room: (traces, "_remove_shard"),
-    "row": lambda room: (type(room.catalog), "finish_delete"),
-    "partition": lambda room: (deleting, "hide_partition"),
+# What carries a step out, and which of its calls. What one step leaves is what the next one finds, so that killing
+# before each and after the last sees every state. A job has two assets of one version each, its export one more.
+STEPS: dict[str, tuple[Callable[[Room], tuple[object, str]], tuple[int, ...]]] = {
+    "seed": (lambda room: (type(room.installation.vault), "delete"), (1,)),
+    "receipts": (lambda room: (deleting, "forget_receipts"), (1,)),
+    "all versions of an asset": (lambda room: (type(room.installation.store), "delete_partition"), (2, 3)),
+    "manifest, version, folder": (lambda room: (LocalFileSystem, "rm"), (1, 2, 3)),
+    "events": (lambda room: (type(room.instance.event_log_storage), "delete_events"), (1,)),
+    "output": (lambda room: (type(room.instance.compute_log_manager), "delete_logs"), (1,)),
+    "results": (lambda room: (type(room.instance), "wipe_asset_cached_status"), (1,)),
+    "run": (lambda room: (type(room.instance.run_storage), "delete_run"), (1, 2)),
+    "row": (lambda room: (type(room.catalog), "finish_delete"), (1,)),
+    "partition": (lambda room: (deleting, "hide_partition"), (1, 2)),
 }
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
-def test_cut_off_at_any_step_it_goes_on(room: Room, monkeypatch: pytest.MonkeyPatch, step: str, when: str) -> None:
-    partitions = room.asked()
-    place, name = STEPS[step](room)
-    carry_out = getattr(place, name)
+@pytest.mark.parametrize(("step", "call"), [(step, call) for step, (_, calls) in STEPS.items() for call in calls])
+def test_cut_off_before_any_step_it_goes_on(
+    room: Room, monkeypatch: pytest.MonkeyPatch, step: str, call: int
+) -> None:
+    cut_off_and_go_on(room, monkeypatch, step, call)
 
-    def killed(*arguments: object, **options: object) -> None:
-        if when == "after":
+
+def test_cut_off_after_the_last_step_there_is_nothing_to_do(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off_and_go_on(room, monkeypatch, "partition", 2, is_after=True)
+
+
+def test_cut_off_before_a_run_goes_the_file_of_its_events_goes_too(
+    room_as: Callable[[str], Room], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = room_as("a file for each run")
+    runs = room.instance.get_runs(dg.RunsFilter(tags={PARTITION: room.asked()}))
+    cut_off_and_go_on(room, monkeypatch, "run", 1)
+    assert files_of(room, runs) == []
+
+
+def cut_off_and_go_on(
+    room: Room, monkeypatch: pytest.MonkeyPatch, step: str, call: int, *, is_after: bool = False
+) -> None:
+    """Kill a deletion at one of the calls of a step, delete again, and see that all of it went, nothing else."""
+    partitions = room.asked()
+    place, name = STEPS[step][0](room)
+    carry_out, called = getattr(place, name), [0]
+
+    def killed(*arguments: object, **options: object) -> object:
+        called[0] += 1
+        if called[0] < call:
+            return carry_out(*arguments, **options)
+        if is_after:
             carry_out(*arguments, **options)
         raise Killed
 
@@ -385,7 +408,7 @@ def test_a_store_that_fails_is_told_and_tried_again_when_asked_again(
         raise PermissionError(13, "denied", "/secret/place")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(room.installation.store._fs), "rm", fail)
+        patched.setattr(LocalFileSystem, "rm", fail)
         assert room.delete() == 0
     job = room.catalog.get(Kind.GENERATION_JOB, partitions[0])
     assert job.status == "DELETE_FAILED"
@@ -404,7 +427,7 @@ def test_a_store_that_fails_for_what_is_gone_is_tried_again(room: Room, monkeypa
     room.delete()
     room.catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, room.configured.id)
     with monkeypatch.context() as patched:
-        patched.setattr(type(room.installation.store._fs), "rm", lambda *_, **__: 1 / 0)
+        patched.setattr(LocalFileSystem, "rm", lambda *_, **__: 1 / 0)
         assert room.delete() == 0
     assert room.delete() == 1
     assert_gone(room, [room.configured.id])
@@ -464,7 +487,6 @@ def test_several_at_once_delete_each_once(
     room: Room, monkeypatch: pytest.MonkeyPatch, hosts: str, tmp_path: Path
 ) -> None:
     if hosts == "several":  # which share catalogue, Dagster's database and store, but no lock
-        monkeypatch.setattr(deleting, "_LOCK", f".{hosts}.lock")
         monkeypatch.setattr(deleting.fcntl, "flock", lambda *_: None)
     partitions = [*room.asked(), room.jobs[1].id, room.export_of(room.jobs[1]).id]
     room.catalog.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)

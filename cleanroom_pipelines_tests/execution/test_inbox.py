@@ -35,11 +35,6 @@ from cleanroom_pipelines.storage import SeedVault
 from .building import CANARY, SEED, Inbox, make_room
 
 
-@pytest.fixture
-def inbox(installation: Installation) -> Inbox:
-    return Inbox(installation, make_room(installation.catalog))
-
-
 @contextmanager
 def cut_off(owner: object, name: str, after: bool) -> Iterator[None]:
     """Stop the process, as far as a test can, before or after one step."""
@@ -259,7 +254,6 @@ STEPS: list[tuple[object, str]] = [
     (Path, "mkdir"),
     (inbox_module, "write_durably"),
     (SeedVault, "put"),
-    (inbox_module, "_take"),
     (Catalog, "start_generation_job"),
 ]
 
@@ -271,7 +265,6 @@ def test_cut_off_anywhere_it_ends_in_one_job_with_its_seed(
     inbox: Inbox, owner: object, name: str, after: bool, again: str
 ) -> None:
     inbox.drop()
-    _ = inbox.installation.vault  # the key is made before anything is cut off
     with cut_off(owner, name, after):
         inbox.register()
     if again != "register":
@@ -438,7 +431,7 @@ def test_a_receipt_that_a_cut_off_run_did_not_leave_is_left_later(inbox: Inbox) 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
-    "owner, name", [(SeedVault, "delete"), (Catalog, "forget_seed"), (inbox_module, "_write_receipt")]
+    "owner, name", [(SeedVault, "delete"), (Catalog, "forget_seed"), (inbox_module, "write_durably")]
 )
 def test_settling_cut_off_anywhere_is_finished_later(inbox: Inbox, owner: object, name: str, after: bool) -> None:
     inbox.drop()
@@ -546,7 +539,7 @@ AGAIN: list[tuple[object, str]] = [
     (SeedVault, "put"),
     (Catalog, "place_seed"),
     (Catalog, "retry"),
-    (inbox_module, "_settle"),
+    (Path, "unlink"),
 ]
 
 

@@ -102,12 +102,12 @@ def failed_as(caplog: pytest.LogCaptureFixture, notify: str) -> str:
     records: list[logging.LogRecord] = []
     listener = logging.Handler(logging.WARNING)
     listener.emit = records.append  # type: ignore[method-assign]
-    notices._LOG.addHandler(listener)
+    logging.getLogger(notices.__name__).addHandler(listener)
     try:
         with caplog.at_level(logging.WARNING, logger=notices.__name__):
             send_notice(notify, NOTICE)
     finally:
-        notices._LOG.removeHandler(listener)
+        logging.getLogger(notices.__name__).removeHandler(listener)
     (record,) = records
     assert record.exc_info is None
     assert "canary" not in record.getMessage()
@@ -122,7 +122,7 @@ def test_a_url_that_refuses(hook: Hook, caplog: pytest.LogCaptureFixture, answer
 
 
 def test_a_url_that_hangs(hook: Hook, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_SECONDS", 0.2)
+    monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 0.2)
     hook.answer = 0
     assert "TimeoutError" in failed_as(caplog, hook.url)
 
@@ -154,14 +154,14 @@ def test_a_hook_that_cannot_work(caplog: pytest.LogCaptureFixture, notify: str) 
 
 
 def test_a_command_that_hangs(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_SECONDS", 0.3)
+    monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 0.3)
     assert "TimeoutExpired" in failed_as(caplog, "sleep 30")
 
 
 def test_a_command_may_leave_something_running(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "_SECONDS", 5)
+    monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 5)
     send_notice("sh -c 'sleep 15 &'", NOTICE)
     assert caplog.records == []
 

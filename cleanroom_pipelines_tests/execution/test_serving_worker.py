@@ -6,15 +6,19 @@ those of the home's own Dagster; two beside each other do nothing twice; a failu
 """
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.catalog import CatalogUnavailableError, Kind, Status, Version
@@ -22,23 +26,27 @@ from cleanroom_pipelines.execution import serving_worker
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF
-from cleanroom_pipelines.execution.serving_worker import work_until_stopped
+from cleanroom_pipelines.execution.serving_worker import Rounds, work_until_stopped
 
 from .. import worlds
+from . import preloaded_worker
 
 POLL = 0.1
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> worlds.World:
-    return worlds.write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Installation]:
     with worlds.installed(tmp_path / "home") as installation, pytest.MonkeyPatch.context() as patch:
         patch.delenv("DAGSTER_HOME", raising=False)
+        worlds.with_catalog(installation.home)
         yield installation
+
+
+@pytest.fixture
+def history(room: Installation) -> Iterator[dg.DagsterInstance]:
+    """The home's own Dagster, to look at."""
+    with dagster_instance(room) as instance:
+        yield instance
 
 
 @pytest.fixture
@@ -87,36 +95,40 @@ def ended(room: Installation, kind: Kind) -> Callable[[], Version | None]:
     return look
 
 
-def runs_of(room: Installation, kind: Kind) -> list[dg.DagsterRun]:
+def runs_of(room: Installation, history: dg.DagsterInstance, kind: Kind) -> list[dg.DagsterRun]:
     (key,) = room.catalog.ids(kind)
-    with dagster_instance(room) as instance:
-        return list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": key})))
+    return list(history.get_runs(dg.RunsFilter(tags={"dagster/partition": key})))
 
 
-def is_gone(room: Installation, kind: Kind, key: str) -> bool:
-    with dagster_instance(room) as instance:
-        shown = set(instance.get_dynamic_partitions(f"{kind.value}s"))
-    (asset,) = ASSETS_OF[kind]
-    return key not in shown and room.store.versions(asset, key) == []
+def test_it_does_what_comes_and_deletes_what_is_asked_to_go(
+    room: Installation, history: dg.DagsterInstance, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied, after_a_look, turn = threading.Event(), list[str](), Rounds.turn
 
+    def looked(rounds: Rounds) -> None:
+        is_first = applied.is_set() and not after_a_look
+        turn(rounds)
+        if is_first:
+            after_a_look.append(worlds.newest(room, Kind.TRAINING_DATASET).status)
 
-def test_it_does_what_comes_and_deletes_what_is_asked_to_go(room: Installation, dataset: Path) -> None:
+    monkeypatch.setattr(Rounds, "turn", looked)
     with working(room):
         worlds.wait_until(room.catalog.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)
-        version = worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=240, what="the dataset")
-        assert version.status == "ACTIVE"
-        assert (version.started_at - version.created_at).total_seconds() < 20, "seconds on the busiest machine"
-
-        def finished() -> list[dg.DagsterRun]:
-            return [run for run in runs_of(room, Kind.TRAINING_DATASET) if run.is_finished]
-
-        (run,) = worlds.wait_until(finished, seconds=240, what="the run's end")
+        applied.set()
+        worlds.wait_until(lambda: after_a_look, seconds=240, what="a look that begins after it was declared")
+        assert after_a_look == ["ACTIVE"]
+        (run,) = runs_of(room, history, Kind.TRAINING_DATASET)
         assert run.status is dg.DagsterRunStatus.SUCCESS
         assert run.tags["cleanroom/worker"].startswith("serve-")
         (key,) = room.catalog.ids(Kind.TRAINING_DATASET)
         room.catalog.request_delete(Kind.TRAINING_DATASET, key)
-        worlds.wait_until(lambda: is_gone(room, Kind.TRAINING_DATASET, key), seconds=240, what="the deletion")
+
+        def is_gone() -> bool:
+            is_stored = room.store.versions("training_dataset", key) != []
+            return not is_stored and key not in history.get_dynamic_partitions("training_datasets")
+
+        worlds.wait_until(is_gone, seconds=240, what="the deletion")
     assert room.catalog.live_runs() == frozenset(), "it said good-bye"
 
 
@@ -142,12 +154,12 @@ def test_a_failing_look_does_not_end_it(
 
 
 def test_what_cannot_be_claimed_is_not_started_without_end(
-    room: Installation, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    room: Installation, history: dg.DagsterInstance, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worlds.apply(room, dataset)
     monkeypatch.setattr(type(room.catalog), "claim", lambda *_, **__: None)
     with working(room):
-        worlds.wait_until(lambda: runs_of(room, Kind.TRAINING_DATASET), seconds=240, what="the first run")
+        worlds.wait_until(lambda: runs_of(room, history, Kind.TRAINING_DATASET), seconds=240, what="the first run")
         looks = threading.Event()
         ready, asked = type(room.catalog).ready, []
 
@@ -159,70 +171,91 @@ def test_what_cannot_be_claimed_is_not_started_without_end(
 
         monkeypatch.setattr(type(room.catalog), "ready", count)
         assert looks.wait(240)
-    assert len(runs_of(room, Kind.TRAINING_DATASET)) == 1
+    assert len(runs_of(room, history, Kind.TRAINING_DATASET)) == 1
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker in a process of its own.
+
+    Attributes:
+        process: It.
+        parent: The other end of its standard input, as its parent holds it.
+        log: What it printed.
+    """
+
+    process: BaseProcess
+    parent: Connection
+    log: Path
+
+    def assert_ended_well(self) -> None:
+        self.process.join(240)
+        assert self.process.exitcode == 0, self.log.read_text()[-2000:]
 
 
 @contextmanager
-def process(room: Installation, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The worker as `serve` starts it."""
-    with log.open("wb") as stream:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "cleanroom_pipelines.execution.serving_worker"],
-            env=os.environ | worlds.settings(room.settings.home),
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=stream,
-        )
+def process(room: Installation, log: Path) -> Iterator[Worker]:
+    """The worker as `serve` starts it, but forked."""
+    forking = get_context("forkserver")
+    forking.set_forkserver_preload([preloaded_worker.__name__])
+    theirs, ours = forking.Pipe(duplex=False)
+    environment = os.environ | worlds.settings(room.settings.home)
+    started = forking.Process(target=preloaded_worker.main, args=(dict(environment), theirs, log))
+    started.start()
+    theirs.close()
     try:
-        yield worker
+        yield Worker(started, ours, log)
     finally:
-        worker.kill()
-        worker.wait()
-        worker.stdin.close()
+        started.kill()
+        started.join()
+        ours.close()
 
 
-def test_two_beside_each_other_do_nothing_twice(room: Installation, world: worlds.World, tmp_path: Path) -> None:
-    worlds.apply(room, worlds.declare(world.folder / "two.yaml", interactions=world.interactions, seed=None))
+def test_two_beside_each_other_do_nothing_twice(
+    room: Installation, history: dg.DagsterInstance, world: worlds.World, tmp_path: Path
+) -> None:
+    worlds.apply(room, worlds.declare(tmp_path / "two.yaml", interactions=world.interactions, seed=None))
     with process(room, tmp_path / "one.log"), process(room, tmp_path / "other.log"):
         worlds.wait_until(ended(room, Kind.CONFIGURED_AUDIENCE_MODEL), seconds=240, what="all of it")
-        worlds.wait_until(lambda: not runs_under_way(room), seconds=240, what="the runs' end")
+        worlds.wait_until(
+            lambda: all(run.is_finished for run in history.get_runs()), seconds=240, what="the runs' end"
+        )
     for kind in list(Kind)[:3]:
         (key,) = room.catalog.ids(kind)
         assert [version.status for version in room.catalog.versions(kind, key)] == ["ACTIVE"]
-        with dagster_instance(room) as instance:
-            assert len(worlds.materializations(instance, ASSETS_OF[kind][0], key)) == 1
-
-
-def runs_under_way(room: Installation) -> list[dg.DagsterRun]:
-    with dagster_instance(room) as instance:
-        return [run for run in instance.get_runs() if not run.is_finished]
+        assert len(worlds.materializations(history, ASSETS_OF[kind][0], key)) == 1
 
 
 def claimed(room: Installation) -> bool:
     return worlds.newest(room, Kind.TRAINING_DATASET).status is Status.CREATE_IN_PROGRESS
 
 
-def lengthy(folder: Path, world: worlds.World) -> Path:
+def lengthy(folder: Path) -> Path:
     """A declaration whose dataset takes long enough to be stopped in the midst of it."""
-    rows = worlds.events(n_users=2_000, n_events=400_000)
-    table = worlds.write_events(folder / "many.parquet", rows)
-    return worlds.declare(folder / "many.yaml", interactions=table, seed=None)
+    number = pa.array(range(400_000), pa.int64())
+    columns = {
+        name: pc.cast(pc.bit_wise_and(pc.multiply(number, factor), pa.scalar(mask, pa.int64())), pa.string())
+        for name, factor, mask in (("user", 7, 2_047), ("item", 13, 31))
+    }
+    seconds = pc.add(number, pa.scalar(worlds.FIRST_SECOND, pa.int64()))
+    pq.write_table(pa.table({**columns, "ts": seconds}), folder / "many.parquet")
+    return worlds.declare(folder / "many.yaml", interactions=folder / "many.parquet", seed=None)
 
 
-def test_signals_give_back_what_is_under_way(room: Installation, world: worlds.World, tmp_path: Path) -> None:
-    worlds.apply(room, lengthy(tmp_path, world))
+def test_signals_give_back_what_is_under_way(room: Installation, tmp_path: Path) -> None:
+    worlds.apply(room, lengthy(tmp_path))
     with process(room, tmp_path / "first.log") as worker:
         worlds.wait_until(lambda: claimed(room), seconds=240, what="the claim", every=0.005)
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0, (tmp_path / "first.log").read_text()[-2000:]
+        worker.process.terminate()  # SIGTERM
+        worker.assert_ended_well()
     version = worlds.newest(room, Kind.TRAINING_DATASET)
     assert (version.status, version.attempt) == ("CREATE_PENDING", 0), "at once, and not counted"
     assert room.catalog.live_runs() == frozenset()
 
     with process(room, tmp_path / "second.log") as worker:
         worlds.wait_until(lambda: claimed(room), seconds=240, what="the claim", every=0.005)
-        worker.kill()
-        worker.wait()
+        worker.process.kill()
+        worker.process.join()
     version = worlds.newest(room, Kind.TRAINING_DATASET)
     assert version.status == "CREATE_IN_PROGRESS"
     worlds.later(room, seconds=61).catalog.reap()
@@ -230,7 +263,7 @@ def test_signals_give_back_what_is_under_way(room: Installation, world: worlds.W
 
     with process(room, tmp_path / "third.log") as worker:
         worlds.wait_until(ended(room, Kind.TRAINING_DATASET), seconds=240, what="the dataset")
-        worker.stdin.close()  # as when its parent is killed
-        assert worker.wait(240) == 0, (tmp_path / "third.log").read_text()[-2000:]
+        worker.parent.close()  # as when its parent is killed
+        worker.assert_ended_well()
     assert worlds.newest(room, Kind.TRAINING_DATASET).status == "ACTIVE"
     assert not [line for line in (tmp_path / "third.log").read_text().splitlines() if "Traceback" in line]

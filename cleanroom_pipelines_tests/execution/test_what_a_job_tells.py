@@ -41,31 +41,48 @@ def make(installation: Installation, asset: str, partition: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> worlds.World:
-    return worlds.write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def trained_home(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean room with a model but no job; to be copied."""
-    home = tmp_path_factory.mktemp("trained") / "home"
+def room_without_job(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a clean room with two accounts and a model but no job; to be copied."""
+    home = tmp_path_factory.mktemp("told") / "home"
     declaration = worlds.declare(
-        world.folder / "told.yaml", interactions=world.interactions, seed=None, configured={"sizes": list(SIZES)}
+        home.with_name("told.yaml"), interactions=world.interactions, seed=None, configured={"sizes": list(SIZES)}
     )
     with worlds.installed(home) as installation:
         worlds.apply(installation, declaration)
         for kind, asset in list(zip(Kind, MAKERS, strict=False))[:3]:
             make(installation, asset, worlds.the(installation, kind).id)
+        for account in (OWNER, STARTER):
+            installation.catalog.create_account(f"Account {account[0]}", account)
+    return home
+
+
+@pytest.fixture(scope="module")
+def room_with_job(room_without_job: Path, world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same once a job of another account is ranked."""
+    home = Path(shutil.copytree(room_without_job, tmp_path_factory.mktemp("ranked") / "home"))
+    with worlds.installed(home) as installation:
+        rank(installation, world)
     return home
 
 
 @pytest.fixture
-def room(trained_home: Path, tmp_path: Path) -> Iterator[Installation]:
-    shutil.copytree(trained_home, tmp_path / "home")
+def room(room_without_job: Path, tmp_path: Path) -> Iterator[Installation]:
+    shutil.copytree(room_without_job, tmp_path / "home")
     with worlds.installed(tmp_path / "home") as installation:
-        for account in (OWNER, STARTER):
-            installation.catalog.create_account(f"Account {account[0]}", account)
         yield installation
+
+
+@pytest.fixture
+def ranked(room_with_job: Path, tmp_path: Path) -> Iterator[Installation]:
+    shutil.copytree(room_with_job, tmp_path / "home")
+    with worlds.installed(tmp_path / "home") as installation:
+        yield installation
+
+
+def only_job(room: Installation) -> GenerationJob:
+    job = worlds.the(room, Kind.GENERATION_JOB)
+    assert isinstance(job, GenerationJob)
+    return job
 
 
 def start(
@@ -112,8 +129,8 @@ def export(room: Installation, job: GenerationJob, size: str) -> Version:
     return room.catalog.newest_version(Kind.EXPORT_JOB, exported.id)
 
 
-def test_the_summary_holds_what_the_api_shows(room: Installation, world: worlds.World) -> None:
-    job = rank(room, world)
+def test_the_summary_holds_what_the_api_shows(ranked: Installation) -> None:
+    room, job = ranked, only_job(ranked)
     told = newest(room, job).summary["metrics"]
     _, documents = newest_artifact(room, Kind.GENERATION_JOB, job.id, "audience")
     metrics = documents["metrics"]
@@ -130,9 +147,9 @@ def test_the_summary_holds_what_the_api_shows(room: Installation, world: worlds.
 
 @pytest.mark.parametrize(("size", "is_delivered"), [("20%", True), ("43%", True), ("44%", False), ("60%", False)])
 def test_across_accounts_at_most_half_of_the_others_leave(
-    room: Installation, world: worlds.World, size: str, is_delivered: bool
+    ranked: Installation, size: str, is_delivered: bool
 ) -> None:
-    job = rank(room, world)
+    room, job = ranked, only_job(ranked)
     assert job.started_by == STARTER
     assert any(entry["value"] == 60 for entry in newest(room, job).summary["metrics"]["relevance"]), "computed"
     version = export(room, job, size)

@@ -10,10 +10,12 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.identity import Family, IdProblem, JudgedIds, MatchingId, judge_ids
+
+from ..offenders import offenders
 
 texts = st.text(
     st.one_of(
@@ -52,13 +54,11 @@ def email_by_hand(text: str) -> str | None:
     return text if fine else None
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(texts, emails), min_size=1, max_size=8))
 def test_emails_against_plain_python(ids: list[str]) -> None:
     assert judge(MatchingId.EMAIL, *ids).normal.to_pylist() == [email_by_hand(text) for text in ids]
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.none(), texts), min_size=1, max_size=8))
 def test_strings_against_plain_python(ids: list[str | None]) -> None:
     judged = judge(MatchingId.STRING, *ids)
@@ -71,7 +71,6 @@ def test_strings_against_plain_python(ids: list[str | None]) -> None:
     assert judged.empty.tolist() == [not (text or "").strip() for text in ids]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(MatchingId), st.lists(st.one_of(texts, emails), min_size=1, max_size=8))
 def test_a_normal_form_is_its_own(kind: MatchingId, ids: list[str]) -> None:
     normal = [text for text in judge(kind, *ids).normal.to_pylist() if text is not None]
@@ -80,41 +79,41 @@ def test_a_normal_form_is_its_own(kind: MatchingId, ids: list[str]) -> None:
     assert not again.changed.any()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(MatchingId), st.lists(st.one_of(st.none(), texts, emails), min_size=2, max_size=8))
 def test_an_id_is_judged_alone(kind: MatchingId, ids: list[str | None]) -> None:
     together = judge(kind, *ids)
     assert together.normal.to_pylist() == [judge(kind, text).normal[0].as_py() for text in ids]
 
 
-@pytest.mark.parametrize(
-    ("given_", "normal"),
-    [
-        (" Anna.Muster+News@Example.COM\n", "anna.muster+news@example.com"),
-        ("E\u0301va@Zu\u0308rich.ch", "éva@zürich.ch"),
-        ("o'neil@mail.co.uk", "o'neil@mail.co.uk"),
-        ("a@b.c1", "a@b.c1"),
-        (f"{'a' * 64}@b.ch", f"{'a' * 64}@b.ch"),
-        (f"{'a' * 65}@b.ch", None),
-        (f"a@{'b.' * 125}ch", f"a@{'b.' * 125}ch"),
-        (f"a@{'b.' * 126}ch", None),
-        ("a@b", None),
-        ("a@b.c", None),
-        ("a@127.0.0.1", None),
-        ("a..b@c.ch", None),
-        (".a@c.ch", None),
-        ("a@@c.ch", None),
-        ("a b@c.ch", None),
-        ("<a@c.ch>", None),
-        ("a@-c.ch", None),
-        ("a@c_d.ch", None),
-        ("a@c.ch,b@c.ch", None),
-    ],
-)
-def test_emails(given_: str, normal: str | None) -> None:
-    judged = judge(MatchingId.EMAIL, given_)
-    assert judged.normal.to_pylist() == [normal]
-    assert list(judged.problems()) == ([] if normal else [IdProblem.INVALID_EMAIL_FORMAT])
+def test_emails() -> None:
+    normal_forms = {
+        " Anna.Muster+News@Example.COM\n": "anna.muster+news@example.com",
+        "E\u0301va@Zu\u0308rich.ch": "éva@zürich.ch",
+        "o'neil@mail.co.uk": "o'neil@mail.co.uk",
+        "a@b.c1": "a@b.c1",
+        f"{'a' * 64}@b.ch": f"{'a' * 64}@b.ch",
+        f"{'a' * 65}@b.ch": None,
+        f"a@{'b.' * 125}ch": f"a@{'b.' * 125}ch",
+        f"a@{'b.' * 126}ch": None,
+        "a@b": None,
+        "a@b.c": None,
+        "a@127.0.0.1": None,
+        "a..b@c.ch": None,
+        ".a@c.ch": None,
+        "a@@c.ch": None,
+        "a b@c.ch": None,
+        "<a@c.ch>": None,
+        "a@-c.ch": None,
+        "a@c_d.ch": None,
+        "a@c.ch,b@c.ch": None,
+    }
+
+    def check(given_: str, normal: str | None) -> None:
+        judged = judge(MatchingId.EMAIL, given_)
+        assert judged.normal.to_pylist() == [normal]
+        assert list(judged.problems()) == ([] if normal else [IdProblem.INVALID_EMAIL_FORMAT])
+
+    assert offenders(normal_forms.items(), check) == []
 
 
 @pytest.mark.parametrize("kind", [MatchingId.HASHED_EMAIL, MatchingId.HASHED_PHONE_NUMBER])
@@ -129,13 +128,15 @@ def test_hashes(kind: MatchingId) -> None:
     assert judged.changed.tolist() == [True, True, *[False] * 6]
 
 
-@pytest.mark.parametrize("kind", list(MatchingId))
-def test_nothing_gives_nothing(kind: MatchingId) -> None:
-    judged = judge(kind)
-    assert len(judged.normal) == 0
-    assert not judged.problems()
-    assert judge(kind, "", None, " \t").valid.tolist() == [False] * 3
-    assert list(judge(kind, "", None, " \t").problems()) == [IdProblem.EMPTY_CELL]
+def test_nothing_gives_nothing() -> None:
+    def check(kind: MatchingId) -> None:
+        judged = judge(kind)
+        assert len(judged.normal) == 0
+        assert not judged.problems()
+        assert judge(kind, "", None, " \t").valid.tolist() == [False] * 3
+        assert list(judge(kind, "", None, " \t").problems()) == [IdProblem.EMPTY_CELL]
+
+    assert offenders(MatchingId, check) == []
 
 
 def test_what_can_match_what() -> None:

@@ -5,16 +5,16 @@ free.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.media.errors import BudgetSpentError, MediaError, PermissionDeniedError
 from cleanroom_pipelines.media.server import MediaService
 
-from .. import worlds
-from ..execution.room_worlds import ADVERTISER, PUBLISHER, RoomWorld, room_world, seed_file
+from ..execution.room_worlds import ADVERTISER, PUBLISHER, RoomWorld, seed_file
 
 LIKE = {"kind": "lookalike", "source": {"kind": "seed", "audience_type": "loyal"}, "reach": 20}
 
@@ -49,18 +49,9 @@ class Asking:
 
 
 @pytest.fixture
-def asking(tmp_path: Path) -> Iterator[Asking]:
-    with (
-        worlds.installed(tmp_path / "home") as installation,
-        worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance,
-    ):
-        # what overlap and insights need beside what the world's advertiser may
-        world = room_world(installation, instance)
-        world.provision_base()
-        world.provision_seeds()
-        world.run()
-        yield Asking(world)
-        installation.audit.close()
+def asking(data_room: RoomWorld) -> Iterator[Asking]:
+    yield Asking(data_room)
+    data_room.installation.audit.close()
 
 
 def test_a_lookalike_is_delivered_in_one_of_its_seed_modes(asking: Asking) -> None:
@@ -132,10 +123,6 @@ def test_deleting_says_what_is_built_on_it_and_no_more(asking: Asking) -> None:
 
 
 def test_drafts_go_after_a_day(asking: Asking) -> None:
-    from datetime import timedelta
-
-    from cleanroom_pipelines.execution.retention import delete_superseded
-
     asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "loyal"})
     installation = asking.world.installation
     assert len(installation.catalog.custom_audiences(asking.world.room.id, hidden=True)) == 1

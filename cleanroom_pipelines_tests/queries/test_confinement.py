@@ -54,15 +54,16 @@ print(json.dumps({
 """
 
 
-@pytest.fixture
-def tried(tmp_path: Path) -> dict[str, bool]:
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
+    folder = tmp_path_factory.mktemp("confined").resolve()
     for name in ("table", "other", "own"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a").write_text("a")
-    (tmp_path / "table" / "link").symlink_to(tmp_path / "other" / "a")
+        (folder / name).mkdir()
+        (folder / name / "a").write_text("a")
+    (folder / "table" / "link").symlink_to(folder / "other" / "a")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        command = [sys.executable, "-c", textwrap.dedent(_TRY), str(tmp_path.resolve()), str(port)]
+        command = [sys.executable, "-c", textwrap.dedent(_TRY), str(folder), str(port)]
         run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     tried: dict[str, bool] = json.loads(run.stdout)
     if not tried["confined"]:

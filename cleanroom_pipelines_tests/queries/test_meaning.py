@@ -132,7 +132,6 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-@settings(max_examples=200, deadline=None)
 @given(text=queries())
 def test_it_means_what_was_written(engine: Engine, text: str) -> None:
     checked = check_query(text)
@@ -148,7 +147,7 @@ def test_it_means_what_was_written(engine: Engine, text: str) -> None:
 def test_most_of_what_is_tried_can_run(engine: Engine) -> None:
     can_run: list[bool] = []
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(database=None)
     @given(text=queries())
     def try_one(text: str) -> None:
         can_run.append(runs(engine, text))
@@ -168,7 +167,6 @@ def runs(engine: Engine, text: str) -> bool:
 ANY_TEXT = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]), max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=ANY_TEXT, name=ANY_TEXT.filter(bool))
 def test_any_text_is_a_text_and_any_name_a_name(engine: Engine, text: str, name: str) -> None:
     quoted = quote_identifier(name)
@@ -176,7 +174,6 @@ def test_any_text_is_a_text_and_any_name_a_name(engine: Engine, text: str, name:
     assert run_checked(engine, check_query(query)) == run_as_written(engine, query)
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=ANY_TEXT)
 def test_any_text_is_a_parameter(engine: Engine, text: str) -> None:
     checked = check_query("SELECT :p || s || :p FROM shop.users", parameters={"p": text})

@@ -1,5 +1,7 @@
 """A checked query in a process of its own.
 
+What the process does with its task is tried here, without a process, wherever no process is what is asked about.
+
 Contract: it writes the ids as the seed's reader wants them, reads the named tables' folders and nothing else, is
 ended in time whatever it does, takes nothing of our environment with it, leaves neither process nor file behind,
 and tells nothing of the data when it fails.
@@ -8,15 +10,14 @@ and tells nothing of the data when it fails.
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -24,13 +25,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.queries import child
 from cleanroom_pipelines.queries.checking import CheckedQuery, check_query
-from cleanroom_pipelines.queries.running import QueryLimits, run_query
-from cleanroom_pipelines_tests import damaged
+from cleanroom_pipelines.queries.running import Ask, QueryLimits, ask_process, run_query
+
+from .. import damaged
+from ..cases import assert_each
+from ..worlds import wait_until
+
+Run = Callable[..., list[str | None]]
+soon = partial(wait_until, seconds=600, what="the next state of a process", every=0.02)
 
 CANARY = "kanarienvogel"
-# Enough for what ends by itself, also beside other tests; what does not end is given less.
-LIMITS = QueryLimits(wall_seconds=60, threads=1, memory_bytes=256 << 20)
+# Enough for what ends by itself, also beside other tests.
+LIMITS = QueryLimits(wall_seconds=60, threads=1, memory_bytes=256 << 20, max_rows=200_000)
+# For what the test ends.
+ENDURING = QueryLimits(wall_seconds=600, threads=1)
 THREE = "shop.orders a, shop.orders b, shop.orders c"
 # A thousand million rows, none of which is kept.
 ENDLESS = f"SELECT a.user_id FROM {THREE} WHERE md5(a.user_id || b.user_id || c.user_id) = 'x'"
@@ -61,11 +71,26 @@ def warehouse(tmp_path: Path) -> Path:
     return folder
 
 
+def answer_here(task: Mapping[str, Any], own: Path, limits: QueryLimits) -> dict[str, Any]:
+    """What the process would answer, from this one, which keeps its rights."""
+    return child.answer(json.loads(json.dumps(task)), give_up=lambda **_: False)
+
+
 @pytest.fixture
-def run(warehouse: Path, tmp_path: Path) -> Callable[..., list[str | None]]:
+def run(warehouse: Path, tmp_path: Path) -> Run:
     """Runs a query over the warehouse and gives the ids it wrote; nothing may be left."""
+    return runs(warehouse, tmp_path, answer_here)
+
+
+@pytest.fixture
+def run_apart(warehouse: Path, tmp_path: Path) -> Run:
+    """The same in a process of its own."""
+    return runs(warehouse, tmp_path, ask_process)
+
+
+def runs(warehouse: Path, tmp_path: Path, ask: Ask) -> Run:
     scratch = tmp_path / "scratch"
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)
     out = tmp_path / "out.jsonl"
 
     def run_one(
@@ -75,7 +100,8 @@ def run(warehouse: Path, tmp_path: Path) -> Callable[..., list[str | None]]:
         folders = {("shop", path.name): path for path in warehouse.iterdir()}
         before = set(psutil.Process().children(recursive=True))
         try:
-            n_rows = run_query(checked, folders if tables is None else tables, out, limits=limits, scratch=scratch)
+            chosen = folders if tables is None else tables
+            n_rows = run_query(checked, chosen, out, limits=limits, scratch=scratch, ask=ask)
             lines = out.read_text().splitlines()
             assert len(lines) == n_rows
             return [json.loads(line)["user_id"] for line in lines]
@@ -101,16 +127,12 @@ def failure(run: Callable[..., object], text: object, **options: object) -> str:
     return str(error.attributes["problem"])
 
 
-T = TypeVar("T")
-Run = Callable[..., list[str | None]]
-
-
 # --- What it writes ---
 
 
-def test_text_is_written_as_it_is(run: Run) -> None:
+def test_text_is_written_as_it_is(run_apart: Run) -> None:
     names = ['Ä "q" \\ \n', "😀", ""]
-    assert run("SELECT name FROM shop.users WHERE name IS NOT NULL ORDER BY length(name) DESC") == names
+    assert run_apart("SELECT name FROM shop.users WHERE name IS NOT NULL ORDER BY length(name) DESC") == names
 
 
 def test_whole_numbers_are_written_as_text_and_null_as_null(run: Run) -> None:
@@ -155,31 +177,37 @@ def test_the_file_is_its_owners_only(warehouse: Path, tmp_path: Path) -> None:
 # --- How it fails ---
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("SELECT weight FROM shop.users", "type"),
-        ("SELECT day FROM shop.users", "type"),
-        ("SELECT sum(id) FROM shop.users", "type"),
-        ("SELECT id = 1 FROM shop.users", "type"),
-        ("SELECT u FROM shop.users AS u", "type"),
-        ("SELECT kanarienvogel FROM shop.users", "names"),
-        ("SELECT filename FROM shop.users", "names"),
-        ("SELECT file_row_number FROM shop.users", "names"),
-        ("SELECT id FROM shop.users WHERE name > day + id", "names"),
-        ("SELECT id FROM shop.users AS u(a, b)", "names"),
-        ("SELECT CAST(amount AS INTEGER) FROM shop.orders", "values"),
-        ("SELECT id * id FROM shop.users", "values"),
-        ("SELECT user_id FROM kanarienvogel.orders", "missing"),
-        ("SELECT user_id FROM shop.kanarienvogel", "missing"),
-        ("SELECT value FROM information_schema.tables", "missing"),
-        ("SELECT value FROM main.duckdb_settings", "missing"),
-        ("SELECT value FROM temp.reject_errors", "missing"),
-        ("SELECT a.user_id FROM shop.orders a, shop.orders b, shop.orders c, shop.orders d", "rows"),
-    ],
-)
-def test_failures_have_names(run: Run, text: str, problem: str) -> None:
-    assert failure(run, text) == problem
+PROBLEMS = [
+    ("SELECT weight FROM shop.users", "type"),
+    ("SELECT day FROM shop.users", "type"),
+    ("SELECT sum(id) FROM shop.users", "type"),
+    ("SELECT id = 1 FROM shop.users", "type"),
+    ("SELECT u FROM shop.users AS u", "type"),
+    ("SELECT kanarienvogel FROM shop.users", "names"),
+    ("SELECT filename FROM shop.users", "names"),
+    ("SELECT file_row_number FROM shop.users", "names"),
+    ("SELECT id FROM shop.users WHERE name > day + id", "names"),
+    ("SELECT id FROM shop.users AS u(a, b)", "names"),
+    ("SELECT CAST(amount AS INTEGER) FROM shop.orders", "values"),
+    ("SELECT id * id FROM shop.users", "values"),
+    ("SELECT user_id FROM kanarienvogel.orders", "missing"),
+    ("SELECT user_id FROM shop.kanarienvogel", "missing"),
+    ("SELECT value FROM information_schema.tables", "missing"),
+    ("SELECT value FROM main.duckdb_settings", "missing"),
+    ("SELECT value FROM temp.reject_errors", "missing"),
+    ("SELECT a.user_id FROM shop.orders a, shop.orders b, shop.orders c, shop.orders d", "rows"),
+]
+
+
+def test_failures_have_names(run: Run) -> None:
+    def has_a_name(text: str, problem: str) -> None:
+        assert failure(run, text) == problem
+
+    assert_each(has_a_name, PROBLEMS)
+
+
+def test_a_failure_of_the_process_has_its_name(run_apart: Run) -> None:
+    assert failure(run_apart, f"SELECT {CANARY} FROM shop.users") == "names"
 
 
 def test_limits_of_the_result(run: Run) -> None:
@@ -214,7 +242,7 @@ def test_tables_that_are_damaged(run: Run, warehouse: Path) -> None:
 # --- What it may read ---
 
 
-def test_links_that_lead_out(run: Run, warehouse: Path, tmp_path: Path) -> None:
+def test_links_that_lead_out(run: Run, run_apart: Run, warehouse: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.csv").write_text(f"user_id\n{CANARY}\n")
     (warehouse / "linked").symlink_to(tmp_path / "other")
@@ -226,147 +254,128 @@ def test_links_that_lead_out(run: Run, warehouse: Path, tmp_path: Path) -> None:
     relative = {("shop", "orders"): Path(os.path.relpath(warehouse / "orders"))}
     for name in ("linked", "file"):
         assert failure(run, f"SELECT user_id FROM shop.{name}") == "link"
-    assert failure(run, "SELECT user_id FROM shop.loop") in {"link", "failed", "table"}
+    assert failure(run_apart, "SELECT user_id FROM shop.loop") in {"link", "failed", "table"}
     for tables in (around, relative):
         assert failure(run, "SELECT user_id FROM shop.orders", tables=tables) == "link"
 
 
-def test_a_link_within_the_folder(run: Run, warehouse: Path) -> None:
+def test_a_link_within_the_folder(run_apart: Run, warehouse: Path) -> None:
     (warehouse / "inside" / "versions").mkdir(parents=True)
     (warehouse / "inside" / "versions" / "1.csv").write_text("user_id\na\n")
     (warehouse / "inside" / "now.csv").symlink_to("versions/1.csv")
-    assert run("SELECT user_id FROM shop.inside") == ["a"]
+    assert run_apart("SELECT user_id FROM shop.inside") == ["a"]
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT content FROM read_text('{outside}')",
-        "SELECT user_id FROM '{outside}'",
-        "SELECT user_id FROM table_1, read_text('{outside}')",
-        "SELECT user_id FROM (SELECT * FROM query('SELECT 1 AS user_id')), table_1",
-        "SELECT value FROM duckdb_settings(), table_1",
-        "SELECT table_name FROM information_schema.tables, table_1",
-        "SELECT line FROM reject_errors, table_1",
-        "SELECT user_id FROM memory.main.table_1, table_1",
-        "COPY table_1 TO '{inside}'",
-        "ATTACH '{outside}'",
-        "SELECT user_id FROM table_1; COPY table_1 TO '{outside}'",
-        "",
-    ],
-)
+FORGED = [
+    "SELECT content FROM read_text('{outside}')",
+    "SELECT user_id FROM '{outside}'",
+    "SELECT user_id FROM table_1, read_text('{outside}')",
+    "SELECT user_id FROM (SELECT * FROM query('SELECT 1 AS user_id')), table_1",
+    "SELECT value FROM duckdb_settings(), table_1",
+    "SELECT table_name FROM information_schema.tables, table_1",
+    "SELECT line FROM reject_errors, table_1",
+    "SELECT user_id FROM memory.main.table_1, table_1",
+    "COPY table_1 TO '{inside}'",
+    "ATTACH '{outside}'",
+    "SELECT user_id FROM table_1; COPY table_1 TO '{outside}'",
+    "",
+]
+
+
 def test_what_the_check_would_have_refused_is_refused_again(
-    run: Run, warehouse: Path, tmp_path: Path, sql: str
+    run: Run, run_apart: Run, warehouse: Path, tmp_path: Path
 ) -> None:
-    outside = tmp_path / "outside.csv"
+    outside, inside = tmp_path / "outside.csv", warehouse / "orders" / "1.csv"
     outside.write_text(f"user_id\n{CANARY}\n")
-    inside = warehouse / "orders" / "1.csv"
     was = inside.read_bytes()
-    forged = CheckedQuery(sql.format(outside=outside, inside=inside), (("shop", "orders"),))
-    assert failure(run, forged) in {"failed", "names"}
-    assert inside.read_bytes() == was
-    assert outside.read_text() == f"user_id\n{CANARY}\n"
+
+    def is_refused(sql: str, runs: Run) -> None:
+        forged = CheckedQuery(sql.format(outside=outside, inside=inside), (("shop", "orders"),))
+        assert failure(runs, forged) in {"failed", "names"}
+        assert inside.read_bytes() == was
+        assert outside.read_text() == f"user_id\n{CANARY}\n"
+
+    assert_each(
+        is_refused,
+        [*((sql, run) for sql in FORGED), (FORGED[0], run_apart), ("COPY table_1 TO '{inside}'", run_apart)],
+    )
 
 
 # --- How it ends ---
 
 
-def test_what_does_not_end_is_ended(run: Run) -> None:
-    began = time.monotonic()
-    assert failure(run, ENDLESS, limits=QueryLimits(wall_seconds=3, threads=1)) == "time"
-    assert time.monotonic() - began < 10
+def test_what_does_not_end_is_ended(run_apart: Run) -> None:
+    assert failure(run_apart, ENDLESS, limits=QueryLimits(wall_seconds=1, threads=1)) == "time"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"SELECT count(*) FROM {THREE}, shop.orders d, shop.orders e, shop.orders f",
-        f"SELECT count(DISTINCT a.user_id || b.user_id || c.user_id) FROM {THREE}",
-        f"SELECT a.user_id FROM {THREE} ORDER BY md5(a.user_id || b.user_id || c.user_id)",
-        "WITH "
-        + ", ".join(
-            f"c{n} AS (SELECT x || x AS x FROM {f'c{n - 1}' if n else '(SELECT user_id AS x FROM shop.orders)'})"
-            for n in range(60)
-        )
-        + " SELECT length(x) FROM c59",
-    ],
-    ids=["cross join", "groups", "sort", "doubling text"],
-)
-def test_what_needs_too_much_memory_is_ended(run: Run, text: str) -> None:
+GREEDY = {
+    "cross join": f"SELECT count(*) FROM {THREE}, shop.orders d, shop.orders e, shop.orders f",
+    "groups": f"SELECT count(DISTINCT a.user_id || b.user_id || c.user_id) FROM {THREE}",
+    "sort": f"SELECT a.user_id FROM {THREE} ORDER BY md5(a.user_id || b.user_id || c.user_id)",
+    "doubling text": "WITH "
+    + ", ".join(
+        f"c{n} AS (SELECT x || x AS x FROM {f'c{n - 1}' if n else '(SELECT user_id AS x FROM shop.orders)'})"
+        for n in range(60)
+    )
+    + " SELECT length(x) FROM c59",
+}
+
+
+def test_what_needs_too_much_memory_is_ended(run_apart: Run) -> None:
     limits = QueryLimits(memory_bytes=160 << 20, overhead_bytes=1 << 30, scratch_bytes=32 << 20)
-    assert failure(run, text, limits=limits) in {"memory", "disk", "values"}
+
+    def is_ended(_: str, text: str) -> None:
+        assert failure(run_apart, text, limits=limits) in {"memory", "disk", "values"}
+
+    assert_each(is_ended, GREEDY.items())
 
 
-def test_the_process_is_alone_and_limited(
+def test_the_process_is_alone_and_limited_and_killed_it_is_a_failure(
     warehouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     monkeypatch.setenv("CLEANROOM_HOME", CANARY)
-    limits = QueryLimits(wall_seconds=6, threads=1)
     tables = {("shop", "orders"): warehouse / "orders"}
     before = set(psutil.Process().children())
     problems: list[str] = []
 
     def run_endless() -> None:
         try:
-            run_query(check_query(ENDLESS), tables, tmp_path / "out", limits=limits, scratch=tmp_path)
+            run_query(check_query(ENDLESS), tables, tmp_path / "out", limits=ENDURING, scratch=tmp_path)
         except SeedError as error:
             problems.append(error.attributes["problem"])
 
     thread = threading.Thread(target=run_endless)
     thread.start()
-    (process,) = wait_for(lambda: set(psutil.Process().children()) - before)
+    (process,) = soon(lambda: set(psutil.Process().children()) - before)
     # the limits come before anything of the query does
-    wait_for(lambda: resource.prlimit(process.pid, resource.RLIMIT_CORE)[1] == 0)
+    soon(lambda: resource.prlimit(process.pid, resource.RLIMIT_CORE)[1] == 0)
     assert CANARY not in str(process.environ())
     assert not {"AWS_SECRET_ACCESS_KEY", "CLEANROOM_HOME"} & set(process.environ())
     assert CANARY not in str(process.cmdline())
     assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
-    assert resource.prlimit(process.pid, resource.RLIMIT_AS)[1] == limits.memory_bytes + limits.overhead_bytes
-    assert resource.prlimit(process.pid, resource.RLIMIT_CPU)[1] <= 6 + 5
-    assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1] <= limits.scratch_bytes
+    assert resource.prlimit(process.pid, resource.RLIMIT_AS)[1] == ENDURING.memory_bytes + ENDURING.overhead_bytes
+    assert resource.prlimit(process.pid, resource.RLIMIT_CPU)[1] <= ENDURING.wall_seconds * ENDURING.threads + 5
+    assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1] <= ENDURING.scratch_bytes
     assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1] <= 1_024
+    process.kill()
     thread.join()
-    assert problems == ["time"]
+    assert problems == ["failed"]
     assert not process.is_running()
-
-
-def test_a_process_that_is_killed_is_a_failure(warehouse: Path, tmp_path: Path) -> None:
-    tables = {("shop", "orders"): warehouse / "orders"}
-    before = set(psutil.Process().children())
-
-    def kill() -> None:
-        (process,) = wait_for(lambda: set(psutil.Process().children()) - before)
-        process.send_signal(signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    with pytest.raises(SeedError) as caught:
-        run_query(check_query(ENDLESS), tables, tmp_path / "out", limits=LIMITS, scratch=tmp_path)
-    thread.join()
-    assert caught.value.attributes["problem"] == "failed"
 
 
 def test_it_ends_when_its_parent_is_killed(warehouse: Path, tmp_path: Path) -> None:
     script = f"""
         from pathlib import Path
         from cleanroom_pipelines.queries.checking import check_query
-        from cleanroom_pipelines.queries.running import run_query
+        from cleanroom_pipelines.queries.running import QueryLimits, run_query
         run_query(check_query({ENDLESS!r}), {{("shop", "orders"): Path({str(warehouse / "orders")!r})}},
-            Path("out"), scratch=Path({str(tmp_path)!r}))
+            Path("out"), limits=QueryLimits(wall_seconds=600), scratch=Path({str(tmp_path)!r}))
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=Path(__file__).parents[2])
-    (child,) = wait_for(lambda: psutil.Process(parent.pid).children())
+    (process,) = soon(lambda: psutil.Process(parent.pid).children())
     # it waits for the end of its input once it has limited itself
-    wait_for(lambda: child.num_threads() > 1)
+    soon(lambda: process.num_threads() > 1)
     parent.kill()
     parent.wait()
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-
-
-def wait_for(condition: Callable[[], T]) -> T:
-    deadline = time.monotonic() + 30
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
+    soon(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)

@@ -1,12 +1,13 @@
 """A small clean room that Dagster has finished once, to look at or to copy and go on from.
 
 The road from a table to an export takes seconds; tests that only read share one, tests that change something get a
-copy of the folder in its place: a home knows nothing of where it lies.
+copy of the folder in its place: a home knows nothing of where it lies. A new clean room keeps Dagster's history in
+memory, where a run costs half.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,6 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.definitions import defs
-from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
 
@@ -30,8 +30,8 @@ class Shell:
     Attributes:
         world: The files it was made from.
         installation: Opened from the environment, as the assets open theirs.
-        instance: Keeps its events in a folder.
-        folder: Holds `home` and `dagster`.
+        instance: Keeps its events in the folder, or in memory.
+        folder: Holds `home`, and `dagster` if the instance keeps its events there.
     """
 
     world: World
@@ -62,20 +62,36 @@ def repository() -> dg.RepositoryDefinition:
 
 
 @contextmanager
-def opened(world: World, folder: Path) -> Iterator[Shell]:
+def opened(world: World, folder: Path, *, output: bool = False) -> Iterator[Shell]:
+    """A clean room in a folder, with its history there; see `worlds.dagster_at`."""
     with (
         worlds.installed(folder / "home") as installation,
-        worlds.dagster_at(folder / "dagster", one_file=True) as instance,
+        worlds.dagster_at(folder / "dagster", one_file=True, output=output) as instance,
     ):
         yield Shell(world, installation, instance, folder)
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing in tests that look at no picture: drawing is a fifth of their time."""
-    if request.module.__name__.rpartition(".")[2] not in ("test_assets", "test_no_leak"):
-        for name in ("quality", "explanation", "months"):
-            monkeypatch.setattr(pictures, name, lambda _: dg.MetadataValue.md("not drawn in this test"))
+@contextmanager
+def opened_in_memory(world: World, folder: Path) -> Iterator[Shell]:
+    """A new clean room whose history nobody reads from outside."""
+    with worlds.installed(folder / "home") as installation, dg.DagsterInstance.ephemeral() as instance:
+        worlds.with_catalog(installation.home)
+        yield Shell(world, installation, instance, folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Wait for no disk: nothing of these tests must survive a power cut."""
+    with worlds.unsynced_databases():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures(request: pytest.FixtureRequest, finished_folder: Path) -> Iterator[None]:
+    """Draw nothing in tests that look at no picture; the finished clean room, which has them, is made before."""
+    draws = request.module.__name__.rpartition(".")[2] in ("test_assets", "test_no_leak")
+    with nullcontext() if draws else worlds.without_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +100,7 @@ def looked_at_folder(finished_folder: Path, tmp_path_factory: pytest.TempPathFac
     return Path(shutil.copytree(finished_folder, tmp_path_factory.mktemp("looked-at") / "room"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def finished(world: World, looked_at_folder: Path) -> Iterator[Shell]:
     """The finished clean room, to look at only."""
     with opened(world, looked_at_folder) as shell:
@@ -111,4 +127,4 @@ def trained(world: World, trained_folder: Path, tmp_path: Path) -> Iterator[Shel
 def new_shell(world: World, tmp_path: Path) -> Iterator[Callable[[str], Shell]]:
     """Opens an empty clean room in a folder of its own; the one opened last is what the environment names."""
     with ExitStack() as stack:
-        yield lambda name: stack.enter_context(opened(world, tmp_path / name))
+        yield lambda name: stack.enter_context(opened_in_memory(world, tmp_path / name))

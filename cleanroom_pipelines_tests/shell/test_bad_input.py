@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
@@ -35,14 +36,27 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return Commands(capsys, monkeypatch)
 
 
-def assert_refused(ended: Ended) -> None:
-    assert ended.code == 2
-    assert ended.out == ""
+def faults_of(ended: Ended) -> list[str]:
+    """What is wrong with a refusal, which ends with 2 and one clear sentence on stderr."""
     lines = ended.err.strip().splitlines()
-    assert len(lines) == 1, ended.err
-    assert lines[0].startswith("cleanroom: ")
-    assert lines[0].endswith(".")
-    assert "Traceback" not in ended.err
+    is_as_wanted = {
+        f"it ended with {ended.code}": ended.code == 2,
+        "it printed something": ended.out == "",
+        f"it said {len(lines)} lines": len(lines) == 1,
+        "it does not begin with its name": ended.err.startswith("cleanroom: "),
+        "it is no sentence": ended.err.strip().endswith("."),
+        "it said a traceback": "Traceback" not in ended.err,
+    }
+    return [fault for fault, is_right in is_as_wanted.items() if not is_right]
+
+
+def assert_refused(ended: Ended) -> None:
+    assert faults_of(ended) == [], ended.err
+
+
+def offending(faults: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Those that have faults."""
+    return {name: found for name, found in faults.items() if found}
 
 
 def everything_in(folder: Path) -> set[Path]:
@@ -53,7 +67,10 @@ def drafts_in(home: Path) -> list[Path]:
     return [path for path in home.rglob(".*") if "draft" in path.name or "export-" in path.name]
 
 
-# Training data
+# Training data; as small as may be: 100 users and 1,000 rows are the least
+
+
+ROWS = worlds.events(n_users=110, n_events=1_100)
 
 
 def csv(path: Path, rows: list[worlds.Row], header: str = "user,item,ts") -> Path:
@@ -76,7 +93,7 @@ def no_parquet(folder: Path) -> Path:
 
 
 def cut_parquet(folder: Path) -> Path:
-    path = worlds.write_events(folder / "t.parquet", worlds.events())
+    path = worlds.write_events(folder / "t.parquet", ROWS)
     path.write_bytes(path.read_bytes()[:-200])
     return path
 
@@ -87,16 +104,15 @@ def folder_in_place(folder: Path) -> Path:
 
 
 def wrong_names(folder: Path) -> Path:
-    return csv(folder / "t.csv", worlds.events(), header="customer,item,ts")
+    return csv(folder / "t.csv", ROWS, header="customer,item,ts")
 
 
 def wrong_types(folder: Path) -> Path:
-    rows = worlds.events()
     table = pa.table(
         {
-            "user": [float(number % 300) + 0.5 for number in range(len(rows))],
-            "item": [row[1] for row in rows],
-            "ts": [row[2] for row in rows],
+            "user": [float(number % 110) + 0.5 for number in range(len(ROWS))],
+            "item": [row[1] for row in ROWS],
+            "ts": [row[2] for row in ROWS],
         }
     )
     pq.write_table(table, folder / "t.parquet")
@@ -104,31 +120,30 @@ def wrong_types(folder: Path) -> Path:
 
 
 def text_for_times(folder: Path) -> Path:
-    rows = [(who, item, "yesterday") for who, item, _ in worlds.events()]
+    rows = [(who, item, "yesterday") for who, item, _ in ROWS]
     return csv(folder / "t.csv", rows)  # type: ignore[arg-type]
 
 
 def many_bad_rows(folder: Path) -> Path:
-    rows = worlds.events()
-    bad = [("", item, ts) for _, item, ts in rows[: len(rows) * 6 // 100]]
-    return csv(folder / "t.csv", bad + rows[len(bad) :])
+    bad = [("", item, ts) for _, item, ts in ROWS[: len(ROWS) * 6 // 100]]
+    return csv(folder / "t.csv", bad + ROWS[len(bad) :])
 
 
 def milliseconds(folder: Path) -> Path:
-    return csv(folder / "t.csv", [(who, item, ts * 1000) for who, item, ts in worlds.events()])
+    return csv(folder / "t.csv", [(who, item, ts * 1000) for who, item, ts in ROWS])
 
 
 def few_users(folder: Path) -> Path:
-    return csv(folder / "t.csv", worlds.events(n_users=99))
+    return csv(folder / "t.csv", [row for row in ROWS if row[0] < worlds.user(99)])
 
 
 def few_rows(folder: Path) -> Path:
-    return csv(folder / "t.csv", worlds.events(n_events=999))
+    return csv(folder / "t.csv", ROWS[:999])
 
 
 def packed_csv(how: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
-        plain = csv(folder / "t", worlds.events())
+        plain = csv(folder / "t", ROWS)
         path = folder / "t.csv.gz"
         path.write_bytes(damaged.GZIPS[how](plain.read_bytes()))
         return path
@@ -138,7 +153,7 @@ def packed_csv(how: str) -> Callable[[Path], Path]:
 
 def packed_json(how: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
-        lines = (json.dumps(dict(zip(worlds.ROLES, row, strict=True))) + "\n" for row in worlds.events())
+        lines = (json.dumps(dict(zip(worlds.ROLES, row, strict=True))) + "\n" for row in ROWS)
         path = folder / "t.jsonl.gz"
         path.write_bytes(damaged.GZIPS[how]("".join(lines).encode()))
         return path
@@ -147,7 +162,7 @@ def packed_json(how: str) -> Callable[[Path], Path]:
 
 
 def open_quote(folder: Path) -> Path:
-    path = csv(folder / "t.csv", worlds.events())
+    path = csv(folder / "t.csv", ROWS)
     path.write_bytes(damaged.with_open_quote(path.read_bytes()))
     return path
 
@@ -172,42 +187,64 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("make", "_code"), TABLES.values(), ids=TABLES)
-def test_a_bad_table_is_refused_by_the_command(
-    command: Commands, tmp_path: Path, make: Callable[[Path], Path], _code: str
+@pytest.fixture(scope="module")
+def bad_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By what is wrong with it, a table in a folder of its own."""
+    made = {}
+    for name, (make, _) in TABLES.items():
+        made[name] = make(tmp_path_factory.mktemp("table"))
+    return made
+
+
+def declare_tables(path: Path, tables: dict[str, Path]) -> Path:
+    """A declaration of a dataset for each table, and of a model on each; both have the table's name."""
+    form = {
+        "training_datasets": [
+            {"name": name, "source": str(table), "columns": worlds.ROLES} for name, table in tables.items()
+        ],
+        "audience_models": [{"name": name, "training_dataset": name} for name in tables],
+    }
+    path.write_text(yaml.safe_dump(form, sort_keys=False))
+    return path
+
+
+def test_bad_tables_are_refused_by_the_command(
+    command: Commands, bad_tables: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    table = make(tmp_path / "in")
-    ended = command(
-        "train", "--interactions", table, "--schema", SCHEMA, "--out", tmp_path / "out" / "model", "--threads", "1"
-    )
-    assert_refused(ended)
-    assert everything_in(tmp_path / "out") == set()
+    faults = {}
+    for name, table in bad_tables.items():
+        options = ("--schema", SCHEMA, "--out", tmp_path / "model", "--threads", "1")
+        faults[name] = faults_of(command("train", "--interactions", table, *options))
+        faults[name] += [f"it left {path.name}" for path in everything_in(tmp_path)]
+    assert offending(faults) == {}
 
 
-@pytest.mark.parametrize(("make", "code"), TABLES.values(), ids=TABLES)
-def test_a_bad_table_fails_its_dataset_and_model(
-    new_shell: Callable[[str], Shell], tmp_path: Path, make: Callable[[Path], Path], code: str
+def test_bad_tables_fail_their_datasets_and_models(
+    new_shell: Callable[[str], Shell], bad_tables: dict[str, Path], tmp_path: Path
 ) -> None:
     shell = new_shell("room")
-    (tmp_path / "in").mkdir()
-    declaration = worlds.declare(tmp_path / "c.yaml", interactions=make(tmp_path / "in"), seed=None)
-    worlds.apply(shell.installation, declaration)
-    shell.run_pending()
-    dataset, model = (
-        worlds.newest(shell.installation, kind) for kind in (Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL)
-    )
-    assert (dataset.status, dataset.status_code) == ("CREATE_FAILED", code)
-    assert dataset.status_message
-    assert model.status == "CREATE_FAILED"
-    assert shell.installation.catalog.get(Kind.AUDIENCE_MODEL, model.resource_id).status == "CREATE_FAILED"
-    assert not model.artifacts
+    worlds.apply(shell.installation, declare_tables(tmp_path / "c.yaml", bad_tables))
+    assert shell.run_pending() == len(bad_tables)
+    faults = {}
+    for name, (_, code) in TABLES.items():
+        dataset, model = (
+            worlds.newest(shell.installation, kind, name) for kind in (Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL)
+        )
+        record = shell.installation.catalog.get(Kind.AUDIENCE_MODEL, model.resource_id)
+        is_as_wanted = {
+            f"{dataset.status}, {dataset.status_code}": (dataset.status, dataset.status_code)
+            == ("CREATE_FAILED", code),
+            "no message": bool(dataset.status_message),
+            f"its model is {model.status}": (model.status, record.status) == ("CREATE_FAILED",) * 2,
+            "its model left something": not model.artifacts,
+            "a bad table leaves its report": "training_dataset" in dataset.artifacts,
+        }
+        faults[name] = [fault for fault, is_right in is_as_wanted.items() if not is_right]
+    assert offending(faults) == {}
     assert drafts_in(shell.installation.home.root) == []
-    assert "training_dataset" in dataset.artifacts, "a bad table leaves its report"
 
 
-AGES = [(worlds.user(number), 20 + number % 50) for number in range(worlds.N_USERS)]
+AGES = [(worlds.user(number), 20 + number % 50) for number in range(110)]
 USERS_CSV = "user,age\n" + "".join(f"{who},{age}\n" for who, age in AGES)
 USERS_JSON = "".join(json.dumps({"user": who, "age": age}) + "\n" for who, age in AGES)
 USERS_TABLES = {
@@ -220,29 +257,30 @@ USERS_TABLES = {
 }
 
 
-@pytest.mark.parametrize(("name", "content"), USERS_TABLES.values(), ids=USERS_TABLES)
-def test_a_bad_users_table_is_refused_by_the_command(
-    command: Commands, world: worlds.World, tmp_path: Path, name: str, content: bytes
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    (tmp_path / "out").mkdir()
-    ended = command(
-        "train", "--interactions", world.interactions, "--schema", SCHEMA, "--users", tmp_path / name,
-        "--users-schema", "user=USER_ID,age=NUMERICAL_FEATURE", "--out", tmp_path / "out" / "model",
-        "--threads", "1",
-    )  # fmt: skip
-    assert_refused(ended)
-    assert re.search("The users table (could|cannot) |quote is opened in the users table", ended.err)
-    assert everything_in(tmp_path / "out") == set()
+def test_bad_users_tables_are_refused_by_the_command(command: Commands, tmp_path: Path) -> None:
+    interactions = csv(tmp_path / "t.csv", ROWS)
+    faults = {}
+    for wrong, (name, content) in USERS_TABLES.items():
+        (tmp_path / name).write_bytes(content)
+        ended = command(
+            "train", "--interactions", interactions, "--schema", SCHEMA, "--users", tmp_path / name,
+            "--users-schema", "user=USER_ID,age=NUMERICAL_FEATURE", "--out", tmp_path / "model",
+            "--threads", "1",
+        )  # fmt: skip
+        (tmp_path / name).unlink()
+        faults[wrong] = faults_of(ended)
+        if not re.search("The users table (could|cannot) |quote is opened in the users table", ended.err):
+            faults[wrong].append("it does not say which table")
+        faults[wrong] += [f"it left {path.name}" for path in everything_in(tmp_path) - {interactions}]
+    assert offending(faults) == {}
 
 
 def test_few_bad_rows_duplicates_and_unknown_columns_are_counted(
     new_shell: Callable[[str], Shell], tmp_path: Path
 ) -> None:
-    rows = worlds.events()
-    lines = [f"{who},{item},{ts},x" for who, item, ts in rows]
-    lines[:200] = [f",{item},{ts},x" for _, item, ts in rows[:200]]
-    lines += lines[-100:]
+    lines = [f"{who},{item},{ts},x" for who, item, ts in ROWS]
+    lines[:20] = [f",{item},{ts},x" for _, item, ts in ROWS[:20]]
+    lines += lines[-20:]
     (tmp_path / "t.csv").write_text("user,item,ts,colour\n" + "\n".join(lines) + "\n")
     shell = new_shell("room")
     worlds.apply(
@@ -255,16 +293,13 @@ def test_few_bad_rows_duplicates_and_unknown_columns_are_counted(
 WINDOWS = {"no event in it": (1_000, 2_000), "ends before it starts": (1_700_100_000, 1_700_000_000)}
 
 
-@pytest.mark.parametrize(("start", "end"), WINDOWS.values(), ids=WINDOWS)
-def test_an_empty_window_is_refused_by_the_command(
-    command: Commands, world: worlds.World, tmp_path: Path, start: int, end: int
-) -> None:
-    ended = command(
-        "train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", tmp_path / "model",
-        "--start", str(start), "--end", str(end),
-    )  # fmt: skip
-    assert_refused(ended)
-    assert everything_in(tmp_path) == set()
+def test_empty_windows_are_refused_by_the_command(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+    faults = {}
+    for name, (start, end) in WINDOWS.items():
+        options = ("--schema", SCHEMA, "--out", tmp_path / "model", "--start", str(start), "--end", str(end))
+        faults[name] = faults_of(command("train", "--interactions", world.interactions, *options))
+        faults[name] += [f"it left {path.name}" for path in everything_in(tmp_path)]
+    assert offending(faults) == {}
 
 
 def test_an_empty_window_fails_the_model_only(trained: Shell, tmp_path: Path) -> None:
@@ -334,6 +369,18 @@ SEEDS = {
 
 
 @pytest.fixture(scope="module")
+def bad_seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By what is wrong with it, a seed in a folder of its own."""
+    return {name: make(tmp_path_factory.mktemp("seed")) for name, (make, _) in SEEDS.items()}
+
+
+@pytest.fixture(scope="module")
+def everybody(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seed that leaves too few users who are not in it."""
+    return seed_of(250)(tmp_path_factory.mktemp("seed"))
+
+
+@pytest.fixture(scope="module")
 def model(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A model that the command trained."""
     out = tmp_path_factory.mktemp("bare") / "model"
@@ -347,92 +394,76 @@ def generate(command: Commands, model: Path, seed: Path, out: Path, *more: str) 
     return command("generate", "--model", model, "--seed", seed, "--out", out, "--threads", "1", *floor, *more)
 
 
-@pytest.mark.parametrize(("make", "_code"), SEEDS.values(), ids=SEEDS)
-def test_a_bad_seed_is_refused_by_the_command(
-    command: Commands, model: Path, tmp_path: Path, make: Callable[[Path], Path], _code: str
+def test_bad_seeds_are_refused_by_the_command(
+    command: Commands, model: Path, bad_seeds: dict[str, Path], everybody: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    assert_refused(generate(command, model, make(tmp_path / "in"), tmp_path / "out" / "audience"))
-    assert everything_in(tmp_path / "out") == set()
+    more = {"missing": tmp_path / "missing.csv", "leaves nobody else": everybody}
+    faults = {}
+    for name, seed in (bad_seeds | more).items():
+        faults[name] = faults_of(generate(command, model, seed, tmp_path / "audience"))
+        faults[name] += [f"it left {path.name}" for path in everything_in(tmp_path)]
+    assert offending(faults) == {}
 
 
-@pytest.mark.parametrize(("make", "code"), SEEDS.values(), ids=SEEDS)
-def test_a_bad_seed_fails_its_job(trained: Shell, tmp_path: Path, make: Callable[[Path], Path], code: str) -> None:
-    (tmp_path / "in").mkdir()
-    start_job_from_file(
-        trained.installation,
-        configured=trained.partition("configured_audience_model"),
-        seed=make(tmp_path / "in"),
-        name="Bad seed",
-        export_size="largest",
-    )
-    assert trained.run_pending() == 1
-    job = worlds.newest(trained.installation, Kind.GENERATION_JOB)
-    assert (job.status, job.status_code) == ("CREATE_FAILED", code)
-    assert job.status_message
-    assert set(job.artifacts) == {"seed_validation_report"}, "a bad seed leaves its report"
-    assert worlds.materializations(trained.instance, "audience") == []
-    assert list(trained.installation.catalog.iterate(Kind.EXPORT_JOB)) == []
-    assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*")), "the seed is gone"
-    assert drafts_in(trained.installation.home.root) == []
-
-
-def test_a_missing_seed(command: Commands, model: Path, trained: Shell, tmp_path: Path) -> None:
-    assert_refused(generate(command, model, tmp_path / "missing.csv", tmp_path / "audience"))
-    assert everything_in(tmp_path) - everything_in(trained.folder) == {trained.folder}
+def test_bad_seeds_fail_their_jobs(trained: Shell, bad_seeds: dict[str, Path], everybody: Path) -> None:
+    installation = trained.installation
+    configured = trained.partition("configured_audience_model")
     # a job cannot be started without its seed; one whose seed is taken away while it waits fails
-    start_job_from_file(
-        trained.installation,
-        configured=trained.partition("configured_audience_model"),
-        seed=trained.world.seed,
-        name="Soon without",
-    )
-    for path in trained.installation.home.seeds.rglob("seed.*"):
+    start_job_from_file(installation, configured=configured, seed=trained.world.seed, name="Soon without")
+    for path in installation.home.seeds.rglob("seed.*"):
         path.unlink()
-    trained.run_pending()
-    job = worlds.newest(trained.installation, Kind.GENERATION_JOB)
-    assert (job.status, job.status_code) == ("CREATE_FAILED", "SEED_NOT_FOUND")
+    for name, seed in bad_seeds.items():
+        start_job_from_file(installation, configured=configured, seed=seed, name=name, export_size="largest")
+    assert trained.run_pending() == len(bad_seeds) + 1
+    without = worlds.newest(installation, Kind.GENERATION_JOB, "Soon without")
+    assert (without.status, without.status_code) == ("CREATE_FAILED", "SEED_NOT_FOUND")
+    faults = {}
+    for name, (_, code) in SEEDS.items():
+        job = worlds.newest(installation, Kind.GENERATION_JOB, name)
+        is_as_wanted = {
+            f"{job.status}, {job.status_code}": (job.status, job.status_code) == ("CREATE_FAILED", code),
+            "no message": bool(job.status_message),
+            "a bad seed leaves its report": set(job.artifacts) == {"seed_validation_report"},
+        }
+        faults[name] = [fault for fault, is_right in is_as_wanted.items() if not is_right]
+    assert offending(faults) == {}
+    assert worlds.materializations(trained.instance, "audience") == []
+    assert list(installation.catalog.iterate(Kind.EXPORT_JOB)) == []
+    assert not any(path.is_file() for path in installation.home.seeds.rglob("*")), "the seeds are gone"
+    assert drafts_in(installation.home.root) == []
+
+    start_job_from_file(installation, configured=configured, seed=everybody, name="Everybody")
+    assert trained.run_pending() == 1
+    all_of_them = worlds.newest(installation, Kind.GENERATION_JOB, "Everybody")
+    assert (all_of_them.status, all_of_them.status_code) == ("CREATE_FAILED", "SEED_COVERS_POPULATION")
 
 
-def test_a_seed_that_leaves_nobody_else(command: Commands, model: Path, trained: Shell, tmp_path: Path) -> None:
-    seed = worlds.write_seed(tmp_path / "s.csv", [worlds.user(n) for n in range(250)])
-    assert_refused(generate(command, model, seed, tmp_path / "audience"))
-    start_job_from_file(
-        trained.installation,
-        configured=trained.partition("configured_audience_model"),
-        seed=seed,
-        name="Everybody",
-    )
-    trained.run_pending()
-    job = worlds.newest(trained.installation, Kind.GENERATION_JOB)
-    assert (job.status, job.status_code) == ("CREATE_FAILED", "SEED_COVERS_POPULATION")
+SIZES = {
+    "no percent": ("--sizes", "0%"),
+    "more than all": ("--sizes", "101%"),
+    "twice": ("--sizes", "5%,5%"),
+    "nobody": ("--sizes", "0"),
+    "a word": ("--sizes", "many"),
+    "a comma": ("--sizes", ","),
+    "no minimum": ("--min-matching-seed-size", "0"),
+}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--sizes", "0%"),
-        ("--sizes", "101%"),
-        ("--sizes", "5%,5%"),
-        ("--sizes", "0"),
-        ("--sizes", "many"),
-        ("--sizes", ","),
-        ("--min-matching-seed-size", "0"),
-    ],
-    ids=" ".join,
-)
 def test_wrong_sizes_are_refused_by_the_command(
-    command: Commands, model: Path, world: worlds.World, tmp_path: Path, options: tuple[str, str]
+    command: Commands, model: Path, world: worlds.World, tmp_path: Path
 ) -> None:
-    assert_refused(generate(command, model, world.seed, tmp_path / "audience", *options))
-    assert everything_in(tmp_path) == set()
+    faults = {}
+    for name, options in SIZES.items():
+        faults[name] = faults_of(generate(command, model, world.seed, tmp_path / "audience", *options))
+        faults[name] += [f"it left {path.name}" for path in everything_in(tmp_path)]
+    assert offending(faults) == {}
 
 
 # Declarations: what cannot reach Dagster, since `apply` refuses it
 
 
-DECLARATIONS = {
+FORMS = ("dataset", "model", "configured", "job")
+DECLARATIONS: dict[str, dict[str, dict[str, object]]] = {
     "size 0%": {"configured": {"sizes": ["0%"]}},
     "size 101%": {"configured": {"sizes": ["101%"]}},
     "size repeated": {"configured": {"sizes": ["5%", "5%"]}},
@@ -453,23 +484,24 @@ DECLARATIONS = {
 }
 
 
-@pytest.mark.parametrize("changes", DECLARATIONS.values(), ids=DECLARATIONS)
-def test_a_wrong_declaration_changes_nothing(
-    command: Commands, trained: Shell, tmp_path: Path, changes: dict[str, dict[str, object]]
-) -> None:
-    fresh = {"dataset": {"name": "New"}, "model": {"name": "New"}, "configured": {"name": "New"}}
-    fresh |= {"job": {"name": "New"}}
-    merged = {form: fresh[form] | changes.get(form, {}) for form in fresh}
-    merged["model"] = {"training_dataset": merged["dataset"]["name"]} | merged["model"]
-    merged["configured"] = {"audience_model": merged["model"]["name"]} | merged["configured"]
-    merged["job"] = {"configured_audience_model": merged["configured"]["name"]} | merged["job"]
-    declaration = worlds.declare(
-        tmp_path / "c.yaml", interactions=trained.world.interactions, seed=trained.world.seed, **merged
-    )
+def test_wrong_declarations_change_nothing(command: Commands, trained: Shell, tmp_path: Path) -> None:
     before = worlds.statuses(trained.installation)
-    assert_refused(command("apply", declaration))
-    assert worlds.statuses(trained.installation) == before
-    assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*"))
+    faults = {}
+    for name, changes in DECLARATIONS.items():
+        fresh: dict[str, dict[str, object]] = {form: {"name": "New"} for form in FORMS}
+        merged = {form: fresh[form] | changes.get(form, {}) for form in FORMS}
+        merged["model"] = {"training_dataset": merged["dataset"]["name"]} | merged["model"]
+        merged["configured"] = {"audience_model": merged["model"]["name"]} | merged["configured"]
+        merged["job"] = {"configured_audience_model": merged["configured"]["name"]} | merged["job"]
+        declaration = worlds.declare(
+            tmp_path / "c.yaml", interactions=trained.world.interactions, seed=trained.world.seed, **merged
+        )
+        faults[name] = faults_of(command("apply", declaration))
+        if worlds.statuses(trained.installation) != before:
+            faults[name].append("it changed something")
+        if any(path.is_file() for path in trained.installation.home.seeds.rglob("*")):
+            faults[name].append("it left a seed")
+    assert offending(faults) == {}
 
 
 def test_two_resources_of_one_name(command: Commands, trained: Shell, tmp_path: Path) -> None:
@@ -561,35 +593,43 @@ def test_an_output_that_exists_is_left_alone(
 
 
 _LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file grows beyond: what a full disk does half-way
+import contextlib, io, json, resource, sys
 from cleanroom_pipelines.cli.main import main
-main()
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file grows beyond: what a full disk does half-way
+ended = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["cleanroom", *arguments, "--threads", "1"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
 """
 
 
-def run_with_little_disk(*arguments: object) -> Ended:
-    command = [sys.executable, "-c", _LIMITED, *map(str, arguments), "--threads", "1"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+def run_with_little_disk(*commands: tuple[object, ...]) -> list[Ended]:
+    """Run commands one after the other in a process of their own, whose files do not grow."""
+    arguments = json.dumps([[str(argument) for argument in command] for command in commands])
+    process = [sys.executable, "-c", _LIMITED, arguments]
+    told = subprocess.run(process, capture_output=True, text=True, check=True).stdout
+    return [Ended(*ended) for ended in json.loads(told)]
 
 
-def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_training(world: worlds.World, tmp_path: Path) -> None:
-    out = tmp_path / "model"
-    ended = run_with_little_disk("train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", out)
-    assert everything_in(tmp_path) == set()
-    assert_refused(ended)
-    assert "disk is full" in ended.err
-
-
-def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_ranking(
+def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_training_or_a_ranking(
     model: Path, world: worlds.World, tmp_path: Path
 ) -> None:
-    options = ("--min-matching-seed-size", 25, "--out", tmp_path / "audience")
-    ended = run_with_little_disk("generate", "--model", model, "--seed", world.seed, *options)
+    training, ranking = run_with_little_disk(
+        ("train", "--interactions", world.interactions, "--schema", SCHEMA, "--out", tmp_path / "model"),
+        ("generate", "--model", model, "--seed", world.seed, "--min-matching-seed-size", 25, "--out",
+         tmp_path / "audience"),
+    )  # fmt: skip
     assert everything_in(tmp_path) == set()
-    assert_refused(ended)
-    assert "disk is full" in ended.err
+    for ended in (training, ranking):
+        assert_refused(ended)
+        assert "disk is full" in ended.err
 
 
 def test_a_disk_that_fills_up_half_way_fails_the_model_and_leaves_nothing(

@@ -6,6 +6,7 @@ that is none: a clear failure. Never silence. Cancelling ends as CANCELLED, a sh
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +51,15 @@ def artifacts_of(shell: Shell) -> dict[str, str]:
 def log_of(result: dg.ExecuteInProcessResult, shell: Shell) -> str:
     logs = shell.instance.all_logs(result.run_id)
     return "\n".join(f"{log.message} {log.user_message} {log.dagster_event}" for log in logs)
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    """The error of the only step that failed."""
+    assert not result.success
+    (failure,) = result.get_step_failure_events()
+    error = failure.step_failure_data.error
+    assert error is not None
+    return error.to_string()
 
 
 def add_undeclared(shell: Shell, name: str = "By API") -> str:
@@ -114,23 +124,29 @@ def test_an_audience_whose_seed_is_gone_is_verified(again: Shell) -> None:
     assert worlds.statuses(again.installation)[worlds.JOB] == ["ACTIVE"]
 
 
-@pytest.mark.parametrize("harm", ["altered", "missing", "manifest"])
-def test_a_damaged_artifact_fails_the_run(again: Shell, harm: str) -> None:
+def alter(folder: Path) -> None:
+    (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace("0", "1", 1))
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "ranking.parquet").unlink()
+
+
+def empty_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{}")
+
+
+def test_a_damaged_artifact_fails_the_run(again: Shell, tmp_path: Path) -> None:
     version = worlds.newest(again.installation, Kind.GENERATION_JOB)
     (folder,) = again.installation.home.artifacts.glob(f"audience/*/{version.artifacts['audience']}")
-    if harm == "altered":
-        (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace("0", "1", 1))
-    elif harm == "missing":
-        (folder / "ranking.parquet").unlink()
-    else:
-        (folder / "manifest.json").write_text("{}")
-    result = again.materialize("audience", partition=again.partition("audience"))
-    assert not result.success
-    (failure,) = result.get_step_failure_events()
-    error = failure.step_failure_data.error
-    assert error is not None
-    assert "ArtifactError" in error.to_string()
-    assert "Materialise the asset again." in error.to_string()
+    shutil.copytree(folder, tmp_path / "whole")
+    for damage in (alter, lose_a_file, empty_the_manifest):
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "whole", folder)
+        damage(folder)
+        error = failure_of(again.materialize("audience", partition=again.partition("audience")))
+        assert "ArtifactError" in error, damage.__name__
+        assert "Materialise the asset again." in error, damage.__name__
     assert len(worlds.materializations(again.instance, "audience")) == 1
 
 
@@ -189,17 +205,14 @@ def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
     assert (held.status, held.run_id) == ("CREATE_IN_PROGRESS", "another run")
 
 
-@pytest.mark.parametrize("key", BAD_KEYS.values(), ids=BAD_KEYS)
-@pytest.mark.parametrize("asset", ["training_dataset", "audience"])
-def test_a_key_that_is_none_fails_clearly(trained: Shell, asset: str, key: str) -> None:
+def test_keys_that_are_none_fail_clearly(trained: Shell) -> None:
     before = artifacts_of(trained)
-    trained.instance.add_dynamic_partitions(f"{worlds.kind_of(asset).value}s", [key])  # a person added it by hand
-    result = trained.materialize(asset, partition=key)
-    assert not result.success
-    (failure,) = result.get_step_failure_events()
-    error = failure.step_failure_data.error
-    assert error is not None
-    assert f"There is no such {worlds.kind_of(asset).words}." in error.to_string()
+    for asset in ("training_dataset", "audience"):
+        kind = worlds.kind_of(asset)
+        for name, key in BAD_KEYS.items():
+            trained.instance.add_dynamic_partitions(f"{kind.value}s", [key])  # a person added it by hand
+            error = failure_of(trained.materialize(asset, partition=key))
+            assert f"There is no such {kind.words}." in error, (asset, name)
     assert artifacts_of(trained) == before
 
 
@@ -228,31 +241,26 @@ def test_the_form_starts_a_job(trained: Shell) -> None:
     assert worlds.newest(trained.installation, Kind.EXPORT_JOB).summary["delivered"] == worlds.N_USERS // 20
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "sentence"),
-    [
-        ("seed_path", "/nowhere/seed.jsonl", "The seed was not found."),
-        ("seed_path", __file__, "format that is not read here"),
-        ("configured_audience_model", "nobody-0123456789ab", "There is no such configured audience model."),
-        ("configured_audience_model", "../../x", "There is no such configured audience model."),
-        ("name", "", "The name cannot be used."),
-        ("name", "two\nlines", "The name cannot be used."),
-        ("seed_mode", "sideways", "The seed mode is not known."),
-        ("export_size", "0%", "audience size"),
-        ("export_size", "101%", "audience size"),
-        ("export_size", "many", "audience size"),
-        ("export_size", "7%", "size"),
-    ],
-)
-def test_a_wrong_form_fails_and_starts_nothing(trained: Shell, field: str, value: str, sentence: str) -> None:
-    result = start(trained, **{field: value})
-    assert not result.success
-    (failure,) = result.get_step_failure_events()
-    error = failure.step_failure_data.error
-    assert error is not None
-    assert sentence in error.to_string()
-    assert list(trained.installation.catalog.iterate(Kind.GENERATION_JOB)) == []
-    assert list(trained.installation.home.seeds.iterdir()) == [], "no copy of the seed is left"
+WRONG_FIELDS = [
+    ("seed_path", "/nowhere/seed.jsonl", "The seed was not found."),
+    ("seed_path", __file__, "format that is not read here"),
+    ("configured_audience_model", "nobody-0123456789ab", "There is no such configured audience model."),
+    ("configured_audience_model", "../../x", "There is no such configured audience model."),
+    ("name", "", "The name cannot be used."),
+    ("name", "two\nlines", "The name cannot be used."),
+    ("seed_mode", "sideways", "The seed mode is not known."),
+    ("export_size", "0%", "audience size"),
+    ("export_size", "101%", "audience size"),
+    ("export_size", "many", "audience size"),
+    ("export_size", "7%", "size"),
+]
+
+
+def test_a_wrong_form_fails_and_starts_nothing(trained: Shell) -> None:
+    for field, value, sentence in WRONG_FIELDS:
+        assert sentence in failure_of(start(trained, **{field: value})), (field, value)
+        assert list(trained.installation.catalog.iterate(Kind.GENERATION_JOB)) == [], (field, value)
+        assert list(trained.installation.home.seeds.iterdir()) == [], "no copy of the seed is left"
 
 
 def test_the_same_name_twice_is_a_conflict(trained: Shell) -> None:
@@ -272,7 +280,7 @@ def while_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[Callable[[work.Work], None]], list[str]]]:
     """Calls a function once in the middle of a training, and gives the stages that were reported."""
-    monkeypatch.setattr(work, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr(work, "SECONDS_BETWEEN_REPORTS", 0.0)
     report, stages = work.Work.report_progress, list[str]()
 
     def use(act: Callable[[work.Work], None]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
@@ -100,7 +101,7 @@ def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:
 def test_a_failed_deletion_is_told_and_asks_for_no_run(again: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ask(again, Kind.GENERATION_JOB)
     with monkeypatch.context() as patched:
-        patched.setattr(type(again.installation.store._fs), "rm", lambda *_, **__: 1 / 0)
+        patched.setattr(LocalFileSystem, "rm", lambda *_, **__: 1 / 0)
         again.run_pending()
     assert again.installation.catalog.get(Kind.GENERATION_JOB, job).status == "DELETE_FAILED"
     assert tick(again, "pending_work").run_requests == []

@@ -8,23 +8,21 @@ declaration, so table files have no canary in their names; a dropped file gives 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 
 from .. import worlds
 from ..cli.commands import Commands
-from .conftest import Shell
-from .test_bad_input import SCHEMA
+from .conftest import Shell, opened
+from .test_bad_input import ROWS, SCHEMA, declare_tables
 from .ticks import tick
 
 CANARY = "kanarienvogel"
@@ -69,7 +67,7 @@ def write_canaries(folder: Path, seed_file: str = f"{CANARY}.jsonl") -> worlds.W
 
 
 def bad_tables(folder: Path) -> Iterator[Path]:
-    good = [(canary(who), canary(item), ts) for who, item, ts in worlds.events()]
+    good = [(canary(who), canary(item), ts) for who, item, ts in ROWS]
     lines = [f"{who},{item},{ts}" for who, item, ts in good]
     bad = {
         "times": [f"{who},{item},{canary('time')}" for who, item, _ in good],
@@ -148,19 +146,27 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     connection.close()
 
 
+@pytest.fixture
+def canary_shell(tmp_path: Path) -> Iterator[Shell]:
+    """An empty clean room that keeps everything on disk, what its steps print too."""
+    with opened(write_canaries(tmp_path / "files"), tmp_path / "room", output=True) as shell:
+        yield shell
+
+
 def test_nothing_leaks_through_dagster(
-    new_shell: Callable[[str], Shell], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    canary_shell: Shell, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shell = new_shell("room")
+    shell, world = canary_shell, canary_shell.world
     installation, instance = shell.installation, shell.instance
-    world = write_canaries(tmp_path / "files")
     worlds.apply(installation, world.declaration)
     assert shell.run_pending() == 5
     assert {status for all_ in worlds.statuses(installation).values() for status in all_} == {"ACTIVE"}
     configured = shell.partition("configured_audience_model")
 
     # failures of every kind, beside the success
-    add_bad_tables(installation, tmp_path)
+    (tmp_path / "bad").mkdir()
+    tables = {f"Bad table {number}": path for number, path in enumerate(bad_tables(tmp_path / "bad"))}
+    worlds.apply(installation, declare_tables(tmp_path / "bad" / "declaration.yaml", tables))
     for number, seed in enumerate(bad_seeds(tmp_path / "files", world.group)):
         if seed.suffix != ".docx":
             start_job_from_file(installation, configured=configured, seed=seed, name=f"Bad seed {number}")
@@ -196,19 +202,6 @@ def test_nothing_leaks_through_dagster(
         if path.is_file() and path.name in BY_DESIGN and CANARY.encode() in path.read_bytes()
     }
     assert {"part-00000.parquet", "part-00000.jsonl"} <= holding, "the canary did go all the way"
-
-
-def add_bad_tables(installation: Installation, tmp_path: Path) -> None:
-    (tmp_path / "bad").mkdir()
-    names, tables = [], list(bad_tables(tmp_path / "bad"))
-    datasets, models = [], []
-    for number, table in enumerate(tables):
-        names.append(f"Bad table {number}")
-        datasets.append({"name": names[-1], "source": str(table), "columns": worlds.ROLES})
-        models.append({"name": f"Bad model {number}", "training_dataset": names[-1]})
-    path = tmp_path / "bad" / "declaration.yaml"
-    path.write_text(yaml.safe_dump({"training_datasets": datasets, "audience_models": models}))
-    worlds.apply(installation, path)
 
 
 def test_nothing_leaks_when_a_library_quotes_cells(

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
+from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.supervision import supervise
 
@@ -65,13 +65,16 @@ def test_one_run_a_version(trained: Shell) -> None:
         assert request.tags["cleanroom/version"] == "1"
 
 
-def test_a_version_whose_run_is_queued_gets_no_second(trained: Shell) -> None:
+def test_a_version_whose_run_has_not_claimed_it_yet_gets_no_second(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
-    as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
-    again = tick(trained, "pending_work")
-    assert again.run_requests == []
-    assert again.skip_message == "What is pending has its runs."
+    tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
+    run = as_run(trained, request.job_name, RUNNING, **tags)
+    for later in (0.0, RESERVED_SECONDS + 1):
+        worlds.later(trained.installation, seconds=later).catalog.heartbeat_worker(run)
+        again = tick(trained, "pending_work", later=later)
+        assert again.run_requests == []
+        assert again.skip_message == "All pending work has its run or waits for other work."
 
 
 def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: Shell) -> None:
@@ -79,7 +82,8 @@ def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: S
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
     as_run(trained, request.job_name, dg.DagsterRunStatus.FAILURE, **tags)
-    (worker,) = tick(trained, "pending_work").run_requests
+    assert tick(trained, "pending_work").run_requests == [], "the version is reserved for it"
+    (worker,) = tick(trained, "pending_work", later=RESERVED_SECONDS + 1).run_requests
     assert worker.job_name == "work_through_pending", "Dagster starts no second run under a key it has seen"
 
 
@@ -87,12 +91,13 @@ def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
     add_models(trained, 12)
     requests = tick(trained, "pending_work").run_requests
     assert [request.job_name for request in requests] == ["work_through_pending"] * 2
-    as_run(trained, "work_through_pending", RUNNING)
+    small = {"cleanroom/lane": "small"}
+    as_run(trained, "work_through_pending", RUNNING, **small)
     assert len(tick(trained, "pending_work").run_requests) == 1
-    as_run(trained, "work_through_pending", WAITING)
+    as_run(trained, "work_through_pending", WAITING, **small)
     found = tick(trained, "pending_work")
     assert found.run_requests == []
-    assert found.skip_message == "2 workers are at 12 pending versions."
+    assert found.skip_message == "2 workers are at 12 pending small versions."
 
 
 def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
@@ -147,7 +152,8 @@ def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.Da
 def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
-    as_run(trained, request.job_name, WAITING, **{"dagster/run_key": request.run_key, "dagster/partition": key})
+    tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
+    as_run(trained, request.job_name, dg.DagsterRunStatus.QUEUED, **tags)
     assert tick(trained, "pending_work").run_requests == []
     (instead,) = tick(trained, "pending_work", later=200).run_requests
     assert instead.job_name == "work_through_pending"
@@ -214,23 +220,28 @@ def test_a_job_whose_model_failed_ends_too(
         assert version.status_message
 
 
-@pytest.mark.parametrize("error", [RuntimeError, MemoryError, AssertionError, UnicodeDecodeError])
-def test_whatever_a_body_raises_its_version_is_closed(
-    trained: Shell, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
+def test_whatever_a_body_raises_its_version_is_closed(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from cleanroom_pipelines import validation
 
+    raised: list[Exception] = [
+        RuntimeError("secret"),
+        MemoryError("secret"),
+        AssertionError("secret"),
+        UnicodeDecodeError("utf-8", b"secret", 0, 1, "secret"),
+    ]
+
     def break_down(*_: object, **__: object) -> None:
-        raise error("utf-8", b"secret", 0, 1, "secret") if error is UnicodeDecodeError else error("secret")
+        raise raised[-1]
 
     monkeypatch.setattr(validation, "profile_interactions", break_down)
     dataset = trained.partition("training_dataset")
-    result = trained.materialize("training_dataset", partition=dataset)
-    assert not result.success
-    version = worlds.newest(trained.installation, Kind.TRAINING_DATASET)
-    assert (version.status, version.status_code) == ("CREATE_FAILED", StatusCode.INTERNAL)
-    assert version.status_message is not None
-    assert error.__name__ in version.status_message
-    assert "secret" not in version.status_message
-    assert all("secret" not in str(log) for log in trained.instance.all_logs(result.run_id))
-    assert trained.installation.catalog.get(Kind.TRAINING_DATASET, dataset).current_version == 1
+    while raised:
+        result = trained.materialize("training_dataset", partition=dataset)
+        assert not result.success
+        version = worlds.newest(trained.installation, Kind.TRAINING_DATASET)
+        assert (version.status, version.status_code) == ("CREATE_FAILED", StatusCode.INTERNAL)
+        assert version.status_message is not None
+        assert type(raised.pop()).__name__ in version.status_message
+        assert "secret" not in version.status_message
+        assert all("secret" not in str(log) for log in trained.instance.all_logs(result.run_id))
+        assert trained.installation.catalog.get(Kind.TRAINING_DATASET, dataset).current_version == 1

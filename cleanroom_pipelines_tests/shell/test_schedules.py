@@ -7,30 +7,56 @@ Superseded artifacts go after the retention time, never what something current w
 
 import gzip
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
-from .conftest import Shell, repository
+from .conftest import Shell, opened_in_memory, repository
 from .ticks import schedule_tick, tick
 
 WEEK = 7 * 86_400
 
 
+@dataclass(frozen=True)
+class Refreshed:
+    """A clean room after a refresh.
+
+    Attributes:
+        shell: It.
+        before: Its artifacts before the refresh.
+        messages: What the schedule said.
+        requested: The jobs that the sensor asked for then.
+        n_runs: How many runs it took.
+    """
+
+    shell: Shell
+    before: dict[Path, bytes]
+    messages: list[str | None]
+    requested: list[str]
+    n_runs: int
+
+
 def two_models(folder: Path, world: worlds.World) -> Path:
-    """Two models of one dataset; the first is refreshed weekly, and keeps the seed of one of its two jobs."""
+    """Two models of one dataset; the first is refreshed weekly, and keeps the seed of one of its two jobs.
+
+    Its exports keep a control group out, say who came and went, and are cut into small files.
+    """
     models = [
         {"name": "Refreshed", "training_dataset": worlds.DATASET, "refresh": {"every": "7d", "window": "60d"}},
         {"name": "Still", "training_dataset": worlds.DATASET},
     ]
-    configured = [
+    configured: list[dict[str, Any]] = [
         {
             "name": f"{model['name']} lookalikes",
             "audience_model": model["name"],
@@ -40,6 +66,7 @@ def two_models(folder: Path, world: worlds.World) -> Path:
         }
         for model in models
     ]
+    configured[0]["delivery"] = {"holdout": "20%", "changes": True, "gzip": True, "max_rows": 10}
     jobs = [
         {
             "name": "Kept",
@@ -63,27 +90,36 @@ def two_models(folder: Path, world: worlds.World) -> Path:
     return path
 
 
-@pytest.fixture
-def two(world: worlds.World, new_shell: Callable[[str], Shell], tmp_path: Path) -> Shell:
-    """Two models, both made, with an audience each and one more."""
-    shell = new_shell("room")
-    worlds.apply(shell.installation, two_models(tmp_path, world))
-    assert shell.run_pending() == 9
-    return shell
+@pytest.fixture(scope="module")
+def refreshed(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refreshed]:
+    """Two models with their audiences and exports, one of which was refreshed as the schedule asks."""
+    folder = tmp_path_factory.mktemp("refreshed")
+    with opened_in_memory(world, folder) as shell:
+        worlds.apply(shell.installation, two_models(folder, world))
+        assert shell.run_pending() == 9
+        yield Refreshed(shell, files_of(shell), *refresh(shell))
 
 
-def test_a_refresh_remakes_exactly_what_follows_from_its_model(two: Shell) -> None:
-    files = {path: path.read_bytes() for path in two.installation.home.artifacts.rglob("*") if path.is_file()}
-    nothing = schedule_tick(two, "declared_refreshes")
-    assert (nothing.run_requests, nothing.skip_message) == ([], "No declared refresh is due.")
+def files_of(shell: Shell) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in shell.installation.home.artifacts.rglob("*") if path.is_file()}
 
-    due = schedule_tick(two, "declared_refreshes", later=WEEK + 60)
-    assert due.skip_message == "Asked for 1 refreshes."
-    assert schedule_tick(two, "declared_refreshes", later=WEEK + 60).skip_message == "No declared refresh is due."
-    (first,) = tick(two, "pending_work").run_requests
-    assert first.job_name == "validate_training_dataset", "the sensor takes it from here"
-    assert two.run_pending() == 5
-    assert worlds.statuses(two.installation) == {
+
+def refresh(shell: Shell) -> tuple[list[str | None], list[str], int]:
+    """Let the schedule look three times, the sensor once, and do what is pending."""
+    messages = [
+        schedule_tick(shell, "declared_refreshes", later=later).skip_message for later in (0, WEEK + 60, WEEK + 60)
+    ]
+    requested = [request.job_name for request in tick(shell, "pending_work").run_requests]
+    return messages, requested, shell.run_pending()
+
+
+def test_a_refresh_remakes_exactly_what_follows_from_its_model(refreshed: Refreshed) -> None:
+    shell = refreshed.shell
+    none = "No declared refresh is due."
+    assert refreshed.messages == [none, "Asked for 1 refreshes.", none]
+    assert refreshed.requested == ["validate_training_dataset"], "the sensor takes it from here"
+    assert refreshed.n_runs == 5
+    assert worlds.statuses(shell.installation) == {
         worlds.DATASET: ["ACTIVE", "ACTIVE"],
         "Refreshed": ["ACTIVE", "ACTIVE"],
         "Still": ["ACTIVE"],
@@ -94,57 +130,19 @@ def test_a_refresh_remakes_exactly_what_follows_from_its_model(two: Shell) -> No
         "Beside": ["ACTIVE"],
         "Kept 10%": ["ACTIVE", "ACTIVE"],
     }
-    for path, content in files.items():
+    for path, content in refreshed.before.items():
         assert path.read_bytes() == content, "old versions stay as they are"
-    model = worlds.the(two.installation, Kind.AUDIENCE_MODEL, "Refreshed")
-    _, documents = newest_artifact(two.installation, Kind.AUDIENCE_MODEL, model.id, "audience_model")
+    model = worlds.the(shell.installation, Kind.AUDIENCE_MODEL, "Refreshed")
+    _, documents = newest_artifact(shell.installation, Kind.AUDIENCE_MODEL, model.id, "audience_model")
     assert documents["training"]["n_interactions"] < worlds.N_EVENTS, "only the last 60 of 90 days"
-    folders = list((two.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two").iterdir())
+    folders = list((shell.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two").iterdir())
     assert len(folders) == 2, "each version of an export has a folder of its own"
 
-    # housekeeping: nothing is old enough, then the superseded versions go and everything current still verifies
-    (request,) = schedule_tick(two, "nightly_housekeeping").run_requests
-    assert request.job_name in (None, "keep_house")
-    house = repository().get_job("keep_house")
-    assert house.execute_in_process(instance=two.instance).success
-    assert [path for path in files if not path.exists()] == []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLEANROOM_RETENTION_DAYS", "1e-9")
-        assert house.execute_in_process(instance=two.instance).success
-    gone = {path for path in files if not path.exists()}
-    assert gone
-    for kind in Kind:
-        for record in two.installation.catalog.iterate(kind):
-            for asset in worlds.newest(two.installation, kind, record.name).artifacts:
-                newest_artifact(two.installation, kind, record.id, asset)
-    forgotten = worlds.newest(two.installation, Kind.GENERATION_JOB, "Forgotten")
-    parents = {(parent.kind, parent.version) for parent in forgotten.parents}
-    assert (Kind.AUDIENCE_MODEL, 1) in parents
-    model_folder = f"audience_model/{model.id[-12:]}"
-    assert not any(model_folder in str(path) for path in gone), "a current audience was made from it"
 
-
-def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_went(
-    world: worlds.World, new_shell: Callable[[str], Shell], tmp_path: Path
-) -> None:
-    shell = new_shell("room")
-    path = two_models(tmp_path, world)
-    form = yaml.safe_load(path.read_text())
-    form["configured_audience_models"][0]["delivery"] = {
-        "holdout": "20%",
-        "changes": True,
-        "gzip": True,
-        "max_rows": 10,
-    }
-    path.write_text(yaml.safe_dump(form))
-    worlds.apply(shell.installation, path)
-    shell.run_pending()
-    schedule_tick(shell, "declared_refreshes", later=WEEK + 60)
-    shell.run_pending()
-    assert worlds.statuses(shell.installation)["Kept 10%"] == ["ACTIVE", "ACTIVE"]
-
-    export = worlds.the(shell.installation, Kind.EXPORT_JOB)
-    bucket = shell.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two"
+def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_went(refreshed: Refreshed) -> None:
+    installation = refreshed.shell.installation
+    export = worlds.the(installation, Kind.EXPORT_JOB)
+    bucket = installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two"
     before, after = sorted(bucket.iterdir(), key=lambda folder: len(folder.name))
 
     def users(folder: Path, prefix: str) -> set[str]:
@@ -156,10 +154,39 @@ def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_we
     assert (users(before, "part") - users(after, "removed")) | users(after, "added") == users(after, "part")
     assert users(after, "added") <= users(after, "part")
     kept_out = []
-    for version in shell.installation.catalog.versions(Kind.EXPORT_JOB, export.id):
+    for version in installation.catalog.versions(Kind.EXPORT_JOB, export.id):
         reference = ArtifactReference("audience_export", export.id, version.artifacts["audience_export"])
-        with shell.installation.store.opening(reference) as folder:
+        with installation.store.opening(reference) as folder:
             kept_out.append(users(folder / "holdout", "part"))
     assert kept_out[0] and kept_out[1]
     for folder in (before, after):
         assert not users(folder, "part") & (kept_out[0] | kept_out[1]), "the same users are kept out each time"
+
+
+def test_housekeeping_deletes_what_was_superseded_and_nothing_current(
+    refreshed: Refreshed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # nothing is old enough, then the superseded versions go and everything current still verifies
+    shutil.copytree(refreshed.shell.installation.home.root, tmp_path / "home")
+    monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "home"))
+    shell = replace(refreshed.shell, installation=Installation.from_environment(), folder=tmp_path)
+    files = files_of(shell)
+    (request,) = schedule_tick(shell, "nightly_housekeeping").run_requests
+    assert request.job_name in (None, "keep_house")
+    house = repository().get_job("keep_house")
+    assert house.execute_in_process(instance=shell.instance).success
+    assert [path for path in files if not path.exists()] == []
+    monkeypatch.setenv("CLEANROOM_RETENTION_DAYS", "1e-9")
+    assert house.execute_in_process(instance=shell.instance).success
+    gone = {path for path in files if not path.exists()}
+    assert gone
+    for kind in Kind:
+        for record in shell.installation.catalog.iterate(kind):
+            for asset in worlds.newest(shell.installation, kind, record.name).artifacts:
+                newest_artifact(shell.installation, kind, record.id, asset)
+    forgotten = worlds.newest(shell.installation, Kind.GENERATION_JOB, "Forgotten")
+    parents = {(parent.kind, parent.version) for parent in forgotten.parents}
+    assert (Kind.AUDIENCE_MODEL, 1) in parents
+    model = worlds.the(shell.installation, Kind.AUDIENCE_MODEL, "Refreshed")
+    model_folder = f"audience_model/{model.id[-12:]}"
+    assert not any(model_folder in str(path) for path in gone), "a current audience was made from it"

@@ -63,7 +63,7 @@ def test_a_growing_file_is_left_until_it_rests(trained: Shell) -> None:
     folder, cursor = inbox_of(trained), None
     path = folder / "seed.csv"
     path.write_text("user_id\n")
-    for who in trained.world.seed_users:
+    for who in trained.world.seed_users[:6]:
         with path.open("a") as stream:
             stream.write(f"{who}\n")
         cursor = tick(trained, "seed_inbox", cursor=cursor).cursor
@@ -117,31 +117,35 @@ def test_a_drop_is_exported_and_receipted(trained: Shell) -> None:
 LONG = "user_id\n" + "".join(f"{worlds.user(number)}\n" for number in range(worlds.N_GROUP))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "code"),
-    [
-        ("empty.jsonl", "", "SEED_INVALID"),
-        ("empty.csv", "user_id\n", "SEED_INVALID"),
-        ("few.csv", "user_id\n" + "".join(f"user-{n:04d}\n" for n in range(24)), "SEED_TOO_SMALL"),
-        ("strangers.csv", "user_id\n" + "".join(f"nobody-{n}\n" for n in range(40)), "INSUFFICIENT_MATCHING_SEED"),
-        ("broken.parquet", "no parquet", "SEED_INVALID"),
-        ("notes.docx", "hello", "SEED_INVALID"),
-        ("damaged.csv.gz", damaged.GZIPS["shorter than it says"](LONG.encode()), "SEED_INVALID"),
-        ("quote.csv", damaged.with_open_quote(LONG.encode()), "SEED_INVALID"),
-    ],
-)
-def test_a_bad_drop_is_rejected_with_its_reason(
-    trained: Shell, name: str, content: str | bytes, code: str
-) -> None:
-    folder = inbox_of(trained)
-    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+BAD_DROPS: dict[str, tuple[str | bytes, str]] = {
+    "empty.jsonl": ("", "SEED_INVALID"),
+    "empty.csv": ("user_id\n", "SEED_INVALID"),
+    "few.csv": ("user_id\n" + "".join(f"user-{n:04d}\n" for n in range(24)), "SEED_TOO_SMALL"),
+    "strangers.csv": ("user_id\n" + "".join(f"nobody-{n}\n" for n in range(40)), "INSUFFICIENT_MATCHING_SEED"),
+    "broken.parquet": ("no parquet", "SEED_INVALID"),
+    "notes.docx": ("hello", "SEED_INVALID"),
+    "damaged.csv.gz": (damaged.GZIPS["shorter than it says"](LONG.encode()), "SEED_INVALID"),
+    "quote.csv": (damaged.with_open_quote(LONG.encode()), "SEED_INVALID"),
+}
+
+
+def test_bad_drops_are_rejected_with_their_reasons(trained: Shell) -> None:
+    folder, name_of = inbox_of(trained), dict[str, str]()
+    for name, (content, _) in BAD_DROPS.items():
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        name_of[trained.installation.vault.digest(folder / name)] = name
     cursor = tick(trained, "seed_inbox").cursor
     tick(trained, "seed_inbox", cursor=cursor)
     trained.run_pending()
     assert drops_in(folder) == []
-    (receipt,) = receipts_in(folder / "rejected")
-    assert (receipt["status"], receipt["statusCode"]) == ("CREATE_FAILED", code)
-    assert receipt["message"]
+    receipts = list(receipts_in(folder / "rejected"))
+    assert {name_of[receipt["seed"]["digest"]]: receipt["statusCode"] for receipt in receipts} == {
+        name: code for name, (_, code) in BAD_DROPS.items()
+    }
+    assert len(receipts) == len(BAD_DROPS)
+    for receipt in receipts:
+        assert receipt["status"] == "CREATE_FAILED"
+        assert receipt["message"]
     assert not (folder / "accepted").exists() or not any((folder / "accepted").iterdir())
     assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*"))
     assert list(trained.installation.catalog.iterate(Kind.EXPORT_JOB)) == []

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -17,10 +18,10 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution import shared_scoring
+from cleanroom_pipelines.execution import shared_scoring, work
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, load_repository
-from cleanroom_pipelines.execution.serving_worker import _Rounds
+from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, load_repository, run_pending
+from cleanroom_pipelines.execution.serving_worker import Rounds
 from cleanroom_pipelines.execution.shared_scoring import help_scoring, n_helpers_wanted
 from cleanroom_pipelines.similarity import scoring, shards, training
 from cleanroom_pipelines.storage import ArtifactReference
@@ -32,11 +33,13 @@ from .conftest import repository
 N_SHARDS = 8
 
 
-@pytest.fixture(autouse=True)
-def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def many_shards() -> Iterator[None]:
     """Let the small world's model lie in eight shards of one block each."""
-    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 20)
-    monkeypatch.setattr(training, "shard_bits", lambda *_: N_SHARDS.bit_length() - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "USERS_PER_BLOCK", 20)
+        patch.setattr(training, "shard_bits", lambda *_: N_SHARDS.bit_length() - 1)
+        yield
 
 
 def ranking(installation: Installation) -> bytes:
@@ -49,40 +52,53 @@ def ranking(installation: Installation) -> bytes:
         return (folder / "ranking.parquet").read_bytes()
 
 
-@pytest.fixture
-def alone(world: World, tmp_path: Path) -> bytes:
-    """What one run makes."""
+@contextmanager
+def opened(folder: Path, **settings: str) -> Iterator[tuple[Installation, dg.DagsterInstance]]:
     with (
-        worlds.installed(tmp_path / "alone") as installation,
-        worlds.dagster_at(tmp_path / "dagster-alone") as dagster,
+        worlds.installed(folder / "home", **settings) as installation,
+        worlds.dagster_at(folder / "dagster", one_file=True) as dagster,
     ):
-        worlds.apply(installation, world.declaration)
-        run_all(installation, dagster)
+        yield installation, dagster
+
+
+@pytest.fixture(scope="module")
+def pending(world: World, many_shards: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a clean room with a model in eight shards and a job that waits; to be copied."""
+    folder = tmp_path_factory.mktemp("pending")
+    declaration = worlds.declare(
+        folder / "room.yaml", interactions=world.interactions, seed=world.seed, job={"exports": []}
+    )
+    with opened(folder) as (installation, dagster):
+        worlds.apply(installation, declaration)
+        assert run_pending(installation, dagster, max_versions=3) == 3
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(pending: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What one run makes."""
+    folder = Path(shutil.copytree(pending, tmp_path_factory.mktemp("alone") / "room"))
+    with opened(folder) as (installation, dagster):
+        run_pending(installation, dagster)
         return ranking(installation)
 
 
 @pytest.fixture
-def shared(world: World, tmp_path: Path) -> Iterator[tuple[Installation, dg.DagsterInstance]]:
-    with (
-        worlds.installed(tmp_path / "shared", CLEANROOM_SCORING_RUNS="3") as installation,
-        worlds.dagster_at(tmp_path / "dagster-shared") as dagster,
-    ):
-        worlds.apply(installation, world.declaration)
-        yield installation, dagster
-
-
-def run_all(installation: Installation, dagster: dg.DagsterInstance) -> None:
-    from cleanroom_pipelines.execution.running import run_pending
-
-    run_pending(installation, dagster)
+def shared(pending: Path, tmp_path: Path) -> Iterator[tuple[Installation, dg.DagsterInstance]]:
+    """A clean room whose job three runs may score."""
+    folder = Path(shutil.copytree(pending, tmp_path / "shared"))
+    with opened(folder, CLEANROOM_SCORING_RUNS="3") as room:
+        yield room
 
 
 def requests_of_the_sensor(dagster: dg.DagsterInstance) -> list[str | None]:
     """The jobs that the sensor of pending work asks for; with the settings of the environment, unlike `tick`."""
-    context = dg.build_sensor_context(
-        instance=dagster, repository_def=repository(), resources={"installation": InstallationResource()}
-    )
-    with dg.partition_loading_context(dynamic_partitions_store=dagster):
+    with (
+        dg.build_sensor_context(
+            instance=dagster, repository_def=repository(), resources={"installation": InstallationResource()}
+        ) as context,
+        dg.partition_loading_context(dynamic_partitions_store=dagster),
+    ):
         found = repository().get_sensor_def("pending_work").evaluate_tick(context)
     return [request.job_name for request in found.run_requests or ()]
 
@@ -110,7 +126,7 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
         wanted.append(n_helpers_wanted(installation))
         requested.extend(requests_of_the_sensor(dagster))
         if helper_is == "a worker":
-            _Rounds(installation, dagster, "serve-helper", lambda: False)._help()
+            Rounds(installation, dagster, "serve-helper", lambda: False).help_scoring()
         else:
             job = load_repository().get_job(SCORING_JOB)
             job.execute_in_process(instance=dagster, raise_on_error=False)
@@ -121,7 +137,7 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
     monkeypatch.setattr(scoring, "score_users", counted)
     helper = threading.Thread(target=help_once)
     helper.start()
-    run_all(installation, dagster)
+    run_pending(installation, dagster)
     helper.join()
 
     assert wanted == [2], "two beside the run that needs the scores"
@@ -145,7 +161,7 @@ def test_whoever_falls_silent_is_taken_over(
     alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    lay_open = shared_scoring._lay_open
+    lay_open = shared_scoring.lay_open
 
     def with_dead_helpers(folder: Path, *arguments: object) -> None:
         lay_open(folder, *arguments)  # type: ignore[arg-type]
@@ -154,8 +170,8 @@ def test_whoever_falls_silent_is_taken_over(
             claim.touch()
             os.utime(claim, (time.time() - 3_600, time.time() - 3_600))
 
-    monkeypatch.setattr(shared_scoring, "_lay_open", with_dead_helpers)
-    run_all(installation, dagster)
+    monkeypatch.setattr(shared_scoring, "lay_open", with_dead_helpers)
+    run_pending(installation, dagster)
     assert ranking(installation) == alone
 
 
@@ -163,7 +179,7 @@ def test_what_helpers_get_does_not_tell_who_the_seed_is(
     world: World, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    lay_open, seen = shared_scoring._lay_open, []
+    lay_open, seen = shared_scoring.lay_open, []
 
     def looked_at(folder: Path, *arguments: object) -> None:
         lay_open(folder, *arguments)  # type: ignore[arg-type]
@@ -171,8 +187,8 @@ def test_what_helpers_get_does_not_tell_who_the_seed_is(
         with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
             assert all(len(arrays[name]) == 0 for name in arrays if name.startswith(("seed", "held_out")))
 
-    monkeypatch.setattr(shared_scoring, "_lay_open", looked_at)
-    run_all(installation, dagster)
+    monkeypatch.setattr(shared_scoring, "lay_open", looked_at)
+    run_pending(installation, dagster)
     (files,) = seen
     assert {"plan.json", "fit.json", "arrays.npz", "trees.txt"} == set(files)
     for user in world.seed_users:
@@ -190,16 +206,16 @@ def test_a_cancelled_job_leaves_nothing_open(
     shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    lay_open = shared_scoring._lay_open
+    lay_open = shared_scoring.lay_open
 
     def then_cancel(folder: Path, *arguments: object) -> None:
         lay_open(folder, *arguments)  # type: ignore[arg-type]
         job = worlds.the(installation, Kind.GENERATION_JOB)
         installation.catalog.request_cancel(Kind.GENERATION_JOB, job.id)
-        time.sleep(1.1)  # a run asks once a second
 
-    monkeypatch.setattr(shared_scoring, "_lay_open", then_cancel)
-    run_all(installation, dagster)
+    monkeypatch.setattr(work, "SECONDS_BETWEEN_REPORTS", 0.0)  # so that the run asks at the next shard
+    monkeypatch.setattr(shared_scoring, "lay_open", then_cancel)
+    run_pending(installation, dagster)
     version = worlds.newest(installation, Kind.GENERATION_JOB)
     assert version.status_code == "CANCELLED"
     assert list(installation.home.scratch.glob("scoring-*")) == []
@@ -209,14 +225,14 @@ def test_what_a_killed_run_left_open_wants_no_helpers(
     shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    score_together, left = shared_scoring._score_together, installation.home.scratch / "scoring-left"
+    score_together, left = shared_scoring.score_together, installation.home.scratch / "scoring-left"
 
     def and_leave_a_copy(engine: object, folder: Path, *arguments: object) -> object:
         shutil.copytree(folder, left)
         return score_together(engine, folder, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shared_scoring, "_score_together", and_leave_a_copy)
-    run_all(installation, dagster)
+    monkeypatch.setattr(shared_scoring, "score_together", and_leave_a_copy)
+    run_pending(installation, dagster)
     assert n_helpers_wanted(installation) == 2, "it looks alive"
     an_hour_ago = time.time() - 3_600
     os.utime(left / "plan.json", (an_hour_ago, an_hour_ago))
@@ -227,14 +243,14 @@ def test_a_helper_that_is_told_to_end_gives_back_what_it_took(
     alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    score_together, seen = shared_scoring._score_together, []
+    score_together, seen = shared_scoring.score_together, []
 
     def and_be_helped(engine: object, folder: Path, *arguments: object) -> object:
         seen.append(help_scoring(installation, lambda: True))
         seen.append(list(folder.glob("*.claim")))
         return score_together(engine, folder, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shared_scoring, "_score_together", and_be_helped)
-    run_all(installation, dagster)
+    monkeypatch.setattr(shared_scoring, "score_together", and_be_helped)
+    run_pending(installation, dagster)
     assert seen == [0, []]
     assert ranking(installation) == alone

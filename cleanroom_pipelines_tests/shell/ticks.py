@@ -25,26 +25,28 @@ class Later(InstallationResource):
 def tick(shell: Shell, name: str, *, cursor: str | None = None, later: float = 0.0) -> Any:
     """Evaluate a sensor once; gives what the daemon would get."""
     loaded = repository()
-    context = dg.build_sensor_context(
-        instance=shell.instance,
-        cursor=cursor,
-        repository_def=loaded,
-        resources={"installation": Later(seconds=later)},
-    )
-    with dg.partition_loading_context(dynamic_partitions_store=shell.instance):  # the daemon's code server does
+    with (
+        dg.build_sensor_context(
+            instance=shell.instance,
+            cursor=cursor,
+            repository_def=loaded,
+            resources={"installation": Later(seconds=later)},
+        ) as context,
+        dg.partition_loading_context(dynamic_partitions_store=shell.instance),  # the daemon's code server does
+    ):
         return loaded.get_sensor_def(name).evaluate_tick(context)
 
 
 def schedule_tick(shell: Shell, name: str, *, later: float = 0.0) -> Any:
     """Evaluate a schedule once; gives what the daemon would get."""
     loaded = repository()
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=shell.instance,
         scheduled_execution_time=datetime.now(UTC),
         repository_def=loaded,
         resources={"installation": Later(seconds=later)},
-    )
-    return loaded.get_schedule_def(name).evaluate_tick(context)
+    ) as context:
+        return loaded.get_schedule_def(name).evaluate_tick(context)
 
 
 def as_run(shell: Shell, job: str, status: dg.DagsterRunStatus, **tags: str) -> str:

@@ -4,6 +4,7 @@ Lives here: data made in memory and written where a test says.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from cleanroom_pipelines.similarity.specs import (
 )
 from cleanroom_pipelines.similarity.training import train
 
+FIRST_SECOND = 1_600_000_000
 SCHEMA = InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP")
 SMALL = TrainingSettings(embedding_dimensions=8, neighbours=5)
 QUICK = GenerationSettings(boosting_rounds=5, threads=1, folds=3)
@@ -41,6 +43,7 @@ class World:
     users: list[str]
 
 
+@cache
 def make_world(n_users: int = 600, n_items: int = 60, group_share: float = 0.25, random_seed: int = 3) -> World:
     """Users touch popular items; a group also likes the ten rarest ones."""
     rng = np.random.default_rng(random_seed)
@@ -53,7 +56,7 @@ def make_world(n_users: int = 600, n_items: int = 60, group_share: float = 0.25,
         items = list(rng.choice(n_items, rng.integers(3, 15), p=popularity))
         if in_group[number]:
             items += list(rng.choice(np.arange(n_items - 10, n_items), 4))
-        rows += [(user, f"i{item:03d}", int(1_600_000_000 + rng.integers(0, 10_000_000))) for item in items]
+        rows += [(user, f"i{item:03d}", int(FIRST_SECOND + rng.integers(0, 10_000_000))) for item in items]
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "ts"])
     return World(frame, [user for user, member in zip(users, in_group, strict=True) if member], users)
 

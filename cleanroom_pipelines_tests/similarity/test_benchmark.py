@@ -11,6 +11,7 @@ from cleanroom_pipelines.similarity import Window
 from cleanroom_pipelines.similarity.benchmark import quality, scale
 from cleanroom_pipelines.similarity.benchmark.baselines import BASELINES, Table
 from cleanroom_pipelines.similarity.benchmark.synthetic import SyntheticSettings, interest_of, write_interactions
+from cleanroom_pipelines_tests.offenders import offenders
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, SCHEMA, SMALL, World, make_world
 
 FAST = ("random", "activity", "LR TF-IDF", "kNN", "LightGBM raw")
@@ -88,7 +89,7 @@ def test_measured_recall_is_what_a_slow_count_says() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, 100).astype(float)
     members, seed = np.arange(0, 60, 2), np.arange(0, 20, 2)
-    found = quality._measured(scores, members, seed)
+    found = quality.measure_ranking(scores, members, seed)
     rest = [user for user in range(100) if user not in seed]
     ranked = sorted(rest, key=lambda user: (-scores[user], user))
     wanted = set(members) - set(seed)
@@ -123,41 +124,43 @@ def test_synthetic_data_is_deterministic_and_of_the_size_asked_for(tmp_path: Pat
 STEPS = ("train", "generate from 40 seed users", "export everybody", "match", "combine five lists")
 
 
+def scale_settings(scratch: Path, **more: object) -> scale.ScaleSettings:
+    """Small ones. Each step is a process of its own, which takes a second to start."""
+    sizes = ((1_000, 20_000),)
+    arguments = {"sizes": sizes, "seed_sizes": (40,), "n_items": 300, "peers": (), "threads": 1} | more
+    return scale.ScaleSettings(scratch=scratch, **arguments)  # type: ignore[arg-type]
+
+
 def test_the_scale_benchmark_measures_each_step(tmp_path: Path) -> None:
-    settings = scale.ScaleSettings(
-        sizes=((1_000, 20_000), (2_000, 40_000)),
-        seed_sizes=(40,),
-        n_items=300,
-        peers=(),
-        scratch=tmp_path,
-        threads=1,
-    )
-    result = scale.run_scale(settings)
-    steps = [step for row in result["sizes"] for step in row["steps"]]
-    assert [step["step"] for step in steps] == [f"duckdb: {name}" for name in STEPS] * 2
-    assert all(step["seconds"] > 0 and step["peak_bytes"] > 10_000_000 for step in steps)
-    assert [entry["unit"] for entry in result["further"]] == ["interactions"]
-    assert "per further million" in scale.table(result)
+    (row,) = scale.run_scale(scale_settings(tmp_path))["sizes"]
+    assert [step["step"] for step in row["steps"]] == [f"duckdb: {name}" for name in STEPS]
+    assert all(step["seconds"] > 0 and step["peak_bytes"] > 10_000_000 for step in row["steps"])
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("steps", [(), ("train", "fly"), ("generate",), ("train", "export")])
-def test_steps_that_cannot_be_measured_are_refused(steps: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError):
-        scale.ScaleSettings(steps=steps)
+def test_the_scale_benchmark_tells_what_growth_costs(tmp_path: Path) -> None:
+    result = scale.run_scale(scale_settings(tmp_path, sizes=((500, 10_000), (1_000, 20_000)), steps=("train",)))
+    assert [step["step"] for row in result["sizes"] for step in row["steps"]] == ["duckdb: train"] * 2
+    assert [entry["unit"] for entry in result["further"]] == ["interactions"]
+    assert "per further million" in scale.table(result)
+
+
+def test_steps_that_cannot_be_measured_are_refused() -> None:
+    def check(*steps: str) -> None:
+        with pytest.raises(UsageError):
+            scale.ScaleSettings(steps=steps)
+
+    assert offenders([(), ("train", "fly"), ("generate",), ("train", "export")], check) == []
 
 
 @pytest.mark.spark
 def test_the_scale_benchmark_has_both_engines_on_the_same_data(tmp_path: Path) -> None:
-    settings = scale.ScaleSettings(
-        sizes=((1_000, 20_000),),
-        seed_sizes=(40,),
-        n_items=300,
+    settings = scale_settings(
+        tmp_path,
         engines=scale.ENGINES,
         # The others only call what the contract suite runs on Spark.
         steps=("train", "generate", "export"),
-        peers=(),
-        scratch=tmp_path,
+        threads=2,
         memory_bytes=1 << 30,
     )
     result = scale.run_scale(settings)
@@ -181,6 +184,6 @@ def test_the_cost_of_further_users_where_interactions_are_alike() -> None:
         return {"n_users": n_users, "n_interactions": n_interactions, "steps": [step]}
 
     rows = [row(1_000_000, 20_000_000, 10), row(3_000_000, 20_100_000, 16), row(3_000_000, 40_100_000, 36)]
-    users, interactions = scale._further(rows)
+    users, interactions = scale.costs_of_growth(rows)
     assert (users["unit"], users["seconds_per_million"], users["cpu_seconds_per_million"]) == ("users", 3.0, 6.0)
     assert (interactions["unit"], interactions["seconds_per_million"]) == ("interactions", 1.0)

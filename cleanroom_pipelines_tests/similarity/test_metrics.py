@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
@@ -25,7 +25,6 @@ def _slow_recall(seed: list[float], others: list[float], n: int) -> float:
 
 
 @given(Scores, Scores, st.integers(1, 24))
-@settings(max_examples=200, deadline=None)
 def test_recall_is_the_share_of_held_out_users_among_the_first_n(
     seed: list[float], others: list[float], n: int
 ) -> None:
@@ -36,7 +35,6 @@ def test_recall_is_the_share_of_held_out_users_among_the_first_n(
 
 
 @given(Scores, Scores)
-@settings(max_examples=100, deadline=None)
 def test_auc_counts_pairs_up_to_the_smoothing_of_ranks(seed: list[float], others: list[float]) -> None:
     held_out = metrics.held_out_ranks(
         np.array(seed), np.zeros(len(seed), dtype=int), [np.array(others)], len(seed) + len(others)

@@ -1,10 +1,20 @@
 """Contract: a random seed has recall at chance, and its interval covers chance in at least 92 % (quality bar 3).
 
 Both levels of the ensemble run, trees included; a model read back on the users it was fitted on fails this by far.
+
+What a number of seeds can tell: 60 find a recall at 20 % that is 0.038 too high in 39 of 40 cases, and an interval
+that covers chance in 75 % only in 9 of 10. Users who are scored by what was fitted on them have a recall of 0.43
+there and an AUC of 0.72, and are covered in 0 to 46 %. The 200 seeds of the slow test are those of the bar itself.
 """
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from cleanroom_pipelines.engine import open_engine
 from cleanroom_pipelines.similarity import GenerationSettings, metrics
@@ -14,21 +24,30 @@ from cleanroom_pipelines.similarity.scoring import match_users
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 from cleanroom_pipelines_tests.similarity.planted import make_world, train_on
 
+N_SEEDS, N_SEEDS_OF_THE_BAR = 60, 200
 _SETTINGS = GenerationSettings(folds=3, boosting_rounds=3, threads=1)
 _SHARES = (0.05, 0.1, 0.2)
+_SIZES = (25, 60, 150)
+
+Found = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """Recall, whether the interval covers the share, and AUC of 200 random seeds of 25 to 150 users."""
+def find(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Found]:
+    """Recall, whether the interval covers the share, and AUC of so many random seeds of 25 to 150 users."""
     world = make_world(n_users=450, n_items=30)
-    model = Model(train_on(world.interactions, tmp_path_factory.mktemp("model")))
+    folder = train_on(world.interactions, tmp_path_factory.mktemp("model"))
+    return cache(lambda n_seeds: _found(folder, n_seeds))
+
+
+def _found(folder: Path, n_seeds: int) -> Found:
+    model = Model(folder)
     rng = np.random.default_rng(20)
     recalls, covers, areas = [], [], []
     ids = model.user_ids()
     with open_engine() as engine, one_blas_thread():
-        for number in range(200):
-            size = (25, 60, 150)[number % 3]
+        for number in range(n_seeds):
+            size = _SIZES[number % 3]
             seed = np.sort(rng.choice(model.n_users, size, replace=False))
             candidates = match_users(engine, model, ids.take(seed), _SETTINGS)
             held_out = fit_candidates(engine, model, candidates, _SETTINGS, Stages(None, None)).held_out
@@ -40,14 +59,27 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     return {"recall": np.array(recalls), "covers": np.array(covers), "auc": np.array(areas)}
 
 
-def test_recall_of_random_seeds_is_chance(found: dict[str, np.ndarray]) -> None:
+def test_recall_of_random_seeds_is_chance(find: Callable[[int], Found]) -> None:
+    recalls = find(N_SEEDS)["recall"]
     for column, share in enumerate(_SHARES):
-        assert abs(found["recall"][:, column].mean() - share) < 0.01
+        variance = np.mean([share * (1 - share) / size for size in _SIZES])
+        assert abs(recalls[:, column].mean() - share) < 3 * math.sqrt(variance / N_SEEDS)
 
 
-def test_the_interval_covers_chance(found: dict[str, np.ndarray]) -> None:
+def test_the_interval_covers_chance(find: Callable[[int], Found]) -> None:
+    covered = find(N_SEEDS)["covers"].sum(axis=0)
+    # Where the bar is kept just so, fewer are covered in 1 of 100 cases.
+    assert covered.min() > binom.ppf(0.01, N_SEEDS, 0.92) - 1
+
+
+def test_auc_of_random_seeds_is_a_half(find: Callable[[int], Found]) -> None:
+    # The AUC of one random seed has a standard deviation of 0.06.
+    assert abs(find(N_SEEDS)["auc"].mean() - 0.5) < 3 * 0.06 / math.sqrt(N_SEEDS)
+
+
+@pytest.mark.slow
+def test_the_bar_itself(find: Callable[[int], Found]) -> None:
+    found = find(N_SEEDS_OF_THE_BAR)
     assert found["covers"].mean(axis=0).min() >= 0.92
-
-
-def test_auc_of_random_seeds_is_a_half(found: dict[str, np.ndarray]) -> None:
+    assert np.abs(found["recall"].mean(axis=0) - _SHARES).max() < 0.01
     assert abs(found["auc"].mean() - 0.5) < 0.015

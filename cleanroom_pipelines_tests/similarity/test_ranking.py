@@ -84,9 +84,9 @@ def test_the_metrics_file_has_what_the_contract_names(ranking: Path) -> None:
     assert content["recall_at"]["size"] == "20%"
 
 
-def test_the_same_bytes_for_every_layout(world: World, model: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_for_every_layout(world: World, model: Path, ranking: Path, tmp_path: Path) -> None:
     seed = world.group[::2]
-    expected = _bytes(model, seed, tmp_path / "once")
+    expected = ranking.read_bytes()
     assert _bytes(model, seed, tmp_path / "twice") == expected
     threads = GenerationSettings(boosting_rounds=5, threads=2, folds=3)
     assert _bytes(model, seed[::-1], tmp_path / "threads", settings=threads) == expected
@@ -105,7 +105,7 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, tmp_path: Pa
 def test_the_same_bytes_for_every_number_of_shards(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 30)
+    monkeypatch.setattr(shards, "USERS_PER_BLOCK", 30)
     rankings = {}
     for users_per_shard in (10_000, 150, 70):
         settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=users_per_shard)
@@ -117,21 +117,20 @@ def test_the_same_bytes_for_every_number_of_shards(
     assert len(set(rankings.values())) == 1
 
 
-def test_text_and_parquet_give_the_same_ranking(world: World, model: Path, tmp_path: Path) -> None:
+def test_text_and_parquet_give_the_same_ranking(world: World, ranking: Path, tmp_path: Path) -> None:
     source = tmp_path / "rows.csv"
     world.interactions.to_csv(source, index=False)
     text = train_on(world.interactions, tmp_path, "text", interactions=source)
-    assert _bytes(text, world.group[::2], tmp_path / "a") == _bytes(model, world.group[::2], tmp_path / "b")
+    assert _bytes(text, world.group[::2], tmp_path / "a") == ranking.read_bytes()
 
 
-def test_renaming_items_keeps_the_ranking(world: World, model: Path, tmp_path: Path) -> None:
+def test_renaming_items_keeps_the_ranking(world: World, ranking: Path, tmp_path: Path) -> None:
     from scipy.stats import spearmanr
 
     names = {item: f"x{hash_:02d}" for hash_, item in enumerate(sorted(set(world.interactions.item_id))[::-1])}
     renamed = world.interactions.assign(item_id=world.interactions.item_id.map(names))
-    rank(model, world.group[::2], tmp_path / "a")
     rank(train_on(renamed, tmp_path, "renamed"), world.group[::2], tmp_path / "b")
-    a = pd.read_parquet(tmp_path / "a" / RANKING_FILE).set_index("user_id")["rank"]
+    a = pd.read_parquet(ranking).set_index("user_id")["rank"]
     b = pd.read_parquet(tmp_path / "b" / RANKING_FILE).set_index("user_id")["rank"]
     assert spearmanr(a, b.loc[a.index]).statistic >= 0.999
 
@@ -233,8 +232,8 @@ def test_a_folder_that_is_no_model_and_a_damaged_one(world: World, model: Path, 
 
 
 @pytest.fixture(scope="module")
-def two_tastes() -> tuple[pd.DataFrame, list[str], list[str], list[str]]:
-    """Two groups that share no item, and users with a single interaction each."""
+def two_tastes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str], list[str]]:
+    """A model of two groups that share no item, and of users with a single interaction each."""
     rng = np.random.default_rng(5)
     rows = []
     for number in range(600):
@@ -249,16 +248,16 @@ def two_tastes() -> tuple[pd.DataFrame, list[str], list[str], list[str]]:
             items = rng.choice(np.arange(20, 60), 6)
         rows += [(user, f"i{item:03d}", 1_600_000_000 + number) for item in items]
     users = [f"u{number:05d}" for number in range(600)]
-    return pd.DataFrame(rows, columns=["user_id", "item_id", "ts"]), users[:100], users[100:200], users[200:300]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "ts"])
+    return train_on(frame, tmp_path_factory.mktemp("tastes")), users[:100], users[100:200], users[200:300]
 
 
 @pytest.mark.parametrize("kind", ["one dense cluster", "two far clusters"])
 def test_clusters_are_found_whole(
-    two_tastes: tuple[pd.DataFrame, list[str], list[str], list[str]], tmp_path: Path, kind: str
+    two_tastes: tuple[Path, list[str], list[str], list[str]], tmp_path: Path, kind: str
 ) -> None:
-    frame, one, other, _ = two_tastes
+    model, one, other, _ = two_tastes
     wanted = one if kind == "one dense cluster" else one + other
-    model = train_on(frame, tmp_path)
     report = rank(model, wanted[::2], tmp_path / "out", settings=GenerationSettings(boosting_rounds=20, threads=1))
     table = pd.read_parquet(tmp_path / "out" / RANKING_FILE)
     hidden = set(wanted[1::2])
@@ -269,10 +268,10 @@ def test_clusters_are_found_whole(
 
 
 def test_a_seed_of_users_with_one_interaction_works(
-    two_tastes: tuple[pd.DataFrame, list[str], list[str], list[str]], tmp_path: Path
+    two_tastes: tuple[Path, list[str], list[str], list[str]], tmp_path: Path
 ) -> None:
-    frame, _, _, single = two_tastes
-    report = rank(train_on(frame, tmp_path), single[:30], tmp_path / "out")
+    model, _, _, single = two_tastes
+    report = rank(model, single[:30], tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out" / RANKING_FILE)
     assert report.n_matched_seed_users == 30
     assert table[~table.is_seed].head(70).user_id.isin(single).mean() > 0.5

@@ -10,6 +10,7 @@ from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.seeds import match_seed, read_seed
 from cleanroom_pipelines.storage.seed_parts import merge_parts
 from cleanroom_pipelines_tests import damaged
+from cleanroom_pipelines_tests.offenders import offenders
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, make_world, seed_of, train_on
 
 
@@ -44,22 +45,22 @@ def test_the_three_formats_give_the_same_seed(tmp_path: Path, form: str) -> None
     assert seed.ignored_columns == ("extra",)
 
 
-@pytest.mark.parametrize(
-    ("lines", "code"),
-    [
+def test_seeds_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    def check(lines: list[str], code: StatusCode) -> None:
+        with pytest.raises(SeedError) as caught:
+            read_seed(_lines(tmp_path / "seed.jsonl", lines), engine=ENGINE)
+        assert caught.value.status_code is code
+        assert caught.value.remedy
+        assert "u1" not in str(caught.value)
+
+    seeds = [
         (_json([f"u{n}" for n in range(24)]), StatusCode.SEED_TOO_SMALL),
         (["not json"] * 30, StatusCode.SEED_INVALID),
         ([json.dumps({"name": str(n)}) for n in range(30)], StatusCode.SEED_INVALID),
         (_json([f"u{n}" for n in range(30)]) + ["{"] * 2, StatusCode.SEED_INVALID),
         (_json([""] * 30), StatusCode.SEED_INVALID),
-    ],
-)
-def test_seeds_that_cannot_be_used_say_why(tmp_path: Path, lines: list[str], code: StatusCode) -> None:
-    with pytest.raises(SeedError) as caught:
-        read_seed(_lines(tmp_path / "seed.jsonl", lines), engine=ENGINE)
-    assert caught.value.status_code is code
-    assert caught.value.remedy
-    assert "u1" not in str(caught.value)
+    ]
+    assert offenders(seeds, check) == []
 
 
 def test_more_ids_than_allowed_are_refused(tmp_path: Path) -> None:
@@ -81,12 +82,14 @@ def test_a_missing_and_an_empty_seed(tmp_path: Path) -> None:
 LONG = ("user_id\n" + "".join(f"u{number}\n" for number in range(5_000))).encode()
 
 
-@pytest.mark.parametrize("how", damaged.GZIPS)
-def test_a_damaged_gzip_is_no_shorter_seed(tmp_path: Path, how: str) -> None:
-    (tmp_path / "seed.csv.gz").write_bytes(damaged.GZIPS[how](LONG))
-    with pytest.raises(SeedError) as caught:
-        read_seed(tmp_path / "seed.csv.gz", engine=ENGINE)
-    assert caught.value.status_code is StatusCode.SEED_INVALID
+def test_a_damaged_gzip_is_no_shorter_seed(tmp_path: Path) -> None:
+    def check(how: str) -> None:
+        (tmp_path / "seed.csv.gz").write_bytes(damaged.GZIPS[how](LONG))
+        with pytest.raises(SeedError) as caught:
+            read_seed(tmp_path / "seed.csv.gz", engine=ENGINE)
+        assert caught.value.status_code is StatusCode.SEED_INVALID
+
+    assert offenders(damaged.GZIPS, check) == []
 
 
 @pytest.mark.parametrize("n_parts", [1, 2])

@@ -3,6 +3,7 @@ metrics; and what a run needs of a fit survives its files.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.engine import open_engine
+from cleanroom_pipelines.engine import EngineSettings, open_engine
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity import TrainingSettings, shards
 from cleanroom_pipelines.similarity.fits import load_fit, save_fit
@@ -43,12 +44,30 @@ def world() -> World:
     return make_world()
 
 
-@pytest.fixture
-def model(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def cluster_like() -> Iterator[EngineSettings]:
+    """Settings of an engine that is like a cluster; and blocks so small that there are several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "USERS_PER_BLOCK", 30)
+        yield use_cluster_like(patch)
+
+
+@pytest.fixture(scope="module")
+def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of several shards of several blocks."""
-    monkeypatch.setattr(shards, "_USERS_PER_BLOCK", 30)
     settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=150)
-    return train_on(world.interactions, tmp_path, settings=settings)
+    return train_on(world.interactions, tmp_path_factory.mktemp("model"), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def ranked(
+    world: World, model: Path, cluster_like: EngineSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same 60 seed users ranked in `memory` and in `parts`; to look at only."""
+    folder = tmp_path_factory.mktemp("ranked")
+    rank(model, world.group[:60], folder / "memory")
+    rank(model, world.group[:60], folder / "parts", engine=cluster_like)
+    return folder
 
 
 def _metrics(folder: Path) -> dict[str, object]:
@@ -62,42 +81,46 @@ def _rows(ranking: Path) -> list[dict[str, object]]:
     return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
 
-@pytest.mark.parametrize("size", [40, 120])
-def test_parts_are_the_ranking_in_memory(
-    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    seed = world.group[:size]
-    rank(model, seed, tmp_path / "memory")
-    rank(model, seed, tmp_path / "parts", engine=use_cluster_like(monkeypatch))
-    expected = _rows(tmp_path / "memory" / RANKING_FILE)
-    assert (tmp_path / "parts" / RANKING_FILE).is_dir()
-    assert len(list((tmp_path / "parts" / RANKING_FILE).iterdir())) > 3
-    assert _rows(tmp_path / "parts" / RANKING_FILE) == expected
-    assert _metrics(tmp_path / "parts") == _metrics(tmp_path / "memory")
-    explanations = [(tmp_path / name / "explanation.json").read_bytes() for name in ("memory", "parts")]
+def assert_parts_are_the_ranking_in_memory(folder: Path) -> None:
+    expected = _rows(folder / "memory" / RANKING_FILE)
+    assert (folder / "parts" / RANKING_FILE).is_dir()
+    assert len(list((folder / "parts" / RANKING_FILE).iterdir())) > 3
+    assert _rows(folder / "parts" / RANKING_FILE) == expected
+    assert _metrics(folder / "parts") == _metrics(folder / "memory")
+    explanations = [(folder / name / "explanation.json").read_bytes() for name in ("memory", "parts")]
     assert explanations[0] == explanations[1]
 
 
-def test_each_part_says_how_many_seed_users_it_holds(
-    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_parts_are_the_ranking_in_memory(ranked: Path) -> None:
+    assert_parts_are_the_ranking_in_memory(ranked)
+
+
+def test_parts_are_the_ranking_in_memory_for_a_large_seed(
+    world: World, model: Path, cluster_like: EngineSettings, tmp_path: Path
 ) -> None:
-    rank(model, world.group[:60], tmp_path / "parts", engine=use_cluster_like(monkeypatch))
+    rank(model, world.group[:120], tmp_path / "memory")
+    rank(model, world.group[:120], tmp_path / "parts", engine=cluster_like)
+    assert_parts_are_the_ranking_in_memory(tmp_path)
+
+
+def test_each_part_says_how_many_seed_users_it_holds(ranked: Path) -> None:
     n_seed = 0
-    for part in sorted((tmp_path / "parts" / RANKING_FILE).iterdir()):
+    for part in sorted((ranked / "parts" / RANKING_FILE).iterdir()):
         told = int(pq.read_schema(part).metadata[b"n_seed_users"])
         assert told == sum(pq.read_table(part)["is_seed"].to_pylist())
         n_seed += told
     assert n_seed == 60
 
 
-def test_a_seed_is_matched_on_a_cluster(world: World, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_is_matched_on_a_cluster(world: World, model: Path, cluster_like: EngineSettings) -> None:
     seed = seed_of([*world.group[:40], "nobody"])
-    assert match_seed(model, seed, engine=use_cluster_like(monkeypatch)).n_matched == 40
+    assert match_seed(model, seed, engine=cluster_like).n_matched == 40
 
 
-def test_a_seed_fitted_scored_and_ranked_in_three_processes(world: World, model: Path, tmp_path: Path) -> None:
-    seed = world.group[:80]
-    rank(model, seed, tmp_path / "one")
+def test_a_seed_fitted_scored_and_ranked_in_three_processes(
+    world: World, model: Path, ranked: Path, tmp_path: Path
+) -> None:
+    seed = world.group[:60]
     kept, out = tmp_path / "fit", tmp_path / "three"
     kept.mkdir()
     out.mkdir()
@@ -127,8 +150,8 @@ def test_a_seed_fitted_scored_and_ranked_in_three_processes(world: World, model:
         stages=Stages(None, None),
     )
     for name in (RANKING_FILE, "explanation.json"):
-        assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    assert _metrics(out) == _metrics(tmp_path / "one")
+        assert (out / name).read_bytes() == (ranked / "memory" / name).read_bytes()
+    assert _metrics(out) == _metrics(ranked / "memory")
 
 
 def test_a_damaged_fit_is_refused(tmp_path: Path) -> None:
@@ -138,31 +161,23 @@ def test_a_damaged_fit_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", list(SeedMode))
-def test_readers_take_parts_like_a_file(
-    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: SeedMode
-) -> None:
-    seed = world.group[:60]
-    rank(model, seed, tmp_path / "memory")
-    rank(model, seed, tmp_path / "parts", engine=use_cluster_like(monkeypatch))
+def test_readers_take_parts_like_a_file(world: World, ranked: Path, tmp_path: Path, mode: SeedMode) -> None:
     written, chosen = [], []
     for name in ("memory", "parts"):
-        ranking = tmp_path / name / RANKING_FILE
-        write_ranked(ranking=ranking, out=tmp_path / name / "ranked.parquet", seed_mode=mode)
-        written.append(pq.read_table(tmp_path / name / "ranked.parquet").to_pylist())
+        ranking = ranked / name / RANKING_FILE
+        write_ranked(ranking=ranking, out=tmp_path / f"{name}.parquet", seed_mode=mode)
+        written.append(pq.read_table(tmp_path / f"{name}.parquet").to_pylist())
         audience = select_audience(ranking, AudienceSize(SizeType.PERCENTAGE, 20), mode)
         ids = [user_id for batch in audience.user_ids() for user_id in batch.to_pylist()]
         chosen.append((audience.requested, audience.delivered, ids))
     assert written[0] == written[1]
     assert chosen[0] == chosen[1]
-    assert n_ranked(tmp_path / "parts" / RANKING_FILE) == len(world.users)
+    assert n_ranked(ranked / "parts" / RANKING_FILE) == len(world.users)
 
 
 @pytest.mark.parametrize("mode", [SeedMode.EXCLUDED, SeedMode.IN_PLACE])
-def test_the_last_rank_of_a_cut(
-    world: World, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: SeedMode
-) -> None:
-    rank(model, world.group[:60], tmp_path / "parts", engine=use_cluster_like(monkeypatch))
-    ranking = tmp_path / "parts" / RANKING_FILE
+def test_the_last_rank_of_a_cut(ranked: Path, mode: SeedMode) -> None:
+    ranking = ranked / "parts" / RANKING_FILE
     taken = [row["rank"] for row in _rows(ranking) if mode is SeedMode.IN_PLACE or not row["is_seed"]]
     for n_users in (0, 1, 69, 70, 71, 300, len(taken) - 1, len(taken)):
         upto = last_rank(ranking, n_users, mode)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,19 @@ from cleanroom_pipelines.similarity import (
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines_tests import damaged
-from cleanroom_pipelines_tests.similarity.planted import ENGINE, SCHEMA, SMALL, World, make_world
+from cleanroom_pipelines_tests.offenders import offenders
+from cleanroom_pipelines_tests.similarity.planted import ENGINE, FIRST_SECOND, SCHEMA, SMALL, World, make_world
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return make_world(n_users=150)
+
+
+@pytest.fixture(scope="module")
+def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Model]:
+    """The world, trained on as it is; to look at only."""
+    return _train(world.interactions, tmp_path_factory.mktemp("plain"))
 
 
 USERS = "users/part-00000.parquet"
@@ -62,8 +70,8 @@ def test_more_users_than_a_packed_pair_can_name_are_refused(
     assert "Spark" in _refused(world.interactions, tmp_path).remedy
 
 
-def test_the_matrix_is_what_pandas_counts(world: World, tmp_path: Path) -> None:
-    report, model = _train(world.interactions, tmp_path)
+def test_the_matrix_is_what_pandas_counts(world: World, plain: tuple[TrainingReport, Model]) -> None:
+    report, model = plain
     frame = world.interactions
     per_item = frame.groupby("item_id").user_id.nunique()
     vocabulary = per_item[per_item >= 5]
@@ -79,16 +87,16 @@ def test_the_matrix_is_what_pandas_counts(world: World, tmp_path: Path) -> None:
     assert per_item[items].tolist() == sorted(vocabulary, reverse=True)
 
 
-def test_users_are_in_order_of_their_stable_hash(world: World, tmp_path: Path) -> None:
+def test_users_are_in_order_of_their_stable_hash(plain: tuple[TrainingReport, Model]) -> None:
     from cleanroom_pipelines.engine import stable_hash
 
-    _, model = _train(world.interactions, tmp_path)
+    _, model = plain
     hashes = [stable_hash(user) for user in model.user_ids().to_pylist()]
     assert hashes == model.hashes().tolist() == sorted(hashes)
 
 
-def test_recency_and_activity_are_standardised_features(world: World, tmp_path: Path) -> None:
-    _, model = _train(world.interactions, tmp_path)
+def test_recency_and_activity_are_standardised_features(world: World, plain: tuple[TrainingReport, Model]) -> None:
+    _, model = plain
     names = [feature["name"] for feature in model.features]
     assert names == ["interactions", "distinct items", "days since last interaction", "days active"]
     counts = world.interactions.groupby("user_id").size()[model.user_ids().to_pylist()]
@@ -146,12 +154,13 @@ def test_too_small_a_population(world: World, tmp_path: Path) -> None:
     assert error.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
 
 
-@pytest.mark.parametrize(
-    ("column", "values"),
-    [("user_id", 1.5), ("item_id", True), ("ts", 0.5), ("ts", "yesterday")],
-)
-def test_types_that_a_role_forbids(world: World, tmp_path: Path, column: str, values: object) -> None:
-    _refused(world.interactions.assign(**{column: values}), tmp_path)
+def test_types_that_a_role_forbids(world: World, tmp_path: Path) -> None:
+    def check(column: str, values: object) -> None:
+        folder = tmp_path / f"{column} {values}"
+        folder.mkdir()
+        _refused(world.interactions.assign(**{column: values}), folder)
+
+    assert offenders([("user_id", 1.5), ("item_id", True), ("ts", 0.5), ("ts", "yesterday")], check) == []
 
 
 def test_integers_timestamps_and_strings_are_one_and_the_same(world: World, tmp_path: Path) -> None:
@@ -217,11 +226,11 @@ def test_a_users_table_may_declare_its_roles(world: World, tmp_path: Path) -> No
     assert [feature["name"] for feature in model.features][-1] == "code"
 
 
-def test_no_seed_and_no_clock_in_the_model(world: World, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    _, one = _train(world.interactions, tmp_path / "a")
-    _, two = _train(world.interactions, tmp_path / "b")
+def test_no_seed_and_no_clock_in_the_model(
+    world: World, plain: tuple[TrainingReport, Model], tmp_path: Path
+) -> None:
+    _, one = plain
+    _, two = _train(world.interactions, tmp_path)
     names = _files(one)
     assert names == _files(two)
     assert all((one.folder / name).read_bytes() == (two.folder / name).read_bytes() for name in names)
@@ -252,15 +261,17 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def _days(world: World, folder: Path) -> Path:
-    """The world as one file per day, as CSV."""
+    """The world in 15 days instead of 116, as one CSV file per day."""
     days = folder / "days"
     days.mkdir()
-    for day, rows in world.interactions.groupby(world.interactions.ts // 86_400):
+    frame = world.interactions.assign(ts=FIRST_SECOND + (world.interactions.ts - FIRST_SECOND) // 8)
+    for day, rows in frame.groupby(frame.ts // 86_400):
         rows.to_csv(days / f"{day}.csv", index=False)
+    assert len(list(days.iterdir())) == 15
     return days
 
 
-@pytest.mark.parametrize("window_seconds", [None, 86_400 * 100, 86_400 * 100 + 5_000])
+@pytest.mark.parametrize("window_seconds", [None, 86_400 * 12, 86_400 * 12 + 5_000])
 def test_the_cache_changes_no_byte_of_the_model(world: World, tmp_path: Path, window_seconds: int | None) -> None:
     days = _days(world, tmp_path)
     for name in ("plain", "first", "again", "cache"):
@@ -282,52 +293,61 @@ def test_the_cache_reads_a_day_once_and_a_changed_day_again(world: World, tmp_pa
     days = _days(world, tmp_path)
     for name in ("a", "b", "c", "cache"):
         (tmp_path / name).mkdir()
-    arguments = {"interactions": days, "day_cache": tmp_path / "cache", "window_seconds": 86_400 * 100}
+    arguments = {"interactions": days, "day_cache": tmp_path / "cache", "window_seconds": 86_400 * 12}
     _train(world.interactions, tmp_path / "a", **arguments)
     first = {path.name for path in (tmp_path / "cache").iterdir()}
     _train(world.interactions, tmp_path / "b", **arguments)
     assert {path.name for path in (tmp_path / "cache").iterdir()} == first
     newest = max(days.iterdir())
-    newest.write_text(newest.read_text("utf-8") + "u00001,i001,1609990000\n", "utf-8")
+    newest.write_text(newest.read_text("utf-8") + f"u00001,i001,{int(newest.stem) * 86_400}\n", "utf-8")
     report, _ = _train(world.interactions, tmp_path / "c", **arguments)
     assert len({path.name for path in (tmp_path / "cache").iterdir()} - first) == 2
     assert report.n_rows == len(world.interactions) + 1
 
 
-@pytest.mark.parametrize("how", [*damaged.GZIPS, "quote"])
-def test_the_cache_keeps_nothing_of_a_damaged_day(world: World, tmp_path: Path, how: str) -> None:
+def test_the_cache_keeps_nothing_of_a_damaged_day(world: World, tmp_path: Path) -> None:
     days = _days(world, tmp_path)
     first = min(days.iterdir())
     header, rows = first.read_bytes().split(b"\n", 1)
     content = header + b"\n" + 10 * rows
-    if how == "quote":
-        first.write_bytes(damaged.with_open_quote(content))
-    else:
-        first.unlink()
-        first.with_suffix(".csv.gz").write_bytes(damaged.GZIPS[how](content))
-    for name in ("a", "cache", "scratch"):
-        (tmp_path / name).mkdir()
-    error = _refused(
-        world.interactions,
-        tmp_path / "a",
-        interactions=days,
-        day_cache=tmp_path / "cache",
-        engine=replace(ENGINE, scratch=tmp_path / "scratch"),
-    )
-    assert error.status_code is StatusCode.TRAINING_DATA_INVALID
-    for name in ("a/model", "cache", "scratch"):
-        assert list((tmp_path / name).iterdir()) == []
+
+    def check(how: str) -> None:
+        folder = tmp_path / how
+        for name in ("a", "cache", "scratch"):
+            (folder / name).mkdir(parents=True)
+        first.unlink(missing_ok=True)
+        if how == "quote":
+            first.write_bytes(damaged.with_open_quote(content))
+        else:
+            first.with_suffix(".csv.gz").write_bytes(damaged.GZIPS[how](content))
+        error = _refused(
+            world.interactions,
+            folder / "a",
+            interactions=days,
+            day_cache=folder / "cache",
+            engine=replace(ENGINE, scratch=folder / "scratch"),
+        )
+        first.with_suffix(".csv.gz").unlink(missing_ok=True)
+        assert error.status_code is StatusCode.TRAINING_DATA_INVALID
+        for name in ("a/model", "cache", "scratch"):
+            assert list((folder / name).iterdir()) == []
+
+    assert offenders([*damaged.GZIPS, "quote"], check) == []
 
 
-@pytest.mark.parametrize("how", [*damaged.GZIPS, "quote"])
-@pytest.mark.parametrize("what", ["users", "population"])
-def test_damaged_users_are_no_fewer_users(world: World, tmp_path: Path, what: str, how: str) -> None:
+def test_damaged_users_are_no_fewer_users(world: World, tmp_path: Path) -> None:
     content = pd.DataFrame({"user_id": world.users, "age": 30}).to_csv(index=False).encode()
-    path = tmp_path / f"users.csv{'' if how == 'quote' else '.gz'}"
-    path.write_bytes(damaged.with_open_quote(content) if how == "quote" else damaged.GZIPS[how](content))
-    error = _refused(world.interactions, tmp_path, **{what: path})
-    assert error.status_code is StatusCode.TRAINING_DATA_INVALID
-    assert "users table" in str(error)
+
+    def check(what: str, how: str) -> None:
+        folder = tmp_path / f"{what} {how}"
+        folder.mkdir()
+        path = folder / f"users.csv{'' if how == 'quote' else '.gz'}"
+        path.write_bytes(damaged.with_open_quote(content) if how == "quote" else damaged.GZIPS[how](content))
+        error = _refused(world.interactions, folder, **{what: path})
+        assert error.status_code is StatusCode.TRAINING_DATA_INVALID
+        assert "users table" in str(error)
+
+    assert offenders(product(["users", "population"], [*damaged.GZIPS, "quote"]), check) == []
 
 
 def _population(users: list[str], folder: Path) -> Path:
@@ -336,15 +356,15 @@ def _population(users: list[str], folder: Path) -> Path:
     return path
 
 
-def test_a_population_of_those_with_interactions_changes_no_byte(world: World, tmp_path: Path) -> None:
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "given").mkdir()
-    _, plain = _train(world.interactions, tmp_path / "plain")
+def test_a_population_of_those_with_interactions_changes_no_byte(
+    world: World, plain: tuple[TrainingReport, Model], tmp_path: Path
+) -> None:
     population = _population(sorted(set(world.interactions.user_id)), tmp_path)
-    _, with_population = _train(world.interactions, tmp_path / "given", population=population)
-    names = _files(plain)
+    _, with_population = _train(world.interactions, tmp_path, population=population)
+    _, without = plain
+    names = _files(without)
     assert all(
-        (with_population.folder / name).read_bytes() == (plain.folder / name).read_bytes() for name in names
+        (with_population.folder / name).read_bytes() == (without.folder / name).read_bytes() for name in names
     )
 
 

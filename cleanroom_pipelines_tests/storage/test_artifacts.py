@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -22,48 +23,85 @@ from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, Storag
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, sha256_of, write_durably
 
-from ..object_stores import PROFILE, empty_store, running_server
+from ..object_stores import PROFILE, empty_store
+from ..offenders import offenders
 from .drafting import N_FILES, PARTITION, content, reference, write, write_beyond_limit, write_for_ever
 
 FULL = OSError(28, os.strerror(28))
 
 
+@dataclass(frozen=True)
+class Place:
+    """A store, and a look at it from outside.
+
+    Attributes:
+        store: The store.
+        files: What is kept in it, by a way of the test's own.
+        scratch: Its local folder for drafts.
+        folder: Its folder, if it is one on this machine.
+    """
+
+    store: ArtifactStore
+    files: Callable[[], list[str]]
+    scratch: Path
+    folder: Path | None = None
+
+    def everything(self) -> list[str]:
+        return [*self.files(), *map(str, self.scratch.rglob("*"))]
+
+
+def in_memory(scratch: Path) -> Place:
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+    store = ArtifactStore("memory://bucket/artifacts", scratch)
+    return Place(store, lambda: MemoryFileSystem().find("/"), scratch)
+
+
 @pytest.fixture(params=["local", "file-url", "memory", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactStore]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     if request.param == "memory":
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.pseudo_dirs[:] = [""]
-        yield ArtifactStore("memory://bucket/artifacts", scratch)
+        yield in_memory(scratch)
         MemoryFileSystem.store.clear()
         return
     if request.param == "s3":
-        with running_server() as moto, empty_store(moto, tmp_path) as found:
+        with empty_store(request.getfixturevalue("store_server"), tmp_path) as found:
             found.client().create_bucket(Bucket="bucket-of-artifacts")
             address = found.url.removeprefix("http://")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("AWS_PROFILE", PROFILE)
                 query = f"endpoint_override={address}&scheme=http"
-                yield ArtifactStore(f"s3://bucket-of-artifacts/artifacts?{query}", scratch)
+                store = ArtifactStore(f"s3://bucket-of-artifacts/artifacts?{query}", scratch)
+                # The client keeps an empty object for each folder, whose name ends with a slash.
+                yield Place(
+                    store,
+                    lambda: [key for key in found.objects("bucket-of-artifacts") if not key.endswith("/")],
+                    scratch,
+                )
         return
     root = tmp_path / "store"
-    yield ArtifactStore(str(root) if request.param == "local" else root.as_uri(), scratch)
+    store = ArtifactStore(str(root) if request.param == "local" else root.as_uri(), scratch)
+    yield Place(store, lambda: [str(path) for path in root.rglob("*") if path.is_file()], scratch, root)
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(str(tmp_path / "store"), tmp_path)
+def store(place: Place) -> ArtifactStore:
+    return place.store
 
 
-def folder_of(store: ArtifactStore, number: int = 1) -> Path:
-    return Path(store._root) / reference(number).path
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
 
 
-def everything_below(store: ArtifactStore) -> list[str]:
-    found = store._fs.find(store._root) if store._fs.exists(store._root) else []
-    drafts = [str(path) for path in store._scratch.rglob("*")]
-    return [*found, *drafts]
+@pytest.fixture
+def local(root: Path, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(root), tmp_path)
+
+
+def folder_of(root: Path, number: int = 1) -> Path:
+    return root / reference(number).path
 
 
 @contextmanager
@@ -96,18 +134,20 @@ def test_what_was_written_is_read_back(store: ArtifactStore) -> None:
         assert (folder / "below" / "rows.csv").read_text() == "a\n1\n"
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), FULL])
-def test_an_attempt_that_fails_leaves_nothing(store: ArtifactStore, error: BaseException) -> None:
-    expected = StorageFullError if error is FULL else type(error)
-    with pytest.raises(expected), drafting(store) as folder:
-        (folder / "half.bin").write_bytes(b"half")
-        raise error
-    assert everything_below(store) == []
-    assert store.versions("audience", PARTITION) == []
-    with pytest.raises(ArtifactError):
-        store.manifest(reference(1))
-    write(store, 1)
-    assert store.versions("audience", PARTITION) == [reference(1).version]
+def test_an_attempt_that_fails_leaves_nothing(place: Place) -> None:
+    store = place.store
+    for number, error in enumerate((ValueError("x"), KeyboardInterrupt(), SystemExit(1), FULL)):
+        expected = StorageFullError if error is FULL else type(error)
+        with pytest.raises(expected), drafting(store, number) as folder:
+            (folder / "half.bin").write_bytes(b"half")
+            raise error
+        assert place.everything() == []
+        assert store.versions("audience", PARTITION) == []
+        with pytest.raises(ArtifactError):
+            store.manifest(reference(number))
+        write(store, number)
+        assert store.versions("audience", PARTITION) == [reference(number).version]
+        store.delete(reference(number))
 
 
 def test_a_published_version_is_never_written_again(store: ArtifactStore) -> None:
@@ -153,47 +193,47 @@ def hidden_extra(folder: Path) -> None:
     (folder / "below" / ".planted.json").write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [altered, missing, truncated, extra, hidden_extra, folder_in_place])
-def test_damage_is_told(local: ArtifactStore, damage: Callable[[Path], None]) -> None:
-    write(local, 1)
-    damage(folder_of(local))
-    with pytest.raises(ArtifactError) as caught, local.opening(reference(1)):
-        pytest.fail("opened")
-    assert "planted" not in str(caught.value)
+def test_damage_is_told(local: ArtifactStore, root: Path) -> None:
+    def check(number: int, damage: Callable[[Path], None]) -> None:
+        write(local, number)
+        damage(folder_of(root, number))
+        with pytest.raises(ArtifactError) as caught, local.opening(reference(number)):
+            pytest.fail("opened")
+        assert "planted" not in str(caught.value)
+
+    damages = [altered, missing, truncated, extra, hidden_extra, folder_in_place]
+    assert offenders(enumerate(damages, 1), check) == []
 
 
 def test_damage_in_an_object_store_is_told(tmp_path: Path) -> None:
-    MemoryFileSystem.store.clear()
-    store = ArtifactStore("memory://bucket/artifacts", tmp_path)
+    store = in_memory(tmp_path).store
     write(store, 1)
-    base = f"{store._root}/{reference(1).path}"
-    store._fs.pipe_file(f"{base}/file-0.bin", b"other")
+    path = f"/bucket/artifacts/{reference(1).path}/file-0.bin"
+    MemoryFileSystem().pipe_file(path, b"other")
     with pytest.raises(ArtifactError), store.opening(reference(1)):
         pass
-    store._fs.rm_file(f"{base}/file-0.bin")
+    MemoryFileSystem().rm_file(path)
     with pytest.raises(ArtifactError), store.opening(reference(1)):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_object_store_gives_only_what_the_manifest_lists(tmp_path: Path) -> None:
-    MemoryFileSystem.store.clear()
-    store = ArtifactStore("memory://bucket/artifacts", tmp_path)
+    store = in_memory(tmp_path).store
     write(store, 1)
-    store._fs.pipe_file(f"{store._root}/{reference(1).path}/planted.json", b"{}")
+    MemoryFileSystem().pipe_file(f"/bucket/artifacts/{reference(1).path}/planted.json", b"{}")
     with store.opening(reference(1)) as folder:
         assert sorted(path.name for path in folder.iterdir()) == [f"file-{n}.bin" for n in range(N_FILES)]
     assert list(tmp_path.iterdir()) == []
 
 
-def change_manifest(store: ArtifactStore, **changes: object) -> None:
-    path = folder_of(store) / MANIFEST
+def change_manifest(root: Path, **changes: object) -> None:
+    path = folder_of(root) / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, root: Path) -> None:
+    alterations: list[dict[str, object]] = [
         {"format_version": 2},
         {"format_version": "1"},
         {"asset": "audience_model"},
@@ -205,48 +245,58 @@ def change_manifest(store: ArtifactStore, **changes: object) -> None:
         {"files": [{"name": "file-0.bin"}]},
         {"files": 5},
         {"surprise": 1},
-    ],
-)
-def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, changes: dict[str, object]) -> None:
+    ]
     write(local, 1)
-    change_manifest(local, **changes)
-    with pytest.raises(ArtifactError), local.opening(reference(1)):
-        pytest.fail("opened")
+    manifest = folder_of(root) / MANIFEST
+    right = manifest.read_bytes()
+
+    def check(changes: dict[str, object]) -> None:
+        manifest.write_bytes(right)
+        change_manifest(root, **changes)
+        with pytest.raises(ArtifactError), local.opening(reference(1)):
+            pytest.fail("opened")
+
+    assert offenders(alterations, check) == []
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "below/../../outside.bin"])
-def test_a_manifest_cannot_reach_outside_even_for_a_file_that_fits(local: ArtifactStore, name: str) -> None:
+def test_a_manifest_cannot_reach_outside_even_for_a_file_that_fits(
+    local: ArtifactStore, root: Path, name: str
+) -> None:
     write(local, 1)
-    (folder_of(local) / "below").mkdir()
-    outside = folder_of(local).parent / "outside.bin"
+    (folder_of(root) / "below").mkdir()
+    outside = folder_of(root).parent / "outside.bin"
     outside.write_bytes(b"x")
-    manifest = json.loads((folder_of(local) / MANIFEST).read_text())
+    manifest = json.loads((folder_of(root) / MANIFEST).read_text())
     entry = {"name": name, "n_bytes": 1, "sha256": sha256_of(outside), "n_rows": None}
-    change_manifest(local, files=[*manifest["files"], entry])
+    change_manifest(root, files=[*manifest["files"], entry])
     with pytest.raises(ArtifactError, match="cannot be read"):
         local.verify(reference(1))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
-def test_what_is_no_manifest_is_refused(local: ArtifactStore, content: bytes) -> None:
+def test_what_is_no_manifest_is_refused(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
-    (folder_of(local) / MANIFEST).write_bytes(content)
-    with pytest.raises(ArtifactError):
-        local.verify(reference(1))
+
+    def check(content: bytes) -> None:
+        (folder_of(root) / MANIFEST).write_bytes(content)
+        with pytest.raises(ArtifactError):
+            local.verify(reference(1))
+
+    assert offenders([b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"], check) == []
 
 
-def test_a_newer_format_says_what_to_do(local: ArtifactStore) -> None:
+def test_a_newer_format_says_what_to_do(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
-    change_manifest(local, format_version=99)
+    change_manifest(root, format_version=99)
     with pytest.raises(ArtifactError, match="newer") as caught:
         local.manifest(reference(1))
     assert "Upgrade" in caught.value.remedy
 
 
-def test_the_manifest_of_another_artifact_is_refused(local: ArtifactStore) -> None:
+def test_the_manifest_of_another_artifact_is_refused(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
     write(local, 2)
-    shutil.copyfile(folder_of(local, 2) / MANIFEST, folder_of(local, 1) / MANIFEST)
+    shutil.copyfile(folder_of(root, 2) / MANIFEST, folder_of(root, 1) / MANIFEST)
     with pytest.raises(ArtifactError, match="another artifact"):
         local.verify(reference(1))
 
@@ -256,14 +306,14 @@ def test_a_manifest_survives_its_json() -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_versions_come_oldest_first_and_only_finished_ones(store: ArtifactStore) -> None:
+def test_versions_come_oldest_first_and_only_finished_ones(place: Place) -> None:
+    store = place.store
     assert store.versions("audience", PARTITION) == []
     for number in (2, 10_000, 9_999, 1):
         write(store, number)
-    if store._is_local:
-        (folder_of(store).parent / "0003-00000003").mkdir()
-        (folder_of(store).parent / ".draft-abcdefgh").mkdir()
-        (folder_of(store).parent / "notes").mkdir()
+    if place.folder is not None:
+        for name in ("0003-00000003", ".draft-abcdefgh", "notes"):
+            (folder_of(place.folder).parent / name).mkdir()
     found = store.versions("audience", PARTITION)
     assert [int(version.partition("-")[0]) for version in found] == [1, 2, 9_999, 10_000]
 
@@ -279,11 +329,11 @@ def test_delete(store: ArtifactStore) -> None:
     store.verify(reference(2))
 
 
-def test_a_deletion_that_was_cut_off_shows_nothing(local: ArtifactStore) -> None:
+def test_a_deletion_that_was_cut_off_shows_nothing(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
     with mock.patch.object(shutil, "rmtree", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         local.delete(reference(1))
-    assert folder_of(local).is_dir()
+    assert folder_of(root).is_dir()
     assert local.versions("audience", PARTITION) == []
     with pytest.raises(ArtifactError):
         local.verify(reference(1))
@@ -292,8 +342,8 @@ def test_a_deletion_that_was_cut_off_shows_nothing(local: ArtifactStore) -> None
 
 
 def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
-    MemoryFileSystem.store.clear()
-    store = ArtifactStore("memory://bucket/artifacts", tmp_path)
+    place = in_memory(tmp_path)
+    store = place.store
     uploaded: list[str] = []
     put = MemoryFileSystem.put_file
 
@@ -309,7 +359,7 @@ def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_p
 
     with mock.patch.object(MemoryFileSystem, "put_file", failing), pytest.raises(ConnectionError):
         write(store, 1)
-    assert everything_below(store) == []
+    assert place.everything() == []
     with mock.patch.object(MemoryFileSystem, "put_file", noting):
         write(store, 1)
     assert uploaded == [*(f"file-{n}.bin" for n in range(N_FILES)), MANIFEST]
@@ -410,14 +460,16 @@ def test_a_store_without_its_driver_says_what_to_install(tmp_path: Path) -> None
         ArtifactStore("gs://bucket/x", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a::b", "a b", "ümlaut", "a*[b]?"])
-def test_a_folder_of_any_name_is_a_store(tmp_path: Path, name: str) -> None:
-    store = ArtifactStore(str(tmp_path / name), tmp_path)
-    write(store, 1)
-    assert (tmp_path / name / "audience").is_dir()
-    assert store.versions("audience", PARTITION) == [reference(1).version]
-    store.delete(reference(1))
-    assert store.versions("audience", PARTITION) == []
+def test_a_folder_of_any_name_is_a_store(tmp_path: Path) -> None:
+    def check(name: str) -> None:
+        store = ArtifactStore(str(tmp_path / name), tmp_path)
+        write(store, 1)
+        assert (tmp_path / name / "audience").is_dir()
+        assert store.versions("audience", PARTITION) == [reference(1).version]
+        store.delete(reference(1))
+        assert store.versions("audience", PARTITION) == []
+
+    assert offenders(["a::b", "a b", "ümlaut", "a*[b]?"], check) == []
 
 
 @pytest.mark.parametrize(
@@ -434,10 +486,11 @@ def test_only_ids_make_paths(local: ArtifactStore, wrong: ArtifactReference) -> 
             use(wrong)
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://", "s3://bucket/x", "s3://bucket/x?region=r&colour=red", "s3:///x?region=r"]
-)
-def test_an_s3_url_that_cannot_be_read_is_refused_before_anything_is_connected(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        ArtifactStore(url, tmp_path)
-    assert "s3://bucket/prefix?region=name" in caught.value.remedy
+def test_an_s3_url_that_cannot_be_read_is_refused_before_anything_is_connected(tmp_path: Path) -> None:
+    def check(url: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            ArtifactStore(url, tmp_path)
+        assert "s3://bucket/prefix?region=name" in caught.value.remedy
+
+    urls = ["s3://", "s3://bucket/x", "s3://bucket/x?region=r&colour=red", "s3:///x?region=r"]
+    assert offenders(urls, check) == []

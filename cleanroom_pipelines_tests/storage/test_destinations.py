@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage import Home, resolve_destination
 
+from ..offenders import offenders
+
 ACCOUNT = "000000000000"
 
 
@@ -18,22 +20,23 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home.open(tmp_path_factory.mktemp("home"))
 
 
-@pytest.mark.parametrize(
-    ("url", "below"),
-    [
+def test_a_plain_url(home: Home) -> None:
+    urls = [
         ("s3://audiences", "audiences"),
         ("s3://audiences/", "audiences"),
         ("s3://audiences/spring/top 5", "audiences/spring/top 5"),
         ("s3://a.b-c/x=1/y@2/(z)!", "a.b-c/x=1/y@2/(z)!"),
         ("s3://audiences/...", "audiences/..."),
-    ],
-)
-def test_a_plain_url(home: Home, url: str, below: str) -> None:
-    place = resolve_destination(home, ACCOUNT, url)
-    assert place.folder == home.accounts / ACCOUNT / "buckets" / below
-    assert place.url == f"s3://{below}"
-    assert (place / "0123456789ab").folder == place.folder / "0123456789ab"
-    assert (place / "0123456789ab").url == f"s3://{below}/0123456789ab"
+    ]
+
+    def check(url: str, below: str) -> None:
+        place = resolve_destination(home, ACCOUNT, url)
+        assert place.folder == home.accounts / ACCOUNT / "buckets" / below
+        assert place.url == f"s3://{below}"
+        assert (place / "0123456789ab").folder == place.folder / "0123456789ab"
+        assert (place / "0123456789ab").url == f"s3://{below}/0123456789ab"
+
+    assert offenders(urls, check) == []
 
 
 REFUSED = [
@@ -78,20 +81,23 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("url", REFUSED)
-def test_anything_else_is_refused(home: Home, url: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        resolve_destination(home, ACCOUNT, url)
-    assert caught.value.remedy
-    assert len(url) < 6 or url not in str(caught.value)
+def test_anything_else_is_refused(home: Home) -> None:
+    def check(url: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            resolve_destination(home, ACCOUNT, url)
+        assert caught.value.remedy
+        assert len(url) < 6 or url not in str(caught.value)
+
+    assert offenders(REFUSED, check) == []
 
 
-@pytest.mark.parametrize(
-    "account", ["", "..", "00000000000", "0000000000000", "00000000000a", "000000000000\n", "\uff10" * 12]
-)
-def test_an_account_is_twelve_digits(home: Home, account: str) -> None:
-    with pytest.raises(UsageError):
-        resolve_destination(home, account, "s3://audiences/x")
+def test_an_account_is_twelve_digits(home: Home) -> None:
+    def check(account: str) -> None:
+        with pytest.raises(UsageError):
+            resolve_destination(home, account, "s3://audiences/x")
+
+    accounts = ["", "..", "0" * 11, "0" * 13, "00000000000a", "000000000000\n", "\uff10" * 12]
+    assert offenders(accounts, check) == []
 
 
 @given(

@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.errors import NotFoundError, StorageFullError
@@ -236,7 +236,6 @@ def all_pages(bucket: LocalBucket, folder: str, limit: int, deep: bool) -> Itera
 NAMES = st.sampled_from(["a", "b", "a-", "a0", "a!", "B", "a b"])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=12),
     st.integers(1, 5),

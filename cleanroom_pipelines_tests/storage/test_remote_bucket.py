@@ -8,10 +8,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import httpx
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, NotFoundError, SeedError, UsageError
@@ -19,21 +21,16 @@ from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.storage.buckets import Buckets, ObjectPlace, RegisteredBucket
 from cleanroom_pipelines.storage.objects import BucketError
 
-from ..object_stores import PROFILE, ObjectStore, empty_store, running_server
+from ..object_stores import PROFILE, ObjectStore, empty_store, tampering
+from ..offenders import offenders
 
 ACCOUNT = "111111111111"
 LIMIT = 50_000_000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    with running_server() as running:
-        yield running
-
-
 @pytest.fixture
-def store(server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectStore]:
-    with empty_store(server, tmp_path) as running:
+def store(store_server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectStore]:
+    with empty_store(store_server, tmp_path) as running:
         running.client().create_bucket(Bucket="real")
         yield running
 
@@ -160,31 +157,36 @@ CALLS: dict[str, Callable[[ObjectPlace, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: Path, call: str) -> None:
+def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
     store.write_profile("down", url="http://127.0.0.1:1")
     place = buckets_at(home, profile="down").locate(ACCOUNT, "s3://shelf/seed.jsonl")
-    with pytest.raises(CleanroomError, match=r"cannot be reached \(EndpointConnectionError\)") as caught:
-        CALLS[call](place, tmp_path)
-    assert caught.value.attributes["problem"] == "unreachable"
-    assert caught.value.status_code == ("SEED_NOT_FOUND" if call == "fetch" else "INTERNAL")
-    assert isinstance(caught.value, SeedError if call == "fetch" else BucketError)
-    assert "127.0.0.1" not in str(caught.value)
-    assert caught.value.__suppress_context__
+
+    def check(call: str) -> None:
+        with pytest.raises(CleanroomError, match=r"cannot be reached \(EndpointConnectionError\)") as caught:
+            CALLS[call](place, tmp_path)
+        assert caught.value.attributes["problem"] == "unreachable"
+        assert caught.value.status_code == ("SEED_NOT_FOUND" if call == "fetch" else "INTERNAL")
+        assert isinstance(caught.value, SeedError if call == "fetch" else BucketError)
+        assert "127.0.0.1" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+    with tampering(lambda send, _: send()):
+        assert offenders(CALLS, check) == []
 
 
-@pytest.mark.parametrize("call", ["fetch", "store", "list"])
-def test_a_bucket_that_is_not_there_is_told(home: Home, store: ObjectStore, tmp_path: Path, call: str) -> None:
-    place = buckets_at(home, "s3://nowhere").locate(
-        ACCOUNT, "s3://shelf/seed/" if call == "fetch" else "s3://shelf/seed"
-    )
-    with pytest.raises(CleanroomError, match="does not exist on its store"):
-        CALLS[call](place, tmp_path)
+def test_a_bucket_that_is_not_there_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
+    buckets = buckets_at(home, "s3://nowhere")
+
+    def check(call: str) -> None:
+        place = buckets.locate(ACCOUNT, "s3://shelf/seed/" if call == "fetch" else "s3://shelf/seed")
+        with pytest.raises(CleanroomError, match="does not exist on its store"):
+            CALLS[call](place, tmp_path)
+
+    assert offenders(["fetch", "store", "list"], check) == []
 
 
-@pytest.mark.parametrize("call", CALLS)
 def test_ambient_credentials_are_not_borrowed(
-    home: Home, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    home: Home, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No confused deputy: a profile without credentials opens nothing, though this machine could."""
     store.write_profile("empty", key=None)
@@ -193,12 +195,16 @@ def test_ambient_credentials_are_not_borrowed(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "machine")
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", store.url)
-    for profile, code in (("empty", "NoCredentialsError"), ("unknown", "ProfileNotFound")):
+
+    def check(call: str, profile: str, code: str) -> None:
         place = buckets_at(home, profile=profile).locate(ACCOUNT, "s3://shelf/seed.jsonl")
         with pytest.raises(CleanroomError, match=code) as caught:
             CALLS[call](place, tmp_path)
         assert caught.value.attributes["problem"] == "denied"
-    assert store.objects("real") == {}
+        assert store.objects("real") == {}
+
+    profiles = {"empty": "NoCredentialsError", "unknown": "ProfileNotFound"}
+    assert offenders([(call, *profile) for call in CALLS for profile in profiles.items()], check) == []
 
 
 def test_variables_of_the_process_do_not_win_over_the_profile(
@@ -211,9 +217,13 @@ def test_variables_of_the_process_do_not_win_over_the_profile(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
     seen = list[str]()
-    client = place.bucket._client  # type: ignore[attr-defined]
-    client.meta.events.register("before-send.s3", lambda request, **_: seen.append(str(request.headers)))
-    place.store(keep(tmp_path, b"x"))
+
+    def noting(send: Callable[[], Any], request: Any) -> Any:
+        seen.append(str(request.headers))
+        return send()
+
+    with tampering(noting):
+        place.store(keep(tmp_path, b"x"))
     assert list(store.objects("real")) == ["shop/in/seed.jsonl"]
     assert seen
     assert all(re.search(r"Credential=own/\d+/eu-central-1/s3", headers) for headers in seen)
@@ -228,8 +238,15 @@ def test_a_profile_without_an_endpoint_means_aws(
         stream.write("[profile aws]\nregion = eu-west-1\n")
     with store.credentials.open("a") as stream:
         stream.write("[aws]\naws_access_key_id = a\naws_secret_access_key = b\n")
-    place = buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl")
-    assert place.bucket._client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"  # type: ignore[attr-defined]
+    asked = list[str]()
+
+    def unplugged(send: Callable[[], Any], request: Any) -> Any:
+        asked.append(request.url)
+        raise ConnectionClosedError(endpoint_url=request.url)
+
+    with tampering(unplugged), pytest.raises(BucketError, match="cannot be reached"):
+        buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
+    assert set(asked) == {"https://real.s3.eu-west-1.amazonaws.com/seed.jsonl"}
 
 
 def test_an_endpoint_of_s3_alone_is_found(home: Home, store: ObjectStore) -> None:
@@ -257,20 +274,17 @@ def guarded(store: ObjectStore) -> ObjectStore:
     return store
 
 
-@pytest.mark.parametrize(
-    "refused",
-    [(PROFILE, "InvalidAccessKeyId"), ("forger", "SignatureDoesNotMatch"), ("nobody", "AccessDenied")],
-)
-@pytest.mark.parametrize("call", ["fetch", "store", "open", "list"])
-def test_wrong_credentials_are_told(
-    home: Home, guarded: ObjectStore, tmp_path: Path, refused: tuple[str, str], call: str
-) -> None:
-    profile, code = refused
-    place = buckets_at(home, profile=profile).locate(ACCOUNT, "s3://shelf/seed.jsonl")
-    with pytest.raises(CleanroomError, match=rf"\(({code}|403)\)") as caught:
-        CALLS[call](place, tmp_path)
-    assert caught.value.attributes["problem"] == "denied"
-    assert isinstance(caught.value, SeedError if call == "fetch" else BucketError)
+def test_wrong_credentials_are_told(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
+    def check(call: str, profile: str, code: str) -> None:
+        place = buckets_at(home, profile=profile).locate(ACCOUNT, "s3://shelf/seed.jsonl")
+        with pytest.raises(CleanroomError, match=rf"\(({code}|403)\)") as caught:
+            CALLS[call](place, tmp_path)
+        assert caught.value.attributes["problem"] == "denied"
+        assert isinstance(caught.value, SeedError if call == "fetch" else BucketError)
+
+    codes = {PROFILE: "InvalidAccessKeyId", "forger": "SignatureDoesNotMatch", "nobody": "AccessDenied"}
+    calls = ("fetch", "store", "open", "list")
+    assert offenders([(call, *refused) for call in calls for refused in codes.items()], check) == []
 
 
 def test_credentials_that_may_read_do_no_more(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
@@ -309,22 +323,24 @@ def test_without_boto3_the_extra_is_named(home: Home) -> None:
 def test_a_connection_that_breaks_is_tried_again(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     store.put("real", "shop/in/seed.jsonl", b"x" * 3_000_000)
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
-    client = place.bucket._client  # type: ignore[attr-defined]
     n_opened = 0
 
-    def breaking(parsed: dict[str, object], **_: object) -> None:
+    def breaking(send: Callable[[], Any], request: Any) -> Any:
         nonlocal n_opened
-        n_opened += 1
-        if n_opened <= broken:
-            parsed["Body"]._raw_stream.read(1_000_000)  # type: ignore[attr-defined]
+        answer = send()
+        if request.method == "GET" and request.url.endswith("/seed.jsonl"):
+            n_opened += 1
+            if n_opened <= broken:
+                answer.raw.read(1_000_000)  # a third of it does not arrive
+        return answer
 
-    client.meta.events.register("after-call.s3.GetObject", breaking)
-    broken = 2
-    assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x" * 3_000_000
-    assert n_opened == 3
-    n_opened, broken = 0, 3
-    with pytest.raises(SeedError) as caught:
-        place.fetch(tmp_path / "seed", max_bytes=LIMIT)
+    with tampering(breaking):
+        broken = 2
+        assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x" * 3_000_000
+        assert n_opened == 3
+        n_opened, broken = 0, 3
+        with pytest.raises(SeedError) as caught:
+            place.fetch(tmp_path / "seed", max_bytes=LIMIT)
     assert caught.value.attributes["problem"] == "unreachable"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, open_engine
@@ -30,6 +30,9 @@ from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_s
 from cleanroom_pipelines.tables.roles import Role
 from cleanroom_pipelines.tables.uploads import INTERACTIONS, find_upload
 from cleanroom_pipelines.validation import ValidationReport, validate_interactions, validate_seed
+
+from ..examples import one_in
+from ..offenders import offenders
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 NAMES = ("u", "i", "t", "n", "c")
@@ -84,11 +87,6 @@ moments = st.sampled_from(
         datetime(2024, 2, 29, 12, 30, 1, 5, UTC),
         datetime(9999, 1, 1, tzinfo=UTC),
     ]
-)
-several = settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -164,7 +162,7 @@ def assert_agreement(path: Path, folder: Path) -> None:
         assert str(caught.value) == report.reason
 
 
-@several
+@one_in(4)
 @given(rows=text_rows, format_=st.sampled_from(["csv", "jsonl"]), end=st.sampled_from(["\n", "\r\n"]))
 @example(rows=[("u", "i", None, None, None)], format_="csv", end="\n")
 @example(rows=[("u", "i", "1700000000000", "1", "c")] * 3, format_="jsonl", end="\n")
@@ -176,7 +174,7 @@ def test_interactions_as_text(
     assert_agreement(write_text(folder, format_, NAMES, [FIRST, *rows], end), folder)
 
 
-@several
+@one_in(4)
 @given(
     rows=st.lists(st.tuples(ids, st.one_of(st.none(), st.integers(-3, 3)), whole, floats, ids), max_size=12),
     times=st.lists(moments, min_size=12, max_size=12),
@@ -198,7 +196,7 @@ def test_interactions_as_parquet(
     assert_agreement(folder / "rows.parquet", folder)
 
 
-@several
+@one_in(4)
 @given(
     rows=st.lists(st.one_of(ids, st.just(["no row"])), max_size=30),
     format_=st.sampled_from(["csv", "jsonl", "parquet"]),
@@ -234,9 +232,8 @@ def test_seeds(
     assert len(seed.user_ids) == seed.n_unique
 
 
-@pytest.mark.parametrize(
-    ("columns", "is_seed"),
-    [
+def test_the_column_of_a_seed(tmp_path: Path) -> None:
+    headers = [
         (("user_id",), True),
         (("User_ID", "x"), True),
         (("id",), True),
@@ -246,19 +243,21 @@ def test_seeds(
         (("david",), False),
         (("u1",), False),
         (("first",), False),
-    ],
-)
-def test_the_column_of_a_seed(tmp_path: Path, columns: tuple[str, ...], is_seed: bool) -> None:
-    path = write_text(tmp_path, "csv", columns, [(f"v{n}",) * len(columns) for n in range(30)])
-    report = validate_seed(path, engine_settings=ENGINE)
-    assert report.passed is is_seed
-    if is_seed:
-        assert read_seed(path, engine=ENGINE).n_unique == report.uniqueness.n_unique == 30
-        return
-    with pytest.raises(SeedError) as caught:
-        read_seed(path, engine=ENGINE)
-    assert str(caught.value) == report.reason
-    assert columns[0] not in report.reason
+    ]
+
+    def check(columns: tuple[str, ...], is_seed: bool) -> None:
+        path = write_text(tmp_path, "csv", columns, [(f"v{n}",) * len(columns) for n in range(30)])
+        report = validate_seed(path, engine_settings=ENGINE)
+        assert report.passed is is_seed
+        if is_seed:
+            assert read_seed(path, engine=ENGINE).n_unique == report.uniqueness.n_unique == 30
+            return
+        with pytest.raises(SeedError) as caught:
+            read_seed(path, engine=ENGINE)
+        assert str(caught.value) == report.reason
+        assert columns[0] not in report.reason
+
+    assert offenders(headers, check) == []
 
 
 def test_a_missing_time_lies_in_no_window(tmp_path: Path) -> None:
@@ -270,24 +269,25 @@ def test_a_missing_time_lies_in_no_window(tmp_path: Path) -> None:
         opened(untimed, tmp_path / "c", Window(1_600_000_000))
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
+def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    files = [
         ("rows.csv", b"u,i,t,n,c\nu,i,5,1,c\r\nu,i,5,1,c\n"),
         ("rows.parquet", b"PAR1 or so"),
         ("rows.csv", b"u,i,t\nu,i,5\n"),
         ("rows.csv", b""),
-    ],
-)
-def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    report = validated(tmp_path / name)
+    ]
     (tmp_path / "model").mkdir()
-    with pytest.raises(TrainingDataError) as caught:
-        train(interactions=tmp_path / name, schema=SCHEMA, out=tmp_path / "model", engine=ENGINE)
-    assert str(caught.value) == report.reason
-    assert caught.value.remedy
-    assert caught.value.status_code is report.status_code is StatusCode.TRAINING_DATA_INVALID
+
+    def check(name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        report = validated(tmp_path / name)
+        with pytest.raises(TrainingDataError) as caught:
+            train(interactions=tmp_path / name, schema=SCHEMA, out=tmp_path / "model", engine=ENGINE)
+        assert str(caught.value) == report.reason
+        assert caught.value.remedy
+        assert caught.value.status_code is report.status_code is StatusCode.TRAINING_DATA_INVALID
+
+    assert offenders(files, check) == []
 
 
 def test_a_seed_with_mixed_line_ends_is_refused_with_a_remedy(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings
@@ -28,6 +28,8 @@ from cleanroom_pipelines.validation import (
     validate_users,
 )
 from cleanroom_pipelines.validation.quiet_pandera import pandera
+
+from ..examples import one_in
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 USER, ITEM, TIME, NUMBER, CATEGORY = "user id", 'it"em', "zeit\npunkt", "numéro 😀", "cat'egory"
@@ -71,13 +73,6 @@ typed_rows = st.lists(
     min_size=1,
     max_size=12,
 )
-few_examples = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
 # --- The oracle: plain, slow, over the whole table ---
 
 
@@ -223,7 +218,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("upload")
 
 
-@few_examples
+@one_in(4)
 @given(
     rows=text_rows,
     format_=st.sampled_from(["csv", "jsonl"]),
@@ -255,7 +250,7 @@ def test_interactions_as_text(
     assert_equal(report, oracle(rows, list(ROLES), format_))
 
 
-@few_examples
+@one_in(4)
 @given(rows=typed_rows, batch_rows=st.integers(1, 7), n_files=st.integers(1, 3))
 def test_interactions_as_parquet(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], batch_rows: int, n_files: int
@@ -273,7 +268,7 @@ def test_interactions_as_parquet(
     assert_equal(report, oracle(rows, list(ROLES), "parquet"))
 
 
-@few_examples
+@one_in(4)
 @given(
     rows=st.lists(st.one_of(st.tuples(ids, numbers), st.sampled_from(["few", "many"])), min_size=1, max_size=14),
     format_=st.sampled_from(["csv", "jsonl"]),
@@ -299,7 +294,7 @@ def test_users_drop_later_duplicates(
     assert report.n_rows_dropped == expected["invalid"] + len(expected["duplicates"])
 
 
-@few_examples
+@one_in(4)
 @given(
     rows=st.lists(st.tuples(ids), min_size=1, max_size=20),
     format_=st.sampled_from(["csv", "jsonl", "parquet"]),

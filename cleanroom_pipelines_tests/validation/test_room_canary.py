@@ -25,6 +25,8 @@ from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ValidationReport, report_markdown, report_sentence
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds, validate_upload
 
+from ..offenders import offenders
+
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 KEY = b"k" * 32
 CANARY = "kanarienvogel"
@@ -131,37 +133,44 @@ def test_broken_rows(tmp_path: Path, kind: MatchingId) -> None:
         assert not {IDS[kind], bare, HASH} & set(digests)
 
 
-@pytest.mark.parametrize("dataset", list(Dataset))
-@pytest.mark.parametrize("how", ["no row", "columns", "line ends", "gzip", "parquet", "types", "damaged", "utf16"])
-def test_broken_files(tmp_path: Path, dataset: Dataset, how: str) -> None:
-    upload = uploads_of(tmp_path, MatchingId.EMAIL)[dataset]
-    good = upload.path.read_bytes().split(b"\n")[0]
+def broken_files(good: bytes, folder: Path) -> dict[str, bytes]:
+    """What can become of a file of good rows."""
     n_columns = good.count(b",") + 1
-    if how == "no row":
-        content = b"\n".join(
-            [b"," + good.replace(b",", b"")] * 3 if n_columns == 2 else [b"," * (n_columns - 1)] * 3
-        )
-    elif how == "columns":
-        content = b"\n".join([good + b"," + good] * 3)
-    elif how == "line ends":
-        content = good + b"\r\n" + good + b"\n" + good + b"\r\n"
-    elif how == "gzip":
-        content = gzip.compress((good + b"\n") * 100_000)[:-20]
-    elif how == "utf16":
-        content = good.decode().encode("utf-16")
-    else:
-        path = tmp_path / "parquet"
-        value: object = {CANARY: [CANARY]} if how == "types" else CANARY
-        pq.write_table(pa.table({f"{CANARY}{i}": [value] * 1_000 for i in range(n_columns)}), path)
-        content = path.read_bytes()
-        if how == "damaged":
-            content = content[:60] + bytes(40) + content[100:]
-        if how == "parquet":
-            content = b"PAR1" + good + b"PAR1"
-    upload.path.write_bytes(content)
-    report = validate_upload(upload, engine=ENGINE)
-    assert not report.passed
-    assert_silent_report(report)
+
+    def parquet(value: object) -> bytes:
+        pq.write_table(pa.table({f"{CANARY}{i}": [value] * 1_000 for i in range(n_columns)}), folder / "parquet")
+        return (folder / "parquet").read_bytes()
+
+    whole = parquet(CANARY)
+    no_row = b"," + good.replace(b",", b"") if n_columns == 2 else b"," * (n_columns - 1)
+    return {
+        "no row": b"\n".join([no_row] * 3),
+        "columns": b"\n".join([good + b"," + good] * 3),
+        "line ends": good + b"\r\n" + good + b"\n" + good + b"\r\n",
+        "gzip": gzip.compress((good + b"\n") * 100_000)[:-20],
+        "parquet": b"PAR1" + good + b"PAR1",
+        "types": parquet({CANARY: [CANARY]}),
+        "damaged": whole[:60] + bytes(40) + whole[100:],
+        "utf16": good.decode().encode("utf-16"),
+    }
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    uploads = uploads_of(tmp_path, MatchingId.EMAIL)
+    good = {dataset: upload.path.read_bytes().split(b"\n")[0] for dataset, upload in uploads.items()}
+
+    def check(dataset: Dataset, how: str, content: bytes) -> None:
+        uploads[dataset].path.write_bytes(content)
+        report = validate_upload(uploads[dataset], engine=ENGINE)
+        assert not report.passed
+        assert_silent_report(report)
+
+    cases = [
+        (dataset, how, content)
+        for dataset in Dataset
+        for how, content in broken_files(good[dataset], tmp_path).items()
+    ]
+    assert offenders(cases, check) == []
 
 
 @pytest.mark.parametrize("text", [f"{CANARY}: No space left on device", f"cannot write {CANARY}"])

@@ -6,7 +6,7 @@ are wrong are dropped and counted, all of them, the first 500 recorded.
 """
 
 import gzip
-from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ErrorCode, ValidationReport, report_markdown
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, validate_upload
 from cleanroom_pipelines_tests import damaged
+from cleanroom_pipelines_tests.offenders import offenders
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 ROWS = b"u1,a@x.ch\nu2,b@x.ch\n"
@@ -47,34 +48,39 @@ def found(report: ValidationReport) -> list[tuple[str, int | None, ErrorCode]]:
 # --- The format is told by the content ---
 
 
-@pytest.mark.parametrize("name", ["upload", "x.parquet", "x.csv", "x.gz", "a*b?[c].csv", "ü \n'.json"])
-@pytest.mark.parametrize(
-    "as_bytes",
-    [
-        lambda folder: ROWS,
-        lambda folder: b"\xef\xbb\xbf" + ROWS,
-        lambda folder: ROWS.replace(b"\n", b"\r\n"),
-        lambda folder: ROWS.replace(b"\n", b"\r"),
-        lambda folder: ROWS[:-1],
-        lambda folder: b"\n\n" + ROWS.replace(b"\n", b"\n\n"),
-        lambda folder: gzip.compress(ROWS),
-        lambda folder: gzip.compress(ROWS[:10]) + gzip.compress(ROWS[10:]),
-        lambda folder: parquet(folder / "p", a=["u1", "u2"], b=["a@x.ch", "b@x.ch"]).read_bytes(),
-        lambda folder: gzip.compress(parquet(folder / "p", A=["u1", "u2"], a=["a@x.ch", "b@x.ch"]).read_bytes()),
-    ],
-    ids=["lf", "bom", "crlf", "cr", "no-end", "blank", "gzip", "two-gzip", "parquet", "parquet-gzip"],
-)
-def test_formats(tmp_path: Path, name: str, as_bytes: Callable[[Path], bytes]) -> None:
+def test_formats(tmp_path: Path) -> None:
+    ids = ["a@x.ch", "b@x.ch"]
+    contents = {
+        "lf": ROWS,
+        "bom": b"\xef\xbb\xbf" + ROWS,
+        "crlf": ROWS.replace(b"\n", b"\r\n"),
+        "cr": ROWS.replace(b"\n", b"\r"),
+        "no-end": ROWS[:-1],
+        "blank": b"\n\n" + ROWS.replace(b"\n", b"\n\n"),
+        "gzip": gzip.compress(ROWS),
+        "two-gzip": gzip.compress(ROWS[:10]) + gzip.compress(ROWS[10:]),
+        "parquet": parquet(tmp_path / "p", a=["u1", "u2"], b=ids).read_bytes(),
+        "parquet-gzip": gzip.compress(parquet(tmp_path / "p", A=["u1", "u2"], a=ids).read_bytes()),
+    }
     (tmp_path / "in").mkdir()
-    path = tmp_path / "in" / name
-    path.write_bytes(as_bytes(tmp_path))
-    report = validate(path)
-    assert report.passed, report.reason
-    assert (report.n_rows, report.n_invalid_rows, report.table.n_users) == (2, 0, 2)
-    assert report.table.n_bytes == path.stat().st_size
-    assert report.table.format in ("csv", "parquet")
-    assert [name for name, _, _ in report.schema.columns] == ["user_id", "matching_id"]
-    assert "2 of 2 rows are usable" in report_markdown(report)
+
+    def check(name: str, form: str) -> None:
+        path = tmp_path / "in" / name
+        path.write_bytes(contents[form])
+        report = validate(path)
+        assert report.passed, report.reason
+        assert (report.n_rows, report.n_invalid_rows, report.table.n_users) == (2, 0, 2)
+        assert report.table.n_bytes == path.stat().st_size
+        assert report.table.format in ("csv", "parquet")
+        assert [name for name, _, _ in report.schema.columns] == ["user_id", "matching_id"]
+        assert "2 of 2 rows are usable" in report_markdown(report)
+
+    # Names that say something about the format, with every form; odd ones, with one of each kind of file.
+    cases = [
+        *product(["upload", "x.parquet", "x.csv", "x.gz"], contents),
+        *product(["a*b?[c].csv", "ü \n'.json"], ["lf", "gzip", "parquet", "parquet-gzip"]),
+    ]
+    assert offenders(cases, check) == []
 
 
 def test_parquet_types(tmp_path: Path) -> None:
@@ -91,29 +97,30 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert found(report) == [("age", 2, ErrorCode.INVALID_NUMERIC_RANGE)]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "columns"),
-    [
+def test_parquet_types_that_cannot_be(tmp_path: Path) -> None:
+    tables: list[tuple[Dataset, dict[str, list[object]]]] = [
         (Dataset.MATCHING, {"u": [1.5], "m": ["a@x.ch"]}),
         (Dataset.MATCHING, {"u": ["u"], "m": [["a@x.ch"]]}),
         (Dataset.SEGMENTS, {"u": ["u"], "s": [b"bytes"]}),
         (Dataset.EMBEDDINGS, {"u": ["u"], "s": ["s"], "e": ["1.5"]}),
         (Dataset.DEMOGRAPHICS, {"u": ["u"], "a": ["18-24"], "g": [1]}),
-    ],
-)
-def test_parquet_types_that_cannot_be(tmp_path: Path, dataset: Dataset, columns: dict[str, list[object]]) -> None:
-    report = validate(parquet(tmp_path / "p", **columns), dataset, n=1 if dataset is Dataset.EMBEDDINGS else None)
-    assert not report.passed
-    assert report.schema.errors.n_total == 1
-    assert [error.code for error in report.table.errors.recorded] == [ErrorCode.INVALID_FILE_TYPE]
+    ]
+
+    def check(dataset: Dataset, columns: dict[str, list[object]]) -> None:
+        n_embeddings = 1 if dataset is Dataset.EMBEDDINGS else None
+        report = validate(parquet(tmp_path / "p", **columns), dataset, n=n_embeddings)
+        assert not report.passed
+        assert report.schema.errors.n_total == 1
+        assert [error.code for error in report.table.errors.recorded] == [ErrorCode.INVALID_FILE_TYPE]
+
+    assert offenders(tables, check) == []
 
 
 # --- What fails a file ---
 
 
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
+def test_files_that_fail(tmp_path: Path) -> None:
+    files = [
         (b"", ErrorCode.EMPTY_FILE),
         (gzip.compress(b"", mtime=0), ErrorCode.EMPTY_FILE),
         (b"\xef\xbb\xbf", ErrorCode.EMPTY_FILE),
@@ -135,18 +142,20 @@ def test_parquet_types_that_cannot_be(tmp_path: Path, dataset: Dataset, columns:
             ROWS * 20 + b'u3,"' + b"x" * 9_000 + b"@x.ch\nu" + b"x" * 9_000 + b",a@x.ch",
             ErrorCode.INVALID_FILE_TYPE,
         ),
-    ],
-)
-def test_files_that_fail(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
+    ]
     path = tmp_path / "upload"
-    path.write_bytes(content)
-    report = validate(path)
-    assert not report.passed
-    assert report.status_code is StatusCode.TRAINING_DATA_INVALID
-    assert report.reason.count(". ") >= 1, "a reason says what is wrong and what to do"
-    assert report.n_rows_dropped == 0
-    assert report.table.errors.recorded[0].code is code
-    assert report.table.errors.n_total >= 1
+
+    def check(content: bytes, code: ErrorCode) -> None:
+        path.write_bytes(content)
+        report = validate(path)
+        assert not report.passed
+        assert report.status_code is StatusCode.TRAINING_DATA_INVALID
+        assert report.reason.count(". ") >= 1, "a reason says what is wrong and what to do"
+        assert report.n_rows_dropped == 0
+        assert report.table.errors.recorded[0].code is code
+        assert report.table.errors.n_total >= 1
+
+    assert offenders(files, check) == []
 
 
 def test_a_seed_fails_with_its_own_status(tmp_path: Path) -> None:
@@ -167,11 +176,14 @@ def test_missing(tmp_path: Path) -> None:
     assert validate(tmp_path / "none", Dataset.SEED_AUDIENCES).status_code is StatusCode.SEED_NOT_FOUND
 
 
-@pytest.mark.parametrize("n_columns", [0, 1, 3])
-def test_parquet_of_other_columns(tmp_path: Path, n_columns: int) -> None:
-    report = validate(parquet(tmp_path / "p", **{f"c{i}": ["x"] for i in range(n_columns)}))
-    code = ErrorCode.TOO_MANY_COLUMNS if n_columns > 2 else ErrorCode.NOT_ENOUGH_COLUMNS
-    assert [error.code for error in report.table.errors.recorded] == [code]
+def test_parquet_of_other_columns(tmp_path: Path) -> None:
+    codes = {0: ErrorCode.NOT_ENOUGH_COLUMNS, 1: ErrorCode.NOT_ENOUGH_COLUMNS, 3: ErrorCode.TOO_MANY_COLUMNS}
+
+    def check(n_columns: int, code: ErrorCode) -> None:
+        report = validate(parquet(tmp_path / "p", **{f"c{i}": ["x"] for i in range(n_columns)}))
+        assert [error.code for error in report.table.errors.recorded] == [code]
+
+    assert offenders(codes.items(), check) == []
 
 
 def test_a_damaged_parquet(tmp_path: Path) -> None:
@@ -249,10 +261,13 @@ def test_a_line_that_is_no_utf8_is_one_bad_row(tmp_path: Path) -> None:
     assert report.table.errors.recorded[0].row == 2
 
 
-@pytest.mark.parametrize("content", [b'"user_id"\n"u1"\n', b"u1\nu2\n", b"u1,,\nu2,18-24,\n", b"u1,18-24\n"])
-def test_demographics_of_one_to_three_columns(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "upload").write_bytes(content)
-    assert validate(tmp_path / "upload", Dataset.DEMOGRAPHICS).passed
+def test_demographics_of_one_to_three_columns(tmp_path: Path) -> None:
+    def check(content: bytes) -> None:
+        (tmp_path / "upload").write_bytes(content)
+        assert validate(tmp_path / "upload", Dataset.DEMOGRAPHICS).passed
+
+    contents = [b'"user_id"\n"u1"\n', b"u1\nu2\n", b"u1,,\nu2,18-24,\n", b"u1,18-24\n"]
+    assert offenders(contents, check) == []
 
 
 def test_demographics_of_more_columns(tmp_path: Path) -> None:

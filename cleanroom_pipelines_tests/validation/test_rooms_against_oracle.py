@@ -19,13 +19,15 @@ from unittest import mock
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, stable_hash
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ErrorCode, ValidationReport, room_reading
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds
+
+from ..examples import one_in
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 KEY = b"k" * 32
@@ -58,12 +60,6 @@ ages = st.sampled_from(
 genders = st.one_of(st.sampled_from(["", "f", "m", "x" * 64, "x" * 65]), texts)
 numbers = st.sampled_from(
     ["1", "0.5", " .5 ", "-1e3", "5.", "", "inf", "nan", "1e400", "x", "1,5", "٣", "+1", "1_0"]
-)
-
-few_examples = settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -221,8 +217,8 @@ def ingest(folder: Path, uploads: list[RoomUpload]) -> dict[str, ValidationRepor
         uploads = [*uploads, RoomUpload(Dataset.MATCHING, folder / "matching", MatchingId.EMAIL)]
     # Batches as small as a few rows.
     with (
-        mock.patch.object(room_reading, "_MIN_BATCH_ROWS", 5),
-        mock.patch.object(room_reading, "_CELLS_PER_BATCH", 1),
+        mock.patch.object(room_reading, "MIN_BATCH_ROWS", 5),
+        mock.patch.object(room_reading, "CELLS_PER_BATCH", 1),
     ):
         report = ingest_base(uploads, room_key=KEY, out=folder / "out", engine=ENGINE)
     return dict(report.reports)
@@ -232,7 +228,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("upload")
 
 
-@few_examples
+@one_in(4)
 @given(first=ragged(user_ids, emails), second=ragged(user_ids, phones), form=forms())
 def test_matching(
     tmp_path_factory: pytest.TempPathFactory,
@@ -287,7 +283,7 @@ def test_matching(
     ]
 
 
-@few_examples
+@one_in(4)
 @given(rows=ragged(user_ids, segments), form=forms())
 def test_segments(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], form: Callable[[list[Row]], bytes]
@@ -305,7 +301,7 @@ def test_segments(
         assert users == {u: (u in relevant, u in relevant and u == "u1") for u in relevant | {"u1"}}
 
 
-@few_examples
+@one_in(4)
 @given(n_columns=st.integers(1, 3), rows=ragged(user_ids, ages, genders), form=forms())
 def test_demographics(
     tmp_path_factory: pytest.TempPathFactory,
@@ -327,7 +323,7 @@ def test_demographics(
     assert users == {u: (normal_age(a), g or None) for u, (a, g) in ({"u1": ("", "")} | kept).items()}
 
 
-@few_examples
+@one_in(4)
 @given(n=st.integers(1, 3), rows=ragged(user_ids, texts, numbers, numbers, numbers), form=forms())
 def test_embeddings(
     tmp_path_factory: pytest.TempPathFactory,
@@ -349,7 +345,7 @@ def test_embeddings(
         ]
 
 
-@few_examples
+@one_in(4)
 @given(rows=ragged(emails, segments), form=forms())
 def test_seeds(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], form: Callable[[list[Row]], bytes]

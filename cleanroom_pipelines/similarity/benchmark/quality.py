@@ -280,13 +280,13 @@ def _run_kind(
             if n_seed < 10:
                 continue
             seed = np.sort(rng.choice(members, n_seed, replace=False))
-            row = {OURS: _measured(_our_scores(model, seed, settings), members, seed)}
+            row = {OURS: measure_ranking(_our_scores(model, seed, settings), members, seed)}
             if kind == "null":
                 row[OURS] |= _held_out_recall(model, seed, settings)
             if plain is not None:
-                row[WITHOUT_USERS] = _measured(_our_scores(plain, seed, settings), members, seed)
+                row[WITHOUT_USERS] = measure_ranking(_our_scores(plain, seed, settings), members, seed)
             for name in baselines:
-                row[name] = _measured(BASELINES[name](prepared, seed), members, seed)
+                row[name] = measure_ranking(BASELINES[name](prepared, seed), members, seed)
             yield task, row
 
 
@@ -353,8 +353,14 @@ def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) ->
     return result
 
 
-def _measured(scores: Float64, members: Int64, seed: Int64) -> dict[str, float]:
-    """Recall among the non-seed users, ties in order of the users' hashes, and AUC."""
+def measure_ranking(scores: Float64, members: Int64, seed: Int64) -> dict[str, float]:
+    """Recall among the non-seed users, ties in order of the users' hashes, and AUC.
+
+    Args:
+        scores: (n,) score of every user, in order of the users' hashes.
+        members: Numbers of the users of the group.
+        seed: Numbers of those of them who are the seed.
+    """
     is_member = np.zeros(len(scores), dtype=bool)
     is_member[members] = True
     others = np.ones(len(scores), dtype=bool)

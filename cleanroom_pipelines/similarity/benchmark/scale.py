@@ -105,7 +105,7 @@ def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict
                     lambda step, number=number: progress(number / len(settings.sizes), step) if progress else None,
                 )
             )
-    return {"sizes": rows, "further": _further(rows)}
+    return {"sizes": rows, "further": costs_of_growth(rows)}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -311,8 +311,12 @@ def _sizes(folder: Path) -> Iterable[int]:
                 continue
 
 
-def _further(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What training costs per further million of what grew: interactions, or users where those stayed alike."""
+def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What training costs per further million of what grew: interactions, or users where those stayed alike.
+
+    Args:
+        rows: The sizes of a result, the smallest first.
+    """
     result = []
     for smaller, larger in pairwise(rows):
         steps = zip(_trainings(smaller), _trainings(larger), strict=True)

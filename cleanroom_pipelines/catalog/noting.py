@@ -1,0 +1,103 @@
+"""Noting changes: every public method that changes the catalogue says so, refused or not.
+
+Lives here: the mark of such methods, what is told of a call, and which way in the process acts for.
+Add here when a change names its object by a further argument.
+Keep out: the audit log itself (storage); bookkeeping of runs, such as leases and progress, is not noted.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from cleanroom_pipelines.errors import CleanroomError
+
+REQUEST = "request"
+"""The way in of HTTP requests, each of which writes a line of its own: its changes are not noted again."""
+
+_way: ContextVar[str] = ContextVar("way", default="worker")
+_KEYS = (
+    "resource_id",
+    "job_id",
+    "model_id",
+    "configured_id",
+    "data_room_id",
+    "collaboration_id",
+    "key_id",
+    "token_id",
+    "upload_id",
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change, done or refused.
+
+    Attributes:
+        operation: Name of the catalogue's method.
+        way: Whose doing it is: cli, inbox, ui, schedule, worker.
+        resource: Key of what was changed, if it has one.
+        account: Account it concerns, if any.
+        email: User it concerns, if any; never written as it is.
+        error: What it was refused with; None if it was done.
+    """
+
+    operation: str
+    way: str
+    resource: str | None
+    account: str | None
+    email: str | None
+    error: CleanroomError | None
+
+
+@contextmanager
+def acting_for(way: str) -> Iterator[None]:
+    """Say which way in changes come by until the body ends: cli, inbox, ui, schedule, worker or REQUEST."""
+    before = _way.set(way)
+    try:
+        yield
+    finally:
+        _way.reset(before)
+
+
+def noted(method: F) -> F:
+    """Mark a method that changes the catalogue: each call is told to `on_change` once it is done or refused."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        way = _way.get()
+        if self.on_change is None or way == REQUEST:
+            return method(self, *args, **kwargs)
+        try:
+            with acting_for(REQUEST):  # a marked method that calls another one is one change
+                result = method(self, *args, **kwargs)
+        except CleanroomError as error:
+            given = signature.bind(self, *args, **kwargs).arguments
+            self.on_change(_change(method.__name__, way, given, None, error))
+            raise
+        given = signature.bind(self, *args, **kwargs).arguments
+        self.on_change(_change(method.__name__, way, given, result, None))
+        return result
+
+    return cast(F, noting)
+
+
+def _change(
+    operation: str, way: str, given: dict[str, Any], result: object, error: CleanroomError | None
+) -> Change:
+    resource = next((given[name] for name in _KEYS if isinstance(given.get(name), str)), None)
+    of_result = (getattr(result, name, None) for name in ("resource_id", "id", "key_id", "token_id"))
+    return Change(
+        operation=operation,
+        way=way,
+        resource=resource or next((key for key in of_result if isinstance(key, str)), None),
+        account=given.get("account_id") or getattr(result, "account_id", None),
+        email=given.get("email"),
+        error=error,
+    )

@@ -1,0 +1,81 @@
+"""Models of an earlier release: built again before anything that needs them.
+
+Lives here: which artifacts this release can no longer read, and queueing their rebuild.
+Add here when an artifact's format changes so that its readers refuse the old one.
+Keep out: the catalogue's schema (Alembic).
+"""
+
+from collections.abc import Mapping
+
+from cleanroom_pipelines.catalog import (
+    Cause,
+    CustomAudience,
+    GenerationJob,
+    Kind,
+    Resource,
+    Status,
+    Version,
+    configured_at_start,
+)
+from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.storage import ArtifactReference
+
+# By asset, the first code version whose artifacts this release reads.
+FIRST_READABLE: Mapping[str, int] = {"audience_model": 2, "room_model": 2}
+
+
+def wait_for_rebuild(installation: Installation, record: Resource, version: Version) -> str | None:
+    """Queue the rebuild of the model that a version needs, if an earlier release built it.
+
+    Args:
+        installation: Where.
+        record: The resource that is to be built.
+        version: Its version.
+
+    Returns:
+        Why the version waits, in one sentence; None where its model can be read or there is none.
+
+    Raises:
+        ArtifactError: The rebuild failed; the model's status says why.
+    """
+    needed = _model_of(installation, record, version)
+    if needed is None:
+        return None
+    kind, resource_id, asset = needed
+    try:
+        current = installation.catalog.current_version(kind, resource_id)
+    except NotFoundError:
+        return None
+    if current is None or not _is_stale(installation, current, asset):
+        return None
+    newest = installation.catalog.newest_version(kind, resource_id)
+    if newest.status is Status.CREATE_FAILED and newest.cause is Cause.UPGRADED:
+        raise ArtifactError(
+            f"The model in the {kind.words} {resource_id} is of an earlier release and could not be built again.",
+            remedy=f"Fix what the status of {resource_id} names, try it again, then this.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    installation.catalog.request_version(kind, resource_id, Cause.UPGRADED)
+    return f"The model in the {kind.words} {resource_id} is of an earlier release and is built again first."
+
+
+def _model_of(installation: Installation, record: Resource, version: Version) -> tuple[Kind, str, str] | None:
+    if isinstance(record, CustomAudience):
+        return Kind.DATA_ROOM, record.data_room_id, "room_model"
+    if not isinstance(record, GenerationJob):
+        return None
+    if started := configured_at_start(version):
+        return Kind.AUDIENCE_MODEL, started.audience_model_id, "audience_model"
+    configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, record.configured_audience_model_id)
+    return Kind.AUDIENCE_MODEL, str(configured.parent_id), "audience_model"
+
+
+def _is_stale(installation: Installation, version: Version, asset: str) -> bool:
+    if asset not in version.artifacts:
+        return False
+    reference = ArtifactReference(asset, version.resource_id, version.artifacts[asset])
+    try:
+        return int(installation.store.manifest(reference).code_version) < FIRST_READABLE[asset]
+    except ArtifactError:
+        return False  # whoever opens it says what is wrong

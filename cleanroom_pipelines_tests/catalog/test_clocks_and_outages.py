@@ -1,0 +1,140 @@
+"""Leases, reservations and heartbeats when clocks jump and databases go away.
+
+Contract: a clock that is put back leaves no work stuck; an outage makes nobody dead who could not be heard; one
+version is reserved for one run; on PostgreSQL the server's clock decides, whatever the host's says.
+"""
+
+from datetime import timedelta
+
+import pytest
+
+from cleanroom_pipelines.catalog import (
+    LEASE_SECONDS,
+    RESERVED_SECONDS,
+    Catalog,
+    CatalogUnavailableError,
+    Claim,
+    Kind,
+    Status,
+    Version,
+)
+
+from ..databases import database_away, own_schema
+from .building import Clock, Numbered, dataset_spec
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def dataset(catalog: Catalog) -> str:
+    return catalog.create(dataset_spec()).id
+
+
+def newest(catalog: Catalog, key: str) -> Version:
+    return catalog.newest_version(Kind.TRAINING_DATASET, key)
+
+
+def take(catalog: Catalog, key: str, run: str = "run") -> Claim:
+    claim = catalog.claim(Kind.TRAINING_DATASET, key, 1, run)
+    assert claim is not None
+    return claim
+
+
+def test_work_of_a_dead_run_is_not_stuck_when_the_clock_was_put_back(
+    catalog: Catalog, clock: Clock, dataset: str
+) -> None:
+    take(catalog, dataset)
+    clock.turn(-HOUR)
+    assert catalog.reap() == (), "it may be alive"
+    clock.turn(LEASE_SECONDS + 1)
+    (reaped,) = catalog.reap()
+    assert reaped.version.status is Status.CREATE_PENDING
+
+
+def test_a_live_run_outlasts_a_clock_that_was_put_back(catalog: Catalog, clock: Clock, dataset: str) -> None:
+    claim = take(catalog, dataset)
+    clock.turn(-HOUR)
+    assert catalog.reap() == ()
+    for _ in range(6):  # as its holder does every third of a lease
+        claim = catalog.renew(claim)
+        clock.turn(LEASE_SECONDS / 3)
+        assert catalog.reap() == ()
+    assert catalog.finish(claim, {}).status is Status.ACTIVE
+
+
+def test_a_heartbeat_from_the_future_ages_from_now_on(catalog: Catalog, clock: Clock) -> None:
+    catalog.heartbeat_worker("worker")
+    clock.turn(-HOUR)
+    assert catalog.dead_workers() == ()
+    clock.turn(61)
+    assert catalog.dead_workers() == ("worker",)
+
+
+def test_nobody_is_dead_right_after_an_outage(catalog: Catalog, clock: Clock, dataset: str) -> None:
+    take(catalog, dataset)
+    catalog.heartbeat_worker("worker")
+    clock.turn(LEASE_SECONDS + 1)
+    assert not catalog.had_outage(HOUR)
+    with database_away(), pytest.raises(CatalogUnavailableError):
+        catalog.ready()
+    assert catalog.had_outage(HOUR)
+    assert catalog.reap() == ()
+    assert catalog.dead_workers() == ()
+    assert newest(catalog, dataset).status is Status.CREATE_IN_PROGRESS
+
+
+def test_a_version_is_reserved_for_one_run(catalog: Catalog, clock: Clock, dataset: str) -> None:
+    (ready,) = catalog.ready()
+    assert catalog.reserve(ready)
+    assert not catalog.reserve(ready), "another process starts a run for it"
+    assert catalog.ready() == ()
+    clock.turn(RESERVED_SECONDS + 1)
+    (again,) = catalog.ready()
+    assert catalog.reserve(again), "the run never came"
+    assert take(catalog, dataset).attempt == 1
+    assert not catalog.reserve(again)
+
+
+def test_a_reservation_from_before_the_clock_was_put_back_ends(
+    catalog: Catalog, clock: Clock, dataset: str
+) -> None:
+    (ready,) = catalog.ready()
+    assert catalog.reserve(ready)
+    clock.turn(-HOUR)
+    catalog.reap()
+    clock.turn(LEASE_SECONDS + 1)
+    assert catalog.ready() == (newest(catalog, dataset),)
+
+
+def test_what_is_abandoned_counts_as_an_attempt(catalog: Catalog, dataset: str) -> None:
+    for attempt in (1, 2, 3):
+        claim = take(catalog, dataset, f"run {attempt}")
+        catalog.abandon(claim)
+        assert newest(catalog, dataset).attempt == attempt
+    assert newest(catalog, dataset).status is Status.CREATE_FAILED
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("skew_seconds", [-HOUR, 61.0, HOUR])
+def test_on_postgresql_a_hosts_clock_reaps_no_live_work(
+    postgresql_server: str, clock: Clock, skew_seconds: float
+) -> None:
+    with own_schema(postgresql_server) as url:
+        _reaps_no_live_work(url, clock, skew_seconds)
+
+
+def _reaps_no_live_work(url: str, clock: Clock, skew_seconds: float) -> None:
+    skewed = Clock()
+    clock.now = skewed.now = skewed.now.replace(year=2020)
+    skewed.turn(skew_seconds)
+    ours, theirs = (Catalog(url, clock=each, token_hex=Numbered(), server_clock=True) for each in (clock, skewed))
+    key = ours.create(dataset_spec()).id
+    claim = take(ours, key)
+    ours.heartbeat_worker("worker")
+    assert theirs.reap() == ()
+    assert theirs.dead_workers() == ()
+    assert theirs.claim(Kind.TRAINING_DATASET, key, 1, "other") is None
+    assert claim.lease_expires_at - clock.now > timedelta(days=365), "the server's clock, not the host's"
+    assert ours.finish(claim, {}).status is Status.ACTIVE
+    for each in (ours, theirs):
+        each.close()

@@ -1,0 +1,105 @@
+"""Every way to change the catalogue is noted, whether it was done or refused.
+
+Contract: README, security: the audit log has every change and every refusal. What runs only keep for themselves
+(claims, leases, progress, heartbeats) and what became of work is no change that somebody asked for.
+"""
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+
+from cleanroom_pipelines.catalog import Catalog, Cause, Kind
+from cleanroom_pipelines.catalog.noting import REQUEST, Change, acting_for
+from cleanroom_pipelines.errors import CleanroomError
+
+from .building import dataset_spec
+
+BOOKKEEPING = {
+    # of runs and workers
+    "claim",
+    "reserve",
+    "abandon",
+    "renew",
+    "release",
+    "report_progress",
+    "publish_artifact",
+    "publish_output",
+    "heartbeat_worker",
+    "dead_workers",
+    "forget_worker",
+    "reap",
+    # what became of work that was asked for, which the versions themselves keep
+    "finish",
+    "fail",
+    "settle_orphans",
+    "begin_delete",
+    "finish_delete",
+    "fail_delete",
+}
+
+
+def calls_of_self(function: object) -> set[str]:
+    """Names of the methods of its own that a method calls."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))  # type: ignore[arg-type]
+    return {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "self"
+    }
+
+
+def changing_methods() -> set[str]:
+    """The methods of the catalogue that write, themselves or by way of others."""
+    calls = {name: calls_of_self(each) for name, each in inspect.getmembers(Catalog, inspect.isfunction)}
+    found = {"_write"}
+    while more := {name for name, called in calls.items() if called & found} - found:
+        found |= more
+    return {name for name in found if not name.startswith("_")}
+
+
+def is_noted(name: str) -> bool:
+    """Whether a method is marked, or changes something only through one that is."""
+    method = getattr(Catalog, name)
+    return method is not inspect.unwrap(method) or calls_of_self(method) & {"create", "put_policy"} != set()
+
+
+def test_every_method_that_changes_something_is_noted() -> None:
+    changing = changing_methods()
+    assert {"create", "retry", "add_token", "claim"} <= changing, "the search sees methods that write"
+    assert [name for name in sorted(changing - BOOKKEEPING) if not is_noted(name)] == []
+    assert changing >= BOOKKEEPING, "no exception is left over"
+
+
+@pytest.fixture
+def changes(catalog: Catalog) -> list[Change]:
+    found: list[Change] = []
+    catalog.on_change = found.append
+    return found
+
+
+def test_a_change_names_its_resource_and_way(catalog: Catalog, changes: list[Change]) -> None:
+    with acting_for("cli"):
+        key = catalog.create(dataset_spec()).id
+    catalog.request_version(Kind.TRAINING_DATASET, key, Cause.BY_HAND)
+    assert [(each.operation, each.way, each.resource, each.error) for each in changes] == [
+        ("create", "cli", key, None),
+        ("request_version", "worker", key, None),
+    ]
+
+
+def test_a_refusal_is_noted(catalog: Catalog, changes: list[Change]) -> None:
+    with pytest.raises(CleanroomError) as refused, acting_for("ui"):
+        catalog.retry(Kind.TRAINING_DATASET, "nothing-000000000000")
+    (change,) = changes
+    assert (change.operation, change.way, change.error) == ("retry", "ui", refused.value)
+
+
+def test_what_a_request_changes_is_noted_by_the_request(catalog: Catalog, changes: list[Change]) -> None:
+    with acting_for(REQUEST):
+        catalog.create(dataset_spec())
+    assert changes == []

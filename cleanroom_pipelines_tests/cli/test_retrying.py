@@ -1,0 +1,119 @@
+"""`cleanroom retry` and `run --wait`: what failed is tried again, what others hold is said or waited for.
+
+Contract: DESIGN section 7 (exit codes); a failed version becomes pending again from its first attempt.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.catalog import Catalog, Cause, Claim, Kind, Status
+from cleanroom_pipelines.cli.deleting import resource_of
+from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.execution.installation import Installation
+
+from .. import worlds
+from .commands import Commands
+
+
+@pytest.fixture
+def catalog(command: Commands, installation: Installation, world: worlds.World) -> Catalog:
+    """A declared clean room in which nothing was done yet."""
+    command("apply", world.declaration)
+    return installation.catalog
+
+
+def take(installation: Installation, kind: Kind) -> Claim:
+    record = worlds.the(installation, kind)
+    claim = installation.catalog.claim(kind, record.id, 1, "another process")
+    assert claim is not None
+    return claim
+
+
+def fail(installation: Installation, kind: Kind) -> str:
+    claim = take(installation, kind)
+    installation.catalog.fail(claim, StatusCode.INTERNAL, "It failed.")
+    return claim.id
+
+
+def test_a_failed_version_is_queued_again(command: Commands, installation: Installation, catalog: Catalog) -> None:
+    key = fail(installation, Kind.TRAINING_DATASET)
+    ended = command("retry", key)
+    assert (ended.code, ended.out, ended.err) == (0, "Queued 1 failed version.\n", "")
+    version = catalog.newest_version(Kind.TRAINING_DATASET, key)
+    assert (version.status, version.attempt) == (Status.CREATE_PENDING, 0)
+
+
+def test_everything_that_failed_is_queued_parents_first(
+    command: Commands, installation: Installation, catalog: Catalog
+) -> None:
+    fail(installation, Kind.TRAINING_DATASET)
+    assert len(catalog.settle_orphans()) == 4
+    job = worlds.the(installation, Kind.GENERATION_JOB)
+    catalog.forget_seed(job.id)
+    ended = json.loads(command("retry", "--failed", "--json").out)
+    kinds = [resource_of(catalog, each["partition"]).kind for each in ended["queued"]]
+    assert kinds == [
+        Kind.TRAINING_DATASET,
+        Kind.AUDIENCE_MODEL,
+        Kind.CONFIGURED_AUDIENCE_MODEL,
+        Kind.EXPORT_JOB,
+    ]
+    (skipped,) = ended["skipped"]
+    assert skipped["partition"] == job.id
+    assert "Start a new job" in skipped["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "Give partition keys, or --failed."),
+        (("no-such-000000000000",), "No resource has this partition key."),
+        (("no-such-000000000000", "--failed"), "Give partition keys, or --failed."),
+    ],
+)
+def test_bad_usage_says_what_to_give(
+    command: Commands, catalog: Catalog, arguments: tuple[str, ...], sentence: str
+) -> None:
+    ended = command("retry", *arguments)
+    assert ended.code == 2
+    assert sentence in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_what_did_not_fail_is_not_queued(command: Commands, installation: Installation, catalog: Catalog) -> None:
+    ended = command("retry", worlds.the(installation, Kind.TRAINING_DATASET).id)
+    assert (ended.code, "did not fail" in ended.err) == (2, True)
+
+
+def test_run_says_what_other_processes_hold(
+    command: Commands, installation: Installation, catalog: Catalog
+) -> None:
+    take(installation, Kind.TRAINING_DATASET)
+    ended = command("run")
+    assert ended.code == 0
+    assert ended.out.startswith(
+        "Finished 0 runs.\nOf the other versions 1 is in progress elsewhere and 4 are waiting."
+    )
+
+
+def test_run_waits_for_what_other_processes_hold(
+    command: Commands, trained_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worlds.installed(trained_home) as installation:
+        catalog, count = installation.catalog, Catalog.unfinished
+        configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+        version = catalog.request_version(configured.kind, configured.id, Cause.BY_HAND)
+        held = [catalog.claim(configured.kind, configured.id, version.number, "another process")]
+
+        def then_give_back(self: Catalog) -> dict[Status, int]:
+            counted = count(self)
+            while held and (claim := held.pop()):
+                catalog.release(claim)
+            return counted
+
+        monkeypatch.setattr(Catalog, "unfinished", then_give_back)
+        ended = command("run", "--wait")
+        assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
+        assert worlds.newest(installation, configured.kind).status is Status.ACTIVE
