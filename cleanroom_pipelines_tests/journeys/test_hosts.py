@@ -8,13 +8,11 @@ attempt) and exported to one folder, and whoever reads its artifacts finds what 
 """
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
-from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy import select
 
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.catalog.tables import VersionRow, WorkerRow
@@ -32,7 +30,7 @@ from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
 from ..architecture.tree import ROOT
-from ..catalog.conftest import postgresql_server  # noqa: F401 - a fixture
+from ..databases import own_database, postgresql_server, reading, url_of  # noqa: F401 - a fixture
 from ..object_stores import PROFILE, empty_store, running_server
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
@@ -88,27 +86,11 @@ class Hosts:
         self.running.clear()
 
 
-@contextmanager
-def database(server: str, name: str) -> Iterator[str]:
-    """The URL of a database of its own."""
-    url = make_url(server).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    try:
-        yield make_url(server).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        engine.dispose()
-
-
 @pytest.fixture
 def hosts(postgresql_server: str, tmp_path: Path) -> Iterator[Hosts]:  # noqa: F811 - the fixture of that name
-    number = secrets.token_hex(4)
     with (
-        database(postgresql_server, f"catalog_{number}") as catalog,
-        database(postgresql_server, f"dagster_{number}") as dagster_storage,
+        own_database(postgresql_server) as catalog,
+        own_database(postgresql_server) as dagster_storage,
         running_server() as moto,
         empty_store(moto, tmp_path) as store,
     ):
@@ -155,7 +137,7 @@ def open_versions(installation: Installation) -> list[str]:
 
 def id_of_the_only_worker(installation: Installation) -> str | None:
     """Its name in the tags of runs, once it has said that it lives."""
-    with installation.catalog._read() as session:
+    with reading(url_of(installation)) as session:
         ids = list(session.scalars(select(WorkerRow.worker_id)))
     assert len(ids) <= 1
     return ids[0] if ids else None
@@ -168,7 +150,7 @@ def kill_with_a_claim(
     held: list[str] = []
 
     def claimed() -> list[VersionRow]:
-        with installation.catalog._read() as session:
+        with reading(url_of(installation)) as session:
             rows = session.scalars(
                 select(VersionRow).where(
                     VersionRow.kind == Kind.GENERATION_JOB, VersionRow.status == Status.CREATE_IN_PROGRESS
@@ -238,7 +220,7 @@ def test_workers_and_a_daemon_on_several_hosts_do_each_job_once(hosts: Hosts) ->
                 for record in catalog.iterate(kind):
                     (version,) = catalog.versions(kind, record.id)
                     assert version.status is Status.ACTIVE, version.status_message
-                    with catalog._read() as session:
+                    with reading(url_of(installation)) as session:
                         row = VersionRow.resource_id == record.id
                         (run_id,) = session.scalars(select(VersionRow.run_id).where(row))
                         (attempt,) = session.scalars(select(VersionRow.attempt).where(row))

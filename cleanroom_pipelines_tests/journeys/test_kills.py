@@ -1,109 +1,186 @@
 """A process that is killed at any moment loses nothing but its time.
 
-Contract: issue "Bad input", SIGKILL; DESIGN section 4. Fifty times a real process at work is killed at a random
-moment, over the whole life of several jobs, some of them dropped into the inbox. After each kill whatever a reader
-can see is whole. In the end every job and every export is there once.
+Contract: issue "Bad input", SIGKILL; DESIGN section 4. Fifty times a real process at work kills itself, over the
+whole life of several jobs, most of them dropped into the inbox. After each kill whatever a reader can see is whole.
+In the end every job and every export is there once.
 
-A moment is random within the time that a piece of work takes here, measured before, and every other one within
-what it does under its claim; every other kill waits for the second piece, so that kills fall on every kind of
-work. A silent run's lease is 60 seconds; instead of waiting for it, the catalogue's clock is put forward. A
-version whose run was killed three times fails for good, as it should; it is then tried again, as its message says.
+A process that is not killed shows which steps each kind of work takes (`killing.py`). Every sort of step at every
+stage is the last one of some process, and every other process goes on for a short random while after its step. So
+kills fall on every kind of work however fast the machine is. A killed run's lease is 60 seconds; instead of waiting
+for it, the catalogue's clock is put forward. A version whose run was killed three times fails for good, as it
+should; it is then tried again, as its message says.
 """
 
-import multiprocessing
 import random
-import signal
 import sqlite3
-import time
 from collections import Counter
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
-import psutil
 import pytest
+import yaml
 
 from cleanroom_pipelines.audiences.exports import verify_export
-from cleanroom_pipelines.catalog import Kind, Status
+from cleanroom_pipelines.catalog import Kind, Status, Version
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.inbox import find_drops, register_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, verify_exported_files
-from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
+from .killing import INBOX, Moment, work
 
 pytestmark = pytest.mark.slow
 
-N_KILLS, N_DECLARED, N_DROPPED = 50, 5, 5
-EXPECTED_CODES = (StatusCode.INTERNAL, StatusCode.PARENT_NOT_ACTIVE)
-PRELOADED = [
-    "cleanroom_pipelines.definitions",
-    "cleanroom_pipelines.execution.running",
-    "cleanroom_pipelines.similarity.ranking",
-    "cleanroom_pipelines.similarity.training",
-    "cleanroom_pipelines.validation.files",
-    "lightgbm",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
-    "cleanroom_pipelines_tests.journeys.test_kills",
-]
+N_KILLS, N_DECLARED = 50, 2
+# How long every other process goes on after its last step: some of these moments are within DuckDB or LightGBM.
+MOST_SECONDS = 0.3
 
 
-def work(folder: Path, pieces: Connection) -> None:
-    """What the killed process does: takes in what was dropped, then does what is pending and tells each piece."""
-    with worlds.installed(folder / "home") as installation, worlds.dagster_at(folder / "dagster") as instance:
-        for drop in find_drops(installation):
-            register_drop(installation, drop)
-        run_pending(installation, instance, on_start=lambda version: pieces.send(version.kind))
-        pieces.send(None)
+def choose_moments(steps: Mapping[str, Sequence[str]], dice: random.Random) -> list[Moment]:
+    """At least fifty moments: of each stage every sort of step once, then any steps; in the order of the stages."""
+    chosen: dict[str, set[int]] = {}
+    for stage, taken in steps.items():
+        numbers = {step: [n for n, one in enumerate(taken, 1) if one == step] for step in taken}
+        chosen[stage] = {dice.choice(of_step) for of_step in numbers.values()}
+    for stage in cycle(worlds.ROAD):
+        if sum(map(len, chosen.values())) >= N_KILLS:
+            break
+        chosen[stage].add(dice.randint(1, len(steps[stage])))
+    moments = [
+        Moment(stage, number, steps[stage][number - 1]) for stage in steps for number in sorted(chosen[stage])
+    ]
+    return [
+        moment if n % 2 else Moment(moment.stage, moment.number, moment.step, dice.uniform(0, MOST_SECONDS))
+        for n, moment in enumerate(moments)
+    ]
 
 
-def start(folder: Path) -> tuple[multiprocessing.process.BaseProcess, Connection]:
-    """Start a worker in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)  # starting python fifty times would be most of the time
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(folder, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    return process, ours
+@dataclass
+class Shop:
+    """A home to be worked on by processes that are killed.
+
+    Attributes:
+        folder: Has the home, and Dagster's folder.
+        world: Its files.
+        installation: Opens the home in this process.
+        n_declared: Jobs in the declaration.
+        n_dropped: Seeds that were dropped into the inbox.
+    """
+
+    folder: Path
+    world: worlds.World
+    installation: Installation
+    n_declared: int
+    n_dropped: int = 0
+
+    def __post_init__(self) -> None:
+        form = yaml.safe_load(self.world.declaration.read_text())
+        (job,) = form["generation_jobs"]
+        form["generation_jobs"] = [
+            job | {"name": f"Job {number}", "seed": str(self.write_seed(number))}
+            for number in range(self.n_declared)
+        ]
+        declaration = self.folder / "cleanroom.yaml"
+        declaration.write_text(yaml.safe_dump(form))
+        worlds.apply(self.installation, declaration)
+        self.inbox.mkdir(parents=True)
+
+    @property
+    def inbox(self) -> Path:
+        configured = worlds.the(self.installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+        return self.installation.home.inbox_seeds / configured.id
+
+    def write_seed(self, number: int) -> Path:
+        users = random.Random(number).sample(self.world.group, worlds.N_SEED)
+        return worlds.write_seed(self.folder / f"seed {number}.jsonl", users)
+
+    def drop(self) -> None:
+        """Drop another seed into the inbox, also of a model that is not built yet."""
+        seed = self.write_seed(self.n_declared + self.n_dropped)
+        seed.rename(self.inbox / seed.name)
+        self.n_dropped += 1
+
+    def see_to_work(self, stage: str) -> None:
+        """See to it that the next process has something to do at a stage."""
+        if stage == INBOX:
+            if not any(path.is_file() for path in self.inbox.iterdir()):
+                self.drop()
+            return
+        catalog = self.installation.catalog
+        if any(is_open(version) for version in self.newest(Kind(stage))):
+            return
+        if stage in (Kind.GENERATION_JOB, Kind.EXPORT_JOB):
+            if not any(is_open(version) for version in self.newest(Kind.GENERATION_JOB)):
+                self.drop()
+        else:
+            catalog.request_by_hand(Kind(stage), worlds.the(self.installation, Kind(stage)).id)
+
+    def newest(self, kind: Kind) -> list[Version]:
+        """The newest version of each resource of a kind."""
+        catalog = self.installation.catalog
+        return [catalog.newest_version(kind, record.id) for record in catalog.iterate(kind)]
 
 
-def next_piece(pieces: Connection) -> Kind | None:
-    """The kind of work that a worker begins next; None when all is done."""
-    assert pieces.poll(300), "the worker goes on"
-    kind: Kind | None = pieces.recv()
-    return kind
+def is_open(version: Version) -> bool:
+    return version.status in (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
 
 
-def measure(folder: Path) -> dict[Kind, float]:
-    """How many seconds each kind of work takes on this machine now."""
-    prepare(folder, n_declared=1, n_dropped=0)
-    process, pieces = start(folder)
-    seconds = dict[Kind, float]()
-    kind = next_piece(pieces)
-    while kind is not None:
-        begun = time.monotonic()
-        following = next_piece(pieces)
-        seconds[kind] = time.monotonic() - begun
-        kind = following
-    process.join()
-    assert set(seconds) == set(worlds.ROAD)
-    return seconds
+@contextmanager
+def shop_at(folder: Path, world: worlds.World, *, n_declared: int) -> Iterator[Shop]:
+    folder.mkdir()
+    with worlds.installed(folder / "home") as installation:
+        yield Shop(folder, world, installation, n_declared)
 
 
-def kill(process: multiprocessing.process.BaseProcess) -> None:
-    """Kill a worker, and afterwards what followed its logs for Dagster and would never end."""
-    followers = list[psutil.Process]()
-    with suppress(psutil.NoSuchProcess):
-        followers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.join()
-    for follower in followers:
-        with suppress(psutil.NoSuchProcess):
-            follower.kill()
+def steps_of_each_stage(folder: Path, world: worlds.World) -> dict[str, list[str]]:
+    """The steps of a process that is not killed, with one dropped seed."""
+    with shop_at(folder, world, n_declared=0) as shop:
+        shop.drop()
+    ended = work(folder)
+    assert ended.exit_code == 0
+    return {stage: ended.steps[stage] for stage in (INBOX, *worlds.ROAD)}
+
+
+def test_fifty_kills_lose_nothing(
+    tmp_path: Path, world: worlds.World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moments = choose_moments(steps_of_each_stage(tmp_path / "whole", world), random.Random(5))
+    folder, n_retried, hit = tmp_path / "killed", 0, Counter[str]()
+    with shop_at(folder, world, n_declared=N_DECLARED) as shop:
+        installation = shop.installation
+        for moment in moments:
+            shop.see_to_work(moment.stage)
+            ended = work(folder, moment)
+            assert ended.was_killed, f"{moment} was not reached: exit code {ended.exit_code}"
+            hit.update(in_progress(installation))
+            assert_whole(installation)
+            n_retried += expire_leases(installation)
+        assert work(folder).exit_code == 0, "the next process does the rest"
+        seen = assert_whole(installation)
+        assert_ended_once(shop)
+    assert set(hit) == {kind.words for kind in worlds.ROAD}, "kills fell into each kind of work"
+    assert sum(hit.values()) > len(moments) // 3
+    with capsys.disabled():
+        print(  # noqa: T201 what was measured
+            f"\n{len(moments)} kills at {len({(one.stage, one.step) for one in moments})} sorts of steps, in the"
+            f" middle of {dict(hit)}; {n_retried} versions failed for good and were tried again; in the end"
+            f" {dict(seen)}."
+        )
+
+
+def in_progress(installation: Installation) -> list[str]:
+    """The kinds of work that a run holds."""
+    return [
+        version.kind.words
+        for kind in worlds.ROAD
+        for record in installation.catalog.iterate(kind)
+        for version in installation.catalog.versions(kind, record.id)
+        if version.status is Status.CREATE_IN_PROGRESS
+    ]
 
 
 def assert_whole(installation: Installation) -> Counter[str]:
@@ -113,15 +190,16 @@ def assert_whole(installation: Installation) -> Counter[str]:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     for kind in Kind:
         for record in installation.catalog.iterate(kind):
+            whole = dict[str, list[str]]()
             for asset in ASSETS_OF[kind]:
-                for version in installation.store.versions(asset, record.id):
+                whole[asset] = installation.store.versions(asset, record.id)
+                for version in whole[asset]:
                     installation.store.verify(ArtifactReference(asset, record.id, version))
                     seen[asset] += 1
             for version in installation.catalog.versions(kind, record.id):
                 if version.status is Status.ACTIVE:
                     assert set(version.artifacts) == set(ASSETS_OF[kind])
-                    for asset, name in version.artifacts.items():
-                        installation.store.verify(ArtifactReference(asset, record.id, name))
+                    assert all(name in whole[asset] for asset, name in version.artifacts.items())
     for folder in exported(installation):
         assert verify_export(folder)["delivered"] == worlds.N_USERS // 5
         seen["exported folders"] += 1
@@ -139,7 +217,7 @@ def expire_leases(installation: Installation) -> int:
     catalog.reap()
     catalog.settle_orphans()
     n_retried = 0
-    for kind in Kind:
+    for kind in worlds.ROAD:
         for record in catalog.iterate(kind):
             newest = catalog.newest_version(kind, record.id)
             if newest.status is Status.CREATE_FAILED:
@@ -151,102 +229,13 @@ def expire_leases(installation: Installation) -> int:
     return n_retried
 
 
-def write_seeds(folder: Path, world: worlds.World, n_seeds: int) -> list[Path]:
-    folder.mkdir()
-    dice = random.Random(11)
-    seeds = [dice.sample(world.group, worlds.N_SEED) for _ in range(n_seeds)]
-    return [worlds.write_seed(folder / f"seed {n}.jsonl", users) for n, users in enumerate(seeds)]
-
-
-def prepare(folder: Path, n_declared: int, n_dropped: int) -> None:
-    """Declare everything, and let seeds wait in the inbox of the model that is not made yet."""
-    import yaml
-
-    world = worlds.write_world(folder / "files")
-    seeds = write_seeds(folder / "seeds", world, n_declared + n_dropped)
-    form = yaml.safe_load(world.declaration.read_text())
-    (job,) = form["generation_jobs"]
-    form["generation_jobs"] = [
-        job | {"name": f"Job {number}", "seed": str(seeds[number])} for number in range(n_declared)
-    ]
-    world.declaration.write_text(yaml.safe_dump(form))
-    with worlds.installed(folder / "home") as installation:
-        worlds.apply(installation, world.declaration)
-        configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-        inbox = installation.home.inbox_seeds / configured.id
-        inbox.mkdir(parents=True)
-        for seed in seeds[n_declared:]:
-            seed.rename(inbox / seed.name)
-
-
-def test_fifty_kills_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = measure(tmp_path / "measured")
-    folder = tmp_path / "killed"
-    prepare(folder, N_DECLARED, N_DROPPED)
-    dice, n_kills, n_retried = random.Random(5), 0, 0
-    hit = Counter[str]()
-    with worlds.installed(folder / "home") as installation:
-        while n_kills < N_KILLS:
-            process, pieces = start(folder)
-            kind = next_piece(pieces)
-            if kind is not None and n_kills % 2:
-                kind = next_piece(pieces)
-            if kind is not None:
-                if n_kills % 4 < 2:
-                    wait_for_claim(installation, process)
-                process.join(dice.uniform(0, seconds[kind] / 2))
-            kill(process)
-            if process.exitcode == -signal.SIGKILL:
-                n_kills += 1
-                hit.update(in_progress(installation))
-            else:
-                assert process.exitcode == 0, "it was done before"
-            assert_whole(installation)
-            n_retried += expire_leases(installation)
-            if not installation.catalog.ready():  # all is done before its time: more of it
-                dataset = worlds.the(installation, Kind.TRAINING_DATASET)
-                installation.catalog.request_by_hand(Kind.TRAINING_DATASET, dataset.id)
-
-        last, pieces = start(folder)
-        while next_piece(pieces) is not None:
-            pass
-        last.join(60)
-        assert last.exitcode == 0, "the next run completes"
-        seen = assert_whole(installation)
-        assert_ended_once(installation)
-    assert sum(hit.values()) > N_KILLS // 5, "the kills fell into work"
-    with capsys.disabled():
-        print(  # noqa: T201 what was measured
-            f"\n{n_kills} kills, of them in the middle of {dict(hit)}; {n_retried} versions failed for good and "
-            f"were tried again; in the end {dict(seen)}."
-        )
-
-
-def wait_for_claim(installation: Installation, process: multiprocessing.process.BaseProcess) -> None:
-    """Wait until the worker holds a claim, or has ended."""
-    worlds.wait_until(
-        lambda: in_progress(installation) or not process.is_alive(), seconds=60, what="a claim", every=0.01
-    )
-
-
-def in_progress(installation: Installation) -> list[str]:
-    """The kinds of work that somebody holds."""
-    return [
-        version.kind.words
-        for kind in Kind
-        for record in installation.catalog.iterate(kind)
-        for version in installation.catalog.versions(kind, record.id)
-        if version.status is Status.CREATE_IN_PROGRESS
-    ]
-
-
-def assert_ended_once(installation: Installation) -> None:
-    catalog = installation.catalog
+def assert_ended_once(shop: Shop) -> None:
+    installation, catalog = shop.installation, shop.installation.catalog
     assert catalog.ready() == ()
     ended = worlds.statuses(installation)
     assert {status for statuses in ended.values() for status in statuses} == {"ACTIVE"}
     jobs = list(catalog.iterate(Kind.GENERATION_JOB))
-    assert len(jobs) == N_DECLARED + N_DROPPED
+    assert len(jobs) == shop.n_declared + shop.n_dropped
     exports = list(catalog.iterate(Kind.EXPORT_JOB))
     assert sorted(export.parent_id for export in exports) == sorted(job.id for job in jobs)
     for export in exports:
@@ -254,10 +243,8 @@ def assert_ended_once(installation: Installation) -> None:
         version = catalog.newest_version(Kind.EXPORT_JOB, export.id).artifacts["audience_export"]
         manifest = installation.store.manifest(ArtifactReference("audience_export", export.id, version))
         assert verify_exported_files(installation, export.id, manifest) == worlds.N_USERS // 5
-    assert len(exported(installation)) == len(exports), "each export lies there once"
-    configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-    inbox = installation.home.inbox_seeds / configured.id
-    assert [path for path in inbox.iterdir() if path.is_file()] == []
-    assert len(list((inbox / "accepted").glob("*.json"))) == N_DROPPED
-    assert not list((inbox / "rejected").glob("*.json"))
+    assert len(exported(installation)) == len(exports), "each export is stored once"
+    assert [path for path in shop.inbox.iterdir() if path.is_file()] == []
+    assert len(list((shop.inbox / "accepted").glob("*.json"))) == shop.n_dropped
+    assert not list((shop.inbox / "rejected").glob("*.json"))
     assert not [path for path in installation.home.seeds.rglob("seed.*") if path.is_file()], "no seed is left"

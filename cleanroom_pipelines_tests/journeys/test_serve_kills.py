@@ -46,6 +46,7 @@ from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appea
 from cleanroom_pipelines.serving.gateway import HEALTH
 
 from .. import worlds
+from ..databases import reading, url_of, writing
 from ..serving.server import (
     Parties,
     Party,
@@ -154,11 +155,10 @@ class Site:
 
     def end_leases(self, *, of_worker: bool) -> None:
         """Let a minute pass for the claims of whoever was killed."""
-        catalog = self.installation.catalog
         for run_id in self.holders():
             run = self.instance.get_run_by_id(run_id)
             if (run is not None and WORKER_TAG in run.tags) == of_worker:
-                with catalog._write() as session:
+                with writing(url_of(self.installation)) as session:
                     mine = VersionRow.run_id == run_id, VersionRow.status == Status.CREATE_IN_PROGRESS
                     session.execute(
                         update(VersionRow).where(*mine).values(lease_expires_at=self.installation.clock())
@@ -166,7 +166,7 @@ class Site:
 
     def holders(self) -> list[str]:
         """The runs that hold a claim."""
-        with self.installation.catalog._read() as session:
+        with reading(url_of(self.installation)) as session:
             query = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             return [run_id for run_id in session.scalars(query) if run_id]
 
