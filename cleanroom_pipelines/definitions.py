@@ -5,6 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from cleanroom_pipelines import defs as shell
+
 # Dagster warns of a parameter that it passes itself, at each load.
 _ITS_OWN = "Parameter `owners` of initializer `SensorDefinition"
 warnings.filterwarnings("ignore", message=_ITS_OWN, category=dg.BetaWarning)
@@ -13,4 +15,7 @@ warnings.filterwarnings("ignore", message=_ITS_OWN, category=dg.BetaWarning)
 @dg.definitions
 def defs() -> dg.Definitions:
     """Load the shell."""
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    # what load_from_defs_folder does once it found the pyproject.toml of a clone; an installed package has none
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.ComponentTree.from_module(defs_module=shell, project_root=Path(__file__).parent).build_defs()

@@ -18,6 +18,7 @@ import click
 
 from cleanroom_pipelines.catalog import ExportJob, GenerationJob, Kind
 from cleanroom_pipelines.cli.console import print_json, table
+from cleanroom_pipelines.cli.examples import DECLARATION, example_folder
 from cleanroom_pipelines.cli.watching import run_pending_watched
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
@@ -62,13 +63,13 @@ def run_demo(*, as_json: bool = False) -> None:
     installation.check()
     folder = installation.home.root / "demo"
     prepare_tables(folder)
-    shutil.copyfile(example_declaration(), folder / "cleanroom.yaml")
+    shutil.copyfile(example_folder() / DECLARATION, folder / DECLARATION)
     say = (lambda _: None) if as_json else click.echo
     say(f"Publisher's and advertiser's tables: {folder}")
     changes = apply_declaration(
         installation.catalog,
         installation.vault,
-        read_declaration(folder / "cleanroom.yaml"),
+        read_declaration(folder / DECLARATION),
         new_slot=lambda: installation.token_hex(12),
     )
     for change in changes:
@@ -189,15 +190,6 @@ SELECT among, share, any_value(n_users) AS n_users, greatest(1, any_value(floor(
     count(*) FILTER (is_later AND by_activity <= greatest(1, floor(share * n_users))) AS most_active
 FROM scored, (SELECT unnest(?) AS share) GROUP BY among, share ORDER BY among, share
 """
-
-
-def example_declaration() -> Path:
-    """The declaration the demo applies: `data/example` of the project, or its copy inside an installed package."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "data" / "example", package / "example"):
-        if (folder / "cleanroom.yaml").is_file():
-            return folder / "cleanroom.yaml"
-    raise CleanroomError("The example declaration is missing.", remedy="Install cleanroom-pipelines again.")
 
 
 def _refuse_failures(installation: Installation) -> None:

@@ -72,6 +72,16 @@ def demo(as_json: bool) -> None:
 
 
 @cleanroom.command()
+@click.argument("folder", type=_FILE)
+def example(folder: Path) -> None:
+    """Copy the example (a declaration, a script for data rooms, settings for several hosts) to a new FOLDER."""
+    from cleanroom_pipelines.cli.examples import copy_example
+
+    copy_example(folder)
+    click.echo(f"Copied. Start with `cleanroom apply {folder / 'cleanroom.yaml'}`, or with `data_room.py` there.")
+
+
+@cleanroom.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="The UI has no login: keep it on this machine."

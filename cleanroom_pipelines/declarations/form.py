@@ -262,7 +262,8 @@ def read_declaration(path: Path) -> Declaration:
         ) from None
     if not isinstance(raw, dict):
         raise UsageError(
-            "The declaration file declares nothing.", remedy="Start from data/example/cleanroom.yaml."
+            "The declaration file declares nothing.",
+            remedy="Start from that of `cleanroom example FOLDER`.",
         )
     try:
         declaration = _Sections.model_validate(raw)

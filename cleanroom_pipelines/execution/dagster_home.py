@@ -7,14 +7,20 @@ Keep out: starting processes (cli, serving_worker) and settings of the installat
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import yaml
+from sqlalchemy.exc import DBAPIError
+from yaml import YAMLError
 
 from cleanroom_pipelines.engine.plain_paths import plain_folder
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, StorageFullError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.artifacts import write_durably
 
@@ -34,6 +40,10 @@ def prepare_dagster_home(installation: Installation) -> Path:
     home = _write_settings(installation)
     with _opened(home):
         return home
+
+
+class DagsterStorageError(CleanroomError):
+    """A database of Dagster's does not answer, or is damaged; the catalogue may be fine."""
 
 
 @contextmanager
@@ -58,12 +68,88 @@ def _write_settings(installation: Installation) -> Path:
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open an instance, one process at a time: two that make its databases at once spoil them for good."""
     # Dagster joins paths to the text of URLs, and finds its settings and databases by patterns.
-    with plain_folder(home) as plain:
-        with (home / _LOCK).open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+    with _failures_explained(home), plain_folder(home) as plain:
+        with _lock(home):
             instance = dg.DagsterInstance.from_config(str(plain))
         with instance:
             yield instance
+
+
+@contextmanager
+def _lock(home: Path) -> Iterator[None]:
+    try:
+        stream = (home / _LOCK).open("w")
+    except OSError as error:
+        raise ConfigurationError(
+            f"Dagster's folder cannot be written ({type(error).__name__}).",
+            remedy="See that the home, or the folder that DAGSTER_HOME names, is there and may be written.",
+        ) from None
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+        yield
+
+
+@contextmanager
+def _failures_explained(home: Path) -> Iterator[None]:
+    """Turn what Dagster raises of its settings and databases into our own; the catalogue's is translated before."""
+    try:
+        yield
+    except (dg.DagsterInvalidConfigError, YAMLError):
+        raise _wrong_settings(home) from None
+    except DBAPIError as error:
+        raise _of_a_database(error) from None
+    except sqlite3.Error as error:  # what its own cleanup meets
+        raise _of_a_database(error) from None
+
+
+def _wrong_settings(home: Path) -> ConfigurationError:
+    try:
+        missing = sorted(set(_variables_in(yaml.safe_load((home / _SETTINGS).read_bytes()))) - os.environ.keys())
+    except (OSError, YAMLError):
+        missing = []
+    if missing:
+        return ConfigurationError(
+            f"Dagster's settings name the variable {missing[0]}, which is not set.",
+            remedy=f"Set it, or change {_SETTINGS} in Dagster's folder.",
+        )
+    return ConfigurationError(
+        f"Dagster's settings ({_SETTINGS} in its folder) are not valid.",
+        remedy="`dagster instance info` says where, with DAGSTER_HOME set to that folder.",
+    )
+
+
+def _variables_in(settings: Any) -> Iterator[str]:
+    """The variables that a setting takes its value from: `{env: NAME}`."""
+    if isinstance(settings, dict):
+        name = settings.get("env")
+        if len(settings) == 1 and isinstance(name, str):
+            yield name
+    for inner in (
+        settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    ):
+        yield from _variables_in(inner)
+
+
+def _of_a_database(error: DBAPIError | sqlite3.Error) -> CleanroomError:
+    reason = str(error.orig if isinstance(error, DBAPIError) else error)
+    if "disk is full" in reason:
+        return StorageFullError(
+            "The disk of Dagster's databases is full.", remedy="Free some space, then try again."
+        )
+    if "malformed" in reason or "not a database" in reason:
+        return DagsterStorageError(
+            "One of Dagster's databases is damaged; the catalogue is another one.",
+            remedy="Move Dagster's folder in the home away and start again: it is made anew, without past runs.",
+        )
+    if "readonly" in reason or "unable to open" in reason:
+        return ConfigurationError(
+            "Dagster's databases cannot be opened for writing.", remedy="See that their folder may be written."
+        )
+    cause = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+    return DagsterStorageError(
+        f"Dagster's database does not answer or failed ({cause}).",
+        remedy="See that it runs and that its disk is sound, then try again.",
+    )
 
 
 def dagster_environment(installation: Installation, home: Path) -> dict[str, str]:

@@ -1,0 +1,44 @@
+"""The example that comes with the program.
+
+Lives here: where it is, in a clone and in an installed package, and copying it.
+Keep out: what the demo does with it (demo.py).
+"""
+
+import shutil
+from pathlib import Path
+
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In an installed package, and in a clone.
+_PLACES = (_PACKAGE / "example", _PACKAGE.parent / "data" / "example")
+DECLARATION = "cleanroom.yaml"
+
+
+def example_folder() -> Path:
+    """The folder of the example: a declaration, a script for data rooms, settings for several hosts.
+
+    Raises:
+        CleanroomError: It is missing.
+    """
+    for folder in _PLACES:
+        if (folder / DECLARATION).is_file():
+            return folder
+    raise CleanroomError("The example is missing.", remedy="Install cleanroom-pipelines again.")
+
+
+def copy_example(target: Path) -> None:
+    """Copy the example to a new folder.
+
+    Raises:
+        ConflictError: Something is there.
+        UsageError: The folder cannot be made.
+    """
+    try:
+        shutil.copytree(example_folder(), target, ignore=shutil.ignore_patterns("__pycache__"))
+    except FileExistsError:
+        raise ConflictError("The folder exists already.", remedy="Give the path of a new one.") from None
+    except (OSError, shutil.Error) as error:
+        raise UsageError(
+            f"The example cannot be written there ({type(error).__name__}).", remedy="Give another path."
+        ) from None
