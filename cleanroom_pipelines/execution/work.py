@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Claim, Kind, ParentRef, Resource, Status, Version, holding
+from cleanroom_pipelines.catalog import Claim, Dossier, Kind, ParentRef, Resource, Status, Version, holding
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -24,7 +24,7 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
-from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
+from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
 
 _SECONDS_BETWEEN_REPORTS = 1.0
 
@@ -47,6 +47,9 @@ CODE_VERSIONS: Mapping[str, str] = {
     "lookalike_statistics": "1",
     "audience_user_list": "1",
 }
+
+
+_RECORDS = "records in manifests"
 
 
 class UnexpectedError(CleanroomError):
@@ -130,6 +133,7 @@ class Work:
             data_version=self.data_version(asset, inputs, spec),
             created_at=self.installation.clock().isoformat(),
             inputs=inputs,
+            record=self._record(),
         ) as draft:
             yield draft
             if self.is_lost():
@@ -170,6 +174,11 @@ class Work:
             default=str,
         )
         return self.installation.key.digest("data versions", canonical.encode())[:32]
+
+    def _record(self) -> str:
+        """What a lost catalogue can be rebuilt from, sealed: it holds names, addresses and queries."""
+        dossier = self.installation.catalog.dossier(self.record.kind, self.record.id, self.version.number)
+        return seal_dossier(self.installation.key, dossier)
 
     def _notify(self, status: str, status_code: StatusCode | None) -> None:
         notice = {
@@ -283,6 +292,21 @@ def _close(work: Work, status_code: StatusCode, message: str) -> None:
     if work.is_open:
         with suppress(ClaimLostError):  # whoever took it over closes it
             work.fail(status_code, message)
+
+
+def seal_dossier(key: InstallationKey, dossier: Dossier) -> str:
+    """What a manifest carries of a version; `unseal_dossier` reads it back."""
+    return key.seal(_RECORDS, json.dumps(dossier, sort_keys=True).encode()).decode()
+
+
+def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
+    """Read what `seal_dossier` wrote.
+
+    Raises:
+        ConfigurationError: It was altered, or sealed under another key.
+    """
+    dossier: Dossier = json.loads(key.unseal(_RECORDS, record.encode()))
+    return dossier
 
 
 @contextmanager

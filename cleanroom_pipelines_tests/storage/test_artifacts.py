@@ -20,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError, UsageError
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
-from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, sha256_of, write_durably
+from cleanroom_pipelines.storage.artifacts import FORMAT_VERSION, MANIFEST, is_leftover, sha256_of, write_durably
 
 from ..object_stores import PROFILE, empty_store, running_server
 from .drafting import N_FILES, PARTITION, content, reference, write, write_beyond_limit, write_for_ever
@@ -194,7 +194,7 @@ def change_manifest(store: ArtifactStore, **changes: object) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format_version": 2},
+        {"format_version": FORMAT_VERSION + 1},
         {"format_version": "1"},
         {"asset": "audience_model"},
         {"partition": "x-ffffffffffff"},
