@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
@@ -19,23 +20,43 @@ import cleanroom_pipelines.catalog as catalog_package
 from cleanroom_pipelines.catalog import Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.making import ASSETS_OF
-from cleanroom_pipelines.storage import Home
+from cleanroom_pipelines.execution.making import ASSETS_OF, shared_metrics, write_documents
+from cleanroom_pipelines.execution.work import Run, Work, working
+from cleanroom_pipelines.storage import Home, Input
 
-from .execution.building import SEED, Inbox, parents_of, write_artifact
-from .execution.building import make_room as make_empty_room
+from .execution import building
+from .execution.building import SEED, Inbox, parents_of
 
 WITHIN = ("", "-wal", "-shm")
+OUTPUT = "s3://audiences/x/1"
+METRICS = {
+    "recall_at": {"recall": 0.5, "type": "PERCENTAGE", "value": 5},
+    "sizes": [{"type": "PERCENTAGE", "value": 5, "relevance": 0.9}],
+    "n_users": 300,
+    "warnings": [],
+}
 
 
-def finish_with_artifacts(installation: Installation, version: Version) -> Version:
-    """Do a pending version's work as a run would: artifacts, then the end."""
-    catalog = installation.catalog
-    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
-    for asset in ASSETS_OF[version.kind]:
-        artifact = write_artifact(installation, asset, version.resource_id, version.number, report={"n": 1})
-        catalog.publish_artifact(claim, asset, artifact)
-    return catalog.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
+def finish_with_artifacts(installation: Installation, version: Version) -> None:
+    """Do a pending version's work as a run does: claim, artifacts with their manifests, the end."""
+    catalog, run = installation.catalog, Run("run", version.number)
+    with working(installation, version.kind, version.resource_id, run) as held:
+        assert isinstance(held, Work)
+        parents = parents_of(catalog, version)
+        inputs = tuple(
+            Input(asset, parent.id, artifact, "d")
+            for parent in parents
+            for asset, artifact in catalog.version(parent.kind, parent.id, parent.version).artifacts.items()
+        )
+        for asset in ASSETS_OF[version.kind]:
+            with held.drafting(asset, inputs, {}) as draft:
+                documents = {"audience": {"metrics": METRICS}, "audience_export": {"export": {"url": OUTPUT}}}
+                write_documents(draft.path, documents.get(asset, {"report": {"n": 1}}))
+                draft.facts["inputs"] = {}
+        if version.kind is Kind.EXPORT_JOB:
+            catalog.publish_output(held.claim, OUTPUT)
+        metrics = {"metrics": shared_metrics(METRICS)} if version.kind is Kind.GENERATION_JOB else {}
+        held.finish("Made.", parents, **metrics)
 
 
 def work(installation: Installation) -> int:
@@ -55,7 +76,9 @@ def finish_pending(installation: Installation) -> int:
 
 def fill(installation: Installation) -> None:
     """Leave in a home something of everything that an installation keeps; two jobs, one of them to be done."""
-    make_empty_room(installation.catalog, declared=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "finish_all", lambda _: finish_pending(installation))
+        building.make_room(installation.catalog, declared=True)
     work(installation)
     (configured,) = installation.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
     inbox = Inbox(installation, configured)

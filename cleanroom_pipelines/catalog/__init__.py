@@ -9,6 +9,14 @@ from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESE
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError
 from cleanroom_pipelines.catalog.deletion import GOES_WITH
+from cleanroom_pipelines.catalog.dossiers import (
+    Dossier,
+    Dossiers,
+    ProvenResource,
+    ProvenVersion,
+    Rebuilt,
+    is_proof,
+)
 from cleanroom_pipelines.catalog.holding import Holding, holding
 from cleanroom_pipelines.catalog.identity import Identities
 from cleanroom_pipelines.catalog.job_views import JobViews
@@ -110,6 +118,7 @@ class Catalog(
     RoomAudiences,
     Identities,
     Tombstones,
+    Dossiers,
 ):
     """The control plane: the truth about resources, their versions and who works on them.
 
@@ -156,6 +165,7 @@ __all__ = [
     "DataLabSpec",
     "DataRoom",
     "DataRoomSpec",
+    "Dossier",
     "ExportFormat",
     "ExportJob",
     "ExportJobSpec",
@@ -171,7 +181,10 @@ __all__ = [
     "ParentRef",
     "ParticipantSpec",
     "Permission",
+    "ProvenResource",
+    "ProvenVersion",
     "Reaped",
+    "Rebuilt",
     "RequestedSeed",
     "Resource",
     "RoomJob",
@@ -190,6 +203,7 @@ __all__ = [
     "configured_at_start",
     "hex_of",
     "holding",
+    "is_proof",
     "make_arn",
     "parse_arn",
     "partition_key",

@@ -117,9 +117,9 @@ class Database:
         return f"{type(self).__name__}({self._url.render_as_string(hide_password=True)!r})"
 
     @property
-    def is_file(self) -> bool:
-        """Whether the database is a file of SQLite's, and no server."""
-        return self._url.get_backend_name() == "sqlite"
+    def file(self) -> Path | None:
+        """The file of an SQLite database; None for a server's."""
+        return Path(str(self._url.database)) if self._url.get_backend_name() == "sqlite" else None
 
     def migrate(self) -> None:
         """Bring the database to this code's schema; several processes may do so at once.

@@ -6,10 +6,9 @@ Keep out: the home's copy (storage.identity) and what follows when the two diffe
 """
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy import Connection, case, inspect, select, text, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import RAISED, ClashError, Database
@@ -33,7 +32,7 @@ class Identities(Database):
             CatalogUnavailableError: The database does not answer.
             ConfigurationError: Its file is not a database.
         """
-        if not self._has_file():
+        if not self.exists():
             return None
         with self._look() as connection:
             if not inspect(connection).has_table(InstallationRow.__tablename__):
@@ -45,7 +44,7 @@ class Identities(Database):
 
     def is_blank(self) -> bool:
         """Whether nothing was ever kept in this catalogue; changes nothing, as `identity`."""
-        if not self._has_file():
+        if not self.exists():
             return True
         with self._look() as connection:
             there = set(inspect(connection).get_table_names())
@@ -65,23 +64,25 @@ class Identities(Database):
         assert found is not None
         return found
 
-    def _has_file(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a database to look into; opening a missing SQLite file would create it."""
-        if not self.is_file:
-            return True
-        file = Path(str(self._url.database))
-        return file.exists() and file.stat().st_size > 0
+        return self.file is None or (self.file.exists() and self.file.stat().st_size > 0)
 
 
-def raise_generation(session: Session) -> int:
+def raise_generation(session: Session, at_least: int = 0) -> int:
     """Raise the generation in a transaction that publishes or deletes a version; the last lock that it takes.
+
+    Args:
+        session: The transaction.
+        at_least: A generation that it is raised above in any case.
 
     Returns:
         The generation; 0 in a catalogue that no installation has opened.
     """
+    before = case((InstallationRow.generation < at_least, at_least), else_=InstallationRow.generation)
     raised: Any = session.scalar(
         update(InstallationRow)
-        .values(generation=InstallationRow.generation + 1)
+        .values(generation=before + 1)
         .returning(InstallationRow.generation)
         .execution_options(synchronize_session=False)
     )

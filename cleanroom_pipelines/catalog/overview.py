@@ -150,15 +150,14 @@ class Overview(Database):
         return tuple(record for record in records if isinstance(record, GenerationJob))
 
     def copy_to(self, target: Path) -> None:
-        """Copy the database to a file while others go on using it; one consistent state.
+        """Copy the database as it is to a file while others go on using it; one consistent state.
 
         Raises:
             UsageError: The catalogue is not an SQLite file.
         """
-        self._ensure_schema()
-        if not self.is_file or self._url.database is None:
+        if self.file is None:
             raise UsageError("Only an SQLite catalogue is copied here.", remedy="Use the database's own tools.")
-        with closing(sqlite3.connect(self._url.database)) as source, closing(sqlite3.connect(target)) as copy:
+        with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
 
     def check_file(self) -> None:
@@ -167,7 +166,7 @@ class Overview(Database):
         Raises:
             ConfigurationError: The file is damaged.
         """
-        if not self.is_file:
+        if self.file is None:
             return
         with self._look() as connection:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()

@@ -274,6 +274,12 @@ class Rooms(Database):
             return _ledger(session, data_room_id, participant_id)
 
 
+def budget_left(session: Session, data_room_id: str, participant_id: str) -> int:
+    """How many units a participant has left, in a transaction of the caller's."""
+    ledger = _ledger(session, data_room_id, participant_id)
+    return max(0, ledger.total - ledger.spent)
+
+
 def _ledger(session: Session, data_room_id: str, participant_id: str) -> Ledger:
     mine = LedgerRow.data_room_id == data_room_id, LedgerRow.participant_id == participant_id
     spent = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units > 0)) or 0

@@ -46,6 +46,12 @@ class Tombstones(Database):
                 for key in session.scalars(query.where(TombstoneRow.key.in_(some)))
             )
 
+    def deleted_artifacts(self, kind: Kind, key: str) -> frozenset[str]:
+        """The versions of a resource's artifacts that were deleted."""
+        query = select(TombstoneRow.version).where(TombstoneRow.kind == kind, TombstoneRow.key == key)
+        with self._read() as session:
+            return frozenset(session.scalars(query)) - {""}
+
     def announce(self, kind: str, key: str) -> None:
         """Write the tombstone of a seed or upload that is stored next and that no record names yet."""
         with self._write() as session:

@@ -21,6 +21,7 @@ from cleanroom_pipelines.cli.benchmarks import benchmark
 from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
+from cleanroom_pipelines.cli.recovering import recover
 from cleanroom_pipelines.cli.retrying import retry
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
@@ -57,7 +58,20 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (account, audit, benchmark, bucket, collaboration, delete, export, retry, template, token, user):
+for group in (
+    account,
+    audit,
+    benchmark,
+    bucket,
+    collaboration,
+    delete,
+    export,
+    recover,
+    retry,
+    template,
+    token,
+    user,
+):
     cleanroom.add_command(group)
 cleanroom.add_command(algebra)
 

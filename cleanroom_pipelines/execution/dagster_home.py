@@ -91,7 +91,7 @@ def _lock(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _failures_explained(home: Path) -> Iterator[None]:
-    """Turn what Dagster raises of its settings and databases into our own; the catalogue's is translated before."""
+    """Turn what Dagster raises of its settings and databases into errors of our own."""
     try:
         yield
     except (dg.DagsterInvalidConfigError, YAMLError):

@@ -266,7 +266,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
             work.finish(
                 report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
-                metrics=_shared_metrics(report.metrics),
+                metrics=shared_metrics(report.metrics),
             )
             if not job.keep_seed:
                 forget_seed(installation, job)
@@ -416,7 +416,7 @@ def _make_report(work: Work) -> Made:
     return made
 
 
-def _shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the two sides of a job may be shown of its metrics: kept with the job, so that nobody opens a file.
 
     No counts of the seed: the sentence of the summary holds one and is the operator's.

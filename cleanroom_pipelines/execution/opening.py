@@ -100,15 +100,12 @@ class Parts:
                 home.write(found)
             self.catalog.migrate()
             return Opened(key, found)
-        is_blank, holds = self.catalog.is_blank(), self._holds_something()
+        is_blank, holds = self.catalog.is_blank(), self.holds_something()
         if is_blank and holds:
             raise IdentityError(
                 "The catalogue is missing or empty, but the home holds what one catalogued.", remedy=WAY_BACK
             )
-        if is_blank or self.key_file.exists():
-            key = InstallationKey.load_or_create(self.key_file)
-        else:
-            raise _lost_key()
+        key = InstallationKey.load_or_create(self.key_file) if is_blank else load_key(self.key_file)
         if not is_blank:
             _LOG.warning("The home is of an earlier release; from now on it says which installation it is.")
         self.catalog.migrate()
@@ -117,9 +114,7 @@ class Parts:
         return Opened(key, identity)
 
     def _key_of(self, identity: Identity) -> InstallationKey:
-        if not self.key_file.exists():
-            raise _lost_key()
-        key = InstallationKey.load(self.key_file)
+        key = load_key(self.key_file)
         if digest_of(key) != identity.key_digest:
             raise IdentityError(
                 "The installation key is another one than this installation was made with.",
@@ -127,7 +122,7 @@ class Parts:
             )
         return key
 
-    def _holds_something(self) -> bool:
+    def holds_something(self) -> bool:
         """Whether the home holds what only an installation that was used puts there."""
         home = self.home
         if any(_holds_files(folder) for folder in (home.artifacts, home.audit, home.seeds, home.uploads)):
@@ -158,12 +153,20 @@ def digest_of(key: InstallationKey) -> str:
     return key.digest(_PURPOSE, b"")
 
 
+def load_key(file: Path) -> InstallationKey:
+    """Read the key of a home that was used; none is created.
+
+    Raises:
+        IdentityError: It is missing.
+        ConfigurationError: It cannot be used.
+    """
+    if not file.exists():
+        raise IdentityError(
+            "The installation key is missing, and a new one would open nothing that this home holds.",
+            remedy="Check CLEANROOM_KEY_FILE, or take installation.key from a backup.",
+        )
+    return InstallationKey.load(file)
+
+
 def _holds_files(folder: Path) -> bool:
     return any(path.is_file() for path in folder.rglob("*"))
-
-
-def _lost_key() -> IdentityError:
-    return IdentityError(
-        "The installation key is missing, and a new one would open nothing that this home holds.",
-        remedy="Check CLEANROOM_KEY_FILE, or take installation.key from a backup.",
-    )

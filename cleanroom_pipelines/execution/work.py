@@ -15,7 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Claim, Holding, Kind, ParentRef, Resource, Status, Version, holding
+from cleanroom_pipelines.catalog import (
+    Claim,
+    Dossier,
+    Holding,
+    Kind,
+    ParentRef,
+    Resource,
+    Status,
+    Version,
+    holding,
+)
 from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.errors import (
     CancelledError,
@@ -27,7 +37,7 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
-from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, Manifest
+from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
 from cleanroom_pipelines.storage.fences import Fence
 
 _CANCELLED = "The work was cancelled."
@@ -53,6 +63,9 @@ CODE_VERSIONS: Mapping[str, str] = {
     "lookalike_statistics": "1",
     "audience_user_list": "1",
 }
+
+
+_RECORDS = "records in manifests"
 
 
 class UnexpectedError(CleanroomError):
@@ -137,6 +150,7 @@ class Work:
             created_at=self.installation.clock().isoformat(),
             inputs=inputs,
             fence=self.fence,
+            record=self._record(),
         ) as draft:
             yield draft
         assert draft.manifest is not None
@@ -228,6 +242,11 @@ class Work:
             default=str,
         )
         return self.installation.key.digest("data versions", canonical.encode())[:32]
+
+    def _record(self) -> str:
+        """What a lost catalogue can be rebuilt from, sealed: it holds names, addresses and queries."""
+        dossier = self.installation.catalog.dossier(self.record.kind, self.record.id, self.version.number)
+        return seal_dossier(self.installation.key, dossier)
 
     def _notify(self, status: str, status_code: StatusCode | None) -> None:
         notice = {
@@ -390,6 +409,21 @@ def _close(work: Work, status_code: StatusCode, message: str) -> None:
     if work.is_open:
         with suppress(ClaimLostError):  # whoever took it over closes it
             work.fail(status_code, message)
+
+
+def seal_dossier(key: InstallationKey, dossier: Dossier) -> str:
+    """What a manifest carries of a version; `unseal_dossier` reads it back."""
+    return key.seal(_RECORDS, json.dumps(dossier, sort_keys=True).encode()).decode()
+
+
+def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
+    """Read what `seal_dossier` wrote.
+
+    Raises:
+        ConfigurationError: It was altered, or sealed under another key.
+    """
+    dossier: Dossier = json.loads(key.unseal(_RECORDS, record.encode()))
+    return dossier
 
 
 @contextmanager

@@ -25,12 +25,12 @@ from urllib.parse import parse_qsl, urlencode, urlparse
 import fsspec
 import pyarrow as pa
 
-from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError
+from cleanroom_pipelines.errors import ArtifactError, CleanroomError, ConfigurationError, StorageFullError
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
 from cleanroom_pipelines.storage.processes import remembered
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _S3 = "s3"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
@@ -88,6 +88,8 @@ class Manifest:
         inputs: What it was made from.
         files: What it holds.
         facts: Small JSON facts about the artifact, no user data.
+        record: What the catalogue knew of the version and its resource, sealed under the installation key; empty
+            in manifests of format 1.
         format_version: FORMAT_VERSION of the code that wrote it.
     """
 
@@ -100,6 +102,7 @@ class Manifest:
     inputs: tuple[Input, ...]
     files: tuple[FileEntry, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    record: str = ""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -175,6 +178,7 @@ class ArtifactStore:
         created_at: str,
         inputs: tuple[Input, ...] = (),
         fence: Fence = UNFENCED,
+        record: str = "",
     ) -> Iterator[Draft]:
         """Write an artifact: it becomes visible when the body ends well, and leaves nothing when it does not.
 
@@ -185,6 +189,7 @@ class ArtifactStore:
             created_at: ISO date and time, UTC.
             inputs: What it is made from.
             fence: Asked before anything becomes visible in the store.
+            record: What the catalogue knows of the version, sealed.
 
         Raises:
             ClaimLostError: The fence says so; nothing is left.
@@ -214,6 +219,7 @@ class ArtifactStore:
                     inputs,
                     _entries(folder, draft.n_rows),
                     draft.facts,
+                    record,
                 )
                 write_durably(folder / MANIFEST, draft.manifest.to_json().encode())
                 if target:
@@ -273,6 +279,23 @@ class ArtifactStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def read(self, reference: ArtifactReference, name: str) -> bytes:
+        """One file of a version, verified; for small ones.
+
+        Raises:
+            ArtifactError: It is missing or was altered.
+        """
+        entry = next((entry for entry in self.manifest(reference).files if entry.name == name), None)
+        content = b""
+        with suppress(FileNotFoundError):
+            content = self._fs.cat_file(f"{self._root}/{reference.path}/{name}")
+        if entry is None or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise ArtifactError(
+                f"The artifact of {reference.asset} was altered or is incomplete.",
+                remedy="Materialise the asset again.",
+            )
+        return bytes(content)
+
     def verify(self, reference: ArtifactReference) -> Manifest:
         """Check every file of a version against its manifest and return it.
 
@@ -291,6 +314,32 @@ class ArtifactStore:
             return []
         finished = {name for name in names if is_version(name) and self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
+
+    def manifests(self, asset: str) -> Iterator[Manifest | None]:
+        """The manifests of all finished versions of an asset; None for one that cannot be read."""
+        root = f"{self._root}/{path_of_asset(asset)}"
+        for partition in self._names(root):
+            for version in filter(is_version, self._names(f"{root}/{partition}")):
+                try:
+                    text = self._fs.cat_file(f"{root}/{partition}/{version}/{MANIFEST}").decode()
+                except FileNotFoundError:
+                    continue  # never finished, or being deleted
+                except UnicodeDecodeError:
+                    text = ""
+                try:
+                    manifest = Manifest.from_json(text)
+                    reference = ArtifactReference(manifest.asset, manifest.partition, manifest.version)
+                    is_its_own = reference.path == f"{path_of_asset(asset)}/{partition}/{version}"
+                except CleanroomError:
+                    is_its_own = False
+                yield manifest if is_its_own else None
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            found = self._fs.ls(folder, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
 
     def is_empty(self) -> bool:
         """Whether nothing was ever stored here."""

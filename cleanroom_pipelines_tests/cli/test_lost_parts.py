@@ -34,7 +34,7 @@ from .commands import Commands
 
 WAYS_BACK = ("cleanroom recover", "from a backup")
 NOBODY = "nobody-0123456789ab"
-# What each command that opens the home is called with; the others work on files alone, or make a new home.
+# What each command that opens the home is called with; the others work on files, or make or mend a home.
 ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("account", "create"): ("advertiser",),
     ("account", "disable"): ("000000000000",),
@@ -77,7 +77,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("user", "enable"): ("data@publisher.example",),
     ("user", "list"): (),
 }
-WITHOUT_A_HOME = {"algebra", "benchmark", "export", "generate", "match", "restore", "train"}
+WITHOUT_A_HOME = {"algebra", "benchmark", "export", "generate", "match", "recover", "restore", "train"}
 
 
 def commands_of(group: click.Group) -> Iterator[tuple[str, ...]]:

@@ -4,8 +4,8 @@ Lives here: what counts as a step of its work, starting it, and ending what foll
 Keep out: which moments are chosen, and what must be whole afterwards.
 
 A moment is a step, or a short random while after it. A step is whatever is about to change a folder: a transaction
-in one of its databases, a file that is opened for writing, renamed or removed. Python announces each of them to audit
-hooks, so that the same step of the same kind of work is found again in every process.
+in one of its databases, a file that is opened for writing, renamed or removed. Python announces each of them to
+audit hooks, so that the same step of the same kind of work is found again in every process.
 """
 
 import multiprocessing
@@ -112,7 +112,7 @@ class _Steps:
 
 def _area(path: str) -> str:
     """Which part of the folder a path is in, such as `dagster`, `home/catalog.db` or `home/artifacts/audience`."""
-    names = [name.partition("-")[0] for name in path.split(os.sep)]
+    names = [name.partition("-")[0] for name in Path(path).parts]
     if names[0] != "home":
         return names[0]
     return "/".join(name for name in names[:3] if not re.search(r"\d\d|^\.", name))
@@ -124,7 +124,7 @@ def _die_in(seconds: float) -> None:
 
 
 def work(folder: Path, moment: Moment | None = None) -> Ended:
-    """Register what was dropped and do what is pending in a folder's home, in a process of its own, until `moment`."""
+    """Register what was dropped and do what is pending in a home, in a process of its own, until `moment`."""
     context = multiprocessing.get_context("forkserver")
     # starting python fifty times, and loading all definitions, would be most of the time
     context.set_forkserver_preload(["cleanroom_pipelines_tests.journeys.preloaded"])

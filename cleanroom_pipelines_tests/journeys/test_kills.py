@@ -1,14 +1,14 @@
 """A process that is killed at any moment loses nothing but its time.
 
-Contract: issue "Bad input", SIGKILL; DESIGN section 4. Fifty times a real process at work kills itself, over the
-whole life of several jobs, most of them dropped into the inbox. After each kill whatever a reader can see is whole.
-In the end every job and every export is there once.
+Contract: SIGKILL, DESIGN section 4. Fifty times a real process at work kills itself, over the whole life of several
+jobs, most of them dropped into the inbox. After each kill whatever a reader can see is whole. In the end every job
+and every export is there once.
 
 A process that is not killed shows which steps each kind of work takes (`killing.py`). Every sort of step at every
 stage is the last one of some process, and every other process goes on for a short random while after its step. So
-kills fall on every kind of work however fast the machine is. A killed run's lease is 60 seconds; instead of waiting
-for it, the catalogue's clock is put forward. A version whose run was killed three times fails for good, as it
-should; it is then tried again, as its message says.
+kills fall on every kind of work however fast the machine is. A killed run's lease is 60 seconds; instead of
+waiting for it, the catalogue's clock is put forward. A version whose run was killed three times fails for good, as
+it should; it is then tried again, as its message says.
 """
 
 import random
@@ -41,7 +41,7 @@ MOST_SECONDS = 0.3
 
 
 def choose_moments(steps: Mapping[str, Sequence[str]], dice: random.Random) -> list[Moment]:
-    """At least fifty moments: of each stage every sort of step once, then any steps; in the order of the stages."""
+    """At least fifty moments: of each stage every sort of step once, then any steps, in the stages' order."""
     chosen: dict[str, set[int]] = {}
     for stage, taken in steps.items():
         numbers = {step: [n for n, one in enumerate(taken, 1) if one == step] for step in taken}
@@ -145,9 +145,7 @@ def steps_of_each_stage(folder: Path, world: worlds.World) -> dict[str, list[str
     return {stage: ended.steps[stage] for stage in (INBOX, *worlds.ROAD)}
 
 
-def test_fifty_kills_lose_nothing(
-    tmp_path: Path, world: worlds.World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fifty_kills_lose_nothing(tmp_path: Path, world: worlds.World, capsys: pytest.CaptureFixture[str]) -> None:
     moments = choose_moments(steps_of_each_stage(tmp_path / "whole", world), random.Random(5))
     folder, n_retried, hit = tmp_path / "killed", 0, Counter[str]()
     with shop_at(folder, world, n_declared=N_DECLARED) as shop:

@@ -21,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError, UsageError
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
-from cleanroom_pipelines.storage.artifacts import MANIFEST, is_leftover, sha256_of, write_durably
+from cleanroom_pipelines.storage.artifacts import FORMAT_VERSION, MANIFEST, is_leftover, sha256_of, write_durably
 
 from ..object_stores import PROFILE, empty_store
 from ..offenders import offenders
@@ -234,7 +234,7 @@ def change_manifest(root: Path, **changes: object) -> None:
 
 def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, root: Path) -> None:
     alterations: list[dict[str, object]] = [
-        {"format_version": 2},
+        {"format_version": FORMAT_VERSION + 1},
         {"format_version": "1"},
         {"asset": "audience_model"},
         {"partition": "x-ffffffffffff"},

@@ -1,0 +1,319 @@
+"""Dossiers: what the catalogue knows of one version of a resource, as JSON, and back.
+
+Lives here: writing down rows so that a manifest can carry them, and inserting what was written down.
+Add here when a version cannot be rebuilt without something more.
+Keep out: reading manifests and deciding what they prove (execution.recovery).
+
+A dossier holds the columns of the resource's row and of the version's, by name, whatever the tables have then: a
+column that came later gets its default when an older dossier is read.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Enum, inspect, select
+from sqlalchemy.orm import ColumnProperty, Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.identity import raise_generation
+from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
+from cleanroom_pipelines.catalog.names import MAX_NAME, Kind
+from cleanroom_pipelines.catalog.records import OPEN, Cause, ParentRef, Status
+from cleanroom_pipelines.catalog.rooms import budget_left
+from cleanroom_pipelines.catalog.tables import (
+    ROWS,
+    AsJson,
+    AudienceReferenceRow,
+    Base,
+    CustomAudienceRow,
+    DataLabRow,
+    DataRoomRow,
+    ExportJobRow,
+    GenerationJobRow,
+    JobViewRow,
+    LedgerRow,
+    ResourceRow,
+    UploadRow,
+    UtcDateTime,
+    VersionRow,
+)
+from cleanroom_pipelines.errors import StatusCode
+
+Dossier = Mapping[str, Any]
+_ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
+
+
+@dataclass(frozen=True)
+class ProvenVersion:
+    """A version that stored artifacts prove.
+
+    Attributes:
+        number: From 1.
+        artifacts: The artifact version by asset name.
+        parents: What it was made from.
+        made_at: When its last artifact was made.
+        summary: One sentence and headline numbers.
+        failure: Why it is CREATE_FAILED; None for ACTIVE.
+        dossier: What a manifest carries of it; None from an earlier release.
+        output_location: The folder that an export wrote.
+    """
+
+    number: int
+    artifacts: Mapping[str, str]
+    parents: tuple[ParentRef, ...]
+    made_at: datetime
+    summary: Mapping[str, Any]
+    failure: tuple[StatusCode, str] | None = None
+    dossier: Dossier | None = None
+    output_location: str | None = None
+
+
+@dataclass(frozen=True)
+class ProvenResource:
+    """A resource of which stored artifacts prove versions that the catalogue does not have.
+
+    Attributes:
+        kind: Its kind.
+        id: Its partition key.
+        versions: In order of their numbers.
+        dossier: What the newest manifest carries of it; None where the catalogue knows it.
+        seed_location: Where its seed still is; None without one.
+    """
+
+    kind: Kind
+    id: str
+    versions: tuple[ProvenVersion, ...]
+    dossier: Dossier | None = None
+    seed_location: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What it is called, where that is to be rebuilt too."""
+        return str(self.dossier["resource"]["name"]) if self.dossier else None
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What was put into the catalogue.
+
+    Attributes:
+        n_resources: Resources that it did not have.
+        n_versions: Versions that it did not have, or had as unfinished.
+        n_rooms: Data rooms whose privacy budgets count as spent.
+    """
+
+    n_resources: int = 0
+    n_versions: int = 0
+    n_rooms: int = field(default=0)
+
+
+class Dossiers(Database):
+    """The part of the catalogue that writes down what it knows, and takes it back."""
+
+    def dossier(self, kind: Kind, resource_id: str, number: int) -> Dossier:
+        """What is known of a version and its resource, in values that JSON can hold.
+
+        Raises:
+            NotFoundError: There is no such resource or version.
+        """
+        with self._read() as session:
+            resource = find_resource(session, kind, resource_id)
+            parent = session.get(ResourceRow, resource.parent_id) if resource.parent_id else None
+            view = session.get(JobViewRow, resource_id)
+            return {
+                "resource": _as_json(resource),
+                "version": _as_json(find_version(session, resource, number)),
+                "view": _as_json(view) if view else None,
+                "parent_version": parent.current_version if parent else None,
+                "uploads": [_as_json(row) for row in _uploads_of(session, resource)],
+            }
+
+    def rebuild(self, resources: Sequence[ProvenResource], generation: int) -> Rebuilt:
+        """Insert resources and versions that stored artifacts prove, in one transaction.
+
+        Parents come before what is made from them. The privacy budget of every data room counts as spent: what was
+        asked after an older catalogue was copied is not known.
+
+        Args:
+            resources: What the catalogue does not have.
+            generation: That of the home; the catalogue's is raised above it.
+        """
+        now = self._clock()
+        n_versions = 0
+        with self._write() as session:
+            for proven in resources:
+                row = session.get(ResourceRow, proven.id)
+                if row is None:
+                    row = _insert_resource(session, proven)
+                for version in proven.versions:
+                    _insert_version(session, row, version)
+                    n_versions += 1
+                _settle(session, row, proven)
+                session.flush()
+            n_rooms = _spend_budgets(session, now)
+            raise_generation(session, generation)
+        n_resources = sum(proven.dossier is not None for proven in resources)
+        return Rebuilt(n_resources, n_versions, n_rooms)
+
+
+def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
+    assert proven.dossier is not None
+    row = _from_json(ROWS[proven.kind], proven.dossier["resource"])
+    assert isinstance(row, ResourceRow)
+    row.current_version, row.status = None, Status.CREATE_FAILED
+    row.status_code = row.status_message = None
+    if isinstance(row, GenerationJobRow):
+        row.seed_location = proven.seed_location
+    _give_free_names(session, row)
+    session.add(row)
+    session.flush()
+    if proven.dossier.get("view"):
+        session.add(_from_json(JobViewRow, proven.dossier["view"]))
+    for upload in proven.dossier.get("uploads", ()):
+        if session.get(UploadRow, upload["id"]) is None:
+            session.add(_from_json(UploadRow, upload))
+    if isinstance(row, CustomAudienceRow):
+        for reference in sorted(set(row.references)):
+            if session.get(ResourceRow, reference) is not None:
+                session.add(AudienceReferenceRow(audience_id=row.id, reference_id=reference))
+    session.flush()
+    return row
+
+
+def _give_free_names(session: Session, row: ResourceRow) -> None:
+    """Let a row clash with none of an older catalogue, where another resource may have what it had later."""
+    place = select(ResourceRow.id).where(
+        ResourceRow.account_id == row.account_id,
+        ResourceRow.region == row.region,
+        ResourceRow.kind == row.kind,
+        ResourceRow.scope == row.scope,
+    )
+    if session.scalar(place.where(ResourceRow.name == row.name)) is not None:
+        row.name = f"{row.name[: MAX_NAME - 13]} {row.id[-12:]}"
+    if isinstance(row, GenerationJobRow) and row.inbox_model_id is not None:
+        drop = select(GenerationJobRow.id).where(
+            GenerationJobRow.inbox_model_id == row.inbox_model_id, GenerationJobRow.seed_digest == row.seed_digest
+        )
+        if session.scalar(drop) is not None:
+            row.inbox_model_id = None
+
+
+def _insert_version(session: Session, resource: ResourceRow, proven: ProvenVersion) -> None:
+    row = session.get(VersionRow, (resource.id, proven.number))
+    if row is None:
+        values: dict[str, Any] = {
+            "cause": Cause.CREATED if proven.number == 1 else Cause.BY_HAND,
+            "params": {},
+            "created_at": proven.made_at,
+            "started_at": None,
+            "run_id": None,
+            "attempt": 1,
+            "turn": 0,
+        }
+        if proven.dossier:
+            kept = _values_from_json(VersionRow, proven.dossier["version"])
+            values |= {name: kept[name] for name in values if name in kept}
+        row = VersionRow(resource_id=resource.id, number=proven.number, kind=resource.kind, **values)
+        session.add(row)
+    row.status = Status.CREATE_FAILED if proven.failure else Status.ACTIVE
+    row.status_code, row.status_message = proven.failure or (None, None)
+    row.artifacts, row.parents, row.summary = dict(proven.artifacts), proven.parents, dict(proven.summary)
+    row.progress, row.progress_stage, row.cancel_requested = 1.0, "", False
+    row.lease_expires_at, row.finished_at = None, proven.made_at
+    if isinstance(resource, ExportJobRow) and proven.output_location:
+        resource.output_location = proven.output_location
+    session.flush()
+
+
+def _settle(session: Session, row: ResourceRow, proven: ProvenResource) -> None:
+    """Let the resource's own status say what its versions say of it."""
+    versions = session.scalars(select(VersionRow).where(VersionRow.resource_id == row.id)).all()
+    active = [version.number for version in versions if version.status is Status.ACTIVE]
+    newest = max(versions, key=lambda version: version.number)
+    row.current_version = max(active, default=None)
+    row.status = Status.ACTIVE if active or row.kind in _ACTIVE_AT_ONCE else newest.status
+    row.status_code, row.status_message = newest.status_code, newest.status_message
+    row.updated_at = max(row.updated_at, *(version.made_at for version in proven.versions))
+
+
+def _spend_budgets(session: Session, now: datetime) -> int:
+    """Let every participant of every room have spent what was left."""
+    rooms = session.scalars(select(DataRoomRow)).all()
+    for room in rooms:
+        for group in room.participants:
+            if left := budget_left(session, room.id, group.id):
+                session.add(
+                    LedgerRow(
+                        data_room_id=room.id,
+                        participant_id=group.id,
+                        question=f"not known since {now:%Y-%m-%dT%H:%M:%S.%fZ}",
+                        units=left,
+                        created_at=now,
+                    )
+                )
+    return len(rooms)
+
+
+def _uploads_of(session: Session, resource: ResourceRow) -> list[UploadRow]:
+    named: Mapping[str, str] = {}
+    if isinstance(resource, DataRoomRow):
+        named = resource.inputs
+    elif isinstance(resource, DataLabRow):
+        named = resource.datasets
+    rows = (session.get(UploadRow, upload_id) for upload_id in sorted(set(named.values())))
+    return [row for row in rows if row is not None]
+
+
+def _columns(row_type: type[Base]) -> dict[str, ColumnProperty[Any]]:
+    return {attribute.key: attribute for attribute in inspect(row_type).column_attrs}
+
+
+def _as_json(row: Base) -> dict[str, Any]:
+    return {name: _value_as_json(attribute, getattr(row, name)) for name, attribute in _columns(type(row)).items()}
+
+
+def _value_as_json(attribute: ColumnProperty[Any], value: Any) -> Any:
+    kind = attribute.columns[0].type
+    if value is None:
+        return None
+    if isinstance(kind, AsJson):
+        return kind.encode(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _from_json(row_type: type[Base], values: Mapping[str, Any]) -> Base:
+    return row_type(**_values_from_json(row_type, values))
+
+
+def _values_from_json(row_type: type[Base], values: Mapping[str, Any]) -> dict[str, Any]:
+    columns = _columns(row_type)
+    return {name: _value_from_json(columns[name], value) for name, value in values.items() if name in columns}
+
+
+def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
+    kind = attribute.columns[0].type
+    if value is None:
+        return None
+    if isinstance(kind, AsJson):
+        return kind.decode(value)
+    if isinstance(kind, Enum) and kind.enum_class is not None:
+        return kind.enum_class(value)
+    return datetime.fromisoformat(value) if isinstance(kind, UtcDateTime) else value
+
+
+def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
+    """Whether a later artifact proves more than what an older catalogue says of a version.
+
+    Args:
+        status: What the catalogue says.
+        finished_at: When it was closed there.
+        made_at: When the artifact was made.
+    """
+    if status is Status.ACTIVE:
+        return False
+    return status in OPEN or finished_at is None or made_at > finished_at

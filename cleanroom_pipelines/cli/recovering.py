@@ -1,0 +1,92 @@
+"""`cleanroom recover`: rebuilding a lost or older catalogue from what the artifacts' manifests prove.
+
+Lives here: showing what can be rebuilt and what cannot, and asking whether it is meant.
+Keep out: what manifests prove (execution.recovery).
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cleanroom_pipelines.cli.console import print_json
+from cleanroom_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.execution.recovery import Plan
+
+_NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templates, buckets and open questions"
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show what can be rebuilt and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Rebuild a lost or older catalogue from the artifacts; shows what it will do first.
+
+    Stop `serve`, `dev` and workers before. A backup that can be restored brings back more.
+    """
+    from cleanroom_pipelines.execution.installation import Installation
+    from cleanroom_pipelines.execution.recovery import planned_recovery
+
+    with planned_recovery(Installation.from_environment()) as recovery:
+        if recovery is None:
+            if as_json:
+                print_json({"catalogue": None})
+            else:
+                click.echo("Nothing is to be recovered.")
+            return
+        if as_json:
+            print_json(_as_dict(recovery.plan))
+        else:
+            _show(recovery.plan)
+        if dry_run:
+            return
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
+            click.confirm("Rebuild the catalogue?", abort=True)
+        rebuilt = recovery.write()
+    installation = Installation.from_environment()
+    installation.audit.write({"way": "cli", "operation": "recover", "outcome": "ok"})
+    rooms = f" The privacy budgets of {rebuilt.n_rooms} data rooms count as spent." if rebuilt.n_rooms else ""
+    click.echo(f"Rebuilt {rebuilt.n_resources} resources and {rebuilt.n_versions} versions.{rooms}", err=as_json)
+
+
+def _show(plan: "Plan") -> None:
+    click.echo(plan.catalogue)
+    for resource in plan.resources:
+        numbers = ", ".join(str(version.number) for version in resource.versions)
+        verb = "create" if resource.dossier else "add to"
+        name = resource.name or plan.known[resource.id]
+        click.echo(f"  {verb} {resource.kind.words} {name!r} {resource.id}: version {numbers}")
+    for lost in plan.lost:
+        click.echo(f"  cannot be rebuilt: {lost.kind.words} {lost.id}, {lost.why}; its artifacts stay")
+    for record in plan.gone:
+        click.echo(f"  its artifacts are missing: {record.kind.words} {record.name!r} {record.id}")
+    if plan.n_unreadable:
+        click.echo(f"  {plan.n_unreadable} manifests cannot be read")
+    click.echo(f"In no manifest: {_NOT_IN_MANIFESTS}. What an older catalogue does not know of them is lost.")
+
+
+def _as_dict(plan: "Plan") -> dict[str, Any]:
+    return {
+        "catalogue": plan.catalogue,
+        "rebuilt": [
+            {
+                "kind": resource.kind.value,
+                "id": resource.id,
+                "name": resource.name or plan.known[resource.id],
+                "is_new": resource.dossier is not None,
+                "versions": [
+                    {"number": version.number, "status": "CREATE_FAILED" if version.failure else "ACTIVE"}
+                    for version in resource.versions
+                ],
+            }
+            for resource in plan.resources
+        ],
+        "lost": [{"kind": lost.kind.value, "id": lost.id, "why": lost.why} for lost in plan.lost],
+        "gone": [{"kind": record.kind.value, "id": record.id, "name": record.name} for record in plan.gone],
+        "n_unreadable": plan.n_unreadable,
+    }

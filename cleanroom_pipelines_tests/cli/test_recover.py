@@ -1,0 +1,322 @@
+"""What the stored artifacts prove is rebuilt.
+
+Contract: `cleanroom recover` shows what it will do before it does it, and changes nothing without a yes. Then the
+catalogue has every resource and version whose artifacts are stored, as it was; an older catalogue keeps what it
+knows. Nothing is deleted: the catalogue that was found stays under another name. What cannot be rebuilt is listed.
+What was deleted does not come back, and the privacy budget of a data room counts as spent.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cleanroom_pipelines.catalog import (
+    AudienceListSpec,
+    CollaborationType,
+    CustomAudienceSpec,
+    DataLabSpec,
+    DataRoomSpec,
+    Kind,
+    ParticipantSpec,
+    Permission,
+    Status,
+)
+from cleanroom_pipelines.execution.inbox import recover_drops
+from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.execution.work import Run, working
+from cleanroom_pipelines.storage import ArtifactReference
+
+from .. import homes, worlds
+from ..homes import Fault
+from .commands import Commands
+
+LOST = (
+    homes.no_catalogue,
+    homes.empty_file,
+    homes.new_catalogue,
+    homes.anothers_catalogue,
+    homes.no_database,
+    homes.no_identity_and_no_catalogue,
+)
+OLDER = (homes.older_copy, homes.torn_log, homes.older_schema)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that was worked in; to be copied."""
+    folder = tmp_path_factory.mktemp("filled")
+    installation = Installation(Settings(folder / "home", seed_floor=1))
+    homes.fill(installation)
+    homes.work(installation)
+    return folder / "home"
+
+
+@pytest.fixture
+def home(filled: Path, tmp_path: Path) -> Iterator[Installation]:
+    """The home that the environment names."""
+    shutil.copytree(filled, tmp_path / "home")
+    with worlds.installed(tmp_path / "home", CLEANROOM_SEED_FLOOR="1") as installation:
+        installation.check()
+        yield installation
+
+
+def described(installation: Installation) -> dict[str, Any]:
+    """All that a catalogue says of resources and versions, but for when and by whom it was changed last."""
+    catalog, found = installation.catalog, {}
+    for kind in Kind:
+        for record in catalog.iterate(kind):
+            versions = [
+                (each.number, each.status, dict(each.artifacts), set(each.parents), each.cause, each.params)
+                + ((each.summary.get("metrics"),) if each.status is Status.ACTIVE else (each.status_message,))
+                for each in catalog.versions(kind, record.id)
+            ]
+            found[record.id] = {**asdict(record), "updated_at": None, "versions": versions}
+    return found
+
+
+def assert_all_is_there(home: Installation, before: dict[str, bytes | None], tmp_path: Path) -> None:
+    now = homes.listing(tmp_path)
+    changed = {name for name, content in before.items() if now.get(name, b"") != content}
+    assert changed <= {"home/installation.json", *(name for name in before if name.startswith("home/audit/"))}
+    for kind in Kind:
+        for record in home.catalog.iterate(kind):
+            for version in home.catalog.versions(kind, record.id):
+                for asset, artifact in version.artifacts.items():
+                    home.store.verify(ArtifactReference(asset, record.id, artifact))
+
+
+@pytest.mark.parametrize("fault", LOST, ids=lambda fault: fault.__name__)
+def test_a_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command: Commands, fault: Fault) -> None:
+    wanted = described(home)
+    fault(home, tmp_path)
+    before = homes.listing(tmp_path)
+    dry = command("recover", "--dry-run")
+    assert (dry.code, dry.err) == (0, "")
+    assert all(key in dry.out for key in wanted)
+    assert command("recover").code == 2, "nobody confirms it"
+    assert command("status").code == 2
+    assert homes.listing(tmp_path) == before
+    ended = command("recover", "--yes")
+    assert ended.code == 0, ended.err
+    assert "Rebuilt 7 resources" in ended.out
+    rebuilt = Installation.from_environment()
+    assert described(rebuilt) == wanted
+    assert_all_is_there(rebuilt, before, tmp_path)
+    assert command("status").code == 0
+    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert homes.work(rebuilt) >= 3, "the work goes on"
+
+
+@pytest.mark.parametrize("fault", OLDER, ids=lambda fault: fault.__name__)
+def test_an_older_catalogue_gets_what_came_later(
+    home: Installation, tmp_path: Path, command: Commands, fault: Fault
+) -> None:
+    home.catalog.create_user("data@publisher.example")
+    fault(home, tmp_path)
+    before = homes.listing(tmp_path)
+    shown = json.loads(command("recover", "--dry-run", "--json").out)
+    assert homes.listing(tmp_path) == before
+    assert command("recover", "--yes").code == 0
+    rebuilt = Installation.from_environment()
+    assert [user.email for user in rebuilt.catalog.users()] == ["data@publisher.example"]
+    (dataset,) = rebuilt.catalog.ids(Kind.TRAINING_DATASET)
+    stored = rebuilt.store.versions("training_dataset", dataset)
+    versions = rebuilt.catalog.versions(Kind.TRAINING_DATASET, dataset)
+    assert [version.artifacts["training_dataset"] for version in versions] == stored
+    assert {version.status for version in versions} == {Status.ACTIVE}
+    assert rebuilt.catalog.get(Kind.TRAINING_DATASET, dataset).current_version == len(stored)
+    if fault is not homes.older_schema:  # which lost nothing but its newest tables
+        assert shown["rebuilt"]
+        assert not any(one["is_new"] for one in shown["rebuilt"])
+    if fault is homes.older_copy:  # of a torn log the first half is still there
+        assert dataset in {one["id"] for one in shown["rebuilt"]}
+    assert_all_is_there(rebuilt, before, tmp_path)
+    assert len(list(home.home.root.glob("catalog.db.aside-*"))) == 1
+
+
+@pytest.mark.parametrize("fault", [homes.no_key, homes.another_key], ids=lambda fault: fault.__name__)
+def test_without_its_key_nothing_is_recovered(
+    home: Installation, tmp_path: Path, command: Commands, fault: Fault
+) -> None:
+    homes.no_catalogue(home, tmp_path)
+    fault(home, tmp_path)
+    before = homes.listing(tmp_path)
+    ended = command("recover", "--yes")
+    assert (ended.code, ended.out) == (2, "")
+    assert "from a backup" in ended.err
+    assert homes.listing(tmp_path) == before
+
+
+def test_an_empty_home_has_nothing_to_recover(
+    command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "new"))
+    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("status").code == 0
+    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+
+
+def as_written_before(home: Installation) -> None:
+    """Let all manifests be of the release that put no record into them."""
+    for path in home.home.artifacts.rglob("manifest.json"):
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps({**manifest, "format_version": 1} | {"record": ""}))
+
+
+def test_manifests_of_an_earlier_release_give_versions_and_no_resources(
+    home: Installation, tmp_path: Path, command: Commands
+) -> None:
+    homes.older_copy(home, tmp_path)
+    as_written_before(home)
+    (dataset,) = homes_ids(home, "training_dataset")
+    shown = json.loads(command("recover", "--yes", "--json").out)
+    assert shown["lost"] == []
+    rebuilt = Installation.from_environment()
+    version = rebuilt.catalog.newest_version(Kind.TRAINING_DATASET, dataset)
+    assert version.status is Status.ACTIVE
+    assert version.artifacts["training_dataset"] == rebuilt.store.versions("training_dataset", dataset)[-1]
+    (model,) = rebuilt.catalog.iterate(Kind.AUDIENCE_MODEL)
+    assert rebuilt.catalog.newest_version(Kind.AUDIENCE_MODEL, model.id).parents[0].id == dataset
+
+    homes.no_catalogue(home, tmp_path)
+    ended = command("recover", "--yes")
+    assert ended.code == 0
+    assert "cannot be rebuilt" in ended.out
+    assert dataset in ended.out
+    assert list(Installation.from_environment().catalog.ids(Kind.TRAINING_DATASET)) == []
+    assert homes_ids(home, "training_dataset") == [dataset], "its artifacts stay"
+
+
+def homes_ids(home: Installation, asset: str) -> list[str]:
+    """The partition keys that stored manifests of an asset name."""
+    manifests = (json.loads(path.read_text()) for path in (home.home.artifacts / asset).rglob("manifest.json"))
+    return sorted({manifest["partition"] for manifest in manifests})
+
+
+def test_what_was_deleted_does_not_come_back(home: Installation, tmp_path: Path, command: Commands) -> None:
+    catalog = home.catalog
+    (job, *_) = catalog.ids(Kind.GENERATION_JOB)
+    catalog.request_delete(Kind.GENERATION_JOB, job)
+    catalog.begin_delete(Kind.GENERATION_JOB, job)
+    catalog.finish_delete(Kind.GENERATION_JOB, job)
+    assert job in homes_ids(home, "audience"), "a run that was killed left it"
+    homes.older_copy(home, tmp_path)
+    assert job not in command("recover", "--yes").out
+    assert job not in Installation.from_environment().catalog.ids(Kind.GENERATION_JOB)
+
+
+def test_a_version_that_was_not_finished_is_not_active(
+    home: Installation, tmp_path: Path, command: Commands
+) -> None:
+    (job, *_) = home.catalog.ids(Kind.GENERATION_JOB)
+    for path in (home.home.artifacts / "audience" / job[-12:]).iterdir():
+        shutil.rmtree(path)
+    homes.no_catalogue(home, tmp_path)
+    assert command("recover", "--yes").code == 0
+    rebuilt = Installation.from_environment().catalog
+    assert rebuilt.get(Kind.GENERATION_JOB, job).status is Status.CREATE_FAILED
+    assert rebuilt.get(Kind.GENERATION_JOB, job).current_version is None
+    assert rebuilt.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try it again.")
+
+
+def test_a_seed_that_waits_is_registered_again(home: Installation, tmp_path: Path, command: Commands) -> None:
+    (configured,) = home.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
+    inbox = homes.Inbox(home, configured)
+    inbox.drop("third.csv", homes.SEED + b"y\n")
+    (job,) = inbox.register()
+    homes.no_catalogue(home, tmp_path)
+    assert command("recover", "--yes").code == 0
+    rebuilt = Installation.from_environment()
+    recover_drops(rebuilt)
+    found = rebuilt.catalog.find_generation_job_by_seed(configured.id, job.seed_digest)
+    with rebuilt.vault.opening(found.seed_location) as path:
+        assert path.read_bytes() == homes.SEED + b"y\n"
+
+
+def test_a_data_room_comes_back_with_its_budget_spent(
+    home: Installation, tmp_path: Path, command: Commands
+) -> None:
+    catalog = home.catalog
+    groups = tuple(
+        ParticipantSpec(name, (f"{name}@example.com",), name, tuple(permissions))
+        for name, permissions in {
+            "aa": (Permission.PROVIDE_BASE_AUDIENCE, Permission.VIEW_OVERLAP),
+            "bb": (Permission.PROVIDE_SEED_AUDIENCE, Permission.CREATE_CUSTOM_AUDIENCE),
+        }.items()
+    )
+    upload = home.uploads.put("0123456789abcdef", [b"x"])
+    catalog.add_upload(
+        upload.location,
+        "aa@example.com",
+        "ids.csv",
+        n_bytes=1,
+        digest="ab",
+        matching_id=None,
+        location=upload.location,
+    )
+    catalog.create(
+        DataLabSpec(
+            name="Lab", mark="11", owner_email="aa@example.com", datasets={"matching:EMAIL": upload.location}
+        )
+    )
+    room = catalog.create(
+        DataRoomSpec(
+            name="Spring",
+            mark="22",
+            owner_email="aa@example.com",
+            participants=groups,
+            collaboration_types=(CollaborationType.OVERLAP, CollaborationType.RULE_BASED),
+            matching_ids=("EMAIL",),
+        )
+    )
+    homes.finish_pending(home)
+    audience = {
+        "data_room_id": room.id,
+        "created_by": "bb",
+        "created_by_email": "bb@example.com",
+        "definition": {"type": "segment"},
+    }
+    first = catalog.create(CustomAudienceSpec(name="All", mark="33", **audience))
+    second = catalog.create(CustomAudienceSpec(name="Both", mark="44", references=(first.id,), **audience))
+    catalog.create(AudienceListSpec(name="List", mark="55", custom_audience_id=second.id, delivered_to="bb"))
+    homes.finish_pending(home)
+    assert catalog.charge(room.id, "bb", "a" * 64, 3).spent == 3
+    wanted = described(home)
+    homes.no_catalogue(home, tmp_path)
+    shown = command("recover", "--yes")
+    assert shown.code == 0, shown.err
+    assert "1 data rooms count as spent" in shown.out
+    assert "@" not in shown.out
+    rebuilt = Installation.from_environment().catalog
+    assert described(Installation.from_environment()) == wanted
+    for group in groups:
+        ledger = rebuilt.ledger(room.id, group.id)
+        assert ledger.spent == ledger.total
+    assert rebuilt.charge(room.id, "bb", "a" * 64, 3) is None
+    assert rebuilt.refill(room.id, "bb", 5).total == ledger.total + 5
+    assert rebuilt.upload(upload.location).location == upload.location
+    with pytest.raises(Exception, match="built on these"):
+        rebuilt.request_delete_audiences([first.id])
+
+
+def test_manifests_tell_nothing_to_who_has_not_the_key(home: Installation) -> None:
+    text = "".join(path.read_text() for path in home.home.artifacts.rglob("manifest.json"))
+    assert '"record": "gAAAA' in text
+    for word in ("Partners", "x.csv", "s3://audiences"):
+        assert word not in text
+
+
+def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation, command: Commands) -> None:
+    (dataset,) = home.catalog.ids(Kind.TRAINING_DATASET)
+    home.catalog.request_version(Kind.TRAINING_DATASET, dataset, homes.Cause.BY_HAND)
+    newest = home.catalog.newest_version(Kind.TRAINING_DATASET, dataset)
+    with working(home, Kind.TRAINING_DATASET, dataset, Run("run", newest.number)) as held:
+        with held.drafting("training_dataset", (), {}) as draft:
+            (draft.path / "report.json").write_text("{}")
+        assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+        held.finish("Made.")
