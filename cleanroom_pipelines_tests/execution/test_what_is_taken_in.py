@@ -1,7 +1,7 @@
 """Contract: issue 12, "What is taken in is what was named". A dropped file that somebody writes to is left. What
 is taken is a copy, whose digest is checked whenever it is opened; a file that came into the place of the one that
-was copied is another drop. Held for seeds and for the files of rooms, and for uploads as far as they lie in the vault.
-A drop of a room that is cut off anywhere provisions its room once.
+was copied is another drop. Held for seeds and for the files of rooms, and for uploads as far as they lie in the
+vault. A drop of a room that is cut off anywhere provisions its room once.
 """
 
 import fcntl
