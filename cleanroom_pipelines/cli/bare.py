@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
+
 from cleanroom_pipelines.declarations.form import parse_moment
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConflictError, SeedError, UsageError
@@ -86,12 +88,14 @@ def generate_audience(
         UsageError: An option cannot be read.
         ConflictError: The folder exists.
         SeedError: The seed cannot be used.
+        ArtifactError: The model is damaged.
     """
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
     from cleanroom_pipelines.similarity.ranking import generate
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, remove_ranking, write_ranked
 
     with new_folder(out) as folder, _telling_counts():
+        check_model(model)
         report = generate(
             model=model,
             seed=seed,
@@ -105,6 +109,37 @@ def generate_audience(
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
         remove_ranking(folder / RANKING_FILE)
         return report
+
+
+def match_users(*, model: Path, seed: Path) -> Any:
+    """Count how many of a seed a model knows.
+
+    Raises:
+        SeedError: The seed cannot be used.
+        ArtifactError: The model is damaged.
+    """
+    from cleanroom_pipelines.similarity.seeds import match_seed
+
+    check_model(model)
+    return match_seed(model, seed)
+
+
+def check_model(model: Path) -> None:
+    """Refuse a model that was damaged since it was trained, and warn of one that cannot be checked.
+
+    Raises:
+        ArtifactError: It was.
+    """
+    from cleanroom_pipelines.similarity.model import Model
+    from cleanroom_pipelines.similarity.model_digests import check_digests
+
+    Model(model)  # whatever is no model says so itself
+    if not check_digests(model):
+        click.echo(
+            "Warning: this model has no digests of its files, so damage would not be noticed. Train it again to "
+            "have them.",
+            err=True,
+        )
 
 
 @contextmanager

@@ -58,22 +58,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for group in (
-    account,
-    audit,
-    benchmark,
-    bucket,
-    collaboration,
-    delete,
-    export,
-    recover,
-    retry,
-    template,
-    token,
-    user,
-):
+for group in (account, audit, benchmark, bucket, collaboration, template, token, user):
     cleanroom.add_command(group)
-cleanroom.add_command(algebra)
+for command in (algebra, delete, export, recover, retry):
+    cleanroom.add_command(command)
 
 
 @cleanroom.command()
@@ -293,9 +281,9 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def match(model: Path, seed: Path, as_json: bool) -> None:
     """Say how many of a seed a model knows, before any job."""
-    from cleanroom_pipelines.similarity.seeds import match_seed
+    from cleanroom_pipelines.cli.bare import match_users
 
-    found = match_seed(model, seed)
+    found = match_users(model=model, seed=seed)
     if as_json:
         print_json(found.as_dict())
         return

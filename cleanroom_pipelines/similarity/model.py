@@ -9,6 +9,7 @@ Keep out: how the numbers came about (training) and what is done with them (scor
     users/, embeddings/ the users in shards (shards)
     items.parquet       item_id, n_users in vocabulary order
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
+    digests.json        SHA-256 of each of the other files (model_digests)
 
 One shard of users is in memory at a time for each task at work, and one block of it (a few thousand users) is
 computed on at a time. A model that is sent to another machine is sent as the path of its folder.

@@ -1,8 +1,8 @@
 """A process that is killed at any moment loses nothing but its time.
 
-Contract: SIGKILL, DESIGN section 4. Fifty times a real process at work kills itself, over the whole life of several
-jobs, most of them dropped into the inbox. After each kill whatever a reader can see is whole. In the end every job
-and every export is there once.
+Contract: SIGKILL, DESIGN section 4. Fifty times a real process at work kills itself, over the whole life of
+several jobs, most of them dropped into the inbox. After each kill whatever a reader can see is whole. In the end
+every job and every export is there once.
 
 A process that is not killed shows which steps each kind of work takes (`killing.py`). Every sort of step at every
 stage is the last one of some process, and every other process goes on for a short random while after its step. So

@@ -162,7 +162,7 @@ def test_one_drop_that_cannot_be_taken_does_not_stop_the_others(
     worlds.write_seed(folder / "b.jsonl", trained.world.group[1:31])
 
     def full_for_the_first(self: SeedVault, slot: str, file: Path, **options: bool) -> str:
-        if file.name == "a.jsonl":
+        if trained.world.group[0] in file.read_text():
             raise StorageFullError("The disk is full.")
         return put(self, slot, file, **options)
 
