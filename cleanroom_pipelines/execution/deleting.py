@@ -191,7 +191,7 @@ def sweep_unknown(installation: Installation, instance: dg.DagsterInstance, now:
         folders = _stored_folders(installation, assets)
         traced = partitions_with_traces(instance, assets)
         inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
-        known = {partition for kind in Kind for partition in installation.catalog.ids(kind)}
+        known = {partition for ids in installation.catalog.ids_by_kind().values() for partition in ids}
         if not _is_catalogue_of(installation, instance, known):
             return 0
         paths = {path_of_partition(partition) for partition in known}
@@ -223,7 +223,7 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leav
     """The partitions that Dagster knows and the catalogue does not."""
     # Dagster first: whatever it knows had its row before.
     shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
-    known = {kind: set(installation.catalog.ids(kind)) for kind in PARTITION_SETS}
+    known = {kind: set(ids) for kind, ids in installation.catalog.ids_by_kind().items()}
     is_right = _is_catalogue_of(installation, instance, {key for keys in known.values() for key in keys})
     gone = [Leaving(kind, key, is_gone=True) for kind in shown for key in sorted(shown[kind] - known[kind])]
     if gone and not is_right:
