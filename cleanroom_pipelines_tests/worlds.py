@@ -44,6 +44,10 @@ DAYS = 90
 ROLES = {"user": "USER_ID", "item": "ITEM_ID", "ts": "TIMESTAMP"}
 DATASET, MODEL, CONFIGURED, JOB = "Shop events", "Shop model", "Shop lookalikes", "Loyal customers"
 
+_PICTURES = {
+    name: getattr(pictures, name) for name in ("quality", "explanation", "months", "overlap", "affinity", "reach")
+}
+
 T = TypeVar("T")
 Row = tuple[str, str, int]
 
@@ -220,6 +224,7 @@ def make_finished(world: World, folder: Path) -> None:
 @contextmanager
 def _opened(folder: Path) -> Iterator[tuple[Installation, dg.DagsterInstance]]:
     with (
+        _with_pictures(),  # whichever test asks first
         installed(folder / "home") as installation,
         dagster_at(folder / "dagster", one_file=True) as instance,
     ):
@@ -316,8 +321,16 @@ def _empty_dagster(one_file: bool) -> dict[str, bytes]:
 def without_pictures() -> Iterator[None]:
     """Let pages have no pictures: to draw them is a fifth of the time of a run."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("quality", "explanation", "months", "overlap", "affinity", "reach"):
+        for name in _PICTURES:
             patch.setattr(pictures, name, lambda *_: dg.MetadataValue.md("not drawn in this test"))
+        yield
+
+
+@contextmanager
+def _with_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, draw in _PICTURES.items():
+            patch.setattr(pictures, name, draw)
         yield
 
 

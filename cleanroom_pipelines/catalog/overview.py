@@ -39,6 +39,15 @@ class Overview(Database):
             query = select(row_type.id).where(row_type.kind == kind)
             return tuple(session.scalars(query.order_by(row_type.created_at, row_type.id)))
 
+    def ids_by_kind(self) -> dict[Kind, tuple[str, ...]]:
+        """The partition keys of every kind, each in order of creation."""
+        found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+        query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
+        with self._read() as session:
+            for kind, resource_id in session.execute(query):
+                found[kind].append(resource_id)
+        return {kind: tuple(ids) for kind, ids in found.items()}
+
     def iterate(self, kind: Kind) -> Iterator[Resource]:
         """All resources of a kind as they are now, in order of creation."""
         row_type = ROWS[kind]

@@ -232,9 +232,13 @@ def _asked(installation: Installation) -> Iterator[Leaving]:
 
 def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
     """The partitions that Dagster knows and whose resources were deleted."""
-    gone = []
+    # Dagster first: whatever it knows had its row before.
+    shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
+    known, gone = installation.catalog.ids_by_kind(), []
     for kind in PARTITION_SETS:
-        unknown = shown_partitions(instance, kind) - set(installation.catalog.ids(kind))
+        unknown = shown[kind] - set(known[kind])
+        if not unknown:
+            continue
         deleted = installation.catalog.deleted(map(hex_of, unknown), kind)
         gone += [Leaving(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
     return gone

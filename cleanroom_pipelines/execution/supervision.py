@@ -60,12 +60,14 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
     """Show what exists; what was deleted and never run is hidden here, whatever left traces by its deletion."""
+    # Before the catalogue: whatever is shown had its row before.
+    shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
+    ids = installation.catalog.ids_by_kind()
     for kind in PARTITION_SETS:
-        shown = shown_partitions(instance, kind)  # before the catalogue: whatever is shown had its row before
-        wanted = set(installation.catalog.ids(kind))
-        if wanted - shown:
+        wanted = set(ids[kind])
+        if wanted - shown[kind]:
             add_partitions(instance, kind, wanted)
-        unknown = shown - wanted
+        unknown = shown[kind] - wanted
         deleted = installation.catalog.deleted(map(hex_of, unknown), kind) if unknown else frozenset()
         for partition in unknown:
             if (hex_of(partition) in deleted or not is_partition_key(partition)) and not has_runs(

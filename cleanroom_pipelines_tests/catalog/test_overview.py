@@ -23,6 +23,7 @@ def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) ->
     assert [record.id for record in catalog.iterate(Kind.TRAINING_DATASET)] == made
     assert len(catalog.ids(Kind.AUDIENCE_MODEL)) == 1
     assert catalog.ids(Kind.EXPORT_JOB) == ()
+    assert catalog.ids_by_kind() == {kind: catalog.ids(kind) for kind in Kind}
 
 
 @on_both_dialects

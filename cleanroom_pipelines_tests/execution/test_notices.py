@@ -1,8 +1,10 @@
 """Contract: a notice reaches a URL as a JSON POST or a command on its standard input, holds nothing but what ended
 and how, and a hook that fails, hangs or cannot be found never fails the work."""
 
+import contextlib
 import json
 import logging
+import os
 import shlex
 import sys
 import threading
@@ -14,6 +16,8 @@ import pytest
 
 from cleanroom_pipelines.execution import notices
 from cleanroom_pipelines.execution.notices import send_notice
+
+from ..worlds import wait_until
 
 NOTICE = {
     "kind": "generation_job",
@@ -159,11 +163,21 @@ def test_a_command_that_hangs(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
 
 
 def test_a_command_may_leave_something_running(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 5)
-    send_notice("sh -c 'sleep 15 &'", NOTICE)
+    monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 120)  # it would be waited for in vain
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    send_notice(shlex.join(["sh", "-c", 'cat "$0" &', str(pipe)]), NOTICE)
     assert caplog.records == []
+
+    def let_it_end() -> bool:
+        with contextlib.suppress(OSError):  # nobody has opened it to read yet
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            return True
+        return False
+
+    wait_until(let_it_end, seconds=120, what="what was left running")
 
 
 def test_a_command_that_says_much_and_reads_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -159,7 +159,7 @@ def test_nothing_leaks_through_dagster(
     shell, world = canary_shell, canary_shell.world
     installation, instance = shell.installation, shell.instance
     worlds.apply(installation, world.declaration)
-    assert shell.run_pending() == 5
+    assert shell.run_pending() == 5, "with pictures"
     assert {status for all_ in worlds.statuses(installation).values() for status in all_} == {"ACTIVE"}
     configured = shell.partition("configured_audience_model")
 
@@ -181,7 +181,8 @@ def test_nothing_leaks_through_dagster(
     (folder / "notes.docx").write_text(canary("x"))
     cursor = tick(shell, "seed_inbox").cursor
     tick(shell, "seed_inbox", cursor=cursor)
-    shell.run_pending()
+    with worlds.without_pictures():
+        shell.run_pending()
     assert len(list((folder / "accepted").iterdir())) == 1
     assert len(list((folder / "rejected").iterdir())) == 2
 

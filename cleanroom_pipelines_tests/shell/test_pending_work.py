@@ -187,10 +187,10 @@ def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> No
     def look() -> None:
         with worlds.dagster_at(trained.folder / "dagster", one_file=True) as instance:
             for _ in range(6):
-                if barrier.wait(60) == 0:
+                if barrier.wait(300) == 0:
                     for key in keys:
                         instance.delete_dynamic_partition("configured_audience_models", key)
-                barrier.wait(60)
+                barrier.wait(300)
                 try:
                     supervise(trained.installation, instance)
                 except Exception as error:
