@@ -40,7 +40,7 @@ T = TypeVar("T")
 APPLICATION = "cleanroom_pipelines"
 _CONNECT_SECONDS = 5.0
 _OPEN_SECONDS = 120.0
-_EXECUTOR_SECONDS = 120.0
+EXECUTOR_SECONDS = 120.0
 _IDLE_SECONDS = 30.0
 _GIVE_UP_SECONDS = 20.0
 
@@ -170,7 +170,7 @@ def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Cal
     """
     expected = versions()
     try:
-        found = _result_within(_EXECUTOR_SECONDS, ask, interrupt)
+        found = _result_within(EXECUTOR_SECONDS, ask, interrupt)
     except TimeoutError:
         raise ConfigurationError(
             "The Spark cluster gave no executor within two minutes.",

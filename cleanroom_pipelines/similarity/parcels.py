@@ -30,7 +30,7 @@ Int64 = npt.NDArray[np.int64]
 
 # About 2 million interactions without features: 70 MB of rows, and as much again while they are sorted. A user is
 # not divided: one with more interactions than that makes her parcel larger.
-_CELLS_PER_PARCEL = 3 << 21
+CELLS_PER_PARCEL = 3 << 21
 _USERS, _ITEMS = "users", "items"
 # A pair in one number: candidate item, count (8 bits), days (16).
 _COUNT_UNIT, _ITEM_UNIT = 1 << reading.DAY_BITS, 1 << (reading.DAY_BITS + 8)
@@ -64,7 +64,7 @@ def make_dictionaries_on_cluster(
     n_rows = found.n_usable
     if found.has_population:
         n_rows += int(engine.fetch("SELECT count(*) AS n FROM population")["n"][0].as_py())
-    n_parcels = max(1, -(-n_rows * (3 + len(schema.features)) // _CELLS_PER_PARCEL))
+    n_parcels = max(1, -(-n_rows * (3 + len(schema.features)) // CELLS_PER_PARCEL))
     made = engine.run_groups(rows, "user_id", make, n_groups=n_parcels)
     n_users = sum(table["n_users"][0].as_py() for table in made)
     if n_users == 0:

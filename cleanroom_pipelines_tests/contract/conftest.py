@@ -1,6 +1,12 @@
 """Engines that the contract is held on.
 
 Keep out: what the contract says.
+
+What a query means is one translation and one Spark wherever it runs: DuckDB and Spark in this process (`local[2]`)
+say all of it. Spark Connect and a cluster of other processes differ in how they are reached: sessions and their
+settings, values and Arrow tables on the wire, functions that are sent, files by their addresses, limits of size,
+and what errors carry. The tests of these are marked `wherever_it_runs`: they run on Connect too, and once more on
+a standalone cluster, in a process of its own (`test_on_a_standalone_cluster`).
 """
 
 import os
@@ -11,33 +17,54 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.engine import Engine, EngineSettings, open_configured_engine
-from cleanroom_pipelines_tests.contract.clusters import connect_server
+from cleanroom_pipelines_tests.contract.clusters import connect_server, write_settings
 
 GIVEN_URL = "CLEANROOM_CONTRACT_URL"
 """Names one engine to hold the contract on, in a process of its own: a process has one Spark application."""
 
 _CONNECT = "connect"
-_SPARK = [pytest.param(url, marks=pytest.mark.spark, id=url) for url in ("local[2]", _CONNECT)]
-ENGINES = (
-    [pytest.param(os.environ[GIVEN_URL], marks=pytest.mark.spark, id="given")]
-    if GIVEN_URL in os.environ
-    else [pytest.param(None, id="duckdb"), *_SPARK]
+_SPARK_HERE = "local[2]"
+_GIVEN = [pytest.param(os.environ.get(GIVEN_URL), marks=pytest.mark.spark, id="given")]
+_HERE = [pytest.param(None, id="duckdb"), pytest.param(_SPARK_HERE, marks=pytest.mark.spark, id=_SPARK_HERE)]
+_BESIDE = [pytest.param(_CONNECT, marks=pytest.mark.spark, id=_CONNECT)]
+
+wherever_it_runs = pytest.mark.parametrize(
+    "engine_url", _GIVEN if GIVEN_URL in os.environ else [*_HERE, *_BESIDE], indirect=True
 )
 
 Opening = Callable[[], AbstractContextManager[Engine]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def spark_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What Spark of this process, and of those that it starts, is told."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_CONF_DIR", str(write_settings(tmp_path_factory.mktemp("spark-conf"))))
+        yield
+
+
+@pytest.fixture(scope="package")
+def spark_here(spark_settings: None) -> Iterator[str]:
+    """The address of Spark in this process, which stays for all tests of the package that use it.
+
+    It would end half a minute after its last use, and start anew for the next test.
+    """
+    with open_configured_engine(EngineSettings(memory_bytes=1 << 30, url=_SPARK_HERE)):
+        yield _SPARK_HERE
+
+
+@pytest.fixture(scope="package")
 def connect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with connect_server(tmp_path_factory.mktemp("connect")) as url:
         yield url
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=_HERE)
 def engine_url(request: pytest.FixtureRequest) -> str | None:
     """What CLEANROOM_ENGINE_URL would say."""
     url: str | None = request.param
-    return request.getfixturevalue("connect_url") if url == _CONNECT else url
+    shared = {_CONNECT: "connect_url", _SPARK_HERE: "spark_here"}
+    return request.getfixturevalue(shared[url]) if url in shared else url
 
 
 @pytest.fixture

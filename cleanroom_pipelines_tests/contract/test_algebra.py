@@ -26,11 +26,11 @@ FEW = settings(deadline=None, max_examples=12, derandomize=True, suppress_health
 
 @FEW
 @given(rooms)
-def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
+def test_a_room_finds_whom_the_words_describe(spark_here: str, room: Room) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base, seeds = room.write(folder)
-        with open_configured_engine(EngineSettings(url="local[2]", scratch=folder), paths=[folder]) as engine:
+        with open_configured_engine(EngineSettings(url=spark_here, scratch=folder), paths=[folder]) as engine:
             assert engine.is_cluster
             relations = open_room_relations(engine, base, seeds)
             assert relations.audience_types == tuple(sorted({type_ for _, type_ in room.seeds}))
@@ -44,13 +44,13 @@ def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
 
 
 @pytest.mark.parametrize("operator", list(CombineOperator))
-def test_lists_in_files(tmp_path: Path, operator: CombineOperator) -> None:
+def test_lists_in_files(spark_here: str, tmp_path: Path, operator: CombineOperator) -> None:
     lists = {"a": ["1", "1", None, "2", "é", "it's"], "b": [None, "2", "3", "it's"]}
     for name, ids in lists.items():
         pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), tmp_path / f"{name}.parquet")
     first, second = (FileRef(str(tmp_path / f"{name}.parquet"), "id") for name in lists)
     found = []
-    for url in (None, "local[2]"):
+    for url in (None, spark_here):
         out = tmp_path / f"{url}.parquet"
         definition = RuleBased(first, None, (Combinator(operator, second),))
         n_ids = evaluate_files(definition, no_audiences, out, EngineSettings(url=url, scratch=tmp_path))
@@ -61,7 +61,7 @@ def test_lists_in_files(tmp_path: Path, operator: CombineOperator) -> None:
 
 
 @pytest.mark.parametrize("exclude", [True, False])
-def test_the_cut_at_a_reach(tmp_path: Path, exclude: bool) -> None:
+def test_the_cut_at_a_reach(spark_here: str, tmp_path: Path, exclude: bool) -> None:
     n_users = 1_000
     table = pa.table(
         {
@@ -76,7 +76,7 @@ def test_the_cut_at_a_reach(tmp_path: Path, exclude: bool) -> None:
         table.replace_schema_metadata({b"n_seed_users": str(n_seed).encode()}), tmp_path / "ranking.parquet"
     )
     found = []
-    for number, url in enumerate((None, "local[2]")):
+    for number, url in enumerate((None, spark_here)):
         out = tmp_path / str(number)
         out.mkdir()
         settings_ = EngineSettings(url=url, scratch=tmp_path)

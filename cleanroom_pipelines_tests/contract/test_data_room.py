@@ -61,7 +61,7 @@ def found_in(world: RoomWorld) -> tuple[dict[str, list[str]], dict[str, Any], se
 
 
 def test_a_room_on_a_cluster_finds_what_one_on_one_machine_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cleanroom_pipelines.engine import spark_engine
 
@@ -76,7 +76,7 @@ def test_a_room_on_a_cluster_finds_what_one_on_one_machine_finds(
     with room(tmp_path / "duckdb") as world:
         ours, our_statistics, our_list = found_in(world)
     assert opened == []
-    with room(tmp_path / "spark", CLEANROOM_ENGINE_URL="local[2]") as world:
+    with room(tmp_path / "spark", CLEANROOM_ENGINE_URL=spark_here) as world:
         theirs, their_statistics, their_list = found_in(world)
     assert len(opened) >= len(SETS) + 1, "each audience was found there"
 

@@ -88,11 +88,11 @@ def test_the_same_bytes_in_every_format(
 
 
 @pytest.mark.spark
-def test_spark_writes_the_same_bytes(ranking: Path, tmp_path: Path) -> None:
+def test_spark_writes_the_same_bytes(spark_here: str, ranking: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     options = {"format_": "jsonl", "max_rows": 40}
-    spark = EngineSettings(url="local[2]", scratch=scratch)
+    spark = EngineSettings(url=spark_here, scratch=scratch)
     for mode in SeedMode:
         expected = exported(ranking, mode, 150, tmp_path / f"one {mode}", None, **options)
         assert exported(ranking, mode, 150, tmp_path / f"spark {mode}", spark, **options) == expected

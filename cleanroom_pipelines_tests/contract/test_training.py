@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cleanroom_pipelines.engine import EngineSettings
-from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window
+from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window, parcels
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
 from cleanroom_pipelines.similarity.specs import InteractionsSchema
@@ -38,6 +38,12 @@ class Tables:
     interactions: pd.DataFrame
     users: Path
     group: list[str]
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    """Of few users, for all cases."""
+    return make_tables(tmp_path_factory.mktemp("tables"), 600)
 
 
 def make_tables(folder: Path, n_users: int) -> Tables:
@@ -130,17 +136,22 @@ def changes_of(case: str, tables: Tables, folder: Path) -> dict[str, object]:
     return {"schema": SCHEMA, "settings": FEW, "population": population, "window": window}
 
 
-@pytest.fixture(params=[1 << 30, 9_000], ids=["one parcel", "some parcels"])
-def parcels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cleanroom_pipelines.similarity.parcels._CELLS_PER_PARCEL", request.param)
+# How many parcels the users come in is this process's arithmetic: each case in both ways where no Java is needed,
+# and on Spark in one of them.
+ONE_PARCEL, SOME_PARCELS = 1 << 30, 9_000
+IN_BOTH_WAYS = [
+    pytest.param(case, cells, id=f"{case}, {name}")
+    for case in CASES
+    for name, cells in (("one parcel", ONE_PARCEL), ("some parcels", SOME_PARCELS))
+]
+IN_ONE_WAY = list(zip(CASES, (SOME_PARCELS, SOME_PARCELS, ONE_PARCEL, SOME_PARCELS, ONE_PARCEL), strict=True))
 
 
-@pytest.mark.usefixtures("parcels")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "cells"), IN_BOTH_WAYS)
 def test_a_cluster_like_engine_trains_the_same_model(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+    tables: Tables, tmp_path: Path, case: str, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = make_tables(tmp_path, 500)
+    monkeypatch.setattr(parcels, "CELLS_PER_PARCEL", cells)
     changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)
     engine = use_cluster_like(monkeypatch)
@@ -149,11 +160,12 @@ def test_a_cluster_like_engine_trains_the_same_model(
 
 
 @pytest.mark.spark
-@pytest.mark.usefixtures("parcels")
-@pytest.mark.parametrize("case", CASES)
-def test_spark_trains_the_same_model(tmp_path: Path, case: str) -> None:
-    spark = EngineSettings(url="local[2]", scratch=tmp_path)
-    tables = make_tables(tmp_path, 600)
+@pytest.mark.parametrize(("case", "cells"), IN_ONE_WAY)
+def test_spark_trains_the_same_model(
+    spark_here: str, tables: Tables, tmp_path: Path, *, case: str, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parcels, "CELLS_PER_PARCEL", cells)
+    spark = EngineSettings(url=spark_here, scratch=tmp_path)
     changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)
     found = train_on(tables.interactions, tmp_path, "cluster", engine=spark, **changes)
@@ -161,8 +173,8 @@ def test_spark_trains_the_same_model(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.spark
-def test_models_and_audiences_go_from_one_engine_to_the_other(tmp_path: Path) -> None:
-    spark = EngineSettings(url="local[2]", scratch=tmp_path)
+def test_models_and_audiences_go_from_one_engine_to_the_other(spark_here: str, tmp_path: Path) -> None:
+    spark = EngineSettings(url=spark_here, scratch=tmp_path)
     tables = make_tables(tmp_path, 9_000)
     common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": SETTINGS}
     models = {
