@@ -78,7 +78,9 @@ TABLE: dict[str, Cell] = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """An installation in which each test has a room of its own."""
-    return Installation(Settings(tmp_path_factory.mktemp("media") / "home", seed_floor=1))
+    shared = Installation(Settings(tmp_path_factory.mktemp("media") / "home", seed_floor=1))
+    shared.catalog.stay_connected()  # as a server does
+    return shared
 
 
 @pytest.fixture
