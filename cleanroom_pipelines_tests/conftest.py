@@ -24,6 +24,7 @@ from .worlds import World, WorldCache
 
 if TYPE_CHECKING:
     from .execution.room_worlds import RoomWorld
+    from .serving.server import Server
 
 
 def pytest_collection_finish() -> None:
@@ -116,3 +117,16 @@ def data_room(world_cache: WorldCache, tmp_path: Path) -> "Iterator[RoomWorld]":
     world_cache.copy("data room", make_data_room, tmp_path / "data-room")
     with open_copied_room(tmp_path / "data-room") as room:
         yield room
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """A running `cleanroom serve` without a worker, which limits nobody's requests.
+
+    Its tests bring accounts and users of their own, and leave nothing that others would stumble over.
+    """
+    from .serving.server import serving
+
+    home = tmp_path_factory.mktemp("shared-server") / "home"
+    with serving(home, "--no-worker", environment={"CLEANROOM_REQUESTS_PER_SECOND": "100000"}) as server:
+        yield server

@@ -5,10 +5,8 @@ Where a group may not, the answer is the same as for a room that does not exist,
 has a line. The server runs without a worker: what is asked is whether a call is let through.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +18,7 @@ from cleanroom_pipelines.execution.users import issue_token
 from cleanroom_pipelines.media.protocol import PREFIX
 
 from ..cases import assert_each
-from ..serving.server import serving
+from ..serving.server import Server
 
 P = Permission
 EVERYBODY = ("base@x.example", "seed@x.example", "none@x.example", "stranger@x.example")
@@ -63,19 +61,14 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "home"
-        installation = Installation(Settings(home=home))
-        for email in EVERYBODY:
-            installation.catalog.create_user(email)
-        tokens = {email: issue_token(installation, email)[0] for email in EVERYBODY}
-        with (
-            serving(home, "--no-worker") as server,
-            httpx.Client(base_url=server.url, timeout=300, trust_env=False) as http,
-        ):
-            yield Place(http, tokens, installation)
-        installation.audit.close()
+def place(shared_server: Server) -> Iterator[Place]:
+    installation = Installation(Settings(home=shared_server.home))
+    for email in EVERYBODY:
+        installation.catalog.create_user(email)
+    tokens = {email: issue_token(installation, email)[0] for email in EVERYBODY}
+    with httpx.Client(base_url=shared_server.url, timeout=300, trust_env=False) as http:
+        yield Place(http, tokens, installation)
+    installation.audit.close()
 
 
 def job(kind: str, **more: Any) -> dict[str, Any]:
