@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
     from .execution.room_worlds import RoomWorld
+    from .serving.server import Server
 
 # The same examples in every run of CI; HYPOTHESIS_PROFILE=nightly looks for new ones, and for longer.
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
@@ -151,3 +152,16 @@ def data_room(world_cache: WorldCache, tmp_path: Path) -> "Iterator[RoomWorld]":
     world_cache.copy("data room", make_data_room, tmp_path / "data-room")
     with open_copied_room(tmp_path / "data-room") as room:
         yield room
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """A running `cleanroom serve` without a worker, which limits nobody's requests.
+
+    Its tests bring accounts and users of their own, and leave nothing that others would stumble over.
+    """
+    from .serving.server import serving
+
+    home = tmp_path_factory.mktemp("shared-server") / "home"
+    with serving(home, "--no-worker", environment={"CLEANROOM_REQUESTS_PER_SECOND": "100000"}) as server:
+        yield server

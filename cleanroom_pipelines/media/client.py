@@ -220,6 +220,7 @@ class Client:
         user_email: Whom the operator acts as, with `home`.
         timeout: Seconds to wait for an answer, with `url`.
         verify: Whether the server's certificate is checked, or a file with the authorities to check it against.
+        sleep: Waits for a number of seconds before what failed is tried again, with `url`.
 
     Raises:
         InvalidRequestError: It is neither an address with a token nor a home with an e-mail address.
@@ -234,6 +235,7 @@ class Client:
         user_email: str | None = None,
         timeout: float = 60.0,
         verify: bool | str | Path = True,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if (url is None) == (home is None):
             raise InvalidRequestError(
@@ -243,7 +245,7 @@ class Client:
         if url is not None:
             if token is None:
                 raise InvalidRequestError("The client has no token.", remedy="Give the one the operator issued.")
-            self._transport = HttpTransport(url, token, timeout=timeout, verify=verify)
+            self._transport = HttpTransport(url, token, timeout=timeout, verify=verify, sleep=sleep)
             self._place = self._transport.url
         else:
             if user_email is None:

@@ -39,7 +39,6 @@ from ..serving.server import (
     installation_at,
     job_parameters,
     policy_for,
-    serving,
     signed,
 )
 from .examples import ACCOUNT, MARK, Broken, broken, right
@@ -84,18 +83,9 @@ class KeptConnection:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("contract")
-    with serving(
-        folder / "home", "--no-worker", environment={"CLEANROOM_REQUESTS_PER_SECOND": "100000"}
-    ) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def connection(server: Server) -> Iterator[KeptConnection]:
-    party = add_party(installation_at(server.home), "everyman", ACCOUNT)
-    kept = KeptConnection(server.url, party)
+def connection(shared_server: Server) -> Iterator[KeptConnection]:
+    party = add_party(installation_at(shared_server.home), "everyman", ACCOUNT)
+    kept = KeptConnection(shared_server.url, party)
     yield kept
     kept.close()
 
@@ -120,14 +110,14 @@ def wrong_with(answer: RawAnswer, case: Broken) -> str | None:
     return None
 
 
-def test_every_broken_constraint_is_refused_and_named(server: Server, connection: KeptConnection) -> None:
+def test_every_broken_constraint_is_refused_and_named(shared_server: Server, connection: KeptConnection) -> None:
     def is_so(name: str) -> None:
-        before = everything(server.home)
+        before = everything(shared_server.home)
         cases = list(broken(name))
         wrong = {str(case): wrong_with(connection.call(build(name, case.parameters)), case) for case in cases}
         assert len(cases) >= 3
         assert {case: problem for case, problem in wrong.items() if problem} == {}
-        assert everything(server.home) == before
+        assert everything(shared_server.home) == before
 
     assert_each(is_so, OPERATION_NAMES)
 

@@ -63,6 +63,12 @@ class FakeServer:
         self._worked_out: dict[str, Callable[[Sent], Answer]] = {}
         self.url = ""
 
+    def forget(self) -> None:
+        """Forget what was sent and queued; nothing was asked yet."""
+        self.sent.clear()
+        self._answers.clear()
+        self._worked_out.clear()
+
     def answer(self, method: str, *answers: Any) -> None:
         """Queue answers: an Answer, DROP, or a result as plain data."""
         self._answers[method] = deque(answers)

@@ -61,6 +61,7 @@ class MediaWorld:
     service: MediaService
     room: str
     ids: Mapping[str, str]
+    n_read: int = 0
 
     @classmethod
     def open(
@@ -163,6 +164,15 @@ class MediaWorld:
         """The audit log."""
         self.installation.audit.flush()
         return list(self.installation.audit.entries())
+
+    def new_lines(self) -> list[dict[str, Any]]:
+        """What the audit log got since this was last asked; a log of many rooms is long to read."""
+        self.installation.audit.flush()
+        with (self.installation.home.audit / "audit.jsonl").open("rb") as log:
+            log.seek(self.n_read)
+            lines = log.readlines()
+            self.n_read = log.tell()
+        return [json.loads(line) for line in lines]
 
     def write(
         self, claim: Claim, asset: str, key: str, documents: Documents, files: Mapping[str, bytes] | None = None

@@ -19,11 +19,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cleanroom_pipelines import media
 from cleanroom_pipelines.catalog import room_specs
 from cleanroom_pipelines.identity import MatchingId as IdentityMatchingId
+
+from ..cases import assert_each
 
 SUBMODULES = (
     "audience_statistics_result",
@@ -266,82 +266,100 @@ def test_the_document_was_taken_down_completely() -> None:
     assert sum(len(methods) for _, methods in CLASSES.values()) == 51
 
 
-@pytest.mark.parametrize("name", SUBMODULES)
-def test_a_submodule_exists(name: str) -> None:
-    assert importlib.import_module(f"cleanroom_pipelines.media.{name}").__doc__
+def test_a_submodule_exists() -> None:
+    def exists(name: str) -> None:
+        assert importlib.import_module(f"cleanroom_pipelines.media.{name}").__doc__
+
+    assert_each(exists, SUBMODULES)
 
 
-@pytest.mark.parametrize(("place", "name"), [(place, name) for place, names in PLACES.items() for name in names])
-def test_a_name_is_where_the_document_has_it(place: str, name: str) -> None:
-    module = importlib.import_module(f"cleanroom_pipelines.media.{place}")
-    assert getattr(module, name) is getattr(media, name)
-    assert name in media.__all__
+def test_a_name_is_where_the_document_has_it() -> None:
+    def is_there(place: str, name: str) -> None:
+        module = importlib.import_module(f"cleanroom_pipelines.media.{place}")
+        assert getattr(module, name) is getattr(media, name)
+        assert name in media.__all__
+
+    assert_each(is_there, [(place, name) for place, names in PLACES.items() for name in names])
 
 
-@pytest.mark.parametrize(("name", "method", "parameters"), CALLS)
-def test_a_call_takes_what_the_document_says(name: str, method: str, parameters: str) -> None:
-    ours = signature_of(name, method).parameters
-    positional, named, optional = read(parameters)
-    can_be_positional = [p.name for p in ours.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    assert can_be_positional[: len(positional)] == positional, "the same order"
-    assert set(named) <= set(ours)
-    for added in set(ours) - {*positional, *named}:
-        assert ours[added].default is not inspect.Parameter.empty, "what we add may be left out"
-    for left_out in optional:
-        documented = DEFAULTS.get((name, method, left_out))
-        assert ours[left_out].default == documented
-    for parameter in ours.values():
-        assert parameter.annotation is not inspect.Parameter.empty
+def test_a_call_takes_what_the_document_says() -> None:
+    def takes_it(name: str, method: str, parameters: str) -> None:
+        ours = signature_of(name, method).parameters
+        positional, named, optional = read(parameters)
+        can_be_positional = [p.name for p in ours.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        assert can_be_positional[: len(positional)] == positional, "the same order"
+        assert set(named) <= set(ours)
+        for added in set(ours) - {*positional, *named}:
+            assert ours[added].default is not inspect.Parameter.empty, "what we add may be left out"
+        for left_out in optional:
+            documented = DEFAULTS.get((name, method, left_out))
+            assert ours[left_out].default == documented
+        for parameter in ours.values():
+            assert parameter.annotation is not inspect.Parameter.empty
+
+    assert_each(takes_it, CALLS)
 
 
-@pytest.mark.parametrize(("name", "method", "parameters"), CALLS)
-def test_a_documented_call_is_valid(name: str, method: str, parameters: str) -> None:
-    signature = signature_of(name, method)
-    positional, named, optional = read(parameters)
-    everything = dict.fromkeys([*positional, *named])
-    needed = {parameter: None for parameter in everything if parameter not in optional}
-    for arguments in (everything, needed):
-        signature.bind(**arguments)
-        in_order = [parameter for parameter in positional if parameter in arguments]
-        signature.bind(*in_order, **{n: None for n in arguments if n in named})
+def test_a_documented_call_is_valid() -> None:
+    def is_valid(name: str, method: str, parameters: str) -> None:
+        signature = signature_of(name, method)
+        positional, named, optional = read(parameters)
+        everything = dict.fromkeys([*positional, *named])
+        needed = {parameter: None for parameter in everything if parameter not in optional}
+        for arguments in (everything, needed):
+            signature.bind(**arguments)
+            in_order = [parameter for parameter in positional if parameter in arguments]
+            signature.bind(*in_order, **{n: None for n in arguments if n in named})
+
+    assert_each(is_valid, CALLS)
 
 
-@pytest.mark.parametrize(("name", "method"), RETURNS)
-def test_a_call_gives_what_the_document_says(name: str, method: str) -> None:
-    told = inspect.signature(getattr(getattr(media, name), method)).return_annotation
-    assert RETURNS[name, method] in (told if isinstance(told, str) else inspect.formatannotation(told))
+def test_a_call_gives_what_the_document_says() -> None:
+    def gives_it(name: str, method: str) -> None:
+        told = inspect.signature(getattr(getattr(media, name), method)).return_annotation
+        assert RETURNS[name, method] in (told if isinstance(told, str) else inspect.formatannotation(told))
+
+    assert_each(gives_it, RETURNS)
 
 
-@pytest.mark.parametrize(("name", "method"), sorted(STATIC))
-def test_a_static_call_needs_no_object(name: str, method: str) -> None:
-    assert isinstance(inspect.getattr_static(getattr(media, name), method), staticmethod | classmethod)
+def test_a_static_call_needs_no_object() -> None:
+    def needs_none(name: str, method: str) -> None:
+        assert isinstance(inspect.getattr_static(getattr(media, name), method), staticmethod | classmethod)
+
+    assert_each(needs_none, sorted(STATIC))
 
 
-@pytest.mark.parametrize("name", ENUMS)
-def test_an_enum_has_the_members_in_their_order_with_their_values(name: str) -> None:
-    kind = getattr(media, name)
-    assert issubclass(kind, Enum)
-    assert issubclass(kind, str)
-    ours = {member.name: member.value for member in kind}
-    assert list(ours.items())[: len(ENUMS[name])] == list(ENUMS[name].items())
+def test_an_enum_has_the_members_in_their_order_with_their_values() -> None:
+    def has_them(name: str) -> None:
+        kind = getattr(media, name)
+        assert issubclass(kind, Enum)
+        assert issubclass(kind, str)
+        ours = {member.name: member.value for member in kind}
+        assert list(ours.items())[: len(ENUMS[name])] == list(ENUMS[name].items())
+
+    assert_each(has_them, ENUMS)
 
 
-@pytest.mark.parametrize("name", ENUMS)
-def test_a_member_is_found_by_its_value(name: str) -> None:
-    kind: Callable[[str], Any] = getattr(media, name)
-    assert {kind(value).name for value in ENUMS[name].values()} == set(ENUMS[name])
+def test_a_member_is_found_by_its_value() -> None:
+    def is_found(name: str) -> None:
+        kind: Callable[[str], Any] = getattr(media, name)
+        assert {kind(value).name for value in ENUMS[name].values()} == set(ENUMS[name])
+
+    assert_each(is_found, ENUMS)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (media.MatchingId, IdentityMatchingId),
-        (media.Permission, room_specs.Permission),
-        (media.CollaborationType, room_specs.CollaborationType),
-    ],
-)
-def test_the_server_has_the_same_members(ours: type[Enum], theirs: type[Enum]) -> None:
-    assert {each.name: each.value for each in ours} == {each.name: each.value for each in theirs}
+def test_the_server_has_the_same_members() -> None:
+    def has_the_same(ours: type[Enum], theirs: type[Enum]) -> None:
+        assert {each.name: each.value for each in ours} == {each.name: each.value for each in theirs}
+
+    assert_each(
+        has_the_same,
+        [
+            (media.MatchingId, IdentityMatchingId),
+            (media.Permission, room_specs.Permission),
+            (media.CollaborationType, room_specs.CollaborationType),
+        ],
+    )
 
 
 def test_everything_that_is_named_exists() -> None:

@@ -43,6 +43,8 @@ from cleanroom_pipelines.media import (
     ValidationReports,
 )
 
+from ..cases import assert_each
+
 SEED = SeedAudience("customers")
 CUSTOM = CustomAudience("abc123", "Best", "lookalike", {"kind": "lookalike", "reach": 5})
 PUBLISHER = Participant(["p@example.com"], [Permission.EXPORT_AUDIENCE], "publisher", id="1")
@@ -113,21 +115,22 @@ def test_the_other_kinds_have_the_json_of_the_language() -> None:
     assert exclusion.as_dict() == {"kind": "exclusion", "audience_type": "customers"}
 
 
-@pytest.mark.parametrize(
-    "builder",
-    [
-        RuleBasedAudienceBuilder(name="x", source_audience=SEED),
-        LookalikeAudienceBuilder(name="x", reach=1, source_audience=SEED),
-        RemarketingAudienceBuilder(name="x", source_audience_type="t"),
-        ExclusionTargetingAudienceBuilder(name="x", source_audience_type="t"),
-    ],
-    ids=lambda builder: type(builder).__name__,
-)
-def test_a_builder_gives_itself_back_and_shares(builder: Any) -> None:
-    assert builder.build().shared_with == []
-    assert builder.with_share_with_participants([PUBLISHER]) is builder
-    assert builder.build().shared_with == [PUBLISHER]
-    assert "shared" not in json.dumps(builder.build().as_dict())
+def test_a_builder_gives_itself_back_and_shares() -> None:
+    def does_so(builder: Any) -> None:
+        assert builder.build().shared_with == []
+        assert builder.with_share_with_participants([PUBLISHER]) is builder
+        assert builder.build().shared_with == [PUBLISHER]
+        assert "shared" not in json.dumps(builder.build().as_dict())
+
+    assert_each(
+        does_so,
+        [
+            RuleBasedAudienceBuilder(name="x", source_audience=SEED),
+            LookalikeAudienceBuilder(name="x", reach=1, source_audience=SEED),
+            RemarketingAudienceBuilder(name="x", source_audience_type="t"),
+            ExclusionTargetingAudienceBuilder(name="x", source_audience_type="t"),
+        ],
+    )
 
 
 @given(
@@ -161,27 +164,33 @@ def test_a_definition_may_be_shared_with_nobody() -> None:
     assert LookalikeAudienceDefinition(name="x", reach=1, source_audience=SEED, shared_with=None).shared_with == []
 
 
-@pytest.mark.parametrize("reach", [0, -1, 31, 1.5, True, "5", None])
-def test_a_reach_outside_of_1_to_30_is_refused_where_it_is_typed(reach: Any) -> None:
-    with pytest.raises(InvalidDefinitionError, match="1 to 30"):
-        LookalikeAudienceBuilder(name="x", reach=reach, source_audience=SEED)
-    with pytest.raises(InvalidDefinitionError, match="1 to 30"):
-        LookalikeAudienceDefinition(name="x", reach=reach, source_audience=SEED)
+def test_a_reach_outside_of_1_to_30_is_refused_where_it_is_typed() -> None:
+    def is_refused(reach: Any) -> None:
+        with pytest.raises(InvalidDefinitionError, match="1 to 30"):
+            LookalikeAudienceBuilder(name="x", reach=reach, source_audience=SEED)
+        with pytest.raises(InvalidDefinitionError, match="1 to 30"):
+            LookalikeAudienceDefinition(name="x", reach=reach, source_audience=SEED)
+
+    assert_each(is_refused, [0, -1, 31, 1.5, True, "5", None])
 
 
-@pytest.mark.parametrize("operator", [FilterOperator.EMPTY, FilterOperator.NOT_EMPTY])
-def test_values_are_optional_for_empty_and_not_empty(operator: FilterOperator) -> None:
-    assert Filter(attribute="gender", operator=operator).as_dict()["values"] == []
-    # scripts for the original had to give something
-    assert Filter(attribute="gender", values=["f"], operator=operator).as_dict()["values"] == []
+def test_values_are_optional_for_empty_and_not_empty() -> None:
+    def are_optional(operator: FilterOperator) -> None:
+        assert Filter(attribute="gender", operator=operator).as_dict()["values"] == []
+        # scripts for the original had to give something
+        assert Filter(attribute="gender", values=["f"], operator=operator).as_dict()["values"] == []
+
+    assert_each(are_optional, [FilterOperator.EMPTY, FilterOperator.NOT_EMPTY])
 
 
-@pytest.mark.parametrize(
-    "operator", [FilterOperator.CONTAINS_ANY, FilterOperator.CONTAINS_NONE, FilterOperator.CONTAINS_ALL]
-)
-def test_the_other_operators_need_values(operator: FilterOperator) -> None:
-    with pytest.raises(InvalidDefinitionError, match="no values"):
-        Filter(attribute="segments", operator=operator)
+def test_the_other_operators_need_values() -> None:
+    def needs_them(operator: FilterOperator) -> None:
+        with pytest.raises(InvalidDefinitionError, match="no values"):
+            Filter(attribute="segments", operator=operator)
+
+    assert_each(
+        needs_them, [FilterOperator.CONTAINS_ANY, FilterOperator.CONTAINS_NONE, FilterOperator.CONTAINS_ALL]
+    )
 
 
 def test_segments_that_differ_by_case_quotes_or_emoji_stay_apart() -> None:
@@ -189,26 +198,28 @@ def test_segments_that_differ_by_case_quotes_or_emoji_stay_apart() -> None:
     assert a_filter(*names).as_dict()["values"] == names
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Filter(attribute="income", values=["x"], operator=FilterOperator.CONTAINS_ANY),
-        lambda: Filter(attribute="age", values=["a", "b"], operator=FilterOperator.CONTAINS_ALL),
-        lambda: Filter(attribute="age", values="abc", operator=FilterOperator.CONTAINS_ANY),  # type: ignore[arg-type]
-        lambda: Filter(attribute="age", values=["a"], operator="LIKE"),  # type: ignore[arg-type]
-        lambda: AudienceFilters(filters=["a"], operator=MatchOperator.MATCH_ALL),  # type: ignore[list-item]
-        lambda: RuleBasedAudienceBuilder(name="x", source_audience="customers").build(),  # type: ignore[arg-type]
-        lambda: RuleBasedAudienceBuilder(name=" ", source_audience=SEED),
-        lambda: RemarketingAudienceBuilder(name="x", source_audience_type="").build(),
-        lambda: AudienceCombinator(operator="XOR", source_audience=SEED),  # type: ignore[arg-type]
-    ],
-)
-def test_what_cannot_mean_anything_is_a_typed_error(make: Any) -> None:
-    with pytest.raises(InvalidDefinitionError) as caught:
-        make()
-    assert isinstance(caught.value, MediaError)
-    assert isinstance(caught.value, ValueError)
-    assert caught.value.remedy
+MEANINGLESS = [
+    lambda: Filter(attribute="income", values=["x"], operator=FilterOperator.CONTAINS_ANY),
+    lambda: Filter(attribute="age", values=["a", "b"], operator=FilterOperator.CONTAINS_ALL),
+    lambda: Filter(attribute="age", values="abc", operator=FilterOperator.CONTAINS_ANY),  # type: ignore[arg-type]
+    lambda: Filter(attribute="age", values=["a"], operator="LIKE"),  # type: ignore[arg-type]
+    lambda: AudienceFilters(filters=["a"], operator=MatchOperator.MATCH_ALL),  # type: ignore[list-item]
+    lambda: RuleBasedAudienceBuilder(name="x", source_audience="customers").build(),  # type: ignore[arg-type]
+    lambda: RuleBasedAudienceBuilder(name=" ", source_audience=SEED),
+    lambda: RemarketingAudienceBuilder(name="x", source_audience_type="").build(),
+    lambda: AudienceCombinator(operator="XOR", source_audience=SEED),  # type: ignore[arg-type]
+]
+
+
+def test_what_cannot_mean_anything_is_a_typed_error() -> None:
+    def is_an_error(make: Any) -> None:
+        with pytest.raises(InvalidDefinitionError) as caught:
+            make()
+        assert isinstance(caught.value, MediaError)
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.remedy
+
+    assert_each(is_an_error, MEANINGLESS)
 
 
 def test_operators_may_be_given_by_their_wire_value() -> None:

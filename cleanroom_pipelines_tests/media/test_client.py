@@ -74,6 +74,7 @@ from cleanroom_pipelines.media.protocol import (
     status_of,
 )
 
+from ..cases import assert_each
 from .fake_server import DROP, Answer, FakeServer, Sent, refusal, result, serving
 
 TOKEN = "tok-9f8e7d6c5b4a"
@@ -108,19 +109,29 @@ ROOM = {
 SEED = SeedAudience("customers")
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[FakeServer]:
     with serving() as fake:
-        fake.answer("get_room", ROOM)
-        fake.answer("create_room", ROOM)
-        fake.answer("whoami", {"email": "a@example.com"})
         yield fake
 
 
 @pytest.fixture
-def client(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr("cleanroom_pipelines.media.client._FIRST_PAUSE_SECONDS", 0.001)
-    with Client(server.url, TOKEN) as made:
+def server(running_server: FakeServer) -> FakeServer:
+    """The same server for all, which has forgotten what it was asked and told."""
+    running_server.forget()
+    running_server.answer("get_room", ROOM)
+    running_server.answer("create_room", ROOM)
+    running_server.answer("whoami", {"email": "a@example.com"})
+    return running_server
+
+
+def no_sleep(_: float) -> None:
+    pass
+
+
+@pytest.fixture
+def client(server: FakeServer) -> Iterator[Client]:
+    with Client(server.url, TOKEN, sleep=no_sleep) as made:
         yield made
 
 
@@ -173,25 +184,27 @@ def test_the_token_is_shown_nowhere(server: FakeServer, client: Client, caplog: 
     assert all(TOKEN not in text for text in shown)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"url": "https://x.example"},
-        {"url": "https://x.example", "token": "t", "home": "/tmp/x"},
-        {"home": "somewhere"},
-        {"url": "ftp://x.example", "token": "t"},
-        {"url": "x.example", "token": "t"},
-        {"url": "https://u:p@x.example", "token": "t"},
-        {"url": "https://x.example?q=1", "token": "t"},
-        {"url": "https://x.example:port", "token": "t"},
-        {"url": "https://x.example", "token": "two words"},
-        {"url": "https://x.example", "token": ""},
-    ],
-)
-def test_a_client_that_cannot_work_is_not_made(arguments: Any) -> None:
-    with pytest.raises(InvalidRequestError):
-        Client(**arguments)
+UNUSABLE = [
+    {},
+    {"url": "https://x.example"},
+    {"url": "https://x.example", "token": "t", "home": "/tmp/x"},
+    {"home": "somewhere"},
+    {"url": "ftp://x.example", "token": "t"},
+    {"url": "x.example", "token": "t"},
+    {"url": "https://u:p@x.example", "token": "t"},
+    {"url": "https://x.example?q=1", "token": "t"},
+    {"url": "https://x.example:port", "token": "t"},
+    {"url": "https://x.example", "token": "two words"},
+    {"url": "https://x.example", "token": ""},
+]
+
+
+def test_a_client_that_cannot_work_is_not_made() -> None:
+    def is_not_made(arguments: Any) -> None:
+        with pytest.raises(InvalidRequestError):
+            Client(**arguments)
+
+    assert_each(is_not_made, UNUSABLE)
 
 
 def test_a_token_in_the_clear_is_warned_of() -> None:
@@ -303,96 +316,103 @@ def self_signed(folder: Path) -> Path:
 # errors
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [kind for kind in vars(media_errors).values() if isinstance(kind, type) and issubclass(kind, MediaError)],
-)
-def test_an_error_comes_over_the_wire_as_itself(kind: type[MediaError]) -> None:
-    error = kind("What happened.", remedy="What to do.", n_found=3)
-    told = error_from_dict(error_as_dict(error), status=status_of(error))
-    assert type(told) is kind
-    assert (told.message, told.remedy, told.attributes) == ("What happened.", "What to do.", {"n_found": 3})
-    assert isinstance(told, CleanroomError)
-    assert 400 <= status_of(error) < 600
-    assert type(pickle.loads(pickle.dumps(told))) is kind
+def test_an_error_comes_over_the_wire_as_itself() -> None:
+    def comes_as_itself(kind: type[MediaError]) -> None:
+        error = kind("What happened.", remedy="What to do.", n_found=3)
+        told = error_from_dict(error_as_dict(error), status=status_of(error))
+        assert type(told) is kind
+        assert (told.message, told.remedy, told.attributes) == ("What happened.", "What to do.", {"n_found": 3})
+        assert isinstance(told, CleanroomError)
+        assert 400 <= status_of(error) < 600
+        assert type(pickle.loads(pickle.dumps(told))) is kind
+
+    assert_each(
+        comes_as_itself,
+        [kind for kind in vars(media_errors).values() if isinstance(kind, type) and issubclass(kind, MediaError)],
+    )
 
 
-@pytest.mark.parametrize(
-    ("kind", "built_in"),
-    [
-        (PermissionDeniedError, PermissionError),
-        (UnauthorizedError, PermissionError),
-        (NotFoundError, LookupError),
-        (media.InvalidDefinitionError, ValueError),
-        (JobTimeoutError, TimeoutError),
-        (ServerUnavailableError, ConnectionError),
-        (JobFailedError, RuntimeError),
-        (BudgetSpentError, RuntimeError),
-        (TooFewUsersError, ValueError),
-    ],
-)
-def test_an_error_is_also_the_built_in_one_that_fits(kind: type[MediaError], built_in: type[Exception]) -> None:
-    assert issubclass(kind, built_in)
+def test_an_error_is_also_the_built_in_one_that_fits() -> None:
+    def is_also(kind: type[MediaError], built_in: type[Exception]) -> None:
+        assert issubclass(kind, built_in)
+
+    assert_each(
+        is_also,
+        [
+            (PermissionDeniedError, PermissionError),
+            (UnauthorizedError, PermissionError),
+            (NotFoundError, LookupError),
+            (media.InvalidDefinitionError, ValueError),
+            (JobTimeoutError, TimeoutError),
+            (ServerUnavailableError, ConnectionError),
+            (JobFailedError, RuntimeError),
+            (BudgetSpentError, RuntimeError),
+            (TooFewUsersError, ValueError),
+        ],
+    )
 
 
-@pytest.mark.parametrize(
-    ("status", "type_", "kind"),
-    [
-        (403, "PermissionDeniedError", PermissionDeniedError),
-        (401, "UnauthorizedError", UnauthorizedError),
-        (403, "BudgetSpentError", BudgetSpentError),
-        (400, "SomethingNewError", MediaError),
-    ],
-)
-def test_a_refusal_becomes_the_error_of_its_type(
-    server: FakeServer, client: Client, status: int, type_: str, kind: type[MediaError]
-) -> None:
-    server.answer("list_rooms", refusal(status, type_, "Not this.", limit=4))
-    with pytest.raises(MediaError, match=r"Not this\. Do right\.") as caught:
-        client.get_data_rooms()
-    assert type(caught.value) is kind
-    assert caught.value.attributes == {"limit": 4}
+def test_a_refusal_becomes_the_error_of_its_type(server: FakeServer, client: Client) -> None:
+    def becomes(status: int, type_: str, kind: type[MediaError]) -> None:
+        server.answer("list_rooms", refusal(status, type_, "Not this.", limit=4))
+        with pytest.raises(MediaError, match=r"Not this\. Do right\.") as caught:
+            client.get_data_rooms()
+        assert type(caught.value) is kind
+        assert caught.value.attributes == {"limit": 4}
+
+    assert_each(
+        becomes,
+        [
+            (403, "PermissionDeniedError", PermissionDeniedError),
+            (401, "UnauthorizedError", UnauthorizedError),
+            (403, "BudgetSpentError", BudgetSpentError),
+            (400, "SomethingNewError", MediaError),
+        ],
+    )
 
 
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (Answer(500, b"<html>"), ServerError),
-        (Answer(404, b"nothing here"), NotFoundError),
-        (Answer(401, b""), UnauthorizedError),
-        (Answer(400, b'{"error": "odd"}'), MediaError),
-        (
-            Answer(400, b'{"error": {"type": 4, "message": "m", "attributes": {"message": 1, "self": 2}}}'),
-            MediaError,
-        ),
-        (Answer(200, b"<html>"), ServerError),
-        (Answer(200, b"[]"), ServerError),
-        (Answer(302, b"", {"Location": "https://elsewhere.example"}), InvalidRequestError),
-    ],
-)
-def test_whatever_comes_is_an_error_of_ours(
-    server: FakeServer, client: Client, answer: Answer, kind: type[MediaError]
-) -> None:
-    server.answer("list_rooms", answer)
-    with pytest.raises(kind):
-        client.get_data_rooms()
-    assert len(server.sent) == 1
+def test_whatever_comes_is_an_error_of_ours(server: FakeServer, client: Client) -> None:
+    def is_ours(answer: Answer, kind: type[MediaError]) -> None:
+        server.sent.clear()
+        server.answer("list_rooms", answer)
+        with pytest.raises(kind):
+            client.get_data_rooms()
+        assert len(server.sent) == 1
+
+    assert_each(
+        is_ours,
+        [
+            (Answer(500, b"<html>"), ServerError),
+            (Answer(404, b"nothing here"), NotFoundError),
+            (Answer(401, b""), UnauthorizedError),
+            (Answer(400, b'{"error": "odd"}'), MediaError),
+            (
+                Answer(400, b'{"error": {"type": 4, "message": "m", "attributes": {"message": 1, "self": 2}}}'),
+                MediaError,
+            ),
+            (Answer(200, b"<html>"), ServerError),
+            (Answer(200, b"[]"), ServerError),
+            (Answer(302, b"", {"Location": "https://elsewhere.example"}), InvalidRequestError),
+        ],
+    )
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (CoreNotFoundError("Gone."), NotFoundError),
-        (UsageError("Wrong."), InvalidRequestError),
-        (InputError("Bad file."), ValidationFailedError),
-        (ArtifactError("Broken."), ServerError),
-        (ValueError("a@example.com"), ServerError),
-    ],
-)
-def test_errors_of_the_core_become_ours(error: Exception, kind: type[MediaError]) -> None:
-    ours = as_media_error(error)
-    assert type(ours) is kind
-    assert "example" not in str(ours)
+def test_errors_of_the_core_become_ours() -> None:
+    def becomes(error: Exception, kind: type[MediaError]) -> None:
+        ours = as_media_error(error)
+        assert type(ours) is kind
+        assert "example" not in str(ours)
+
+    assert_each(
+        becomes,
+        [
+            (CoreNotFoundError("Gone."), NotFoundError),
+            (UsageError("Wrong."), InvalidRequestError),
+            (InputError("Bad file."), ValidationFailedError),
+            (ArtifactError("Broken."), ServerError),
+            (ValueError("a@example.com"), ServerError),
+        ],
+    )
 
 
 def test_what_the_definition_language_refuses_is_a_definition_error() -> None:
@@ -418,23 +438,27 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-def no_sleep(_: float) -> None:
-    pass
+def test_what_only_reads_is_asked_for_again(server: FakeServer, client: Client) -> None:
+    def is_asked_again(lost: Any) -> None:
+        server.sent.clear()
+        server.answer("list_rooms", lost, lost, {"rooms": []})
+        assert client.get_data_rooms() == []
+        assert len(server.sent) == 3
+
+    assert_each(is_asked_again, [DROP, Answer(503, b""), Answer(502, b"")])
 
 
-@pytest.mark.parametrize("lost", [DROP, Answer(503, b""), Answer(502, b"")], ids=["drop", "503", "502"])
-def test_what_only_reads_is_asked_for_again(server: FakeServer, client: Client, lost: Any) -> None:
-    server.answer("list_rooms", lost, lost, {"rooms": []})
-    assert client.get_data_rooms() == []
-    assert len(server.sent) == 3
+def test_what_creates_is_not_sent_twice(server: FakeServer, room: MediaDcr) -> None:
+    def is_not_sent_twice(lost: Any) -> None:
+        server.sent.clear()
+        server.answer("create_audience", lost)
+        with pytest.raises(ServerUnavailableError):
+            room.create_lookalike_audience(
+                LookalikeAudienceBuilder(name="x", reach=1, source_audience=SEED).build()
+            )
+        assert len(server.of("create_audience")) == 1
 
-
-@pytest.mark.parametrize("lost", [DROP, Answer(503, b"")], ids=["drop", "503"])
-def test_what_creates_is_not_sent_twice(server: FakeServer, room: MediaDcr, lost: Any) -> None:
-    server.answer("create_audience", lost)
-    with pytest.raises(ServerUnavailableError):
-        room.create_lookalike_audience(LookalikeAudienceBuilder(name="x", reach=1, source_audience=SEED).build())
-    assert len(server.of("create_audience")) == 1
+    assert_each(is_not_sent_twice, [DROP, Answer(503, b"")])
 
 
 def test_giving_up_takes_a_few_attempts_with_growing_pauses() -> None:
@@ -505,11 +529,13 @@ def test_streams_and_tables_are_uploaded(uploads: FakeServer, client: Client) ->
     assert uploads.sent[-1].body == b'"a"\n'
 
 
-@pytest.mark.parametrize("data", ["no such file.csv", 5, None, object()])
-def test_what_is_neither_file_nor_table_is_not_sent(uploads: FakeServer, client: Client, data: Any) -> None:
-    with pytest.raises(InvalidRequestError):
-        client.upload_dataset(data)
-    assert uploads.sent == []
+def test_what_is_neither_file_nor_table_is_not_sent(uploads: FakeServer, client: Client) -> None:
+    def is_not_sent(data: Any) -> None:
+        with pytest.raises(InvalidRequestError):
+            client.upload_dataset(data)
+        assert uploads.sent == []
+
+    assert_each(is_not_sent, ["no such file.csv", 5, None, object()])
 
 
 def test_an_upload_is_repeated_from_its_start(server: FakeServer, client: Client) -> None:
@@ -704,13 +730,15 @@ def test_a_result_waits_for_itself(server: FakeServer, room: MediaDcr) -> None:
     assert room.get_audience_size(SEED).result() == 120
 
 
-@pytest.mark.parametrize("reason", ["hidden", "too_few"])
-def test_a_size_that_is_not_told_is_none(server: FakeServer, room: MediaDcr, reason: str) -> None:
-    server.answer("start_job", ended())
-    server.answer("get_job_result", {"size": None, "noise": {}, "reason": reason})
-    job = room.get_audience_size(SEED)
-    assert job.result() is None
-    assert job.details().reason == reason
+def test_a_size_that_is_not_told_is_none(server: FakeServer, room: MediaDcr) -> None:
+    def is_none(reason: str) -> None:
+        server.answer("start_job", ended())
+        server.answer("get_job_result", {"size": None, "noise": {}, "reason": reason})
+        job = room.get_audience_size(SEED)
+        assert job.result() is None
+        assert job.details().reason == reason
+
+    assert_each(is_none, ["hidden", "too_few"])
 
 
 def test_a_draft_is_sized_without_being_saved(server: FakeServer, room: MediaDcr) -> None:
@@ -811,17 +839,19 @@ RESULTS: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", RESULTS)
-def test_an_answer_has_the_shape_of_the_contract(server: FakeServer, room: MediaDcr, kind: str) -> None:
-    call, told = RESULTS[kind]
-    server.answer("start_job", ended(kind))
-    server.answer("get_job_result", told)
-    answer = getattr(room, call)().result()
-    assert server.of("start_job")[-1].params["kind"] == kind
-    assert _as_lists(answer.model_dump()) == told
-    assert answer.model_dump_json(indent=1)
-    assert (answer.of("customers") or answer.of("age")) is not None
-    assert answer.of("nothing of that name") is None
+def test_an_answer_has_the_shape_of_the_contract(server: FakeServer, room: MediaDcr) -> None:
+    def has_the_shape(kind: str) -> None:
+        call, told = RESULTS[kind]
+        server.answer("start_job", ended(kind))
+        server.answer("get_job_result", told)
+        answer = getattr(room, call)().result()
+        assert server.of("start_job")[-1].params["kind"] == kind
+        assert _as_lists(answer.model_dump()) == told
+        assert answer.model_dump_json(indent=1)
+        assert (answer.of("customers") or answer.of("age")) is not None
+        assert answer.of("nothing of that name") is None
+
+    assert_each(has_the_shape, RESULTS)
 
 
 def _as_lists(value: Any) -> Any:
@@ -901,25 +931,29 @@ def test_a_download_that_breaks_is_begun_again(server: FakeServer, room: MediaDc
     assert path.read_bytes() == body
 
 
-@pytest.mark.parametrize("body", [b"u2\n", b"u1\nu2\n", b""])
-def test_an_altered_file_is_not_kept(server: FakeServer, room: MediaDcr, tmp_path: Path, body: bytes) -> None:
-    deliver(server, {"part-00000.csv": b"u1\n"})
-    server.answer("jobs/job1/files/part-00000.csv", Answer(body=body))
-    job = room.get_audience_user_list(SEED)
-    with pytest.raises(DownloadDamagedError):
-        job.download(tmp_path)
-    with pytest.raises(DownloadDamagedError):
-        job.result()
-    assert list(tmp_path.iterdir()) == []
+def test_an_altered_file_is_not_kept(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+    def is_not_kept(body: bytes) -> None:
+        deliver(server, {"part-00000.csv": b"u1\n"})
+        server.answer("jobs/job1/files/part-00000.csv", Answer(body=body))
+        job = room.get_audience_user_list(SEED)
+        with pytest.raises(DownloadDamagedError):
+            job.download(tmp_path)
+        with pytest.raises(DownloadDamagedError):
+            job.result()
+        assert list(tmp_path.iterdir()) == []
+
+    assert_each(is_not_kept, [b"u2\n", b"u1\nu2\n", b""])
 
 
-@pytest.mark.parametrize("name", ["../escaped.csv", "/etc/x", "..", "a\\b.csv", ""])
-def test_a_file_cannot_be_written_elsewhere(server: FakeServer, room: MediaDcr, tmp_path: Path, name: str) -> None:
-    deliver(server, {name: b"u1\n"})
-    into = tmp_path / "a" / "b"
-    with pytest.raises(DownloadDamagedError):
-        room.get_audience_user_list(SEED).download(into)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+def test_a_file_cannot_be_written_elsewhere(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+    def is_not_written(name: str) -> None:
+        deliver(server, {name: b"u1\n"})
+        into = tmp_path / "a" / "b"
+        with pytest.raises(DownloadDamagedError):
+            room.get_audience_user_list(SEED).download(into)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+    assert_each(is_not_written, ["../escaped.csv", "/etc/x", "..", "a\\b.csv", ""])
 
 
 def test_files_for_a_destination_are_no_list_of_ids(server: FakeServer, room: MediaDcr) -> None:
@@ -1039,10 +1073,12 @@ def test_datasets_that_were_not_announced_are_not_sent(
     assert uploads.sent == []
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.0, True])
-def test_a_length_of_embeddings_is_a_whole_number(client: Client, n: Any) -> None:
-    with pytest.raises(InvalidRequestError):
-        DataLabBuilder(client).with_embeddings(n)
+def test_a_length_of_embeddings_is_a_whole_number(client: Client) -> None:
+    def is_refused(n: Any) -> None:
+        with pytest.raises(InvalidRequestError):
+            DataLabBuilder(client).with_embeddings(n)
+
+    assert_each(is_refused, [0, -1, 1.0, True])
 
 
 def test_a_lab_without_name_or_matching_ids_is_not_built(client: Client) -> None:

@@ -14,6 +14,7 @@ from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.media.errors import BudgetSpentError, MediaError, PermissionDeniedError
 from cleanroom_pipelines.media.server import MediaService
 
+from .. import worlds
 from ..execution.room_worlds import ADVERTISER, PUBLISHER, RoomWorld, seed_file
 
 LIKE = {"kind": "lookalike", "source": {"kind": "seed", "audience_type": "loyal"}, "reach": 20}
@@ -50,7 +51,8 @@ class Asking:
 
 @pytest.fixture
 def asking(data_room: RoomWorld) -> Iterator[Asking]:
-    yield Asking(data_room)
+    with worlds.without_pictures():
+        yield Asking(data_room)
     data_room.installation.audit.close()
 
 
@@ -72,7 +74,7 @@ def test_export_minus_export_tells_of_nobody(asking: Asking) -> None:
     audience = asking.create("again", {"kind": "remarketing", "audience_type": "loyal"})
     before = asking.users(audience)
     assert before == world.seeds["loyal"]
-    for victim in sorted(set(world.users) - world.seeds["loyal"])[:3]:
+    for victim in sorted(set(world.users) - world.seeds["loyal"])[:2]:
         world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] | {victim}}))
         world.run()
         assert asking.users(audience) == before

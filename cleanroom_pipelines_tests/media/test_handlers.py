@@ -5,8 +5,10 @@ by cell; what may not be done, what is another room's and what does not exist is
 line without names; an answer is charged once a question; parameters are checked and never repeated.
 """
 
+import itertools
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, error_as_dict
 
+from ..cases import assert_each
 from .groups import EXCLUSION, GROUPS, LOOKALIKE, REMARKETING, SEED, STRANGER, MediaWorld, custom, email, rule
 
 ALL = frozenset(GROUPS)
@@ -75,7 +78,9 @@ TABLE: dict[str, Cell] = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """An installation in which each test has a room of its own."""
-    return Installation(Settings(tmp_path_factory.mktemp("media") / "home", seed_floor=1))
+    shared = Installation(Settings(tmp_path_factory.mktemp("media") / "home", seed_floor=1))
+    shared.catalog.stay_connected()  # as a server does
+    return shared
 
 
 @pytest.fixture
@@ -95,25 +100,29 @@ def told_of(call: Callable[[], object]) -> dict[str, Any]:
 # who may do what
 
 
-@pytest.mark.parametrize("cell", TABLE)
-def test_each_group_may_what_its_permission_says(world: MediaWorld, cell: str) -> None:
-    method, params, allowed = TABLE[cell]
-    may = set()
-    for group in (*GROUPS, STRANGER):
-        # whom nothing belongs to asks about what belongs to somebody who may
-        asked = params(world, group if group in GROUPS else next(iter(allowed)))
-        unknown = told_of(lambda: world.call(group, method, room_id="no-such-room", **asked))  # noqa: B023
-        before = len(world.lines())
-        try:
-            world.call(group, method, room_id=world.room, **asked)
-            may.add(group)
-        except errors.PermissionDeniedError as error:
-            assert error_as_dict(error) == unknown
-        (line,) = world.lines()[before:]
-        assert line["way"] == "media"
-        assert line["outcome"] == ("ok" if group in may else "refused")
-        assert line["operation"].split(".")[0] == method
-    assert may == allowed
+def test_each_group_may_what_its_permission_says(shared: Installation) -> None:
+    def may_what_it_says(_: str, cell: Cell) -> None:
+        world = MediaWorld.open(shared)
+        world.provision()
+        method, params, allowed = cell
+        may = set()
+        for group in (*GROUPS, STRANGER):
+            # whom nothing belongs to asks about what belongs to somebody who may
+            asked = params(world, group if group in GROUPS else next(iter(allowed)))
+            unknown = told_of(partial(world.call, group, method, room_id="no-such-room", **asked))
+            world.new_lines()
+            try:
+                world.call(group, method, room_id=world.room, **asked)
+                may.add(group)
+            except errors.PermissionDeniedError as error:
+                assert error_as_dict(error) == unknown
+            (line,) = world.new_lines()
+            assert line["way"] == "media"
+            assert line["outcome"] == ("ok" if group in may else "refused")
+            assert line["operation"].split(".")[0] == method
+        assert may == allowed
+
+    assert_each(may_what_it_says, TABLE.items())
 
 
 def test_every_method_about_a_room_stands_in_the_table() -> None:
@@ -127,21 +136,25 @@ def test_rooms_are_listed_for_who_is_in_them(world: MediaWorld) -> None:
     assert world.call(STRANGER, "list_rooms") == {"rooms": []}
 
 
-@pytest.mark.parametrize("method", ["get_job", "get_job_result", "cancel_job"])
-def test_a_job_is_its_users_alone(world: MediaWorld, method: str) -> None:
-    job = world.ask("create", "data_attributes")["id"]
-    unknown = told_of(lambda: world.call("overlap", method, job_id="no-such-job"))
-    for group in ("overlap", "owner", STRANGER):
-        assert told_of(lambda: world.call(group, method, job_id=job)) == unknown  # noqa: B023
-    assert world.call("create", "get_job", job_id=job)["status"] == "Running"
+def test_a_job_is_its_users_alone(world: MediaWorld) -> None:
+    def is_its_user_s(method: str) -> None:
+        job = world.ask("create", "data_attributes")["id"]
+        unknown = told_of(lambda: world.call("overlap", method, job_id="no-such-job"))
+        for group in ("overlap", "owner", STRANGER):
+            assert told_of(lambda: world.call(group, method, job_id=job)) == unknown  # noqa: B023
+        assert world.call("create", "get_job", job_id=job)["status"] == "Running"
+
+    assert_each(is_its_user_s, ["get_job", "get_job_result", "cancel_job"])
 
 
-@pytest.mark.parametrize("method", ["get_lab", "start_lab"])
-def test_a_lab_is_its_owners_alone(world: MediaWorld, method: str) -> None:
-    lab = world.lab("base")
-    unknown = told_of(lambda: world.call("base", method, lab_id="no-such-lab"))
-    assert told_of(lambda: world.call("create", method, lab_id=lab)) == unknown
-    assert world.call("base", "get_lab", lab_id=lab)["is_validated"]
+def test_a_lab_is_its_owners_alone(world: MediaWorld) -> None:
+    def is_its_owner_s(method: str) -> None:
+        lab = world.lab("base")
+        unknown = told_of(lambda: world.call("base", method, lab_id="no-such-lab"))
+        assert told_of(lambda: world.call("create", method, lab_id=lab)) == unknown
+        assert world.call("base", "get_lab", lab_id=lab)["is_validated"]
+
+    assert_each(is_its_owner_s, ["get_lab", "start_lab"])
 
 
 def test_an_upload_is_its_owners_alone(world: MediaWorld) -> None:
@@ -252,18 +265,20 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("kind", NEEDED)
-def test_a_room_makes_only_the_audiences_it_is_for(shared: Installation, kind: str) -> None:
-    definition, needed = NEEDED[kind]
-    for types in ([needed], [each for each in CollaborationType if each is not needed]):
-        groups = {each: GROUPS[each] for each in GROUPS if each != "insights"}
-        world = MediaWorld.open(shared, groups, [each.value for each in types])
-        call = {"room_id": world.room, "name": "n", "definition": definition}
-        if types == [needed]:
-            assert world.call("create", "create_audience", **call)["definition"] == definition
-        else:
-            with pytest.raises(errors.PermissionDeniedError):
-                world.call("create", "create_audience", **call)
+def test_a_room_makes_only_the_audiences_it_is_for(shared: Installation) -> None:
+    def makes_only_those(kind: str) -> None:
+        definition, needed = NEEDED[kind]
+        for types in ([needed], [each for each in CollaborationType if each is not needed]):
+            groups = {each: GROUPS[each] for each in GROUPS if each != "insights"}
+            world = MediaWorld.open(shared, groups, [each.value for each in types])
+            call = {"room_id": world.room, "name": "n", "definition": definition}
+            if types == [needed]:
+                assert world.call("create", "create_audience", **call)["definition"] == definition
+            else:
+                with pytest.raises(errors.PermissionDeniedError):
+                    world.call("create", "create_audience", **call)
+
+    assert_each(makes_only_those, NEEDED)
 
 
 BASE = {"kind": "base"}
@@ -278,22 +293,20 @@ EXPORTS = {
 }
 
 
-@pytest.mark.parametrize("kind", EXPORTS)
-@pytest.mark.parametrize(
-    "on", [CollaborationType.REMARKETING, CollaborationType.EXCLUSION, CollaborationType.LOOKALIKE]
-)
-def test_a_revealing_list_needs_a_room_that_is_for_it(
-    shared: Installation, kind: str, on: CollaborationType
-) -> None:
-    definition, needed = EXPORTS[kind]
-    world = MediaWorld.open(shared, {"export": GROUPS["export"]}, [on.value, "ENABLE_OVERLAP"])
-    inner = world.audience("export", definition)
-    for audience in (inner, world.audience("export", rule(custom(inner)))):
-        if needed <= {on}:
-            assert world.ask("export", "user_list", audience=custom(audience))["status"] == "Running"
-        else:
-            with pytest.raises(errors.PermissionDeniedError):
-                world.ask("export", "user_list", audience=custom(audience))
+def test_a_revealing_list_needs_a_room_that_is_for_it(shared: Installation) -> None:
+    def needs_it(kind: str, on: CollaborationType) -> None:
+        definition, needed = EXPORTS[kind]
+        world = MediaWorld.open(shared, {"export": GROUPS["export"]}, [on.value, "ENABLE_OVERLAP"])
+        inner = world.audience("export", definition)
+        for audience in (inner, world.audience("export", rule(custom(inner)))):
+            if needed <= {on}:
+                assert world.ask("export", "user_list", audience=custom(audience))["status"] == "Running"
+            else:
+                with pytest.raises(errors.PermissionDeniedError):
+                    world.ask("export", "user_list", audience=custom(audience))
+
+    types = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION, CollaborationType.LOOKALIKE)
+    assert_each(needs_it, itertools.product(EXPORTS, types))
 
 
 def test_a_seed_audience_itself_is_listed_only_where_remarketing_is_on(shared: Installation) -> None:
@@ -309,21 +322,23 @@ def test_a_seed_audience_itself_is_listed_only_where_remarketing_is_on(shared: I
 OTHER_MODE = LOOKALIKE | {"exclude_seed_audience": True, "reach": 7}
 
 
-@pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "behind a rule"])
-def test_a_lookalike_is_listed_in_one_seed_mode_per_state_of_the_data(shared: Installation, wrapped: bool) -> None:
-    world = MediaWorld.open(shared, {"export": GROUPS["export"]})
-    world.finish(Kind.DATA_ROOM, world.room)
-    one, other = world.audience("export", LOOKALIKE), world.audience("export", OTHER_MODE)
-    for audience in (one, other):
-        world.finish(Kind.CUSTOM_AUDIENCE, audience)
-    if wrapped:
-        one, other = (world.audience("export", rule(custom(each))) for each in (one, other))
+def test_a_lookalike_is_listed_in_one_seed_mode_per_state_of_the_data(shared: Installation) -> None:
+    def is_listed_in_one(wrapped: bool) -> None:
+        world = MediaWorld.open(shared, {"export": GROUPS["export"]})
+        world.finish(Kind.DATA_ROOM, world.room)
+        one, other = world.audience("export", LOOKALIKE), world.audience("export", OTHER_MODE)
         for audience in (one, other):
             world.finish(Kind.CUSTOM_AUDIENCE, audience)
-    world.ask("export", "user_list", audience=custom(one))
-    world.ask("export", "user_list", audience=custom(one))
-    with pytest.raises(errors.PermissionDeniedError, match="seed mode"):
-        world.ask("export", "user_list", audience=custom(other))
+        if wrapped:
+            one, other = (world.audience("export", rule(custom(each))) for each in (one, other))
+            for audience in (one, other):
+                world.finish(Kind.CUSTOM_AUDIENCE, audience)
+        world.ask("export", "user_list", audience=custom(one))
+        world.ask("export", "user_list", audience=custom(one))
+        with pytest.raises(errors.PermissionDeniedError, match="seed mode"):
+            world.ask("export", "user_list", audience=custom(other))
+
+    assert_each(is_listed_in_one, [False, True])
 
 
 def test_the_other_seed_mode_is_refused_before_anything_was_made_too(shared: Installation) -> None:
@@ -469,12 +484,14 @@ def test_statistics_are_of_lookalikes(world: MediaWorld) -> None:
             world.ask("create", "lookalike_statistics", **about)
 
 
-@pytest.mark.parametrize("kind", ["overlap_statistics", "insights", "data_attributes"])
-def test_nothing_is_told_of_an_empty_room(shared: Installation, kind: str) -> None:
-    world = MediaWorld.open(shared)
-    group = {"overlap_statistics": "overlap", "insights": "insights", "data_attributes": "create"}[kind]
-    with pytest.raises(errors.NotProvisionedError):
-        world.ask(group, kind)
+def test_nothing_is_told_of_an_empty_room(shared: Installation) -> None:
+    def is_not_told(kind: str) -> None:
+        world = MediaWorld.open(shared)
+        group = {"overlap_statistics": "overlap", "insights": "insights", "data_attributes": "create"}[kind]
+        with pytest.raises(errors.NotProvisionedError):
+            world.ask(group, kind)
+
+    assert_each(is_not_told, ["overlap_statistics", "insights", "data_attributes"])
 
 
 FAILED_BY = {
@@ -487,17 +504,21 @@ FAILED_BY = {
 }
 
 
-@pytest.mark.parametrize("code", FAILED_BY)
-def test_a_job_fails_by_what_its_work_failed_by(world: MediaWorld, code: StatusCode) -> None:
-    audience = world.audience("create")
-    job = world.ask("create", "audience_size", audience=custom(audience))
-    with pytest.raises(errors.ConflictError):
-        world.call("create", "get_job_result", job_id=job["id"])
-    world.finish(Kind.DATA_ROOM, world.room)
-    world.fail(Kind.CUSTOM_AUDIENCE, audience, code, "It did not work.")
-    assert world.call("create", "get_job", job_id=job["id"])["status"] == "Failed"
-    with pytest.raises(FAILED_BY[code], match=r"It did not work\."):
-        world.call("create", "get_job_result", job_id=job["id"])
+def test_a_job_fails_by_what_its_work_failed_by(shared: Installation) -> None:
+    def fails_by_it(code: StatusCode, kind: type[errors.MediaError]) -> None:
+        world = MediaWorld.open(shared)
+        world.provision()
+        audience = world.audience("create")
+        job = world.ask("create", "audience_size", audience=custom(audience))
+        with pytest.raises(errors.ConflictError):
+            world.call("create", "get_job_result", job_id=job["id"])
+        world.finish(Kind.DATA_ROOM, world.room)
+        world.fail(Kind.CUSTOM_AUDIENCE, audience, code, "It did not work.")
+        assert world.call("create", "get_job", job_id=job["id"])["status"] == "Failed"
+        with pytest.raises(kind, match=r"It did not work\."):
+            world.call("create", "get_job_result", job_id=job["id"])
+
+    assert_each(fails_by_it, FAILED_BY.items())
 
 
 def test_a_cancelled_job_stays_cancelled(world: MediaWorld) -> None:
@@ -637,13 +658,15 @@ WRONG: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda number: f"{WRONG[number][1]}-{number}")
-def test_what_cannot_be_used_is_said_in_words_of_ours(world: MediaWorld, number: int) -> None:
-    group, method, params = WRONG[number]
-    told = told_of(lambda: world.call(group, method, **({"room_id": world.room} | params)))
-    assert told["type"] in ("InvalidRequestError", "InvalidDefinitionError")
-    assert "CANARY" not in json.dumps(told)
-    assert world.lines()[-1]["outcome"] == "refused"
+def test_what_cannot_be_used_is_said_in_words_of_ours(world: MediaWorld) -> None:
+    def is_said(group: str, method: str, params: dict[str, Any]) -> None:
+        world.new_lines()
+        told = told_of(lambda: world.call(group, method, **({"room_id": world.room} | params)))
+        assert told["type"] in ("InvalidRequestError", "InvalidDefinitionError")
+        assert "CANARY" not in json.dumps(told)
+        assert world.new_lines()[-1]["outcome"] == "refused"
+
+    assert_each(is_said, WRONG)
 
 
 def test_two_seed_files_of_one_kind_or_of_none_of_the_rooms_are_refused(world: MediaWorld) -> None:

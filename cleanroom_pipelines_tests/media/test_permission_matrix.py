@@ -5,10 +5,8 @@ Where a group may not, the answer is the same as for a room that does not exist,
 has a line. The server runs without a worker: what is asked is whether a call is let through.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +17,8 @@ from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.users import issue_token
 from cleanroom_pipelines.media.protocol import PREFIX
 
-from ..serving.server import serving
+from ..cases import assert_each
+from ..serving.server import Server
 
 P = Permission
 EVERYBODY = ("base@x.example", "seed@x.example", "none@x.example", "stranger@x.example")
@@ -31,13 +30,15 @@ RULE = {"kind": "rule_based", "source": {"kind": "base"}, "filters": None, "comb
 class Place:
     """A server with a room, and who may ask."""
 
-    url: str
+    http: httpx.Client
     tokens: dict[str, str]
     installation: Installation
 
+    def headers(self, email: str | None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[email]}"} if email else {}
+
     def call(self, email: str | None, method: str, params: Mapping[str, Any]) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.tokens[email]}"} if email else {}
-        return httpx.post(f"{self.url}{PREFIX}/{method}", json=dict(params), headers=headers, timeout=30)
+        return self.http.post(f"{PREFIX}/{method}", json=dict(params), headers=self.headers(email))
 
     def result(self, email: str, method: str, params: Mapping[str, Any]) -> Any:
         answer = self.call(email, method, params)
@@ -60,16 +61,14 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "home"
-        installation = Installation(Settings(home=home))
-        for email in EVERYBODY:
-            installation.catalog.create_user(email)
-        tokens = {email: issue_token(installation, email)[0] for email in EVERYBODY}
-        with serving(home, "--no-worker") as server:
-            yield Place(server.url, tokens, installation)
-        installation.audit.close()
+def place(shared_server: Server) -> Iterator[Place]:
+    installation = Installation(Settings(home=shared_server.home))
+    for email in EVERYBODY:
+        installation.catalog.create_user(email)
+    tokens = {email: issue_token(installation, email)[0] for email in EVERYBODY}
+    with httpx.Client(base_url=shared_server.url, timeout=300, trust_env=False) as http:
+        yield Place(http, tokens, installation)
+    installation.audit.close()
 
 
 def job(kind: str, **more: Any) -> dict[str, Any]:
@@ -115,41 +114,51 @@ def ask(place: Place, email: str | None, room: str, name: str) -> httpx.Response
     return place.call(email, params.pop("method"), params)
 
 
-@pytest.mark.parametrize("name", sorted(CELLS))
-def test_who_holds_what_it_needs_is_let_through(place: Place, name: str) -> None:
-    needed = CELLS[name][1]
-    room = place.room({"base@x.example": [needed] if needed else [], "none@x.example": []})
-    answer = ask(place, "base@x.example", room, name)
-    if name in NOT_YET:
-        assert (answer.status_code, answer.json()["error"]["type"]) == (409, "NotProvisionedError")
-    else:
-        assert answer.status_code == 200, answer.text
+def test_who_holds_what_it_needs_is_let_through(place: Place) -> None:
+    def is_let_through(name: str) -> None:
+        needed = CELLS[name][1]
+        room = place.room({"base@x.example": [needed] if needed else [], "none@x.example": []})
+        answer = ask(place, "base@x.example", room, name)
+        if name in NOT_YET:
+            assert (answer.status_code, answer.json()["error"]["type"]) == (409, "NotProvisionedError")
+        else:
+            assert answer.status_code == 200, answer.text
+
+    assert_each(is_let_through, sorted(CELLS))
 
 
-@pytest.mark.parametrize("name", sorted(name for name, (_, needed) in CELLS.items() if needed))
-def test_who_holds_everything_else_is_not(place: Place, name: str) -> None:
-    room = place.room({"base@x.example": everything_but(CELLS[name][1])})
-    before = counts(place)
-    answer = ask(place, "base@x.example", room, name)
-    nowhere = ask(place, "base@x.example", "spring-000000000000", name)
-    assert answer.status_code == nowhere.status_code == 403
-    assert answer.json() == nowhere.json(), "nobody learns whether the room exists"
-    assert counts(place) == before
+def test_who_holds_everything_else_is_not(place: Place) -> None:
+    def is_not(name: str) -> None:
+        room = place.room({"base@x.example": everything_but(CELLS[name][1])})
+        before = counts(place)
+        answer = ask(place, "base@x.example", room, name)
+        nowhere = ask(place, "base@x.example", "spring-000000000000", name)
+        assert answer.status_code == nowhere.status_code == 403
+        assert answer.json() == nowhere.json(), "nobody learns whether the room exists"
+        assert counts(place) == before
+
+    assert_each(is_not, sorted(name for name, (_, needed) in CELLS.items() if needed))
 
 
-@pytest.mark.parametrize("name", sorted(CELLS))
-def test_who_is_in_no_room_is_not(place: Place, name: str) -> None:
+def test_who_is_in_no_room_is_not(place: Place) -> None:
     room = place.room({"base@x.example": list({*P} - {P.PROVIDE_SEED_AUDIENCE})})
-    answer = ask(place, "stranger@x.example", room, name)
-    assert answer.status_code == 403
-    assert answer.json() == ask(place, "stranger@x.example", "spring-000000000000", name).json()
+
+    def is_not(name: str) -> None:
+        answer = ask(place, "stranger@x.example", room, name)
+        assert answer.status_code == 403
+        assert answer.json() == ask(place, "stranger@x.example", "spring-000000000000", name).json()
+
+    assert_each(is_not, sorted(CELLS))
 
 
-@pytest.mark.parametrize("name", sorted(CELLS))
-def test_without_a_token_nothing_is(place: Place, name: str) -> None:
+def test_without_a_token_nothing_is(place: Place) -> None:
     room = place.room({"base@x.example": []})
-    answer = ask(place, None, room, name)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (401, "UnauthorizedError")
+
+    def is_not(name: str) -> None:
+        answer = ask(place, None, room, name)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (401, "UnauthorizedError")
+
+    assert_each(is_not, sorted(CELLS))
 
 
 def counts(place: Place) -> list[int]:
@@ -222,24 +231,25 @@ def test_refusals_are_audited_and_nobody_is_named(place: Place) -> None:
         assert token.encode() not in written
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b"null", b'{"room_id": 5}', b'{"room_id": ["x"]}'])
-def test_what_is_no_call_is_refused(place: Place, body: bytes) -> None:
-    headers = {"Authorization": f"Bearer {place.tokens['base@x.example']}"}
-    answer = httpx.post(f"{place.url}{PREFIX}/get_room", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "InvalidRequestError")
+def test_what_is_no_call_is_refused(place: Place) -> None:
+    def is_refused(body: bytes) -> None:
+        answer = place.http.post(f"{PREFIX}/get_room", content=body, headers=place.headers("base@x.example"))
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "InvalidRequestError")
+
+    assert_each(is_refused, [b"[]", b"{", b"null", b'{"room_id": 5}', b'{"room_id": ["x"]}'])
 
 
 def test_a_revoked_token_opens_nothing(place: Place) -> None:
     text, kept = issue_token(place.installation, "none@x.example")
     headers = {"Authorization": f"Bearer {text}"}
-    assert httpx.post(f"{place.url}{PREFIX}/whoami", json={}, headers=headers).status_code == 200
+    assert place.http.post(f"{PREFIX}/whoami", json={}, headers=headers).status_code == 200
     place.installation.catalog.revoke_token(kept.id)
-    assert httpx.post(f"{place.url}{PREFIX}/whoami", json={}, headers=headers).status_code == 401
+    assert place.http.post(f"{PREFIX}/whoami", json={}, headers=headers).status_code == 401
 
 
 def test_another_users_upload_cannot_be_used(place: Place) -> None:
-    headers = {"Authorization": f"Bearer {place.tokens['seed@x.example']}"}
-    sent = httpx.put(f"{place.url}{PREFIX}/uploads?name=x.csv", content=b"a@b.cc,loyal\n", headers=headers)
+    headers = place.headers("seed@x.example")
+    sent = place.http.put(f"{PREFIX}/uploads?name=x.csv", content=b"a@b.cc,loyal\n", headers=headers)
     manifest = sent.json()["result"]["manifest_hash"]
     room = place.room({"base@x.example": [P.PROVIDE_SEED_AUDIENCE], "seed@x.example": []})
     datasets = [{"manifest_hash": manifest, "matching_id": None}]

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -35,7 +36,7 @@ from .attacking import (
     said_in,
     speak,
 )
-from .server import Party, Room, ask, client_of, installation_at, serving, settle, signed, upload
+from .server import Party, Room, Server, add_party, ask, client_of, installation_at, signed, upload
 
 BUCKETS = "/_cleanroom/buckets"
 HOST = "gateway.test"
@@ -433,31 +434,29 @@ def test_an_object_is_put_and_got_and_nothing_else(room: Room) -> None:
 # over a socket
 
 
-def test_a_connection_that_breaks_leaves_nothing(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    installation = installation_at(home)
-    parties = settle(installation)
-    with serving(home, "--no-worker") as server:
-        content = SECRET * 100_000
-        request = signed(put("broken/a.jsonl", content), parties.advertiser, server.url)
-        request = request.with_header("Content-Length", str(len(content)))
-        before = everything(installation)
-        whole = in_bytes(request)
+def test_a_connection_that_breaks_leaves_nothing(shared_server: Server) -> None:
+    server, installation = shared_server, installation_at(shared_server.home)
+    me = add_party(installation, "breaker", "444444444444")
+    content = SECRET * 100_000
+    request = signed(put("broken/a.jsonl", content), me, server.url)
+    request = request.with_header("Content-Length", str(len(content)))
+    before = everything(installation)
+    whole = in_bytes(request)
 
-        def broken() -> object:
-            yield whole[: len(whole) // 2]
-            worlds.wait_until(
-                lambda: files_below(installation.home.scratch), seconds=60, what="the begin of the upload"
-            )
-
-        speak(server.url, broken(), seconds=0.1)  # type: ignore[arg-type]
+    def broken() -> Iterator[bytes]:
+        yield whole[: len(whole) // 2]
         worlds.wait_until(
-            lambda: not files_below(installation.home.scratch), seconds=60, what="the end of what was begun"
+            lambda: files_below(installation.home.scratch), seconds=600, what="the begin of the upload"
         )
-        assert everything(installation) == before
-        assert upload(server.url, parties.advertiser, "broken/a.jsonl", content).status == 200
-        assert "Traceback" not in server.log.read_text()
-        assert CANARY not in server.log.read_text() + in_audit(installation)
+
+    speak(server.url, broken(), seconds=0.1)
+    worlds.wait_until(
+        lambda: not files_below(installation.home.scratch), seconds=600, what="the end of what was begun"
+    )
+    assert everything(installation) == before
+    assert upload(server.url, me, "broken/a.jsonl", content).status == 200
+    assert "Traceback" not in server.log.read_text()
+    assert CANARY not in server.log.read_text() + in_audit(installation)
 
 
 def test_what_is_uploaded_is_what_a_seed_means(room: Room) -> None:

@@ -35,7 +35,7 @@ from .attacking import (
     with_authorization,
     with_more,
 )
-from .server import Parties, Room, Server, ask, dataset_parameters, installation_at, serving, settle, signed
+from .server import Parties, Room, Server, ask, dataset_parameters, installation_at, settle, signed
 
 HOST = "gateway.test"
 URL = f"http://{HOST}"
@@ -259,11 +259,8 @@ def test_who_leaves_in_the_middle_changed_nothing(room: Room) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Parties]]:
-    home = tmp_path_factory.mktemp("sockets") / "home"
-    parties = settle(installation_at(home))
-    with serving(home, "--no-worker") as server:
-        yield server, parties
+def served(shared_server: Server) -> tuple[Server, Parties]:
+    return shared_server, settle(installation_at(shared_server.home))
 
 
 HEAD = b"POST /training-dataset HTTP/1.1\r\nHost: x\r\n"
