@@ -110,7 +110,7 @@ def write_text(folder: Path, format_: str, names: Sequence[str], rows: Sequence[
 
 def validated(path: Path) -> ValidationReport:
     return validate_interactions(
-        path, COLUMNS, max_invalid_share=1, min_users=0, min_rows=0, engine_settings=ENGINE, batch_rows=5
+        path, COLUMNS, max_invalid_share=1, min_users=0, min_rows=0, engine_settings=ENGINE, batch_rows=9
     )
 
 

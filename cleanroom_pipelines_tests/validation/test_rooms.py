@@ -366,15 +366,21 @@ def test_a_hasher_that_fails_tells_no_id(tmp_path: Path, give: Give) -> None:
 # --- When nothing is written ---
 
 
-@pytest.mark.parametrize("broken", [0, 1, 2, 3])
-def test_a_dataset_that_fails_leaves_nothing(tmp_path: Path, everything: list[RoomUpload], broken: int) -> None:
-    everything[broken].path.write_text("a,b,c,d,e,f,g\n")
-    report = ingest(tmp_path / "out", everything, activation={}, activation_out=tmp_path / "sealed")
-    assert not report.passed
-    assert report.counts == {}
-    assert [name for name, found in report.reports.items() if not found.passed] == [everything[broken].dataset.key]
-    assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "sealed").exists()
+def test_a_dataset_that_fails_leaves_nothing(tmp_path: Path, everything: list[RoomUpload]) -> None:
+    def check(broken: int, whole: int) -> None:
+        before = everything[broken].path.read_text()
+        everything[broken].path.write_text("a,b,c,d,e,f,g\n")
+        both = [everything[number] for number in sorted((broken, whole))]
+        report = ingest(tmp_path / "out", both, activation={}, activation_out=tmp_path / "sealed")
+        everything[broken].path.write_text(before)
+        assert not report.passed
+        assert report.counts == {}
+        failed = [name for name, found in report.reports.items() if not found.passed]
+        assert failed == [everything[broken].dataset.key]
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "sealed").exists()
+
+    assert offenders([(0, 1), (1, 0), (2, 0), (3, 0)], check) == []
 
 
 def test_one_bad_file_of_two_fails_the_dataset(tmp_path: Path, give: Give) -> None:
