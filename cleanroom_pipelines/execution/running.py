@@ -18,6 +18,7 @@ from cleanroom_pipelines.catalog import Version
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.execution.supervision import supervise
 from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
 
@@ -67,6 +68,9 @@ def run_pending(
     installation.check()
     recover_drops(installation)
     settle_all_drops(installation)
+    supervise(installation, instance)
+    if not has_history(installation, instance):
+        rebuild_history(installation, instance, should_stop)
     while not should_stop():
         supervise(installation, instance)
         delete_pending(installation, instance)

@@ -27,6 +27,7 @@ from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
 from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
@@ -96,6 +97,8 @@ class _Rounds:
             self._passed_over.clear()
             recover_drops(installation)
             settle_all_drops(installation)
+            if not has_history(installation, instance):
+                rebuild_history(installation, instance, self.should_stop)
             self._next_long_round = time.monotonic() + _LONG_ROUND_SECONDS
         if time.monotonic() >= self._next_round:
             supervise(installation, instance)
