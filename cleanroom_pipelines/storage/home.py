@@ -1,13 +1,21 @@
 """The home: one folder that holds an installation.
 
-Lives here: the names of what lies in it.
+Lives here: the names of what is in it, and that nobody but its owner may read it.
 Keep out: what the files hold.
 """
 
+import logging
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cleanroom_pipelines.errors import ConfigurationError
+
+# What a process that works on a home lets others do with the files it creates there: nothing.
+CLOSED_UMASK = 0o077
+_LOG = logging.getLogger(__name__)
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True)
@@ -24,20 +32,38 @@ class Home:
     def open(cls, root: str | Path) -> "Home":
         """Use a folder as home, creating it and its parts, readable by its owner only.
 
+        A home that others may read, of an earlier release or restored by hand, is closed to them.
+
         Raises:
             ConfigurationError: The folder cannot be made or written.
         """
         home = cls(Path(root).expanduser().resolve())
         try:
-            home.root.mkdir(parents=True, exist_ok=True)
+            home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for part in (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch, home.audit):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(_is_open_to_others(path) for path in (home.root, *home.root.iterdir())):
+                home._close_to_others()
         except OSError as error:
             raise ConfigurationError(
                 f"The home folder cannot be written ({type(error).__name__}).",
                 remedy="Set CLEANROOM_HOME to a folder you may write.",
             ) from None
         return home
+
+    def _close_to_others(self) -> None:
+        """Take all rights of group and others from everything in the home."""
+        n_closed = 0
+        for path in (self.root, *self.root.rglob("*")):
+            # files come and go meanwhile; what belongs to another user he may keep
+            with suppress(FileNotFoundError, PermissionError):
+                if _is_open_to_others(path):
+                    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
+                    n_closed += 1
+        if n_closed:
+            _LOG.warning(
+                "Other users could reach %d files and folders of the home; they are closed now.", n_closed
+            )
 
     @property
     def catalog_url(self) -> str:
@@ -103,3 +129,11 @@ class Home:
     def dagster_home(self) -> Path:
         """Dagster's own state, written by `cleanroom dev`."""
         return self.root / "dagster_home"
+
+
+def _is_open_to_others(path: Path) -> bool:
+    """Whether group or others have any right to it; a link's own mode means nothing."""
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        return not stat.S_ISLNK(mode) and bool(mode & _OTHERS)
+    return False
