@@ -5,6 +5,7 @@ Keep out: what the files hold.
 """
 
 import logging
+import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,15 +56,12 @@ class Home:
         """Take all rights of group and others from everything in the home."""
         n_closed = 0
         for path in (self.root, *self.root.rglob("*")):
-            # files come and go meanwhile; what belongs to another user he may keep
-            with suppress(FileNotFoundError, PermissionError):
+            with suppress(FileNotFoundError):  # files come and go meanwhile
                 if _is_open_to_others(path):
                     path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
                     n_closed += 1
         if n_closed:
-            _LOG.warning(
-                "Other users could reach %d files and folders of the home; they are closed now.", n_closed
-            )
+            _LOG.warning("Other users had rights to %d files and folders of the home; now none has.", n_closed)
 
     @property
     def catalog_url(self) -> str:
@@ -132,8 +130,12 @@ class Home:
 
 
 def _is_open_to_others(path: Path) -> bool:
-    """Whether group or others have any right to it; a link's own mode means nothing."""
+    """Whether group or others have rights that this user may take from them; a link's own mode means nothing.
+
+    The root of a mounted volume may belong to another user, who decides who may enter.
+    """
     with suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        return not stat.S_ISLNK(mode) and bool(mode & _OTHERS)
+        status = path.lstat()
+        is_ours = os.geteuid() in (0, status.st_uid)
+        return is_ours and not stat.S_ISLNK(status.st_mode) and bool(status.st_mode & _OTHERS)
     return False

@@ -1,9 +1,9 @@
 """Nobody else reads the home.
 
 Contract: whatever the umask of the shell, after a whole road through Dagster no file or folder of the home gives
-group or others any right: the catalogue and what SQLite keeps next to it, the key, artifacts, exports, scratch, the
-audit log, Dagster's databases and logs. A home that was open is closed when it is opened, and the log says so once.
-What is written outside of a home has the mode that the shell's umask gives it.
+group or others any right: the catalogue and what SQLite keeps next to it, the key, artifacts, exports, scratch,
+the audit log, Dagster's databases and logs. A home that was open is closed when it is opened, and the log says so
+once. What is written outside of a home has the mode that the shell's umask gives it.
 """
 
 import logging
@@ -31,9 +31,8 @@ def open_umask() -> Iterator[None]:
 
 def open_paths(root: Path) -> list[str]:
     """What group or others have a right to."""
-    return [
-        str(path) for path in (root, *root.rglob("*")) if not path.is_symlink() and path.stat().st_mode & 0o077
-    ]
+    paths = (path for path in (root, *root.rglob("*")) if not path.is_symlink())
+    return [str(path) for path in paths if path.stat().st_mode & 0o077]
 
 
 def test_a_finished_home_is_closed(
@@ -70,7 +69,8 @@ def test_a_home_that_was_open_is_closed_and_the_log_says_so_once(
     monkeypatch.setenv("CLEANROOM_HOME", str(root))
     assert command("status").code == 0
     outside = tmp_path / "outside"
-    outside.touch(mode=0o644)
+    outside.touch()
+    outside.chmod(0o644)
     (root / "accounts" / "linked").symlink_to(outside)
     deep = root / "artifacts" / "audience" / "0123456789ab"
     deep.mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_a_home_that_was_open_is_closed_and_the_log_says_so_once(
     with caplog.at_level(logging.WARNING):
         assert command("status").code == 0
         assert command("status").code == 0
-    assert [record.getMessage().startswith("Other users could reach") for record in caplog.records] == [True]
+    assert [record.getMessage().startswith("Other users had rights to") for record in caplog.records] == [True]
     assert open_paths(root) == []
     assert script.stat().st_mode & 0o777 == 0o700, "its owner keeps his rights"
     assert outside.stat().st_mode & 0o777 == 0o644, "a link is not followed"
