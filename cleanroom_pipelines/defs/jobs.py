@@ -15,6 +15,7 @@ from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_deleted
 from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.rebuilding import rebuild_history
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.running import LANE_TAG, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
@@ -127,6 +128,21 @@ def delete_superseded_versions(context: dg.OpExecutionContext, installation: Ins
 def keep_house() -> None:
     """Deletes superseded artifacts after the retention time, and what came after the deletion of its resource."""
     delete_superseded_versions()
+
+
+@dg.op
+def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Report the materialisations that Dagster's storage lacks of the catalogue's current versions."""
+    opened = installation.open()
+    with without_data(), beating(opened, context.run.run_id), heeding_signals() as told:
+        n_rebuilt = rebuild_history(opened, context.instance, told.is_set)
+    context.log.info(f"Rebuilt {n_rebuilt} materialisations.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def rebuild_materializations() -> None:
+    """Rebuilds what Dagster's storage lacks, after it was lost or a backup was restored."""
+    rebuild_what_is_missing()
 
 
 @dg.op

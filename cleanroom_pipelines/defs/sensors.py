@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane, Status
-from cleanroom_pipelines.defs.jobs import asset_jobs, carry_out_deletions, score_shards, work_through_pending
+from cleanroom_pipelines.defs.jobs import (
+    asset_jobs,
+    carry_out_deletions,
+    rebuild_materializations,
+    score_shards,
+    work_through_pending,
+)
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import find_leaving
@@ -24,6 +30,7 @@ from cleanroom_pipelines.execution.inbox import (
     settle_all_drops,
 )
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.rebuilding import has_history
 from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
 from cleanroom_pipelines.execution.running import LANE_TAG, UNFINISHED, ready_work, run_request
 from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
@@ -118,7 +125,7 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     description="Starts runs for what is pending in the catalogue, and ends what went silent.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    jobs=[*asset_jobs, work_through_pending, score_shards, carry_out_deletions],
+    jobs=[*asset_jobs, work_through_pending, score_shards, carry_out_deletions, rebuild_materializations],
 )
 def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Starts runs for what is pending in the catalogue, deletions included, and ends what went silent."""
@@ -129,8 +136,9 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
     deletions = _deletion_requests(opened, instance, unfinished)
     helpers = _helper_requests(opened, unfinished)
     work, why_none = _work_requests(opened, instance, unfinished)
-    if deletions or helpers or work:
-        return dg.SensorResult(run_requests=[*deletions, *helpers, *work])
+    rebuilding = _rebuilding_requests(opened, instance, unfinished)
+    if deletions or helpers or work or rebuilding:
+        return dg.SensorResult(run_requests=[*rebuilding, *deletions, *helpers, *work])
     return dg.SensorResult(skip_reason=dg.SkipReason(why_none))
 
 
@@ -183,6 +191,16 @@ def _deletion_requests(
     if is_under_way or not find_leaving(opened, instance):
         return []
     return [dg.RunRequest(job_name=carry_out_deletions.name)]
+
+
+def _rebuilding_requests(
+    opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
+) -> list[dg.RunRequest]:
+    """A run that rebuilds what Dagster's storage lacks, if it lacks something and none does."""
+    is_under_way = any(run.job_name == rebuild_materializations.name for run in unfinished)
+    if is_under_way or has_history(opened, instance):
+        return []
+    return [dg.RunRequest(job_name=rebuild_materializations.name)]
 
 
 def _was_tried(instance: dg.DagsterInstance, run_key: str) -> bool:

@@ -24,7 +24,7 @@ from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, Se
 from cleanroom_pipelines.storage.artifacts import check_store_url
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
-from cleanroom_pipelines.storage.home import root_of
+from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
 from cleanroom_pipelines.storage.identity import HomeIdentity
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
@@ -127,7 +127,12 @@ class Installation:
 
     @classmethod
     def from_environment(cls) -> "Installation":
-        """Open the installation that the environment names."""
+        """Open the installation that the environment names, as its commands, runs and workers do.
+
+        From then on what the process creates is its owner's only. A caller in somebody's own program builds an
+        Installation of Settings instead, which leaves the program's umask as it is.
+        """
+        os.umask(CLOSED_UMASK)
         return cls(Settings.from_environment())
 
     @cached_property

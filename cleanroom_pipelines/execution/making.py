@@ -574,6 +574,18 @@ def newest_artifact(
     raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")
 
 
+def read_stored(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest of a stored artifact and its JSON documents, each verified; its tables are not opened.
+
+    Raises:
+        ArtifactError: It is missing, or a document was altered.
+    """
+    manifest = installation.store.manifest(reference)
+    names = [Path(entry.name) for entry in manifest.files]
+    documents = [name for name in names if name.suffix == ".json" and len(name.parts) == 1]
+    return manifest, {name.stem: json.loads(installation.store.read(reference, str(name))) for name in documents}
+
+
 def read_documents(folder: Path) -> dict[str, Any]:
     """The JSON documents of an artifact by name."""
     paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)

@@ -19,6 +19,7 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.execution.retention import keep_house
 from cleanroom_pipelines.execution.supervision import supervise
 from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
@@ -81,6 +82,9 @@ def run_pending(
     keep_house(installation, instance)
     recover_drops(installation)
     settle_all_drops(installation)
+    supervise(installation, instance)
+    if not has_history(installation, instance):
+        rebuild_history(installation, instance, should_stop)
     while not should_stop():
         supervise(installation, instance)
         delete_pending(installation, instance)

@@ -28,6 +28,7 @@ from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.execution.retention import keep_house
 from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
 from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
@@ -104,6 +105,8 @@ class Rounds:
             keep_house(installation, instance)
             recover_drops(installation)
             settle_all_drops(installation)
+            if not has_history(installation, instance):
+                rebuild_history(installation, instance, self.should_stop)
             self._next_long_round = time.monotonic() + _LONG_ROUND_SECONDS
         if time.monotonic() >= self._next_round:
             supervise(installation, instance)

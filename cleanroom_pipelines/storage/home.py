@@ -1,10 +1,14 @@
 """The home: one folder that holds an installation.
 
-Lives here: the names of what lies in it.
+Lives here: the names of what is in it, and that nobody but its owner may read it.
 Keep out: what the files hold.
 """
 
+import logging
+import os
+import stat
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
 
 # SQLite takes no path longer than 512 bytes, and the longest below a home is that of the events of a Dagster run.
 MAX_ROOT_BYTES = 400
+
+# What a process that works on a home lets others do with the files it creates there: nothing.
+CLOSED_UMASK = 0o077
+_LOG = logging.getLogger(__name__)
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,14 @@ class Home:
     def open(cls, root: str | Path) -> "Home":
         """Use a folder as home, creating it and its parts, readable by its owner only.
 
+        A home that others may read, of an earlier release or restored by hand, is closed to them.
+
         Raises:
             ConfigurationError: The folder cannot be made or written, or its path cannot be used.
         """
         home = cls(root_of(root))
         try:
-            home.root.mkdir(parents=True, exist_ok=True)
+            home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for part in (
                 home.accounts,
                 home.inbox_seeds,
@@ -48,12 +59,25 @@ class Home:
                 home.audit,
             ):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(_is_open_to_others(path) for path in (home.root, *home.root.iterdir())):
+                home._close_to_others()
         except OSError as error:
             raise ConfigurationError(
                 f"The home folder cannot be written ({type(error).__name__}).",
                 remedy="Set CLEANROOM_HOME to a folder you may write.",
             ) from None
         return home
+
+    def _close_to_others(self) -> None:
+        """Take all rights of group and others from everything in the home."""
+        n_closed = 0
+        for path in (self.root, *self.root.rglob("*")):
+            with suppress(FileNotFoundError):  # files come and go meanwhile
+                if _is_open_to_others(path):
+                    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
+                    n_closed += 1
+        if n_closed:
+            _LOG.warning("Other users had rights to %d files and folders of the home; now none has.", n_closed)
 
     @property
     def catalog_url(self) -> "URL":
@@ -148,3 +172,15 @@ def root_of(path: str | Path) -> Path:
 
 def _wrong_root(what: str) -> ConfigurationError:
     return ConfigurationError(f"The path of the home {what}.", remedy="Set CLEANROOM_HOME to another folder.")
+
+
+def _is_open_to_others(path: Path) -> bool:
+    """Whether group or others have rights that this user may take from them; a link's own mode means nothing.
+
+    The root of a mounted volume may belong to another user, who decides who may enter.
+    """
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        is_ours = os.geteuid() in (0, status.st_uid)
+        return is_ours and not stat.S_ISLNK(status.st_mode) and bool(status.st_mode & _OTHERS)
+    return False

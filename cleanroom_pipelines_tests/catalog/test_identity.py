@@ -1,0 +1,135 @@
+"""Whose a catalogue is, what it deleted, and what it can be rebuilt from.
+
+Contract: an identity is read without changing the database and is given once; the generation rises in the
+transaction that publishes or deletes, however many do so at once, and is told after it. A seed or upload has a
+tombstone until a record names it, and from when none does any more. What a dossier says of a version is what the
+catalogue then has.
+"""
+
+import json
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.catalog import SEED, UPLOAD, Catalog, Kind, ProvenResource, ProvenVersion, hex_of
+from cleanroom_pipelines.storage.identity import Identity
+
+from .building import Builder, Clock, Numbered, dataset_spec, job_spec, utc_now
+
+OURS = Identity("0" * 32, 1, "a" * 64)
+
+
+def test_a_missing_database_is_not_created_by_looking(tmp_path: Path) -> None:
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=Clock(), token_hex=Numbered())
+    assert catalog.identity() is None
+    assert catalog.is_blank()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_identity_is_given_once(empty_url: str) -> None:
+    catalog = Catalog(empty_url, clock=Clock(), token_hex=Numbered())
+    assert catalog.identity() is None
+    assert catalog.identify(OURS) == OURS
+    assert catalog.identify(replace(OURS, id="1" * 32)) == OURS
+    assert catalog.is_blank()
+    catalog.create(dataset_spec())
+    assert not catalog.is_blank()
+    catalog.close()
+
+
+def test_the_generation_rises_with_every_version_however_many_at_once(url: str) -> None:
+    told: list[int] = []
+    catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex, on_generation=told.append)
+    catalog.identify(OURS)
+    made = [catalog.create(dataset_spec(name=f"Set {number}")) for number in range(12)]
+    assert catalog.identity() == OURS
+
+    def publish(dataset_id: str) -> None:
+        claim = catalog.claim(Kind.TRAINING_DATASET, dataset_id, 1, "run")
+        catalog.finish(claim, {"sentence": "Made."})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(publish, [dataset.id for dataset in made]))
+    assert catalog.identity().generation == 13
+    assert sorted(told) == list(range(2, 14))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda one: catalog.request_delete(one.kind, one.id), made))
+    assert catalog.identity().generation == 25
+    assert catalog.deleted(hex_of(one.id) for one in made) == {hex_of(one.id) for one in made}
+    assert catalog.deleted([hex_of(made[0].id)], Kind.AUDIENCE_MODEL) == frozenset()
+    catalog.close()
+
+
+def test_a_transaction_that_fails_raises_nothing(builder: Builder) -> None:
+    catalog = builder.catalog
+    catalog.identify(OURS)
+    dataset = builder.create(dataset_spec())
+    claim = catalog.claim(dataset.kind, dataset.id, 1, "run")
+    with pytest.raises(ValueError, match="kept as JSON"):
+        catalog.finish(claim, {"sentence": object()})
+    assert catalog.identity() == OURS
+
+
+def test_a_seed_has_a_tombstone_while_no_job_names_it(builder: Builder) -> None:
+    catalog = builder.catalog
+    *_, configured = builder.chain()
+    slots = ["aaaaaaaaaaaa", "bbbbbbbbbbbb"]
+    for slot in slots:
+        catalog.announce(SEED, slot)
+        catalog.announce(SEED, slot)
+    assert catalog.deleted(slots, SEED) == set(slots)
+    job = builder.create(job_spec(configured.id, seed_location="aaaaaaaaaaaa/seed.csv"))
+    assert catalog.deleted(slots, SEED) == {"bbbbbbbbbbbb"}
+    catalog.place_seed(job.id, "bbbbbbbbbbbb/seed.csv")
+    assert catalog.deleted(slots, SEED) == {"aaaaaaaaaaaa"}
+    catalog.forget_seed(job.id)
+    assert catalog.deleted(slots, SEED) == set(slots)
+
+
+def test_an_upload_has_a_tombstone_while_nothing_names_it(catalog: Catalog, clock: Clock) -> None:
+    catalog.announce(UPLOAD, "00ff00ff")
+    catalog.add_upload(
+        "00ff00ff", "a@example.com", "x", n_bytes=1, digest="ab", matching_id=None, location="00ff00ff"
+    )
+    assert catalog.deleted(["00ff00ff"], UPLOAD) == frozenset()
+    catalog.give_up_uploads(clock())
+    assert catalog.deleted(["00ff00ff"], UPLOAD) == frozenset(), "it was brought just now"
+    clock.turn(1)
+    catalog.give_up_uploads(clock())
+    assert catalog.deleted(["00ff00ff"], UPLOAD) == {"00ff00ff"}
+    assert catalog.upload("00ff00ff").location is None
+
+
+def test_a_dossier_holds_what_the_catalogue_knew(
+    undeclared: Builder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    catalog = undeclared.catalog
+    dataset, model, configured = undeclared.chain()
+    job = undeclared.create(job_spec(configured.id, tags={"a": "1"}))
+    undeclared.drain()
+    kinds = (dataset, model, configured, job)
+    dossiers = {one.id: json.loads(json.dumps(catalog.dossier(one.kind, one.id, 1))) for one in kinds}
+    new = Catalog(
+        f"sqlite:///{tmp_path_factory.mktemp('new')}/catalog.db", clock=undeclared.clock, token_hex=Numbered()
+    )
+    new.identify(OURS)
+    proven = []
+    for one in kinds:
+        version = catalog.version(one.kind, one.id, 1)
+        told = ProvenVersion(
+            1, {}, version.parents, version.finished_at, version.summary, dossier=dossiers[one.id]
+        )
+        seed = job.seed_location if one is job else None
+        proven.append(ProvenResource(one.kind, one.id, (told,), dossier, seed))
+    rebuilt = new.rebuild(proven, generation=9)
+    assert (rebuilt.n_resources, rebuilt.n_versions) == (4, 4)
+    assert new.identity().generation == 10
+    for one in kinds:
+        assert replace(new.get(one.kind, one.id), updated_at=one.updated_at) == replace(
+            catalog.get(one.kind, one.id), updated_at=one.updated_at
+        )
+        assert new.version(one.kind, one.id, 1).parents == catalog.version(one.kind, one.id, 1).parents
+    new.close()
