@@ -7,13 +7,14 @@ Keep out: running (execution).
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 import click
 
 from cleanroom_pipelines.catalog import Version
 from cleanroom_pipelines.cli.console import progress_bar
+from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
@@ -40,7 +41,15 @@ def run_pending_watched(installation: Installation, *, max_seconds: float | None
                     f"{time.monotonic() - begun:6.1f} s  {version.kind.words} {version.resource_id}", err=True
                 )
 
-        return run_pending(installation, instance, max_seconds=max_seconds, on_start=on_start)
+        def on_failure(version: Version) -> None:
+            with suppress(NotFoundError):  # deleted meanwhile
+                ended = installation.catalog.version(version.kind, version.resource_id, version.number)
+                why = ended.status_message or "Its run failed; see the Dagster UI."
+                click.echo(f"        {version.kind.words} {version.resource_id} failed: {why}", err=True)
+
+        return run_pending(
+            installation, instance, max_seconds=max_seconds, on_start=on_start, on_failure=on_failure
+        )
 
 
 @contextmanager

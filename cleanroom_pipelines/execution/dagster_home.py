@@ -86,7 +86,7 @@ def _lock(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _failures_explained(home: Path) -> Iterator[None]:
-    """Turn what Dagster raises of its settings and databases into our own; the catalogue's is translated before."""
+    """Turn what Dagster raises of its settings and databases into our own; the catalogue does so itself."""
     try:
         yield
     except (dg.DagsterInvalidConfigError, YAMLError):

@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.cleanroomsml.signing import Key
@@ -29,10 +31,13 @@ from cleanroom_pipelines.serving.limits import RateLimit
 from cleanroom_pipelines.serving.lookalike_api import LookalikeApi
 from cleanroom_pipelines.serving.media_api import MediaApi
 
+if TYPE_CHECKING:
+    import uvicorn
+
 _LOG = logging.getLogger(__name__)
 _SECONDS_BEFORE_SWITCH = 0.0005
 _SECONDS_TO_END = 30
-_SECONDS_TO_RESTART = 2.0
+_SECONDS_TO_RESTART, _MOST_SECONDS_TO_RESTART = 2.0, 60.0
 
 
 def make_gateway(installation: Installation, *, is_strict: bool = False) -> Gateway:
@@ -85,28 +90,13 @@ def serve(
     Raises:
         ConfigurationError: The address cannot be listened on, or what the API needs is not installed.
     """
-    import uvicorn
-
     listening = _listen(host, port)
 
     # A writer lets go of the interpreter at each of its statements. With the usual 5 ms it waits that long to go
     # on while others compute, and all writers wait behind it: measured, half of the 99th percentile and more.
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
     installation.catalog.stay_connected()
-    gateway = make_gateway(installation)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            gateway,
-            log_config=None,
-            access_log=False,  # the audit log has every request, and no data
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=10,
-            http="h11",  # the faster parser lets anybody fill the memory with an endless header
-            h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
-            ws="none",
-        )
-    )
+    server = make_server(make_gateway(installation))
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
     told = Thread(target=_tell_when_ready, args=(server, url, on_ready), daemon=True)
@@ -116,6 +106,35 @@ def serve(
             server.run(sockets=[listening])
     finally:
         installation.audit.close()
+
+
+def make_server(gateway: Gateway, *, seconds_to_arrive: float | None = None) -> "uvicorn.Server":
+    """The web server of a gateway, not running yet.
+
+    Args:
+        gateway: The application.
+        seconds_to_arrive: How long the head of a request, or headway of its body, is waited for; None: 30.
+    """
+    import uvicorn
+
+    from cleanroom_pipelines.serving.arriving import SECONDS_TO_ARRIVE, ArrivingProtocol
+
+    class Protocol(ArrivingProtocol):  # h11, since the faster parser lets anybody fill the memory with a header
+        seconds = SECONDS_TO_ARRIVE if seconds_to_arrive is None else seconds_to_arrive
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            gateway,
+            log_config=None,
+            access_log=False,  # the audit log has every request, and no data
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+            http=Protocol,
+            h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
+            ws="none",
+        )
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -138,7 +157,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _tell_when_ready(server, url: str, on_ready: Callable[[str], None]) -> None:  # type: ignore[no-untyped-def]
+def _tell_when_ready(server: "uvicorn.Server", url: str, on_ready: Callable[[str], None]) -> None:
     while not server.started:
         if server.should_exit:
             return
@@ -153,12 +172,17 @@ def _worker() -> Iterator[None]:
     children = [_start_worker()]
 
     def watch() -> None:
+        pause, begun = _SECONDS_TO_RESTART, time.monotonic()
         while not ended.wait(0.2):
             if children[0].poll() is not None:
+                if time.monotonic() - begun > _MOST_SECONDS_TO_RESTART:
+                    pause = _SECONDS_TO_RESTART
                 _LOG.warning("The worker ended; another one is started.")
-                if ended.wait(_SECONDS_TO_RESTART):
+                if ended.wait(pause):
                     return
-                children[0] = _start_worker()
+                # one that cannot begin says why each time, so it is tried less and less often
+                pause = min(2 * pause, _MOST_SECONDS_TO_RESTART)
+                children[0], begun = _start_worker(), time.monotonic()
 
     watcher = Thread(target=watch, name="worker watch", daemon=True)
     watcher.start()

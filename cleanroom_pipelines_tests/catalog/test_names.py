@@ -46,15 +46,27 @@ def test_slugs(name: str, expected: str) -> None:
     assert slug(name) == expected
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "x" * 63, "a/b", "..", 'it\'s "quoted"', "emoji 🙂", "tab\there", " padded ", "日本"]
-)
+@pytest.mark.parametrize("name", ["a", "x" * 63, "a/b", "..", 'it\'s "quoted"', "emoji 🙂", " padded ", "日本"])
 def test_names_that_are_accepted(name: str) -> None:
     check_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "\t", "x" * 64, "line\nend", "ends\n", "nul\0", "bell\a", "\ud800", "\uffff", "return\r"]
+    "name",
+    [
+        "",
+        " ",
+        "\t",
+        "x" * 64,
+        "line\nend",
+        "ends\n",
+        "nul\0",
+        "bell\a",
+        "tab\there",
+        "\ud800",
+        "\uffff",
+        "return\r",
+    ],
 )
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(UsageError):
