@@ -123,6 +123,10 @@ class ArtifactError(CleanroomError):
     status_code = StatusCode.ARTIFACT_DAMAGED
 
 
+class StoreUnavailableError(CleanroomError):
+    """The object store of the artifacts does not answer, or refuses; only the class name of its error is kept."""
+
+
 class DestinationError(CleanroomError):
     """The export's destination cannot be written."""
 

@@ -7,6 +7,7 @@ Keep out: the database; whether a name is taken is asked in `resources.py`.
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +28,10 @@ MAX_TAG_VALUE = 256
 _TEXT = "\\u0020-\\uD7FF\\uE000-\\uFFFD\\U00010000-\\U0010FFFF\\t"
 _NAME = re.compile(f"[{_TEXT}]+")
 _DESCRIPTION = re.compile(f"[{_TEXT}\\r\\n]*")
+# Control characters, ends of lines and of paragraphs, and what turns the direction of a text: with these a name
+# passes for another one where it is shown.
+_NOT_SHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+_SPACES_OF_A_TEXT = str.maketrans("", "", "\t\r\n")
 _ACCOUNT = re.compile("[0-9]{12}")
 _REGION = re.compile("[-a-z0-9]{1,40}")
 _ACCESS_KEY = re.compile("AKIA[A-Z2-7]{16}")
@@ -181,16 +186,27 @@ def parse_arn(arn: str) -> ArnParts | None:
     return ArnParts(_KINDS_BY_ARN_TYPE[match["type"]], match["account"], match["region"], match["id"])
 
 
+def is_fit_to_show(text: str) -> bool:
+    """Whether a text on one line looks like what it is: composed (NFC), nothing in it that is not shown."""
+    return not _NOT_SHOWN.search(text) and unicodedata.is_normalized("NFC", text)
+
+
+def as_label(text: str) -> str:
+    """A text from elsewhere, such as a file's name, composed and with `_` for what is not shown."""
+    return _NOT_SHOWN.sub("_", unicodedata.normalize("NFC", text))
+
+
 def check_name(name: str) -> None:
-    """Refuse a name that the AWS API would refuse; emoji are fine, a newline is not.
+    """Refuse a name that the AWS API would refuse, or that cannot be told from another; emoji are fine.
 
     Raises:
-        UsageError: Not 1 to 63 characters, blank, or with a control character.
+        UsageError: Not 1 to 63 characters, blank, not in NFC, or with a control or bidirectional character.
     """
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name) or not name.strip():
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name) or not name.strip() or not is_fit_to_show(name):
         raise UsageError(
             "The name cannot be used.",
-            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks.",
+            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks, composed (NFC), "
+            "without control and bidirectional characters.",
         )
 
 
@@ -198,14 +214,34 @@ def check_description(description: str | None) -> None:
     """Refuse a description that the AWS API would refuse.
 
     Raises:
-        UsageError: More than 255 characters, or a control character other than tab and line end.
+        UsageError: More than 255 characters, not in NFC, or a control character other than tab and line end, or a
+            bidirectional one.
     """
     if description is None:
         return
-    if len(description) > MAX_DESCRIPTION or not _DESCRIPTION.fullmatch(description):
+    if len(description) > MAX_DESCRIPTION or not _is_a_text(description):
         raise UsageError(
             "The description cannot be used.",
-            remedy=f"Give at most {MAX_DESCRIPTION} characters without control characters.",
+            remedy=f"Give at most {MAX_DESCRIPTION} characters, composed (NFC), without control and bidirectional "
+            "characters.",
+        )
+
+
+def _is_a_text(text: str) -> bool:
+    return bool(_DESCRIPTION.fullmatch(text)) and is_fit_to_show(text.translate(_SPACES_OF_A_TEXT))
+
+
+def check_label(what: str, text: str | None, max_length: int) -> None:
+    """Refuse a text for people that is empty, too long, or cannot be told from another.
+
+    Raises:
+        UsageError: Naming `what`, not the text.
+    """
+    check_text(what, text, max_length)
+    if text is not None and not is_fit_to_show(text):
+        raise UsageError(
+            f"The {what} cannot be used.",
+            remedy="Give it composed (NFC), without control and bidirectional characters.",
         )
 
 
@@ -234,7 +270,7 @@ def check_tags(tags: Mapping[str, str]) -> None:
         raise UsageError(f"There are more than {MAX_TAGS} tags.", remedy=f"Keep at most {MAX_TAGS}.")
     check_tag_keys(tags)
     for value in tags.values():
-        if len(value) > MAX_TAG_VALUE or not _DESCRIPTION.fullmatch(value):
+        if len(value) > MAX_TAG_VALUE or not _is_a_text(value):
             raise UsageError(
                 "A tag's value cannot be used.",
                 remedy=f"Give at most {MAX_TAG_VALUE} characters without control characters.",
@@ -248,7 +284,7 @@ def check_tag_keys(keys: Iterable[str]) -> None:
         UsageError: A key of the wrong length, with control characters, or beginning with `aws:`.
     """
     for key in keys:
-        if not 1 <= len(key) <= MAX_TAG_KEY or not _NAME.fullmatch(key):
+        if not 1 <= len(key) <= MAX_TAG_KEY or not _NAME.fullmatch(key) or not is_fit_to_show(key):
             raise UsageError(
                 "A tag's key cannot be used.", remedy=f"Give 1 to {MAX_TAG_KEY} characters on one line."
             )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from cleanroom_pipelines.catalog.names import Kind, check_text
+from cleanroom_pipelines.catalog.names import Kind, check_label, is_fit_to_show
 from cleanroom_pipelines.catalog.specs import Spec
 from cleanroom_pipelines.errors import UsageError
 
@@ -200,8 +200,8 @@ class DataRoomSpec(_MarkedSpec):
             )
         for email in group.emails:
             check_email(email)
-        check_text("role of a participant", group.role or None, 255)
-        check_text("organization of a participant", group.organization_id, 255)
+        check_label("role of a participant", group.role or None, 255)
+        check_label("organization of a participant", group.organization_id, 255)
         types = self.collaboration_types
         if group.may(Permission.VIEW_INSIGHTS) and CollaborationType.INSIGHTS not in types:
             raise UsageError(
@@ -291,5 +291,5 @@ def check_email(email: str) -> None:
     Raises:
         UsageError: Another form; the text is not told.
     """
-    if not _EMAIL.fullmatch(email) or email != email.lower():
+    if not _EMAIL.fullmatch(email) or email != email.lower() or not is_fit_to_show(email):
         raise UsageError("An e-mail address cannot be used.", remedy="Give name@domain.")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
-from cleanroom_pipelines.catalog.names import Kind, check_text, make_uuid
+from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, Ledger, RoomJob, Upload, Version
 from cleanroom_pipelines.catalog.tables import (
@@ -112,7 +112,8 @@ class Rooms(Database):
         Raises:
             UsageError: Its name cannot be kept.
         """
-        check_text("name of the file", name, 255)
+        name = as_label(name)  # of a file: some systems keep names decomposed
+        check_label("name of the file", name, 255)
         with self._write() as session:
             row = UploadRow(
                 id=upload_id,

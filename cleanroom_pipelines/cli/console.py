@@ -1,18 +1,23 @@
-"""How commands speak: sentences on stderr, results on stdout, progress on a terminal.
+"""How commands speak: sentences on stderr, results on stdout, progress on a terminal; and how they end.
 
-Lives here: error to exit code, progress bars, JSON.
+Lives here: error and signal to exit code, streams that nobody reads any more, progress bars, JSON.
 Keep out: what commands do.
 """
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
 
 USAGE, DEFECT = 2, 1
 
@@ -21,6 +26,89 @@ def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:
     """Print one clear sentence on stderr and end with an exit code."""
     click.echo(f"cleanroom: {error}", err=True)
     sys.exit(code)
+
+
+class Ending:
+    """Whether this process was asked to end, and the exit code that says so.
+
+    Args:
+        told: Knows of a signal too when another handler, such as Dagster's, has it.
+    """
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self._number = 0
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal asked for it."""
+        return self._number != 0 or self._told.is_set()
+
+    @property
+    def code(self) -> int:
+        """128 and the number of the signal."""
+        return 128 + ((self.is_asked and (self._number or self._told.number)) or signal.SIGINT)
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal: whatever is under way is left, and cleans up behind itself."""
+        self._number = self._number or number
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[Ending]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, in the main thread."""
+    with heeding_signals() as told:
+        ending = Ending(told)
+        if threading.current_thread() is not threading.main_thread():
+            yield ending
+            return
+        before = {number: signal.signal(number, ending) for number in TOLD_BY}
+        try:
+            yield ending
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Go on when nobody reads the standard streams any more; what is still said is dropped."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _WhileRead(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _WhileRead:
+    """A text stream that takes what it is given, whether or not somebody reads it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+            self._stream.flush()  # what waits in it goes nowhere too
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 def print_json(value: Any) -> None:

@@ -18,7 +18,16 @@ from cleanroom_pipelines.cli.activating import export
 from cleanroom_pipelines.cli.algebra import algebra
 from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.cli.benchmarks import benchmark
-from cleanroom_pipelines.cli.console import DEFECT, exit_with, print_json, progress_bar, table
+from cleanroom_pipelines.cli.console import (
+    DEFECT,
+    USAGE,
+    ending_on_signals,
+    exit_with,
+    print_json,
+    progress_bar,
+    readers_may_leave,
+    table,
+)
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.recovering import recover
@@ -42,20 +51,49 @@ def cleanroom() -> None:
 
 
 def main() -> None:
-    """Run the command: exit code 0, 2 with one sentence on bad usage or input, 1 on a defect of ours."""
-    try:
-        with acting_for("cli"):
-            cleanroom()
-    except CleanroomError as error:
-        exit_with(error)
-    except Exception as error:
-        from cleanroom_pipelines.execution.work import without_data_of
+    """Run the command of this process.
 
-        # a defect of ours; its text may quote a cell, and a traceback prints it
-        exit_with(without_data_of(error), DEFECT)
-    except BrokenPipeError:
-        # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    Its exit code: 0; 2 with one sentence on bad usage or input, and where the machine refuses; 130 and 143 after
+    SIGINT and SIGTERM; 1 on a defect of ours.
+    """
+    with readers_may_leave(), ending_on_signals() as ending:
+        try:
+            with acting_for("cli"):
+                code = _run(sys.argv[1:])
+            if sys.stdout is not None:  # it is where it was closed
+                sys.stdout.flush()
+        except CleanroomError as error:
+            exit_with(error)
+        except KeyboardInterrupt:
+            sys.exit(ending.code)
+        except Exception as error:
+            if ending.is_asked:  # some libraries make an error of their own of a signal
+                sys.exit(ending.code)
+            from cleanroom_pipelines.execution.work import UnexpectedError, without_data_of
+
+            # its text may quote a cell, and a traceback prints it
+            told = without_data_of(error)
+            exit_with(told, DEFECT if isinstance(told, UnexpectedError) else USAGE)
+    if code:
+        sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """What click's own main does but for signals and broken pipes, of which that one makes exit code 1."""
+    if "_CLEANROOM_COMPLETE" in os.environ:
+        cleanroom.main(arguments)  # of a shell; ends the process
+    try:
+        with cleanroom.make_context("cleanroom", arguments) as context:
+            cleanroom.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except click.Abort:  # the end of the input where an answer was asked for
+        click.echo("cleanroom: No answer was given; nothing was done.", err=True)
+        return USAGE
+    return 0
 
 
 for group in (account, audit, benchmark, bucket, collaboration, template, token, user):

@@ -7,13 +7,14 @@ Keep out: running (execution).
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 import click
 
 from cleanroom_pipelines.catalog import Catalog, Status, Version
 from cleanroom_pipelines.cli.console import progress_bar
+from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.running import run_pending
@@ -49,10 +50,23 @@ def run_pending_watched(
                     f"{time.monotonic() - begun:6.1f} s  {version.kind.words} {version.resource_id}", err=True
                 )
 
+        def on_failure(version: Version) -> None:
+            with suppress(NotFoundError):  # deleted meanwhile
+                ended = installation.catalog.version(version.kind, version.resource_id, version.number)
+                why = ended.status_message or "Its run failed; see the Dagster UI."
+                click.echo(f"        {version.kind.words} {version.resource_id} failed: {why}", err=True)
+
         n_runs, tried = 0, set[str]()
         while True:
             left = None if max_seconds is None else max(0.0, begun + max_seconds - time.monotonic())
-            n_runs += run_pending(installation, instance, max_seconds=left, on_start=on_start, passed_over=tried)
+            n_runs += run_pending(
+                installation,
+                instance,
+                max_seconds=left,
+                on_start=on_start,
+                on_failure=on_failure,
+                passed_over=tried,
+            )
             if not wait or left == 0 or not installation.catalog.unfinished():
                 return n_runs
             current.clear()

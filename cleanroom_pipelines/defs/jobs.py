@@ -134,7 +134,7 @@ def keep_house() -> None:
 def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Report the materialisations that Dagster's storage lacks of the catalogue's current versions."""
     opened = installation.open()
-    with without_data(), beating(opened, context.run.run_id), heeding_signals() as told:
+    with without_data(), heeding_signals() as told:
         n_rebuilt = rebuild_history(opened, context.instance, told.is_set)
     context.log.info(f"Rebuilt {n_rebuilt} materialisations.")
 

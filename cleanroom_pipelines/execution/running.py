@@ -49,6 +49,7 @@ def run_pending(
     max_seconds: float | None = None,
     max_versions: int | None = None,
     on_start: Callable[[Version], None] = lambda _: None,
+    on_failure: Callable[[Version], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     passed_over: set[str] | None = None,
     lane: Lane | None = None,
@@ -64,6 +65,7 @@ def run_pending(
         max_seconds: Start nothing more after this time.
         max_versions: Do at most so many.
         on_start: Told each version before it is run.
+        on_failure: Told each version whose run failed.
         should_stop: Asked before each; nothing more is started then.
         passed_over: Run keys that are not started; those that were are added.
         lane: Do the work of one lane only.
@@ -107,13 +109,16 @@ def run_pending(
                 instance=instance,
                 raise_on_error=False,
                 tags={VERSION_TAG: str(version.number)} | ({WORKER_TAG: worker} if worker else {}),
-                run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+                # with a stack of Dagster's own for each error; whoever runs this says what failed
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
         except dg.DagsterUnknownPartitionError:
             continue  # its resource was deleted this very moment
         n_runs += 1
         if _was_interrupted(result):
             raise KeyboardInterrupt
+        if not result.success:
+            on_failure(version)
     return n_runs
 
 

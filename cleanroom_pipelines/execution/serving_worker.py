@@ -34,7 +34,7 @@ from cleanroom_pipelines.execution.running import SCORING_JOB, WORKER_TAG, beati
 from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
 from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
-from cleanroom_pipelines.execution.work import without_data_of
+from cleanroom_pipelines.execution.work import UnexpectedError, without_data_of
 
 _LOG = logging.getLogger(__name__)
 # How often it looks for silent runs and for what nobody asked it to do.
@@ -175,7 +175,12 @@ def main() -> None:
     os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     lane = Lane(sys.argv[1]) if len(sys.argv) > 1 else None
-    work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
+    try:
+        work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
+    except Exception as error:
+        told = error if isinstance(error, CleanroomError) else without_data_of(error)
+        sys.stderr.write(f"cleanroom: {told}\n")
+        sys.exit(1 if isinstance(told, UnexpectedError) else 2)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ class Told:
 
     def __init__(self, reader: socket.socket | None = None) -> None:
         self._reader = reader
-        self._is_told = False
+        self.number = 0
 
     def is_set(self) -> bool:
-        """Whether it was told until now."""
-        if not self._is_told and self._reader is not None:
+        """Whether it was told until now; the number of the first signal is kept."""
+        if not self.number and self._reader is not None:
             with suppress(OSError):  # nothing has come
-                self._is_told = bool(TOLD_BY & set(self._reader.recv(4096)))
-        return self._is_told
+                self.number = next((each for each in self._reader.recv(4096) if each in TOLD_BY), 0)
+        return self.number != 0
 
     def wait(self, seconds: float) -> bool:
         """Wait until it is told, at most so long."""

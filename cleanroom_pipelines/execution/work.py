@@ -38,6 +38,7 @@ from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
+from cleanroom_pipelines.storage.artifacts import of_the_machine
 from cleanroom_pipelines.storage.fences import Fence
 
 _CANCELLED = "The work was cancelled."
@@ -441,8 +442,10 @@ def without_data() -> Iterator[None]:
         raise without_data_of(error) from None
 
 
-def without_data_of(error: Exception) -> UnexpectedError:
-    """What may be said of an error that is none of ours: its class and its place."""
+def without_data_of(error: Exception) -> CleanroomError:
+    """What may be said of an error that is not ours: why the machine refused, or else its class and its place."""
+    if isinstance(error, OSError) and (known := of_the_machine(error)) is not None:
+        return known
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "cleanroom_pipelines" in frame.filename] or frames
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.catalog import Catalog, Lane
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
@@ -31,12 +32,15 @@ from cleanroom_pipelines.serving.limits import RateLimit
 from cleanroom_pipelines.serving.lookalike_api import LookalikeApi
 from cleanroom_pipelines.serving.media_api import MediaApi
 
+if TYPE_CHECKING:
+    import uvicorn
+
 _LOG = logging.getLogger(__name__)
 _SECONDS_BEFORE_SWITCH = 0.0005
 _SECONDS_TO_END = 30
-_SECONDS_TO_RESTART = 2.0
 # A small question that waited so long found the worker busy.
 _SECONDS_TO_WAIT = 3.0
+_SECONDS_TO_RESTART, _MOST_SECONDS_TO_RESTART = 2.0, 60.0
 
 
 def make_gateway(
@@ -93,28 +97,13 @@ def serve(
     Raises:
         ConfigurationError: The address cannot be listened on, or what the API needs is not installed.
     """
-    import uvicorn
-
     listening = _listen(host, port)
 
     # A writer lets go of the interpreter at each of its statements. With the usual 5 ms it waits that long to go
     # on while others compute, and all writers wait behind it: measured, half of the 99th percentile and more.
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
     installation.catalog.stay_connected()
-    gateway = make_gateway(installation)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            gateway,
-            log_config=None,
-            access_log=False,  # the audit log has every request, and no data
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=10,
-            http="h11",  # the faster parser lets anybody fill the memory with an endless header
-            h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
-            ws="none",
-        )
-    )
+    server = make_server(make_gateway(installation))
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
     told = Thread(target=_tell_when_ready, args=(server, url, on_ready), daemon=True)
@@ -124,6 +113,35 @@ def serve(
             server.run(sockets=[listening])
     finally:
         installation.audit.close()
+
+
+def make_server(gateway: Gateway, *, seconds_to_arrive: float | None = None) -> "uvicorn.Server":
+    """The web server of a gateway, not running yet.
+
+    Args:
+        gateway: The application.
+        seconds_to_arrive: How long the head of a request, or headway of its body, is waited for; None: 30.
+    """
+    import uvicorn
+
+    from cleanroom_pipelines.serving.arriving import SECONDS_TO_ARRIVE, ArrivingProtocol
+
+    class Protocol(ArrivingProtocol):  # h11, since the faster parser lets anybody fill the memory with a header
+        seconds = SECONDS_TO_ARRIVE if seconds_to_arrive is None else seconds_to_arrive
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            gateway,
+            log_config=None,
+            access_log=False,  # the audit log has every request, and no data
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+            http=Protocol,
+            h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
+            ws="none",
+        )
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -146,7 +164,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _tell_when_ready(server, url: str, on_ready: Callable[[str], None]) -> None:  # type: ignore[no-untyped-def]
+def _tell_when_ready(server: "uvicorn.Server", url: str, on_ready: Callable[[str], None]) -> None:
     while not server.started:
         if server.should_exit:
             return
@@ -165,14 +183,21 @@ def _workers(catalog: Catalog) -> Iterator[None]:
     children: dict[Lane | None, subprocess.Popen[bytes]] = {None: _start_worker()}
 
     def watch() -> None:
+        pauses = dict.fromkeys([None, *Lane], _SECONDS_TO_RESTART)
+        begun = dict.fromkeys([None, *Lane], time.monotonic())
         waiting, look_at = frozenset[str](), time.monotonic()
         while not ended.wait(0.2):
             for lane, child in list(children.items()):
-                if child.poll() is not None:
-                    _LOG.warning("A worker ended; another one is started.")
-                    if ended.wait(_SECONDS_TO_RESTART):
-                        return
-                    children[lane] = _start_worker(lane)
+                if child.poll() is None:
+                    continue
+                if time.monotonic() - begun[lane] > _MOST_SECONDS_TO_RESTART:
+                    pauses[lane] = _SECONDS_TO_RESTART
+                _LOG.warning("A worker ended; another one is started.")
+                if ended.wait(pauses[lane]):
+                    return
+                # one that cannot begin says why each time, so it is tried less and less often
+                pauses[lane] = min(2 * pauses[lane], _MOST_SECONDS_TO_RESTART)
+                children[lane], begun[lane] = _start_worker(lane), time.monotonic()
             if Lane.SMALL not in children and time.monotonic() >= look_at:
                 before, waiting = waiting, _small_questions(catalog)
                 if before & waiting:

@@ -20,12 +20,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlparse
+from urllib.parse import parse_qsl, unquote, urlencode, urlparse
 
 import fsspec
 import pyarrow as pa
 
-from cleanroom_pipelines.errors import ArtifactError, CleanroomError, ConfigurationError, StorageFullError
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CleanroomError,
+    ConfigurationError,
+    StorageFullError,
+    StoreUnavailableError,
+)
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
 from cleanroom_pipelines.storage.processes import remembered
@@ -36,6 +42,8 @@ _S3 = "s3"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_-]{8,60}|\..+\.draft")
+_NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True)
@@ -143,26 +151,43 @@ class Draft:
     manifest: Manifest | None = None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long an S3-compatible store is waited for: by default about half a minute for one call.
+
+    Args:
+        connect_seconds: For a connection.
+        answer_seconds: Without a byte of an answer.
+        n_tries: Of one call, the first included.
+    """
+
+    connect_seconds: float = 5.0
+    answer_seconds: float = 10.0
+    n_tries: int = 3
+
+
 class ArtifactStore:
     """Artifacts under one fsspec URL.
 
     Args:
         url: Root, such as a local path or `s3://bucket/prefix`.
         scratch: Local folder for drafts and copies of remote artifacts.
+        patience: How long an S3-compatible store is waited for.
 
     Raises:
         ConfigurationError: The URL's kind of store is not known, or its driver is not installed.
     """
 
-    def __init__(self, url: str, scratch: Path) -> None:
+    def __init__(self, url: str, scratch: Path, patience: Patience = Patience()) -> None:
         check_store_url(url)
         self._is_local = _is_local(url)
         if self._is_local:
             # not url_to_fs, which gives "::" in a folder's name a meaning
             self._fs = fsspec.filesystem("file")
-            self._root = str(self._fs._strip_protocol(url))
+            path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
+            self._root = str(self._fs._strip_protocol(path))
         elif urlparse(url).scheme == _S3:
-            self._fs, self._root = _open_s3(url)
+            self._fs, self._root = _open_s3(url, patience)
         else:
             # other processes write there too, so no listing may be remembered
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
@@ -199,7 +224,9 @@ class ArtifactStore:
         """
         target = Path(self._root) / reference.path if self._is_local else None
         parent = target.parent if target else self._scratch
-        if self._fs.exists(f"{self._root}/{reference.path}/{MANIFEST}"):
+        with self._reached():
+            is_there = self._fs.exists(f"{self._root}/{reference.path}/{MANIFEST}")
+        if is_there:
             raise ArtifactError("This version of the artifact exists already.")
         with full_disk_is_an_error():
             parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +264,8 @@ class ArtifactStore:
             ArtifactError: There is none: the version was never finished, or was deleted.
         """
         try:
-            text = self._fs.cat_file(f"{self._root}/{reference.path}/{MANIFEST}").decode()
+            with self._reached():
+                text = self._fs.cat_file(f"{self._root}/{reference.path}/{MANIFEST}").decode()
         except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
             raise ArtifactError(
                 f"The artifact of {reference.asset} is missing.", remedy="Build it again."
@@ -272,7 +300,7 @@ class ArtifactStore:
                 target = folder / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # what is missing is told by _verify
-                with full_disk_is_an_error(), suppress(FileNotFoundError):
+                with self._reached(), suppress(FileNotFoundError):
                     self._fs.get_file(f"{self._root}/{reference.path}/{entry.name}", str(target))
             _verify(folder, manifest)
             yield folder
@@ -308,11 +336,13 @@ class ArtifactStore:
     def versions(self, asset: str, partition: str) -> list[str]:
         """All finished versions of a partition, oldest first."""
         folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
-        try:
-            names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self._fs.ls(folder, detail=False)]
-        except FileNotFoundError:
-            return []
-        finished = {name for name in names if is_version(name) and self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
+        with self._reached():
+            try:
+                names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self._fs.ls(folder, detail=False)]
+            except FileNotFoundError:
+                return []
+            versions = filter(is_version, names)
+            finished = {name for name in versions if self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
     def manifests(self, asset: str) -> Iterator[Manifest | None]:
@@ -352,7 +382,7 @@ class ArtifactStore:
         """Delete a version, its manifest first, so that no reader meets a half-deleted one."""
         folder = f"{self._root}/{reference.path}"
         for path in (f"{folder}/{MANIFEST}", folder):
-            with suppress(FileNotFoundError):
+            with self._reached(), suppress(FileNotFoundError):
                 self._fs.rm(path, recursive=path == folder)
 
     def delete_partition(self, asset: str, partition: str) -> None:
@@ -362,6 +392,22 @@ class ArtifactStore:
         folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
         with suppress(FileNotFoundError):
             self._fs.rm(folder, recursive=True)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Tell the failures of a remote store from those of this machine."""
+        try:
+            with full_disk_is_an_error():
+                yield
+        except (CleanroomError, FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            if self._is_local:
+                raise
+            raise StoreUnavailableError(
+                f"The store of the artifacts does not answer or refused ({type(error).__name__}).",
+                remedy="Check CLEANROOM_ARTIFACTS_URL, its credentials and that the store is up; then try again.",
+            ) from None
 
     def _give_name(self, draft: Path, target: Path) -> None:
         if target.is_dir() and not (target / MANIFEST).exists():
@@ -383,7 +429,8 @@ class ArtifactStore:
         try:
             for name in (*(entry.name for entry in manifest.files), MANIFEST):
                 fence.check()
-                self._fs.put_file(str(folder / name), f"{base}/{name}")
+                with self._reached():
+                    self._fs.put_file(str(folder / name), f"{base}/{name}")
         except BaseException:
             with suppress(Exception):  # the store that failed may fail again; without a manifest nothing is read
                 self._fs.rm(base, recursive=True)
@@ -399,7 +446,7 @@ def check_store_url(url: str) -> None:
     if _is_local(url):
         return
     if urlparse(url).scheme == _S3:
-        _open_s3(url)
+        _open_s3(url, Patience())
         return
     try:
         fsspec.get_filesystem_class(urlparse(url).scheme)
@@ -415,7 +462,7 @@ def check_store_url(url: str) -> None:
         ) from None
 
 
-def _open_s3(url: str) -> tuple[Any, str]:
+def _open_s3(url: str, patience: Patience) -> tuple[Any, str]:
     """An S3-compatible store by pyarrow's own client, and the root in it; nothing is connected.
 
     Decided 2026-11-27: s3fs, fsspec's driver, asks for a botocore older than the one whose service model the AWS
@@ -424,7 +471,7 @@ def _open_s3(url: str) -> tuple[Any, str]:
     `?endpoint_override=host:port&scheme=http`.
     """
     from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
 
     parsed = urlparse(url)
     query = dict(parse_qsl(parsed.query))
@@ -434,7 +481,20 @@ def _open_s3(url: str) -> tuple[Any, str]:
     # Without a region the client would ask Amazon for the bucket's.
     if parsed.netloc and "region" in query:
         with suppress(ValueError, pa.ArrowException):
-            store, root = FileSystem.from_uri(parsed._replace(query=urlencode(query)).geturl())
+            _, root = FileSystem.from_uri(parsed._replace(query=urlencode(query)).geturl())
+            store = S3FileSystem(  # the same, since what is read from a URL waits as long as it takes
+                access_key=parsed.username and unquote(parsed.username),
+                secret_key=parsed.password and unquote(parsed.password),
+                region=query["region"],
+                scheme=query.get("scheme"),
+                endpoint_override=query.get("endpoint_override"),
+                allow_bucket_creation=query.get("allow_bucket_creation") == "true",
+                allow_bucket_deletion=query.get("allow_bucket_deletion") == "true",
+                tls_ca_file_path=query.get("tls_ca_file_path"),
+                connect_timeout=patience.connect_seconds,
+                request_timeout=patience.answer_seconds,
+                retry_strategy=AwsStandardS3RetryStrategy(max_attempts=patience.n_tries),
+            )
     if store is None:
         raise ConfigurationError(
             "The URL of the artifacts cannot be read.",
@@ -466,10 +526,32 @@ def full_disk_is_an_error() -> Iterator[None]:
     except StorageFullError:
         raise
     except OSError as error:
-        # numpy tells of a write that was cut short in words alone
-        if error.errno in _FULL_DISK or (error.errno is None and _CUT_SHORT.search(str(error))):
-            raise StorageFullError("The disk is full.", remedy="Free some space and try again.") from None
+        if isinstance(told := of_the_machine(error), StorageFullError):
+            raise told from None
         raise
+
+
+def of_the_machine(error: OSError) -> CleanroomError | None:
+    """Our own error for one of the operating system's that has a known cause and remedy; None for another."""
+    if isinstance(error, CleanroomError):
+        return error
+    # numpy tells of a write that was cut short in words alone
+    if error.errno in _FULL_DISK or (error.errno is None and _CUT_SHORT.search(str(error))):
+        return StorageFullError("The disk is full.", remedy="Free some space and try again.")
+    if error.errno in _NOT_ALLOWED:
+        return ConfigurationError(
+            f"A file or folder may not be read or written ({errno.errorcode[error.errno]}).",
+            remedy="See that the home, and the place of what is written, are this user's and not read-only.",
+        )
+    if error.errno in _TOO_MANY_FILES:
+        return ConfigurationError(
+            "This process may open no more files.", remedy="Raise the limit (ulimit -n), then try again."
+        )
+    if error.errno == errno.EIO:
+        return ConfigurationError(
+            "The disk failed (EIO).", remedy="See the system's log; the disk may be damaged."
+        )
+    return None
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -391,8 +391,8 @@ def _connect(profile: str) -> Any:
             region_name=settings.get("region") or "us-east-1",
             config=Config(
                 ignore_configured_endpoint_urls=True,
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=5,
+                read_timeout=30,
                 retries={"mode": "standard", "total_max_attempts": 3},
             ),
         )

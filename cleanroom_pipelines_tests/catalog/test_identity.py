@@ -123,7 +123,7 @@ def test_a_dossier_holds_what_the_catalogue_knew(
             1, {}, version.parents, version.finished_at, version.summary, dossier=dossiers[one.id]
         )
         seed = job.seed_location if one is job else None
-        proven.append(ProvenResource(one.kind, one.id, (told,), dossier, seed))
+        proven.append(ProvenResource(one.kind, one.id, (told,), dossiers[one.id], seed))
     rebuilt = new.rebuild(proven, generation=9)
     assert (rebuilt.n_resources, rebuilt.n_versions) == (4, 4)
     assert new.identity().generation == 10

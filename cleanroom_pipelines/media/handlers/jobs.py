@@ -440,13 +440,22 @@ def _user_list(call: Call, room: Room, job: RoomJob) -> Any:
 
 
 def _base_reports(call: Call, room: Room, job: RoomJob) -> Any:
-    _, documents = newest_artifact(call.installation, Kind.DATA_ROOM, room.id, "base_audience")
-    return documents["reports"]
+    return _report(call, room, "base_audience")["reports"]
 
 
 def _seeds_report(call: Call, room: Room, job: RoomJob) -> Any:
-    _, documents = newest_artifact(call.installation, Kind.DATA_ROOM, room.id, "seed_audiences")
-    return documents["report"]
+    return _report(call, room, "seed_audiences")["report"]
+
+
+def _report(call: Call, room: Room, asset: str) -> dict[str, Any]:
+    try:
+        _, documents = newest_artifact(call.installation, Kind.DATA_ROOM, room.id, asset)
+    except ArtifactError:
+        raise errors.NotProvisionedError(
+            "There is no report: the room's data were not provisioned, or were taken out.",
+            remedy="Provision them first.",
+        ) from None
+    return documents
 
 
 _ANSWERS: Mapping[JobKind, Callable[[Call, Room, RoomJob], Any]] = {

@@ -1,0 +1,207 @@
+"""A machine that does not play along: a full disk, a read-only home, damaged databases, settings that are not set.
+
+Contract: every command ends with 2 and one sentence that says what to do, and 0 where nothing stood in its way; no
+traceback, no "report this place". What was there is there afterwards, and the same command ends well once there is
+room again.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.execution.dagster_home import dagster_instance, prepare_dagster_home
+from cleanroom_pipelines.execution.installation import Installation
+
+from .. import worlds
+from ..worlds import World
+from .commands import Commands, Ended
+
+
+def is_a_sentence(ended: Ended) -> bool:
+    """Whether a command ended with 2 and said why, in one line after what it had begun."""
+    *begun, said = ended.err.splitlines()
+    return (
+        ended.code == 2
+        and said.startswith("cleanroom: ")
+        and "unexpected" not in ended.err
+        and "Traceback" not in ended.err
+        and all(" s  " in line or " failed: " in line for line in begun)
+    )
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 6 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def declared(disk: Path, tmp_path: Path, world: World) -> Iterator[Installation]:
+    """A home on the small disk with work to do."""
+    with worlds.installed(disk / "home") as installation:
+        table = worlds.write_events(tmp_path / "events.parquet", worlds.events(n_events=1_500))
+        worlds.apply(installation, worlds.declare(tmp_path / "c.yaml", interactions=table, seed=None))
+        prepare_dagster_home(installation)
+        yield installation
+
+
+def fill(disk: Path, *, but: int = 0) -> Path:
+    """Fill a disk to the last byte, but for so many."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        try:
+            while stream.write(bytes(1 << 12)):
+                pass
+        except OSError:
+            pass
+        if but:
+            stream.truncate(stream.tell() - but)
+    return filler
+
+
+def test_a_full_disk(command: Commands, declared: Installation, disk: Path, tmp_path: Path, world: World) -> None:
+    changed = worlds.declare(
+        tmp_path / "d.yaml", interactions=world.interactions, seed=world.seed, dataset={"description": "x" * 200}
+    )
+    before = worlds.statuses(declared)
+    filler = fill(disk)
+    for arguments in (
+        ("apply", changed),
+        ("run",),
+        ("backup", disk / "b.tar"),
+        ("user", "create", "somebody@shop.example"),
+        ("account", "create", "shop"),
+        ("example", disk / "example"),
+    ):
+        ended = command(*arguments)
+        assert is_a_sentence(ended), (arguments[0], ended)
+        assert "space" in ended.err or "full" in ended.err or "written" in ended.err, (arguments[0], ended.err)
+    filler.unlink()
+    assert worlds.statuses(declared) == before
+    assert not list(disk.glob("*.tar"))
+    assert command("apply", changed).code == 0
+    assert command("run").code == 0
+
+
+@pytest.mark.parametrize("but", [16, 64, 256])
+def test_a_disk_that_fills_in_the_midst_of_work(
+    command: Commands, declared: Installation, disk: Path, but: int
+) -> None:
+    """With so many KB to go on with, work or its events find no place at some point or other."""
+    filler = fill(disk, but=but << 10)
+    ended = command("run")
+    assert ended.code == 0 or is_a_sentence(ended), ended
+    assert "Traceback" not in ended.err
+    assert "unexpected" not in ended.err
+    filler.unlink()
+    for name, found in worlds.statuses(declared).items():
+        assert found[-1] in ("ACTIVE", "CREATE_PENDING", "CREATE_FAILED", "CREATE_IN_PROGRESS"), name
+    assert command("status").code == 0
+
+
+@pytest.fixture
+def read_only(declared: Installation, disk: Path) -> Installation:
+    """The home on a disk that was mounted anew, for reading only."""
+    declared.catalog.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    return declared
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status",), ("run",), ("apply",), ("user", "create", "somebody@shop.example"), ("backup",), ("delete",)],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_read_only_home(
+    command: Commands, read_only: Installation, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    more = {
+        "apply": (tmp_path / "c.yaml",),
+        "backup": (tmp_path / "b.tar",),
+        "delete": ("shop-events-0123456789ab", "--yes"),
+    }
+    ended = command(*arguments, *more.get(arguments[0], ()))
+    assert is_a_sentence(ended), ended
+
+
+DATABASES = ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"]
+
+
+@pytest.mark.parametrize("name", DATABASES)
+@pytest.mark.parametrize("damage", [b"no database at all" * 300, None], ids=["garbage", "a damaged page"])
+def test_a_damaged_database_of_dagsters(
+    command: Commands, installation: Installation, tmp_path: Path, name: str, damage: bytes | None
+) -> None:
+    nothing = worlds.write_events(tmp_path / "events.parquet", worlds.events(n_events=1_500))
+    worlds.apply(installation, worlds.declare(tmp_path / "c.yaml", interactions=nothing, seed=None))
+    file = prepare_dagster_home(installation) / name
+    for log in file.parent.glob(f"{file.name}-*"):
+        log.unlink()
+    whole = file.read_bytes()
+    file.write_bytes(damage if damage is not None else whole[:1024] + bytes(reversed(whole[1024:])))
+    ended = command("run", "--max-seconds", "0")
+    assert is_a_sentence(ended), ended
+    assert "Dagster" in ended.err
+    shutil.rmtree(installation.home.dagster_home)
+    assert command("run", "--max-seconds", "0").code == 0, "what it says to do helps"
+
+
+def test_a_variable_that_dagsters_settings_name_and_that_is_not_set(
+    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DAGSTER_POSTGRES_URL", raising=False)
+    example = worlds.Path(__file__).parents[2] / "data" / "example" / "hosts" / "dagster.yaml"
+    installation.home.dagster_home.mkdir()
+    shutil.copy(example, installation.home.dagster_home)
+    ended = command("run")
+    assert is_a_sentence(ended), ended
+    assert "DAGSTER_POSTGRES_URL" in ended.err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["storage: {postgres: 7}", "storage: {}", "no_such_setting: 1", "[", "run_launcher: {module: x, class: y}"],
+)
+def test_wrong_settings_of_dagsters(command: Commands, installation: Installation, settings: str) -> None:
+    installation.home.dagster_home.mkdir()
+    (installation.home.dagster_home / "dagster.yaml").write_text(settings)
+    ended = command("run")
+    assert is_a_sentence(ended), ended
+    assert "dagster.yaml" in ended.err
+
+
+def test_a_folder_of_dagsters_that_is_not_there(
+    command: Commands, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "nowhere"))
+    ended = command("run")
+    assert is_a_sentence(ended), ended
+    assert "DAGSTER_HOME" in ended.err
+
+
+def test_more_open_files_than_are_allowed(
+    command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files", "/somewhere")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Installation, "from_environment", refuse)
+    ended = command("status")
+    assert is_a_sentence(ended), ended
+    assert "ulimit" in ended.err
+    assert "somewhere" not in ended.err
+
+
+def test_an_instance_still_raises_what_is_not_of_its_databases(installation: Installation) -> None:
+    with pytest.raises(LookupError), dagster_instance(installation):
+        raise LookupError
