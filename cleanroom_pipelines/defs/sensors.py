@@ -173,7 +173,7 @@ def _requests_of_lane(
     ]
     n_workers = sum(is_worker)
     wanted = min(_MAX_WORKERS[lane], -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
-    worker = dg.RunRequest(job_name=work_through_pending.name, tags={LANE_TAG: lane})
+    worker = dg.RunRequest(job_name=work_through_pending.name, tags={LANE_TAG: lane.value})
     return [worker] * (wanted - n_workers), f"{n_workers} workers are at {len(ready)} pending {lane} versions."
 
 

@@ -224,7 +224,7 @@ def run_request(version: Version, lane: Lane) -> dg.RunRequest:
         job_name=JOB_NAMES[version.kind],
         partition_key=version.resource_id,
         run_key=version.run_key,
-        tags={VERSION_TAG: str(version.number), LANE_TAG: lane},
+        tags={VERSION_TAG: str(version.number), LANE_TAG: lane.value},
     )
 
 

@@ -1,6 +1,6 @@
 """`cleanroom dev` as a person starts it: a real webserver, daemon and code server on a free port.
 
-Lives here: starting it, waiting until it answers, ending every process of it.
+Lives here: starting it, waiting until it answers, ending every process of it, and Dagster's settings for tests.
 """
 
 import os
@@ -12,11 +12,33 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 import psutil
 
 from cleanroom_pipelines_tests.worlds import wait_until
+
+_NO_OUTPUT = """
+# Only of tests: to keep what each step prints, Dagster starts four processes for it.
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+"""
+
+
+def keep_no_output(folder: Path, template: Path | None = None) -> None:
+    """Write Dagster's settings of a home, or of a host, which then keeps no output of steps.
+
+    Args:
+        folder: Dagster's folder, made if it does not exist; settings that it has stay.
+        template: The settings; those that are packaged for one machine if not given.
+    """
+    target = folder / "dagster.yaml"
+    if not target.exists():
+        source = template or resources.files("cleanroom_pipelines.execution").joinpath("dagster.yaml")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.write_text(source.read_text() + _NO_OUTPUT)
 
 
 def free_port() -> int:

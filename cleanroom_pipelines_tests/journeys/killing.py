@@ -124,7 +124,7 @@ def _die_in(seconds: float) -> None:
 
 
 def work(folder: Path, moment: Moment | None = None) -> Ended:
-    """Register what was dropped and do what is pending in a home, in a process of its own, until `moment`."""
+    """Register what was dropped and do what is pending in a folder's home, in a process that dies at a moment."""
     context = multiprocessing.get_context("forkserver")
     # starting python fifty times, and loading all definitions, would be most of the time
     context.set_forkserver_preload(["cleanroom_pipelines_tests.journeys.preloaded"])

@@ -5,34 +5,21 @@ and the households that redeem later better than a random list and than the most
 were mailed. A second run changes nothing.
 """
 
-import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cleanroom_pipelines.execution.installation import Installation, Settings
 
 from .. import worlds
+from .commands import Demo, run
 
 pytestmark = pytest.mark.slow
 
 
-def run_demo(home: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cleanroom_pipelines.cli.main", "demo", *more]
-    environment = os.environ | {"CLEANROOM_HOME": str(home)}
-    environment.pop("DAGSTER_HOME", None)
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=900)
-
-
-def test_the_demo_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = tmp_path / "home"
-    ended = run_demo(home, "--json")
-    assert ended.returncode == 0, ended.stderr
-    told: dict[str, Any] = json.loads(ended.stdout)
+def test_the_demo_tells_its_story(demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = demo.told
     recall = told["metrics"]["recall_at"]
     assert recall["recall_interval"][0] > recall["recall_random"]
     assert told["report"]["report"]["outcome"] == "PASSED"
@@ -50,13 +37,13 @@ def test_the_demo_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixture[
     with capsys.disabled():
         print(f"\nThe demo took {told['seconds']} s: {told['metrics']['sentence']}.", *lines, sep="\n")  # noqa: T201
 
+    home = Path(shutil.copytree(demo.home, tmp_path / "home"))
     installation = Installation(Settings(home))
     buckets = installation.home.accounts / "000000000000" / "buckets"
     for location in told["exports"]:
         assert list((buckets / location.removeprefix("s3://")).glob("part-*"))
     before = worlds.statuses(installation), set(home.joinpath("artifacts").rglob("*"))
-    again = run_demo(home)
-    assert again.returncode == 0, again.stderr
+    again = run(home, "demo")
     assert (worlds.statuses(installation), set(home.joinpath("artifacts").rglob("*"))) == before
     for words in ("Seed validation report", "most active", "random", "Exports", "cleanroom dev", str(buckets)):
-        assert words in again.stdout
+        assert words in again

@@ -6,12 +6,7 @@ least 0.999, at least 99 % the same users at each size. The cluster may be gone 
 read without.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -25,32 +20,10 @@ from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
 
 from .. import worlds
+from .commands import Demo, run, run_demo, typed
 
 pytestmark = pytest.mark.spark
 SHARES = (0.01, 0.05, 0.1, 0.2)
-
-
-def run(home: Path, *command: str, engine: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    environment["CLEANROOM_HOME"] = str(home)
-    if engine is not None:
-        environment["CLEANROOM_ENGINE_URL"] = engine
-    return subprocess.run(
-        [sys.executable, "-m", "cleanroom_pipelines.cli.main", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=home.parent,
-        timeout=900,
-    )
-
-
-def demo(home: Path, engine: str | None = None) -> dict[str, Any]:
-    ended = run(home, "demo", "--json", engine=engine)
-    assert ended.returncode == 0, ended.stderr
-    told: dict[str, Any] = json.loads(ended.stdout)
-    return told
 
 
 def ranking_of(home: Path) -> tuple[pd.DataFrame, bool]:
@@ -66,16 +39,20 @@ def ranking_of(home: Path) -> tuple[pd.DataFrame, bool]:
         return pd.concat(tables), (folder / RANKING_FILE).is_dir()
 
 
-def test_the_demo_on_a_cluster_agrees_with_the_demo_on_one_machine(tmp_path: Path) -> None:
-    cluster, spark_home, home = tmp_path / "cluster", tmp_path / "spark", tmp_path / "duckdb"
+def test_the_demo_on_a_cluster_agrees_with_the_demo_on_one_machine(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    cluster, on_spark = tmp_path / "cluster", tmp_path / "spark"
     cluster.mkdir()
+    on_spark.mkdir()
     with standalone_cluster(cluster) as url:
         assert url.startswith("spark://127.0.0.1:")
-        on_cluster = demo(spark_home, url)
+        on_cluster = run_demo(on_spark, url)
     assert java_processes_of(cluster) == []
-    on_one = demo(home)
+    # only now: another test may be running it meanwhile
+    on_one: Demo = request.getfixturevalue("demo")
 
-    (theirs, in_parts), (ours, in_one) = ranking_of(spark_home), ranking_of(home)
+    (theirs, in_parts), (ours, in_one) = ranking_of(on_cluster.home), ranking_of(on_one.home)
     assert in_parts, "the cluster ranked it"
     assert not in_one
     assert sorted(theirs["user_id"]) == sorted(ours["user_id"])
@@ -84,22 +61,21 @@ def test_the_demo_on_a_cluster_agrees_with_the_demo_on_one_machine(tmp_path: Pat
     for share in SHARES:
         n_users = int(share * len(ours))
         assert len(set(ours["user_id"][:n_users]) & set(theirs["user_id"][:n_users])) >= 0.99 * n_users
-    assert on_cluster["report"] == on_one["report"]
-    assert on_cluster["metrics"]["recall_at"]["recall"] == pytest.approx(
-        on_one["metrics"]["recall_at"]["recall"], abs=0.01
+    assert on_cluster.told["report"] == on_one.told["report"]
+    assert on_cluster.told["metrics"]["recall_at"]["recall"] == pytest.approx(
+        on_one.told["metrics"]["recall_at"]["recall"], abs=0.01
     )
-    assert len(on_cluster["exports"]) == len(on_one["exports"]) > 0
+    assert len(on_cluster.told["exports"]) == len(on_one.told["exports"]) > 0
 
     # Without the cluster: everything is there, verified, and the demo has nothing more to do.
-    statuses = worlds.statuses(Installation(Settings(spark_home)))
-    again = run(spark_home, "demo")
-    assert again.returncode == 0, again.stderr
-    assert worlds.statuses(Installation(Settings(spark_home))) == statuses
+    statuses = worlds.statuses(Installation(Settings(on_cluster.home)))
+    run(on_cluster.home, "demo")
+    assert worlds.statuses(Installation(Settings(on_cluster.home))) == statuses
 
 
 def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    ended = run(home, "demo", "--json", engine="spark://127.0.0.1:9")
+    ended = typed(home, "demo", "--json", engine="spark://127.0.0.1:9")
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
     assert "Nobody answers at the Spark cluster's address." in ended.stderr

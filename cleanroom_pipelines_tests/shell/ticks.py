@@ -34,7 +34,7 @@ def tick(shell: Shell, name: str, *, cursor: str | None = None, later: float = 0
         ) as context,
         dg.partition_loading_context(dynamic_partitions_store=shell.instance),  # the daemon's code server does
     ):
-        return loaded.get_sensor_def(name).evaluate_tick(context)
+        return _sent(loaded.get_sensor_def(name).evaluate_tick(context))
 
 
 def schedule_tick(shell: Shell, name: str, *, later: float = 0.0) -> Any:
@@ -46,7 +46,13 @@ def schedule_tick(shell: Shell, name: str, *, later: float = 0.0) -> Any:
         repository_def=loaded,
         resources={"installation": Later(seconds=later)},
     ) as context:
-        return loaded.get_schedule_def(name).evaluate_tick(context)
+        return _sent(loaded.get_schedule_def(name).evaluate_tick(context))
+
+
+def _sent(answer: Any) -> Any:
+    """What the daemon gets of a tick: its code server is another process, which sends texts but no enums of ours."""
+    dg.serialize_value(answer)
+    return answer
 
 
 def as_run(shell: Shell, job: str, status: dg.DagsterRunStatus, **tags: str) -> str:
