@@ -119,9 +119,8 @@ def test_a_dossier_holds_what_the_catalogue_knew(
     proven = []
     for one in kinds:
         version = catalog.version(one.kind, one.id, 1)
-        told = ProvenVersion(
-            1, {}, version.parents, version.finished_at, version.summary, dossier=dossiers[one.id]
-        )
+        made_at, dossier = version.finished_at, dossiers[one.id]
+        told = ProvenVersion(1, {}, version.parents, made_at, version.summary, dossier=dossier)
         seed = job.seed_location if one is job else None
         proven.append(ProvenResource(one.kind, one.id, (told,), dossiers[one.id], seed))
     rebuilt = new.rebuild(proven, generation=9)
