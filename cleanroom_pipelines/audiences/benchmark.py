@@ -84,7 +84,8 @@ def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> 
         multiple of the best hand-written SQL (where there is any) and of the better polars engine; whether all
         found the same.
     """
-    questions, results = settings.questions, {}
+    questions = settings.questions
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="algebra-", dir=settings.scratch) as name:
         folder = Path(name)
         tell: Progress = progress or (lambda share, step: None)
