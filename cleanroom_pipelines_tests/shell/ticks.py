@@ -50,7 +50,7 @@ def schedule_tick(shell: Shell, name: str, *, later: float = 0.0) -> Any:
 
 
 def _sent(answer: Any) -> Any:
-    """What the daemon gets of a tick: its code server is another process, which sends texts but no enums of ours."""
+    """What the daemon gets of a tick: its code server is another process, which sends only texts and numbers."""
     dg.serialize_value(answer)
     return answer
 
