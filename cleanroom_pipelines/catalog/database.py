@@ -345,9 +345,9 @@ def _translated() -> Iterator[None]:
                 "The catalogue's database cannot be opened for writing.",
                 remedy="See that its folder exists and that you may write there.",
             ) from None
-        if "disk is full" in reason:
+        if "disk is full" in reason or "disk I/O error" in reason:  # the latter where its log finds no place
             raise CatalogUnavailableError(
-                "The disk of the catalogue is full; nothing was changed.",
+                "The disk of the catalogue is full, or fails; nothing was changed.",
                 remedy="Free some space, then try again.",
             ) from None
         raise CatalogUnavailableError(

@@ -8,11 +8,12 @@ Keep out: starting processes (cli, serving_worker) and settings of the installat
 import fcntl
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import dagster as dg
 import yaml
@@ -26,6 +27,7 @@ from cleanroom_pipelines.storage.artifacts import write_durably
 
 _SETTINGS = "dagster.yaml"
 _LOCK = ".opening.lock"
+_QUOTES_AN_EVENT = "Exception while writing logger call to event log"
 
 
 def prepare_dagster_home(installation: Installation) -> Path:
@@ -68,7 +70,7 @@ def _write_settings(installation: Installation) -> Path:
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open an instance, one process at a time: two that make its databases at once spoil them for good."""
     # Dagster joins paths to the text of URLs, and finds its settings and databases by patterns.
-    with _failures_explained(home), plain_folder(home) as plain:
+    with _failures_explained(home), _without_quotes(), plain_folder(home) as plain:
         with _lock(home):
             instance = dg.DagsterInstance.from_config(str(plain))
         with instance:
@@ -102,6 +104,28 @@ def _failures_explained(home: Path) -> Iterator[None]:
         raise _of_a_database(error) from None
 
 
+@contextmanager
+def _without_quotes() -> Iterator[None]:
+    """Drop what Dagster writes of an event that it could not keep: it quotes the event; the error comes anyway."""
+    before = sys.stderr
+    sys.stderr = cast("TextIO", _WithoutQuotes(before)) if before is not None else before
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+class _WithoutQuotes:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith(_QUOTES_AN_EVENT) else self._stream.write(text)
+
+
 def _wrong_settings(home: Path) -> ConfigurationError:
     try:
         missing = sorted(set(_variables_in(yaml.safe_load((home / _SETTINGS).read_bytes()))) - os.environ.keys())
@@ -132,9 +156,9 @@ def _variables_in(settings: Any) -> Iterator[str]:
 
 def _of_a_database(error: DBAPIError | sqlite3.Error) -> CleanroomError:
     reason = str(error.orig if isinstance(error, DBAPIError) else error)
-    if "disk is full" in reason:
+    if "disk is full" in reason or "disk I/O error" in reason:  # the latter where its log finds no place
         return StorageFullError(
-            "The disk of Dagster's databases is full.", remedy="Free some space, then try again."
+            "The disk of Dagster's databases is full, or fails.", remedy="Free some space, then try again."
         )
     if "malformed" in reason or "not a database" in reason:
         return DagsterStorageError(

@@ -109,11 +109,15 @@ def test_a_disk_that_fills_in_the_midst_of_work(
 
 
 @pytest.fixture
-def read_only(declared: Installation, disk: Path) -> Installation:
-    """The home on a disk that was mounted anew, for reading only."""
-    declared.catalog.close()
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    return declared
+def read_only(declared: Installation, disk: Path, tmp_path: Path) -> Iterator[Installation]:
+    """The home as it is seen where its disk is mounted for reading only."""
+    view = tmp_path / "view"
+    view.mkdir()
+    subprocess.run(["mount", "--bind", str(disk), str(view)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+    with worlds.installed(view / "home") as seen:
+        yield seen
+    subprocess.run(["umount", "-l", str(view)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_a_variable_that_dagsters_settings_name_and_that_is_not_set(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DAGSTER_POSTGRES_URL", raising=False)
-    example = worlds.Path(__file__).parents[2] / "data" / "example" / "hosts" / "dagster.yaml"
+    example = Path(__file__).parents[2] / "data" / "example" / "hosts" / "dagster.yaml"
     installation.home.dagster_home.mkdir()
     shutil.copy(example, installation.home.dagster_home)
     ended = command("run")
@@ -169,7 +173,7 @@ def test_a_variable_that_dagsters_settings_name_and_that_is_not_set(
 
 @pytest.mark.parametrize(
     "settings",
-    ["storage: {postgres: 7}", "storage: {}", "no_such_setting: 1", "[", "run_launcher: {module: x, class: y}"],
+    ["storage: {postgres: 7}", "storage: {}", "no_such_setting: 1", "["],
 )
 def test_wrong_settings_of_dagsters(command: Commands, installation: Installation, settings: str) -> None:
     installation.home.dagster_home.mkdir()
