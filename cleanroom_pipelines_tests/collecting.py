@@ -1,6 +1,6 @@
 """What pytest collected: the marks of every test, by file, before `-m` leaves some out.
 
-Lives here: what the root conftest keeps and the test of the README's counts reads.
+Lives here: what the root conftest keeps and the test of the README's counts reads, and the order of modules.
 Keep out: running anything.
 """
 
@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+# Folders in the order in which their longest modules come; all others follow.
+_LONGEST_FIRST = ("journeys", "contract", "shell", "execution", "serving", "media", "audiences", "similarity")
 
 Marks = dict[Path, list[set[str]]]
 MARKS = pytest.StashKey[Marks]()
@@ -20,3 +23,9 @@ def marks_of(items: Iterable[pytest.Item]) -> Marks:
     for item in items:
         marks[item.path].append({mark.name for mark in item.iter_markers()})
     return dict(marks)
+
+
+def place_of(module: Path) -> int:
+    """The place of a test module among those that take longest."""
+    folder = module.parent.name
+    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)

@@ -23,7 +23,7 @@ from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home, open_files
 
 from . import worlds
-from .collecting import MARKS, marks_of
+from .collecting import MARKS, marks_of, place_of
 from .worlds import World, WorldCache
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the marks of all that was collected, before `-m` leaves some of it out."""
     config.stash[MARKS] = marks_of(items)
+    # With two workers the longest modules first: none is left alone with one of them at the end.
+    items.sort(key=lambda item: place_of(item.path))
 
 
 def pytest_collection_finish() -> None:

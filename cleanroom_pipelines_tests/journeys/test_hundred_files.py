@@ -15,10 +15,9 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.inbox import ACCEPTED, REJECTED
 from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
-from cleanroom_pipelines.execution.running import run_pending
 
 from .. import worlds
-from .developing import dagster_dev
+from .developing import dagster_dev, keep_no_output
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +25,12 @@ pytestmark = pytest.mark.slow
 N_FILES, SECONDS = 100, 1_800
 
 
-def test_a_hundred_files_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    world = worlds.write_world(tmp_path / "files")
-    declaration = worlds.declare(tmp_path / "c.yaml", interactions=world.interactions, seed=None)
-    home, dice = tmp_path / "home", random.Random(3)
+def test_a_hundred_files_at_once(
+    world: worlds.World, trained_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dice = trained_home, random.Random(3)
+    keep_no_output(home / "dagster_home")
     with worlds.installed(home) as installation:
-        worlds.apply(installation, declaration)
-        with worlds.dagster_at(tmp_path / "dagster before") as instance:
-            assert run_pending(installation, instance) == 3
         configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
         inbox = installation.home.inbox_seeds / configured.id
         (tmp_path / "drops").mkdir()
