@@ -50,7 +50,17 @@ def start_dagster(host: str, port: int) -> NoReturn:
 
 def _wait_for(arguments: list[str], environment: dict[str, str]) -> int:
     """Run a command to its end, which a signal to this process asks for."""
+    children: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        told.append(number)
+        for child in children:
+            child.send_signal(number)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, which gives it to the child too
-    child = subprocess.Popen(arguments, env=environment)  # noqa: S603 - dg of this environment
-    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-    return child.wait()
+    signal.signal(signal.SIGTERM, pass_on)  # before there is a child: one that comes in between is not lost
+    children.append(subprocess.Popen(arguments, env=environment))  # noqa: S603 - dg of this environment
+    for number in told:
+        children[0].send_signal(number)
+    return children[0].wait()

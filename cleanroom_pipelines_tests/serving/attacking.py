@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.serving.gateway import Gateway, Receive
+from cleanroom_pipelines.storage import Home
 
 from ..cleanroomsml.requests import RawAnswer, RawRequest, sign
 from .server import REGION, Party
@@ -102,7 +103,12 @@ def everything(installation: Installation) -> tuple[list[str], list[tuple[str, i
     home = installation.home
     with closing(sqlite3.connect(home.root / "catalog.db")) as database:
         rows = list(database.iterdump())
-    return rows, files_below(home.accounts, home.scratch, home.seeds, home.artifacts)
+    return rows, [*files_below(home.accounts, home.seeds, home.artifacts), *files_in_scratch(home)]
+
+
+def files_in_scratch(home: Home) -> list[tuple[str, int]]:
+    """Files and folders that the processes of a home have in scratch, with their sizes."""
+    return files_below(*(path for path in home.scratch_root.iterdir() if not path.name.startswith(".")))
 
 
 def files_below(*folders: Path) -> list[tuple[str, int]]:

@@ -33,7 +33,7 @@ from cleanroom_pipelines.queries.running import QueryLimits, run_query
 from .. import worlds
 from ..cases import assert_each
 from ..cleanroomsml.requests import RawAnswer, build, raised
-from .attacking import assert_refused, entry_of, everything, files_below, in_audit, said_in
+from .attacking import assert_refused, entry_of, everything, files_in_scratch, in_audit, said_in
 from .server import (
     CUSTOMERS,
     DATABASE,
@@ -415,7 +415,7 @@ def fail_with(room: Room, job: str) -> tuple[dict[str, str], dict[str, str]]:
     assert "seedAudience" not in seen
     assert "protectedQueryIdentifier" not in seen
     assert told["statusDetails"]["statusCode"] == seen["statusDetails"]["statusCode"]
-    assert files_below(room.installation.home.scratch) == []
+    assert files_in_scratch(room.installation.home) == []
     assert psutil.Process().children() == []
     return told["statusDetails"], seen["statusDetails"]
 

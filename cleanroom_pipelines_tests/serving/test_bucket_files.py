@@ -30,6 +30,7 @@ from .attacking import (
     entry_of,
     everything,
     files_below,
+    files_in_scratch,
     in_audit,
     in_bytes,
     in_pieces,
@@ -56,7 +57,7 @@ def room(opened: Room) -> Room:
     """The same room for all, its buckets emptied."""
     for buckets in opened.installation.home.accounts.glob("*/buckets"):
         shutil.rmtree(buckets)
-    assert files_below(opened.installation.home.scratch) == []
+    assert files_in_scratch(opened.installation.home) == []
     return opened
 
 
@@ -94,7 +95,7 @@ def test_what_is_put_is_what_is_got(room: Room) -> None:
     }
     head = room.ask(me, get("seeds/deep/down/a.parquet", method="HEAD"))
     assert (head.status, head.body) == (200, b"")
-    assert files_below(room.installation.home.scratch) == []
+    assert files_in_scratch(room.installation.home) == []
     assert "seeds" not in in_audit(room.installation), "a place may be data"
 
 
@@ -214,7 +215,7 @@ def test_of_many_uploads_to_one_key_one_wins_whole(room: Room) -> None:
     assert [answer.status for answer in answers if answer] == [200] * 12
     assert room.ask(me, get("seeds/a.jsonl")).body in contents
     assert [entry["key"] for entry in room.ask(me, get("seeds")).json["objects"]] == ["a.jsonl"]
-    assert files_below(room.installation.home.scratch) == []
+    assert files_in_scratch(room.installation.home) == []
     assert [path.name for path in bucket_of(room, me, "seeds").iterdir()] == ["a.jsonl"]
 
 
@@ -445,13 +446,11 @@ def test_a_connection_that_breaks_leaves_nothing(shared_server: Server) -> None:
 
     def broken() -> Iterator[bytes]:
         yield whole[: len(whole) // 2]
-        worlds.wait_until(
-            lambda: files_below(installation.home.scratch), seconds=600, what="the begin of the upload"
-        )
+        worlds.wait_until(lambda: files_in_scratch(installation.home), seconds=600, what="the begin of the upload")
 
     speak(server.url, broken(), seconds=0.1)
     worlds.wait_until(
-        lambda: not files_below(installation.home.scratch), seconds=600, what="the end of what was begun"
+        lambda: not files_in_scratch(installation.home), seconds=600, what="the end of what was begun"
     )
     assert everything(installation) == before
     assert upload(server.url, me, "broken/a.jsonl", content).status == 200

@@ -24,7 +24,7 @@ from .attacking import (
     drips,
     entry_of,
     everything,
-    files_below,
+    files_in_scratch,
     in_bytes,
     in_pieces,
     never_ends,
@@ -232,7 +232,7 @@ def test_bodies_that_never_end_hold_no_threads(room: Room) -> None:
             for _ in range(45)
             for request in (create(room), uploading)
         ]
-        while len(files_below(room.installation.home.scratch)) < 45:
+        while len(files_in_scratch(room.installation.home)) < 45:
             await asyncio.sleep(0.01)
         answer = await converse(room.gateway, signed(LIST, room.parties.publisher, URL), in_pieces())
         assert not any(task.done() for task in waiting)
@@ -244,7 +244,7 @@ def test_bodies_that_never_end_hold_no_threads(room: Room) -> None:
     answer = asyncio.run(scenario())
     assert answer is not None
     assert answer.status == 200
-    assert files_below(room.installation.home.scratch) == []
+    assert files_in_scratch(room.installation.home) == []
 
 
 def test_who_leaves_in_the_middle_changed_nothing(room: Room) -> None:
