@@ -94,11 +94,13 @@ def fill(installation: Installation) -> None:
 
 
 def listing(root: Path) -> dict[str, bytes | None]:
-    """All files and folders of a home with their contents, but for the catalogue and locks."""
+    """All files and folders of a home with their contents, but for the catalogue, scratch and locks."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
         for path in root.rglob("*")
-        if not path.name.startswith("catalog.db") and not path.name.endswith(".lock")
+        if not path.name.startswith("catalog.db")
+        and not path.name.endswith(".lock")
+        and "scratch" not in path.relative_to(root).parts
     }
 
 

@@ -28,8 +28,8 @@ def inbox(world_cache: WorldCache, clock: StandingClock, tmp_path: Path) -> Inbo
 
     def make(folder: Path) -> None:
         installation = Installation(Settings(folder / "home", seed_floor=1), clock=StandingClock())
-        _ = installation.key  # made before anything is cut off
         worlds.with_catalog(installation.home)
+        _ = installation.key  # made before anything is cut off
         make_room(installation.catalog)
         installation.catalog.close()
 

@@ -266,49 +266,46 @@ def test_a_backup_that_was_altered_is_refused(backup: Path, tmp_path: Path) -> N
     assert "damaged" in refused(tmp_path / "altered.tar", tmp_path)
 
 
-def forge(path: Path, entry: tarfile.TarInfo, content: bytes = b"") -> None:
-    """A file of the right form, with one more entry, as somebody who means harm would make it."""
-    with tarfile.open(path, "w") as archive:
-        add_bytes(archive, "FORMAT", b"cleanroom-backup-1")
-        add_bytes(archive, "installation.key", bytes(32))
+def forge(whole: Path, path: Path, entry: tarfile.TarInfo, content: bytes = b"") -> None:
+    """A backup with one more entry, of the right form, as somebody who means harm would make it."""
+    with tarfile.open(whole) as original, tarfile.open(path, "w") as archive:
+        for member in original.getmembers():
+            if member.name not in ("END", entry.name):
+                archive.addfile(member, original.extractfile(member))
         archive.addfile(entry, io.BytesIO(content))
     with tarfile.open(path, "a") as archive:
         before = path.read_bytes()[: archive.offset]
-        add_bytes(archive, "END", hashlib.sha256(before).hexdigest().encode())
+        end, digest = tarfile.TarInfo("END"), hashlib.sha256(before).hexdigest().encode()
+        end.size = len(digest)
+        archive.addfile(end, io.BytesIO(digest))
 
 
-def add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))
-
-
-def test_what_is_forged_below_is_of_the_right_form(tmp_path: Path) -> None:
-    entry = tarfile.TarInfo("accounts")
+def test_what_is_forged_below_is_of_the_right_form(backup: Path, tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("accounts/further")
     entry.type, entry.mode = tarfile.DIRTYPE, 0o700
-    forge(tmp_path / "forged.tar", entry)
-    restore(tmp_path / "forged.tar", tmp_path / "home")
-    assert {path.name for path in (tmp_path / "home").iterdir()} == {"accounts", "installation.key"}
+    forge(backup, tmp_path / "forged.tar", entry)
+    restore(tmp_path / "forged.tar", tmp_path / "new home")
+    assert (tmp_path / "new home" / "accounts" / "further").is_dir()
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "../escaped", "accounts/../../../escaped"])
-def test_nothing_is_written_outside_of_the_home(tmp_path: Path, name: str) -> None:
+def test_nothing_is_written_outside_of_the_home(backup: Path, tmp_path: Path, name: str) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = 1
-    forge(tmp_path / "forged.tar", entry, b"x")
+    forge(backup, tmp_path / "forged.tar", entry, b"x")
     with pytest.raises(InputError):
         restore(tmp_path / "forged.tar", tmp_path / "new" / "home")
     assert not (tmp_path / "new" / "home").exists()
     assert not list(tmp_path.rglob("escaped"))
 
 
-def test_no_link_that_leads_out_is_restored(tmp_path: Path) -> None:
+def test_no_link_that_leads_out_is_restored(backup: Path, tmp_path: Path) -> None:
     entry = tarfile.TarInfo("accounts")
     entry.type, entry.linkname = tarfile.SYMTYPE, "/etc"
-    forge(tmp_path / "forged.tar", entry)
+    forge(backup, tmp_path / "forged.tar", entry)
     with pytest.raises(InputError):
-        restore(tmp_path / "forged.tar", tmp_path / "home")
-    assert not (tmp_path / "home").exists()
+        restore(tmp_path / "forged.tar", tmp_path / "new home")
+    assert not (tmp_path / "new home").exists()
 
 
 @pytest.mark.parametrize("is_there", [False, True])

@@ -146,7 +146,7 @@ def test_a_damaged_artifact_fails_the_run(again: Shell, tmp_path: Path) -> None:
         damage(folder)
         error = failure_of(again.materialize("audience", partition=again.partition("audience")))
         assert "ArtifactError" in error, damage.__name__
-        assert "Materialise the asset again." in error, damage.__name__
+        assert "Build it again." in error, damage.__name__
     assert len(worlds.materializations(again.instance, "audience")) == 1
 
 

@@ -4,7 +4,7 @@ housekeeping removes the counts of datasets that are gone."""
 import os
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import Cause, Kind
+from cleanroom_pipelines.catalog import Cause, Kind, TrainingDatasetSpec
 from cleanroom_pipelines.execution.making import make_audience_model, make_training_dataset
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.work import Run
@@ -39,16 +39,18 @@ def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
         assert len(counted) == 3
         assert made[1] == made[2]
 
-        gone = installation.home.day_caches / "0123456789ab"
-        gone.mkdir()
-        for folder in (gone, cache):
+        deleted = installation.catalog.create(
+            TrainingDatasetSpec(name="deleted", source="x.csv", columns=dataset.columns)
+        )
+        installation.catalog.request_delete(deleted.kind, deleted.id)
+        gone, unknown = (installation.home.day_caches / name for name in (deleted.id[-12:], "0123456789ab"))
+        for folder in (gone, unknown):
+            folder.mkdir()
+        for folder in (gone, unknown, cache):
             os.utime(folder, (0, 0))
-        while work := installation.catalog.ready():  # housekeeping waits for open work
-            claim = installation.catalog.claim(work[0].kind, work[0].resource_id, work[0].number, "run")
-            assert claim is not None
-            installation.catalog.finish(claim, {})
         delete_superseded(installation)
-        assert not gone.exists()
+        assert not gone.exists(), "its dataset was deleted"
+        assert unknown.exists(), "nothing says that its dataset was deleted"
         assert cache.exists()
 
 

@@ -153,7 +153,7 @@ def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(traine
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
-    as_run(trained, request.job_name, dg.DagsterRunStatus.QUEUED, **tags)
+    as_run(trained, request.job_name, WAITING, **tags)
     assert tick(trained, "pending_work").run_requests == []
     (instead,) = tick(trained, "pending_work", later=200).run_requests
     assert instead.job_name == "work_through_pending"

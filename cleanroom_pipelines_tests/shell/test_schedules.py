@@ -23,7 +23,7 @@ from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
 from .conftest import Shell, opened_in_memory, repository
-from .ticks import schedule_tick, tick
+from .ticks import carry_out, schedule_tick, tick
 
 WEEK = 7 * 86_400
 
@@ -109,8 +109,10 @@ def refresh(shell: Shell) -> tuple[list[str | None], list[str], int]:
     messages = [
         schedule_tick(shell, "declared_refreshes", later=later).skip_message for later in (0, WEEK + 60, WEEK + 60)
     ]
-    requested = [request.job_name for request in tick(shell, "pending_work").run_requests]
-    return messages, requested, shell.run_pending()
+    requests = tick(shell, "pending_work").run_requests
+    for request in requests:
+        carry_out(shell, request)
+    return messages, [request.job_name for request in requests], len(requests) + shell.run_pending()
 
 
 def test_a_refresh_remakes_exactly_what_follows_from_its_model(refreshed: Refreshed) -> None:

@@ -55,6 +55,15 @@ def _sent(answer: Any) -> Any:
     return answer
 
 
+def carry_out(shell: Shell, request: dg.RunRequest) -> None:
+    """Do in this process what the daemon would launch."""
+    job = repository().get_job(str(request.job_name))
+    result = job.execute_in_process(
+        partition_key=request.partition_key, instance=shell.instance, tags=dict(request.tags), raise_on_error=False
+    )
+    assert result.success
+
+
 def as_run(shell: Shell, job: str, status: dg.DagsterRunStatus, **tags: str) -> str:
     """Record a run as if a launcher had started it, and give its id."""
     definition = repository().get_job(job)
