@@ -86,7 +86,7 @@ class Rounds:
         instance: dg.DagsterInstance,
         worker: str,
         should_stop: Callable[[], bool],
-        lane: Lane | None,
+        lane: Lane | None = None,
     ) -> None:
         self.should_stop = should_stop
         self._installation = installation
