@@ -17,7 +17,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
@@ -170,11 +170,15 @@ def _end_of_parent() -> threading.Event:
     return ended
 
 
-def main() -> None:
-    """Work on the installation that the environment names, until a signal or the end of the parent."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Work on the installation that the environment names, until a signal or the end of the parent.
+
+    Args:
+        arguments: The lane to do the work of; none: everything.
+    """
     os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
-    lane = Lane(sys.argv[1]) if len(sys.argv) > 1 else None
+    lane = Lane(arguments[0]) if arguments else None
     try:
         work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
     except Exception as error:
@@ -184,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
