@@ -9,6 +9,7 @@ Keep out: data and worlds of one package's tests.
 import gc
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -63,6 +64,13 @@ class StandingClock:
 
     def turn(self, **parts: float) -> None:
         self.now += timedelta(**parts)
+
+
+@pytest.fixture(autouse=True)
+def _sigterm_ends_what_is_started() -> None:
+    """Let what a test starts end when it is told to: a child inherits that its parent ignores SIGTERM."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

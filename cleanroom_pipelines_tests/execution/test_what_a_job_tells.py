@@ -90,11 +90,12 @@ def start(
 ) -> GenerationJob:
     """Start a job of these users, as an account asks for it over the wire."""
     seed = worlds.write_seed(room.home.scratch / "seed.jsonl", users)
+    digest = room.vault.digest(seed)
     spec = GenerationJobSpec(
         name="Theirs",
         configured_audience_model_id=worlds.the(room, Kind.CONFIGURED_AUDIENCE_MODEL).id,
         seed_location=room.vault.put(room.token_hex(12), seed, keep=False, move=True),
-        seed_digest="cd" * 32,
+        seed_digest=digest,
         seed_mode=mode,
     )
     options = {} if starter == OWNER else {"starter": Starter(STARTER, "Theirs")}

@@ -454,13 +454,13 @@ def test_a_sensor_leaves_a_file_that_is_held_open(
 
         def tick() -> None:
             nonlocal cursor
-            context = dg.build_sensor_context(
+            with dg.build_sensor_context(
                 instance=instance,
                 cursor=cursor,
                 repository_def=loaded,
                 resources={"installation": InstallationResource()},
-            )
-            ticked = loaded.get_sensor_def(sensor).evaluate_tick(context)
+            ) as context:
+                ticked = loaded.get_sensor_def(sensor).evaluate_tick(context)
             cursor = ticked.cursor
             told.append(str(ticked.skip_message))
 

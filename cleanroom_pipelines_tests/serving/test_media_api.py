@@ -211,7 +211,7 @@ def test_an_upload_that_cannot_be_named_leaves_nothing(door: Door) -> None:
         assert door.installation.uploads.locations() == frozenset()
         assert door.last_line()["outcome"] == "refused"
 
-    assert_each(leaves_nothing, ["name=" + "x" * 300, "name=a%0Ab", "matching_id=CANARY"])
+    assert_each(leaves_nothing, ["name=" + "x" * 300, "matching_id=CANARY"])
 
 
 def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,13 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cleanroom_pipelines.errors import ArtifactError, ConfigurationError, StorageFullError, UsageError
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    ConfigurationError,
+    StorageFullError,
+    StoreUnavailableError,
+    UsageError,
+)
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import FORMAT_VERSION, MANIFEST, is_leftover, sha256_of, write_durably
 
@@ -357,7 +363,7 @@ def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_p
             raise ConnectionError
         put(self, source, target, **options)
 
-    with mock.patch.object(MemoryFileSystem, "put_file", failing), pytest.raises(ConnectionError):
+    with mock.patch.object(MemoryFileSystem, "put_file", failing), pytest.raises(StoreUnavailableError):
         write(store, 1)
     assert place.everything() == []
     with mock.patch.object(MemoryFileSystem, "put_file", noting):

@@ -34,7 +34,7 @@ def test_a_file_opens_as_it_came(vault: UploadVault, tmp_path: Path) -> None:
         assert not path.exists()
         stored = (tmp_path / "uploads" / location).read_bytes()
         assert content[:64] not in stored or n_bytes < 16
-        assert list((tmp_path / "scratch").iterdir()) == []
+        assert list(Home(tmp_path).scratch.iterdir()) == []
 
     assert offenders([0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 17], check) == []
 
@@ -69,7 +69,7 @@ def test_a_damaged_file_does_not_open(vault: UploadVault, tmp_path: Path) -> Non
         file.write_bytes(damages[how])
         with pytest.raises(ConfigurationError), vault.opening("00ff00ff"):
             pass
-        assert list((tmp_path / "scratch").iterdir()) == []
+        assert list(Home(tmp_path).scratch.iterdir()) == []
 
     assert offenders(damages, check) == []
 
