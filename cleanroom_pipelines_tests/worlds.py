@@ -10,7 +10,6 @@ import json
 import random
 import secrets
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
 
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
@@ -245,21 +242,6 @@ def with_catalog(home: Home) -> Home:
     """Give a new home a catalogue with nothing in it, which is quicker than to migrate one for each test."""
     (home.root / "catalog.db").write_bytes(_empty_catalog())
     return home
-
-
-@contextmanager
-def unsynced_databases() -> Iterator[None]:
-    """Let SQLite not wait for the disk: what a test writes need not survive a power cut."""
-
-    def spare_the_disk(connection: object, *_: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Pool, "checkout", spare_the_disk)
-    try:
-        yield
-    finally:
-        event.remove(Pool, "checkout", spare_the_disk)
 
 
 def settings(home: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.execution.opening import Opened, Parts
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
 from cleanroom_pipelines.storage.artifacts import check_store_url
-from cleanroom_pipelines.storage.audit import AuditLog
+from cleanroom_pipelines.storage.audit import AuditLog, fits
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
 from cleanroom_pipelines.storage.identity import HomeIdentity
@@ -243,7 +243,8 @@ class Installation:
             "outcome": "refused" if change.error else "ok",
             "error": type(change.error).__name__ if change.error else None,
         }
-        self.audit.write({name: value for name, value in entry.items() if value is not None})
+        # what somebody typed in place of a key or an account does not reach the log
+        self.audit.write({name: value for name, value in entry.items() if fits(name, value)})
 
     def audit_name(self, email: str) -> str:
         """What the audit log calls a user: a keyed digest of the address, 16 hex digits."""

@@ -17,8 +17,9 @@ from cleanroom_pipelines.errors import CleanroomError
 from .building import dataset_spec
 
 BOOKKEEPING = {
-    # which installation it is, and what is about to lie in the home or was noted by the caller (retention)
+    # which installation it is, what is about to be in the home, and what the caller notes (retention, recovery)
     "identify",
+    "rebuild",
     "announce",
     "give_up_uploads",
     "delete_artifacts",

@@ -50,7 +50,7 @@ def test_run_does_what_is_pending_and_status_shows_it(command: Commands, trained
         declaration.write_text(json.dumps({"configured_audience_models": [more]}))
         command("apply", declaration)
         ended = command("run")
-        assert (ended.code, ended.out) == (0, "Made 1 runs.\n")
+        assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
         rows = json.loads(command("status", "--json").out)
         assert {row["name"] for row in rows} == {worlds.DATASET, worlds.MODEL, worlds.CONFIGURED, "Another"}
         assert {row["status"] for row in rows} == {"ACTIVE"}
@@ -58,7 +58,7 @@ def test_run_does_what_is_pending_and_status_shows_it(command: Commands, trained
         table = command("status").out
         for row in rows:
             assert row["name"] in table
-        assert command("run").out == "Made 0 runs.\n"
+        assert command("run").out == "Finished 0 runs.\n"
 
 
 def test_a_failure_shows_its_reason(command: Commands, installation: Installation, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def installation(finished_home: Path) -> Iterator[Installation]:
 
 
 def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installation: Installation) -> None:
-    assert command("run").out == "Made 0 runs.\n"
+    assert command("run").out == "Finished 0 runs.\n"
     with dagster_instance(installation) as instance:
         assert sum(len(shown_partitions(instance, kind)) for kind in PARTITION_SETS) == 5
     dataset = worlds.the(installation, Kind.TRAINING_DATASET)

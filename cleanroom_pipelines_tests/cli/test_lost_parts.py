@@ -64,6 +64,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("delete",): (NOBODY, "--yes"),
     ("demo",): (),
     ("dev",): (),
+    ("retry",): (NOBODY,),
     ("run",): (),
     ("serve",): ("--port", "0"),
     ("status",): (),
@@ -77,7 +78,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("user", "enable"): ("data@publisher.example",),
     ("user", "list"): (),
 }
-WITHOUT_A_HOME = {"algebra", "benchmark", "export", "generate", "match", "recover", "restore", "train"}
+WITHOUT_A_HOME = {"algebra", "benchmark", "example", "export", "generate", "match", "recover", "restore", "train"}
 
 
 def commands_of(group: click.Group) -> Iterator[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from cleanroom_pipelines.execution.installation import Installation, Settings
 
 from .. import worlds
 from ..conftest import StandingClock
+from ..databases import without_waiting_for_the_disk
 from ..worlds import WorldCache
 from .building import Inbox, make_room
 
@@ -18,7 +19,7 @@ from .building import Inbox, make_room
 @pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
     """Wait for no disk: nothing of these tests must survive a power cut."""
-    with worlds.unsynced_databases():
+    with without_waiting_for_the_disk():
         yield
 
 

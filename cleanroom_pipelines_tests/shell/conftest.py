@@ -23,6 +23,7 @@ from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.execution.work import Run
 
 from .. import worlds
+from ..databases import without_waiting_for_the_disk
 from ..worlds import World
 
 
@@ -91,7 +92,7 @@ def opened_in_memory(world: World, folder: Path) -> Iterator[Shell]:
 @pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
     """Wait for no disk: nothing of these tests must survive a power cut."""
-    with worlds.unsynced_databases():
+    with without_waiting_for_the_disk():
         yield
 
 
