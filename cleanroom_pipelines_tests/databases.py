@@ -101,6 +101,11 @@ def database_away() -> Iterator[None]:
 # --- The disk ---
 
 
+# How many bodies of `without_waiting_for_the_disk` are under way, and whether one inside them waits again.
+_n_not_waiting = 0
+_waits_again = False
+
+
 @contextmanager
 def without_waiting_for_the_disk() -> Iterator[None]:
     """Let no SQLite database of this process wait until the disk has what was written.
@@ -108,28 +113,29 @@ def without_waiting_for_the_disk() -> Iterator[None]:
     That guards against a power cut, which no test makes; what a killed process has written stays without. A commit
     waits some ten milliseconds for it.
     """
-    event.listen(Pool, "checkout", _forgo_the_disk)
+    global _n_not_waiting  # noqa: PLW0603 - of the process, as SQLAlchemy's listeners are
+    if not event.contains(Pool, "checkout", _forgo_the_disk):
+        event.listen(Pool, "checkout", _forgo_the_disk)
+    _n_not_waiting += 1
     try:
         yield
     finally:
-        event.remove(Pool, "checkout", _forgo_the_disk)
+        _n_not_waiting -= 1
 
 
 @contextmanager
 def waiting_for_the_disk() -> Iterator[None]:
     """What holds without `without_waiting_for_the_disk`, within it."""
-    waits = not event.contains(Pool, "checkout", _forgo_the_disk)
-    if not waits:
-        event.remove(Pool, "checkout", _forgo_the_disk)
+    global _waits_again  # noqa: PLW0603 - as above
+    _waits_again = True
     try:
         yield
     finally:
-        if not waits:
-            event.listen(Pool, "checkout", _forgo_the_disk)
+        _waits_again = False
 
 
 def _forgo_the_disk(connection: object, _record: object, _proxy: object) -> None:
-    if isinstance(connection, sqlite3.Connection):
+    if _n_not_waiting and not _waits_again and isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=OFF")
 
 
