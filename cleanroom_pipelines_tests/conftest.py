@@ -53,6 +53,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the collector take everything again, so that libraries find nothing left at the end."""
+    gc.unfreeze()
+    gc.collect()
+
+
 class StandingClock:
     """A clock that stands until it is turned."""
 
