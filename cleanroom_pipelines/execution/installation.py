@@ -26,6 +26,7 @@ from cleanroom_pipelines.storage.audit import AuditLog, fits
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
 from cleanroom_pipelines.storage.identity import HomeIdentity
+from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
 T = TypeVar("T")
@@ -237,7 +238,10 @@ class Installation:
         entry = {
             "way": change.way,
             "operation": change.operation,
-            "resource": change.resource,
+            # of what was refused only a partition key: in place of an id somebody may have typed a secret
+            "resource": change.resource
+            if change.error is None or is_partition_key(change.resource or "")
+            else None,
             "account": change.account,
             "user": self.audit_name(change.email) if change.email else None,
             "outcome": "refused" if change.error else "ok",

@@ -82,6 +82,18 @@ def test_a_refused_command_writes_an_entry(
     assert [each[2] for each in entries] == ["refused"]
 
 
+def test_what_was_typed_in_place_of_an_id_is_in_no_entry(watched: Watched) -> None:
+    watched("user", "create", EMAIL)
+    secret = json.loads(watched.command("token", "issue", EMAIL, "--json").out)["token"]
+    silent = []
+    for words in (("token", "revoke"), ("account", "key", "disable")):
+        ended, entries = watched(*words, secret)
+        if ended.code != 2 or [each[2] for each in entries] != ["refused"]:
+            silent.append(words)
+    assert silent == []
+    assert secret.encode() not in (watched.installation.home.audit / "audit.jsonl").read_bytes()
+
+
 def test_no_entry_holds_an_address(watched: Watched) -> None:
     watched("user", "create", EMAIL)
     assert EMAIL.encode() not in (watched.installation.home.audit / "audit.jsonl").read_bytes()
