@@ -74,7 +74,10 @@ class StandingClock:
 
 @pytest.fixture(autouse=True)
 def _sigterm_ends_what_is_started() -> None:
-    """Let what a test starts end when it is told to: a child inherits that its parent ignores SIGTERM."""
+    """Let what a test starts end when it is told to, also where the tests run in the background of a script.
+
+    SIGINT is ignored there, Dagster gives SIGTERM the handler of SIGINT, and a child inherits what is ignored.
+    """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
