@@ -1,19 +1,14 @@
 """Privacy: the one way a number that depends on both sides leaves.
 
-Lives here: noise, threshold and rounding of released counts, what a question costs, and when a list is repeated.
+Lives here: noise, threshold and rounding of released counts, prices, and what all answers together prove.
 Add here when something else about both sides is published.
 Keep out: counting, and keeping what was spent (`catalog`).
 """
 
-from cleanroom_pipelines.privacy.deliveries import Delivery, decide_delivery, earlier_to_repeat
-from cleanroom_pipelines.privacy.ledger import (
-    BudgetSpentError,
-    cost_of_rows,
-    cost_of_table,
-    question_key,
-    spend,
-)
+from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, Spent, bound_as_dict
+from cleanroom_pipelines.privacy.ledger import BudgetSpentError, budget_spent, question_key
 from cleanroom_pipelines.privacy.policy import ReleasePolicy
+from cleanroom_pipelines.privacy.prices import COUNT, INSIGHTS, Price, in_units
 from cleanroom_pipelines.privacy.release import (
     Reason,
     Released,
@@ -22,23 +17,27 @@ from cleanroom_pipelines.privacy.release import (
     curve,
     rate,
     ratio,
+    released,
 )
 
 __all__ = [
+    "COUNT",
+    "INSIGHTS",
+    "PAIR_TENTHS",
     "BudgetSpentError",
-    "Delivery",
+    "Price",
     "Reason",
     "ReleasePolicy",
     "Released",
     "Releaser",
+    "Spent",
     "affinity_ratio",
-    "cost_of_rows",
-    "cost_of_table",
+    "bound_as_dict",
+    "budget_spent",
     "curve",
-    "decide_delivery",
-    "earlier_to_repeat",
+    "in_units",
     "question_key",
     "rate",
     "ratio",
-    "spend",
+    "released",
 ]

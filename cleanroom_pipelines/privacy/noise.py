@@ -1,13 +1,12 @@
-"""Noise for counts: the same for the same question, and nobody without the key can tell it.
+"""Noise for counts: the same for the same question, and unknown to anyone without the key.
 
-Lives here: discrete Laplace noise drawn from a keyed digest, and how far it goes.
+Lives here: discrete Gaussian noise drawn from a keyed digest, and how far it goes.
 Add here when counts need noise of another form.
-Keep out: threshold and rounding (release), the policy's numbers (policy).
+Keep out: threshold and rounding (release), prices (prices), what the noise proves (accounting).
 
-Discrete Laplace with scale t (Ghosh, Roughgarden and Sundararajan 2009, "geometric mechanism"): with
-p = exp(-1/t), P(k) = (1 - p) / (1 + p) · p^|k| for every whole number k. Hence P(|k| ≥ m) = 2 p^m / (1 + p) for
-m ≥ 1, mean 0 and variance 2p / (1 - p)². A count that changes by 1 changes the probability of any answer by the
-factor exp(1/t) at most.
+Discrete Gaussian (Canonne, Kamath and Steinke 2020, "The Discrete Gaussian for Differential Privacy"):
+P(k) ∝ exp(-k² / 2σ²) for every whole number k. A release whose value moves by Δ in L2 length when one person comes
+or goes is Δ² / 2σ² zero-concentrated differentially private (their theorem 1.4; corollary for vectors).
 
 A draw takes 256 bits of HMAC-SHA256: one is the sign, the others are a uniform whole number below 2^255 that is
 looked up among the tail probabilities, kept as whole numbers too. Nothing is rounded on the way, so every machine
@@ -19,72 +18,83 @@ import hashlib
 import hmac
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from decimal import Context, Decimal
-from functools import cache
+from fractions import Fraction
+from functools import lru_cache
 
 _BITS = 255
-# Enough digits for 2^255 (77 digits) with room for the errors of exp and powers.
+# Enough digits for 2^255 (77 digits) with room for the errors of exp, powers and sums of a million terms.
 _DIGITS = 120
-_PURPOSE = "noise of released counts, form 1"
+_PURPOSE = "noise of released counts, form 2"
 
 
-def draw_noise(key: bytes, scale: int, question: Sequence[str]) -> int:
-    """Draw discrete Laplace noise.
+def draw_noise(key: bytes, variance: Fraction, question: Sequence[str]) -> int:
+    """Draw discrete Gaussian noise.
 
     Args:
-        key: The room's secret key.
-        scale: t of the distribution, at least 1.
+        key: The pair's secret key.
+        variance: σ² of the distribution, above 0; exact, so that every machine has the same table.
         question: What is asked, as parts; another list of parts is another question, however they are joined.
 
     Returns:
         A whole number, positive or negative; the same for the same arguments.
     """
-    message = json.dumps([_PURPOSE, scale, *question]).encode()
+    message = json.dumps([_PURPOSE, str(variance), *question]).encode()
     bits = int.from_bytes(hmac.new(key, message, hashlib.sha256).digest(), "big")
     is_negative, uniform = bits >> _BITS, bits & ((1 << _BITS) - 1)
-    magnitude = _n_above(_tails(scale), uniform)
+    tails = _tails(variance)
+    # the tails rise, the smallest first: all above the uniform number are reached
+    magnitude = len(tails) - bisect_right(tails, uniform)
     return -magnitude if is_negative else magnitude
 
 
-def noise_probability(scale: int, noise: int) -> float:
-    """How likely a certain noise is."""
-    p = math.exp(-1 / scale)
-    return (1 - p) / (1 + p) * p ** abs(noise)
+def noise_probability(variance: Fraction, noise: int) -> float:
+    """The probability of a certain noise."""
+    return math.exp(-noise * noise / (2 * float(variance))) / _normalizer(variance)
 
 
-def noise_within(scale: int, confidence: float) -> int:
+def noise_within(variance: Fraction, confidence: float) -> int:
     """The smallest m for which noise stays within ± m with at least this probability.
 
     Args:
-        scale: t of the distribution, at least 1.
+        variance: σ² of the distribution, above 0.
         confidence: 0 to 1, without 1.
     """
-    p = math.exp(-1 / scale)
-    # P(|k| ≤ m) = 1 - 2 p^(m + 1) / (1 + p)
-    return max(0, math.ceil(math.log((1 - confidence) * (1 + p) / 2) / math.log(p) - 1))
+    inside, m = noise_probability(variance, 0), 0
+    while inside < confidence:
+        m += 1
+        inside += 2 * noise_probability(variance, m)
+    return m
 
 
-@cache
-def _tails(scale: int) -> tuple[int, ...]:
-    """P(|noise| ≥ m) · 2^255 for m = 1, 2, …, falling, down to the last that is not 0."""
+@lru_cache(maxsize=256)
+def _normalizer(variance: Fraction) -> float:
+    """Σ exp(-k² / 2σ²) over all whole numbers."""
+    reach = math.ceil(40 * math.sqrt(variance)) + 2
+    return 1 + 2 * math.fsum(math.exp(-k * k / (2 * float(variance))) for k in range(1, reach))
+
+
+@lru_cache(maxsize=64)
+def _tails(variance: Fraction) -> tuple[int, ...]:
+    """P(|noise| ≥ m) · 2^255 for m = …, 2, 1, rising from the first that is not 0."""
     exact = Context(prec=_DIGITS)
-    p = exact.exp(exact.divide(Decimal(-1), Decimal(scale)))
-    tail = exact.multiply(Decimal(1 << _BITS), exact.divide(exact.multiply(Decimal(2), p), exact.add(1, p)))
-    tails = []
-    while tail >= 1:
-        tails.append(int(tail))
-        tail = exact.multiply(tail, p)
-    return tuple(tails)
-
-
-def _n_above(tails: tuple[int, ...], uniform: int) -> int:
-    """How many tails lie above a number; the tails fall."""
-    low, high = 0, len(tails)
-    while low < high:
-        middle = (low + high) // 2
-        if tails[middle] > uniform:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    half = exact.divide(Decimal(variance.denominator), Decimal(2 * variance.numerator))
+    step = exact.exp(exact.multiply(half, Decimal(-2)))  # a weight's ratio to the one before falls by this factor
+    ratio, weight = exact.exp(-half), Decimal(1)
+    smallest = exact.power(Decimal(2), -_BITS - 40)
+    weights = []
+    while True:
+        weight = exact.multiply(weight, ratio)
+        if weight < smallest:
+            break
+        weights.append(weight)
+        ratio = exact.multiply(ratio, step)
+    tails, beyond = [], Decimal(0)
+    for weight in reversed(weights):
+        beyond = exact.add(beyond, weight)
+        tails.append(beyond)
+    scale = exact.divide(Decimal(2 << _BITS), exact.add(Decimal(1), exact.multiply(Decimal(2), beyond)))
+    scaled = (int(exact.multiply(tail, scale)) for tail in tails)
+    return tuple(tail for tail in scaled if tail > 0)

@@ -9,14 +9,16 @@ count would be an oracle: 24 known ids and x show a number exactly if x matches.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, NoReturn, Self
 
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.privacy.noise import draw_noise
 from cleanroom_pipelines.privacy.policy import ReleasePolicy
+from cleanroom_pipelines.privacy.prices import COUNT, Price
 
 CURVE_POINTS = 101
 _POLICY = ReleasePolicy()
@@ -36,19 +38,21 @@ class Released:
     hidden count is still there for ratios and decisions, and only `value` and `reason` are for documents.
     """
 
-    __slots__ = ("_is_hidden", "_policy", "_rounded")
+    __slots__ = ("_is_hidden", "_policy", "_rounded", "_variance")
 
     _is_hidden: bool
     _policy: ReleasePolicy
     _rounded: int | None
+    _variance: Fraction
 
     @classmethod
-    def _of(cls, noised: int, policy: ReleasePolicy, *, is_hidden: bool) -> Self:
+    def _of(cls, noised: int, policy: ReleasePolicy, variance: Fraction, *, is_hidden: bool) -> Self:
         made = cls.__new__(cls)
         is_told = noised >= policy.threshold
         object.__setattr__(made, "_rounded", _rounded(noised, policy.rounding) if is_told else None)
         object.__setattr__(made, "_policy", policy)
         object.__setattr__(made, "_is_hidden", is_hidden)
+        object.__setattr__(made, "_variance", variance)
         return made
 
     def __init__(self) -> None:
@@ -86,7 +90,7 @@ class Released:
 
     def as_dict(self) -> dict[str, Any]:
         """The count for JSON: value, reason and the noise stated."""
-        return {"size": self.value, "reason": self.reason and self.reason.value, "noise": self._policy.noise()}
+        return {"size": self.value, "reason": self.reason and self.reason.value, "noise": self._policy.noise(self._variance)}
 
     def __repr__(self) -> str:
         return f"Released(value={self.value}, reason={self.reason and self.reason.value!r})"
@@ -112,21 +116,21 @@ class Released:
 
 @dataclass(frozen=True)
 class Releaser:
-    """Releases the counts of one state of a data room.
+    """Releases numbers about one content of a pair's data.
 
     Args:
-        key: The room's key for noise, secret, at least 16 bytes.
-        data_version: The state of the data. A new state draws new noise, since with the old noise the difference
-            of two answers would be exact.
+        key: The pair's key for noise, secret, at least 16 bytes.
+        content: Keyed digest of the data that the numbers are of. Other content draws other noise, since with the
+            old noise the difference of two answers would be exact.
         hide_absolute_values: Whether counts are told to nobody; ratios and decisions remain.
-        policy: The room's policy.
+        policy: The policy.
 
     Raises:
         UsageError: The key is too short.
     """
 
     key: bytes = field(repr=False)
-    data_version: str
+    content: str
     hide_absolute_values: bool
     policy: ReleasePolicy = _POLICY
 
@@ -134,34 +138,48 @@ class Releaser:
         if len(self.key) < 16:
             raise UsageError("The key for noise is too short.", remedy="Derive one from the installation key.")
 
-    def count(self, true_count: int, *, question: str, cell: str = "") -> Released:
+    def count(self, true_count: int, *, question: str, cell: str = "", price: Price = COUNT) -> Released:
         """Release a count.
 
         Args:
             true_count: Distinct users (or ids), exact.
             question: The canonical text of the question (`audiences.canonical`).
             cell: Which of the question's counts it is; empty if there is only one.
+            price: What the question costs in all, which says how large the noise is.
 
         Returns:
-            The same for the same question and cell, as long as the count is the same.
+            The same for the same question, cell and price, as long as the content is the same.
         """
-        return self.total({cell: true_count}, question=question)
+        noised = self.noised(true_count, question=question, cell=cell, price=price)
+        return Released._of(noised, self.policy, price.variance, is_hidden=self.hide_absolute_values)
 
-    def total(self, true_counts: Mapping[str, int], *, question: str) -> Released:
-        """Release the sum of counts, each with the noise it has, or would have, when it is released by itself.
-
-        Told beside one of its parts, a sum then reveals no more of that part: noise of its own would be a second
-        draw for the same users.
+    def noised(self, value: int, *, question: str, cell: str, price: Price) -> int:
+        """A whole number with its noise and nothing else; for sums and vectors, and for post-processing.
 
         Args:
-            true_counts: Exact counts by cell.
+            value: The exact value.
             question: The canonical text of the question.
+            cell: Which of the question's values it is.
+            price: What the question costs in all.
         """
-        noised = sum(n + self._noise(question, cell) for cell, n in true_counts.items())
-        return Released._of(noised, self.policy, is_hidden=self.hide_absolute_values)
+        parts = [self.content, question, cell, str(price.tenths), str(price.sensitivity)]
+        return value + draw_noise(self.key, price.variance, parts)
 
-    def _noise(self, question: str, cell: str) -> int:
-        return draw_noise(self.key, self.policy.scale, [self.data_version, question, cell])
+    def noise_of(self, price: Price) -> dict[str, Any]:
+        """What an answer at a price states beside its counts, for JSON."""
+        return self.policy.noise(price.variance)
+
+
+def released(value: int, policy: ReleasePolicy = _POLICY, *, price: Price, is_hidden: bool = False) -> Released:
+    """A count derived from released values alone, with threshold and rounding.
+
+    Args:
+        value: Made of released values.
+        policy: The policy.
+        price: Whose noise is in it.
+        is_hidden: Whether it is told to nobody.
+    """
+    return Released._of(value, policy, price.variance, is_hidden=is_hidden)
 
 
 def ratio(part: Released, whole: Released | int) -> float | None:

@@ -1,0 +1,174 @@
+"""What all answers about one pair tell together: from prices to what the best attacker can do.
+
+Lives here: the unit, ρ, μ and ε of what was spent, and how often the best attacker is right.
+Add here when the bound is stated in a further figure.
+Keep out: drawing noise (noise), what a question costs (prices), keeping what was spent (`catalog`).
+
+A unit is ρ = 0.00128 of zero-concentrated differential privacy; 100 units are ρ = 0.128. Every mechanism is
+Gaussian, so what was spent composes by adding ρ, and tells as much as one Gaussian of μ = √(2ρ) (Dong, Roth and Su
+2022, corollary 3.3): an attacker who knows everything but one person, for whom a coin gives 50 %, is right in
+Φ(μ/2) of the cases at most. Since the noise lies on whole numbers, a little more follows; `attacker_success`
+composes the privacy-loss distributions of the discrete Gaussians themselves (Koskela, Jälkö and Honkela 2020).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+TENTHS = 10
+"""Tenths in a unit: prices are whole tenths."""
+
+PAIR_TENTHS = 100 * TENTHS
+"""What a pair may spend."""
+
+RHO_OF_TENTH = Fraction(128, 1_000_000)
+DELTA = 1e-6
+_GRID = 1e-4
+_REACH = 40.0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One release, as the ledger keeps it.
+
+    Args:
+        tenths: Its price in tenths of a unit.
+        variance: σ² of its noise, in the released values' own unit.
+        sensitivity: Squared L2 length by which one person moves the values, in the same unit.
+    """
+
+    tenths: int
+    variance: Fraction
+    sensitivity: Fraction
+
+    @property
+    def rho(self) -> Fraction:
+        """What it spends: Δ² / 2σ²."""
+        return self.sensitivity / (2 * self.variance)
+
+
+def variance_of(tenths: int, sensitivity: Fraction | int = 1) -> Fraction:
+    """σ² of the noise that a price buys.
+
+    Args:
+        tenths: Price in tenths of a unit, at least 1.
+        sensitivity: Squared L2 length by which one person moves the released values: k where she enters k cells.
+    """
+    return Fraction(sensitivity) / (2 * tenths * RHO_OF_TENTH)
+
+
+def rho_of(tenths: int) -> float:
+    """ρ of a sum of prices."""
+    return float(tenths * RHO_OF_TENTH)
+
+
+def right_at_most(tenths: int) -> float:
+    """How often the best attacker is right where a coin gives one half, by Gaussian differential privacy."""
+    return NormalDist().cdf(math.sqrt(2 * rho_of(tenths)) / 2) if tenths else 0.5
+
+
+def epsilon_of(tenths: int, delta: float = DELTA) -> float:
+    """ε of (ε, δ) differential privacy, by Gaussian differential privacy."""
+    mu = math.sqrt(2 * rho_of(tenths))
+    if not mu:
+        return 0.0
+    normal = NormalDist()
+
+    def delta_at(epsilon: float) -> float:
+        return normal.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * normal.cdf(-mu / 2 - epsilon / mu)
+
+    return _smallest(delta_at, delta)
+
+
+def bound_as_dict(tenths: int) -> dict[str, Any]:
+    """A bound in plain words and figures, for JSON.
+
+    Args:
+        tenths: What may be spent, in tenths of a unit.
+    """
+    share = right_at_most(tenths)
+    return {
+        "right_at_most": round(share, 3),
+        "rho": round(rho_of(tenths), 6),
+        "mu": round(math.sqrt(2 * rho_of(tenths)), 3),
+        "epsilon": round(epsilon_of(tenths), 2),
+        "delta": DELTA,
+        "statement": (
+            "From everything the two organisations' data ever tell, an attacker who knows everything else says "
+            f"rightly whether one person is in the data in at most {share:.0%} of cases; a coin says it in 50%."
+        ),
+    }
+
+
+def attacker_success(spent: Iterable[Spent]) -> float:
+    """How often the best attacker is right, from the privacy losses of the discrete Gaussians themselves.
+
+    Args:
+        spent: All releases. A release of several cells is taken as so many draws of sensitivity 1 where its
+            sensitivity is a whole number, else as one Gaussian.
+
+    Returns:
+        (1 + total variation) / 2, from above: losses are rounded up to the grid of 0.0001.
+    """
+    return (1 + _Losses.of(spent).delta(0.0)) / 2
+
+
+def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
+    """ε at δ, composed as for `attacker_success`."""
+    return _smallest(_Losses.of(spent).delta, delta)
+
+
+def _smallest(delta_at: Any, delta: float) -> float:
+    low, high = 0.0, 1.0
+    while delta_at(high) > delta:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if delta_at(middle) > delta else (low, middle)
+    return high
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The distribution of the privacy loss on a grid."""
+
+    probabilities: np.ndarray[Any, np.dtype[np.float64]]
+
+    @classmethod
+    def of(cls, spent: Iterable[Spent]) -> "_Losses":
+        size = 1 << math.ceil(math.log2(2 * _REACH / _GRID))
+        product = np.ones(size // 2 + 1, dtype=np.complex128)
+        powers: dict[tuple[Fraction, bool], int] = {}
+        for each in spent:
+            whole = each.sensitivity.denominator == 1 and each.variance >= 1
+            key = (each.variance, True) if whole else (each.variance / each.sensitivity, False)
+            powers[key] = powers.get(key, 0) + (int(each.sensitivity) if whole else 1)
+        for (variance, is_discrete), power in powers.items():
+            product *= np.fft.rfft(_one(float(variance), is_discrete, size)) ** power
+        return cls(np.maximum(np.fft.irfft(product, size), 0.0))
+
+    def delta(self, epsilon: float) -> float:
+        size = len(self.probabilities)
+        places = np.arange(size)
+        losses = np.where(places < size // 2, places, places - size) * _GRID
+        above = losses > epsilon
+        return float((-np.expm1(epsilon - losses[above]) * self.probabilities[above]).sum())
+
+
+def _one(variance: float, is_discrete: bool, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Losses of one draw whose value moves by 1 (discrete), or of a Gaussian with this σ² for Δ = 1."""
+    sigma = math.sqrt(variance)
+    if is_discrete:
+        values = np.arange(-math.ceil(12 * sigma) - 2, math.ceil(12 * sigma) + 3, dtype=np.float64)
+        weights = np.exp(-(values**2) / (2 * variance))
+    else:
+        values = np.linspace(-12 * sigma, 12 * sigma, 40_001)
+        weights = np.exp(-(values**2) / (2 * variance))
+    losses = (1 - 2 * values) / (2 * variance)
+    places = np.ceil(losses / _GRID - 1e-9).astype(np.int64) % size
+    return np.bincount(places, weights / weights.sum(), minlength=size)

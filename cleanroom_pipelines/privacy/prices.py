@@ -1,0 +1,86 @@
+"""What questions cost.
+
+Lives here: the price of each kind of answer, and the noise that it buys.
+Add here when a new kind of question has a price.
+Keep out: what a price proves (accounting), keeping what was spent (`catalog`).
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cleanroom_pipelines.privacy.accounting import TENTHS, Spent, variance_of
+
+MOST_INTERESTS = 5
+"""Interests of a person that enter tables: the first five by keyed hash."""
+
+CELLS_OF_A_PERSON = 3 * MOST_INTERESTS + 3
+"""Each interest by itself, with her age and with her gender; her age, her gender, and both."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an answer costs, and so how noisy it is.
+
+    Args:
+        tenths: Tenths of a unit, at least 1.
+        sensitivity: Squared L2 length by which one person moves the answer's values.
+    """
+
+    tenths: int
+    sensitivity: Fraction = Fraction(1)
+
+    @property
+    def variance(self) -> Fraction:
+        """σ² of the noise of each value."""
+        return variance_of(self.tenths, self.sensitivity)
+
+    @property
+    def spent(self) -> Spent:
+        """What the ledger keeps of it."""
+        return Spent(self.tenths, self.variance, self.sensitivity)
+
+
+COUNT = Price(2 * TENTHS)
+"""A count: ± 23 users at 90 %."""
+
+INSIGHTS = Price(20 * TENTHS, Fraction(CELLS_OF_A_PERSON))
+"""A table of insights: ± 31 a cell. The size of the overlap that it is set against is a count of its own."""
+
+BASE_COUNT = Price(1 * TENTHS)
+"""The addressable and the matchable users, one count each."""
+
+BASE_TABLE = Price(8 * TENTHS, Fraction(CELLS_OF_A_PERSON))
+"""The matchable users by cell."""
+
+BASE_TENTHS = 2 * BASE_COUNT.tenths + BASE_TABLE.tenths
+"""What is told of the base alone, set aside when a pair's data first meet."""
+
+HIDDEN_LOOKALIKE_TENTHS = 15 * TENTHS
+"""A lookalike where sizes are hidden: a price by size would tell the size."""
+
+MOST_LOOKALIKE_TENTHS = 60 * TENTHS
+FIGURES_SENSITIVITY = Fraction(5, 4)
+_MOST_FIGURES_TENTHS = 10 * TENTHS
+_RECALL_WITHIN, _CELLS_OF_RECALL, _AT_90 = 0.05, 4, 1.6449
+
+
+def count_at(tenths: int) -> Price:
+    """A count at a price of one's choice."""
+    return Price(tenths)
+
+
+def figures_price(n_seed_users: int) -> Price:
+    """What a lookalike's quality figures cost: recall at 10 % within ± 5 points of noise, or 10 units.
+
+    Args:
+        n_seed_users: Released size of the source.
+    """
+    sigma = _RECALL_WITHIN * n_seed_users / (_AT_90 * math.sqrt(_CELLS_OF_RECALL))
+    wanted = math.ceil(float(variance_of(1, FIGURES_SENSITIVITY)) / max(sigma, 1e-9) ** 2)
+    return Price(max(1, min(wanted, _MOST_FIGURES_TENTHS)), FIGURES_SENSITIVITY)
+
+
+def in_units(tenths: int) -> int | float:
+    """Tenths as units, whole where they are."""
+    return tenths // TENTHS if tenths % TENTHS == 0 else tenths / TENTHS
