@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from cleanroom_pipelines.audiences.definitions import (
     BaseRef,
@@ -40,6 +41,9 @@ from cleanroom_pipelines.audiences.definitions import (
 )
 
 Fact = tuple[str, ...]
+NAMES: Mapping[str, str] = MappingProxyType({})
+"""Seed audiences by their names."""
+
 # Beyond these a diagram could grow too large to draw; then parts are only sorted, merged and deduplicated.
 _MAX_FACTS = 300
 _MAX_NODES = 20_000
@@ -53,12 +57,14 @@ class Need(StrEnum):
     EXCLUSION = "EXCLUSION"
 
 
-def canonical(definition: Definition, resolve: Resolve) -> str:
+def canonical(definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> str:
     """The question that a definition asks, as one JSON text for all ways of asking it.
 
     Args:
         definition: The definition.
         resolve: Gives the definitions of the custom audiences that it refers to; they are put in their places.
+        seeds: Keyed digest of the ids of each type of seed audience, so that two types with the same ids are one
+            source; a type without one goes by its name.
 
     Returns:
         JSON text. Equal texts find the same users in any data. It holds the definition's values: it is a key, and
@@ -67,7 +73,7 @@ def canonical(definition: Definition, resolve: Resolve) -> str:
     Raises:
         UsageError: References run in a circle or too deep.
     """
-    return _Questions(resolve).text(definition)
+    return _Questions(resolve, seeds).text(definition)
 
 
 def lookalikes_of(definition: Definition, resolve: Resolve) -> Mapping[str, Lookalike]:
@@ -107,7 +113,9 @@ def is_membership_revealing(definition: Definition, resolve: Resolve) -> bool:
     return any(isinstance(ref, SeedRef) for ref in refs)
 
 
-def what_it_needs(definition: Definition, resolve: Resolve) -> frozenset[Need]:
+def what_it_needs(
+    definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES
+) -> frozenset[Need]:
     """What a room must have switched on before the audience may be exported, beside the permission.
 
     Args:
@@ -123,8 +131,7 @@ def what_it_needs(definition: Definition, resolve: Resolve) -> frozenset[Need]:
     """
     if not is_membership_revealing(definition, resolve):
         return frozenset()
-    questions = _Questions(resolve)
-    formula = questions.formula(definition)
+    formula = _Questions(resolve, seeds).formula(definition)
     parts = formula.parts if formula.kind is _Kind.ALL else (formula,)
     taken_away = [part for part in parts if _is_seed_taken_away(part)]
     is_exclusion = bool(taken_away) and all(part in taken_away or _is_of_attributes(part) for part in parts)
@@ -209,8 +216,9 @@ def _is_of_attributes(formula: _Formula) -> bool:
 class _Questions:
     """Translates definitions into formulas and formulas into texts, each audience once."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> None:
         self._resolve = resolve
+        self._seeds = seeds
         self._of_audiences: dict[str, _Formula] = {}
 
     def text(self, definition: Definition) -> str:
@@ -239,7 +247,7 @@ class _Questions:
         if isinstance(ref, BaseRef):
             return _EVERYBODY
         if isinstance(ref, SeedRef):
-            return _fact("seed", ref.audience_type)
+            return _fact("seed", self._seeds.get(ref.audience_type, ref.audience_type))
         if isinstance(ref, FileRef):
             return _fact("file", ref.path, *([] if ref.column is None else [ref.column]))
         definition, below = trail.enter(ref.id)

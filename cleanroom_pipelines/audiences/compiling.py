@@ -33,11 +33,12 @@ from cleanroom_pipelines.audiences.definitions import (
     Trail,
     as_rule,
 )
+from cleanroom_pipelines.audiences.relations import MATCHED
 from cleanroom_pipelines.errors import UsageError
 
 MAX_PARAMETERS = 50_000
 _ID = "user_id"
-_USERS, _SEGMENTS, _MATCHED = "room_users", "room_segments", "room_matched"
+_USERS, _SEGMENTS = "room_users", "room_segments"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def compile_definition(
     lookalikes: Mapping[str, str] | None = None,
     files: Mapping[FileRef, str] | None = None,
     n_rows: Mapping[FileRef, int] | None = None,
+    matched: str = MATCHED,
 ) -> Query:
     """Build the query for the users of a definition.
 
@@ -70,15 +72,16 @@ def compile_definition(
             its canonical text.
         files: Name of the relation (`user_id` VARCHAR, not NULL, repeated or not) of each file.
         n_rows: About how many rows each file has, where that is known; it makes unions faster.
+        matched: The relation of matched users: `relations.MATCHED` to list them, `relations.COUNTED` to count.
 
     Returns:
-        One query over `room_users`, `room_segments`, `room_matched` and the relations named.
+        One query over `room_users`, `room_segments`, `matched` and the relations named.
 
     Raises:
         UsageError: References run in a circle or too deep, there are too many values, or a lookalike or a file is
             not among those given.
     """
-    compiler = _Compiler(resolve, lookalikes or {}, files or {}, n_rows or {})
+    compiler = _Compiler(resolve, lookalikes or {}, files or {}, n_rows or {}, matched)
     users = compiler.distinct(compiler.definition(definition, Trail(resolve)))
     for number, step in enumerate(compiler.steps):
         users = users.with_(_step_name(number), as_=step, copy=False)
@@ -130,6 +133,7 @@ class _Compiler:
     lookalikes: Mapping[str, str]
     files: Mapping[FileRef, str]
     n_rows: Mapping[FileRef, int]
+    matched: str
     parameters: list[str] = field(default_factory=list)
     steps: list[exp.Query] = field(default_factory=list)
     audiences: dict[str, str] = field(default_factory=dict)
@@ -206,7 +210,7 @@ class _Compiler:
             return _Users([_select(_USERS)], is_unique=True)
         if isinstance(ref, SeedRef):
             of_type = exp.EQ(this=_column("users", "audience_type"), expression=self._bound(ref.audience_type))
-            return _Users([_select(_MATCHED).where(of_type)], is_unique=True)
+            return _Users([_select(self.matched).where(of_type)], is_unique=True)
         if isinstance(ref, FileRef):
             if ref not in self.files:
                 raise UsageError("A file is not among those given.", remedy="Name it as the definition does.")

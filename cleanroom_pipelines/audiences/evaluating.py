@@ -14,7 +14,7 @@ from pathlib import Path
 from cleanroom_pipelines.audiences.canonical import lookalikes_of
 from cleanroom_pipelines.audiences.compiling import Query, compile_definition
 from cleanroom_pipelines.audiences.definitions import Definition, FileRef, Resolve, reachable
-from cleanroom_pipelines.audiences.relations import lookalike_relation
+from cleanroom_pipelines.audiences.relations import COUNTED, MATCHED, lookalike_relation
 from cleanroom_pipelines.engine import (
     Engine,
     EngineSettings,
@@ -55,9 +55,21 @@ def evaluate(
     return _rows_of(out)
 
 
+def evaluate_counted(
+    engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path], out: Path
+) -> int:
+    """Write the users of a definition where an id stands for one user: for sums; takes and gives as `evaluate`."""
+    query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
+    engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY user_id", out, query.parameters)
+    return _rows_of(out)
+
+
 def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> int:
-    """How many users a definition finds: exact, so for internal use only; takes and raises as `evaluate`."""
-    query = _in_room(engine, definition, resolve, lookalikes)
+    """How many users a definition finds where an id stands for one user; takes and raises as `evaluate`.
+
+    Exact, so it leaves through a release alone.
+    """
+    query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
     found = engine.fetch(f"SELECT count(*) AS n_users FROM ({query.sql})", query.parameters)
     return int(found["n_users"][0].as_py())
 
@@ -96,12 +108,18 @@ def evaluate_files(
         return _rows_of(draft)
 
 
-def _in_room(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> Query:
+def _in_room(
+    engine: Engine,
+    definition: Definition,
+    resolve: Resolve,
+    lookalikes: Mapping[str, Path],
+    matched: str = MATCHED,
+) -> Query:
     # Only those that the definition needs: the engine may not have been given the others' paths.
     needed = [key for key in lookalikes_of(definition, resolve) if key in lookalikes]
     for key in needed:
         engine.scan(lookalike_relation(key), find_tables(lookalikes[key], what="lookalike audience"))
-    return compile_definition(definition, resolve, lookalikes={key: lookalike_relation(key) for key in needed})
+    return compile_definition(definition, resolve, lookalikes={key: lookalike_relation(key) for key in needed}, matched=matched)
 
 
 def _files_of(definition: Definition, resolve: Resolve) -> tuple[FileRef, ...]:

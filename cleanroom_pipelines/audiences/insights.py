@@ -1,51 +1,58 @@
 """What sets the matched users of each seed audience apart.
 
-Lives here: `insights`, tables by interest, age, gender and their pairs, and what they cost.
+Lives here: what is told of the base alone (`base_figures`), and `insights`: tables by interest, age, gender and pairs
+of these.
 Add here when users are grouped in a further way.
 Keep out: how many match in all (overlap), and how counts are released (privacy).
 
-Cells. A user is counted once in each cell; one without an attribute is in no cell of it. Which cells there are
-does not depend on who matched: a cell is listed if at least 25 relevant users are in it (as for values, see
-`attributes`) and the released count of its matchable users is told. Other cells would be rows of nothing, and
-there are as many as there are rare segments. A listed cell with too few users in the overlap stays, with nulls:
-the other side learns no more than from a missing row, and its size is still of use.
+Cells. A user is counted once in each cell; one without an attribute is in no cell of it, and of her interests the
+first five by keyed hash count, the same in every table: so one person enters 18 cells at most, and a table has one
+price whatever is in it. Which cells there are does not depend on who matched: a cell is listed if at least 25
+relevant users are in it (as for values, see `attributes`) and the released count of its matchable users is told. A
+listed cell with too few users in the overlap stays, with nulls.
 
-Noise. A cell of the overlap is the same question as the size of the audience with those filters on the same
-source, so asking both ways gives one answer. Counts of the publisher's users alone are released by `of_base`:
-their noise changes with the base and not with every new seed, or an advertiser could average it away.
+Noise. A cell is another question than the size of the audience with its filters, and has the table's noise. The
+addressable users of a cell are derived from its matchable ones by the ratio of both totals.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from cleanroom_pipelines.audiences.attributes import LEAST_USERS_OF_A_VALUE, in_reading_order
-from cleanroom_pipelines.audiences.definitions import AGE, GENDER, SEGMENTS
+from cleanroom_pipelines.audiences.canonical import NAMES
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.audiences.relations import Relations
-from cleanroom_pipelines.privacy import Released, Releaser, affinity_ratio, cost_of_table, ratio
-
-_MATCHABLE = "matchable"
+from cleanroom_pipelines.privacy import INSIGHTS, Released, Releaser, affinity_ratio, ratio, released
+from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, MOST_INTERESTS
 
 # In the order of the rows: of one attribute first, then pairs.
 _GROUPINGS = (("interest",), ("age",), ("gender",), ("interest", "age"), ("interest", "gender"), ("age", "gender"))
 _COLUMN_OF = {"interest": "segments.segment", "age": "users.age", "gender": "users.gender"}
-_ATTRIBUTE_OF = {"interest": SEGMENTS, "age": AGE, "gender": GENDER}
-
-_N_USERS = """-- one row: the relevant users with a matching id
-SELECT count(*) FILTER (WHERE is_matchable) AS n_matchable FROM room_users"""
-
+_INTERESTS = """-- one row per user and interest of hers that enters tables
+CREATE OR REPLACE TEMP TABLE room_interests AS
+SELECT segments.user_id, segments.segment
+FROM room_segments AS segments
+SEMI JOIN (
+  SELECT common.segment FROM room_segments AS common
+  SEMI JOIN room_users AS users ON users.user_id = common.user_id
+  GROUP BY common.segment HAVING count(*) >= ?
+) AS named ON named.segment = segments.segment
+QUALIFY row_number() OVER (
+  PARTITION BY segments.user_id ORDER BY md5(concat(?, segments.user_id, ' ', segments.segment)), segments.segment
+) <= ?"""
+_TOTALS = """-- one row: the relevant users, and those with a matching id
+SELECT count(*) AS n_relevant, count(*) FILTER (WHERE is_matchable) AS n_matchable FROM room_users"""
 _N_MATCHED = """-- one row per type of seed audience that has matched users
-SELECT audience_type, count(*) AS n FROM room_matched GROUP BY audience_type"""
+SELECT audience_type, count(*) AS n FROM room_counted GROUP BY audience_type"""
+BASE_QUESTION = "figures of the base audience"
 
 
 class _Cell(NamedTuple):
     interest: str | None
     age: str | None
     gender: str | None
-
-
-_EVERYBODY = _Cell(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -113,78 +120,137 @@ class Insights:
 
     Args:
         audiences: One table per type of seed audience, by type.
-        cost_of_table: Units of the privacy budget that one of the tables takes.
+        questions: The canonical text of each table's question.
         noise: How far the counts behind the numbers may be off, for JSON.
     """
 
     audiences: tuple[AudienceInsights, ...]
-    cost_of_table: int
+    questions: tuple[str, ...]
     noise: dict[str, Any]
-
-    @property
-    def cost(self) -> int:
-        """Units of the privacy budget that asking for all tables takes."""
-        return self.cost_of_table * len(self.audiences)
 
     def as_dict(self) -> dict[str, Any]:
         """The insights as JSON."""
         return {"audiences": [audience.as_dict() for audience in self.audiences], "noise": self.noise}
 
 
-def insights(relations: Relations, releaser: Releaser, of_base: Releaser) -> Insights:
+@dataclass(frozen=True)
+class BaseFigures:
+    """What is told of the base audience alone: released counts, which stay until somebody pays for new ones.
+
+    Args:
+        addressable: Relevant users.
+        matchable: Those with a matching id.
+        cells: Matchable users by cell.
+    """
+
+    addressable: Released
+    matchable: Released
+    cells: Mapping["_Cell", Released]
+
+    def addressable_in(self, cell: "_Cell") -> Released:
+        """Relevant users of a cell, by the ratio of both totals."""
+        return self.cells[cell].scaled(self.addressable, self.matchable)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for the artifact; counts of a room that hides them are in it all the same."""
+        return {
+            "addressable": self.addressable.kept(),
+            "matchable": self.matchable.kept(),
+            "cells": [[*cell, count.kept()] for cell, count in self.cells.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], *, is_hidden: bool) -> Self:
+        """Read `as_dict` back, for a room that hides counts or not."""
+
+        def count(kept: int | None, price: Any) -> Released:
+            return released(kept or 0, price=price, is_hidden=is_hidden)
+
+        return cls(
+            count(value["addressable"], BASE_COUNT),
+            count(value["matchable"], BASE_COUNT),
+            {_Cell(*cell[:3]): count(cell[3], BASE_TABLE) for cell in value["cells"]},
+        )
+
+
+def base_figures(relations: Relations, releaser: Releaser, salt: str) -> BaseFigures:
+    """Count and release what is told of the base alone.
+
+    Args:
+        relations: The room.
+        releaser: Releases the counts.
+        salt: Secret text that chooses the interests that enter tables.
+
+    Raises:
+        EngineError: The engine failed.
+    """
+    (totals,) = relations.engine.fetch(_TOTALS).to_pylist()
+
+    def total(name: str) -> Released:
+        return releaser.count(totals[f"n_{name}"], question=BASE_QUESTION, cell=name, price=BASE_COUNT)
+
+    cells = {}
+    _choose_interests(relations, salt)
+    for grouping in _GROUPINGS:
+        query = _cells_query(
+            grouping, "count(*) FILTER (WHERE users.is_matchable) AS n_matchable", having="HAVING count(*) >= ?"
+        )
+        for row in relations.engine.fetch(query, [LEAST_USERS_OF_A_VALUE]).to_pylist():
+            cell = _cell_of(row)
+            count = releaser.count(
+                row["n_matchable"], question=BASE_QUESTION, cell=_name_of(cell), price=BASE_TABLE
+            )
+            if count.is_enough():
+                cells[cell] = count
+    ordered = {cell: cells[cell] for cell in sorted(cells, key=_row_order)}
+    return BaseFigures(total("relevant"), total("matchable"), ordered)
+
+
+def insights(
+    relations: Relations, releaser: Releaser, figures: BaseFigures, salt: str, seeds: Mapping[str, str] = NAMES
+) -> Insights:
     """Count and release what sets the matched users of each seed audience apart.
 
     Args:
         relations: The room.
         releaser: Releases counts of the overlap.
-        of_base: Releases counts of the publisher's users alone: the same key and policy, its data version that of
-            the base audience.
+        figures: What is told of the base.
+        salt: The same as for `figures`.
+        seeds: Keyed digest of each type's ids.
 
     Raises:
         EngineError: The engine failed.
     """
-    base = _base_cells(relations, of_base)
-    n_matchable = relations.engine.fetch(_N_USERS)["n_matchable"][0].as_py()
-    matchable = of_base.count(n_matchable, question=_question(None), cell=_MATCHABLE)
+    _choose_interests(relations, salt)
     n_matched = {row["audience_type"]: row["n"] for row in relations.engine.fetch(_N_MATCHED).to_pylist()}
     n_in_cell = _overlap_cells(relations)
-    tables = []
+    tables, questions = [], []
     for audience_type in relations.audience_types:
-        overlap = releaser.count(n_matched.get(audience_type, 0), question=_question(audience_type))
+        of_overlap = question_about(audience_type, seeds=seeds)
+        question = f"insights of {of_overlap}"
+        overlap = releaser.count(n_matched.get(audience_type, 0), question=of_overlap, price=COUNT)
         rows = []
-        for cell, (of_cell, addressable) in base.items():
-            question = _question(audience_type, cell)
-            in_overlap = releaser.count(n_in_cell.get((audience_type, cell), 0), question=question)
+        for cell, matchable in figures.cells.items():
+            in_overlap = releaser.count(
+                n_in_cell.get((audience_type, cell), 0), question=question, cell=_name_of(cell), price=INSIGHTS
+            )
             rows.append(
                 InsightsRow(
                     *cell,
                     overlap=in_overlap,
-                    affinity_ratio=affinity_ratio(in_overlap, overlap, of_cell, matchable),
+                    affinity_ratio=affinity_ratio(in_overlap, overlap, matchable, figures.matchable),
                     share_in_overlap=ratio(in_overlap, overlap),
-                    share_in_matchable=ratio(of_cell, matchable),
-                    addressable=addressable,
+                    share_in_matchable=ratio(matchable, figures.matchable),
+                    addressable=figures.addressable_in(cell),
                 )
             )
         tables.append(AudienceInsights(audience_type, tuple(rows)))
-    return Insights(tuple(tables), cost_of_table(_n_cells_of_a_user(base)), releaser.policy.noise())
+        questions.append(question)
+    return Insights(tuple(tables), tuple(questions), releaser.noise_of(INSIGHTS))
 
 
-def _base_cells(relations: Relations, of_base: Releaser) -> dict[_Cell, tuple[Released, Released]]:
-    """The cells that are listed, in order, each with its matchable and its relevant users."""
-    found = {}
-    for grouping in _GROUPINGS:
-        query = _cells_query(
-            grouping,
-            "count(*) FILTER (WHERE users.is_matchable) AS n_matchable, count(*) AS n_relevant",
-            having="HAVING count(*) >= ?",
-        )
-        for row in relations.engine.fetch(query, [LEAST_USERS_OF_A_VALUE]).to_pylist():
-            cell = _cell_of(row)
-            question = _question(None, cell)
-            matchable = of_base.count(row["n_matchable"], question=question, cell=_MATCHABLE)
-            if matchable.is_enough():
-                found[cell] = matchable, of_base.count(row["n_relevant"], question=question)
-    return {cell: found[cell] for cell in sorted(found, key=_row_order)}
+def _choose_interests(relations: Relations, salt: str) -> None:
+    relations.engine.execute(_INTERESTS, [LEAST_USERS_OF_A_VALUE, salt, MOST_INTERESTS])
 
 
 def _overlap_cells(relations: Relations) -> Mapping[tuple[str, _Cell], int]:
@@ -199,10 +265,10 @@ def _overlap_cells(relations: Relations) -> Mapping[tuple[str, _Cell], int]:
 def _cells_query(grouping: tuple[str, ...], counts: str, *, having: str = "", of_matched: bool = False) -> str:
     columns = [f"{_COLUMN_OF[name]} AS {name}" for name in grouping]
     keys = [_COLUMN_OF[name] for name in grouping]
-    # room_users, room_segments and room_matched are distinct, so their joins count a user once per cell and type.
-    joins = "JOIN room_matched AS matched ON matched.user_id = users.user_id " if of_matched else ""
+    # room_users, room_interests and room_counted are distinct, so their joins count a user once per cell and type.
+    joins = "JOIN room_counted AS matched ON matched.user_id = users.user_id " if of_matched else ""
     if "interest" in grouping:
-        joins += "JOIN room_segments AS segments ON segments.user_id = users.user_id "
+        joins += "JOIN room_interests AS segments ON segments.user_id = users.user_id "
     present = " AND ".join(f"{key} IS NOT NULL" for key in keys)
     by = ", ".join([*keys, "matched.audience_type"] if of_matched else keys)
     return (
@@ -221,14 +287,5 @@ def _row_order(cell: _Cell) -> tuple[int, str, tuple[int, str], str]:
     return _GROUPINGS.index(grouping), cell.interest or "", in_reading_order(cell.age or ""), cell.gender or ""
 
 
-def _question(audience_type: str | None, cell: _Cell = _EVERYBODY) -> str:
-    present = {_ATTRIBUTE_OF[name]: value for name, value in cell._asdict().items() if value is not None}
-    return question_about(audience_type, present)
-
-
-def _n_cells_of_a_user(cells: Iterable[_Cell]) -> int:
-    """How many cells of the table one user can enter: any number of interests, but one age and one gender."""
-    listed = list(cells)
-    n_interests = sum(cell.interest is not None and cell.age is None and cell.gender is None for cell in listed)
-    has_age, has_gender = any(cell.age for cell in listed), any(cell.gender for cell in listed)
-    return n_interests * (1 + has_age + has_gender) + has_age + has_gender + (has_age and has_gender)
+def _name_of(cell: _Cell) -> str:
+    return json.dumps(cell)

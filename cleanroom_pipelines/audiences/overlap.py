@@ -4,10 +4,8 @@ Lives here: `overlap_statistics`, one row per type of seed audience, and the que
 Add here when a row tells something more.
 Keep out: what sets the matched users apart (insights), and how counts are released (privacy).
 
-A row costs one unit of the privacy budget and tells two numbers. If each had noise of its own, a unit would buy
-two draws on the same users. So the matched ids are released as matched users plus the rest (ids beyond one a user;
-negative where an id stands for several users): the first part has the noise of the overlap size, and a user who
-comes with one id is in no other part.
+A row is one count: the released overlap. The match rate is that count over the ids that the advertiser brought;
+only the advertiser may know how many those are, so only the advertiser gets it.
 """
 
 import json
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cleanroom_pipelines.audiences.canonical import canonical
+from cleanroom_pipelines.audiences.canonical import NAMES, canonical
 from cleanroom_pipelines.audiences.definitions import (
     BaseRef,
     Definition,
@@ -29,32 +27,14 @@ from cleanroom_pipelines.audiences.definitions import (
 )
 from cleanroom_pipelines.audiences.relations import Relations
 from cleanroom_pipelines.errors import NotFoundError, UsageError
-from cleanroom_pipelines.privacy import Released, Releaser, cost_of_rows, ratio
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, ratio
 
 _NO_VALUES: Mapping[str, str] = MappingProxyType({})
-_USERS, _IDS_BEYOND_USERS = "", "ids beyond one a user"
-
 _COUNTS = """-- one row per type of seed audience
-WITH known_ids AS (  -- one row per type and matching id that a relevant user has
-    SELECT seeds.audience_type, seeds.digest
-    FROM room_seeds AS seeds
-    SEMI JOIN (
-        SELECT matching.digest
-        FROM room_matching AS matching
-        SEMI JOIN room_users AS users ON users.user_id = matching.user_id
-    ) AS known ON known.digest = seeds.digest
-),
-ids AS (SELECT audience_type, count(*) AS n FROM room_seeds GROUP BY audience_type),
-matched_ids AS (SELECT audience_type, count(*) AS n FROM known_ids GROUP BY audience_type),
-matched_users AS (SELECT audience_type, count(*) AS n FROM room_matched GROUP BY audience_type)
-SELECT
-    ids.audience_type,
-    ids.n AS n_ids,
-    coalesce(matched_ids.n, 0) AS n_matched_ids,
-    coalesce(matched_users.n, 0) AS n_matched_users
-FROM ids
-LEFT JOIN matched_ids ON matched_ids.audience_type = ids.audience_type
-LEFT JOIN matched_users ON matched_users.audience_type = ids.audience_type
+WITH ids AS (SELECT audience_type, count(*) AS n FROM room_seeds GROUP BY audience_type),
+matched AS (SELECT audience_type, count(*) AS n FROM room_counted GROUP BY audience_type)
+SELECT ids.audience_type, ids.n AS n_ids, coalesce(matched.n, 0) AS n_matched
+FROM ids LEFT JOIN matched ON matched.audience_type = ids.audience_type
 ORDER BY ids.audience_type"""
 
 
@@ -65,8 +45,8 @@ class OverlapRow:
     Args:
         audience_type: The type, as the advertiser's file says it.
         n_seed_ids: Valid unique ids that the advertiser brought for it: exact, and for the advertiser only.
-        overlap: Distinct relevant users of the publisher that match.
-        match_rate: Matched seed ids ÷ valid unique seed ids, 0 to 1; None where too few match.
+        overlap: Relevant users of the publisher that match, an id standing for one user.
+        match_rate: Overlap ÷ valid unique seed ids, 0 to 1, for the advertiser only; None where too few match.
     """
 
     audience_type: str
@@ -85,7 +65,7 @@ class OverlapRow:
             "advertiser_size": self.n_seed_ids if with_own_counts else None,
             "overlap_size": self.overlap.value,
             "is_empty": not self.overlap.is_enough(),
-            "match_rate": self.match_rate,
+            "match_rate": self.match_rate if with_own_counts else None,
         }
 
 
@@ -95,16 +75,15 @@ class OverlapStatistics:
 
     Args:
         rows: One per type of seed audience, by type.
+        questions: The canonical text of the question that each row answers.
+        price: Of one row.
         noise: How far the numbers may be off, for JSON.
     """
 
     rows: tuple[OverlapRow, ...]
+    questions: tuple[str, ...]
+    price: Price
     noise: dict[str, Any]
-
-    @property
-    def cost(self) -> int:
-        """Units of the privacy budget that asking for it takes."""
-        return cost_of_rows(len(self.rows))
 
     def as_dict(self, *, with_own_counts: bool) -> dict[str, Any]:
         """The statistics as JSON.
@@ -116,12 +95,15 @@ class OverlapStatistics:
         return {"rows": rows, "noise": self.noise}
 
 
-def overlap_statistics(relations: Relations, releaser: Releaser) -> OverlapStatistics:
+def overlap_statistics(
+    relations: Relations, releaser: Releaser, seeds: Mapping[str, str] = NAMES
+) -> OverlapStatistics:
     """Count and release how the seed audiences and the base audience meet.
 
     Args:
         relations: The room.
         releaser: Releases the counts.
+        seeds: Keyed digest of each type's ids.
 
     Returns:
         Released numbers, and the advertiser's own.
@@ -129,23 +111,20 @@ def overlap_statistics(relations: Relations, releaser: Releaser) -> OverlapStati
     Raises:
         EngineError: The engine failed.
     """
-    rows = []
+    rows, questions = [], []
     for counts in relations.engine.fetch(_COUNTS).to_pylist():
-        question = question_about(counts["audience_type"])
-        n_users = counts["n_matched_users"]
-        parts = {_USERS: n_users, _IDS_BEYOND_USERS: counts["n_matched_ids"] - n_users}
+        question = question_about(counts["audience_type"], seeds=seeds)
+        overlap = releaser.count(counts["n_matched"], question=question)
         rows.append(
-            OverlapRow(
-                counts["audience_type"],
-                counts["n_ids"],
-                releaser.count(n_users, question=question),
-                ratio(releaser.total(parts, question=question), counts["n_ids"]),
-            )
+            OverlapRow(counts["audience_type"], counts["n_ids"], overlap, ratio(overlap, counts["n_ids"]))
         )
-    return OverlapStatistics(tuple(rows), releaser.policy.noise())
+        questions.append(question)
+    return OverlapStatistics(tuple(rows), tuple(questions), COUNT, releaser.noise_of(COUNT))
 
 
-def question_about(audience_type: str | None, values: Mapping[str, str] = _NO_VALUES) -> str:
+def question_about(
+    audience_type: str | None, values: Mapping[str, str] = _NO_VALUES, *, seeds: Mapping[str, str] = NAMES
+) -> str:
     """The canonical text of the question how many users of a source have certain values.
 
     It is that of the size of the audience with those filters, so that both get one answer; without values it is
@@ -154,14 +133,15 @@ def question_about(audience_type: str | None, values: Mapping[str, str] = _NO_VA
     Args:
         audience_type: The type of the seed audience; None for the base audience.
         values: A value by attribute.
+        seeds: Keyed digest of each type's ids.
     """
     try:
         source = BaseRef() if audience_type is None else SeedRef(audience_type)
         filters = tuple(Filter(name, FilterOperator.CONTAINS_ANY, (value,)) for name, value in values.items())
-        return canonical(RuleBased(source, Filters(MatchOperator.MATCH_ALL, filters)), _no_audiences)
+        return canonical(RuleBased(source, Filters(MatchOperator.MATCH_ALL, filters)), _no_audiences, seeds)
     except UsageError:
         # A file can hold a text that no definition can name (with a NUL). Then nobody can ask in another way.
-        return json.dumps(["users", audience_type, sorted(values.items())])
+        return json.dumps(["users", seeds.get(audience_type or "", audience_type), sorted(values.items())])
 
 
 def _no_audiences(_: str) -> Definition:

@@ -7,7 +7,10 @@ the base audience and of the seed audiences and makes, for the session of the en
 - `room_segments(user_id, segment)`: their segments, distinct, none where the base has none;
 - `room_matching(digest, user_id)`: digests of matching ids, distinct, also of users that are not relevant;
 - `room_seeds(digest, audience_type)`: the seed audiences, distinct, none without `seeds_folder`;
-- `room_matched(user_id, audience_type)`: matched relevant users, distinct.
+- `room_matched(user_id, audience_type)`: matched relevant users, distinct: for lists.
+- `room_counted(user_id, audience_type)`: the same for counts and sums, where an id stands for one user: of several
+  relevant users with one id, one is chosen by key from the base alone. So one id of a seed audience moves a count
+  by one user at most, however many share it.
 
 The engine must have been opened with both folders among its paths. `Relations.audience_types` names the seed
 audiences there are.
@@ -25,6 +28,7 @@ USERS_FILE = "users.parquet"
 SEGMENTS_FILE = "segments.parquet"
 MATCHING_FILE = "matching.parquet"
 SEEDS_FILE = "seeds.parquet"
+MATCHED, COUNTED = "room_matched", "room_counted"
 
 _USERS = """-- one row per relevant user
 CREATE OR REPLACE TEMP VIEW room_users AS
@@ -48,6 +52,18 @@ FROM (
   FROM room_matching AS matching JOIN room_seeds AS seeds ON seeds.digest = matching.digest
 ) AS pairs
 SEMI JOIN room_users AS users ON users.user_id = pairs.user_id"""
+
+# The digests are keyed, so that nobody else knows which user of several is taken.
+_COUNTED = """-- one row per matched relevant user and audience type, where an id stands for one user
+CREATE OR REPLACE TEMP TABLE room_counted AS
+SELECT DISTINCT chosen.user_id, seeds.audience_type
+FROM (
+  SELECT matching.digest, arg_min(matching.user_id, md5(concat(matching.digest, ' ', matching.user_id))) AS user_id
+  FROM room_matching AS matching
+  SEMI JOIN room_users AS users ON users.user_id = matching.user_id
+  SEMI JOIN room_seeds AS wanted ON wanted.digest = matching.digest
+  GROUP BY matching.digest
+) AS chosen JOIN room_seeds AS seeds ON seeds.digest = chosen.digest"""
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
     _scan_or_make(engine, "room_matching", base_folder / MATCHING_FILE, _NO_MATCHING)
     _scan_or_make(engine, "room_seeds", seeds_folder and seeds_folder / SEEDS_FILE, _NO_SEEDS)
     engine.execute(_MATCHED)
+    engine.execute(_COUNTED)
     types = engine.fetch("SELECT DISTINCT audience_type FROM room_seeds ORDER BY audience_type")
     return Relations(engine, tuple(types["audience_type"].to_pylist()))
 

@@ -37,6 +37,7 @@ from cleanroom_pipelines.catalog.options import (
     ShareMetrics,
 )
 from cleanroom_pipelines.catalog.overview import Overview
+from cleanroom_pipelines.catalog.pairs import Pairs
 from cleanroom_pipelines.catalog.parties import Parties
 from cleanroom_pipelines.catalog.policies import Policies
 from cleanroom_pipelines.catalog.queue import Lane
@@ -59,9 +60,12 @@ from cleanroom_pipelines.catalog.records import (
     ExportJob,
     GenerationJob,
     Ledger,
+    LedgerLine,
     Member,
     Page,
+    Pair,
     ParentRef,
+    Proposal,
     Reaped,
     Resource,
     RoomJob,
@@ -116,6 +120,7 @@ class Catalog(
     Users,
     Rooms,
     RoomAudiences,
+    Pairs,
     Identities,
     Tombstones,
     Dossiers,
@@ -175,10 +180,13 @@ __all__ = [
     "Kind",
     "Lane",
     "Ledger",
+    "LedgerLine",
     "Member",
     "Origin",
     "Page",
+    "Pair",
     "ParentRef",
+    "Proposal",
     "ParticipantSpec",
     "Permission",
     "ProvenResource",

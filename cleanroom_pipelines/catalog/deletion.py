@@ -19,7 +19,6 @@ from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
 from cleanroom_pipelines.catalog.tables import (
     GenerationJobRow,
-    LedgerRow,
     ResourceRow,
     RoomJobRow,
     VersionRow,
@@ -142,8 +141,7 @@ class Deletion(Database):
             # No run can have come since: what is being deleted cannot be claimed.
             children = _children(session, row)
             if kind is Kind.DATA_ROOM:
-                for asked in (RoomJobRow, LedgerRow):
-                    session.execute(delete(asked).where(asked.data_room_id == row.id))
+                session.execute(delete(RoomJobRow).where(RoomJobRow.data_room_id == row.id))
             _remove(session, (*children, row), self._clock())
 
     def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:

@@ -22,7 +22,6 @@ from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import MAX_NAME, Kind
 from cleanroom_pipelines.catalog.records import OPEN, Cause, ParentRef, Status
-from cleanroom_pipelines.catalog.rooms import budget_left
 from cleanroom_pipelines.catalog.tables import (
     ROWS,
     AsJson,
@@ -34,7 +33,6 @@ from cleanroom_pipelines.catalog.tables import (
     ExportJobRow,
     GenerationJobRow,
     JobViewRow,
-    LedgerRow,
     ResourceRow,
     UploadRow,
     UtcDateTime,
@@ -134,14 +132,12 @@ class Dossiers(Database):
     def rebuild(self, resources: Sequence[ProvenResource], generation: int) -> Rebuilt:
         """Insert resources and versions that stored artifacts prove, in one transaction.
 
-        Parents come before what is made from them. The privacy budget of every data room counts as spent: what was
-        asked after an older catalogue was copied is not known.
+        Parents come before what is made from them.
 
         Args:
             resources: What the catalogue does not have.
             generation: That of the home; the catalogue's is raised above it.
         """
-        now = self._clock()
         n_versions = 0
         with self._write() as session:
             for proven in resources:
@@ -153,10 +149,9 @@ class Dossiers(Database):
                     n_versions += 1
                 _settle(session, row, proven)
                 session.flush()
-            n_rooms = _spend_budgets(session, now)
             raise_generation(session, generation)
         n_resources = sum(proven.dossier is not None for proven in resources)
-        return Rebuilt(n_resources, n_versions, n_rooms)
+        return Rebuilt(n_resources, n_versions)
 
 
 def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
@@ -237,24 +232,6 @@ def _settle(session: Session, row: ResourceRow, proven: ProvenResource) -> None:
     row.status = Status.ACTIVE if active or row.kind in _ACTIVE_AT_ONCE else newest.status
     row.status_code, row.status_message = newest.status_code, newest.status_message
     row.updated_at = max(row.updated_at, *(version.made_at for version in proven.versions))
-
-
-def _spend_budgets(session: Session, now: datetime) -> int:
-    """Let every participant of every room have spent what was left."""
-    rooms = session.scalars(select(DataRoomRow)).all()
-    for room in rooms:
-        for group in room.participants:
-            if left := budget_left(session, room.id, group.id):
-                session.add(
-                    LedgerRow(
-                        data_room_id=room.id,
-                        participant_id=group.id,
-                        question=f"not known since {now:%Y-%m-%dT%H:%M:%S.%fZ}",
-                        units=left,
-                        created_at=now,
-                    )
-                )
-    return len(rooms)
 
 
 def _uploads_of(session: Session, resource: ResourceRow) -> list[UploadRow]:

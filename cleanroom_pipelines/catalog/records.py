@@ -469,16 +469,91 @@ class RoomJob:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """What a participant has spent in a room.
+class Pair:
+    """Two organisations whose data meet, or one that provides both sides.
 
     Attributes:
-        spent: Units.
-        total: Units it has in all.
+        id: `pair-` and 24 hex digits.
+        organizations: Sorted.
+    """
+
+    id: str
+    organizations: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " + ".join(self.organizations)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a pair has spent, in tenths of a unit.
+
+    Attributes:
+        spent: In its present period.
+        total: What it may spend, refills included.
+        period: `month`, or empty for the pair's life.
     """
 
     spent: int
     total: int
+    period: str = ""
+
+    @property
+    def left(self) -> int:
+        """Tenths that can still be spent."""
+        return max(0, self.total - self.spent)
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """What a pair paid for once.
+
+    Attributes:
+        key: 64 hex digits of content, question and price.
+        kind: What was asked, in a word.
+        tenths: Its price.
+        variance: σ² of its noise as a fraction; None where it is not known.
+        sensitivity: Squared L2 sensitivity as a fraction; None where it is not known.
+        place: The room or job it was asked in.
+        organization: Who asked.
+        created_at: UTC; None until it is written.
+    """
+
+    key: str
+    kind: str
+    tenths: int
+    variance: str | None = None
+    sensitivity: str | None = None
+    place: str | None = None
+    organization: str | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What both organisations of a pair must approve.
+
+    Attributes:
+        id: A UUID.
+        pair_id: The pair.
+        kind: `refill`, `period` or `full_lookalike`.
+        data_room_id: The room, where it is about one.
+        tenths: Of a refill.
+        approved_by: Organisations that approved it.
+        created_at: UTC.
+        effective_at: UTC; None until both approved it.
+    """
+
+    id: str
+    pair_id: str
+    kind: str
+    data_room_id: str | None
+    tenths: int
+    approved_by: Sequence[str]
+    created_at: datetime
+    effective_at: datetime | None
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,24 @@
-"""Data rooms: what is provisioned, what was asked, and what it cost.
+"""Data rooms: what is provisioned, and what was asked.
 
-Lives here: a room's inputs, uploads, the jobs of the Media API and the privacy ledger.
+Lives here: a room's inputs, uploads and the jobs of the Media API.
 Add here when a room remembers something more.
-Keep out: audiences (`room_audiences.py`), what a question costs (`privacy`) and who may ask (the way in).
+Keep out: audiences (`room_audiences.py`), what was spent (`pairs.py`) and who may ask (the way in).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, Ledger, RoomJob, Upload, Version
+from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, RoomJob, Upload, Version
 from cleanroom_pipelines.catalog.tables import (
     DataLabRow,
     DataRoomRow,
-    LedgerRow,
     RoomJobRow,
     UploadRow,
     resource_record,
@@ -27,9 +26,6 @@ from cleanroom_pipelines.catalog.tables import (
 )
 from cleanroom_pipelines.catalog.tombstones import UPLOAD, bury, own
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
-from cleanroom_pipelines.privacy import ReleasePolicy
-
-_BUDGET_UNITS = ReleasePolicy().budget_units
 
 
 class Rooms(Database):
@@ -215,77 +211,6 @@ class Rooms(Database):
             row = _find_job(session, job_id)
             row.cancelled = True
             return _job(row)
-
-    @noted
-    def charge(self, data_room_id: str, participant_id: str, question: str, units: int) -> Ledger | None:
-        """Let a participant pay for a question once; asked again it is free.
-
-        Args:
-            data_room_id: The room.
-            participant_id: Who asks.
-            question: 64 hex digits of data version and canonical question.
-            units: What it costs.
-
-        Returns:
-            What is spent now; None if there is too little left, and nothing was changed.
-        """
-        with self._write() as session:
-            _lock_room(session, data_room_id)  # two questions at once must not both find the last unit
-            paid = session.get(LedgerRow, (data_room_id, participant_id, question))
-            ledger = _ledger(session, data_room_id, participant_id)
-            if paid is not None:
-                return ledger
-            if ledger.spent + units > ledger.total:
-                return None
-            session.add(
-                LedgerRow(
-                    data_room_id=data_room_id,
-                    participant_id=participant_id,
-                    question=question,
-                    units=units,
-                    created_at=self._clock(),
-                )
-            )
-            return Ledger(ledger.spent + units, ledger.total)
-
-    @noted
-    def refill(self, data_room_id: str, participant_id: str, units: int) -> Ledger:
-        """Give a participant more units.
-
-        Raises:
-            NotFoundError: There is no such room.
-        """
-        with self._write() as session:
-            _lock_room(session, data_room_id)
-            session.add(
-                LedgerRow(
-                    data_room_id=data_room_id,
-                    participant_id=participant_id,
-                    question=f"refill {self._token_hex(16)}",
-                    units=-units,
-                    created_at=self._clock(),
-                )
-            )
-            session.flush()
-            return _ledger(session, data_room_id, participant_id)
-
-    def ledger(self, data_room_id: str, participant_id: str) -> Ledger:
-        """What a participant has spent."""
-        with self._read() as session:
-            return _ledger(session, data_room_id, participant_id)
-
-
-def budget_left(session: Session, data_room_id: str, participant_id: str) -> int:
-    """How many units a participant has left, in a transaction of the caller's."""
-    ledger = _ledger(session, data_room_id, participant_id)
-    return max(0, ledger.total - ledger.spent)
-
-
-def _ledger(session: Session, data_room_id: str, participant_id: str) -> Ledger:
-    mine = LedgerRow.data_room_id == data_room_id, LedgerRow.participant_id == participant_id
-    spent = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units > 0)) or 0
-    refilled = session.scalar(select(func.sum(LedgerRow.units)).where(*mine, LedgerRow.units < 0)) or 0
-    return Ledger(int(spent), _BUDGET_UNITS - int(refilled))
 
 
 def _lock_room(session: Session, data_room_id: str) -> DataRoomRow:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    false,
     JSON,
     BigInteger,
     ColumnElement,
@@ -380,6 +381,7 @@ class UserRow(Base):
     email: Mapped[str] = mapped_column(String(320), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     disabled: Mapped[bool]
+    organization: Mapped[str | None] = mapped_column(String(255))
 
 
 class TokenRow(Base):
@@ -427,16 +429,47 @@ class RoomJobRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class LedgerRow(Base):
-    """One row per question that a participant paid for, or refill it was given (negative units)."""
+class PairRow(Base):
+    """One row per pair of organisations whose data met."""
 
-    __tablename__ = "privacy_ledger"
+    __tablename__ = "pairs"
 
-    data_room_id: Mapped[str] = mapped_column(String(60), primary_key=True)
-    participant_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    question: Mapped[str] = mapped_column(String(64), primary_key=True)
-    units: Mapped[int]
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    organizations: Mapped[list[str]] = mapped_column(JSON)
+    total_tenths: Mapped[int]
+    period: Mapped[str] = mapped_column(String(10))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class LedgerLineRow(Base):
+    """One row per question that a pair paid for; none is ever deleted."""
+
+    __tablename__ = "ledger_lines"
+
+    pair_id: Mapped[str] = mapped_column(ForeignKey("pairs.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    tenths: Mapped[int]
+    variance: Mapped[str | None] = mapped_column(String(80))
+    sensitivity: Mapped[str | None] = mapped_column(String(80))
+    place: Mapped[str | None] = mapped_column(String(60))
+    organization: Mapped[str | None] = mapped_column(String(320))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ProposalRow(Base):
+    """One row per thing that both organisations of a pair must approve."""
+
+    __tablename__ = "proposals"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    pair_id: Mapped[str] = mapped_column(ForeignKey("pairs.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    data_room_id: Mapped[str | None] = mapped_column(String(60), index=True)
+    tenths: Mapped[int]
+    approved_by: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    effective_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class JobViewRow(Base):
@@ -535,6 +568,7 @@ class AccountRow(Base):
     name: Mapped[str] = mapped_column(String(63), unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     disabled: Mapped[bool]
+    organization: Mapped[str | None] = mapped_column(String(255))
 
 
 class AccessKeyRow(Base):
@@ -557,6 +591,8 @@ class CollaborationRow(Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     name: Mapped[str] = mapped_column(String(63), unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seed_removed: Mapped[bool] = mapped_column(server_default=false())
+    full_ensemble: Mapped[bool] = mapped_column(server_default=false())
 
 
 class MemberRow(Base):

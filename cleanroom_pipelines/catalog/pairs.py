@@ -1,0 +1,306 @@
+"""Pairs of organisations: what the outputs about their data have cost, and what both approved.
+
+Lives here: organisations of users and accounts, the ledger of each pair, refills and other approvals.
+Add here when two organisations agree on something more.
+Keep out: what a question costs (`privacy`) and who may ask (the way in).
+
+A pair is two organisations whose data meet, whatever rooms, versions, participants or accounts they use. What was
+spent is never given back: lines are only added, also for rooms and jobs that are deleted.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.identity import raise_generation
+from cleanroom_pipelines.catalog.names import check_label, make_uuid
+from cleanroom_pipelines.catalog.noting import noted
+from cleanroom_pipelines.catalog.records import Ledger, LedgerLine, Pair, Proposal
+from cleanroom_pipelines.catalog.tables import AccountRow, LedgerLineRow, PairRow, ProposalRow, UserRow
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+from cleanroom_pipelines.privacy import PAIR_TENTHS
+
+REFILL, PERIOD, FULL_LOOKALIKE = "refill", "period", "full_lookalike"
+MOST_REFILL_TENTHS = PAIR_TENTHS
+# The address itself stands for the organisation: people who share such a domain share nothing else.
+_PUBLIC_MAIL = frozenset(
+    "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com ymail.com icloud.com me.com mac.com "
+    "aol.com gmx.com gmx.de gmx.net gmx.at gmx.ch web.de t-online.de freenet.de proton.me protonmail.com mail.com "
+    "mail.ru yandex.com yandex.ru qq.com 163.com 126.com orange.fr free.fr laposte.net libero.it".split()
+)
+
+
+def organization_of_address(email: str) -> str:
+    """The organisation of a user for whom the operator named none: the domain, or the address at a public one."""
+    domain = email.rpartition("@")[2]
+    return email if domain in _PUBLIC_MAIL else domain
+
+
+def pair_id_of(a: str, b: str) -> str:
+    """The id of a pair: the same in either order."""
+    return "pair-" + hashlib.sha256(json.dumps(sorted((a, b))).encode()).hexdigest()[:24]
+
+
+class Pairs(Database):
+    """The part of the catalogue that knows what pairs of organisations have spent."""
+
+    def organization_of_user(self, email: str) -> str:
+        """The organisation of a user: the operator's word, else the domain of the address."""
+        with self._read() as session:
+            row = session.get(UserRow, email)
+            return (row.organization if row else None) or organization_of_address(email)
+
+    def organization_of_account(self, account_id: str) -> str:
+        """The organisation of an account: the operator's word, else the account itself."""
+        with self._read() as session:
+            row = session.get(AccountRow, account_id)
+            return (row.organization if row else None) or account_id
+
+    @noted
+    def set_organization(self, organization: str, *, email: str | None = None, account_id: str | None = None) -> None:
+        """Say which organisation a user or an account belongs to.
+
+        Raises:
+            NotFoundError: There is no such user or account.
+            UsageError: The name cannot be used.
+        """
+        check_label("organization", organization, 255)
+        with self._write() as session:
+            row = session.get(UserRow, email) if email else session.get(AccountRow, account_id)
+            if row is None:
+                raise NotFoundError("There is no such user or account.", remedy="Create it first.")
+            assert isinstance(row, UserRow | AccountRow)
+            row.organization = organization.lower()
+
+    def pair(self, a: str, b: str) -> Pair:
+        """The pair of two organisations, or of one with itself; made where there is none."""
+        with self._read() as session:
+            if (row := session.get(PairRow, pair_id_of(a, b))) is not None:
+                return _pair(row)
+        with self._write() as session:
+            return _pair(_ensure(session, sorted((a, b)), self._clock()))
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs, by their organisations."""
+        with self._read() as session:
+            found = [_pair(row) for row in session.scalars(select(PairRow))]
+        return tuple(sorted(found, key=lambda pair: pair.organizations))
+
+    def ledger(self, pair_id: str) -> Ledger:
+        """What a pair has spent, in tenths of a unit."""
+        with self._read() as session:
+            return self._ledger(session, _find(session, pair_id))
+
+    def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
+        """Every line of a pair's ledger, in order."""
+        with self._read() as session:
+            query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
+            rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
+            return tuple(_line(row) for row in rows)
+
+    def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
+        """Those of some questions that were paid."""
+        wanted = list(keys)
+        with self._read() as session:
+            query = select(LedgerLineRow.key).where(
+                LedgerLineRow.pair_id == pair_id, LedgerLineRow.key.in_(wanted)
+            )
+            return frozenset(session.scalars(query))
+
+    def charge(self, pair_id: str, lines: Sequence[LedgerLine], *, anyway: bool = False) -> Ledger | None:
+        """Pay for questions together; what was paid before is free.
+
+        Args:
+            pair_id: The pair.
+            lines: What is bought; their time is set here.
+            anyway: Whether they count even beyond the budget: they were told already.
+
+        Returns:
+            What is spent now; None if too little is left, and nothing was changed.
+
+        Raises:
+            NotFoundError: There is no such pair.
+        """
+        now = self._clock()
+        with self._write() as session:
+            pair = _find(session, pair_id, lock=True)  # two questions at once must not both find the last unit
+            known = session.scalars(
+                select(LedgerLineRow.key).where(
+                    LedgerLineRow.pair_id == pair_id, LedgerLineRow.key.in_([line.key for line in lines])
+                )
+            ).all()
+            new = {line.key: line for line in lines if line.key not in known}
+            ledger = self._ledger(session, pair)
+            cost = sum(line.tenths for line in new.values() if line.tenths > 0)
+            if not anyway and ledger.spent + cost > ledger.total:
+                return None
+            for line in new.values():
+                session.add(_row(pair_id, line, line.created_at if anyway and line.created_at else now))
+            if new:
+                raise_generation(session)  # so that an older copy of the catalogue is known as one
+            session.flush()
+            return self._ledger(session, pair)
+
+    def spend_rest(self, why: str) -> int:
+        """Let every pair have spent what was left, where it is not known what it spent.
+
+        Returns:
+            How many pairs there are.
+        """
+        now = self._clock()
+        with self._write() as session:
+            rows = session.scalars(select(PairRow)).all()
+            for row in rows:
+                ledger = self._ledger(session, row)
+                if ledger.spent < ledger.total:
+                    key = hashlib.sha256(f"{why} {now.isoformat()}".encode()).hexdigest()
+                    rest = ledger.total - ledger.spent
+                    session.add(
+                        LedgerLineRow(pair_id=row.id, key=key, kind="unknown", tenths=rest, created_at=now)
+                    )
+            return len(rows)
+
+    @noted
+    def propose(
+        self, pair_id: str, kind: str, organization: str, *, tenths: int = 0, data_room_id: str | None = None
+    ) -> Proposal:
+        """Propose something that both organisations of a pair must approve; whoever proposes it approves it.
+
+        Args:
+            pair_id: The pair.
+            kind: `refill`, `period` or `full_lookalike`.
+            organization: Whose proposal it is. One that is not of the pair may propose and approves nothing.
+            tenths: Of a refill, tenths of a unit.
+            data_room_id: The room, where it is about one.
+
+        Raises:
+            NotFoundError: There is no such pair.
+            UsageError: The refill is out of range.
+        """
+        if kind == REFILL and not 1 <= tenths <= MOST_REFILL_TENTHS:
+            raise UsageError("The units are out of range.", remedy=f"Give 0.1 to {MOST_REFILL_TENTHS // 10}.")
+        with self._write() as session:
+            _find(session, pair_id)
+            row = ProposalRow(
+                id=make_uuid(self._token_hex),
+                pair_id=pair_id,
+                kind=kind,
+                data_room_id=data_room_id,
+                tenths=tenths,
+                approved_by=[],
+                created_at=self._clock(),
+                effective_at=None,
+            )
+            session.add(row)
+            session.flush()
+            return self._approve(session, row, organization)
+
+    @noted
+    def approve(self, proposal_id: str, organization: str) -> Proposal:
+        """Approve a proposal; it takes effect when both organisations of the pair did.
+
+        Raises:
+            NotFoundError: There is no such proposal.
+            ConflictError: The organisation is not of the pair.
+        """
+        with self._write() as session:
+            row = session.get(ProposalRow, proposal_id, with_for_update=True)
+            if row is None:
+                raise NotFoundError("There is no such proposal.", remedy="See the list of them.")
+            if organization not in _find(session, row.pair_id).organizations:
+                raise ConflictError(
+                    "Only the organisations that provide the data can approve this.", remedy="Ask them."
+                )
+            return self._approve(session, row, organization)
+
+    def proposals(self, pair_id: str) -> tuple[Proposal, ...]:
+        """What was proposed to a pair, in order."""
+        with self._read() as session:
+            query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
+            rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
+            return tuple(_proposal(row) for row in rows)
+
+    def is_full_lookalike(self, data_room_id: str) -> bool:
+        """Whether both providers approved lookalikes by the full ensemble in a room."""
+        with self._read() as session:
+            query = select(ProposalRow.id).where(
+                ProposalRow.data_room_id == data_room_id,
+                ProposalRow.kind == FULL_LOOKALIKE,
+                ProposalRow.effective_at.is_not(None),
+            )
+            return session.scalar(query.limit(1)) is not None
+
+    def _approve(self, session: Session, row: ProposalRow, organization: str) -> Proposal:
+        pair = _find(session, row.pair_id, lock=True)
+        if organization in pair.organizations and organization not in row.approved_by:
+            row.approved_by = [*row.approved_by, organization]
+        if row.effective_at is None and set(row.approved_by) == set(pair.organizations):
+            row.effective_at = self._clock()
+            if row.kind == REFILL:
+                pair.total_tenths += row.tenths
+            elif row.kind == PERIOD:
+                pair.period = "month"
+            raise_generation(session)
+        session.flush()
+        return _proposal(row)
+
+    def _ledger(self, session: Session, pair: PairRow) -> Ledger:
+        query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair.id)
+        if pair.period == "month":
+            now = self._clock()
+            query = query.where(
+                LedgerLineRow.created_at >= now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            )
+        spent = sum(row.tenths for row in session.scalars(query))
+        return Ledger(spent, pair.total_tenths, pair.period)
+
+
+def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRow:
+    pair_id = pair_id_of(*organizations)
+    row = session.get(PairRow, pair_id)
+    if row is None:
+        row = PairRow(
+            id=pair_id, organizations=organizations, total_tenths=PAIR_TENTHS, period="", created_at=now
+        )
+        session.add(row)
+        session.flush()
+    return row
+
+
+def _find(session: Session, pair_id: str, *, lock: bool = False) -> PairRow:
+    row = session.get(PairRow, pair_id, with_for_update=lock or None)
+    if row is None:
+        raise NotFoundError("There is no such pair of organisations.", remedy="See all pairs: cleanroom ledger.")
+    return row
+
+
+def _row(pair_id: str, line: LedgerLine, at: datetime) -> LedgerLineRow:
+    return LedgerLineRow(
+        pair_id=pair_id,
+        key=line.key,
+        kind=line.kind,
+        tenths=line.tenths,
+        variance=line.variance,
+        sensitivity=line.sensitivity,
+        place=line.place,
+        organization=line.organization,
+        created_at=at,
+    )
+
+
+def _pair(row: PairRow) -> Pair:
+    a, b = row.organizations
+    return Pair(row.id, (a, b))
+
+
+def _line(row: LedgerLineRow) -> LedgerLine:
+    return LedgerLine(**{name: getattr(row, name) for name in LedgerLine.__dataclass_fields__})
+
+
+def _proposal(row: ProposalRow) -> Proposal:
+    return Proposal(**{name: getattr(row, name) for name in Proposal.__dataclass_fields__})

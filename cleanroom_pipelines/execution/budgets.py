@@ -1,0 +1,240 @@
+"""The privacy budget of a pair, as whoever answers a question uses it.
+
+Lives here: which two organisations a room or a job is between, paying for answers, and their noise.
+Add here when a further kind of place asks questions about two organisations' data.
+Keep out: prices and noise (privacy), keeping what was spent (catalog.pairs).
+
+Every line is also in the audit log, before the answer leaves: a catalogue that is lost or older is brought up to
+it by `recover` (`replay`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
+from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.privacy import (
+    Price,
+    Releaser,
+    Spent,
+    bound_as_dict,
+    budget_spent,
+    in_units,
+    question_key,
+)
+from cleanroom_pipelines.privacy.accounting import attacker_success, composed_epsilon, right_at_most
+from cleanroom_pipelines.privacy.prices import TENTHS
+
+MONTHS_OF_A_YEAR = 12
+_CHARGE = "charge"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is paid for.
+
+    Args:
+        kind: In a word, for people: `overlap`, `insights`, `size`, `lookalike`, `figures`, `base`.
+        content: Keyed digest of the data that the answer reads.
+        text: The canonical text of the question; it may hold data, and only its digest is kept.
+        price: What it costs.
+    """
+
+    kind: str
+    content: str
+    text: str
+    price: Price
+
+    @property
+    def key(self) -> str:
+        """What the ledger knows it by."""
+        return question_key(self.content, self.text, self.price.tenths)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A pair's budget in one place.
+
+    Args:
+        installation: Where.
+        pair: The two organisations.
+        place: Partition key of the room or job that asks.
+    """
+
+    installation: Installation
+    pair: Pair
+    place: str
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is spent now."""
+        return self.installation.catalog.ledger(self.pair.id)
+
+    def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
+        """What gives numbers their noise."""
+        key = self.installation.key.derive(f"noise of {self.pair.id}")
+        return Releaser(key, content, hide_absolute_values)
+
+    def is_paid(self, questions: Iterable[Question]) -> bool:
+        """Whether all of some questions were paid."""
+        keys = {question.key for question in questions}
+        return keys <= self.installation.catalog.is_paid(self.pair.id, keys)
+
+    def cost(self, questions: Iterable[Question]) -> int:
+        """Tenths of a unit that some questions still cost."""
+        by_key = {question.key: question for question in questions}
+        paid = self.installation.catalog.is_paid(self.pair.id, by_key)
+        return sum(question.price.tenths for key, question in by_key.items() if key not in paid)
+
+    def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:
+        """Pay for questions together; what was paid before is free.
+
+        Args:
+            questions: What is asked.
+            organization: Who asks.
+
+        Raises:
+            BudgetSpentError: Too little is left; nothing was spent.
+        """
+        catalog = self.installation.catalog
+        if self.is_paid(questions):
+            return self.ledger
+        lines = [_line(question, self.place, organization) for question in questions]
+        ledger = catalog.charge(self.pair.id, lines)
+        if ledger is None:
+            now = self.ledger
+            raise budget_spent(total=now.total, spent=now.spent, cost=self.cost(questions))
+        for line in lines:
+            _write_down(self.installation, self.pair.id, line)
+        return ledger
+
+    def as_dict(self) -> dict[str, Any]:
+        """What every answer and page states of the pair's budget, in units, for JSON."""
+        ledger = self.ledger
+        return {
+            "pair": list(self.pair.organizations),
+            "spent": in_units(ledger.spent),
+            "total": in_units(ledger.total),
+            "left": in_units(ledger.left),
+            "period": ledger.period or None,
+            "bound": bound_of(ledger),
+        }
+
+
+def bound_of(ledger: Ledger) -> dict[str, Any]:
+    """The bound that a pair's total proves; with a period, that of twelve months beside it."""
+    bound = bound_as_dict(ledger.total)
+    if ledger.period:
+        bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
+    return bound
+
+
+def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
+    """The organisations that provide a room's two sides: those whose data it holds, else whoever may bring them.
+
+    Returns:
+        None where nobody may bring one of the sides.
+    """
+    base = _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False)
+    seed = _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True)
+    return None if base is None or seed is None else installation.catalog.pair(base, seed)
+
+
+def room_organizations(installation: Installation, room: DataRoom) -> tuple[str | None, str | None]:
+    """The organisations that provide the base and the seeds of a room."""
+    return (
+        _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False),
+        _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True),
+    )
+
+
+def replay(installation: Installation) -> int:
+    """Bring the ledgers of a catalogue up to what the audit log says was spent.
+
+    Returns:
+        Lines of the log that were read.
+    """
+    by_pair: dict[str, list[LedgerLine]] = {}
+    for entry in installation.audit.entries():
+        if entry.get("operation") == _CHARGE and entry.get("pair"):
+            by_pair.setdefault(entry["pair"], []).append(
+                LedgerLine(
+                    key=entry["question"],
+                    kind=entry.get("kind", "unknown"),
+                    tenths=int(entry["tenths"]),
+                    variance=entry.get("variance"),
+                    sensitivity=entry.get("sensitivity"),
+                    place=entry.get("room"),
+                )
+            )
+    for pair_id, lines in by_pair.items():
+        installation.catalog.charge(pair_id, lines, anyway=True)
+    return sum(map(len, by_pair.values()))
+
+
+def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
+    """What lines of a ledger prove together, recomputed from each one's own noise.
+
+    A line whose noise is not known counts as one Gaussian of its price.
+    """
+    spent = [_spent(line) for line in lines if line.tenths > 0]
+    tenths = sum(each.tenths for each in spent)
+    return {
+        "units": in_units(tenths),
+        "rho": float(sum((each.rho for each in spent), start=0)),
+        "right_at_most": round(attacker_success(spent), 4) if spent else 0.5,
+        "epsilon": round(composed_epsilon(spent), 3) if spent else 0.0,
+    }
+
+
+def _provider(
+    installation: Installation, room: DataRoom, prefix: str, permission: Permission, *, seeds: bool
+) -> str | None:
+    catalog = installation.catalog
+    for name, upload_id in sorted(room.inputs.items()):
+        if name.startswith(prefix) is seeds:
+            return catalog.organization_of_user(catalog.upload(upload_id).owner_email)
+    emails = [email for group in room.participants if group.may(permission) for email in group.emails]
+    return catalog.organization_of_user(emails[0]) if emails else None
+
+
+def _line(question: Question, place: str, organization: str | None) -> LedgerLine:
+    price = question.price
+    return LedgerLine(
+        key=question.key,
+        kind=question.kind,
+        tenths=price.tenths,
+        variance=str(price.variance),
+        sensitivity=str(price.sensitivity),
+        place=place,
+        organization=organization,
+    )
+
+
+def _write_down(installation: Installation, pair_id: str, line: LedgerLine) -> None:
+    installation.audit.write(
+        {
+            "way": "worker",
+            "operation": _CHARGE,
+            "outcome": "ok",
+            "pair": pair_id,
+            "question": line.key,
+            "kind": line.kind,
+            "tenths": line.tenths,
+            "variance": line.variance,
+            "sensitivity": line.sensitivity,
+            "room": line.place,
+        }
+    )
+
+
+def _spent(line: LedgerLine) -> Spent:
+    from fractions import Fraction
+
+    if line.variance is None or line.sensitivity is None:
+        return Price(line.tenths).spent
+    return Spent(line.tenths, Fraction(line.variance), Fraction(line.sensitivity))
+
+
+__all__ = ["TENTHS", "Budget", "Question", "bound_of", "composed", "replay", "room_organizations", "room_pair"]
