@@ -113,14 +113,13 @@ def is_membership_revealing(definition: Definition, resolve: Resolve) -> bool:
     return any(isinstance(ref, SeedRef) for ref in refs)
 
 
-def what_it_needs(
-    definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES
-) -> frozenset[Need]:
+def what_it_needs(definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> frozenset[Need]:
     """What a room must have switched on before the audience may be exported, beside the permission.
 
     Args:
         definition: The definition.
         resolve: Gives the definitions of the custom audiences that it refers to.
+        seeds: Keyed digest of the ids of each type of seed audience.
 
     Returns:
         Nothing where no membership is revealed; EXCLUSION where it is the base minus whole seed audiences, be it

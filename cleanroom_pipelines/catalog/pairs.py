@@ -29,9 +29,41 @@ REFILL, PERIOD, FULL_LOOKALIKE = "refill", "period", "full_lookalike"
 MOST_REFILL_TENTHS = PAIR_TENTHS
 # The address itself stands for the organisation: people who share such a domain share nothing else.
 _PUBLIC_MAIL = frozenset(
-    "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com ymail.com icloud.com me.com mac.com "
-    "aol.com gmx.com gmx.de gmx.net gmx.at gmx.ch web.de t-online.de freenet.de proton.me protonmail.com mail.com "
-    "mail.ru yandex.com yandex.ru qq.com 163.com 126.com orange.fr free.fr laposte.net libero.it".split()
+    [
+        "gmail.com",
+        "googlemail.com",
+        "outlook.com",
+        "hotmail.com",
+        "live.com",
+        "msn.com",
+        "yahoo.com",
+        "ymail.com",
+        "icloud.com",
+        "me.com",
+        "mac.com",
+        "aol.com",
+        "gmx.com",
+        "gmx.de",
+        "gmx.net",
+        "gmx.at",
+        "gmx.ch",
+        "web.de",
+        "t-online.de",
+        "freenet.de",
+        "proton.me",
+        "protonmail.com",
+        "mail.com",
+        "mail.ru",
+        "yandex.com",
+        "yandex.ru",
+        "qq.com",
+        "163.com",
+        "126.com",
+        "orange.fr",
+        "free.fr",
+        "laposte.net",
+        "libero.it",
+    ]
 )
 
 
@@ -62,7 +94,9 @@ class Pairs(Database):
             return (row.organization if row else None) or account_id
 
     @noted
-    def set_organization(self, organization: str, *, email: str | None = None, account_id: str | None = None) -> None:
+    def set_organization(
+        self, organization: str, *, email: str | None = None, account_id: str | None = None
+    ) -> None:
         """Say which organisation a user or an account belongs to.
 
         Raises:
@@ -264,9 +298,7 @@ def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRo
     pair_id = pair_id_of(*organizations)
     row = session.get(PairRow, pair_id)
     if row is None:
-        row = PairRow(
-            id=pair_id, organizations=organizations, total_tenths=PAIR_TENTHS, period="", created_at=now
-        )
+        row = PairRow(id=pair_id, organizations=organizations, total_tenths=PAIR_TENTHS, period="", created_at=now)
         session.add(row)
         session.flush()
     return row

@@ -6,7 +6,7 @@ Add here when the catalogue tells its callers something new.
 Keep out: rows (`tables.py`) and rules.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum

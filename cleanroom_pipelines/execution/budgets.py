@@ -8,9 +8,10 @@ Every line is also in the audit log, before the answer leaves: a catalogue that 
 it by `recover` (`replay`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, Self
 
 from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
 from cleanroom_pipelines.execution.installation import Installation
@@ -36,20 +37,39 @@ class Question:
 
     Args:
         kind: In a word, for people: `overlap`, `insights`, `size`, `lookalike`, `figures`, `base`.
-        content: Keyed digest of the data that the answer reads.
-        text: The canonical text of the question; it may hold data, and only its digest is kept.
+        key: What the ledger knows it by.
         price: What it costs.
     """
 
     kind: str
-    content: str
-    text: str
+    key: str
     price: Price
 
-    @property
-    def key(self) -> str:
-        """What the ledger knows it by."""
-        return question_key(self.content, self.text, self.price.tenths)
+    @classmethod
+    def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
+        """A question by its text, which may hold data: only a digest is kept.
+
+        Args:
+            kind: In a word.
+            content: Keyed digest of the data that the answer reads.
+            text: The canonical text of the question.
+            price: What it costs.
+        """
+        return cls(kind, question_key(content, text, price.tenths), price)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For an artifact; `from_dict` reads it back."""
+        return {
+            "kind": self.kind,
+            "key": self.key,
+            "tenths": self.price.tenths,
+            "sensitivity": str(self.price.sensitivity),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read `as_dict` back."""
+        return cls(value["kind"], value["key"], Price(value["tenths"], Fraction(value["sensitivity"])))
 
 
 @dataclass(frozen=True)
@@ -230,8 +250,6 @@ def _write_down(installation: Installation, pair_id: str, line: LedgerLine) -> N
 
 
 def _spent(line: LedgerLine) -> Spent:
-    from fractions import Fraction
-
     if line.variance is None or line.sensitivity is None:
         return Price(line.tenths).spent
     return Spent(line.tenths, Fraction(line.variance), Fraction(line.sensitivity))

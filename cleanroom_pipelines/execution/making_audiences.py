@@ -8,15 +8,16 @@ The exact users of an audience lie in its artifact and are the operator's; docum
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of
+from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of, what_it_needs
 from cleanroom_pipelines.audiences.definitions import (
     Definition,
     Lookalike,
@@ -26,18 +27,20 @@ from cleanroom_pipelines.audiences.definitions import (
     parse_definition,
     reachable,
 )
-from cleanroom_pipelines.audiences.evaluating import evaluate
-from cleanroom_pipelines.audiences.overlap import question_about
+from cleanroom_pipelines.audiences.evaluating import evaluate, evaluate_counted
+from cleanroom_pipelines.audiences.insights import BaseFigures
 from cleanroom_pipelines.audiences.relations import open_room_relations
 from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Version
-from cleanroom_pipelines.engine import Engine, find_tables, open_configured_engine, open_engine
+from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
+from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
-from cleanroom_pipelines.execution.making_rooms import releaser_of, releaser_of_base, unseal_hashes
+from cleanroom_pipelines.execution.making_rooms import unseal_hashes
+from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
-from cleanroom_pipelines.privacy import Released, Releaser
-from cleanroom_pipelines.privacy.deliveries import earlier_to_repeat
+from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
+from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.storage import ArtifactReference, Input
 
 USERS_FILE = "users.parquet"
@@ -107,17 +110,41 @@ class _Question:
         """Gives the definitions it refers to."""
         return resolver(self.installation)
 
-    @property
+    @cached_property
+    def budget(self) -> RoomBudget:
+        """The pair's budget for the room's data."""
+        found = RoomBudget.of(self.installation, self.room, self.room_version.artifacts)
+        if found is None:
+            raise _not_provisioned("provider of one of its sides")
+        return found
+
+    @cached_property
     def releaser(self) -> Releaser:
-        """Releases its counts: with the base's own noise where no seed is behind them."""
-        has_seeds = any(isinstance(ref, SeedRef) for ref in reachable(self.definition, self.resolve))
-        of = releaser_of if has_seeds else releaser_of_base
-        return of(self.installation, self.room, self.room_version.artifacts)
+        """Releases its counts."""
+        return self.budget.releaser()
 
     @property
-    def of_base(self) -> Releaser:
-        """Releases counts of the publisher's users alone."""
-        return releaser_of_base(self.installation, self.room, self.room_version.artifacts)
+    def organization(self) -> str:
+        """Whose question it is."""
+        assert isinstance(self.work.record, CustomAudience)
+        return self.installation.catalog.organization_of_user(self.work.record.created_by_email)
+
+    def text(self, definition: Definition) -> str:
+        """The canonical text of a definition, seed audiences by their ids."""
+        return canonical(definition, self.resolve, self.budget.seeds)
+
+    @cached_property
+    def figures(self) -> BaseFigures:
+        """What is told of the base alone."""
+        reference = ArtifactReference(
+            "data_attributes", self.room.id, self.room_version.artifacts["data_attributes"]
+        )
+        with self.installation.store.opening(reference) as folder:
+            found = read_documents(folder).get("base_figures")
+        if found is None:
+            ledger = self.budget.budget.ledger
+            raise budget_spent(total=ledger.total, spent=ledger.spent, cost=BASE_TENTHS)
+        return BaseFigures.from_dict(found["figures"], is_hidden=self.room.hide_absolute_values)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -160,10 +187,12 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users of a definition; the exact number is for this module's decisions through a release."""
-        prefix = "lookalike "
-        lookalikes = {name.removeprefix(prefix): path for name, path in folders.items() if name.startswith(prefix)}
-        return evaluate(engine, definition, self.resolve, lookalikes, out)
+        """Write the users of a definition to list them."""
+        return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
+
+    def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
+        """Write the users of a definition to count or add them up: an id stands for one user."""
+        return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:
         """The artifacts of the lookalikes that it is built on, by their canonical text."""
@@ -192,14 +221,23 @@ class _Question:
         return found
 
 
+def _lookalike_files(folders: Mapping[str, Path]) -> dict[str, Path]:
+    prefix = "lookalike "
+    return {name.removeprefix(prefix): path for name, path in folders.items() if name.startswith(prefix)}
+
+
 def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
-    staged = folders["scratch"] / USERS_FILE
-    return _publish(question, staged, question.find(engine, folders, question.definition, staged))
+    staged, counted = folders["scratch"] / USERS_FILE, folders["scratch"] / "counted.parquet"
+    question.find(engine, folders, question.definition, staged)
+    n_users = question.find_counted(engine, folders, question.definition, counted)
+    text = question.text(question.definition)
+    size = question.releaser.count(n_users, question=text)
+    needs = what_it_needs(question.definition, question.resolve, question.budget.seeds)
+    return _publish(question, staged, size, [question.budget.question("size", text)], sorted(needs))
 
 
 def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
-    from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
-    from cleanroom_pipelines.similarity.rooms import check_released_seed, rank_room, select_reach
+    from cleanroom_pipelines.execution.room_lookalikes import LookalikeRun
 
     lookalike = question.definition
     assert isinstance(lookalike, Lookalike)
@@ -209,56 +247,49 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
             remedy="Lookalikes need segments or embeddings, and a room that is for them.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
-    installation, work = question.installation, question.work
     source = RuleBased(lookalike.source)
-    of_source = canonical(source, question.resolve)
     seed_file = folders["scratch"] / "seed.parquet"
-    n_seed = question.find(engine, folders, source, seed_file)
-    n_relevant = int(engine.fetch("SELECT count(*) AS n_users FROM room_users")["n_users"][0].as_py())
-    addressable = question.of_base.count(n_relevant, question=question_about(None))
-    check_released_seed(question.releaser.count(n_seed, question=of_source), addressable)
-    ranked = folders["scratch"] / "ranked"
-    ranked.mkdir()
-    rank_room(
-        folders["room_model"],
-        seed_file,
-        ranked,
-        min_seed_users=5,  # below the released threshold only by noise that is far out; so no second threshold
-        engine=installation.engine_settings,
-        progress=lambda share, stage: work.report_progress(0.9 * share, stage),
-        should_cancel=work.should_cancel,
+    n_seed = question.find_counted(engine, folders, source, seed_file)
+    run = LookalikeRun(
+        question.installation,
+        question.work,
+        question.budget,
+        question.figures,
+        model=folders["room_model"],
+        scratch=folders["scratch"],
+        seed_file=seed_file,
+        n_seed=n_seed,
+        source=question.text(source),
+        organization=question.organization,
     )
-    reached = select_reach(
-        ranked / "ranking.parquet",
-        lookalike.reach,
-        folders["scratch"],
-        exclude_seed_audience=lookalike.exclude_seed_audience,
-        engine=installation.engine_settings,
-    )
-    sentence = _publish(question, folders["scratch"] / USERS_FILE, reached.delivered)
-    statistics = released_statistics(
-        room_statistics(ranked), question.releaser, question.of_base, question=of_source
-    )
-    with work.drafting("lookalike_statistics", question.inputs, question.definition.as_json()) as draft:
+    is_full = question.installation.catalog.is_full_lookalike(question.room.id) or run.is_within_one
+    statistics = run.rank_fully() if is_full else run.rank_privately()
+    run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
+    size = run.size_of(lookalike.reach)
+    reveals = [name for name, does in (("seed", lookalike.exclude_seed_audience), ("ensemble", is_full)) if does]
+    sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [], reveals)
+    with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_json()) as draft:
         write_documents(draft.path, {"statistics": {"result": statistics}})
     return sentence
 
 
-def _publish(question: _Question, users: Path, n_users: int) -> str:
+def _publish(
+    question: _Question, users: Path, size: Released, price: Sequence[Question], reveals: Sequence[str]
+) -> str:
     """Write the artifact of the audience: its users, and what may be told of them."""
-    text = canonical(question.definition, question.resolve)
-    releaser = question.releaser
-    released = releaser.count(n_users, question=text)
-    with question.work.drafting("custom_audience", question.inputs, {"question": text}) as draft:
+    with question.work.drafting(
+        "custom_audience", question.inputs, {"question": question.text(question.definition)}
+    ) as draft:
         (draft.path / USERS_FILE).write_bytes(users.read_bytes())
+        draft.facts["reveals"] = list(reveals)
         document = {
-            "released": released.as_dict(),  # value, reason and noise
-            "question": text,
-            "data_version": releaser.data_version,
-            "is_enough": released.is_enough(),
+            "released": size.as_dict(),  # value, reason and noise
+            "questions": [each.as_dict() for each in price],
+            "is_enough": size.is_enough(),
+            "reveals": list(reveals),
         }
         write_documents(draft.path, {"audience": document})
-    return _sentence(released)
+    return _sentence(size)
 
 
 def _sentence(released: Released) -> str:
@@ -268,7 +299,7 @@ def _sentence(released: Released) -> str:
 
 
 def make_audience_list(installation: Installation, partition: str, run: Run) -> Made:
-    """Deliver an audience's users to a group; nearly the same list as before is the one of before."""
+    """Deliver an audience's users to a group."""
     from cleanroom_pipelines.audiences.activation.destinations import AdDestination
     from cleanroom_pipelines.audiences.activation.kept import kept_activation
     from cleanroom_pipelines.audiences.activation.writing import deliver
@@ -288,16 +319,15 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
         reference = ArtifactReference("custom_audience", audience.id, version.artifacts["custom_audience"])
         with work.withdrawing(asset), ExitStack() as stack:
             folder = stack.enter_context(installation.store.opening(reference))
-            if not read_documents(folder)["audience"]["is_enough"]:
+            told = read_documents(folder)["audience"]
+            _pay_for_list(installation, audience, room_version, told)
+            if not told["is_enough"]:
                 raise CleanroomError(
                     "The audience has too few users for a list.",
                     remedy="Define a larger audience.",
                     status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
                 )
-            earlier = _earlier_lists(installation, audience.data_room_id, record)
-            folders = {key: stack.enter_context(installation.store.opening(ref)) for key, ref in earlier.items()}
-            repeats = earlier_to_repeat(_differences(installation, folder, folders))
-            users = (folders[repeats] if repeats else folder) / USERS_FILE
+            users = folder / USERS_FILE
             scratch = Path(
                 stack.enter_context(
                     tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch)
@@ -335,9 +365,10 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
                     fence=work.fence,  # the group sees the list when the version is closed
                 )
                 (draft.path / USERS_FILE).write_bytes(users.read_bytes())
-                document = _told_of(delivered.manifest.as_dict(), repeated=repeats is not None)
+                draft.facts["reveals"] = told["reveals"]
+                document = _told_of(delivered.manifest.as_dict(), told["reveals"])
                 write_documents(draft.path, {"list": document})
-            sentence = "The list was delivered." if not repeats else "The list of before was delivered again."
+            sentence = "The list was delivered."
             work.finish(sentence, (version.ref,))
         return Made(asset, partition, sentence, work.manifests[asset], {"list": document})
 
@@ -366,39 +397,16 @@ def _current_audience(installation: Installation, audience: CustomAudience) -> t
     return version, room_version
 
 
-def _earlier_lists(
-    installation: Installation, data_room_id: str, record: AudienceList
-) -> dict[str, ArtifactReference]:
-    """What was delivered to the same group of the same room before, in order."""
-    found = {}
-    for each in installation.catalog.iterate(Kind.AUDIENCE_LIST):
-        if not isinstance(each, AudienceList) or each.id == record.id or each.delivered_to != record.delivered_to:
-            continue
-        audience = installation.catalog.get(Kind.CUSTOM_AUDIENCE, each.custom_audience_id)
-        version = installation.catalog.current_version(Kind.AUDIENCE_LIST, each.id)
-        if isinstance(audience, CustomAudience) and audience.data_room_id == data_room_id and version is not None:
-            found[each.id] = ArtifactReference(
-                "audience_user_list", each.id, version.artifacts["audience_user_list"]
-            )
-    return found
-
-
-def _differences(installation: Installation, folder: Path, earlier: Mapping[str, Path]) -> dict[str, int]:
-    """By earlier list, how many users are in one of the two and not in the other."""
-    if not earlier:
-        return {}
-    found = {}
-    with open_engine(installation.engine_settings, paths=[folder, *earlier.values()]) as engine:
-        engine.scan("now", find_tables(folder / USERS_FILE))
-        for key, place in earlier.items():
-            engine.scan("before", find_tables(place / USERS_FILE))
-            (row,) = engine.fetch(
-                """-- one row: users of only one of the two lists
-                SELECT count(*) AS n FROM now FULL JOIN before ON before.user_id = now.user_id
-                WHERE now.user_id IS NULL OR before.user_id IS NULL"""
-            ).to_pylist()
-            found[key] = int(row["n"])
-    return found
+def _pay_for_list(
+    installation: Installation, audience: CustomAudience, room_version: Version, told: Mapping[str, Any]
+) -> None:
+    """Pay for the size that decides whether there is a list."""
+    room = installation.catalog.get(Kind.DATA_ROOM, audience.data_room_id)
+    assert isinstance(room, DataRoom)
+    budget = RoomBudget.of(installation, room, room_version.artifacts)
+    if budget is not None and told["questions"]:
+        organization = installation.catalog.organization_of_user(audience.created_by_email)
+        budget.budget.pay([Question.from_dict(each) for each in told["questions"]], organization)
 
 
 def _delta_from(
@@ -418,7 +426,7 @@ def _delta_from(
     return stack.enter_context(installation.store.opening(reference)) / FILES
 
 
-def _told_of(manifest: Mapping[str, Any], *, repeated: bool) -> dict[str, Any]:
+def _told_of(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
     """What the group is told of its list: its files, and no count of who is not in it."""
     files = [
         {
@@ -433,7 +441,7 @@ def _told_of(manifest: Mapping[str, Any], *, repeated: bool) -> dict[str, Any]:
     return {
         "files": files,
         "manifest": {name: manifest[name] for name in kept if name in manifest},
-        "repeated": repeated,
+        "reveals": list(reveals),
     }
 
 

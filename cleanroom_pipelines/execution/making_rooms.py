@@ -8,10 +8,9 @@ A version of a room is one state of its data. Its assets are made in one run; ea
 made from has changed, and is otherwise the artifact of the version before.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Ki
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
+from cleanroom_pipelines.execution.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.execution.room_inbox import make_room_inbox
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
-from cleanroom_pipelines.privacy import Releaser
+from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
 
 ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
@@ -274,6 +274,7 @@ def _make_seeds(state: _State) -> None:
         )
         if report.passed:
             draft.facts["inputs"] = dict(inputs)
+            write_documents(draft.path, {"digests": seed_digests(draft.path)})
         else:
             write_documents(draft.path, {"report": report.report.as_dict()})
     if not report.passed:
@@ -282,21 +283,43 @@ def _make_seeds(state: _State) -> None:
 
 def _make_attributes(state: _State) -> None:
     from cleanroom_pipelines.audiences.attributes import data_attributes
+    from cleanroom_pipelines.audiences.insights import base_figures
     from cleanroom_pipelines.audiences.relations import open_room_relations
     from cleanroom_pipelines.engine import open_engine
 
     if "base_audience" not in state.artifacts:
         return
     inputs = (state.input_of("base_audience"),)
-    if state.take_over("data_attributes", inputs, {}):
+    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    figures = None if room is None else _figures_of_before(state, room.budget.pair.id)
+    spec = (room.spec if room else {}) | {"figures": figures["made_at"] if figures else "none"}
+    if state.take_over("data_attributes", inputs, spec):
         return
     with (
         state.opening("base_audience") as (base,),
         open_engine(state.installation.engine_settings, paths=[base]) as engine,
-        state.drafting("data_attributes", inputs, {}) as draft,
+        state.drafting("data_attributes", inputs, spec) as draft,
     ):
-        found = data_attributes(open_room_relations(engine, base))
-        write_documents(draft.path, {"attributes": found.as_dict()})
+        relations = open_room_relations(engine, base)
+        documents: dict[str, Any] = {"attributes": data_attributes(relations).as_dict()}
+        if figures is None and room is not None:
+            with suppress(BudgetSpentError):  # then nothing is told of the base, and nothing is set against it
+                room.budget.pay([room.question_of_base()])
+                found = base_figures(relations, room.releaser(), room.salt).as_dict()
+                now = state.installation.clock().isoformat()
+                figures = {"made_at": now, "pair": room.budget.pair.id, "figures": found}
+        write_documents(draft.path, documents | ({"base_figures": figures} if figures else {}))
+
+
+def _figures_of_before(state: _State, pair_id: str) -> dict[str, Any] | None:
+    """What was told of the base before: it stays, dated, until the base is taken out and another one comes."""
+    earlier = state.before.get("data_attributes")
+    if earlier is None:
+        return None
+    reference = ArtifactReference("data_attributes", state.room.id, earlier)
+    with state.installation.store.opening(reference) as folder:
+        found = read_documents(folder).get("base_figures")
+    return dict(found) if found and found["pair"] == pair_id else None
 
 
 def _make_overlap(state: _State) -> None:
@@ -307,50 +330,60 @@ def _make_overlap(state: _State) -> None:
     if not _has_both(state):
         return
     inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
-    if state.take_over("overlap_statistics", inputs, {}):
+    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    if room is None or state.take_over("overlap_statistics", inputs, room.spec):
         return
     with (
         state.opening("base_audience", "seed_audiences") as (base, seeds),
         open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
-        state.drafting("overlap_statistics", inputs, {}) as draft,
+        state.drafting("overlap_statistics", inputs, room.spec) as draft,
     ):
-        releaser = releaser_of(state.installation, state.room, state.artifacts)
-        found = overlap_statistics(open_room_relations(engine, base, seeds), releaser)
+        found = overlap_statistics(open_room_relations(engine, base, seeds), room.releaser(), room.seeds)
         document = {
             "with_own_counts": found.as_dict(with_own_counts=True),
             "without_own_counts": found.as_dict(with_own_counts=False),
-            "cost": found.cost,
-            "question": "overlap of all seed audiences",
-            "data_version": releaser.data_version,
+            "questions": [room.question("overlap", text, found.price).as_dict() for text in found.questions],
         }
         write_documents(draft.path, {"overlap": document})
 
 
 def _make_insights(state: _State) -> None:
-    from cleanroom_pipelines.audiences.insights import insights
+    from cleanroom_pipelines.audiences.insights import BaseFigures, insights
+    from cleanroom_pipelines.audiences.overlap import question_about
     from cleanroom_pipelines.audiences.relations import open_room_relations
     from cleanroom_pipelines.engine import open_engine
 
     if not _has_both(state) or not state.room.allows(CollaborationType.INSIGHTS):
         return
-    inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
-    if state.take_over("insights", inputs, {}):
+    inputs = (
+        state.input_of("base_audience"),
+        state.input_of("seed_audiences"),
+        state.input_of("data_attributes"),
+    )
+    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    if room is None or state.take_over("insights", inputs, room.spec):
         return
     with (
-        state.opening("base_audience", "seed_audiences") as (base, seeds),
+        state.opening("base_audience", "seed_audiences", "data_attributes") as (base, seeds, attributes),
         open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
-        state.drafting("insights", inputs, {}) as draft,
     ):
-        releaser = releaser_of(state.installation, state.room, state.artifacts)
-        of_base = releaser_of_base(state.installation, state.room, state.artifacts)
-        found = insights(open_room_relations(engine, base, seeds), releaser, of_base)
-        document = {
-            "result": found.as_dict(),
-            "cost_by_audience": {each.audience_type: found.cost_of_table for each in found.audiences},
-            "question": "insights of the seed audience",
-            "data_version": releaser.data_version,
-        }
-        write_documents(draft.path, {"insights": document})
+        if (told := read_documents(attributes).get("base_figures")) is None:
+            return  # the pair could not pay for them
+        figures = BaseFigures.from_dict(told["figures"], is_hidden=state.room.hide_absolute_values)
+        relations = open_room_relations(engine, base, seeds)
+        with state.drafting("insights", inputs, room.spec) as draft:
+            found = insights(relations, room.releaser(), figures, room.salt, room.seeds)
+            document = {
+                "result": found.as_dict(),
+                "questions": {
+                    each.audience_type: [
+                        room.question("insights", text, INSIGHTS).as_dict(),
+                        room.question("overlap", question_about(each.audience_type, seeds=room.seeds)).as_dict(),
+                    ]
+                    for each, text in zip(found.audiences, found.questions, strict=True)
+                },
+            }
+            write_documents(draft.path, {"insights": document})
 
 
 def _make_model(state: _State) -> None:
@@ -385,16 +418,6 @@ _MAKERS: Mapping[str, Callable[[_State], None]] = {
 }
 
 
-def releaser_of(installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Releaser:
-    """What releases the counts of both sides of a room, for the state of the data that these artifacts hold."""
-    return _releaser(installation, room, artifacts, ("base_audience", "seed_audiences"))
-
-
-def releaser_of_base(installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Releaser:
-    """What releases the counts of the publisher's users alone: new seeds draw no new noise for them."""
-    return _releaser(installation, room, artifacts, ("base_audience",))
-
-
 def unseal_hashes(installation: Installation, base: Path, target: Path) -> None:
     """Open the hashes for ad destinations that a base audience holds, if it does.
 
@@ -406,19 +429,6 @@ def unseal_hashes(installation: Installation, base: Path, target: Path) -> None:
     sealed = base / SEALED_HASHES
     if sealed.exists():
         target.write_bytes(installation.key.unseal(_HASHES, sealed.read_bytes()))
-
-
-def _releaser(
-    installation: Installation, room: DataRoom, artifacts: Mapping[str, str], assets: tuple[str, ...]
-) -> Releaser:
-    versions = [
-        installation.store.manifest(ArtifactReference(asset, room.id, artifacts[asset])).data_version
-        for asset in assets
-        if asset in artifacts
-    ]
-    data_version = hashlib.sha256(" ".join(versions).encode()).hexdigest()[:32]
-    key = installation.key.derive(f"noise of data room {room.id}")
-    return Releaser(key, data_version, room.hide_absolute_values)
 
 
 def _has_both(state: _State) -> bool:

@@ -45,7 +45,10 @@ class Method(StrEnum):
     GET_JOB_RESULT = "get_job_result"
     CANCEL_JOB = "cancel_job"
     GET_AUDIT_LOG = "get_audit_log"
-    REFILL_LEDGER = "refill_ledger"
+    GET_ESTIMATE = "get_estimate"
+    LIST_PROPOSALS = "list_proposals"
+    PROPOSE = "propose"
+    APPROVE = "approve"
 
     @property
     def only_reads(self) -> bool:

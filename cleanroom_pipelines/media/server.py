@@ -16,7 +16,7 @@ from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.media import errors
-from cleanroom_pipelines.media.handlers import audiences, jobs, rooms
+from cleanroom_pipelines.media.handlers import audiences, budgets, jobs, rooms
 from cleanroom_pipelines.media.handlers.access import Call
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.storage.upload_vault import chunks_of
@@ -42,7 +42,10 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.GET_JOB_RESULT: jobs.get_job_result,
     Method.CANCEL_JOB: jobs.cancel_job,
     Method.GET_AUDIT_LOG: rooms.get_audit_log,
-    Method.REFILL_LEDGER: rooms.refill_ledger,
+    Method.GET_ESTIMATE: budgets.estimate,
+    Method.LIST_PROPOSALS: budgets.list_proposals,
+    Method.PROPOSE: budgets.propose,
+    Method.APPROVE: budgets.approve,
 }
 _KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_PHONE_NUMBER"})
 

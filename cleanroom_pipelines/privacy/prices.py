@@ -61,7 +61,7 @@ HIDDEN_LOOKALIKE_TENTHS = 15 * TENTHS
 
 MOST_LOOKALIKE_TENTHS = 60 * TENTHS
 FIGURES_SENSITIVITY = Fraction(5, 4)
-_MOST_FIGURES_TENTHS = 10 * TENTHS
+MOST_FIGURES_TENTHS = 10 * TENTHS
 _RECALL_WITHIN, _CELLS_OF_RECALL, _AT_90 = 0.05, 4, 1.6449
 
 
@@ -78,7 +78,7 @@ def figures_price(n_seed_users: int) -> Price:
     """
     sigma = _RECALL_WITHIN * n_seed_users / (_AT_90 * math.sqrt(_CELLS_OF_RECALL))
     wanted = math.ceil(float(variance_of(1, FIGURES_SENSITIVITY)) / max(sigma, 1e-9) ** 2)
-    return Price(max(1, min(wanted, _MOST_FIGURES_TENTHS)), FIGURES_SENSITIVITY)
+    return Price(max(1, min(wanted, MOST_FIGURES_TENTHS)), FIGURES_SENSITIVITY)
 
 
 def in_units(tenths: int) -> int | float:

@@ -101,7 +101,11 @@ class Released:
 
     def as_dict(self) -> dict[str, Any]:
         """The count for JSON: value, reason and the noise stated."""
-        return {"size": self.value, "reason": self.reason and self.reason.value, "noise": self._policy.noise(self._variance)}
+        return {
+            "size": self.value,
+            "reason": self.reason and self.reason.value,
+            "noise": self._policy.noise(self._variance),
+        }
 
     def __repr__(self) -> str:
         return f"Released(value={self.value}, reason={self.reason and self.reason.value!r})"

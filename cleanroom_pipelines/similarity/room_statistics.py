@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.privacy import Released, Releaser, curve, rate, ratio
+from cleanroom_pipelines.privacy import Released, curve, rate, ratio, released
+from cleanroom_pipelines.privacy.prices import BASE_COUNT
 from cleanroom_pipelines.privacy.release import CURVE_POINTS
 from cleanroom_pipelines.similarity import metrics
 from cleanroom_pipelines.similarity.rooms import (
     HELD_OUT_FILE,
     MAX_REACH,
     MIN_REACH,
-    check_released_seed,
     reach_size,
 )
 
@@ -102,29 +101,18 @@ def room_statistics(folder: Path) -> RoomStatistics:
     )
 
 
-def released_statistics(
-    statistics: RoomStatistics, releaser: Releaser, of_base: Releaser, *, question: str
-) -> dict[str, Any]:
-    """The statistics as they may be told, for JSON.
+def released_statistics(statistics: RoomStatistics, seed: Released, addressable: Released) -> dict[str, Any]:
+    """The statistics of an ensemble ranking as they may be told where both providers approved it, for JSON.
 
     Args:
         statistics: Exact ones.
-        releaser: Releases counts of both sides.
-        of_base: Releases counts of the publisher's users alone: the same key and policy, its data version that of
-            the base audience.
-        question: The canonical text of the source audience's size, so that its size has the one noise it has
-            everywhere (`audiences.canonical`, `audiences.overlap.question_about`).
+        seed: The released size of the source audience.
+        addressable: The released number of all relevant users.
 
     Returns:
         `auc`, `fpr` and `tpr` (101 each), `reach` (1 to 30 %: `reach`, `size`, `tpr`, `fpr`), `seed_size`,
         `addressable_size`, `test_set_sizes` (`seed`, `others`) and `noise`; sizes are None where they are hidden.
-
-    Raises:
-        SeedError: The source audience is too small or too large by its released count.
     """
-    seed = releaser.count(statistics.n_seed_users, question=question)
-    addressable = of_base.count(statistics.n_users, question=question_about(None))
-    check_released_seed(seed, addressable)
     fpr, tpr = curve(statistics.fpr), curve(statistics.tpr)
     share = ratio(seed, addressable) or 0.0
     # The share of all users above each threshold: rises with it, so a reach has one place on the curve.
@@ -135,7 +123,7 @@ def released_statistics(
         reaches.append(
             {
                 "reach": entry.reach,
-                "size": _reach_size(entry.reach, addressable, of_base),
+                "size": reach_size_of(entry.reach, addressable),
                 "tpr": rate(float(np.interp(at, fpr, tpr))),
                 "fpr": rate(at),
             }
@@ -148,7 +136,7 @@ def released_statistics(
         "seed_size": seed.value,
         "addressable_size": addressable.value,
         "test_set_sizes": {"seed": seed.value, "others": _others(seed, addressable)},
-        "noise": releaser.policy.noise(),
+        "noise": seed.as_dict()["noise"],
     }
 
 
@@ -158,13 +146,10 @@ def _between_users(percentiles: metrics.Float64, fpr: metrics.Float64) -> metric
     return np.asarray(np.interp(fpr, [0.0, *(1 - values)[::-1], 1.0], [0.0, *at_or_above[::-1], 1.0]))
 
 
-def _reach_size(reach: int, addressable: Released, of_base: Releaser) -> int | None:
+def reach_size_of(reach: int, addressable: Released) -> int | None:
     """The size of a reach by the released count of all users, itself subject to threshold and rounding."""
-    if addressable.value is None:
-        return None
-    size = reach_size(reach, addressable.value)
-    rounding = of_base.policy.rounding
-    return round(size / rounding) * rounding if size >= of_base.policy.threshold else None
+    kept = None if addressable.value is None else reach_size(reach, addressable.value)
+    return None if kept is None else released(kept, price=BASE_COUNT).value
 
 
 def _others(seed: Released, addressable: Released) -> int | None:

@@ -14,7 +14,6 @@ as well: on seven sets of tasks (planted groups, page visits, groceries by depar
 in the vocabulary.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.engine import (
     EngineSettings,
     find_tables,
@@ -37,7 +36,7 @@ from cleanroom_pipelines.privacy import Released, ratio
 from cleanroom_pipelines.similarity.fits import Fit
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import fit_candidates, rank_in_place
-from cleanroom_pipelines.similarity.rankings import RANKING_FILE, last_rank, n_ranked
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_ranked
 from cleanroom_pipelines.similarity.room_features import SEGMENTS_SCHEMA, write_room_features
 from cleanroom_pipelines.similarity.scoring import match_users
 from cleanroom_pipelines.similarity.specs import (
@@ -221,16 +220,16 @@ def select_reach(
     reach_percent: int,
     out: Path,
     *,
-    exclude_seed_audience: bool,
+    exclude: Path | None = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> ReachedUsers:
     """Write the best r % of all relevant users, in an order that does not tell their rank.
 
     Args:
-        ranking: The ranking.parquet that `rank_room` wrote.
+        ranking: The ranking.parquet that `rank_room` or `private_lookalikes.private_ranking` wrote.
         reach_percent: Whole per cent of all relevant users, 1 to 30; at least one user.
         out: Existing directory that gets users.parquet: user_id, ordered by stable_hash, user_id.
-        exclude_seed_audience: Leave the source audience's users out before the cut, which others refill.
+        exclude: Users that are left out before the cut, which others refill: a parquet file with a column user_id.
         engine: Memory, threads and scratch of the engine.
 
     Raises:
@@ -241,16 +240,20 @@ def select_reach(
     import pyarrow.parquet as pq
 
     requested = reach_size(reach_percent, n_ranked(ranking))
-    mode = SeedMode.EXCLUDED if exclude_seed_audience else SeedMode.IN_PLACE
     target = out / USERS_FILE
-    with open_configured_engine(engine, paths=(ranking, out)) as database:
+    with open_configured_engine(engine, paths=(ranking, out, *([exclude] if exclude else []))) as database:
         database.scan("ranking", find_tables(ranking))
+        left_out = ""
+        if exclude:
+            database.scan("excluded", find_tables(exclude))
+            left_out = "ANTI JOIN excluded ON excluded.user_id = ranking.user_id"
         database.write_parquet(
             f"""-- one row per user reached
-            SELECT user_id FROM ranking WHERE rank <= ? AND NOT (is_seed AND ?)
-            ORDER BY {stable_hash_sql("user_id")}, user_id""",
+            SELECT user_id FROM (
+                SELECT ranking.user_id, ranking.rank FROM ranking {left_out} ORDER BY ranking.rank LIMIT ?
+            ) ORDER BY {stable_hash_sql("user_id")}, user_id""",
             target,
-            [last_rank(ranking, requested, mode), exclude_seed_audience],
+            [requested],
         )
     return ReachedUsers(requested, pq.read_metadata(target).num_rows)
 
@@ -272,23 +275,6 @@ def check_reach(reach_percent: int) -> None:
 def reach_size(reach_percent: int, n_users: int) -> int:
     """Users of a reach: max(1, ⌊r·N/100⌋), the rule of every audience size."""
     return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
-
-
-def ranking_key(model_digest: str, canonical_source: str) -> str:
-    """What a stored ranking is kept under: all lookalikes of one source on one model share it.
-
-    Reach and exclusion cut a ranking and do not enter. A changed base audience changes the model, changed seed
-    audiences or a changed definition change the source.
-
-    Args:
-        model_digest: Digest of the room's model, or of the room's version.
-        canonical_source: The source's canonical definition with the versions of the data it refers to; no ids.
-
-    Returns:
-        64 hex digits.
-    """
-    parts = [part.encode() for part in (model_digest, canonical_source)]
-    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()
 
 
 def _user_ids(path: Path) -> pa.ChunkedArray:

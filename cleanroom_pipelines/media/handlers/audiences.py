@@ -5,11 +5,11 @@ Add here when something else can be done with an audience.
 Keep out: questions about audiences (`jobs.py`) and finding users (the runs).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cleanroom_pipelines.audiences.canonical import Need, canonical, lookalikes_of, what_it_needs
+from cleanroom_pipelines.audiences.canonical import Need, lookalikes_of, what_it_needs
 from cleanroom_pipelines.audiences.definitions import (
     CustomRef,
     Definition,
@@ -24,15 +24,14 @@ from cleanroom_pipelines.audiences.definitions import (
     references,
 )
 from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, CustomAudienceSpec, Kind, Permission
-from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.execution.budgets import room_organizations
 from cleanroom_pipelines.execution.making import read_documents
 from cleanroom_pipelines.execution.making_audiences import resolver
-from cleanroom_pipelines.media.errors import AudienceHasDependentsError, PermissionDeniedError
+from cleanroom_pipelines.media.errors import AudienceHasDependentsError
 from cleanroom_pipelines.media.handlers.access import Call, Room, denied
 from cleanroom_pipelines.storage import ArtifactReference
 
-_LISTS_AT_ONCE = 1000
 _FOR = {
     Lookalike: (CollaborationType.LOOKALIKE, "lookalike audiences"),
     RuleBased: (CollaborationType.RULE_BASED, "rule-based audiences"),
@@ -129,82 +128,35 @@ def add_audience(
     return record
 
 
-def check_export(room: Room, definition: Definition) -> None:
+def check_export(room: Room, audience: CustomAudience) -> None:
     """Refuse a list that would tell who is in the other side's data, unless the room is for that.
+
+    Decided on the definition alone, with each seed audience known by its ids: never on who matched.
 
     Raises:
         PermissionDeniedError: The room is not for it.
     """
-    needs = what_it_needs(definition, resolver(room.installation))
+    resolve, definition = resolver(room.installation), parse_definition(audience.definition)
+    needs = what_it_needs(definition, resolve, seed_digests(room))
     if Need.REMARKETING in needs:
         room.require(CollaborationType.REMARKETING, "lists that tell which users match")
     if Need.EXCLUSION in needs:
         room.require(CollaborationType.EXCLUSION, "lists that leave the matched users out")
+    leaves_out = any(each.exclude_seed_audience for each in lookalikes_of(definition, resolve).values())
+    if leaves_out and not _is_from_seed_to_base(room, audience):
+        room.require(CollaborationType.EXCLUSION, "lookalikes that leave their source out")
 
 
-def refuse_other_seed_mode(room: Room, audience: CustomAudience) -> None:
-    """Refuse the second of a lookalike's two seed modes on the same data: the difference of both is the seed.
-
-    A lookalike counts wherever it stands in what is listed, since a rule can hand it through unchanged.
-
-    Raises:
-        PermissionDeniedError: The other one was delivered, or the audience is made of both.
-    """
-    mine = _seed_modes(room, audience)
-    opposite = {(source, not excludes) for source, excludes in mine}
-    if mine & opposite:
-        raise _other_seed_mode()
-    if not mine:
-        return
-    catalog = room.installation.catalog
-    audiences = (*catalog.custom_audiences(room.id), *catalog.custom_audiences(room.id, hidden=True))
-    for other in audiences:
-        if _has_list_of_present_data(room, other) and _seed_modes(room, other) & opposite:
-            raise _other_seed_mode()
+def seed_digests(room: Room) -> Mapping[str, str]:
+    """The keyed digest of the ids of each type of seed audience that the room holds."""
+    return dict(_documents(room, "seed_audiences").get("digests", {}))
 
 
-def _has_list_of_present_data(room: Room, audience: CustomAudience) -> bool:
-    """Whether a list of the audience was made of the room's current version, or is still to be made."""
-    catalog = room.installation.catalog
-    present = catalog.current_version(Kind.DATA_ROOM, room.id)
-    for list_id in _lists_of(room, audience):
-        made = catalog.newest_version(Kind.AUDIENCE_LIST, list_id)
-        if made.status in OPEN:
-            return True
-        versions = [parent.version for parent in made.parents if parent.id == audience.id]
-        of_rooms = [catalog.version(Kind.CUSTOM_AUDIENCE, audience.id, number).parents for number in versions]
-        if present is not None and any(present.ref in parents for parents in of_rooms):
-            return True
-    return False
-
-
-def _lists_of(room: Room, audience: CustomAudience) -> Iterator[str]:
-    """The ids of all lists that were asked for of an audience."""
-    after = None
-    while True:
-        page = room.installation.catalog.list(
-            Kind.AUDIENCE_LIST, parent_id=audience.id, limit=_LISTS_AT_ONCE, after=after
-        )
-        yield from (each.id for each in page.items)
-        after = page.after
-        if after is None:
-            return
-
-
-def _seed_modes(room: Room, audience: CustomAudience) -> set[tuple[str, bool]]:
-    """The lookalikes that the users of an audience come from: the question of each source, and its seed mode."""
-    resolve = resolver(room.installation)
-    return {
-        (canonical(RuleBased(lookalike.source), resolve), lookalike.exclude_seed_audience)
-        for lookalike in lookalikes_of(parse_definition(audience.definition), resolve).values()
-    }
-
-
-def _other_seed_mode() -> PermissionDeniedError:
-    return PermissionDeniedError(
-        "A lookalike of this source was delivered in its other seed mode.",
-        remedy="Deliver it in that mode, or after new data came.",
-    )
+def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
+    """Whether the seed's provider created an audience and the base's provider receives it."""
+    base, seed = room_organizations(room.installation, room.record)
+    of_user = room.installation.catalog.organization_of_user
+    return of_user(audience.created_by_email) == seed and all(of_user(each) == base for each in room.group.emails)
 
 
 @dataclass(frozen=True)

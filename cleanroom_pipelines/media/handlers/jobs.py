@@ -4,15 +4,14 @@ Lives here: the jobs of the Media API, what each needs and costs, and where its 
 Add here when a further question can be asked.
 Keep out: working answers out (the runs) and deciding numbers (`privacy`).
 
-A job is a question about a version of something. It is answered when that version was made; the answer is charged
-when it is fetched, once per participant, data and question.
+A job is a question about a version of something. It is answered when that version was made; the answer is paid from
+the pair's budget when it is first fetched, and free from then on for all who may see it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from cleanroom_pipelines.audiences.activation.destinations import AdDestination
@@ -29,15 +28,16 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
+from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.making import newest_artifact, read_documents
 from cleanroom_pipelines.execution.making_audiences import FILES
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.handlers import audiences as room_audiences
+from cleanroom_pipelines.media.handlers import budgets as room_budgets
 from cleanroom_pipelines.media.handlers.access import Call, Room, denied
 from cleanroom_pipelines.media.handlers.rooms import own_lab
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
-from cleanroom_pipelines.privacy import question_key
-from cleanroom_pipelines.privacy.ledger import budget_spent
+from cleanroom_pipelines.privacy import in_units
 from cleanroom_pipelines.storage import ArtifactReference
 
 _OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
@@ -59,7 +59,6 @@ _NEEDS = {
     JobKind.DATA_ATTRIBUTES: ("base",),
 }
 _MOST_ROWS = 10_000_000
-_ASKING_FOR_LISTS = Lock()  # two requests at once must not each find that the other's list was not asked for
 
 
 def start_job(call: Call) -> dict[str, Any]:
@@ -114,12 +113,12 @@ def cancel_job(call: Call) -> dict[str, Any]:
 
 
 def get_job_result(call: Call) -> Any:
-    """A job's answer, charged to the caller's group where it depends on both sides.
+    """A job's answer, paid from the pair's budget where it depends on both sides.
 
     Raises:
         JobFailedError: It failed, with its reason.
         ConflictError: It is not done.
-        BudgetSpentError: The group has too little left.
+        BudgetSpentError: The pair has too little left.
     """
     job = _own(call)
     kind = JobKind(job.kind)
@@ -222,6 +221,7 @@ def _why(version: Version) -> errors.MediaError:
         StatusCode.TRAINING_DATA_INVALID: errors.ValidationFailedError,
         StatusCode.TRAINING_DATA_TOO_SMALL: errors.TooFewUsersError,
         StatusCode.PARENT_NOT_ACTIVE: errors.NotProvisionedError,
+        StatusCode.PRIVACY_BUDGET_SPENT: errors.BudgetSpentError,
         StatusCode.CANCELLED: errors.JobCancelledError,
     }
     kind = kinds.get(version.status_code or StatusCode.INTERNAL, errors.ServerError)
@@ -316,7 +316,7 @@ def _target_of(
         newest = catalog.newest_version(Kind.DATA_ROOM, room.id)
         waits = {"room_version": newest.number} if newest.status in _OPEN else {}
         return catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
-    room_audiences.check_export(room, definition)
+    room_audiences.check_export(room, audience)
     options = _list_options(call, room)
     spec = AudienceListSpec(
         name="list",
@@ -325,9 +325,7 @@ def _target_of(
         delivered_to=room.group.id,
         options=options,
     )
-    with _ASKING_FOR_LISTS:
-        room_audiences.refuse_other_seed_mode(room, audience)
-        made = catalog.create(spec)
+    made = catalog.create(spec)
     call.trail["resource"] = audience.id
     return catalog.newest_version(Kind.AUDIENCE_LIST, made.id), options
 
@@ -383,29 +381,31 @@ def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
         ) from None
 
 
-def _charge(call: Call, room: Room, data_version: str, question: str, units: int) -> None:
-    key = question_key(data_version, question)
-    if call.installation.catalog.charge(room.id, room.group.id, key, units) is None:
-        ledger = call.installation.catalog.ledger(room.id, room.group.id)
-        raise budget_spent(total=ledger.total, spent=ledger.spent, cost=units)
+def _paid(
+    call: Call, room: Room, questions: Sequence[Mapping[str, Any]], answer: dict[str, Any]
+) -> dict[str, Any]:
+    """An answer, once it is paid, with its price and what is left."""
+    budget = room_budgets.of(room)
+    asked = [Question.from_dict(each) for each in questions]
+    if asked:
+        budget.pay(asked, call.installation.catalog.organization_of_user(call.email))
+    price = sum(each.price.tenths for each in asked)
+    return {**answer, "privacy": {"price": in_units(price), **budget.as_dict()}}
 
 
 def _overlap(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "overlap_statistics")["overlap"]
-    _charge(call, room, document["data_version"], document["question"], document["cost"])
     is_advertiser = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
-    return document["with_own_counts" if is_advertiser else "without_own_counts"]
+    answer = document["with_own_counts" if is_advertiser else "without_own_counts"]
+    return _paid(call, room, document["questions"], answer)
 
 
 def _insights(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "insights")["insights"]
-    result, costs = document["result"], document["cost_by_audience"]
-    wanted = job.options.get("audience_type")
+    result, wanted = document["result"], job.options.get("audience_type")
     tables = [each for each in result["audiences"] if wanted in (None, each["audience_type"])]
-    for table in tables:
-        kind = table["audience_type"]
-        _charge(call, room, document["data_version"], f"{document['question']} {kind}", costs[kind])
-    return {"audiences": tables, "noise": result["noise"]}
+    questions = [each for table in tables for each in document["questions"][table["audience_type"]]]
+    return _paid(call, room, questions, {"audiences": tables, "noise": result["noise"]})
 
 
 def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
@@ -424,15 +424,12 @@ def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
 
 def _size(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "custom_audience")["audience"]
-    _charge(call, room, document["data_version"], document["question"], 1)
-    return document["released"]
+    return _paid(call, room, document["questions"], document["released"])
 
 
 def _statistics(call: Call, room: Room, job: RoomJob) -> Any:
-    document = _documents(call, job, "custom_audience")["audience"]
-    told = _documents(call, job, "lookalike_statistics")["statistics"]["result"]
-    _charge(call, room, document["data_version"], f"statistics of {document['question']}", 1)
-    return told
+    # paid when the lookalike was made
+    return _paid(call, room, [], _documents(call, job, "lookalike_statistics")["statistics"]["result"])
 
 
 def _user_list(call: Call, room: Room, job: RoomJob) -> Any:

@@ -22,14 +22,14 @@ from cleanroom_pipelines.catalog import (
     Upload,
 )
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.execution.budgets import Budget, room_pair
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.media.handlers.access import Call, denied
-from cleanroom_pipelines.privacy import ReleasePolicy
+from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
 
 _BASE = ("matching:", "segments", "demographics", "embeddings")
-_MOST_REFILL = 100
 
 
 def whoami(call: Call) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def create_room(call: Call) -> dict[str, Any]:
 
 
 def get_room(call: Call) -> dict[str, Any]:
-    """A room's configuration, and what the caller's group has spent."""
+    """A room's configuration, and what the pair of its providers has spent."""
     return _room(call, call.room().record)
 
 
@@ -206,23 +206,11 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     return {"entries": entries}
 
 
-def refill_ledger(call: Call) -> dict[str, Any]:
-    """Give a group more units; the owner of the room decides."""
-    room = call.room()
-    if room.record.owner_email != call.email:
-        raise denied()
-    units = call.number("units")
-    if not 1 <= units <= _MOST_REFILL:
-        raise InvalidRequestError("The units are out of range.", remedy=f"Give 1 to {_MOST_REFILL}.")
-    (participant,) = room.participants([call.text("participant_id")])
-    ledger = call.installation.catalog.refill(room.id, participant, units)
-    return {"spent": ledger.spent, "total": ledger.total}
-
-
 def _room(call: Call, record: DataRoom) -> dict[str, Any]:
     group = record.group_of(call.email)
     assert group is not None
-    ledger = call.installation.catalog.ledger(record.id, group.id)
+    pair = room_pair(call.installation, record)
+    budget = None if pair is None else Budget(call.installation, pair, record.id)
     return {
         "id": record.id,
         "name": record.name,
@@ -233,8 +221,9 @@ def _room(call: Call, record: DataRoom) -> dict[str, Any]:
         "hide_absolute_values": record.hide_absolute_values,
         "activation": list(record.activation),
         "created_at": record.created_at.isoformat(),
-        "privacy": ReleasePolicy().as_dict(),
-        "ledger": {"spent": ledger.spent, "total": ledger.total},
+        "privacy": ReleasePolicy().as_dict(budget.ledger.total if budget else PAIR_TENTHS),
+        "ledger": budget.as_dict() if budget else None,
+        "full_lookalike": call.installation.catalog.is_full_lookalike(record.id),
     }
 
 

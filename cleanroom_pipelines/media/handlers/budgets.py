@@ -1,0 +1,178 @@
+"""The privacy budget of a room's pair: what questions would cost, and what both providers approve.
+
+Lives here: estimates, proposals and approvals of the Media API.
+Add here when the two organisations agree on something more.
+Keep out: paying (jobs.py and the runs) and prices (privacy).
+
+An estimate tells nothing that was not paid: the price of a lookalike follows from the released size of its source,
+and until that size is paid, the estimate says the most it can cost.
+"""
+
+from typing import Any
+
+from cleanroom_pipelines.audiences.canonical import canonical
+from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
+from cleanroom_pipelines.audiences.overlap import question_about
+from cleanroom_pipelines.catalog import Kind, Permission
+from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.execution.budgets import Budget, Question, bound_of, room_pair
+from cleanroom_pipelines.execution.making_audiences import resolver
+from cleanroom_pipelines.execution.room_budgets import RoomBudget
+from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
+from cleanroom_pipelines.media.handlers.access import Call, Room, denied
+from cleanroom_pipelines.media.handlers.audiences import Present, read_definition
+from cleanroom_pipelines.media.protocol import JobKind
+from cleanroom_pipelines.privacy import INSIGHTS, in_units
+from cleanroom_pipelines.privacy.accounting import TENTHS
+from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_LOOKALIKE_TENTHS
+
+_KINDS = (REFILL, PERIOD, FULL_LOOKALIKE)
+
+
+def of(room: Room) -> Budget:
+    """The budget of a room's pair.
+
+    Raises:
+        NotProvisionedError: Nobody may bring one of the sides.
+    """
+    pair = room_pair(room.installation, room.record)
+    if pair is None:
+        raise NotProvisionedError(
+            "Nobody in the room may bring one of its sides.", remedy="Create a room with both."
+        )
+    return Budget(room.installation, pair, room.id)
+
+
+def estimate(call: Call) -> dict[str, Any]:
+    """What a question would cost now; nothing is computed and nothing paid."""
+    room = call.room()
+    budget = of(room)
+    cost, is_most = _cost(call, room)
+    left = budget.ledger.left
+    return {
+        "units": in_units(cost),
+        "is_at_most": is_most,
+        "left": in_units(left),
+        "is_affordable": cost <= left,
+    }
+
+
+def propose(call: Call) -> dict[str, Any]:
+    """Propose a refill, a period, or lookalikes by the full ensemble; the pair's providers approve it."""
+    room = call.room()
+    budget = of(room)
+    kind = call.text("kind")
+    if kind not in _KINDS:
+        raise InvalidRequestError("This cannot be proposed.", remedy=f"Propose one of {', '.join(_KINDS)}.")
+    catalog = call.installation.catalog
+    proposal = catalog.propose(
+        budget.pair.id,
+        kind,
+        catalog.organization_of_user(call.email),
+        tenths=call.number("units", 0) * TENTHS,
+        data_room_id=room.id if kind == FULL_LOOKALIKE else None,
+    )
+    return _told(budget, proposal)
+
+
+def approve(call: Call) -> dict[str, Any]:
+    """Approve a proposal for the organisation of the caller."""
+    room = call.room()
+    budget = of(room)
+    _refuse_other_providers(room)
+    known = {each.id for each in call.installation.catalog.proposals(budget.pair.id)}
+    if call.text("proposal_id") not in known:
+        raise denied()
+    organization = call.installation.catalog.organization_of_user(call.email)
+    try:
+        proposal = call.installation.catalog.approve(call.text("proposal_id"), organization)
+    except (ConflictError, NotFoundError):
+        raise denied() from None
+    return _told(budget, proposal)
+
+
+def list_proposals(call: Call) -> dict[str, Any]:
+    """What was proposed to the room's pair, with the bound that each would give."""
+    room = call.room()
+    budget = of(room)
+    found = call.installation.catalog.proposals(budget.pair.id)
+    shown = [each for each in found if each.data_room_id in (None, room.id)]
+    return {"proposals": [_told(budget, each) for each in shown]}
+
+
+def _refuse_other_providers(room: Room) -> None:
+    """Only who may bring data of a side speaks for its provider."""
+    if not (room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)):
+        raise denied()
+
+
+def _told(budget: Budget, proposal: Any) -> dict[str, Any]:
+    ledger = budget.ledger
+    then = ledger
+    if proposal.effective_at is None and proposal.kind == REFILL:
+        then = type(ledger)(ledger.spent, ledger.total + proposal.tenths, ledger.period)
+    elif proposal.effective_at is None and proposal.kind == PERIOD:
+        then = type(ledger)(ledger.spent, ledger.total, "month")
+    return {
+        "id": proposal.id,
+        "kind": proposal.kind,
+        "units": in_units(proposal.tenths),
+        "approved_by": list(proposal.approved_by),
+        "is_effective": proposal.effective_at is not None,
+        "bound": bound_of(ledger),
+        "bound_then": bound_of(then),
+    }
+
+
+def _cost(call: Call, room: Room) -> tuple[int, bool]:
+    """Tenths that the question costs, and whether that is only the most it can cost."""
+    kind = call.text("kind")
+    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    state = None
+    if version is not None:
+        state = RoomBudget.of(room.installation, room.record, version.artifacts)
+    if state is None:
+        raise NotProvisionedError("The room has no base audience yet.", remedy="Provision it first.")
+    types = Present.of(room).seed_types
+    if kind == JobKind.OVERLAP_STATISTICS:
+        return state.budget.cost(_sizes(state, types)), False
+    if kind == JobKind.INSIGHTS:
+        wanted = [call.text("audience_type")] if call.params.get("audience_type") else list(types)
+        sizes = _sizes(state, wanted)
+        texts = [question_about(each, seeds=state.seeds) for each in wanted]
+        tables = [state.question("insights", f"insights of {text}", INSIGHTS) for text in texts]
+        return state.budget.cost([*sizes, *tables]), False
+    if kind not in (JobKind.AUDIENCE_SIZE, JobKind.LOOKALIKE_STATISTICS, JobKind.USER_LIST):
+        return 0, False
+    definition = _definition(call, room)
+    if isinstance(definition, Lookalike):
+        return _cost_of_lookalike(room, state, definition)
+    text = canonical(definition, resolver(room.installation), state.seeds)
+    return state.budget.cost([state.question("size", text)]), False
+
+
+def _definition(call: Call, room: Room) -> Any:
+    given, about = call.mapping("definition"), call.mapping("audience")
+    if given is not None:
+        return read_definition(room, given)
+    if about is not None and about.get("kind") == "seed":
+        return Remarketing(str(about.get("audience_type")))
+    if about is not None and isinstance(about.get("id"), str):
+        return parse_definition(room.audience(about["id"]).definition)
+    raise InvalidRequestError("No audience was named.", remedy="Name one.")
+
+
+def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> tuple[int, bool]:
+    from cleanroom_pipelines.execution.room_lookalikes import cost_of_lookalike
+
+    source = canonical(RuleBased(lookalike.source), resolver(room.installation), state.seeds)
+    size = state.question("size", source)
+    if not state.budget.is_paid([size]):
+        most = HIDDEN_LOOKALIKE_TENTHS if room.record.hide_absolute_values else MOST_LOOKALIKE_TENTHS
+        return size.price.tenths + most, True
+    return cost_of_lookalike(room.installation, state, source)
+
+
+def _sizes(state: RoomBudget, types: Any) -> list[Question]:
+    return [state.question("overlap", question_about(each, seeds=state.seeds)) for each in types]
