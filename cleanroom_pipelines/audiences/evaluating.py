@@ -119,9 +119,8 @@ def _in_room(
     needed = [key for key in lookalikes_of(definition, resolve) if key in lookalikes]
     for key in needed:
         engine.scan(lookalike_relation(key), find_tables(lookalikes[key], what="lookalike audience"))
-    return compile_definition(
-        definition, resolve, lookalikes={key: lookalike_relation(key) for key in needed}, matched=matched
-    )
+    relations = {key: lookalike_relation(key) for key in needed}
+    return compile_definition(definition, resolve, lookalikes=relations, matched=matched)
 
 
 def _files_of(definition: Definition, resolve: Resolve) -> tuple[FileRef, ...]:

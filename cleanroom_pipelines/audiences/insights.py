@@ -1,7 +1,7 @@
 """What sets the matched users of each seed audience apart.
 
-Lives here: what is told of the base alone (`base_figures`), and `insights`: tables by interest, age, gender and pairs
-of these.
+Lives here: what is told of the base alone (`base_figures`), and `insights`: tables by interest, age, gender and
+pairs of these.
 Add here when users are grouped in a further way.
 Keep out: how many match in all (overlap), and how counts are released (privacy).
 

@@ -25,7 +25,6 @@ from cleanroom_pipelines.privacy import (
     question_key,
 )
 from cleanroom_pipelines.privacy.accounting import attacker_success, composed_epsilon, right_at_most
-from cleanroom_pipelines.privacy.prices import TENTHS
 
 MONTHS_OF_A_YEAR = 12
 _CHARGE = "charge"
@@ -253,6 +252,3 @@ def _spent(line: LedgerLine) -> Spent:
     if line.variance is None or line.sensitivity is None:
         return Price(line.tenths).spent
     return Spent(line.tenths, Fraction(line.variance), Fraction(line.sensitivity))
-
-
-__all__ = ["TENTHS", "Budget", "Question", "bound_of", "composed", "replay", "room_organizations", "room_pair"]

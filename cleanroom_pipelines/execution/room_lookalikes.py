@@ -136,7 +136,8 @@ class LookalikeRun:
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:
         """Write the users of a reach into scratch."""
-        from cleanroom_pipelines.similarity.rooms import RANKING_FILE, select_reach
+        from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+        from cleanroom_pipelines.similarity.rooms import select_reach
 
         select_reach(
             self._ranked / RANKING_FILE,

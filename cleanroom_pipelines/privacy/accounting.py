@@ -171,4 +171,7 @@ def _one(variance: float, is_discrete: bool, size: int) -> np.ndarray[Any, np.dt
         weights = np.exp(-(values**2) / (2 * variance))
     losses = (1 - 2 * values) / (2 * variance)
     places = np.ceil(losses / _GRID - 1e-9).astype(np.int64) % size
-    return np.bincount(places, weights / weights.sum(), minlength=size)
+    found: np.ndarray[Any, np.dtype[np.float64]] = np.bincount(
+        places, weights / weights.sum(), minlength=size
+    ).astype(np.float64)
+    return found

@@ -73,15 +73,16 @@ class ReleasePolicy:
             "bound": bound,
             "statements": [
                 bound["statement"],
-                f"Every count that depends on both sides gets random noise: {self.noise(COUNT.variance)['statement']} "
-                f"for {in_units(COUNT.tenths)} units, {self.noise(INSIGHTS.variance)['statement']} in a table of "
-                f"insights for {in_units(INSIGHTS.tenths)}. The same question on the same data gets the same answer.",
+                "Every count that depends on both sides gets random noise: "
+                f"{self.noise(COUNT.variance)['statement']} for {in_units(COUNT.tenths)} units, "
+                f"{self.noise(INSIGHTS.variance)['statement']} in a table of insights for "
+                f"{in_units(INSIGHTS.tenths)}. The same question on the same data gets the same answer.",
                 f"A count below {self.threshold}, with its noise, is not told; others are rounded to "
                 f"{self.rounding}. Counts below {self.indicative_below} are indicative only.",
-                "Shares, ratios, curves and lists of lookalikes are made of such numbers alone and cost nothing more.",
-                f"The two organisations that provide the data may spend {in_units(tenths)} units in all their rooms "
-                "and jobs together. An answer that was paid is free for all who may see it. New rooms, new data and "
-                "new participants give nothing back; more units need the approval of both organisations.",
+                "Shares, ratios, curves and lookalike lists are made of such numbers alone and cost nothing more.",
+                f"The two organisations that provide the data may spend {in_units(tenths)} units in all their "
+                "rooms and jobs together. An answer that was paid is free for all who may see it. New rooms, new "
+                "data and new participants give nothing back; more units need the approval of both organisations.",
                 "Not protected is what reveals by design: remarketing and exclusion lists, and lookalikes by the "
                 "full ensemble. Each exists only with the consent of the party that it reveals.",
             ],

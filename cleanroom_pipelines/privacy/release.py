@@ -89,14 +89,14 @@ class Released:
         return self._rounded is not None and (threshold is None or self._rounded >= threshold)
 
     def scaled(self, part: "Released", whole: "Released") -> "Released":
-        """This count × part ÷ whole, as a count of its own; too few where any of them is."""
+        """This count times part over whole, as a count of its own; too few where any of them is."""
         if self._rounded is None or part._rounded is None or not whole._rounded:
             return Released._of(0, self._policy, self._variance, is_hidden=self._is_hidden)
         value = round(self._rounded * part._rounded / whole._rounded)
         return Released._of(value, self._policy, self._variance, is_hidden=self._is_hidden)
 
     def kept(self) -> int | None:
-        """The count with its noise, hidden or not, for the operator's artifact; `released` makes it a count again."""
+        """The count with its noise, hidden or not, for an artifact; `released` makes it a count again."""
         return self._rounded
 
     def as_dict(self) -> dict[str, Any]:

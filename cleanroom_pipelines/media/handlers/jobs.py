@@ -4,8 +4,8 @@ Lives here: the jobs of the Media API, what each needs and costs, and where its 
 Add here when a further question can be asked.
 Keep out: working answers out (the runs) and deciding numbers (`privacy`).
 
-A job is a question about a version of something. It is answered when that version was made; the answer is paid from
-the pair's budget when it is first fetched, and free from then on for all who may see it.
+A job is a question about a version of something. It is answered when that version was made; the answer is paid
+from the pair's budget when it is first fetched, and free from then on for all who may see it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
