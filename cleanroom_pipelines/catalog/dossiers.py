@@ -100,12 +100,10 @@ class Rebuilt:
     Attributes:
         n_resources: Resources that it did not have.
         n_versions: Versions that it did not have, or had as unfinished.
-        n_rooms: Data rooms whose privacy budgets count as spent.
     """
 
     n_resources: int = 0
     n_versions: int = 0
-    n_rooms: int = field(default=0)
 
 
 class Dossiers(Database):

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import combinations
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -31,8 +32,8 @@ MOST_REFILL_TENTHS = PAIR_TENTHS
 _PUBLIC_MAIL = frozenset(
     (  # noqa: SIM905 a list of forty words reads worse
         "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com ymail.com icloud.com me.com "
-        "mac.com aol.com gmx.com gmx.de gmx.net gmx.at gmx.ch web.de t-online.de freenet.de proton.me mail.com "
-        "protonmail.com mail.ru yandex.com yandex.ru qq.com 163.com 126.com orange.fr free.fr laposte.net libero.it"
+        "mac.com aol.com gmx.com gmx.de gmx.net gmx.at gmx.ch web.de t-online.de freenet.de proton.me "
+        "libero.it protonmail.com mail.ru yandex.com yandex.ru qq.com 163.com 126.com orange.fr free.fr"
     ).split()
 )
 
@@ -84,7 +85,8 @@ class Pairs(Database):
     def pair(self, a: str, b: str) -> Pair:
         """The pair of two organisations, or of one with itself; made where there is none."""
         with self._read() as session:
-            if (row := session.get(PairRow, pair_id_of(a, b))) is not None:
+            row = session.get(PairRow, pair_id_of(a, b))
+            if row is not None and row.organizations:
                 return _pair(row)
         with self._write() as session:
             return _pair(_ensure(session, sorted((a, b)), self._clock()))
@@ -149,6 +151,21 @@ class Pairs(Database):
                 raise_generation(session)  # so that an older copy of the catalogue is known as one
             session.flush()
             return self._ledger(session, pair)
+
+    def restore_lines(self, pair_id: str, lines: Sequence[LedgerLine]) -> None:
+        """Add lines that the audit log holds and the catalogue does not, of a pair that it may not know."""
+        with self._write() as session:
+            if session.get(PairRow, pair_id) is None:
+                session.add(
+                    PairRow(
+                        id=pair_id,
+                        organizations=[],
+                        total_tenths=PAIR_TENTHS,
+                        period="",
+                        created_at=self._clock(),
+                    )
+                )
+        self.charge(pair_id, lines, anyway=True)
 
     def spend_rest(self, why: str) -> int:
         """Let every pair have spent what was left, where it is not known what it spent.
@@ -264,6 +281,12 @@ class Pairs(Database):
         return Ledger(spent, pair.total_tenths, pair.period)
 
 
+def make_monthly(session: Session, organizations: Sequence[str], now: datetime) -> None:
+    """Give the budget of every two of some organisations by the month, in a transaction of the caller's."""
+    for a, b in combinations(sorted(set(organizations)), 2):
+        _ensure(session, [a, b], now).period = "month"
+
+
 def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRow:
     pair_id = pair_id_of(*organizations)
     row = session.get(PairRow, pair_id)
@@ -271,6 +294,8 @@ def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRo
         row = PairRow(id=pair_id, organizations=organizations, total_tenths=PAIR_TENTHS, period="", created_at=now)
         session.add(row)
         session.flush()
+    elif not row.organizations:
+        row.organizations = organizations  # its ledger was read back from the audit log
     return row
 
 
@@ -296,7 +321,7 @@ def _row(pair_id: str, line: LedgerLine, at: datetime) -> LedgerLineRow:
 
 
 def _pair(row: PairRow) -> Pair:
-    a, b = row.organizations
+    a, b = row.organizations or ("", "")
     return Pair(row.id, (a, b))
 
 

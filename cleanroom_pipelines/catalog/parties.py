@@ -27,6 +27,7 @@ from cleanroom_pipelines.catalog.names import (
     make_uuid,
 )
 from cleanroom_pipelines.catalog.noting import noted
+from cleanroom_pipelines.catalog.pairs import make_monthly
 from cleanroom_pipelines.catalog.records import (
     AccessKey,
     Account,
@@ -201,12 +202,23 @@ class Parties(Database):
             row.disabled = True
 
     @noted
-    def create_collaboration(self, name: str, members: Sequence[str]) -> Collaboration:
+    def create_collaboration(
+        self,
+        name: str,
+        members: Sequence[str],
+        *,
+        seed_removed: bool = False,
+        full_ensemble: bool = False,
+        monthly: bool = False,
+    ) -> Collaboration:
         """Let accounts collaborate.
 
         Args:
             name: 1 to 63 characters, unique among collaborations.
             members: The ids of 2 to 10 accounts.
+            seed_removed: Whether lists leave the seed's users out, which tells who is in it.
+            full_ensemble: Whether jobs rank by the full ensemble, which tells of single people.
+            monthly: Whether the privacy budget of each two members' organisations is given every month.
 
         Raises:
             UsageError: The name cannot be used, or there are too few or too many members, or one twice.
@@ -221,12 +233,20 @@ class Parties(Database):
                 taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
                 if taken is not None:
                     raise _taken("a collaboration", reason="name", existing_id=taken.id)
-                row = CollaborationRow(id=make_uuid(self._token_hex), name=name, created_at=self._clock())
+                row = CollaborationRow(
+                    id=make_uuid(self._token_hex),
+                    name=name,
+                    created_at=self._clock(),
+                    seed_removed=seed_removed,
+                    full_ensemble=full_ensemble,
+                )
                 session.add(row)
                 session.flush()
                 for place, member in enumerate(members):
                     session.add(MemberRow(collaboration_id=row.id, account_id=member, place=place, active=True))
                 session.flush()
+                if monthly:
+                    make_monthly(session, [_organization(session, member) for member in members], self._clock())
                 return _collaboration(session, row)
         except ClashError:
             raise _taken("a collaboration", reason="name") from None
@@ -466,10 +486,15 @@ def _access_key(row: AccessKeyRow, account: AccountRow) -> AccessKey:
     return AccessKey(row.id, row.account_id, row.sealed_secret, row.created_at, disabled)
 
 
+def _organization(session: Session, account_id: str) -> str:
+    row = session.get(AccountRow, account_id)
+    return (row.organization if row else None) or account_id
+
+
 def _collaboration(session: Session, row: CollaborationRow) -> Collaboration:
     query = select(MemberRow).where(MemberRow.collaboration_id == row.id).order_by(MemberRow.place)
     members = tuple(Member(member.account_id, member.active) for member in session.scalars(query))
-    return Collaboration(row.id, row.name, row.created_at, members)
+    return Collaboration(row.id, row.name, row.created_at, members, row.seed_removed, row.full_ensemble)
 
 
 def _template(row: AnalysisTemplateRow) -> AnalysisTemplate:

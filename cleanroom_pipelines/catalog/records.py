@@ -578,12 +578,16 @@ class Collaboration:
         name: Unique.
         created_at: UTC.
         members: 2 to 10, in the order they were named.
+        seed_removed: Whether lists leave the seed's users out.
+        full_ensemble: Whether jobs rank by the full ensemble.
     """
 
     id: str
     name: str
     created_at: datetime
     members: tuple[Member, ...]
+    seed_removed: bool = False
+    full_ensemble: bool = False
 
     def has_active(self, account_id: str) -> bool:
         """Whether the account is a member that has not left."""

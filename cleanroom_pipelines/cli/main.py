@@ -29,6 +29,7 @@ from cleanroom_pipelines.cli.console import (
     table,
 )
 from cleanroom_pipelines.cli.deleting import delete, resource_of
+from cleanroom_pipelines.cli.ledgers import ledger
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.recovering import recover
 from cleanroom_pipelines.cli.retrying import retry
@@ -98,7 +99,7 @@ def _run(arguments: list[str]) -> int:
 
 for group in (account, audit, benchmark, bucket, collaboration, template, token, user):
     cleanroom.add_command(group)
-for command in (algebra, delete, export, recover, retry):
+for command in (algebra, delete, export, ledger, recover, retry):
     cleanroom.add_command(command)
 
 
@@ -346,8 +347,14 @@ def backup(file: Path) -> None:
 
 @cleanroom.command()
 @click.argument("file", type=_FILE)
-def restore(file: Path) -> None:
-    """Restore a backup into CLEANROOM_HOME, which must not hold anything yet."""
+@click.option("--nothing-asked-since", is_flag=True, help="Nothing was asked of two sides' data after the backup.")
+def restore(file: Path, nothing_asked_since: bool) -> None:
+    """Restore a backup into CLEANROOM_HOME, which must not hold anything yet.
+
+    What was spent of privacy budgets after the backup is not in it: every pair counts as spent, unless
+    --nothing-asked-since says that there is nothing of the kind.
+    """
+    from cleanroom_pipelines.execution.budgets import restore_ledgers
     from cleanroom_pipelines.execution.backups import restore as restore_backup
     from cleanroom_pipelines.execution.installation import Installation, Settings
 
@@ -356,8 +363,9 @@ def restore(file: Path) -> None:
     settings = Settings.from_environment()
     restore_backup(file, settings.home)
     installation = Installation(replace(settings, key_file=None))
+    budgets = restore_ledgers(installation, is_complete=nothing_asked_since)
     installation.audit.write({"way": "cli", "operation": "restore", "outcome": "ok"})
-    click.echo("Restored.")
+    click.echo(f"Restored. {budgets}")
     if settings.key_file:
         click.echo(f"Its key lies in {settings.home}; move it to where CLEANROOM_KEY_FILE points.", err=True)
 

@@ -29,11 +29,14 @@ def account() -> None:
 @account.command("create")
 @click.argument("name")
 @click.option("--id", "account_id", help="12 digits; random ones if not given.")
+@click.option("--organization", help="Whose privacy budget its data count in; the account itself if not given.")
 @_JSON
-def create_account(name: str, account_id: str | None, as_json: bool) -> None:
+def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
     """Create the account NAME with an access key; the secret is shown once."""
     installation = _installation()
     created = installation.catalog.create_account(name, account_id)
+    if organization:
+        installation.catalog.set_organization(organization, account_id=created.id)
     _print_key(installation, created.id, as_json=as_json)
 
 
@@ -110,12 +113,39 @@ def collaboration() -> None:
 @collaboration.command("create")
 @click.argument("name")
 @click.option("--members", required=True, help="2 to 10 accounts, by id or by name, with commas between.")
+@click.option(
+    "--seed",
+    type=click.Choice(["in-place", "removed"]),
+    default="in-place",
+    show_default=True,
+    help="Whether lists keep the seed where it ranks, or leave it out as AWS does, which tells who is in it.",
+)
+@click.option(
+    "--privacy",
+    type=click.Choice(["private", "full"]),
+    default="private",
+    show_default=True,
+    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics tell of single people.",
+)
+@click.option(
+    "--period",
+    type=click.Choice(["life", "month"]),
+    default="life",
+    show_default=True,
+    help="What the privacy budget of each two members lasts for; by the month it is given anew.",
+)
 @_JSON
-def create_collaboration(name: str, members: str, as_json: bool) -> None:
+def create_collaboration(name: str, members: str, seed: str, privacy: str, period: str, as_json: bool) -> None:
     """Let the accounts of --members collaborate."""
     catalog = _installation().catalog
     wanted = [part.strip() for part in members.split(",")]
-    made = catalog.create_collaboration(name, [catalog.account_named(member) for member in wanted])
+    made = catalog.create_collaboration(
+        name,
+        [catalog.account_named(member) for member in wanted],
+        seed_removed=seed == "removed",
+        full_ensemble=privacy == "full",
+        monthly=period == "month",
+    )
     _print_made(_of_collaboration(made), f"Created the collaboration {made.id}.", as_json=as_json)
 
 

@@ -27,6 +27,7 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
 
     Stop `serve`, `dev` and workers before. A backup that can be restored brings back more.
     """
+    from cleanroom_pipelines.execution.budgets import restore_ledgers
     from cleanroom_pipelines.execution.installation import Installation
     from cleanroom_pipelines.execution.recovery import planned_recovery
 
@@ -49,9 +50,9 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
             click.confirm("Rebuild the catalogue?", abort=True)
         rebuilt = recovery.write()
     installation = Installation.from_environment()
+    budgets = restore_ledgers(installation)
     installation.audit.write({"way": "cli", "operation": "recover", "outcome": "ok"})
-    rooms = f" The privacy budgets of {rebuilt.n_rooms} data rooms count as spent." if rebuilt.n_rooms else ""
-    click.echo(f"Rebuilt {rebuilt.n_resources} resources and {rebuilt.n_versions} versions.{rooms}", err=as_json)
+    click.echo(f"Rebuilt {rebuilt.n_resources} resources and {rebuilt.n_versions} versions. {budgets}", err=as_json)
 
 
 def _show(plan: "Plan") -> None:

@@ -20,10 +20,14 @@ def user() -> None:
 
 @user.command("create")
 @click.argument("email")
+@click.option("--organization", help="Whose privacy budget the user's data count in; the domain if not given.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def create_user(email: str, as_json: bool) -> None:
+def create_user(email: str, organization: str | None, as_json: bool) -> None:
     """Create a user by e-mail address."""
-    made = Installation.from_environment().catalog.create_user(email.lower())
+    catalog = Installation.from_environment().catalog
+    made = catalog.create_user(email.lower())
+    if organization:
+        catalog.set_organization(organization, email=made.email)
     print(json.dumps({"email": made.email}) if as_json else f"Created the user {made.email}.")
 
 

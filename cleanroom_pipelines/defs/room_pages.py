@@ -59,7 +59,7 @@ def data_attributes(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Released overlaps as bars and a table."""
-    told = documents["overlap"]["without_own_counts"]
+    told = documents["overlap"]["with_own_counts"]  # the operator's page
     rows = [
         {
             "seed audience": row["audience_type"],
@@ -110,7 +110,8 @@ def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The released size."""
     size = documents["audience"]["released"]
-    return {"size": _told(size["size"]), "noise": size["noise"]["statement"]}
+    reveals = ", ".join(documents["audience"]["reveals"]) or "nothing"
+    return {"size": _told(size["size"]), "noise": size["noise"]["statement"], "reveals by design": reveals}
 
 
 def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -134,11 +135,11 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
 
 
 def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """What was delivered: files, and whether it is the list of before."""
+    """What was delivered: files, and what the list tells by design."""
     told = documents["list"]
     return {
         "files": len(told["files"]),
-        "repeated": told["repeated"],
+        "reveals by design": ", ".join(told["reveals"]) or "nothing",
         "manifest": dg.MetadataValue.json(told["manifest"]),
     }
 

@@ -188,8 +188,28 @@ def replay(installation: Installation) -> int:
                 )
             )
     for pair_id, lines in by_pair.items():
-        installation.catalog.charge(pair_id, lines, anyway=True)
+        installation.catalog.restore_lines(pair_id, lines)
     return sum(map(len, by_pair.values()))
+
+
+def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> str:
+    """Bring every ledger up to the audit log; where that does not hold all, every pair counts as spent.
+
+    Args:
+        installation: Where.
+        is_complete: Whether nothing was asked that the log does not hold, for all the operator knows.
+
+    Returns:
+        What was done, for people.
+    """
+    verdict = installation.audit.verify()
+    n_lines = replay(installation)
+    if verdict.ok and is_complete:
+        return f"The privacy ledgers hold all {n_lines:,} payments of the audit log."
+    for room in installation.catalog.data_rooms():
+        room_pair(installation, room)
+    n_pairs = installation.catalog.spend_rest("unknown")
+    return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
 
 
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:

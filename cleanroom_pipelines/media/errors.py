@@ -63,7 +63,7 @@ class AudienceHasDependentsError(ConflictError):
 
 
 class BudgetSpentError(MediaError, RuntimeError):
-    """The participant's privacy budget in this room does not suffice; the room's owner can refill it."""
+    """The pair's privacy budget does not suffice; the two providers can approve a refill."""
 
 
 class TooFewUsersError(MediaError, ValueError):

@@ -33,7 +33,7 @@ from cleanroom_pipelines.media.matching import MatchingId
 from cleanroom_pipelines.media.participant import Participant
 from cleanroom_pipelines.media.protocol import JobKind, Method
 from cleanroom_pipelines.media.remarketing_audience_builder import RemarketingAudienceDefinition
-from cleanroom_pipelines.media.results import PrivacyBudget
+from cleanroom_pipelines.media.results import BudgetProposal, PriceEstimate, PrivacyBudget
 from cleanroom_pipelines.media.rule_based_builder import RuleBasedAudienceDefinition
 
 
@@ -205,20 +205,61 @@ class MediaDcr:
         return [DataRoomAuditLog(entry) for entry in entries]
 
     def get_privacy_budget(self) -> PrivacyBudget:
-        """What the caller's group has spent of its privacy budget in this room, and what it was given."""
+        """What the two organisations that provide the room's data have spent together, in all their rooms."""
         return PrivacyBudget.from_dict(self._client.call(Method.GET_ROOM, room_id=self.id)["ledger"])
 
-    def refill_privacy_budget(self, participant: Participant, units: int) -> None:
-        """Give a participant more units; only the room's owner may, and the audit log says so.
+    def estimate(
+        self,
+        kind: str,
+        *,
+        audience_type: str | None = None,
+        definition: Mapping[str, Any] | None = None,
+        audience: Audience | None = None,
+    ) -> PriceEstimate:
+        """What a question would cost now; asking for the price costs nothing and computes nothing.
 
         Args:
-            participant: Who gets them.
-            units: How many, from 1.
+            kind: `overlap_statistics`, `insights`, `audience_size`, `lookalike_statistics` or `user_list`.
+            audience_type: Of insights, the seed audience.
+            definition: Of an audience that does not exist yet.
+            audience: One that does.
+        """
+        about = None if audience is None else audience.as_dict()
+        given = {"audience_type": audience_type, "definition": definition, "audience": about}
+        present = {name: value for name, value in given.items() if value is not None}
+        found = self._client.call(Method.GET_ESTIMATE, room_id=self.id, kind=kind, **present)
+        return PriceEstimate.from_dict(found)
+
+    def propose_refill(self, units: int) -> BudgetProposal:
+        """Propose more units; they are given once both organisations that provide the data approved it.
+
+        Args:
+            units: How many, 1 to 100.
         """
         if isinstance(units, bool) or not isinstance(units, int) or units < 1:
             raise InvalidRequestError("The units cannot be used.", remedy="Give a whole number from 1.")
-        [participant_id] = self._participant_ids([participant])
-        self._client.call(Method.REFILL_LEDGER, room_id=self.id, participant_id=participant_id, units=units)
+        return self._propose("refill", units=units)
+
+    def propose_monthly_budget(self) -> BudgetProposal:
+        """Propose that the units are given every month instead of once; read its `bound_then` before approving."""
+        return self._propose("period")
+
+    def propose_full_lookalike(self) -> BudgetProposal:
+        """Propose lookalikes by the full ensemble in this room: more exact, and outside the privacy bound."""
+        return self._propose("full_lookalike")
+
+    def get_proposals(self) -> list[BudgetProposal]:
+        """What was proposed to the two organisations, with the bound before and after."""
+        found = self._client.call(Method.LIST_PROPOSALS, room_id=self.id)["proposals"]
+        return [BudgetProposal.from_dict(each) for each in found]
+
+    def approve(self, proposal: BudgetProposal) -> BudgetProposal:
+        """Approve a proposal for the caller's organisation."""
+        found = self._client.call(Method.APPROVE, room_id=self.id, proposal_id=proposal.id)
+        return BudgetProposal.from_dict(found)
+
+    def _propose(self, kind: str, **more: Any) -> BudgetProposal:
+        return BudgetProposal.from_dict(self._client.call(Method.PROPOSE, room_id=self.id, kind=kind, **more))
 
     # what the two sides bring
 

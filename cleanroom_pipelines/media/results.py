@@ -223,38 +223,108 @@ class UserListDelivery(_Result):
     Args:
         files: The files, in order.
         manifest: What the export says of itself.
-        repeated: Whether an earlier list is delivered again, since the new one hardly differs from it.
+        reveals: What the list tells by design: `REMARKETING`, `EXCLUSION`, `seed`, `ensemble`; empty for none.
     """
 
     files: tuple[UserListFile, ...]
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    repeated: bool = False
+    reveals: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read what the server tells."""
         files = (UserListFile(f["name"], f["n_users"], f["n_bytes"], f["sha256"]) for f in value["files"])
-        return cls(tuple(files), dict(value.get("manifest") or {}), bool(value.get("repeated")))
+        return cls(tuple(files), dict(value.get("manifest") or {}), tuple(value.get("reveals") or ()))
 
 
 @dataclass(frozen=True)
 class PrivacyBudget(_Result):
-    """What is left to ask in a room.
+    """What the two organisations that provide a room's data can still ask.
 
     Args:
         spent: Units that were spent.
-        total: Units that were given.
+        total: Units that may be spent.
+        pair: The two organisations.
+        period: `month` where the units are given every month, else None.
+        bound: How often the best attacker is right, in plain words and figures.
     """
 
-    spent: int
-    total: int
+    spent: float
+    total: float
+    pair: tuple[str, ...] = ()
+    period: str | None = None
+    bound: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def remaining(self) -> int:
+    def remaining(self) -> float:
         """Units that are left."""
-        return max(0, self.total - self.spent)
+        return max(0, round(self.total - self.spent, 1))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read what the server tells."""
-        return cls(int(value["spent"]), int(value["total"]))
+        return cls(
+            value["spent"],
+            value["total"],
+            tuple(value.get("pair") or ()),
+            value.get("period"),
+            dict(value.get("bound") or {}),
+        )
+
+
+@dataclass(frozen=True)
+class PriceEstimate(_Result):
+    """What a question would cost.
+
+    Args:
+        units: Its price.
+        is_at_most: Whether that is the most it can cost: what decides the price was not paid yet.
+        left: Units that are left now.
+        is_affordable: Whether it can be paid.
+    """
+
+    units: float
+    is_at_most: bool
+    left: float
+    is_affordable: bool
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(value["units"], value["is_at_most"], value["left"], value["is_affordable"])
+
+
+@dataclass(frozen=True)
+class BudgetProposal(_Result):
+    """What both organisations that provide a room's data must approve.
+
+    Args:
+        id: Its id.
+        kind: `refill`, `period` or `full_lookalike`.
+        units: Of a refill.
+        approved_by: Organisations that approved it.
+        is_effective: Whether it is in force.
+        bound: The bound now.
+        bound_then: The bound with it.
+    """
+
+    id: str
+    kind: str
+    units: float
+    approved_by: tuple[str, ...]
+    is_effective: bool
+    bound: Mapping[str, Any]
+    bound_then: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(
+            value["id"],
+            value["kind"],
+            value["units"],
+            tuple(value["approved_by"]),
+            value["is_effective"],
+            dict(value["bound"]),
+            dict(value["bound_then"]),
+        )

@@ -65,9 +65,14 @@ _TEXTS = {
     "room": re.compile(_ID),
     "participant": re.compile(r"[0-9a-f-]{1,40}"),
     "dataset": re.compile(r"[a-z_]{1,32}"),
+    "pair": re.compile(r"pair-[0-9a-f]{24}"),
+    "question": re.compile(r"[0-9a-f]{64}"),  # keyed content, canonical text and price
+    "kind": re.compile(r"[a-z_]{1,32}"),
+    "variance": re.compile(r"[0-9]{1,40}(/[0-9]{1,40})?"),
+    "sensitivity": re.compile(r"[0-9]{1,20}(/[0-9]{1,20})?"),
 }
 _RESOURCE = re.compile(f"{_ARN}|{_ID}")
-_NUMBERS = ("n_unknown_members", "n_bytes")
+_NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
 _REQUIRED = ("way", "operation")
 FIELDS = frozenset({*_TEXTS, *_NUMBERS, "resource"})
 

@@ -29,8 +29,8 @@ _TOTAL = 1000
 _PUBLIC_MAIL = frozenset(
     (  # noqa: SIM905 a list of forty words reads worse
         "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com ymail.com icloud.com me.com "
-        "mac.com aol.com gmx.com gmx.de gmx.net gmx.at gmx.ch web.de t-online.de freenet.de proton.me mail.com "
-        "protonmail.com mail.ru yandex.com yandex.ru qq.com 163.com 126.com orange.fr free.fr laposte.net libero.it"
+        "mac.com aol.com gmx.com gmx.de gmx.net gmx.at gmx.ch web.de t-online.de freenet.de proton.me "
+        "libero.it protonmail.com mail.ru yandex.com yandex.ru qq.com 163.com 126.com orange.fr free.fr"
     ).split()
 )
 
