@@ -18,6 +18,7 @@ from cleanroom_pipelines.cli.console import print_json, progress_bar
 from cleanroom_pipelines.errors import ConfigurationError, UsageError
 
 _FILE = click.Path(path_type=Path)
+_MOST_PRIVATE_TASKS = 10
 _DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
 
 
@@ -36,6 +37,11 @@ def benchmark() -> None:
 )
 @click.option("--n-tasks", default=40, show_default=True, help="Tasks of each kind, as far as the data has them.")
 @click.option("--seed", default=0, show_default=True, help="Decides which tasks and seeds are drawn.")
+@click.option(
+    "--private",
+    is_flag=True,
+    help="Private lookalikes by seed size; without --interactions on the demo's data and on planted groups.",
+)
 @click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
 def quality(  # noqa: PLR0917 - click passes options by name
     interactions: str | None,
@@ -45,6 +51,7 @@ def quality(  # noqa: PLR0917 - click passes options by name
     tasks: str,
     n_tasks: int,
     seed: int,
+    private: bool,
     json_file: Path | None,
 ) -> None:
     """Recall of held-out users: our model beside what people do today, on the same tasks."""
@@ -70,6 +77,16 @@ def quality(  # noqa: PLR0917 - click passes options by name
             data, kinds = complete_journey(Path(scratch)), list(_DEFAULT_KINDS)
         if tasks:
             kinds = [kind.strip() for kind in tasks.split(",")]
+        if private:
+            from cleanroom_pipelines.similarity.benchmark.private import private_table, run_private
+
+            sets = [data] if interactions else [data, None]
+            results = [
+                run_private(some, n_tasks=min(n_tasks, _MOST_PRIVATE_TASKS), random_seed=seed, progress=progress)
+                for some in sets
+            ]
+            _report({"private": results}, json_file, "\n\n".join(private_table(some) for some in results))
+            return
         result = run_quality(data, kinds=kinds, n_tasks=n_tasks, random_seed=seed, progress=progress)
     _report(result, json_file, table(result))
 

@@ -9,6 +9,7 @@ Keep out: how the numbers came about (training) and what is done with them (scor
     users/, embeddings/ the users in shards (shards)
     items.parquet       item_id, n_users in vocabulary order
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
+    private.npz         see private_representation
     digests.json        SHA-256 of each of the other files (model_digests)
 
 One shard of users is in memory at a time for each task at work, and one block of it (a few thousand users) is
@@ -34,7 +35,7 @@ from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.representation import ItemRepresentation, strengths, weighted_rows
 from cleanroom_pipelines.similarity.shards import Shard
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _SHARDS_IN_MEMORY = 4
 _GATHERED_LISTS = ("items", "counts", "days")
 

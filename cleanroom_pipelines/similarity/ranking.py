@@ -377,13 +377,12 @@ def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted:
     result[fit.seed] = fit.held_out.percentile
     # Users are numbered in order of stable_hash, so a stable sort breaks ties by it.
     order = np.argsort(-result, kind="stable")
-    _write_ranking(model, order, result, is_seed, path)
+    write_ranking(model, order, result, is_seed, path)
     return metrics.others_of(fit.held_out, -np.sort(-result[others]), wanted)
 
 
-def _write_ranking(
-    model: Model, order: Int64, scores: Float64, is_seed: npt.NDArray[np.bool_], path: Path
-) -> None:
+def write_ranking(model: Model, order: Int64, scores: Float64, is_seed: npt.NDArray[np.bool_], path: Path) -> None:
+    """Write ranking.parquet: users by rank, given by their numbers; scores and flags by number."""
     import pyarrow.parquet as pq
 
     user_ids = model.user_ids().combine_chunks()

@@ -121,7 +121,7 @@ class _MatchShard:
 
 def gather_rows(engine: Engine, model: Model, users: Int64) -> Rows:
     """The representation of chosen users, given by ascending number; they are held in memory here."""
-    shards, places = _by_shard(model, users)
+    shards, places = by_shard(model, users)
     function = _GatherShard(model, dict(zip(shards, places, strict=True)))
     return model.rows_from(list(engine.run_tasks(function, shards)))
 
@@ -150,7 +150,7 @@ class SeedCounts:
 
 def count_seed(engine: Engine, model: Model, seed: Int64) -> SeedCounts:
     """Count the items and categories of the seed users, given by ascending number."""
-    shards, places = _by_shard(model, seed)
+    shards, places = by_shard(model, seed)
     function = _CountShard(model, dict(zip(shards, places, strict=True)))
     items, carriers = np.zeros(model.n_items, dtype=np.int64), np.zeros(len(model.features), dtype=np.int64)
     for table in engine.run_tasks(function, shards):
@@ -195,7 +195,7 @@ def score_held_out(
 ) -> HeldOutScores:
     """Score every seed user by her fold's model, and the non-seed users that it has not seen."""
     users, folds, is_seed = population.held_out()
-    shards, places = _by_shard(model, users)
+    shards, places = by_shard(model, users)
     cuts = np.cumsum([len(some) for some in places])[:-1]
     function = _ScoreHeldOut(
         model,
@@ -291,7 +291,7 @@ def write_scores(
         on_share: Told the share done.
     """
     shards = range(model.n_shards)
-    places = dict(zip(*_by_shard(model, seed), strict=True))
+    places = dict(zip(*by_shard(model, seed), strict=True))
     for done, _ in enumerate(engine.run_tasks(_WriteScores(model, scorer, places, folder), shards)):
         on_share((done + 1) / len(shards))
 
@@ -316,7 +316,7 @@ class _WriteScores:
         return pa.table({"n_users": [table.num_rows]})
 
 
-def _by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
+def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
     """The shards that hold some users, given by ascending number, and the places of the users in each."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]

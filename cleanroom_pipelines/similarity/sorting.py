@@ -121,7 +121,7 @@ class _FinishPart:
         import pyarrow.parquet as pq
 
         table = pq.read_table(part.path, columns=list(SCORED))
-        percentiles = _percentiles(np.asarray(table["score"]), part.above, self.n_others)
+        percentiles = percentiles_of(np.asarray(table["score"]), part.above, self.n_others)
         ranked = _merged(table, percentiles, self.fit, part.seed)
         ranks = pa.array(np.arange(part.first_rank, part.first_rank + ranked.num_rows))
         pq.write_table(
@@ -143,7 +143,7 @@ class _FinishPart:
         )
 
 
-def _percentiles(scores: Float64, above: int, n_others: int) -> Float64:
+def percentiles_of(scores: Float64, above: int, n_others: int) -> Float64:
     """Share of the non-seed users below each of a file's, ties half; scores descending."""
     is_first = np.empty(len(scores), dtype=bool)
     is_first[:1] = True

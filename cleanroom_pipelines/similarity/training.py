@@ -36,6 +36,7 @@ from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
 from cleanroom_pipelines.similarity.model_digests import write_digests
 from cleanroom_pipelines.similarity.pairs import MAX_USERS, PairSpill, choose_vocabulary, shard_boundaries
 from cleanroom_pipelines.similarity.parcels import make_dictionaries_on_cluster
+from cleanroom_pipelines.similarity.private_representation import learn_private_representation
 from cleanroom_pipelines.similarity.representing import learn_representation, write_items
 from cleanroom_pipelines.similarity.shards import (
     USERS_FOLDER,
@@ -240,6 +241,7 @@ def train(
             (out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
             with stages.stage(0.85, "learning the representation"):
                 learn_representation(database, Model(out), settings, stages.check)
+                learn_private_representation(database, Model(out), stages.check)
             write_digests(out)
             ignored = found.ignored_columns + (table.ignored_columns if table else ())
     if progress:

@@ -128,7 +128,7 @@ def run_quality(
             raise UsageError("An unknown baseline was asked for.", remedy=f"There are {', '.join(BASELINES)}.")
     result: dict[str, Any] = {"data": data.name, "n_tasks": n_tasks, "seed": random_seed, "kinds": {}}
     with tempfile.TemporaryDirectory(prefix="quality-", dir=engine.scratch) as scratch:
-        source = _Source(data, Path(scratch), engine)
+        source = Source(data, Path(scratch), engine)
         for kind in kinds:
             rows = []
             for done, (task, row) in enumerate(
@@ -174,7 +174,7 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class _Source:
+class Source:
     """The data set's tables, cut down for a task."""
 
     def __init__(self, data: Data, scratch: Path, engine: EngineSettings) -> None:
@@ -231,7 +231,7 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Tasks that share a training."""
 
     tasks: list[Task]
@@ -241,7 +241,7 @@ class _Batch:
 
 
 def _run_kind(
-    source: _Source,
+    source: Source,
     kind: str,
     n_tasks: int,
     random_seed: int,
@@ -251,28 +251,17 @@ def _run_kind(
     training: TrainingSettings,
 ) -> Iterator[tuple[Task, dict[str, dict[str, float]]]]:
     rng = np.random.default_rng([random_seed, KINDS.index(kind)])
-    makers: Mapping[str, Callable[[_Source, int, np.random.Generator], Iterator[_Batch]]] = {
-        "item": _item_batches,
+    makers: Mapping[str, Callable[[Source, int, np.random.Generator], Iterator[Batch]]] = {
+        "item": item_batches,
         "attribute": _attribute_batches,
         "campaign": _campaign_batches,
         "future": _future_batches,
         "null": _null_batches,
     }
     for batch in makers[kind](source, n_tasks, rng):
-        model = _trained(source, batch, training, with_users=True)
-        plain = _trained(source, batch, training, with_users=False) if source.data.users is not None else None
-        shards = [model.shard(shard) for shard in range(model.n_shards)]
-        counts = sp.vstack(
-            [
-                sp.csr_matrix(
-                    (shard.counts.astype(np.float64), shard.items.astype(np.int32), shard.starts),
-                    shape=(len(shard.hashes), model.n_items),
-                )
-                for shard in shards
-            ],
-            format="csr",
-        )
-        prepared = Table(counts, np.vstack([shard.dense for shard in shards]), random_seed)
+        model = trained(source, batch, training, with_users=True)
+        plain = trained(source, batch, training, with_users=False) if source.data.users is not None else None
+        prepared = table_of(model, random_seed)
         number = {user_id: position for position, user_id in enumerate(model.user_ids().to_pylist())}
         for task in batch.tasks:
             members = np.sort([number[user_id] for user_id in task.members if user_id in number])
@@ -280,17 +269,34 @@ def _run_kind(
             if n_seed < 10:
                 continue
             seed = np.sort(rng.choice(members, n_seed, replace=False))
-            row = {OURS: measure_ranking(_our_scores(model, seed, settings), members, seed)}
+            row = {OURS: measure_ranking(our_scores(model, seed, settings), members, seed)}
             if kind == "null":
                 row[OURS] |= _held_out_recall(model, seed, settings)
             if plain is not None:
-                row[WITHOUT_USERS] = measure_ranking(_our_scores(plain, seed, settings), members, seed)
+                row[WITHOUT_USERS] = measure_ranking(our_scores(plain, seed, settings), members, seed)
             for name in baselines:
                 row[name] = measure_ranking(BASELINES[name](prepared, seed), members, seed)
             yield task, row
 
 
-def _trained(source: _Source, batch: _Batch, training: TrainingSettings, *, with_users: bool) -> Model:
+def table_of(model: Model, random_seed: int) -> Table:
+    """What baselines see of a model's users."""
+    shards = [model.shard(shard) for shard in range(model.n_shards)]
+    counts = sp.vstack(
+        [
+            sp.csr_matrix(
+                (shard.counts.astype(np.float64), shard.items.astype(np.int32), shard.starts),
+                shape=(len(shard.hashes), model.n_items),
+            )
+            for shard in shards
+        ],
+        format="csr",
+    )
+    return Table(counts, np.vstack([shard.dense for shard in shards]), random_seed)
+
+
+def trained(source: Source, batch: Batch, training: TrainingSettings, *, with_users: bool) -> Model:
+    """Train without what a batch hides."""
     data = source.data
     interactions = source.without_items(batch.hidden_items) if batch.hidden_items else data.interactions
     users, users_schema = (data.users, data.users_schema) if with_users else (None, None)
@@ -314,7 +320,7 @@ def _trained(source: _Source, batch: _Batch, training: TrainingSettings, *, with
     return Model(out)
 
 
-def _users_schema(source: _Source) -> UsersSchema:
+def _users_schema(source: Source) -> UsersSchema:
     if source.data.users_schema is not None:
         return source.data.users_schema
     from cleanroom_pipelines.similarity.reading import infer_users_schema
@@ -324,7 +330,8 @@ def _users_schema(source: _Source) -> UsersSchema:
         return infer_users_schema(database, tables, source.data.schema.user_column)
 
 
-def _our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:
+def our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:
+    """(N,) the ensemble's score of everybody."""
     with open_engine() as engine, one_blas_thread():
         population = arrange(_candidates(model, seed), settings)
         rows = gather_rows(engine, model, population.sample)
@@ -393,7 +400,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             difference = ours - values[name][key]
             versus[name] = {
                 "difference": float(difference.mean()),
-                "standard_error": _standard_error(difference),
+                "standard_error": standard_error(difference),
                 "ratio_of_means": float(ours.mean() / max(1e-9, values[name][key].mean())),
                 "n_better": int((difference > 0).sum()),
                 "n_worse": int((difference < 0).sum()),
@@ -401,7 +408,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "methods": {
             name: {
-                measure: {"mean": float(array.mean()), "standard_error": _standard_error(array)}
+                measure: {"mean": float(array.mean()), "standard_error": standard_error(array)}
                 for measure, array in values[name].items()
             }
             for name in names
@@ -411,11 +418,15 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _standard_error(values: Float64) -> float:
+def standard_error(values: Float64) -> float:
+    """Of the mean of some values; 0 of a single one."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _item_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> Iterator[_Batch]:
+def item_batches(
+    source: Source, n_tasks: int, rng: np.random.Generator, smallest: int = _SMALLEST_GROUP
+) -> Iterator[Batch]:
+    """Items with enough users, a few of which are hidden at a time."""
     found = source.query(
         """-- one row per item
         SELECT item_id, count(DISTINCT user_id) AS n FROM interactions
@@ -423,7 +434,7 @@ def _item_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> It
     )
     n_users = int(source.query("SELECT count(DISTINCT user_id) AS n FROM interactions")["n"][0].as_py())
     counts = np.asarray(found["n"])
-    eligible = np.flatnonzero((counts >= _SMALLEST_GROUP) & (counts <= _LARGEST_SHARE * n_users))
+    eligible = np.flatnonzero((counts >= smallest) & (counts <= _LARGEST_SHARE * n_users))
     chosen = rng.permutation(eligible)[:n_tasks]
     # Hiding a few at once saves trainings; more than 1 % of the items would change the data.
     size = max(1, int((counts >= 5).sum()) // 100)
@@ -436,10 +447,10 @@ def _item_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> It
             [hidden],
         )
         groups = dict(zip(members["item_id"].to_pylist(), members["users"].to_pylist(), strict=True))
-        yield _Batch([Task("item", item, tuple(groups[item])) for item in hidden], hidden_items=tuple(hidden))
+        yield Batch([Task("item", item, tuple(groups[item])) for item in hidden], hidden_items=tuple(hidden))
 
 
-def _attribute_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> Iterator[_Batch]:
+def _attribute_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:
     if source.data.users is None:
         return
     schema = _users_schema(source)
@@ -467,10 +478,10 @@ def _attribute_batches(source: _Source, n_tasks: int, rng: np.random.Generator) 
         chosen = tasks[:left]
         left -= len(chosen)
         if chosen:
-            yield _Batch(chosen, hidden_column=column)
+            yield Batch(chosen, hidden_column=column)
 
 
-def _campaign_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> Iterator[_Batch]:
+def _campaign_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:
     responders = source.data.campaigns
     if responders is None:
         return
@@ -485,13 +496,13 @@ def _campaign_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -
         if done + repeats > n_tasks:
             return
         done += repeats
-        yield _Batch(
+        yield Batch(
             [Task("campaign", f"campaign {campaign}", users)] * repeats,
             window=Window(None, int(rows["start"].min())),
         )
 
 
-def _future_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> Iterator[_Batch]:
+def _future_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:
     cut = source.query(f"SELECT CAST(quantile_disc(ts, {_FUTURE_QUANTILE}) AS BIGINT) AS t FROM interactions")
     moment = cut["t"][0].as_py()
     if moment is None:
@@ -512,13 +523,13 @@ def _future_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> 
     ]
     chosen = rng.permutation(len(groups))[:n_tasks]
     if len(chosen):
-        yield _Batch(
+        yield Batch(
             [Task("future", groups[position][0], tuple(groups[position][1])) for position in chosen],
             window=Window(None, moment),
         )
 
 
-def _null_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> Iterator[_Batch]:
+def _null_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:
     users = source.query("SELECT DISTINCT user_id FROM interactions WHERE user_id IS NOT NULL ORDER BY user_id")
     ids = np.array(users["user_id"].to_pylist(), dtype=object)
     sizes = [size for size in (25, 100, 1_000) if size / _SEED_SHARE <= 0.8 * len(ids)]
@@ -527,7 +538,7 @@ def _null_batches(source: _Source, n_tasks: int, rng: np.random.Generator) -> It
         size = sizes[number % len(sizes)]
         members = rng.choice(ids, round(size / _SEED_SHARE) + 1, replace=False)
         tasks.append(Task("null", f"random {size}", tuple(members)))
-    yield _Batch(tasks)
+    yield Batch(tasks)
 
 
 def complete_journey(scratch: Path) -> Data:

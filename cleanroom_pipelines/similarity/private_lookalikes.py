@@ -1,0 +1,578 @@
+"""Lookalikes with a proof: a ranking that uses the seed only through one noised vector.
+
+Lives here: the price and size of that vector, its sum over a seed, ranking everybody by it, counts for the quality
+figures, the figures from what was released of them, the explanation.
+Add here when a private lookalike is told more about, from released values only.
+Keep out: the users' vectors (private_representation), drawing noise and paying for it (privacy).
+
+    b = Σ φ(u) over the seed + noise        the only thing that a ranking knows of the seed
+    score(v) = φ(v)ᵀ C b                    C = (G / N + λ I)⁻¹, from the base alone
+
+λ is the covariance's mean diagonal times 25,000 (sigma / n)², at least 0.3 and at most 3: measured on page visits,
+wholesale and groceries, with 300 to 2,000 seed users at 8 to 42 units. A metric learnt from the items as
+pseudo-seeds was no better, 96 and 128 coordinates were worse at these prices.
+
+Scores are sums of whole numbers below 2^53, hence the same on every machine.
+"""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import Engine, EngineSettings, find_tables, open_configured_engine
+from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode
+from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.private_representation import (
+    GRID,
+    PrivateRepresentation,
+    coordinates_of,
+)
+from cleanroom_pipelines.similarity.ranking import write_ranking
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata
+from cleanroom_pipelines.similarity.scoring import SCORED, Piece, by_shard, match_users, pieces_of
+from cleanroom_pipelines.similarity.shards import part_name
+from cleanroom_pipelines.similarity.sorting import percentiles_of
+from cleanroom_pipelines.similarity.specs import Progress, ShouldCancel
+from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+SeedUserIds: TypeAlias = pa.Array | pa.ChunkedArray | Path
+
+SCALE_FILE = "scale.npy"
+TOP_SHARES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75)
+"""Between the bins of the held-out histogram, from the top."""
+SUM_GRID = 4_000
+"""Steps per 1.0 of a percentile."""
+STATISTICS_SENSITIVITY_SQUARED = 1.25
+"""Of the histogram and the sum of (percentile - ½) together, a bin changing by 1 and the sum by up to ½."""
+
+_UNIT = 0.00128
+_MOST_UNITS = 60.0
+_NEEDED = 3.75e6  # sigma √24 = 0.05 n, as units times n²
+_GENEROUS, _GENEROUS_UNITS = 3.2e7, 8.0
+_FEW_SEED_USERS = 300
+_RIDGE, _LEAST_RIDGE, _MOST_RIDGE = 25_000.0, 0.3, 3.0
+_MOST_STATISTICS_UNITS = 10.0
+_WANTED_ERROR = 0.05
+_Z90 = 1.6448536269514722
+_THRESHOLD = 40
+_N_STEPS = SUM_GRID // 2
+_METRIC_STEPS = 1 << 20
+_WEIGHT_BITS = 30
+_REACHES = range(1, 31)
+_SIGNIFICANCE = 0.01
+_MOST_SHOWN = 20
+
+
+class Choice(NamedTuple):
+    """How a lookalike of a seed is made, decided by the seed's released size.
+
+    Args:
+        d: Coordinates.
+        units: Price of the vector, a multiple of 0.1.
+        ridge: λ, as a multiple of the covariance's mean diagonal.
+    """
+
+    d: int
+    units: float
+    ridge: float
+
+    @property
+    def sigma(self) -> float:
+        """Deviation of the noise, as a multiple of the sensitivity."""
+        return sigma_of(self.units)
+
+
+def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
+    """Deviation of the noise that so many units (of rho = 0.00128) buy: √(Δ² / 2 rho)."""
+    return math.sqrt(sensitivity_squared / (2 * _UNIT * units))
+
+
+def sensitivity(d: int) -> float:
+    """The largest length of a rounded vector, in steps of the grid: GRID + √d / 2."""
+    return GRID + math.sqrt(d) / 2
+
+
+def choose(released_seed_size: int) -> Choice:
+    """Choose coordinates, price and λ of a private lookalike.
+
+    The price is that of sigma √24 ≤ 0.05 n. From 685 to 17,900 seed users it is more, 8 units up to 2,000, falling
+    with 1 / n² beyond, since noise and not the seed's size limits the ranking there.
+
+    Args:
+        released_seed_size: Of the matched seed users, as released.
+
+    Raises:
+        SeedError: Too few for any price (INSUFFICIENT_MATCHING_SEED); names the number needed.
+    """
+    smallest = math.ceil(math.sqrt(_NEEDED / _MOST_UNITS))
+    if released_seed_size < smallest:
+        raise SeedError(
+            f"A private lookalike needs at least {smallest:,} matched seed users.",
+            remedy="Choose a larger source audience, or provide more matching ids.",
+            status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+            needed=smallest,
+        )
+    squared = float(released_seed_size) ** 2
+    units = max(_NEEDED / squared, min(_GENEROUS_UNITS, _GENEROUS / squared))
+    units = min(_MOST_UNITS, _in_tenths(units))
+    ridge = min(_MOST_RIDGE, max(_LEAST_RIDGE, _RIDGE * sigma_of(units) ** 2 / squared))
+    return Choice(24 if released_seed_size < _FEW_SEED_USERS else 48, units, ridge)
+
+
+def choose_statistics_units(released_seed_size: int) -> float:
+    """The price at which recall at 10 % is known within 5 points at 90 %, at most 10 units."""
+    n = max(1, released_seed_size)
+    # At a recall of ½ three of the twelve bins' noises count, and the sample adds ¼ / n.
+    left = (_WANTED_ERROR / _Z90) ** 2 - 0.25 / n
+    if left <= 0:
+        return _MOST_STATISTICS_UNITS
+    units = STATISTICS_SENSITIVITY_SQUARED * 3 / (2 * _UNIT * left * n**2)
+    return min(_MOST_STATISTICS_UNITS, _in_tenths(units))
+
+
+def seed_sum(
+    model: Path | str,
+    seed_users: SeedUserIds,
+    d: int,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> Int64:
+    """Sum the vectors of a seed's users; exact, so for nobody before noise is added.
+
+    One user more or less changes it by at most `sensitivity(d)`.
+
+    Args:
+        model: The folder training wrote.
+        seed_users: User ids, or a parquet file with a column user_id; unknown and repeated ids count for nothing.
+        d: Coordinates.
+        engine: Where the users are read.
+
+    Returns:
+        (d,) in steps of 1 / GRID.
+
+    Raises:
+        ArtifactError: The model or the file of users cannot be read.
+    """
+    opened = Model(model)
+    with open_configured_engine(engine, paths=(opened.folder,)) as database, one_blas_thread():
+        return np.asarray(_seed_vectors(database, opened, seed_users, d).sum(axis=0), dtype=np.int64)
+
+
+def private_ranking(
+    model: Path | str,
+    b: Int64,
+    d: int,
+    out: Path,
+    *,
+    ridge: float = 1.0,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+    progress: Progress | None = None,
+    should_cancel: ShouldCancel | None = None,
+) -> None:
+    """Rank all users by a noised vector; one ranking serves every reach.
+
+    Args:
+        model: The folder training wrote; a later one with the same representation serves too.
+        b: (d,) `seed_sum` with its noise, in steps of 1 / GRID.
+        d: Coordinates.
+        out: Existing directory that gets ranking.parquet (is_seed is false throughout: a private ranking knows no
+            seed; score is the share of all users below) and scale.npy for `held_out_histogram`.
+        ridge: As chosen.
+        engine: Where the users are scored; memory, threads and scratch.
+        progress: Told the share done and the stage.
+        should_cancel: Asked between blocks.
+
+    Raises:
+        ArtifactError: The model cannot be read.
+        CancelledError: `should_cancel` said so.
+    """
+    stages = Stages(progress, should_cancel)
+    opened = Model(model)
+    scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
+
+    def on_share(share: float) -> None:
+        stages.tell(0.8 * share, "scoring all users")
+
+    with open_configured_engine(engine, paths=(opened.folder, out)) as database, one_blas_thread():
+        if not database.is_cluster:
+            pieces = pieces_of(opened, is_cluster=False)
+            scores = []
+            for done, table in enumerate(database.run_tasks(_ScorePiece(opened, scorer), pieces)):
+                scores.append(table["score"].to_numpy())
+                on_share((done + 1) / len(pieces))
+            with stages.stage(0.8, "ranking"):
+                scale = _rank_in_memory(opened, np.concatenate(scores), out / RANKING_FILE)
+        else:
+            with tempfile.TemporaryDirectory(prefix="ranking-", dir=engine.scratch) as name:
+                scored, ordered = Path(name, "scored"), Path(name, "sorted")
+                scored.mkdir()
+                ordered.mkdir()
+                write = _WriteScores(opened, scorer, scored)
+                for done, _ in enumerate(database.run_tasks(write, range(opened.n_shards))):
+                    on_share((done + 1) / opened.n_shards)
+                with stages.stage(0.8, "ranking"):
+                    scale = _rank_on_cluster(database, opened.n_users, scored, ordered, out / RANKING_FILE)
+    np.save(out / SCALE_FILE, scale)
+    if progress:
+        progress(1.0, "ranked")
+
+
+@dataclass(frozen=True)
+class HeldOutCounts:
+    """Where the seed's users stand without themselves; exact, so for nobody before noise is added.
+
+    Args:
+        counts: (12,) users between TOP_SHARES, the best first.
+        total: Σ (percentile - ½), in steps of 1 / SUM_GRID; each user adds at most ½.
+    """
+
+    counts: Int64
+    total: int
+
+
+def held_out_histogram(
+    model: Path | str,
+    seed_users: SeedUserIds,
+    b: Int64,
+    d: int,
+    *,
+    ranking: Path,
+    ridge: float = 1.0,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> HeldOutCounts:
+    """Count where each seed user would stand among all users, had she not been in the vector.
+
+    A user's percentile is that of φᵀC(b - φ) among the scores of all users, in steps of 1 / 2,000.
+
+    Args:
+        model: As ranked.
+        seed_users: As for `seed_sum`.
+        b: The vector that was released.
+        d: Its coordinates.
+        ranking: The directory that `private_ranking` wrote with this vector and the same λ.
+        ridge: As chosen.
+        engine: Where the users are read.
+
+    Raises:
+        ArtifactError: The model, the ranking or the file of users cannot be read.
+    """
+    opened = Model(model)
+    try:
+        scale = np.load(ranking / SCALE_FILE, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"The ranking's scale cannot be read ({type(error).__name__}).", remedy="Rank again."
+        ) from None
+    scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
+    with open_configured_engine(engine, paths=(opened.folder,)) as database, one_blas_thread():
+        scores = scorer.without_themselves(_seed_vectors(database, opened, seed_users, d))
+    # Twice the steps below, ties half; between 1 and 2 · 2,000 - 1.
+    below = np.searchsorted(scale, scores, "left") + np.searchsorted(scale, scores, "right") + 1
+    edges = np.rint(np.array(TOP_SHARES) * SUM_GRID).astype(np.int64)
+    bins = np.searchsorted(edges, SUM_GRID - below, "left")
+    return HeldOutCounts(
+        np.bincount(bins, minlength=len(TOP_SHARES) + 1).astype(np.int64), int((below - _N_STEPS).sum())
+    )
+
+
+def statistics_from_released(counts: Sequence[int], total: int, n_users: int, sigma: float) -> dict[str, Any]:
+    """Quality figures from released values alone, each with the ± that holds in 90 % (noise and sample).
+
+    Args:
+        counts: (12,) as `HeldOutCounts.counts`, with noise of deviation `sigma`.
+        total: As `HeldOutCounts.total`, with noise of deviation `sigma` · SUM_GRID.
+        n_users: All users, as released.
+        sigma: Of the noise.
+
+    Returns:
+        `reach` (1 to 30: `reach`, `tpr`, `tpr_error`, `fpr`), `auc`, `auc_error`, `fpr` and `tpr` (101 each) and
+        `tpr_error`. A reach with fewer than 40 seed users has None for `tpr` and `fpr`, and where there are fewer
+        than 40 in all everything is None.
+    """
+    noised = np.asarray(counts, dtype=np.float64)
+    n = float(noised.sum())
+    if n < _THRESHOLD or n_users <= n:
+        empty = [{"reach": reach, "tpr": None, "tpr_error": None, "fpr": None} for reach in _REACHES]
+        return dict.fromkeys(("auc", "auc_error", "fpr", "tpr", "tpr_error")) | {"reach": empty}
+    cumulated = np.clip(np.maximum.accumulate(np.concatenate([[0.0], np.cumsum(noised)])), 0.0, n)
+    shares = np.array([0.0, *TOP_SHARES, 1.0])
+    found = cumulated / n
+    error = _recall_error(found, n, sigma)
+    share_of_seed = n / n_users
+
+    def others(taken: Float64, tpr: Float64) -> Float64:
+        return np.clip((taken - share_of_seed * tpr) / (1 - share_of_seed), 0.0, 1.0)
+
+    reaches = []
+    for reach in _REACHES:
+        taken = reach / 100
+        tpr = float(np.interp(taken, shares, found))
+        # Read off cumulated counts, of which small ones are not told.
+        is_told = float(np.interp(taken, shares, cumulated)) >= _THRESHOLD
+        reaches.append(
+            {
+                "reach": reach,
+                "tpr": round(tpr, 3) if is_told else None,
+                "tpr_error": round(float(np.interp(taken, shares, error)), 3),
+                "fpr": round(float(others(np.array(taken), np.array(tpr))), 3) if is_told else None,
+            }
+        )
+    told = (cumulated >= _THRESHOLD) | (shares == 0)
+    curve_fpr = np.linspace(0.0, 1.0, 101)
+    at = np.maximum.accumulate(others(shares[told], found[told]))
+    auc = 0.5 + total / SUM_GRID / n
+    auc = (auc - share_of_seed / 2) / (1 - share_of_seed)
+    return {
+        "reach": reaches,
+        "auc": round(float(np.clip(auc, 0.0, 1.0)), 3),
+        "auc_error": round(_Z90 * math.sqrt(sigma**2 + n / 12) / n / (1 - share_of_seed), 3),
+        "fpr": [round(float(x), 2) for x in curve_fpr],
+        "tpr": [round(float(y), 3) for y in np.interp(curve_fpr, at, found[told])],
+        "tpr_error": [round(float(y), 3) for y in np.interp(curve_fpr, at, error[told])],
+    }
+
+
+def explanation(
+    model: Path | str, b: Int64, d: int, *, released_seed_size: int, sigma: float, min_seed_users: int = 25
+) -> dict[str, Any]:
+    """What sets the audience apart, read off the released vector; the seed is not asked.
+
+    Args:
+        model: As ranked.
+        b: The vector that was released.
+        d: Its coordinates.
+        released_seed_size: Of the matched seed users.
+        sigma: Deviation of b's noise, as a multiple of the sensitivity.
+        min_seed_users: Said with the explanation; with the noise of any price fewer do not stand out.
+
+    Returns:
+        The content of explanation.json: items and feature values that stand out from noise and from chance at
+        1 % divided by the number of tests, with `strength` (deviations above chance) in place of counts.
+    """
+    from scipy.stats import norm
+
+    opened = Model(model)
+    representation = PrivateRepresentation.load(opened.folder)
+    covariance = representation.covariance(d)
+    values = [number for number, feature in enumerate(opened.features) if feature["value"] is not None]
+    maps = np.vstack([representation.item_map[:, :d], representation.dense_map[values][:, :d]]).astype(np.float64)
+    # Back from softened coordinates to items: the coordinate's spread is the factor.
+    rows = maps * np.diag(covariance)
+    noise = (sigma * sensitivity(d) / GRID) ** 2 * (rows * rows).sum(axis=1)
+    chance = released_seed_size * np.einsum("md,de,me->m", rows, covariance, rows)
+    deviation = np.sqrt(noise + chance)
+    strength = np.divide(rows @ (b / GRID), deviation, out=np.zeros(len(rows)), where=deviation > 0)
+    least = float(norm.isf(_SIGNIFICANCE / max(1, len(rows))))
+    order = np.argsort(-strength, kind="stable")
+    shown = [int(number) for number in order if strength[number] > least]
+    names = opened.item_ids()
+    items = [number for number in shown if number < len(names)][:_MOST_SHOWN]
+    features = [values[number - len(names)] for number in shown if number >= len(names)][:_MOST_SHOWN]
+    by_feature = dict(zip(values, strength[len(names) :], strict=True))
+    described = opened.features
+    return {
+        "items": [{"item_id": names[number], "strength": round(float(strength[number]), 1)} for number in items],
+        "features": [
+            {
+                "name": described[number]["name"],
+                "column": described[number]["column"],
+                "value": described[number]["value"],
+                "strength": round(float(by_feature[number]), 1),
+            }
+            for number in features
+        ],
+        "signals": [],
+        "min_seed_users": min_seed_users,
+        "n_tests": len(rows),
+        "significance": _SIGNIFICANCE,
+    }
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores vectors by a released one, in whole numbers.
+
+    Args:
+        representation: Makes the vectors.
+        d: Coordinates.
+        metric: (d, d) C in steps.
+        weights: (d,) C b, scaled by `factor` and rounded.
+        factor: A power of two.
+    """
+
+    representation: PrivateRepresentation
+    d: int
+    metric: Float64
+    weights: Float64
+    factor: float
+
+    @classmethod
+    def of(cls, representation: PrivateRepresentation, b: Int64, d: int, ridge: float) -> "_Scorer":
+        covariance = representation.covariance(d)
+        spread = float(np.trace(covariance)) / d or 1.0
+        with one_blas_thread():
+            inverse = np.linalg.inv(covariance + ridge * spread * np.eye(d))
+        inverse = (inverse + inverse.T) / 2
+        metric = np.rint(inverse * (_METRIC_STEPS / np.abs(inverse).max()))
+        weights = (metric.astype(np.int64) * np.asarray(b, dtype=np.int64)).sum(axis=1).astype(np.float64)
+        _, exponent = math.frexp(float(np.abs(weights).max()))
+        factor = math.ldexp(1.0, _WEIGHT_BITS - exponent)
+        return cls(representation, d, metric, np.rint(weights * factor), factor)
+
+    def vectors(self, model: Model, piece: Piece) -> Sequence[Float64]:
+        """Of the users of some blocks."""
+        shard = model.shard(piece.shard)
+        blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
+        return [
+            self.representation.vectors(
+                coordinates_of(model, shard, slice(block.first, block.last), self.representation), self.d
+            )
+            for block in blocks
+            if block.last > block.first
+        ]
+
+    def score(self, model: Model, piece: Piece) -> Float64:
+        """Of the users of some blocks."""
+        return np.concatenate([np.zeros(0), *(vectors @ self.weights for vectors in self.vectors(model, piece))])
+
+    def without_themselves(self, vectors: Float64) -> Float64:
+        """(n,) scores of seed users by the released vector without each of them."""
+        own = ((vectors @ self.metric) * vectors).sum(axis=1)
+        return np.asarray(vectors @ self.weights - self.factor * own)
+
+
+@dataclass(frozen=True)
+class _ScorePiece:
+    model: Model
+    scorer: _Scorer
+
+    def __call__(self, piece: Piece) -> pa.Table:
+        return pa.table({"score": self.scorer.score(self.model, piece)})
+
+
+@dataclass(frozen=True)
+class _WriteScores:
+    model: Model
+    scorer: _Scorer
+    folder: Path
+
+    def __call__(self, number: int) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        shard = self.model.shard(number)
+        scores = self.scorer.score(self.model, Piece(number, 0, self.model.blocks_per_shard))
+        columns = (shard.user_ids, pa.array(shard.hashes), pa.array(scores))
+        table = pa.table(dict(zip(SCORED, columns, strict=True)))
+        pq.write_table(table, self.folder / part_name(number), compression="zstd")
+        return pa.table({"n_users": [table.num_rows]})
+
+
+def _rank_in_memory(model: Model, scores: Float64, path: Path) -> Float64:
+    # Users are numbered in order of stable_hash, so a stable sort breaks ties by it.
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    percentiles = np.empty(len(scores))
+    percentiles[order] = percentiles_of(ranked, 0, len(scores))
+    write_ranking(model, order, percentiles, np.zeros(len(scores), dtype=bool), path)
+    return ranked[_scale_places(len(scores))][::-1]
+
+
+def _scale_places(n_users: int) -> Int64:
+    """(1,999,) places, from the best, of the users whose scores divide all into 2,000 equal parts."""
+    return (np.arange(1, _N_STEPS, dtype=np.int64) * n_users) // _N_STEPS
+
+
+def _rank_on_cluster(engine: Engine, n_users: int, scored: Path, ordered: Path, out: Path) -> Float64:
+    engine.scan("scored", find_tables(scored))
+    order = [("score", True), ("stable_hash", False), ("user_id", False)]
+    parts = engine.write_sorted(f"SELECT {', '.join(SCORED)} FROM scored", order, ordered)
+    out.mkdir()
+    filled: list[tuple[int, int, Path]] = []
+    above = 0
+    for part in parts:
+        if part.n_rows:
+            filled.append((len(filled), above, part.path))
+            above += part.n_rows
+    tables = list(engine.run_tasks(_FinishPart(n_users, out), filled))
+    return np.concatenate([table["scale"].to_numpy() for table in tables])[::-1]
+
+
+@dataclass(frozen=True)
+class _FinishPart:
+    """Writes one part of the ranking; gives the scores of the scale that lie in it."""
+
+    n_users: int
+    out: Path
+
+    def __call__(self, part: tuple[int, int, Path]) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        number, above, path = part
+        table = pq.read_table(path, columns=list(SCORED))
+        scores = np.asarray(table["score"], dtype=np.float64)
+        columns = [
+            table["user_id"].cast(pa.string()),
+            pa.array(np.arange(above + 1, above + 1 + len(scores))),
+            pa.array(percentiles_of(scores, above, self.n_users)),
+            pa.array(np.zeros(len(scores), dtype=bool)),
+        ]
+        ranked = pa.Table.from_arrays(columns, schema=RANKING_SCHEMA.with_metadata(ranking_metadata(0)))
+        pq.write_table(ranked, self.out / part_name(number), compression="zstd")
+        places = _scale_places(self.n_users) - above
+        return pa.table({"scale": scores[places[(places >= 0) & (places < len(scores))]]})
+
+
+def _seed_vectors(engine: Engine, model: Model, seed_users: SeedUserIds, d: int) -> Float64:
+    """(m, d) rounded vectors of the users of a seed that the model knows."""
+    ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
+    seed = match_users(engine, model, ids).seed
+    shards, places = by_shard(model, seed)
+    representation = PrivateRepresentation.load(model.folder)
+    function = _VectorsOf(model, representation, d, dict(zip(shards, places, strict=True)))
+    tables = list(engine.run_tasks(function, shards))
+    return np.concatenate([np.zeros((0, d)), *(table["step"].to_numpy().reshape(-1, d) for table in tables)])
+
+
+@dataclass(frozen=True)
+class _VectorsOf:
+    model: Model
+    representation: PrivateRepresentation
+    d: int
+    places: dict[int, Int64]
+
+    def __call__(self, number: int) -> pa.Table:
+        shard = self.model.shard(number)
+        coordinates = coordinates_of(self.model, shard, self.places[number], self.representation)
+        return pa.table({"step": self.representation.vectors(coordinates, self.d).ravel()})
+
+
+def _user_ids(path: Path) -> pa.ChunkedArray:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=["user_id"])["user_id"]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise ArtifactError(
+            f"The file of the source audience cannot be read ({type(error).__name__}).", remedy="Make it again."
+        ) from None
+
+
+def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
+    """± at 90 % of shares of cumulated counts, whose sum is noised too."""
+    bins = np.arange(len(found))
+    noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
+    sample = found * (1 - found) / n
+    return np.asarray(_Z90 * np.sqrt(noise + sample))
+
+
+def _in_tenths(units: float) -> float:
+    return max(1, math.ceil(units * 10 - 1e-9)) / 10
