@@ -10,7 +10,7 @@ column that came later gets its default when an older dossier is read.
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 

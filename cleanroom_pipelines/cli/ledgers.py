@@ -84,11 +84,10 @@ def _told(installation: Any, pair: Any) -> dict[str, Any]:
 
 def _show(told: dict[str, Any], *, with_lines: bool) -> None:
     period = " this month" if told["period"] else ""
-    click.echo(
-        f"{' + '.join(told['organizations'])}  {told['id']}\n"
-        f"  {told['spent']} of {told['total']} units spent{period}, {told['left']} left; so far an attacker is right "
-        f"in at most {told['composed']['right_at_most']:.1%}, with all units in {told['bound']['right_at_most']:.0%}."
-    )
+    so_far, in_all = told["composed"]["right_at_most"], told["bound"]["right_at_most"]
+    click.echo(f"{' + '.join(told['organizations'])}  {told['id']}")
+    click.echo(f"  {told['spent']} of {told['total']} units spent{period}, {told['left']} left.")
+    click.echo(f"  An attacker is right in at most {so_far:.1%} so far, {in_all:.0%} once all units are spent.")
     if with_lines:
         for line in told["lines"]:
             where = line["place"] or ""

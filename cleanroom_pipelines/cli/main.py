@@ -354,8 +354,8 @@ def restore(file: Path, nothing_asked_since: bool) -> None:
     What was spent of privacy budgets after the backup is not in it: every pair counts as spent, unless
     --nothing-asked-since says that there is nothing of the kind.
     """
-    from cleanroom_pipelines.execution.budgets import restore_ledgers
     from cleanroom_pipelines.execution.backups import restore as restore_backup
+    from cleanroom_pipelines.execution.budgets import restore_ledgers
     from cleanroom_pipelines.execution.installation import Installation, Settings
 
     if not file.is_file():

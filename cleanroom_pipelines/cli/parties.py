@@ -135,7 +135,9 @@ def collaboration() -> None:
     help="What the privacy budget of each two members lasts for; by the month it is given anew.",
 )
 @_JSON
-def create_collaboration(name: str, members: str, seed: str, privacy: str, period: str, as_json: bool) -> None:
+def create_collaboration(  # noqa: PLR0917 click passes them by name
+    name: str, members: str, seed: str, privacy: str, period: str, as_json: bool
+) -> None:
     """Let the accounts of --members collaborate."""
     catalog = _installation().catalog
     wanted = [part.strip() for part in members.split(",")]

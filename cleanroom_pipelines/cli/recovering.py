@@ -52,7 +52,9 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
     installation = Installation.from_environment()
     budgets = restore_ledgers(installation)
     installation.audit.write({"way": "cli", "operation": "recover", "outcome": "ok"})
-    click.echo(f"Rebuilt {rebuilt.n_resources} resources and {rebuilt.n_versions} versions. {budgets}", err=as_json)
+    click.echo(
+        f"Rebuilt {rebuilt.n_resources} resources and {rebuilt.n_versions} versions. {budgets}", err=as_json
+    )
 
 
 def _show(plan: "Plan") -> None:

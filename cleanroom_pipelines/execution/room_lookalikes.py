@@ -8,11 +8,15 @@ A private ranking knows the source through one noised vector; everything else is
 size of the source and one released histogram. Whoever asks again, or for another reach, pays nothing.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from cleanroom_pipelines.audiences.insights import BaseFigures
 from cleanroom_pipelines.catalog import Kind
@@ -22,6 +26,7 @@ from cleanroom_pipelines.execution.making import read_documents
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.work import Work
 from cleanroom_pipelines.privacy import Price, Released, Releaser, released
+from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import (
     BASE_COUNT,
     HIDDEN_LOOKALIKE_TENTHS,
@@ -30,6 +35,9 @@ from cleanroom_pipelines.privacy.prices import (
     figures_price,
 )
 from cleanroom_pipelines.storage import ArtifactReference
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.private_lookalikes import Choice, HeldOutCounts
 
 RANKED = "ranked"
 _LEAST_OF_A_FIT = 5  # below the released threshold only by noise that is far out; so no second threshold
@@ -108,31 +116,56 @@ class LookalikeRun:
         size = self.seed_size
         plan = Plan.of(self.room, self.model, self.source, size.kept() or 0)
         self._pay(plan.vector, plan.figures)
-        exact = private.seed_sum(self.model, self.seed_file, plan.dimensions)
-        vector = [
+        d, ridge, engine = plan.choice.d, plan.choice.ridge, self.installation.engine_settings
+        exact = private.seed_sum(self.model, self.seed_file, d, engine=engine)
+        noised = [
             self.releaser.noised(int(value), question=plan.vector_text, cell=str(place), price=plan.vector.price)
             for place, value in enumerate(exact)
         ]
+        vector = np.array(noised, dtype=np.int64)
         private.private_ranking(
             self.model,
             vector,
+            d,
             self._ranked,
-            engine=self.installation.engine_settings,
+            ridge=ridge,
+            engine=engine,
             progress=lambda share, stage: self.work.report_progress(0.9 * share, stage),
             should_cancel=self.work.should_cancel,
         )
-        histogram = private.held_out_histogram(self.model, self._ranked, self.seed_file, vector)
-        told = histogram.noised(
-            lambda value, cell: self.releaser.noised(
-                value, question=plan.figures_text, cell=cell, price=plan.figures.price
-            )
+        histogram = private.held_out_histogram(
+            self.model, self.seed_file, vector, d, ranking=self._ranked, ridge=ridge, engine=engine
         )
-        return private.statistics_of(
-            told,
-            seed_size=size,
-            addressable=self.figures.addressable,
-            variance=plan.figures.price.variance,
-        )
+        counts, total, sigma = self._noised(plan, histogram)
+        n_users = self.figures.addressable.kept() or 0
+        return self._told(private.statistics_from_released(counts, total, n_users, sigma), plan)
+
+    def _told(self, found: Mapping[str, Any], plan: "Plan") -> dict[str, Any]:
+        """The statistics as they are told: sizes beside the rates, all of them released."""
+        from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
+
+        seed, addressable = self.seed_size, self.figures.addressable
+        return {
+            **found,
+            "reach": [{**entry, "size": reach_size_of(entry["reach"], addressable)} for entry in found["reach"]],
+            "seed_size": seed.value,
+            "addressable_size": addressable.value,
+            "test_set_sizes": {"seed": seed.value, "others": others_of(seed, addressable)},
+            "noise": self.releaser.noise_of(plan.figures.price),
+        }
+
+    def _noised(self, plan: "Plan", histogram: "HeldOutCounts") -> tuple[list[int], int, float]:
+        """The quality figures' counts and sum with their noise, and its deviation."""
+        from cleanroom_pipelines.similarity.private_lookalikes import SUM_GRID
+
+        price = plan.figures.price
+        finer = replace(price, sensitivity=price.sensitivity * SUM_GRID**2)  # the same noise in steps of the sum
+
+        def noised(value: int, cell: str, price: Price) -> int:
+            return self.releaser.noised(value, question=plan.figures_text, cell=cell, price=price)
+
+        counts = [noised(int(count), f"bin {number}", price) for number, count in enumerate(histogram.counts)]
+        return counts, noised(histogram.total, "sum", finer), math.sqrt(price.variance)
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:
         """Write the users of a reach into scratch."""
@@ -170,14 +203,14 @@ class Plan:
     """What a private lookalike of a source asks, by the source's released size.
 
     Args:
-        dimensions: Of the embedding that the vector uses.
+        choice: Coordinates and λ.
         vector_text: Canonical text of the vector.
         figures_text: Canonical text of its quality figures.
         vector: The vector as a question.
         figures: The figures as one.
     """
 
-    dimensions: int
+    choice: "Choice"
     vector_text: str
     figures_text: str
     vector: Question
@@ -199,15 +232,16 @@ class Plan:
         from cleanroom_pipelines.similarity import private_lookalikes as private
 
         choice = private.choose(n_seed_users)
-        tenths = HIDDEN_LOOKALIKE_TENTHS if room.room.hide_absolute_values else choice.tenths
-        embedding = private.embedding_digest(model)
-        vector_text = f"lookalike of {source} in {choice.dimensions} dimensions of {embedding}"
+        is_hidden = room.room.hide_absolute_values
+        tenths = HIDDEN_LOOKALIKE_TENTHS if is_hidden else round(choice.units * TENTHS)
+        vector_text = f"lookalike of {source} in {choice.d} dimensions of {private.representation_digest(model)}"
+        squared = Fraction(math.ceil(private.sensitivity(choice.d) ** 2))
         figures_text = f"figures of {vector_text} at {tenths}"
         return cls(
-            choice.dimensions,
+            choice,
             vector_text,
             figures_text,
-            room.question("lookalike", vector_text, Price(tenths, private.sensitivity(choice.dimensions))),
+            room.question("lookalike", vector_text, Price(tenths, squared)),
             room.question("figures", figures_text, figures_price(n_seed_users)),
         )
 

@@ -214,7 +214,7 @@ class MediaDcr:
         *,
         audience_type: str | None = None,
         definition: Mapping[str, Any] | None = None,
-        audience: Audience | None = None,
+        audience: CustomAudience | None = None,
     ) -> PriceEstimate:
         """What a question would cost now; asking for the price costs nothing and computes nothing.
 

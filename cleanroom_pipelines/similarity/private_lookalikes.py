@@ -15,6 +15,7 @@ pseudo-seeds was no better, 96 and 128 coordinates were worse at these prices.
 Scores are sums of whole numbers below 2^53, hence the same on every machine.
 """
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.private_representation import (
     GRID,
+    PRIVATE_FILE,
     PrivateRepresentation,
     coordinates_of,
 )
@@ -49,7 +51,8 @@ SeedUserIds: TypeAlias = pa.Array | pa.ChunkedArray | Path
 SCALE_FILE = "scale.npy"
 TOP_SHARES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75)
 """Between the bins of the held-out histogram, from the top."""
-SUM_GRID = 4_000
+SUM_GRID = 100
+_SCALE_STEPS = 4_000
 """Steps per 1.0 of a percentile."""
 STATISTICS_SENSITIVITY_SQUARED = 1.25
 """Of the histogram and the sum of (percentile - ½) together, a bin changing by 1 and the sum by up to ½."""
@@ -64,7 +67,7 @@ _MOST_STATISTICS_UNITS = 10.0
 _WANTED_ERROR = 0.05
 _Z90 = 1.6448536269514722
 _THRESHOLD = 40
-_N_STEPS = SUM_GRID // 2
+_N_STEPS = _SCALE_STEPS // 2
 _METRIC_STEPS = 1 << 20
 _WEIGHT_BITS = 30
 _REACHES = range(1, 31)
@@ -137,6 +140,11 @@ def choose_statistics_units(released_seed_size: int) -> float:
         return _MOST_STATISTICS_UNITS
     units = STATISTICS_SENSITIVITY_SQUARED * 3 / (2 * _UNIT * left * n**2)
     return min(_MOST_STATISTICS_UNITS, _in_tenths(units))
+
+
+def representation_digest(model: Path | str) -> str:
+    """What a vector of this model is of: 64 hex digits, the same for a refreshed base in the kept embedding."""
+    return hashlib.sha256((Path(model) / PRIVATE_FILE).read_bytes()).hexdigest()
 
 
 def seed_sum(
@@ -277,10 +285,11 @@ def held_out_histogram(
         scores = scorer.without_themselves(_seed_vectors(database, opened, seed_users, d))
     # Twice the steps below, ties half; between 1 and 2 · 2,000 - 1.
     below = np.searchsorted(scale, scores, "left") + np.searchsorted(scale, scores, "right") + 1
-    edges = np.rint(np.array(TOP_SHARES) * SUM_GRID).astype(np.int64)
-    bins = np.searchsorted(edges, SUM_GRID - below, "left")
+    edges = np.rint(np.array(TOP_SHARES) * _SCALE_STEPS).astype(np.int64)
+    bins = np.searchsorted(edges, _SCALE_STEPS - below, "left")
     return HeldOutCounts(
-        np.bincount(bins, minlength=len(TOP_SHARES) + 1).astype(np.int64), int((below - _N_STEPS).sum())
+        np.bincount(bins, minlength=len(TOP_SHARES) + 1).astype(np.int64),
+        int(np.rint((below - _N_STEPS) * SUM_GRID / _SCALE_STEPS).sum()),
     )
 
 

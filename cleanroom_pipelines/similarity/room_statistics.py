@@ -135,7 +135,7 @@ def released_statistics(statistics: RoomStatistics, seed: Released, addressable:
         "reach": reaches,
         "seed_size": seed.value,
         "addressable_size": addressable.value,
-        "test_set_sizes": {"seed": seed.value, "others": _others(seed, addressable)},
+        "test_set_sizes": {"seed": seed.value, "others": others_of(seed, addressable)},
         "noise": seed.as_dict()["noise"],
     }
 
@@ -152,7 +152,8 @@ def reach_size_of(reach: int, addressable: Released) -> int | None:
     return None if kept is None else released(kept, price=BASE_COUNT).value
 
 
-def _others(seed: Released, addressable: Released) -> int | None:
+def others_of(seed: Released, addressable: Released) -> int | None:
+    """The users outside the source audience, by the released counts."""
     if seed.value is None or addressable.value is None:
         return None
     return max(0, addressable.value - seed.value)
