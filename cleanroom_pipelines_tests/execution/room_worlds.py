@@ -10,8 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pyarrow.parquet as pq
 
-from cleanroom_pipelines.audiences.canonical import canonical
-from cleanroom_pipelines.audiences.definitions import parse_definition
+from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.catalog import (
     AudienceList,
     AudienceListSpec,
@@ -27,8 +26,7 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making_audiences import resolver
-from cleanroom_pipelines.execution.making_rooms import releaser_of
+from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -58,12 +56,12 @@ class RoomWorld:
     seeds: dict[str, set[str]]
     files: dict[str, str] = field(default_factory=dict)
 
-    def upload(self, text: str, matching_id: str | None = None) -> str:
+    def upload(self, text: str, matching_id: str | None = None, owner: str = PUBLISHER) -> str:
         """Bring a file; gives its id."""
         sealed = self.installation.uploads.put(self.installation.token_hex(16), [text.encode()])
         upload = self.installation.catalog.add_upload(
             sealed.location,
-            PUBLISHER,
+            owner,
             "a file",
             n_bytes=sealed.n_bytes,
             digest=sealed.digest,
@@ -81,7 +79,7 @@ class RoomWorld:
         self.installation.catalog.provision(self.room.id, uploads)
 
     def provision_seeds(self, text: str | None = None) -> None:
-        upload = self.upload(self.files["seeds"] if text is None else text)
+        upload = self.upload(self.files["seeds"] if text is None else text, owner=ADVERTISER)
         self.installation.catalog.provision(self.room.id, {"seeds:EMAIL": upload}, ("seeds:",))
 
     def run(self) -> int:
@@ -96,10 +94,10 @@ class RoomWorld:
 
     def is_enough(self, audience_type: str) -> bool:
         """Whether the seeds of a type count as enough users."""
-        releaser = releaser_of(self.installation, self.room, self.version().artifacts)
-        definition = parse_definition({"kind": "remarketing", "audience_type": audience_type})
-        question = canonical(definition, resolver(self.installation))
-        return releaser.count(len(self.seeds[audience_type]), question=question).is_enough()
+        room = RoomBudget.of(self.installation, self.room, self.version().artifacts)
+        assert room is not None
+        question = question_about(audience_type, seeds=room.seeds)
+        return room.releaser().count(len(self.seeds[audience_type]), question=question).is_enough()
 
     def users_of(self, record: Resource) -> list[str]:
         """The users of an audience or a list, in their order."""
