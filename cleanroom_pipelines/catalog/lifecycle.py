@@ -222,7 +222,7 @@ def make_pending(
 
 def _owe_receipt(session: Session, resource: ResourceRow) -> None:
     """Note that the receipt of a dropped seed no longer tells of its job or of an export of it."""
-    # Locked by whoever changes the job's version or an export's, last of all: see `Receipts.settle_receipt`.
+    # Locked by whoever changes the job's version or an export's, last of all: see `Resources.settle_receipt`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
     if (job_id := jobs.get(resource.kind)) is not None:
         table = GenerationJobRow.__table__

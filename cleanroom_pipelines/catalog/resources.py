@@ -340,7 +340,7 @@ class Resources(Database):
             told: The newest versions of the job and of each of its exports that the receipt tells of.
         """
         keys = {version.run_key for version in told}
-        # The exports are locked too: whoever lets one be attempted again locks it, then says that a receipt is due.
+        # The exports are locked too: whoever lets one be attempted again locks it, then notes a receipt as due.
         exports = select(ResourceRow).where(ResourceRow.parent_id == job_id, ResourceRow.kind == Kind.EXPORT_JOB)
         with self._write() as session:
             try:

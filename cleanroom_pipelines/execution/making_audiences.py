@@ -44,7 +44,7 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
 from cleanroom_pipelines.execution.making_rooms import releaser_of, releaser_of_base, unseal_hashes
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
-from cleanroom_pipelines.privacy import Released, Releaser, ReleasePolicy
+from cleanroom_pipelines.privacy import Released, ReleasePolicy, Releaser
 from cleanroom_pipelines.privacy.deliveries import earlier_to_repeat
 from cleanroom_pipelines.privacy.outlines import Outline, least_difference, outline_of
 from cleanroom_pipelines.storage import ArtifactReference, Input

@@ -5,8 +5,9 @@ Add here when more must be known of a list that is not opened.
 Keep out: which lists are compared (`execution`), what follows (`deliveries.py`), and storing outlines (`catalog`).
 
 An outline counts the users of a list in buckets of a keyed hash. Where two lists put different numbers of users
-into a bucket, so many users at least are in only one of them; the sum over all buckets can only be too small. Lists
-that differ by many users are therefore told apart by their outlines, and only those that may be near are opened.
+into a bucket, at least that many users are in only one of them; the sum over all buckets can only be too small.
+Lists that differ by many users are therefore told apart by their outlines, and only those that may be near are
+opened.
 """
 
 import hashlib

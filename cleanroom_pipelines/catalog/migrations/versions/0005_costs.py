@@ -1,4 +1,4 @@
-"""What keeps costs from growing with history: receipts that are due, outlines of delivered lists, an index of starts.
+"""What keeps costs from growing with history: receipts due, outlines of delivered lists, an index of starts.
 
 Lives here: one step of the catalogue's schema, 0004 to 0005.
 Add here: nothing once released; write the next step.
@@ -15,9 +15,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add them; every job from the inbox is looked at once more, and outlines are made when they are first needed."""
+    """Add them; every job from the inbox is looked at once more, and outlines are made when first needed."""
     op.add_column("generation_jobs", sa.Column("receipt_due", sa.Boolean()))
-    op.execute(sa.text("UPDATE generation_jobs SET receipt_due = :due WHERE origin = 'inbox'").bindparams(due=True))
+    op.execute(
+        sa.text("UPDATE generation_jobs SET receipt_due = :due WHERE origin = 'inbox'").bindparams(due=True)
+    )
     op.create_index("ix_generation_jobs_receipt_due", "generation_jobs", ["receipt_due"])
     op.create_index("ix_versions_started_at", "versions", ["started_at"])
     op.create_table(
