@@ -47,6 +47,7 @@ from cleanroom_pipelines.catalog.specs import (
     check_seed_digest,
 )
 from cleanroom_pipelines.catalog.tables import (
+    PLACE,
     ROWS,
     GenerationJobRow,
     ResourceRow,
@@ -190,9 +191,9 @@ class Resources(Database):
         if collaboration_id is not None:
             query = query.where(GenerationJobRow.collaboration_id == collaboration_id)
         if after is not None:
-            query = query.where(tuple_(row_type.created_at, row_type.id) > tuple_(*read_token(after)))
+            query = query.where(tuple_(*PLACE) > tuple_(*read_token(after)))
         with self._read() as session:
-            rows = session.scalars(query.order_by(row_type.created_at, row_type.id).limit(limit + 1)).all()
+            rows = session.scalars(query.order_by(*PLACE).limit(limit + 1)).all()
             items = tuple(resource_record(row) for row in rows[:limit])
         return Page(items, make_token(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
 

@@ -25,8 +25,10 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    func,
+    select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, synonym
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, declared_attr, mapped_column, synonym
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
@@ -186,6 +188,7 @@ class ResourceRow(Base):
         UniqueConstraint("account_id", "region", "kind", "scope", "name"),
         Index(None, "kind", "created_at", "id"),
         Index(None, "kind", "account_id", "created_at", "id"),
+        Index(None, "status"),
     )
     __mapper_args__ = {"polymorphic_on": "kind"}  # noqa: RUF012 - read by SQLAlchemy
 
@@ -275,6 +278,7 @@ class GenerationJobRow(_OwnTable, ResourceRow):
         Index(None, "seed_digest"),
         Index(None, "collaboration_id"),
         Index(None, "receipt_due"),
+        Index(None, "keep_seed", "seed_location"),
         # A seed dropped twice is one job, also when two sensors see it at once.
         UniqueConstraint("inbox_model_id", "seed_digest"),
     )
@@ -505,6 +509,17 @@ class VersionRow(Base):
     progress: Mapped[float]
     progress_stage: Mapped[str] = mapped_column(Text)
     cancel_requested: Mapped[bool]
+
+
+# The order of listings, in columns of one table: by a kind's own `id`, which is the same, no index would be used.
+PLACE = (ResourceRow.__table__.c.created_at, ResourceRow.__table__.c.id)
+
+
+def is_newest() -> ColumnElement[bool]:
+    """Whether a version is the one with the highest number."""
+    later = aliased(VersionRow)
+    highest = select(func.max(later.number)).where(later.resource_id == VersionRow.resource_id)
+    return VersionRow.number == highest.correlate(VersionRow).scalar_subquery()
 
 
 def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from .. import worlds
 from ..catalog.watching import listening
 from ..execution.building import Inbox, make_room
 from ..media.groups import MediaWorld, email
-from .server import OUTPUT, Room, export_parameters
+from .server import Room, export_parameters
 
 FEW, MANY = 10, 1_000
 # A search tree of a thousand pages is a level or two deeper, and the end of the audit log is read by its writer.
@@ -59,13 +59,16 @@ class World:
     worker: Rounds
     keys: Mapping[str, str]
     planted: int = 1
-    told: dict[str, Any] = field(default_factory=dict)
+    templates: dict[Table, list[dict[str, Any]]] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
 
     def sensor(self, name: str) -> Any:
         repository = load_repository()
         with (
             dg.build_sensor_context(
-                instance=self.instance, repository_def=repository, resources={"installation": InstallationResource()}
+                instance=self.instance,
+                repository_def=repository,
+                resources={"installation": InstallationResource()},
             ) as context,
             dg.partition_loading_context(dynamic_partitions_store=self.instance),
         ):
@@ -95,20 +98,14 @@ class World:
         installation.audit.flush()
         engine = create_engine(f"sqlite:///{installation.home.root / 'catalog.db'}")
         with engine.begin() as connection:
-            templates = {
+            self.templates = self.templates or {
                 table: [dict(row._mapping) for row in connection.execute(select(table))]
                 for table in Base.metadata.sorted_tables
                 if table.name in COPIED
             }
-            if not self.told:
-                self.told.update(templates)
-            for table, rows in self.told.items():
-                copies = [
-                    copied(table, row, number)
-                    for number in range(self.planted, n_things)
-                    for row in rows
-                    if row.get("number", 1) == 1
-                ]
+            for table, rows in self.templates.items():
+                firsts = [row for row in rows if row.get("number", 1) == 1]
+                copies = [copied(table, row, n) for n in range(self.planted, n_things) for row in firsts]
                 if copies:
                     connection.execute(insert(table), copies)
         engine.dispose()
@@ -145,8 +142,12 @@ def copied(table: Table, row: Mapping[str, Any], number: int) -> dict[str, Any]:
     for name in _MADE_OTHERWISE:
         if copy.get(name):
             copy[name] = f"{copy[name][: 32 if name == 'seed_digest' else 40][:-8]}{number:08x}"
+    if copy.get("created_at"):
+        copy["created_at"] += timedelta(microseconds=number)
     if table.name == "data_rooms":
-        copy["participants"] = tuple(replace(each, emails=("someone@else.example",)) for each in row["participants"])
+        copy["participants"] = tuple(
+            replace(each, emails=("someone@else.example",)) for each in row["participants"]
+        )
     return copy
 
 
@@ -204,6 +205,18 @@ def publisher(operation: str, **parameters: Any) -> Callable[[World], Any]:
     return lambda world: getattr(world.room.publisher, operation)(**_filled(world, parameters))
 
 
+def page_two(operation: str, **parameters: Any) -> Callable[[World], Any]:
+    """The second page of a listing; its token is got once."""
+
+    def look(world: World) -> Any:
+        ask = getattr(world.room.publisher, operation)
+        token = world.tokens.get(operation) or ask(**parameters)["nextToken"]
+        world.tokens[operation] = token
+        return ask(nextToken=token, **parameters)
+
+    return look
+
+
 def advertiser(operation: str, **parameters: Any) -> Callable[[World], Any]:
     return lambda world: getattr(world.room.advertiser, operation)(**_filled(world, parameters))
 
@@ -251,6 +264,8 @@ LOOKS: dict[str, Look] = {
     "cleanroom token list": Look(command("token", "list", "{email}", "--json")),
     "get_training_dataset": Look(publisher("get_training_dataset", trainingDatasetArn="{dataset}")),
     "list_training_datasets": Look(publisher("list_training_datasets", **PAGE)),
+    "list_training_datasets, second page": Look(page_two("list_training_datasets", **PAGE)),
+    "list_audience_generation_jobs, second page": Look(page_two("list_audience_generation_jobs", **PAGE)),
     "get_audience_model": Look(publisher("get_audience_model", audienceModelArn="{model}")),
     "list_audience_models": Look(publisher("list_audience_models", **PAGE)),
     "get_configured_audience_model": Look(
@@ -283,10 +298,14 @@ LOOKS: dict[str, Look] = {
     "get_audit_log": Look(media("base", "get_audit_log", room_id="{room}")),
     "seed_inbox": Look(sensor("seed_inbox")),
     "room_inbox": Look(sensor("room_inbox")),
-    "pending_work": Look(sensor("pending_work"), "Dagster's partitions are compared with all there are"),
+    "pending_work": Look(sensor("pending_work")),
     "declared_refreshes": Look(schedule("declared_refreshes")),
-    "the worker's round": Look(World.turn, "Dagster's partitions are compared with all there are"),
+    "the worker's round": Look(World.turn),
 }
+
+
+SILENT = ("whoami", "room_inbox")
+"""What asks no database where there is nothing to do."""
 
 
 @contextmanager
@@ -351,16 +370,14 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
             world.plant(n_things)
             found[n_things] = {name: measured(world, look.make) for name, look in LOOKS.items()}
         if path := os.environ.get("ACCESS_PATHS"):
-            Path(path).write_text(
-                "\n".join(f"{name:45} {found[FEW][name]} {found[MANY][name]}" for name in LOOKS)
-            )
+            Path(path).write_text("\n".join(f"{name:45} {found[FEW][name]} {found[MANY][name]}" for name in LOOKS))
         yield lambda name: (found[FEW][name], found[MANY][name])
 
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_a_look_costs_no_more_with_more_history(costs: Callable[[str], tuple[Cost, Cost]], name: str) -> None:
     few, many = costs(name)
-    assert few.n_statements > 0, "it was measured"
+    assert few.n_statements > 0 or name in SILENT, "it was measured"
     assert many.n_statements <= few.n_statements
     assert many.n_files <= few.n_files
     if not LOOKS[name].grows:

@@ -21,6 +21,10 @@ def upgrade() -> None:
         sa.text("UPDATE generation_jobs SET receipt_due = :due WHERE origin = 'inbox'").bindparams(due=True)
     )
     op.create_index("ix_generation_jobs_receipt_due", "generation_jobs", ["receipt_due"])
+    op.create_index(
+        "ix_generation_jobs_keep_seed_seed_location", "generation_jobs", ["keep_seed", "seed_location"]
+    )
+    op.create_index("ix_resources_status", "resources", ["status"])
     op.create_index("ix_versions_started_at", "versions", ["started_at"])
     op.create_table(
         "delivered_lists",
@@ -40,5 +44,7 @@ def downgrade() -> None:
     """Remove them."""
     op.drop_table("delivered_lists")
     op.drop_index("ix_versions_started_at", "versions")
+    op.drop_index("ix_resources_status", "resources")
+    op.drop_index("ix_generation_jobs_keep_seed_seed_location", "generation_jobs")
     op.drop_index("ix_generation_jobs_receipt_due", "generation_jobs")
     op.drop_column("generation_jobs", "receipt_due")
