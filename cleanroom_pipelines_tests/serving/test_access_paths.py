@@ -1,11 +1,11 @@
 """What a look costs does not grow with what there was before.
 
-Contract: issue Safety, section 8. Every look of the command line, of both APIs, of the sensors, of the schedules and
-of the worker is made on one installation twice: with 10 things of history of every kind, then with 1,000. The
+Contract: issue Safety, section 8. Every look of the command line, of both APIs, of the sensors, of the schedules
+and of the worker is made on one installation twice: with 10 things of history of every kind, then with 1,000. The
 statements it sends to the databases, the files of the home that it opens and the bytes that it reads may grow only
 where its answer does. A new look is one row of `LOOKS`.
 
-History is planted by copying the rows of a few things that were made through the catalogue: none of it is under way.
+History is planted by copying the rows of a few things that were made through the catalogue, none of it under way.
 """
 
 import os
@@ -171,6 +171,7 @@ def measured(world: World, look: Callable[[World], Any]) -> Cost:
     """The cost of a look that was made once before: what is opened once for good counts nothing."""
     look(world)
     world.room.installation.audit.flush()
+    world.room.installation.catalog.close()  # with its connections, the pages of the database that they keep
     n_statements = 0
 
     def heard(*_: Any) -> None:
