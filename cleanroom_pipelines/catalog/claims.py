@@ -30,7 +30,12 @@ from cleanroom_pipelines.catalog.names import Kind, check_text
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ParentRef, Reaped, Status, Version
-from cleanroom_pipelines.catalog.tables import ExportJobRow, ResourceRow, VersionRow, version_record
+from cleanroom_pipelines.catalog.tables import (
+    ExportJobRow,
+    ResourceRow,
+    VersionRow,
+    version_record,
+)
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,

@@ -26,8 +26,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    func,
+    select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, synonym
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, declared_attr, mapped_column, synonym
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
@@ -157,6 +159,10 @@ _WORDS = AsJson(list, tuple)
 _MAPPING = AsJson(dict, dict)
 
 
+def _is_from_inbox(context: Any) -> bool | None:
+    return True if context.get_current_parameters()["origin"] == Origin.INBOX else None
+
+
 def _word(words: type[StrEnum]) -> Enum:
     return Enum(words, native_enum=False, values_callable=lambda members: [m.value for m in members], length=40)
 
@@ -183,6 +189,7 @@ class ResourceRow(Base):
         UniqueConstraint("account_id", "region", "kind", "scope", "name"),
         Index(None, "kind", "created_at", "id"),
         Index(None, "kind", "account_id", "created_at", "id"),
+        Index(None, "status"),
     )
     __mapper_args__ = {"polymorphic_on": "kind"}  # noqa: RUF012 - read by SQLAlchemy
 
@@ -271,6 +278,8 @@ class GenerationJobRow(_OwnTable, ResourceRow):
     __table_args__: tuple[SchemaItem, ...] = (
         Index(None, "seed_digest"),
         Index(None, "collaboration_id"),
+        Index(None, "receipt_due"),
+        Index(None, "keep_seed", "seed_location"),
         # A seed dropped twice is one job, also when two sensors see it at once.
         UniqueConstraint("inbox_model_id", "seed_digest"),
     )
@@ -289,6 +298,8 @@ class GenerationJobRow(_OwnTable, ResourceRow):
     origin: Mapped[Origin] = mapped_column(_word(Origin))
     started_by: Mapped[str] = mapped_column(String(12))
     collaboration_id: Mapped[str | None] = mapped_column(String(128))
+    # True from when a dropped seed's job or export is asked for until its receipt lies there; NULL for other jobs.
+    receipt_due: Mapped[bool | None] = mapped_column(default=_is_from_inbox)
 
 
 class ExportJobRow(_OwnTable, ResourceRow):
@@ -496,7 +507,7 @@ class VersionRow(Base):
     """One row per version of a resource: the unit of work."""
 
     __tablename__ = "versions"
-    __table_args__ = (Index(None, "status", "lease_expires_at"),)
+    __table_args__ = (Index(None, "status", "lease_expires_at"), Index(None, "started_at"))
 
     resource_id: Mapped[str] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -519,6 +530,17 @@ class VersionRow(Base):
     progress: Mapped[float]
     progress_stage: Mapped[str] = mapped_column(Text)
     cancel_requested: Mapped[bool]
+
+
+# The order of listings, in columns of one table: by a kind's own `id`, which is the same, no index would be used.
+PLACE = (ResourceRow.__table__.c.created_at, ResourceRow.__table__.c.id)
+
+
+def is_newest() -> ColumnElement[bool]:
+    """Whether a version is the one with the highest number."""
+    later = aliased(VersionRow)
+    highest = select(func.max(later.number)).where(later.resource_id == VersionRow.resource_id)
+    return VersionRow.number == highest.correlate(VersionRow).scalar_subquery()
 
 
 def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:

@@ -32,6 +32,7 @@ BOOKKEEPING = {
     "report_progress",
     "publish_artifact",
     "publish_output",
+    "settle_receipt",
     "heartbeat_worker",
     "dead_workers",
     "forget_worker",

@@ -20,6 +20,7 @@ from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.execution.deleting import delete_now
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.making_audiences import resolver
+from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.running import load_repository
 from cleanroom_pipelines.execution.traces import PARTITION_SETS, shown_partitions
 from cleanroom_pipelines.storage import ArtifactReference
@@ -98,9 +99,11 @@ def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> 
     assert filled.installation.uploads.locations() == frozenset()
     told = document(filled, filled.room, "overlap_statistics", "overlap")["without_own_counts"]["rows"]
     assert [row["audience_type"] for row in told] == ["loyal", "new", "rare"]
-    releaser = releaser_of(filled.installation, filled.room, filled.version().artifacts)
-    question = canonical(parse_definition(REMARKETING), resolver(filled.installation))
-    assert told[0]["overlap_size"] == releaser.count(len(filled.seeds["loyal"]), question=question).value
+    room = RoomBudget.of(filled.installation, filled.room, filled.version().artifacts)
+    assert room is not None
+    question = canonical(parse_definition(REMARKETING), resolver(filled.installation), room.seeds)
+    n_loyal = room.releaser().count(len(filled.seeds["loyal"]), question=question).value
+    assert told[0]["overlap_size"] == n_loyal
     assert told[0]["advertiser_size"] is None
     assert (told[2]["overlap_size"], told[2]["is_empty"]) == (None, True)
 
