@@ -347,7 +347,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
             with work.drafting(asset, inputs, dict(options)) as draft:
                 holdout = None
                 if share := options.get("holdout"):
-                    salt = holdout_salt(key, audience.id)
+                    salt = holdout_salt(installation.room_key(audience.data_room_id), audience.id)
                     holdout = Holdout.parse(str(share), salt)
                 delivered = deliver(
                     folder_on_disk(draft.path / FILES),

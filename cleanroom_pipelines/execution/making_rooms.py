@@ -292,7 +292,7 @@ def _make_attributes(state: _State) -> None:
     inputs = (state.input_of("base_audience"),)
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
     figures = None if room is None else _figures_of_before(state, room.budget.pair.id)
-    spec = (room.spec if room else {}) | {"figures": figures["made_at"] if figures else "none"}
+    spec = room.spec if room else {}
     if state.take_over("data_attributes", inputs, spec):
         return
     with (

@@ -20,6 +20,7 @@ import numpy as np
 
 from cleanroom_pipelines.audiences.insights import BaseFigures
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import read_documents
@@ -231,8 +232,17 @@ class Plan:
         """
         from cleanroom_pipelines.similarity import private_lookalikes as private
 
-        choice = private.choose(n_seed_users)
         is_hidden = room.room.hide_absolute_values
+        try:
+            choice = private.choose(n_seed_users)
+        except SeedError as error:
+            if not is_hidden:
+                raise
+            raise SeedError(
+                "The source audience has too few matched users for a private lookalike.",
+                remedy=error.remedy,
+                status_code=error.status_code,
+            ) from None
         tenths = HIDDEN_LOOKALIKE_TENTHS if is_hidden else round(choice.units * TENTHS)
         vector_text = f"lookalike of {source} in {choice.d} dimensions of {private.representation_digest(model)}"
         squared = Fraction(math.ceil(private.sensitivity(choice.d) ** 2))

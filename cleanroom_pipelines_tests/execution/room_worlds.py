@@ -32,7 +32,7 @@ from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
 
-N_USERS = 1_500
+N_USERS = 3_000
 PUBLISHER, ADVERTISER = "publisher@pub.example", "analyst@adv.example"
 ADVERTISERS = "bb"
 AGES = ("18-24", "25-34", "35+")
