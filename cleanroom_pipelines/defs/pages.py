@@ -139,7 +139,11 @@ def _audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         "warnings": dg.MetadataValue.md(_list_markdown([warning["message"] for warning in metrics["warnings"]])),
         "match": dg.MetadataValue.json(metrics["match"]),
     }
-    page["signals"] = dg.MetadataValue.json(explanation["signals"])
+    if privacy := metrics.get("privacy"):
+        page["privacy"] = privacy["statement"]
+        page["privacy budget of the two organisations"] = dg.MetadataValue.json(privacy)
+    else:
+        page["signals"] = dg.MetadataValue.json(explanation["signals"])
     if apart := _apart(explanation):
         page["picture: what sets it apart"] = pictures.explanation(apart)
         page["what sets the seed apart"] = _apart_table(apart)
@@ -245,6 +249,9 @@ def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
+    if "strength" in apart[0]:
+        told = [{"": entry["name"], "deviations above chance": f"{entry['strength']:.1f}"} for entry in apart]
+        return dg.MetadataValue.table([dg.TableRecord(row) for row in told], schema=_schema(*told[0]))
     rows = [
         {
             "": entry["name"],

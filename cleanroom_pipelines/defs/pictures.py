@@ -22,7 +22,10 @@ def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
     _draw_relevance(axes[1][0], metrics)
-    _draw_scores(axes[1][1], metrics)
+    if metrics["histogram"]:
+        _draw_scores(axes[1][1], metrics)
+    else:  # a private ranking releases no scores
+        axes[1][1].set_axis_off()
     return _as_markdown(figure, "how good the audience is")
 
 
@@ -31,9 +34,13 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     top = list(reversed(apart[:15]))
     figure, axes = _figure(1, 1, 8, 0.35 * len(top) + 1.2)
     axis = axes[0][0]
-    axis.barh([entry["name"][:40] for entry in top], [entry["lift"] for entry in top], color=_SEED)
-    axis.axvline(1, color=_RANDOM, linestyle="--")
-    axis.set_xlabel("times as common in the seed as among all users")
+    if "lift" in top[0]:
+        axis.barh([entry["name"][:40] for entry in top], [entry["lift"] for entry in top], color=_SEED)
+        axis.axvline(1, color=_RANDOM, linestyle="--")
+        axis.set_xlabel("times as common in the seed as among all users")
+    else:
+        axis.barh([entry["name"][:40] for entry in top], [entry["strength"] for entry in top], color=_SEED)
+        axis.set_xlabel("standard deviations above noise and chance")
     axis.set_title("What sets the seed apart")
     return _as_markdown(figure, "what sets the seed apart")
 

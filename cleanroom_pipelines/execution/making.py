@@ -39,10 +39,12 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.private_jobs import PrivateJob, in_keyed_order, mark_seed, reveals_by_ensemble
 from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.shared_scoring import shared_scoring
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
+from cleanroom_pipelines.privacy import BudgetSpentError
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.destinations import folder_on_disk
@@ -244,6 +246,8 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
             job, configured, model = _family(installation, work)
             inputs = (_input_of(installation, model, "audience_model"), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
+            if (private := PrivateJob.of(installation, job, configured, model)) is not None:
+                return _make_private_audience(work, private, configured, inputs, settings)
             with (
                 work.opening_input(_reference_of(model, "audience_model")) as model_folder,
                 installation.vault.opening(job.seed_location, job.seed_digest) as seed,
@@ -261,6 +265,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     progress=work.report_progress,
                     should_cancel=work.should_cancel,
                 )
+                draft.facts["reveals"] = reveals_by_ensemble(installation, job, configured)
             documents = {"metrics": report.metrics, "explanation": report.explanation}
             made = _made(work, "audience", report.sentence, documents)
             work.finish(
@@ -275,9 +280,55 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
         settle_drop(installation, partition)
 
 
+def _make_private_audience(
+    work: Work,
+    private: PrivateJob,
+    configured: ConfiguredAudienceModel,
+    inputs: tuple[Input, ...],
+    settings: Mapping[str, Any],
+) -> Made:
+    """Rank by one noised vector and measure by released numbers."""
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+    from cleanroom_pipelines.similarity.seeds import matched_seed_users
+
+    installation, job, model = private.installation, private.job, private.model
+    with (
+        work.opening_input(_reference_of(model, "audience_model")) as model_folder,
+        installation.vault.opening(job.seed_location, job.seed_digest) as seed,
+        work.drafting("audience", inputs, {**settings, "private": True}) as draft,
+    ):
+        users, n_users = matched_seed_users(model_folder, seed, engine=installation.engine_settings)
+        documents = private.make(
+            model_folder,
+            users,
+            draft.path,
+            n_matched=len(users),
+            n_users=n_users,
+            sizes=configured.sizes,
+            minimum=configured.min_matching_seed_size,
+            progress=work.report_progress,
+            should_cancel=work.should_cancel,
+        )
+        if private.mode is not SeedMode.IN_PLACE:
+            mark_seed(draft.path / RANKING_FILE, users)
+        write_documents(draft.path, documents)
+        draft.facts.update(reveals=private.reveals, private_mode=private.mode.value)
+    sentence = documents["metrics"]["sentence"]
+    made = _made(work, "audience", sentence, documents)
+    work.finish(
+        sentence,
+        (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+        metrics=shared_metrics(documents["metrics"]),
+        privacy=documents["metrics"]["privacy"]["statement"],
+    )
+    if not job.keep_seed:
+        forget_seed(installation, job)
+    return made
+
+
 def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
     """Write the best users at one allowed size to the configured model's destination."""
-    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
 
     with working(installation, Kind.EXPORT_JOB, partition, run) as work:
         if isinstance(work, Idle):
@@ -291,7 +342,9 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         assert isinstance(configured, ConfiguredAudienceModel)
         folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
         place = _destination(installation, configured) / folder
-        mode = export.seed_mode or job.seed_mode
+        ranked = installation.store.manifest(_reference_of(audience, "audience")).facts
+        is_private = "private_mode" in ranked
+        mode = SeedMode(ranked["private_mode"]) if is_private else export.seed_mode or job.seed_mode
         inputs = (_input_of(installation, audience, "audience"),)
         options = configured.delivery or {}
         spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
@@ -304,9 +357,11 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             def note(written: ExportManifest) -> None:
                 """Finish the artifact before the export is there: then only the version is left to be closed."""
                 document = {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)}
+                document["reveals"] = ranked.get("reveals", [])
                 documents.update(export=document)
                 write_documents(draft.path, documents)
                 draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
+                draft.facts["reveals"] = ranked.get("reveals", [])
                 drafting.close()
 
             def tell(n_users: int) -> None:
@@ -317,14 +372,14 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
                 _refuse_revealing_size(selection.delivered, read_documents(folder_of_ranking)["metrics"])
-            holdout = None
-            if share := options.get("holdout"):
-                # the audience's own salt: the same users at each refresh, others for another audience
-                salt = holdout_salt(installation.key.derive("holdouts"), job.id)
-                holdout = Holdout.parse(str(share), salt)
+            holdout = _holdout_of(installation, job, options)
+            users = selection.user_ids()
+            if is_private:
+                n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
+                users = in_keyed_order(installation, job, users, n_first, stack)
             written = deliver(
                 place,
-                selection.user_ids(),
+                users,
                 export=partition,
                 generation_job=job.id,
                 requested=selection.requested,
@@ -335,7 +390,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
                 delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
                 engine=installation.engine_settings,
-                slices=selection.slices,
+                slices=None if is_private else selection.slices,
                 fence=work.delivery_fence,
                 on_users=tell,
                 on_staged=note,
@@ -345,6 +400,12 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     settle_drop(installation, job.id)
     return made
+
+
+def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
+    """The control group, by the audience's own salt: the same users at each refresh, others for another audience."""
+    share = options.get("holdout")
+    return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
 
 
 MAKERS = {
@@ -393,9 +454,15 @@ def _make_report(work: Work) -> Made:
         if report.passed:
             with work.opening_input(_reference_of(model, "audience_model")) as folder:
                 match = match_seed(folder, seed, engine=installation.engine_settings)
+            private = PrivateJob.of(installation, job, configured, model)
             documents["match"] = match.as_dict()
             sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
-            if match.n_matched < configured.min_matching_seed_size:
+            if private is not None:
+                try:
+                    private.seed_size(match.n_matched, configured.min_matching_seed_size)
+                except (SeedError, BudgetSpentError) as error:
+                    failure = (error.status_code, str(error))
+            elif match.n_matched < configured.min_matching_seed_size:
                 failure = (
                     StatusCode.INSUFFICIENT_MATCHING_SEED,
                     "Fewer seed users are known than the configured model asks for. Give a larger seed.",

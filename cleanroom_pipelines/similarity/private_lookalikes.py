@@ -304,14 +304,17 @@ def statistics_from_released(counts: Sequence[int], total: int, n_users: int, si
 
     Returns:
         `reach` (1 to 30: `reach`, `tpr`, `tpr_error`, `fpr`), `auc`, `auc_error`, `fpr` and `tpr` (101 each) and
-        `tpr_error`. A reach with fewer than 40 seed users has None for `tpr` and `fpr`, and where there are fewer
-        than 40 in all everything is None.
+        `tpr_error`, and `cumulated` (`shares` of all users, `found` of the seed, `errors`). A reach with fewer
+        than 40 seed users has None for `tpr` and `fpr`, and where there are fewer than 40 in all everything is
+        None.
     """
     noised = np.asarray(counts, dtype=np.float64)
     n = float(noised.sum())
     if n < _THRESHOLD or n_users <= n:
         empty = [{"reach": reach, "tpr": None, "tpr_error": None, "fpr": None} for reach in _REACHES]
-        return dict.fromkeys(("auc", "auc_error", "fpr", "tpr", "tpr_error")) | {"reach": empty}
+        nothing = {"shares": [0.0, 1.0], "found": [0.0, 1.0], "errors": [1.0, 1.0]}
+        rates = dict.fromkeys(("auc", "auc_error", "fpr", "tpr", "tpr_error"))
+        return rates | {"reach": empty, "cumulated": nothing}
     cumulated = np.clip(np.maximum.accumulate(np.concatenate([[0.0], np.cumsum(noised)])), 0.0, n)
     shares = np.array([0.0, *TOP_SHARES, 1.0])
     found = cumulated / n
@@ -347,6 +350,11 @@ def statistics_from_released(counts: Sequence[int], total: int, n_users: int, si
         "fpr": [round(float(x), 2) for x in curve_fpr],
         "tpr": [round(float(y), 3) for y in np.interp(curve_fpr, at, found[told])],
         "tpr_error": [round(float(y), 3) for y in np.interp(curve_fpr, at, error[told])],
+        "cumulated": {
+            "shares": [float(x) for x in shares[told]],
+            "found": [round(float(y), 3) for y in found[told]],
+            "errors": [round(float(y), 3) for y in error[told]],
+        },
     }
 
 

@@ -157,11 +157,7 @@ def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = See
     Raises:
         ArtifactError: The ranking cannot be read.
     """
-    n_users, n_seed = 0, 0
-    for part in ranking_parts(ranking):
-        with _open_part(part) as file:
-            n_users += file.metadata.num_rows
-            n_seed += int(file.schema_arrow.metadata[b"n_seed_users"])
+    n_users, n_seed = n_ranked(ranking), n_seed_users(ranking)
     available = n_users - n_seed if seed_mode is SeedMode.EXCLUDED else n_users
     requested = size.n_users(n_users)
     return Audience(
@@ -171,6 +167,15 @@ def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = See
         _ranking=ranking,
         _seed_mode=seed_mode,
     )
+
+
+def n_seed_users(ranking: Path) -> int:
+    """How many users of a ranking are marked as the seed's."""
+    n_seed = 0
+    for part in ranking_parts(ranking):
+        with _open_part(part) as file:
+            n_seed += int(file.schema_arrow.metadata[b"n_seed_users"])
+    return n_seed
 
 
 def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:

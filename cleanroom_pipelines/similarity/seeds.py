@@ -161,6 +161,31 @@ def match_seed(
     )
 
 
+def matched_seed_users(
+    model: str | Path,
+    seed: str | Path,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> tuple[pa.ChunkedArray, int]:
+    """The ids of a seed that a model knows, and how many users the model has; exact.
+
+    Args:
+        model: The model's folder.
+        seed: The seed's file.
+        engine: Where the model's users are read; memory, threads and scratch.
+
+    Raises:
+        SeedError: The seed cannot be used.
+        ArtifactError: The model cannot be read.
+    """
+    from cleanroom_pipelines.similarity.scoring import match_users
+
+    opened, users = Model(model), read_seed(seed, engine=engine)
+    with open_configured_engine(engine, paths=(opened.folder,)) as database:
+        matched = match_users(database, opened, users.user_ids)
+    return pa.chunked_array([matched.seed_ids]), opened.n_users
+
+
 def _check_counts(
     n_rows: int, n_invalid: int, n_unique: int, *, min_users: int, max_users: int, max_invalid_share: float
 ) -> None:

@@ -1,0 +1,168 @@
+"""Private rankings: all that is told of a seed's lookalikes, from one noised vector and one noised histogram.
+
+Lives here: `PrivateRanking`, what it costs, and making it; for data rooms and generation jobs alike.
+Add here when something else is derived from the vector.
+Keep out: the mathematics (similarity), prices and noise (privacy), who asks and what for.
+
+Whoever asks again, or for another size, pays nothing: the vector, the figures and their prices have one question
+each, and the same question on the same data has the same noise.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.execution.budgets import Budget, Question
+from cleanroom_pipelines.privacy import Price, Releaser
+from cleanroom_pipelines.privacy.accounting import TENTHS
+from cleanroom_pipelines.privacy.prices import figures_price
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.private_lookalikes import Choice, HeldOutCounts
+
+
+@dataclass(frozen=True)
+class PrivateRanking:
+    """A ranking by one noised vector.
+
+    Args:
+        budget: Of the pair that pays.
+        content: Keyed digest of the data that the questions read, beside what their texts name.
+        model: Folder of the model.
+        source: Canonical text of the seed.
+        n_seed_users: Released size of the seed.
+        tenths: Price of the vector where it must not follow from the size; None: it follows.
+    """
+
+    budget: Budget
+    content: str
+    model: Path
+    source: str
+    n_seed_users: int
+    tenths: int | None = None
+
+    @cached_property
+    def choice(self) -> "Choice":
+        """Coordinates, price and λ.
+
+        Raises:
+            SeedError: The seed is too small for any price.
+        """
+        from cleanroom_pipelines.similarity.private_lookalikes import choose
+
+        return choose(self.n_seed_users)
+
+    @cached_property
+    def questions(self) -> tuple[Question, Question]:
+        """What is paid: the vector, and its quality figures."""
+        return (
+            Question.of("lookalike", self.content, self._vector_text, self._vector_price),
+            Question.of("figures", self.content, self._figures_text, self.figures),
+        )
+
+    @property
+    def figures(self) -> Price:
+        """The price of the quality figures, and so their noise."""
+        return figures_price(self.n_seed_users)
+
+    def make(
+        self,
+        seed_users: Path | pa.Array | pa.ChunkedArray,
+        out: Path,
+        *,
+        n_users: int,
+        releaser: Releaser,
+        organization: str,
+        engine: EngineSettings,
+        progress: Callable[[float, str], None],
+        should_cancel: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Pay, rank everybody, and release the quality figures.
+
+        Args:
+            seed_users: Exact seed users, an id standing for one user.
+            out: Existing directory that gets ranking.parquet.
+            n_users: All users, as released or as both sides may know.
+            releaser: Gives the noise.
+            organization: Who asks.
+            engine: Where the users are read and scored.
+            progress: Told the share done and the stage.
+            should_cancel: Asked between blocks.
+
+        Returns:
+            The figures (`statistics_from_released`) and what the vector says of items (`explanation`).
+
+        Raises:
+            BudgetSpentError: Too little is left; nothing was computed.
+            SeedError: The seed is too small for any price.
+        """
+        from cleanroom_pipelines.similarity import private_lookalikes as private
+
+        self.budget.pay(self.questions, organization)
+        d, ridge = self.choice.d, self.choice.ridge
+        exact = private.seed_sum(self.model, seed_users, d, engine=engine)
+        noised = [
+            releaser.noised(int(value), question=self._vector_text, cell=str(place), price=self._vector_price)
+            for place, value in enumerate(exact)
+        ]
+        vector = np.array(noised, dtype=np.int64)
+        private.private_ranking(
+            self.model,
+            vector,
+            d,
+            out,
+            ridge=ridge,
+            engine=engine,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+        histogram = private.held_out_histogram(
+            self.model, seed_users, vector, d, ranking=out, ridge=ridge, engine=engine
+        )
+        counts, total, sigma = self._with_noise(histogram, releaser)
+        found = private.statistics_from_released(counts, total, n_users, sigma)
+        explanation = private.explanation(
+            self.model,
+            vector,
+            d,
+            released_seed_size=self.n_seed_users,
+            sigma=math.sqrt(self._vector_price.variance / self._vector_price.sensitivity),
+        )
+        return {"figures": found, "explanation": explanation}
+
+    def _with_noise(self, histogram: "HeldOutCounts", releaser: Releaser) -> tuple[list[int], int, float]:
+        """The counts and the sum with their noise, and its deviation."""
+        from cleanroom_pipelines.similarity.private_lookalikes import SUM_GRID
+
+        finer = replace(self.figures, sensitivity=self.figures.sensitivity * SUM_GRID**2)  # in steps of the sum
+
+        def noised(value: int, cell: str, price: Price) -> int:
+            return releaser.noised(value, question=self._figures_text, cell=cell, price=price)
+
+        counts = [noised(int(n), f"bin {number}", self.figures) for number, n in enumerate(histogram.counts)]
+        return counts, noised(histogram.total, "sum", finer), math.sqrt(self.figures.variance)
+
+    @cached_property
+    def _vector_text(self) -> str:
+        from cleanroom_pipelines.similarity.private_lookalikes import representation_digest
+
+        return f"lookalike of {self.source} in {self.choice.d} dimensions of {representation_digest(self.model)}"
+
+    @cached_property
+    def _vector_price(self) -> Price:
+        from cleanroom_pipelines.similarity.private_lookalikes import sensitivity
+
+        tenths = round(self.choice.units * TENTHS) if self.tenths is None else self.tenths
+        return Price(tenths, Fraction(math.ceil(sensitivity(self.choice.d) ** 2)))
+
+    @property
+    def _figures_text(self) -> str:
+        return f"figures of {self._vector_text} at {self._vector_price.tenths}"
