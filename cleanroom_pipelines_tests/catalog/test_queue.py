@@ -139,6 +139,4 @@ def test_every_open_version_has_a_stage(undeclared: Builder, clock: Clock) -> No
 def stages(builder: Builder) -> dict[str, Stage]:
     found = builder.catalog.stages()
     records = [record for kind in Kind for record in builder.catalog.iterate(kind)]
-    return {
-        record.name: stage for record in records for (id_, _), stage in found.items() if id_ == record.id
-    }
+    return {record.name: stage for record in records for (id_, _), stage in found.items() if id_ == record.id}

@@ -723,6 +723,13 @@ def test_a_job_is_waited_for(server: FakeServer, room: MediaDcr) -> None:
     assert job.status is JobStatus.SUCCESS
 
 
+def test_a_room_is_declined(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("decline_room", {})
+    room.decline()
+    (sent,) = server.of("decline_room")
+    assert sent.body == b'{"room_id":"room1"}'
+
+
 def test_who_waits_is_told_the_place_in_the_queue(
     server: FakeServer, room: MediaDcr, caplog: pytest.LogCaptureFixture
 ) -> None:
