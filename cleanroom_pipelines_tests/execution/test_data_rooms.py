@@ -397,7 +397,7 @@ def test_what_holds_too_much_is_refused_and_leaves_nothing(
     assert [path for path in inbox.rglob("*") if path.is_file()] == []
     scratch = world.installation.home.scratch_root
     assert sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file()) < 10_000
-    assert [path for path in scratch.rglob("unpacked")] == []
+    assert list(scratch.rglob("unpacked")) == []
 
 
 def test_what_is_too_large_by_default() -> None:
