@@ -220,6 +220,14 @@ class MediaDcr:
         [participant_id] = self._participant_ids([participant])
         self._client.call(Method.REFILL_LEDGER, room_id=self.id, participant_id=participant_id, units=units)
 
+    def decline(self) -> None:
+        """Refuse to take part: the room is gone from the caller's list, and its owner sees who declined.
+
+        Raises:
+            ConflictError: It is the caller's own room.
+        """
+        self._client.call(Method.DECLINE_ROOM, room_id=self.id)
+
     # what the two sides bring
 
     def provision_base_audience(self, data_lab_id: str) -> None:

@@ -46,6 +46,7 @@ class Method(StrEnum):
     CANCEL_JOB = "cancel_job"
     GET_AUDIT_LOG = "get_audit_log"
     REFILL_LEDGER = "refill_ledger"
+    DECLINE_ROOM = "decline_room"
 
     @property
     def only_reads(self) -> bool:
@@ -89,6 +90,7 @@ _STATUS: Mapping[type[MediaError], int] = {
     errors.UnauthorizedError: 401,
     errors.BudgetSpentError: 403,
     errors.PermissionDeniedError: 403,
+    errors.QuotaExceededError: 403,
     errors.AmbiguousNameError: 404,
     errors.NotFoundError: 404,
     errors.AudienceHasDependentsError: 409,
