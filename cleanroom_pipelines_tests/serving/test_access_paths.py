@@ -358,7 +358,9 @@ def opened(folder: Path) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch, worlds.dagster_at(folder / "dagster") as instance:
         for name, value in worlds.settings(folder / "home").items():
             patch.setenv(name, value)
-        yield World(room, group, instance, Rounds(installation, instance, "worker", lambda: False), keys)
+        world = World(room, group, instance, Rounds(installation, instance, "worker", lambda: False), keys)
+        world.turn()  # a storage of Dagster's that is new is filled once
+        yield world
     installation.audit.close()
 
 
