@@ -76,7 +76,7 @@ from cleanroom_pipelines.catalog.records import (
     Version,
     configured_at_start,
 )
-from cleanroom_pipelines.catalog.room_audiences import RoomAudiences
+from cleanroom_pipelines.catalog.room_audiences import ListBefore, RoomAudiences
 from cleanroom_pipelines.catalog.room_specs import (
     AudienceListSpec,
     CollaborationType,
@@ -176,6 +176,7 @@ __all__ = [
     "Kind",
     "Lane",
     "Ledger",
+    "ListBefore",
     "Member",
     "Origin",
     "Page",

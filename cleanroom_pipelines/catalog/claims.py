@@ -30,7 +30,13 @@ from cleanroom_pipelines.catalog.names import Kind, check_text
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ParentRef, Reaped, Status, Version
-from cleanroom_pipelines.catalog.tables import ExportJobRow, ResourceRow, VersionRow, version_record
+from cleanroom_pipelines.catalog.tables import (
+    DeliveredListRow,
+    ExportJobRow,
+    ResourceRow,
+    VersionRow,
+    version_record,
+)
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -39,6 +45,7 @@ from cleanroom_pipelines.errors import (
     StatusCode,
     UsageError,
 )
+from cleanroom_pipelines.privacy.outlines import Outline
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 3  # a lease that ran out is tried again up to two times
@@ -251,6 +258,16 @@ class Claims(Database):
         with self._write() as session:
             _, version = self._held(session, claim)
             version.artifacts = {**version.artifacts, asset: artifact_version}
+
+    def publish_outline(self, claim: Claim, outline: Outline) -> None:
+        """Note the outline of the list that this version delivers.
+
+        Raises:
+            ClaimLostError: This run does not hold it any more.
+        """
+        with self._write() as session:
+            self._held(session, claim)
+            session.merge(DeliveredListRow(list_id=claim.id, number=claim.number, **vars(outline)))
 
     def withdraw_artifact(self, claim: Claim, asset: str) -> None:
         """Take a published artifact back; nothing happens if there is none.

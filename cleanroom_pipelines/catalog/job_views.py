@@ -23,6 +23,7 @@ from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, Page, 
 from cleanroom_pipelines.catalog.resources import check_page, make_token, read_token
 from cleanroom_pipelines.catalog.specs import Starter
 from cleanroom_pipelines.catalog.tables import (
+    PLACE,
     ExportJobRow,
     GenerationJobRow,
     JobViewRow,
@@ -86,10 +87,14 @@ class JobViews(Deletion):
             UsageError: The limit or the token cannot be used.
         """
         check_page(limit)
-        own = select(GenerationJobRow.created_at, GenerationJobRow.id).where(
-            GenerationJobRow.kind == Kind.GENERATION_JOB,
-            GenerationJobRow.account_id == account_id,
-            GenerationJobRow.region == region,
+        own = (
+            select(*PLACE)
+            .select_from(GenerationJobRow)
+            .where(
+                GenerationJobRow.kind == Kind.GENERATION_JOB,
+                GenerationJobRow.account_id == account_id,
+                GenerationJobRow.region == region,
+            )
         )
         started = (
             select(JobViewRow.created_at, JobViewRow.job_id)
@@ -194,8 +199,10 @@ class JobViews(Deletion):
             UsageError: The limit or the token cannot be used.
         """
         check_page(limit)
-        every = select(ExportJobRow.created_at, ExportJobRow.id).where(
-            ExportJobRow.kind == Kind.EXPORT_JOB, ExportJobRow.region == region
+        every = (
+            select(*PLACE)
+            .select_from(ExportJobRow)
+            .where(ExportJobRow.kind == Kind.EXPORT_JOB, ExportJobRow.region == region)
         )
         if generation_job_id is not None:
             every = every.where(ExportJobRow.generation_job_id == generation_job_id)

@@ -10,17 +10,18 @@ for each other on PostgreSQL. On SQLite a write has the whole database.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Table, select, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import DELETING, Cause, Status
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
 from cleanroom_pipelines.catalog.spec_digests import spec_digest, spec_values
 from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec
-from cleanroom_pipelines.catalog.tables import ROWS, ResourceRow, VersionRow
+from cleanroom_pipelines.catalog.tables import ROWS, GenerationJobRow, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 
 # In `params`, since it must outlive the holder: the next attempt goes on with the delivery.
@@ -180,6 +181,7 @@ def add_version(
     )
     session.add(row)
     session.flush()
+    _owe_receipt(session, resource)
     mirror(session, resource, now)
     return row
 
@@ -214,7 +216,18 @@ def make_pending(
     version.turn += 1
     version.progress, version.progress_stage, version.cancel_requested = 0.0, "", False
     session.flush()
+    _owe_receipt(session, resource)
     mirror(session, resource, now)
+
+
+def _owe_receipt(session: Session, resource: ResourceRow) -> None:
+    """Note that the receipt of a dropped seed no longer tells of its job or of an export of it."""
+    # Locked by whoever changes the job's version or an export's, last of all: see `Resources.settle_receipt`.
+    jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
+    if (job_id := jobs.get(resource.kind)) is not None:
+        table = cast(Table, GenerationJobRow.__table__)
+        owing = (table.c.id == job_id, table.c.origin == Origin.INBOX, table.c.receipt_due.is_(False))
+        session.execute(update(table).where(*owing).values(receipt_due=True))
 
 
 def close_failed(

@@ -18,11 +18,14 @@ from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, GenerationJob, Resource, Status, Version
 from cleanroom_pipelines.catalog.tables import (
+    PLACE,
     ROWS,
     GenerationJobRow,
+    InstallationRow,
     ResourceRow,
     VersionRow,
     WorkerRow,
+    is_newest,
     resource_record,
     version_record,
 )
@@ -58,23 +61,26 @@ class Overview(Database):
         yield from records
 
     def with_newest(self, kind: Kind) -> tuple[tuple[Resource, Version], ...]:
-        """All resources of a kind with their newest versions, in order of creation; always two statements."""
+        """All resources of a kind with their newest versions, in order of creation; always one statement."""
         row_type = ROWS[kind]
-        newest = (
-            select(VersionRow.resource_id, func.max(VersionRow.number).label("number"))
-            .where(VersionRow.kind == kind)
-            .group_by(VersionRow.resource_id)
-            .subquery()
-        )
-        of_newest = select(VersionRow).join(
-            newest,
-            and_(VersionRow.resource_id == newest.c.resource_id, VersionRow.number == newest.c.number),
+        query = (
+            select(row_type, VersionRow)
+            .join(VersionRow, VersionRow.resource_id == row_type.id)
+            .where(row_type.kind == kind, is_newest())
+            .order_by(*PLACE)
         )
         with self._read() as session:
-            versions = {row.resource_id: version_record(row) for row in session.scalars(of_newest)}
-            query = select(row_type).where(row_type.kind == kind).order_by(row_type.created_at, row_type.id)
-            records = [resource_record(row) for row in session.scalars(query)]
-        return tuple((record, versions[record.id]) for record in records)
+            return tuple(
+                (resource_record(row), version_record(version)) for row, version in session.execute(query)
+            )
+
+    def mark_of_change(self) -> str:
+        """A text that changes when a resource is created or deleted; it costs the same however many there are."""
+        newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)
+        generation = select(InstallationRow.generation).scalar_subquery()
+        with self._read() as session:
+            row = session.execute(select(generation, *(query.scalar_subquery() for query in newest))).one()
+        return " ".join(map(str, row))
 
     def find(self, resource_id: str) -> Resource | None:
         """The resource with a partition key, of whatever kind; None if there is none."""
@@ -134,18 +140,10 @@ class Overview(Database):
         Args:
             failed_before: UTC; a job that failed later may still be attempted again.
         """
-        newest = (
-            select(VersionRow.resource_id, func.max(VersionRow.number).label("number"))
-            .group_by(VersionRow.resource_id)
-            .subquery()
-        )
         query = (
             select(GenerationJobRow)
-            .join(newest, newest.c.resource_id == GenerationJobRow.id)
-            .join(
-                VersionRow,
-                and_(VersionRow.resource_id == newest.c.resource_id, VersionRow.number == newest.c.number),
-            )
+            .join(VersionRow, VersionRow.resource_id == GenerationJobRow.id)
+            .where(is_newest())
             .where(GenerationJobRow.seed_location.is_not(None), GenerationJobRow.keep_seed.is_(False))
             .where(
                 or_(

@@ -31,6 +31,8 @@ from cleanroom_pipelines.catalog.names import (
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import (
+    DELETING,
+    OPEN,
     AudienceModel,
     ConfiguredAudienceModel,
     ExportJob,
@@ -45,6 +47,7 @@ from cleanroom_pipelines.catalog.specs import (
     check_seed_digest,
 )
 from cleanroom_pipelines.catalog.tables import (
+    PLACE,
     ROWS,
     GenerationJobRow,
     ResourceRow,
@@ -188,9 +191,9 @@ class Resources(Database):
         if collaboration_id is not None:
             query = query.where(GenerationJobRow.collaboration_id == collaboration_id)
         if after is not None:
-            query = query.where(tuple_(row_type.created_at, row_type.id) > tuple_(*read_token(after)))
+            query = query.where(tuple_(*PLACE) > tuple_(*read_token(after)))
         with self._read() as session:
-            rows = session.scalars(query.order_by(row_type.created_at, row_type.id).limit(limit + 1)).all()
+            rows = session.scalars(query.order_by(*PLACE).limit(limit + 1)).all()
             items = tuple(resource_record(row) for row in rows[:limit])
         return Page(items, make_token(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
 
@@ -319,6 +322,39 @@ class Resources(Database):
             NotFoundError: There is no such job.
         """
         self._set_seed_location(job_id, None)
+
+    def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
+        """The jobs of dropped seeds, those being deleted left out, whose receipt does not tell how they ended."""
+        query = (
+            select(GenerationJobRow)
+            .where(GenerationJobRow.receipt_due.is_(True), GenerationJobRow.status.not_in(DELETING))
+            .order_by(GenerationJobRow.created_at, GenerationJobRow.id)
+        )
+        with self._read() as session:
+            return tuple(as_record(GenerationJob, resource_record(row)) for row in session.scalars(query))
+
+    def settle_receipt(self, job_id: str, told: Iterable[Version]) -> None:
+        """Note that the receipt of a dropped seed lies there; it stays due if more was asked for meanwhile.
+
+        Args:
+            job_id: The generation job.
+            told: The newest versions of the job and of each of its exports that the receipt tells of.
+        """
+        keys = {version.run_key for version in told}
+        # The exports are locked too: whoever lets one be attempted again locks it, then notes a receipt as due.
+        exports = select(ResourceRow).where(ResourceRow.parent_id == job_id, ResourceRow.kind == Kind.EXPORT_JOB)
+        with self._write() as session:
+            try:
+                job = lock_resource(session, Kind.GENERATION_JOB, job_id)
+            except NotFoundError:
+                return
+            assert isinstance(job, GenerationJobRow)
+            locked = session.scalars(
+                exports.order_by(ResourceRow.id).with_for_update(key_share=True, of=ResourceRow)
+            ).all()
+            newest = [version_record(newest_version(session, row)) for row in (job, *locked)]
+            if {version.run_key for version in newest} == keys and not any(v.status in OPEN for v in newest):
+                job.receipt_due = False
 
     def _set_seed_location(
         self, job_id: str, location: str | None, digest: str | None = None, n_bytes: int | None = None

@@ -6,25 +6,44 @@ Keep out: what definitions mean (`audiences.definitions`) and permissions (the w
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session, aliased
 
 from cleanroom_pipelines.catalog.database import Database
 from cleanroom_pipelines.catalog.deletion import mark_for_deletion
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.records import DELETING, CustomAudience
+from cleanroom_pipelines.catalog.records import DELETING, AudienceList, CustomAudience, Version
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
 from cleanroom_pipelines.catalog.tables import (
+    AudienceListRow,
     AudienceReferenceRow,
     CustomAudienceRow,
+    DeliveredListRow,
     ResourceRow,
+    VersionRow,
     resource_record,
+    version_record,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.privacy.outlines import Outline
+
+
+@dataclass(frozen=True)
+class ListBefore:
+    """A list that was delivered.
+
+    Args:
+        version: Its current version.
+        outline: Its outline; None for one that was delivered before outlines were kept.
+    """
+
+    version: Version
+    outline: Outline | None
 
 
 class RoomAudiences(Database):
@@ -46,6 +65,46 @@ class RoomAudiences(Database):
         with self._read() as session:
             records = [resource_record(row) for row in session.scalars(query)]
         return tuple(record for record in records if isinstance(record, CustomAudience))
+
+    def lists_before(self, record: AudienceList, data_room_id: str) -> tuple[ListBefore, ...]:
+        """The other lists that were delivered to a list's group from a room's audiences, in order of creation."""
+        audience = aliased(ResourceRow)
+        query = (
+            select(VersionRow, DeliveredListRow)
+            .select_from(AudienceListRow)
+            .join(audience, audience.id == AudienceListRow.parent_id)
+            .join(
+                VersionRow,
+                and_(
+                    VersionRow.resource_id == AudienceListRow.id,
+                    VersionRow.number == AudienceListRow.current_version,
+                ),
+            )
+            .outerjoin(
+                DeliveredListRow,
+                and_(
+                    DeliveredListRow.list_id == AudienceListRow.id,
+                    DeliveredListRow.number == VersionRow.number,
+                ),
+            )
+            .where(audience.parent_id == data_room_id, audience.kind == Kind.CUSTOM_AUDIENCE)
+            .where(AudienceListRow.delivered_to == record.delivered_to, AudienceListRow.id != record.id)
+            .order_by(AudienceListRow.created_at, AudienceListRow.id)
+        )
+        with self._read() as session:
+            return tuple(
+                ListBefore(
+                    version_record(version),
+                    Outline(row.n_users, row.digest, row.counts) if row is not None else None,
+                )
+                for version, row in session.execute(query)
+            )
+
+    def note_outline(self, version: Version, outline: Outline) -> None:
+        """Note the outline of a list that was delivered before outlines were kept."""
+        with self._write() as session:
+            resource = lock_resource(session, Kind.AUDIENCE_LIST, version.resource_id)
+            session.merge(DeliveredListRow(list_id=resource.id, number=version.number, **vars(outline)))
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:

@@ -25,8 +25,10 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    func,
+    select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, synonym
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, declared_attr, mapped_column, synonym
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
@@ -156,6 +158,10 @@ _WORDS = AsJson(list, tuple)
 _MAPPING = AsJson(dict, dict)
 
 
+def _is_from_inbox(context: Any) -> bool | None:
+    return True if context.get_current_parameters()["origin"] == Origin.INBOX else None
+
+
 def _word(words: type[StrEnum]) -> Enum:
     return Enum(words, native_enum=False, values_callable=lambda members: [m.value for m in members], length=40)
 
@@ -182,6 +188,7 @@ class ResourceRow(Base):
         UniqueConstraint("account_id", "region", "kind", "scope", "name"),
         Index(None, "kind", "created_at", "id"),
         Index(None, "kind", "account_id", "created_at", "id"),
+        Index(None, "status"),
     )
     __mapper_args__ = {"polymorphic_on": "kind"}  # noqa: RUF012 - read by SQLAlchemy
 
@@ -270,6 +277,8 @@ class GenerationJobRow(_OwnTable, ResourceRow):
     __table_args__: tuple[SchemaItem, ...] = (
         Index(None, "seed_digest"),
         Index(None, "collaboration_id"),
+        Index(None, "receipt_due"),
+        Index(None, "keep_seed", "seed_location"),
         # A seed dropped twice is one job, also when two sensors see it at once.
         UniqueConstraint("inbox_model_id", "seed_digest"),
     )
@@ -288,6 +297,8 @@ class GenerationJobRow(_OwnTable, ResourceRow):
     origin: Mapped[Origin] = mapped_column(_word(Origin))
     started_by: Mapped[str] = mapped_column(String(12))
     collaboration_id: Mapped[str | None] = mapped_column(String(128))
+    # True from when a dropped seed's job or export is asked for until its receipt lies there; NULL for other jobs.
+    receipt_due: Mapped[bool | None] = mapped_column(default=_is_from_inbox)
 
 
 class ExportJobRow(_OwnTable, ResourceRow):
@@ -370,6 +381,18 @@ class AudienceListRow(_OwnTable, ResourceRow):
     mark: Mapped[str] = mapped_column(String(40))
     delivered_to: Mapped[str] = mapped_column(String(40))
     options: Mapped[dict[str, Any]] = mapped_column(_MAPPING)
+
+
+class DeliveredListRow(Base):
+    """One row per version of an audience list: its outline, by which later lists are compared with it."""
+
+    __tablename__ = "delivered_lists"
+
+    list_id: Mapped[str] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    n_users: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(32))
+    counts: Mapped[tuple[int, ...]] = mapped_column(_WORDS)
 
 
 class UserRow(Base):
@@ -463,7 +486,7 @@ class VersionRow(Base):
     """One row per version of a resource: the unit of work."""
 
     __tablename__ = "versions"
-    __table_args__ = (Index(None, "status", "lease_expires_at"),)
+    __table_args__ = (Index(None, "status", "lease_expires_at"), Index(None, "started_at"))
 
     resource_id: Mapped[str] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -486,6 +509,17 @@ class VersionRow(Base):
     progress: Mapped[float]
     progress_stage: Mapped[str] = mapped_column(Text)
     cancel_requested: Mapped[bool]
+
+
+# The order of listings, in columns of one table: by a kind's own `id`, which is the same, no index would be used.
+PLACE = (ResourceRow.__table__.c.created_at, ResourceRow.__table__.c.id)
+
+
+def is_newest() -> ColumnElement[bool]:
+    """Whether a version is the one with the highest number."""
+    later = aliased(VersionRow)
+    highest = select(func.max(later.number)).where(later.resource_id == VersionRow.resource_id)
+    return VersionRow.number == highest.correlate(VersionRow).scalar_subquery()
 
 
 def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:

@@ -30,6 +30,7 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.opening import digest_of
 from cleanroom_pipelines.storage import Home, InstallationKey
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, is_leftover, replacing
+from cleanroom_pipelines.storage.audit_index import INDEX
 from cleanroom_pipelines.storage.identity import IDENTITY_FILE, HomeIdentity, Identity
 
 _FORMAT = "cleanroom-backup-1"
@@ -142,7 +143,7 @@ def _add_folder(archive: tarfile.TarFile, folder: Path, name: str) -> None:
     entry.type, entry.mode = tarfile.DIRTYPE, 0o700
     archive.addfile(entry)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if is_leftover(path.name) or path.is_symlink():
+        if is_leftover(path.name) or path.is_symlink() or f"{name}/{path.name}".startswith(f"audit/{INDEX}"):
             continue
         if path.is_dir():
             _add_folder(archive, path, f"{name}/{path.name}")

@@ -226,9 +226,9 @@ def settle_drop(installation: Installation, job_id: str) -> None:
 
 
 def settle_all_drops(installation: Installation) -> None:
-    """Leave the receipts that a cut-off run did not get to."""
-    for job in installation.catalog.iterate(Kind.GENERATION_JOB):
-        if isinstance(job, GenerationJob) and job.origin is Origin.INBOX and not _looks_settled(installation, job):
+    """Leave the receipts that are due and that a cut-off run did not get to."""
+    for job in installation.catalog.jobs_owed_a_receipt():
+        if job.status not in OPEN or any(path.exists() for path in _receipt_paths(installation, job)):
             settle_drop(installation, job.id)
 
 
@@ -268,18 +268,6 @@ def forget_inbox(installation: Installation, configured_id: str, older_than: dat
         return not folder.exists()
 
 
-def _looks_settled(installation: Installation, job: GenerationJob) -> bool:
-    """Whether nothing is to be done, as far as status and receipts tell; asked of every job at every tick."""
-    accepted, rejected = (path.exists() for path in _receipt_paths(installation, job))
-    if job.status in DELETING:
-        return True
-    if job.status in OPEN:
-        return not (accepted or rejected)
-    if job.status is Status.ACTIVE:
-        return accepted and not rejected and not job.seed_location
-    return rejected and not accepted and not job.seed_location
-
-
 def _settle(installation: Installation, job_id: str) -> None:
     try:
         job = installation.catalog.get(Kind.GENERATION_JOB, job_id)
@@ -315,6 +303,7 @@ def _settle(installation: Installation, job_id: str) -> None:
     right, wrong = (rejected, accepted) if failed else (accepted, rejected)
     wrong.unlink(missing_ok=True)
     _write_receipt(right, receipt)
+    installation.catalog.settle_receipt(job_id, ended)
 
 
 def _configured(installation: Installation, drop: Drop) -> str:

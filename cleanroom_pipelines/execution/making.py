@@ -245,7 +245,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
             inputs = (_input_of(installation, model, "audience_model"), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             with (
-                _opening(installation, model, "audience_model") as model_folder,
+                work.opening_input(_reference_of(model, "audience_model")) as model_folder,
                 installation.vault.opening(job.seed_location, job.seed_digest) as seed,
                 work.drafting("audience", inputs, settings) as draft,
             ):
@@ -391,7 +391,7 @@ def _make_report(work: Work) -> Made:
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
         sentence = report_sentence(report)
         if report.passed:
-            with _opening(installation, model, "audience_model") as folder:
+            with work.opening_input(_reference_of(model, "audience_model")) as folder:
                 match = match_seed(folder, seed, engine=installation.engine_settings)
             documents["match"] = match.as_dict()
             sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."

@@ -8,7 +8,7 @@ The exact users of an audience lie in its artifact and are the operator's; docum
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,24 @@ from cleanroom_pipelines.audiences.definitions import (
 from cleanroom_pipelines.audiences.evaluating import evaluate
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.audiences.relations import open_room_relations
-from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Version
+from cleanroom_pipelines.catalog import (
+    AudienceList,
+    CustomAudience,
+    DataRoom,
+    Kind,
+    ListBefore,
+    ParentRef,
+    Version,
+)
 from cleanroom_pipelines.engine import Engine, find_tables, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
 from cleanroom_pipelines.execution.making_rooms import releaser_of, releaser_of_base, unseal_hashes
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
-from cleanroom_pipelines.privacy import Released, Releaser
+from cleanroom_pipelines.privacy import Released, ReleasePolicy, Releaser
 from cleanroom_pipelines.privacy.deliveries import earlier_to_repeat
+from cleanroom_pipelines.privacy.outlines import Outline, least_difference, outline_of
 from cleanroom_pipelines.storage import ArtifactReference, Input
 
 USERS_FILE = "users.parquet"
@@ -294,8 +303,10 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
                     remedy="Define a larger audience.",
                     status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
                 )
-            earlier = _earlier_lists(installation, audience.data_room_id, record)
-            folders = {key: stack.enter_context(installation.store.opening(ref)) for key, ref in earlier.items()}
+            key = installation.room_key(audience.data_room_id)
+            outline = _outline(folder, key)
+            near = _near_lists(installation, outline, catalog.lists_before(record, audience.data_room_id))
+            folders = {each: stack.enter_context(installation.store.opening(ref)) for each, ref in near.items()}
             repeats = earlier_to_repeat(_differences(installation, folder, folders))
             users = (folders[repeats] if repeats else folder) / USERS_FILE
             scratch = Path(
@@ -317,7 +328,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
             with work.drafting(asset, inputs, dict(options)) as draft:
                 holdout = None
                 if share := options.get("holdout"):
-                    salt = holdout_salt(installation.room_key(audience.data_room_id), audience.id)
+                    salt = holdout_salt(key, audience.id)
                     holdout = Holdout.parse(str(share), salt)
                 delivered = deliver(
                     folder_on_disk(draft.path / FILES),
@@ -337,6 +348,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
                 (draft.path / USERS_FILE).write_bytes(users.read_bytes())
                 document = _told_of(delivered.manifest.as_dict(), repeated=repeats is not None)
                 write_documents(draft.path, {"list": document})
+            catalog.publish_outline(work.claim, _outline(users.parent, key) if repeats else outline)
             sentence = "The list was delivered." if not repeats else "The list of before was delivered again."
             work.finish(sentence, (version.ref,))
         return Made(asset, partition, sentence, work.manifests[asset], {"list": document})
@@ -366,21 +378,43 @@ def _current_audience(installation: Installation, audience: CustomAudience) -> t
     return version, room_version
 
 
-def _earlier_lists(
-    installation: Installation, data_room_id: str, record: AudienceList
+def _near_lists(
+    installation: Installation, mine: Outline, before: Iterable[ListBefore]
 ) -> dict[str, ArtifactReference]:
-    """What was delivered to the same group of the same room before, in order."""
-    found = {}
-    for each in installation.catalog.iterate(Kind.AUDIENCE_LIST):
-        if not isinstance(each, AudienceList) or each.id == record.id or each.delivered_to != record.delivered_to:
-            continue
-        audience = installation.catalog.get(Kind.CUSTOM_AUDIENCE, each.custom_audience_id)
-        version = installation.catalog.current_version(Kind.AUDIENCE_LIST, each.id)
-        if isinstance(audience, CustomAudience) and audience.data_room_id == data_room_id and version is not None:
-            found[each.id] = ArtifactReference(
-                "audience_user_list", each.id, version.artifacts["audience_user_list"]
-            )
-    return found
+    """Of the lists that the group got before, in order, those that may be this one again: only they are opened.
+
+    None if one of them is just like it. Of several with the same users the first stands for all.
+    """
+    found: dict[str, ListBefore] = {}
+    for each in before:
+        outline = each.outline or _outline_of_before(installation, each.version)
+        if outline.digest == mine.digest:
+            return {}
+        if least_difference(outline, mine) < ReleasePolicy().least_difference:
+            found.setdefault(outline.digest, each)
+    return {each.version.resource_id: _list_of(each.version) for each in found.values()}
+
+
+def _outline_of_before(installation: Installation, version: Version) -> Outline:
+    """The outline of a list that was delivered by an older release, made and noted once."""
+    audience_list = installation.catalog.get(Kind.AUDIENCE_LIST, version.resource_id)
+    assert isinstance(audience_list, AudienceList)
+    audience = installation.catalog.get(Kind.CUSTOM_AUDIENCE, audience_list.custom_audience_id)
+    assert isinstance(audience, CustomAudience)
+    with installation.store.opening(_list_of(version)) as folder:
+        outline = _outline(folder, installation.room_key(audience.data_room_id))
+    installation.catalog.note_outline(version, outline)
+    return outline
+
+
+def _outline(folder: Path, key: bytes) -> Outline:
+    users = (user for batch in _batches(folder / USERS_FILE) for user in batch.to_pylist())
+    return outline_of(users, key)
+
+
+def _list_of(version: Version) -> ArtifactReference:
+    asset = "audience_user_list"
+    return ArtifactReference(asset, version.resource_id, version.artifacts[asset])
 
 
 def _differences(installation: Installation, folder: Path, earlier: Mapping[str, Path]) -> dict[str, int]:

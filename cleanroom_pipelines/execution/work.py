@@ -9,7 +9,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -185,6 +185,18 @@ class Work:
             raise
 
     @contextmanager
+    def opening_input(self, reference: ArtifactReference) -> Iterator[Path]:
+        """Open an artifact that this is made from: fetched and verified once in a run, whatever its steps."""
+        store, held = self.installation.store, _opened_by_runs.get(self.claim.run_id)
+        if held is None:
+            with store.opening(reference) as folder:
+                yield folder
+            return
+        if reference not in held.folders:
+            held.folders[reference] = held.stack.enter_context(store.opening(reference))
+        yield held.folders[reference]
+
+    @contextmanager
     def opening(self, asset: str) -> Iterator[Path]:
         """Open an artifact this run has just made."""
         manifest = self.manifests[asset]
@@ -318,9 +330,12 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     with heeding_signals() as told, holding(catalog, claim) as keeper:
         _held_by_runs[run.id] = keeper
         try:
-            yield
+            with ExitStack() as opened:
+                _opened_by_runs[run.id] = _Opened(opened)
+                yield
         finally:
             del _held_by_runs[run.id]
+            _opened_by_runs.pop(run.id, None)
             with suppress(CleanroomError):  # the steps have closed it, as a rule
                 if run.was_cancelled():
                     catalog.fail(claim, StatusCode.CANCELLED, _STOPPED)
@@ -332,6 +347,17 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
 
 # The claims that runs of this process hold from start to end, by run id.
 _held_by_runs: dict[str, Holding] = {}
+
+
+@dataclass
+class _Opened:
+    """The artifacts that a run has opened and verified, by reference, until it ends."""
+
+    stack: ExitStack
+    folders: dict[ArtifactReference, Path] = field(default_factory=dict)
+
+
+_opened_by_runs: dict[str, _Opened] = {}
 
 
 def _holding(installation: Installation, claim: Claim) -> AbstractContextManager[Holding]:

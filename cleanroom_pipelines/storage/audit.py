@@ -11,6 +11,8 @@ entry after each write, so that a log that lost its end says so. Both are only e
 both files back to the same moment, or puts back older copies of both, leaves no trace in them: keep what `verify`
 calls the head somewhere else from time to time, and give it to a later `verify`.
 
+`audit.index` says where the entries of each data room stand, and can be deleted at any time.
+
 A million entries of a request each take about 450 MB, their heads at most 80 MB; nothing is rotated or deleted.
 """
 
@@ -22,18 +24,20 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from threading import Condition, Event, Thread
-from typing import Any
+from typing import Any, BinaryIO
 
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, sync_folder
+from cleanroom_pipelines.storage.audit_index import INDEX, Level, Place, RoomIndex
 from cleanroom_pipelines.storage.keys import InstallationKey
 
 _LOG, _HEAD, _LOCK = "audit.jsonl", "audit.head", "audit.lock"
@@ -42,6 +46,7 @@ _BATCH = 512  # entries that one flush to disk may carry
 _MOST_WAITING = 4096  # entries of `write_soon` after which the caller writes them itself
 _SOON_SECONDS = 1.0
 _MOST_RESOURCES = 8
+_UNINDEXED_BYTES = 1 << 18  # of the log; a look at a room reads no more than about so much of what is not its own
 _LINE_BYTES = 1 << 16  # more than the longest entry takes
 _LINE = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),.*,"mac":"([0-9a-f]{64})"\}\n', re.DOTALL)
 _MAC_BYTES = len(',"mac":""}\n') + 64  # what stands behind the bytes that the HMAC covers
@@ -141,6 +146,7 @@ class AuditLog:
         self._folder = folder
         self._log = folder / _LOG
         self._heads = folder / _HEAD
+        self._index = RoomIndex(folder / INDEX)
         self._key = key
         self._clock = clock
         self._start_empty()
@@ -226,13 +232,24 @@ class AuditLog:
         earliest = "" if since is None else _iso(since)
         n_bytes, _ = self._lengths()
         for line in _lines(self._log, n_bytes):
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                continue  # an append that was cut off; `verify` tells
-            if not isinstance(entry, dict) or str(entry.get("time", "")) < earliest:
+            entry = _parsed(line)
+            if entry is None or str(entry.get("time", "")) < earliest:
                 continue
             if account is None or entry.get("account") == account:
+                entry.pop("mac", None)
+                yield entry
+
+    def entries_of_room(self, room: str) -> Iterator[dict[str, Any]]:
+        """Read the entries of one data room in the order they were written, without verifying them.
+
+        Yields:
+            As `entries`.
+        """
+        n_bytes, _ = self._lengths()
+        places = self._places(room) if n_bytes and self._bring_index_level(n_bytes) else None
+        lines = _lines(self._log, n_bytes) if places is None else _lines_at(self._log, n_bytes, places)
+        for line in lines:
+            if (entry := _parsed(line)) is not None and entry.get("room") == room:
                 entry.pop("mac", None)
                 yield entry
 
@@ -260,6 +277,8 @@ class AuditLog:
         self._thread = None
         self._ends = False
         self._n_unsynced = 0  # entries whose heads may still be in the machine's memory
+        self._n_written = 0  # length of the log after this process last wrote
+        self._n_indexed = 0  # how much of it this process knows to be in the index
 
     def _dated(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         return {"time": _iso(self._clock()), **_checked(entry)}
@@ -305,6 +324,9 @@ class AuditLog:
             if is_idle:
                 with suppress(CleanroomError):  # the next write tries again, and tells
                     self._sync_heads()
+            if self._n_written - self._n_indexed > _UNINDEXED_BYTES:
+                self._bring_index_level(self._n_written)
+                self._n_indexed = self._n_written  # also where it could not be: it is tried after as much more
 
     def _is_awaited(self) -> bool:
         return any(each.is_awaited for each in reversed(self._queue))
@@ -341,6 +363,7 @@ class AuditLog:
                     _write_all(log, lines)
                     os.fsync(log)
                     _write_all(heads, f"{last}\n".encode())
+                    self._n_written = n_log + len(lines)
                     if not n_log:
                         sync_folder(self._folder)
                 except BaseException:
@@ -398,6 +421,20 @@ class AuditLog:
         head = _head_of(line)
         is_right = head is not None and head == AuditHead(last.sequence + 1, _mac(self._secret, last, line))
         return head if is_right else None
+
+    def _places(self, room: str) -> list[Place] | None:
+        try:
+            return self._index.places(room)
+        except sqlite3.Error:
+            return None
+
+    def _bring_index_level(self, n_bytes: int) -> bool:
+        """Bring the index level with the first bytes of the log; whether it can be used."""
+        try:
+            with self._log.open("rb") as stream:
+                return self._index.bring_level(partial(_ends_at, stream), partial(_behind, stream, n_bytes))
+        except OSError:
+            return False
 
     def _link(self, last: AuditHead, entry: Mapping[str, Any]) -> tuple[AuditHead, bytes]:
         """The line that an entry becomes after another, and the head it makes."""
@@ -635,6 +672,48 @@ def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
         while n_bytes > 0 and (line := stream.readline(min(_LINE_BYTES, n_bytes))):
             n_bytes -= len(line)
             yield line
+
+
+def _lines_at(file: Path, n_bytes: int, places: Iterable[Place]) -> Iterator[bytes]:
+    """The lines of the first bytes of a file at some places."""
+    with _trouble_is_an_error(), file.open("rb") as stream:
+        for place in places:
+            if place.offset + place.n_bytes <= n_bytes:
+                stream.seek(place.offset)
+                yield stream.read(place.n_bytes)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None for what an append that was cut off left, of which `verify` tells."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _ends_at(stream: BinaryIO, level: Level) -> bool:
+    """Whether the log has an entry of the level's HMAC that ends there."""
+    if not level.n_bytes:
+        return True
+    stream.seek(max(0, level.n_bytes - _LINE_BYTES))
+    tail = stream.read(min(_LINE_BYTES, level.n_bytes))
+    head = _head_of(tail[tail.rfind(b"\n", 0, -1) + 1 :])
+    return head is not None and head.mac == level.mac and _size(stream.fileno()) >= level.n_bytes
+
+
+def _behind(stream: BinaryIO, n_bytes: int, level: Level) -> tuple[Level, list[tuple[str, Place]]]:
+    """The level of the first bytes of the log, and the rooms' entries between another level and it."""
+    found: list[tuple[str, Place]] = []
+    at = level.n_bytes
+    stream.seek(at)
+    while at < n_bytes and (line := stream.readline(min(_LINE_BYTES, n_bytes - at))):
+        if b'"room":' in line and (entry := _parsed(line)) is not None and isinstance(entry.get("room"), str):
+            found.append((entry["room"], Place(at, len(line))))
+        at += len(line)
+        if (head := _head_of(line)) is not None:
+            level = Level(at, head.mac)
+    return level, found
 
 
 def _read_heads(file: Path, n_bytes: int) -> Iterator[AuditHead]:

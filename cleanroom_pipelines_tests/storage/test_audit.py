@@ -11,13 +11,16 @@ import os
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +28,7 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.errors import ConfigurationError, StorageFullError
 from cleanroom_pipelines.storage import InstallationKey
+from cleanroom_pipelines.storage import audit as audit_module
 from cleanroom_pipelines.storage.audit import AuditHead, AuditLog, fits
 
 from ..offenders import offenders
@@ -666,3 +670,83 @@ def test_verifying_while_others_write(log: AuditLog) -> None:
             thread.join()
     assert {verdict.problem for verdict in verdicts} == {None}
     assert {verdict.cut_off for verdict in verdicts} == {()}
+
+
+# ---------------------------------------------------------------- the entries of one room
+
+
+def entries_of(log: AuditLog, room: str) -> list[dict[str, object]]:
+    """What the index finds, which must be what the whole log holds."""
+    found = list(log.entries_of_room(room))
+    assert found == [entry for entry in log.entries() if entry.get("room") == room]
+    return found
+
+
+def fill_rooms(log: AuditLog, n_entries: int, of_other: int = 1) -> None:
+    for number in range(n_entries):
+        log.write(
+            {**ENTRY, "request_id": f"r{number}", "room": "mine" if number % (of_other + 1) == 0 else "other"}
+        )
+        log.write({**ENTRY, "request_id": f"n{number}"})
+
+
+def test_the_entries_of_a_room_are_found_as_the_log_grows(log: AuditLog) -> None:
+    assert entries_of(log, "mine") == []
+    for n_found in (2, 4):
+        fill_rooms(log, 4)
+        assert len(entries_of(log, "mine")) == n_found
+        assert entries_of(log, "absent") == []
+    assert log.verify().ok
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "garbage", "of another log", "ahead", "locked"])
+def test_an_index_of_no_use_changes_nothing(log: AuditLog, folder: Path, tmp_path: Path, damage: str) -> None:
+    fill_rooms(log, 6)
+    entries_of(log, "mine")
+    index = folder / "audit.index"
+    if damage == "missing":
+        index.unlink()
+    elif damage == "garbage":
+        index.write_bytes(b"no database" * 1000)
+    elif damage == "of another log":
+        other = AuditLog(tmp_path / "other", KEY, lambda: now() + timedelta(days=1))
+        fill_rooms(other, 6, of_other=2)
+        entries_of(other, "mine")
+        other.close()
+        index.write_bytes((tmp_path / "other" / "audit.index").read_bytes())
+    elif damage == "ahead":
+        log.close()
+        for name in ("audit.jsonl", "audit.head"):
+            lines = (folder / name).read_bytes().splitlines(keepends=True)
+            (folder / name).write_bytes(b"".join(lines[:4]))
+    with sqlite3.connect(index, isolation_level=None) if damage == "locked" else nullcontext() as holder:
+        if holder is not None:
+            holder.execute("BEGIN EXCLUSIVE")
+        assert len(entries_of(log, "mine")) == (1 if damage == "ahead" else 3)
+    fill_rooms(log, 2)
+    assert len(entries_of(log, "mine")) == (2 if damage == "ahead" else 4)
+    assert log.verify().ok
+
+
+def test_a_look_at_a_room_reads_little_of_what_others_wrote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    behind = audit_module._behind
+
+    def counted(stream: BinaryIO, n_bytes: int, level: audit_module.Level) -> object:
+        found = behind(stream, n_bytes, level)
+        read.append(found[0].n_bytes - level.n_bytes)
+        return found
+
+    log = AuditLog(folder, KEY, now)
+    fill_rooms(log, 1)
+    for _ in range(8):
+        for number in range(500):
+            log.write_soon({**ENTRY, "request_id": f"r{number}"})
+        log.flush()
+    log.close()
+    assert (folder / "audit.jsonl").stat().st_size > 2 * audit_module._UNINDEXED_BYTES
+    monkeypatch.setattr(audit_module, "_behind", counted)
+    assert len(entries_of(AuditLog(folder, KEY, now), "mine")) == 1
+    assert sum(read) < audit_module._UNINDEXED_BYTES + 512 * 1024
+    assert len(entries_of(AuditLog(folder, KEY, now), "mine")) == 1
+    assert read[1:] in ([], [0])
