@@ -182,5 +182,6 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]
     from .serving.server import serving
 
     home = tmp_path_factory.mktemp("shared-server") / "home"
-    with serving(home, "--no-worker", environment={"CLEANROOM_REQUESTS_PER_SECOND": "100000"}) as server:
+    most = ("REQUESTS_PER_SECOND", "MAX_ROOMS", "MAX_LABS", "MAX_UPLOADS")
+    with serving(home, "--no-worker", environment={f"CLEANROOM_{name}": "100000" for name in most}) as server:
         yield server

@@ -10,9 +10,9 @@ for each other on PostgreSQL. On SQLite a write has the whole database.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select, update
+from sqlalchemy import Table, select, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.names import Kind
@@ -225,7 +225,7 @@ def _owe_receipt(session: Session, resource: ResourceRow) -> None:
     # Locked by whoever changes the job's version or an export's, last of all: see `Resources.settle_receipt`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
     if (job_id := jobs.get(resource.kind)) is not None:
-        table = GenerationJobRow.__table__
+        table = cast(Table, GenerationJobRow.__table__)
         owing = (table.c.id == job_id, table.c.origin == Origin.INBOX, table.c.receipt_due.is_(False))
         session.execute(update(table).where(*owing).values(receipt_due=True))
 

@@ -128,6 +128,26 @@ class Version:
         return ParentRef(self.kind, self.resource_id, self.number)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Where an open version is: at its place in the queue, or at work.
+
+    Attributes:
+        words: What it waits for, or what is being done.
+        progress: 0 to 1.
+        place: In the queue of its lane, 1 being next; None if it is not in the queue.
+    """
+
+    words: str
+    progress: float = 0.0
+    place: int | None = None
+
+    def __str__(self) -> str:
+        if self.place is not None:
+            return f"{self.words}, place {self.place} in the queue"
+        return f"{self.words}, {self.progress:.0%}" if self.progress else self.words
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResourceRecord(Spec):
     """What every resource has beside its spec.

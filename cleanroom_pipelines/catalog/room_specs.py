@@ -10,7 +10,7 @@ A room's rules are those of the Media API (source: contracts/media.md, section 3
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -62,6 +62,7 @@ class ParticipantSpec:
         role: Free text for people.
         permissions: What they may do.
         organization_id: Free text, if they gave one.
+        declined: Who belonged to it and refused to take part; they are not in `emails` any more.
     """
 
     id: str
@@ -69,6 +70,7 @@ class ParticipantSpec:
     role: str
     permissions: tuple[Permission, ...]
     organization_id: str | None = None
+    declined: tuple[str, ...] = ()
 
     def may(self, permission: Permission) -> bool:
         """Whether the group holds a permission."""
@@ -76,7 +78,10 @@ class ParticipantSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON can hold of it; `from_dict` reads it back."""
-        return {**asdict(self), "permissions": [permission.value for permission in self.permissions]}
+        value = {**asdict(self), "permissions": [permission.value for permission in self.permissions]}
+        if not self.declined:
+            value.pop("declined")  # as it was before somebody could decline: digests of rooms hold it
+        return value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
@@ -87,7 +92,15 @@ class ParticipantSpec:
             role=value["role"],
             permissions=tuple(Permission(permission) for permission in value["permissions"]),
             organization_id=value["organization_id"],
+            declined=tuple(value.get("declined", ())),
         )
+
+    def without(self, email: str) -> Self:
+        """The group after somebody refused to take part; the same if they do not belong to it."""
+        if email not in self.emails:
+            return self
+        emails = tuple(each for each in self.emails if each != email)
+        return replace(self, emails=emails, declined=(*self.declined, email))
 
 
 @dataclass(frozen=True, kw_only=True)

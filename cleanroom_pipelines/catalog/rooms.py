@@ -6,7 +6,7 @@ Keep out: audiences (`room_audiences.py`), what was spent (`pairs.py`) and who m
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, RoomJob, Upload, Version
+from cleanroom_pipelines.catalog.room_specs import Permission
 from cleanroom_pipelines.catalog.tables import (
     DataLabRow,
     DataRoomRow,
@@ -71,6 +72,33 @@ class Rooms(Database):
             if n_embeddings is not None:
                 row.n_embeddings = n_embeddings
             return version_record(pending_version(session, row, Cause.UPDATED, now))
+
+    @noted
+    def decline_room(self, data_room_id: str, email: str) -> None:
+        """Take somebody out of a room who refuses to take part; with the last of a side goes what it provided.
+
+        Args:
+            data_room_id: The room.
+            email: Who refuses, in lower case; nothing happens if they are not in the room.
+
+        Raises:
+            NotFoundError: There is no such room.
+            ConflictError: It is being deleted.
+        """
+        with self._write() as session:
+            row = _lock_room(session, data_room_id)
+            row.participants = tuple(group.without(email) for group in row.participants)
+            left = [group for group in row.participants if email in group.declined and not group.emails]
+            kept = dict(row.inputs)
+            for group in left:
+                if group.may(Permission.PROVIDE_BASE_AUDIENCE):
+                    kept = {name: upload for name, upload in kept.items() if name.startswith("seeds:")}
+                    row.n_embeddings = 0
+                if group.may(Permission.PROVIDE_SEED_AUDIENCE):
+                    kept = {name: upload for name, upload in kept.items() if not name.startswith("seeds:")}
+            if kept != row.inputs:
+                row.inputs = kept
+                pending_version(session, row, Cause.UPDATED, self._clock())
 
     @noted
     def take_back_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
@@ -137,6 +165,19 @@ class Rooms(Database):
             if row is None:
                 raise NotFoundError("There is no such dataset.", remedy="Upload the file first.")
             return _upload(row)
+
+    def count_uploads(self, email: str) -> int:
+        """How many files a user has brought whose content is still there."""
+        mine = UploadRow.owner_email == email, UploadRow.location.is_not(None)
+        with self._read() as session:
+            return session.scalar(select(func.count()).select_from(UploadRow).where(*mine)) or 0
+
+    def count_owned(self, kind: Literal[Kind.DATA_LAB, Kind.DATA_ROOM], email: str) -> int:
+        """How many labs or rooms a user owns that are not being deleted."""
+        row = DataLabRow if kind is Kind.DATA_LAB else DataRoomRow
+        query = select(func.count()).select_from(row).where(row.owner_email == email, row.status.not_in(DELETING))
+        with self._read() as session:
+            return session.scalar(query) or 0
 
     def uploads(self) -> tuple[Upload, ...]:
         """All files whose content is still there."""

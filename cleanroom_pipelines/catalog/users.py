@@ -120,7 +120,7 @@ class Users(Database):
 def _find_user(session: Session, email: str) -> UserRow:
     row = session.get(UserRow, email)
     if row is None:
-        raise NotFoundError("There is no such user.", remedy="Create the user first: cleanroom user create.")
+        raise NotFoundError("There is no such user.", remedy="Let the operator create the user first.")
     return row
 
 

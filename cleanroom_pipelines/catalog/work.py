@@ -7,7 +7,7 @@ Keep out: doing it (`claims.py`).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,6 +36,7 @@ from cleanroom_pipelines.catalog.records import (
     ByHand,
     Cause,
     Resource,
+    Stage,
     Status,
     Version,
 )
@@ -69,14 +70,47 @@ class Work(Claims):
         """
         return tuple(each.version for each in self._queue(limit) if lane in (None, each.lane))[:limit]
 
-    def place_in_queue(self, kind: Kind, resource_id: str) -> int | None:
-        """How many versions of its lane are before a ready one, plus one; None if it is not in the queue."""
+    def stages(self, resource_ids: Collection[str] | None = None) -> dict[tuple[str, int], Stage]:
+        """Where the open versions of resources are; one that is neither pending nor in progress is left out.
+
+        Args:
+            resource_ids: Whose; all resources if not given.
+
+        Returns:
+            The stages by resource and number of the version. The queue is only read if one may be in it.
+        """
+        chosen = [] if resource_ids is None else [VersionRow.resource_id.in_(resource_ids)]
+        with self._read() as session:
+            at_work = session.scalars(
+                select(VersionRow).where(VersionRow.status == Status.CREATE_IN_PROGRESS, *chosen)
+            ).all()
+            pending = session.execute(_pending_versions().where(*chosen)).all()
+        stages = {
+            (each.resource_id, each.number): Stage(each.progress_stage or "starting", each.progress)
+            for each in at_work
+        }
+        busy = {each.resource_id for each in at_work}
+        places = self._places() if any(each.readiness == "ready" for each in pending) else {}
+        for version, _, _, readiness in pending:
+            key = (version.resource_id, version.number)
+            place = places.get(key)
+            if place is None and version.resource_id in busy:
+                words = "waiting for its earlier version"
+            elif place is None and readiness != "ready":
+                words = "waiting for what it is made from"
+            else:
+                words = "starting" if place is None else "waiting"
+            stages[key] = Stage(words, place=place)
+        return stages
+
+    def _places(self) -> dict[tuple[str, int], int]:
+        """The place of each ready version in its lane, from 1."""
         lanes = Counter[Lane]()
+        places = {}
         for each in self._queue(_LONGEST_QUEUE):
             lanes[each.lane] += 1
-            if (each.version.kind, each.version.resource_id) == (kind, resource_id):
-                return lanes[each.lane]
-        return None
+            places[each.version.resource_id, each.version.number] = lanes[each.lane]
+        return places
 
     def _queue(self, per_owner: int) -> list[Queued]:
         """All ready versions in order, of each owner and kind the oldest so many."""

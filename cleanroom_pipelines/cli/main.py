@@ -203,8 +203,10 @@ def status(as_json: bool) -> None:
     catalog = Installation.from_environment().catalog
     catalog.check_file()
     rows: list[dict[str, Any]] = []
+    stages = catalog.stages()
     for kind in Kind:
         for record, newest in catalog.with_newest(kind):
+            stage = stages.get((record.id, newest.number))
             rows.append(
                 {
                     "kind": kind.words,
@@ -216,7 +218,8 @@ def status(as_json: bool) -> None:
                     "version": newest.number,
                     "version_status": newest.status,
                     "progress": newest.progress,
-                    "stage": newest.progress_stage,
+                    "stage": stage.words if stage else "",
+                    "place": stage.place if stage else None,
                 }
             )
     if as_json:
@@ -233,8 +236,11 @@ def status(as_json: bool) -> None:
 
 
 def _status_of(row: dict[str, Any]) -> str:
-    if row["version_status"] == "CREATE_IN_PROGRESS":
-        return f"{row['status']} (version {row['version']}: {row['progress']:.0%} {row['stage']})"
+    from cleanroom_pipelines.catalog import Stage
+
+    if row["stage"]:
+        stage = Stage(row["stage"], row["progress"], row["place"])
+        return f"{row['status']} (version {row['version']}: {stage})"
     if row["version_status"] != row["status"]:
         return f"{row['status']} (version {row['version']}: {row['version_status']})"
     return f"{row['status']} {row['status_code'] or ''}".rstrip()

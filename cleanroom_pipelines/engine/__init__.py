@@ -9,7 +9,7 @@ from cleanroom_pipelines.engine.base import Engine, EngineSettings, SortedPart
 from cleanroom_pipelines.engine.hashing import STABLE_HASH_BITS, stable_hash, stable_hash_sql
 from cleanroom_pipelines.engine.opening import open_configured_engine, open_engine
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
-from cleanroom_pipelines.engine.tables import TableFiles, find_tables, unpacked_blocks
+from cleanroom_pipelines.engine.tables import TableFiles, find_tables, too_large, unpacked_blocks
 
 __all__ = [
     "STABLE_HASH_BITS",
@@ -24,5 +24,6 @@ __all__ = [
     "quote_literal",
     "stable_hash",
     "stable_hash_sql",
+    "too_large",
     "unpacked_blocks",
 ]

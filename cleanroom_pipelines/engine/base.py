@@ -29,6 +29,7 @@ class EngineSettings:
         scratch: Existing directory for spill files, which are not encrypted and go when the engine is closed.
             None: the system's temporary directory.
         scratch_bytes: Upper bound of the spill files together. None: most of the disk that is free.
+        unpacked_bytes: The most that one gzipped file may be unpacked to in `scratch`. None: no limit.
         url: Which engine `open_configured_engine` opens: None for DuckDB, `spark://host:port` or `local[n]` for
             Apache Spark, `sc://host:port` for Spark Connect. With Spark, `scratch` must lie where the executors
             see it under the same path, and memory and threads count for the driver alone.
@@ -38,6 +39,7 @@ class EngineSettings:
     threads: int | None = None
     scratch: Path | None = None
     scratch_bytes: int | None = None
+    unpacked_bytes: int | None = None
     url: str | None = None
 
     def on_this_machine(self) -> "EngineSettings":

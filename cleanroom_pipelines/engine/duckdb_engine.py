@@ -62,6 +62,7 @@ class DuckDBEngine:
         self._plain_paths = PlainPaths(self._made)
         self._scratch = self._plain_paths.of(self._made)
         self._n_scratch_files = 0
+        self._unpacked_bytes = settings.unpacked_bytes
         self._last_rejected_scan = -1
         self._whole: set[Path] = set()
         self._allowed = [path.resolve() for path in (*paths, self._made)]
@@ -240,7 +241,7 @@ class DuckDBEngine:
             return self._plain_paths.of(file)
         self._n_scratch_files += 1
         target = self._scratch / f"{self._n_scratch_files}"
-        self._call(lambda: _unpack(file, target))
+        self._call(lambda: _unpack(file, target, self._unpacked_bytes))
         return target
 
     def _check_whole(self, file: Path) -> None:
@@ -255,9 +256,9 @@ def _default_memory_bytes() -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _DEFAULT_MEMORY_SHARE)
 
 
-def _unpack(file: Path, target: Path) -> None:
+def _unpack(file: Path, target: Path, max_bytes: int | None) -> None:
     with target.open("wb") as sink:
-        sink.writelines(unpacked_blocks(file))
+        sink.writelines(unpacked_blocks(file, max_bytes=max_bytes))
 
 
 def _translated(error: Exception) -> EngineError | StorageFullError:

@@ -63,6 +63,7 @@ class SparkEngine:
         self._spark = spark_sessions.open_session(url, settings)
         self._scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.scratch)).resolve()
         self._numbers = itertools.count(1)
+        self._unpacked_bytes = settings.unpacked_bytes
         # The lines that each scan of text skips, which scans a view reads, and what was skipped and not told yet.
         self._skipped: dict[str, pa.Table] = {}
         self._reads: dict[str, frozenset[str]] = {}
@@ -278,7 +279,7 @@ class SparkEngine:
         target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
         if unpack:
             with target.open("wb") as sink:
-                self._call(lambda: sink.writelines(unpacked_blocks(file)))
+                self._call(lambda: sink.writelines(unpacked_blocks(file, max_bytes=self._unpacked_bytes)))
         else:
             target.symlink_to(file)
         return str(target)

@@ -51,19 +51,20 @@ class TableFiles:
         return sum(file.stat().st_size for file in self.files)
 
 
-def find_tables(source: str | Path, *, what: str = "file") -> TableFiles:
+def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
     """Find the files that `source` names: one file, a folder (its files, not below), or a glob.
 
     Args:
         source: Path, folder or glob; `.parquet`, `.csv`, `.jsonl`, `.json`, each also with `.gz`.
         what: What to call the input in messages, such as "seed" or "interactions table".
+        unpacked_bytes: The most that its gzipped files may hold together. None: no limit, and they are not read.
 
     Returns:
         The files, sorted by name.
 
     Raises:
         InputError: Nothing there, an unknown or mixed format, an empty file, or a header that cannot be read;
-            its attribute `problem` says which ("missing", "format", "empty", "unreadable").
+            its attribute `problem` says which ("missing", "format", "empty", "unreadable", "too large").
     """
     files = _expand(str(source))
     if not files:
@@ -87,8 +88,12 @@ def find_tables(source: str | Path, *, what: str = "file") -> TableFiles:
         raise InputError(f"The {what} is empty.", remedy="Give a file with at least one row.", problem="empty")
     files = tuple(file for file in files if file.stat().st_size > 0)
     try:
+        if unpacked_bytes is not None:
+            _check_unpacked(files, unpacked_bytes, what)
         columns, delimiter = _columns_of(files, format_)
         return TableFiles(files, format_, columns, delimiter)
+    except InputError:
+        raise
     except (OSError, csv.Error, EOFError, ValueError, zlib.error) as error:
         cause = type(error).__name__
     # Outside the handler: a decoding error holds the bytes it met, and __context__ would keep it.
@@ -128,18 +133,47 @@ def open_binary(file: Path) -> IO[bytes]:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
 
 
-def unpacked_blocks(file: Path) -> Iterator[bytes]:
+def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "file") -> Iterator[bytes]:
     """Give the content of a gzipped file in blocks of 1 MB; who took them all knows that the file is whole.
+
+    Args:
+        file: The file.
+        max_bytes: The most that is given: a few MB can hold GB. None: no limit.
+        what: What to call it in messages.
 
     Raises:
         BadGzipFile: It is no gzip, breaks off, or is not what its checksums say.
+        InputError: It holds more; its attribute `problem` is "too large".
     """
+    n_bytes = 0
     try:
         with gzip.open(file, "rb") as stream:
             while block := stream.read(_BLOCK_BYTES):
+                n_bytes += len(block)
+                if max_bytes is not None and n_bytes > max_bytes:
+                    raise too_large(max_bytes, what)
                 yield block
     except (EOFError, zlib.error):
         raise gzip.BadGzipFile("it breaks off or is damaged") from None
+
+
+def too_large(max_bytes: int, what: str = "file") -> InputError:
+    """The refusal of what holds more than may be unpacked."""
+    return InputError(
+        f"The {what} holds more than {max_bytes:,} bytes when it is unpacked.",
+        remedy="Give less in one file, or ask the operator to allow more.",
+        problem="too large",
+    )
+
+
+def _check_unpacked(files: tuple[Path, ...], max_bytes: int, what: str) -> None:
+    left = max_bytes
+    for file in files:
+        if file.suffix == ".gz":
+            try:
+                left -= sum(map(len, unpacked_blocks(file, max_bytes=left, what=what)))
+            except InputError:
+                raise too_large(max_bytes, what) from None
 
 
 def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ...], str]:

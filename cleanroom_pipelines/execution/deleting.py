@@ -47,6 +47,7 @@ from cleanroom_pipelines.execution.room_inbox import forget_room_inbox
 from cleanroom_pipelines.execution.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
 from cleanroom_pipelines.execution.traces import (
     PARTITION_SETS,
+    Comparison,
     hide_partition,
     is_at_work,
     partitions_with_traces,
@@ -232,6 +233,9 @@ def _asked(installation: Installation) -> Iterator[Leaving]:
 
 def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
     """The partitions that Dagster knows and whose resources were deleted."""
+    comparison = Comparison(installation, instance, "gone")
+    if comparison.is_made:
+        return []
     # Dagster first: whatever it knows had its row before.
     shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
     known, gone = installation.catalog.ids_by_kind(), []
@@ -241,6 +245,8 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leav
             continue
         deleted = installation.catalog.deleted(map(hex_of, unknown), kind)
         gone += [Leaving(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
+    if not gone:
+        comparison.note()
     return gone
 
 

@@ -60,6 +60,11 @@ class Settings:
         max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: generation jobs of an account that have not ended.
         max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind an account may make over HTTP.
         max_upload_bytes: CLEANROOM_MAX_UPLOAD, such as 1GB: the largest object the server takes.
+        max_unpacked_bytes: CLEANROOM_MAX_UNPACKED, such as 2GB: what one packed file may hold.
+        max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: what the engine of one job may spill.
+        max_uploads: CLEANROOM_MAX_UPLOADS: files of a user that are in no room yet.
+        max_labs: CLEANROOM_MAX_LABS: data labs of a user.
+        max_rooms: CLEANROOM_MAX_ROOMS: data rooms that a user owns.
     """
 
     home: Path
@@ -79,6 +84,11 @@ class Settings:
     max_unfinished_jobs: int = 100
     max_resources: int = 10_000
     max_upload_bytes: int = 10**9
+    max_unpacked_bytes: int = 2 * 10**9
+    max_scratch_bytes: int | None = None
+    max_uploads: int = 100
+    max_labs: int = 100
+    max_rooms: int = 100
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -109,6 +119,11 @@ class Settings:
             max_unfinished_jobs=_read(values, "CLEANROOM_MAX_UNFINISHED_JOBS", _positive) or 100,
             max_resources=_read(values, "CLEANROOM_MAX_RESOURCES", _positive) or 10_000,
             max_upload_bytes=_read(values, "CLEANROOM_MAX_UPLOAD", parse_bytes) or 10**9,
+            max_unpacked_bytes=_read(values, "CLEANROOM_MAX_UNPACKED", parse_bytes) or 2 * 10**9,
+            max_scratch_bytes=_read(values, "CLEANROOM_MAX_SCRATCH", parse_bytes),
+            max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
+            max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
+            max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
         )
 
 
@@ -258,7 +273,12 @@ class Installation:
     def engine_settings(self) -> EngineSettings:
         """How much of the machine one engine may use."""
         return EngineSettings(
-            self.settings.memory_bytes, self.settings.threads, self.home.scratch, url=self.settings.engine_url
+            self.settings.memory_bytes,
+            self.settings.threads,
+            self.home.scratch,
+            self.settings.max_scratch_bytes,
+            self.settings.max_unpacked_bytes,
+            url=self.settings.engine_url,
         )
 
 

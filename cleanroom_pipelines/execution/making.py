@@ -403,7 +403,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
 
 
 def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """The control group, by the audience's own salt: the same users at each refresh, others for another audience."""
+    """The control group by the audience's own salt: the same users at each refresh, others for another one."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
 

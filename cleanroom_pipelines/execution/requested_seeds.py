@@ -15,9 +15,7 @@ from cleanroom_pipelines.queries.checking import check_query
 from cleanroom_pipelines.queries.running import run_query
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
 from cleanroom_pipelines.storage.warehouse import warehouse_table
-
-# 500,000 ids of 128 characters take 70 MB; four times as much is no seed.
-_MOST_BYTES = 300_000_000
+from cleanroom_pipelines.tables.seeds import MAX_SEED_BYTES
 
 
 def fetch_requested_seed(installation: Installation, job: GenerationJob) -> GenerationJob:
@@ -41,7 +39,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
         try:
             if requested.s3_uri is not None:
                 place = installation.buckets.locate(account, requested.s3_uri)
-                file = place.fetch(Path(folder) / "seed", max_bytes=_MOST_BYTES)
+                file = place.fetch(Path(folder) / "seed", max_bytes=MAX_SEED_BYTES)
             else:
                 file = Path(folder) / "seed.jsonl"
                 _query(installation, account, requested, file)

@@ -14,6 +14,7 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.seeds import forget_spent_seeds
 from cleanroom_pipelines.execution.traces import (
     PARTITION_SETS,
+    Comparison,
     add_partitions,
     has_runs,
     hide_partition,
@@ -59,20 +60,10 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Show what exists; what was deleted and never run is hidden here, whatever left traces by its deletion.
-
-    Everything is compared where something was created or deleted since the last time, and once an hour: the clock
-    of a host that created something may go behind.
-    """
-    mark = f"{installation.catalog.mark_of_change()} {installation.clock():%Y-%m-%dT%H}"
-    name = f"cleanroom/partitions/{installation.opened.identity.id}"
-    if instance.daemon_cursor_storage.get_cursor_values({name}).get(name) == mark:
+    """Show what exists; what was deleted and never run is hidden here, whatever left traces by its deletion."""
+    comparison = Comparison(installation, instance, "partitions")
+    if comparison.is_made:
         return
-    _compare_partitions(installation, instance)
-    instance.daemon_cursor_storage.set_cursor_values({name: mark})
-
-
-def _compare_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
     # Before the catalogue: whatever is shown had its row before.
     shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
     ids = installation.catalog.ids_by_kind()
@@ -87,6 +78,7 @@ def _compare_partitions(installation: Installation, instance: dg.DagsterInstance
                 instance, partition
             ):
                 hide_partition(instance, kind, partition)
+    comparison.note()
 
 
 def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:

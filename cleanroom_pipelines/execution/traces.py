@@ -29,6 +29,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.execution.installation import Installation
 
 PARTITION_SETS: Mapping[Kind, str] = {
     Kind.TRAINING_DATASET: "training_datasets",
@@ -74,6 +75,33 @@ def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[
 def shown_partitions(instance: dg.DagsterInstance, kind: Kind) -> set[str]:
     """The partitions of a kind that Dagster knows."""
     return set(instance.get_dynamic_partitions(PARTITION_SETS[kind]))
+
+
+class Comparison:
+    """One comparison of all partitions with the catalogue, made where something was created or deleted since.
+
+    And once an hour: the clock of a host that created something may go behind. What was compared is noted in
+    Dagster's storage, so that one that was lost or restored is compared again.
+
+    Args:
+        installation: Whose catalogue.
+        instance: Whose partitions.
+        name: Which comparison.
+    """
+
+    def __init__(self, installation: Installation, instance: dg.DagsterInstance, name: str) -> None:
+        self._storage = instance.daemon_cursor_storage
+        self._key = f"cleanroom/{name}/{installation.opened.identity.id}"
+        self._mark = f"{installation.catalog.mark_of_change()} {installation.clock():%Y-%m-%dT%H}"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether nothing changed since it was made."""
+        return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
+
+    def note(self) -> None:
+        """Note that it is made, as of when this object was."""
+        self._storage.set_cursor_values({self._key: self._mark})
 
 
 def hide_partition(instance: dg.DagsterInstance, kind: Kind, partition: str) -> None:

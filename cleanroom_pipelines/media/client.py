@@ -98,7 +98,7 @@ class HttpTransport:
         self.url, host = _checked_url(url)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise InvalidRequestError(
-                "The token cannot be used.", remedy="Give it as `cleanroom token issue` printed it."
+                "The token cannot be used.", remedy="Give it as the operator of the clean room issued it."
             )
         local = host in _LOOPBACK
         if self.url.startswith("http:") and not local:
@@ -398,7 +398,7 @@ def _json(response: "httpx.Response") -> Any:
 def _not_understood(status: int) -> ServerError:
     return ServerError(
         f"The server answered with status {status} and nothing that is understood here.",
-        remedy="Check that the address is that of `cleanroom serve`.",
+        remedy="Check that the address is the clean room server's.",
     )
 
 

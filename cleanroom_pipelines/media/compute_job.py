@@ -9,6 +9,7 @@ import csv
 import gzip
 import hashlib
 import io
+import logging
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -42,6 +43,7 @@ from cleanroom_pipelines.media.results import (
 from cleanroom_pipelines.media.validation_reports import ValidationReports
 
 _Answer = TypeVar("_Answer")
+_LOG = logging.getLogger(__name__)
 _FIRST_SLEEP_SECONDS = 0.05
 _MOST_DOWNLOADS = 3
 _SPOOLED_BYTES = 64 << 20
@@ -93,7 +95,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         return cls(client, state)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.id!r}, {self._state['status']})"
+        return f"{type(self).__name__}({self.id!r}, {self._state['status']}{self._standing()})"
 
     @property
     def id(self) -> str:
@@ -116,6 +118,12 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         stage = self._now().get("stage")
         return None if stage is None else str(stage)
 
+    @property
+    def place(self) -> int | None:
+        """The place in the server's queue now, 1 being next; None if the job does not wait there."""
+        place = self._now().get("place")
+        return None if place is None else int(place)
+
     def run(self) -> NoReturn:
         """Nothing is left to do: the job was started when it was made.
 
@@ -136,7 +144,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
             self._state = self._client.call(Method.CANCEL_JOB, job_id=self.id)
 
     def wait_for_completion(self, timeout: float | None = None, sleep_interval: float = 1) -> Self:
-        """Wait until the job has ended well.
+        """Wait until the job has ended well; stage and place in the queue are logged as they change.
 
         Args:
             timeout: Most seconds to wait; None for as long as it takes.
@@ -150,14 +158,17 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         if sleep_interval < 0:
             raise InvalidRequestError("The time between two looks is negative.", remedy="Give seconds from 0.")
         end = None if timeout is None else time.monotonic() + timeout
-        pause = min(_FIRST_SLEEP_SECONDS, sleep_interval)
+        pause, said = min(_FIRST_SLEEP_SECONDS, sleep_interval), ""
         while not self.is_complete():
             left = pause if end is None else end - time.monotonic()
             if left <= 0:
                 raise JobTimeoutError(
-                    "The job did not end in the time that was given; it goes on.",
+                    f"The job did not end in the time that was given; it goes on{self._standing()}.",
                     remedy="Wait again, or cancel it.",
                 )
+            if (standing := self._standing()) != said:
+                said = standing
+                _LOG.info("The job is not done%s.", standing)
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, sleep_interval)
         if self._state["status"] == JobStatus.FAILED:
@@ -188,6 +199,14 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         if self._state["status"] == JobStatus.RUNNING:
             self._state = self._client.call(Method.GET_JOB, job_id=self.id)
         return self._state
+
+    def _standing(self) -> str:
+        """Stage and place of a running job as last told, to be put behind something; empty if nothing was."""
+        if self._state["status"] != JobStatus.RUNNING:
+            return ""
+        place = self._state.get("place")
+        told = (self._state.get("stage"), f"place {place} in the queue" if place is not None else "")
+        return "".join(f", {each}" for each in told if each)
 
     def _failure(self) -> JobFailedError:
         error = self._state.get("error")

@@ -66,6 +66,13 @@ class BudgetSpentError(MediaError, RuntimeError):
     """The pair's privacy budget does not suffice; the two providers can approve a refill."""
 
 
+class QuotaExceededError(MediaError, RuntimeError):
+    """The user has as many things of a kind as the operator allows; nothing was made.
+
+    Attributes in `attributes`: `quota`, what there are too many of, and `limit`.
+    """
+
+
 class TooFewUsersError(MediaError, ValueError):
     """Too few users, by the released count, for what was asked."""
 

@@ -261,6 +261,14 @@ class MediaDcr:
     def _propose(self, kind: str, **more: Any) -> BudgetProposal:
         return BudgetProposal.from_dict(self._client.call(Method.PROPOSE, room_id=self.id, kind=kind, **more))
 
+    def decline(self) -> None:
+        """Refuse to take part: the room is gone from the caller's list, and its owner sees who declined.
+
+        Raises:
+            ConflictError: It is the caller's own room.
+        """
+        self._client.call(Method.DECLINE_ROOM, room_id=self.id)
+
     # what the two sides bring
 
     def provision_base_audience(self, data_lab_id: str) -> None:

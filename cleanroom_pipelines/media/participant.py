@@ -6,7 +6,7 @@ Keep out: deciding who may do what; the server does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ class Participant:
         role: What the group is, in free text.
         id: Its id; the server gives it when the room is created.
         organization_id: What the group calls its organization.
+        declined: Who belonged to it and refused to take part, as the room's owner sees it.
 
     Raises:
         InvalidRequestError: There is no such permission, or the e-mail addresses are one text and no list.
@@ -46,6 +47,7 @@ class Participant:
     role: str
     id: str | None = None
     organization_id: str | None = None
+    declined: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.emails, str) or isinstance(self.permissions, str):
@@ -71,11 +73,16 @@ class Participant:
             role=value["role"],
             id=value.get("id"),
             organization_id=value.get("organization_id"),
+            declined=list(value.get("declined") or ()),
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The participant as a dictionary that JSON can hold; `id` and `organization_id` only if there are any."""
-        optional = {"id": self.id, "organization_id": self.organization_id}
+        """The participant as a dictionary that JSON can hold; the optional fields only if they are set."""
+        optional = {
+            "id": self.id,
+            "organization_id": self.organization_id,
+            "declined": list(self.declined) or None,
+        }
         return {
             "emails": list(self.emails),
             "role": self.role,

@@ -49,6 +49,7 @@ class Method(StrEnum):
     LIST_PROPOSALS = "list_proposals"
     PROPOSE = "propose"
     APPROVE = "approve"
+    DECLINE_ROOM = "decline_room"
 
     @property
     def only_reads(self) -> bool:
@@ -92,6 +93,7 @@ _STATUS: Mapping[type[MediaError], int] = {
     errors.UnauthorizedError: 401,
     errors.BudgetSpentError: 403,
     errors.PermissionDeniedError: 403,
+    errors.QuotaExceededError: 403,
     errors.AmbiguousNameError: 404,
     errors.NotFoundError: 404,
     errors.AudienceHasDependentsError: 409,

@@ -17,7 +17,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.handlers import audiences, budgets, jobs, rooms
-from cleanroom_pipelines.media.handlers.access import Call
+from cleanroom_pipelines.media.handlers.access import Call, check_quota
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.storage.upload_vault import chunks_of
 
@@ -46,6 +46,7 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.LIST_PROPOSALS: budgets.list_proposals,
     Method.PROPOSE: budgets.propose,
     Method.APPROVE: budgets.approve,
+    Method.DECLINE_ROOM: rooms.decline_room,
 }
 _KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_PHONE_NUMBER"})
 
@@ -90,6 +91,7 @@ class MediaService:
 
         Raises:
             UploadTooLargeError: It is larger than the installation takes.
+            QuotaExceededError: The user has too many files that are in no room yet.
         """
         call = Call(self.installation, email, {}, {"operation": "upload"})
         with self._audited(call, only_reads=False):
@@ -97,6 +99,7 @@ class MediaService:
                 raise errors.InvalidRequestError(
                     "There is no such kind of matching ids.", remedy="See MatchingId."
                 )
+            _check_uploads(call)
             upload_id = self.installation.token_hex(16)
             self.installation.catalog.announce(UPLOAD, upload_id)
             sealed = self.installation.uploads.put(upload_id, self._limited(chunks))
@@ -115,6 +118,19 @@ class MediaService:
                 raise
             call.trail["n_bytes"] = sealed.n_bytes
             return {"manifest_hash": upload_id, "name": name, "n_bytes": sealed.n_bytes}
+
+    def admit_upload(self, email: str, request_id: str | None = None) -> None:
+        """Refuse a file before it comes, where its sender has too many already.
+
+        Raises:
+            QuotaExceededError: The user has.
+        """
+        call = Call(self.installation, email, {}, {"operation": "upload", "request_id": request_id})
+        try:
+            _check_uploads(call)
+        except errors.QuotaExceededError as error:
+            self._write(call, error)
+            raise
 
     @contextmanager
     def opening(self, email: str, job_id: str, name: str) -> Iterator[Path]:
@@ -163,6 +179,11 @@ class MediaService:
                     "The file is larger than the server takes.", remedy="Ask the operator, or bring less."
                 )
             yield chunk
+
+
+def _check_uploads(call: Call) -> None:
+    held = call.installation.catalog.count_uploads(call.email)
+    check_quota("files that are in no data room yet", held, call.installation.settings.max_uploads)
 
 
 class LocalTransport:

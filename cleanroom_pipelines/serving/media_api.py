@@ -62,6 +62,7 @@ class MediaApi:
             with self._written_down(request, email):
                 if request.raw_path != _UPLOADS:
                     raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+            self.service.admit_upload(email, request.id)
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
             kind = query["matching_id"][0] if "matching_id" in query else None

@@ -327,7 +327,7 @@ def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, u
         raise TrainingDataError(
             f"{n_invalid:,} of {n_rows:,} rows of the {upload.what} are invalid (null id, unreadable line or "
             f"wrong type in a cell); at most {max_invalid_share:.4g} of them may be.",
-            remedy="Repair the rows, or allow more with --max-invalid.",
+            remedy="Repair the rows, or train with a larger share of invalid rows allowed.",
             n_invalid=n_invalid,
             n_rows=n_rows,
         )

@@ -324,7 +324,7 @@ class _Writing:
         if self._n_users > MAX_USERS:
             raise TrainingDataError(
                 f"The table holds more than {MAX_USERS:,} users, the most that one machine trains.",
-                remedy="Train on a Spark cluster (CLEANROOM_ENGINE_URL).",
+                remedy="Give fewer users, or let the operator train on a Spark cluster.",
                 n_users=self._n_users,
             )
 

@@ -11,6 +11,8 @@ from cleanroom_pipelines.errors import SeedError
 
 MIN_SEED_IDS = 25
 MAX_SEED_IDS = 500_000
+# 500,000 ids of 128 characters take 70 MB; four times as much is no seed.
+MAX_SEED_BYTES = 300_000_000
 SEED_COLUMN = "user_id"
 
 # "id", "userid", "household_id": words for an id, which an id itself hardly is.

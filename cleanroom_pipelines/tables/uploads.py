@@ -22,6 +22,7 @@ from cleanroom_pipelines.engine import Engine, TableFiles, find_tables
 from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.tables.cells import MAX_SECONDS, TYPES_IN_WORDS, Column
 from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.tables.seeds import MAX_SEED_BYTES
 
 # The engine's failures that are not the file's fault; every other one means that the file cannot be read.
 _SPARK_ON_FILES = ("FAILED_READ_FILE", "MALFORMED", "CANNOT_MERGE_SCHEMAS")
@@ -49,6 +50,8 @@ class Upload:
         missing: The code if it is not there.
         invalid: The code if it cannot be used.
         too_small: The code if it holds too little.
+        too_large: The code if it holds too much.
+        unpacked_bytes: The most that it may hold when it is unpacked. None: no limit.
     """
 
     what: str
@@ -56,10 +59,13 @@ class Upload:
     missing: StatusCode
     invalid: StatusCode
     too_small: StatusCode
+    too_large: StatusCode | None = None
+    unpacked_bytes: int | None = None
 
     def refusal(self, message: str, *, remedy: str, problem: str) -> InputError:
         """The error that refuses an upload of this kind."""
-        code = self.missing if problem == "missing" else self.invalid
+        codes = {"missing": self.missing, "too large": self.too_large}
+        code = codes.get(problem) or self.invalid
         return self.error(message, remedy=remedy, status_code=code, problem=problem)
 
 
@@ -77,7 +83,15 @@ USERS = Upload(
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
 )
-SEED = Upload("seed", SeedError, StatusCode.SEED_NOT_FOUND, StatusCode.SEED_INVALID, StatusCode.SEED_TOO_SMALL)
+SEED = Upload(
+    "seed",
+    SeedError,
+    StatusCode.SEED_NOT_FOUND,
+    StatusCode.SEED_INVALID,
+    StatusCode.SEED_TOO_SMALL,
+    StatusCode.SEED_TOO_LARGE,
+    MAX_SEED_BYTES,
+)
 
 
 def find_upload(source: str | Path, upload: Upload) -> TableFiles:
@@ -91,7 +105,7 @@ def find_upload(source: str | Path, upload: Upload) -> TableFiles:
         TrainingDataError: Or SeedError: not there, empty, or of a format or header that cannot be read.
     """
     try:
-        return find_tables(source, what=upload.what)
+        return find_tables(source, what=upload.what, unpacked_bytes=upload.unpacked_bytes)
     except InputError as error:
         raise upload.refusal(
             error.message, remedy=error.remedy, problem=error.attributes.get("problem", "unreadable")

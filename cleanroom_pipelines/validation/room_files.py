@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
-from cleanroom_pipelines.engine import TableFiles, quote_literal, unpacked_blocks
+from cleanroom_pipelines.engine import TableFiles, quote_literal, too_large, unpacked_blocks
 from cleanroom_pipelines.errors import InputError, StorageFullError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -76,15 +76,15 @@ def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -
     Args:
         path: The file, whatever it is called.
         scratch: An existing folder for the unpacked file, empty of other uploads' files of this name.
-        max_bytes: The most that it may be unpacked to. None: no limit.
+        max_bytes: The most that it may hold when it is unpacked. None: no limit.
 
     Returns:
         The file as the engine can read it.
 
     Raises:
-        InputError: It is not there, has no bytes, or cannot be read; the attribute `problem` is "missing", "empty"
-            or "unreadable".
-        StorageFullError: It is larger unpacked than is allowed.
+        InputError: It is not there, has no bytes, cannot be read or holds too much; the attribute `problem` is
+            "missing", "empty", "unreadable" or "too large".
+        StorageFullError: The disk is full.
     """
     try:
         return _open(path, scratch, max_bytes)
@@ -132,7 +132,7 @@ def _open(path: Path, scratch: Path, max_bytes: int | None) -> RoomFile:
     if magic.startswith(_GZIP_MAGIC):
         plain = scratch / "unpacked"
         with plain.open("wb") as sink:
-            sink.writelines(_within(max_bytes, unpacked_blocks(path)))
+            sink.writelines(unpacked_blocks(path, max_bytes=max_bytes))
         magic = _magic_of(plain)
     else:
         # A link with a plain name: the engine would take a star in a path for a pattern.
@@ -141,7 +141,7 @@ def _open(path: Path, scratch: Path, max_bytes: int | None) -> RoomFile:
     if not magic:
         raise InputError("The file is empty.", remedy="Give a file with at least one row.", problem="empty")
     if magic == _PARQUET_MAGIC:
-        return RoomFile(plain, "parquet", {_n_parquet_columns(plain): 1}, "", n_bytes)
+        return RoomFile(plain, "parquet", {_n_parquet_columns(plain, max_bytes): 1}, "", n_bytes)
     sizes, line_end = _shape_of_csv(plain)
     return RoomFile(plain, "csv", sizes, line_end, n_bytes)
 
@@ -151,24 +151,18 @@ def _magic_of(path: Path) -> bytes:
         return stream.read(len(_PARQUET_MAGIC))
 
 
-def _within(max_bytes: int | None, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    n_bytes = 0
-    for block in blocks:
-        n_bytes += len(block)
-        if max_bytes is not None and n_bytes > max_bytes:
-            raise StorageFullError(
-                "A file is larger unpacked than the scratch space allows.",
-                remedy="Give smaller files, or allow more scratch space.",
-            )
-        yield block
-
-
-def _n_parquet_columns(path: Path) -> int:
+def _n_parquet_columns(path: Path, max_bytes: int | None) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return len(pq.read_schema(path))
+        facts = pq.read_metadata(path)
+        groups = (facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
+        n_columns = len(facts.schema.to_arrow_schema())
+        # a cell that repeats takes next to no bytes, but is read again for each row
+        if max_bytes is not None and max(sum(groups), facts.num_rows * n_columns) > max_bytes:
+            raise too_large(max_bytes)
+        return n_columns
     except pa.ArrowException as error:
         raise ValueError(type(error).__name__) from None
 

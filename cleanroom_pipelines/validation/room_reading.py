@@ -283,7 +283,7 @@ class _Part:
             InputError: The file as a whole cannot be used.
         """
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        file = open_room_file(upload.path, folder, max_bytes=self.reading.engine.scratch_bytes)
+        file = open_room_file(upload.path, folder, max_bytes=self.reading.engine.unpacked_bytes)
         formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
         self.table = replace(
             self.table,

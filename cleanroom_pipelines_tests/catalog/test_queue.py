@@ -5,7 +5,7 @@ The owner of an account's work is the account that asked; of a data room's, the 
 
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, DataLabSpec, Kind, Version
+from cleanroom_pipelines.catalog import Catalog, DataLabSpec, Kind, Stage, Version
 from cleanroom_pipelines.catalog.queue import Lane
 
 from .building import Builder, Clock, dataset_spec, export_spec, job_spec
@@ -110,9 +110,33 @@ def test_a_place_in_the_queue_counts_its_lane(undeclared: Builder, clock: Clock,
     for number in range(3):
         ask(undeclared, clock, configured, f"job{number}", account)
     undeclared.create(dataset_spec("late"))
-    places = {
-        record.name: undeclared.catalog.place_in_queue(record.kind, record.id)
-        for kind in (Kind.GENERATION_JOB, Kind.TRAINING_DATASET)
-        for record in undeclared.catalog.iterate(kind)
+    assert {name: stage.place for name, stage in stages(undeclared).items()} == {
+        "job0": 1,
+        "job1": 2,
+        "job2": 3,
+        "late": 1,
     }
-    assert places == {"job0": 1, "job1": 2, "job2": 3, "late": 1, "baskets": None}
+
+
+@on_both_dialects
+def test_every_open_version_has_a_stage(undeclared: Builder, clock: Clock) -> None:
+    dataset, model, _ = undeclared.chain()
+    assert {name: str(stage) for name, stage in stages(undeclared).items()} == {
+        "baskets": "waiting, place 1 in the queue",
+        "weekly": "waiting for what it is made from",
+        "partners": "waiting for what it is made from",
+    }
+    undeclared.make(undeclared.newest(dataset))
+    claim = undeclared.catalog.claim(model.kind, model.id, 1, "run")
+    assert claim
+    assert str(stages(undeclared)["weekly"]) == "starting"
+    undeclared.catalog.report_progress(claim, 0.4, "counting items")
+    assert str(stages(undeclared)["weekly"]) == "counting items, 40%"
+    assert undeclared.catalog.stages([dataset.id]) == {}
+    assert undeclared.catalog.stages([model.id]).keys() == {(model.id, 1)}
+
+
+def stages(builder: Builder) -> dict[str, Stage]:
+    found = builder.catalog.stages()
+    records = [record for kind in Kind for record in builder.catalog.iterate(kind)]
+    return {record.name: stage for record in records for (id_, _), stage in found.items() if id_ == record.id}

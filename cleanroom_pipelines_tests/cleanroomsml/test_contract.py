@@ -397,7 +397,9 @@ def test_an_older_client_knows_only_data_source(room: Room) -> None:
     job = answer.json["audienceGenerationJobArn"]
     seen = room.ask(me, build("GetAudienceGenerationJob", {"audienceGenerationJobArn": job})).json
     assert seen["seedAudience"] == body["seedAudience"]
-    assert seen.keys().isdisjoint({"statusDetails", "metrics", "protectedQueryIdentifier", "description"})
+    place = {"message": "Waiting, place 1 in the queue."}
+    assert seen["statusDetails"] == place
+    assert seen.keys().isdisjoint({"metrics", "protectedQueryIdentifier", "description"})
 
 
 def test_what_is_no_operation(room: Room) -> None:

@@ -532,6 +532,23 @@ def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
     assert guests["message"] == "The model cannot be used. Its owner is told why."
 
 
+def test_both_sides_see_the_place_in_the_queue(room: Room) -> None:
+    model = room.shared()
+    jobs = [room.job(model, f"job {number}") for number in range(2)]
+    for number, theirs in enumerate(jobs, 1):
+        place = {"message": f"Waiting, place {number} in the queue."}
+        ours = room.parties.publisher.own(theirs)
+        assert (
+            room.advertiser.get_audience_generation_job(audienceGenerationJobArn=theirs)["statusDetails"] == place
+        )
+        assert room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)["statusDetails"] == place
+    room.finish()
+    room.advertiser.start_audience_export_job(**export_parameters(jobs[0], "first"))
+    (export,) = room.advertiser.list_audience_export_jobs(audienceGenerationJobArn=jobs[0])["audienceExportJobs"]
+    assert export["statusDetails"] == {"message": "Waiting, place 1 in the queue."}
+    assert "statusDetails" not in room.advertiser.get_audience_generation_job(audienceGenerationJobArn=jobs[0])
+
+
 def test_locations_stay_with_whose_they_are(room: Room) -> None:
     theirs = room.job(room.shared())
     room.finish()

@@ -61,6 +61,17 @@ def test_run_does_what_is_pending_and_status_shows_it(command: Commands, trained
         assert command("run").out == "Finished 0 runs.\n"
 
 
+def test_status_shows_the_place_in_the_queue(
+    command: Commands, installation: Installation, world: worlds.World
+) -> None:
+    command("apply", world.declaration)
+    rows = {row["kind"]: row for row in json.loads(command("status", "--json").out)}
+    dataset, model = rows[Kind.TRAINING_DATASET.words], rows[Kind.AUDIENCE_MODEL.words]
+    assert (dataset["stage"], dataset["place"]) == ("waiting", 1)
+    assert (model["stage"], model["place"]) == ("waiting for what it is made from", None)
+    assert "waiting, place" in command("status").out, "the rest may be on the next line of its cell"
+
+
 def test_a_failure_shows_its_reason(command: Commands, installation: Installation, tmp_path: Path) -> None:
     declaration = worlds.declare(tmp_path / "c.yaml", interactions=tmp_path / "nowhere.csv", seed=None)
     command("apply", declaration)

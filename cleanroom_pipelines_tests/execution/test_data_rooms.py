@@ -2,6 +2,7 @@
 is taken out is gone; audiences hold the users their definitions name; lists are delivered and repeated as the
 privacy policy says; documents and events hold released numbers only, and no id."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from cleanroom_pipelines.catalog.tables import AudienceReferenceRow, RoomJobRow,
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.execution.deleting import delete_now
+from cleanroom_pipelines.execution.installation import Settings
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
@@ -327,6 +329,51 @@ def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
     world.run()
     assert {"base_audience", "seed_audiences", "overlap_statistics"} <= set(world.version().artifacts)
     assert [path.name for path in inbox.rglob("*") if path.is_file()] == [".hidden"]
+
+
+def test_what_holds_too_much_is_refused_and_leaves_nothing(
+    world: RoomWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
+
+    world.run()
+    monkeypatch.setenv("CLEANROOM_MAX_UNPACKED", "64MB")
+    # members of a gzip may follow one another
+    bomb = gzip.compress(b"a@mail.example,loyal\n" * 100_000) * 32
+    inbox = world.installation.home.inbox_rooms / world.room.id
+    (inbox / "seed_audiences" / "file.csv").write_bytes(bomb)
+    for drop in find_room_drops(world.installation):
+        provision_drop(world.installation, drop)
+    brought = world.installation.uploads.put("ab" * 16, [bomb])
+    world.installation.catalog.add_upload(
+        "ab" * 16,
+        "lab@a.example",
+        "a file",
+        n_bytes=brought.n_bytes,
+        digest=brought.digest,
+        matching_id=None,
+        location=brought.location,
+    )
+    lab = world.installation.catalog.create(
+        DataLabSpec(name="lab", mark="cd" * 8, owner_email="lab@a.example", datasets={"matching:EMAIL": "ab" * 16})
+    )
+    world.run()
+    assert world.installation.catalog.newest_version(Kind.DATA_LAB, lab.id).status == "CREATE_FAILED"
+    reports = document(world, lab, "data_lab", "reports")
+    assert "The file holds more than 64,000,000 bytes" in json.dumps(reports)
+    newest = world.installation.catalog.newest_version(Kind.DATA_ROOM, world.room.id)
+    assert (newest.status, newest.status_code) == ("CREATE_FAILED", "SEED_INVALID")
+    report = document(world, world.room, "seed_audiences", "report")["report"]
+    assert "The file holds more than 64,000,000 bytes when it is unpacked." in json.dumps(report)
+    assert world.installation.uploads.locations() == {brought.location}, "the drop's copy is gone"
+    assert [path for path in inbox.rglob("*") if path.is_file()] == []
+    scratch = world.installation.home.scratch_root
+    assert sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file()) < 10_000
+    assert list(scratch.rglob("unpacked")) == []
+
+
+def test_what_is_too_large_by_default() -> None:
+    assert Settings(Path("home")).max_unpacked_bytes < 2_100_000_000
 
 
 def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: pytest.MonkeyPatch) -> None:

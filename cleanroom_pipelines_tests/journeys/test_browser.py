@@ -58,12 +58,15 @@ def browser() -> Iterator[Any]:
 
 
 def see(browser: Any, what: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until something is on the page and return it."""
-    from selenium.common.exceptions import StaleElementReferenceException
+    """Wait until something is on the page and return it; what is there instead is told."""
+    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
 
     wait = WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
-    return wait.until(lambda _: what())
+    try:
+        return wait.until(lambda _: what())
+    except TimeoutException:
+        raise AssertionError(f"not on the page {browser.current_url}: {body(browser)}") from None
 
 
 def texts(browser: Any, tag: str, start: str) -> list[Any]:
@@ -102,6 +105,10 @@ def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) 
         export = see(browser, lambda: [e for e in texts(browser, "*", "june-buyers") if e.is_displayed()], 240)[0]
         wait_until(lambda: any((inbox / "accepted").glob("*.json")), seconds=240, what="a receipt")
         export.click()
+        see(browser, lambda: "june-buyers" in browser.current_url)
+        (exported,) = (key for key in installation.catalog.ids(Kind.EXPORT_JOB) if key.startswith("june"))
+        see_version(installation, Kind.EXPORT_JOB, exported, 1)
+        browser.get(browser.current_url)  # the details of a partition that was looked at do not follow its run
         see(browser, lambda: "Materialized" in body(browser) and "destination" in body(browser), 120)
         snap("export")
         assert not [path for path in inbox.iterdir() if path.is_file()]

@@ -723,6 +723,35 @@ def test_a_job_is_waited_for(server: FakeServer, room: MediaDcr) -> None:
     assert job.status is JobStatus.SUCCESS
 
 
+def test_a_room_is_declined(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("decline_room", {})
+    room.decline()
+    (sent,) = server.of("decline_room")
+    assert sent.body == b'{"room_id":"room1"}'
+
+
+def test_who_waits_is_told_the_place_in_the_queue(
+    server: FakeServer, room: MediaDcr, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = running(stage="waiting", progress=0.0, place=3)
+    server.answer("start_job", waiting)
+    server.answer("get_job", waiting)
+    job = room.get_audience_size(SEED)
+    assert (job.stage, job.place) == ("waiting", 3)
+    with pytest.raises(JobTimeoutError, match="it goes on, waiting, place 3 in the queue"):
+        job.wait_for_completion(timeout=0, sleep_interval=0.001)
+    assert "waiting, place 3 in the queue" in repr(job)
+    server.answer("get_job", waiting, waiting, running(), ended())
+    server.answer("get_job_result", {"size": 120})
+    with caplog.at_level("INFO", logger="cleanroom_pipelines.media"):
+        assert job.result() == 120
+    assert [record.getMessage() for record in caplog.records] == [
+        "The job is not done, waiting, place 3 in the queue.",
+        "The job is not done, counting.",
+    ]
+    assert "place" not in repr(job)
+
+
 def test_a_result_waits_for_itself(server: FakeServer, room: MediaDcr) -> None:
     server.answer("start_job", running())
     server.answer("get_job", running(), ended())

@@ -78,7 +78,8 @@ TABLE: dict[str, Cell] = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """An installation in which each test has a room of its own."""
-    shared = Installation(Settings(tmp_path_factory.mktemp("media") / "home", seed_floor=1))
+    home = tmp_path_factory.mktemp("media") / "home"
+    shared = Installation(Settings(home, seed_floor=1, max_rooms=10_000, max_labs=10_000, max_uploads=10_000))
     shared.catalog.stay_connected()  # as a server does
     return shared
 
@@ -126,7 +127,7 @@ def test_each_group_may_what_its_permission_says(shared: Installation) -> None:
 
 
 def test_every_method_about_a_room_stands_in_the_table() -> None:
-    elsewhere = {"whoami", "create_room", "list_rooms", "create_lab", "get_lab", "start_lab"}
+    elsewhere = {"whoami", "create_room", "list_rooms", "create_lab", "get_lab", "start_lab", "decline_room"}
     about_jobs = {"get_job", "get_job_result", "cancel_job"}
     assert {method for method, _, _ in TABLE.values()} == {each.value for each in Method} - elsewhere - about_jobs
 
@@ -134,6 +135,99 @@ def test_every_method_about_a_room_stands_in_the_table() -> None:
 def test_rooms_are_listed_for_who_is_in_them(world: MediaWorld) -> None:
     assert world.room in {each["id"] for each in world.call("quality", "list_rooms")["rooms"]}
     assert world.call(STRANGER, "list_rooms") == {"rooms": []}
+
+
+def test_who_declines_is_in_the_room_no_more(world: MediaWorld) -> None:
+    job = world.ask("create", "audience_size", audience=SEED)
+    theirs = world.audience("create")
+    world.new_lines()
+    assert world.call("create", "decline_room", room_id=world.room) == {}
+    (line,) = world.new_lines()
+    assert (line["operation"], line["outcome"], line["room"]) == ("decline_room", "ok", world.room)
+    assert (line["participant"], line["user"]) == (
+        world.ids["create"],
+        world.installation.audit_name(email("create")),
+    )
+    assert world.room not in {each["id"] for each in world.call("create", "list_rooms")["rooms"]}
+    for method, params, allowed in TABLE.values():
+        if "create" in allowed:
+            asked = params(world, "create")
+            refused = told_of(partial(world.call, "create", method, room_id=world.room, **asked))
+            assert refused == told_of(partial(world.call, "create", method, room_id="no-such-room", **asked))
+    assert told_of(lambda: world.call("create", "get_job", job_id=job["id"]))["type"] == "PermissionDeniedError"
+    assert told_of(lambda: world.call("create", "decline_room", room_id=world.room))["type"] == (
+        "PermissionDeniedError"
+    )
+    assert world.installation.catalog.get(Kind.CUSTOM_AUDIENCE, theirs).created_by == world.ids["create"]
+    assert declined_as(world, "owner") == [email("create")]
+    assert declined_as(world, "export") == []
+    entries = world.call("owner", "get_audit_log", room_id=world.room)["entries"]
+    assert ("decline_room", world.ids["create"]) in {(each["action"], each["participant"]) for each in entries}
+
+
+def declined_as(world: MediaWorld, group: str) -> list[str]:
+    told = world.call(group, "get_room", room_id=world.room)["participants"]
+    return [each for participant in told for each in participant.get("declined", ())]
+
+
+def test_what_a_side_brought_goes_with_the_last_of_it(world: MediaWorld) -> None:
+    catalog = world.installation.catalog
+    world.finish(Kind.DATA_ROOM, world.room)
+    assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": True, "seeds": True}
+    world.call("insights", "decline_room", room_id=world.room)
+    assert catalog.newest_version(Kind.DATA_ROOM, world.room).number == 1, "nothing was theirs"
+    world.call("base", "decline_room", room_id=world.room)
+    assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": False, "seeds": True}
+    assert catalog.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING"
+    world.call("seed", "decline_room", room_id=world.room)
+    assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": False, "seeds": False}
+
+
+def test_the_owner_does_not_decline(world: MediaWorld) -> None:
+    told = told_of(lambda: world.call("owner", "decline_room", room_id=world.room))
+    assert told["type"] == "ConflictError"
+    assert world.call("owner", "get_room", room_id=world.room)["id"] == world.room
+    assert told_of(lambda: world.call(STRANGER, "decline_room", room_id=world.room))["type"] == (
+        "PermissionDeniedError"
+    )
+
+
+def test_a_user_has_so_many_rooms_labs_and_uploads(tmp_path: Path) -> None:
+    home = Settings(tmp_path / "home", seed_floor=1, max_rooms=1, max_labs=2, max_uploads=3)
+    world = MediaWorld.open(Installation(home))
+
+    def is_over(limit: int, call: Callable[[], object]) -> None:
+        told = told_of(call)
+        assert (told["type"], told["attributes"]["limit"]) == ("QuotaExceededError", limit)
+
+    is_over(1, lambda: MediaWorld.open(world.installation))
+    uploads = [world.upload(STRANGER) for _ in range(3)]
+    is_over(3, lambda: world.upload(STRANGER))
+    is_over(3, lambda: world.service.admit_upload(STRANGER))
+    assert len(world.installation.uploads.locations()) == 3, "what is refused leaves nothing"
+    labs = [
+        world.call(STRANGER, "create_lab", name="lab", datasets={"matching:EMAIL": upload})
+        for upload in uploads[:2]
+    ]
+    is_over(2, lambda: world.call(STRANGER, "create_lab", name="lab", datasets={"matching:EMAIL": uploads[2]}))
+    world.installation.catalog.forget_upload(uploads[0])
+    world.upload(STRANGER)
+    world.upload("base")
+    assert len(labs) == 2
+    refused = [line["operation"] for line in world.lines() if line.get("error") == "QuotaExceededError"]
+    assert refused == ["create_room", "upload", "upload", "create_lab"]
+
+
+def test_a_job_that_waits_has_a_place_in_the_queue(tmp_path: Path) -> None:
+    world = MediaWorld.open(Installation(Settings(tmp_path / "home", seed_floor=1)))
+    jobs = []
+    for name in ("first", "second"):
+        lab = world.call(STRANGER, "create_lab", name=name, datasets={"matching:EMAIL": world.upload(STRANGER)})
+        jobs.append(world.call(STRANGER, "start_lab", lab_id=lab["id"]))
+    assert [(job["stage"], job["place"]) for job in jobs] == [("waiting", 2), ("waiting", 3)]
+    world.finish(Kind.DATA_ROOM, world.room)
+    told = world.call(STRANGER, "get_job", job_id=jobs[1]["id"])
+    assert (told["status"], told["stage"], told["place"]) == ("Running", "waiting", 2)
 
 
 def test_a_job_is_its_users_alone(world: MediaWorld) -> None:

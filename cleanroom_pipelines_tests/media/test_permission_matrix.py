@@ -161,6 +161,23 @@ def test_without_a_token_nothing_is(place: Place) -> None:
     assert_each(is_not, sorted(CELLS))
 
 
+def test_who_declined_is_not(place: Place) -> None:
+    everything = [each for each in P if each is not P.PROVIDE_SEED_AUDIENCE]
+    room = place.room({"none@x.example": [], "base@x.example": everything})
+    assert place.call("base@x.example", "decline_room", {"room_id": room}).status_code == 200
+    assert room not in {each["id"] for each in place.result("base@x.example", "list_rooms", {})["rooms"]}
+    told = place.result("none@x.example", "get_room", {"room_id": room})["participants"]
+    assert [each.get("declined") for each in told] == [None, ["base@x.example"]]
+
+    def is_not(name: str) -> None:
+        answer = ask(place, "base@x.example", room, name)
+        assert answer.status_code == 403
+        assert answer.json() == ask(place, "base@x.example", "spring-000000000000", name).json()
+
+    assert_each(is_not, sorted(CELLS))
+    assert place.call("none@x.example", "decline_room", {"room_id": room}).status_code == 409, "it is its owner"
+
+
 def counts(place: Place) -> list[int]:
     return [len(place.installation.catalog.ids(kind)) for kind in (Kind.CUSTOM_AUDIENCE, Kind.AUDIENCE_LIST)]
 

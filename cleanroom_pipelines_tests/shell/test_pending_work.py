@@ -182,6 +182,7 @@ def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> No
     # each worker and the sensor look before every piece of work; Dagster itself looks and then inserts
     keys = add_models(trained, 30)
     n_workers, failures = 8, list[BaseException]()
+    compared = f"cleanroom/partitions/{trained.installation.opened.identity.id}"
     barrier = Barrier(n_workers)
 
     def look() -> None:
@@ -190,6 +191,7 @@ def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> No
                 if barrier.wait(300) == 0:
                     for key in keys:
                         instance.delete_dynamic_partition("configured_audience_models", key)
+                    instance.daemon_cursor_storage.set_cursor_values({compared: ""})  # as if they were new
                 barrier.wait(300)
                 try:
                     supervise(trained.installation, instance)

@@ -5,6 +5,7 @@ is left; the cursor holds only what is not taken yet; the same content twice is 
 ended, in accepted/ or rejected/, with the report and without ids; the file and the seed are gone.
 """
 
+import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -125,6 +126,8 @@ BAD_DROPS: dict[str, tuple[str | bytes, str]] = {
     "broken.parquet": ("no parquet", "SEED_INVALID"),
     "notes.docx": ("hello", "SEED_INVALID"),
     "damaged.csv.gz": (damaged.GZIPS["shorter than it says"](LONG.encode()), "SEED_INVALID"),
+    # members of a gzip may follow one another: 2 MB that hold 310 MB
+    "bomb.csv.gz": (gzip.compress(b"user_id\n") + gzip.compress(b"nobody\n" * 150_000) * 296, "SEED_TOO_LARGE"),
     "quote.csv": (damaged.with_open_quote(LONG.encode()), "SEED_INVALID"),
 }
 
@@ -145,6 +148,7 @@ def test_bad_drops_are_rejected_with_their_reasons(trained: Shell) -> None:
         name: code for name, (_, code) in BAD_DROPS.items()
     }
     assert len(receipts) == len(BAD_DROPS)
+    assert not any(path.is_file() for path in trained.installation.home.scratch_root.rglob("*"))
     for receipt in receipts:
         assert receipt["status"] == "CREATE_FAILED"
         assert receipt["message"]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.engine import EngineSettings
-from cleanroom_pipelines.errors import StatusCode, StorageFullError
+from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ErrorCode, ValidationReport, report_markdown
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, validate_upload
@@ -199,11 +199,18 @@ def test_a_damaged_parquet(tmp_path: Path) -> None:
     assert [error.code for error in report.table.errors.recorded] == [ErrorCode.INVALID_FILE_TYPE]
 
 
-def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "upload").write_bytes(gzip.compress(b"u1,a@x.ch\n" * 1_000_000))
-    engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=tmp_path, scratch_bytes=1 << 20)
-    with pytest.raises(StorageFullError):
-        validate_upload(RoomUpload(Dataset.MATCHING, tmp_path / "upload", MatchingId.EMAIL), engine=engine)
+@pytest.mark.parametrize("kind", ["gzip", "parquet"])
+def test_a_bomb_is_not_unpacked(tmp_path: Path, kind: str) -> None:
+    if kind == "gzip":
+        (tmp_path / "upload").write_bytes(gzip.compress(b"u1,a@x.ch\n" * 1_000_000))
+    else:
+        parquet(tmp_path / "upload", u=["u1"] * 1_000_000, m=["a@x.ch"] * 1_000_000)
+        assert (tmp_path / "upload").stat().st_size < 10_000
+    engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=tmp_path, unpacked_bytes=1 << 20)
+    report = validate_upload(RoomUpload(Dataset.MATCHING, tmp_path / "upload", MatchingId.EMAIL), engine=engine)
+    assert not report.passed
+    assert report.reason is not None
+    assert "The file holds more than 1,048,576 bytes when it is unpacked." in report.reason
     assert [path.name for path in tmp_path.iterdir()] == ["upload"]
 
 

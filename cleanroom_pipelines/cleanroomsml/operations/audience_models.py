@@ -19,6 +19,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     own_arn,
     page_of,
     shown_page,
+    stages_of,
     status_details,
     times,
 )
@@ -63,7 +64,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     record = endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
     return {
         **_summary(record),
-        "statusDetails": status_details(record),
+        "statusDetails": status_details(record, stages_of(endpoint, [record]).get(key)),
         "trainingDataStartTime": _moment(record.window_start),
         "trainingDataEndTime": _moment(record.window_end),
         "kmsKeyArn": record.kms_key_arn,

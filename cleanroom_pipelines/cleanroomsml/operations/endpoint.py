@@ -5,11 +5,21 @@ Add here when a second operation needs what one has.
 Keep out: anything that only one kind of resource needs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cleanroom_pipelines.catalog import ArnParts, Catalog, Kind, Page, Resource, SeenJobs, parse_arn
+from cleanroom_pipelines.catalog import (
+    ArnParts,
+    Catalog,
+    Kind,
+    Page,
+    Resource,
+    SeenJobs,
+    Stage,
+    Status,
+    parse_arn,
+)
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.storage import Home
@@ -19,6 +29,7 @@ Parameters = Mapping[str, Any]
 Answer = Mapping[str, Any] | None
 
 _DEFAULT_PAGE = 100
+_OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
 _ABOUT_SEED = frozenset(
     {
         StatusCode.SEED_NOT_FOUND,
@@ -140,18 +151,28 @@ def times(record: Resource) -> dict[str, Any]:
     return {"createTime": record.created_at, "updateTime": record.updated_at}
 
 
+def stages_of(endpoint: Endpoint, records: Iterable[Resource]) -> dict[str, Stage]:
+    """Where the work on those resources is that are pending or in progress, by id."""
+    waiting = [record.id for record in records if record.status in _OPEN]
+    found = endpoint.catalog.stages(waiting) if waiting else {}
+    return {resource_id: stage for (resource_id, _), stage in sorted(found.items(), key=lambda each: each[0])}
+
+
 def status_details(
-    record: Resource, *, is_seed_shown: bool = True, is_owner: bool = True
+    record: Resource, stage: Stage | None = None, *, is_seed_shown: bool = True, is_owner: bool = True
 ) -> dict[str, str] | None:
-    """Why a resource failed, if it did.
+    """Why a resource failed, if it did, or where the work on it is.
 
     Args:
         record: The resource.
+        stage: Where the work on it is, which needs no code.
         is_seed_shown: Whether the caller may know the seed; else what is wrong with one is not told in detail.
         is_owner: Whether the model is the caller's; else what is wrong with it is not told in detail.
     """
     if record.status_code is None and not record.status_message:
-        return None
+        if stage is None:
+            return None
+        return {"message": f"{str(stage)[:1].upper()}{str(stage)[1:]}."}
     message = record.status_message or None
     if not is_seed_shown and record.status_code in _ABOUT_SEED:
         message = "The seed of the account that started the job cannot be used. That account is told why."

@@ -7,7 +7,7 @@ Keep out: writing them.
 from typing import Any
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
-from cleanroom_pipelines.catalog import ExportJob, ExportJobSpec, Kind, make_arn
+from cleanroom_pipelines.catalog import ExportJob, ExportJobSpec, Kind, Stage, make_arn
 from cleanroom_pipelines.cleanroomsml.answers import Caller
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     Answer,
@@ -18,6 +18,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     own_arn,
     paging,
     shown_page,
+    stages_of,
     status_details,
     times,
 )
@@ -56,10 +57,11 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
     page = endpoint.catalog.list_seen_exports(
         caller.account_id, caller.region, generation_job_id=key, **paging(parameters)
     )
-    return shown_page(page, "audienceExportJobs", _summary)
+    stages = stages_of(endpoint, page.items)
+    return shown_page(page, "audienceExportJobs", lambda record: _summary(record, stages.get(record.id)))
 
 
-def _summary(record: ExportJob) -> dict[str, Any]:
+def _summary(record: ExportJob, stage: Stage | None) -> dict[str, Any]:
     return {
         **times(record),
         "name": record.name,
@@ -70,7 +72,7 @@ def _summary(record: ExportJob) -> dict[str, Any]:
         "audienceSize": {"type": record.size.type.value, "value": int(record.size.value)},
         "description": record.description,
         "status": record.status.value,
-        "statusDetails": status_details(record),
+        "statusDetails": status_details(record, stage),
         # locations are never visible across accounts: the catalogue tells it to the owner alone
         "outputLocation": record.output_location,
     }

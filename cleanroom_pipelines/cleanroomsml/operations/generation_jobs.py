@@ -37,6 +37,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
     paging,
     quota_exceeded,
     shown_page,
+    stages_of,
     status_details,
     times,
 )
@@ -89,7 +90,12 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     job = seen.job
     return {
         **_summary(seen),
-        "statusDetails": status_details(job, is_seed_shown=seen.is_starter, is_owner=seen.is_owner),
+        "statusDetails": status_details(
+            job,
+            stages_of(endpoint, [job]).get(job.id),
+            is_seed_shown=seen.is_starter,
+            is_owner=seen.is_owner,
+        ),
         "seedAudience": _shown_seed(job.requested_seed) if seen.is_starter else None,
         "includeSeedInOutput": job.seed_mode is SeedMode.FIRST,
         "metrics": _metrics(endpoint, seen),

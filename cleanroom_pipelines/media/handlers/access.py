@@ -21,7 +21,7 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError
+from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError, QuotaExceededError
 
 _MISSING = object()
 _MOST_CHARACTERS = 4096
@@ -168,6 +168,26 @@ class Room:
         if not set(ids) <= known:
             raise InvalidRequestError("Something is shared with no participant of the room.", remedy="See them.")
         return tuple(dict.fromkeys(ids))
+
+
+def check_quota(what: str, n_held: int, limit: int) -> None:
+    """Refuse one more thing than the operator allows a user.
+
+    Args:
+        what: The things, in words.
+        n_held: How many the caller has.
+        limit: How many they may have.
+
+    Raises:
+        QuotaExceededError: The caller has as many as they may.
+    """
+    if n_held >= limit:
+        raise QuotaExceededError(
+            f"You have reached the quota of {limit:,} {what}.",
+            remedy="Ask the operator to delete some, or to allow more.",
+            quota=what,
+            limit=limit,
+        )
 
 
 def denied() -> PermissionDeniedError:

@@ -164,6 +164,7 @@ class _State:
     status: JobStatus
     progress: float = 0.0
     stage: str = ""
+    place: int | None = None
     error: errors.MediaError | None = None
 
 
@@ -174,7 +175,10 @@ def _state(call: Call, job: RoomJob) -> _State:
     except NotFoundError:
         return _State(JobStatus.FAILED, error=errors.JobFailedError("What was asked about is gone."))
     if version.status in _OPEN and not job.cancelled:
-        return _State(JobStatus.RUNNING, version.progress, version.progress_stage)
+        stage = call.installation.catalog.stages([version.resource_id]).get((version.resource_id, version.number))
+        if stage is None:  # it has ended in between: the next look says how
+            return _State(JobStatus.RUNNING, version.progress, version.progress_stage)
+        return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
     if job.cancelled:
         return _State(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
     is_told = version.status is Status.ACTIVE or (
@@ -242,6 +246,7 @@ def _tell(call: Call, job: RoomJob) -> dict[str, Any]:
         "status": state.status.value,
         "progress": state.progress,
         "stage": state.stage,
+        "place": state.place,
         "error": error_as_dict(state.error) if state.error else None,
     }
 

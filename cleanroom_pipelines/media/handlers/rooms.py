@@ -6,6 +6,7 @@ Keep out: audiences (`audiences.py`) and questions (`jobs.py`).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cleanroom_pipelines.audiences.activation.destinations import AdDestination
@@ -25,8 +26,8 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.budgets import Budget, room_pair
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.identity import MatchingId
-from cleanroom_pipelines.media.errors import InvalidRequestError, NotValidatedError
-from cleanroom_pipelines.media.handlers.access import Call, denied
+from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
+from cleanroom_pipelines.media.handlers.access import Call, check_quota, denied
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
 
 _BASE = ("matching:", "segments", "demographics", "embeddings")
@@ -40,6 +41,8 @@ def whoami(call: Call) -> dict[str, Any]:
 def create_room(call: Call) -> dict[str, Any]:
     """Create a room; its owner is the caller."""
     catalog, token_hex = call.installation.catalog, call.installation.token_hex
+    owned = catalog.count_owned(Kind.DATA_ROOM, call.email)
+    check_quota("data rooms of one owner", owned, call.installation.settings.max_rooms)
     groups = [_group(value, token_hex(8)) for value in call.objects("participants")]
     types = _members(CollaborationType, call.texts("collaboration_types"), "collaboration type")
     kinds = _members(MatchingId, call.texts("matching_ids"), "kind of matching ids")
@@ -76,6 +79,8 @@ def list_rooms(call: Call) -> dict[str, Any]:
 
 def create_lab(call: Call) -> dict[str, Any]:
     """Create a lab of uploads, and begin to validate it."""
+    owned = call.installation.catalog.count_owned(Kind.DATA_LAB, call.email)
+    check_quota("data labs of one owner", owned, call.installation.settings.max_labs)
     datasets = call.mapping("datasets") or {}
     for dataset, upload_id in datasets.items():
         name, _, kind = dataset.partition(":")
@@ -204,16 +209,33 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     return {"entries": entries}
 
 
+def decline_room(call: Call) -> dict[str, Any]:
+    """Refuse to take part: the room is no longer the caller's to see, and its owner sees that they declined.
+
+    Raises:
+        ConflictError: It is the caller's own room.
+    """
+    room = call.room()
+    if room.record.owner_email == call.email:
+        raise ConflictError(
+            "The owner of a data room cannot decline it.", remedy="Ask the operator to delete the data room."
+        )
+    call.installation.catalog.decline_room(room.id, call.email)
+    return {}
+
+
 def _room(call: Call, record: DataRoom) -> dict[str, Any]:
     group = record.group_of(call.email)
     assert group is not None
+    is_owner = record.owner_email == call.email
+    groups = record.participants if is_owner else tuple(replace(each, declined=()) for each in record.participants)
     pair = room_pair(call.installation, record)
     budget = None if pair is None else Budget(call.installation, pair, record.id)
     return {
         "id": record.id,
         "name": record.name,
         "owner_email": record.owner_email,
-        "participants": [each.as_dict() for each in record.participants],
+        "participants": [each.as_dict() for each in groups],
         "collaboration_types": [each.value for each in record.collaboration_types],
         "matching_ids": list(record.matching_ids),
         "hide_absolute_values": record.hide_absolute_values,

@@ -1,0 +1,187 @@
+"""Contract: each remedy names an action that exists in the way in where it is read.
+
+A command that a remedy names is one of the program's, and an option one that it takes; what a client over HTTP may
+read tells nobody to run an operator's command; what the Media client names in backticks is one of its own.
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+
+import click
+
+import cleanroom_pipelines
+from cleanroom_pipelines import errors, media
+from cleanroom_pipelines.cli.main import cleanroom
+
+from ..offenders import offenders
+
+ROOT = Path(cleanroom_pipelines.__file__).parent
+COMMAND = re.compile(r"`cleanroom ([^`]+)`|\bcleanroom ((?:[a-z]+ ?)+)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+BACKTICKED = re.compile(r"`([a-z_]+)`")
+# what a server answers a client with, in so many words
+SHOWN = ("UsageError", "InputError", "NotFoundError", "ConflictError", "MediaError")
+# what only an operator at the machine meets
+OPERATORS = (
+    "cli",
+    "declarations",
+    "defs",
+    "engine",
+    "serving/starting.py",
+    "serving/load.py",
+    "similarity/benchmark",
+    "execution/recovery.py",
+    "execution/backups.py",
+)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A remedy as it stands in the source; what is put in at run time is a ….
+
+    Attributes:
+        module: File below the package.
+        line: Where.
+        text: The sentence.
+        raised: The class or function that is given it.
+    """
+
+    module: str
+    line: int
+    text: str
+    raised: str
+
+
+@cache
+def remedies() -> tuple[Remedy, ...]:
+    sources = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
+    constants = {
+        target.id: node.value.value
+        for tree in sources.values()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name) and isinstance(node.value.value, str)
+    }
+    return tuple(
+        Remedy(module, node.lineno, text, ast.unparse(node.func).rsplit(".", 1)[-1])
+        for module, tree in sources.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "remedy"
+        for text in texts_of(keyword.value, constants)
+    )
+
+
+def texts_of(node: ast.expr, constants: dict[str, str]) -> list[str]:
+    """The texts that an expression may give: either side of a choice is one."""
+    if isinstance(node, ast.IfExp):
+        return [*texts_of(node.body, constants), *texts_of(node.orelse, constants)]
+    if isinstance(node, ast.JoinedStr):
+        return ["".join("".join(texts_of(part, constants)) for part in node.values)]
+    if isinstance(node, ast.FormattedValue):
+        return texts_of(node.value, constants) if isinstance(node.value, ast.Name) else ["…"]
+    if isinstance(node, ast.Name):
+        return [constants.get(node.id, "…")]
+    if isinstance(node, ast.BinOp):
+        return ["".join((*texts_of(node.left, constants), *texts_of(node.right, constants)))]
+    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+
+
+def commands(group: click.Group, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    for word, command in group.commands.items():
+        yield f"{name}{word}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name}{word} ")
+
+
+COMMANDS = dict(commands(cleanroom))
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def named_command(text: str) -> str:
+    """The longest command that begins a text; empty if none does."""
+    words = text.split()
+    return next((name for n in range(len(words), 0, -1) if (name := " ".join(words[:n])) in COMMANDS), "")
+
+
+def is_shown(remedy: Remedy) -> bool:
+    """Whether a client over HTTP may read it; a function that makes errors is taken for one that makes such."""
+    if remedy.module.startswith(OPERATORS):
+        return False
+    kind = getattr(media, remedy.raised, None) or getattr(errors, remedy.raised, None)
+    if not inspect.isclass(kind):
+        return not remedy.raised.endswith("Error")
+    return any(base.__name__ in SHOWN for base in kind.__mro__)
+
+
+def test_remedies_are_found() -> None:
+    assert len(remedies()) > 400
+    assert any("cleanroom recover" in remedy.text for remedy in remedies()), "also those of constants"
+    assert any(is_shown(remedy) for remedy in remedies())
+
+
+def test_a_command_that_is_named_exists_with_its_options() -> None:
+    def exists(remedy: Remedy) -> None:
+        named = [match[0] or match[1] for match in COMMAND.findall(remedy.text)]
+        for text in named:
+            command = named_command(text)
+            assert command, text
+            assert set(OPTION.findall(text)) <= options_of(COMMANDS[command]), text
+
+    assert offenders(remedies(), exists) == []
+
+
+def test_an_option_that_is_named_is_one_of_a_command_there() -> None:
+    def exists(remedy: Remedy) -> None:
+        module = f"cleanroom_pipelines.{remedy.module.removesuffix('.py').replace('/', '.')}"
+        there = [
+            command
+            for command in COMMANDS.values()
+            if command.callback is not None and inspect.unwrap(command.callback).__module__ == module
+        ]
+        known = set().union(*(options_of(command) for command in there or COMMANDS.values()))
+        assert set(OPTION.findall(remedy.text)) <= known
+
+    assert offenders(remedies(), exists) == []
+
+
+def test_a_client_is_told_of_no_command() -> None:
+    def is_told_of_none(remedy: Remedy) -> None:
+        assert not COMMAND.search(remedy.text)
+        assert not OPTION.search(remedy.text)
+        assert "CLEANROOM_" not in remedy.text
+
+    assert offenders([remedy for remedy in remedies() if is_shown(remedy)], is_told_of_none) == []
+
+
+def callables() -> Iterator[Callable[..., object]]:
+    for thing in vars(media).values():
+        if inspect.isclass(thing) and not issubclass(thing, Enum):
+            yield from (each for _, each in inspect.getmembers(thing, inspect.isfunction))
+
+
+def test_what_the_media_client_names_is_its_own() -> None:
+    public = {name for thing in vars(media).values() if inspect.isclass(thing) for name in dir(thing)}
+    public |= set(dir(media)) | {name for call in callables() for name in inspect.signature(call).parameters}
+
+    def is_its_own(remedy: Remedy) -> None:
+        assert set(BACKTICKED.findall(remedy.text)) <= public
+
+    of_the_client = [
+        remedy
+        for remedy in remedies()
+        if remedy.module.startswith("media/") and not remedy.module.startswith(("media/handlers", "media/server"))
+    ]
+    assert of_the_client
+    assert offenders(of_the_client, is_its_own) == []
