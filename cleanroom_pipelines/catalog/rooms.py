@@ -8,7 +8,7 @@ Keep out: audiences (`room_audiences.py`), what was spent (`pairs.py`) and who m
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
