@@ -39,7 +39,13 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.private_jobs import PrivateJob, in_keyed_order, mark_seed, reveals_by_ensemble
+from cleanroom_pipelines.execution.private_jobs import (
+    PrivateJob,
+    ensemble_statement,
+    in_keyed_order,
+    mark_seed,
+    reveals_by_ensemble,
+)
 from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.shared_scoring import shared_scoring
@@ -265,13 +271,15 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     progress=work.report_progress,
                     should_cancel=work.should_cancel,
                 )
-                draft.facts["reveals"] = reveals_by_ensemble(installation, job, configured)
+                reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
+                draft.facts["reveals"] = reveals
             documents = {"metrics": report.metrics, "explanation": report.explanation}
             made = _made(work, "audience", report.sentence, documents)
             work.finish(
                 report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
                 metrics=shared_metrics(report.metrics),
+                **ensemble_statement(reveals, job.seed_mode),
             )
             if not job.keep_seed:
                 forget_seed(installation, job)
@@ -345,6 +353,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         ranked = installation.store.manifest(_reference_of(audience, "audience")).facts
         is_private = "private_mode" in ranked
         mode = SeedMode(ranked["private_mode"]) if is_private else export.seed_mode or job.seed_mode
+        reveals = ranked["reveals"] if is_private else reveals_by_ensemble(installation, job, configured, mode)
         inputs = (_input_of(installation, audience, "audience"),)
         options = configured.delivery or {}
         spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
@@ -357,12 +366,23 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             def note(written: ExportManifest) -> None:
                 """Finish the artifact before the export is there: then only the version is left to be closed."""
                 document = {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)}
-                document["reveals"] = ranked.get("reveals", [])
+                document["reveals"] = reveals
                 documents.update(export=document)
                 write_documents(draft.path, documents)
                 draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
-                draft.facts["reveals"] = ranked.get("reveals", [])
+                draft.facts["reveals"] = reveals
                 drafting.close()
+                for each in reveals:
+                    installation.audit.write(
+                        {
+                            "way": "worker",
+                            "operation": "export",
+                            "resource": partition,
+                            "account": export.account_id,
+                            "outcome": "ok",
+                            "kind": f"reveals_{each}",
+                        }
+                    )
 
             def tell(n_users: int) -> None:
                 work.report_progress(n_users / max(1, selection.delivered), "writing")
@@ -371,7 +391,8 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
 
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
-                _refuse_revealing_size(selection.delivered, read_documents(folder_of_ranking)["metrics"])
+                n_told = selection.requested if is_private else selection.delivered
+                _refuse_revealing_size(n_told, read_documents(folder_of_ranking)["metrics"])
             holdout = _holdout_of(installation, job, options)
             users = selection.user_ids()
             if is_private:
@@ -389,6 +410,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 holdout=holdout,
                 holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
                 delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
+                reveals=reveals,
                 engine=installation.engine_settings,
                 slices=None if is_private else selection.slices,
                 fence=work.delivery_fence,

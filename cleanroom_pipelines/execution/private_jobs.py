@@ -21,7 +21,15 @@ import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.catalog import Collaboration, ConfiguredAudienceModel, GenerationJob, Version
+from cleanroom_pipelines.catalog import (
+    Catalog,
+    Collaboration,
+    ConfiguredAudienceModel,
+    GenerationJob,
+    Ledger,
+    Pair,
+    Version,
+)
 from cleanroom_pipelines.engine import find_tables, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, Question
@@ -33,6 +41,17 @@ from cleanroom_pipelines.storage import ArtifactReference
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
+_SEED_SIZE = "seed_size"
+_TELLS = {
+    "ensemble": (
+        "Ranked by the full ensemble, as the collaboration asks: its lists and figures, compared, tell of single "
+        "people, and no bound holds for them."
+    ),
+    SeedMode.EXCLUDED.value: (
+        "Its lists leave the seed out, and so reveal it: who is missing among similar users is in the seed."
+    ),
+    SeedMode.FIRST.value: "Its lists begin with the seed's users, and so reveal the seed to their receiver.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,12 +84,13 @@ class PrivateJob:
             None where both sides are one organisation's, or their collaboration asks for the full ensemble.
         """
         catalog = installation.catalog
-        mine = catalog.organization_of_account(job.started_by or job.account_id)
-        theirs = catalog.organization_of_account(configured.account_id)
-        agreed = collaboration_of(installation, job)
-        if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        starter = job.started_by or job.account_id
+        agreed = catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+        pair = paying_pair(catalog, starter, configured.account_id, agreed)
+        if pair is None:
             return None
-        budget = Budget(installation, catalog.pair(mine, theirs), job.id)
+        mine = catalog.organization_of_account(starter)
+        budget = Budget(installation, pair, job.id)
         return cls(installation, job, budget, model, mine, agreed is not None and agreed.seed_removed)
 
     @property
@@ -84,10 +104,15 @@ class PrivateJob:
         """What a list of the job tells by design."""
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The words for `reveals`."""
+        return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
+
     @cached_property
     def size_question(self) -> Question:
         """How many users of the seed are known."""
-        return Question.of("size", self._content, self._source, COUNT)
+        return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
         """Pay for the released number of matched seed users, and decide by it.
@@ -163,14 +188,28 @@ class PrivateJob:
             should_cancel=should_cancel,
         )
         metrics = metrics_of(made["figures"], kept, n_users, sizes)
-        price = sum(each.price.tenths for each in (self.size_question, *ranking.questions))
-        within = noise_within(ranking.figures.variance, 0.9)
-        metrics["privacy"] = {
-            "statement": f"Private ranking: {in_units(price)} units; each count ± {within} at 90 %.",
-            "price": in_units(price),
-            **self.budget.as_dict(),
-        }
+        metrics["privacy"] = self._statement(ranking)
         return {"metrics": metrics, "explanation": made["explanation"]}
+
+    def _statement(self, ranking: PrivateRanking) -> dict[str, Any]:
+        """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
+        size, vector, figures = (each.price.tenths for each in (self.size_question, *ranking.questions))
+        price, budget = in_units(size + vector + figures), self.budget.as_dict()
+        bound = f"{budget['bound']['right_at_most']:.0%}"
+        if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
+            bound = f"{bound} of cases a month and {in_a_year:.0%} of a year's"
+        statement = (
+            f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for the "
+            f"seed's size (± {noise_within(COUNT.variance, 0.9)} users), {in_units(vector)} for the ranking, "
+            f"{in_units(figures)} for its figures (each count ± {noise_within(ranking.figures.variance, 0.9)} users), "
+            f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
+            f"An attacker who knows everything else is right about one person in at most {bound} cases."
+        )
+        return {
+            "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),
+            "price": price,
+            **budget,
+        }
 
     @cached_property
     def releaser(self) -> Releaser:
@@ -190,19 +229,50 @@ class PrivateJob:
         return f"seed {self.job.seed_digest}"
 
 
-def collaboration_of(installation: Installation, job: GenerationJob) -> Collaboration | None:
-    """The collaboration that a job was started in."""
-    return installation.catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:
+    """The pair of organisations that pays for a job.
+
+    Args:
+        catalog: Knows them.
+        starter: The account that starts it.
+        owner: The account of the configured model.
+        agreed: The collaboration it is started in.
+
+    Returns:
+        None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+    """
+    mine, theirs = catalog.organization_of_account(starter), catalog.organization_of_account(owner)
+    if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        return None
+    return catalog.pair(mine, theirs)
+
+
+def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
+    """The ledger of a pair for which no job can be paid any more, whatever its seed is; None if one may be.
+
+    The seed's size is paid first. Where a job has paid for one before, the same seed may come again, which is free.
+    """
+    ledger = catalog.ledger(pair.id)
+    if ledger.left >= COUNT.tenths:
+        return None
+    has_paid = any(line.kind == _SEED_SIZE for line in catalog.ledger_lines(pair.id))
+    return None if has_paid else ledger
 
 
 def reveals_by_ensemble(
-    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel
+    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
     """What a list that the full ensemble ranked tells by design: nothing within one organisation."""
     of = installation.catalog.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
-    return ["ensemble"] if job.seed_mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+    return ["ensemble"] if mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+
+
+def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
+    """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
+    told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
+    return {"privacy": " ".join(told)} if reveals else {}
 
 
 def in_keyed_order(
