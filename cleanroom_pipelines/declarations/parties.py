@@ -189,9 +189,7 @@ class ApplyingParties:
         """Whether a collaboration is as declared; a period of a month may have been approved since."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.period_of(member.account_id for member in existing.members)
-        return found == (form.seed == "removed", form.privacy == "full") and (
-            form.period == "life" or period == form.period
-        )
+        return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
         """The collaboration of a template; None without one, or where a dry run would create it."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cleanroom_pipelines.audiences.activation.writing import deliver
 from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, ExportManifest, verify_export
@@ -45,6 +45,7 @@ from cleanroom_pipelines.execution.private_jobs import (
     in_keyed_order,
     mark_seed,
     reveals_by_ensemble,
+    write_down_reveals,
 )
 from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
@@ -56,6 +57,9 @@ from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.destinations import folder_on_disk
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.warehouse import refuse_links
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.rankings import Audience
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.TRAINING_DATASET: ("training_dataset",),
@@ -372,17 +376,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
                 draft.facts["reveals"] = reveals
                 drafting.close()
-                for each in reveals:
-                    installation.audit.write(
-                        {
-                            "way": "worker",
-                            "operation": "export",
-                            "resource": partition,
-                            "account": export.account_id,
-                            "outcome": "ok",
-                            "kind": f"reveals_{each}",
-                        }
-                    )
+                write_down_reveals(installation, export, reveals)
 
             def tell(n_users: int) -> None:
                 work.report_progress(n_users / max(1, selection.delivered), "writing")
@@ -391,8 +385,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
 
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
-                n_told = selection.requested if is_private else selection.delivered
-                _refuse_revealing_size(n_told, read_documents(folder_of_ranking)["metrics"])
+                _refuse_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
             holdout = _holdout_of(installation, job, options)
             users = selection.user_ids()
             if is_private:
@@ -523,14 +516,14 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_revealing_size(delivered: int, metrics: Mapping[str, Any]) -> None:
+def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
     """Across accounts: of a list that holds most users but the seed's, who is missing is the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.
     """
-    n_others = metrics["n_users"] - metrics["match"]["n_matched"]
-    if 2 * delivered > n_others:
+    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # of a private job the released number
+    if 2 * (selection.requested if is_private else selection.delivered) > n_others:
         raise UsageError(
             "This size would deliver more than half of the users who are not in the seed, and so tell by who is "
             "missing who is in it.",

@@ -10,7 +10,7 @@ the list tells who is in the seed, and its manifest says that it does.
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from cleanroom_pipelines.catalog import (
     Catalog,
     Collaboration,
     ConfiguredAudienceModel,
+    ExportJob,
     GenerationJob,
     Ledger,
     Pair,
@@ -198,10 +199,13 @@ class PrivateJob:
         bound = f"{budget['bound']['right_at_most']:.0%}"
         if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
             bound = f"{bound} of cases a month and {in_a_year:.0%} of a year's"
+        of_size, of_figures = (
+            f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, ranking.figures.variance)
+        )
         statement = (
-            f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for the "
-            f"seed's size (± {noise_within(COUNT.variance, 0.9)} users), {in_units(vector)} for the ranking, "
-            f"{in_units(figures)} for its figures (each count ± {noise_within(ranking.figures.variance, 0.9)} users), "
+            f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(figures)} for its figures "
+            f"(each count {of_figures}), "
             f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
             f"An attacker who knows everything else is right about one person in at most {bound} cases."
         )
@@ -248,9 +252,9 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """The ledger of a pair for which no job can be paid any more, whatever its seed is; None if one may be.
+    """The ledger of a pair that can pay for no job any more, whatever its seed is; None if it may.
 
-    The seed's size is paid first. Where a job has paid for one before, the same seed may come again, which is free.
+    The seed's size is paid first. Where a job has paid for one, the same seed may come again, which is free.
     """
     ledger = catalog.ledger(pair.id)
     if ledger.left >= COUNT.tenths:
@@ -273,6 +277,21 @@ def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]
     """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
     told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(told)} if reveals else {}
+
+
+def write_down_reveals(installation: Installation, export: ExportJob, reveals: Iterable[str]) -> None:
+    """Write into the audit log that a list tells something by design."""
+    for each in reveals:
+        installation.audit.write(
+            {
+                "way": "worker",
+                "operation": "export",
+                "resource": export.id,
+                "account": export.account_id,
+                "outcome": "ok",
+                "kind": f"reveals_{each}",
+            }
+        )
 
 
 def in_keyed_order(

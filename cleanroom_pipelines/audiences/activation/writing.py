@@ -151,9 +151,8 @@ def deliver(
     settings = engine or EngineSettings()
     if holdout is None and earlier is None and format_of_files.holds_users:
         if settings.url is None or slices is None:
-            return Delivery(
-                write_export(place, (batch.to_pylist() for batch in users), facts=labels, **delivery), None
-            )
+            rows_of_users = (batch.to_pylist() for batch in users)
+            return Delivery(write_export(place, rows_of_users, facts=labels, **delivery), None)
         with (
             tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch) as staging,
             open_configured_engine(settings, paths=[staging]) as cluster,

@@ -216,8 +216,8 @@ def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     if spent is not None:
         raise ApiError(
             "ServiceQuotaExceededException",
-            f"Of the privacy budget of the two organisations {in_units(spent.left)} of {in_units(spent.total)} units "
-            f"are left; a job takes {in_units(COUNT.tenths)} to start. Both can approve a refill.",
+            f"Of the privacy budget of the two organisations {in_units(spent.left)} of {in_units(spent.total)} "
+            f"units are left; a job takes {in_units(COUNT.tenths)} to start. Both can approve a refill.",
             members={"quotaName": _BUDGET, "quotaValue": float(in_units(spent.total))},
         )
 
