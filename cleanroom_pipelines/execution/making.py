@@ -356,8 +356,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         place = _destination(installation, configured) / folder
         ranked = installation.store.manifest(_reference_of(audience, "audience")).facts
         is_private = "private_mode" in ranked
-        mode = SeedMode(ranked["private_mode"]) if is_private else export.seed_mode or job.seed_mode
-        reveals = ranked["reveals"] if is_private else reveals_by_ensemble(installation, job, configured, mode)
+        mode, reveals = _mode_of(installation, export, job, configured, ranked)
         inputs = (_input_of(installation, audience, "audience"),)
         options = configured.delivery or {}
         spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
@@ -415,6 +414,20 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     settle_drop(installation, job.id)
     return made
+
+
+def _mode_of(
+    installation: Installation,
+    export: ExportJob,
+    job: GenerationJob,
+    configured: ConfiguredAudienceModel,
+    ranked: Mapping[str, Any],
+) -> tuple[SeedMode, list[str]]:
+    """Where the seed stands in a list, and what the list reveals; a private job's are settled by its ranking."""
+    if "private_mode" in ranked:
+        return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
+    mode = export.seed_mode or job.seed_mode
+    return mode, reveals_by_ensemble(installation, job, configured, mode)
 
 
 def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:

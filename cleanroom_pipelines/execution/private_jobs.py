@@ -204,8 +204,8 @@ class PrivateJob:
         )
         statement = (
             f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
-            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(figures)} for its figures "
-            f"(each count {of_figures}), "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(figures)} for its "
+            f"figures (each count {of_figures}), "
             f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
             f"An attacker who knows everything else is right about one person in at most {bound} cases."
         )
