@@ -1,4 +1,4 @@
-"""A publisher and an advertiser of two organisations who meet over the AWS API, with seeds large enough for a proof.
+"""A publisher and an advertiser of two organisations who meet over the AWS API, with large seeds.
 
 Lives here: a home with a trained model and shared sizes, made once and copied; starting jobs over the API, doing
 their work, and what either side is told.
