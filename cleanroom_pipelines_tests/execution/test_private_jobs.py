@@ -1,9 +1,9 @@
 """Generation jobs between two organisations, over the AWS API: what they tell, cost and refuse.
 
-Contract: privacy, sections 4 to 6 and 8. All that leaves of a seed is made of released values: with the noise held
-fixed, two seeds that differ by one person, or by hundreds, get the same answers. A list is in place and in an order
-that tells nothing, unless somebody with the right to it asked for another; then it says so. Both roads pay from one
-ledger.
+Contract: privacy, sections 4 to 6 and 8. All that leaves of a seed is made of released values: with the noise
+held fixed, two seeds that differ by one person, or by hundreds, get the same answers. A list is in place and in an
+order that tells nothing, unless somebody with the right to it asked for another; then it says so. Both roads pay
+from one ledger.
 """
 
 import re
