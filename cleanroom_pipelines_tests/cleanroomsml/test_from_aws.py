@@ -68,10 +68,10 @@ def test_the_prices_of_jobs_are_true() -> None:
     prices = re.findall(r"([\d.]+)(?: units)? at ([\d,]*\d)", told)
     assert len(prices) == 4
 
-    def is_true(row: tuple[str, str]) -> None:
-        known = int(row[1].replace(",", ""))
+    def is_true(price: str, n_known: str) -> None:
+        known = int(n_known.replace(",", ""))
         tenths = COUNT.tenths + round(choose(known).units * TENTHS) + figures_price(known).tenths
-        assert float(row[0]) == in_units(tenths)
+        assert float(price) == in_units(tenths)
 
     assert_each(is_true, prices)
 
