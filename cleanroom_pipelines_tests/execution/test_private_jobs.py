@@ -19,13 +19,13 @@ from cleanroom_pipelines.catalog import Kind, LedgerLine
 from cleanroom_pipelines.defs.pages import metadata_of
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.making import Made, newest_artifact
-from cleanroom_pipelines.execution.private_jobs import cannot_pay
+from cleanroom_pipelines.execution.private_jobs import cannot_pay, paying_pair
 from cleanroom_pipelines.privacy import Price, Releaser
 from cleanroom_pipelines.similarity.private_lookalikes import choose
 
 from .. import worlds
 from ..conftest import StandingClock
-from ..serving.server import ADVERTISER, PUBLISHER
+from ..serving.server import ADVERTISER, PUBLISHER, STRANGER
 from ..worlds import WorldCache
 from .private_road import BRAND, GROUP, N_SEED, N_USERS, SEED, SHOP, Road, make_private_road, plain, road_at
 
@@ -223,6 +223,14 @@ def test_nothing_leaves_but_released_values_and_what_follows_from_them(
     assert sorted(costs[:3]) == sorted(costs[3:])
 
 
+def test_without_noise_the_same_answers_tell_one_person(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the test above can fail: exact values leave their mark in figures and order."""
+    monkeypatch.setattr(Releaser, "noised", lambda _, value, **__: value)
+    first, other = road.job("loyal"), road.job("neighbour", NEIGHBOUR)
+    assert road.ranking(first) != road.ranking(other)
+    assert road.told(first)[0]["metrics"] != road.told(other)[0]["metrics"]
+
+
 def _of_money(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without what is left of the budget, of which the first of two jobs leaves more."""
     for each in told:
@@ -337,6 +345,13 @@ def test_both_roads_pay_from_one_ledger(road: Road) -> None:
     before = road.spent
     spend(road, 30)
     assert road.message(road.job("loyal again")).count(f"Left: {100 - (before + 30) / 10:g} of") == 1
+
+
+def test_another_account_of_the_same_organization_starts_nothing_anew(road: Road) -> None:
+    catalog = road.installation.catalog
+    assert paying_pair(catalog, STRANGER, PUBLISHER, None) != road.pair
+    catalog.set_organization(BRAND, account_id=STRANGER)
+    assert paying_pair(catalog, STRANGER, PUBLISHER, None) == road.pair
 
 
 def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Road) -> None:
