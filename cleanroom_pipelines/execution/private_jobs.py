@@ -8,6 +8,7 @@ The seed is neither removed nor marked in what is delivered, unless the collabor
 the list tells who is in the seed, and its manifest says that it does.
 """
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,15 @@ import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.catalog import Collaboration, ConfiguredAudienceModel, GenerationJob, Version
+from cleanroom_pipelines.catalog import Collaboration, ConfiguredAudienceModel, GenerationJob, Kind, Version
 from cleanroom_pipelines.engine import find_tables, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.private_rankings import PrivateRanking
+from cleanroom_pipelines.execution.private_rankings import PaidVector, PrivateRanking
 from cleanroom_pipelines.privacy import COUNT, Released, Releaser, in_units
 from cleanroom_pipelines.privacy.noise import noise_within
+from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.storage import ArtifactReference
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
@@ -137,40 +139,64 @@ class PrivateJob:
             should_cancel: Asked between blocks.
 
         Returns:
-            The documents `metrics` and `explanation`.
+            The documents `metrics`, `explanation` and `vector`.
 
         Raises:
             BudgetSpentError: Too little is left; nothing was computed.
             SeedError: The seed is too small, or covers the population.
         """
-        size = self.seed_size(n_matched, minimum)
-        kept = size.kept() or 0
-        if n_users - kept < max(_LEAST_OTHERS, kept / 10):
-            raise SeedError(
-                "The seed covers the population: too few users are not in it to tell it apart.",
-                remedy="Give a smaller seed.",
-                status_code=StatusCode.SEED_COVERS_POPULATION,
+        options: Any = {
+            "engine": self.installation.engine_settings,
+            "progress": progress,
+            "should_cancel": should_cancel,
+        }
+        if (paid := self._paid_vector(model)) is not None:
+            kept, figures = paid.n_seed_users, figures_price(paid.n_seed_users)
+            made, price = paid.rank(model, out, **options), 0
+        else:
+            kept = self.seed_size(n_matched, minimum).kept() or 0
+            _refuse_covering(kept, n_users)
+            ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
+            made = ranking.make(
+                seed_users, out, n_users=n_users, releaser=self.releaser, organization=self.organization, **options
             )
-        ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
-        made = ranking.make(
-            seed_users,
-            out,
-            n_users=n_users,
-            releaser=self.releaser,
-            organization=self.organization,
-            engine=self.installation.engine_settings,
-            progress=progress,
-            should_cancel=should_cancel,
-        )
+            figures = ranking.figures
+            price = sum(each.price.tenths for each in (self.size_question, *ranking.questions))
         metrics = metrics_of(made["figures"], kept, n_users, sizes)
-        price = sum(each.price.tenths for each in (self.size_question, *ranking.questions))
-        within = noise_within(ranking.figures.variance, 0.9)
+        within = noise_within(figures.variance, 0.9)
         metrics["privacy"] = {
             "statement": f"Private ranking: {in_units(price)} units; each count ± {within} at 90 %.",
             "price": in_units(price),
             **self.budget.as_dict(),
         }
-        return {"metrics": metrics, "explanation": made["explanation"]}
+        return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
+
+    def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
+        """Decide by the released number of matched seed users, unless a paid vector serves a refreshed model.
+
+        Args:
+            model: Folder of the model.
+            n_matched: The exact number.
+            minimum: What the configured model asks for.
+
+        Raises:
+            BudgetSpentError: Too little is left.
+            SeedError: Too few are known.
+        """
+        if self._paid_vector(model) is None:
+            self.seed_size(n_matched, minimum)
+
+    def _paid_vector(self, model: Path) -> PaidVector | None:
+        """The vector of the version before, where the seed is the same and the representation was kept."""
+        version = self.installation.catalog.current_version(Kind.GENERATION_JOB, self.job.id)
+        if version is None or "audience" not in version.artifacts:
+            return None
+        reference = ArtifactReference("audience", self.job.id, version.artifacts["audience"])
+        manifest = self.installation.store.manifest(reference)
+        if not any(each.name == "vector.json" for each in manifest.files):
+            return None
+        paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
+        return paid if paid.fits(self._source, model) else None
 
     @cached_property
     def releaser(self) -> Releaser:
@@ -188,6 +214,15 @@ class PrivateJob:
     @property
     def _source(self) -> str:
         return f"seed {self.job.seed_digest}"
+
+
+def _refuse_covering(n_seed_users: int, n_users: int) -> None:
+    if n_users - n_seed_users < max(_LEAST_OTHERS, n_seed_users / 10):
+        raise SeedError(
+            "The seed covers the population: too few users are not in it to tell it apart.",
+            remedy="Give a smaller seed.",
+            status_code=StatusCode.SEED_COVERS_POPULATION,
+        )
 
 
 def collaboration_of(installation: Installation, job: GenerationJob) -> Collaboration | None:

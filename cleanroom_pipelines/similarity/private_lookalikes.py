@@ -15,7 +15,6 @@ pseudo-seeds was no better, 96 and 128 coordinates were worse at these prices.
 Scores are sums of whole numbers below 2^53, hence the same on every machine.
 """
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.private_representation import (
     GRID,
-    PRIVATE_FILE,
     PrivateRepresentation,
     coordinates_of,
 )
@@ -140,11 +138,6 @@ def choose_statistics_units(released_seed_size: int) -> float:
         return _MOST_STATISTICS_UNITS
     units = STATISTICS_SENSITIVITY_SQUARED * 3 / (2 * _UNIT * left * n**2)
     return min(_MOST_STATISTICS_UNITS, _in_tenths(units))
-
-
-def representation_digest(model: Path | str) -> str:
-    """What a vector of this model is of: 64 hex digits, the same for a refreshed base in the kept embedding."""
-    return hashlib.sha256((Path(model) / PRIVATE_FILE).read_bytes()).hexdigest()
 
 
 def seed_sum(
