@@ -477,12 +477,13 @@ def _answered(code: str) -> CleanroomError:
         return BucketError(
             "The bucket's store cannot do this.", remedy="Use another store.", problem="not implemented"
         )
-    code = code if _CODE.fullmatch(code) else "unknown"
+    return _refused_with(code if _CODE.fullmatch(code) else "unknown")
+
+
+def _refused_with(code: str) -> BucketError:
     if code in _FAILING:
         return BucketError(
-            f"The bucket's store is failing ({code}).",
-            remedy="Try again when it is up.",
-            problem="unreachable",
+            f"The bucket's store is failing ({code}).", remedy="Try again when it is up.", problem="unreachable"
         )
     if code in _DENIED:
         return _refused(code)
