@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from cleanroom_pipelines.audiences.exports import verify_export
+from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.execution.dagster_home import dagster_instance, prepare_dagster_home
 from cleanroom_pipelines.execution.installation import Installation
 
 from .. import worlds
+from ..databases import url_of, writing
 from ..worlds import World
 from .commands import Commands, Ended
 
@@ -136,6 +139,9 @@ def test_a_disk_that_takes_no_more_files(
         before = [path.name for path in exported.glob("[!.]*")]
         assert all(verify_export(exported / name) for name in before), "whole or not at all"
         shutil.rmtree(fillers)
+        with writing(url_of(installation)) as session:  # a lease that could not be given back would run out
+            held = VersionRow.lease_expires_at.is_not(None)
+            session.execute(update(VersionRow).where(held).values(lease_expires_at=installation.clock()))
         failed = {found[-1] for found in worlds.statuses(installation).values()} & {"CREATE_FAILED"}
         if failed:
             assert command("retry", "--failed").code == 0

@@ -23,7 +23,6 @@ from .. import worlds
 from ..worlds import World, WorldCache
 from .commands import Commands
 
-
 LOG = "catalog.db-wal"
 
 
