@@ -287,6 +287,7 @@ def _publish(
             "questions": [each.as_dict() for each in price],
             "is_enough": size.is_enough(),
             "reveals": list(reveals),
+            "privacy": question.budget.budget.as_dict(),
         }
         write_documents(draft.path, {"audience": document})
     return _sentence(size)

@@ -343,6 +343,7 @@ def _make_overlap(state: _State) -> None:
             "with_own_counts": found.as_dict(with_own_counts=True),
             "without_own_counts": found.as_dict(with_own_counts=False),
             "questions": [room.question("overlap", text, found.price).as_dict() for text in found.questions],
+            "privacy": room.budget.as_dict(),
         }
         write_documents(draft.path, {"overlap": document})
 
@@ -382,6 +383,7 @@ def _make_insights(state: _State) -> None:
                     ]
                     for each, text in zip(found.audiences, found.questions, strict=True)
                 },
+                "privacy": room.budget.as_dict(),
             }
             write_documents(draft.path, {"insights": document})
 

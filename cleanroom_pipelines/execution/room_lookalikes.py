@@ -158,6 +158,7 @@ class LookalikeRun:
             "addressable_size": addressable.value,
             "test_set_sizes": {"seed": seed.value, "others": others_of(seed, addressable)},
             "noise": self.releaser.noise_of(price),
+            "privacy": self.room.budget.as_dict(),
         }
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:
