@@ -126,8 +126,8 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
         {
             "reach": f"{row['reach']}%",
             "users": _told(row["size"]),
-            "finds of the held-out source": f"{row['tpr']:.1%}",
-            "of the others": f"{row['fpr']:.1%}",
+            "finds of the held-out source": _share(row["tpr"]),
+            "of the others": _share(row["fpr"]),
         }
         for row in told["reach"]
     ]
@@ -138,6 +138,10 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
         "noise of each count": told["noise"]["statement"],
         **_budget(told),
     }
+
+
+def _share(value: float | None) -> str:
+    return "too few" if value is None else f"{value:.1%}"
 
 
 def _budget(document: Mapping[str, Any]) -> Metadata:
