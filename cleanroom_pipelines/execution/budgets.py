@@ -208,7 +208,8 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
         return f"The privacy ledgers hold all {n_lines:,} payments of the audit log."
     for room in installation.catalog.data_rooms():
         room_pair(installation, room)
-    n_pairs = installation.catalog.spend_rest("unknown")
+    if not (n_pairs := installation.catalog.spend_rest("unknown")):
+        return ""
     return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
 
 
