@@ -262,7 +262,8 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
         source=question.text(source),
         organization=question.organization,
     )
-    is_full = question.installation.catalog.is_full_lookalike(question.room.id) or run.is_within_one
+    pair = question.budget.budget.pair
+    is_full = question.installation.catalog.is_full_lookalike(pair.id, question.room.id) or run.is_within_one
     documents = run.rank_fully() if is_full else run.rank_privately()
     run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
     size = run.size_of(lookalike.reach)
