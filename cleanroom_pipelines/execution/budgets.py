@@ -36,7 +36,7 @@ class Question:
     """What is paid for.
 
     Args:
-        kind: In a word, for people: `overlap`, `insights`, `size`, `lookalike`, `figures`, `base`.
+        kind: In a word, for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
         key: What the ledger knows it by.
         price: What it costs.
     """

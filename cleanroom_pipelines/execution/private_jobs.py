@@ -11,7 +11,7 @@ the list tells who is in the seed, and its manifest says that it does.
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,19 +22,40 @@ import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.catalog import Collaboration, ConfiguredAudienceModel, GenerationJob, Kind, Version
+from cleanroom_pipelines.catalog import (
+    Catalog,
+    Collaboration,
+    ConfiguredAudienceModel,
+    ExportJob,
+    GenerationJob,
+    Kind,
+    Ledger,
+    Pair,
+    Version,
+)
 from cleanroom_pipelines.engine import find_tables, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.private_rankings import PaidVector, PrivateRanking
-from cleanroom_pipelines.privacy import COUNT, Released, Releaser, in_units
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, in_units
 from cleanroom_pipelines.privacy.noise import noise_within
 from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.storage import ArtifactReference
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
+_SEED_SIZE = "seed_size"
+_TELLS = {
+    "ensemble": (
+        "Ranked by the full ensemble, as the collaboration asks: its lists and figures, compared, tell of single "
+        "people, and no bound holds for them."
+    ),
+    SeedMode.EXCLUDED.value: (
+        "Its lists leave the seed out, and so reveal it: who is missing among similar users is in the seed."
+    ),
+    SeedMode.FIRST.value: "Its lists begin with the seed's users, and so reveal the seed to their receiver.",
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +88,13 @@ class PrivateJob:
             None where both sides are one organisation's, or their collaboration asks for the full ensemble.
         """
         catalog = installation.catalog
-        mine = catalog.organization_of_account(job.started_by or job.account_id)
-        theirs = catalog.organization_of_account(configured.account_id)
-        agreed = collaboration_of(installation, job)
-        if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        starter = job.started_by or job.account_id
+        agreed = catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+        pair = paying_pair(catalog, starter, configured.account_id, agreed)
+        if pair is None:
             return None
-        budget = Budget(installation, catalog.pair(mine, theirs), job.id)
+        mine = catalog.organization_of_account(starter)
+        budget = Budget(installation, pair, job.id)
         return cls(installation, job, budget, model, mine, agreed is not None and agreed.seed_removed)
 
     @property
@@ -86,10 +108,15 @@ class PrivateJob:
         """What a list of the job tells by design."""
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The words for `reveals`."""
+        return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
+
     @cached_property
     def size_question(self) -> Question:
         """How many users of the seed are known."""
-        return Question.of("size", self._content, self._source, COUNT)
+        return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
         """Pay for the released number of matched seed users, and decide by it.
@@ -152,7 +179,7 @@ class PrivateJob:
         }
         if (paid := self._paid_vector(model)) is not None:
             kept, figures = paid.n_seed_users, figures_price(paid.n_seed_users)
-            made, price = paid.rank(model, out, **options), 0
+            made, prices = paid.rank(model, out, **options), (0, 0, 0)
         else:
             kept = self.seed_size(n_matched, minimum).kept() or 0
             _refuse_covering(kept, n_users)
@@ -161,14 +188,10 @@ class PrivateJob:
                 seed_users, out, n_users=n_users, releaser=self.releaser, organization=self.organization, **options
             )
             figures = ranking.figures
-            price = sum(each.price.tenths for each in (self.size_question, *ranking.questions))
+            vector, quality = ranking.questions
+            prices = (self.size_question.price.tenths, vector.price.tenths, quality.price.tenths)
         metrics = metrics_of(made["figures"], kept, n_users, sizes)
-        within = noise_within(figures.variance, 0.9)
-        metrics["privacy"] = {
-            "statement": f"Private ranking: {in_units(price)} units; each count ± {within} at 90 %.",
-            "price": in_units(price),
-            **self.budget.as_dict(),
-        }
+        metrics["privacy"] = self._statement(prices, figures)
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
@@ -198,6 +221,27 @@ class PrivateJob:
         paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
         return paid if paid.fits(self._source, model) else None
 
+    def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
+        """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
+        size, vector, quality = prices
+        price, budget = in_units(sum(prices)), self.budget.as_dict()
+        bound = f"{budget['bound']['right_at_most']:.0%}"
+        if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
+            bound = f"{bound} of cases a month and {in_a_year:.0%} of a year's"
+        of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
+        statement = (
+            f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
+            f"figures (each count {of_figures}), "
+            f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
+            f"An attacker who knows everything else is right about one person in at most {bound} cases."
+        )
+        return {
+            "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),
+            "price": price,
+            **budget,
+        }
+
     @cached_property
     def releaser(self) -> Releaser:
         """Releases its numbers."""
@@ -225,19 +269,65 @@ def _refuse_covering(n_seed_users: int, n_users: int) -> None:
         )
 
 
-def collaboration_of(installation: Installation, job: GenerationJob) -> Collaboration | None:
-    """The collaboration that a job was started in."""
-    return installation.catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:
+    """The pair of organisations that pays for a job.
+
+    Args:
+        catalog: Knows them.
+        starter: The account that starts it.
+        owner: The account of the configured model.
+        agreed: The collaboration it is started in.
+
+    Returns:
+        None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+    """
+    mine, theirs = catalog.organization_of_account(starter), catalog.organization_of_account(owner)
+    if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        return None
+    return catalog.pair(mine, theirs)
+
+
+def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
+    """The ledger of a pair that can pay for no job any more, whatever its seed is; None if it may.
+
+    The seed's size is paid first. Where a job has paid for one, the same seed may come again, which is free.
+    """
+    ledger = catalog.ledger(pair.id)
+    if ledger.left >= COUNT.tenths:
+        return None
+    has_paid = any(line.kind == _SEED_SIZE for line in catalog.ledger_lines(pair.id))
+    return None if has_paid else ledger
 
 
 def reveals_by_ensemble(
-    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel
+    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
     """What a list that the full ensemble ranked tells by design: nothing within one organisation."""
     of = installation.catalog.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
-    return ["ensemble"] if job.seed_mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+    return ["ensemble"] if mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+
+
+def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
+    """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
+    told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
+    return {"privacy": " ".join(told)} if reveals else {}
+
+
+def write_down_reveals(installation: Installation, export: ExportJob, reveals: Iterable[str]) -> None:
+    """Write into the audit log that a list tells something by design."""
+    for each in reveals:
+        installation.audit.write(
+            {
+                "way": "worker",
+                "operation": "export",
+                "resource": export.id,
+                "account": export.account_id,
+                "outcome": "ok",
+                "kind": f"reveals_{each}",
+            }
+        )
 
 
 def in_keyed_order(
