@@ -144,7 +144,7 @@ def test_half_of_all_users_have_the_full_length(model: Path) -> None:
         vectors = _vectors(opened, representation, d)
         lengths = np.linalg.norm(vectors, axis=1)
         assert lengths.max() <= sensitivity(d)
-        assert np.mean(lengths > GRID - 3) == pytest.approx(0.5, abs=0.05)
+        assert np.mean(lengths > GRID - 3) == pytest.approx(0.5, abs=0.08)
         assert np.array_equal(vectors, np.rint(vectors))
         assert np.array_equal(representation.grams[d], vectors.T @ vectors)
         assert np.abs(vectors.mean(axis=0)).max() < 0.1 * GRID
@@ -253,8 +253,10 @@ def test_held_out_users_stand_where_rankings_without_them_put_them(
     percentiles = (np.searchsorted(everybody, scores, "left") + np.searchsorted(everybody, scores, "right")) / (
         2 * len(everybody)
     )
-    expected = np.histogram(1 - percentiles, [0, *TOP_SHARES, 1.01])[0]
-    assert np.abs(np.cumsum(expected) - np.cumsum(found.counts)).max() <= 3
+    # A step of the scale is less than a user here.
+    for edge, n_above in zip(TOP_SHARES, np.cumsum(found.counts), strict=False):
+        low, high = ((1 - percentiles < edge + off).sum() for off in (-2 / len(everybody), 2 / len(everybody)))
+        assert low <= n_above <= high
     assert found.total / SUM_GRID == pytest.approx((percentiles - 0.5).sum(), abs=0.3)
     one = held_out_histogram(model, pa.array(seed[1:], pa.string()), b, D, ranking=ranked, engine=ENGINE)
     moved = float(np.sum((found.counts - one.counts) ** 2)) + ((found.total - one.total) / SUM_GRID) ** 2
