@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -368,8 +369,6 @@ def explanation(
         The content of explanation.json: items and feature values that stand out from noise and from chance at
         1 % divided by the number of tests, with `strength` (deviations above chance) in place of counts.
     """
-    from scipy.stats import norm
-
     opened = Model(model)
     representation = PrivateRepresentation.load(opened.folder)
     covariance = representation.covariance(d)
@@ -381,7 +380,7 @@ def explanation(
     chance = released_seed_size * np.einsum("md,de,me->m", rows, covariance, rows)
     deviation = np.sqrt(noise + chance)
     strength = np.divide(rows @ (b / GRID), deviation, out=np.zeros(len(rows)), where=deviation > 0)
-    least = float(norm.isf(_SIGNIFICANCE / max(1, len(rows))))
+    least = -NormalDist().inv_cdf(_SIGNIFICANCE / max(1, len(rows)))
     order = np.argsort(-strength, kind="stable")
     shown = [int(number) for number in order if strength[number] > least]
     names = opened.item_ids()
