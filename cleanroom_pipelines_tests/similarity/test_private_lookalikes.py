@@ -170,7 +170,7 @@ def test_a_planted_group_is_found_and_reaches_are_cut(
     hidden = set(world.group) - set(seed)
     others = rows[~rows.user_id.isin(seed)]
     assert others.head(len(hidden)).user_id.isin(hidden).mean() > 0.6
-    reached = select_reach(ranked / RANKING_FILE, 20, tmp_path, exclude_seed_audience=False, engine=ENGINE)
+    reached = select_reach(ranked / RANKING_FILE, 20, tmp_path, engine=ENGINE)
     assert set(pd.read_parquet(tmp_path / USERS_FILE).user_id) == set(rows.head(reached.delivered).user_id)
 
 
