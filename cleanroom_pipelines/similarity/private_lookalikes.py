@@ -176,6 +176,7 @@ def private_ranking(
     out: Path,
     *,
     ridge: float = 1.0,
+    representation_of: Path | None = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Progress | None = None,
     should_cancel: ShouldCancel | None = None,
@@ -183,12 +184,14 @@ def private_ranking(
     """Rank all users by a noised vector; one ranking serves every reach.
 
     Args:
-        model: The folder training wrote; a later one with the same representation serves too.
+        model: The folder training wrote.
         b: (d,) `seed_sum` with its noise, in steps of 1 / GRID.
         d: Coordinates.
         out: Existing directory that gets ranking.parquet (is_seed is false throughout: a private ranking knows no
             seed; score is the share of all users below) and scale.npy for `held_out_histogram`.
         ridge: As chosen.
+        representation_of: The model that b was summed in, where it is not the one to rank: a refreshed base is
+            ranked with the vector that was paid. Dense features stay standardised among the users ranked.
         engine: Where the users are scored; memory, threads and scratch.
         progress: Told the share done and the stage.
         should_cancel: Asked between blocks.
@@ -199,7 +202,11 @@ def private_ranking(
     """
     stages = Stages(progress, should_cancel)
     opened = Model(model)
-    scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
+    summed_in = Model(representation_of or model)
+    representation = PrivateRepresentation.load(summed_in.folder)
+    if representation_of is not None:
+        representation = representation.carried_over(summed_in, opened)
+    scorer = _Scorer.of(representation, b, d, ridge)
 
     def on_share(share: float) -> None:
         stages.tell(0.8 * share, "scoring all users")
@@ -443,7 +450,7 @@ class _Scorer:
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
         return [
             self.representation.vectors(
-                coordinates_of(model, shard, slice(block.first, block.last), self.representation), self.d
+                coordinates_of(shard, slice(block.first, block.last), self.representation), self.d
             )
             for block in blocks
             if block.last > block.first
@@ -560,7 +567,7 @@ class _VectorsOf:
 
     def __call__(self, number: int) -> pa.Table:
         shard = self.model.shard(number)
-        coordinates = coordinates_of(self.model, shard, self.places[number], self.representation)
+        coordinates = coordinates_of(shard, self.places[number], self.representation)
         return pa.table({"step": self.representation.vectors(coordinates, self.d).ravel()})
 
 

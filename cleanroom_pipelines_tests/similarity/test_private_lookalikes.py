@@ -120,7 +120,7 @@ def _rows(ranked: Path) -> pd.DataFrame:
 def _vectors(model: Model, representation: PrivateRepresentation, d: int) -> Any:
     """Of all users."""
     all_shards = [model.shard(number) for number in range(model.n_shards)]
-    coordinates = [coordinates_of(model, shard, slice(None), representation) for shard in all_shards]
+    coordinates = [coordinates_of(shard, slice(None), representation) for shard in all_shards]
     return np.vstack([representation.vectors(some, d) for some in coordinates])
 
 
@@ -172,6 +172,24 @@ def test_a_planted_group_is_found_and_reaches_are_cut(
     assert others.head(len(hidden)).user_id.isin(hidden).mean() > 0.6
     reached = select_reach(ranked / RANKING_FILE, 20, tmp_path, engine=ENGINE)
     assert set(pd.read_parquet(tmp_path / USERS_FILE).user_id) == set(rows.head(reached.delivered).user_id)
+
+
+def test_a_refreshed_base_is_ranked_with_the_vector_that_was_paid(
+    world: World, expected: Expected, tmp_path: Path
+) -> None:
+    rows = world.interactions
+    rows = rows[~rows.user_id.isin(world.users[:60])]
+    fresh = pd.DataFrame({"user_id": "new", "item_id": [*(f"i{item:03d}" for item in range(50, 60)), "i999"]})
+    more = pd.DataFrame({"user_id": world.users[100:110], "item_id": "i999", "ts": rows.ts.max()})
+    refreshed = train_on(pd.concat([rows, fresh.assign(ts=rows.ts.max()), more]), tmp_path, settings=SETTINGS)
+    assert set(Model(refreshed).item_ids()) != set(Model(expected.model).item_ids())
+    out = _ranked(refreshed, expected.b, tmp_path / "out", representation_of=expected.model)
+    found, before = (_rows(ranked).set_index("user_id").score for ranked in (out, expected.ranked))
+    assert found["new"] > 0.9
+    both = found.index.intersection(before.index)
+    assert np.corrcoef(found[both].rank(), before[both].rank())[0, 1] > 0.98
+    same = _ranked(expected.model, expected.b, tmp_path / "same", representation_of=expected.model)
+    assert (same / RANKING_FILE).read_bytes() == (expected.ranked / RANKING_FILE).read_bytes()
 
 
 def test_the_same_bytes_for_every_layout(world: World, expected: Expected, tmp_path: Path) -> None:
