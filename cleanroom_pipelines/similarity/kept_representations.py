@@ -10,9 +10,7 @@ count for nothing until a representation is learnt anew, which is when too many 
 """
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,41 +39,21 @@ def keep_representation(model: Path, before: Path) -> bool:
         before: Folder of the earlier one.
 
     Returns:
-        Whether it was kept: at least 70 % of the users' items, and all features, are known to the earlier model.
+        Whether it was kept: at least 70 % of the users' items are known to the earlier model.
 
     Raises:
         ArtifactError: A model cannot be read.
     """
     new, old = Model(model), Model(before)
-    representation = PrivateRepresentation.load(before)
-    places = {item: number for number, item in enumerate(old.item_ids())}
-    found = np.array([places.get(item, -1) for item in new.item_ids()], dtype=np.int64)
-    users = new.item_users()
-    if users.sum() and users[found >= 0].sum() < _LEAST_KNOWN * users.sum():
+    known = set(old.item_ids())
+    users, is_known = new.item_users(), np.array([item in known for item in new.item_ids()], dtype=bool)
+    if users.sum() and users[is_known].sum() < _LEAST_KNOWN * users.sum():
         return False
-    features = {_name_of(feature): number for number, feature in enumerate(old.features)}
-    of_features = np.array([features.get(_name_of(feature), -1) for feature in new.features], dtype=np.int64)
-    if (of_features < 0).any():
-        return False
-    item_map = np.zeros((len(found), representation.item_map.shape[1]), dtype=np.float32)
-    item_map[found >= 0] = representation.item_map[found[found >= 0]]
     origin = representation_digest(before)
-    kept = PrivateRepresentation(
-        item_map,
-        representation.dense_map[of_features],
-        representation.mean,
-        representation.lengths,
-        representation.grams,
-        representation.n_users,
-    )
-    kept.save(model)
+    PrivateRepresentation.load(before).carried_over(old, new).save(model)
     with np.load(model / PRIVATE_FILE, allow_pickle=False) as arrays:
         everything = {name: arrays[name] for name in arrays.files}
     np.savez(model / PRIVATE_FILE, **everything, origin=np.array(origin))
     (model / DIGESTS_FILE).unlink(missing_ok=True)
     write_digests(model)
     return True
-
-
-def _name_of(feature: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(feature.get(key) for key in ("group", "name", "column", "value"))

@@ -176,7 +176,6 @@ def private_ranking(
     out: Path,
     *,
     ridge: float = 1.0,
-    representation_of: Path | None = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Progress | None = None,
     should_cancel: ShouldCancel | None = None,
@@ -184,14 +183,12 @@ def private_ranking(
     """Rank all users by a noised vector; one ranking serves every reach.
 
     Args:
-        model: The folder training wrote.
+        model: The folder training wrote; one that kept the representation of an earlier one serves too.
         b: (d,) `seed_sum` with its noise, in steps of 1 / GRID.
         d: Coordinates.
         out: Existing directory that gets ranking.parquet (is_seed is false throughout: a private ranking knows no
             seed; score is the share of all users below) and scale.npy for `held_out_histogram`.
         ridge: As chosen.
-        representation_of: The model that b was summed in, where it is not the one to rank: a refreshed base is
-            ranked with the vector that was paid. Dense features stay standardised among the users ranked.
         engine: Where the users are scored; memory, threads and scratch.
         progress: Told the share done and the stage.
         should_cancel: Asked between blocks.
@@ -202,11 +199,7 @@ def private_ranking(
     """
     stages = Stages(progress, should_cancel)
     opened = Model(model)
-    summed_in = Model(representation_of or model)
-    representation = PrivateRepresentation.load(summed_in.folder)
-    if representation_of is not None:
-        representation = representation.carried_over(summed_in, opened)
-    scorer = _Scorer.of(representation, b, d, ridge)
+    scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
 
     def on_share(share: float) -> None:
         stages.tell(0.8 * share, "scoring all users")

@@ -3,6 +3,7 @@ the rest is the base's and what was released; the same result for every order, n
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError,
 from cleanroom_pipelines.similarity import TrainingSettings, shards
 from cleanroom_pipelines.similarity.benchmark.private import private_table, run_private
 from cleanroom_pipelines.similarity.benchmark.quality import Data
+from cleanroom_pipelines.similarity.kept_representations import keep_representation, representation_digest
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.model_digests import DIGESTS_FILE
 from cleanroom_pipelines.similarity.private_lookalikes import (
@@ -183,12 +185,16 @@ def test_a_refreshed_base_is_ranked_with_the_vector_that_was_paid(
     more = pd.DataFrame({"user_id": world.users[100:110], "item_id": "i999", "ts": rows.ts.max()})
     refreshed = train_on(pd.concat([rows, fresh.assign(ts=rows.ts.max()), more]), tmp_path, settings=SETTINGS)
     assert set(Model(refreshed).item_ids()) != set(Model(expected.model).item_ids())
-    out = _ranked(refreshed, expected.b, tmp_path / "out", representation_of=expected.model)
+    assert keep_representation(refreshed, expected.model)
+    assert representation_digest(refreshed) == representation_digest(expected.model)
+    out = _ranked(refreshed, expected.b, tmp_path / "out")
     found, before = (_rows(ranked).set_index("user_id").score for ranked in (out, expected.ranked))
     assert found["new"] > 0.9
     both = found.index.intersection(before.index)
     assert np.corrcoef(found[both].rank(), before[both].rank())[0, 1] > 0.98
-    same = _ranked(expected.model, expected.b, tmp_path / "same", representation_of=expected.model)
+    copy = Path(shutil.copytree(expected.model, tmp_path / "copy"))
+    assert keep_representation(copy, expected.model)
+    same = _ranked(copy, expected.b, tmp_path / "same")
     assert (same / RANKING_FILE).read_bytes() == (expected.ranked / RANKING_FILE).read_bytes()
 
 
