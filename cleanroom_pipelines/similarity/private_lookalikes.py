@@ -379,7 +379,7 @@ def explanation(
     noise = (sigma * sensitivity(d) / GRID) ** 2 * (rows * rows).sum(axis=1)
     chance = released_seed_size * np.einsum("md,de,me->m", rows, covariance, rows)
     deviation = np.sqrt(noise + chance)
-    strength = np.divide(rows @ (b / GRID), deviation, out=np.zeros(len(rows)), where=deviation > 0)
+    strength = np.divide(rows @ (np.asarray(b) / GRID), deviation, out=np.zeros(len(rows)), where=deviation > 0)
     least = -NormalDist().inv_cdf(_SIGNIFICANCE / max(1, len(rows)))
     order = np.argsort(-strength, kind="stable")
     shown = [int(number) for number in order if strength[number] > least]

@@ -7,6 +7,18 @@ Keep out: the tasks themselves and recall (quality).
 The tasks are the item tasks of the quality benchmark, with a seed of exactly so many of the item's users and at
 least as many others to find. Sizes for which fewer than five items have enough users are reported as none. The
 noise here is a rounded normal, drawn three times: the mechanism's own is keyed, and as wide.
+
+Measured (recall at 10 % ÷ that of logistic regression, 5 to 8 tasks each, ± .02 or more):
+
+    seed users (units)    300 (41.7)   500 (15)   1,000 (8)   2,000 (8)
+    page visits           .99          .99        1.00        .97
+    wholesale             .97, .98     none       none        none
+    groceries             .91          none       none        none
+    movie ratings (610)   none         none       none        none
+    planted groups                     1.12                   .89
+
+With 128 coordinates the planted groups at 2,000 come to .94 and page visits to .95. A private lookalike of a
+million users takes 0.11 of the ensemble's time (2.9 and 26.7 CPU seconds, 2,000 seed users, 10 million rows).
 """
 
 import tempfile
@@ -167,7 +179,7 @@ def _private(
         total = held_out.total + round(rng.normal() * sigma * SUM_GRID)
         told = statistics_from_released(counts.tolist(), total, model.n_users, sigma)["reach"][9]
         # The figure is about all users in place; the users to find are a sample, as the seed is.
-        found = float(np.mean(scores[hidden] >= np.quantile(scores, 0.9)))
+        found = float(np.mean(scores[hidden] > 0.9))
         own_error = _Z90 * np.sqrt(found * (1 - found) / len(hidden))
         if told["tpr"] is not None:
             errors.append(told["tpr_error"])
