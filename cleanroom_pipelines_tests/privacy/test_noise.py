@@ -70,7 +70,9 @@ def test_both_tails_are_those_of_the_formula(variance: Fraction) -> None:
 def test_the_probability_is_that_of_the_formula() -> None:
     for variance in VARIANCES:
         for k in (0, 1, -1, 5, 30):
-            assert noise_probability(variance, k) == pytest.approx(exact(variance).get(k, 0.0), rel=1e-9, abs=1e-80)
+            assert noise_probability(variance, k) == pytest.approx(
+                exact(variance).get(k, 0.0), rel=1e-9, abs=1e-80
+            )
 
 
 def draw_from(uniform: int, variance: Fraction, *, is_negative: bool) -> int:
@@ -138,7 +140,8 @@ def variants() -> Iterator[tuple[bytes, Fraction, list[str]]]:
 def test_whatever_is_different_draws_other_noise() -> None:
     # Many draws of each: single ones may agree by chance.
     found = {
-        tuple(draw_noise(key, variance, [*parts, str(n)]) for n in range(12)) for key, variance, parts in variants()
+        tuple(draw_noise(key, variance, [*parts, str(n)]) for n in range(12))
+        for key, variance, parts in variants()
     }
     assert len(found) == len(list(variants()))
 
