@@ -32,15 +32,15 @@ from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, MO
 # In the order of the rows: of one attribute first, then pairs.
 _GROUPINGS = (("interest",), ("age",), ("gender",), ("interest", "age"), ("interest", "gender"), ("age", "gender"))
 _COLUMN_OF = {"interest": "segments.segment", "age": "users.age", "gender": "users.gender"}
+_NAMED = """-- one row per interest that has a name
+CREATE OR REPLACE TEMP TABLE room_named AS
+SELECT segments.segment FROM room_segments AS segments
+SEMI JOIN room_users AS users ON users.user_id = segments.user_id
+GROUP BY segments.segment HAVING count(*) >= ?"""
 _INTERESTS = """-- one row per user and interest of hers that enters tables
 CREATE OR REPLACE TEMP TABLE room_interests AS
 SELECT segments.user_id, segments.segment
-FROM room_segments AS segments
-SEMI JOIN (
-  SELECT common.segment FROM room_segments AS common
-  SEMI JOIN room_users AS users ON users.user_id = common.user_id
-  GROUP BY common.segment HAVING count(*) >= ?
-) AS named ON named.segment = segments.segment
+FROM room_segments AS segments SEMI JOIN room_named AS named ON named.segment = segments.segment
 QUALIFY row_number() OVER (
   PARTITION BY segments.user_id ORDER BY md5(concat(?, segments.user_id, ' ', segments.segment)), segments.segment
 ) <= ?"""
@@ -247,12 +247,13 @@ def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
     """Matchable users of every value that has a name, and of every pair of these, also where there are none."""
     _choose_interests(relations, salt)
     found: dict[_Cell, int] = {}
-    named: dict[str, list[str]] = {}
+    # Not by who has it among her five: that number is not to be told.
+    named = {"interest": relations.engine.fetch("SELECT segment FROM room_named")["segment"].to_pylist()}
     for grouping in _GROUPINGS:
         counts = "count(*) AS n_relevant, count(*) FILTER (WHERE users.is_matchable) AS n_matchable"
         rows = relations.engine.fetch(_cells_query(grouping, counts)).to_pylist()
         counted = {_cell_of(row): row["n_matchable"] for row in rows}
-        if len(grouping) == 1:
+        if grouping in (("age",), ("gender",)):
             (name,) = grouping
             named[name] = [row[name] for row in rows if row["n_relevant"] >= LEAST_USERS_OF_A_VALUE]
         for values in product(*(named[name] for name in grouping)):
@@ -262,7 +263,8 @@ def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
 
 
 def _choose_interests(relations: Relations, salt: str) -> None:
-    relations.engine.execute(_INTERESTS, [LEAST_USERS_OF_A_VALUE, salt, MOST_INTERESTS])
+    relations.engine.execute(_NAMED, [LEAST_USERS_OF_A_VALUE])
+    relations.engine.execute(_INTERESTS, [salt, MOST_INTERESTS])
 
 
 def _overlap_cells(relations: Relations) -> Mapping[tuple[str, _Cell], int]:

@@ -113,10 +113,15 @@ def counted_users(room: PlainRoom, audience_type: str) -> set[str]:
     }
 
 
+def named_interests(room: PlainRoom) -> set[str]:
+    """The interests of at least 25 relevant users."""
+    relevant = room.segments[room.segments["user_id"].isin(set(room.relevant["user_id"]))]
+    return {segment for segment, n in relevant["segment"].value_counts().items() if n >= 25}
+
+
 def chosen_interests(room: PlainRoom, salt: str) -> dict[str, set[str]]:
     """The five interests of each user that enter tables: of those of 25 relevant users, the first by keyed hash."""
-    relevant = room.segments[room.segments["user_id"].isin(set(room.relevant["user_id"]))]
-    named = {segment for segment, n in relevant["segment"].value_counts().items() if n >= 25}
+    named = named_interests(room)
     interests: dict[str, list[str]] = {}
     for user, segment in room.segments.itertuples(index=False):
         if segment in named:

@@ -24,7 +24,7 @@ from cleanroom_pipelines.audiences.relations import Relations
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Releaser, affinity_ratio, ratio
 from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, BASE_TENTHS
 
-from .plain_rooms import TYPES, PlainRoom, chosen_interests, counted_users, random_room
+from .plain_rooms import TYPES, PlainRoom, chosen_interests, counted_users, named_interests, random_room
 
 KEY = bytes(range(32))
 SALT = "salt"
@@ -47,7 +47,8 @@ def users_by_cell(room: PlainRoom) -> dict[Cell, set[str]]:
 def asked(room: PlainRoom) -> dict[Cell, set[str]]:
     """The cells that are asked about: values of 25 users and all pairs of them, whoever is in those."""
     cells = users_by_cell(room)
-    singles = [c for c, users in cells.items() if sum(v is not None for v in c) == 1 and len(users) >= 25]
+    singles: list[Cell] = [(interest, None, None) for interest in named_interests(room)]
+    singles += [c for c, users in cells.items() if not c[0] and None in c[1:] and len(users) >= 25]
     pairs = [
         tuple(one or other for one, other in zip(a, b, strict=True))
         for a, b in product(singles, singles)
@@ -145,7 +146,7 @@ def test_which_pairs_are_listed_is_decided_by_noised_counts_alone(tmp_path: Path
         nobody = pd.DataFrame({"user_id": [], "segment": []})
         seeds = pd.DataFrame({"digest": ids, "audience_type": "T"})
         with PlainRoom(users, nobody, both, seeds).opened(folder) as relations:
-            return [set(base_figures(relations, Releaser(KEY, f"{v}", False), SALT).cells) for v in range(30)]
+            return [set(base_figures(relations, Releaser(KEY, f"{v}", False), SALT).cells) for v in range(20)]
 
     with_25, with_24, with_none = (cells(n, tmp_path / f"{n}") for n in (25, 24, 0))
     pair: Cell = (None, "18-24", "f")
