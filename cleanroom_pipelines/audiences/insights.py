@@ -9,8 +9,8 @@ Cells. A user is counted once in each cell; one without an attribute is in no ce
 first five by keyed hash count, the same in every table: so one person enters 18 cells at most, and a table has one
 price whatever is in it. Which cells there are does not depend on who matched: every value that has a name (25
 relevant users, see `attributes`) and every pair of these is a cell, and is listed if the released count of its
-matchable users is told; a threshold on the true number of a pair would tell of single users. A listed cell with too
-few users in the overlap stays, with nulls.
+matchable users is told; a threshold on the true number of a pair would tell of single users. A listed cell with
+too few users in the overlap stays, with nulls.
 
 Noise. A cell is another question than the size of the audience with its filters, and has the table's noise. The
 addressable users of a cell are derived from its matchable ones by the ratio of both totals.

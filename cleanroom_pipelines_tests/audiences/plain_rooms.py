@@ -100,7 +100,7 @@ def random_room(seed: int, n_users: int = 600) -> PlainRoom:
 
 
 def counted_users(room: PlainRoom, audience_type: str) -> set[str]:
-    """Those that counts know: of several relevant users with an id, the one whose digest with the id is smallest."""
+    """Those that counts know: of several relevant users with an id, the one whose hash with it is smallest."""
     relevant, holders = set(room.relevant["user_id"]), dict[str, list[str]]()
     for digest, user in room.matching.itertuples(index=False):
         if user in relevant:
@@ -120,7 +120,7 @@ def named_interests(room: PlainRoom) -> set[str]:
 
 
 def chosen_interests(room: PlainRoom, salt: str) -> dict[str, set[str]]:
-    """The five interests of each user that enter tables: of those of 25 relevant users, the first by keyed hash."""
+    """The interests of each user that enter tables: of those that have a name, the first five by keyed hash."""
     named = named_interests(room)
     interests: dict[str, list[str]] = {}
     for user, segment in room.segments.itertuples(index=False):

@@ -1,8 +1,8 @@
 """One question has one text, however it is phrased, and what reveals membership is seen.
 
-Contract: `contracts/media.md` section 3 (what a definition reveals decides who may export it), issue "Done means": a
-hundred phrasings of one question; `contracts/privacy.md` sections 2, 4 and 5: a question is known by the keyed digest
-of its seeds' ids, so that renamed and repeated types ask nothing new.
+Contract: `contracts/media.md` section 3 (what a definition reveals decides who may export it), issue "Done
+means": a hundred phrasings of one question; `contracts/privacy.md` sections 2, 4 and 5: a question is known by the
+keyed digest of its seeds' ids, so that renamed and repeated types ask nothing new.
 """
 
 import json

@@ -219,5 +219,5 @@ def test_figures_of_the_base_stay_as_they_were_told(tmp_path: Path) -> None:
         later = Releaser(KEY, "new seeds", False)
         tables = [insights(relations, later, each, SALT).as_dict() for each in (figures, again)]
     assert tables[0] == tables[1]
-    assert BASE_TENTHS == 2 * BASE_COUNT.tenths + BASE_TABLE.tenths
+    assert 2 * BASE_COUNT.tenths + BASE_TABLE.tenths == BASE_TENTHS
     assert BASE_TABLE.sensitivity == INSIGHTS.sensitivity == Fraction(18)

@@ -1,7 +1,7 @@
 """Contract: contracts/privacy.md section 1, the unit: an id of the seed and a user of the base, one for one.
 
-With one id of a seed more or less, every count moves by one user at most and every table by its stated sensitivity,
-however many users share ids and however many ids a user has.
+With one id of a seed more or less, every count moves by one user at most and every table by its stated
+sensitivity, however many users share ids and however many ids a user has.
 """
 
 from collections import Counter
@@ -65,8 +65,8 @@ def test_who_stands_for_an_id_depends_on_the_base_alone(tmp_path: Path) -> None:
         other = PlainRoom(room.users, room.segments, matching.sample(frac=1, random_state=number), seeds)
         with other.opened(tmp_path / f"{number}") as relations:
             counted = rows(relations, COUNTED)
-        for type_ in {type_ for type_, _ in counted}:
-            found.append({user for each, user in counted if each == type_} & set(users))
+        types = {type_ for type_, _ in counted}
+        found += [{user for each, user in counted if each == type_} & set(users) for type_ in types]
     assert len(found) == 3
     assert all(each == found[0] for each in found)
     assert len(found[0]) == 1
@@ -77,7 +77,7 @@ def test_who_stands_for_an_id_depends_on_the_base_alone(tmp_path: Path) -> None:
 
 
 def neighbouring_rooms(seed: int) -> PlainRoom:
-    """Types "0", "1", …, each with one id more than the one before: of many users, of none, of who has many ids."""
+    """Types "00", "01", …, each with one id more than the last: of many users, of none, of who has many ids."""
     room = random_room(seed)
     digests = room.matching["digest"].value_counts()
     ids_of_users = room.matching["user_id"].value_counts()

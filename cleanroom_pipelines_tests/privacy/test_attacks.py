@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 8: attacks on the mechanisms, by whoever knows all but one person.
+"""Contract: contracts/privacy.md sections 1, 2 and 8: attacks on mechanisms, by whoever knows all but one person.
 
 Every attack is also shown to work where there is hardly any noise. Whether x is in the data is so in half of the
 rounds, so 50 % is a coin. What the best attacker reaches is added up exactly where it can be, and measured.
@@ -6,7 +6,7 @@ rounds, so 50 % is a coin. What the best attacker reaches is added up exactly wh
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ Answers = tuple[list[int | None], list[int | None]]
 
 
 @cache
-def answers_for_the_whole_budget(
+def answers_for_the_whole_budget(  # noqa: PLR0917 they are the key of a cache
     share_with_x: float, n_known: int, n_rounds: int, total: int, policy: ReleasePolicy, price: Price
 ) -> list[tuple[Answers, bool]]:
     """Per round, the answers for sets that hold x and for those that do not, and whether x matches."""

@@ -25,7 +25,7 @@ from ..architecture.tree import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Reads the draws of several ledgers and says of each what the best attacker reaches and ε; of another's code alone.
+# Reads the draws of several ledgers and says of each what the best attacker reaches and ε; none of our code.
 JUDGE = """
 import json, sys
 from dp_accounting.pld import privacy_loss_distribution as pld

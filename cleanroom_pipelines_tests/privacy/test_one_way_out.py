@@ -6,8 +6,8 @@ Three rules are held against the source text, and each is first shown to find wh
    `privacy`, a size made of released counts, None, or what an answer that was released before says under the same
    key. A name stands for all that is assigned to it in its function.
 2. A module that can count exactly (it imports the relations of a room, the evaluator's counters, the exact
-   statistics of a lookalike, or a seed's sum and histogram) imports the release too, or is named here with the reason
-   why not.
+   statistics of a lookalike, or a seed's sum and histogram) imports the release too, or is named here with the
+   reason why not.
 3. What such a counter gives goes into a release and nowhere else: into no document, error, comparison or return.
 """
 
@@ -209,8 +209,8 @@ def _is_exact(node: ast.AST, exact: set[str]) -> bool:
     return False
 
 
-def _where(node: ast.AST, above: dict[ast.AST, ast.AST]) -> ast.AST | None:
-    """Where a number goes: None into a release or nowhere, the names that take it, or the statement it escapes in."""
+def _where(node: ast.AST, above: dict[ast.AST, ast.AST]) -> ast.AST | None:  # noqa: PLR0911 one a case
+    """Where a number goes: the names that take it, or the statement it escapes in; None: a release or nowhere."""
     while node in above:
         below, node = node, above[node]
         match node:
@@ -275,7 +275,7 @@ def test_the_third_rule_finds_exact_numbers_that_escape() -> None:
         "def f(q): n = q.find_counted(); return {'users': n}",
         "def f(q): n = q.find_counted(); m = n + 1; log(users=m); return m",
         "def f(private): b = private.seed_sum(); return b",
-        "def f(private, releaser):\n    b = private.seed_sum()\n    c = [releaser.noised(x) for x in b]\n    return b[0]",
+        "def f(private, r):\n    b = private.seed_sum()\n    c = [r.noised(x) for x in b]\n    return b[0]",
         "def f(private): return [int(x) for x in private.seed_sum()]",
         "def f(self, histogram: 'HeldOutCounts'): return histogram.total",
         "def f(folder): return room_statistics(folder).auc",
@@ -283,7 +283,7 @@ def test_the_third_rule_finds_exact_numbers_that_escape() -> None:
     assert [source for source in escapes if not escaping(source)] == []
     released = [
         "def f(self, releaser): return releaser.count(self.n_seed, question=self.source)",
-        "def f(private, releaser):\n    b = private.seed_sum()\n    return [releaser.noised(int(x), cell=n) for n, x in enumerate(b)]",
+        "def f(private, r):\n    b = private.seed_sum()\n    return [r.noised(int(x)) for n, x in enumerate(b)]",
         "def f(q, releaser): n = q.find_counted(); return releaser.count(n)",
         "def f(q): q.find(q.definition)",
         "def f(q): n = q.find_counted(); return LookalikeRun(q, n_seed=n)",

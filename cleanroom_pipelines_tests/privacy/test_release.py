@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2: noise, then threshold, then rounding; all else made of released values."""
+"""Contract: contracts/privacy.md section 2: noise, then threshold, then rounding; then all else."""
 
 import copy
 import dataclasses
