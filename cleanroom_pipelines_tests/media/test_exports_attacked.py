@@ -97,7 +97,9 @@ def test_a_lookalike_is_in_place_ordered_by_nothing_and_paid_once_for_all_reache
     assert asking.users(narrow) < set(users)
     without = asking.create("without", {**LIKE, "exclude_seed_audience": True})
     left, reveals = asking.listed(without)
-    assert (set(left), reveals) == (set(users) - world.seeds["loyal"], ["seed"])
+    assert not set(left) & world.seeds["loyal"]
+    assert set(users) - world.seeds["loyal"] <= set(left), "the same ranking, with others in the places left"
+    assert reveals == ["seed"]
     assert asking.spent() == after, "every reach, list and figure of one seed is free"
 
 
@@ -111,7 +113,8 @@ def test_one_customer_more_is_another_question_and_paid_anew(asking: Asking) -> 
     world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] | {victim}}))
     world.run()
     assert asking.kinds().count("lookalike") == asking.kinds().count("size") == 2
-    assert asking.spent() == pytest.approx(2 * once - 10, abs=1), "all but the base's figures"
+    # by the released size of the new seed, which is about the same; the base's figures are paid already
+    assert asking.spent() == pytest.approx(2 * once - 10, abs=12)
     # a third one is more than is left
     world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] - {min(world.seeds["loyal"])}}))
     spent = asking.spent()
