@@ -2,7 +2,7 @@
 
 Contract: issue "Spark": matching, set algebra, scoring and files of lists run on the engine that the installation
 names. A room on DuckDB and one on Spark hold the same files under one key; made through Dagster, their audiences,
-statistics and lists agree as contracts/similarity.md says: sets exactly, lookalikes in 99 % of their users or more.
+statistics and lists agree as contracts/similarity.md says: sets exactly, lookalikes in 99 % of users or more.
 """
 
 import shutil
