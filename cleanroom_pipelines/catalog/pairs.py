@@ -174,6 +174,7 @@ class Pairs(Database):
                 )
         self.charge(pair_id, lines, anyway=True)
 
+    @noted
     def spend_rest(self, why: str) -> int:
         """Let every pair have spent what was left, where it is not known what it spent.
 
