@@ -9,7 +9,6 @@ either case. The guess weighs each number by the difference of these over its va
 independent Gaussian numbers), and says that she is in where the sum lies above the middle of all worlds.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
-from cleanroom_pipelines.serving.attacks import playing
+from cleanroom_pipelines.serving.attacks import aws, playing
 from cleanroom_pipelines.serving.attacks.worlds import Templates, World, make_room, without_noise
 
 N_OFF = 10
@@ -67,6 +66,11 @@ def _base(is_in: bool, is_off: bool) -> tuple[str, Make]:
     return f"base {is_in}", make_room(lookalikes=False, with_victim=is_in)
 
 
+def _jobs(is_in: bool, is_off: bool) -> tuple[str, Make]:
+    del is_in, is_off
+    return "jobs", aws.make_model
+
+
 _TRICKS = (
     playing.re_upload,
     playing.new_room,
@@ -88,6 +92,9 @@ PLAYS = (
     Play(("thresholds of rooms",), playing.thresholds, _base),
     *(Play((trick.__name__.replace("_", " "),), playing.spending(trick), _base) for trick in _TRICKS),
     Play(("estimates, prices and errors as oracles", "the audit view"), playing.oracles, _room),
+    Play(("AWS metrics", "exports of jobs"), aws.metrics_and_exports, _jobs),
+    Play(("thresholds of jobs",), aws.threshold, _jobs),
+    Play(("SQL seeds over two tables",), aws.two_tables, _jobs),
     Play(("planted users of the publisher's",), playing.planted, _plain),
 )
 NAMES = tuple(name for play in PLAYS for name in play.names)
@@ -158,10 +165,10 @@ def run_attacks(
 def report(results: Sequence[Result]) -> str:
     """A table for people."""
     lines = ["| attack | worlds | right | ± | policy off |", "|---|--:|--:|--:|--:|"]
-    for each in results:
-        lines.append(
-            f"| {each.name} | {each.n_worlds} | {each.right:.1%} | {each.error:.1%} | {each.right_off:.0%} |"
-        )
+    lines += [
+        f"| {each.name} | {each.n_worlds} | {each.right:.1%} | {each.error:.1%} | {each.right_off:.0%} |"
+        for each in results
+    ]
     return "\n".join(lines)
 
 
@@ -210,8 +217,3 @@ def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[
     is_in = np.arange(len(worlds)) % 2 == 1
     right = np.where(scores == middle, 0.5, (scores > middle) == is_in)
     return float(right.mean())
-
-
-def as_json(results: Sequence[Result]) -> str:
-    """All results."""
-    return json.dumps([each.as_dict() for each in results], indent=1)

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.budgets import restore_ledgers
 from cleanroom_pipelines.serving.attacks.worlds import (
     ADVERTISER,
@@ -32,6 +33,7 @@ Found = dict[str, Numbers]
 SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
 """Counts that the pair's 90 units pay."""
+_ROUNDS = (25, 20)
 
 _UNTOLD = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
@@ -76,13 +78,13 @@ def lookalikes(world: World, is_in: bool) -> Found:
 
 
 def insights(world: World, is_in: bool) -> Found:
-    """The agency reads the table of each of the advertiser's refreshed lists; the victim has 50 interests."""
+    """The agency reads the tables of four lists; the victim has 50 interests."""
+    lists = {f"s{number}": _with_victim(POPULATION.seed[: 200 + number], is_in) for number in range(4)}
+    world.provision_seeds(lists)
     cells: Numbers = {}
-    for number in range(4):
-        world.provision_seeds({"s": _with_victim(POPULATION.seed[: 200 + number], is_in)}, f"{number}")
-        answer = world.ask(AGENCY, "insights")
-        for row in (answer.get("audiences") or [{"rows": []}])[0]["rows"]:
-            key = f"{number} {row['interest']} {row['age']} {row['gender']}"
+    for table in world.ask(AGENCY, "insights").get("audiences", ()):
+        for row in table["rows"]:
+            key = f"{table['audience_type']} {row['interest']} {row['age']} {row['gender']}"
             cells[key] = row["share_in_overlap"] or 0.0
     return {"insights with 50 interests": cells}
 
@@ -105,7 +107,7 @@ def targets(world: World, is_in: bool) -> Found:
 
 
 def duplicated(world: World, is_in: bool) -> Found:
-    """The agency compares an in-place lookalike with one that excludes its source, of the type or of its double."""
+    """The agency compares an in-place lookalike with one without its source, of the type or its double."""
     seed = _with_victim(POPULATION.seed, is_in)
     world.provision_seeds({"s": seed, "t": seed})
     in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
@@ -132,7 +134,7 @@ def duplicated(world: World, is_in: bool) -> Found:
 
 
 def oracles(world: World, is_in: bool) -> Found:
-    """The agency reads prices, errors and the audit view beside the smallest seed of a lookalike, before it pays."""
+    """The agency reads prices, errors and the audit view where a seed is hardly large enough."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed[:245], is_in)})
     about = world.audience(AGENCY, lookalike(SEED, 10))
     prices: Numbers = {}
@@ -157,7 +159,7 @@ def planted(world: World, is_in: bool) -> Found:
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     sizes: Numbers = {}
     known = POPULATION.seed[:_KNOWN]
-    for number in range(6):
+    for number in range(4):
         strangers = [user(n) for n in range(50_000 + 60 * number, 50_060 + 60 * number)]
         users = (VICTIM, *known, *strangers)
         world.provision_base(
@@ -189,13 +191,16 @@ def spending(trick: Callable[[World], None]) -> Callable[[World, bool], Found]:
     def play(world: World, is_in: bool) -> Found:
         sizes: Numbers = {}
         base = POPULATION.files(with_victim=is_in)
-        for round_, n_types in enumerate((20, 25, 20)):
+        for round_, n_types in enumerate(_ROUNDS):
             if round_:
                 trick(world)
                 if not world.call(ADVERTISER, "get_provisioning")["base"]:
                     world.provision_base(base)
             world.provision_seeds(_types(n_types, _KNOWN), f"{round_}")
             sizes |= _rows(f"{round_}", world.ask(ADVERTISER, "overlap_statistics"))
+        trick(world)
+        source = {"kind": "seed", "audience_type": "t00"}
+        sizes |= _size("more", world.ask(ADVERTISER, "audience_size", definition=rule(0, source=source)))
         return {trick.__name__.replace("_", " "): sizes}
 
     return play
@@ -233,7 +238,7 @@ def refill_alone(world: World) -> None:
         for each in ([proposal] if proposal else []) + world.call(who, "list_proposals")["proposals"]:
             try:
                 world.call(who, "approve", proposal_id=each["id"])
-            except Exception:  # noqa: BLE001 who may not approve has tried
+            except CleanroomError:  # who may not approve has tried
                 continue
 
 
