@@ -157,7 +157,7 @@ def run_attacks(
             def tell(share: float, number: int = number, play: Play = play) -> None:
                 progress((number + share) / len(plays), play.names[0])
 
-            found = _attack(templates, play, n_worlds, tell)
+            found = attack(templates, play, n_worlds, tell)
             results += [each for each in found if only is None or only in each.name]
     return results
 
@@ -172,7 +172,16 @@ def report(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _attack(templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None]) -> list[Result]:
+def attack(templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None] = lambda share: None) -> list[Result]:
+    """Attack so many worlds in one way of asking.
+
+    Args:
+        templates: Where worlds are made.
+        play: The way.
+        n_worlds: Worlds, even.
+        tell: Told the share done.
+    """
+
     def run(is_in: bool, *, is_off: bool) -> playing.Found:
         with templates.opening(*play.template(is_in, is_off)) as world:
             return play.ask(world, is_in)
