@@ -1,4 +1,4 @@
-"""The page PRIVACY.md says what the code does: prices, ±, bounds, the year's sum, and every attack with its run."""
+"""The page PRIVACY.md says what the code does: prices, ±, bounds, the year's sum, every attack with its run."""
 
 import math
 import re

@@ -72,35 +72,27 @@ def make_model(world: World) -> None:
 
 
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads metrics and exports of the advertiser's refreshed seeds."""
-    told: Numbers = {}
-    lists: Numbers = {}
-    for number in range(4):
-        seed = (*POPULATION.seed, f"stranger{number}", *((VICTIM,) if is_in else ()))
-        job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed, number)}})
-        told |= _read(world, job, f"{number}")
-        lists |= _export(world, job, f"{number}")
-    return {"AWS metrics": told, "exports of jobs": lists}
+    """The publisher reads metrics and an export of the advertiser's job, which takes most of the budget."""
+    job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
+    return {"AWS metrics": _read(world, job), "exports of jobs": _export(world, job)}
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
     """The publisher reads what SQL over two tables of the advertiser's gives; the victim is in one of them."""
-    told: Numbers = {}
-    for number in range(2):
-        _put_table(world, "members", (*POPULATION.seed, VICTIM, f"stranger{number}"))
-        _put_table(world, "visits", (*POPULATION.seed, f"stranger{number}", *((VICTIM,) if is_in else ())))
-        job = _start(world, {"sqlParameters": {"queryString": f"{_JOIN} WHERE a.n >= -{number}"}})
-        told |= _read(world, job, f"{number}") | _export(world, job, f"{number}")
-    return {"SQL seeds over two tables": told}
+    _put_table(world, "members", (*POPULATION.seed, VICTIM))
+    _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
+    job = _start(world, {"sqlParameters": {"queryString": _JOIN}})
+    return {"SQL seeds over two tables": _read(world, job) | _export(world, job)}
 
 
 def threshold(world: World, is_in: bool) -> dict[str, Numbers]:
     """The publisher looks whether 245 known users and perhaps the victim are enough for a job."""
-    told: Numbers = {}
-    for number in range(2):
-        seed = (*POPULATION.seed[:245], f"stranger{number}", *((VICTIM,) if is_in else ()))
-        told |= _read(world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed, number)}}), f"{number}")
-    return {"thresholds of jobs": told}
+    seed = _with_victim(POPULATION.seed[:245], is_in)
+    return {"thresholds of jobs": _read(world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}}))}
+
+
+def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
+    return (*users, VICTIM) if is_in else users
 
 
 def _start(world: World, seed: Mapping[str, Any]) -> str | None:
@@ -110,7 +102,7 @@ def _start(world: World, seed: Mapping[str, Any]) -> str | None:
             world,
             _ADVERTISER,
             "StartAudienceGenerationJob",
-            name=f"loyal {world.installation.token_hex(4)}",
+            name="loyal",
             configuredAudienceModelArn=world.room,
             seedAudience={"roleArn": _role(_ADVERTISER), **seed},
         )
@@ -120,32 +112,31 @@ def _start(world: World, seed: Mapping[str, Any]) -> str | None:
     return str(answer["audienceGenerationJobArn"]).replace(_ADVERTISER, _PUBLISHER)
 
 
-def _read(world: World, job: str | None, name: str) -> Numbers:
+def _read(world: World, job: str | None) -> Numbers:
     if job is None:
-        return {f"{name} refused": 1.0}
+        return {"refused": 1.0}
     told = _call(world, _PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
-    numbers = {f"{name} {told['status']}": 1.0}
+    numbers = {str(told["status"]): 1.0}
     if metrics := told.get("metrics"):
-        numbers[f"{name} recall"] = metrics["recallMetric"]
+        numbers["recall"] = metrics["recallMetric"]
         for each in metrics["relevanceMetrics"]:
-            numbers[f"{name} relevance {each['audienceSize']['value']}"] = each["score"] or 0.0
+            numbers[f"relevance {each['audienceSize']['value']}"] = each["score"] or 0.0
     return numbers
 
 
-def _export(world: World, job: str | None, name: str) -> Numbers:
+def _export(world: World, job: str | None) -> Numbers:
     if job is None:
         return {}
     folder = world.installation.home.accounts / _PUBLISHER / "buckets" / "publisher-audiences"
-    before = set(folder.rglob("*.csv"))
     size = {"type": "PERCENTAGE", "value": 20}
     try:
-        _call(world, _PUBLISHER, "StartAudienceExportJob", name=f"best {name}", audienceGenerationJobArn=job,
+        _call(world, _PUBLISHER, "StartAudienceExportJob", name="best", audienceGenerationJobArn=job,
               audienceSize=size)  # fmt: skip
     except (ApiError, CleanroomError):
         return {}
     world.work()
-    lines = [line for path in set(folder.rglob("*.csv")) - before for line in path.read_text().split()]
-    return {f"{name} lists {each}": 1.0 for each in lines}
+    lines = [line for path in folder.rglob("*.csv") for line in path.read_text().split()]
+    return {f"lists {each}": 1.0 for each in lines}
 
 
 def _call(world: World, account_id: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
@@ -161,17 +152,19 @@ def _call(world: World, account_id: str, operation: str, **parameters: Any) -> M
     return OPERATIONS[operation](endpoint, Caller(account_id, "-", _REGION), parameters) or {}
 
 
-def _put_seed(world: World, users: Iterable[str], number: int) -> str:
+def _put_seed(world: World, users: Iterable[str]) -> str:
     folder = world.installation.home.accounts / _ADVERTISER / "buckets" / "advertiser-seeds"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{number}.jsonl").write_text("".join(json.dumps({"user_id": each}) + "\n" for each in users))
-    return f"s3://advertiser-seeds/{number}.jsonl"
+    (folder / "seed.jsonl").write_text("".join(json.dumps({"user_id": each}) + "\n" for each in users))
+    return "s3://advertiser-seeds/seed.jsonl"
 
 
 def _put_table(world: World, name: str, users: tuple[str, ...]) -> None:
     folder = world.installation.home.accounts / _ADVERTISER / "warehouse" / _DATABASE / name
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"user_id": users, "n": pa.array(range(len(users)), pa.int64())}), folder / "a.parquet")
+    pq.write_table(
+        pa.table({"user_id": users, "n": pa.array(range(len(users)), pa.int64())}), folder / "a.parquet"
+    )
 
 
 def _role(account_id: str) -> str:

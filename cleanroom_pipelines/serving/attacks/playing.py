@@ -11,6 +11,7 @@ is spent; an error is an answer too.
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from cleanroom_pipelines.errors import CleanroomError
@@ -18,7 +19,6 @@ from cleanroom_pipelines.execution.budgets import restore_ledgers
 from cleanroom_pipelines.serving.attacks.worlds import (
     ADVERTISER,
     AGENCY,
-    N_ODD,
     POPULATION,
     PUBLISHER,
     VICTIM,
@@ -33,7 +33,6 @@ Found = dict[str, Numbers]
 SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
 """Counts that the pair's 90 units pay."""
-_ROUNDS = (25, 20)
 
 _UNTOLD = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
@@ -55,21 +54,21 @@ def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = Fal
 
 
 def lookalikes(world: World, is_in: bool) -> Found:
-    """The agency asks for statistics and lists of sources that are the same but for their text, while it can."""
+    """The agency asks for statistics and lists of the smallest seed that has a lookalike, which costs the most."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     told: Numbers = {}
     lists: Numbers = {}
     kept: Numbers = {}
-    for number, reach in enumerate((10, 25, 5, 15)):
-        source = world.audience(AGENCY, rule(number))
-        about = world.audience(AGENCY, lookalike(source, reach))
-        told |= _statistics(f"{number}", world.ask(AGENCY, "lookalike_statistics", audience=about))
+    for reach in (10, 25):
+        about = world.audience(AGENCY, lookalike(SEED, reach))
+        if not told:
+            told = _statistics("s", world.ask(AGENCY, "lookalike_statistics", audience=about))
         first = world.ask(AGENCY, "user_list", audience=about)
-        lists |= _members(f"{number}", world.users_of(AGENCY, first))
-        if number == 0 and "job" in first:
+        lists |= _members(f"{reach}", world.users_of(AGENCY, first))
+        if not kept and "job" in first:
             options = {"holdout": "20%", "delta_from": first["job"]}
             second = world.ask(AGENCY, "user_list", audience=about, options=options)
-            kept |= _members("kept", world.users_of(AGENCY, second))
+            kept = _members("kept", world.users_of(AGENCY, second))
     return {
         "statistics compared": told,
         "lists compared": lists,
@@ -94,7 +93,7 @@ def targets(world: World, is_in: bool) -> Found:
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     made: Numbers = {}
     drafts: Numbers = {}
-    for number in range(N_ODD):
+    for number in range(6):
         if number % 2:
             answer = world.ask(AGENCY, "audience_size", definition=rule(number, "rare"))
             drafts |= _size(f"{number}", answer)
@@ -159,7 +158,7 @@ def planted(world: World, is_in: bool) -> Found:
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     sizes: Numbers = {}
     known = POPULATION.seed[:_KNOWN]
-    for number in range(4):
+    for number in range(2):
         strangers = [user(n) for n in range(50_000 + 60 * number, 50_060 + 60 * number)]
         users = (VICTIM, *known, *strangers)
         world.provision_base(
@@ -181,38 +180,31 @@ def thresholds(world: World, is_in: bool) -> Found:
     return {"thresholds of rooms": empty}
 
 
-def spending(trick: Callable[[World], None]) -> Callable[[World, bool], Found]:
-    """The advertiser spends on counts of the base, does something, and asks on until nothing is left.
-
-    Args:
-        trick: What is to start the ledger anew.
-    """
-
-    def play(world: World, is_in: bool) -> Found:
-        sizes: Numbers = {}
-        base = POPULATION.files(with_victim=is_in)
-        for round_, n_types in enumerate(_ROUNDS):
-            if round_:
-                trick(world)
-                if not world.call(ADVERTISER, "get_provisioning")["base"]:
-                    world.provision_base(base)
-            world.provision_seeds(_types(n_types, _KNOWN), f"{round_}")
-            sizes |= _rows(f"{round_}", world.ask(ADVERTISER, "overlap_statistics"))
+def spending(world: World, is_in: bool) -> Found:
+    """The advertiser spends all on counts of the base, and then tries one after the other to have more of them."""
+    world.provision_seeds(_types(N_TYPES, _KNOWN))
+    sizes = _rows("first", world.ask(ADVERTISER, "overlap_statistics"))
+    found: Found = {}
+    for number, trick in enumerate(TRICKS):
         trick(world)
-        source = {"kind": "seed", "audience_type": "t00"}
-        sizes |= _size("more", world.ask(ADVERTISER, "audience_size", definition=rule(0, source=source)))
-        return {trick.__name__.replace("_", " "): sizes}
-
-    return play
+        if not world.call(ADVERTISER, "get_provisioning")["base"]:
+            world.provision_base(POPULATION.files(with_victim=is_in))
+        if trick in _OF_DATA:
+            world.provision_seeds(_types(1, _KNOWN), f"{number}")
+        more = rule(number, source={"kind": "seed", "audience_type": "t00"})
+        found[trick.__name__.replace("_", " ")] = sizes | _size(
+            "more", world.ask(ADVERTISER, "audience_size", definition=more)
+        )
+    return found
 
 
 def re_upload(world: World) -> None:
-    """Bring the lists again: the spending does it in any case."""
+    """Bring other lists."""
 
 
 def new_room(world: World) -> None:
-    """Create another room."""
-    world.new_room(lookalikes=False)
+    """Create another room, with somebody new."""
+    world.new_room(more=("new@nowhere.example",))
 
 
 def new_version(world: World) -> None:
@@ -221,25 +213,18 @@ def new_version(world: World) -> None:
     world.work()
 
 
-def new_participant(world: World) -> None:
-    """Create a room with somebody new."""
-    world.new_room(lookalikes=False, more=("new@nowhere.example",))
-
-
 def colluding_agency(world: World) -> None:
-    """Let an agency ask what the advertiser asked."""
+    """Let the agency ask too."""
     world.ask(AGENCY, "overlap_statistics")
 
 
 def refill_alone(world: World) -> None:
     """Propose a refill and approve it with everybody but the base's provider."""
+    world.call(ADVERTISER, "propose", kind="refill", units=100)
     for who in (ADVERTISER, AGENCY):
-        proposal = world.call(who, "propose", kind="refill", units=100) if who == ADVERTISER else None
-        for each in ([proposal] if proposal else []) + world.call(who, "list_proposals")["proposals"]:
-            try:
+        for each in world.call(who, "list_proposals")["proposals"]:
+            with suppress(CleanroomError):  # who may not approve has tried
                 world.call(who, "approve", proposal_id=each["id"])
-            except CleanroomError:  # who may not approve has tried
-                continue
 
 
 def restored_older_catalogue(world: World) -> None:
@@ -248,6 +233,16 @@ def restored_older_catalogue(world: World) -> None:
     with sqlite3.connect(world.installation.home.root / "catalog.db") as older:
         older.execute("DELETE FROM ledger_lines WHERE kind = 'overlap'")
     restore_ledgers(world.installation)
+
+
+_OF_DATA = (re_upload, new_room, new_version)
+TRICKS: tuple[Callable[[World], None], ...] = (
+    *_OF_DATA,
+    colluding_agency,
+    refill_alone,
+    restored_older_catalogue,
+)
+"""What is to start the ledger anew."""
 
 
 def _types(n: int, n_known: int) -> dict[str, tuple[str, ...]]:

@@ -42,14 +42,14 @@ VICTIM = "user00007"
 RARE = 45
 """Known customers that share the victim's segment: with her 46, without noise told as 50, and else as 40."""
 N_INTERESTS = 50
-N_SEED = 600
+N_SEED = 280
+"""So few that one lookalike takes most of the budget, and so many that their released size is enough for one."""
 N_ODD = 8
 """Segments of users that are in no list: without them a definition names the same users by another question."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
                Permission.EXPORT_AUDIENCE)  # fmt: skip
-_REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
 
 
 def user(number: int) -> str:
@@ -100,7 +100,7 @@ class Population:
         }
         likely = sorted(group)
         others = sorted(set(users) - group)
-        seed = dice.sample(likely, 300) + dice.sample(others, N_SEED - 300)
+        seed = dice.sample(likely, 180) + dice.sample(others, N_SEED - 180)
         rare = tuple(sorted(seed)[:RARE])
         for each in rare:
             segments[each] |= {"rare"}
@@ -230,26 +230,28 @@ class World:
         self.call(PUBLISHER, "provision_base", lab_id=lab["id"])
         self.work()
 
-    def new_room(self, *, reveals: bool = False, lookalikes: bool = True, more: tuple[str, ...] = ()) -> str:
+    def new_room(self, *purposes: CollaborationType, more: tuple[str, ...] = ()) -> str:
         """Create another room of the same sides, and go there.
 
         Args:
-            reveals: Whether it is for what reveals by design.
-            lookalikes: Whether it is for lookalikes.
+            *purposes: What it is for, beside rules.
             more: Further people of the agency's.
         """
-        types = [each for each in CollaborationType if each not in _REVEALING or reveals]
-        if not lookalikes:
-            types.remove(CollaborationType.LOOKALIKE)
+        types = (CollaborationType.RULE_BASED, *purposes)
+        may = [
+            each
+            for each in _EVERYTHING
+            if each is not Permission.VIEW_INSIGHTS or CollaborationType.INSIGHTS in types
+        ]
         told = self.service.call(
             PUBLISHER,
             "create_room",
             {
                 "name": "Spring",
                 "participants": [
-                    _group("publisher", [PUBLISHER], Permission.PROVIDE_BASE_AUDIENCE, *_EVERYTHING),
-                    _group("advertiser", [ADVERTISER], Permission.PROVIDE_SEED_AUDIENCE, *_EVERYTHING),
-                    _group("agency", [AGENCY, *more], *_EVERYTHING),
+                    _group("publisher", [PUBLISHER], Permission.PROVIDE_BASE_AUDIENCE, *may),
+                    _group("advertiser", [ADVERTISER], Permission.PROVIDE_SEED_AUDIENCE, *may),
+                    _group("agency", [AGENCY, *more], *may),
                 ],
                 "collaboration_types": [each.value for each in types],
                 "matching_ids": ["EMAIL"],
@@ -306,13 +308,11 @@ class Templates:
         return f" in world {random.SystemRandom().getrandbits(128)}"
 
 
-def make_room(
-    *, reveals: bool = False, lookalikes: bool = True, with_victim: bool = True
-) -> Callable[[World], None]:
+def make_room(*purposes: CollaborationType, with_victim: bool = True) -> Callable[[World], None]:
     """Makes the template of a room that holds the base."""
 
     def make(world: World) -> None:
-        world.new_room(reveals=reveals, lookalikes=lookalikes)
+        world.new_room(*purposes)
         world.provision_base(POPULATION.files(with_victim=with_victim))
 
     return make
