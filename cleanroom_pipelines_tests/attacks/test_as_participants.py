@@ -10,7 +10,7 @@ from cleanroom_pipelines.serving.attacks.guessing import NAMES, PLAYS, Play, att
 from cleanroom_pipelines.serving.attacks.worlds import Templates
 
 N_WORLDS = 20
-_ALWAYS = "re upload"
+_ALWAYS = "thresholds of rooms"
 
 
 def _marked(play: Play) -> object:

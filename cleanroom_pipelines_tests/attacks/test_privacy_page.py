@@ -38,7 +38,7 @@ def rows(heading: str, number: int = 0) -> list[list[str]]:
     """The cells of a table below a heading, without its own heading."""
     part = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     tables = [each.strip().splitlines() for each in re.split(r"\n\n", part) if each.strip().startswith("| ")]
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in tables[number][2:]]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in tables[number][2:]]
 
 
 def percent(share: float) -> str:
