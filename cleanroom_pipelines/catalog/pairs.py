@@ -91,6 +91,13 @@ class Pairs(Database):
         with self._write() as session:
             return _pair(_ensure(session, sorted((a, b)), self._clock()))
 
+    def period_of(self, members: Iterable[str]) -> str:
+        """What the budgets of each two organisations of some accounts last for: `month`, or empty for life."""
+        organizations = {self.organization_of_account(member) for member in members}
+        with self._read() as session:
+            rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
+            return "month" if rows and all(row is not None and row.period == "month" for row in rows) else ""
+
     def pairs(self) -> tuple[Pair, ...]:
         """All pairs, by their organisations."""
         with self._read() as session:
@@ -246,10 +253,11 @@ class Pairs(Database):
             rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
             return tuple(_proposal(row) for row in rows)
 
-    def is_full_lookalike(self, data_room_id: str) -> bool:
-        """Whether both providers approved lookalikes by the full ensemble in a room."""
+    def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
+        """Whether both organisations of a pair approved lookalikes by the full ensemble in a room."""
         with self._read() as session:
             query = select(ProposalRow.id).where(
+                ProposalRow.pair_id == pair_id,
                 ProposalRow.data_room_id == data_room_id,
                 ProposalRow.kind == FULL_LOOKALIKE,
                 ProposalRow.effective_at.is_not(None),
@@ -302,7 +310,7 @@ def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRo
 def _find(session: Session, pair_id: str, *, lock: bool = False) -> PairRow:
     row = session.get(PairRow, pair_id, with_for_update=lock or None)
     if row is None:
-        raise NotFoundError("There is no such pair of organisations.", remedy="See all pairs: cleanroom ledger.")
+        raise NotFoundError("There is no such pair of organisations.", remedy="Check the two organisations.")
     return row
 
 

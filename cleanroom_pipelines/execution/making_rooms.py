@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version, hex_of
-from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.errors import ArtifactError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
 from cleanroom_pipelines.execution.room_budgets import RoomBudget, seed_digests
@@ -343,6 +343,7 @@ def _make_overlap(state: _State) -> None:
             "with_own_counts": found.as_dict(with_own_counts=True),
             "without_own_counts": found.as_dict(with_own_counts=False),
             "questions": [room.question("overlap", text, found.price).as_dict() for text in found.questions],
+            "privacy": room.budget.as_dict(),
         }
         write_documents(draft.path, {"overlap": document})
 
@@ -382,11 +383,13 @@ def _make_insights(state: _State) -> None:
                     ]
                     for each, text in zip(found.audiences, found.questions, strict=True)
                 },
+                "privacy": room.budget.as_dict(),
             }
             write_documents(draft.path, {"insights": document})
 
 
 def _make_model(state: _State) -> None:
+    from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.rooms import train_room
 
     if "base_audience" not in state.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
@@ -406,6 +409,10 @@ def _make_model(state: _State) -> None:
                 progress=state.work.report_progress,
                 should_cancel=state.work.should_cancel,
             )
+            if (earlier := state.before.get("room_model")) is not None:
+                reference = ArtifactReference("room_model", state.room.id, earlier)
+                with state.installation.store.opening(reference) as before, suppress(ArtifactError):
+                    keep_representation(draft.path, before)
 
 
 _MAKERS: Mapping[str, Callable[[_State], None]] = {
