@@ -51,8 +51,6 @@ BOOKKEEPING = {
     "begin_delete",
     "finish_delete",
     "fail_delete",
-    # what was paid: each line stands in the audit log with its amount, and is read back from there
-    "charge",
 }
 
 

@@ -32,9 +32,10 @@ from cleanroom_pipelines.execution.making import (
 from cleanroom_pipelines.execution.making_audiences import make_audience_list, make_custom_audience
 from cleanroom_pipelines.execution.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
 from cleanroom_pipelines.execution.work import Run
-from cleanroom_pipelines.media.server import MediaService, chunks_of
+from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.privacy import prices
 from cleanroom_pipelines.storage import InstallationKey
+from cleanroom_pipelines.storage.upload_vault import chunks_of
 
 PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.example", "data@agency.example"
 N_USERS = 1_600
