@@ -254,10 +254,11 @@ class Pairs(Database):
             rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
             return tuple(_proposal(row) for row in rows)
 
-    def is_full_lookalike(self, data_room_id: str) -> bool:
-        """Whether both providers approved lookalikes by the full ensemble in a room."""
+    def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
+        """Whether both organisations of a pair approved lookalikes by the full ensemble in a room."""
         with self._read() as session:
             query = select(ProposalRow.id).where(
+                ProposalRow.pair_id == pair_id,
                 ProposalRow.data_room_id == data_room_id,
                 ProposalRow.kind == FULL_LOOKALIKE,
                 ProposalRow.effective_at.is_not(None),
@@ -310,7 +311,7 @@ def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRo
 def _find(session: Session, pair_id: str, *, lock: bool = False) -> PairRow:
     row = session.get(PairRow, pair_id, with_for_update=lock or None)
     if row is None:
-        raise NotFoundError("There is no such pair of organisations.", remedy="See all pairs: cleanroom ledger.")
+        raise NotFoundError("There is no such pair of organisations.", remedy="Check its id.")
     return row
 
 

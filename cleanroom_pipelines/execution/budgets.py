@@ -11,6 +11,7 @@ it by `recover` (`replay`).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations_with_replacement
 from typing import Any, Self
 
 from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
@@ -204,12 +205,26 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     """
     verdict = installation.audit.verify()
     n_lines = replay(installation)
-    if verdict.ok and is_complete:
+    if verdict.ok and verdict.n_entries and is_complete:  # an empty log is one that was lost
         return f"The privacy ledgers hold all {n_lines:,} payments of the audit log."
-    for room in installation.catalog.data_rooms():
-        room_pair(installation, room)
-    n_pairs = installation.catalog.spend_rest("unknown")
+    for pair in _possible_pairs(installation):
+        installation.catalog.pair(*pair)
+    if not (n_pairs := installation.catalog.spend_rest("unknown")):
+        return ""
     return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
+
+
+def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
+    """Every two organisations whose data may have met: those of two users, of two accounts, and of each room."""
+    catalog = installation.catalog
+    users = {catalog.organization_of_user(user.email) for user in catalog.users()}
+    accounts = {catalog.organization_of_account(account.id) for account in catalog.accounts()}
+    rooms = [room_pair(installation, room) for room in catalog.data_rooms()]
+    return {
+        *combinations_with_replacement(sorted(users), 2),
+        *combinations_with_replacement(sorted(accounts), 2),
+        *(pair.organizations for pair in rooms if pair is not None),
+    }
 
 
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
@@ -232,8 +247,11 @@ def _provider(
 ) -> str | None:
     catalog = installation.catalog
     for name, upload_id in sorted(room.inputs.items()):
-        if name.startswith(prefix) is seeds:
-            return catalog.organization_of_user(catalog.upload(upload_id).owner_email)
+        owner = catalog.upload(upload_id).owner_email
+        group = room.group_of(owner)
+        # what the operator drops for a side is that side's, whoever owns the room
+        if name.startswith(prefix) is seeds and group is not None and group.may(permission):
+            return catalog.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]
     return catalog.organization_of_user(emails[0]) if emails else None
 

@@ -7,7 +7,7 @@ Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,7 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
 
 def make_audience_model(installation: Installation, partition: str, run: Run) -> Made:
     """Train the similarity model of a dataset and window, without any seed."""
+    from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.specs import SizeProfile
     from cleanroom_pipelines.similarity.training import train
 
@@ -175,6 +176,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
                 progress=work.report_progress,
                 should_cancel=work.should_cancel,
             )
+            earlier = installation.catalog.current_version(Kind.AUDIENCE_MODEL, partition)
+            if earlier is not None and "audience_model" in earlier.artifacts:
+                with _opening(installation, earlier, "audience_model") as before, suppress(ArtifactError):
+                    keep_representation(draft.path, before)  # one of an older format has none
             documents = {"training": report.as_dict()}
             write_documents(draft.path, documents)
             draft.facts.update(n_users=report.n_users, n_items=report.n_items)
@@ -368,12 +373,17 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
 
             def note(written: ExportManifest) -> None:
                 """Finish the artifact before the export is there: then only the version is left to be closed."""
-                document = {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)}
-                document["reveals"] = reveals
-                documents.update(export=document)
+                warnings = list(selection.warnings)
+                documents["export"] = {
+                    **written.as_dict(),
+                    "url": place.url,
+                    "warnings": warnings,
+                    "reveals": reveals,
+                }
                 write_documents(draft.path, documents)
-                draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
-                draft.facts["reveals"] = reveals
+                draft.facts.update(
+                    requested=written.requested, delivered=written.delivered, folder=folder, reveals=reveals
+                )
                 drafting.close()
                 write_down_reveals(installation, export, reveals)
 
@@ -485,7 +495,8 @@ def _make_report(work: Work) -> Made:
             sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
             if private is not None:
                 try:
-                    private.seed_size(match.n_matched, configured.min_matching_seed_size)
+                    with _opening(installation, model, "audience_model") as folder:
+                        private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
                 except (SeedError, BudgetSpentError) as error:
                     failure = (error.status_code, str(error))
             elif match.n_matched < configured.min_matching_seed_size:

@@ -8,6 +8,7 @@ The seed is neither removed nor marked in what is delivered, unless the collabor
 the list tells who is in the seed, and its manifest says that it does.
 """
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from cleanroom_pipelines.catalog import (
     ConfiguredAudienceModel,
     ExportJob,
     GenerationJob,
+    Kind,
     Ledger,
     Pair,
     Version,
@@ -35,9 +37,10 @@ from cleanroom_pipelines.engine import find_tables, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.private_rankings import PrivateRanking
-from cleanroom_pipelines.privacy import COUNT, Released, Releaser, in_units
+from cleanroom_pipelines.execution.private_rankings import PaidVector, PrivateRanking
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, in_units
 from cleanroom_pipelines.privacy.noise import noise_within
+from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.storage import ArtifactReference
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
@@ -163,48 +166,72 @@ class PrivateJob:
             should_cancel: Asked between blocks.
 
         Returns:
-            The documents `metrics` and `explanation`.
+            The documents `metrics`, `explanation` and `vector`.
 
         Raises:
             BudgetSpentError: Too little is left; nothing was computed.
             SeedError: The seed is too small, or covers the population.
         """
-        size = self.seed_size(n_matched, minimum)
-        kept = size.kept() or 0
-        if n_users - kept < max(_LEAST_OTHERS, kept / 10):
-            raise SeedError(
-                "The seed covers the population: too few users are not in it to tell it apart.",
-                remedy="Give a smaller seed.",
-                status_code=StatusCode.SEED_COVERS_POPULATION,
+        options: Any = {
+            "engine": self.installation.engine_settings,
+            "progress": progress,
+            "should_cancel": should_cancel,
+        }
+        if (paid := self._paid_vector(model)) is not None:
+            kept, figures = paid.n_seed_users, figures_price(paid.n_seed_users)
+            made, prices = paid.rank(model, out, **options), (0, 0, 0)
+        else:
+            kept = self.seed_size(n_matched, minimum).kept() or 0
+            _refuse_covering(kept, n_users)
+            ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
+            made = ranking.make(
+                seed_users, out, n_users=n_users, releaser=self.releaser, organization=self.organization, **options
             )
-        ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
-        made = ranking.make(
-            seed_users,
-            out,
-            n_users=n_users,
-            releaser=self.releaser,
-            organization=self.organization,
-            engine=self.installation.engine_settings,
-            progress=progress,
-            should_cancel=should_cancel,
-        )
+            figures = ranking.figures
+            vector, quality = ranking.questions
+            prices = (self.size_question.price.tenths, vector.price.tenths, quality.price.tenths)
         metrics = metrics_of(made["figures"], kept, n_users, sizes)
-        metrics["privacy"] = self._statement(ranking)
-        return {"metrics": metrics, "explanation": made["explanation"]}
+        metrics["privacy"] = self._statement(prices, figures)
+        return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
-    def _statement(self, ranking: PrivateRanking) -> dict[str, Any]:
+    def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
+        """Decide by the released number of matched seed users, unless a paid vector serves a refreshed model.
+
+        Args:
+            model: Folder of the model.
+            n_matched: The exact number.
+            minimum: What the configured model asks for.
+
+        Raises:
+            BudgetSpentError: Too little is left.
+            SeedError: Too few are known.
+        """
+        if self._paid_vector(model) is None:
+            self.seed_size(n_matched, minimum)
+
+    def _paid_vector(self, model: Path) -> PaidVector | None:
+        """The vector of the version before, where the seed is the same and the representation was kept."""
+        version = self.installation.catalog.current_version(Kind.GENERATION_JOB, self.job.id)
+        if version is None or "audience" not in version.artifacts:
+            return None
+        reference = ArtifactReference("audience", self.job.id, version.artifacts["audience"])
+        manifest = self.installation.store.manifest(reference)
+        if not any(each.name == "vector.json" for each in manifest.files):
+            return None
+        paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
+        return paid if paid.fits(self._source, model) else None
+
+    def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
         """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
-        size, vector, figures = (each.price.tenths for each in (self.size_question, *ranking.questions))
-        price, budget = in_units(size + vector + figures), self.budget.as_dict()
+        size, vector, quality = prices
+        price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
         if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
             bound = f"{bound} a month and {in_a_year:.0%} of a year's"
-        of_size, of_figures = (
-            f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, ranking.figures.variance)
-        )
+        of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
         statement = (
             f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
-            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(figures)} for its "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
             f"figures (each count {of_figures}), "
             f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
             f"An attacker who knows everything else is right about one person in at most {bound}."
@@ -231,6 +258,15 @@ class PrivateJob:
     @property
     def _source(self) -> str:
         return f"seed {self.job.seed_digest}"
+
+
+def _refuse_covering(n_seed_users: int, n_users: int) -> None:
+    if n_users - n_seed_users < max(_LEAST_OTHERS, n_seed_users / 10):
+        raise SeedError(
+            "The seed covers the population: too few users are not in it to tell it apart.",
+            remedy="Give a smaller seed.",
+            status_code=StatusCode.SEED_COVERS_POPULATION,
+        )
 
 
 def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:

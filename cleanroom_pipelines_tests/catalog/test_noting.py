@@ -23,6 +23,11 @@ BOOKKEEPING = {
     "announce",
     "give_up_uploads",
     "delete_artifacts",
+    # ledgers of pairs, whose payments are lines of their own with their amounts (execution.budgets)
+    "pair",
+    "charge",
+    "restore_lines",
+    "spend_rest",
     # of runs and workers
     "claim",
     "reserve",
@@ -46,10 +51,6 @@ BOOKKEEPING = {
     "begin_delete",
     "finish_delete",
     "fail_delete",
-    # what was paid: each line stands in the audit log with its amount, and is read back from there
-    "pair",
-    "charge",
-    "restore_lines",
 }
 
 

@@ -1,5 +1,7 @@
 """Contract: a catalogue that an older version filled opens, with everything in it, and can be worked with."""
 
+import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ from cleanroom_pipelines.catalog import (
     Catalog,
     GenerationJob,
     Kind,
+    LedgerLine,
     RequestedSeed,
     Status,
     configured_at_start,
 )
 from cleanroom_pipelines.catalog.database import HEAD_REVISION, VERSION_TABLE
+from cleanroom_pipelines.privacy.accounting import RHO_OF_TENTH
 from cleanroom_pipelines_tests.databases import reading, writing
 
 from .building import SEED_DIGEST, Builder, Clock, Numbered, export_spec, job_spec
@@ -154,4 +158,108 @@ def test_the_way_back(first_schema: str, clock: Clock) -> None:
     again = Catalog(first_schema, clock=clock, token_hex=Numbered())
     (job,) = again.list(Kind.GENERATION_JOB).items
     assert job.seed_digest == SEED_DIGEST
+    again.close()
+
+
+# the ledgers of the last release
+
+PARTICIPANTS = [
+    {"id": "aa", "emails": ["data@publisher.example"], "permissions": ["PROVIDE_BASE_AUDIENCE"]},
+    {
+        "id": "bb",
+        "emails": ["crm@advertiser.example", "two@advertiser.example"],
+        "permissions": ["PROVIDE_SEED_AUDIENCE"],
+    },
+    {"id": "cc", "emails": ["plans@agency.example"], "permissions": ["VIEW_OVERLAP"]},
+]
+MAIL = [
+    {"id": "aa", "emails": ["data@publisher.example"], "permissions": ["PROVIDE_BASE_AUDIENCE"]},
+    {"id": "bb", "emails": ["one@gmail.com"], "permissions": ["PROVIDE_SEED_AUDIENCE"]},
+]
+OLD_LEDGER = (
+    # room, participant, units
+    ("r-000000000001", "bb", 3),
+    ("r-000000000001", "cc", 4),
+    ("r-000000000001", "aa", -50),  # a refill
+    ("r-000000000002", "bb", 2),
+    ("r-000000000003", "bb", 26),
+    ("r-000000000004", "bb", 9),  # its room was deleted
+)
+
+
+def fill_last_schema(connection: Connection) -> None:
+    """Two rooms of one pair, one of another, and what their participants had spent."""
+    for key, participants in (
+        ("r-000000000001", PARTICIPANTS),
+        ("r-000000000002", PARTICIPANTS),
+        ("r-000000000003", MAIL),
+    ):
+        connection.execute(
+            text(
+                "INSERT INTO resources (id, kind, account_id, region, scope, name, tags, status, created_at, "
+                "updated_at, declared, spec_digest) VALUES (:id, 'data_room', :account, 'us-east-1', :id, 'room', "
+                "'{}', 'CREATE_PENDING', :at, :at, :no, 'd')"
+            ),
+            {"id": key, "account": LOCAL_ACCOUNT, "at": AT, "no": False},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO data_rooms (id, mark, owner_email, participants, collaboration_types, matching_ids, "
+                "hide_absolute_values, activation, inputs, n_embeddings) VALUES (:id, :id, "
+                "'data@publisher.example', :participants, '[]', '[\"EMAIL\"]', :no, '[]', '{}', 0)"
+            ),
+            {"id": key, "participants": json.dumps(participants), "no": False},
+        )
+    for number, (room, participant, units) in enumerate(OLD_LEDGER):
+        connection.execute(
+            text(
+                "INSERT INTO privacy_ledger (data_room_id, participant_id, question, units, created_at) VALUES "
+                "(:room, :participant, :question, :units, :at)"
+            ),
+            {"room": room, "participant": participant, "question": f"{number:064d}", "units": units, "at": AT},
+        )
+
+
+@pytest.fixture
+def last_schema(empty_url: str) -> str:
+    """The URL of a catalogue of the last release, with data rooms that were asked."""
+    with writing(empty_url) as session:
+        connection = session.connection()
+        command.upgrade(migrations(connection), "0005")
+        fill_last_schema(connection)
+    return empty_url
+
+
+@on_both_dialects
+def test_what_participants_spent_counts_for_their_pair_of_organisations(last_schema: str, clock: Clock) -> None:
+    """One unit of before is 0.1-differentially private, so rho = 0.005: 3.9 units of today, rounded up to 4."""
+    assert Fraction(1, 10) ** 2 / 2 / (10 * RHO_OF_TENTH) == Fraction(5000, 1280)
+    catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
+    found = {each.organizations: catalog.ledger(each.id) for each in catalog.pairs()}
+    assert {pair: (ledger.spent, ledger.total, ledger.period) for pair, ledger in found.items()} == {
+        ("advertiser.example", "publisher.example"): (360, 1000, ""),
+        ("one@gmail.com", "publisher.example"): (1000, 1000, ""),
+    }
+    pair = catalog.pair("publisher.example", "advertiser.example")
+    (line,) = catalog.ledger_lines(pair.id)
+    assert (line.kind, line.tenths, line.variance) == ("before", 360, None)
+    assert catalog.charge(pair.id, [LedgerLine("a" * 64, "size", 640)]) is not None
+    assert catalog.charge(pair.id, [LedgerLine("b" * 64, "size", 1)]) is None
+    catalog.close()
+
+
+@on_both_dialects
+def test_the_way_back_from_ledgers_of_pairs(last_schema: str, clock: Clock) -> None:
+    catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
+    catalog.migrate()
+    catalog.create_user("data@publisher.example")
+    catalog.set_organization("publisher", email="data@publisher.example")
+    catalog.close()
+    with writing(last_schema) as session:
+        command.downgrade(migrations(session.connection()), "0005")
+        assert session.scalar(text("SELECT count(*) FROM privacy_ledger")) == 0
+        assert session.scalar(text("SELECT count(*) FROM data_rooms")) == 3
+    again = Catalog(last_schema, clock=clock, token_hex=Numbered())
+    assert again.pairs() == ()
+    assert again.organization_of_user("data@publisher.example") == "publisher.example"
     again.close()

@@ -3,7 +3,8 @@
 Contract: `cleanroom recover` shows what it will do before it does it, and changes nothing without a yes. Then the
 catalogue has every resource and version whose artifacts are stored, as it was; an older catalogue keeps what it
 knows. Nothing is deleted: the catalogue that was found stays under another name. What cannot be rebuilt is listed.
-What was deleted does not come back, and the privacy budget of a data room counts as spent.
+What was deleted does not come back. What pairs of organisations spent of their privacy budgets is read from the
+audit log; where that does not hold all of it, and after a restore, every pair counts as spent.
 """
 
 import json
@@ -20,21 +21,26 @@ from cleanroom_pipelines.catalog import (
     CollaborationType,
     CustomAudienceSpec,
     DataLabSpec,
+    DataRoom,
     DataRoomSpec,
     Kind,
+    Ledger,
     ParticipantSpec,
     Permission,
     Status,
 )
+from cleanroom_pipelines.execution.budgets import Budget, Question, room_pair
 from cleanroom_pipelines.execution.inbox import recover_drops
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.work import Run, working
+from cleanroom_pipelines.privacy import COUNT, BudgetSpentError
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import homes, worlds
 from ..homes import Fault
 from .commands import Commands
 
+PEOPLE = {"aa": "data@pub.example", "bb": "crm@adv.example"}
 LOST = (
     homes.no_catalogue,
     homes.empty_file,
@@ -238,12 +244,11 @@ def test_a_seed_that_waits_is_registered_again(home: Installation, tmp_path: Pat
         assert path.read_bytes() == homes.SEED + b"y\n"
 
 
-def test_a_data_room_comes_back_with_its_budget_spent(
-    home: Installation, tmp_path: Path, command: Commands
-) -> None:
+def make_room(home: Installation) -> DataRoom:
+    """A data room of two organisations, with audiences and a list."""
     catalog = home.catalog
     groups = tuple(
-        ParticipantSpec(name, (f"{name}@example.com",), name, tuple(permissions))
+        ParticipantSpec(name, (PEOPLE[name],), name, tuple(permissions))
         for name, permissions in {
             "aa": (Permission.PROVIDE_BASE_AUDIENCE, Permission.VIEW_OVERLAP),
             "bb": (Permission.PROVIDE_SEED_AUDIENCE, Permission.CREATE_CUSTOM_AUDIENCE),
@@ -252,7 +257,7 @@ def test_a_data_room_comes_back_with_its_budget_spent(
     upload = home.uploads.put("0123456789abcdef", [b"x"])
     catalog.add_upload(
         upload.location,
-        "aa@example.com",
+        PEOPLE["aa"],
         "ids.csv",
         n_bytes=1,
         digest="ab",
@@ -260,15 +265,13 @@ def test_a_data_room_comes_back_with_its_budget_spent(
         location=upload.location,
     )
     catalog.create(
-        DataLabSpec(
-            name="Lab", mark="11", owner_email="aa@example.com", datasets={"matching:EMAIL": upload.location}
-        )
+        DataLabSpec(name="Lab", mark="11", owner_email=PEOPLE["aa"], datasets={"matching:EMAIL": upload.location})
     )
     room = catalog.create(
         DataRoomSpec(
             name="Spring",
             mark="22",
-            owner_email="aa@example.com",
+            owner_email=PEOPLE["aa"],
             participants=groups,
             collaboration_types=(CollaborationType.OVERLAP, CollaborationType.RULE_BASED),
             matching_ids=("EMAIL",),
@@ -278,30 +281,127 @@ def test_a_data_room_comes_back_with_its_budget_spent(
     audience = {
         "data_room_id": room.id,
         "created_by": "bb",
-        "created_by_email": "bb@example.com",
+        "created_by_email": PEOPLE["bb"],
         "definition": {"type": "segment"},
     }
     first = catalog.create(CustomAudienceSpec(name="All", mark="33", **audience))
     second = catalog.create(CustomAudienceSpec(name="Both", mark="44", references=(first.id,), **audience))
     catalog.create(AudienceListSpec(name="List", mark="55", custom_audience_id=second.id, delivered_to="bb"))
     homes.finish_pending(home)
-    assert catalog.charge(room.id, "bb", "a" * 64, 3).spent == 3
-    wanted = described(home)
+    assert isinstance(room, DataRoom)
+    return room
+
+
+def pay(home: Installation, *texts: str) -> Ledger:
+    """Pay for counts of the room's data, 2 units each."""
+    (room,) = home.catalog.data_rooms()
+    pair = room_pair(home, room)
+    assert pair is not None
+    budget = Budget(home, pair, room.id)
+    return budget.pay([Question.of("size", "content", text, COUNT) for text in texts], "adv.example")
+
+
+def lines(home: Installation) -> set[tuple[str, int, str | None, str | None]]:
+    """What stands in the ledgers of all pairs."""
+    catalog = home.catalog
+    found = [line for pair in catalog.pairs() for line in catalog.ledger_lines(pair.id)]
+    return {(line.key, line.tenths, line.variance, line.sensitivity) for line in found}
+
+
+def test_a_data_room_comes_back_with_what_its_pair_spent(
+    home: Installation, tmp_path: Path, command: Commands
+) -> None:
+    room = make_room(home)
+    (first,) = (each for each in home.catalog.custom_audiences(room.id) if each.name == "All")
+    (upload,) = home.catalog.uploads()
+    assert pay(home, "a", "b").spent == 40
+    wanted, paid = described(home), lines(home)
     homes.no_catalogue(home, tmp_path)
     shown = command("recover", "--yes")
     assert shown.code == 0, shown.err
-    assert "1 data rooms count as spent" in shown.out
+    assert "hold all 2 payments of the audit log" in shown.out
     assert "@" not in shown.out
-    rebuilt = Installation.from_environment().catalog
-    assert described(Installation.from_environment()) == wanted
-    for group in groups:
-        ledger = rebuilt.ledger(room.id, group.id)
-        assert ledger.spent == ledger.total
-    assert rebuilt.charge(room.id, "bb", "a" * 64, 3) is None
-    assert rebuilt.refill(room.id, "bb", 5).total == ledger.total + 5
-    assert rebuilt.upload(upload.location).location == upload.location
+    rebuilt = Installation.from_environment()
+    assert described(rebuilt) == wanted
+    assert lines(rebuilt) == paid
+    assert pay(rebuilt, "a").spent == 40, "what was paid stays free"
+    assert pay(rebuilt, "c").spent == 60
+    assert rebuilt.catalog.upload(upload.id).location == upload.location
     with pytest.raises(Exception, match="built on these"):
-        rebuilt.request_delete_audiences([first.id])
+        rebuilt.catalog.request_delete_audiences([first.id])
+
+
+@pytest.mark.parametrize("fault", ["changed", "cut off", "gone"])
+def test_where_the_audit_log_does_not_hold_all_every_pair_counts_as_spent(
+    home: Installation, tmp_path: Path, command: Commands, fault: str
+) -> None:
+    make_room(home)
+    pay(home, "a", "b")
+    home.audit.close()
+    log = home.home.audit / "audit.jsonl"
+    if fault == "gone":
+        shutil.rmtree(home.home.audit)
+    elif fault == "changed":
+        log.write_bytes(
+            log.read_bytes().replace(b'"tenths": 20', b'"tenths": 10').replace(b'"tenths":20', b'"tenths":10')
+        )
+    else:
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    homes.no_catalogue(home, tmp_path)
+    assert "count as spent" in command("recover", "--yes").out
+    rebuilt = Installation.from_environment()
+    with pytest.raises(BudgetSpentError):
+        pay(rebuilt, "c")
+    (pair,) = (
+        each for each in rebuilt.catalog.pairs() if set(each.organizations) == {"pub.example", "adv.example"}
+    )
+    ledger = rebuilt.catalog.ledger(pair.id)
+    assert ledger.spent == ledger.total == 1000
+
+
+def test_an_older_catalogue_is_refused_and_then_gets_what_was_paid_since(
+    home: Installation, tmp_path: Path, command: Commands
+) -> None:
+    """Putting the catalogue of before back gives nobody their units back."""
+    make_room(home)
+    pay(home, "a")
+    homes.copy_catalog(home.home, tmp_path / "older")
+    pay(home, "b", "c")
+    paid = lines(home)
+    home.catalog.close()
+    homes.replace_catalog(home.home, tmp_path / "older")
+    assert command("status").code == 2
+    assert command("ledger").code == 2, "nothing is asked of it"
+    assert command("recover", "--yes").code == 0
+    rebuilt = Installation.from_environment()
+    assert lines(rebuilt) == paid
+    assert pay(rebuilt, "b").spent == 60
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_after_a_restore_every_pair_counts_as_spent_unless_nothing_was_asked(
+    home: Installation, tmp_path: Path, command: Commands, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    make_room(home)
+    home.catalog.create_user("plans@agency.example")
+    for name in PEOPLE.values():
+        home.catalog.create_user(name)
+    pay(home, "a")
+    assert command("backup", tmp_path / "b.tar").code == 0
+    monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "elsewhere"))
+    told = command("restore", tmp_path / "b.tar", *(["--nothing-asked-since"] if is_told else []))
+    assert told.code == 0, told.err
+    restored = Installation.from_environment()
+    if is_told:
+        assert pay(restored, "a").spent == 20
+        assert pay(restored, "b").spent == 40
+        return
+    assert pay(restored, "a").spent == 1000, "what was paid before stays free"
+    with pytest.raises(BudgetSpentError):
+        pay(restored, "b")
+    # two whose data had not met when the backup was made may have met since
+    other = restored.catalog.pair("agency.example", "pub.example")
+    assert restored.catalog.ledger(other.id).left == 0
 
 
 def test_manifests_tell_nothing_to_who_has_not_the_key(home: Installation) -> None:

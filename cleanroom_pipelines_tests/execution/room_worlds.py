@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +70,17 @@ class RoomWorld:
         )
         return upload.id
 
-    def provision_base(self) -> None:
+    def provision_base(self, without: Set[str] = frozenset()) -> None:
+        """Bring the publisher's files, without some of the users."""
+
+        def file(name: str) -> str:
+            lines = self.files[name].splitlines(keepends=True)
+            return "".join(line for line in lines if line.partition(",")[0] not in without)
+
         uploads = {
-            "matching:EMAIL": self.upload(self.files["matching"]),
-            "segments": self.upload(self.files["segments"]),
-            "demographics": self.upload(self.files["demographics"]),
+            "matching:EMAIL": self.upload(file("matching")),
+            "segments": self.upload(file("segments")),
+            "demographics": self.upload(file("demographics")),
         }
         self.installation.catalog.provision(self.room.id, uploads)
 
@@ -91,6 +97,12 @@ class RoomWorld:
         version = self.installation.catalog.current_version(Kind.DATA_ROOM, self.room.id)
         assert version is not None
         return version
+
+    def room_now(self) -> DataRoom:
+        """The room with what it holds now."""
+        room = self.installation.catalog.get(Kind.DATA_ROOM, self.room.id)
+        assert isinstance(room, DataRoom)
+        return room
 
     def is_enough(self, audience_type: str) -> bool:
         """Whether the seeds of a type count as enough users."""

@@ -1,6 +1,6 @@
 """Contract: issue 5. A room's assets are made of what is provisioned, again only where something changed, and what
-is taken out is gone; audiences hold the users their definitions name; lists are delivered and repeated as the
-privacy policy says; documents and events hold released numbers only, and no id."""
+is taken out is gone; audiences hold the users their definitions name; lists are delivered and say what they
+reveal; documents and events hold released numbers only, and no id."""
 
 import gzip
 import json
@@ -18,6 +18,7 @@ from cleanroom_pipelines.catalog import DataLabSpec, Kind, Resource
 from cleanroom_pipelines.catalog.tables import AudienceReferenceRow, RoomJobRow, VersionRow
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.execution.budgets import room_pair
 from cleanroom_pipelines.execution.deleting import delete_now
 from cleanroom_pipelines.execution.installation import Settings
 from cleanroom_pipelines.execution.making import newest_artifact
@@ -232,6 +233,38 @@ def test_hashes_of_a_destination_come_from_the_ids_as_given(filled: RoomWorld) -
     assert hashes <= lines
 
 
+def spent(world: RoomWorld) -> int:
+    """Tenths of a unit that the room's two organisations have spent."""
+    pair = room_pair(world.installation, world.room)
+    assert pair is not None
+    return world.installation.catalog.ledger(pair.id).spent
+
+
+def test_a_refreshed_base_is_ranked_by_the_paid_vector_free(filled: RoomWorld) -> None:
+    lookalike = filled.audience(LOOKALIKE)
+    filled.run()
+    paid, first = spent(filled), users_of(filled, lookalike)
+    vector = document(filled, lookalike, "lookalike_statistics", "vector")
+    assert paid > 100 + 20, "the figures of the base, the size of the source, the vector and its quality"
+
+    wider = filled.audience({**LOOKALIKE, "reach": 20}, name="wider")
+    filled.run()
+    assert spent(filled) == paid, "every reach of one source is paid with the first"
+    assert users_of(filled, wider) > first
+
+    gone = set(filled.users[:100])
+    filled.provision_base(without=gone)
+    filled.run()
+    assert document(filled, lookalike, "lookalike_statistics", "vector") == vector
+    assert not users_of(filled, lookalike) & gone
+    assert len(users_of(filled, lookalike) & first) > 0.8 * len(first)
+    assert spent(filled) == paid
+
+    filled.provision_seeds(seed_file({**filled.seeds, "loyal": set(sorted(filled.group)[:320])}))
+    filled.run()
+    assert spent(filled) > paid, "other ids are another seed"
+
+
 def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:
     delivered = filled.deliver(filled.audience({"kind": "remarketing", "audience_type": "rare"}))
     filled.run()
@@ -328,6 +361,9 @@ def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
         provision_drop(world.installation, drop)
     world.run()
     assert {"base_audience", "seed_audiences", "overlap_statistics"} <= set(world.version().artifacts)
+    pair = room_pair(world.installation, world.room_now())
+    assert pair is not None
+    assert pair.organizations == ("adv.example", "pub.example"), "each side's, though the publisher owns the room"
     assert [path.name for path in inbox.rglob("*") if path.is_file()] == [".hidden"]
 
 

@@ -50,6 +50,14 @@ def test_the_script_walks_through_the_whole_api(
     assert walked.stdout.endswith("done\n")
     assert told["matching"] == told["seeds"] == "PASSED"
     assert float(told["area under the ROC curve"]) > 0.6
+    assert 0 < float(told["privacy budget"].split()[0]) <= 100, "all of it within what a pair may spend"
+    assert told["price of the overlap"] == "2 units of 90 left"
+    assert told["price of insights"] == "20 units of 88 left"
+    assert told["price of the same insights for another participant"] == "0 units of 68 left"
+    assert "REMARKETING" in told["delivered to the advertiser"]
+    assert told["proposed"].endswith("right in 61% instead of 60%")
+    assert told["approved by"] == "advertiser.example, publisher.example"
+    assert told["privacy budget after"] == "120 units"
     assert told["refused"].startswith("Other audiences are built on these.")
     assert installation.audit.verify().ok
     written = b"".join(path.read_bytes() for path in installation.home.audit.iterdir())

@@ -9,9 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cleanroom_pipelines.catalog import CollaborationType, CustomAudienceSpec, Kind, ParentRef, Permission
+from cleanroom_pipelines.catalog import (
+    CollaborationType,
+    CustomAudienceSpec,
+    DataRoom,
+    Kind,
+    ParentRef,
+    Permission,
+)
 from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.execution.budgets import Budget, room_pair
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making_audiences import FILES
 from cleanroom_pipelines.media.server import MediaService
@@ -31,6 +39,7 @@ GROUPS: Mapping[str, tuple[Permission, ...]] = {
     "users": (Permission.MANAGE_USERS,),
     "owner": (),
 }
+SIDES = ("base", "seed")
 SEED = {"kind": "seed", "audience_type": "loyal"}
 REMARKETING = {"kind": "remarketing", "audience_type": "loyal"}
 EXCLUSION = {"kind": "exclusion", "audience_type": "loyal"}
@@ -70,8 +79,16 @@ class MediaWorld:
         groups: Mapping[str, Iterable[Permission]] = GROUPS,
         types: Iterable[str] = EVERYTHING,
     ) -> Self:
-        """Create a room of these groups; its owner is the last one."""
+        """Create a room of these groups; its owner is the last one.
+
+        Who brings its two sides belongs to two organisations of the room's own, so that it shares no budget.
+        """
         service = MediaService(installation)
+        known = {user.email for user in installation.catalog.users()}
+        for side in SIDES:
+            if email(side) not in known:
+                installation.catalog.create_user(email(side))
+            installation.catalog.set_organization(f"{side}-{installation.token_hex(8)}", email=email(side))
         participants = [
             {"emails": [email(name)], "role": name, "permissions": [each.value for each in permissions]}
             for name, permissions in groups.items()
@@ -159,6 +176,20 @@ class MediaWorld:
         claim = catalog.claim(kind, key, catalog.newest_version(kind, key).number, "run")
         assert claim is not None
         catalog.fail(claim, code, message)
+
+    @property
+    def budget(self) -> Budget:
+        """Of the two organisations whose data the room holds."""
+        room = self.installation.catalog.get(Kind.DATA_ROOM, self.room)
+        assert isinstance(room, DataRoom)
+        pair = room_pair(self.installation, room)
+        assert pair is not None
+        return Budget(self.installation, pair, room.id)
+
+    @property
+    def spent(self) -> int:
+        """Tenths of a unit that they have spent."""
+        return self.budget.ledger.spent
 
     def lines(self) -> list[dict[str, Any]]:
         """The audit log."""

@@ -486,7 +486,7 @@ def test_a_server_that_asks_to_slow_down_is_obeyed(server: FakeServer) -> None:
 def test_every_method_that_only_reads_says_so() -> None:
     reading = {method.value for method in Method if method.only_reads}
     looks = {"whoami", "get_room", "list_rooms", "get_lab", "get_provisioning", "get_audit_log"}
-    assert reading == looks | {"get_job", "get_job_result"}
+    assert reading == looks | {"get_job", "get_job_result", "get_estimate", "list_proposals"}
 
 
 # uploads
@@ -680,12 +680,64 @@ def test_dependents_are_named(server: FakeServer, room: MediaDcr) -> None:
     assert caught.value.attributes["n_others"] == 2
 
 
-def test_the_budget_is_refilled(server: FakeServer, room: MediaDcr) -> None:
-    server.answer("refill_ledger", {})
-    room.refill_privacy_budget(room.get_participants()[1], 50)
-    assert server.sent[-1].params == {"room_id": "room1", "participant_id": "2", "units": 50}
-    with pytest.raises(InvalidRequestError):
-        room.refill_privacy_budget(room.get_participants()[1], 0)
+PROPOSAL = {
+    "id": "p1",
+    "kind": "refill",
+    "units": 50,
+    "approved_by": ["advertiser.example"],
+    "is_effective": False,
+    "bound": {"right_at_most": 0.6},
+    "bound_then": {"right_at_most": 0.623},
+}
+
+
+def test_more_units_are_proposed_and_approved(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("propose", PROPOSAL)
+    proposal = room.propose_refill(50)
+    assert server.sent[-1].params == {"room_id": "room1", "kind": "refill", "units": 50}
+    assert (proposal.approved_by, proposal.is_effective) == (("advertiser.example",), False)
+    assert (proposal.bound["right_at_most"], proposal.bound_then["right_at_most"]) == (0.6, 0.623)
+    n_sent = len(server.sent)
+    for units in (0, -1, True, 2.5, "3"):
+        with pytest.raises(InvalidRequestError):
+            room.propose_refill(units)  # type: ignore[arg-type]
+    assert len(server.sent) == n_sent
+    server.answer("list_proposals", {"proposals": [PROPOSAL]})
+    (found,) = room.get_proposals()
+    server.answer("approve", PROPOSAL | {"is_effective": True})
+    assert room.approve(found).is_effective
+    assert server.sent[-1].params == {"room_id": "room1", "proposal_id": "p1"}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("propose_monthly_budget", "period"), ("propose_full_lookalike", "full_lookalike")]
+)
+def test_other_proposals(server: FakeServer, room: MediaDcr, method: str, kind: str) -> None:
+    server.answer("propose", PROPOSAL | {"kind": kind, "units": 0})
+    assert getattr(room, method)().kind == kind
+    assert server.sent[-1].params == {"room_id": "room1", "kind": kind}
+
+
+def test_a_price_is_asked_for(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("get_estimate", {"units": 62, "is_at_most": True, "left": 90, "is_affordable": True})
+    like = media.LookalikeAudienceBuilder(name="l", reach=5, source_audience=SEED).build()
+    price = room.estimate("audience_size", definition=like.as_dict())
+    assert (price.units, price.is_at_most, price.left, price.is_affordable) == (62, True, 90, True)
+    sent = server.sent[-1].params
+    assert sent == {"room_id": "room1", "kind": "audience_size", "definition": like.as_dict()}
+    room.estimate("insights", audience_type="customers")
+    assert server.sent[-1].params == {"room_id": "room1", "kind": "insights", "audience_type": "customers"}
+    room.estimate("user_list", audience=CustomAudience("aud1", "Like", "lookalike", {}))
+    assert server.sent[-1].params["audience"] == {"kind": "custom", "id": "aud1"}
+    assert server.of("start_job") == []
+
+
+def test_a_budget_says_what_is_left_and_what_it_proves(server: FakeServer, room: MediaDcr) -> None:
+    ledger = {"spent": 12.5, "total": 100, "left": 87.5, "pair": ["a", "b"], "period": "month"}
+    server.answer("get_room", ROOM | {"ledger": ledger | {"bound": {"right_at_most": 0.6}}})
+    budget = room.get_privacy_budget()
+    assert (budget.spent, budget.total, budget.remaining) == (12.5, 100, 87.5)
+    assert (budget.pair, budget.period, budget.bound) == (("a", "b"), "month", {"right_at_most": 0.6})
 
 
 # jobs
@@ -915,17 +967,19 @@ def deliver(server: FakeServer, files: dict[str, bytes], **facts: Any) -> None:
         {"name": name, "n_users": 1, "n_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
         for name, body in files.items()
     ]
-    server.answer("get_job_result", {"files": told, "manifest": {"delivered": 2}, "repeated": False} | facts)
+    server.answer("get_job_result", {"files": told, "manifest": {"delivered": 2}, "reveals": []} | facts)
     for name, body in files.items():
         server.answer(f"jobs/job1/files/{name}", Answer(body=body))
 
 
 def test_a_user_list_is_a_list_of_ids(server: FakeServer, room: MediaDcr) -> None:
     second = 'u2\n"u,3"\n"u""4"\n"u\n5"\nü6\n'.encode()
-    deliver(server, {"part-00000.csv": b"u1\n", "part-00001.csv.gz": gzip.compress(second)}, repeated=True)
+    deliver(
+        server, {"part-00000.csv": b"u1\n", "part-00001.csv.gz": gzip.compress(second)}, reveals=["REMARKETING"]
+    )
     job = room.get_audience_user_list(SEED)
     assert job.result() == ["u1", "u2", "u,3", 'u"4', "u\n5", "ü6"]
-    assert job.delivery().repeated
+    assert job.delivery().reveals == ("REMARKETING",)
     assert server.sent[-1].headers["authorization"] == f"Bearer {TOKEN}"
 
 

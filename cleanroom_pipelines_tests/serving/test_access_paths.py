@@ -331,7 +331,7 @@ def opened(folder: Path) -> Iterator[World]:
     delivered = catalog.create(
         AudienceListSpec(name="list", mark="0c", custom_audience_id=audience, delivered_to=group.ids["export"])
     )
-    told = {"list": {"files": [], "manifest": {}, "repeated": False}}
+    told = {"list": {"files": [], "manifest": {}, "reveals": []}}
     group.finish(Kind.AUDIENCE_LIST, delivered.id, {"audience_user_list": told})
     room_job = catalog.add_room_job(
         email=email("export"),

@@ -230,7 +230,7 @@ def listed(door: Door, content: bytes) -> str:
     (audience,) = catalog.custom_audiences(door.world.room, hidden=True)
     door.world.finish(Kind.CUSTOM_AUDIENCE, audience.id)
     (made,) = catalog.list(Kind.AUDIENCE_LIST, parent_id=audience.id).items
-    document = {"list": {"files": [{"name": "part.csv"}], "manifest": {}, "repeated": False}}
+    document = {"list": {"files": [{"name": "part.csv"}], "manifest": {}, "reveals": []}}
     files = {"part.csv": content, "other.csv": b"not told of"}
     door.world.finish(Kind.AUDIENCE_LIST, made.id, {"audience_user_list": document}, files)
     return str(job["id"])

@@ -2,7 +2,10 @@
 
 Needs a running `cleanroom serve` and a token for each of three users (see the README). The data are those of The
 Complete Journey 2.0: segments are the product departments a household buys from, demographics its survey answers,
-seed audiences the households that redeemed the coupons of a campaign. None of the three reads the server's home.
+the seed audience the 410 households of these that redeemed any coupon. None of the three reads the server's home.
+
+Everything below costs less than the 100 units that the two providers may spend; each price is shown before it is
+paid.
 """
 
 import sys
@@ -29,11 +32,12 @@ from cleanroom_pipelines.media import (
     MediaError,
     Participant,
     Permission,
+    PriceEstimate,
     RemarketingAudienceBuilder,
     RuleBasedAudienceBuilder,
 )
 
-CAMPAIGNS = {18: "pantry", 13: "spring", 8: "drinks"}
+SEED = "redeemed"
 
 
 def write_files(folder: Path) -> None:
@@ -47,14 +51,15 @@ def write_files(folder: Path) -> None:
     segments.to_csv(folder / "segments.csv", header=False, index=False)
     survey = data["demographics"][["household_id", "age", "home_ownership"]]
     survey.to_csv(folder / "demographics.csv", header=False, index=False)
-    redeemed = data["coupon_redemptions"]
-    rows = [
-        f"{email[household].upper()},{name}\n"
-        for campaign, name in CAMPAIGNS.items()
-        for household in sorted(redeemed[redeemed["campaign_id"] == campaign]["household_id"].unique())
-        if household in email
-    ]
+    redeemed = sorted(data["coupon_redemptions"]["household_id"].unique())
+    rows = [f"{email[household].upper()},{SEED}\n" for household in redeemed if household in email]
     (folder / "customers.csv").write_text("".join(rows))
+
+
+def show_price(what: str, price: PriceEstimate) -> None:
+    """Say what a question would cost; asking for the price is free."""
+    most = "at most " if price.is_at_most else ""
+    print(f"price of {what}: {most}{price.units} units of {price.left} left")
 
 
 def main(url: str, tokens: list[str], folder: Path) -> None:
@@ -119,39 +124,45 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     assert room.is_base_audience_provisioned()
     assert theirs.are_seed_audiences_provisioned()
 
-    # 3. What the two sides have in common
+    # 3. What the two sides have in common, each answer paid once for all who may see it
+    show_price("the overlap", theirs.estimate("overlap_statistics"))
     for row in theirs.get_overlap_statistics().wait_for_completion().result().rows:
         print(f"overlap of {row.audience_type}: {row.overlap_size} users, match rate {row.match_rate}")
+    show_price("insights", theirs.estimate("insights", audience_type=SEED))
     insights = MediaDcr.from_existing(room.id, agency).get_insights().result()
     print("insights:", {each.audience_type: len(each.rows) for each in insights.audiences})
+    show_price("the same insights for another participant", theirs.estimate("insights", audience_type=SEED))
     print("attributes:", [each.name for each in theirs.get_data_attributes().result().attributes])
-    seed = theirs.get_audiences().result().get_seed_audience("pantry")
+    seed = theirs.get_audiences().result().get_seed_audience(SEED)
 
     # 4. An audience of each kind, and a rule on top of a lookalike
-    lookalike = theirs.create_lookalike_audience(
-        LookalikeAudienceBuilder(name="Like pantry", reach=20, source_audience=seed).build()
+    like = LookalikeAudienceBuilder(name="Like redeemers", reach=20, source_audience=seed).build()
+    show_price(
+        "a lookalike, every reach and its statistics", theirs.estimate("audience_size", definition=like.as_dict())
     )
+    lookalike = theirs.create_lookalike_audience(like)
     older = AudienceFilters(
         filters=[Filter(attribute="age", values=["45-54", "55-64", "65+"], operator=FilterOperator.CONTAINS_ANY)],
         operator=MatchOperator.MATCH_ALL,
     )
     rule = theirs.create_rule_based_audience(
-        RuleBasedAudienceBuilder(name="Like pantry, older", source_audience=lookalike).with_filters(older).build()
+        RuleBasedAudienceBuilder(name="Like redeemers, older", source_audience=lookalike)
+        .with_filters(older)
+        .build()
     )
     remarketing = theirs.create_remarketing_audience(
-        RemarketingAudienceBuilder(name="Pantry again", source_audience_type="pantry").build()
+        RemarketingAudienceBuilder(name="Redeemers again", source_audience_type=SEED).build()
     )
     exclusion = theirs.create_exclusion_audience(
-        ExclusionTargetingAudienceBuilder(name="All but pantry", source_audience_type="pantry").build()
+        ExclusionTargetingAudienceBuilder(name="All but redeemers", source_audience_type=SEED).build()
     )
     shoppers = theirs.create_rule_based_audience(
-        RuleBasedAudienceBuilder(name="Like pantry, less pantry", source_audience=lookalike)
-        .with_combinator(
-            [AudienceCombinatorBuilder(operator=CombineOperator.DIFF, source_audience=seed).build()]
-        )
+        RuleBasedAudienceBuilder(name="Like redeemers, less redeemers", source_audience=lookalike)
+        .with_combinator([AudienceCombinatorBuilder(operator=CombineOperator.DIFF, source_audience=seed).build()])
         .build()
     )
     draft = RuleBasedAudienceBuilder(name="draft", source_audience=BaseAudience()).with_filters(older).build()
+    show_price("a draft's size", theirs.estimate("audience_size", definition=draft.as_dict()))
     print("draft:", theirs.get_audience_size(draft).result())
 
     # 5. Share, size, statistics, lists
@@ -160,15 +171,26 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
         print(f"{audience.name}: {theirs.get_audience_size(audience).result()} users")
     statistics = theirs.get_lookalike_audience_statistics(lookalike).result()
     print(f"area under the ROC curve: {statistics.auc}")
-    shared = room.get_audiences().result().get_custom_audience("Like pantry")
+    shared = room.get_audiences().result().get_custom_audience("Like redeemers")
     print("delivered to the publisher:", len(room.get_audience_user_list(shared).result()))
     job = theirs.get_audience_user_list(remarketing, gzip=True, holdout="10%")
     job.download(folder / "lists")
-    print("delivered to the advertiser:", len(job.result()))
+    print("delivered to the advertiser:", len(job.result()), "users; it tells by design:", *job.delivery().reveals)
     budget = theirs.get_privacy_budget()
-    print(f"privacy budget: {budget.spent} of {budget.total}")
+    print(f"privacy budget: {budget.spent} of {budget.total} units, {budget.remaining} left")
+    print("bound:", budget.bound["statement"])
 
-    # 6. What happened, and the end
+    # 6. More units only with the approval of both sides
+    proposal = theirs.propose_refill(20)
+    before, then = proposal.bound["right_at_most"], proposal.bound_then["right_at_most"]
+    print(f"proposed: {proposal.units} units, an attacker right in {then:.0%} instead of {before:.0%}")
+    assert not proposal.is_effective
+    [theirs_to_approve] = room.get_proposals()
+    assert room.approve(theirs_to_approve).is_effective
+    print("approved by:", ", ".join(room.get_proposals()[0].approved_by))
+    print("privacy budget after:", room.get_privacy_budget().total, "units")
+
+    # 7. What happened, and the end
     print("audit log:", sorted({entry["action"] for entry in room.get_audit_log()})[:3], "…")
     try:
         theirs.delete_audiences([lookalike])

@@ -22,6 +22,23 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError, QuotaExceededError
+from cleanroom_pipelines.media.protocol import JobKind
+
+ABOUT_ROOMS = {
+    JobKind.OVERLAP_STATISTICS: Permission.VIEW_OVERLAP,
+    JobKind.INSIGHTS: Permission.VIEW_INSIGHTS,
+    JobKind.DATA_ATTRIBUTES: Permission.CREATE_CUSTOM_AUDIENCE,
+    JobKind.BASE_REPORTS: Permission.PROVIDE_BASE_AUDIENCE,
+    JobKind.SEEDS_REPORT: Permission.PROVIDE_SEED_AUDIENCE,
+}
+"""Who may ask something of a room as a whole."""
+
+ABOUT_AUDIENCES = {
+    JobKind.AUDIENCE_SIZE: Permission.CREATE_CUSTOM_AUDIENCE,
+    JobKind.LOOKALIKE_STATISTICS: Permission.CREATE_CUSTOM_AUDIENCE,
+    JobKind.USER_LIST: Permission.EXPORT_AUDIENCE,
+}
+"""Who may ask something of one of its audiences."""
 
 _MISSING = object()
 _MOST_CHARACTERS = 4096

@@ -13,14 +13,14 @@ from typing import Any
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
 from cleanroom_pipelines.audiences.overlap import question_about
-from cleanroom_pipelines.catalog import Kind, Permission
+from cleanroom_pipelines.catalog import Kind, Permission, Proposal
 from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.budgets import Budget, Question, bound_of, room_pair
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
-from cleanroom_pipelines.media.handlers.access import Call, Room, denied
+from cleanroom_pipelines.media.handlers.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.media.handlers.audiences import Present, read_definition
 from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.privacy import INSIGHTS, in_units
@@ -28,6 +28,10 @@ from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_LOOKALIKE_TENTHS
 
 _KINDS = (REFILL, PERIOD, FULL_LOOKALIKE)
+_PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)
+_ASKED_WITH = {kind.value: ABOUT_ROOMS[kind] for kind in _PRICED_OF_ROOMS} | {
+    kind.value: permission for kind, permission in ABOUT_AUDIENCES.items()
+}
 
 
 def of(room: Room) -> Budget:
@@ -45,8 +49,11 @@ def of(room: Room) -> Budget:
 
 
 def estimate(call: Call) -> dict[str, Any]:
-    """What a question would cost now; nothing is computed and nothing paid."""
-    room = call.room()
+    """What a question would cost now, for who may ask it; nothing is computed and nothing paid."""
+    permission = _ASKED_WITH.get(call.text("kind"))
+    if permission is None:
+        raise InvalidRequestError("This has no price.", remedy=f"Name one of {', '.join(_ASKED_WITH)}.")
+    room = call.room(permission)
     budget = of(room)
     cost, is_most = _cost(call, room)
     left = budget.ledger.left
@@ -69,18 +76,19 @@ def propose(call: Call) -> dict[str, Any]:
     proposal = catalog.propose(
         budget.pair.id,
         kind,
-        catalog.organization_of_user(call.email),
+        catalog.organization_of_user(call.email) if _is_provider(room) else "",
         tenths=call.number("units", 0) * TENTHS,
         data_room_id=room.id if kind == FULL_LOOKALIKE else None,
     )
-    return _told(budget, proposal)
+    return _told(call, budget, proposal)
 
 
 def approve(call: Call) -> dict[str, Any]:
     """Approve a proposal for the organisation of the caller."""
     room = call.room()
     budget = of(room)
-    _refuse_other_providers(room)
+    if not _is_provider(room):
+        raise denied()
     known = {each.id for each in call.installation.catalog.proposals(budget.pair.id)}
     if call.text("proposal_id") not in known:
         raise denied()
@@ -89,7 +97,7 @@ def approve(call: Call) -> dict[str, Any]:
         proposal = call.installation.catalog.approve(call.text("proposal_id"), organization)
     except (ConflictError, NotFoundError):
         raise denied() from None
-    return _told(budget, proposal)
+    return _told(call, budget, proposal)
 
 
 def list_proposals(call: Call) -> dict[str, Any]:
@@ -98,16 +106,21 @@ def list_proposals(call: Call) -> dict[str, Any]:
     budget = of(room)
     found = call.installation.catalog.proposals(budget.pair.id)
     shown = [each for each in found if each.data_room_id in (None, room.id)]
-    return {"proposals": [_told(budget, each) for each in shown]}
+    return {"proposals": [_as_dict(budget, each) for each in shown]}
 
 
-def _refuse_other_providers(room: Room) -> None:
-    """Only who may bring data of a side speaks for its provider."""
-    if not (room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)):
-        raise denied()
+def _is_provider(room: Room) -> bool:
+    """Whether the caller speaks for its organisation: only who may bring data of a side does."""
+    return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
 
 
-def _told(budget: Budget, proposal: Any) -> dict[str, Any]:
+def _told(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
+    """A proposal as its caller is told, and as the audit log keeps it."""
+    call.trail |= {"pair": budget.pair.id, "kind": proposal.kind, "tenths": proposal.tenths}
+    return _as_dict(budget, proposal)
+
+
+def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
     ledger = budget.ledger
     then = ledger
     if proposal.effective_at is None and proposal.kind == REFILL:
@@ -143,8 +156,6 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
         texts = [question_about(each, seeds=state.seeds) for each in wanted]
         tables = [state.question("insights", f"insights of {text}", INSIGHTS) for text in texts]
         return state.budget.cost([*sizes, *tables]), False
-    if kind not in (JobKind.AUDIENCE_SIZE, JobKind.LOOKALIKE_STATISTICS, JobKind.USER_LIST):
-        return 0, False
     definition = _definition(call, room)
     if isinstance(definition, Lookalike):
         return _cost_of_lookalike(room, state, definition)

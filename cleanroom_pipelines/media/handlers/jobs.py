@@ -31,28 +31,17 @@ from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.making import newest_artifact, read_documents
 from cleanroom_pipelines.execution.making_audiences import FILES
+from cleanroom_pipelines.execution.upgrading import queue_room_rebuild
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.handlers import audiences as room_audiences
 from cleanroom_pipelines.media.handlers import budgets as room_budgets
-from cleanroom_pipelines.media.handlers.access import Call, Room, denied
+from cleanroom_pipelines.media.handlers.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.media.handlers.rooms import own_lab
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
 from cleanroom_pipelines.privacy import in_units
 from cleanroom_pipelines.storage import ArtifactReference
 
 _OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
-_ABOUT_ROOMS = {
-    JobKind.OVERLAP_STATISTICS: Permission.VIEW_OVERLAP,
-    JobKind.INSIGHTS: Permission.VIEW_INSIGHTS,
-    JobKind.DATA_ATTRIBUTES: Permission.CREATE_CUSTOM_AUDIENCE,
-    JobKind.BASE_REPORTS: Permission.PROVIDE_BASE_AUDIENCE,
-    JobKind.SEEDS_REPORT: Permission.PROVIDE_SEED_AUDIENCE,
-}
-_ABOUT_AUDIENCES = {
-    JobKind.AUDIENCE_SIZE: Permission.CREATE_CUSTOM_AUDIENCE,
-    JobKind.LOOKALIKE_STATISTICS: Permission.CREATE_CUSTOM_AUDIENCE,
-    JobKind.USER_LIST: Permission.EXPORT_AUDIENCE,
-}
 _NEEDS = {
     JobKind.OVERLAP_STATISTICS: ("base", "seeds"),
     JobKind.INSIGHTS: ("base", "seeds"),
@@ -68,14 +57,14 @@ def start_job(call: Call) -> dict[str, Any]:
     except ValueError:
         raise errors.InvalidRequestError("There is no such kind of job.", remedy="See the protocol.") from None
     call.trail["operation"] = f"start_job.{kind.value}"
-    if kind in _ABOUT_AUDIENCES:
-        room = call.room(_ABOUT_AUDIENCES[kind])
+    if kind in ABOUT_AUDIENCES:
+        room = call.room(ABOUT_AUDIENCES[kind])
         audience = _audience(call, room, kind)
         return _tell(call, _note(call, room, kind, *_target_of(call, room, kind, audience)))
     if kind is JobKind.AUDIENCES:
         room = call.room()
-    elif kind in _ABOUT_ROOMS:
-        room = call.room(_ABOUT_ROOMS[kind])
+    elif kind in ABOUT_ROOMS:
+        room = call.room(ABOUT_ROOMS[kind])
     else:
         raise errors.InvalidRequestError("This kind of job is not asked of a room.", remedy="Start the data lab.")
     if kind is JobKind.INSIGHTS:
@@ -131,7 +120,7 @@ def get_job_result(call: Call) -> Any:
     if kind is JobKind.LAB_VALIDATION:
         return _documents(call, job, "data_lab").get("reports", {})
     assert job.data_room_id is not None
-    permission = _ABOUT_ROOMS.get(kind) or _ABOUT_AUDIENCES.get(kind)
+    permission = ABOUT_ROOMS.get(kind) or ABOUT_AUDIENCES.get(kind)
     room = call.room_of(job.data_room_id, *([permission] if permission else []))
     return _ANSWERS[kind](call, room, job)
 
@@ -273,6 +262,7 @@ def _note(
 
 def _room_version(call: Call, room: Room) -> Version:
     """The version that answers: the one that is being made, else the current one."""
+    queue_room_rebuild(call.installation, room.id)
     newest = call.installation.catalog.newest_version(Kind.DATA_ROOM, room.id)
     if newest.status in _OPEN:
         return newest

@@ -243,7 +243,7 @@ def _room(call: Call, record: DataRoom) -> dict[str, Any]:
         "created_at": record.created_at.isoformat(),
         "privacy": ReleasePolicy().as_dict(budget.ledger.total if budget else PAIR_TENTHS),
         "ledger": budget.as_dict() if budget else None,
-        "full_lookalike": call.installation.catalog.is_full_lookalike(record.id),
+        "full_lookalike": pair is not None and call.installation.catalog.is_full_lookalike(pair.id, record.id),
     }
 
 
