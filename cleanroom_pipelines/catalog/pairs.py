@@ -10,7 +10,7 @@ spent is never given back: lines are only added, also for rooms and jobs that ar
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import combinations
 
@@ -118,13 +118,21 @@ class Pairs(Database):
             )
             return frozenset(session.scalars(query))
 
-    def charge(self, pair_id: str, lines: Sequence[LedgerLine], *, anyway: bool = False) -> Ledger | None:
+    def charge(
+        self,
+        pair_id: str,
+        lines: Sequence[LedgerLine],
+        *,
+        anyway: bool = False,
+        note: Callable[[LedgerLine], None] | None = None,
+    ) -> Ledger | None:
         """Pay for questions together; what was paid before is free.
 
         Args:
             pair_id: The pair.
             lines: What is bought; their time is set here.
             anyway: Whether they count even beyond the budget: they were told already.
+            note: Called with each new line before it is kept; what it raises lets nothing be kept.
 
         Returns:
             What is spent now; None if too little is left, and nothing was changed.
@@ -146,6 +154,8 @@ class Pairs(Database):
             if not anyway and ledger.spent + cost > ledger.total:
                 return None
             for line in new.values():
+                if note is not None:
+                    note(line)
                 session.add(_row(pair_id, line, line.created_at if anyway and line.created_at else now))
             if new:
                 raise_generation(session)  # so that an older copy of the catalogue is known as one

@@ -121,12 +121,13 @@ class Budget:
         if self.is_paid(questions):
             return self.ledger
         lines = [_line(question, self.place, organization) for question in questions]
-        ledger = catalog.charge(self.pair.id, lines)
+        # the log first: whatever ends in between, a line that was paid is in it
+        ledger = catalog.charge(
+            self.pair.id, lines, note=lambda line: _write_down(self.installation, self.pair.id, line)
+        )
         if ledger is None:
             now = self.ledger
             raise budget_spent(total=now.total, spent=now.spent, cost=self.cost(questions))
-        for line in lines:
-            _write_down(self.installation, self.pair.id, line)
         return ledger
 
     def as_dict(self) -> dict[str, Any]:
