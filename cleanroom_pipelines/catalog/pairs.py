@@ -10,7 +10,7 @@ spent is never given back: lines are only added, also for rooms and jobs that ar
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import combinations
 
@@ -177,15 +177,20 @@ class Pairs(Database):
                 )
         self.charge(pair_id, lines, anyway=True)
 
-    def spend_rest(self, why: str) -> int:
-        """Let every pair have spent what was left, where it is not known what it spent.
+    def spend_rest(self, why: str, pair_ids: Collection[str] | None = None) -> int:
+        """Let pairs have spent what was left, where it is not known what they spent.
+
+        Args:
+            why: In a word.
+            pair_ids: Which; None: every pair.
 
         Returns:
-            How many pairs there are.
+            How many pairs that are.
         """
         now = self._clock()
         with self._write() as session:
-            rows = session.scalars(select(PairRow)).all()
+            query = select(PairRow)
+            rows = session.scalars(query if pair_ids is None else query.where(PairRow.id.in_(pair_ids))).all()
             for row in rows:
                 ledger = self._ledger(session, row)
                 if ledger.spent < ledger.total:
