@@ -343,7 +343,7 @@ def _translated() -> Iterator[None]:
         if "unable to open" in reason or "readonly" in reason:
             raise ConfigurationError(
                 "The catalogue's database cannot be opened for writing.",
-                remedy="See that its folder exists and that you may write there.",
+                remedy="See that its folder exists, that you may write there, and that its disk has space.",
             ) from None
         if "disk is full" in reason or "disk I/O error" in reason:  # the latter where its log finds no place
             raise CatalogUnavailableError(

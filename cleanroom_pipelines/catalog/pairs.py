@@ -91,6 +91,13 @@ class Pairs(Database):
         with self._write() as session:
             return _pair(_ensure(session, sorted((a, b)), self._clock()))
 
+    def period_of(self, members: Iterable[str]) -> str:
+        """What the budgets of each two organisations of some accounts last for: `month`, or empty for life."""
+        organizations = {self.organization_of_account(member) for member in members}
+        with self._read() as session:
+            rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
+            return "month" if rows and all(row is not None and row.period == "month" for row in rows) else ""
+
     def pairs(self) -> tuple[Pair, ...]:
         """All pairs, by their organisations."""
         with self._read() as session:
@@ -177,6 +184,7 @@ class Pairs(Database):
                 )
         self.charge(pair_id, lines, anyway=True)
 
+    @noted
     def spend_rest(self, why: str, pair_ids: Collection[str] | None = None) -> int:
         """Let pairs have spent what was left, where it is not known what they spent.
 

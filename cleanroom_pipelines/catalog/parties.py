@@ -19,6 +19,7 @@ from cleanroom_pipelines.catalog.names import (
     check_account,
     check_bucket_name,
     check_bucket_url,
+    check_label,
     check_name,
     check_template_region,
     check_text,
@@ -58,18 +59,19 @@ class Parties(Database):
     """
 
     @noted
-    def create_account(self, name: str, account_id: str | None = None) -> Account:
+    def create_account(self, name: str, account_id: str | None = None, organization: str | None = None) -> Account:
         """Create an account.
 
         Args:
             name: 1 to 63 characters, unique among accounts.
             account_id: 12 digits; random ones if not given.
+            organization: Whose privacy budgets its data count in; the account itself if not given.
 
         Raises:
-            UsageError: The name or the id cannot be used.
+            UsageError: The name, the id or the organisation cannot be used.
             ConflictError: The name (`attributes["reason"] == "name"`) or the id (`"id"`) is taken.
         """
-        check_new_account(name, account_id)
+        check_new_account(name, account_id, organization)
         for _ in range(3):
             try:
                 with self._write() as session:
@@ -88,6 +90,7 @@ class Parties(Database):
                         name=name,
                         created_at=self._clock(),
                         disabled=False,
+                        organization=organization.lower() if organization else None,
                     )
                     session.add(row)
                     session.flush()
@@ -405,9 +408,11 @@ class Parties(Database):
             return tuple(_bucket(row) for row in session.scalars(query.order_by(BucketRow.name)))
 
 
-def check_new_account(name: str, account_id: str | None = None) -> None:
-    """Raises UsageError unless an account may have this name and id."""
+def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:
+    """Raises UsageError unless an account may have this name, id and organisation."""
     check_name(name)
+    if organization is not None:
+        check_label("organization", organization, 255)
     if is_account_id(name):
         raise UsageError("The account's name looks like an account id.", remedy="Choose another name.")
     if account_id is not None:

@@ -110,6 +110,21 @@ def _require(module: str) -> None:
 
 @benchmark.command()
 @click.option(
+    "--worlds", "n_worlds", default=200, show_default=True, help="Of each attack; the victim is in half."
+)
+@click.option("--only", help="Attacks whose name holds this.")
+@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
+    """Attack data rooms and jobs as their participants, each beside the same attack with the policy off."""
+    from cleanroom_pipelines.serving.attacks.guessing import report, run_attacks
+
+    with progress_bar("attacks") as progress:
+        results = run_attacks(n_worlds, only, progress)
+    _report({"attacks": [each.as_dict() for each in results]}, json_file, report(results))
+
+
+@benchmark.command()
+@click.option(
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,

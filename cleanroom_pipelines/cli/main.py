@@ -371,7 +371,7 @@ def restore(file: Path, nothing_asked_since: bool) -> None:
     installation = Installation(replace(settings, key_file=None))
     budgets = restore_ledgers(installation, is_complete=nothing_asked_since)
     installation.audit.write({"way": "cli", "operation": "restore", "outcome": "ok"})
-    click.echo(f"Restored. {budgets}")
+    click.echo(f"Restored. {budgets}".strip())
     if settings.key_file:
         click.echo(f"Its key lies in {settings.home}; move it to where CLEANROOM_KEY_FILE points.", err=True)
 

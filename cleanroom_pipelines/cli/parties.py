@@ -14,10 +14,11 @@ from cleanroom_pipelines.cli.console import print_json, table
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from cleanroom_pipelines.catalog import AccessKey, Account, AnalysisTemplate, Bucket, Collaboration
+    from cleanroom_pipelines.catalog import AccessKey, Account, AnalysisTemplate, Bucket, Catalog, Collaboration
     from cleanroom_pipelines.execution.installation import Installation
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_TERMS = ("seed", "privacy", "period")
 _ACCOUNT = click.option("--account", required=True, help="The account, by id or by name.")
 
 
@@ -34,9 +35,7 @@ def account() -> None:
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
     """Create the account NAME with an access key; the secret is shown once."""
     installation = _installation()
-    created = installation.catalog.create_account(name, account_id)
-    if organization:
-        installation.catalog.set_organization(organization, account_id=created.id)
+    created = installation.catalog.create_account(name, account_id, organization)
     _print_key(installation, created.id, as_json=as_json)
 
 
@@ -47,7 +46,7 @@ def list_accounts(as_json: bool) -> None:
     catalog = _installation().catalog
     found = [(one, catalog.access_keys(one.id)) for one in catalog.accounts()]
     if as_json:
-        print_json([_of_account(one, keys) for one, keys in found])
+        print_json([_of_account(one, catalog.organization_of_account(one.id), keys) for one, keys in found])
     elif not found:
         click.echo("There are no accounts yet. Start with `cleanroom account create NAME`.")
     else:
@@ -55,12 +54,13 @@ def list_accounts(as_json: bool) -> None:
             [
                 one.id,
                 one.name,
+                catalog.organization_of_account(one.id),
                 "disabled" if one.disabled else "",
                 "\n".join(key.id + (" (disabled)" if key.disabled else "") for key in keys),
             ]
             for one, keys in found
         ]
-        table("", ["account", "name", "", "access keys"], rows)
+        table("", ["account", "name", "organization", "", "access keys"], rows)
 
 
 @account.command("disable")
@@ -148,16 +148,17 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
         full_ensemble=privacy == "full",
         monthly=period == "month",
     )
-    _print_made(_of_collaboration(made), f"Created the collaboration {made.id}.", as_json=as_json)
+    _print_made(_of_collaboration(catalog, made), f"Created the collaboration {made.id}.", as_json=as_json)
 
 
 @collaboration.command("list")
 @_JSON
 def list_collaborations(as_json: bool) -> None:
     """Say which collaborations there are, and who is in them."""
-    found = _installation().catalog.collaborations()
+    catalog = _installation().catalog
+    found = catalog.collaborations()
     if as_json:
-        print_json([_of_collaboration(one) for one in found])
+        print_json([_of_collaboration(catalog, one) for one in found])
     elif not found:
         click.echo("There are no collaborations yet.")
     else:
@@ -166,10 +167,11 @@ def list_collaborations(as_json: bool) -> None:
                 one.id,
                 one.name,
                 "\n".join(member.account_id + ("" if member.active else " (left)") for member in one.members),
+                "\n".join(f"{name} {terms[name]}" for name in _TERMS),
             ]
-            for one in found
+            for one, terms in ((one, _of_collaboration(catalog, one)) for one in found)
         ]
-        table("", ["collaboration", "name", "members"], rows)
+        table("", ["collaboration", "name", "members", "terms"], rows)
 
 
 @collaboration.command("leave")
@@ -181,7 +183,7 @@ def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
     catalog = _installation().catalog
     named = [one.id for one in catalog.collaborations() if name_or_id in (one.id, one.name)]
     left = catalog.set_membership(named[0] if named else name_or_id, catalog.account_named(account), active=False)
-    _print_made(_of_collaboration(left), "Left.", as_json=as_json)
+    _print_made(_of_collaboration(catalog, left), "Left.", as_json=as_json)
 
 
 @click.group()
@@ -281,7 +283,14 @@ def _print_key(installation: "Installation", account_id: str, *, as_json: bool) 
 
     key_id, secret = issue_access_key(installation, account_id)
     if as_json:
-        print_json({"account_id": account_id, "access_key_id": key_id, "secret_access_key": secret})
+        print_json(
+            {
+                "account_id": account_id,
+                "organization": installation.catalog.organization_of_account(account_id),
+                "access_key_id": key_id,
+                "secret_access_key": secret,
+            }
+        )
         return
     click.echo(f"account {account_id}\naccess key id {key_id}\nsecret access key {secret}")
     click.echo("The secret is shown this once: keep it.", err=True)
@@ -311,10 +320,11 @@ def _print_made(result: dict[str, Any], sentence: str, *, as_json: bool) -> None
         click.echo(sentence)
 
 
-def _of_account(one: "Account", keys: "tuple[AccessKey, ...]") -> dict[str, Any]:
+def _of_account(one: "Account", organization: str, keys: "tuple[AccessKey, ...]") -> dict[str, Any]:
     return {
         "account_id": one.id,
         "name": one.name,
+        "organization": organization,
         "created_at": one.created_at.isoformat(),
         "disabled": one.disabled,
         "access_keys": [
@@ -324,12 +334,16 @@ def _of_account(one: "Account", keys: "tuple[AccessKey, ...]") -> dict[str, Any]
     }
 
 
-def _of_collaboration(one: "Collaboration") -> dict[str, Any]:
+def _of_collaboration(catalog: "Catalog", one: "Collaboration") -> dict[str, Any]:
+    members = [member.account_id for member in one.members]
     return {
         "collaboration_id": one.id,
         "name": one.name,
         "created_at": one.created_at.isoformat(),
         "members": [{"account_id": member.account_id, "active": member.active} for member in one.members],
+        "seed": "removed" if one.seed_removed else "in-place",
+        "privacy": "full" if one.full_ensemble else "private",
+        "period": catalog.period_of(members) or "life",
     }
 
 

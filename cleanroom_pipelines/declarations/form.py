@@ -194,6 +194,7 @@ class AccountForm(_Form):
 
     name: Text
     id: AccountText | None = None
+    organization: Text | None = None
 
 
 class CollaborationForm(_Form):
@@ -201,6 +202,9 @@ class CollaborationForm(_Form):
 
     name: Text
     members: list[AccountText] = Field(min_length=1)
+    seed: Literal["in-place", "removed"] = "in-place"
+    privacy: Literal["private", "full"] = "private"
+    period: Literal["life", "month"] = "life"
 
 
 class TemplateForm(_Form):

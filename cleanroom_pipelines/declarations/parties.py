@@ -85,18 +85,23 @@ class ApplyingParties:
 
     def settle_account(self, form: AccountForm) -> None:
         """Create an account, or keep the one of this name."""
-        check_new_account(form.name, form.id)
+        check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
         if existing is not None:
             if form.id not in (None, existing):
                 raise ConflictError("The account of this name has another id.", remedy="Give its id, or none.")
+            if form.organization and form.organization.lower() != self._catalog.organization_of_account(existing):
+                raise ConflictError(
+                    "The account of this name belongs to another organisation.",
+                    remedy="Give its organisation, or none: whose privacy budget it uses does not change.",
+                )
             self._note(PartyKind.ACCOUNT, form.name, existing, False)
             return
         if form.id in self._accounts.values():
             raise ConflictError("The account of this id has another name.", remedy="Give its name.")
         account_id = form.id or ""
         if not self._dry_run:
-            account_id = self._catalog.create_account(form.name, form.id).id
+            account_id = self._catalog.create_account(form.name, form.id, form.organization).id
         self._accounts[form.name] = account_id
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
@@ -112,12 +117,23 @@ class ApplyingParties:
                     "The collaboration of this name has other members.",
                     remedy="Declare a collaboration of another name; who wants to leave one says so.",
                 )
+            if not self._has_terms(existing, form):
+                raise ConflictError(
+                    "The collaboration of this name has other terms: seed, privacy or period.",
+                    remedy="Declare a collaboration of another name: its members rely on what this one allows.",
+                )
             self._note(PartyKind.COLLABORATION, form.name, existing.id, False)
             return
         self._new_members[form.name] = members
         new_id = ""
         if not self._dry_run:
-            made = self._catalog.create_collaboration(form.name, members)
+            made = self._catalog.create_collaboration(
+                form.name,
+                members,
+                seed_removed=form.seed == "removed",
+                full_ensemble=form.privacy == "full",
+                monthly=form.period == "month",
+            )
             self._collaborations[form.name], new_id = made, made.id
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
@@ -168,6 +184,12 @@ class ApplyingParties:
         if not self._dry_run:
             self._catalog.register_bucket(form.name, account_id, form.url, form.credentials_profile)
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
+
+    def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
+        """Whether a collaboration is as declared; a period of a month may have been approved since."""
+        found = (existing.seed_removed, existing.full_ensemble)
+        period = self._catalog.period_of(member.account_id for member in existing.members)
+        return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
         """The collaboration of a template; None without one, or where a dry run would create it."""

@@ -164,6 +164,7 @@ def _audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata
         "format": export["format"],
         "warnings": dg.MetadataValue.md(_list_markdown(export["warnings"])),
         "files": len(export["files"]),
+        "reveals by design": ", ".join(export.get("reveals", [])) or "nothing",
     }
 
 

@@ -73,7 +73,7 @@ def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metada
     if rows:
         page["picture: overlap"] = pictures.overlap(told["rows"])
         page["overlap"] = _table(rows)
-    return page | {"noise": told["noise"]["statement"]}
+    return page | {"noise": told["noise"]["statement"]} | _budget(documents["overlap"])
 
 
 def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -99,7 +99,7 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         ]
         if rows:
             page[f"insights {number}"] = _table(rows)
-    return page | {"noise of each count": told["noise"]["statement"]}
+    return page | {"noise of each count": told["noise"]["statement"]} | _budget(documents["insights"])
 
 
 def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -111,7 +111,12 @@ def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The released size."""
     size = documents["audience"]["released"]
     reveals = ", ".join(documents["audience"]["reveals"]) or "nothing"
-    return {"size": _told(size["size"]), "noise": size["noise"]["statement"], "reveals by design": reveals}
+    page: Metadata = {
+        "size": _told(size["size"]),
+        "noise": size["noise"]["statement"],
+        "reveals by design": reveals,
+    }
+    return page | _budget(documents["audience"])
 
 
 def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -121,8 +126,8 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
         {
             "reach": f"{row['reach']}%",
             "users": _told(row["size"]),
-            "finds of the held-out source": f"{row['tpr']:.1%}",
-            "of the others": f"{row['fpr']:.1%}",
+            "finds of the held-out source": _share(row["tpr"]),
+            "of the others": _share(row["fpr"]),
         }
         for row in told["reach"]
     ]
@@ -131,6 +136,23 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
         "AUC": told["auc"],
         "reach": _table(rows),
         "noise of each count": told["noise"]["statement"],
+        **_budget(told),
+    }
+
+
+def _share(value: float | None) -> str:
+    return "too few" if value is None else f"{value:.1%}"
+
+
+def _budget(document: Mapping[str, Any]) -> Metadata:
+    """What the two organisations have left, and what the bound promises, when the asset was made."""
+    privacy = document.get("privacy")
+    if privacy is None:
+        return {}
+    period = " this month" if privacy["period"] else ""
+    return {
+        "privacy budget": f"{privacy['spent']} of {privacy['total']} units spent{period}, {privacy['left']} left",
+        "privacy bound": privacy["bound"]["statement"],
     }
 
 

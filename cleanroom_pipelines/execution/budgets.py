@@ -41,7 +41,7 @@ class Question:
     """What is paid for.
 
     Args:
-        kind: In a word, for people: `overlap`, `insights`, `size`, `lookalike`, `figures`, `base`.
+        kind: In a word, for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
         key: What the ledger knows it by.
         price: What it costs.
     """
@@ -212,12 +212,14 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     verdict = installation.audit.verify()
     n_lines = replay(installation)
     if verdict.ok and verdict.n_entries and is_complete:  # an empty log is one that was lost
-        n_earlier = installation.catalog.spend_rest("unknown", _asked_in_an_earlier_release(installation))
+        asked = _asked_in_an_earlier_release(installation)
+        n_earlier = installation.catalog.spend_rest("unknown", asked) if asked else 0
         earlier = f" {n_earlier} pairs were asked in an earlier release and count as spent." if n_earlier else ""
         return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
     for pair in _possible_pairs(installation):
         installation.catalog.pair(*pair)
-    n_pairs = installation.catalog.spend_rest("unknown")
+    if not (n_pairs := installation.catalog.spend_rest("unknown")):
+        return ""
     return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
 
 

@@ -167,7 +167,8 @@ def _of_a_database(error: DBAPIError | sqlite3.Error) -> CleanroomError:
         )
     if "readonly" in reason or "unable to open" in reason:
         return ConfigurationError(
-            "Dagster's databases cannot be opened for writing.", remedy="See that their folder may be written."
+            "Dagster's databases cannot be opened for writing.",
+            remedy="See that their folder may be written, and that its disk has space for files.",
         )
     cause = type(error.orig if isinstance(error, DBAPIError) else error).__name__
     return DagsterStorageError(

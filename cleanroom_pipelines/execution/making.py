@@ -7,10 +7,10 @@ Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cleanroom_pipelines.audiences.activation.writing import deliver
 from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, ExportManifest, verify_export
@@ -39,7 +39,14 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.private_jobs import PrivateJob, in_keyed_order, mark_seed, reveals_by_ensemble
+from cleanroom_pipelines.execution.private_jobs import (
+    PrivateJob,
+    ensemble_statement,
+    in_keyed_order,
+    mark_seed,
+    reveals_by_ensemble,
+    write_down_reveals,
+)
 from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
 from cleanroom_pipelines.execution.shared_scoring import shared_scoring
@@ -50,6 +57,9 @@ from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.destinations import folder_on_disk
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.warehouse import refuse_links
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.rankings import Audience
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.TRAINING_DATASET: ("training_dataset",),
@@ -142,6 +152,7 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
 
 def make_audience_model(installation: Installation, partition: str, run: Run) -> Made:
     """Train the similarity model of a dataset and window, without any seed."""
+    from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.specs import SizeProfile
     from cleanroom_pipelines.similarity.training import train
 
@@ -165,6 +176,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
                 progress=work.report_progress,
                 should_cancel=work.should_cancel,
             )
+            earlier = installation.catalog.current_version(Kind.AUDIENCE_MODEL, partition)
+            if earlier is not None and "audience_model" in earlier.artifacts:
+                with _opening(installation, earlier, "audience_model") as before, suppress(ArtifactError):
+                    keep_representation(draft.path, before)  # one of an older format has none
             documents = {"training": report.as_dict()}
             write_documents(draft.path, documents)
             draft.facts.update(n_users=report.n_users, n_items=report.n_items)
@@ -265,13 +280,15 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     progress=work.report_progress,
                     should_cancel=work.should_cancel,
                 )
-                draft.facts["reveals"] = reveals_by_ensemble(installation, job, configured)
+                reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
+                draft.facts["reveals"] = reveals
             documents = {"metrics": report.metrics, "explanation": report.explanation}
             made = _made(work, "audience", report.sentence, documents)
             work.finish(
                 report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
                 metrics=shared_metrics(report.metrics),
+                **ensemble_statement(reveals, job.seed_mode),
             )
             if not job.keep_seed:
                 forget_seed(installation, job)
@@ -344,7 +361,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         place = _destination(installation, configured) / folder
         ranked = installation.store.manifest(_reference_of(audience, "audience")).facts
         is_private = "private_mode" in ranked
-        mode = SeedMode(ranked["private_mode"]) if is_private else export.seed_mode or job.seed_mode
+        mode, reveals = _mode_of(installation, export, job, configured, ranked)
         inputs = (_input_of(installation, audience, "audience"),)
         options = configured.delivery or {}
         spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
@@ -356,13 +373,19 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
 
             def note(written: ExportManifest) -> None:
                 """Finish the artifact before the export is there: then only the version is left to be closed."""
-                document = {**written.as_dict(), "url": place.url, "warnings": list(selection.warnings)}
-                document["reveals"] = ranked.get("reveals", [])
-                documents.update(export=document)
+                warnings = list(selection.warnings)
+                documents["export"] = {
+                    **written.as_dict(),
+                    "url": place.url,
+                    "warnings": warnings,
+                    "reveals": reveals,
+                }
                 write_documents(draft.path, documents)
-                draft.facts.update(requested=written.requested, delivered=written.delivered, folder=folder)
-                draft.facts["reveals"] = ranked.get("reveals", [])
+                draft.facts.update(
+                    requested=written.requested, delivered=written.delivered, folder=folder, reveals=reveals
+                )
                 drafting.close()
+                write_down_reveals(installation, export, reveals)
 
             def tell(n_users: int) -> None:
                 work.report_progress(n_users / max(1, selection.delivered), "writing")
@@ -371,15 +394,13 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
 
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
-                _refuse_revealing_size(selection.delivered, read_documents(folder_of_ranking)["metrics"])
+                _refuse_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
             holdout = _holdout_of(installation, job, options)
-            users = selection.user_ids()
-            if is_private:
-                n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
-                users = in_keyed_order(installation, job, users, n_first, stack)
+            n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
+            ranked_users = selection.user_ids()
             written = deliver(
                 place,
-                users,
+                in_keyed_order(installation, job, ranked_users, n_first, stack) if is_private else ranked_users,
                 export=partition,
                 generation_job=job.id,
                 requested=selection.requested,
@@ -389,6 +410,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                 holdout=holdout,
                 holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
                 delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
+                reveals=reveals,
                 engine=installation.engine_settings,
                 slices=None if is_private else selection.slices,
                 fence=work.delivery_fence,
@@ -400,6 +422,20 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     settle_drop(installation, job.id)
     return made
+
+
+def _mode_of(
+    installation: Installation,
+    export: ExportJob,
+    job: GenerationJob,
+    configured: ConfiguredAudienceModel,
+    ranked: Mapping[str, Any],
+) -> tuple[SeedMode, list[str]]:
+    """Where the seed stands in a list, and what the list reveals; a private job's are settled by its ranking."""
+    if "private_mode" in ranked:
+        return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
+    mode = export.seed_mode or job.seed_mode
+    return mode, reveals_by_ensemble(installation, job, configured, mode)
 
 
 def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
@@ -459,7 +495,8 @@ def _make_report(work: Work) -> Made:
             sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
             if private is not None:
                 try:
-                    private.seed_size(match.n_matched, configured.min_matching_seed_size)
+                    with _opening(installation, model, "audience_model") as folder:
+                        private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
                 except (SeedError, BudgetSpentError) as error:
                     failure = (error.status_code, str(error))
             elif match.n_matched < configured.min_matching_seed_size:
@@ -501,14 +538,14 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_revealing_size(delivered: int, metrics: Mapping[str, Any]) -> None:
+def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
     """Across accounts: of a list that holds most users but the seed's, who is missing is the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.
     """
-    n_others = metrics["n_users"] - metrics["match"]["n_matched"]
-    if 2 * delivered > n_others:
+    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # of a private job the released number
+    if 2 * (selection.requested if is_private else selection.delivered) > n_others:
         raise UsageError(
             "This size would deliver more than half of the users who are not in the seed, and so tell by who is "
             "missing who is in it.",

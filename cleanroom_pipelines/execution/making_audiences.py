@@ -264,13 +264,13 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
     )
     pair = question.budget.budget.pair
     is_full = question.installation.catalog.is_full_lookalike(pair.id, question.room.id) or run.is_within_one
-    statistics = run.rank_fully() if is_full else run.rank_privately()
+    documents = run.rank_fully() if is_full else run.rank_privately()
     run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
     size = run.size_of(lookalike.reach)
     reveals = [name for name, does in (("seed", lookalike.exclude_seed_audience), ("ensemble", is_full)) if does]
     sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [], reveals)
     with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_json()) as draft:
-        write_documents(draft.path, {"statistics": {"result": statistics}})
+        write_documents(draft.path, documents)
     return sentence
 
 
@@ -288,6 +288,7 @@ def _publish(
             "questions": [each.as_dict() for each in price],
             "is_enough": size.is_enough(),
             "reveals": list(reveals),
+            "privacy": question.budget.budget.as_dict(),
         }
         write_documents(draft.path, {"audience": document})
     return _sentence(size)

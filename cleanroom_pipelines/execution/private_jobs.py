@@ -8,9 +8,10 @@ The seed is neither removed nor marked in what is delivered, unless the collabor
 the list tells who is in the seed, and its manifest says that it does.
 """
 
+import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,18 +22,40 @@ import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.catalog import Collaboration, ConfiguredAudienceModel, GenerationJob, Version
+from cleanroom_pipelines.catalog import (
+    Catalog,
+    Collaboration,
+    ConfiguredAudienceModel,
+    ExportJob,
+    GenerationJob,
+    Kind,
+    Ledger,
+    Pair,
+    Version,
+)
 from cleanroom_pipelines.engine import find_tables, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.private_rankings import PrivateRanking
-from cleanroom_pipelines.privacy import COUNT, Released, Releaser, in_units
+from cleanroom_pipelines.execution.private_rankings import PaidVector, PrivateRanking
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, in_units
 from cleanroom_pipelines.privacy.noise import noise_within
+from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.storage import ArtifactReference
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
+_SEED_SIZE = "seed_size"
+_TELLS = {
+    "ensemble": (
+        "Ranked by the full ensemble, as the collaboration asks: its lists and figures, compared, tell of single "
+        "people, and no bound holds for them."
+    ),
+    SeedMode.EXCLUDED.value: (
+        "Its lists leave the seed out, and so reveal it: who is missing among similar users is in the seed."
+    ),
+    SeedMode.FIRST.value: "Its lists begin with the seed's users, and so reveal the seed to their receiver.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,12 +88,13 @@ class PrivateJob:
             None where both sides are one organisation's, or their collaboration asks for the full ensemble.
         """
         catalog = installation.catalog
-        mine = catalog.organization_of_account(job.started_by or job.account_id)
-        theirs = catalog.organization_of_account(configured.account_id)
-        agreed = collaboration_of(installation, job)
-        if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        starter = job.started_by or job.account_id
+        agreed = catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+        pair = paying_pair(catalog, starter, configured.account_id, agreed)
+        if pair is None:
             return None
-        budget = Budget(installation, catalog.pair(mine, theirs), job.id)
+        mine = catalog.organization_of_account(starter)
+        budget = Budget(installation, pair, job.id)
         return cls(installation, job, budget, model, mine, agreed is not None and agreed.seed_removed)
 
     @property
@@ -84,10 +108,15 @@ class PrivateJob:
         """What a list of the job tells by design."""
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The words for `reveals`."""
+        return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
+
     @cached_property
     def size_question(self) -> Question:
         """How many users of the seed are known."""
-        return Question.of("size", self._content, self._source, COUNT)
+        return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
         """Pay for the released number of matched seed users, and decide by it.
@@ -137,40 +166,81 @@ class PrivateJob:
             should_cancel: Asked between blocks.
 
         Returns:
-            The documents `metrics` and `explanation`.
+            The documents `metrics`, `explanation` and `vector`.
 
         Raises:
             BudgetSpentError: Too little is left; nothing was computed.
             SeedError: The seed is too small, or covers the population.
         """
-        size = self.seed_size(n_matched, minimum)
-        kept = size.kept() or 0
-        if n_users - kept < max(_LEAST_OTHERS, kept / 10):
-            raise SeedError(
-                "The seed covers the population: too few users are not in it to tell it apart.",
-                remedy="Give a smaller seed.",
-                status_code=StatusCode.SEED_COVERS_POPULATION,
-            )
-        ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
-        made = ranking.make(
-            seed_users,
-            out,
-            n_users=n_users,
-            releaser=self.releaser,
-            organization=self.organization,
-            engine=self.installation.engine_settings,
-            progress=progress,
-            should_cancel=should_cancel,
-        )
-        metrics = metrics_of(made["figures"], kept, n_users, sizes)
-        price = sum(each.price.tenths for each in (self.size_question, *ranking.questions))
-        within = noise_within(ranking.figures.variance, 0.9)
-        metrics["privacy"] = {
-            "statement": f"Private ranking: {in_units(price)} units; each count ± {within} at 90 %.",
-            "price": in_units(price),
-            **self.budget.as_dict(),
+        options: Any = {
+            "engine": self.installation.engine_settings,
+            "progress": progress,
+            "should_cancel": should_cancel,
         }
-        return {"metrics": metrics, "explanation": made["explanation"]}
+        if (paid := self._paid_vector(model)) is not None:
+            kept, figures = paid.n_seed_users, figures_price(paid.n_seed_users)
+            made, prices = paid.rank(model, out, **options), (0, 0, 0)
+        else:
+            kept = self.seed_size(n_matched, minimum).kept() or 0
+            _refuse_covering(kept, n_users)
+            ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
+            made = ranking.make(
+                seed_users, out, n_users=n_users, releaser=self.releaser, organization=self.organization, **options
+            )
+            figures = ranking.figures
+            vector, quality = ranking.questions
+            prices = (self.size_question.price.tenths, vector.price.tenths, quality.price.tenths)
+        metrics = metrics_of(made["figures"], kept, n_users, sizes)
+        metrics["privacy"] = self._statement(prices, figures)
+        return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
+
+    def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
+        """Decide by the released number of matched seed users, unless a paid vector serves a refreshed model.
+
+        Args:
+            model: Folder of the model.
+            n_matched: The exact number.
+            minimum: What the configured model asks for.
+
+        Raises:
+            BudgetSpentError: Too little is left.
+            SeedError: Too few are known.
+        """
+        if self._paid_vector(model) is None:
+            self.seed_size(n_matched, minimum)
+
+    def _paid_vector(self, model: Path) -> PaidVector | None:
+        """The vector of the version before, where the seed is the same and the representation was kept."""
+        version = self.installation.catalog.current_version(Kind.GENERATION_JOB, self.job.id)
+        if version is None or "audience" not in version.artifacts:
+            return None
+        reference = ArtifactReference("audience", self.job.id, version.artifacts["audience"])
+        manifest = self.installation.store.manifest(reference)
+        if not any(each.name == "vector.json" for each in manifest.files):
+            return None
+        paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
+        return paid if paid.fits(self._source, model) else None
+
+    def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
+        """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
+        size, vector, quality = prices
+        price, budget = in_units(sum(prices)), self.budget.as_dict()
+        bound = f"{budget['bound']['right_at_most']:.0%} of cases"
+        if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
+            bound = f"{bound} a month and {in_a_year:.0%} of a year's"
+        of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
+        statement = (
+            f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
+            f"figures (each count {of_figures}), "
+            f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
+            f"An attacker who knows everything else is right about one person in at most {bound}."
+        )
+        return {
+            "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),
+            "price": price,
+            **budget,
+        }
 
     @cached_property
     def releaser(self) -> Releaser:
@@ -190,19 +260,74 @@ class PrivateJob:
         return f"seed {self.job.seed_digest}"
 
 
-def collaboration_of(installation: Installation, job: GenerationJob) -> Collaboration | None:
-    """The collaboration that a job was started in."""
-    return installation.catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+def _refuse_covering(n_seed_users: int, n_users: int) -> None:
+    if n_users - n_seed_users < max(_LEAST_OTHERS, n_seed_users / 10):
+        raise SeedError(
+            "The seed covers the population: too few users are not in it to tell it apart.",
+            remedy="Give a smaller seed.",
+            status_code=StatusCode.SEED_COVERS_POPULATION,
+        )
+
+
+def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:
+    """The pair of organisations that pays for a job.
+
+    Args:
+        catalog: Knows them.
+        starter: The account that starts it.
+        owner: The account of the configured model.
+        agreed: The collaboration it is started in.
+
+    Returns:
+        None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+    """
+    mine, theirs = catalog.organization_of_account(starter), catalog.organization_of_account(owner)
+    if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        return None
+    return catalog.pair(mine, theirs)
+
+
+def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
+    """The ledger of a pair that can pay for no job any more, whatever its seed is; None if it may.
+
+    The seed's size is paid first. Where a job has paid for one, the same seed may come again, which is free.
+    """
+    ledger = catalog.ledger(pair.id)
+    if ledger.left >= COUNT.tenths:
+        return None
+    has_paid = any(line.kind == _SEED_SIZE for line in catalog.ledger_lines(pair.id))
+    return None if has_paid else ledger
 
 
 def reveals_by_ensemble(
-    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel
+    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
     """What a list that the full ensemble ranked tells by design: nothing within one organisation."""
     of = installation.catalog.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
-    return ["ensemble"] if job.seed_mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+    return ["ensemble"] if mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+
+
+def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
+    """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
+    told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
+    return {"privacy": " ".join(told)} if reveals else {}
+
+
+def write_down_reveals(installation: Installation, export: ExportJob, reveals: Iterable[str]) -> None:
+    """Write into the audit log that a list tells something by design."""
+    for each in reveals:
+        installation.audit.write(
+            {
+                "way": "worker",
+                "operation": "export",
+                "resource": export.id,
+                "account": export.account_id,
+                "outcome": "ok",
+                "kind": f"reveals_{each}",
+            }
+        )
 
 
 def in_keyed_order(

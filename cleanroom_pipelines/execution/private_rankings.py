@@ -8,13 +8,14 @@ Whoever asks again, or for another size, pays nothing: the vector, the figures a
 each, and the same question on the same data has the same noise.
 """
 
+import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -98,7 +99,8 @@ class PrivateRanking:
             should_cancel: Asked between blocks.
 
         Returns:
-            The figures (`statistics_from_released`) and what the vector says of items (`explanation`).
+            The figures (`statistics_from_released`), what the vector says of items (`explanation`), and the
+            `vector`, to rank a refreshed base by (`PaidVector`).
 
         Raises:
             BudgetSpentError: Too little is left; nothing was computed.
@@ -129,14 +131,17 @@ class PrivateRanking:
         )
         counts, total, sigma = self._with_noise(histogram, releaser)
         found = private.statistics_from_released(counts, total, n_users, sigma)
-        explanation = private.explanation(
-            self.model,
-            vector,
-            d,
-            released_seed_size=self.n_seed_users,
-            sigma=math.sqrt(self._vector_price.variance / self._vector_price.sensitivity),
+        kept = PaidVector(
+            values=tuple(noised),
+            d=d,
+            ridge=ridge,
+            deviation=math.sqrt(self._vector_price.variance / self._vector_price.sensitivity),
+            source=digest_of(self.source),
+            representation=self._representation,
+            n_seed_users=self.n_seed_users,
+            figures=found,
         )
-        return {"figures": found, "explanation": explanation}
+        return {"figures": found, "explanation": kept.explanation(self.model), "vector": kept.as_dict()}
 
     def _with_noise(self, histogram: "HeldOutCounts", releaser: Releaser) -> tuple[list[int], int, float]:
         """The counts and the sum with their noise, and its deviation."""
@@ -152,9 +157,13 @@ class PrivateRanking:
 
     @cached_property
     def _vector_text(self) -> str:
-        from cleanroom_pipelines.similarity.private_lookalikes import representation_digest
+        return f"lookalike of {self.source} in {self.choice.d} dimensions of {self._representation}"
 
-        return f"lookalike of {self.source} in {self.choice.d} dimensions of {representation_digest(self.model)}"
+    @cached_property
+    def _representation(self) -> str:
+        from cleanroom_pipelines.similarity.kept_representations import representation_digest
+
+        return representation_digest(self.model)
 
     @cached_property
     def _vector_price(self) -> Price:
@@ -166,3 +175,84 @@ class PrivateRanking:
     @property
     def _figures_text(self) -> str:
         return f"figures of {self._vector_text} at {self._vector_price.tenths}"
+
+
+@dataclass(frozen=True)
+class PaidVector:
+    """A released vector with what was released beside it: a refreshed base is ranked by it, free.
+
+    Args:
+        values: (d,) in steps of the grid, with noise.
+        d: Coordinates.
+        ridge: λ.
+        deviation: Of its noise, as a multiple of the sensitivity.
+        source: Digest of the seed's canonical text: other ids are another seed.
+        representation: What the vector is of.
+        n_seed_users: Released size of the seed.
+        figures: Quality figures, of the base that it was paid for.
+    """
+
+    values: tuple[int, ...]
+    d: int
+    ridge: float
+    deviation: float
+    source: str
+    representation: str
+    n_seed_users: int
+    figures: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For an artifact; `from_dict` reads it back."""
+        return {**asdict(self), "values": list(self.values)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read `as_dict` back."""
+        return cls(**{**value, "values": tuple(value["values"])})
+
+    def fits(self, source: str, model: Path) -> bool:
+        """Whether it is of this seed, in the representation of this model."""
+        from cleanroom_pipelines.similarity.kept_representations import representation_digest
+
+        return self.source == digest_of(source) and self.representation == representation_digest(model)
+
+    def rank(
+        self,
+        model: Path,
+        out: Path,
+        *,
+        engine: EngineSettings,
+        progress: Callable[[float, str], None],
+        should_cancel: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Rank the users of a refreshed base without the seed; gives what `PrivateRanking.make` gives."""
+        from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
+
+        private_ranking(
+            model,
+            np.array(self.values, dtype=np.int64),
+            self.d,
+            out,
+            ridge=self.ridge,
+            engine=engine,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+        return {"figures": self.figures, "explanation": self.explanation(model), "vector": self.as_dict()}
+
+    def explanation(self, model: Path) -> dict[str, Any]:
+        """What the vector says of items and features."""
+        from cleanroom_pipelines.similarity.private_lookalikes import explanation
+
+        return explanation(
+            model,
+            np.array(self.values, dtype=np.int64),
+            self.d,
+            released_seed_size=self.n_seed_users,
+            sigma=self.deviation,
+        )
+
+
+def digest_of(source: str) -> str:
+    """Digest of a seed's canonical text, which may hold data."""
+    return hashlib.sha256(source.encode()).hexdigest()

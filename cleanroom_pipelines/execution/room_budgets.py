@@ -54,7 +54,8 @@ class RoomBudget:
         if "seed_audiences" in artifacts:
             reference = ArtifactReference("seed_audiences", room.id, artifacts["seed_audiences"])
             with installation.store.opening(reference) as folder:
-                seeds = read_documents(folder)["digests"]
+                # a release before kept none, and the advertiser's file is gone
+                seeds = read_documents(folder).get("digests") or seed_digests(folder)
         content = installation.key.digest("content", installation.store.manifest(base).data_version.encode())
         return cls(room, Budget(installation, pair, room.id), content, seeds)
 

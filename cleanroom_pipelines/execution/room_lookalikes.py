@@ -16,16 +16,17 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import read_documents
-from cleanroom_pipelines.execution.private_rankings import PrivateRanking
+from cleanroom_pipelines.execution.making import read_documents, read_stored
+from cleanroom_pipelines.execution.private_rankings import PaidVector, PrivateRanking
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.work import Work
-from cleanroom_pipelines.privacy import Released, Releaser, released
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, released
 from cleanroom_pipelines.privacy.prices import (
     BASE_COUNT,
     HIDDEN_LOOKALIKE_TENTHS,
     MOST_FIGURES_TENTHS,
     MOST_LOOKALIKE_TENTHS,
+    figures_price,
 )
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -82,8 +83,8 @@ class LookalikeRun:
         check_released_seed(size, self.figures.addressable)
         return size
 
-    def rank_fully(self) -> Mapping[str, Any]:
-        """Rank by the ensemble; its statistics are exact, but for the counts."""
+    def rank_fully(self) -> dict[str, Any]:
+        """Rank by the ensemble; its statistics are exact, but for the counts: the document `statistics`."""
         from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
         from cleanroom_pipelines.similarity.rooms import rank_room
 
@@ -97,36 +98,67 @@ class LookalikeRun:
             progress=lambda share, stage: self.work.report_progress(0.9 * share, stage),
             should_cancel=self.work.should_cancel,
         )
-        return released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
+        told = released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
+        return {"statistics": {"result": told}}
 
-    def rank_privately(self) -> Mapping[str, Any]:
-        """Rank by one noised vector."""
-        size = self.seed_size
-        ranking = ranking_of(self.room, self.model, self.source, size.kept() or 0)
-        found = ranking.make(
-            self.seed_file,
-            self._ranked,
-            n_users=self.figures.addressable.kept() or 0,
-            releaser=self.releaser,
-            organization=self.organization,
-            engine=self.installation.engine_settings,
-            progress=lambda share, stage: self.work.report_progress(0.9 * share, stage),
-            should_cancel=self.work.should_cancel,
-        )
-        return self._told(found["figures"], ranking)
+    def rank_privately(self) -> dict[str, Any]:
+        """Rank by one noised vector: the one that was paid, where the base alone has changed since.
 
-    def _told(self, found: Mapping[str, Any], ranking: PrivateRanking) -> dict[str, Any]:
+        Returns:
+            The documents `statistics` and `vector`.
+        """
+        options: Any = {
+            "engine": self.installation.engine_settings,
+            "progress": lambda share, stage: self.work.report_progress(0.9 * share, stage),
+            "should_cancel": self.work.should_cancel,
+        }
+        if (paid := self._paid_vector()) is not None:
+            made = paid.rank(self.model, self._ranked, **options)
+            size = released(paid.n_seed_users, price=COUNT, is_hidden=self.room.room.hide_absolute_values)
+            price = figures_price(paid.n_seed_users)
+        else:
+            size = self.seed_size
+            ranking = ranking_of(self.room, self.model, self.source, size.kept() or 0)
+            made = ranking.make(
+                self.seed_file,
+                self._ranked,
+                n_users=self.figures.addressable.kept() or 0,
+                releaser=self.releaser,
+                organization=self.organization,
+                **options,
+            )
+            price = ranking.figures
+        told = self._told(made["figures"], size, price)
+        return {"statistics": {"result": told}, "vector": made["vector"]}
+
+    def _paid_vector(self) -> PaidVector | None:
+        """A vector of the same seed in the same representation that was paid for any lookalike of the room."""
+        catalog, room = self.installation.catalog, self.room.room
+        for audience in catalog.custom_audiences(room.id):
+            version = catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+            if version is None or "lookalike_statistics" not in version.artifacts:
+                continue
+            reference = ArtifactReference(
+                "lookalike_statistics", audience.id, version.artifacts["lookalike_statistics"]
+            )
+            found = read_stored(self.installation, reference)[1].get("vector")
+            if found and (paid := PaidVector.from_dict(found)).fits(self.source, self.model):
+                return paid
+        return None
+
+    def _told(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
         """The statistics as they are told: sizes beside the rates, all of them released."""
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
-        seed, addressable = self.seed_size, self.figures.addressable
+        addressable = self.figures.addressable
         return {
             **found,
             "reach": [{**entry, "size": reach_size_of(entry["reach"], addressable)} for entry in found["reach"]],
             "seed_size": seed.value,
             "addressable_size": addressable.value,
             "test_set_sizes": {"seed": seed.value, "others": others_of(seed, addressable)},
-            "noise": self.releaser.noise_of(ranking.figures),
+            "noise": self.releaser.noise_of(price),
+            "privacy": self.room.budget.as_dict(),
         }
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:

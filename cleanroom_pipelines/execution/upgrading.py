@@ -22,7 +22,14 @@ from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 
 # By asset, the first code version whose artifacts this release reads.
-FIRST_READABLE: Mapping[str, int] = {"audience_model": 2, "room_model": 2}
+FIRST_READABLE: Mapping[str, int] = {
+    "audience_model": 3,
+    "room_model": 3,
+    "data_attributes": 2,
+    "overlap_statistics": 2,
+    "insights": 2,
+}
+_OF_ROOMS = ("room_model", "data_attributes", "overlap_statistics", "insights")
 
 
 def wait_for_rebuild(installation: Installation, record: Resource, version: Version) -> str | None:
@@ -47,7 +54,8 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
         current = installation.catalog.current_version(kind, resource_id)
     except NotFoundError:
         return None
-    if current is None or not _is_stale(installation, current, asset):
+    assets = _OF_ROOMS if kind is Kind.DATA_ROOM else (asset,)
+    if current is None or not any(_is_stale(installation, current, each) for each in assets):
         return None
     newest = installation.catalog.newest_version(kind, resource_id)
     if newest.status is Status.CREATE_FAILED and newest.cause is Cause.UPGRADED:
@@ -58,6 +66,22 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
         )
     installation.catalog.request_version(kind, resource_id, Cause.UPGRADED)
     return f"The model in the {kind.words} {resource_id} is of an earlier release and is built again first."
+
+
+def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
+    """Queue the rebuild of what an earlier release told of a room, before anybody asks for it.
+
+    Args:
+        installation: Where.
+        data_room_id: The room.
+    """
+    catalog = installation.catalog
+    current = catalog.current_version(Kind.DATA_ROOM, data_room_id)
+    if current is None or not any(_is_stale(installation, current, asset) for asset in _OF_ROOMS):
+        return
+    newest = catalog.newest_version(Kind.DATA_ROOM, data_room_id)
+    if newest.number == current.number:
+        catalog.request_version(Kind.DATA_ROOM, data_room_id, Cause.UPGRADED)
 
 
 def _model_of(installation: Installation, record: Resource, version: Version) -> tuple[Kind, str, str] | None:

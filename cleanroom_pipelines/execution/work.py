@@ -48,20 +48,20 @@ SECONDS_BETWEEN_REPORTS = 1.0
 # Raised with the number of an asset's code: what it makes from the same inputs has changed.
 CODE_VERSIONS: Mapping[str, str] = {
     "training_dataset": "1",
-    "audience_model": "2",
+    "audience_model": "3",
     "configured_audience_model": "1",
     "seed_validation_report": "1",
-    "audience": "2",
+    "audience": "3",
     "audience_export": "1",
     "data_lab": "1",
     "base_audience": "1",
     "seed_audiences": "1",
-    "data_attributes": "1",
-    "overlap_statistics": "1",
-    "insights": "1",
-    "room_model": "2",
-    "custom_audience": "1",
-    "lookalike_statistics": "1",
+    "data_attributes": "2",
+    "overlap_statistics": "2",
+    "insights": "2",
+    "room_model": "3",
+    "custom_audience": "2",
+    "lookalike_statistics": "2",
     "audience_user_list": "1",
 }
 

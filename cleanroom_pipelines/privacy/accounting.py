@@ -29,7 +29,7 @@ PAIR_TENTHS = 100 * TENTHS
 RHO_OF_TENTH = Fraction(128, 1_000_000)
 DELTA = 1e-6
 _GRID = 1e-4
-_REACH = 40.0
+_MOST_DRAWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,11 @@ def attacker_success(spent: Iterable[Spent]) -> float:
 
     Args:
         spent: All releases. A release of several cells is taken as so many draws of sensitivity 1 where its
-            sensitivity is a whole number, else as one Gaussian.
+            sensitivity is a whole number of cells; a vector on a fine grid, and all else, as one Gaussian.
 
     Returns:
-        (1 + total variation) / 2, from above: losses are rounded up to the grid of 0.0001.
+        (1 + total variation) / 2, from above: each loss is split between its neighbours on the grid of 0.0001
+        (Doroshenko, Ghazi, Kamath, Kumar and Manurangsi 2022, "Connect the Dots").
     """
     return (1 + _Losses.of(spent).delta(0.0)) / 2
 
@@ -125,6 +126,8 @@ def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
 
 def _smallest(delta_at: Any, delta: float) -> float:
     low, high = 0.0, 1.0
+    if delta_at(low) <= delta:
+        return low
     while delta_at(high) > delta:
         high *= 2
     for _ in range(60):
@@ -141,11 +144,16 @@ class _Losses:
 
     @classmethod
     def of(cls, spent: Iterable[Spent]) -> "_Losses":
-        size = 1 << math.ceil(math.log2(2 * _REACH / _GRID))
+        spent = tuple(spent)
+        rho = float(sum((each.rho for each in spent), start=Fraction(0)))
+        # Losses have mean ρ and deviation √(2ρ): what lies beyond does not count to any digit.
+        reach = rho + 14 * math.sqrt(2 * rho) + 1
+        size = 1 << math.ceil(math.log2(2 * reach / _GRID))
         product = np.ones(size // 2 + 1, dtype=np.complex128)
         powers: dict[tuple[Fraction, bool], int] = {}
         for each in spent:
-            whole = each.sensitivity.denominator == 1 and each.variance >= 1
+            # With a sensitivity of thousands of steps the noise is so wide that it is a Gaussian to all digits.
+            whole = each.sensitivity.denominator == 1 and each.sensitivity <= _MOST_DRAWS
             key = (each.variance, True) if whole else (each.variance / each.sensitivity, False)
             powers[key] = powers.get(key, 0) + (int(each.sensitivity) if whole else 1)
         for (variance, is_discrete), power in powers.items():
@@ -170,8 +178,13 @@ def _one(variance: float, is_discrete: bool, size: int) -> np.ndarray[Any, np.dt
         values = np.linspace(-12 * sigma, 12 * sigma, 40_001)
         weights = np.exp(-(values**2) / (2 * variance))
     losses = (1 - 2 * values) / (2 * variance)
-    places = np.ceil(losses / _GRID - 1e-9).astype(np.int64) % size
-    found: np.ndarray[Any, np.dtype[np.float64]] = np.bincount(
-        places, weights / weights.sum(), minlength=size
-    ).astype(np.float64)
-    return found
+    below = np.floor(losses / _GRID)
+    # Of the parts of a loss, both the probability here and that in the other world add up to its own.
+    above = np.expm1(below * _GRID - losses) / np.expm1(-_GRID)
+    probabilities = weights / weights.sum()
+    places = below.astype(np.int64)
+    return np.asarray(
+        np.bincount(places % size, probabilities * (1 - above), minlength=size)
+        + np.bincount((places + 1) % size, probabilities * above, minlength=size),
+        dtype=np.float64,
+    )

@@ -82,7 +82,8 @@ def _tails(variance: Fraction) -> tuple[int, ...]:
     exact = Context(prec=_DIGITS)
     half = exact.divide(Decimal(variance.denominator), Decimal(2 * variance.numerator))
     step = exact.exp(exact.multiply(half, Decimal(-2)))  # a weight's ratio to the one before falls by this factor
-    ratio, weight = exact.exp(-half), Decimal(1)
+    # Not `-half`, which rounds to the digits of the thread's own context.
+    ratio, weight = exact.exp(exact.minus(half)), Decimal(1)
     smallest = exact.power(Decimal(2), -_BITS - 40)
     weights = []
     while True:

@@ -15,12 +15,12 @@ pseudo-seeds was no better, 96 and 128 coordinates were worse at these prices.
 Scores are sums of whole numbers below 2^53, hence the same on every machine.
 """
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,7 +32,6 @@ from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.private_representation import (
     GRID,
-    PRIVATE_FILE,
     PrivateRepresentation,
     coordinates_of,
 )
@@ -142,11 +141,6 @@ def choose_statistics_units(released_seed_size: int) -> float:
     return min(_MOST_STATISTICS_UNITS, _in_tenths(units))
 
 
-def representation_digest(model: Path | str) -> str:
-    """What a vector of this model is of: 64 hex digits, the same for a refreshed base in the kept embedding."""
-    return hashlib.sha256((Path(model) / PRIVATE_FILE).read_bytes()).hexdigest()
-
-
 def seed_sum(
     model: Path | str,
     seed_users: SeedUserIds,
@@ -189,7 +183,7 @@ def private_ranking(
     """Rank all users by a noised vector; one ranking serves every reach.
 
     Args:
-        model: The folder training wrote; a later one with the same representation serves too.
+        model: The folder training wrote; one that kept the representation of an earlier one serves too.
         b: (d,) `seed_sum` with its noise, in steps of 1 / GRID.
         d: Coordinates.
         out: Existing directory that gets ranking.parquet (is_seed is false throughout: a private ranking knows no
@@ -375,8 +369,6 @@ def explanation(
         The content of explanation.json: items and feature values that stand out from noise and from chance at
         1 % divided by the number of tests, with `strength` (deviations above chance) in place of counts.
     """
-    from scipy.stats import norm
-
     opened = Model(model)
     representation = PrivateRepresentation.load(opened.folder)
     covariance = representation.covariance(d)
@@ -387,8 +379,8 @@ def explanation(
     noise = (sigma * sensitivity(d) / GRID) ** 2 * (rows * rows).sum(axis=1)
     chance = released_seed_size * np.einsum("md,de,me->m", rows, covariance, rows)
     deviation = np.sqrt(noise + chance)
-    strength = np.divide(rows @ (b / GRID), deviation, out=np.zeros(len(rows)), where=deviation > 0)
-    least = float(norm.isf(_SIGNIFICANCE / max(1, len(rows))))
+    strength = np.divide(rows @ (np.asarray(b) / GRID), deviation, out=np.zeros(len(rows)), where=deviation > 0)
+    least = -NormalDist().inv_cdf(_SIGNIFICANCE / max(1, len(rows)))
     order = np.argsort(-strength, kind="stable")
     shown = [int(number) for number in order if strength[number] > least]
     names = opened.item_ids()
@@ -451,7 +443,7 @@ class _Scorer:
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
         return [
             self.representation.vectors(
-                coordinates_of(model, shard, slice(block.first, block.last), self.representation), self.d
+                coordinates_of(shard, slice(block.first, block.last), self.representation), self.d
             )
             for block in blocks
             if block.last > block.first
@@ -568,7 +560,7 @@ class _VectorsOf:
 
     def __call__(self, number: int) -> pa.Table:
         shard = self.model.shard(number)
-        coordinates = coordinates_of(self.model, shard, self.places[number], self.representation)
+        coordinates = coordinates_of(shard, self.places[number], self.representation)
         return pa.table({"step": self.representation.vectors(coordinates, self.d).ravel()})
 
 

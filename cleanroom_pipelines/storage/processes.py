@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import IO
 
 _ALIVE = ".alive"
 _REMEMBERED = ".remembered-"
+_UNWRITTEN_SECONDS = 600
 _lock = Lock()
 # By process and root: a process that was forked has a folder of its own.
 _own: dict[tuple[int, Path], tuple[Path, IO[str]]] = {}
@@ -49,7 +51,10 @@ def clean_up_after_the_dead(root: Path) -> int:
     n_cleaned = 0
     for marker in sorted((root / _ALIVE).glob("*")):
         with suppress(OSError), marker.open("r+") as stream:
-            if stream.read() != socket.gethostname() or not _is_free(stream):
+            written = stream.read()
+            # killed before it wrote its host: then it made no folder either
+            is_unwritten = not written and time.time() - marker.stat().st_mtime > _UNWRITTEN_SECONDS
+            if not (written == socket.gethostname() or is_unwritten) or not _is_free(stream):
                 continue
             _delete(root / marker.name)
             marker.unlink(missing_ok=True)

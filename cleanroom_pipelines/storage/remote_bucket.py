@@ -46,6 +46,8 @@ _DENIED = {
 }
 # what a store answers when the object is not as the condition says
 _CHANGED = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+# an error of the store's own, which passes
+_FAILING = {"500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown"}
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 # What the machine itself may do is no bucket's: without these, a profile without credentials would borrow it.
 _AMBIENT = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
@@ -475,7 +477,14 @@ def _answered(code: str) -> CleanroomError:
         return BucketError(
             "The bucket's store cannot do this.", remedy="Use another store.", problem="not implemented"
         )
-    code = code if _CODE.fullmatch(code) else "unknown"
+    return _refused_with(code if _CODE.fullmatch(code) else "unknown")
+
+
+def _refused_with(code: str) -> BucketError:
+    if code in _FAILING:
+        return BucketError(
+            f"The bucket's store is failing ({code}).", remedy="Try again when it is up.", problem="unreachable"
+        )
     if code in _DENIED:
         return _refused(code)
     return BucketError(f"The bucket's store refused the request ({code}).", remedy="Check the bucket there.")

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from cleanroom_pipelines.audiences.exports import verify_export
+from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.execution.dagster_home import dagster_instance, prepare_dagster_home
 from cleanroom_pipelines.execution.installation import Installation
 
 from .. import worlds
+from ..databases import url_of, writing
 from ..worlds import World
 from .commands import Commands, Ended
 
@@ -106,6 +110,60 @@ def test_a_disk_that_fills_in_the_midst_of_work(
     for name, found in worlds.statuses(declared).items():
         assert found[-1] in ("ACTIVE", "CREATE_PENDING", "CREATE_FAILED", "CREATE_IN_PROGRESS"), name
     assert command("status").code == 0
+
+
+@pytest.fixture
+def few_files(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room, but for 3,000 files and folders only."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m,nr_inodes=3000", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a disk of few files")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("n_left", [0, 12])
+def test_a_disk_that_takes_no_more_files(
+    command: Commands, few_files: Path, trained_folder: Path, world: World, n_left: int
+) -> None:
+    shutil.copytree(trained_folder / "home", few_files / "home")
+    with worlds.installed(few_files / "home") as installation:
+        worlds.apply(installation, world.declaration)
+        fillers = use_up_files(few_files / "fillers", but=n_left)
+        ended = command("run")
+        assert is_a_sentence(ended), ended
+        assert "space" in ended.err or "full" in ended.err, ended.err
+        exported = few_files / "home" / "accounts" / "000000000000" / "buckets" / "audiences" / "shop"
+        before = [path.name for path in exported.glob("[!.]*")]
+        assert all(verify_export(exported / name) for name in before), "whole or not at all"
+        shutil.rmtree(fillers)
+        with writing(url_of(installation)) as session:  # a lease that could not be given back would run out
+            held = VersionRow.lease_expires_at.is_not(None)
+            session.execute(update(VersionRow).where(held).values(lease_expires_at=installation.clock()))
+        failed = {found[-1] for found in worlds.statuses(installation).values()} & {"CREATE_FAILED"}
+        if failed:
+            assert command("retry", "--failed").code == 0
+        assert command("run").code == 0
+        assert {found[-1] for found in worlds.statuses(installation).values()} == {"ACTIVE"}
+        (folder,) = exported.iterdir()
+        assert verify_export(folder)["delivered"] == worlds.N_USERS // 5
+
+
+def use_up_files(folder: Path, *, but: int) -> Path:
+    """Make empty files until the disk takes no more, then remove so many of them."""
+    folder.mkdir()
+    made = []
+    try:
+        while True:
+            made.append(folder / str(len(made)))
+            made[-1].touch()
+    except OSError:
+        made.pop()
+    for path in made[len(made) - but :]:
+        path.unlink()
+    return folder
 
 
 @pytest.fixture

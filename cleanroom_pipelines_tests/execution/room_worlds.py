@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +70,17 @@ class RoomWorld:
         )
         return upload.id
 
-    def provision_base(self) -> None:
+    def provision_base(self, without: Set[str] = frozenset()) -> None:
+        """Bring the publisher's files, without some of the users."""
+
+        def file(name: str) -> str:
+            lines = self.files[name].splitlines(keepends=True)
+            return "".join(line for line in lines if line.partition(",")[0] not in without)
+
         uploads = {
-            "matching:EMAIL": self.upload(self.files["matching"]),
-            "segments": self.upload(self.files["segments"]),
-            "demographics": self.upload(self.files["demographics"]),
+            "matching:EMAIL": self.upload(file("matching")),
+            "segments": self.upload(file("segments")),
+            "demographics": self.upload(file("demographics")),
         }
         self.installation.catalog.provision(self.room.id, uploads)
 

@@ -233,6 +233,38 @@ def test_hashes_of_a_destination_come_from_the_ids_as_given(filled: RoomWorld) -
     assert hashes <= lines
 
 
+def spent(world: RoomWorld) -> int:
+    """Tenths of a unit that the room's two organisations have spent."""
+    pair = room_pair(world.installation, world.room)
+    assert pair is not None
+    return world.installation.catalog.ledger(pair.id).spent
+
+
+def test_a_refreshed_base_is_ranked_by_the_paid_vector_free(filled: RoomWorld) -> None:
+    lookalike = filled.audience(LOOKALIKE)
+    filled.run()
+    paid, first = spent(filled), users_of(filled, lookalike)
+    vector = document(filled, lookalike, "lookalike_statistics", "vector")
+    assert paid > 100 + 20, "the figures of the base, the size of the source, the vector and its quality"
+
+    wider = filled.audience({**LOOKALIKE, "reach": 20}, name="wider")
+    filled.run()
+    assert spent(filled) == paid, "every reach of one source is paid with the first"
+    assert users_of(filled, wider) > first
+
+    gone = set(filled.users[:100])
+    filled.provision_base(without=gone)
+    filled.run()
+    assert document(filled, lookalike, "lookalike_statistics", "vector") == vector
+    assert not users_of(filled, lookalike) & gone
+    assert len(users_of(filled, lookalike) & first) > 0.8 * len(first)
+    assert spent(filled) == paid
+
+    filled.provision_seeds(seed_file({**filled.seeds, "loyal": set(sorted(filled.group)[:320])}))
+    filled.run()
+    assert spent(filled) > paid, "other ids are another seed"
+
+
 def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:
     delivered = filled.deliver(filled.audience({"kind": "remarketing", "audience_type": "rare"}))
     filled.run()

@@ -627,3 +627,24 @@ def test_drops_come_in_the_order_of_their_names(inbox: Inbox) -> None:
         inbox.drop(name)
     assert [drop.path.name for drop in find_drops(inbox.installation)] == ["a.csv", "b.csv", "c.csv"]
     assert all(isinstance(drop, Drop) and drop.configured_id == inbox.configured.id for drop in inbox.drops())
+
+
+def test_a_job_whose_receipt_lies_there_is_not_looked_at_until_more_is_asked_of_it(inbox: Inbox) -> None:
+    def owed() -> list[str]:
+        return [job.id for job in inbox.catalog.jobs_owed_a_receipt()]
+
+    inbox.drop()
+    (job,) = inbox.register()
+    inbox.finish(job)
+    assert owed() == [job.id], "its export is not made"
+    inbox.fail(inbox.export_of(job), StatusCode.DESTINATION_NOT_WRITABLE)
+    assert owed() == []
+    told = [inbox.newest(job), inbox.newest(inbox.export_of(job))]
+    inbox.catalog.retry(Kind.EXPORT_JOB, inbox.export_of(job).id)
+    assert owed() == [job.id]
+    inbox.catalog.settle_receipt(job.id, told)  # by a process that looked before
+    assert owed() == [job.id]
+    settle_all_drops(inbox.installation)
+    assert inbox.receipts(REJECTED) == []
+    inbox.finish(inbox.export_of(job))
+    assert (owed(), len(inbox.receipts(ACCEPTED))) == ([], 1)

@@ -26,14 +26,14 @@ from cleanroom_pipelines.execution.making_rooms import make_room_asset
 from cleanroom_pipelines.execution.room_inbox import find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.execution.running import load_repository
 from cleanroom_pipelines.execution.seeds import start_job_from_file
-from cleanroom_pipelines.execution.work import Run
-from cleanroom_pipelines.storage import SeedVault, open_files
+from cleanroom_pipelines.execution.work import Run, Work, holding_for_run, working
+from cleanroom_pipelines.storage import ArtifactReference, SeedVault, artifacts, open_files
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
 from .. import worlds
 from ..conftest import StandingClock
-from .building import Inbox, make_room
+from .building import Inbox, make_room, write_artifact
 from .delivery_worlds import make_data_room
 
 FIRST = b"user_id\n" + b"".join(b"user-%02d\n" % number for number in range(30))
@@ -475,3 +475,22 @@ def test_a_sensor_leaves_a_file_that_is_held_open(
         assert path.exists(), "it has changed since the tick before"
         tick()
         assert not path.exists()
+
+
+def test_what_a_run_is_made_from_is_verified_once_in_all_its_steps(inbox: Inbox) -> None:
+    installation = inbox.installation
+    version = write_artifact(installation, "audience_model", "model-0123456789ab", 1, report={"n": 1})
+    reference = ArtifactReference("audience_model", "model-0123456789ab", version)
+    inbox.drop()
+    (job,) = inbox.register()
+    run = Run("run", 1)
+    with (
+        mock.patch.object(artifacts, "_verify", wraps=artifacts._verify) as verify,
+        holding_for_run(installation, Kind.GENERATION_JOB, job.id, run),
+    ):
+        for _ in range(2):
+            with working(installation, Kind.GENERATION_JOB, job.id, run) as work:
+                assert isinstance(work, Work)
+                with work.opening_input(reference) as folder:
+                    assert (folder / "report.json").is_file()
+    assert verify.call_count == 1

@@ -1,77 +1,104 @@
-"""Contract: contracts/media.md section 5, items 6 to 8: what questions cost, and when a list is an earlier one."""
+"""Contract: contracts/privacy.md section 4: one ledger per pair, what is paid twice, and the typed error."""
 
 import pickle
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.privacy import (
-    BudgetSpentError,
-    Delivery,
-    cost_of_rows,
-    cost_of_table,
-    decide_delivery,
-    earlier_to_repeat,
-    question_key,
-    spend,
-)
+from cleanroom_pipelines.catalog import Catalog, LedgerLine, Pair
+from cleanroom_pipelines.errors import CleanroomError, StatusCode
+from cleanroom_pipelines.privacy import COUNT, PAIR_TENTHS, BudgetSpentError, Price, budget_spent, question_key
+
+from ..catalog.building import Clock
+from ..databases import without_waiting_for_the_disk
+from ..examples import one_in
 
 
-def test_a_table_costs_its_cells_of_one_user_at_most_10() -> None:
-    costs = {0: 1, 1: 1, 6: 6, 10: 10, 11: 10, 4_000: 10}
-    assert {n_cells: cost_of_table(n_cells) for n_cells in costs} == costs
-
-
-def test_a_row_costs_one_unit() -> None:
-    assert [cost_of_rows(n) for n in (0, 1, 7)] == [0, 1, 7]
-
-
-@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 20))
-def test_nobody_spends_more_than_there_is(total: int, spent: int, cost: int) -> None:
-    if spent + cost <= total:
-        assert spend(total=total, spent=spent, cost=cost) == spent + cost
-        return
-    with pytest.raises(BudgetSpentError) as caught:
-        spend(total=total, spent=spent, cost=cost)
-    error = pickle.loads(pickle.dumps(caught.value))
-    assert (error.total, error.spent, error.cost) == (total, spent, cost)
-    assert error.attributes == {"total": total, "spent": spent, "cost": cost}
+@given(st.integers(0, 2_000), st.integers(0, 2_000), st.integers(1, 2_000))
+def test_the_error_states_units_and_survives_processes(total: int, spent: int, cost: int) -> None:
+    error = pickle.loads(pickle.dumps(budget_spent(total=total, spent=spent, cost=cost)))
+    assert isinstance(error, BudgetSpentError)
     assert isinstance(error, CleanroomError)
-    assert error.remedy
+    assert (error.total, error.spent, error.cost) == (total / 10, spent / 10, cost / 10)
+    assert error.attributes == {"total": total / 10, "spent": spent / 10, "cost": cost / 10}
+    assert error.status_code == StatusCode.PRIVACY_BUDGET_SPENT
+    assert "both providers" in error.remedy
+    left = max(0, total - spent) / 10
+    assert f" {left:g} of {total / 10:g} are left" in str(error)
 
 
-@given(st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
-def test_a_key_tells_questions_apart(one: tuple[str, str], other: tuple[str, str]) -> None:
+questions = st.tuples(st.text(max_size=5), st.text(max_size=5), st.integers(1, 1_000))
+
+
+@given(questions, questions)
+def test_a_key_tells_questions_apart(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
     assert (question_key(*one) == question_key(*other)) == (one == other)
-    assert question_key("ab", "c") != question_key("a", "bc")
+    assert question_key("ab", "c", 1) != question_key("a", "bc", 1)
+    assert question_key("a", "b", 11) != question_key("a", "b1", 1), "another price is another noise"
     assert len(bytes.fromhex(question_key(*one))) == 32
 
 
-def test_a_list_that_differs_by_1_to_24_users_is_the_earlier_one() -> None:
-    decided = {
-        0: Delivery("new"),
-        1: Delivery("repeat earlier"),
-        24: Delivery("repeat earlier"),
-        25: Delivery("new"),
-    }
-    assert {n: decide_delivery(n) for n in decided} == decided
+@pytest.fixture(scope="module")
+def catalog() -> Iterator[Catalog]:
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = Catalog(f"sqlite:///{Path(folder) / 'catalog.db'}", clock=Clock(), token_hex=token_hex)
+        catalog.stay_connected()
+        catalog.migrate()
+        with without_waiting_for_the_disk():
+            yield catalog
+        catalog.close()
 
 
-def test_the_nearest_of_all_earlier_lists_is_repeated() -> None:
-    assert earlier_to_repeat({}) is None
-    assert earlier_to_repeat({"a": 25, "b": 400}) is None
-    assert earlier_to_repeat({"a": 24, "b": 3, "c": 3, "d": 30}) == "b"
-    assert earlier_to_repeat({"a": 24, "b": 0}) is None, "the same list was delivered before"
+def fresh_pair(catalog: Catalog) -> Pair:
+    return catalog.pair("advertiser.example", f"publisher-{len(catalog.pairs())}.example")
 
 
-def test_lists_made_by_adding_one_user_after_the_other_never_differ_by_few() -> None:
-    delivered: dict[str, set[int]] = {}
-    for size in range(100, 250):
-        asked = set(range(size))
-        earlier = earlier_to_repeat({name: len(asked ^ users) for name, users in delivered.items()})
-        delivered.setdefault(earlier or f"list {size}", asked)
-    sets = list(delivered.values())
-    assert len(sets) == 6
-    assert min(len(a ^ b) for a in sets for b in sets if a is not b) >= 25
+def line(name: str, price: Price = COUNT) -> LedgerLine:
+    return LedgerLine(
+        key=question_key("content", name, price.tenths),
+        kind="size",
+        tenths=price.tenths,
+        variance=str(price.variance),
+        sensitivity=str(price.sensitivity),
+    )
+
+
+@one_in(10)
+@given(st.lists(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([1, 20, 333, 600])), max_size=4)))
+def test_nobody_spends_more_than_there_is(catalog: Catalog, baskets: list[list[tuple[str, int]]]) -> None:
+    pair, paid = fresh_pair(catalog), dict[tuple[str, int], int]()
+    for basket in baskets:
+        new = {each: each[1] for each in basket if each not in paid}
+        found = catalog.charge(pair.id, [line(name, Price(tenths)) for name, tenths in basket])
+        if sum(paid.values()) + sum(new.values()) > PAIR_TENTHS:
+            assert found is None, "all of a basket or nothing"
+        else:
+            paid |= new
+            assert found is not None
+            assert found.spent == sum(paid.values())
+        ledger = catalog.ledger(pair.id)
+        assert (ledger.spent, ledger.left) == (sum(paid.values()), PAIR_TENTHS - sum(paid.values()))
+    assert sorted(each.tenths for each in catalog.ledger_lines(pair.id)) == sorted(paid.values())
+
+
+def test_what_was_paid_is_free_whoever_asks_and_also_when_all_is_spent(catalog: Catalog) -> None:
+    pair = fresh_pair(catalog)
+    assert catalog.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))]) is not None
+    assert catalog.charge(pair.id, [line("b", Price(2))]) is None
+    again = catalog.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))])
+    assert again is not None
+    assert again.spent == PAIR_TENTHS - 1
+    assert catalog.charge(pair.id, [line("b", Price(1))]) is not None
+    assert catalog.charge(pair.id, [line("c", Price(1))]) is None
+
+
+def test_a_pair_is_one_in_either_order_and_no_other(catalog: Catalog) -> None:
+    a, b = fresh_pair(catalog), fresh_pair(catalog)
+    assert catalog.pair(*reversed(a.organizations)).id == a.id
+    assert catalog.charge(a.id, [line("a", Price(PAIR_TENTHS))]) is not None
+    assert catalog.charge(b.id, [line("a", Price(PAIR_TENTHS))]) is not None, "the same question of another pair"

@@ -18,15 +18,15 @@ from .conftest import Shell
 
 @pytest.fixture
 def stale(trained: Shell) -> Shell:
-    """A trained clean room whose model is of format 1."""
+    """A trained clean room whose model is of format 2."""
     (folder,) = (trained.installation.home.artifacts / "audience_model").glob("*/*")
     description = folder / "model.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"format_version": 1}))
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"format_version": 2}))
     manifest = json.loads((folder / "manifest.json").read_text())
     for entry in manifest["files"]:
         if entry["name"] == description.name:
             entry |= {"n_bytes": description.stat().st_size, "sha256": sha256_of(description)}
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"code_version": "1"}))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"code_version": "2"}))
     return trained
 
 

@@ -92,3 +92,13 @@ def test_a_finished_artifact_outlives_its_process(home: Home) -> None:
     assert clean_up_after_the_dead(home.scratch_root) == 1
     reference = ArtifactReference("audience", "spring-0123456789ab", "0001-01234567")
     assert ArtifactStore(str(home.artifacts), home.scratch).verify(reference).files[0].name == "half"
+
+
+def test_a_marker_that_nobody_wrote_into_goes_after_a_while(home: Home) -> None:
+    folder_of_process(home.scratch_root)
+    marker = home.scratch_root / ".alive" / "0123456789abcdef"
+    marker.touch()
+    assert clean_up_after_the_dead(home.scratch_root) == 0, "its process may be about to write"
+    os.utime(marker, (0, 0))
+    assert clean_up_after_the_dead(home.scratch_root) == 1
+    assert not marker.exists()

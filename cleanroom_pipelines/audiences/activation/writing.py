@@ -95,6 +95,7 @@ def deliver(
     holdout: Holdout | None = None,
     holdout_place: Destination | None = None,
     delta_from: Destination | Path | None = None,
+    reveals: Sequence[str] = (),
     engine: EngineSettings | None = None,
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
     fence: Fence = UNFENCED,
@@ -115,6 +116,7 @@ def deliver(
         holdout: The control group to keep out.
         holdout_place: The folder for the control group's list, outside of `place`; needed with `holdout`.
         delta_from: An earlier export: its differences are written beside the parts.
+        reveals: What the list tells by design; the manifest says so.
         engine: How much of the machine finding the rows may use; its scratch folder gets the users for a while.
         slices: The same users in slices of so many, for files that a cluster writes.
         fence: Asked before anything becomes visible at `place`.
@@ -145,16 +147,18 @@ def deliver(
         "on_users": on_users,
         "on_staged": on_staged,
     }
+    labels = {"reveals": list(reveals)} if reveals else {}
     settings = engine or EngineSettings()
     if holdout is None and earlier is None and format_of_files.holds_users:
         if settings.url is None or slices is None:
-            return Delivery(write_export(place, (batch.to_pylist() for batch in users), **delivery), None)
+            rows_of_users = (batch.to_pylist() for batch in users)
+            return Delivery(write_export(place, rows_of_users, facts=labels, **delivery), None)
         with (
             tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch) as staging,
             open_configured_engine(settings, paths=[staging]) as cluster,
         ):
             staged = stage_parts(cluster, slices(max_rows), format_of_files, Path(staging), gzip=gzip)
-            return Delivery(write_export(place, (), staged=staged, **delivery), None)
+            return Delivery(write_export(place, (), staged=staged, facts=labels, **delivery), None)
     with (
         tempfile.TemporaryDirectory(prefix="delivery-", dir=settings.scratch) as scratch,
         open_engine(settings, paths=[scratch]) as opened,
@@ -187,7 +191,7 @@ def deliver(
                 rows.delivered(),
                 delivered=rows.n_delivered(),
                 changes=None if earlier is None else Changes(earlier.export, rows.added(), rows.removed()),
-                facts=facts,
+                facts={**facts, **labels},
                 **delivery,
             ),
             kept,

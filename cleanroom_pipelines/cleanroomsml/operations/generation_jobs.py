@@ -43,8 +43,11 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import (
 )
 from cleanroom_pipelines.cleanroomsml.policies import Policy, may_start, read_policy
 from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.execution.private_jobs import cannot_pay, paying_pair
+from cleanroom_pipelines.privacy import COUNT, in_units
 
 _KIND: Final = Kind.GENERATION_JOB
+_BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
@@ -60,6 +63,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
         raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
     check_quota(endpoint, parts.account_id, _KIND)
+    _check_budget(endpoint, caller, parameters, parts)
     name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
     record = endpoint.catalog.start_generation_job(
         GenerationJobSpec(
@@ -90,7 +94,8 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     job = seen.job
     return {
         **_summary(seen),
-        "statusDetails": status_details(
+        "statusDetails": _told_of_privacy(endpoint, job)
+        or status_details(
             job,
             stages_of(endpoint, [job]).get(job.id),
             is_seed_shown=seen.is_starter,
@@ -200,6 +205,30 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     ):
         raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
+
+
+def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
+    """Refuse what the privacy budget of the two organisations certainly cannot pay."""
+    collaboration_id = parameters.get("collaborationId")
+    agreed = endpoint.catalog.collaboration(collaboration_id) if collaboration_id else None
+    pair = paying_pair(endpoint.catalog, caller.account_id, parts.account_id, agreed)
+    spent = cannot_pay(endpoint.catalog, pair) if pair else None
+    if spent is not None:
+        raise ApiError(
+            "ServiceQuotaExceededException",
+            f"Of the privacy budget of the two organisations {in_units(spent.left)} of {in_units(spent.total)} "
+            f"units are left; a job takes {in_units(COUNT.tenths)} to start. Both can approve a refill.",
+            members={"quotaName": _BUDGET, "quotaValue": float(in_units(spent.total))},
+        )
+
+
+def _told_of_privacy(endpoint: Endpoint, job: GenerationJob) -> dict[str, str] | None:
+    """Price, noise and what the lists of an active job tell: the API has no member for them."""
+    if job.status is not Status.ACTIVE:
+        return None
+    version = endpoint.catalog.current_version(_KIND, job.id)
+    told = version.summary.get("privacy") if version else None
+    return {"message": told} if told else None
 
 
 def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:

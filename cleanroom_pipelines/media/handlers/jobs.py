@@ -31,6 +31,7 @@ from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.making import newest_artifact, read_documents
 from cleanroom_pipelines.execution.making_audiences import FILES
+from cleanroom_pipelines.execution.upgrading import queue_room_rebuild
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.handlers import audiences as room_audiences
 from cleanroom_pipelines.media.handlers import budgets as room_budgets
@@ -261,6 +262,7 @@ def _note(
 
 def _room_version(call: Call, room: Room) -> Version:
     """The version that answers: the one that is being made, else the current one."""
+    queue_room_rebuild(call.installation, room.id)
     newest = call.installation.catalog.newest_version(Kind.DATA_ROOM, room.id)
     if newest.status in _OPEN:
         return newest

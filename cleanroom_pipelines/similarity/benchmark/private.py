@@ -7,6 +7,18 @@ Keep out: the tasks themselves and recall (quality).
 The tasks are the item tasks of the quality benchmark, with a seed of exactly so many of the item's users and at
 least as many others to find. Sizes for which fewer than five items have enough users are reported as none. The
 noise here is a rounded normal, drawn three times: the mechanism's own is keyed, and as wide.
+
+Measured (recall at 10 % ÷ that of logistic regression, 5 to 8 tasks each, ± .02 or more):
+
+    seed users (units)    300 (41.7)   500 (15)   1,000 (8)   2,000 (8)
+    page visits           .99          .99        1.00        .97
+    wholesale             .97, .98     none       none        none
+    groceries             .91          none       none        none
+    movie ratings (610)   none         none       none        none
+    planted groups                     1.12                   .89
+
+With 128 coordinates the planted groups at 2,000 come to .94 and page visits to .95. A private lookalike of a
+million users takes 0.11 of the ensemble's time (2.9 and 26.7 CPU seconds, 2,000 seed users, 10 million rows).
 """
 
 import tempfile
@@ -58,6 +70,7 @@ PRIVATE, PEER = "private", "LR TF-IDF"
 """The names in the table; the peer is the one that the targets are relative to."""
 _FEWEST_TASKS = 5
 _DRAWS = 3
+_Z90 = 1.6448536269514722
 _KEY = "recall@10%"
 _PLANTED = SyntheticSettings(n_users=50_000, n_interactions=400_000, n_items=2_000, n_interests=10)
 _PLANTED_NAME = "planted groups"
@@ -93,9 +106,9 @@ def run_private(
     name = data.name if data else _PLANTED_NAME
     result: dict[str, Any] = {"data": name, "n_tasks": n_tasks, "seed": random_seed, "sizes": {}}
     with tempfile.TemporaryDirectory(prefix="private-", dir=engine.scratch) as scratch:
+        source = Source(data or _planted(Path(scratch)), Path(scratch), engine)
         for done, size in enumerate(seed_sizes):
             rng = np.random.default_rng([random_seed, size])
-            source = Source(data or _planted(Path(scratch)), Path(scratch), engine)
             batches = [_planted_batch()] if data is None else item_batches(source, n_tasks, rng, smallest=2 * size)
             rows = []
             for batch in batches:
@@ -153,20 +166,24 @@ def _private(
     exact = seed_sum(model.folder, ids, choice.d)
     units = choose_statistics_units(len(seed))
     sigma = sigma_of(units, STATISTICS_SENSITIVITY_SQUARED)
+    hidden = np.setdiff1d(members, seed)
     recalls, errors, within = [], [], []
     for _ in range(_DRAWS):
         out = folder()
         b = exact + np.rint(rng.normal(size=choice.d) * choice.sigma * sensitivity(choice.d)).astype(np.int64)
         private_ranking(model.folder, b, choice.d, out, ridge=choice.ridge)
-        recalls.append(measure_ranking(_scores(model, out / RANKING_FILE), members, seed)[_KEY])
+        scores = _scores(model, out / RANKING_FILE)
+        recalls.append(measure_ranking(scores, members, seed)[_KEY])
         held_out = held_out_histogram(model.folder, ids, b, choice.d, ranking=out, ridge=choice.ridge)
         counts = held_out.counts + np.rint(rng.normal(size=len(held_out.counts)) * sigma).astype(np.int64)
         total = held_out.total + round(rng.normal() * sigma * SUM_GRID)
         told = statistics_from_released(counts.tolist(), total, model.n_users, sigma)["reach"][9]
-        true = recalls[-1]
+        # The figure is about all users in place; the users to find are a sample, as the seed is.
+        found = float(np.mean(scores[hidden] > 0.9))
+        own_error = _Z90 * np.sqrt(found * (1 - found) / len(hidden))
         if told["tpr"] is not None:
             errors.append(told["tpr_error"])
-            within.append(abs(told["tpr"] - true) <= told["tpr_error"])
+            within.append(abs(told["tpr"] - found) <= np.hypot(told["tpr_error"], own_error))
     return {_KEY: float(np.mean(recalls)), "errors": errors, "within": within}
 
 
