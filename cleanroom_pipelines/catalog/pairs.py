@@ -10,7 +10,7 @@ spent is never given back: lines are only added, also for rooms and jobs that ar
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import combinations
 
@@ -125,13 +125,21 @@ class Pairs(Database):
             )
             return frozenset(session.scalars(query))
 
-    def charge(self, pair_id: str, lines: Sequence[LedgerLine], *, anyway: bool = False) -> Ledger | None:
+    def charge(
+        self,
+        pair_id: str,
+        lines: Sequence[LedgerLine],
+        *,
+        anyway: bool = False,
+        note: Callable[[LedgerLine], None] | None = None,
+    ) -> Ledger | None:
         """Pay for questions together; what was paid before is free.
 
         Args:
             pair_id: The pair.
             lines: What is bought; their time is set here.
             anyway: Whether they count even beyond the budget: they were told already.
+            note: Called with each new line before it is kept; what it raises lets nothing be kept.
 
         Returns:
             What is spent now; None if too little is left, and nothing was changed.
@@ -153,6 +161,8 @@ class Pairs(Database):
             if not anyway and ledger.spent + cost > ledger.total:
                 return None
             for line in new.values():
+                if note is not None:
+                    note(line)
                 session.add(_row(pair_id, line, line.created_at if anyway and line.created_at else now))
             if new:
                 raise_generation(session)  # so that an older copy of the catalogue is known as one
@@ -175,15 +185,20 @@ class Pairs(Database):
         self.charge(pair_id, lines, anyway=True)
 
     @noted
-    def spend_rest(self, why: str) -> int:
-        """Let every pair have spent what was left, where it is not known what it spent.
+    def spend_rest(self, why: str, pair_ids: Collection[str] | None = None) -> int:
+        """Let pairs have spent what was left, where it is not known what they spent.
+
+        Args:
+            why: In a word.
+            pair_ids: Which; None: every pair.
 
         Returns:
-            How many pairs there are.
+            How many pairs that are.
         """
         now = self._clock()
         with self._write() as session:
-            rows = session.scalars(select(PairRow)).all()
+            query = select(PairRow)
+            rows = session.scalars(query if pair_ids is None else query.where(PairRow.id.in_(pair_ids))).all()
             for row in rows:
                 ledger = self._ledger(session, row)
                 if ledger.spent < ledger.total:

@@ -29,6 +29,11 @@ from cleanroom_pipelines.privacy.accounting import attacker_success, composed_ep
 
 MONTHS_OF_A_YEAR = 12
 _CHARGE = "charge"
+_TAKEN_OVER = "before"  # of the line that an upgrade of the catalogue makes
+_ANSWERS_OF_BEFORE = frozenset(
+    f"get_job_result.{kind}"
+    for kind in ("overlap_statistics", "insights", "audience_size", "lookalike_statistics")
+)
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,13 @@ class Budget:
         if self.is_paid(questions):
             return self.ledger
         lines = [_line(question, self.place, organization) for question in questions]
-        ledger = catalog.charge(self.pair.id, lines)
+        # the log first: whatever ends in between, a line that was paid is in it
+        ledger = catalog.charge(
+            self.pair.id, lines, note=lambda line: _write_down(self.installation, self.pair.id, line)
+        )
         if ledger is None:
             now = self.ledger
             raise budget_spent(total=now.total, spent=now.spent, cost=self.cost(questions))
-        for line in lines:
-            _write_down(self.installation, self.pair.id, line)
         return ledger
 
     def as_dict(self) -> dict[str, Any]:
@@ -206,12 +212,32 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     verdict = installation.audit.verify()
     n_lines = replay(installation)
     if verdict.ok and verdict.n_entries and is_complete:  # an empty log is one that was lost
-        return f"The privacy ledgers hold all {n_lines:,} payments of the audit log."
+        asked = _asked_in_an_earlier_release(installation)
+        n_earlier = installation.catalog.spend_rest("unknown", asked) if asked else 0
+        earlier = f" {n_earlier} pairs were asked in an earlier release and count as spent." if n_earlier else ""
+        return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
     for pair in _possible_pairs(installation):
         installation.catalog.pair(*pair)
     if not (n_pairs := installation.catalog.spend_rest("unknown")):
         return ""
     return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
+
+
+def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
+    """Ids of pairs that were answered something before their first payment: releases before wrote none down.
+
+    Those whose ledger an upgrade took over are not among them.
+    """
+    catalog, charged, found = installation.catalog, set[str](), set[str]()
+    pair_of = {room.id: room_pair(installation, room) for room in catalog.data_rooms()}
+    for entry in installation.audit.entries():
+        if entry.get("operation") == _CHARGE:
+            charged.add(str(entry.get("pair")))
+        elif entry.get("operation") in _ANSWERS_OF_BEFORE and entry.get("outcome") == "ok":
+            pair = pair_of.get(str(entry.get("room")))
+            if pair is not None and pair.id not in charged:
+                found.add(pair.id)
+    return {each for each in found if all(line.kind != _TAKEN_OVER for line in catalog.ledger_lines(each))}
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:

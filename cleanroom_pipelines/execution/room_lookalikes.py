@@ -229,7 +229,7 @@ def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str)
     if room.room.hide_absolute_values:
         return HIDDEN_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
     if version is None or not {"overlap_statistics", "room_model"} <= set(version.artifacts):
-        return MOST_LOOKALIKE_TENTHS, True
+        return MOST_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
 
     def reference(asset: str) -> ArtifactReference:
         return ArtifactReference(asset, room.room.id, version.artifacts[asset])
@@ -243,6 +243,6 @@ def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str)
         if question["key"] == wanted
     ]
     if not sizes:
-        return MOST_LOOKALIKE_TENTHS, True
+        return MOST_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
     with installation.store.opening(reference("room_model")) as model:
         return room.budget.cost(ranking_of(room, model, source, sizes[0] or 0).questions), False

@@ -27,7 +27,6 @@ BOOKKEEPING = {
     "pair",
     "charge",
     "restore_lines",
-    "spend_rest",
     # of runs and workers
     "claim",
     "reserve",

@@ -359,6 +359,28 @@ def test_where_the_audit_log_does_not_hold_all_every_pair_counts_as_spent(
     assert ledger.spent == ledger.total == 1000
 
 
+@pytest.mark.parametrize("is_paid", [False, True])
+def test_a_room_that_an_earlier_release_answered_counts_as_spent(
+    home: Installation, tmp_path: Path, command: Commands, is_paid: bool
+) -> None:
+    """Releases before wrote no payments into the audit log; that something was answered is in it."""
+    room = make_room(home)
+    if is_paid:
+        pay(home, "a")
+    home.audit.write(
+        {"way": "media", "operation": "get_job_result.audience_size", "outcome": "ok", "room": room.id}
+    )
+    homes.no_catalogue(home, tmp_path)
+    told = command("recover", "--yes").out
+    assert ("1 pairs were asked in an earlier release" in told) is not is_paid
+    rebuilt = Installation.from_environment()
+    if is_paid:
+        assert pay(rebuilt, "b").spent == 40
+    else:
+        with pytest.raises(BudgetSpentError):
+            pay(rebuilt, "b")
+
+
 def test_an_older_catalogue_is_refused_and_then_gets_what_was_paid_since(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from cleanroom_pipelines import media
 from cleanroom_pipelines.catalog import CollaborationType, Kind, LedgerLine, Permission
+from cleanroom_pipelines.catalog.tables import DataRoomRow
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, error_as_dict
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Price
+from cleanroom_pipelines.privacy.prices import MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS, figures_price
 
 from ..cases import assert_each
+from ..databases import writing
 from .groups import (
     EXCLUSION,
     GROUPS,
@@ -757,14 +762,36 @@ def test_a_price_is_told_before_asking_and_changes_nothing(shared: Installation)
     assert price("insights", audience_type="loyal") == (22, False), "the table, and the overlap it is set against"
     assert price("insights") == (44, False)
     assert price("audience_size", definition=REMARKETING) == (2, False)
-    assert price("audience_size", definition=LOOKALIKE) == (62, True)
-    assert price("lookalike_statistics", audience=custom(world.audience("all"))) == (62, True)
+    assert price("audience_size", definition=LOOKALIKE) == (72, True)
+    assert price("lookalike_statistics", audience=custom(world.audience("all"))) == (72, True)
     n_audiences = len(shared.catalog.custom_audiences(world.room, hidden=True))
     assert n_audiences == 0, "nothing is made for a price"
     assert world.spent == 0
     spend(world, 500)
     told = world.call("all", "get_estimate", room_id=world.room, kind="audience_size", definition=LOOKALIKE)
     assert (told["left"], told["is_affordable"]) == (50, False)
+
+
+def test_the_most_that_a_lookalike_can_cost_is_what_the_smallest_costs(shared: Installation) -> None:
+    from cleanroom_pipelines.similarity.private_lookalikes import choose
+
+    prices = {n: choose(n).units + figures_price(n).tenths / 10 for n in (250, 410, 500, 1_000, 2_500, 6_200)}
+    assert max(prices.values()) == (MOST_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS) / 10 == 70
+    document = (Path(media.__file__).parent / "FROM_MEDIA.md").read_text()
+    told = [f"{price:.1f}".removesuffix(".0") + f" at {n:,}" for n, price in prices.items()]
+    assert all(each in document for each in told), told
+
+
+def test_where_sizes_are_hidden_a_price_does_not_follow_from_them(shared: Installation) -> None:
+    world = MediaWorld.open(shared)
+    world.provision()
+    take_in(world)
+    room = world.installation.catalog.get(Kind.DATA_ROOM, world.room)
+    with writing(world.installation.home.catalog_url) as session:
+        session.execute(update(DataRoomRow).where(DataRoomRow.id == room.id).values(hide_absolute_values=True))
+    asked = {"room_id": world.room, "kind": "audience_size", "definition": LOOKALIKE}
+    told = world.call("create", "get_estimate", **asked)
+    assert (told["units"], told["is_at_most"]) == (27, True), "15 for the ranking, and at most 12 beside it"
 
 
 def test_a_price_says_nothing_of_what_is_not_paid(shared: Installation) -> None:

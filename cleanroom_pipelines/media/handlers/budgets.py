@@ -25,7 +25,7 @@ from cleanroom_pipelines.media.handlers.audiences import Present, read_definitio
 from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.privacy import INSIGHTS, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
-from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_LOOKALIKE_TENTHS
+from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
 
 _KINDS = (REFILL, PERIOD, FULL_LOOKALIKE)
 _PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)
@@ -181,7 +181,7 @@ def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> t
     size = state.question("size", source)
     if not state.budget.is_paid([size]):
         most = HIDDEN_LOOKALIKE_TENTHS if room.record.hide_absolute_values else MOST_LOOKALIKE_TENTHS
-        return size.price.tenths + most, True
+        return size.price.tenths + most + MOST_FIGURES_TENTHS, True
     return cost_of_lookalike(room.installation, state, source)
 
 

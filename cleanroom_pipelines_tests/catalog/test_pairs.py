@@ -1,0 +1,166 @@
+"""Contract: contracts/privacy.md, section 4. Two organisations have one ledger, whoever of them asks; nothing is
+given back; too little left changes nothing; what both must approve takes effect once, when both did."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cleanroom_pipelines.catalog import Catalog, LedgerLine
+from cleanroom_pipelines.catalog.pairs import organization_of_address
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+
+from .building import Clock
+from .dialects import on_both_dialects
+
+DAY = 86_400
+
+
+def line(text: str, tenths: int = 20) -> LedgerLine:
+    return LedgerLine(f"{text:0>64}", "size", tenths)
+
+
+@pytest.fixture
+def pair(catalog: Catalog) -> str:
+    return catalog.pair("publisher.example", "advertiser.example").id
+
+
+@pytest.mark.parametrize(
+    ("email", "organization"),
+    [
+        ("data@publisher.example", "publisher.example"),
+        ("crm@publisher.example", "publisher.example"),
+        ("one@gmail.com", "one@gmail.com"),
+        ("two@web.de", "two@web.de"),
+        ("a@mail.publisher.example", "mail.publisher.example"),
+    ],
+)
+def test_an_organisation_is_the_domain_or_at_public_mail_the_address(email: str, organization: str) -> None:
+    assert organization_of_address(email) == organization
+
+
+def test_the_operators_word_goes_before_the_address(catalog: Catalog) -> None:
+    catalog.create_user("data@publisher.example")
+    catalog.create_user("one@gmail.com")
+    account = catalog.create_account("alpha").id
+    assert catalog.organization_of_user("data@publisher.example") == "publisher.example"
+    assert catalog.organization_of_account(account) == account
+    catalog.set_organization("Publisher", email="data@publisher.example")
+    catalog.set_organization("publisher", email="one@gmail.com")
+    catalog.set_organization("publisher", account_id=account)
+    told = {catalog.organization_of_user(each) for each in ("data@publisher.example", "one@gmail.com")}
+    assert told | {catalog.organization_of_account(account)} == {"publisher"}
+    for nobody in ({"email": "nobody@x.example"}, {"account_id": "999999999999"}):
+        with pytest.raises(NotFoundError):
+            catalog.set_organization("x", **nobody)  # type: ignore[arg-type]
+
+
+@on_both_dialects
+def test_a_pair_is_two_organisations_in_either_order(catalog: Catalog, pair: str) -> None:
+    assert catalog.pair("advertiser.example", "publisher.example").id == pair
+    assert catalog.pair("publisher.example", "publisher.example").id != pair
+    assert [each.organizations for each in catalog.pairs()] == [
+        ("advertiser.example", "publisher.example"),
+        ("publisher.example", "publisher.example"),
+    ]
+
+
+@on_both_dialects
+def test_what_was_paid_is_free_and_what_is_too_much_changes_nothing(catalog: Catalog, pair: str) -> None:
+    paid = catalog.charge(pair, [line("a"), line("b", 900)])
+    assert paid is not None
+    assert (paid.spent, paid.total, paid.left) == (920, 1000, 80)
+    again = catalog.charge(pair, [line("a"), line("c", 80)])
+    assert again is not None
+    assert again.spent == 1000
+    assert catalog.charge(pair, [line("a"), line("d", 1)]) is None
+    assert catalog.is_paid(pair, [line("a").key, line("d").key]) == {line("a").key}
+    assert {each.key for each in catalog.ledger_lines(pair)} == {line(each).key for each in "abc"}
+    with pytest.raises(NotFoundError):
+        catalog.charge("pair-" + "0" * 24, [line("a")])
+
+
+@on_both_dialects
+def test_a_line_that_cannot_be_noted_is_not_paid(catalog: Catalog, pair: str) -> None:
+    """The audit log has each payment before the ledger: what ends in between counts, and is never free unseen."""
+    noted: list[str] = []
+
+    def note(paid: LedgerLine) -> None:
+        if noted:
+            raise OSError
+        noted.append(paid.key)
+
+    with pytest.raises(OSError):
+        catalog.charge(pair, [line("a"), line("b")], note=note)
+    assert catalog.ledger_lines(pair) == ()
+    noted.clear()
+    assert catalog.charge(pair, [line("a")], note=note) is not None
+    assert catalog.charge(pair, [line("a")], note=note) is not None, "what was paid is noted once"
+    assert catalog.charge(pair, [line("c", 990)], note=note) is None
+    assert noted == [line("a").key]
+
+
+@on_both_dialects
+def test_questions_at_once_do_not_both_get_the_last_units(catalog: Catalog, pair: str) -> None:
+    assert catalog.charge(pair, [line("a", 970)]) is not None
+    with ThreadPoolExecutor(4) as threads:
+        paid = list(threads.map(lambda text: catalog.charge(pair, [line(text)]), "bcde"))
+    assert sum(each is not None for each in paid) == 1
+    assert catalog.ledger(pair).spent == 990
+
+
+@on_both_dialects
+def test_a_refill_takes_effect_once_when_both_approved(catalog: Catalog, pair: str) -> None:
+    wanted = catalog.propose(pair, "refill", "advertiser.example", tenths=500)
+    for _ in range(2):
+        approved = catalog.approve(wanted.id, "advertiser.example")
+        assert (approved.approved_by, approved.effective_at) == (["advertiser.example"], None)
+    with pytest.raises(ConflictError):
+        catalog.approve(wanted.id, "third.example")
+    assert catalog.propose(pair, "refill", "third.example", tenths=500).approved_by == []
+    for _ in range(2):
+        assert catalog.approve(wanted.id, "publisher.example").effective_at is not None
+        assert catalog.ledger(pair).total == 1500
+    with pytest.raises(NotFoundError):
+        catalog.approve("no-such-proposal", "publisher.example")
+    for tenths in (0, -10, 1001):
+        with pytest.raises(UsageError):
+            catalog.propose(pair, "refill", "publisher.example", tenths=tenths)
+
+
+@on_both_dialects
+def test_by_the_month_what_was_spent_before_is_over(catalog: Catalog, clock: Clock, pair: str) -> None:
+    catalog.charge(pair, [line("a", 1000)])
+    clock.turn(40 * DAY)
+    assert catalog.charge(pair, [line("b")]) is None, "a pair's life has no months"
+    wanted = catalog.propose(pair, "period", "advertiser.example")
+    assert catalog.charge(pair, [line("b")]) is None
+    catalog.approve(wanted.id, "publisher.example")
+    paid = catalog.charge(pair, [line("b")])
+    assert paid is not None
+    assert (paid.spent, paid.period) == (20, "month")
+    assert catalog.is_paid(pair, [line("a").key]), "and still free"
+    assert len(catalog.ledger_lines(pair)) == 2
+
+
+@on_both_dialects
+def test_the_full_ensemble_is_of_one_room_and_the_pair_that_approved_it(catalog: Catalog, pair: str) -> None:
+    wanted = catalog.propose(pair, "full_lookalike", "advertiser.example", data_room_id="room")
+    assert not catalog.is_full_lookalike(pair, "room")
+    catalog.approve(wanted.id, "publisher.example")
+    assert catalog.is_full_lookalike(pair, "room")
+    assert not catalog.is_full_lookalike(pair, "another room")
+    other = catalog.pair("publisher.example", "third.example").id
+    assert not catalog.is_full_lookalike(other, "room")
+
+
+@on_both_dialects
+def test_what_the_audit_log_holds_counts_even_beyond_the_budget(catalog: Catalog, pair: str) -> None:
+    catalog.charge(pair, [line("a", 990)])
+    catalog.restore_lines(pair, [line("a", 990), line("b", 500)])
+    assert catalog.ledger(pair).spent == 1490
+    assert catalog.ledger(pair).left == 0
+    unknown = "pair-" + "1" * 24
+    catalog.restore_lines(unknown, [line("a")])
+    assert catalog.ledger(unknown).spent == 20
+    assert catalog.spend_rest("unknown") == 2
+    assert catalog.ledger(unknown).left == 0
