@@ -32,7 +32,7 @@ from cleanroom_pipelines.execution.making import (
 from cleanroom_pipelines.execution.making_audiences import make_audience_list, make_custom_audience
 from cleanroom_pipelines.execution.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
 from cleanroom_pipelines.execution.work import Run
-from cleanroom_pipelines.media.server import MediaService, chunks_of
+from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.privacy import prices
 from cleanroom_pipelines.storage import InstallationKey
 
@@ -200,8 +200,8 @@ class World:
             return None
         lines: list[str] = []
         for each in answer["files"]:
-            with self.service.opening(who, answer["job"], each["name"]) as path, path.open("rb") as stream:
-                lines += b"".join(chunks_of(stream)).decode().split()
+            with self.service.opening(who, answer["job"], each["name"]) as path:
+                lines += path.read_text().split()
         return lines
 
     def audience(self, who: str, definition: Mapping[str, Any]) -> dict[str, Any]:
