@@ -139,7 +139,11 @@ def oracles(world: World, is_in: bool) -> Found:
     prices: Numbers = {}
 
     def look(when: str) -> None:
-        told = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
+        try:
+            told = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
+        except CleanroomError as error:
+            prices[f"{when} error"] = _in_figures(error.message)
+            return
         prices.update({f"{when} {name}": float(told[name]) for name in ("units", "is_at_most", "left")})
 
     look("before")
