@@ -7,9 +7,10 @@ Keep out: how many match in all (overlap), and how counts are released (privacy)
 
 Cells. A user is counted once in each cell; one without an attribute is in no cell of it, and of her interests the
 first five by keyed hash count, the same in every table: so one person enters 18 cells at most, and a table has one
-price whatever is in it. Which cells there are does not depend on who matched: a cell is listed if at least 25
-relevant users are in it (as for values, see `attributes`) and the released count of its matchable users is told. A
-listed cell with too few users in the overlap stays, with nulls.
+price whatever is in it. Which cells there are does not depend on who matched: every value that has a name (25
+relevant users, see `attributes`) and every pair of these is a cell, and is listed if the released count of its
+matchable users is told; a threshold on the true number of a pair would tell of single users. A listed cell with
+too few users in the overlap stays, with nulls.
 
 Noise. A cell is another question than the size of the audience with its filters, and has the table's noise. The
 addressable users of a cell are derived from its matchable ones by the ratio of both totals.
@@ -18,6 +19,7 @@ addressable users of a cell are derived from its matchable ones by the ratio of 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple, Self
 
 from cleanroom_pipelines.audiences.attributes import LEAST_USERS_OF_A_VALUE, in_reading_order
@@ -30,15 +32,15 @@ from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, MO
 # In the order of the rows: of one attribute first, then pairs.
 _GROUPINGS = (("interest",), ("age",), ("gender",), ("interest", "age"), ("interest", "gender"), ("age", "gender"))
 _COLUMN_OF = {"interest": "segments.segment", "age": "users.age", "gender": "users.gender"}
+_NAMED = """-- one row per interest that has a name
+CREATE OR REPLACE TEMP TABLE room_named AS
+SELECT segments.segment FROM room_segments AS segments
+SEMI JOIN room_users AS users ON users.user_id = segments.user_id
+GROUP BY segments.segment HAVING count(*) >= ?"""
 _INTERESTS = """-- one row per user and interest of hers that enters tables
 CREATE OR REPLACE TEMP TABLE room_interests AS
 SELECT segments.user_id, segments.segment
-FROM room_segments AS segments
-SEMI JOIN (
-  SELECT common.segment FROM room_segments AS common
-  SEMI JOIN room_users AS users ON users.user_id = common.user_id
-  GROUP BY common.segment HAVING count(*) >= ?
-) AS named ON named.segment = segments.segment
+FROM room_segments AS segments SEMI JOIN room_named AS named ON named.segment = segments.segment
 QUALIFY row_number() OVER (
   PARTITION BY segments.user_id ORDER BY md5(concat(?, segments.user_id, ' ', segments.segment)), segments.segment
 ) <= ?"""
@@ -190,18 +192,10 @@ def base_figures(relations: Relations, releaser: Releaser, salt: str) -> BaseFig
         return releaser.count(totals[f"n_{name}"], question=BASE_QUESTION, cell=name, price=BASE_COUNT)
 
     cells = {}
-    _choose_interests(relations, salt)
-    for grouping in _GROUPINGS:
-        query = _cells_query(
-            grouping, "count(*) FILTER (WHERE users.is_matchable) AS n_matchable", having="HAVING count(*) >= ?"
-        )
-        for row in relations.engine.fetch(query, [LEAST_USERS_OF_A_VALUE]).to_pylist():
-            cell = _cell_of(row)
-            count = releaser.count(
-                row["n_matchable"], question=BASE_QUESTION, cell=_name_of(cell), price=BASE_TABLE
-            )
-            if count.is_enough():
-                cells[cell] = count
+    for cell, n_matchable in _matchable_cells(relations, salt).items():
+        count = releaser.count(n_matchable, question=BASE_QUESTION, cell=_name_of(cell), price=BASE_TABLE)
+        if count.is_enough():
+            cells[cell] = count
     ordered = {cell: cells[cell] for cell in sorted(cells, key=_row_order)}
     return BaseFigures(total("relevant"), total("matchable"), ordered)
 
@@ -249,8 +243,28 @@ def insights(
     return Insights(tuple(tables), tuple(questions), releaser.noise_of(INSIGHTS))
 
 
+def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
+    """Matchable users of every value that has a name, and of every pair of these, also where there are none."""
+    _choose_interests(relations, salt)
+    found: dict[_Cell, int] = {}
+    # Not by who has it among her five: that number is not to be told.
+    named = {"interest": relations.engine.fetch("SELECT segment FROM room_named")["segment"].to_pylist()}
+    for grouping in _GROUPINGS:
+        counts = "count(*) AS n_relevant, count(*) FILTER (WHERE users.is_matchable) AS n_matchable"
+        rows = relations.engine.fetch(_cells_query(grouping, counts)).to_pylist()
+        counted = {_cell_of(row): row["n_matchable"] for row in rows}
+        if grouping in (("age",), ("gender",)):
+            (name,) = grouping
+            named[name] = [row[name] for row in rows if row["n_relevant"] >= LEAST_USERS_OF_A_VALUE]
+        for values in product(*(named[name] for name in grouping)):
+            cell = _cell_of(dict(zip(grouping, values, strict=True)))
+            found[cell] = counted.get(cell, 0)
+    return found
+
+
 def _choose_interests(relations: Relations, salt: str) -> None:
-    relations.engine.execute(_INTERESTS, [LEAST_USERS_OF_A_VALUE, salt, MOST_INTERESTS])
+    relations.engine.execute(_NAMED, [LEAST_USERS_OF_A_VALUE])
+    relations.engine.execute(_INTERESTS, [salt, MOST_INTERESTS])
 
 
 def _overlap_cells(relations: Relations) -> Mapping[tuple[str, _Cell], int]:
@@ -262,7 +276,7 @@ def _overlap_cells(relations: Relations) -> Mapping[tuple[str, _Cell], int]:
     return found
 
 
-def _cells_query(grouping: tuple[str, ...], counts: str, *, having: str = "", of_matched: bool = False) -> str:
+def _cells_query(grouping: tuple[str, ...], counts: str, *, of_matched: bool = False) -> str:
     columns = [f"{_COLUMN_OF[name]} AS {name}" for name in grouping]
     keys = [_COLUMN_OF[name] for name in grouping]
     # room_users, room_interests and room_counted are distinct, so their joins count a user once per cell and type.
@@ -274,7 +288,7 @@ def _cells_query(grouping: tuple[str, ...], counts: str, *, having: str = "", of
     return (
         f"-- one row per {' and '.join(grouping)}{' and type of seed audience' if of_matched else ''}\n"
         f"SELECT {', '.join(columns)}, {counts} FROM room_users AS users {joins}"
-        f"WHERE {present} GROUP BY {by} {having}"
+        f"WHERE {present} GROUP BY {by}"
     )
 
 

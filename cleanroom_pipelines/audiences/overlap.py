@@ -114,7 +114,7 @@ def overlap_statistics(
     rows, questions = [], []
     for counts in relations.engine.fetch(_COUNTS).to_pylist():
         question = question_about(counts["audience_type"], seeds=seeds)
-        overlap = releaser.count(counts["n_matched"], question=question)
+        overlap = releaser.count(counts["n_matched"], question=question, price=COUNT)
         rows.append(OverlapRow(counts["audience_type"], counts["n_ids"], overlap, ratio(overlap, counts["n_ids"])))
         questions.append(question)
     return OverlapStatistics(tuple(rows), tuple(questions), COUNT, releaser.noise_of(COUNT))

@@ -174,6 +174,7 @@ class Pairs(Database):
                 )
         self.charge(pair_id, lines, anyway=True)
 
+    @noted
     def spend_rest(self, why: str) -> int:
         """Let every pair have spent what was left, where it is not known what it spent.
 
@@ -310,7 +311,7 @@ def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRo
 def _find(session: Session, pair_id: str, *, lock: bool = False) -> PairRow:
     row = session.get(PairRow, pair_id, with_for_update=lock or None)
     if row is None:
-        raise NotFoundError("There is no such pair of organisations.", remedy="Check the two organisations.")
+        raise NotFoundError("There is no such pair of organisations.", remedy="Check its id.")
     return row
 
 

@@ -247,8 +247,11 @@ def _provider(
 ) -> str | None:
     catalog = installation.catalog
     for name, upload_id in sorted(room.inputs.items()):
-        if name.startswith(prefix) is seeds:
-            return catalog.organization_of_user(catalog.upload(upload_id).owner_email)
+        owner = catalog.upload(upload_id).owner_email
+        group = room.group_of(owner)
+        # what the operator drops for a side is that side's, whoever owns the room
+        if name.startswith(prefix) is seeds and group is not None and group.may(permission):
+            return catalog.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]
     return catalog.organization_of_user(emails[0]) if emails else None
 

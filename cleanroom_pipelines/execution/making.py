@@ -396,13 +396,11 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
                 _refuse_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
             holdout = _holdout_of(installation, job, options)
-            users = selection.user_ids()
-            if is_private:
-                n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
-                users = in_keyed_order(installation, job, users, n_first, stack)
+            n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
+            ranked_users = selection.user_ids()
             written = deliver(
                 place,
-                users,
+                in_keyed_order(installation, job, ranked_users, n_first, stack) if is_private else ranked_users,
                 export=partition,
                 generation_job=job.id,
                 requested=selection.requested,

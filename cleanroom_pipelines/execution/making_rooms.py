@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version, hex_of
-from cleanroom_pipelines.errors import ArtifactError, StatusCode
+from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
 from cleanroom_pipelines.execution.room_budgets import RoomBudget, seed_digests
@@ -94,8 +94,7 @@ def make_room_asset(installation: Installation, partition: str, run: Run, *, ass
         if finishes:
             make_room_inbox(installation, state.room)
             work.finish(state.sentence)
-            state.forget_uploads()
-            state.forget_what_was_taken_out()
+            tidy_room(installation, state.room.id, state.artifacts)
         return state.result_of(asset)
 
 
@@ -176,31 +175,40 @@ class _State:
             return _nothing(asset, self.room.id, why)
         return _read(self.installation, self.room.id, asset, self.artifacts[asset])
 
-    def forget_uploads(self) -> None:
-        """Delete the files that were taken in."""
-        for upload_id in self.room.inputs.values():
-            upload = self.installation.catalog.upload(upload_id)
-            self.installation.uploads.delete(upload.location)
-            self.installation.catalog.forget_upload(upload_id)
 
-    def forget_what_was_taken_out(self) -> None:
-        """Delete at once what somebody does not provide any more: nobody should have to wait for that."""
-        removed = [asset for asset in ROOM_ASSETS if asset in self.before and asset not in self.artifacts]
-        gone = [(asset, self.room.id) for asset in removed]
-        if {"base_audience", "seed_audiences"} & set(removed):
-            catalog = self.installation.catalog
-            audiences = (
-                *catalog.custom_audiences(self.room.id),
-                *catalog.custom_audiences(self.room.id, hidden=True),
-            )
-            gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
-        store = self.installation.store
-        for asset, partition in gone:
-            kind = Kind.DATA_ROOM if partition == self.room.id else Kind.CUSTOM_AUDIENCE
-            versions = store.versions(asset, partition)
-            self.installation.catalog.delete_artifacts(kind, hex_of(partition), versions)
-            for version in versions:
-                store.delete(ArtifactReference(asset, partition, version))
+def tidy_room(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
+    """Delete the files that a room has taken in, and what its sides do not provide any more.
+
+    A run does so at once when its version is there, and housekeeping after one that was killed just then.
+
+    Args:
+        installation: Where.
+        data_room_id: The room.
+        artifacts: Of its current version.
+    """
+    catalog, store = installation.catalog, installation.store
+    for asset in ("base_audience", "seed_audiences"):
+        if asset in artifacts:
+            reference = ArtifactReference(asset, data_room_id, artifacts[asset])
+            for upload_id in store.manifest(reference).facts.get("inputs", {}).values():
+                with suppress(NotFoundError):
+                    if location := catalog.upload(upload_id).location:
+                        installation.uploads.delete(location)
+                        catalog.forget_upload(upload_id)
+    removed = [asset for asset in ROOM_ASSETS if asset not in artifacts and store.versions(asset, data_room_id)]
+    gone = [(asset, data_room_id) for asset in removed]
+    if {"base_audience", "seed_audiences"} & set(removed):
+        audiences = (
+            *catalog.custom_audiences(data_room_id),
+            *catalog.custom_audiences(data_room_id, hidden=True),
+        )
+        gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
+    for asset, partition in gone:
+        kind = Kind.DATA_ROOM if partition == data_room_id else Kind.CUSTOM_AUDIENCE
+        versions = store.versions(asset, partition)
+        catalog.delete_artifacts(kind, hex_of(partition), versions)
+        for version in versions:
+            store.delete(ArtifactReference(asset, partition, version))
 
 
 def _make_base(state: _State) -> None:

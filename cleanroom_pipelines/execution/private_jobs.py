@@ -225,16 +225,16 @@ class PrivateJob:
         """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
-        bound = f"{budget['bound']['right_at_most']:.0%}"
+        bound = f"{budget['bound']['right_at_most']:.0%} of cases"
         if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
-            bound = f"{bound} of cases a month and {in_a_year:.0%} of a year's"
+            bound = f"{bound} a month and {in_a_year:.0%} of a year's"
         of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
         statement = (
             f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
             f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
             f"figures (each count {of_figures}), "
             f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
-            f"An attacker who knows everything else is right about one person in at most {bound} cases."
+            f"An attacker who knows everything else is right about one person in at most {bound}."
         )
         return {
             "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),

@@ -73,6 +73,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
         How many artifact versions were deleted.
     """
     from cleanroom_pipelines.execution.making import ASSETS_OF
+    from cleanroom_pipelines.execution.making_rooms import tidy_room
 
     installation.check()
     clean_up_after_the_dead(installation.home.scratch_root)
@@ -113,6 +114,10 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
         some = sorted({reference.partition for reference in superseded})[:8]
         entry = {"way": "worker", "operation": "delete_superseded", "resource": some, "outcome": "ok"}
         installation.audit.write(entry)
+    for record in resources:
+        newest = max(versions[record.id], key=lambda version: version.number, default=None)
+        if record.kind is Kind.DATA_ROOM and newest is not None and newest.status is Status.ACTIVE:
+            tidy_room(installation, record.id, newest.artifacts)
     _delete_leftovers(installation, resources, at, is_quiet=not begun)
     return len(superseded)
 

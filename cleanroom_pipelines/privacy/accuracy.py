@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cleanroom_pipelines.privacy.policy import ReleasePolicy
+from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, INSIGHTS, Price
 from cleanroom_pipelines.privacy.release import Released, Releaser, affinity_ratio
 
 TRUE_SIZES = (50, 100, 150, 300, 1_000, 10_000)
@@ -27,8 +28,8 @@ class Accuracy:
     """How far the told numbers are off for cells of one true size.
 
     Args:
-        true_size: Users in the cell.
-        share_told: How often its count is told at all, 0 to 1.
+        true_size: Users of an audience, or of a cell's overlap.
+        share_told: How often the audience's size is told at all, 0 to 1.
         size_median_error: Relative error of the told size that half of the answers stay within.
         size_error_at_90: Relative error that nine of ten stay within.
         affinity_median_error: The same for the affinity ratio of the cell.
@@ -43,8 +44,15 @@ class Accuracy:
     affinity_error_at_90: float
 
 
-def accuracy_of(true_size: int, policy: ReleasePolicy = _POLICY, n_draws: int = 4_000) -> Accuracy:
-    """Measure the errors of cells of one size.
+def accuracy_of(
+    true_size: int,
+    policy: ReleasePolicy = _POLICY,
+    n_draws: int = 4_000,
+    *,
+    count: Price = COUNT,
+    table: Price = INSIGHTS,
+) -> Accuracy:
+    """Measure the errors of sizes, and of the affinity ratios of cells, of one true size.
 
     The affinity ratio is that of a cell with so many users of the overlap, which are a tenth of the overlap and
     twice as common there as among the matchable users, of whom there are 20 times as many as in the overlap. It is
@@ -54,6 +62,8 @@ def accuracy_of(true_size: int, policy: ReleasePolicy = _POLICY, n_draws: int = 
         true_size: Users in the cell, large enough to be told at times.
         policy: The policy.
         n_draws: How many rooms to measure in.
+        count: What a size costs, and the overlap that a table is set against.
+        table: What a table of insights costs.
     """
     releaser = Releaser(_KEY, "accuracy", False, policy)
     n_overlap = true_size * _OVERLAPS_OF_A_CELL
@@ -61,16 +71,16 @@ def accuracy_of(true_size: int, policy: ReleasePolicy = _POLICY, n_draws: int = 
     n_matchable_in_cell = round(n_matchable * true_size / n_overlap / TRUE_AFFINITY)
     size_errors, affinity_errors = [], []
     for number in range(n_draws):
-        count = _counter(releaser, f"{true_size} {number}")
-        cell = count(true_size, "cell")
+        released = _counter(releaser, f"{true_size} {number}")
+        size = released(true_size, "size", count)
         affinity = affinity_ratio(
-            cell,
-            count(n_overlap, "overlap"),
-            count(n_matchable_in_cell, "matchable in cell"),
-            count(n_matchable, "matchable"),
+            released(true_size, "cell", table),
+            released(n_overlap, "overlap", count),
+            released(n_matchable_in_cell, "matchable in cell", BASE_TABLE),
+            released(n_matchable, "matchable", BASE_COUNT),
         )
-        if cell.value is not None:
-            size_errors.append(abs(cell.value - true_size) / true_size)
+        if size.value is not None:
+            size_errors.append(abs(size.value - true_size) / true_size)
         if affinity is not None:
             affinity_errors.append(abs(affinity - TRUE_AFFINITY) / TRUE_AFFINITY)
     return Accuracy(
@@ -103,9 +113,9 @@ def accuracy_table(policy: ReleasePolicy = _POLICY, true_sizes: Sequence[int] = 
     return "\n".join(lines) + "\n"
 
 
-def _counter(releaser: Releaser, question: str) -> Callable[[int, str], Released]:
-    def count(true_count: int, cell: str) -> Released:
-        return releaser.count(true_count, question=question, cell=cell)
+def _counter(releaser: Releaser, question: str) -> Callable[[int, str, Price], Released]:
+    def count(true_count: int, cell: str, price: Price) -> Released:
+        return releaser.count(true_count, question=question, cell=cell, price=price)
 
     return count
 

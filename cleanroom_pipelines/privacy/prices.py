@@ -8,6 +8,7 @@ Keep out: what a price proves (accounting), keeping what was spent (`catalog`).
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from cleanroom_pipelines.privacy.accounting import TENTHS, Spent, variance_of
 
@@ -30,7 +31,7 @@ class Price:
     tenths: int
     sensitivity: Fraction = Fraction(1)
 
-    @property
+    @cached_property
     def variance(self) -> Fraction:
         """σ² of the noise of each value."""
         return variance_of(self.tenths, self.sensitivity)

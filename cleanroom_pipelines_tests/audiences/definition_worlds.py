@@ -1,7 +1,8 @@
 """Random rooms and definitions, and a slow evaluator that nobody can get wrong."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import md5
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -63,6 +64,18 @@ class Room:
     def users_of_question(self, text: str) -> frozenset[str]:
         """The same by a lookalike's canonical text."""
         return self.lookalike_users[stable_hash(text) % len(self.lookalike_users)] & self.relevant
+
+    def counting(self) -> "Room":
+        """As counts see it: of several relevant users with an id, the one whose digest with the id is smallest."""
+        holders: dict[str, list[str]] = {}
+        for digest, user in self.matching:
+            if user in self.relevant:
+                holders.setdefault(digest, []).append(user)
+        chosen = (
+            (digest, min(users, key=lambda user: md5(f"{digest} {user}".encode()).hexdigest()))
+            for digest, users in holders.items()
+        )
+        return replace(self, matching=frozenset(chosen))
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write the folders of the base audience and of the seed audiences."""

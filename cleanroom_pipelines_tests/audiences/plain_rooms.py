@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,43 @@ def random_room(seed: int, n_users: int = 600) -> PlainRoom:
         pd.DataFrame(sorted(matching), columns=["digest", "user_id"]),
         pd.DataFrame(sorted(seeds), columns=["digest", "audience_type"]),
     )
+
+
+def counted_users(room: PlainRoom, audience_type: str) -> set[str]:
+    """Those that counts know: of several relevant users with an id, the one whose hash with it is smallest."""
+    relevant, holders = set(room.relevant["user_id"]), dict[str, list[str]]()
+    for digest, user in room.matching.itertuples(index=False):
+        if user in relevant:
+            holders.setdefault(digest, []).append(user)
+    digests = set(room.seeds.loc[room.seeds["audience_type"] == audience_type, "digest"])
+    return {
+        min(users, key=lambda user: md5(f"{digest} {user}".encode()).hexdigest())
+        for digest, users in holders.items()
+        if digest in digests
+    }
+
+
+def named_interests(room: PlainRoom) -> set[str]:
+    """The interests of at least 25 relevant users."""
+    relevant = room.segments[room.segments["user_id"].isin(set(room.relevant["user_id"]))]
+    return {segment for segment, n in relevant["segment"].value_counts().items() if n >= 25}
+
+
+def chosen_interests(room: PlainRoom, salt: str) -> dict[str, set[str]]:
+    """The interests of each user that enter tables: of those that have a name, the first five by keyed hash."""
+    named = named_interests(room)
+    interests: dict[str, list[str]] = {}
+    for user, segment in room.segments.itertuples(index=False):
+        if segment in named:
+            interests.setdefault(user, []).append(segment)
+
+    def keyed(user: str, segment: str) -> str:
+        return md5(f"{salt}{user} {segment}".encode()).hexdigest()
+
+    return {
+        user: set(sorted(segments, key=lambda segment: (keyed(user, segment), segment))[:5])
+        for user, segments in interests.items()
+    }
 
 
 def matched_users(room: PlainRoom, audience_type: str) -> set[str]:

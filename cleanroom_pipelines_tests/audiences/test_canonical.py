@@ -1,7 +1,8 @@
 """One question has one text, however it is phrased, and what reveals membership is seen.
 
-Contract: `contracts/media.md` section 5.7 (a rewritten question is a stored answer), section 3 (what a definition
-reveals decides who may export it), issue "Done means": a hundred phrasings of one question.
+Contract: `contracts/media.md` section 3 (what a definition reveals decides who may export it), issue "Done
+means": a hundred phrasings of one question; `contracts/privacy.md` sections 2, 4 and 5: a question is known by the
+keyed digest of its seeds' ids, so that renamed and repeated types ask nothing new.
 """
 
 import json
@@ -276,3 +277,95 @@ def test_the_lookalikes_that_an_audience_is_made_of() -> None:
     assert found.keys() == {canonical(each, resolve) for each in found.values()}
     outer = Lookalike(CustomRef("like"), 7)
     assert list(lookalikes_of(outer, resolve).values()) == [outer], "what lies behind it is asked for apart"
+
+
+# ---- seed audiences by the digests of their ids
+
+# "t" and "again" have the same ids; so it is as if there were one type alone.
+DIGESTS = {"t": "d1", "again": "d1", "u": "d2"}
+AGAIN = SeedRef("again")
+
+
+def renamed(definition: Definition) -> Definition:
+    """With "again" in place of "t"."""
+
+    def ref(source: Ref) -> Ref:
+        return AGAIN if source == SEED else source
+
+    if isinstance(definition, Remarketing | Exclusion):
+        return type(definition)("again" if definition.audience_type == "t" else definition.audience_type)
+    if isinstance(definition, Lookalike):
+        return Lookalike(ref(definition.source), definition.reach, definition.exclude_seed_audience)
+    combinators = tuple(
+        Combinator(each.operator, ref(each.source), each.filters) for each in definition.combinators
+    )
+    return RuleBased(ref(definition.source), definition.filters, combinators)
+
+
+def test_two_types_with_the_same_ids_are_one_question() -> None:
+    definitions: list[Definition] = [
+        Remarketing("t"),
+        Exclusion("t"),
+        Lookalike(SEED, 5),
+        Lookalike(SEED, 5, exclude_seed_audience=True),
+        RuleBased(SEED, YOUNG),
+        anything(SEED, (DIFF, OTHER)),
+        anything(BASE, (DIFF, SEED), (UNION, OTHER)),
+    ]
+
+    def check(definition: Definition) -> None:
+        other = renamed(definition)
+        assert canonical(definition, resolve) != canonical(other, resolve), "names alone are two"
+        assert canonical(definition, resolve, DIGESTS) == canonical(other, resolve, DIGESTS)
+        assert canonical(definition, resolve, DIGESTS) != canonical(definition, resolve, DIGESTS | {"t": "d3"})
+        assert what_it_needs(definition, resolve, DIGESTS) == what_it_needs(other, resolve, DIGESTS)
+
+    assert offenders(definitions, check) == []
+
+
+def test_types_with_the_same_ids_combine_as_one_type_with_itself() -> None:
+    ways: list[tuple[Definition, Definition]] = [
+        (anything(SEED, (UNION, AGAIN)), RuleBased(SEED)),
+        (anything(SEED, (INTERSECT, AGAIN)), RuleBased(SEED)),
+        (anything(BASE, (DIFF, SEED), (DIFF, AGAIN)), Exclusion("t")),
+        (anything(SEED, (DIFF, AGAIN)), anything(OTHER, (DIFF, OTHER))),  # nobody, whoever they are
+        (anything(BASE, (DIFF, SEED), (UNION, AGAIN)), RuleBased(BASE)),
+    ]
+    found = [canonical(one, resolve, DIGESTS) == canonical(other, resolve, DIGESTS) for one, other in ways]
+    assert found == [True] * len(ways)
+    assert not any(canonical(one, resolve) == canonical(other, resolve) for one, other in ways)
+
+
+def test_a_renamed_type_is_the_same_question_and_new_ids_are_another() -> None:
+    before = canonical(Remarketing("t"), resolve, {"t": "d1"})
+    assert canonical(Remarketing("new name"), resolve, {"new name": "d1"}) == before
+    assert canonical(Remarketing("t"), resolve, {"t": "uploaded with one id more"}) != before
+    assert "again" not in canonical(Remarketing("again"), resolve, DIGESTS)
+    # A type without ids in the room goes by its name, and by no other's digest.
+    assert canonical(Remarketing("w"), resolve, DIGESTS) == canonical(Remarketing("w"), resolve)
+
+
+def test_what_reveals_is_decided_by_ids_not_by_names() -> None:
+    needs_both = anything(BASE, (DIFF, SEED), (INTERSECT, AGAIN))  # nobody: the names hide that
+    assert is_membership_revealing(needs_both, resolve)
+    assert what_it_needs(anything(BASE, (DIFF, SEED), (DIFF, AGAIN)), resolve, DIGESTS) == {Need.EXCLUSION}
+    crossed = anything(LIKE, (DIFF, AGAIN))
+    assert what_it_needs(crossed, resolve, DIGESTS) == {Need.REMARKETING}
+
+
+@one_in(2)
+@given(rules)
+def test_digests_are_a_renaming_and_nothing_else(rule: RuleBased) -> None:
+    # With another digest for each type, texts agree exactly where they agreed by names.
+    types = {"Buyers": "d1", "buyers": "d2", "it's": "d3"}
+    text = canonical(rule, resolve, types)
+    back = {digest: type_ for type_, digest in types.items()}
+
+    def renamed_back(ref: Ref) -> Ref:
+        return SeedRef(types.get(ref.audience_type, ref.audience_type)) if isinstance(ref, SeedRef) else ref
+
+    combinators = tuple(
+        Combinator(each.operator, renamed_back(each.source), each.filters) for each in rule.combinators
+    )
+    assert canonical(RuleBased(renamed_back(rule.source), rule.filters, combinators), resolve) == text
+    assert len(back) == len(types)

@@ -1,64 +1,92 @@
-"""Contract: contracts/media.md sections 1, 4 and 5, insights: cells, affinity, shares, and what a table costs.
+"""Contract: contracts/privacy.md sections 1, 2 and 4, insights: cells, what one person enters, and the noise.
 
-The oracle counts with sets, user by user, and releases with the same releasers.
+The oracle counts with sets, user by user, and releases with the same releaser.
 """
 
+import json
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from cleanroom_pipelines.audiences.insights import insights
+from cleanroom_pipelines.audiences.canonical import NAMES
+from cleanroom_pipelines.audiences.insights import (
+    BASE_QUESTION,
+    BaseFigures,
+    Insights,
+    base_figures,
+    insights,
+)
 from cleanroom_pipelines.audiences.overlap import overlap_statistics, question_about
-from cleanroom_pipelines.privacy import Releaser, affinity_ratio, ratio
+from cleanroom_pipelines.audiences.relations import Relations
+from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Releaser, affinity_ratio, ratio
+from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, BASE_TENTHS
 
-from .plain_rooms import SEGMENTS, TYPES, PlainRoom, matched_users, random_room
+from .plain_rooms import TYPES, PlainRoom, chosen_interests, counted_users, named_interests, random_room
 
 KEY = bytes(range(32))
+SALT = "salt"
 Cell = tuple[str | None, str | None, str | None]
 
 
 def users_by_cell(room: PlainRoom) -> dict[Cell, set[str]]:
-    segments: dict[str, set[str]] = {}
-    for user, segment in room.segments.itertuples(index=False):
-        segments.setdefault(user, set()).add(segment)
+    interests_of = chosen_interests(room, SALT)
     cells: dict[Cell, set[str]] = {}
     for row in room.relevant.itertuples(index=False):
         age = row.age if isinstance(row.age, str) else None
         gender = row.gender if isinstance(row.gender, str) else None
-        interests = [None, *segments.get(row.user_id, ())]
+        interests = [None, *interests_of.get(row.user_id, ())]
         for cell in product(interests, {None, age}, {None, gender}):
             if 1 <= sum(value is not None for value in cell) <= 2:
                 cells.setdefault(cell, set()).add(row.user_id)
     return cells
 
 
-def values_of(cell: Cell) -> dict[str, str]:
-    names = ("segments", "age", "gender")
-    return {name: value for name, value in zip(names, cell, strict=True) if value is not None}
+def asked(room: PlainRoom) -> dict[Cell, set[str]]:
+    """The cells that are asked about: values of 25 users and all pairs of them, whoever is in those."""
+    cells = users_by_cell(room)
+    singles: list[Cell] = [(interest, None, None) for interest in named_interests(room)]
+    singles += [c for c, users in cells.items() if not c[0] and None in c[1:] and len(users) >= 25]
+    pairs = [
+        tuple(one or other for one, other in zip(a, b, strict=True))
+        for a, b in product(singles, singles)
+        if not any(one and other for one, other in zip(a, b, strict=True))
+    ]
+    return {cell: cells.get(cell, set()) for cell in [*singles, *pairs]}  # type: ignore[misc]
 
 
-def expected(room: PlainRoom, type_: str, releaser: Releaser, of_base: Releaser) -> dict[Cell, dict[str, object]]:
-    matched = matched_users(room, type_)
+def tables_of(relations: Relations, releaser: Releaser) -> Insights:
+    return insights(relations, releaser, base_figures(relations, releaser, SALT), SALT)
+
+
+def expected(room: PlainRoom, type_: str, releaser: Releaser) -> dict[Cell, dict[str, object]]:
+    matched = counted_users(room, type_)
     matchable = set(room.relevant.loc[room.relevant["is_matchable"], "user_id"])
-    overlap = releaser.count(len(matched), question=question_about(type_))
-    all_matchable = of_base.count(len(matchable), question=question_about(None), cell="matchable")
+    overlap = releaser.count(len(matched), question=question_about(type_), price=COUNT)
+
+    def of_base(n: int, cell: str) -> object:
+        return releaser.count(n, question=BASE_QUESTION, cell=cell, price=BASE_COUNT)
+
+    all_relevant, all_matchable = of_base(len(room.relevant), "relevant"), of_base(len(matchable), "matchable")
     rows: dict[Cell, dict[str, object]] = {}
-    for cell, users in users_by_cell(room).items():
-        of_base_question = question_about(None, values_of(cell))
-        of_cell = of_base.count(len(users & matchable), question=of_base_question, cell="matchable")
-        if len(users) < 25 or not of_cell.is_enough():
+    for cell, users in asked(room).items():
+        name = json.dumps(cell)
+        of_cell = releaser.count(len(users & matchable), question=BASE_QUESTION, cell=name, price=BASE_TABLE)
+        if not of_cell.is_enough():
             continue
-        in_overlap = releaser.count(len(users & matched), question=question_about(type_, values_of(cell)))
+        in_overlap = releaser.count(
+            len(users & matched), question=f"insights of {question_about(type_)}", cell=name, price=INSIGHTS
+        )
         rows[cell] = {
             "interest": cell[0],
             "age": cell[1],
             "gender": cell[2],
-            "affinity_ratio": affinity_ratio(in_overlap, overlap, of_cell, all_matchable),
+            "affinity_ratio": affinity_ratio(in_overlap, overlap, of_cell, all_matchable),  # type: ignore[arg-type]
             "share_in_overlap": ratio(in_overlap, overlap),
-            "share_in_matchable": ratio(of_cell, all_matchable),
-            "addressable_size": of_base.count(len(users), question=of_base_question).value,
+            "share_in_matchable": ratio(of_cell, all_matchable),  # type: ignore[arg-type]
+            "addressable_size": of_cell.scaled(all_relevant, all_matchable).value,  # type: ignore[arg-type]
         }
     return rows
 
@@ -66,22 +94,27 @@ def expected(room: PlainRoom, type_: str, releaser: Releaser, of_base: Releaser)
 @pytest.mark.parametrize(("seed", "hide"), [(0, False), (1, False), (2, False), (3, True)])
 def test_tables_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) -> None:
     room = random_room(seed, 900)
-    releaser, of_base = Releaser(KEY, f"room {seed}", hide), Releaser(KEY, f"base {seed}", hide)
+    releaser = Releaser(KEY, f"room {seed}", hide)
     with room.opened(tmp_path) as relations:
-        found = insights(relations, releaser, of_base).as_dict()
+        found = tables_of(relations, releaser).as_dict()
     assert [table["audience_type"] for table in found["audiences"]] == sorted(TYPES)
+    assert found["noise"] == releaser.noise_of(INSIGHTS)
     for table in found["audiences"]:
         rows = {(row["interest"], row["age"], row["gender"]): row for row in table["rows"]}
         assert len(rows) == len(table["rows"]), "no cell twice"
-        assert rows == expected(room, table["audience_type"], releaser, of_base)
+        assert rows == expected(room, table["audience_type"], releaser)
         assert all(row["share_in_matchable"] is not None for row in table["rows"])
         assert any(row["addressable_size"] is not None for row in table["rows"]) != hide
 
 
-def test_the_oracle_sees_told_and_too_few() -> None:
-    releaser = Releaser(KEY, "v", False)
-    rows = expected(random_room(0, 900), "it's", releaser, releaser).values()
+def test_the_oracle_sees_every_case() -> None:
+    room = random_room(0, 900)
+    rows = expected(room, "it's", Releaser(KEY, "v", False)).values()
     assert {row["affinity_ratio"] is None for row in rows} == {True, False}
+    interests = chosen_interests(room, SALT)
+    n_interests = room.segments.groupby("user_id").size()
+    assert max(map(len, interests.values())) == 5 < n_interests.max(), "somebody has more than enter"
+    assert interests != chosen_interests(room, "other"), "and the salt chooses"
 
 
 def test_which_cells_there_are_does_not_depend_on_the_seed(tmp_path: Path) -> None:
@@ -90,9 +123,9 @@ def test_which_cells_there_are_does_not_depend_on_the_seed(tmp_path: Path) -> No
         room.users, room.segments, room.matching, room.seeds[room.seeds["audience_type"] == "it's"]
     )
     with room.opened(tmp_path / "with") as relations:
-        tables = insights(relations, Releaser(KEY, "room 1", False), Releaser(KEY, "base", False)).audiences
+        tables = tables_of(relations, Releaser(KEY, "base", False)).audiences
     with without.opened(tmp_path / "without") as relations:
-        (table,) = insights(relations, Releaser(KEY, "room 2", False), Releaser(KEY, "base", False)).audiences
+        (table,) = tables_of(relations, Releaser(KEY, "base", False)).audiences
 
     def of_publisher(rows: tuple) -> list[tuple]:  # type: ignore[type-arg]
         return [(r.interest, r.age, r.gender, r.share_in_matchable, r.addressable.value) for r in rows]
@@ -102,14 +135,34 @@ def test_which_cells_there_are_does_not_depend_on_the_seed(tmp_path: Path) -> No
     assert any(row.affinity_ratio is None for row in table.rows), "too few is told with nulls"
 
 
+def test_which_pairs_are_listed_is_decided_by_noised_counts_alone(tmp_path: Path) -> None:
+    # 24 or 25 users are in a pair of values that all have many: no threshold on their true number tells which.
+    def cells(n: int, folder: Path) -> list[set[Cell]]:
+        ids = [f"u{number}" for number in range(200)]
+        users = pd.DataFrame({"user_id": ids, "age": "18-24", "gender": "f", "is_relevant": True})
+        users.loc[n:99, "gender"] = "m"  # n of age 18-24 and f
+        users.loc[100:, "age"] = "65+"
+        both = pd.DataFrame({"digest": ids, "user_id": ids})
+        nobody = pd.DataFrame({"user_id": [], "segment": []})
+        seeds = pd.DataFrame({"digest": ids, "audience_type": "T"})
+        with PlainRoom(users, nobody, both, seeds).opened(folder) as relations:
+            return [set(base_figures(relations, Releaser(KEY, f"{v}", False), SALT).cells) for v in range(20)]
+
+    with_25, with_24, with_none = (cells(n, tmp_path / f"{n}") for n in (25, 24, 0))
+    pair: Cell = (None, "18-24", "f")
+    n_listed = [sum(pair in each for each in found) for found in (with_25, with_24, with_none)]
+    assert abs(n_listed[0] - n_listed[1]) <= 2, "the same noise decides both"
+    assert 0 < n_listed[2] < n_listed[1], "a pair that nobody is in is listed at times too"
+
+
 def test_rows_stand_in_a_fixed_order(tmp_path: Path) -> None:
     room = random_room(2, 900)
     shuffled = PlainRoom(*(frame.sample(frac=1, random_state=1) for frame in vars(room).values()))
     releaser = Releaser(KEY, "v", False)
     with room.opened(tmp_path / "a") as relations:
-        first = insights(relations, releaser, releaser).as_dict()
+        first = tables_of(relations, releaser).as_dict()
     with shuffled.opened(tmp_path / "b") as relations:
-        assert insights(relations, releaser, releaser).as_dict() == first
+        assert tables_of(relations, releaser).as_dict() == first
     rows = first["audiences"][0]["rows"]
     kinds = [tuple(name for name in ("interest", "age", "gender") if row[name] is not None) for row in rows]
     order = [("interest",), ("age",), ("gender",), ("interest", "age"), ("interest", "gender"), ("age", "gender")]
@@ -120,59 +173,51 @@ def test_rows_stand_in_a_fixed_order(tmp_path: Path) -> None:
 def test_the_overlap_behind_shares_is_that_of_the_overlap_statistics(tmp_path: Path) -> None:
     # Everybody is in the segment, so its cell in the overlap is the overlap, with noise of its own.
     room = random_room(3, 900)
-    room = PlainRoom(
-        room.users,
-        pd.DataFrame({"user_id": room.users["user_id"], "segment": "all"}),
-        *[
-            room.matching,
-            room.seeds,
-        ],
-    )
+    everybody = pd.DataFrame({"user_id": room.users["user_id"], "segment": "all"})
+    room = PlainRoom(room.users, everybody, room.matching, room.seeds)
     releaser = Releaser(KEY, "v", False)
     with room.opened(tmp_path) as relations:
         overlap = {row.audience_type: row.overlap for row in overlap_statistics(relations, releaser).rows}
-        tables = insights(relations, releaser, releaser).audiences
-    told = 0
+        tables = tables_of(relations, releaser).audiences
+    told, differ = 0, 0
     for table in tables:
         row = next(row for row in table.rows if row.interest == "all" and not row.age and not row.gender)
         assert row.share_in_overlap == ratio(row.overlap, overlap[table.audience_type])
         told += row.share_in_overlap is not None
+        # A cell is another question than the size of the audience with its filter: equal sets, other noise.
+        other = releaser.count(
+            len(counted_users(room, table.audience_type)),
+            question=question_about(table.audience_type, {"segments": "all"}),
+            price=INSIGHTS,
+        )
+        differ += row.overlap != other
     assert told >= 2
+    assert differ >= 2
 
 
-@pytest.mark.parametrize(
-    ("segments", "ages", "genders", "cost"),
-    [
-        (SEGMENTS, ("18-24", None), ("f", "m"), 10),  # more than ten cells: at most 10
-        (SEGMENTS[:1], ("18-24", None), ("f", "m"), 6),  # 1 interest, its 2 pairs, age, gender and their pair
-        (SEGMENTS[:2], (None,), ("f", "m"), 5),  # 2 interests, 2 pairs, gender
-        ((), ("18-24",), (None,), 1),
-        ((), (None,), (None,), 1),  # an empty table is an answer too
-    ],
-)
-def test_a_table_costs_the_cells_that_a_user_can_enter(
-    segments: tuple[str, ...],
-    ages: tuple[str | None, ...],
-    genders: tuple[str | None, ...],
-    cost: int,
-    tmp_path: Path,
-) -> None:
-    ids = [f"u{n}" for n in range(400)]
-    users = pd.DataFrame(
-        {
-            "user_id": ids,
-            "age": pd.Series([ages[n % len(ages)] for n in range(400)], dtype=object),
-            "gender": pd.Series([genders[n // 2 % len(genders)] for n in range(400)], dtype=object),
-            "is_relevant": True,
-        }
-    )
-    pairs = pd.DataFrame([(user, name) for user in ids for name in segments], columns=["user_id", "segment"])
-    matching = pd.DataFrame({"digest": ids, "user_id": ids})
-    seeds = pd.DataFrame({"digest": ids * 2, "audience_type": ["T"] * 400 + ["U"] * 400})
+def test_two_types_with_the_same_ids_are_one_table(tmp_path: Path) -> None:
+    room = random_room(1, 900)
+    ids = room.seeds.loc[room.seeds["audience_type"] == "Buyers", "digest"]
+    seeds = pd.concat([pd.DataFrame({"digest": ids, "audience_type": name}) for name in ("T", "U")])
     releaser = Releaser(KEY, "v", False)
-    with PlainRoom(users, pairs, matching, seeds).opened(tmp_path) as relations:
-        found = insights(relations, releaser, releaser)
-    assert (found.cost_of_table, found.cost) == (cost, 2 * cost)
-    assert [
-        row.interest for row in found.audiences[0].rows if row.interest and not row.age and not row.gender
-    ] == (sorted(segments)), "awkward texts come through exactly"
+    with PlainRoom(room.users, room.segments, room.matching, seeds).opened(tmp_path) as relations:
+        figures = base_figures(relations, releaser, SALT)
+        same = insights(relations, releaser, figures, SALT, {"T": "5eed", "U": "5eed"})
+        apart = insights(relations, releaser, figures, SALT, NAMES)
+    assert len(set(same.questions)) == 1
+    assert same.audiences[0].rows == same.audiences[1].rows
+    assert len(set(apart.questions)) == 2
+    assert apart.audiences[0].rows != apart.audiences[1].rows
+
+
+def test_figures_of_the_base_stay_as_they_were_told(tmp_path: Path) -> None:
+    releaser = Releaser(KEY, "v", False)
+    with random_room(1, 900).opened(tmp_path) as relations:
+        figures = base_figures(relations, releaser, SALT)
+        again = BaseFigures.from_dict(json.loads(json.dumps(figures.as_dict())), is_hidden=False)
+        assert again == figures
+        later = Releaser(KEY, "new seeds", False)
+        tables = [insights(relations, later, each, SALT).as_dict() for each in (figures, again)]
+    assert tables[0] == tables[1]
+    assert 2 * BASE_COUNT.tenths + BASE_TABLE.tenths == BASE_TENTHS
+    assert BASE_TABLE.sensitivity == INSIGHTS.sensitivity == Fraction(18)

@@ -1,4 +1,4 @@
-"""Contract: contracts/media.md sections 1, 4 and 5, overlap: every two-sided number is a released one.
+"""Contract: contracts/privacy.md sections 1, 2 and 4, overlap: every two-sided number is a released one.
 
 The oracle counts with sets and releases with the same releaser.
 """
@@ -19,9 +19,9 @@ from cleanroom_pipelines.audiences.definitions import (
     SeedRef,
 )
 from cleanroom_pipelines.audiences.overlap import overlap_statistics, question_about
-from cleanroom_pipelines.privacy import ReleasePolicy, Releaser, ratio
+from cleanroom_pipelines.privacy import COUNT, Releaser, ratio
 
-from .plain_rooms import TYPES, PlainRoom, matched_users, random_room
+from .plain_rooms import TYPES, PlainRoom, counted_users, matched_users, random_room
 
 KEY = bytes(range(32))
 
@@ -30,19 +30,14 @@ def expected(room: PlainRoom, releaser: Releaser) -> list[dict[str, object]]:
     rows = []
     for type_ in sorted(set(room.seeds["audience_type"])):
         ids = set(room.seeds.loc[room.seeds["audience_type"] == type_, "digest"])
-        relevant = set(room.relevant["user_id"])
-        known = {d for d, user in room.matching.itertuples(index=False) if user in relevant}
-        n_users, n_ids = len(matched_users(room, type_)), len(ids & known)
-        question = question_about(type_)
-        overlap = releaser.count(n_users, question=question)
-        matched = releaser.total({"": n_users, "ids beyond one a user": n_ids - n_users}, question=question)
+        overlap = releaser.count(len(counted_users(room, type_)), question=question_about(type_), price=COUNT)
         rows.append(
             {
                 "audience_type": type_,
                 "advertiser_size": len(ids),
                 "overlap_size": overlap.value,
                 "is_empty": not overlap.is_enough(),
-                "match_rate": ratio(matched, len(ids)),
+                "match_rate": ratio(overlap, len(ids)),
             }
         )
     return rows
@@ -51,14 +46,15 @@ def expected(room: PlainRoom, releaser: Releaser) -> list[dict[str, object]]:
 @pytest.mark.parametrize(("seed", "hide"), [*((seed, False) for seed in range(4)), (4, True), (5, True)])
 def test_rows_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) -> None:
     room = random_room(seed)
-    releaser = Releaser(KEY, f"version {seed}", hide)
+    releaser = Releaser(KEY, f"content {seed}", hide)
     with room.opened(tmp_path) as relations:
         found = overlap_statistics(relations, releaser)
     assert found.as_dict(with_own_counts=True) == {
         "rows": expected(room, releaser),
-        "noise": ReleasePolicy().noise(),
+        "noise": releaser.noise_of(COUNT),
     }
-    assert found.cost == len(TYPES)
+    assert found.questions == tuple(question_about(type_) for type_ in sorted(TYPES))
+    assert found.price == COUNT
 
 
 def test_the_oracle_sees_every_case() -> None:
@@ -66,16 +62,21 @@ def test_the_oracle_sees_every_case() -> None:
     assert {row["is_empty"] for row in rows} == {True, False}
     assert any(row["match_rate"] not in (None, 1.0) for row in rows)
     room = random_room(0)
-    ids = set(room.seeds.loc[room.seeds["audience_type"] == "Buyers", "digest"])
-    assert len(matched_users(room, "Buyers")) != len(ids & set(room.matching["digest"])), "n:m"
+    ids = set(room.seeds.loc[room.seeds["audience_type"] == "Buyers", "digest"]) & set(room.matching["digest"])
+    n_counted, n_matched = len(counted_users(room, "Buyers")), len(matched_users(room, "Buyers"))
+    assert n_counted < n_matched, "ids of several users"
+    assert n_counted < len(ids), "users of several ids"
 
 
-def test_an_advertiser_alone_sees_its_own_size(tmp_path: Path) -> None:
+def test_an_advertiser_alone_sees_its_own_size_and_match_rate(tmp_path: Path) -> None:
     with random_room(1).opened(tmp_path) as relations:
         found = overlap_statistics(relations, Releaser(KEY, "v", False))
     mine, others = found.as_dict(with_own_counts=True), found.as_dict(with_own_counts=False)
     assert all(row["advertiser_size"] > 0 for row in mine["rows"])
-    assert all(row["advertiser_size"] is None for row in others["rows"])
+    assert any(row["match_rate"] is not None for row in mine["rows"])
+    # Size and rate together would tell how many ids the advertiser brought.
+    assert all((row["advertiser_size"], row["match_rate"]) == (None, None) for row in others["rows"])
+    assert [row["overlap_size"] for row in others["rows"]] == [row["overlap_size"] for row in mine["rows"]]
 
 
 def test_a_room_without_seeds_has_no_rows(tmp_path: Path) -> None:
@@ -84,12 +85,11 @@ def test_a_room_without_seeds_has_no_rows(tmp_path: Path) -> None:
     with room.opened(tmp_path) as relations:
         found = overlap_statistics(relations, Releaser(KEY, "v", False))
     assert found.as_dict(with_own_counts=True)["rows"] == []
-    assert found.cost == 0
+    assert found.questions == ()
 
 
-def test_users_with_one_id_show_in_one_draw_of_noise(tmp_path: Path) -> None:
-    # One id a user and one user an id: the second part of the matched ids is then 0 whoever matches, so the match
-    # rate differs from overlap size ÷ ids by noise that knows nothing of the users.
+def test_a_row_is_one_draw_of_noise(tmp_path: Path) -> None:
+    # A second number with noise of its own, or the number of ids instead of users, would tell more than is paid.
     ids = [f"{n:064x}" for n in range(400)]
     users = pd.DataFrame({"user_id": ids, "age": None, "gender": None, "is_relevant": True})
     both = pd.DataFrame({"digest": ids, "user_id": ids})
@@ -98,9 +98,21 @@ def test_users_with_one_id_show_in_one_draw_of_noise(tmp_path: Path) -> None:
         tmp_path
     ) as relations:
         (row,) = overlap_statistics(relations, Releaser(KEY, "v", False)).rows
-    releaser, question = Releaser(KEY, "v", False), question_about("T")
-    assert row.match_rate == ratio(releaser.total({"": 300, "ids beyond one a user": 0}, question=question), 300)
-    assert row.overlap == releaser.count(300, question=question)
+    assert row.overlap == Releaser(KEY, "v", False).count(300, question=question_about("T"), price=COUNT)
+    assert row.match_rate == ratio(row.overlap, 300)
+
+
+def test_two_types_with_the_same_ids_are_one_question_and_one_answer(tmp_path: Path) -> None:
+    room = random_room(1)
+    ids = room.seeds.loc[room.seeds["audience_type"] == "Buyers", "digest"]
+    seeds = pd.concat([pd.DataFrame({"digest": ids, "audience_type": name}) for name in ("T", "U")])
+    digests = {"T": "5eed", "U": "5eed"}
+    with PlainRoom(room.users, room.segments, room.matching, seeds).opened(tmp_path) as relations:
+        same = [overlap_statistics(relations, Releaser(KEY, f"{n}", False), digests) for n in range(20)]
+        apart = [overlap_statistics(relations, Releaser(KEY, f"{n}", False)) for n in range(20)]
+    assert all(len(set(found.questions)) == 1 for found in same)
+    assert all(found.rows[0].overlap == found.rows[1].overlap for found in same)
+    assert any(found.rows[0].overlap != found.rows[1].overlap for found in apart), "names alone are two questions"
 
 
 def test_the_overlap_is_the_size_of_the_remarketing_audience() -> None:
@@ -108,6 +120,8 @@ def test_the_overlap_is_the_size_of_the_remarketing_audience() -> None:
         raise AssertionError
 
     assert question_about("it's") == canonical(Remarketing("it's"), nobody)
+    digests = {"it's": "5eed"}
+    assert question_about("it's", seeds=digests) == canonical(Remarketing("it's"), nobody, digests)
     asked = Filters(MatchOperator.MATCH_ANY, (Filter("age", FilterOperator.CONTAINS_ALL, ("65+", "65+")),))
     assert question_about("T", {"age": "65+"}) == canonical(RuleBased(SeedRef("T"), asked), nobody)
 
@@ -115,3 +129,5 @@ def test_the_overlap_is_the_size_of_the_remarketing_audience() -> None:
 def test_texts_that_no_definition_can_name_are_asked_about_all_the_same() -> None:
     texts = [question_about("a\x00"), question_about("b\x00"), question_about("T", {"segments": "a\x00"})]
     assert len(set(texts)) == 3
+    digests = {"a\x00": "5eed", "b\x00": "5eed"}
+    assert len({question_about(type_, seeds=digests) for type_ in digests}) == 1

@@ -23,6 +23,11 @@ BOOKKEEPING = {
     "announce",
     "give_up_uploads",
     "delete_artifacts",
+    # ledgers of pairs, whose payments are lines of their own with their amounts (execution.budgets)
+    "pair",
+    "charge",
+    "restore_lines",
+    "spend_rest",
     # of runs and workers
     "claim",
     "reserve",

@@ -205,8 +205,8 @@ def fill_last_schema(connection: Connection) -> None:
         connection.execute(
             text(
                 "INSERT INTO data_rooms (id, mark, owner_email, participants, collaboration_types, matching_ids, "
-                "hide_absolute_values, activation, inputs, n_embeddings) VALUES (:id, :id, 'a@publisher.example', "
-                ":participants, '[]', '[\"EMAIL\"]', :no, '[]', '{}', 0)"
+                "hide_absolute_values, activation, inputs, n_embeddings) VALUES (:id, :id, "
+                "'data@publisher.example', :participants, '[]', '[\"EMAIL\"]', :no, '[]', '{}', 0)"
             ),
             {"id": key, "participants": json.dumps(participants), "no": False},
         )

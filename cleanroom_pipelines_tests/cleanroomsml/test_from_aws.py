@@ -1,7 +1,7 @@
 """The page for people who come from AWS.
 
 Contract: it tells of every operation that is served and of every status code, in the order they are defined, and
-of no other; each setting, command and path that it names exists.
+of no other; each setting, command and path that it names exists, each price is the one charged.
 """
 
 import re
@@ -14,7 +14,11 @@ from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Settings
+from cleanroom_pipelines.privacy import COUNT, in_units
+from cleanroom_pipelines.privacy.accounting import TENTHS
+from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.serving import bucket_files
+from cleanroom_pipelines.similarity.private_lookalikes import choose
 
 from ..cases import assert_each
 
@@ -57,6 +61,25 @@ def test_every_command_exists() -> None:
                 assert word in options
 
     assert_each(exists, sorted(set(re.findall(r"(?:^\$ |`)(cleanroom [a-z -]+[a-z])", PAGE, re.MULTILINE))))
+
+
+def test_the_prices_of_jobs_are_true() -> None:
+    told = PAGE.partition("for its figures: in all ")[2].partition("What was paid")[0]
+    prices = re.findall(r"([\d.]+)(?: units)? at ([\d,]*\d)", told)
+    assert len(prices) == 4
+
+    def is_true(price: str, n_known: str) -> None:
+        known = int(n_known.replace(",", ""))
+        tenths = COUNT.tenths + round(choose(known).units * TENTHS) + figures_price(known).tenths
+        assert float(price) == in_units(tenths)
+
+    assert_each(is_true, prices)
+
+
+def test_every_option_of_a_collaboration_is_told() -> None:
+    (create,) = [cleanroom.commands["collaboration"].commands["create"]]  # type: ignore[attr-defined]
+    options = {name for parameter in create.params for name in parameter.opts if name.startswith("--")}
+    assert {name for name in options if name in PAGE} == options - {"--json"}
 
 
 def test_the_path_of_objects_is_true() -> None:

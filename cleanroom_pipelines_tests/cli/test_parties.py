@@ -42,7 +42,7 @@ def two(command: Commands, installation: Installation) -> dict[str, str]:
 
 def test_an_account_comes_with_a_key(command: Commands, installation: Installation) -> None:
     made = read(command("account", "create", "alpha", "--id", ALPHA, "--json"))
-    assert set(made) == {"account_id", "access_key_id", "secret_access_key"}
+    assert set(made) == {"account_id", "organization", "access_key_id", "secret_access_key"}
     assert made["account_id"] == ALPHA
     assert re.fullmatch("AKIA[A-Z2-7]{16}", made["access_key_id"])
     assert re.fullmatch("[A-Za-z0-9+/]{40}", made["secret_access_key"])
@@ -50,6 +50,45 @@ def test_an_account_comes_with_a_key(command: Commands, installation: Installati
     assert key is not None
     assert open_access_key(installation, key) == made["secret_access_key"]
     assert re.fullmatch("[0-9]{12}", read(command("account", "create", "beta", "--json"))["account_id"])
+
+
+def test_an_account_is_of_an_organization(command: Commands, installation: Installation) -> None:
+    made = read(command("account", "create", "alpha", "--id", ALPHA, "--organization", "Shop.example", "--json"))
+    assert made["organization"] == "shop.example"
+    own = read(command("account", "create", "beta", "--json"))
+    assert own["organization"] == own["account_id"], "an account of no other is one of its own"
+    listed = {one["name"]: one["organization"] for one in read(command("account", "list", "--json"))}
+    assert listed == {"alpha": "shop.example", "beta": own["account_id"]}
+    assert "shop.example" in command("account", "list").out
+    assert installation.catalog.organization_of_account(ALPHA) == "shop.example"
+    assert "organization cannot be used" in refused(command("account", "create", "gamma", "--organization", ""))
+    assert len(installation.catalog.accounts()) == 2, "nothing is made half"
+
+
+@pytest.mark.parametrize(
+    "terms", [("in-place", "private", "life"), ("removed", "private", "month"), ("in-place", "full", "life")]
+)
+def test_a_collaboration_has_terms(
+    command: Commands, installation: Installation, two: dict[str, str], terms: tuple[str, str, str]
+) -> None:
+    named = dict(zip(["seed", "privacy", "period"], terms, strict=True))
+    options = [part for name, value in named.items() for part in (f"--{name}", value)]
+    made = read(command("collaboration", "create", "retail", "--members", "alpha,beta", *options, "--json"))
+    assert {name: made[name] for name in named} == named
+    assert read(command("collaboration", "list", "--json")) == [made]
+    shown = command("collaboration", "list").out
+    assert all(f"{name} {value}" in shown for name, value in named.items())
+    (kept,) = installation.catalog.collaborations()
+    assert (kept.seed_removed, kept.full_ensemble) == (terms[0] == "removed", terms[1] == "full")
+    ledger = installation.catalog.ledger(installation.catalog.pair(*two.values()).id)
+    assert (ledger.period or "life") == terms[2]
+
+
+def test_a_collaboration_is_private_for_life_unless_its_terms_say_otherwise(
+    command: Commands, two: dict[str, str]
+) -> None:
+    made = read(command("collaboration", "create", "retail", "--members", "alpha,beta", "--json"))
+    assert [made[name] for name in ("seed", "privacy", "period")] == ["in-place", "private", "life"]
 
 
 def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installation: Installation) -> None:

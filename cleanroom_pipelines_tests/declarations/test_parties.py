@@ -17,8 +17,10 @@ from .conftest import BASE, Room, actions
 ALPHA, BETA = "111122223333", "012345678901"
 SQL = "SELECT user_id FROM shop.buyers WHERE day > :day\n"
 PARTIES: dict[str, Any] = {
-    "accounts": [{"name": "alpha", "id": ALPHA}, {"name": "beta"}],
-    "collaborations": [{"name": "retail", "members": ["alpha", "beta", LOCAL_ACCOUNT]}],
+    "accounts": [{"name": "alpha", "id": ALPHA, "organization": "Alpha Group"}, {"name": "beta"}],
+    "collaborations": [
+        {"name": "retail", "members": ["alpha", "beta", LOCAL_ACCOUNT], "seed": "removed", "period": "month"}
+    ],
     "templates": [
         {"name": "buyers", "account": "beta", "sql": "buyers.sql", "collaboration": "retail"},
         {"name": "own buyers", "sql": "buyers.sql"},
@@ -139,6 +141,33 @@ def test_accounts_that_a_command_made_are_taken_as_they_are(parties: Room) -> No
     assert changes[1].id == beta.id
 
 
+def test_organizations_and_terms_are_declared(parties: Room) -> None:
+    parties.apply()
+    catalog = parties.catalog
+    beta = catalog.account_named("beta")
+    assert [catalog.organization_of_account(each) for each in (ALPHA, beta)] == ["alpha group", beta]
+    (retail,) = catalog.collaborations()
+    assert (retail.seed_removed, retail.full_ensemble) == (True, False)
+    assert catalog.ledger(catalog.pair("alpha group", beta).id).period == "month"
+    assert catalog.period_of([ALPHA, beta, LOCAL_ACCOUNT]) == "month"
+
+
+def test_a_period_that_both_approved_later_is_kept(parties: Room, mend: Mend) -> None:
+    mend("collaborations.0.members", ["alpha", "beta"])
+    mend("collaborations.0.period", "life")
+    parties.apply()
+    catalog = parties.catalog
+    pair = catalog.pair("alpha group", catalog.account_named("beta"))
+    assert catalog.ledger(pair.id).period == ""
+    with pytest.raises(ConflictError):
+        mend("collaborations.0.period", "month")
+        parties.apply()
+    mend("collaborations.0.period", "life")
+    proposed = catalog.propose(pair.id, "period", "alpha group")
+    catalog.approve(proposed.id, pair.organizations[0 if pair.organizations[0] != "alpha group" else 1])
+    assert ("keep", "retail") in actions(parties.apply())
+
+
 def test_who_left_is_not_brought_back(parties: Room) -> None:
     parties.apply()
     (retail,) = parties.catalog.collaborations()
@@ -150,6 +179,10 @@ def test_who_left_is_not_brought_back(parties: Room) -> None:
 RELIED_ON = [
     ("accounts.0.id", BETA, ConflictError),
     ("accounts.1.id", ALPHA, ConflictError),
+    ("accounts.0.organization", "another", ConflictError),
+    ("accounts.1.organization", "another", ConflictError),
+    ("collaborations.0.seed", "in-place", ConflictError),
+    ("collaborations.0.privacy", "full", ConflictError),
     ("collaborations.0.members", ["alpha", "beta"], ConflictError),
     ("templates.0.collaboration", None, ConflictError),
     ("templates.0.sql", "other.sql", ConflictError),

@@ -98,6 +98,12 @@ class RoomWorld:
         assert version is not None
         return version
 
+    def room_now(self) -> DataRoom:
+        """The room with what it holds now."""
+        room = self.installation.catalog.get(Kind.DATA_ROOM, self.room.id)
+        assert isinstance(room, DataRoom)
+        return room
+
     def is_enough(self, audience_type: str) -> bool:
         """Whether the seeds of a type count as enough users."""
         room = RoomBudget.of(self.installation, self.room, self.version().artifacts)

@@ -1,6 +1,6 @@
 """Contract: issue 5. A room's assets are made of what is provisioned, again only where something changed, and what
-is taken out is gone; audiences hold the users their definitions name; lists are delivered and repeated as the
-privacy policy says; documents and events hold released numbers only, and no id."""
+is taken out is gone; audiences hold the users their definitions name; lists are delivered and say what they
+reveal; documents and events hold released numbers only, and no id."""
 
 import gzip
 import json
@@ -361,6 +361,9 @@ def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
         provision_drop(world.installation, drop)
     world.run()
     assert {"base_audience", "seed_audiences", "overlap_statistics"} <= set(world.version().artifacts)
+    pair = room_pair(world.installation, world.room_now())
+    assert pair is not None
+    assert pair.organizations == ("adv.example", "pub.example"), "each side's, though the publisher owns the room"
     assert [path.name for path in inbox.rglob("*") if path.is_file()] == [".hidden"]
 
 

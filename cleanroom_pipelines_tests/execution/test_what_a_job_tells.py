@@ -52,7 +52,8 @@ def room_without_job(world: worlds.World, tmp_path_factory: pytest.TempPathFacto
         for kind, asset in list(zip(Kind, MAKERS, strict=False))[:3]:
             make(installation, asset, worlds.the(installation, kind).id)
         for account in (OWNER, STARTER):
-            installation.catalog.create_account(f"Account {account[0]}", account)
+            # of one organisation: jobs between two are private (test_private_jobs.py)
+            installation.catalog.create_account(f"Account {account[0]}", account, "One house")
     return home
 
 

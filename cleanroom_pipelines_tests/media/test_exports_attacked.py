@@ -1,7 +1,7 @@
-"""Contract: contracts/media.md, sections 3 and 5: what lists and answers together must not tell.
+"""Contract: contracts/privacy.md, sections 3 to 5: what lists and answers together must not tell, in a real room.
 
-Export minus export and seed in minus seed out; who spends the budget gets nothing more; a rewritten question is
-free.
+A list in place is an answer that was paid and tells nothing more; a changed seed is another question, paid anew;
+what reveals by design says so wherever it is read; a spent budget gives nothing more, however a question is put.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from cleanroom_pipelines.catalog import Kind, LedgerLine
 from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.media.errors import BudgetSpentError, MediaError, PermissionDeniedError
+from cleanroom_pipelines.media.errors import BudgetSpentError, MediaError
 from cleanroom_pipelines.media.server import MediaService
+from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
 from ..execution.room_worlds import ADVERTISER, PUBLISHER, RoomWorld, seed_file
@@ -38,15 +40,31 @@ class Asking:
         self.world.run()
         return self.call("get_job_result", job_id=job["id"])
 
-    def users(self, audience_id: str) -> set[str]:
+    def price(self, kind: str, **params: Any) -> dict[str, Any]:
+        return dict(self.call("get_estimate", kind=kind, **params))
+
+    def spent(self) -> float:
+        return float(self.call("get_room")["ledger"]["spent"])
+
+    def kinds(self) -> list[str]:
+        """What was paid, in words."""
+        catalog = self.world.installation.catalog
+        (pair,) = catalog.pairs()
+        return sorted(line.kind for line in catalog.ledger_lines(pair.id))
+
+    def listed(self, audience_id: str) -> tuple[list[str], list[str]]:
+        """The lines of a list in their order, and what it says that it reveals."""
         job = self.call("start_job", kind="user_list", audience={"kind": "custom", "id": audience_id})
         self.world.run()
         told = self.call("get_job_result", job_id=job["id"])
-        found = set[str]()
+        found: list[str] = []
         for file in told["files"]:
             with self.service.opening(ADVERTISER, job["id"], file["name"]) as path:
-                found |= set(path.read_text().splitlines())
-        return found
+                found += path.read_text().splitlines()
+        return found, told["reveals"]
+
+    def users(self, audience_id: str) -> set[str]:
+        return set(self.listed(audience_id)[0])
 
 
 @pytest.fixture
@@ -56,35 +74,155 @@ def asking(data_room: RoomWorld) -> Iterator[Asking]:
     data_room.installation.audit.close()
 
 
-def test_a_lookalike_is_delivered_in_one_of_its_seed_modes(asking: Asking) -> None:
-    with_seed = asking.create("in", {**LIKE, "exclude_seed_audience": False})
-    without = asking.create("out", {**LIKE, "exclude_seed_audience": True})
-    asking.world.run()
-    assert asking.users(with_seed)
-    with pytest.raises(PermissionDeniedError, match="seed mode"):
-        asking.users(without)
-    other = asking.create("narrow", {**LIKE, "reach": 10, "exclude_seed_audience": True})
-    with pytest.raises(PermissionDeniedError, match="seed mode"):
-        asking.users(other)
-
-
-def test_export_minus_export_tells_of_nobody(asking: Asking) -> None:
-    """The advertiser adds one customer to a seed and exports again: it gets the list of before."""
+def test_a_lookalike_is_in_place_ordered_by_nothing_and_paid_once_for_all_reaches(asking: Asking) -> None:
     world = asking.world
-    audience = asking.create("again", {"kind": "remarketing", "audience_type": "loyal"})
-    before = asking.users(audience)
-    assert before == world.seeds["loyal"]
-    for victim in sorted(set(world.users) - world.seeds["loyal"])[:2]:
-        world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] | {victim}}))
-        world.run()
-        assert asking.users(audience) == before
+    before = asking.price("audience_size", definition=LIKE | {"exclude_seed_audience": False})
+    assert before["is_at_most"], "the size of the seed, from which the price follows, is not paid"
+    wide = asking.create("wide", {**LIKE, "exclude_seed_audience": False})
+    world.run()
+    after = asking.spent()
+    assert asking.kinds() == ["base", "figures", "lookalike", "size"]
+    assert after <= 10 + before["units"]
+    users, reveals = asking.listed(wide)
+    assert len(users) == len(set(users)) == len(world.users) // 5
+    assert reveals == []
+    assert world.seeds["loyal"] & set(users), "nobody is removed"
+    first = set(users[: len(users) // 10])
+    share = len(first & world.seeds["loyal"]) / len(first)
+    assert abs(share - len(world.seeds["loyal"] & set(users)) / len(users)) < 0.2, "and nobody is put first"
+    assert users != sorted(users)
+    narrow = asking.create("narrow", {**LIKE, "reach": 10, "exclude_seed_audience": False})
+    asked = asking.answer("lookalike_statistics", audience={"kind": "custom", "id": narrow})
+    assert asked["privacy"]["price"] == 0
+    assert asking.users(narrow) < set(users)
+    without = asking.create("without", {**LIKE, "exclude_seed_audience": True})
+    left, reveals = asking.listed(without)
+    assert not set(left) & world.seeds["loyal"]
+    assert set(users) - world.seeds["loyal"] <= set(left), "the same ranking, with others in the places left"
+    assert reveals == ["seed"]
+    assert asking.spent() == after, "every reach, list and figure of one seed is free"
 
 
-def test_the_budget_ends_and_only_the_owner_refills_it(asking: Asking) -> None:
-    catalog, room = asking.world.installation.catalog, asking.world.room
+def test_one_customer_more_is_another_question_and_paid_anew(asking: Asking) -> None:
+    """Comparing two lists compares two noised vectors, and both were paid."""
+    world = asking.world
+    asking.create("like", {**LIKE, "exclude_seed_audience": False})
+    world.run()
+    once = asking.spent()
+    victim = min(set(world.users) - world.seeds["loyal"])
+    world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] | {victim}}))
+    world.run()
+    assert asking.kinds().count("lookalike") == asking.kinds().count("size") == 2
+    # by the released size of the new seed, which is about the same; the base's figures are paid already
+    assert asking.spent() == pytest.approx(2 * once - 10, abs=12)
+    # a third one is more than is left
+    world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] - {min(world.seeds["loyal"])}}))
+    spent = asking.spent()
+    world.installation.catalog.charge(
+        world.installation.catalog.pairs()[0].id, [LedgerLine("f" * 64, "size", round((99 - spent) * 10))]
+    )
+    world.run()
+    (like,) = [each for each in world.installation.catalog.custom_audiences(world.room.id) if each.name == "like"]
+    newest = world.installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, like.id)
+    assert newest.status_code == "PRIVACY_BUDGET_SPENT"
+    with pytest.raises(BudgetSpentError):
+        asking.answer("audience_size", audience={"kind": "custom", "id": like.id})
+    assert "lookalike" not in newest.artifacts, "nothing was computed"
+    # and the seed of before is free
+    world.provision_seeds()
+    world.run()
+    assert world.users_of(like)
+    assert asking.kinds().count("lookalike") == 2
+
+
+def test_a_renamed_type_and_the_same_file_again_start_nothing_anew(asking: Asking) -> None:
+    world = asking.world
+    size = asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "loyal"})
+    spent = asking.spent()
+    world.provision_seeds()  # the same ids, from another upload
+    world.run()
+    again = asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "loyal"})
+    world.provision_seeds(world.files["seeds"].replace(",loyal", ",faithful"))
+    world.run()
+    renamed = asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "faithful"})
+    assert size["size"] == again["size"] == renamed["size"], "with the same noise, or it could be averaged out"
+    assert asking.spent() == spent
+
+
+def test_two_types_with_the_same_ids_are_one_seed(asking: Asking) -> None:
+    world = asking.world
+    both = world.files["seeds"] + world.files["seeds"].replace(",loyal", ",double")
+    world.provision_seeds(both)
+    world.run()
+    double = {"operator": "DIFF", "source": {"kind": "seed", "audience_type": "double"}, "filters": None}
+    rule = {"kind": "rule_based", "source": LIKE["source"], "filters": None, "combinators": [double]}
+    assert asking.answer("audience_size", definition=rule)["size"] is None, "nobody, whatever the names"
+    asking.create("one", {**LIKE, "exclude_seed_audience": False})
+    world.run()
+    spent = asking.spent()
+    named = {**LIKE, "source": {"kind": "seed", "audience_type": "double"}, "exclude_seed_audience": False}
+    asking.create("two", named)
+    world.run()
+    assert asking.spent() == spent
+
+
+def test_what_reveals_says_so_in_the_manifest_the_answer_and_the_page(asking: Asking) -> None:
+    world = asking.world
+    rule = {
+        "kind": "rule_based",
+        "source": {"kind": "base"},
+        "filters": None,
+        "combinators": [{"operator": "DIFF", "source": LIKE["source"], "filters": None}],
+    }
+    wanted = {
+        "REMARKETING": {"kind": "remarketing", "audience_type": "loyal"},
+        "EXCLUSION": rule,
+        "seed": {**LIKE, "exclude_seed_audience": True},
+    }
+    for label, definition in wanted.items():
+        audience = asking.create(label, definition)
+        users, reveals = asking.listed(audience)
+        assert users
+        assert reveals == [label]
+        (made,) = world.installation.catalog.list(Kind.AUDIENCE_LIST, parent_id=audience).items
+        version = world.installation.catalog.current_version(Kind.AUDIENCE_LIST, made.id)
+        assert version is not None
+        reference = ArtifactReference("audience_user_list", made.id, version.artifacts["audience_user_list"])
+        assert world.installation.store.manifest(reference).facts["reveals"] == [label]
+        shown = [
+            entry.value
+            for event in worlds.materializations(world.instance, "audience_user_list", made.id)
+            for name, entry in event.metadata.items()
+            if name == "reveals by design"
+        ]
+        assert shown == [label]
+
+
+def test_the_full_ensemble_needs_both_approvals_and_says_so(asking: Asking) -> None:
+    world = asking.world
+    like = asking.create("like", {**LIKE, "exclude_seed_audience": False})
+    world.run()
+    private = asking.listed(like)[0]
+    wanted = asking.call("propose", kind="full_lookalike")
+    one = asking.create("one approved", {**LIKE, "reach": 19, "exclude_seed_audience": False})
+    assert asking.listed(one)[1] == []
+    assert asking.call("approve", email=PUBLISHER, proposal_id=wanted["id"])["is_effective"]
+    full = asking.create("both approved", {**LIKE, "reach": 18, "exclude_seed_audience": False})
+    users, reveals = asking.listed(full)
+    assert reveals == ["ensemble"]
+    assert len(users) < len(private)
+
+
+def test_the_budget_ends_and_both_providers_refill_it(asking: Asking) -> None:
+    catalog = asking.world.installation.catalog
     definition = {"kind": "remarketing", "audience_type": "loyal"}
-    first = asking.answer("audience_size", definition=definition)
-    assert asking.call("get_room")["ledger"] == {"spent": 1, "total": 100}
+
+    def size(**params: Any) -> dict[str, Any]:
+        told = asking.answer("audience_size", **params)
+        return {name: told[name] for name in ("size", "reason", "noise")}
+
+    first = size(definition=definition)
+    assert asking.spent() == 12, "the base's figures, and one count"
     rule = {
         "kind": "rule_based",
         "source": {"kind": "seed", "audience_type": "loyal"},
@@ -93,17 +231,26 @@ def test_the_budget_ends_and_only_the_owner_refills_it(asking: Asking) -> None:
             {"operator": "UNION", "source": {"kind": "seed", "audience_type": "loyal"}, "filters": None}
         ],
     }
-    assert asking.answer("audience_size", definition=rule) == first, "the same question in other words"
-    assert asking.answer("audience_size", audience={"kind": "seed", "audience_type": "loyal"}) == first
-    assert asking.call("get_room")["ledger"]["spent"] == 1
-    assert catalog.charge(room.id, "bb", "f" * 64, 99) is not None
+    assert size(definition=rule) == first, "the same question in other words"
+    assert size(audience={"kind": "seed", "audience_type": "loyal"}) == first
+    assert asking.spent() == 12
+    (pair,) = catalog.pairs()
+    assert catalog.charge(pair.id, [LedgerLine("f" * 64, "size", 870)]) is not None
+    new = {"kind": "remarketing", "audience_type": "new"}
+    with pytest.raises(BudgetSpentError) as caught:
+        size(definition=new)
+    assert (caught.value.attributes["cost"], caught.value.attributes["spent"]) == (2, 99)
+    assert size(definition=definition) == first, "what was paid for stays free"
+    wanted = asking.call("propose", kind="refill", units=5)
+    assert wanted["approved_by"] == ["adv.example"]
     with pytest.raises(BudgetSpentError):
-        asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "new"})
-    assert asking.answer("audience_size", definition=definition) == first, "what was paid for stays free"
-    with pytest.raises(PermissionDeniedError):
-        asking.call("refill_ledger", participant_id="bb", units=5)
-    asking.call("refill_ledger", email=PUBLISHER, participant_id="bb", units=5)
-    assert asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "new"})["size"]
+        size(definition=new)
+    asking.call("approve", proposal_id=wanted["id"])
+    with pytest.raises(BudgetSpentError):
+        size(definition=new)
+    assert asking.call("approve", email=PUBLISHER, proposal_id=wanted["id"])["is_effective"]
+    assert size(definition=new)["size"]
+    assert asking.call("get_room")["ledger"]["total"] == 105
 
 
 def test_deleting_says_what_is_built_on_it_and_no_more(asking: Asking) -> None:

@@ -1,7 +1,7 @@
-"""What an attacker has: the published policy, and a participant's budget. What it has not is the key.
+"""What an attacker has: the published policy, and a pair's whole budget. What it has not is the key.
 
-It knows the formula of the noise and everybody's match but one person's, and guesses by likelihood: no other way
-of guessing from the same answers is right more often (Neyman and Pearson).
+It knows the formula of the noise and everybody but one person, and guesses by likelihood: no other way of guessing
+from the same answers is right more often (Neyman and Pearson).
 """
 
 import math
@@ -10,39 +10,79 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from cleanroom_pipelines.privacy import Released, ReleasePolicy, Releaser, question_key, spend
-from cleanroom_pipelines.privacy.noise import noise_probability
+import numpy as np
+
+from cleanroom_pipelines.privacy import (
+    COUNT,
+    PAIR_TENTHS,
+    Price,
+    Released,
+    ReleasePolicy,
+    Releaser,
+    budget_spent,
+    question_key,
+)
 
 Answer = int | None
 POLICY = ReleasePolicy()
+BARE = ReleasePolicy(threshold=1, rounding=1)
+HARDLY_ANY_NOISE = Price(15_000)
+"""A count at σ = 0.5."""
 
 
 def key_of(number: int) -> bytes:
-    """The secret key of a room."""
+    """The secret key of a pair."""
     return number.to_bytes(32, "big")
 
 
 @cache
-def chances(true_count: int, policy: ReleasePolicy = POLICY) -> Mapping[Answer, float]:
+def noise_of(price: Price = COUNT) -> tuple[tuple[int, float], ...]:
+    """Every noise that may be, with its probability: worked out from the formula anew."""
+    variance = float(price.variance)
+    reach = math.ceil(12 * math.sqrt(variance)) + 2
+    weights = {noise: math.exp(-(noise**2) / (2 * variance)) for noise in range(-reach, reach + 1)}
+    total = math.fsum(weights.values())
+    return tuple((noise, weight / total) for noise, weight in weights.items())
+
+
+@cache
+def chances(true_count: int, policy: ReleasePolicy = POLICY, price: Price = COUNT) -> Mapping[Answer, float]:
     """How likely each answer is, by the formula: added up over the noise, one by one."""
     found: dict[Answer, float] = defaultdict(float)
-    reach = 60 * policy.scale
-    for noise in range(-reach, reach + 1):
+    for noise, chance in noise_of(price):
         noised = true_count + noise
         told = round(noised / policy.rounding) * policy.rounding if noised >= policy.threshold else None
-        found[told] += noise_probability(policy.scale, noise)
+        found[told] += chance
     return dict(found)
 
 
-def evidence(answer: Answer, with_x: int, without_x: int, policy: ReleasePolicy = POLICY) -> float:
+@cache
+def evidence(
+    answer: Answer, with_x: int, without_x: int, policy: ReleasePolicy = POLICY, price: Price = COUNT
+) -> float:
     """How much an answer speaks for x: the logarithm of the ratio of its likelihoods."""
-    return math.log(chances(with_x, policy)[answer] / chances(without_x, policy)[answer])
+    likely = [chances(n, policy, price).get(answer, 0.0) for n in (with_x, without_x)]
+    return math.log(max(likely[0], 1e-300) / max(likely[1], 1e-300))
 
 
-def success_of_one_answer(with_x: int, without_x: int, policy: ReleasePolicy = POLICY) -> float:
+def success_of_one_answer(
+    with_x: int, without_x: int, policy: ReleasePolicy = POLICY, price: Price = COUNT
+) -> float:
     """How often the best guess from one answer is right, exactly."""
-    a, b = chances(with_x, policy), chances(without_x, policy)
+    a, b = chances(with_x, policy, price), chances(without_x, policy, price)
     return sum(max(a.get(answer, 0.0), b.get(answer, 0.0)) for answer in {*a, *b}) / 2
+
+
+def success_of_answers(n: int, price: Price = COUNT) -> float:
+    """How often the best guess from n noised counts is right, exactly; thresholds and rounding take from it.
+
+    Each count holds x or not; the evidence is linear in their sum, which is added up value by value.
+    """
+    size = n + 24 * math.ceil(math.sqrt(n * price.variance))  # modulo: what lies beyond adds to nothing
+    places, likely = zip(*noise_of(price), strict=True)
+    one = np.bincount(np.array(places) % size, likely, minlength=size)
+    total = np.maximum(np.fft.irfft(np.fft.rfft(one) ** n, size), 0.0)
+    return float(np.maximum(total, np.roll(total, n)).sum() / 2)
 
 
 def share_right(guesses: Iterable[tuple[float, bool]]) -> float:
@@ -51,35 +91,30 @@ def share_right(guesses: Iterable[tuple[float, bool]]) -> float:
     return sum(right) / len(right)
 
 
+def within_chance(bound: float, n_guesses: int) -> float:
+    """What a measured success may be where the true one is a bound: three standard errors more."""
+    return bound + 3 * math.sqrt(bound * (1 - bound) / n_guesses)
+
+
 @dataclass
 class Room:
-    """A room as one participant meets it: every question is paid for once and answered from the store.
+    """A room as its readers meet it: every question is paid for once and answered from the store.
 
     It stands in for the catalogue; the arithmetic is the product's.
     """
 
     releaser: Releaser
+    price: Price = COUNT
+    total: int = PAIR_TENTHS
     spent: int = 0
     answers: dict[str, Released] = field(default_factory=dict)
 
     def size(self, true_count: int, question: str) -> Released:
         """Ask for a size."""
-        key = question_key(self.releaser.data_version, question)
+        key = question_key(self.releaser.content, question, self.price.tenths)
         if key not in self.answers:
-            total = self.releaser.policy.budget_units
-            self.spent = spend(total=total, spent=self.spent, cost=1)
-            self.answers[key] = self.releaser.count(true_count, question=question)
+            if self.spent + self.price.tenths > self.total:
+                raise budget_spent(total=self.total, spent=self.spent, cost=self.price.tenths)
+            self.spent += self.price.tenths
+            self.answers[key] = self.releaser.count(true_count, question=question, price=self.price)
         return self.answers[key]
-
-
-@cache
-def chances_of_a_row(n_matched: int, policy: ReleasePolicy = POLICY) -> Mapping[tuple[Answer, Answer], float]:
-    """How likely each overlap row is: its size, and its matched ids, where every user comes with one id."""
-    found: dict[tuple[Answer, Answer], float] = defaultdict(float)
-    reach = 25 * policy.scale
-    for noise in range(-reach, reach + 1):
-        noised = n_matched + noise
-        told = round(noised / policy.rounding) * policy.rounding if noised >= policy.threshold else None
-        for ids, chance in chances(noised, policy).items():
-            found[told, ids] += noise_probability(policy.scale, noise) * chance
-    return dict(found)

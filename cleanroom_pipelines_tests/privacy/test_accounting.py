@@ -58,8 +58,8 @@ def test_the_bound_is_the_promised_one() -> None:
 
 @pytest.mark.parametrize(
     ("pairs", "share"),
-    # a refill of another 100, twelve months, and an advertiser under 2, 5 and 10 organisations
-    [(2, 0.64), (4, 0.69), (12, 0.81), (5, 0.71), (10, 0.79)],
+    # an advertiser under 2, 5 and 10 organisations, a refill of 300 units, twelve months
+    [(2, 0.64), (5, 0.71), (10, 0.79), (4, 0.69), (12, 0.81)],
 )
 def test_more_tells_more_as_stated(pairs: int, share: float) -> None:
     assert round(right_at_most(pairs * PAIR_TENTHS), 2) == share

@@ -1,10 +1,10 @@
-"""Contract: the issue's "what the noise costs in accuracy": measured errors agree with the formula."""
+"""Contract: contracts/privacy.md section 2, "accuracy no worse": measured errors agree with the formula."""
 
 import math
 
 import pytest
 
-from cleanroom_pipelines.privacy import ReleasePolicy
+from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Price
 from cleanroom_pipelines.privacy.accuracy import TRUE_SIZES, accuracy_of, accuracy_table
 
 from ..offenders import offenders
@@ -35,11 +35,13 @@ def _error_within(answers: dict[int, float], size: int, share: float) -> float:
     return math.inf
 
 
-def test_less_noise_costs_less() -> None:
-    weak = accuracy_of(150, ReleasePolicy(scale=1), n_draws=500)
-    strong = accuracy_of(150, n_draws=500)
-    assert weak.size_error_at_90 < strong.size_error_at_90
-    assert weak.affinity_error_at_90 < strong.affinity_error_at_90
+def test_more_units_buy_less_noise() -> None:
+    default = accuracy_of(150, n_draws=500)
+    sizes = accuracy_of(150, n_draws=500, count=Price(8 * COUNT.tenths))
+    tables = accuracy_of(150, n_draws=500, table=Price(8 * INSIGHTS.tenths, INSIGHTS.sensitivity))
+    assert sizes.size_error_at_90 < default.size_error_at_90 == tables.size_error_at_90
+    assert tables.affinity_error_at_90 < default.affinity_error_at_90
+    assert abs(sizes.affinity_error_at_90 - default.affinity_error_at_90) <= 0.05, "a cell has its table's noise"
 
 
 def test_the_table_has_a_line_a_size() -> None:

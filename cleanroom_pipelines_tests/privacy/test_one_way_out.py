@@ -1,25 +1,31 @@
-"""Contract: contracts/media.md section 5, item 2: `privacy` is the one way in which a both-sided number leaves.
+"""Contract: contracts/privacy.md section 2: `privacy` is the one way in which a both-sided number leaves.
 
-Two rules are held against the source text, and each is first shown to find what it forbids.
+Three rules are held against the source text, and each is first shown to find what it forbids.
 
 1. A document's key that names a both-sided number gets a value that is released: `….value`, a ratio or a curve of
-   `privacy`, None, or what an answer that was released before says under the same key. A name stands for all that
-   is assigned to it in its function.
-2. A module that can count exactly (it imports the relations of a room, the evaluator's `count` and `evaluate`, or
-   the exact statistics of a lookalike) imports the release too, or is named here with the reason why not.
+   `privacy`, a size made of released counts, None, or what an answer that was released before says under the same
+   key. A name stands for all that is assigned to it in its function.
+2. A module that can count exactly (it imports the relations of a room, the evaluator's counters, the exact
+   statistics of a lookalike, or a seed's sum and histogram) imports the release too, or is named here with the
+   reason why not.
+3. What such a counter gives goes into a release and nowhere else: into no document, error, comparison or return.
 """
 
 import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_type_hints
+
+from cleanroom_pipelines.privacy import Released
+from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
 from ..architecture.tree import PACKAGE, modules
 
 # Names of both-sided numbers in the answers of a data room.
 RATIOS = {"match_rate", "affinity_ratio", "share_in_overlap", "share_in_matchable", "auc", "fpr", "tpr"}
 COUNTS = {"overlap_size", "addressable_size", "size", "seed_size", "test_set_sizes", "is_empty"}
-RELEASING = {"ratio", "affinity_ratio", "rate", "curve"}
+RELEASING = {"ratio", "affinity_ratio", "rate", "curve", "reach_size_of", "others_of"}
 DECIDING = {"is_enough"}
 
 # Where documents of a data room are made. `size` means other things elsewhere (bytes, the size of an export).
@@ -28,6 +34,7 @@ PLACES = (
     "audiences/insights.py",
     "media/*.py",
     "execution/*room*.py",
+    "execution/budgets.py",
     "execution/*media*.py",
     "execution/*audience*.py",
     "defs/assets/*room*.py",
@@ -36,13 +43,24 @@ PLACES = (
 )
 
 EXACT = {
-    "cleanroom_pipelines.audiences.evaluating": {"count", "evaluate"},
+    "cleanroom_pipelines.audiences.evaluating": {"count", "evaluate", "evaluate_counted"},
     "cleanroom_pipelines.audiences.relations": {"open_room_relations"},
     "cleanroom_pipelines.similarity.room_statistics": {"room_statistics"},
+    "cleanroom_pipelines.similarity.private_lookalikes": {"seed_sum", "held_out_histogram"},
 }
 COUNTS_WITHOUT_TELLING = {
     "audiences/benchmark.py": "measures time over made-up ids",
+    "similarity/benchmark/private.py": "measures rankings of open data, and draws its own noise",
 }
+
+# The third rule: who gives exact numbers, who holds them, and where they may go.
+GIVES = {
+    *("evaluate", "evaluate_counted", "find", "find_counted"),
+    *("room_statistics", "seed_sum", "held_out_histogram"),
+}
+HOLDS = {"n_seed"}
+HOLDING_TYPES = {"HeldOutCounts", "RoomStatistics"}
+RELEASES = {"noised", "_noised", "count", "released_statistics"}
 
 
 def unreleased(source: str) -> list[str]:
@@ -147,6 +165,77 @@ def releases(source: str) -> bool:
     return any((node.module or "").startswith("cleanroom_pipelines.privacy") for node in imported)
 
 
+def escaping(source: str) -> list[str]:
+    """Lines in which an exact number goes somewhere else than into a release."""
+    found = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef) and function.name not in GIVES:
+            found |= {f"{function.name}, line {line}" for line in _escaping(function)}
+    return sorted(found)
+
+
+def _escaping(function: ast.FunctionDef) -> Iterator[int]:
+    above = {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
+    exact = {
+        each.arg
+        for each in (*function.args.args, *function.args.kwonlyargs)
+        if each.annotation is not None and any(name in ast.unparse(each.annotation) for name in HOLDING_TYPES)
+    }
+    while True:
+        known = set(exact)
+        escaped = []
+        for node in ast.walk(function):
+            if _is_exact(node, exact):
+                where = _where(node, above)
+                if where is None:
+                    continue
+                exact |= _names(where) if isinstance(where, ast.expr) else set()
+                escaped += [node.lineno] if isinstance(where, ast.stmt) else []  # type: ignore[attr-defined]
+        if exact == known:
+            yield from escaped
+            return
+
+
+def _is_exact(node: ast.AST, exact: set[str]) -> bool:
+    match node:
+        case ast.Name(id=name, ctx=ast.Load()):
+            return name in exact
+        case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Load()):
+            return name in HOLDS
+        case ast.Call(func=ast.Name(id=name)):
+            return name in GIVES
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)):
+            return name in GIVES and owner not in ("re", "text")
+    return False
+
+
+def _where(node: ast.AST, above: dict[ast.AST, ast.AST]) -> ast.AST | None:  # noqa: PLR0911 one a case
+    """Where a number goes: the names that take it, or the statement it escapes in; None: a release or nowhere."""
+    while node in above:
+        below, node = node, above[node]
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if below is not node.func:
+                if name in RELEASES:
+                    return None
+            case ast.keyword(arg=name) if name in HOLDS:
+                return None
+            case ast.comprehension(iter=source) if source is below:
+                return node.target
+            case ast.Assign():
+                return ast.Tuple(list(node.targets))
+            case ast.AnnAssign() | ast.NamedExpr() | ast.For():
+                return node.target
+            case ast.Expr():
+                return None
+            case ast.stmt():
+                return node
+    return None
+
+
+def _names(target: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
 def makers() -> list[Path]:
     return sorted({path for place in PLACES for path in PACKAGE.glob(place)})
 
@@ -164,6 +253,51 @@ def test_whoever_counts_exactly_releases() -> None:
         if counts_exactly(path.read_text()) and not releases(path.read_text())
     }
     assert silent == set(COUNTS_WITHOUT_TELLING)
+
+
+def test_exact_numbers_go_into_a_release_and_nowhere_else() -> None:
+    counting = [path for path in modules() if counts_exactly(path.read_text())]
+    paths = [path for path in counting if str(path.relative_to(PACKAGE)) not in COUNTS_WITHOUT_TELLING]
+    assert {"room_lookalikes.py", "making_audiences.py"} <= {path.name for path in paths}
+    text = "".join(path.read_text() for path in modules())
+    assert [name for name in GIVES if f"def {name}(" not in text] == [], "a renamed counter would go unseen"
+    assert [name for name in HOLDS if f"    {name}: int" not in text] == []
+    found = {str(path.relative_to(PACKAGE)): escaping(path.read_text()) for path in paths}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+def test_the_third_rule_finds_exact_numbers_that_escape() -> None:
+    escapes = [
+        "def f(self): return self.n_seed",
+        "def f(self): return self.n_seed >= 25",
+        "def f(self):\n    if self.n_seed < 25:\n        raise SeedError",
+        "def f(self): raise SeedError(f'{self.n_seed} matched')",
+        "def f(q): n = q.find_counted(); return {'users': n}",
+        "def f(q): n = q.find_counted(); m = n + 1; log(users=m); return m",
+        "def f(private): b = private.seed_sum(); return b",
+        "def f(private, r):\n    b = private.seed_sum()\n    c = [r.noised(x) for x in b]\n    return b[0]",
+        "def f(private): return [int(x) for x in private.seed_sum()]",
+        "def f(self, histogram: 'HeldOutCounts'): return histogram.total",
+        "def f(folder): return room_statistics(folder).auc",
+    ]
+    assert [source for source in escapes if not escaping(source)] == []
+    released = [
+        "def f(self, releaser): return releaser.count(self.n_seed, question=self.source)",
+        "def f(private, r):\n    b = private.seed_sum()\n    return [r.noised(int(x)) for n, x in enumerate(b)]",
+        "def f(q, releaser): n = q.find_counted(); return releaser.count(n)",
+        "def f(q): q.find(q.definition)",
+        "def f(q): n = q.find_counted(); return LookalikeRun(q, n_seed=n)",
+        "def f(self, histogram: 'HeldOutCounts'): return [noised(x) for x in histogram.counts]",
+        "def f(folder, seed): return released_statistics(room_statistics(folder), seed)",
+    ]
+    assert [source for source in released if escaping(source)] == []
+
+
+def test_what_makes_sizes_of_released_counts_takes_nothing_else() -> None:
+    for function in (reach_size_of, others_of):
+        types = [each for name, each in get_type_hints(function).items() if name not in ("return", "reach")]
+        assert types
+        assert set(types) == {Released}
 
 
 def test_only_a_releaser_makes_released_counts() -> None:

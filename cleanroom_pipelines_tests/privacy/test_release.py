@@ -1,4 +1,4 @@
-"""Contract: contracts/media.md section 5, items 3 to 5, 9 and 10: noise, then threshold, then rounding; ratios."""
+"""Contract: contracts/privacy.md section 2: noise, then threshold, then rounding; then all else."""
 
 import copy
 import dataclasses
@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import pickle
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.privacy import (
+    COUNT,
+    INSIGHTS,
+    Price,
     Reason,
     Released,
     ReleasePolicy,
@@ -21,6 +25,7 @@ from cleanroom_pipelines.privacy import (
     curve,
     rate,
     ratio,
+    released,
 )
 from cleanroom_pipelines.privacy.noise import draw_noise
 
@@ -28,23 +33,28 @@ from ..offenders import offenders
 
 KEY = bytes(range(32))
 OPEN, HIDING = Releaser(KEY, "v1", False), Releaser(KEY, "v1", True)
-EXACT = Releaser(KEY, "v1", False, ReleasePolicy(scale=1, threshold=1, rounding=1))
+EXACT = Releaser(KEY, "v1", False, ReleasePolicy(threshold=1, rounding=1))
+HARDLY_ANY_NOISE = Price(10**9)
+PRICES = [Price(1), COUNT, INSIGHTS, HARDLY_ANY_NOISE]
 
 counts = st.integers(0, 10**9) | st.integers(0, 200)
 questions = st.text(max_size=20)
+prices = st.sampled_from(PRICES)
 
 
 def large(value: int) -> Released:
     """A released count of a certain value."""
-    found = (OPEN.count(value, question=f"{n}") for n in range(1_000))
-    return next(released for released in found if released.value == value)
+    return OPEN.count(value, question="", price=HARDLY_ANY_NOISE)
 
 
-@given(counts, questions, questions)
-def test_noise_first_then_the_threshold_then_rounding(n: int, question: str, cell: str) -> None:
-    noised = n + draw_noise(KEY, 10, ["v1", question, cell])
-    told = OPEN.count(n, question=question, cell=cell)
-    assert told == OPEN.count(n, question=question, cell=cell)
+@given(counts, questions, questions, prices)
+def test_noise_first_then_the_threshold_then_rounding(n: int, question: str, cell: str, price: Price) -> None:
+    parts = ["v1", question, cell, str(price.tenths), str(price.sensitivity)]
+    noised = n + draw_noise(KEY, price.variance, parts)
+    told = OPEN.count(n, question=question, cell=cell, price=price)
+    assert noised == OPEN.noised(n, question=question, cell=cell, price=price)
+    assert told == OPEN.count(n, question=question, cell=cell, price=price)
+    assert told == released(noised, price=price), "all that a count tells is made of the noised one"
     if noised < 40:
         assert (told.value, told.reason, told.is_enough(), told.is_indicative) == (None, "too_few", False, False)
     else:
@@ -66,7 +76,7 @@ def test_hidden_counts_decide_as_they_would_if_told(n: int, question: str) -> No
 
 
 def test_what_is_enough_is_never_less_than_the_threshold() -> None:
-    few, many = EXACT.count(0, question="0"), large(100)
+    few, many = EXACT.count(0, question="0", price=HARDLY_ANY_NOISE), large(100)
     assert not OPEN.count(-1_000, question="few").is_enough(1)
     assert not few.is_enough(40)
     assert (many.is_enough(100), many.is_enough(101)) == (True, False)
@@ -75,19 +85,24 @@ def test_what_is_enough_is_never_less_than_the_threshold() -> None:
 @pytest.mark.parametrize("n", [10_000, 10_003, 10_005, 10_009])
 def test_told_counts_are_unbiased(n: int) -> None:
     errors = [(OPEN.count(n, question=f"{number}").value or 0) - n for number in range(20_000)]
-    assert abs(sum(errors) / len(errors)) < 3.5 * 14.5 / math.sqrt(len(errors))
+    deviation = math.sqrt(float(COUNT.variance) + 100 / 12)
+    assert abs(sum(errors) / len(errors)) < 3.5 * deviation / math.sqrt(len(errors))
 
 
 def test_the_true_count_is_nowhere_in_what_is_released() -> None:
     n = 987_654_321
     for releaser in (OPEN, HIDING):
-        released = releaser.count(n, question="q")
-        texts = [repr(released), str(released), str(released.as_dict()), str([*map(repr, _below(released))])]
+        told = next(each for each in (releaser.count(n, question=f"{m}") for m in range(99)) if each.kept() != n)
+        texts = [repr(told), str(told), str(told.as_dict()), str([*map(repr, _below(told))])]
         assert not any(str(n) in text for text in texts)
         # Another true count with the same answer cannot be told from it.
-        other = next(each for each in (releaser.count(n + d, question="q") for d in (1, -1)) if each == released)
-        assert [*map(repr, _below(released))] == [*map(repr, _below(other))]
-        assert not hasattr(released, "__dict__")
+        for other in (releaser.count(n + m % 20, question=f"of {m}") for m in range(99)):
+            if other == told:
+                assert [*map(repr, _below(told))] == [*map(repr, _below(other))]
+                break
+        else:
+            pytest.fail("no other count has the same answer")
+        assert not hasattr(told, "__dict__")
 
 
 def _below(released: Released) -> list[object]:
@@ -96,7 +111,7 @@ def _below(released: Released) -> list[object]:
     pending = [getattr(released, name) for name in Released.__slots__]
     while pending:
         each = pending.pop()
-        if isinstance(each, int | None):
+        if isinstance(each, int | Fraction | None):
             found.append(each)
         elif dataclasses.is_dataclass(each):
             pending += [getattr(each, f.name) for f in dataclasses.fields(each)]
@@ -105,8 +120,8 @@ def _below(released: Released) -> list[object]:
 
 def test_nothing_else_hangs_on_a_released_count() -> None:
     known = [getattr(OPEN.count(500, question="q"), name) for name in Released.__slots__]
-    released = OPEN.count(500, question="q")
-    referred = [each for each in gc.get_referents(released) if each is not Released]
+    made = OPEN.count(500, question="q")
+    referred = [each for each in gc.get_referents(made) if each is not Released]
     assert all(any(each is mine or each == mine for mine in known) for each in referred)
 
 
@@ -131,16 +146,16 @@ def test_a_hidden_count_does_not_get_into_a_document_by_accident() -> None:
 
 
 def test_a_released_count_is_made_by_a_releaser_and_stays_as_it_is() -> None:
-    released = OPEN.count(500, question="q")
+    made = OPEN.count(500, question="q")
     with pytest.raises(TypeError):
         Released()
     for name in ("value", *Released.__slots__, "true_count"):
         with pytest.raises(AttributeError):
-            setattr(released, name, 1)
-    assert copy.deepcopy(released) is released
-    assert copy.copy(released) is released
-    assert len({released, OPEN.count(500, question="q")}) == 1
-    assert released != 500
+            setattr(made, name, 1)
+    assert copy.deepcopy(made) is made
+    assert copy.copy(made) is made
+    assert len({made, OPEN.count(500, question="q")}) == 1
+    assert made != 500
 
 
 def test_a_releaser_keeps_its_key_to_itself() -> None:
@@ -156,11 +171,42 @@ def test_new_data_draws_new_noise() -> None:
     assert sum(a == b for a, b in answers) < 25
 
 
-def test_a_total_has_the_noise_of_its_parts() -> None:
-    parts = {"a": 300, "b": -20}
-    noised = 280 + sum(draw_noise(KEY, 10, ["v1", "q", cell]) for cell in parts)
-    assert OPEN.total(parts, question="q").value == round(noised / 10) * 10
-    assert OPEN.total({"": 300}, question="q") == OPEN.count(300, question="q")
+def test_another_price_or_sensitivity_draws_other_noise() -> None:
+    def answers(price: Price) -> list[int | None]:
+        return [OPEN.count(5_000, question=f"{n}", price=price).kept() for n in range(30)]
+
+    # The same variance at another price is another purchase, so it must not be the same draw.
+    same_noise = Price(2 * COUNT.tenths, 2 * COUNT.sensitivity)
+    assert same_noise.variance == COUNT.variance
+    found = [answers(price) for price in (COUNT, same_noise, Price(COUNT.tenths + 1))]
+    assert len(set(map(tuple, found))) == 3
+
+
+@given(counts, prices)
+def test_a_count_in_an_artifact_is_the_count_that_was_released(n: int, price: Price) -> None:
+    for releaser in (OPEN, HIDING):
+        count = releaser.count(n, question="q", price=price)
+        kept = json.loads(json.dumps(count.kept()))
+        read = released(kept or 0, price=price, is_hidden=releaser.hide_absolute_values)
+        assert read == count
+        assert read.as_dict() == count.as_dict()
+
+
+@given(counts, counts, counts)
+def test_a_derived_count_is_too_few_where_any_of_its_parts_is(n: int, part: int, whole: int) -> None:
+    for releaser in (OPEN, HIDING):
+        a, b, c = (releaser.count(each, question="q", cell=str(each)) for each in (n, part, whole))
+        found = a.scaled(b, c)
+        kept = [each.kept() for each in (a, b, c)]
+        if None in kept:
+            assert found.kept() is None
+        else:
+            assert found == released(
+                round(kept[0] * kept[1] / kept[2]),  # type: ignore[operator]
+                price=COUNT,
+                is_hidden=releaser.hide_absolute_values,
+            )
+        assert (found.reason is Reason.HIDDEN) == releaser.hide_absolute_values
 
 
 @given(counts, counts, questions)
@@ -206,24 +252,30 @@ def test_every_answer_states_its_noise() -> None:
     for releaser in (OPEN, HIDING):
         noise = releaser.count(500, question="q").as_dict()["noise"]
         assert (noise["statement"], noise["plus_minus"], noise["confidence"]) == ("± 23 at 90 %", 23, 0.9)
+        table = releaser.count(500, question="q", price=INSIGHTS).as_dict()["noise"]
+        assert table == releaser.noise_of(INSIGHTS)
+        assert (table["statement"], table["plus_minus"]) == ("± 31 at 90 %", 31)
         assert (noise["threshold"], noise["rounding"], noise["indicative_below"]) == (40, 10, 150)
 
 
 def test_the_policy_is_told_in_numbers_and_words() -> None:
     told = ReleasePolicy().as_dict()
     numbers = {name: value for name, value in told.items() if isinstance(value, int)}
-    assert numbers == {
-        "noise_scale": 10,
-        "threshold": 40,
-        "rounding": 10,
-        "indicative_below": 150,
-        "budget_units": 100,
-        "most_units_of_a_table": 10,
-        "least_difference_between_lists": 25,
+    assert numbers == {"threshold": 40, "rounding": 10, "indicative_below": 150, "units": 100}
+    assert told["bound"]["right_at_most"] == 0.6
+    assert {name: told["bound"][name] for name in ("rho", "mu", "epsilon", "delta")} == {
+        "rho": 0.128,
+        "mu": 0.506,
+        "epsilon": 2.28,
+        "delta": 1e-6,
     }
     words = " ".join(told["statements"])
-    assert all(str(number) in words for number in {*numbers.values(), "± 23 at 90 %"})
+    stated = {*numbers.values(), "± 23 at 90 %", "± 31 at 90 %", "60%"}
+    assert [number for number in stated if str(number) not in words] == []
     assert json.loads(json.dumps(told)) == told
+    more = ReleasePolicy().as_dict(2_000)
+    assert (more["units"], more["bound"]["right_at_most"]) == (200, 0.64)
+    assert "64%" in " ".join(more["statements"])
 
 
 def test_a_policy_whose_numbers_do_not_go_together_is_refused() -> None:
@@ -231,4 +283,4 @@ def test_a_policy_whose_numbers_do_not_go_together_is_refused() -> None:
         with pytest.raises(UsageError):
             ReleasePolicy(**numbers)
 
-    assert offenders([{"scale": 0}, {"threshold": 45}, {"rounding": 0}, {"threshold": 0}], check) == []
+    assert offenders([{"threshold": 45}, {"rounding": 0}, {"threshold": 0}], check) == []

@@ -154,6 +154,9 @@ def settle(installation: Installation) -> Parties:
         add_party(installation, "advertiser", ADVERTISER),
         add_party(installation, "stranger", STRANGER),
     )
+    for party in (parties.publisher, parties.advertiser):
+        # of one organisation: 40 seed users are too few for a private ranking
+        installation.catalog.set_organization("Loyal group", account_id=party.account_id)
     accounts = installation.home.accounts
     worlds.write_events(
         _folder(accounts / PUBLISHER / "warehouse" / DATABASE / TABLE) / "a.parquet", worlds.events()

@@ -153,6 +153,12 @@ def test_no_field_takes_data(log: AuditLog, folder: Path) -> None:
         ("n_bytes", 1.5),
         ("n_bytes", True),
         ("n_unknown_members", "3"),
+        ("pair", "publisher.example+advertiser.example"),
+        ("question", '{"facts": ["segment 7"]}'),
+        ("kind", "overlap of alice"),
+        ("tenths", 2.5),
+        ("variance", "0.5"),
+        ("sensitivity", "a@example.com"),
     ]
 
     def check(field: str, value: object) -> None:
