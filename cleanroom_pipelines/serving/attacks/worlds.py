@@ -35,7 +35,6 @@ from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.privacy import prices
 from cleanroom_pipelines.storage import InstallationKey
-from cleanroom_pipelines.storage.upload_vault import chunks_of
 
 PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.example", "data@agency.example"
 N_USERS = 1_600
