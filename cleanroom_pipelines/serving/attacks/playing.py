@@ -68,7 +68,10 @@ def lookalikes(world: World, is_in: bool) -> Found:
         if not kept and "job" in first:
             options = {"holdout": "20%", "delta_from": first["job"]}
             second = world.ask(AGENCY, "user_list", audience=about, options=options)
-            kept = _members("kept", world.users_of(AGENCY, second))
+            # both together: who is kept out of one is in the other
+            kept = _members("kept", world.users_of(AGENCY, first)) | _members(
+                "kept", world.users_of(AGENCY, second)
+            )
     return {
         "statistics compared": told,
         "lists compared": lists,
