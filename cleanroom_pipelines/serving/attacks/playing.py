@@ -68,7 +68,10 @@ def lookalikes(world: World, is_in: bool) -> Found:
         if not kept and "job" in first:
             options = {"holdout": "20%", "delta_from": first["job"]}
             second = world.ask(AGENCY, "user_list", audience=about, options=options)
-            kept = _members("kept", world.users_of(AGENCY, second))
+            # both together: who is kept out of one is in the other
+            kept = _members("kept", world.users_of(AGENCY, first)) | _members(
+                "kept", world.users_of(AGENCY, second)
+            )
     return {
         "statistics compared": told,
         "lists compared": lists,
@@ -139,7 +142,11 @@ def oracles(world: World, is_in: bool) -> Found:
     prices: Numbers = {}
 
     def look(when: str) -> None:
-        told = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
+        try:
+            told = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
+        except CleanroomError as error:
+            prices[f"{when} error"] = _in_figures(error.message)
+            return
         prices.update({f"{when} {name}": float(told[name]) for name in ("units", "is_at_most", "left")})
 
     look("before")

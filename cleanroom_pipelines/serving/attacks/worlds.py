@@ -33,9 +33,8 @@ from cleanroom_pipelines.execution.making_audiences import make_audience_list, m
 from cleanroom_pipelines.execution.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.media.server import MediaService
-from cleanroom_pipelines.privacy import prices
+from cleanroom_pipelines.privacy import Price
 from cleanroom_pipelines.storage import InstallationKey
-from cleanroom_pipelines.storage.upload_vault import chunks_of
 
 PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.example", "data@agency.example"
 N_USERS = 1_600
@@ -160,7 +159,7 @@ def open_installation(home: Path, world: str = "") -> Installation:
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Switch the policy off: noise so narrow that it is none."""
-    with patch.object(prices, "variance_of", lambda tenths, sensitivity=1: Fraction(1, 200)):
+    with patch.object(Price, "variance", property(lambda price: Fraction(1, 200))):
         yield
 
 
@@ -201,8 +200,8 @@ class World:
             return None
         lines: list[str] = []
         for each in answer["files"]:
-            with self.service.opening(who, answer["job"], each["name"]) as path, path.open("rb") as stream:
-                lines += b"".join(chunks_of(stream)).decode().split()
+            with self.service.opening(who, answer["job"], each["name"]) as path:
+                lines += path.read_text().split()
         return lines
 
     def audience(self, who: str, definition: Mapping[str, Any]) -> dict[str, Any]:
