@@ -253,6 +253,37 @@ def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
     }
 
 
+def write_down_reveals(
+    installation: Installation,
+    resource: str,
+    reveals: Iterable[str],
+    *,
+    account: str | None = None,
+    room: str | None = None,
+) -> None:
+    """Write into the audit log that a list tells something by design.
+
+    Args:
+        installation: Where.
+        resource: Partition key of the list or export.
+        reveals: What it tells, in a word each.
+        account: Whose export it is, on the road of accounts.
+        room: Whose list it is, on that of data rooms.
+    """
+    for each in reveals:
+        installation.audit.write(
+            {
+                "way": "worker",
+                "operation": "export",
+                "resource": resource,
+                "account": account,
+                "room": room,
+                "outcome": "ok",
+                "kind": f"reveals_{each.lower()}",
+            }
+        )
+
+
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
     """What lines of a ledger prove together, recomputed from each one's own noise.
 

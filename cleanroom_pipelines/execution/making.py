@@ -37,6 +37,7 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
+from cleanroom_pipelines.execution.budgets import write_down_reveals
 from cleanroom_pipelines.execution.inbox import settle_drop
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.private_jobs import (
@@ -45,7 +46,6 @@ from cleanroom_pipelines.execution.private_jobs import (
     in_keyed_order,
     mark_seed,
     reveals_by_ensemble,
-    write_down_reveals,
 )
 from cleanroom_pipelines.execution.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.execution.seeds import forget_seed
@@ -385,7 +385,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
                     requested=written.requested, delivered=written.delivered, folder=folder, reveals=reveals
                 )
                 drafting.close()
-                write_down_reveals(installation, export, reveals)
+                write_down_reveals(installation, export.id, reveals, account=export.account_id)
 
             def tell(n_users: int) -> None:
                 work.report_progress(n_users / max(1, selection.delivered), "writing")

@@ -33,7 +33,7 @@ from cleanroom_pipelines.audiences.relations import open_room_relations
 from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Version
 from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
-from cleanroom_pipelines.execution.budgets import Question
+from cleanroom_pipelines.execution.budgets import Question, write_down_reveals
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
 from cleanroom_pipelines.execution.making_rooms import unseal_hashes
@@ -134,6 +134,27 @@ class _Question:
         return canonical(definition, self.resolve, self.budget.seeds)
 
     @cached_property
+    def is_full(self) -> bool:
+        """Whether the full ensemble ranks: both providers approved it, or are one organisation."""
+        pair = self.budget.budget.pair
+        if pair.organizations[0] == pair.organizations[1]:
+            return True
+        return self.installation.catalog.is_full_lookalike(pair.id, self.room.id)
+
+    @property
+    def reveals(self) -> list[str]:
+        """What a list of the audience tells by design."""
+        needs = what_it_needs(self.definition, self.resolve, self.budget.seeds)
+        lookalikes = lookalikes_of(self.definition, self.resolve).values()
+        a, b = self.budget.budget.pair.organizations
+        found = {each.value for each in needs}
+        if any(each.exclude_seed_audience for each in lookalikes):
+            found.add("seed")
+        if lookalikes and self.is_full and a != b:
+            found.add("ensemble")
+        return sorted(found)
+
+    @cached_property
     def figures(self) -> BaseFigures:
         """What is told of the base alone."""
         reference = ArtifactReference(
@@ -232,8 +253,7 @@ def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) 
     n_users = question.find_counted(engine, folders, question.definition, counted)
     text = question.text(question.definition)
     size = question.releaser.count(n_users, question=text)
-    needs = what_it_needs(question.definition, question.resolve, question.budget.seeds)
-    return _publish(question, staged, size, [question.budget.question("size", text)], sorted(needs))
+    return _publish(question, staged, size, [question.budget.question("size", text)])
 
 
 def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
@@ -262,32 +282,28 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
         source=question.text(source),
         organization=question.organization,
     )
-    pair = question.budget.budget.pair
-    is_full = question.installation.catalog.is_full_lookalike(pair.id, question.room.id) or run.is_within_one
-    documents = run.rank_fully() if is_full else run.rank_privately()
+    documents = run.rank_fully() if question.is_full else run.rank_privately()
     run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
     size = run.size_of(lookalike.reach)
-    reveals = [name for name, does in (("seed", lookalike.exclude_seed_audience), ("ensemble", is_full)) if does]
-    sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [], reveals)
+    sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [])
     with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_json()) as draft:
         write_documents(draft.path, documents)
     return sentence
 
 
-def _publish(
-    question: _Question, users: Path, size: Released, price: Sequence[Question], reveals: Sequence[str]
-) -> str:
+def _publish(question: _Question, users: Path, size: Released, price: Sequence[Question]) -> str:
     """Write the artifact of the audience: its users, and what may be told of them."""
+    reveals = question.reveals
     with question.work.drafting(
         "custom_audience", question.inputs, {"question": question.text(question.definition)}
     ) as draft:
         (draft.path / USERS_FILE).write_bytes(users.read_bytes())
-        draft.facts["reveals"] = list(reveals)
+        draft.facts["reveals"] = reveals
         document = {
             "released": size.as_dict(),  # value, reason and noise
             "questions": [each.as_dict() for each in price],
             "is_enough": size.is_enough(),
-            "reveals": list(reveals),
+            "reveals": reveals,
             "privacy": question.budget.budget.as_dict(),
         }
         write_documents(draft.path, {"audience": document})
@@ -370,6 +386,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
                 draft.facts["reveals"] = told["reveals"]
                 document = _told_of(delivered.manifest.as_dict(), told["reveals"])
                 write_documents(draft.path, {"list": document})
+            write_down_reveals(installation, record.id, told["reveals"], room=audience.data_room_id)
             sentence = "The list was delivered."
             work.finish(sentence, (version.ref,))
         return Made(asset, partition, sentence, work.manifests[asset], {"list": document})

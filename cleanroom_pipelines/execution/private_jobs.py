@@ -11,7 +11,7 @@ the list tells who is in the seed, and its manifest says that it does.
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,6 @@ from cleanroom_pipelines.catalog import (
     Catalog,
     Collaboration,
     ConfiguredAudienceModel,
-    ExportJob,
     GenerationJob,
     Kind,
     Ledger,
@@ -313,21 +312,6 @@ def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]
     """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
     told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(told)} if reveals else {}
-
-
-def write_down_reveals(installation: Installation, export: ExportJob, reveals: Iterable[str]) -> None:
-    """Write into the audit log that a list tells something by design."""
-    for each in reveals:
-        installation.audit.write(
-            {
-                "way": "worker",
-                "operation": "export",
-                "resource": export.id,
-                "account": export.account_id,
-                "outcome": "ok",
-                "kind": f"reveals_{each}",
-            }
-        )
 
 
 def in_keyed_order(

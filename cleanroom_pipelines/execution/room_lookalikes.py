@@ -62,12 +62,6 @@ class LookalikeRun:
     source: str
     organization: str
 
-    @property
-    def is_within_one(self) -> bool:
-        """Whether both sides are one organisation's, which has nothing to hide from itself."""
-        a, b = self.room.budget.pair.organizations
-        return a == b
-
     @cached_property
     def releaser(self) -> Releaser:
         """Releases its numbers."""

@@ -210,6 +210,8 @@ def test_a_list_is_the_audience_one_user_a_line(filled: RoomWorld) -> None:
     assert set(files_of(filled, delivered).splitlines()) == filled.seeds["loyal"]
     told = document(filled, delivered, "audience_user_list", "list")
     assert told["reveals"] == ["REMARKETING"]
+    labels = [each["kind"] for each in filled.installation.audit.entries() if each["operation"] == "export"]
+    assert labels == ["reveals_remarketing"]
     assert "requested" not in json.dumps(told)
 
 
