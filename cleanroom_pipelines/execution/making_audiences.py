@@ -420,6 +420,12 @@ def _pay_for_list(
     installation: Installation, audience: CustomAudience, room_version: Version, told: Mapping[str, Any]
 ) -> None:
     """Pay for the size that decides whether there is a list."""
+    if "questions" not in told:
+        raise CleanroomError(
+            "The audience was made by an earlier release and is made again.",
+            remedy="Ask for the list again in a moment.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
     room = installation.catalog.get(Kind.DATA_ROOM, audience.data_room_id)
     assert isinstance(room, DataRoom)
     budget = RoomBudget.of(installation, room, room_version.artifacts)

@@ -50,6 +50,8 @@ def keep_representation(model: Path, before: Path) -> bool:
     if users.sum() and users[is_known].sum() < _LEAST_KNOWN * users.sum():
         return False
     origin = representation_digest(before)
+    if representation_digest(model) == origin:
+        return True  # the same base: nothing is to be carried over
     PrivateRepresentation.load(before).carried_over(old, new).save(model)
     with np.load(model / PRIVATE_FILE, allow_pickle=False) as arrays:
         everything = {name: arrays[name] for name in arrays.files}

@@ -177,7 +177,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
     reference = ArtifactReference("custom_audience", audience.id, "0001-00000000")
     with installation.store.drafting(reference, code_version="1", data_version="d", created_at="now") as draft:
         pq.write_table(pa.table({"user_id": USERS[:N_DELIVERED]}), draft.path / "users.parquet")
-        (draft.path / "audience.json").write_text(json.dumps({"is_enough": True}))
+        (draft.path / "audience.json").write_text(json.dumps({"is_enough": True, "questions": [], "reveals": []}))
     catalog.publish_artifact(claim, "custom_audience", reference.version)
     catalog.finish(claim, {"sentence": "Made."}, (version.ref,))
     record = catalog.create(

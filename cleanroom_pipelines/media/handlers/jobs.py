@@ -304,6 +304,7 @@ def _target_of(
 ) -> tuple[Version, Mapping[str, Any]]:
     """The version that answers a question about an audience, and what else is asked."""
     catalog = call.installation.catalog
+    queue_room_rebuild(call.installation, room.id)
     definition = parse_definition(audience.definition)
     if kind is JobKind.LOOKALIKE_STATISTICS and not isinstance(definition, Lookalike):
         raise errors.InvalidRequestError("The audience is no lookalike.", remedy="Ask about a lookalike audience.")
