@@ -340,7 +340,6 @@ def opened(folder: Path) -> Iterator[World]:
         target=catalog.newest_version(Kind.AUDIENCE_LIST, delivered.id),
         options={},
     )
-    catalog.create_user(email("base"))
     datasets = room.publisher.list_training_datasets()["trainingDatasets"]
     models = room.publisher.list_audience_models()["audienceModels"]
     keys = {
