@@ -22,6 +22,7 @@ from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, room_pair
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making_audiences import FILES
+from cleanroom_pipelines.execution.work import CODE_VERSIONS
 from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -212,7 +213,7 @@ class MediaWorld:
         version = f"{claim.number:04d}-{self.installation.token_hex(4)}"
         with self.installation.store.drafting(
             ArtifactReference(asset, key, version),
-            code_version="1",
+            code_version=CODE_VERSIONS[asset],
             data_version="d",
             created_at=self.installation.clock().isoformat(),
             inputs=(),
