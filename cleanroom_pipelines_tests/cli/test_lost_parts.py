@@ -64,6 +64,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("delete",): (NOBODY, "--yes"),
     ("demo",): (),
     ("dev",): (),
+    ("ledger",): (),
     ("retry",): (NOBODY,),
     ("run",): (),
     ("serve",): ("--port", "0"),
