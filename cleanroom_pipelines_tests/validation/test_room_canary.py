@@ -190,10 +190,10 @@ def test_scratch_that_cannot_be_written(tmp_path: Path, text: str) -> None:
 def test_errors(tmp_path: Path) -> None:
     upload = uploads_of(tmp_path, MatchingId.EMAIL)[Dataset.SEGMENTS]
     upload.path.write_bytes(gzip.compress((CANARY.encode() + b",x\n") * 100_000))
-    engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch_bytes=1_000)
-    with pytest.raises(StorageFullError) as caught:
-        validate_upload(upload, engine=engine)
-    assert_silent_error(caught.value)
+    engine = EngineSettings(memory_bytes=512 << 20, threads=1, unpacked_bytes=1_000)
+    report = validate_upload(upload, engine=engine)
+    assert not report.passed
+    assert CANARY not in json.dumps(report.as_dict())
     upload.path.write_text(f"{CANARY},x\n")
 
     def stops(share: float, stage: str) -> None:
