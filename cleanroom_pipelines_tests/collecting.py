@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 # Folders in the order in which their longest modules come; all others follow.
-_LONGEST_FIRST = ("journeys", "contract", "shell", "execution", "serving", "media", "audiences", "similarity")
+_LONGEST_FIRST = (
+    "attacks",
+    "journeys",
+    "contract",
+    "shell",
+    "execution",
+    "serving",
+    "media",
+    "audiences",
+    "similarity",
+)
 
 Marks = dict[Path, list[set[str]]]
 MARKS = pytest.StashKey[Marks]()

@@ -18,13 +18,26 @@ def _marked(play: Play) -> object:
     return pytest.param(play, id=play.names[0], marks=marks)
 
 
-@pytest.mark.parametrize("play", [_marked(play) for play in PLAYS])
-def test_attacks_stay_within_the_bound_and_are_attacks(play: Play, tmp_path: Path) -> None:
-    results = {each.name: each for each in attack(Templates(tmp_path), play, N_WORLDS)}
+def _check(play: Play, folder: Path) -> None:
+    results = {each.name: each for each in attack(Templates(folder), play, N_WORLDS)}
     assert sorted(results) == sorted(play.names)
     for result in results.values():
         assert result.is_within, result
         assert result.right_off > 0.9, result
+
+
+class TestHalfOfThem:
+    """A class each, so that two workers share them."""
+
+    @pytest.mark.parametrize("play", [_marked(play) for play in PLAYS[::2]])
+    def test_attacks_stay_within_the_bound_and_are_attacks(self, play: Play, tmp_path: Path) -> None:
+        _check(play, tmp_path)
+
+
+class TestTheOtherHalf:
+    @pytest.mark.parametrize("play", [_marked(play) for play in PLAYS[1::2]])
+    def test_attacks_stay_within_the_bound_and_are_attacks(self, play: Play, tmp_path: Path) -> None:
+        _check(play, tmp_path)
 
 
 def test_every_attack_has_one_name() -> None:
