@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import combinations
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
@@ -295,14 +295,13 @@ class Pairs(Database):
         return _proposal(row)
 
     def _ledger(self, session: Session, pair: PairRow) -> Ledger:
-        query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair.id)
+        query = select(func.sum(LedgerLineRow.tenths)).where(LedgerLineRow.pair_id == pair.id)
         if pair.period == "month":
             now = self._clock()
             query = query.where(
                 LedgerLineRow.created_at >= now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             )
-        spent = sum(row.tenths for row in session.scalars(query))
-        return Ledger(spent, pair.total_tenths, pair.period)
+        return Ledger(int(session.scalar(query) or 0), pair.total_tenths, pair.period)
 
 
 def make_monthly(session: Session, organizations: Sequence[str], now: datetime) -> None:

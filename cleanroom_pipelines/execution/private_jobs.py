@@ -218,7 +218,7 @@ class PrivateJob:
         if not any(each.name == "vector.json" for each in manifest.files):
             return None
         paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
-        return paid if paid.fits(self._source, model) else None
+        return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
         """What the job cost, how far its figures may be off, what is left, and what its lists tell."""

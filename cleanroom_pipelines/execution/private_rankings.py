@@ -72,7 +72,8 @@ class PrivateRanking:
     @property
     def figures(self) -> Price:
         """The price of the quality figures, and so their noise."""
-        return figures_price(self.n_seed_users)
+        # where the size is hidden, no price may tell it
+        return figures_price(self.n_seed_users if self.tenths is None else 0)
 
     def make(
         self,
@@ -136,7 +137,7 @@ class PrivateRanking:
             d=d,
             ridge=ridge,
             deviation=math.sqrt(self._vector_price.variance / self._vector_price.sensitivity),
-            source=digest_of(self.source),
+            source=digest_of(self.budget.pair.id, self.source),
             representation=self._representation,
             n_seed_users=self.n_seed_users,
             figures=found,
@@ -186,7 +187,7 @@ class PaidVector:
         d: Coordinates.
         ridge: λ.
         deviation: Of its noise, as a multiple of the sensitivity.
-        source: Digest of the seed's canonical text: other ids are another seed.
+        source: Digest of the pair and the seed's canonical text: other ids are another seed.
         representation: What the vector is of.
         n_seed_users: Released size of the seed.
         figures: Quality figures, of the base that it was paid for.
@@ -210,11 +211,11 @@ class PaidVector:
         """Read `as_dict` back."""
         return cls(**{**value, "values": tuple(value["values"])})
 
-    def fits(self, source: str, model: Path) -> bool:
-        """Whether it is of this seed, in the representation of this model."""
+    def fits(self, pair_id: str, source: str, model: Path) -> bool:
+        """Whether this pair paid it, and it is of this seed in the representation of this model."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
-        return self.source == digest_of(source) and self.representation == representation_digest(model)
+        return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
 
     def rank(
         self,
@@ -253,6 +254,6 @@ class PaidVector:
         )
 
 
-def digest_of(source: str) -> str:
-    """Digest of a seed's canonical text, which may hold data."""
-    return hashlib.sha256(source.encode()).hexdigest()
+def digest_of(pair_id: str, source: str) -> str:
+    """Digest of who paid and of a seed's canonical text, which may hold data."""
+    return hashlib.sha256(f"{pair_id} {source}".encode()).hexdigest()

@@ -15,7 +15,7 @@ from typing import Any, Self
 from cleanroom_pipelines.catalog import DataRoom
 from cleanroom_pipelines.execution.budgets import Budget, Question, room_pair
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import read_documents
+from cleanroom_pipelines.execution.making import read_stored
 from cleanroom_pipelines.privacy import COUNT, Price, Releaser
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.storage import ArtifactReference
@@ -53,9 +53,10 @@ class RoomBudget:
         seeds = _NO_SEEDS
         if "seed_audiences" in artifacts:
             reference = ArtifactReference("seed_audiences", room.id, artifacts["seed_audiences"])
-            with installation.store.opening(reference) as folder:
-                # a release before kept none, and the advertiser's file is gone
-                seeds = read_documents(folder).get("digests") or seed_digests(folder)
+            seeds = read_stored(installation, reference)[1].get("digests", {})
+            if not seeds:  # a release before kept none, and the advertiser's file is gone
+                with installation.store.opening(reference) as folder:
+                    seeds = seed_digests(folder)
         content = installation.key.digest("content", installation.store.manifest(base).data_version.encode())
         return cls(room, Budget(installation, pair, room.id), content, seeds)
 

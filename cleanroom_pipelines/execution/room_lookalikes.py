@@ -109,7 +109,7 @@ class LookalikeRun:
         if (paid := self._paid_vector()) is not None:
             made = paid.rank(self.model, self._ranked, **options)
             size = released(paid.n_seed_users, price=COUNT, is_hidden=self.room.room.hide_absolute_values)
-            price = figures_price(paid.n_seed_users)
+            price = figures_price(0 if self.room.room.hide_absolute_values else paid.n_seed_users)
         else:
             size = self.seed_size
             ranking = ranking_of(self.room, self.model, self.source, size.kept() or 0)
@@ -136,7 +136,8 @@ class LookalikeRun:
                 "lookalike_statistics", audience.id, version.artifacts["lookalike_statistics"]
             )
             found = read_stored(self.installation, reference)[1].get("vector")
-            if found and (paid := PaidVector.from_dict(found)).fits(self.source, self.model):
+            paid = PaidVector.from_dict(found) if found else None
+            if paid is not None and paid.fits(self.room.budget.pair.id, self.source, self.model):
                 return paid
         return None
 
@@ -145,9 +146,17 @@ class LookalikeRun:
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
         addressable = self.figures.addressable
+        # how far a share may be off tells how many users it is of
+        withheld = ("tpr_error", "auc_error") if self.room.room.hide_absolute_values else ()
+
+        def told(entry: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: None if name in withheld else value for name, value in entry.items()}
+
         return {
-            **found,
-            "reach": [{**entry, "size": reach_size_of(entry["reach"], addressable)} for entry in found["reach"]],
+            **told({name: value for name, value in found.items() if name != "cumulated"}),
+            "reach": [
+                {**told(entry), "size": reach_size_of(entry["reach"], addressable)} for entry in found["reach"]
+            ],
             "seed_size": seed.value,
             "addressable_size": addressable.value,
             "test_set_sizes": {"seed": seed.value, "others": others_of(seed, addressable)},

@@ -66,11 +66,6 @@ MOST_FIGURES_TENTHS = 10 * TENTHS
 _RECALL_WITHIN, _CELLS_OF_RECALL, _AT_90 = 0.05, 4, 1.6449
 
 
-def count_at(tenths: int) -> Price:
-    """A count at a price of one's choice."""
-    return Price(tenths)
-
-
 def figures_price(n_seed_users: int) -> Price:
     """What a lookalike's quality figures cost: recall at 10 % within ± 5 points of noise, or 10 units.
 

@@ -24,7 +24,6 @@ from cleanroom_pipelines.privacy.prices import (
     MOST_FIGURES_TENTHS,
     MOST_LOOKALIKE_TENTHS,
     Price,
-    count_at,
     figures_price,
 )
 from cleanroom_pipelines.serving.attacks.guessing import NAMES
@@ -61,7 +60,7 @@ def test_the_bound() -> None:
 
 def test_prices_of_counts() -> None:
     told = [int(within) for _, within in rows("Mechanisms")]
-    prices = [count_at(TENTHS), COUNT, count_at(8 * TENTHS), INSIGHTS]
+    prices = [Price(TENTHS), COUNT, Price(8 * TENTHS), INSIGHTS]
     assert told == [noise_within(price.variance, 0.9) for price in prices]
 
 

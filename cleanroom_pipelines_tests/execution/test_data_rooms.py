@@ -347,6 +347,11 @@ def test_hidden_counts_are_nowhere(undrawn: None, tmp_path: Path) -> None:
         told = document(world, lookalike, "lookalike_statistics", "statistics")["result"]
         assert (told["seed_size"], told["addressable_size"]) == (None, None)
         assert {row["size"] for row in told["reach"]} == {None}
+        assert {row["tpr_error"] for row in told["reach"]} == {told["auc_error"]} == {None}
+        pair = room_pair(installation, world.room)
+        assert pair is not None
+        lines = {each.kind: each.tenths for each in installation.catalog.ledger_lines(pair.id)}
+        assert (lines["lookalike"], lines["figures"]) == (150, 100), "a price by size would tell the size"
         insights = document(world, world.room, "insights", "insights")["result"]["audiences"]
         assert {row["addressable_size"] for each in insights for row in each["rows"]} == {None}
 
