@@ -53,8 +53,6 @@ TOP_SHARES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75)
 SUM_GRID = 100
 _SCALE_STEPS = 4_000
 """Steps per 1.0 of a percentile."""
-STATISTICS_SENSITIVITY_SQUARED = 1.25
-"""Of the histogram and the sum of (percentile - ½) together, a bin changing by 1 and the sum by up to ½."""
 
 _UNIT = 0.00128
 _MOST_UNITS = 60.0
@@ -62,8 +60,6 @@ _NEEDED = 3.75e6  # sigma √24 = 0.05 n, as units times n²
 _GENEROUS, _GENEROUS_UNITS = 3.2e7, 8.0
 _FEW_SEED_USERS = 300
 _RIDGE, _LEAST_RIDGE, _MOST_RIDGE = 25_000.0, 0.3, 3.0
-_MOST_STATISTICS_UNITS = 10.0
-_WANTED_ERROR = 0.05
 _Z90 = 1.6448536269514722
 _THRESHOLD = 40
 _N_STEPS = _SCALE_STEPS // 2
@@ -128,17 +124,6 @@ def choose(released_seed_size: int) -> Choice:
     units = min(_MOST_UNITS, _in_tenths(units))
     ridge = min(_MOST_RIDGE, max(_LEAST_RIDGE, _RIDGE * sigma_of(units) ** 2 / squared))
     return Choice(24 if released_seed_size < _FEW_SEED_USERS else 48, units, ridge)
-
-
-def choose_statistics_units(released_seed_size: int) -> float:
-    """The price at which recall at 10 % is known within 5 points at 90 %, at most 10 units."""
-    n = max(1, released_seed_size)
-    # At a recall of ½ three of the twelve bins' noises count, and the sample adds ¼ / n.
-    left = (_WANTED_ERROR / _Z90) ** 2 - 0.25 / n
-    if left <= 0:
-        return _MOST_STATISTICS_UNITS
-    units = STATISTICS_SENSITIVITY_SQUARED * 3 / (2 * _UNIT * left * n**2)
-    return min(_MOST_STATISTICS_UNITS, _in_tenths(units))
 
 
 def seed_sum(

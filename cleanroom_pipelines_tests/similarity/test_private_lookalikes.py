@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError, StatusCode
+from cleanroom_pipelines.privacy.prices import FIGURES_SENSITIVITY, figures_price
 from cleanroom_pipelines.similarity import TrainingSettings, shards
 from cleanroom_pipelines.similarity.benchmark.private import private_table, run_private
 from cleanroom_pipelines.similarity.benchmark.quality import Data
@@ -25,11 +26,9 @@ from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.model_digests import DIGESTS_FILE
 from cleanroom_pipelines.similarity.private_lookalikes import (
     SCALE_FILE,
-    STATISTICS_SENSITIVITY_SQUARED,
     SUM_GRID,
     TOP_SHARES,
     choose,
-    choose_statistics_units,
     explanation,
     held_out_histogram,
     private_ranking,
@@ -284,7 +283,7 @@ def test_held_out_users_stand_where_rankings_without_them_put_them(
     assert found.total / SUM_GRID == pytest.approx((percentiles - 0.5).sum(), abs=0.3)
     one = held_out_histogram(model, pa.array(seed[1:], pa.string()), b, D, ranking=ranked, engine=ENGINE)
     moved = float(np.sum((found.counts - one.counts) ** 2)) + ((found.total - one.total) / SUM_GRID) ** 2
-    assert moved <= STATISTICS_SENSITIVITY_SQUARED
+    assert moved <= FIGURES_SENSITIVITY
 
 
 @given(
@@ -320,7 +319,7 @@ def test_figures_are_right_and_their_error_covers_them() -> None:
     assert figures["reach"][0]["tpr"] is None, "20 users are not told"
     assert figures["auc"] == pytest.approx((0.7 - 0.01) / 0.98, abs=0.001)
     rng = np.random.default_rng(0)
-    sigma = sigma_of(choose_statistics_units(1_000), STATISTICS_SENSITIVITY_SQUARED)
+    sigma = math.sqrt(figures_price(1_000).variance)
     covered, errors = [], []
     for _ in range(400):
         drawn = rng.multinomial(1_000, exact / 1_000) + np.rint(rng.normal(size=12) * sigma).astype(int)
@@ -357,7 +356,6 @@ def test_the_price_falls_with_the_seed() -> None:
         assert choice.sigma * math.sqrt(24) <= 0.0501 * size
         assert choice.sigma == pytest.approx(math.sqrt(1 / (2 * 0.00128 * choice.units)))
         assert choice.d in DIMENSIONS
-        assert 0 < choose_statistics_units(size) <= 10
     with pytest.raises(SeedError, match="at least 250") as caught:
         choose(249)
     assert caught.value.status_code is StatusCode.INSUFFICIENT_MATCHING_SEED

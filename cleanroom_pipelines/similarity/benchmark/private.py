@@ -21,6 +21,7 @@ With 128 coordinates the planted groups at 2,000 come to .94 and page visits to 
 million users takes 0.11 of the ensemble's time (2.9 and 26.7 CPU seconds, 2,000 seed users, 10 million rows).
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.privacy.prices import figures_price, in_units
 from cleanroom_pipelines.similarity.benchmark.baselines import BASELINES
 from cleanroom_pipelines.similarity.benchmark.quality import (
     OURS,
@@ -48,15 +50,12 @@ from cleanroom_pipelines.similarity.benchmark.quality import (
 from cleanroom_pipelines.similarity.benchmark.synthetic import SyntheticSettings, interest_of, write_interactions
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.private_lookalikes import (
-    STATISTICS_SENSITIVITY_SQUARED,
     SUM_GRID,
     choose,
-    choose_statistics_units,
     held_out_histogram,
     private_ranking,
     seed_sum,
     sensitivity,
-    sigma_of,
     statistics_from_released,
 )
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE
@@ -164,8 +163,7 @@ def _private(
     choice = choose(len(seed))
     ids = model.user_ids().take(pa.array(seed))
     exact = seed_sum(model.folder, ids, choice.d)
-    units = choose_statistics_units(len(seed))
-    sigma = sigma_of(units, STATISTICS_SENSITIVITY_SQUARED)
+    sigma = math.sqrt(figures_price(len(seed)).variance)
     hidden = np.setdiff1d(members, seed)
     recalls, errors, within = [], [], []
     for _ in range(_DRAWS):
@@ -204,7 +202,7 @@ def _summary(size: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "n_tasks": len(rows),
         "units": choice.units,
         "d": choice.d,
-        "statistics_units": choose_statistics_units(size),
+        "statistics_units": in_units(figures_price(size).tenths),
         "tasks": [{key: row[key] for key in ("task", "n_members", "methods")} for row in rows],
         "methods": {
             name: {"mean": float(array.mean()), "standard_error": standard_error(array)}
