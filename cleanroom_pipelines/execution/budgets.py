@@ -136,10 +136,12 @@ class Budget:
         return ledger
 
     def as_dict(self) -> dict[str, Any]:
-        """What every answer and page states of the pair's budget, in units, for JSON."""
+        """What every answer and page states of the pair's budget, in units, for JSON.
+
+        Not who the pair is: the organisation of somebody with a public mail address is that address.
+        """
         ledger = self.ledger
         return {
-            "pair": list(self.pair.organizations),
             "spent": in_units(ledger.spent),
             "total": in_units(ledger.total),
             "left": in_units(ledger.left),

@@ -498,3 +498,13 @@ def test_another_room_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None
     assert world.installation.uploads.locations() == {upload}
     delete_now(world.installation, world.instance, [other.room])
     assert world.installation.uploads.locations() == frozenset()
+
+
+def test_no_document_or_event_names_an_organisation(filled_with_history: RoomWorld) -> None:
+    """The organisation of somebody with a public mail address is that address."""
+    filled_with_history.audience(REMARKETING)
+    filled_with_history.run()
+    told = everything_written(filled_with_history, filled_with_history.installation.home.root)
+    assert '"left"' in told
+    assert "adv.example" not in told
+    assert "pub.example" not in told

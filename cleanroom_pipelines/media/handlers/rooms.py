@@ -242,7 +242,7 @@ def _room(call: Call, record: DataRoom) -> dict[str, Any]:
         "activation": list(record.activation),
         "created_at": record.created_at.isoformat(),
         "privacy": ReleasePolicy().as_dict(budget.ledger.total if budget else PAIR_TENTHS),
-        "ledger": budget.as_dict() if budget else None,
+        "ledger": budget.as_dict() | {"pair": list(budget.pair.organizations)} if budget else None,
         "full_lookalike": pair is not None and call.installation.catalog.is_full_lookalike(pair.id, record.id),
     }
 
