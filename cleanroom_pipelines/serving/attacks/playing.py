@@ -270,8 +270,8 @@ def _statistics(name: str, answer: Mapping[str, Any]) -> Numbers:
     if answer.get("auc") is None:
         return {}
     numbers = {f"{name} auc": answer["auc"], f"{name} size": float(answer["seed_size"] or _UNTOLD)}
-    found = zip(answer["cumulated"]["shares"], answer["cumulated"]["found"], strict=True)
-    return numbers | {f"{name} found {share}": part for share, part in found}
+    numbers |= {f"{name} reach {each['reach']}": each["tpr"] or 0.0 for each in answer["reach"]}
+    return numbers | {f"{name} tpr at {fpr}": tpr for fpr, tpr in zip(answer["fpr"], answer["tpr"], strict=True)}
 
 
 def _members(name: str, users: list[str] | None) -> Numbers:
