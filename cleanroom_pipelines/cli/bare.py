@@ -46,6 +46,7 @@ def train_model(
         ConflictError: The folder exists.
         TrainingDataError: The table cannot be used.
     """
+    from cleanroom_pipelines.engine import Runtime
     from cleanroom_pipelines.similarity.specs import InteractionsSchema, SizeProfile, UsersSchema, Window
     from cleanroom_pipelines.similarity.training import train
 
@@ -62,10 +63,9 @@ def train_model(
             out=folder,
             window=Window(_moment(start), _moment(end)),
             day_cache=day_cache,
-            engine=engine_settings(memory, threads, engine, beside=out),
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),
-            progress=progress,
+            runtime=Runtime(engine_settings(memory, threads, engine, beside=out), progress),
         )
 
 
@@ -91,6 +91,7 @@ def generate_audience(
         ArtifactError: The model is damaged.
     """
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
+    from cleanroom_pipelines.engine import Runtime
     from cleanroom_pipelines.similarity.ranking import generate
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, remove_ranking, write_ranked
 
@@ -103,8 +104,7 @@ def generate_audience(
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
             seed_floor=1,
-            engine=engine_settings(memory, threads, engine, beside=out),
-            progress=progress,
+            runtime=Runtime(engine_settings(memory, threads, engine, beside=out), progress),
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
         remove_ranking(folder / RANKING_FILE)

@@ -26,7 +26,7 @@ from cleanroom_pipelines.catalog import (
     Version,
     configured_at_start,
 )
-from cleanroom_pipelines.engine import find_tables
+from cleanroom_pipelines.engine import Runtime, find_tables
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CancelledError,
@@ -120,15 +120,14 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
         report = validate_interactions(
             dataset.source,
             dataset.columns,
-            engine_settings=installation.engine_settings,
             max_invalid_share=dataset.max_invalid_share,
-            progress=lambda share, stage: work.report_progress(0.7 * share, stage),
+            runtime=work.runtime.part(0.0, 0.7),
             **limits,
         )
         documents: dict[str, Any] = {"report": report.as_dict()}
         if report.passed and dataset.users_source:
             users = validate_users(
-                dataset.users_source, dataset.users_columns, engine_settings=installation.engine_settings
+                dataset.users_source, dataset.users_columns, runtime=work.runtime.part(0.7, 0.75)
             )
             documents["users_report"] = users.as_dict()
             report = report if users.passed else users
@@ -170,11 +169,9 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
                 **_training_arguments(dataset, window),
                 out=draft.path,
                 day_cache=_day_cache(installation, dataset),
-                engine=installation.engine_settings,
                 size_profile=SizeProfile(installation.settings.size_profile),
                 max_invalid_share=dataset.max_invalid_share,
-                progress=work.report_progress,
-                should_cancel=work.should_cancel,
+                runtime=work.runtime,
             )
             earlier = installation.catalog.current_version(Kind.AUDIENCE_MODEL, partition)
             if earlier is not None and "audience_model" in earlier.artifacts:
@@ -275,10 +272,8 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     sizes=configured.sizes,
                     min_matching_seed_size=configured.min_matching_seed_size,
                     seed_floor=installation.settings.seed_floor,
-                    engine=installation.engine_settings,
                     score=shared_scoring(installation, _reference_of(model, "audience_model")),
-                    progress=work.report_progress,
-                    should_cancel=work.should_cancel,
+                    runtime=work.runtime,
                 )
                 reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
                 draft.facts["reveals"] = reveals
@@ -323,8 +318,7 @@ def _make_private_audience(
             n_users=n_users,
             sizes=configured.sizes,
             minimum=configured.min_matching_seed_size,
-            progress=work.report_progress,
-            should_cancel=work.should_cancel,
+            runtime=work.runtime,
         )
         if private.mode is not SeedMode.IN_PLACE:
             mark_seed(draft.path / RANKING_FILE, users)
@@ -483,7 +477,7 @@ def _make_report(work: Work) -> Made:
     job, configured, model = _family(installation, work)
     job = fetch_requested_seed(installation, job)
     with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
-        report = validate_seed(seed, engine_settings=installation.engine_settings)
+        report = validate_seed(seed, runtime=Runtime(installation.engine_settings))
         documents: dict[str, Any] = {"report": report.as_dict()}
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
         sentence = report_sentence(report)

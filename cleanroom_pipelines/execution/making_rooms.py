@@ -41,12 +41,7 @@ def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
         lab = work.record
         assert isinstance(lab, DataLab)
         with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
-            report = validate_base(
-                uploads,
-                engine=installation.engine_settings,
-                progress=work.report_progress,
-                should_cancel=work.should_cancel,
-            )
+            report = validate_base(uploads, runtime=work.runtime)
         documents: dict[str, Any] = {
             "reports": {name: each.as_dict() for name, each in report.reports.items()},
             "statistics": dict(report.counts),
@@ -237,11 +232,9 @@ def _make_base(state: _State) -> None:
             keep=[Dataset(name.upper()) for name in kept],
             room_key=installation.room_key(state.room.id),
             out=draft.path,
-            engine=installation.engine_settings,
             activation=hashers_to_keep(AdDestination(name) for name in state.room.activation) or None,
             activation_out=scratch if state.room.activation else None,
-            progress=state.work.report_progress,
-            should_cancel=state.work.should_cancel,
+            runtime=state.work.runtime,
         )
         if report.passed:
             hashes = scratch / "activation.parquet"
@@ -276,9 +269,7 @@ def _make_seeds(state: _State) -> None:
             uploads,
             room_key=installation.room_key(state.room.id),
             out=draft.path,
-            engine=installation.engine_settings,
-            progress=state.work.report_progress,
-            should_cancel=state.work.should_cancel,
+            runtime=state.work.runtime,
         )
         if report.passed:
             draft.facts["inputs"] = dict(inputs)
@@ -410,13 +401,7 @@ def _make_model(state: _State) -> None:
         if not (features["has_segments"] or features["has_embeddings"]):
             return  # whoever asks for a lookalike is told why there is none
         with state.drafting("room_model", inputs, {}) as draft:
-            train_room(
-                base,
-                draft.path,
-                engine=state.installation.engine_settings,
-                progress=state.work.report_progress,
-                should_cancel=state.work.should_cancel,
-            )
+            train_room(base, draft.path, runtime=state.work.runtime)
             if (earlier := state.before.get("room_model")) is not None:
                 reference = ArtifactReference("room_model", state.room.id, earlier)
                 with state.installation.store.opening(reference) as before, suppress(ArtifactError):

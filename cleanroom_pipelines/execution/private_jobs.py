@@ -11,7 +11,7 @@ the list tells who is in the seed, and its manifest says that it does.
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,7 @@ from cleanroom_pipelines.catalog import (
     Pair,
     Version,
 )
-from cleanroom_pipelines.engine import find_tables, open_configured_engine
+from cleanroom_pipelines.engine import Runtime, find_tables, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.execution.installation import Installation
@@ -148,8 +148,7 @@ class PrivateJob:
         n_users: int,
         sizes: Sequence[AudienceSize],
         minimum: int,
-        progress: Callable[[float, str], None],
-        should_cancel: Callable[[], bool],
+        runtime: Runtime,
     ) -> dict[str, Any]:
         """Rank everybody and measure by released numbers; writes ranking.parquet.
 
@@ -161,8 +160,7 @@ class PrivateJob:
             n_users: Users of the model.
             sizes: Audience sizes to measure.
             minimum: What the configured model asks for.
-            progress: Told the share done and the stage.
-            should_cancel: Asked between blocks.
+            runtime: Engine, progress and cancellation.
 
         Returns:
             The documents `metrics`, `explanation` and `vector`.
@@ -171,20 +169,20 @@ class PrivateJob:
             BudgetSpentError: Too little is left; nothing was computed.
             SeedError: The seed is too small, or covers the population.
         """
-        options: Any = {
-            "engine": self.installation.engine_settings,
-            "progress": progress,
-            "should_cancel": should_cancel,
-        }
         if (paid := self._paid_vector(model)) is not None:
             kept, figures = paid.n_seed_users, figures_price(paid.n_seed_users)
-            made, prices = paid.rank(model, out, **options), (0, 0, 0)
+            made, prices = paid.rank(model, out, runtime=runtime), (0, 0, 0)
         else:
             kept = self.seed_size(n_matched, minimum).kept() or 0
             _refuse_covering(kept, n_users)
             ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
             made = ranking.make(
-                seed_users, out, n_users=n_users, releaser=self.releaser, organization=self.organization, **options
+                seed_users,
+                out,
+                n_users=n_users,
+                releaser=self.releaser,
+                organization=self.organization,
+                runtime=runtime,
             )
             figures = ranking.figures
             vector, quality = ranking.questions

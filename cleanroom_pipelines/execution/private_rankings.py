@@ -10,7 +10,7 @@ each, and the same question on the same data has the same noise.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.privacy import Price, Releaser
 from cleanroom_pipelines.privacy.accounting import TENTHS
@@ -83,9 +83,7 @@ class PrivateRanking:
         n_users: int,
         releaser: Releaser,
         organization: str,
-        engine: EngineSettings,
-        progress: Callable[[float, str], None],
-        should_cancel: Callable[[], bool],
+        runtime: Runtime,
     ) -> dict[str, Any]:
         """Pay, rank everybody, and release the quality figures.
 
@@ -95,9 +93,7 @@ class PrivateRanking:
             n_users: All users, as released or as both sides may know.
             releaser: Gives the noise.
             organization: Who asks.
-            engine: Where the users are read and scored.
-            progress: Told the share done and the stage.
-            should_cancel: Asked between blocks.
+            runtime: Engine, progress and cancellation.
 
         Returns:
             The figures (`statistics_from_released`), what the vector says of items (`explanation`), and the
@@ -111,7 +107,7 @@ class PrivateRanking:
 
         self.budget.pay(self.questions, organization)
         d, ridge = self.choice.d, self.choice.ridge
-        exact = private.seed_sum(self.model, seed_users, d, engine=engine)
+        exact = private.seed_sum(self.model, seed_users, d, engine=runtime.engine)
         noised = [
             releaser.noised(int(value), question=self._vector_text, cell=str(place), price=self._vector_price)
             for place, value in enumerate(exact)
@@ -123,12 +119,10 @@ class PrivateRanking:
             d,
             out,
             ridge=ridge,
-            engine=engine,
-            progress=progress,
-            should_cancel=should_cancel,
+            runtime=runtime,
         )
         histogram = private.held_out_histogram(
-            self.model, seed_users, vector, d, ranking=out, ridge=ridge, engine=engine
+            self.model, seed_users, vector, d, ranking=out, ridge=ridge, engine=runtime.engine
         )
         counts, total, sigma = self._with_noise(histogram, releaser)
         found = private.statistics_from_released(counts, total, n_users, sigma)
@@ -222,9 +216,7 @@ class PaidVector:
         model: Path,
         out: Path,
         *,
-        engine: EngineSettings,
-        progress: Callable[[float, str], None],
-        should_cancel: Callable[[], bool],
+        runtime: Runtime,
     ) -> dict[str, Any]:
         """Rank the users of a refreshed base without the seed; gives what `PrivateRanking.make` gives."""
         from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
@@ -235,9 +227,7 @@ class PaidVector:
             self.d,
             out,
             ridge=self.ridge,
-            engine=engine,
-            progress=progress,
-            should_cancel=should_cancel,
+            runtime=runtime,
         )
         return {"figures": self.figures, "explanation": self.explanation(model), "vector": self.as_dict()}
 

@@ -88,9 +88,7 @@ class LookalikeRun:
             self.seed_file,
             self._ranked,
             min_seed_users=_LEAST_OF_A_FIT,
-            engine=self.installation.engine_settings,
-            progress=lambda share, stage: self.work.report_progress(0.9 * share, stage),
-            should_cancel=self.work.should_cancel,
+            runtime=self.work.runtime.part(0.0, 0.9),
         )
         told = released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
         return {"statistics": {"result": told}}
@@ -101,13 +99,9 @@ class LookalikeRun:
         Returns:
             The documents `statistics` and `vector`.
         """
-        options: Any = {
-            "engine": self.installation.engine_settings,
-            "progress": lambda share, stage: self.work.report_progress(0.9 * share, stage),
-            "should_cancel": self.work.should_cancel,
-        }
+        runtime = self.work.runtime.part(0.0, 0.9)
         if (paid := self._paid_vector()) is not None:
-            made = paid.rank(self.model, self._ranked, **options)
+            made = paid.rank(self.model, self._ranked, runtime=runtime)
             size = released(paid.n_seed_users, price=COUNT, is_hidden=self.room.room.hide_absolute_values)
             price = figures_price(0 if self.room.room.hide_absolute_values else paid.n_seed_users)
         else:
@@ -119,7 +113,7 @@ class LookalikeRun:
                 n_users=self.figures.addressable.kept() or 0,
                 releaser=self.releaser,
                 organization=self.organization,
-                **options,
+                runtime=runtime,
             )
             price = ranking.figures
         told = self._told(made["figures"], size, price)

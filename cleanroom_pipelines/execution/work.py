@@ -27,6 +27,7 @@ from cleanroom_pipelines.catalog import (
     holding,
 )
 from cleanroom_pipelines.catalog.noting import acting_for
+from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -132,6 +133,11 @@ class Work:
             return False
         self._asked_at = time.monotonic()
         return self.installation.catalog.is_cancel_requested(self.claim)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What long operations on this version are given."""
+        return Runtime(self.installation.engine_settings, self.report_progress, self.should_cancel)
 
     @contextmanager
     def drafting(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> Iterator[Draft]:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, EngineSettings, find_tables, open_configured_engine
+from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, find_tables, open_configured_engine
 from cleanroom_pipelines.errors import ArtifactError, SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.private_representation import (
@@ -40,7 +40,6 @@ from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA
 from cleanroom_pipelines.similarity.scoring import SCORED, Piece, by_shard, match_users, pieces_of
 from cleanroom_pipelines.similarity.shards import part_name
 from cleanroom_pipelines.similarity.sorting import percentiles_of
-from cleanroom_pipelines.similarity.specs import Progress, ShouldCancel
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 
 Float64 = npt.NDArray[np.float64]
@@ -161,9 +160,7 @@ def private_ranking(
     out: Path,
     *,
     ridge: float = 1.0,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> None:
     """Rank all users by a noised vector; one ranking serves every reach.
 
@@ -174,20 +171,18 @@ def private_ranking(
         out: Existing directory that gets ranking.parquet (is_seed is false throughout: a private ranking knows no
             seed; score is the share of all users below) and scale.npy for `held_out_histogram`.
         ridge: As chosen.
-        engine: Where the users are scored; memory, threads and scratch.
-        progress: Told the share done and the stage.
-        should_cancel: Asked between blocks.
+        runtime: Engine, progress and cancellation.
 
     Raises:
         ArtifactError: The model cannot be read.
-        CancelledError: `should_cancel` said so.
+        CancelledError: The runtime said so.
     """
-    stages = Stages(progress, should_cancel)
+    engine, stages = runtime.engine, Stages(runtime)
     opened = Model(model)
     scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
 
     def on_share(share: float) -> None:
-        stages.tell(0.8 * share, "scoring all users")
+        stages.runtime.tell(0.8 * share, "scoring all users")
 
     with open_configured_engine(engine, paths=(opened.folder, out)) as database, one_blas_thread():
         if not database.is_cluster:
@@ -209,8 +204,7 @@ def private_ranking(
                 with stages.stage(0.8, "ranking"):
                     scale = _rank_on_cluster(database, opened.n_users, scored, ordered, out / RANKING_FILE)
     np.save(out / SCALE_FILE, scale)
-    if progress:
-        progress(1.0, "ranked")
+    runtime.tell(1.0, "ranked")
 
 
 @dataclass(frozen=True)

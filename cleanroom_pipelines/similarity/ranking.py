@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES, AudienceSize, SizeType, check_sizes
-from cleanroom_pipelines.engine import Engine, EngineSettings, open_configured_engine
+from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, open_configured_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.similarity import metrics
 from cleanroom_pipelines.similarity.ensemble import Candidates, arrange, fit_ensemble
@@ -47,8 +47,6 @@ from cleanroom_pipelines.similarity.seeds import SeedUsers, read_seed
 from cleanroom_pipelines.similarity.specs import (
     GenerationReport,
     GenerationSettings,
-    Progress,
-    ShouldCancel,
 )
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 
@@ -81,10 +79,8 @@ def generate(
     min_matching_seed_size: int = 500,
     seed_floor: int = 25,
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     score: ScoreAll | None = None,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> GenerationReport:
     """Rank all users of a model by similarity to a seed.
 
@@ -96,10 +92,8 @@ def generate(
         min_matching_seed_size: Fewest seed users the model must know.
         seed_floor: The least that `min_matching_seed_size` may be.
         settings: Folds, samples, threads and rounds.
-        engine: Where users are scored and sorted; memory, threads and scratch.
         score: Scores everybody in another way, with the same numbers; not on a cluster.
-        progress: Told the share done and the stage.
-        should_cancel: Asked between blocks.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         What was written, and timing.
@@ -109,10 +103,11 @@ def generate(
             than max(100, seed / 10) other users (SEED_COVERS_POPULATION).
         UsageError: Sizes or the minimum are out of range.
         ArtifactError: The model cannot be read.
-        CancelledError: `should_cancel` said so.
+        CancelledError: The runtime said so.
     """
     sizes = check_sizes(tuple(sizes))
-    stages = Stages(progress, should_cancel)
+    stages = Stages(runtime)
+    engine = runtime.engine
     opened = Model(model)
     with open_configured_engine(engine, paths=(opened.folder, out)) as database:
         fit = prepare(
@@ -166,7 +161,7 @@ def prepare(
     Raises:
         SeedError: As `generate`.
         UsageError: As `generate`.
-        CancelledError: Somebody asked for it.
+        CancelledError: The runtime said so.
     """
     if min_matching_seed_size < seed_floor:
         raise UsageError(
@@ -204,11 +199,11 @@ def fit_candidates(
         rows = gather_rows(engine, model, population.sample)
 
         def on_fit(share: float) -> None:
-            stages.tell(0.05 + 0.45 * share, "fitting the ensemble")
+            stages.runtime.tell(0.05 + 0.45 * share, "fitting the ensemble")
 
         ensemble = fit_ensemble(rows, population, model.representation, settings, on_fit)
     with stages.stage(0.5, "ranking held-out seed users"):
-        scores = score_held_out(engine, model, ensemble, population, stages.check)
+        scores = score_held_out(engine, model, ensemble, population, stages.runtime.check)
         folds = population.seed_fold.astype(np.int64)
         held_out = metrics.held_out_ranks(scores.own, folds, scores.reference, model.n_users)
     with stages.stage(0.58, "explaining"):
@@ -247,7 +242,7 @@ def rank_in_place(
         stages: Told of progress, from 0.6 to 0.95 of the whole.
 
     Raises:
-        CancelledError: Somebody asked for it.
+        CancelledError: The runtime said so.
     """
     _rank(engine, model, fit, out, scratch=scratch, stages=stages, wanted=())
 
@@ -258,12 +253,12 @@ def score_range(
     """Score the users of some consecutive shards, first ≤ shard < last, for `finish`; a number a user.
 
     Raises:
-        CancelledError: Somebody asked for it.
+        CancelledError: The runtime said so.
     """
     with one_blas_thread(), stages.stage(0.0, "scoring users"):
 
         def on_share(share: float) -> None:
-            stages.tell(share, "scoring users")
+            stages.runtime.tell(share, "scoring users")
 
         return score_users(engine, model, fit.scorer, range(first_shard, last_shard), on_share)
 
@@ -290,7 +285,7 @@ def finish(
         stages: Told of progress.
 
     Raises:
-        CancelledError: Somebody asked for it.
+        CancelledError: The runtime said so.
     """
     sizes = check_sizes(tuple(sizes))
     stages.seconds = {**fit.timing_seconds, **stages.seconds}
@@ -316,8 +311,7 @@ def _report(
     measured["timing"] = dict(stages.seconds)
     _write_json(out / "metrics.json", measured)
     _write_json(out / "explanation.json", dict(fit.explanation))
-    if stages.progress:
-        stages.progress(1.0, "ranked")
+    stages.runtime.tell(1.0, "ranked")
     return GenerationReport(
         metrics=measured,
         explanation=fit.explanation,
@@ -340,10 +334,10 @@ def _rank(
     score: ScoreAll | None = None,
 ) -> metrics.Others:
     def on_scored(share: float) -> None:
-        stages.tell(0.6 + 0.25 * share, "scoring all users")
+        stages.runtime.tell(0.6 + 0.25 * share, "scoring all users")
 
     def on_ranked(share: float) -> None:
-        stages.tell(0.85 + 0.1 * share, "ranking")
+        stages.runtime.tell(0.85 + 0.1 * share, "ranking")
 
     if not engine.is_cluster:
         with stages.stage(0.6, "scoring all users"):

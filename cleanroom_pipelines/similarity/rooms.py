@@ -26,6 +26,7 @@ import pyarrow as pa
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.engine import (
     EngineSettings,
+    Runtime,
     find_tables,
     open_configured_engine,
     open_engine,
@@ -41,8 +42,6 @@ from cleanroom_pipelines.similarity.room_features import SEGMENTS_SCHEMA, write_
 from cleanroom_pipelines.similarity.scoring import match_users
 from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
-    Progress,
-    ShouldCancel,
     TrainingReport,
     TrainingSettings,
 )
@@ -62,9 +61,7 @@ def train_room(
     out: Path,
     *,
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
     """Train the room's model on its base audience; all relevant users are in it, those without segments too.
 
@@ -72,9 +69,7 @@ def train_room(
         base: Folder of the base audience.
         out: Existing empty directory that gets the model's files; making it visible at once is the caller's.
         settings: Size of the representation.
-        engine: Memory, threads and scratch of the engine.
-        progress: Told the share done and the stage.
-        should_cancel: Asked between stages and batches.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         Counts and timing; a row is a segment of a user.
@@ -83,21 +78,13 @@ def train_room(
         TrainingDataError: Neither segments nor embeddings, or fewer than 100 relevant users.
         ArtifactError: The base audience cannot be read.
         UsageError: `out` is not an empty directory.
-        CancelledError: `should_cancel` said so.
+        CancelledError: The runtime said so.
     """
-    stages = Stages(progress, should_cancel)
-    with tempfile.TemporaryDirectory(prefix="room-", dir=engine.scratch) as scratch_name:
+    with tempfile.TemporaryDirectory(prefix="room-", dir=runtime.engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        with (
-            stages.stage(0.0, "collecting what is known of the users"),
-            open_engine(engine, paths=(base, scratch)) as database,
-        ):
+        runtime.tell(0.0, "collecting what is known of the users")
+        with open_engine(runtime.engine, paths=(base, scratch)) as database:
             features = write_room_features(database, base, scratch)
-
-        def on_progress(share: float, stage: str) -> None:
-            if progress:
-                progress(_SHARE_OF_FEATURES + (1 - _SHARE_OF_FEATURES) * share, stage)
-
         return train(
             interactions=features.interactions,
             schema=SEGMENTS_SCHEMA,
@@ -106,9 +93,7 @@ def train_room(
             population=features.population,
             out=out,
             settings=settings,
-            engine=engine,
-            progress=on_progress,
-            should_cancel=should_cancel,
+            runtime=runtime.part(_SHARE_OF_FEATURES, 1.0),
         )
 
 
@@ -155,9 +140,7 @@ def rank_room(
     *,
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     min_seed_users: int = MIN_SEED_IDS,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> None:
     """Rank all relevant users by similarity to a source audience; one ranking serves every reach.
 
@@ -171,22 +154,20 @@ def rank_room(
             models that never saw them put them) and held_out.parquet (a row per seed user, without id).
         settings: Folds, samples, threads and rounds.
         min_seed_users: What the fits need, at least 5: a model per fold must see users of every other fold.
-        engine: Where the users are scored; memory, threads and scratch.
-        progress: Told the share done and the stage.
-        should_cancel: Asked between blocks.
+        runtime: Engine, progress and cancellation.
 
     Raises:
         SeedError: Fewer than `min_seed_users` users (INSUFFICIENT_MATCHING_SEED), or fewer others than 100 or than
             a tenth of them (SEED_COVERS_POPULATION): the same errors as of `check_released_seed`, without counts.
         UsageError: The minimum is below the number of folds.
         ArtifactError: The model or the file of users cannot be read.
-        CancelledError: `should_cancel` said so.
+        CancelledError: The runtime said so.
     """
     if min_seed_users < settings.folds:
         raise UsageError("A ranking needs at least one seed user per fold.", remedy="Raise the minimum.")
-    stages = Stages(progress, should_cancel)
+    stages = Stages(runtime)
     opened = Model(model)
-    with open_configured_engine(engine, paths=(model, out)) as database, one_blas_thread():
+    with open_configured_engine(runtime.engine, paths=(model, out)) as database, one_blas_thread():
         with stages.stage(0.0, "matching the source audience"):
             ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
             candidates = match_users(database, opened, ids, settings)
@@ -196,10 +177,9 @@ def rank_room(
             if opened.n_users - n_matched < max(_MIN_OTHERS, n_matched / 10):
                 raise _seed_covers_population()
         fit = fit_candidates(database, opened, candidates, settings, stages)
-        rank_in_place(database, opened, fit, out / RANKING_FILE, scratch=engine.scratch, stages=stages)
+        rank_in_place(database, opened, fit, out / RANKING_FILE, scratch=runtime.engine.scratch, stages=stages)
     _write_held_out(fit, out / HELD_OUT_FILE)
-    if progress:
-        progress(1.0, "ranked")
+    runtime.tell(1.0, "ranked")
 
 
 @dataclass(frozen=True)

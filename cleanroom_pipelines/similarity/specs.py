@@ -5,7 +5,7 @@ Add here when a caller must be able to say something new, or a report gets a new
 Keep out: reading, fitting, ranking.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -19,12 +19,6 @@ _MOST_ITEMS = 65_535
 # What the machine that trains, or ranks, holds of the users at once; so on a cluster too.
 _MOST_REPRESENTATION_USERS = 1_000_000
 _MOST_FIT_USERS = 50_000
-
-Progress = Callable[[float, str], None]
-"""Called with the share done (0 to 1) and the stage in words."""
-
-ShouldCancel = Callable[[], bool]
-"""Asked between blocks; True ends the work with `CancelledError`."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleanroom_pipelines.engine import Engine, EngineSettings, open_configured_engine
-from cleanroom_pipelines.errors import CancelledError, TrainingDataError, UsageError
+from cleanroom_pipelines.engine import Engine, Runtime, open_configured_engine
+from cleanroom_pipelines.errors import TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.arrays import create_array
@@ -49,8 +49,6 @@ from cleanroom_pipelines.similarity.shards import (
 )
 from cleanroom_pipelines.similarity.specs import (
     InteractionsSchema,
-    Progress,
-    ShouldCancel,
     SizeProfile,
     TrainingReport,
     TrainingSettings,
@@ -65,36 +63,18 @@ _NAMES_AT_ONCE = 100_000
 
 @dataclass
 class Stages:
-    """Tells progress, asks for cancellation and keeps the seconds of each stage."""
+    """Keeps the seconds of each stage of a long operation."""
 
-    progress: Progress | None
-    should_cancel: ShouldCancel | None
+    runtime: Runtime
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
         """One stage, beginning at `share` of the whole."""
-        self.check()
-        if self.progress:
-            self.progress(share, name)
+        self.runtime.tell(share, name)
         started = perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
-
-    def tell(self, share: float, name: str) -> None:
-        """Tell how far it is, and stop if somebody asked for it."""
-        self.check()
-        if self.progress:
-            self.progress(share, name)
-
-    def check(self) -> None:
-        """Stop if somebody asked for it.
-
-        Raises:
-            CancelledError: Somebody did.
-        """
-        if self.should_cancel and self.should_cancel():
-            raise CancelledError("The work was cancelled.")
 
 
 def train(
@@ -108,12 +88,10 @@ def train(
     users_schema: UsersSchema | None = None,
     population: str | Path | None = None,
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     size_profile: SizeProfile = SizeProfile.DEFAULT,
     max_invalid_share: float = 0.05,
     day_cache: Path | None = None,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
     """Train an audience model; no seed is involved.
 
@@ -128,14 +106,12 @@ def train(
         population: File with a column user_id. Exactly these users are ranked, with interactions or without, and
             the table of interactions may be empty. Without it, those with a usable interaction are.
         settings: Size of the representation.
-        engine: Memory, threads and scratch of the engine.
         size_profile: Population floors.
         max_invalid_share: Share of bad rows (0 to 1) beyond which a table is refused.
         day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
             where the source has a file per day. Not used for tables with features, a given population, or on a
             cluster.
-        progress: Told the share done and the stage.
-        should_cancel: Asked between stages and batches.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         Counts, profile and timing.
@@ -143,7 +119,7 @@ def train(
     Raises:
         TrainingDataError: The tables cannot be used.
         UsageError: `out` is not an empty directory, or `max_invalid_share` is out of range.
-        CancelledError: `should_cancel` said so.
+        CancelledError: The runtime said so.
     """
     if not out.is_dir() or any(out.iterdir()):
         raise UsageError("The model's directory must exist and be empty.", remedy="Give a new directory.")
@@ -152,7 +128,8 @@ def train(
     tables = find_upload(interactions, INTERACTIONS)
     users_tables = find_upload(users, USERS) if users is not None else None
     given = find_upload(population, USERS) if population is not None else None
-    stages = Stages(progress, should_cancel)
+    stages = Stages(runtime)
+    engine = runtime.engine
     with tempfile.TemporaryDirectory(prefix="training-", dir=engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
         is_cached = day_cache is not None and not schema.features and given is None and engine.url is None
@@ -240,12 +217,11 @@ def train(
             }
             (out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
             with stages.stage(0.85, "learning the representation"):
-                learn_representation(database, Model(out), settings, stages.check)
-                learn_private_representation(database, Model(out), stages.check)
+                learn_representation(database, Model(out), settings, runtime.check)
+                learn_private_representation(database, Model(out), runtime.check)
             write_digests(out)
             ignored = found.ignored_columns + (table.ignored_columns if table else ())
-    if progress:
-        progress(1.0, "trained")
+    runtime.tell(1.0, "trained")
     return TrainingReport(
         n_rows=found.n_rows,
         n_invalid_rows=found.n_invalid,
@@ -337,7 +313,7 @@ class _Writing:
             if counted:
                 packed = np.repeat(packed, batch.column("n").to_numpy(zero_copy_only=False))
             self._spill.add(packed)
-            stages.check()
+            stages.runtime.check()
         self._spill.finish()
 
     def _sort_pairs(self, stages: Stages) -> None:
@@ -358,7 +334,7 @@ class _Writing:
         self._days = self._create("days", np.uint16, (n_pairs,)) if self._has_time else None
         position = 0
         for shard in self._spill.shards():
-            stages.check()
+            stages.runtime.check()
             _count_into(self._distinct, shard.users, shard.first_user)
             numbers = number[shard.items]
             kept = numbers >= 0
@@ -397,7 +373,7 @@ class _Writing:
         (self._out / USERS_FOLDER).mkdir()
         names = _Pieces(self._database.batches("SELECT name FROM users ORDER BY rowid", rows=_NAMES_AT_ONCE))
         for number, (first, last) in enumerate(pairwise(cuts)):
-            stages.check()
+            stages.runtime.check()
             begin, end = self._starts[first], self._starts[last]
             shard = ShardArrays(
                 user_ids=names.take(last - first),

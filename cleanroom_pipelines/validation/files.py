@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine import (
     Engine,
-    EngineSettings,
+    Runtime,
     TableFiles,
     open_engine,
     quote_identifier,
@@ -49,7 +49,6 @@ from cleanroom_pipelines.validation.tally import Recorder, Tally
 
 BATCH_ROWS = 1_000_000
 
-Progress = Callable[[float, str], None]
 DeclaredColumns = Sequence[tuple[str, str]]
 
 _SHARE_OF_BATCHES = 0.8
@@ -66,26 +65,24 @@ def validate_interactions(
     source: str | Path,
     columns: DeclaredColumns,
     *,
-    engine_settings: EngineSettings | None = None,
     max_invalid_share: float = 0.05,
     min_users: int = 100,
     min_rows: int = 1_000,
     min_users_with_two: int = 0,
     batch_rows: int = BATCH_ROWS,
-    progress: Progress | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> ValidationReport:
     """Validate an interactions table against its declared columns.
 
     Args:
         source: File, folder or glob of parquet, CSV (header) or JSON Lines.
         columns: Declared column names and roles: exactly one USER_ID and ITEM_ID, at most one TIMESTAMP.
-        engine_settings: How much of the machine to use.
         max_invalid_share: Share of invalid rows, 0 to 1, beyond which the table fails.
         min_users: Fewest users a table may have, counted over its valid rows.
         min_rows: Fewest valid rows.
         min_users_with_two: Fewest users with at least two valid rows.
         batch_rows: Rows per batch.
-        progress: Called with the share done, 0 to 1, and the stage; what it raises ends the validation.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The report. Whatever is wrong with the files fails the report, not the call.
@@ -106,28 +103,26 @@ def validate_interactions(
             (_too_few(uploads.INTERACTIONS, n, least, unit) for n, least, unit in floors if n < least), None
         )
 
-    task = _Task(_INTERACTIONS, declared, too_small, max_invalid_share, batch_rows, progress)
-    return _validate(source, task, engine_settings)
+    task = _Task(_INTERACTIONS, declared, too_small, max_invalid_share, batch_rows, runtime)
+    return _validate(source, task)
 
 
 def validate_users(
     source: str | Path,
     columns: DeclaredColumns,
     *,
-    engine_settings: EngineSettings | None = None,
     max_invalid_share: float = 0.05,
     batch_rows: int = BATCH_ROWS,
-    progress: Progress | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> ValidationReport:
     """Validate a users table: one row per user. Later rows of a user are dropped and counted as DUPLICATE_VALUES.
 
     Args:
         source: File, folder or glob of parquet, CSV (header) or JSON Lines.
         columns: Declared column names and roles: exactly one USER_ID, and features.
-        engine_settings: How much of the machine to use.
         max_invalid_share: Share of invalid rows, 0 to 1, beyond which the table fails; duplicates do not count.
         batch_rows: Rows per batch.
-        progress: Called with the share done, 0 to 1, and the stage; what it raises ends the validation.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The report. Whatever is wrong with the files fails the report, not the call.
@@ -137,31 +132,29 @@ def validate_users(
         EngineError: The engine failed for another reason than the files, such as lack of memory.
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID])
-    task = _Task(_USERS, declared, lambda counts: None, max_invalid_share, batch_rows, progress)
-    return _validate(source, task, engine_settings)
+    task = _Task(_USERS, declared, lambda counts: None, max_invalid_share, batch_rows, runtime)
+    return _validate(source, task)
 
 
 def validate_seed(
     source: str | Path,
     *,
-    engine_settings: EngineSettings | None = None,
     max_invalid_share: float = 0.05,
     min_unique: int = MIN_SEED_IDS,
     max_unique: int = MAX_SEED_IDS,
     batch_rows: int = BATCH_ROWS,
-    progress: Progress | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> ValidationReport:
     """Validate a seed: a list of user ids. Duplicates are counted and are no error.
 
     Args:
         source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or one named
             like it and no other: `tables.seeds`); further columns are ignored, and not named.
-        engine_settings: How much of the machine to use.
         max_invalid_share: Share of invalid rows, 0 to 1, beyond which the seed fails.
         min_unique: Fewest unique ids.
         max_unique: Most unique ids.
         batch_rows: Rows per batch.
-        progress: Called with the share done, 0 to 1, and the stage; what it raises ends the validation.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The report. Whatever is wrong with the files fails the report, not the call.
@@ -180,8 +173,8 @@ def validate_seed(
             return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_LARGE, reason)
         return None
 
-    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, progress)
-    return _validate(source, task, engine_settings)
+    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime)
+    return _validate(source, task)
 
 
 @dataclass(frozen=True)
@@ -223,10 +216,10 @@ class _Task:
     judge_size: Callable[[_Counts], _Verdict | None]
     max_invalid_share: float
     batch_rows: int
-    progress: Progress | None
+    runtime: Runtime
 
 
-def _validate(source: str | Path, task: _Task, settings: EngineSettings | None) -> ValidationReport:
+def _validate(source: str | Path, task: _Task) -> ValidationReport:
     upload = task.rules.upload
     report = ValidationReport(upload.what, Outcome.PASSED)
     try:
@@ -237,7 +230,7 @@ def _validate(source: str | Path, task: _Task, settings: EngineSettings | None) 
             declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
         uploads.check_columns(tables, declared, upload)
-        with uploads.reading_of(upload), open_engine(settings, paths=tables.files) as engine:
+        with uploads.reading_of(upload), open_engine(task.runtime.engine, paths=tables.files) as engine:
             return _validate_rows(engine, tables, declared, task, report)
     except InputError as error:
         return _failed(report, _verdict_of(error))
@@ -280,7 +273,7 @@ def _validate_rows(
         or _too_many_invalid(tally, report, task)
         or task.judge_size(counts)
     )
-    _tell(task, 1.0, "validated")
+    task.runtime.tell(1.0, "validated")
     return _failed(report, verdict) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
 
 
@@ -300,7 +293,7 @@ def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], t
         n_rows_before = tally.n_readable_rows
         for batch in engine.batches(f"SELECT {select} FROM part", rows=task.batch_rows):
             tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
-            _tell(task, _SHARE_OF_BATCHES * share_of(batch), "validating rows")
+            task.runtime.tell(_SHARE_OF_BATCHES * share_of(batch), "validating rows")
         rejected = engine.rejected_lines()
         uploads.check_quotes(rejected, task.rules.upload)
         tally.add_rejected(rejected, n_rows_before, 1 if part.format == "csv" else 0)
@@ -331,18 +324,13 @@ def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch]
     return share
 
 
-def _tell(task: _Task, share: float, stage: str) -> None:
-    if task.progress:
-        task.progress(share, stage)
-
-
 # --- What only a query over the whole file can tell ---
 
 
 def _with_counts(
     engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, task: _Task
 ) -> tuple[ValidationReport, _Counts]:
-    _tell(task, _SHARE_OF_BATCHES, "counting users")
+    task.runtime.tell(_SHARE_OF_BATCHES, "counting users")
     key = next(column for column in columns if column.role == Role.USER_ID)
     row = engine.fetch(
         # one row: the valid rows, their users, and the users with at least two

@@ -22,9 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine
+from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
 from cleanroom_pipelines.errors import (
-    CancelledError,
     EngineError,
     InputError,
     StatusCode,
@@ -56,8 +55,6 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.validation.room_schemas import RoomColumn
     from cleanroom_pipelines.validation.schemas import CellErrors
 
-Progress = Callable[[float, str], None]
-ShouldCancel = Callable[[], bool]
 # From the kind and the ids as given to the hashes that an ad destination takes; null where it can take none.
 ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
 
@@ -168,39 +165,21 @@ class Reading:
 
     Args:
         scratch: An existing folder for everything that is written on the way, which the caller removes.
-        engine: How much of the machine to use.
         room_key: The secret of the digests.
         activation: By destination, what makes its hashes.
         batch_rows: Most rows per batch.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches and stages.
+        runtime: Engine, progress and cancellation.
     """
 
     scratch: Path
-    engine: EngineSettings
     room_key: bytes = field(repr=False)
     activation: Mapping[str, ActivationHasher] = field(default_factory=dict)
     batch_rows: int = MAX_BATCH_ROWS
-    progress: Progress | None = None
-    should_cancel: ShouldCancel | None = None
-
-    def tell(self, share: float, stage: str) -> None:
-        """Say how far it is, and stop here if somebody asked for it.
-
-        Raises:
-            CancelledError: Somebody did.
-        """
-        if self.should_cancel and self.should_cancel():
-            raise CancelledError("The validation of the upload was cancelled.")
-        if self.progress:
-            self.progress(min(share, 1.0), stage)
+    runtime: Runtime = Runtime()  # noqa: RUF009 frozen
 
     def within(self, start: float, end: float) -> "Reading":
         """The same for a part of the work, whose 0 to 1 is `start` to `end` of the whole."""
-        progress = self.progress
-        if progress is None:
-            return self
-        return replace(self, progress=lambda share, stage: progress(start + share * (end - start), stage))
+        return replace(self, runtime=self.runtime.part(start, end))
 
 
 def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading) -> ReadDataset:
@@ -230,12 +209,12 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
                 part.read(upload)
     except InputError as error:
         return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
-    reading.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
+    reading.runtime.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
     if (reason := _no_rows(part.tally, rules)) is not None:
         return ReadDataset(dataset, _failed(report, rules, *reason), None)
     report = _with_duplicates(report, part, reading)
-    reading.tell(1.0, f"{rules.what}: validated")
+    reading.runtime.tell(1.0, f"{rules.what}: validated")
     return ReadDataset(
         dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
     )
@@ -283,7 +262,7 @@ class _Part:
             InputError: The file as a whole cannot be used.
         """
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        file = open_room_file(upload.path, folder, max_bytes=self.reading.engine.unpacked_bytes)
+        file = open_room_file(upload.path, folder, max_bytes=self.reading.runtime.engine.unpacked_bytes)
         formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
         self.table = replace(
             self.table,
@@ -291,7 +270,10 @@ class _Part:
             n_bytes=self.table.n_bytes + file.n_bytes,
             format=", ".join(formats),
         )
-        with _damage_is_the_files(), open_engine(self.reading.engine, paths=[folder, upload.path]) as engine:
+        with (
+            _damage_is_the_files(),
+            open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
+        ):
             self._read_rows(engine, file, upload)
         for left in folder.iterdir():
             left.unlink()
@@ -315,7 +297,7 @@ class _Part:
             header = is_first and _is_header(columns, batch)
             self._take(schema, columns, batch, upload.matching_id, header=header)
             is_first = False
-            self.reading.tell(share_of(batch), stage)
+            self.reading.runtime.tell(share_of(batch), stage)
         rejected = engine.rejected_lines()
         self.tally.add_rejected(rejected, n_rows_before, 0)
         uploads.check_quotes(rejected)
@@ -555,7 +537,7 @@ def _with_duplicates(report: ValidationReport, part: _Part, reading: Reading) ->
     assert part.rows is not None
     rules = _RULES[part.dataset]
     key = ", ".join(rules.key)
-    with open_engine(reading.engine, paths=part.rows.files) as engine:
+    with open_engine(reading.runtime.engine, paths=part.rows.files) as engine:
         engine.scan("valid", part.rows)
         counts = engine.fetch(
             # one row: distinct keys, and of what the first column of the key names, all and those with two rows

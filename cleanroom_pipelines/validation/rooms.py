@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine, stable_hash_sql
+from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, TableFiles, open_engine, stable_hash_sql
 from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ArtifactError, UsageError
 from cleanroom_pipelines.identity import MatchingId
@@ -33,11 +33,9 @@ from cleanroom_pipelines.validation.report import ValidationReport
 from cleanroom_pipelines.validation.room_reading import (
     ActivationHasher,
     Dataset,
-    Progress,
     ReadDataset,
     Reading,
     RoomUpload,
-    ShouldCancel,
     read_dataset,
 )
 
@@ -102,58 +100,50 @@ class SeedsReport:
 def validate_upload(
     upload: RoomUpload,
     *,
-    engine: EngineSettings,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> ValidationReport:
     """Validate one uploaded file and write nothing.
 
     Args:
         upload: The file.
-        engine: How much of the machine to use.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The report. Whatever is wrong with the file fails the report, not the call.
 
     Raises:
-        CancelledError: Somebody asked for it.
+        CancelledError: The runtime said so.
         EngineError: The engine failed for another reason than the file, such as lack of memory.
         StorageFullError: Scratch is full.
     """
-    with _scratch(engine) as scratch:
-        reading = Reading(scratch, engine, _NO_ROOM, progress=progress, should_cancel=should_cancel)
+    with _scratch(runtime.engine) as scratch:
+        reading = Reading(scratch, _NO_ROOM, runtime=runtime)
         return read_dataset(upload.dataset, [upload], reading).report
 
 
 def validate_base(
     uploads: Sequence[RoomUpload],
     *,
-    engine: EngineSettings,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> BaseReport:
     """Validate what a data lab holds and count it, in one pass, and write nothing.
 
     Args:
         uploads: Datasets of a base audience, in any number; several files for MATCHING only.
-        engine: How much of the machine to use.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches and stages.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The report of each dataset, and the same counts as a room gets from `ingest_base`.
 
     Raises:
         UsageError: There is nothing, two files for one dataset, or a seed among them.
-        CancelledError: Somebody asked for it.
+        CancelledError: The runtime said so.
         EngineError: The engine failed for another reason than the files, such as lack of memory.
         StorageFullError: Scratch is full.
     """
     by_dataset = _by_dataset(uploads, BASE_DATASETS)
-    with _scratch(engine) as scratch:
-        reading = Reading(scratch, engine, _NO_ROOM, progress=progress, should_cancel=should_cancel)
+    with _scratch(runtime.engine) as scratch:
+        reading = Reading(scratch, _NO_ROOM, runtime=runtime)
         read = _read_all(by_dataset, reading)
         if any(not dataset.report.passed for dataset in read.values()):
             return BaseReport(_reports_of(read), {})
@@ -166,24 +156,20 @@ def validate_base(
 def own_statistics(
     uploads: Sequence[RoomUpload],
     *,
-    engine: EngineSettings,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> Mapping[str, Any]:
     """Count what a data lab holds; empty if a dataset fails. `validate_base` gives the reports with it.
 
     Args:
         uploads: As in `validate_base`.
-        engine: How much of the machine to use.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches and stages.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         `has_matching`, `has_segments`, `has_demographics`, `has_embeddings`, `n_embeddings`, `n_users`,
         `n_relevant_users`, `n_matchable_users`, `n_users_by_dataset` (dataset → users), `n_matching_ids` (kind →
         distinct ids), `n_segments` (distinct segments).
     """
-    return validate_base(uploads, engine=engine, progress=progress, should_cancel=should_cancel).counts
+    return validate_base(uploads, runtime=runtime).counts
 
 
 def ingest_base(
@@ -193,11 +179,9 @@ def ingest_base(
     keep: Collection[Dataset] = (),
     room_key: bytes,
     out: Path,
-    engine: EngineSettings,
     activation: Mapping[str, ActivationHasher] | None = None,
     activation_out: Path | None = None,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> BaseReport:
     """Make the files of a room's base audience.
 
@@ -208,13 +192,11 @@ def ingest_base(
             no hashes for ad destinations: keep those as well.
         room_key: The room's secret, at least 16 bytes.
         out: The folder to write into; it is made. Nothing is written if a dataset fails.
-        engine: How much of the machine to use.
         activation: By destination, what makes the hashes it takes; called with the kind and the valid ids as they
             were given.
         activation_out: The folder for `activation.parquet` (user_id, destination, hash), which holds bare hashes:
             the caller seals it. Written if there is an activation and a new matching table.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches and stages.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The reports and the counts.
@@ -223,7 +205,7 @@ def ingest_base(
         UsageError: No matching table, two files for one dataset, a seed, a dataset both new and kept, a kept one
             that the earlier call did not have, or a key that is too short.
         ArtifactError: What is kept cannot be read.
-        CancelledError: Somebody asked for it; what was written so far is of no use.
+        CancelledError: The runtime said so; what was written so far is of no use.
         EngineError: The engine failed for another reason than the files, such as lack of memory.
         StorageFullError: The disk is full.
     """
@@ -235,10 +217,8 @@ def ingest_base(
         raise UsageError("A base audience needs a matching table.", remedy="Give one.")
     if activation and activation_out is None:
         raise UsageError("The hashes for ad destinations need a folder.", remedy="Give activation_out.")
-    with _scratch(engine) as scratch:
-        reading = Reading(
-            scratch, engine, room_key, activation or {}, progress=progress, should_cancel=should_cancel
-        )
+    with _scratch(runtime.engine) as scratch:
+        reading = Reading(scratch, room_key, activation or {}, runtime=runtime)
         read = _read_all(by_dataset, reading)
         if any(not dataset.report.passed for dataset in read.values()):
             return BaseReport(_reports_of(read), {})
@@ -249,7 +229,7 @@ def ingest_base(
     reports = {**(kept.reports if kept else {}), **_reports_of(read)}
     _write_json(out / "base.json", counts)
     _write_json(out / "reports.json", {name: report.as_dict() for name, report in reports.items()})
-    reading.tell(1.0, "done")
+    runtime.tell(1.0, "done")
     return BaseReport(reports, counts)
 
 
@@ -258,9 +238,7 @@ def ingest_seeds(
     *,
     room_key: bytes,
     out: Path,
-    engine: EngineSettings,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> SeedsReport:
     """Make the files of a room's seed audiences.
 
@@ -268,32 +246,30 @@ def ingest_seeds(
         uploads: One or several files, also of different kinds of ids.
         room_key: The room's secret, at least 16 bytes.
         out: The folder to write into; it is made. Nothing is written if the files fail.
-        engine: How much of the machine to use.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches and stages.
+        runtime: Engine, progress and cancellation.
 
     Returns:
         The report over all files, and the counts: `n_unique_ids`, and `by_type` (audience type → `n_unique_ids`).
 
     Raises:
         UsageError: There is no file, one of a base audience, or a key that is too short.
-        CancelledError: Somebody asked for it; what was written so far is of no use.
+        CancelledError: The runtime said so; what was written so far is of no use.
         EngineError: The engine failed for another reason than the files, such as lack of memory.
         StorageFullError: The disk is full.
     """
     by_dataset = _by_dataset(uploads, (Dataset.SEED_AUDIENCES,))
-    with _scratch(engine) as scratch:
-        reading = Reading(scratch, engine, room_key, progress=progress, should_cancel=should_cancel)
+    with _scratch(runtime.engine) as scratch:
+        reading = Reading(scratch, room_key, runtime=runtime)
         read = _read_all(by_dataset, reading)[Dataset.SEED_AUDIENCES]
         if read.rows is None:
             return SeedsReport(read.report, {})
         out.mkdir(parents=True, exist_ok=True)
-        reading.tell(_SHARE_OF_READING, "writing seed audiences")
-        with open_engine(engine, paths=[*read.rows.files, out]) as session:
+        runtime.tell(_SHARE_OF_READING, "writing seed audiences")
+        with open_engine(runtime.engine, paths=[*read.rows.files, out]) as session:
             counts = _write_seeds(session, read.rows, out)
     _write_json(out / "seeds.json", counts)
     _write_json(out / "report.json", read.report.as_dict())
-    reading.tell(1.0, "done")
+    runtime.tell(1.0, "done")
     return SeedsReport(read.report, counts)
 
 
@@ -387,14 +363,14 @@ def _write_base(
         n_embeddings = read[Dataset.EMBEDDINGS].n_embeddings
     paths = [out, *([kept.folder] if kept else [])]
     paths += [file for part in read.values() if part.rows for file in part.rows.files]
-    with open_engine(reading.engine, paths=paths) as engine:
+    with open_engine(reading.runtime.engine, paths=paths) as engine:
         for dataset, part in read.items():
             if part.rows is not None:
                 engine.scan(f"new_{dataset.key}", part.rows)
         for dataset in (Dataset.MATCHING, Dataset.SEGMENTS, Dataset.EMBEDDINGS):
             if dataset is Dataset.EMBEDDINGS and not has[dataset]:
                 continue
-            reading.tell(_SHARE_OF_READING, f"writing {dataset.key}")
+            reading.runtime.tell(_SHARE_OF_READING, f"writing {dataset.key}")
             target = out / f"{dataset.key}.parquet"
             columns = _columns(dataset, n_embeddings)
             if kept and dataset in keep:
@@ -402,7 +378,7 @@ def _write_base(
             else:
                 engine.write_parquet(_rows_sql(dataset, columns, is_given=has[dataset]), target)
             engine.scan(dataset.key, TableFiles((target,), "parquet", columns))
-        reading.tell(_SHARE_OF_READING, "writing users")
+        reading.runtime.tell(_SHARE_OF_READING, "writing users")
         demographics = _demographics_sql(engine, kept if Dataset.DEMOGRAPHICS in keep else None, has)
         engine.execute(f"CREATE TEMP VIEW demographics AS {demographics}")
         users = out / "users.parquet"
@@ -512,9 +488,9 @@ def _write_activation(read: Mapping[Dataset, ReadDataset], out: Path, reading: R
     hashes = read[Dataset.MATCHING].activation if Dataset.MATCHING in read else None
     if hashes is None:
         return
-    reading.tell(_SHARE_OF_READING, "writing hashes for ad destinations")
+    reading.runtime.tell(_SHARE_OF_READING, "writing hashes for ad destinations")
     out.mkdir(parents=True, exist_ok=True)
-    with open_engine(reading.engine, paths=[*hashes.files, out]) as engine:
+    with open_engine(reading.runtime.engine, paths=[*hashes.files, out]) as engine:
         engine.scan("hashes", hashes)
         # one row per user, destination and hash
         sql = "SELECT DISTINCT user_id, destination, hash FROM hashes ORDER BY destination, user_id, hash"

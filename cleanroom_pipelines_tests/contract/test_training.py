@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window, parcels
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
@@ -155,7 +155,7 @@ def test_a_cluster_like_engine_trains_the_same_model(
     changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)
     engine = use_cluster_like(monkeypatch)
-    found = train_on(tables.interactions, tmp_path, "cluster", engine=engine, **changes)
+    found = train_on(tables.interactions, tmp_path, "cluster", runtime=Runtime(engine), **changes)
     assert_same_model(Model(expected), Model(found))
 
 
@@ -168,7 +168,7 @@ def test_spark_trains_the_same_model(
     spark = EngineSettings(url=spark_here, scratch=tmp_path)
     changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)
-    found = train_on(tables.interactions, tmp_path, "cluster", engine=spark, **changes)
+    found = train_on(tables.interactions, tmp_path, "cluster", runtime=Runtime(spark), **changes)
     assert_same_model(Model(expected), Model(found))
 
 
@@ -179,12 +179,12 @@ def test_models_and_audiences_go_from_one_engine_to_the_other(spark_here: str, t
     common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": SETTINGS}
     models = {
         "duckdb": train_on(tables.interactions, tmp_path, "one", **common),
-        "spark": train_on(tables.interactions, tmp_path, "cluster", engine=spark, **common),
+        "spark": train_on(tables.interactions, tmp_path, "cluster", runtime=Runtime(spark), **common),
     }
     assert Model(models["spark"]).n_shards == 2
     seed = tables.group[:300]
     for trained, ranked in (("duckdb", None), ("duckdb", spark), ("spark", None), ("spark", spark)):
-        settings = {} if ranked is None else {"engine": ranked}
+        settings = {} if ranked is None else {"runtime": Runtime(ranked)}
         rank(models[trained], seed, tmp_path / f"{trained} {bool(ranked)}", **settings)
     once = tmp_path / "duckdb False"
     # The same model gives the same rows on both engines.

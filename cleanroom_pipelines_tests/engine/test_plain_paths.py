@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine
+from cleanroom_pipelines.engine import EngineSettings, Runtime, find_tables, open_engine
 from cleanroom_pipelines.engine.plain_paths import is_plain, plain_folder
 from cleanroom_pipelines.errors import ConfigurationError, EngineError
 from cleanroom_pipelines.queries.checking import check_query
@@ -62,7 +62,7 @@ def test_uploads_of_a_data_room(around: Path, name: str) -> None:
     for file, content in (("plain", LAB), ("packed", gzip.compress(LAB))):
         (around / file).write_bytes(content)
         report = validate_upload(
-            RoomUpload(Dataset.SEGMENTS, around / file), engine=EngineSettings(scratch=scratch)
+            RoomUpload(Dataset.SEGMENTS, around / file), runtime=Runtime(EngineSettings(scratch=scratch))
         )
         assert (report.n_rows, report.passed) == (2, True)
     assert list(scratch.iterdir()) == list((around / "temporary").iterdir()) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.similarity.ranking import generate
 from cleanroom_pipelines.similarity.seeds import SeedUsers
 from cleanroom_pipelines.similarity.specs import (
@@ -68,7 +68,7 @@ def train_on(world: pd.DataFrame, folder: Path, name: str = "model", **changes: 
     world.to_parquet(source, index=False)
     out = folder / name
     out.mkdir()
-    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "engine": ENGINE} | changes
+    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "runtime": Runtime(ENGINE)} | changes
     train(out=out, **arguments)  # type: ignore[arg-type]
     return out
 

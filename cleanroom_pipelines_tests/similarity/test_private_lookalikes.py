@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError, StatusCode
 from cleanroom_pipelines.privacy.prices import FIGURES_SENSITIVITY, figures_price
 from cleanroom_pipelines.similarity import TrainingSettings, shards
@@ -110,7 +110,7 @@ def _sum(model: Path, user_ids: list[str], d: int = D) -> Any:
 
 def _ranked(model: Path, b: Any, out: Path, d: int = D, **changes: Any) -> Path:
     out.mkdir(parents=True)
-    private_ranking(model, b, d, out, **({"engine": ENGINE} | changes))
+    private_ranking(model, b, d, out, **({"runtime": Runtime(ENGINE)} | changes))
     return out
 
 
@@ -201,11 +201,11 @@ def test_the_same_bytes_for_every_layout(world: World, expected: Expected, tmp_p
     shuffled = world.interactions.sample(frac=1, random_state=1)
     threads = EngineSettings(memory_bytes=1 << 30, threads=2)
     settings = TrainingSettings(embedding_dimensions=32, neighbours=5, users_per_shard=10_000)
-    other = train_on(shuffled, tmp_path, settings=settings, engine=threads)
+    other = train_on(shuffled, tmp_path, settings=settings, runtime=Runtime(threads))
     assert Model(other).n_shards != Model(expected.model).n_shards
     assert (other / PRIVATE_FILE).read_bytes() == (expected.model / PRIVATE_FILE).read_bytes()
     assert np.array_equal(_sum(other, expected.seed), _sum(expected.model, expected.seed))
-    again = _ranked(other, expected.b, tmp_path / "out", engine=threads)
+    again = _ranked(other, expected.b, tmp_path / "out", runtime=Runtime(threads))
     for name in (RANKING_FILE, SCALE_FILE):
         assert (again / name).read_bytes() == (expected.ranked / name).read_bytes()
 
@@ -221,7 +221,7 @@ def test_spark_gives_the_same(expected: Expected, tmp_path: Path) -> None:
 
 
 def _assert_same_on(cluster: EngineSettings, expected: Expected, out: Path) -> None:
-    there = _ranked(expected.model, expected.b, out, engine=cluster)
+    there = _ranked(expected.model, expected.b, out, runtime=Runtime(cluster))
     pd.testing.assert_frame_equal(_rows(there), _rows(expected.ranked))
     assert (there / SCALE_FILE).read_bytes() == (expected.ranked / SCALE_FILE).read_bytes()
     assert n_ranked(there / RANKING_FILE) == n_ranked(expected.ranked / RANKING_FILE)
@@ -365,7 +365,7 @@ def test_the_price_falls_with_the_seed() -> None:
 def test_damage_and_cancelling(world: World, model: Path, b: Any, tmp_path: Path) -> None:
     assert PRIVATE_FILE in json.loads((model / DIGESTS_FILE).read_text())
     with pytest.raises(CancelledError):
-        _ranked(model, b, tmp_path / "cancelled", should_cancel=lambda: True)
+        _ranked(model, b, tmp_path / "cancelled", runtime=Runtime(should_cancel=lambda: True))
     with pytest.raises(ArtifactError):
         held_out_histogram(model, pa.array(world.users[:30]), b, D, ranking=tmp_path, engine=ENGINE)
     damaged = train_on(world.interactions, tmp_path)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from cleanroom_pipelines.engine import open_engine
+from cleanroom_pipelines.engine import Runtime, open_engine
 from cleanroom_pipelines.similarity import GenerationSettings, metrics
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import fit_candidates
@@ -50,7 +50,7 @@ def _found(folder: Path, n_seeds: int) -> Found:
             size = _SIZES[number % 3]
             seed = np.sort(rng.choice(model.n_users, size, replace=False))
             candidates = match_users(engine, model, ids.take(seed), _SETTINGS)
-            held_out = fit_candidates(engine, model, candidates, _SETTINGS, Stages(None, None)).held_out
+            held_out = fit_candidates(engine, model, candidates, _SETTINGS, Stages(Runtime())).held_out
             values = [metrics.recall(held_out, int(share * model.n_users))[0] for share in _SHARES]
             bounds = [metrics.wilson_interval(value, size) for value in values]
             recalls.append(values)

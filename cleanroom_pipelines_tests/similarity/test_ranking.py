@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, parse_sizes
+from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.similarity import (
     GenerationSettings,
@@ -91,7 +92,7 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, ranking: Pat
     threads = GenerationSettings(boosting_rounds=5, threads=2, folds=3)
     assert _bytes(model, seed[::-1], tmp_path / "threads", settings=threads) == expected
     shuffled = world.interactions.sample(frac=1, random_state=1)
-    permuted = train_on(shuffled, tmp_path, "permuted", engine=type(ENGINE)(memory_bytes=1 << 30, threads=2))
+    permuted = train_on(shuffled, tmp_path, "permuted", runtime=Runtime(type(ENGINE)(1 << 30, 2)))
     assert _bytes(permuted, seed, tmp_path / "b") == expected
     split = tmp_path / "split"
     split.mkdir()
@@ -210,12 +211,14 @@ def test_the_minimum_may_not_be_below_the_floor(world: World, model: Path, tmp_p
 
 def test_progress_is_told_and_cancelling_leaves_nothing(world: World, model: Path, tmp_path: Path) -> None:
     told: list[tuple[float, str]] = []
-    rank(model, world.group[::2], tmp_path / "all", progress=lambda share, stage: told.append((share, stage)))
+    rank(model, world.group[::2], tmp_path / "all", runtime=Runtime(progress=lambda *now: told.append(now)))
     assert told[0][0] == 0
     assert told[-1][0] == 1
     assert [share for share, _ in told] == sorted(share for share, _ in told)
     with pytest.raises(CancelledError):
-        rank(model, world.group[::2], tmp_path / "none", should_cancel=lambda: True, settings=QUICK)
+        rank(
+            model, world.group[::2], tmp_path / "none", runtime=Runtime(should_cancel=lambda: True), settings=QUICK
+        )
     assert not any((tmp_path / "none").iterdir())
 
 

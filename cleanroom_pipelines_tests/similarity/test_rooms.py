@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.audiences.overlap import question_about
-from cleanroom_pipelines.engine import stable_hash
+from cleanroom_pipelines.engine import Runtime, stable_hash
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CancelledError,
@@ -133,7 +133,7 @@ def make_room(
 
 def train(room: Room, out: Path, **changes: Any) -> Path:
     out.mkdir(parents=True)
-    arguments: dict[str, Any] = {"settings": SMALL, "engine": ENGINE} | changes
+    arguments: dict[str, Any] = {"settings": SMALL, "runtime": Runtime(ENGINE)} | changes
     train_room(room.base, out, **arguments)
     return out
 
@@ -408,7 +408,9 @@ def test_the_same_bytes_twice_from_rows_in_any_order(room: Room, ranked: Path, t
     again = Room(shuffled, room.users, room.group, room.without_segments)
     seed = room.group[::2][::-1]
     second = rank(
-        train(again, tmp_path / "model", engine=type(ENGINE)(1 << 30, 2)), [*seed, *seed], tmp_path / "out"
+        train(again, tmp_path / "model", runtime=Runtime(type(ENGINE)(1 << 30, 2))),
+        [*seed, *seed],
+        tmp_path / "out",
     )
     for name in (RANKING_FILE, HELD_OUT_FILE):
         assert (second / name).read_bytes() == (ranked / name).read_bytes()
@@ -510,14 +512,19 @@ def test_damaged_files_are_said_to_be_so(room: Room, model: Path, ranked: Path, 
 
 def test_progress_rises_and_cancelling_stops(room: Room, model: Path, tmp_path: Path) -> None:
     told: list[float] = []
-    train(room, tmp_path / "model", progress=lambda share, _: told.append(share))
+    train(room, tmp_path / "model", runtime=Runtime(progress=lambda share, _: told.append(share)))
     assert told == sorted(told)
     assert told[-1] == 1.0
     ranked_told: list[float] = []
-    rank(model, room.group, tmp_path / "ranked", progress=lambda share, _: ranked_told.append(share))
+    rank(
+        model,
+        room.group,
+        tmp_path / "ranked",
+        runtime=Runtime(progress=lambda share, _: ranked_told.append(share)),
+    )
     assert ranked_told == sorted(ranked_told)
     assert ranked_told[-1] == 1.0
     with pytest.raises(CancelledError):
-        train(room, tmp_path / "no model", should_cancel=lambda: True)
+        train(room, tmp_path / "no model", runtime=Runtime(should_cancel=lambda: True))
     with pytest.raises(CancelledError):
-        rank(model, room.group, tmp_path / "no ranking", should_cancel=lambda: True)
+        rank(model, room.group, tmp_path / "no ranking", runtime=Runtime(should_cancel=lambda: True))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.engine import EngineSettings, open_engine
+from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity import TrainingSettings, shards
 from cleanroom_pipelines.similarity.fits import load_fit, save_fit
@@ -66,7 +66,7 @@ def ranked(
     """The same 60 seed users ranked in `memory` and in `parts`; to look at only."""
     folder = tmp_path_factory.mktemp("ranked")
     rank(model, world.group[:60], folder / "memory")
-    rank(model, world.group[:60], folder / "parts", engine=cluster_like)
+    rank(model, world.group[:60], folder / "parts", runtime=Runtime(cluster_like))
     return folder
 
 
@@ -99,7 +99,7 @@ def test_parts_are_the_ranking_in_memory_for_a_large_seed(
     world: World, model: Path, cluster_like: EngineSettings, tmp_path: Path
 ) -> None:
     rank(model, world.group[:120], tmp_path / "memory")
-    rank(model, world.group[:120], tmp_path / "parts", engine=cluster_like)
+    rank(model, world.group[:120], tmp_path / "parts", runtime=Runtime(cluster_like))
     assert_parts_are_the_ranking_in_memory(tmp_path)
 
 
@@ -132,12 +132,12 @@ def test_a_seed_fitted_scored_and_ranked_in_three_processes(
             min_matching_seed_size=25,
             settings=QUICK,
             engine=engine,
-            stages=Stages(None, None),
+            stages=Stages(Runtime()),
         )
         save_fit(fit, kept)
         half = opened.n_shards // 2
         scores = [
-            score_range(engine, opened, load_fit(kept), first, last, stages=Stages(None, None))
+            score_range(engine, opened, load_fit(kept), first, last, stages=Stages(Runtime()))
             for first, last in ((0, half), (half, opened.n_shards))
         ]
     finish(
@@ -147,7 +147,7 @@ def test_a_seed_fitted_scored_and_ranked_in_three_processes(
         out,
         sizes=SIZES,
         min_matching_seed_size=25,
-        stages=Stages(None, None),
+        stages=Stages(Runtime()),
     )
     for name in (RANKING_FILE, "explanation.json"):
         assert (out / name).read_bytes() == (ranked / "memory" / name).read_bytes()

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import CancelledError, StatusCode, TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import (
     InteractionsSchema,
@@ -45,7 +46,7 @@ def _train(frame: pd.DataFrame, folder: Path, **changes: object) -> tuple[Traini
     if "interactions" not in changes:
         frame.to_parquet(source, index=False)
     out.mkdir()
-    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "engine": ENGINE} | changes
+    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "runtime": Runtime(ENGINE)} | changes
     report = train(out=out, **arguments)  # type: ignore[arg-type]
     return report, Model(out)
 
@@ -192,7 +193,7 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 or so")
     (tmp_path / "model").mkdir()
     with pytest.raises(TrainingDataError):
-        train(interactions=tmp_path / "x.parquet", schema=SCHEMA, out=tmp_path / "model", engine=ENGINE)
+        train(interactions=tmp_path / "x.parquet", schema=SCHEMA, out=tmp_path / "model", runtime=Runtime(ENGINE))
 
 
 def test_json_lines_with_broken_lines(world: World, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_the_folder_must_be_empty_and_cancelling_stops(world: World, tmp_path: P
         train(interactions=tmp_path / "rows.parquet", schema=SCHEMA, out=tmp_path / "model")
     (tmp_path / "other").mkdir()
     with pytest.raises(CancelledError):
-        _train(world.interactions, tmp_path / "other", should_cancel=lambda: True)
+        _train(world.interactions, tmp_path / "other", runtime=Runtime(should_cancel=lambda: True))
 
 
 def test_importing_the_package_is_cheap() -> None:
@@ -325,7 +326,7 @@ def test_the_cache_keeps_nothing_of_a_damaged_day(world: World, tmp_path: Path) 
             folder / "a",
             interactions=days,
             day_cache=folder / "cache",
-            engine=replace(ENGINE, scratch=folder / "scratch"),
+            runtime=Runtime(replace(ENGINE, scratch=folder / "scratch")),
         )
         first.with_suffix(".csv.gz").unlink(missing_ok=True)
         assert error.status_code is StatusCode.TRAINING_DATA_INVALID

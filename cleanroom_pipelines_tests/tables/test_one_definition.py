@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.engine import EngineSettings, open_engine
+from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import InputError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.similarity import InteractionsSchema, Window, reading
 from cleanroom_pipelines.similarity.seeds import read_seed
@@ -110,7 +110,7 @@ def write_text(folder: Path, format_: str, names: Sequence[str], rows: Sequence[
 
 def validated(path: Path) -> ValidationReport:
     return validate_interactions(
-        path, COLUMNS, max_invalid_share=1, min_users=0, min_rows=0, engine_settings=ENGINE, batch_rows=9
+        path, COLUMNS, max_invalid_share=1, min_users=0, min_rows=0, runtime=Runtime(ENGINE), batch_rows=9
     )
 
 
@@ -221,7 +221,9 @@ def test_seeds(
         lines = [broken if isinstance(row, list) else (row,) for row in rows]
         path = write_text(folder, format_, [column], [("u1",), *lines])
     fewest, most = limits
-    report = validate_seed(path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, engine_settings=ENGINE)
+    report = validate_seed(
+        path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, runtime=Runtime(ENGINE)
+    )
     try:
         seed = read_seed(path, min_users=fewest, max_users=most, max_invalid_share=0.5, engine=ENGINE)
     except SeedError as error:
@@ -249,7 +251,7 @@ def test_the_column_of_a_seed(tmp_path: Path) -> None:
 
     def check(columns: tuple[str, ...], is_seed: bool) -> None:
         path = write_text(tmp_path, "csv", columns, [(f"v{n}",) * len(columns) for n in range(30)])
-        report = validate_seed(path, engine_settings=ENGINE)
+        report = validate_seed(path, runtime=Runtime(ENGINE))
         assert report.passed is is_seed
         if is_seed:
             assert read_seed(path, engine=ENGINE).n_unique == report.uniqueness.n_unique == 30
@@ -284,7 +286,7 @@ def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(content)
         report = validated(tmp_path / name)
         with pytest.raises(TrainingDataError) as caught:
-            train(interactions=tmp_path / name, schema=SCHEMA, out=tmp_path / "model", engine=ENGINE)
+            train(interactions=tmp_path / name, schema=SCHEMA, out=tmp_path / "model", runtime=Runtime(ENGINE))
         assert str(caught.value) == report.reason
         assert caught.value.remedy
         assert caught.value.status_code is report.status_code is StatusCode.TRAINING_DATA_INVALID
@@ -296,7 +298,7 @@ def test_a_seed_with_mixed_line_ends_is_refused_with_a_remedy(tmp_path: Path) ->
     (tmp_path / "seed.csv").write_bytes(b"user_id,x\na,1\r\nb,2\n")
     with pytest.raises(SeedError) as caught:
         read_seed(tmp_path / "seed.csv", engine=ENGINE)
-    assert str(caught.value) == validate_seed(tmp_path / "seed.csv", engine_settings=ENGINE).reason
+    assert str(caught.value) == validate_seed(tmp_path / "seed.csv", runtime=Runtime(ENGINE)).reason
     assert "line" in caught.value.remedy
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.validation import (
     ErrorCode,
     ValidationReport,
@@ -241,7 +241,7 @@ def test_interactions_as_text(
     report = validate_interactions(
         folder,
         list(ROLES.items()),
-        engine_settings=ENGINE,
+        runtime=Runtime(ENGINE),
         max_invalid_share=1,
         min_users=0,
         min_rows=0,
@@ -259,7 +259,7 @@ def test_interactions_as_parquet(
     report = validate_interactions(
         folder,
         list(ROLES.items()),
-        engine_settings=ENGINE,
+        runtime=Runtime(ENGINE),
         max_invalid_share=1,
         min_users=0,
         min_rows=0,
@@ -283,7 +283,7 @@ def test_users_drop_later_duplicates(
     report = validate_users(
         folder,
         [(USER, "USER_ID"), (NUMBER, "NUMERICAL_FEATURE")],
-        engine_settings=ENGINE,
+        runtime=Runtime(ENGINE),
         max_invalid_share=1,
         batch_rows=batch_rows,
     )
@@ -307,7 +307,7 @@ def test_seed_counts_duplicates(
     folder = write(fresh(tmp_path_factory), format_, rows, [USER])
     report = validate_seed(
         folder,
-        engine_settings=ENGINE,
+        runtime=Runtime(ENGINE),
         max_invalid_share=1,
         min_unique=0,
         batch_rows=batch_rows,

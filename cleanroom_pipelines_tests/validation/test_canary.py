@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.engine import EngineSettings, open_engine
+from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.validation import (
     ValidationReport,
@@ -67,10 +67,10 @@ def validate_all(file: Path, share: float) -> list[ValidationReport]:
     users = [column for column in COLUMNS if column[0] != "item"]
     return [
         validate_interactions(
-            file, COLUMNS, max_invalid_share=share, min_rows=0, min_users=0, engine_settings=ENGINE
+            file, COLUMNS, max_invalid_share=share, min_rows=0, min_users=0, runtime=Runtime(ENGINE)
         ),
-        validate_users(file, users, max_invalid_share=share, engine_settings=ENGINE),
-        validate_seed(file, max_invalid_share=share, min_unique=0, engine_settings=ENGINE),
+        validate_users(file, users, max_invalid_share=share, runtime=Runtime(ENGINE)),
+        validate_seed(file, max_invalid_share=share, min_unique=0, runtime=Runtime(ENGINE)),
     ]
 
 
@@ -111,10 +111,10 @@ def test_parquet(tmp_path: Path) -> None:
     file = tmp_path / "t.parquet"
     table = {"user_id": [CANARY, None], "item": [CANARY, "i"], "ts": [5, 10**14], "spend": [1.0, float("inf")]}
     pq.write_table(pa.table(table | {"kind": [CANARY, None]}), file)
-    assert_silent(validate_interactions(file, COLUMNS, engine_settings=ENGINE))
-    assert_silent(validate_interactions(file, [*COLUMNS[:2], ("kind", "TIMESTAMP")], engine_settings=ENGINE))
+    assert_silent(validate_interactions(file, COLUMNS, runtime=Runtime(ENGINE)))
+    assert_silent(validate_interactions(file, [*COLUMNS[:2], ("kind", "TIMESTAMP")], runtime=Runtime(ENGINE)))
     assert_silent(
-        validate_users(file, [("user_id", "USER_ID"), ("kind", "NUMERICAL_FEATURE")], engine_settings=ENGINE)
+        validate_users(file, [("user_id", "USER_ID"), ("kind", "NUMERICAL_FEATURE")], runtime=Runtime(ENGINE))
     )
     assert CANARY not in json.dumps(profile_interactions(file, COLUMNS, engine_settings=ENGINE))
 
@@ -122,7 +122,7 @@ def test_parquet(tmp_path: Path) -> None:
 def test_parquet_whose_files_cannot_be_one_table(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user_id": [1], "item": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"user_id": [CANARY], "item": ["i"]}), tmp_path / "b.parquet")
-    report = validate_interactions(tmp_path, COLUMNS[:2], engine_settings=ENGINE)
+    report = validate_interactions(tmp_path, COLUMNS[:2], runtime=Runtime(ENGINE))
     assert not report.passed
     assert_silent(report)
 
@@ -132,14 +132,14 @@ def test_parquet_whose_files_cannot_be_one_table(tmp_path: Path) -> None:
 def test_file_without_a_header(tmp_path: Path, content: str, suffix: str) -> None:
     file = tmp_path / f"t.{suffix}"
     file.write_text(content)
-    assert_silent(validate_seed(file, engine_settings=ENGINE))
-    assert_silent(validate_interactions(file, COLUMNS, engine_settings=ENGINE))
+    assert_silent(validate_seed(file, runtime=Runtime(ENGINE)))
+    assert_silent(validate_interactions(file, COLUMNS, runtime=Runtime(ENGINE)))
 
 
 def test_undeclared_columns_of_a_seed_are_not_named(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(f'{{"user_id": "a", "{CANARY}": 1}}\n')
-    report = validate_seed(file, engine_settings=ENGINE)
+    report = validate_seed(file, runtime=Runtime(ENGINE))
     assert report.table.n_unknown_columns == 1
     assert_silent(report)
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import EngineError, StatusCode, UsageError
 from cleanroom_pipelines.validation import (
     ErrorCode,
@@ -35,12 +35,12 @@ COLUMNS = [("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"), ("spen
 
 
 def interactions(source: Path, **overrides: Any) -> ValidationReport:
-    options: dict[str, Any] = {"min_users": 1, "min_rows": 1, "engine_settings": ENGINE}
+    options: dict[str, Any] = {"min_users": 1, "min_rows": 1, "runtime": Runtime(ENGINE)}
     return validate_interactions(source, COLUMNS, **(options | overrides))
 
 
 def seed(source: Path, **overrides: Any) -> ValidationReport:
-    return validate_seed(source, engine_settings=ENGINE, **overrides)
+    return validate_seed(source, runtime=Runtime(ENGINE), **overrides)
 
 
 def write_csv(file: Path, rows: list[str], header: str = "user,item,ts,spend") -> Path:
@@ -282,7 +282,7 @@ def test_categorical_feature_takes_lists_and_more(tmp_path: Path) -> None:
     extra = {f"extra{number}": pa.array([None], type_) for number, type_ in enumerate(types)}
     file = write_parquet(tmp_path / "t.parquet", **extra)
     columns = [*COLUMNS, *((name, "CATEGORICAL_FEATURE") for name in extra)]
-    report = validate_interactions(file, columns, min_users=1, min_rows=1, engine_settings=ENGINE)
+    report = validate_interactions(file, columns, min_users=1, min_rows=1, runtime=Runtime(ENGINE))
     assert report.passed, report.reason
 
 
@@ -349,9 +349,11 @@ def test_floors(tmp_path: Path) -> None:
 def test_default_floors_are_100_users_and_1000_rows(tmp_path: Path) -> None:
     rows = [f"u{i % 100},i,5,1" for i in range(1_000)]
     enough = write_csv(tmp_path / "enough.csv", rows)
-    assert validate_interactions(enough, COLUMNS, engine_settings=ENGINE).passed
+    assert validate_interactions(enough, COLUMNS, runtime=Runtime(ENGINE)).passed
     for name, fewer in (("rows", rows[1:]), ("users", [row.replace("u99,", "u98,") for row in rows])):
-        report = validate_interactions(write_csv(tmp_path / f"{name}.csv", fewer), COLUMNS, engine_settings=ENGINE)
+        report = validate_interactions(
+            write_csv(tmp_path / f"{name}.csv", fewer), COLUMNS, runtime=Runtime(ENGINE)
+        )
         assert report.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
 
 
@@ -438,7 +440,7 @@ def test_recording_stops_at_500_and_totals_do_not(tmp_path: Path) -> None:
 
 def test_duplicates_of_users_recorded_up_to_500(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "u.csv", [f"u{i % 10}" for i in range(700)], header="user")
-    report = validate_users(file, [("user", "USER_ID")], engine_settings=ENGINE)
+    report = validate_users(file, [("user", "USER_ID")], runtime=Runtime(ENGINE))
     assert report.passed
     assert (report.uniqueness.n_unique, report.uniqueness.n_duplicates, report.n_rows_dropped) == (10, 690, 690)
     assert [error.row for error in report.uniqueness.errors.recorded] == list(range(11, 511))
@@ -463,7 +465,7 @@ def test_row_numbers_go_on_across_files(tmp_path: Path) -> None:
 def test_progress_ends_at_one(tmp_path: Path) -> None:
     shares: list[float] = []
     file = write_csv(tmp_path / "t.csv", ["u,i,5,1"] * 10)
-    interactions(file, batch_rows=2, progress=lambda share, stage: shares.append(share))
+    interactions(file, batch_rows=2, runtime=Runtime(ENGINE, lambda share, stage: shares.append(share)))
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
@@ -473,7 +475,7 @@ def test_what_progress_raises_ends_the_validation(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1"]), progress=cancel)
+        interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1"]), runtime=Runtime(ENGINE, cancel))
 
 
 # --- What is not the file's fault is an error ---
@@ -519,4 +521,4 @@ def test_files_that_change_between_the_passes(tmp_path: Path) -> None:
         write_csv(file, ["u,i,5,1"]) and None if stage == "counting users" else None
     )
     with pytest.raises(EngineError, match="changed"):
-        interactions(file, progress=change)
+        interactions(file, runtime=Runtime(ENGINE, change))

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ValidationReport, report_markdown, report_sentence
@@ -115,10 +115,9 @@ def test_broken_rows(tmp_path: Path, kind: MatchingId) -> None:
         list(uploads.values()),
         room_key=KEY,
         out=tmp_path / "base",
-        engine=ENGINE,
-        progress=lambda share, stage: told.append(stage),
+        runtime=Runtime(ENGINE, progress=lambda share, stage: told.append(stage)),
     )
-    seeds = ingest_seeds([seed], room_key=KEY, out=tmp_path / "seeds", engine=ENGINE)
+    seeds = ingest_seeds([seed], room_key=KEY, out=tmp_path / "seeds", runtime=Runtime(ENGINE))
     assert base.passed
     assert seeds.passed
     for report in [*base.reports.values(), seeds.report]:
@@ -163,7 +162,7 @@ def test_broken_files(tmp_path: Path) -> None:
 
     def check(dataset: Dataset, how: str, content: bytes) -> None:
         uploads[dataset].path.write_bytes(content)
-        report = validate_upload(uploads[dataset], engine=ENGINE)
+        report = validate_upload(uploads[dataset], runtime=Runtime(ENGINE))
         assert not report.passed
         assert_silent_report(report)
 
@@ -183,7 +182,7 @@ def test_scratch_that_cannot_be_written(tmp_path: Path, text: str) -> None:
         mock.patch.object(pq.ParquetWriter, "write_table", side_effect=OSError(text)),
         pytest.raises(expected) as caught,
     ):
-        validate_upload(upload, engine=ENGINE)
+        validate_upload(upload, runtime=Runtime(ENGINE))
     assert_silent_error(caught.value)
 
 
@@ -191,7 +190,7 @@ def test_errors(tmp_path: Path) -> None:
     upload = uploads_of(tmp_path, MatchingId.EMAIL)[Dataset.SEGMENTS]
     upload.path.write_bytes(gzip.compress((CANARY.encode() + b",x\n") * 100_000))
     engine = EngineSettings(memory_bytes=512 << 20, threads=1, unpacked_bytes=1_000)
-    report = validate_upload(upload, engine=engine)
+    report = validate_upload(upload, runtime=Runtime(engine))
     assert not report.passed
     assert CANARY not in json.dumps(report.as_dict())
     upload.path.write_text(f"{CANARY},x\n")
@@ -200,5 +199,5 @@ def test_errors(tmp_path: Path) -> None:
         raise CleanroomError("stopped")
 
     with pytest.raises(CleanroomError) as stopped:
-        validate_upload(upload, engine=ENGINE, progress=stops)
+        validate_upload(upload, runtime=Runtime(ENGINE, progress=stops))
     assert_silent_error(stopped.value)

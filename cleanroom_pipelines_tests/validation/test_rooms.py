@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.engine import EngineSettings, stable_hash
+from cleanroom_pipelines.engine import EngineSettings, Runtime, stable_hash
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, EngineError, UsageError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ValidationReport
@@ -84,7 +84,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     folder = tmp_path_factory.mktemp("ingested")
     uploads = give_everything(giving(folder))
     told: list[float] = []
-    report = ingest(folder / "out", uploads, progress=lambda share, stage: told.append(share))
+    report = ingest(folder / "out", uploads, runtime=Runtime(ENGINE, lambda share, stage: told.append(share)))
     return Ingested(uploads, folder / "out", report, told)
 
 
@@ -98,7 +98,7 @@ def give_everything(give: Give) -> list[RoomUpload]:
 
 
 def ingest(folder: Path, uploads: list[RoomUpload], **options: Any) -> BaseReport:
-    return ingest_base(uploads, room_key=KEY, out=folder, engine=ENGINE, **options)
+    return ingest_base(uploads, room_key=KEY, out=folder, **({"runtime": Runtime(ENGINE)} | options))
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -222,8 +222,8 @@ def test_seeds_match_a_base_of_the_same_room_only(tmp_path: Path, give: Give) ->
             Dataset.SEED_AUDIENCES, f"{hashed},Lapsed\n{hashed},New\nnobody,New\n", MatchingId.HASHED_PHONE_NUMBER
         ),
     ]
-    report = ingest_seeds(seeds, room_key=KEY, out=tmp_path / "seeds", engine=ENGINE)
-    ingest_seeds(seeds, room_key=KEY[::-1] + b"!", out=tmp_path / "other", engine=ENGINE)
+    report = ingest_seeds(seeds, room_key=KEY, out=tmp_path / "seeds", runtime=Runtime(ENGINE))
+    ingest_seeds(seeds, room_key=KEY[::-1] + b"!", out=tmp_path / "other", runtime=Runtime(ENGINE))
     (digest,) = digests(tmp_path / "base")["u1"]
     assert rows(tmp_path / "seeds" / "seeds.parquet") == [
         {"digest": digest, "audience_type": "Lapsed"},
@@ -263,9 +263,11 @@ def test_scratch_is_left_empty(tmp_path: Path, everything: list[RoomUpload]) -> 
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=scratch)
-    ingest_base(everything, room_key=KEY, out=tmp_path / "out", engine=engine)
+    ingest_base(everything, room_key=KEY, out=tmp_path / "out", runtime=Runtime(engine))
     with pytest.raises(CancelledError):
-        ingest_base(everything, room_key=KEY, out=tmp_path / "no", engine=engine, should_cancel=lambda: True)
+        ingest_base(
+            everything, room_key=KEY, out=tmp_path / "no", runtime=Runtime(engine, should_cancel=lambda: True)
+        )
     assert not list(scratch.iterdir())
 
 
@@ -388,7 +390,7 @@ def test_one_bad_file_of_two_fails_the_dataset(tmp_path: Path, give: Give) -> No
         give(Dataset.SEED_AUDIENCES, "a@x.ch,New\n", MatchingId.EMAIL),
         give(Dataset.SEED_AUDIENCES, "", MatchingId.EMAIL),
     ]
-    report = ingest_seeds(uploads, room_key=KEY, out=tmp_path / "out", engine=ENGINE)
+    report = ingest_seeds(uploads, room_key=KEY, out=tmp_path / "out", runtime=Runtime(ENGINE))
     assert not report.passed
     assert report.counts == {}
     assert not (tmp_path / "out").exists()
@@ -401,9 +403,9 @@ def test_uploads_that_cannot_be_meant(tmp_path: Path, everything: list[RoomUploa
             ingest(tmp_path / "out", list(uploads))
     for uploads in ([], everything[:1]):
         with pytest.raises(UsageError):
-            ingest_seeds(uploads, room_key=KEY, out=tmp_path / "out", engine=ENGINE)
+            ingest_seeds(uploads, room_key=KEY, out=tmp_path / "out", runtime=Runtime(ENGINE))
     with pytest.raises(UsageError):
-        ingest_seeds([seed], room_key=b"short", out=tmp_path / "out", engine=ENGINE)
+        ingest_seeds([seed], room_key=b"short", out=tmp_path / "out", runtime=Runtime(ENGINE))
     with pytest.raises(UsageError):
         RoomUpload(Dataset.MATCHING, tmp_path)
     with pytest.raises(UsageError):
@@ -422,13 +424,13 @@ def test_validation_says_the_same_and_writes_nothing(
     tmp_path: Path, everything: list[RoomUpload], ingested: Ingested
 ) -> None:
     before = sorted(tmp_path.iterdir())
-    alone = {upload.dataset.key: validate_upload(upload, engine=ENGINE) for upload in everything}
-    together = validate_base(everything, engine=ENGINE)
+    alone = {upload.dataset.key: validate_upload(upload, runtime=Runtime(ENGINE)) for upload in everything}
+    together = validate_base(everything, runtime=Runtime(ENGINE))
     assert sorted(tmp_path.iterdir()) == before
     assert together.reports == alone == ingested.report.reports
-    assert together.counts == ingested.report.counts == own_statistics(everything, engine=ENGINE)
+    assert together.counts == ingested.report.counts == own_statistics(everything, runtime=Runtime(ENGINE))
     everything[0].path.write_text("")
-    assert own_statistics(everything[:1], engine=ENGINE) == {}
+    assert own_statistics(everything[:1], runtime=Runtime(ENGINE)) == {}
 
 
 def test_progress_rises_to_the_end(ingested: Ingested) -> None:
@@ -447,7 +449,7 @@ def test_it_can_be_cancelled(tmp_path: Path, everything: list[RoomUpload]) -> No
         return asked > 4
 
     with pytest.raises(CancelledError):
-        ingest(tmp_path / "out", everything, should_cancel=later)
+        ingest(tmp_path / "out", everything, runtime=Runtime(ENGINE, should_cancel=later))
     with pytest.raises(CancelledError):
-        validate_upload(everything[0], engine=ENGINE, should_cancel=lambda: True)
+        validate_upload(everything[0], runtime=Runtime(ENGINE, should_cancel=lambda: True))
     assert not (tmp_path / "out").exists()

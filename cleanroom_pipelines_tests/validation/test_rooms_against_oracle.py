@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.engine import EngineSettings, stable_hash
+from cleanroom_pipelines.engine import EngineSettings, Runtime, stable_hash
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ErrorCode, ValidationReport, room_reading
 from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds
@@ -221,7 +221,7 @@ def ingest(folder: Path, uploads: list[RoomUpload]) -> dict[str, ValidationRepor
         mock.patch.object(room_reading, "MIN_BATCH_ROWS", 10),
         mock.patch.object(room_reading, "CELLS_PER_BATCH", 1),
     ):
-        report = ingest_base(uploads, room_key=KEY, out=folder / "out", engine=ENGINE)
+        report = ingest_base(uploads, room_key=KEY, out=folder / "out", runtime=Runtime(ENGINE))
     return dict(report.reports)
 
 
@@ -355,7 +355,7 @@ def test_seeds(
     (folder / "f").write_bytes(form(rows))
     expected = oracle(rows, [email, label], lambda row: (NORMAL_EMAILS[row[0]], row[1]))
     upload = RoomUpload(Dataset.SEED_AUDIENCES, folder / "f", MatchingId.EMAIL)
-    found = ingest_seeds([upload], room_key=KEY, out=folder / "out", engine=ENGINE)
+    found = ingest_seeds([upload], room_key=KEY, out=folder / "out", runtime=Runtime(ENGINE))
     if assert_report(found.report, expected, folder / "out"):
         assert expected
         pairs = [(digest("email", NORMAL_EMAILS[i]), t) for i, t in expected["kept"]]

@@ -20,7 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
-from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, quote_identifier
+from cleanroom_pipelines.engine import (
+    EngineSettings,
+    Progress,
+    Runtime,
+    find_tables,
+    open_engine,
+    quote_identifier,
+)
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity import metrics
 from cleanroom_pipelines.similarity.benchmark.baselines import BASELINES, Table
@@ -31,7 +38,6 @@ from cleanroom_pipelines.similarity.scoring import gather_rows, score_users
 from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
     InteractionsSchema,
-    Progress,
     TrainingSettings,
     UsersSchema,
     Window,
@@ -315,7 +321,7 @@ def trained(source: Source, batch: Batch, training: TrainingSettings, *, with_us
         users=users,
         users_schema=users_schema,
         settings=training,
-        engine=source.engine,
+        runtime=Runtime(source.engine),
     )
     return Model(out)
 
@@ -349,7 +355,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
     """Our own estimate on a random seed, and whether its interval covers the share."""
     with open_engine() as engine, one_blas_thread():
-        fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(None, None))
+        fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out
     result = {}
     for share in SHARES:

@@ -19,13 +19,13 @@ from time import perf_counter, sleep
 from typing import Any
 
 from cleanroom_pipelines.audiences.benchmark import AlgebraSettings, write_lists, write_room
+from cleanroom_pipelines.engine import Progress
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity.benchmark.synthetic import (
     SyntheticSettings,
     seed_ids,
     write_interactions,
 )
-from cleanroom_pipelines.similarity.specs import Progress
 
 PEERS = ("als", "pandas")
 ENGINES = ("duckdb", "spark")

@@ -27,6 +27,7 @@ def _engine_settings(arguments: Mapping[str, Any]) -> Any:
 
 
 def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    from cleanroom_pipelines.engine import Runtime
     from cleanroom_pipelines.similarity.specs import InteractionsSchema
     from cleanroom_pipelines.similarity.training import train
 
@@ -36,7 +37,7 @@ def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
         interactions=arguments["interactions"],
         schema=InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP"),
         out=out,
-        engine=_engine_settings(arguments),
+        runtime=Runtime(_engine_settings(arguments)),
     )
     return {
         "n_users": report.n_users,
@@ -48,6 +49,7 @@ def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    from cleanroom_pipelines.engine import Runtime
     from cleanroom_pipelines.similarity.ranking import generate
     from cleanroom_pipelines.similarity.specs import GenerationSettings
 
@@ -59,7 +61,7 @@ def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
         out=out,
         min_matching_seed_size=25,
         settings=GenerationSettings(threads=arguments["threads"]),
-        engine=_engine_settings(arguments),
+        runtime=Runtime(_engine_settings(arguments)),
     )
     return {
         "sentence": report.sentence,
