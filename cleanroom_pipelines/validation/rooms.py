@@ -1,7 +1,7 @@
 """Taking in what the two sides of a data room provide.
 
 Lives here: from uploaded files to the files of a room, the numbers a provider sees of its own upload, and the
-validation of an upload alone.
+validation of a data lab.
 Add here when a room keeps a further file of what was provided.
 Keep out: reading and judging files (`room_reading`), and every number that depends on both sides (`privacy`).
 
@@ -49,9 +49,7 @@ __all__ = [
     "SeedsReport",
     "ingest_base",
     "ingest_seeds",
-    "own_statistics",
     "validate_base",
-    "validate_upload",
 ]
 
 BASE_DATASETS = (Dataset.MATCHING, Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS)
@@ -99,34 +97,6 @@ class SeedsReport:
         return self.report.passed
 
 
-def validate_upload(
-    upload: RoomUpload,
-    *,
-    engine: EngineSettings,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
-) -> ValidationReport:
-    """Validate one uploaded file and write nothing.
-
-    Args:
-        upload: The file.
-        engine: How much of the machine to use.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches.
-
-    Returns:
-        The report. Whatever is wrong with the file fails the report, not the call.
-
-    Raises:
-        CancelledError: Somebody asked for it.
-        EngineError: The engine failed for another reason than the file, such as lack of memory.
-        StorageFullError: Scratch is full.
-    """
-    with _scratch(engine) as scratch:
-        reading = Reading(scratch, engine, _NO_ROOM, progress=progress, should_cancel=should_cancel)
-        return read_dataset(upload.dataset, [upload], reading).report
-
-
 def validate_base(
     uploads: Sequence[RoomUpload],
     *,
@@ -143,7 +113,7 @@ def validate_base(
         should_cancel: Asked between batches and stages.
 
     Returns:
-        The report of each dataset, and the same counts as a room gets from `ingest_base`.
+        The report of each dataset, and the counts that `ingest_base` would give a room; none if a dataset fails.
 
     Raises:
         UsageError: There is nothing, two files for one dataset, or a seed among them.
@@ -161,29 +131,6 @@ def validate_base(
         out.mkdir()
         counts = _write_base(read, None, (), out, reading)
     return BaseReport(_reports_of(read), counts)
-
-
-def own_statistics(
-    uploads: Sequence[RoomUpload],
-    *,
-    engine: EngineSettings,
-    progress: Progress | None = None,
-    should_cancel: ShouldCancel | None = None,
-) -> Mapping[str, Any]:
-    """Count what a data lab holds; empty if a dataset fails. `validate_base` gives the reports with it.
-
-    Args:
-        uploads: As in `validate_base`.
-        engine: How much of the machine to use.
-        progress: Called with the share done, 0 to 1, and the stage.
-        should_cancel: Asked between batches and stages.
-
-    Returns:
-        `has_matching`, `has_segments`, `has_demographics`, `has_embeddings`, `n_embeddings`, `n_users`,
-        `n_relevant_users`, `n_matchable_users`, `n_users_by_dataset` (dataset → users), `n_matching_ids` (kind →
-        distinct ids), `n_segments` (distinct segments).
-    """
-    return validate_base(uploads, engine=engine, progress=progress, should_cancel=should_cancel).counts
 
 
 def ingest_base(
