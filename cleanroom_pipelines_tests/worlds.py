@@ -29,9 +29,11 @@ import yaml
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.execution import making
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.storage import Home
 
 N_USERS, N_ITEMS, N_EVENTS = 300, 40, 8_000
@@ -380,6 +382,11 @@ def materializations(
 def kind_of(asset: str) -> Kind:
     """The kind of resource whose partitions an asset has."""
     return next(kind for kind, assets in ASSETS_OF.items() if asset in assets)
+
+
+def make(installation: Installation, asset: str, partition: str, run: Run) -> None:
+    """Do an asset's work as its body in Dagster does."""
+    getattr(making, f"make_{asset}")(installation, partition, run)
 
 
 def wait_until(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:

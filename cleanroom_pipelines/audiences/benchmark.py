@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time, sleep
@@ -236,11 +235,6 @@ def _digest(out: Path) -> tuple[int, int]:
 
 def _lists(folder: Path) -> list[Path]:
     return [folder / f"list-{number}.parquet" for number in range(len(_SHARES))]
-
-
-def has_polars() -> bool:
-    """Whether the peer is installed."""
-    return find_spec("polars") is not None
 
 
 def write_lists(folder: Path, settings: AlgebraSettings) -> None:

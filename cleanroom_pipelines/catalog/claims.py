@@ -89,8 +89,7 @@ class Claims(Database):
                 )
             if resource.status in DELETING:
                 return None
-            silent_run = before.run_id if before.status is Status.CREATE_IN_PROGRESS else None
-            turn = before.turn + (silent_run is not None)
+            turn = before.turn + (before.status is Status.CREATE_IN_PROGRESS)
             free = or_(
                 VersionRow.status == Status.CREATE_PENDING,
                 and_(VersionRow.status == Status.CREATE_IN_PROGRESS, VersionRow.lease_expires_at <= now),
@@ -115,7 +114,7 @@ class Claims(Database):
             if taken is None:
                 return None
             mirror(session, resource, now)
-            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, silent_run, turn)
+            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, turn)
 
     def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
         """Keep a pending version for a run that is about to start, so that nobody else starts one for it.

@@ -134,14 +134,6 @@ class JobViews(Deletion):
                 return
         self.request_delete(Kind.GENERATION_JOB, job_id, account_id)
 
-    def seen_job_tags(self, job_id: str, account_id: str, region: str | None = None) -> Mapping[str, str]:
-        """The tags that this account gave its copy of a job.
-
-        Raises:
-            NotFoundError: There is none that this account may see.
-        """
-        return self.seen_job(job_id, account_id, region).job.tags
-
     @noted
     def set_seen_job_tags(
         self, job_id: str, account_id: str, tags: Mapping[str, str], region: str | None = None

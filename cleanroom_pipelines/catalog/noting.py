@@ -1,24 +1,19 @@
 """Noting changes: every public method that changes the catalogue says so, refused or not.
 
-Lives here: the mark of such methods, what is told of a call, and which way in the process acts for.
+Lives here: the mark of such methods, and what is told of a call.
 Add here when a change names its object by a further argument.
 Keep out: the audit log itself (storage); bookkeeping of runs, such as leases and progress, is not noted.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.ways_in import REQUEST, acting_for, way_in
 
-REQUEST = "request"
-"""The way in of HTTP requests, each of which writes a line of its own: its changes are not noted again."""
-
-_way: ContextVar[str] = ContextVar("way", default="worker")
 _KEYS = (
     "resource_id",
     "job_id",
@@ -55,23 +50,13 @@ class Change:
     error: CleanroomError | None
 
 
-@contextmanager
-def acting_for(way: str) -> Iterator[None]:
-    """Say which way in changes come by until the body ends: cli, inbox, ui, schedule, worker or REQUEST."""
-    before = _way.set(way)
-    try:
-        yield
-    finally:
-        _way.reset(before)
-
-
 def noted(method: F) -> F:
     """Mark a method that changes the catalogue: each call is told to `on_change` once it is done or refused."""
     signature = inspect.signature(method)
 
     @wraps(method)
     def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        way = _way.get()
+        way = way_in()
         if self.on_change is None or way == REQUEST:
             return method(self, *args, **kwargs)
         try:

@@ -10,7 +10,7 @@ import hashlib
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Database
-from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
+from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.specs import is_storable
@@ -70,21 +70,6 @@ class Policies(Database):
                 )
             row.policy, row.policy_hash = policy_text, new_hash
         return new_hash
-
-    def policy_of(
-        self, configured_id: str, account_id: str | None = None, region: str | None = None
-    ) -> tuple[str, str] | None:
-        """The policy of a configured audience model and its hash; None if it has none.
-
-        Raises:
-            NotFoundError: The account has no such configured audience model.
-        """
-        with self._read() as session:
-            row = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, configured_id, account_id, region)
-            assert isinstance(row, ConfiguredAudienceModelRow)
-            if row.policy is None or row.policy_hash is None:
-                return None
-            return row.policy, row.policy_hash
 
     @noted
     def delete_policy(self, configured_id: str, account_id: str, region: str | None = None) -> bool:

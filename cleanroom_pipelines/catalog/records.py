@@ -666,7 +666,6 @@ class Claim:
         attempt: From 1; the holder of an earlier attempt has lost the claim.
         lease_seconds: How long the claim stands without being renewed.
         lease_expires_at: UTC.
-        superseded_run_id: The run whose lease had run out when this one took over, if any.
         turn: How many attempts were made before. Unlike `attempt`, which a released claim gives back, it only
             rises, so what an attempt leaves outside of the catalogue can be told from what a later one leaves.
     """
@@ -678,7 +677,6 @@ class Claim:
     attempt: int
     lease_seconds: float
     lease_expires_at: datetime
-    superseded_run_id: str | None = None
     turn: int = 0
 
 

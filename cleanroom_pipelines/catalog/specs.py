@@ -254,11 +254,6 @@ class ConfiguredAudienceModelSpec(Spec):
         """The audience model."""
         return self.audience_model_id
 
-    @property
-    def largest_size(self) -> AudienceSize:
-        """The size that an inbox drop is exported at."""
-        return max(self.sizes, key=lambda size: size.value)
-
     def validate(self) -> None:
         """Raises UsageError unless the sizes are 1 to 25 of one type, in range, none twice."""
         super().validate()

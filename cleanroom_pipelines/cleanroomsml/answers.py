@@ -5,7 +5,7 @@ Add here when AWS adds an error, or the core one that a client can meet.
 Keep out: how an answer is written as HTTP (`wire.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -96,10 +96,6 @@ class Caller:
     account_id: str
     access_key_id: str
     region: str
-
-
-Handler = Callable[[Caller, Mapping[str, Any]], Mapping[str, Any] | None]
-"""An operation: takes the caller and the checked parameters by the API's names, gives the output."""
 
 
 def from_cleanroom_error(error: CleanroomError) -> ApiError:

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import pyarrow as pa
 
-from cleanroom_pipelines.cli.bare import engine_settings
 from cleanroom_pipelines.cli.console import print_json, progress_bar
 from cleanroom_pipelines.errors import ConflictError, InputError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FILE = click.Path(path_type=Path)
 _RANKED = "ranked.parquet"
@@ -110,6 +111,7 @@ def export_audience(
     from cleanroom_pipelines.audiences.activation.writing import deliver
     from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
     from cleanroom_pipelines.audiences.sizes import AudienceSize
+    from cleanroom_pipelines.cli.bare import engine_settings
     from cleanroom_pipelines.storage.destinations import folder_on_disk
 
     settings = engine_settings(memory, None)
@@ -167,7 +169,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 class _Users:
     """The users of one size, best first, and how many were asked for."""
 
-    def __init__(self, user_ids: Iterator[pa.Array], requested: int, available: int) -> None:
+    def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids
         self.requested = requested
         self.warnings = ["SIZE_EXCEEDS_POPULATION"] if requested > available else []
@@ -255,7 +257,7 @@ def _activation(
         engine.scan("ids", tables)
         texts = ", ".join(f"CAST({quote_identifier(column)} AS VARCHAR)" for column in [user_id, *served.values()])
 
-        def hashes() -> Iterator[pa.RecordBatch]:
+        def hashes() -> "Iterator[pa.RecordBatch]":
             for batch in engine.batches(f"SELECT {texts} FROM ids", rows=100_000):
                 for place, kind in enumerate(served, start=1):
                     yield hash_ids(where, kind, batch.column(0), batch.column(place))

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json
+from cleanroom_pipelines.cli.console import open_installation, print_json
 from cleanroom_pipelines.errors import InputError, UsageError
 
 
@@ -73,10 +73,9 @@ def show(account: str | None, since: str | None, as_json: bool) -> None:
 
 
 def _open_log() -> Any:
-    from cleanroom_pipelines.execution.installation import Installation
     from cleanroom_pipelines.storage.audit import AuditLog
 
-    installation = Installation.from_environment()
+    installation = open_installation()
     return AuditLog(installation.home.audit, installation.key, installation.clock)
 
 

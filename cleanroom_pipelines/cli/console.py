@@ -1,6 +1,6 @@
 """How commands speak: sentences on stderr, results on stdout, progress on a terminal; and how they end.
 
-Lives here: error and signal to exit code, streams that nobody reads any more, progress bars, JSON.
+Lives here: opening the home, error and signal to exit code, streams nobody reads any more, progress bars, JSON.
 Keep out: what commands do.
 """
 
@@ -12,14 +12,24 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
 
+if TYPE_CHECKING:
+    from cleanroom_pipelines.execution.installation import Installation
+
 USAGE, DEFECT = 2, 1
+
+
+def open_installation() -> "Installation":
+    """Open the installation that the environment names; what it needs is imported here, never for `--help`."""
+    from cleanroom_pipelines.execution.installation import Installation
+
+    return Installation.from_environment()
 
 
 def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:

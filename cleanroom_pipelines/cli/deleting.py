@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cleanroom_pipelines.cli.console import open_installation
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
     """
     from cleanroom_pipelines.execution.dagster_home import dagster_instance
     from cleanroom_pipelines.execution.deleting import delete_now
-    from cleanroom_pipelines.execution.installation import Installation
 
-    installation = Installation.from_environment()
+    installation = open_installation()
     record = resource_of(installation.catalog, partition)
     dependents = installation.catalog.made_from(record.kind, record.id)
     if dependents and not with_dependents:

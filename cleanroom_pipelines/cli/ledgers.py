@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json
+from cleanroom_pipelines.cli.console import open_installation, print_json
 from cleanroom_pipelines.errors import NotFoundError
 
 
@@ -22,9 +22,8 @@ def ledger(pair: str | None, as_json: bool) -> None:
     PAIR is an id as listed, or two organisations with a plus between: publisher.example+advertiser.example.
     """
     from cleanroom_pipelines.catalog.pairs import pair_id_of
-    from cleanroom_pipelines.execution.installation import Installation
 
-    installation = Installation.from_environment()
+    installation = open_installation()
     pairs = installation.catalog.pairs()
     if pair is not None:
         organizations = [each.strip().lower() for each in pair.split("+")]

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.cli.activating import export
 from cleanroom_pipelines.cli.algebra import algebra
 from cleanroom_pipelines.cli.auditing import audit
@@ -23,6 +22,7 @@ from cleanroom_pipelines.cli.console import (
     USAGE,
     ending_on_signals,
     exit_with,
+    open_installation,
     print_json,
     progress_bar,
     readers_may_leave,
@@ -35,6 +35,7 @@ from cleanroom_pipelines.cli.recovering import recover
 from cleanroom_pipelines.cli.retrying import retry
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
+from cleanroom_pipelines.ways_in import acting_for
 
 _FILE = click.Path(path_type=Path)
 
@@ -140,10 +141,9 @@ def dev(port: int, host: str) -> None:
 @click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
 def serve(host: str, port: int, no_worker: bool) -> None:
     """Serve the HTTP ways in and do what they ask for; prints the URL when ready."""
-    from cleanroom_pipelines.execution.installation import Installation
     from cleanroom_pipelines.serving.starting import serve as start
 
-    start(Installation.from_environment(), host, port, worker=not no_worker, on_ready=click.echo)
+    start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo)
 
 
 @cleanroom.command()
@@ -154,10 +154,9 @@ def serve(host: str, port: int, no_worker: bool) -> None:
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     """Make the clean room what FILE declares: datasets, models, configured models, jobs, refreshes."""
     from cleanroom_pipelines.declarations import apply_declaration, read_declaration
-    from cleanroom_pipelines.execution.installation import Installation
 
     declaration = read_declaration(file)
-    installation = Installation.from_environment()
+    installation = open_installation()
     changes = apply_declaration(
         installation.catalog,
         installation.vault,
@@ -184,9 +183,8 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 def run(max_seconds: float | None, wait: bool) -> None:
     """Do all pending work in this process, without a daemon."""
     from cleanroom_pipelines.cli.watching import run_pending_watched, unfinished_sentence
-    from cleanroom_pipelines.execution.installation import Installation
 
-    installation = Installation.from_environment()
+    installation = open_installation()
     n_runs = run_pending_watched(installation, max_seconds=max_seconds, wait=wait)
     click.echo(f"Finished {n_runs} {'run' if n_runs == 1 else 'runs'}.")
     if sentence := unfinished_sentence(installation.catalog):
@@ -198,9 +196,8 @@ def run(max_seconds: float | None, wait: bool) -> None:
 def status(as_json: bool) -> None:
     """Say what exists, how it is and how far the work on it is."""
     from cleanroom_pipelines.catalog import Kind
-    from cleanroom_pipelines.execution.installation import Installation
 
-    catalog = Installation.from_environment().catalog
+    catalog = open_installation().catalog
     catalog.check_file()
     rows: list[dict[str, Any]] = []
     stages = catalog.stages()
@@ -250,9 +247,7 @@ def _status_of(row: dict[str, Any]) -> str:
 @click.argument("partition")
 def cancel(partition: str) -> None:
     """Ask the work on the resource with this partition key to stop."""
-    from cleanroom_pipelines.execution.installation import Installation
-
-    catalog = Installation.from_environment().catalog
+    catalog = open_installation().catalog
     record = resource_of(catalog, partition)
     version = catalog.request_cancel(record.kind, record.id)
     click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
@@ -343,9 +338,8 @@ def match(model: Path, seed: Path, as_json: bool) -> None:
 def backup(file: Path) -> None:
     """Write the whole installation, its key included, into FILE (a tar)."""
     from cleanroom_pipelines.execution.backups import back_up
-    from cleanroom_pipelines.execution.installation import Installation
 
-    installation = Installation.from_environment()
+    installation = open_installation()
     back_up(installation, file)
     installation.audit.write({"way": "cli", "operation": "backup", "outcome": "ok"})
     click.echo("Backed up. The file holds the installation key: keep it as safe as the home.")

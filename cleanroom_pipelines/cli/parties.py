@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json, table
+from cleanroom_pipelines.cli.console import open_installation, print_json, table
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def account() -> None:
 @_JSON
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
     """Create the account NAME with an access key; the secret is shown once."""
-    installation = _installation()
+    installation = open_installation()
     created = installation.catalog.create_account(name, account_id, organization)
     _print_key(installation, created.id, as_json=as_json)
 
@@ -43,7 +43,7 @@ def create_account(name: str, account_id: str | None, organization: str | None, 
 @_JSON
 def list_accounts(as_json: bool) -> None:
     """Say which accounts there are, and their access keys."""
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     found = [(one, catalog.access_keys(one.id)) for one in catalog.accounts()]
     if as_json:
         print_json([_of_account(one, catalog.organization_of_account(one.id), keys) for one, keys in found])
@@ -89,7 +89,7 @@ def account_key() -> None:
 @_JSON
 def create_key(name_or_id: str, as_json: bool) -> None:
     """Give ACCOUNT another access key; the secret is shown once."""
-    installation = _installation()
+    installation = open_installation()
     _print_key(installation, installation.catalog.account_named(name_or_id), as_json=as_json)
 
 
@@ -98,7 +98,7 @@ def create_key(name_or_id: str, as_json: bool) -> None:
 @_JSON
 def disable_key(access_key_id: str, as_json: bool) -> None:
     """Let an access key open nothing any more."""
-    _installation().catalog.disable_access_key(access_key_id)
+    open_installation().catalog.disable_access_key(access_key_id)
     if as_json:
         print_json({"access_key_id": access_key_id, "disabled": True})
     else:
@@ -139,7 +139,7 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
     name: str, members: str, seed: str, privacy: str, period: str, as_json: bool
 ) -> None:
     """Let the accounts of --members collaborate."""
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     wanted = [part.strip() for part in members.split(",")]
     made = catalog.create_collaboration(
         name,
@@ -155,7 +155,7 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
 @_JSON
 def list_collaborations(as_json: bool) -> None:
     """Say which collaborations there are, and who is in them."""
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     found = catalog.collaborations()
     if as_json:
         print_json([_of_collaboration(catalog, one) for one in found])
@@ -180,7 +180,7 @@ def list_collaborations(as_json: bool) -> None:
 @_JSON
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
     """Let an account leave COLLABORATION (id or name): no more jobs start there for it or on its models."""
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     named = [one.id for one in catalog.collaborations() if name_or_id in (one.id, one.name)]
     left = catalog.set_membership(named[0] if named else name_or_id, catalog.account_named(account), active=False)
     _print_made(_of_collaboration(catalog, left), "Left.", as_json=as_json)
@@ -204,7 +204,7 @@ def add_template(
     name: str, *, account: str, file: Path, collaboration: str | None, region: str, as_json: bool
 ) -> None:
     """Keep the SQL of a file as a template of an account."""
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     try:
         sql = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -219,7 +219,7 @@ def add_template(
 @_JSON
 def list_templates(as_json: bool) -> None:
     """Say which templates there are."""
-    found = _installation().catalog.templates()
+    found = open_installation().catalog.templates()
     if as_json:
         print_json([_of_template(one) for one in found])
     elif not found:
@@ -259,7 +259,7 @@ def register_bucket(name: str, *, account: str, url: str, profile: str, as_json:
 @_JSON
 def list_buckets(as_json: bool) -> None:
     """Say which buckets are registered, and to whom."""
-    found = _installation().catalog.buckets()
+    found = open_installation().catalog.buckets()
     if as_json:
         print_json([_of_bucket(one) for one in found])
     elif not found:
@@ -270,12 +270,6 @@ def list_buckets(as_json: bool) -> None:
             ["bucket", "account", "lies at", "profile"],
             [[one.name, one.account_id, one.url or "the home", one.profile or ""] for one in found],
         )
-
-
-def _installation() -> "Installation":
-    from cleanroom_pipelines.execution.installation import Installation
-
-    return Installation.from_environment()
 
 
 def _print_key(installation: "Installation", account_id: str, *, as_json: bool) -> None:
@@ -297,7 +291,7 @@ def _print_key(installation: "Installation", account_id: str, *, as_json: bool) 
 
 
 def _set_disabled(name_or_id: str, disabled: bool, *, as_json: bool) -> None:
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     account_id = catalog.account_named(name_or_id)
     catalog.set_account_disabled(account_id, disabled)
     _print_made(
@@ -308,7 +302,7 @@ def _set_disabled(name_or_id: str, disabled: bool, *, as_json: bool) -> None:
 def _register(
     name: str, account: str, url: str | None = None, profile: str | None = None, *, as_json: bool
 ) -> None:
-    catalog = _installation().catalog
+    catalog = open_installation().catalog
     registered = catalog.register_bucket(name, catalog.account_named(account), url, profile)
     _print_made(_of_bucket(registered), f"The bucket is account {registered.account_id}'s.", as_json=as_json)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json
+from cleanroom_pipelines.cli.console import open_installation, print_json
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
     Stop `serve`, `dev` and workers before. A backup that can be restored brings back more.
     """
     from cleanroom_pipelines.execution.budgets import restore_ledgers
-    from cleanroom_pipelines.execution.installation import Installation
     from cleanroom_pipelines.execution.recovery import planned_recovery
 
-    with planned_recovery(Installation.from_environment()) as recovery:
+    with planned_recovery(open_installation()) as recovery:
         if recovery is None:
             if as_json:
                 print_json({"catalogue": None})
@@ -49,7 +48,7 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
                 raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
             click.confirm("Rebuild the catalogue?", abort=True)
         rebuilt = recovery.write()
-    installation = Installation.from_environment()
+    installation = open_installation()
     budgets = restore_ledgers(installation)
     installation.audit.write({"way": "cli", "operation": "recover", "outcome": "ok"})
     click.echo(

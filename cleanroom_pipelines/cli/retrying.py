@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json
+from cleanroom_pipelines.cli.console import open_installation, print_json
 from cleanroom_pipelines.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
     """Try failed resources again; `run`, `serve` or a daemon then does the work."""
     from cleanroom_pipelines.cli.deleting import resource_of
-    from cleanroom_pipelines.execution.installation import Installation
 
     if bool(partitions) == failed:
         raise UsageError("Nothing says what to try again.", remedy="Give partition keys, or --failed.")
-    catalog = Installation.from_environment().catalog
+    catalog = open_installation().catalog
     records = failed_resources(catalog) if failed else [resource_of(catalog, key) for key in partitions]
     queued, skipped = [], []
     for record in records:

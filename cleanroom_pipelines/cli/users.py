@@ -9,8 +9,7 @@ import json
 
 import click
 
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.users import issue_token
+from cleanroom_pipelines.cli.console import open_installation
 
 
 @click.group()
@@ -24,7 +23,7 @@ def user() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def create_user(email: str, organization: str | None, as_json: bool) -> None:
     """Create a user by e-mail address."""
-    catalog = Installation.from_environment().catalog
+    catalog = open_installation().catalog
     made = catalog.create_user(email.lower())
     if organization:
         catalog.set_organization(organization, email=made.email)
@@ -35,7 +34,7 @@ def create_user(email: str, organization: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def list_users(as_json: bool) -> None:
     """List the users."""
-    users = Installation.from_environment().catalog.users()
+    users = open_installation().catalog.users()
     if as_json:
         print(json.dumps([{"email": each.email, "disabled": each.disabled} for each in users]))
         return
@@ -47,7 +46,7 @@ def list_users(as_json: bool) -> None:
 @click.argument("email")
 def disable_user(email: str) -> None:
     """Let none of a user's tokens open anything."""
-    Installation.from_environment().catalog.set_user_disabled(email.lower(), True)
+    open_installation().catalog.set_user_disabled(email.lower(), True)
     print("Disabled.")
 
 
@@ -55,7 +54,7 @@ def disable_user(email: str) -> None:
 @click.argument("email")
 def enable_user(email: str) -> None:
     """Let a user's tokens open something again."""
-    Installation.from_environment().catalog.set_user_disabled(email.lower(), False)
+    open_installation().catalog.set_user_disabled(email.lower(), False)
     print("Enabled.")
 
 
@@ -70,7 +69,9 @@ def token() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def issue(email: str, days: int, as_json: bool) -> None:
     """Issue a token; it is shown here and nowhere again."""
-    text, kept = issue_token(Installation.from_environment(), email.lower(), days)
+    from cleanroom_pipelines.execution.users import issue_token
+
+    text, kept = issue_token(open_installation(), email.lower(), days)
     expires = kept.expires_at.isoformat(timespec="seconds")
     print(json.dumps({"token": text, "id": kept.id, "expires_at": expires}) if as_json else text)
 
@@ -80,7 +81,7 @@ def issue(email: str, days: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def list_tokens(email: str, as_json: bool) -> None:
     """List a user's tokens by id."""
-    tokens = Installation.from_environment().catalog.tokens(email.lower())
+    tokens = open_installation().catalog.tokens(email.lower())
     rows = [
         {"id": each.id, "expires_at": each.expires_at.isoformat(timespec="seconds"), "revoked": each.revoked}
         for each in tokens
@@ -96,5 +97,5 @@ def list_tokens(email: str, as_json: bool) -> None:
 @click.argument("token_id")
 def revoke(token_id: str) -> None:
     """Take a token back, by its id."""
-    Installation.from_environment().catalog.revoke_token(token_id)
+    open_installation().catalog.revoke_token(token_id)
     print("Revoked.")

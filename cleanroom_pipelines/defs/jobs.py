@@ -10,7 +10,6 @@ from pathlib import Path
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
-from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_deleted
@@ -23,6 +22,7 @@ from cleanroom_pipelines.execution.shared_scoring import help_scoring
 from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.traces import JOB_NAMES
 from cleanroom_pipelines.execution.work import without_data
+from cleanroom_pipelines.ways_in import acting_for
 
 _WORKER_SECONDS = 300
 

@@ -7,9 +7,9 @@ Keep out: how often a model is refreshed; its declaration says that.
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.defs.jobs import keep_house, work_through_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.ways_in import acting_for
 
 
 @dg.schedule(

@@ -6,7 +6,7 @@ Keep out: anything only DuckDB or only Spark can do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -41,10 +41,6 @@ class EngineSettings:
     scratch_bytes: int | None = None
     unpacked_bytes: int | None = None
     url: str | None = None
-
-    def on_this_machine(self) -> "EngineSettings":
-        """The same for work that stays on this machine."""
-        return replace(self, url=None)
 
 
 @dataclass(frozen=True)

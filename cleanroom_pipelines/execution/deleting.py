@@ -38,7 +38,6 @@ from cleanroom_pipelines.catalog import (
     Status,
     hex_of,
 )
-from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
@@ -55,6 +54,7 @@ from cleanroom_pipelines.execution.traces import (
     shown_partitions,
 )
 from cleanroom_pipelines.storage.layout import is_partition_key, path_of_asset, path_of_partition
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 _LOG = logging.getLogger(__name__)
 _LOCK = ".deleting.lock"

@@ -36,7 +36,6 @@ from cleanroom_pipelines.catalog import (
     Status,
     Version,
 )
-from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.errors import (
     CleanroomError,
@@ -52,6 +51,7 @@ from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_d
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.open_files import FileState, may_be_being_written
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
+from cleanroom_pipelines.ways_in import acting_for
 
 ACCEPTED, REJECTED = "accepted", "rejected"
 _NOTE = "drop.json"

@@ -438,16 +438,6 @@ def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping
     return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
 
 
-MAKERS = {
-    "training_dataset": make_training_dataset,
-    "audience_model": make_audience_model,
-    "configured_audience_model": make_configured_audience_model,
-    "seed_validation_report": make_seed_validation_report,
-    "audience": make_audience,
-    "audience_export": make_audience_export,
-}
-
-
 def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:
     """Check the files of an export against their manifest and return the users they hold.
 

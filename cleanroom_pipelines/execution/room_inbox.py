@@ -17,11 +17,11 @@ from itertools import count
 from pathlib import Path
 
 from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
-from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.errors import InputError, NotFoundError
 from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop, RestingDrop, one_at_a_time, rest
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.ways_in import acting_for
 
 DATASETS = ("matching", "segments", "demographics", "embeddings", "seed_audiences")
 _OF_SEEDS = "seed_audiences"

@@ -26,7 +26,6 @@ from cleanroom_pipelines.catalog import (
     Version,
     holding,
 )
-from cleanroom_pipelines.catalog.noting import acting_for
 from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import (
     CancelledError,
@@ -41,6 +40,7 @@ from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
 from cleanroom_pipelines.storage.artifacts import of_the_machine
 from cleanroom_pipelines.storage.fences import Fence
+from cleanroom_pipelines.ways_in import acting_for
 
 _CANCELLED = "The work was cancelled."
 _STOPPED = "The run was stopped."

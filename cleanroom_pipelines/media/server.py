@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cleanroom_pipelines.catalog import UPLOAD
-from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.media import errors
@@ -20,6 +19,7 @@ from cleanroom_pipelines.media.handlers import audiences, budgets, jobs, rooms
 from cleanroom_pipelines.media.handlers.access import Call, check_quota
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.WHOAMI: rooms.whoami,

@@ -8,7 +8,6 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from cleanroom_pipelines.catalog.noting import REQUEST, acting_for
 from cleanroom_pipelines.cleanroomsml import wire
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, from_cleanroom_error
 from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
@@ -17,6 +16,7 @@ from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.serving.callers import Doorkeeper, Trail
 from cleanroom_pipelines.serving.requests import Reply, Request
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 _LOG = logging.getLogger(__name__)
 

@@ -161,13 +161,11 @@ class Ensemble:
         full: Fitted on the whole sample.
         folds: Per fold, fitted without it.
         signal_auc: (signals,) out-of-fold AUC of each signal on the sample.
-        combined_auc: Out-of-fold AUC of the fold scorers on the sample.
     """
 
     full: Scorer
     folds: tuple[Scorer, ...]
     signal_auc: Float64
-    combined_auc: float
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
@@ -245,7 +243,6 @@ def fit_ensemble(
     with ThreadPoolExecutor(max_workers=max(1, settings.threads)) as pool:
         fits = dict(zip(left_out, pool.map(fit, left_out), strict=True))
     scorers = []
-    combined = np.zeros(len(fold))
     for k in range(n_folds):
         logits = np.zeros((len(fold), len(NAMES)))
         for j in range(n_folds):
@@ -258,7 +255,6 @@ def fit_ensemble(
         held_out = fold == k
         scorer = Scorer(fits[k,][0], _scales(fits[k,][1], held_out & ~is_seed), weights)
         scorers.append(scorer)
-        combined[held_out] = _percentiles(scorer.score(fits[k,][1][held_out]), ~is_seed[held_out])
     logits = np.zeros((len(fold), len(NAMES)))
     for k in range(n_folds):
         held_out = fold == k
@@ -269,7 +265,6 @@ def fit_ensemble(
         full=full,
         folds=tuple(scorers),
         signal_auc=np.array([_auc(logits[:, column], is_seed) for column in range(len(NAMES))]),
-        combined_auc=_auc(combined, is_seed),
     )
 
 
@@ -349,12 +344,6 @@ def _weights(logits: Float64, is_seed: Bool) -> Float64:
 
 def _expected() -> Float64:
     return np.array([_EXPECTED.get(name, 0.0) for name in NAMES])
-
-
-def _percentiles(scores: Float64, is_other: Bool) -> Float64:
-    ordered = np.sort(scores[is_other])
-    below = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2.0
-    return np.asarray((below + 0.5) / (len(ordered) + 1.0))
 
 
 def _auc(scores: Float64, is_seed: Bool) -> float:

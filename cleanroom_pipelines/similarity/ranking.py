@@ -1,7 +1,7 @@
 """Ranking a population by similarity to a seed.
 
-Lives here: `generate`, and its three steps for whoever spreads them over several runs: `prepare` (match, fit,
-measure), `score_range`, and `finish` (rank, write); `rank_in_place`, the ranking without the metrics around it.
+Lives here: `generate`, and `prepare`, its first half (match, fit, measure); `rank_in_place`, the ranking without
+the metrics around it.
 Add here when a ranking is made in a further way.
 Keep out: fitting (signals, ensemble), formulas (metrics), reading a ranking (rankings).
 
@@ -247,53 +247,6 @@ def rank_in_place(
     _rank(engine, model, fit, out, scratch=scratch, stages=stages, wanted=())
 
 
-def score_range(
-    engine: Engine, model: Model, fit: Fit, first_shard: int, last_shard: int, *, stages: Stages
-) -> Float64:
-    """Score the users of some consecutive shards, first ≤ shard < last, for `finish`; a number a user.
-
-    Raises:
-        CancelledError: The runtime said so.
-    """
-    with one_blas_thread(), stages.stage(0.0, "scoring users"):
-
-        def on_share(share: float) -> None:
-            stages.runtime.tell(share, "scoring users")
-
-        return score_users(engine, model, fit.scorer, range(first_shard, last_shard), on_share)
-
-
-def finish(
-    model: Model,
-    fit: Fit,
-    scores: Float64,
-    out: Path,
-    *,
-    sizes: Sequence[AudienceSize] = DEFAULT_SIZES,
-    min_matching_seed_size: int = 500,
-    stages: Stages,
-) -> GenerationReport:
-    """Rank scored users and write what `generate` writes, the same bytes but for the times.
-
-    Args:
-        model: The audience model.
-        fit: What was fitted for the seed.
-        scores: (N,) what `score_range` gave for all shards, one after the other.
-        out: Existing directory that gets ranking.parquet, metrics.json and explanation.json.
-        sizes: Audience sizes to measure, 1 to 25.
-        min_matching_seed_size: As it was when the seed was matched.
-        stages: Told of progress.
-
-    Raises:
-        CancelledError: The runtime said so.
-    """
-    sizes = check_sizes(tuple(sizes))
-    stages.seconds = {**fit.timing_seconds, **stages.seconds}
-    with stages.stage(0.85, "ranking"):
-        others = _rank_in_memory(model, fit, scores, out / RANKING_FILE, _wanted(sizes, model.n_users))
-    return _report(fit, others, out, sizes=sizes, minimum=min_matching_seed_size, stages=stages)
-
-
 def _wanted(sizes: Sequence[AudienceSize], n_users: int) -> list[int]:
     return sorted(set(metrics.numbers_of((*sizes, _MAIN_FALLBACK), n_users)))
 
@@ -316,7 +269,6 @@ def _report(
         metrics=measured,
         explanation=fit.explanation,
         n_users=fit.n_users,
-        n_matched_seed_users=len(fit.seed),
         warnings=tuple(warning["code"] for warning in measured["warnings"]),
         timing_seconds=dict(stages.seconds),
     )

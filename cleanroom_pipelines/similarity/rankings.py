@@ -227,34 +227,6 @@ def n_ranked(ranking: Path) -> int:
     return n_users
 
 
-def last_rank(ranking: Path, n_users: int, seed_mode: SeedMode) -> int:
-    """The rank in place up to which the first n users of a projection stand; 0 for none, the last for too many.
-
-    Args:
-        ranking: The ranking.parquet that `generate` wrote.
-        n_users: How many users, at least 0.
-        seed_mode: IN_PLACE, or EXCLUDED, where seed users are passed over.
-
-    Raises:
-        ArtifactError: The ranking cannot be read.
-    """
-    if seed_mode is SeedMode.IN_PLACE:
-        return min(n_users, n_ranked(ranking))
-    left, rank = n_users, 0
-    for part in ranking_parts(ranking):
-        with _open_part(part) as file:
-            n_rows = file.metadata.num_rows
-            n_others = n_rows - int(file.schema_arrow.metadata[b"n_seed_users"])
-            if left > n_others:
-                left, rank = left - n_others, rank + n_rows
-                continue
-            if left == 0:
-                return rank
-            is_other = ~file.read(columns=["is_seed"])["is_seed"].to_numpy()
-            return rank + int(np.flatnonzero(is_other)[left - 1]) + 1
-    return rank
-
-
 def remove_ranking(ranking: Path) -> None:
     """Delete a ranking."""
     if ranking.is_dir():

@@ -67,11 +67,6 @@ class RoomStatistics:
     tpr: tuple[float, ...]
     reach: tuple[ReachStatistics, ...]
 
-    @property
-    def n_other_users(self) -> int:
-        """Users outside the source audience, the negatives of the test set."""
-        return self.n_users - self.n_seed_users
-
 
 def room_statistics(folder: Path) -> RoomStatistics:
     """Compute the statistics of a ranking.

@@ -100,11 +100,6 @@ def shard_bits(n_users: int, users_per_shard: int, n_features: int = 0) -> int:
     return bits
 
 
-def shard_of(hashes: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int64]:
-    """(n,) shard of each user; in SQL, `hash >> (60 - bits)`."""
-    return hashes >> (STABLE_HASH_BITS - bits)
-
-
 def first_hashes(bits: int) -> npt.NDArray[np.int64]:
     """(2^bits + 1,) the smallest hash of each shard, and the end of the last."""
     return np.arange((1 << bits) + 1, dtype=np.int64) << (STABLE_HASH_BITS - bits)

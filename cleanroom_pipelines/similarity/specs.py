@@ -289,7 +289,6 @@ class GenerationReport:
         metrics: The content of `metrics.json`.
         explanation: The content of `explanation.json`.
         n_users: Ranked users N.
-        n_matched_seed_users: Seed users among them.
         warnings: Codes a person should see.
         timing_seconds: Seconds per stage.
     """
@@ -297,7 +296,6 @@ class GenerationReport:
     metrics: Mapping[str, Any]
     explanation: Mapping[str, Any]
     n_users: int
-    n_matched_seed_users: int
     warnings: tuple[str, ...]
     timing_seconds: Mapping[str, float]
 

@@ -6,7 +6,7 @@ Keep out: what the files mean; records of resources (catalogue).
 """
 
 from cleanroom_pipelines.storage.artifacts import ArtifactReference, ArtifactStore, Draft, Input, Manifest
-from cleanroom_pipelines.storage.destinations import Destination, resolve_destination
+from cleanroom_pipelines.storage.destinations import Destination
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.keys import InstallationKey
 from cleanroom_pipelines.storage.seed_vault import SeedVault
@@ -21,5 +21,4 @@ __all__ = [
     "InstallationKey",
     "Manifest",
     "SeedVault",
-    "resolve_destination",
 ]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
-from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines.storage.objects import Bucket, BucketError, FolderDraft
 from cleanroom_pipelines.storage.s3_urls import split_s3_url
@@ -56,22 +55,6 @@ class Destination:
         if not self.key:
             raise UsageError("A bucket itself cannot be written as one folder.", remedy="Name a folder in it.")
         return self.bucket.drafting(self.key, owner=owner, marker=marker, attempt_of=attempt_of, fence=fence)
-
-
-def resolve_destination(home: Home, account_id: str, url: str) -> Destination:
-    """Find the folder of the home that a destination URL means for an account, as if no bucket were registered.
-
-    Args:
-        home: The installation's home.
-        account_id: 12 digits.
-        url: `s3://bucket/prefix`; means `accounts/<account>/buckets/<bucket>/<prefix>`.
-
-    Raises:
-        UsageError: The URL is not of that form, or would leave its bucket.
-    """
-    from cleanroom_pipelines.storage.buckets import Buckets
-
-    return Buckets(home, lambda _: None).destination(account_id, url)
 
 
 def split_destination(url: str) -> tuple[str, list[str]]:

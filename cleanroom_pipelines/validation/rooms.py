@@ -1,7 +1,7 @@
 """Taking in what the two sides of a data room provide.
 
 Lives here: from uploaded files to the files of a room, the numbers a provider sees of its own upload, and the
-validation of an upload alone.
+validation of a data lab.
 Add here when a room keeps a further file of what was provided.
 Keep out: reading and judging files (`room_reading`), and every number that depends on both sides (`privacy`).
 
@@ -47,9 +47,7 @@ __all__ = [
     "SeedsReport",
     "ingest_base",
     "ingest_seeds",
-    "own_statistics",
     "validate_base",
-    "validate_upload",
 ]
 
 BASE_DATASETS = (Dataset.MATCHING, Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS)
@@ -97,30 +95,6 @@ class SeedsReport:
         return self.report.passed
 
 
-def validate_upload(
-    upload: RoomUpload,
-    *,
-    runtime: Runtime = Runtime(),  # noqa: B008 frozen
-) -> ValidationReport:
-    """Validate one uploaded file and write nothing.
-
-    Args:
-        upload: The file.
-        runtime: Engine, progress and cancellation.
-
-    Returns:
-        The report. Whatever is wrong with the file fails the report, not the call.
-
-    Raises:
-        CancelledError: The runtime said so.
-        EngineError: The engine failed for another reason than the file, such as lack of memory.
-        StorageFullError: Scratch is full.
-    """
-    with _scratch(runtime.engine) as scratch:
-        reading = Reading(scratch, _NO_ROOM, runtime=runtime)
-        return read_dataset(upload.dataset, [upload], reading).report
-
-
 def validate_base(
     uploads: Sequence[RoomUpload],
     *,
@@ -133,7 +107,7 @@ def validate_base(
         runtime: Engine, progress and cancellation.
 
     Returns:
-        The report of each dataset, and the same counts as a room gets from `ingest_base`.
+        The report of each dataset, and the counts that `ingest_base` would give a room; none if a dataset fails.
 
     Raises:
         UsageError: There is nothing, two files for one dataset, or a seed among them.
@@ -151,25 +125,6 @@ def validate_base(
         out.mkdir()
         counts = _write_base(read, None, (), out, reading)
     return BaseReport(_reports_of(read), counts)
-
-
-def own_statistics(
-    uploads: Sequence[RoomUpload],
-    *,
-    runtime: Runtime = Runtime(),  # noqa: B008 frozen
-) -> Mapping[str, Any]:
-    """Count what a data lab holds; empty if a dataset fails. `validate_base` gives the reports with it.
-
-    Args:
-        uploads: As in `validate_base`.
-        runtime: Engine, progress and cancellation.
-
-    Returns:
-        `has_matching`, `has_segments`, `has_demographics`, `has_embeddings`, `n_embeddings`, `n_users`,
-        `n_relevant_users`, `n_matchable_users`, `n_users_by_dataset` (dataset → users), `n_matching_ids` (kind →
-        distinct ids), `n_segments` (distinct segments).
-    """
-    return validate_base(uploads, runtime=runtime).counts
 
 
 def ingest_base(

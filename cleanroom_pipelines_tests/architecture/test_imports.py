@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from .tree import PACKAGE, ROOT, modules
 
 HEAVY = {"lightgbm", "sklearn", "matplotlib", "pandera", "botocore", "pyspark", "implicit", "pandas"}
@@ -55,24 +53,37 @@ def test_one_module_imports_duckdb() -> None:
     assert [path.name for path in modules() if "duckdb" in imported_by(path)] == ["duckdb_engine.py"]
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import cleanroom_pipelines.definitions as d; d.defs().get_repository_def()",
-        "from click.testing import CliRunner; from cleanroom_pipelines.cli.main import cleanroom; "
-        "assert 'train' in CliRunner().invoke(cleanroom, ['--help']).output",
-    ],
-    ids=["definitions", "help"],
-)
-def test_heavy_libraries_are_not_loaded_by(statement: str) -> None:
-    script = f"import json, sys; {statement}; print(json.dumps(sorted(sys.modules)))"
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after a statement."""
+    script = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}
-    assert "click" in loaded
+    return {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}
+
+
+def test_the_definitions_load_no_heavy_library() -> None:
+    loaded = loaded_by("import cleanroom_pipelines.definitions as d; d.defs().get_repository_def()")
+    assert "dagster" in loaded
     assert loaded & HEAVY == set()
 
 
-def test_help_loads_no_dagster() -> None:
-    script = "import sys, cleanroom_pipelines.cli.main; print('dagster' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.strip() == "False"
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    loaded = loaded_by(_HELP_OF_ALL)
+    assert "click" in loaded
+    assert loaded & (HEAVY | {"sqlalchemy", "pyarrow", "numpy", "duckdb", "dagster", "boto3", "rich"}) == set()
+
+
+_HELP_OF_ALL = """
+import click
+from click.testing import CliRunner
+from cleanroom_pipelines.cli.main import cleanroom
+
+def show(words, command):
+    shown = CliRunner().invoke(cleanroom, [*words, "--help"])
+    assert (shown.exit_code, "Usage: cleanroom" in shown.output) == (0, True), (words, shown.output)
+    for name, each in getattr(command, "commands", {}).items():
+        show([*words, name], each)
+
+assert CliRunner().invoke(cleanroom, ["--version"]).exit_code == 0
+show([], cleanroom)
+assert "train" in cleanroom.commands and cleanroom.commands["account"].commands
+"""

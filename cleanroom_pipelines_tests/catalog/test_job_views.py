@@ -85,7 +85,7 @@ def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource
     job = start(undeclared, configured)
     catalog = undeclared.catalog
     for account, region in ((BETA, None), (ALPHA, "eu-west-1"), (OWNER, "eu-west-1")):
-        for call in (catalog.seen_job, catalog.seen_job_tags, catalog.delete_seen_job):
+        for call in (catalog.seen_job, catalog.delete_seen_job):
             with pytest.raises(NotFoundError):
                 call(job.id, account, region)
         with pytest.raises(NotFoundError):
@@ -142,8 +142,8 @@ def test_tags_follow_the_policy(undeclared: Builder, policy: ChildTagPolicy) -> 
     )
     job = start(undeclared, tagged, tags={"a": "request", "r": "2"})
     inherits = policy is ChildTagPolicy.FROM_PARENT_RESOURCE
-    assert catalog.seen_job_tags(job.id, OWNER) == ({"a": "parent", "p": "1"} if inherits else {})
-    assert catalog.seen_job_tags(job.id, ALPHA) == {"a": "request", "r": "2"}
+    assert catalog.seen_job(job.id, OWNER).job.tags == ({"a": "parent", "p": "1"} if inherits else {})
+    assert catalog.seen_job(job.id, ALPHA).job.tags == {"a": "request", "r": "2"}
     catalog.set_seen_job_tags(job.id, ALPHA, {"r": "3", "s": ""})
     catalog.remove_seen_job_tags(job.id, ALPHA, ["a", "unknown"])
     assert catalog.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
@@ -151,7 +151,7 @@ def test_tags_follow_the_policy(undeclared: Builder, policy: ChildTagPolicy) -> 
     assert catalog.tags(Kind.GENERATION_JOB, job.id) == ({"a": "parent", "p": "1"} if inherits else {}) | {
         "o": "9"
     }
-    assert catalog.seen_job_tags(job.id, ALPHA) == {"r": "3", "s": ""}
+    assert catalog.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
     with pytest.raises(UsageError):
         catalog.set_seen_job_tags(job.id, ALPHA, {str(n): "" for n in range(49)})
     with pytest.raises(UsageError):

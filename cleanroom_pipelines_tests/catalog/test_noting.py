@@ -11,8 +11,9 @@ import textwrap
 import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Cause, Kind
-from cleanroom_pipelines.catalog.noting import REQUEST, Change, acting_for
+from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 from .building import dataset_spec
 

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from cleanroom_pipelines.catalog import LOCAL_ACCOUNT
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, ConfiguredAudienceModel, Kind
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 from .building import Builder, accepted_of
@@ -20,15 +20,21 @@ def configured(builder: Builder) -> str:
     return builder.chain()[2].id
 
 
+def policy_of(catalog: Catalog, configured_id: str) -> tuple[str | None, str | None]:
+    record = catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured_id)
+    assert isinstance(record, ConfiguredAudienceModel)
+    return record.policy, record.policy_hash
+
+
 @on_both_dialects
 def test_a_policy_is_put_read_and_removed(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
-    assert catalog.policy_of(configured) is None
+    assert policy_of(catalog, configured) == (None, None)
     assert catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
-    assert catalog.policy_of(configured, LOCAL_ACCOUNT) == (TEXT, HASH)
+    assert policy_of(catalog, configured) == (TEXT, HASH)
     assert catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
     assert catalog.delete_policy(configured, LOCAL_ACCOUNT) is True
-    assert catalog.policy_of(configured) is None
+    assert policy_of(catalog, configured) == (None, None)
     assert catalog.delete_policy(configured, LOCAL_ACCOUNT) is False
 
 
@@ -40,23 +46,23 @@ def test_conditions(builder: Builder, configured: str) -> None:
         catalog.delete_policy(configured, LOCAL_ACCOUNT)
         if there_is:
             catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT)
-        before = catalog.policy_of(configured)
+        before = policy_of(catalog, configured)
         previous = {None: None, "right": HASH, "wrong": "0" * 64}[given]
         holds = must_exist in (None, there_is) and (given is None or (given == "right" and there_is))
         if holds:
             catalog.put_policy(configured, LOCAL_ACCOUNT, "{}", previous_hash=previous, must_exist=must_exist)
-            assert catalog.policy_of(configured) == ("{}", hashlib.sha256(b"{}").hexdigest()), case
+            assert policy_of(catalog, configured) == ("{}", hashlib.sha256(b"{}").hexdigest()), case
             continue
         with pytest.raises(UsageError) as caught:
             catalog.put_policy(configured, LOCAL_ACCOUNT, "{}", previous_hash=previous, must_exist=must_exist)
         assert caught.value.remedy, case
-        assert catalog.policy_of(configured) == before, case
+        assert policy_of(catalog, configured) == before, case
 
 
 def test_a_text_that_cannot_be_kept(builder: Builder, configured: str) -> None:
     texts = ["", " \n", "x" * 20_481, "a\0b", "\udc00"]
     assert accepted_of(texts, lambda text: builder.catalog.put_policy(configured, LOCAL_ACCOUNT, text)) == []
-    assert builder.catalog.policy_of(configured) is None
+    assert policy_of(builder.catalog, configured) == (None, None)
 
 
 def test_another_accounts_policy_is_not_there(builder: Builder, configured: str) -> None:
@@ -66,7 +72,7 @@ def test_another_accounts_policy_is_not_there(builder: Builder, configured: str)
         with pytest.raises(NotFoundError):
             catalog.put_policy(configured, account, "{}", region=region)
         with pytest.raises(NotFoundError):
-            catalog.policy_of(configured, account, region)
+            catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured, account, region)
         with pytest.raises(NotFoundError):
             catalog.delete_policy(configured, account, region)
-    assert catalog.policy_of(configured) == (TEXT, HASH)
+    assert policy_of(catalog, configured) == (TEXT, HASH)

@@ -165,7 +165,7 @@ def test_one_replaces_a_policy(race: Race, url: str, builder: Builder) -> None:
     previous = None
     for _ in range(N_ROUNDS):
         (previous,) = [done for done in race(racing.put_policy, url, configured.id, previous) if done is not None]
-        assert builder.catalog.policy_of(configured.id)[1] == previous
+        assert builder.again(configured).policy_hash == previous
 
 
 @on_both_dialects

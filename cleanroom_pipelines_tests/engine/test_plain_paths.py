@@ -15,7 +15,7 @@ from cleanroom_pipelines.errors import ConfigurationError, EngineError
 from cleanroom_pipelines.queries.checking import check_query
 from cleanroom_pipelines.queries.running import run_query
 from cleanroom_pipelines.validation.room_reading import Dataset, RoomUpload
-from cleanroom_pipelines.validation.rooms import validate_upload
+from cleanroom_pipelines_tests.validation.uploads import report_on
 
 LAB = b"id-1,cars\nid-2,boats\n"
 NAMES = ("[x]", "*", "a?", "50%", "it's", "a[!b", "x\\y", "\\x", "[x] \\")
@@ -61,7 +61,7 @@ def test_uploads_of_a_data_room(around: Path, name: str) -> None:
     scratch.mkdir()
     for file, content in (("plain", LAB), ("packed", gzip.compress(LAB))):
         (around / file).write_bytes(content)
-        report = validate_upload(
+        report = report_on(
             RoomUpload(Dataset.SEGMENTS, around / file), runtime=Runtime(EngineSettings(scratch=scratch))
         )
         assert (report.n_rows, report.passed) == (2, True)

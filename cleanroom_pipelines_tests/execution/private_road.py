@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from cleanroom_pipelines.catalog import Kind, Pair, Version
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.making import ASSETS_OF, MAKERS
+from cleanroom_pipelines.execution.making import ASSETS_OF
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.serving.starting import make_gateway
 
@@ -152,7 +152,7 @@ class Road:
     def _do(self, version: Version) -> None:
         for asset in ASSETS_OF[version.kind]:
             try:
-                MAKERS[asset](self.installation, version.resource_id, Run("run", number=version.number))
+                worlds.make(self.installation, asset, version.resource_id, Run("run", number=version.number))
             except CleanroomError:
                 return  # the version says so
 

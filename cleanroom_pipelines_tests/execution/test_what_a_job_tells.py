@@ -25,7 +25,7 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.errors import CleanroomError, SeedError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import MAKERS, newest_artifact
+from cleanroom_pipelines.execution.making import ASSETS_OF, newest_artifact
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.similarity.ranking import generate
 
@@ -37,7 +37,7 @@ SIZES = ("5%", "20%", "43%", "44%", "60%")  # 130 of the 260 others are 43.3 % o
 
 
 def make(installation: Installation, asset: str, partition: str) -> None:
-    MAKERS[asset](installation, partition, Run("run", number=1))
+    worlds.make(installation, asset, partition, Run("run", number=1))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def room_without_job(world: worlds.World, tmp_path_factory: pytest.TempPathFacto
     )
     with worlds.installed(home) as installation:
         worlds.apply(installation, declaration)
-        for kind, asset in list(zip(Kind, MAKERS, strict=False))[:3]:
-            make(installation, asset, worlds.the(installation, kind).id)
+        for kind in list(Kind)[:3]:
+            make(installation, ASSETS_OF[kind][0], worlds.the(installation, kind).id)
         for account in (OWNER, STARTER):
             # of one organisation: jobs between two are private (test_private_jobs.py)
             installation.catalog.create_account(f"Account {account[0]}", account, "One house")

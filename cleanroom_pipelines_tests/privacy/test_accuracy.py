@@ -5,9 +5,9 @@ import math
 import pytest
 
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Price
-from cleanroom_pipelines.privacy.accuracy import TRUE_SIZES, accuracy_of, accuracy_table
 
 from ..offenders import offenders
+from .accuracy import TRUE_SIZES, accuracy_of
 from .attacking import chances
 
 
@@ -42,10 +42,3 @@ def test_more_units_buy_less_noise() -> None:
     assert sizes.size_error_at_90 < default.size_error_at_90 == tables.size_error_at_90
     assert tables.affinity_error_at_90 < default.affinity_error_at_90
     assert abs(sizes.affinity_error_at_90 - default.affinity_error_at_90) <= 0.05, "a cell has its table's noise"
-
-
-def test_the_table_has_a_line_a_size() -> None:
-    lines = accuracy_table(true_sizes=(50, 1_000)).splitlines()
-    assert [line.count("|") for line in lines] == [7] * 4
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["50", "1,000"]
-    assert accuracy_table(true_sizes=(50,)) == accuracy_table(true_sizes=(50,)), "the same every time"

@@ -26,7 +26,6 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution import requested_seeds
-from cleanroom_pipelines.execution.making import MAKERS
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.queries.running import QueryLimits, run_query
 
@@ -344,7 +343,7 @@ def test_a_table_s_name_that_could_lead_elsewhere_is_refused(room: Room) -> None
 def make(room: Room, asset: str, partition: str) -> None:
     """Do one resource's work, here and now; its failure is told by its status."""
     with suppress(CleanroomError):
-        MAKERS[asset](room.installation, partition, Run("run", number=1))
+        worlds.make(room.installation, asset, partition, Run("run", number=1))
 
 
 def key_of(arn: str) -> str:

@@ -18,7 +18,6 @@ import pytest
 from cleanroom_pipelines.definitions import defs
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import MAKERS
 from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.execution.work import Run
 
@@ -58,7 +57,7 @@ class Shell:
         """What an asset's body does for the version that waits, without a run of Dagster's; failures end it."""
         newest = self.installation.catalog.newest_version(worlds.kind_of(asset), partition)
         with suppress(CleanroomError):
-            MAKERS[asset](self.installation, partition, Run(f"made {partition}", newest.number))
+            worlds.make(self.installation, asset, partition, Run(f"made {partition}", newest.number))
 
     def partition(self, asset: str) -> str:
         """The partition key of the only resource behind an asset."""

@@ -3,7 +3,7 @@ metrics; and what a run needs of a fit survives its files.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +14,20 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
 from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity import TrainingSettings, shards
-from cleanroom_pipelines.similarity.fits import load_fit, save_fit
+from cleanroom_pipelines.similarity.fits import Fit, load_fit, save_fit
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.ranking import finish, prepare, score_range
+from cleanroom_pipelines.similarity.ranking import Float64
 from cleanroom_pipelines.similarity.rankings import (
     RANKING_FILE,
-    last_rank,
     n_ranked,
     select_audience,
     write_ranked,
 )
+from cleanroom_pipelines.similarity.scoring import score_users
 from cleanroom_pipelines.similarity.seeds import match_seed
-from cleanroom_pipelines.similarity.training import Stages
 from cleanroom_pipelines_tests.similarity.cluster_like import use_cluster_like
 from cleanroom_pipelines_tests.similarity.planted import (
     ENGINE,
-    QUICK,
-    SIZES,
     World,
     make_world,
     rank,
@@ -117,38 +114,24 @@ def test_a_seed_is_matched_on_a_cluster(world: World, model: Path, cluster_like:
     assert match_seed(model, seed, engine=cluster_like).n_matched == 40
 
 
-def test_a_seed_fitted_scored_and_ranked_in_three_processes(
+def test_a_fit_that_was_kept_scores_parts_of_everybody_alike(
     world: World, model: Path, ranked: Path, tmp_path: Path
 ) -> None:
-    seed = world.group[:60]
-    kept, out = tmp_path / "fit", tmp_path / "three"
+    kept, out = tmp_path / "fit", tmp_path / "shared"
     kept.mkdir()
-    out.mkdir()
-    opened = Model(model)
-    with open_engine(ENGINE) as engine:
-        fit = prepare(
-            opened,
-            seed_of(seed),
-            min_matching_seed_size=25,
-            settings=QUICK,
-            engine=engine,
-            stages=Stages(Runtime()),
-        )
+
+    def score(opened: Model, fit: Fit, on_share: Callable[[float], None]) -> Float64:
         save_fit(fit, kept)
         half = opened.n_shards // 2
-        scores = [
-            score_range(engine, opened, load_fit(kept), first, last, stages=Stages(Runtime()))
-            for first, last in ((0, half), (half, opened.n_shards))
-        ]
-    finish(
-        opened,
-        load_fit(kept),
-        np.concatenate(scores),
-        out,
-        sizes=SIZES,
-        min_matching_seed_size=25,
-        stages=Stages(Runtime()),
-    )
+        with open_engine(ENGINE) as engine:
+            return np.concatenate(
+                [
+                    score_users(engine, opened, load_fit(kept).scorer, shards, on_share)
+                    for shards in (range(half), range(half, opened.n_shards))
+                ]
+            )
+
+    rank(model, world.group[:60], out, score=score)
     for name in (RANKING_FILE, "explanation.json"):
         assert (out / name).read_bytes() == (ranked / "memory" / name).read_bytes()
     assert _metrics(out) == _metrics(ranked / "memory")
@@ -173,16 +156,6 @@ def test_readers_take_parts_like_a_file(world: World, ranked: Path, tmp_path: Pa
     assert written[0] == written[1]
     assert chosen[0] == chosen[1]
     assert n_ranked(ranked / "parts" / RANKING_FILE) == len(world.users)
-
-
-@pytest.mark.parametrize("mode", [SeedMode.EXCLUDED, SeedMode.IN_PLACE])
-def test_the_last_rank_of_a_cut(ranked: Path, mode: SeedMode) -> None:
-    ranking = ranked / "parts" / RANKING_FILE
-    taken = [row["rank"] for row in _rows(ranking) if mode is SeedMode.IN_PLACE or not row["is_seed"]]
-    for n_users in (0, 1, 69, 70, 71, 300, len(taken) - 1, len(taken)):
-        upto = last_rank(ranking, n_users, mode)
-        assert sum(rank <= upto for rank in taken) == n_users
-    assert sum(rank <= last_rank(ranking, 10_000, mode) for rank in taken) == len(taken)
 
 
 def test_a_ranking_without_parts_is_refused(tmp_path: Path) -> None:

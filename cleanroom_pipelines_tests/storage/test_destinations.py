@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.storage import Home, resolve_destination
+from cleanroom_pipelines.storage import Destination, Home
+from cleanroom_pipelines.storage.buckets import Buckets
 
 from ..offenders import offenders
 
@@ -18,6 +19,11 @@ ACCOUNT = "000000000000"
 @pytest.fixture(scope="module")
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home.open(tmp_path_factory.mktemp("home"))
+
+
+def destination(home: Home, account: str, url: str) -> Destination:
+    """The place of a URL where no bucket is registered."""
+    return Buckets(home, lambda _: None).destination(account, url)
 
 
 def test_a_plain_url(home: Home) -> None:
@@ -30,7 +36,7 @@ def test_a_plain_url(home: Home) -> None:
     ]
 
     def check(url: str, below: str) -> None:
-        place = resolve_destination(home, ACCOUNT, url)
+        place = destination(home, ACCOUNT, url)
         assert place.folder == home.accounts / ACCOUNT / "buckets" / below
         assert place.url == f"s3://{below}"
         assert (place / "0123456789ab").folder == place.folder / "0123456789ab"
@@ -84,7 +90,7 @@ REFUSED = [
 def test_anything_else_is_refused(home: Home) -> None:
     def check(url: str) -> None:
         with pytest.raises(UsageError) as caught:
-            resolve_destination(home, ACCOUNT, url)
+            destination(home, ACCOUNT, url)
         assert caught.value.remedy
         assert len(url) < 6 or url not in str(caught.value)
 
@@ -94,7 +100,7 @@ def test_anything_else_is_refused(home: Home) -> None:
 def test_an_account_is_twelve_digits(home: Home) -> None:
     def check(account: str) -> None:
         with pytest.raises(UsageError):
-            resolve_destination(home, account, "s3://audiences/x")
+            destination(home, account, "s3://audiences/x")
 
     accounts = ["", "..", "0" * 11, "0" * 13, "00000000000a", "000000000000\n", "\uff10" * 12]
     assert offenders(accounts, check) == []
@@ -109,7 +115,7 @@ def test_an_account_is_twelve_digits(home: Home) -> None:
 @example("s3://abc/...", ACCOUNT)
 def test_every_url_is_refused_or_stays_in_its_bucket(shared_home: Home, url: str, account: str) -> None:
     try:
-        place = resolve_destination(shared_home, account, url)
+        place = destination(shared_home, account, url)
     except UsageError:
         return
     bucket = url.removeprefix("s3://").split("/")[0]
@@ -130,7 +136,7 @@ def test_a_link_does_not_lead_out_of_the_bucket(home: Home, tmp_path: Path) -> N
     (buckets / "mine2").symlink_to(buckets / "theirs")
     for url in ("mine/out", "mine/out/x", "mine/up/x", "mine/beside", "linked", "linked/x", "mine2/x"):
         with pytest.raises(UsageError, match="out of its bucket"):
-            resolve_destination(home, ACCOUNT, f"s3://{url}")
+            destination(home, ACCOUNT, f"s3://{url}")
 
 
 def test_a_bucket_holds_no_links_at_all(home: Home) -> None:
@@ -138,13 +144,13 @@ def test_a_bucket_holds_no_links_at_all(home: Home) -> None:
     (bucket / "real").mkdir(parents=True)
     (bucket / "inside").symlink_to("real")
     with pytest.raises(UsageError, match="out of its bucket"):
-        resolve_destination(home, ACCOUNT, "s3://mine/inside/x")
+        destination(home, ACCOUNT, "s3://mine/inside/x")
 
 
 def test_the_operator_may_keep_an_account_elsewhere(home: Home, tmp_path: Path) -> None:
     (home.accounts / ACCOUNT).symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "buckets").mkdir(parents=True)
-    assert resolve_destination(home, ACCOUNT, "s3://mine/x").url == "s3://mine/x"
+    assert destination(home, ACCOUNT, "s3://mine/x").url == "s3://mine/x"
 
 
 def test_a_link_to_itself_is_refused(home: Home) -> None:
@@ -152,4 +158,4 @@ def test_a_link_to_itself_is_refused(home: Home) -> None:
     bucket.mkdir(parents=True)
     (bucket / "around").symlink_to("around")
     with pytest.raises(UsageError):
-        resolve_destination(home, ACCOUNT, "s3://mine/around/x")
+        destination(home, ACCOUNT, "s3://mine/around/x")

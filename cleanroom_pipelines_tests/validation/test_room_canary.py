@@ -23,7 +23,8 @@ from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ValidationReport, report_markdown, report_sentence
-from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds, validate_upload
+from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds
+from cleanroom_pipelines_tests.validation.uploads import report_on
 
 from ..offenders import offenders
 
@@ -162,7 +163,7 @@ def test_broken_files(tmp_path: Path) -> None:
 
     def check(dataset: Dataset, how: str, content: bytes) -> None:
         uploads[dataset].path.write_bytes(content)
-        report = validate_upload(uploads[dataset], runtime=Runtime(ENGINE))
+        report = report_on(uploads[dataset], runtime=Runtime(ENGINE))
         assert not report.passed
         assert_silent_report(report)
 
@@ -182,7 +183,7 @@ def test_scratch_that_cannot_be_written(tmp_path: Path, text: str) -> None:
         mock.patch.object(pq.ParquetWriter, "write_table", side_effect=OSError(text)),
         pytest.raises(expected) as caught,
     ):
-        validate_upload(upload, runtime=Runtime(ENGINE))
+        report_on(upload, runtime=Runtime(ENGINE))
     assert_silent_error(caught.value)
 
 
@@ -190,7 +191,7 @@ def test_errors(tmp_path: Path) -> None:
     upload = uploads_of(tmp_path, MatchingId.EMAIL)[Dataset.SEGMENTS]
     upload.path.write_bytes(gzip.compress((CANARY.encode() + b",x\n") * 100_000))
     engine = EngineSettings(memory_bytes=512 << 20, threads=1, unpacked_bytes=1_000)
-    report = validate_upload(upload, runtime=Runtime(engine))
+    report = report_on(upload, runtime=Runtime(engine))
     assert not report.passed
     assert CANARY not in json.dumps(report.as_dict())
     upload.path.write_text(f"{CANARY},x\n")
@@ -199,5 +200,5 @@ def test_errors(tmp_path: Path) -> None:
         raise CleanroomError("stopped")
 
     with pytest.raises(CleanroomError) as stopped:
-        validate_upload(upload, runtime=Runtime(ENGINE, progress=stops))
+        report_on(upload, runtime=Runtime(ENGINE, progress=stops))
     assert_silent_error(stopped.value)

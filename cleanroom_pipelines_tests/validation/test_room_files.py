@@ -18,9 +18,10 @@ from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.validation import ErrorCode, ValidationReport, report_markdown
-from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload, validate_upload
+from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.offenders import offenders
+from cleanroom_pipelines_tests.validation.uploads import report_on
 
 ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
 ROWS = b"u1,a@x.ch\nu2,b@x.ch\n"
@@ -33,7 +34,7 @@ def validate(
     n: int | None = None,
 ) -> ValidationReport:
     kind = kind if dataset in (Dataset.MATCHING, Dataset.SEED_AUDIENCES) else None
-    return validate_upload(RoomUpload(dataset, path, kind, n), runtime=Runtime(ENGINE))
+    return report_on(RoomUpload(dataset, path, kind, n), runtime=Runtime(ENGINE))
 
 
 def parquet(path: Path, **columns: object) -> Path:
@@ -207,7 +208,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, kind: str) -> None:
         parquet(tmp_path / "upload", u=["u1"] * 1_000_000, m=["a@x.ch"] * 1_000_000)
         assert (tmp_path / "upload").stat().st_size < 10_000
     engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=tmp_path, unpacked_bytes=1 << 20)
-    report = validate_upload(
+    report = report_on(
         RoomUpload(Dataset.MATCHING, tmp_path / "upload", MatchingId.EMAIL), runtime=Runtime(engine)
     )
     assert not report.passed

@@ -28,10 +28,9 @@ from cleanroom_pipelines.validation.rooms import (
     RoomUpload,
     ingest_base,
     ingest_seeds,
-    own_statistics,
     validate_base,
-    validate_upload,
 )
+from cleanroom_pipelines_tests.validation.uploads import report_on
 
 from ..offenders import offenders
 
@@ -424,13 +423,13 @@ def test_validation_says_the_same_and_writes_nothing(
     tmp_path: Path, everything: list[RoomUpload], ingested: Ingested
 ) -> None:
     before = sorted(tmp_path.iterdir())
-    alone = {upload.dataset.key: validate_upload(upload, runtime=Runtime(ENGINE)) for upload in everything}
+    alone = {upload.dataset.key: report_on(upload, runtime=Runtime(ENGINE)) for upload in everything}
     together = validate_base(everything, runtime=Runtime(ENGINE))
     assert sorted(tmp_path.iterdir()) == before
     assert together.reports == alone == ingested.report.reports
-    assert together.counts == ingested.report.counts == own_statistics(everything, runtime=Runtime(ENGINE))
+    assert together.counts == ingested.report.counts
     everything[0].path.write_text("")
-    assert own_statistics(everything[:1], runtime=Runtime(ENGINE)) == {}
+    assert validate_base(everything[:1], runtime=Runtime(ENGINE)).counts == {}
 
 
 def test_progress_rises_to_the_end(ingested: Ingested) -> None:
@@ -451,5 +450,5 @@ def test_it_can_be_cancelled(tmp_path: Path, everything: list[RoomUpload]) -> No
     with pytest.raises(CancelledError):
         ingest(tmp_path / "out", everything, runtime=Runtime(ENGINE, should_cancel=later))
     with pytest.raises(CancelledError):
-        validate_upload(everything[0], runtime=Runtime(ENGINE, should_cancel=lambda: True))
+        report_on(everything[0], runtime=Runtime(ENGINE, should_cancel=lambda: True))
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """What the noise costs in accuracy.
 
-Lives here: `accuracy_of`, measured by releasing known counts many times, and the table as text for the docs.
+Lives here: `accuracy_of`, measured by releasing known counts many times.
 Add here when a further number is told whose error people will ask about.
 Keep out: the noise itself.
 """
@@ -93,26 +93,6 @@ def accuracy_of(
     )
 
 
-def accuracy_table(policy: ReleasePolicy = _POLICY, true_sizes: Sequence[int] = TRUE_SIZES) -> str:
-    """The errors by true size, as a Markdown table."""
-    lines = [
-        "| true users | told at all | size: half within | size: 90 % within | affinity: half within "
-        "| affinity: 90 % within |",
-        "|---:|---:|---:|---:|---:|---:|",
-    ]
-    for size in true_sizes:
-        found = accuracy_of(size, policy)
-        errors = (
-            found.size_median_error,
-            found.size_error_at_90,
-            found.affinity_median_error,
-            found.affinity_error_at_90,
-        )
-        cells = [f"{size:,}", _percent(found.share_told), *(f"± {_percent(error)}" for error in errors)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def _counter(releaser: Releaser, question: str) -> Callable[[int, str, Price], Released]:
     def count(true_count: int, cell: str, price: Price) -> Released:
         return releaser.count(true_count, question=question, cell=cell, price=price)
@@ -124,8 +104,3 @@ def _quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share does not exceed; NaN where nothing was told."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-def _percent(share: float) -> str:
-    percent = round(100 * share, 1)
-    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
