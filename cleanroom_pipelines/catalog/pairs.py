@@ -226,23 +226,31 @@ class Pairs(Database):
             NotFoundError: There is no such pair.
             UsageError: The refill is out of range.
         """
-        if kind == REFILL and not 1 <= tenths <= MOST_REFILL_TENTHS:
-            raise UsageError("The units are out of range.", remedy=f"Give 0.1 to {MOST_REFILL_TENTHS // 10}.")
         with self._write() as session:
-            _find(session, pair_id)
-            row = ProposalRow(
-                id=make_uuid(self._token_hex),
-                pair_id=pair_id,
-                kind=kind,
-                data_room_id=data_room_id,
-                tenths=tenths,
-                approved_by=[],
-                created_at=self._clock(),
-                effective_at=None,
-            )
-            session.add(row)
-            session.flush()
+            row = self._propose(session, pair_id, kind, tenths, data_room_id)
             return self._approve(session, row, organization)
+
+    @noted
+    def agree(self, pair_id: str, kind: str, organizations: Collection[str], *, tenths: int = 0) -> Proposal:
+        """Propose something and approve it for both organisations of a pair, which told the operator so.
+
+        Args:
+            pair_id: The pair.
+            kind: `refill` or `period`.
+            organizations: Those that approve it.
+            tenths: Of a refill, tenths of a unit.
+
+        Raises:
+            NotFoundError: There is no such pair.
+            UsageError: The refill is out of range.
+            ConflictError: These are not the two organisations.
+        """
+        with self._write() as session:
+            check_both_approve(_pair(_find(session, pair_id)), organizations)
+            row = self._propose(session, pair_id, kind, tenths)
+            for organization in sorted(organizations):
+                proposal = self._approve(session, row, organization)
+            return proposal
 
     @noted
     def approve(self, proposal_id: str, organization: str) -> Proposal:
@@ -280,6 +288,26 @@ class Pairs(Database):
             )
             return session.scalar(query.limit(1)) is not None
 
+    def _propose(
+        self, session: Session, pair_id: str, kind: str, tenths: int, data_room_id: str | None = None
+    ) -> ProposalRow:
+        if kind == REFILL and not 1 <= tenths <= MOST_REFILL_TENTHS:
+            raise UsageError("The units are out of range.", remedy=f"Give 0.1 to {MOST_REFILL_TENTHS // 10}.")
+        _find(session, pair_id)
+        row = ProposalRow(
+            id=make_uuid(self._token_hex),
+            pair_id=pair_id,
+            kind=kind,
+            data_room_id=data_room_id,
+            tenths=tenths,
+            approved_by=[],
+            created_at=self._clock(),
+            effective_at=None,
+        )
+        session.add(row)
+        session.flush()
+        return row
+
     def _approve(self, session: Session, row: ProposalRow, organization: str) -> Proposal:
         pair = _find(session, row.pair_id, lock=True)
         if organization in pair.organizations and organization not in row.approved_by:
@@ -302,6 +330,19 @@ class Pairs(Database):
                 LedgerLineRow.created_at >= now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             )
         return Ledger(int(session.scalar(query) or 0), pair.total_tenths, pair.period)
+
+
+def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
+    """Check that those who approve something are the two organisations of a pair.
+
+    Raises:
+        ConflictError: They are not.
+    """
+    if set(organizations) != set(pair.organizations):
+        raise ConflictError(
+            "Both organisations of the pair must approve this, and no other.",
+            remedy="Name both of them.",
+        )
 
 
 def make_monthly(session: Session, organizations: Sequence[str], now: datetime) -> None:

@@ -1,36 +1,48 @@
 """`cleanroom ledger`: what the outputs about two organisations' data have cost, and what that proves.
 
-Lives here: listing the pairs, one pair's lines, and its ledger file for auditors.
+Lives here: listing the pairs, one pair's lines, its ledger file for auditors, and what both sides approved.
 Add here when the operator can see something more of a pair.
 Keep out: asking and paying (the ways in) and the arithmetic (privacy.accounting).
 """
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from cleanroom_pipelines.cli.console import open_installation, print_json
-from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 
 @click.command()
 @click.argument("pair", required=False)
+@click.option("--refill", type=click.IntRange(1), metavar="UNITS", help="Give the pair more units, for good.")
+@click.option("--period", type=click.Choice(["month"]), help="Give the budget anew every month, for good.")
+@click.option("--approved-by", multiple=True, metavar="ACCOUNT", help="Who approved it, by id or by name.")
+@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
 @click.option("--json", "as_json", is_flag=True, help="The ledger file: every line with its noise, for auditors.")
-def ledger(pair: str | None, as_json: bool) -> None:
+def ledger(  # noqa: PLR0917 click passes them by name
+    pair: str | None,
+    refill: int | None,
+    period: str | None,
+    approved_by: tuple[str, ...],
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Show what a PAIR of organisations has spent of its privacy budget; all pairs if none is named.
 
     PAIR is an id as listed, or two organisations with a plus between: publisher.example+advertiser.example.
-    """
-    from cleanroom_pipelines.catalog.pairs import pair_id_of
 
+    Organisations that share a data room approve a --refill or a --period there. For those that have accounts only,
+    the operator records it: name an account of each with --approved-by. The new bound is shown before.
+    """
     installation = open_installation()
-    pairs = installation.catalog.pairs()
-    if pair is not None:
-        organizations = [each.strip().lower() for each in pair.split("+")]
-        wanted = pair_id_of(*organizations) if len(organizations) == 2 else pair
-        pairs = tuple(each for each in pairs if each.id == wanted)
-        if not pairs:
-            raise NotFoundError("There is no such pair of organisations.", remedy="See all: cleanroom ledger.")
+    pairs = installation.catalog.pairs() if pair is None else (_named(installation, pair),)
+    if refill is not None or period is not None or approved_by:
+        if pair is None or (refill is None) is (period is None):
+            raise UsageError("It is not said what is approved.", remedy="Name a PAIR, and --refill or --period.")
+        _agree(installation, pairs[0], refill, approved_by, yes=yes)
     told = [_told(installation, each) for each in pairs]
     if as_json:
         print_json(told if pair is None else told[0])
@@ -39,6 +51,53 @@ def ledger(pair: str | None, as_json: bool) -> None:
         click.echo("No two organisations' data have met yet.")
     for each in told:
         _show(each, with_lines=pair is not None)
+
+
+def _named(installation: Any, name: str) -> Any:
+    from cleanroom_pipelines.catalog.pairs import pair_id_of
+
+    organizations = [each.strip().lower() for each in name.split("+")]
+    wanted = pair_id_of(*organizations) if len(organizations) == 2 else name
+    for each in installation.catalog.pairs():
+        if each.id == wanted:
+            return each
+    raise NotFoundError("There is no such pair of organisations.", remedy="See all: cleanroom ledger.")
+
+
+def _agree(installation: Any, pair: Any, refill: int | None, approved_by: Sequence[str], *, yes: bool) -> None:
+    """Put a refill, or else a period of a month, into force; shows the new bound before."""
+    from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, check_both_approve
+    from cleanroom_pipelines.privacy.accounting import TENTHS
+
+    catalog = installation.catalog
+    kind, tenths = (PERIOD, 0) if refill is None else (REFILL, refill * TENTHS)
+    accounts = [catalog.account_named(each) for each in approved_by]
+    organizations = {catalog.organization_of_account(each) for each in accounts}
+    check_both_approve(pair, organizations)
+    click.echo(_change(catalog.ledger(pair.id), kind, tenths), err=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
+        click.confirm("Did both organisations approve this?", abort=True, err=True)
+    catalog.agree(pair.id, kind, organizations, tenths=tenths)
+    for each in accounts:
+        approval = {"operation": "approve", "pair": pair.id, "kind": kind, "tenths": tenths, "account": each}
+        installation.audit.write({"way": "cli", "outcome": "ok", **approval})
+
+
+def _change(now: Any, kind: str, tenths: int) -> str:
+    """What a change does to a pair's budget and bound, in a sentence."""
+    from cleanroom_pipelines.execution.budgets import bound_of, ledger_after
+    from cleanroom_pipelines.privacy import in_units
+
+    def of(ledger: Any) -> str:
+        bound, lasts = bound_of(ledger), "a month" if ledger.period else "for good"
+        in_a_year = bound.get("right_at_most_in_a_year")
+        year = f", within a year in {in_a_year:.0%}" if in_a_year else ""
+        right = f"an attacker is right in at most {bound['right_at_most']:.0%}{year}"
+        return f"{in_units(ledger.total)} units {lasts} ({right})"
+
+    return f"Now {of(now)}. Then {of(ledger_after(now, kind, tenths))}."
 
 
 def _told(installation: Any, pair: Any) -> dict[str, Any]:

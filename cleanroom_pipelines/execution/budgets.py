@@ -9,12 +9,13 @@ it by `recover` (`replay`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any, Self
 
 from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
+from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.privacy import (
     Price,
@@ -156,6 +157,13 @@ def bound_of(ledger: Ledger) -> dict[str, Any]:
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
     return bound
+
+
+def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
+    """The ledger that a pair has once a proposal is in force."""
+    if kind == REFILL:
+        return replace(ledger, total=ledger.total + tenths)
+    return replace(ledger, period="month") if kind == PERIOD else ledger
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:

@@ -1,9 +1,11 @@
 """Contract: contracts/privacy.md, sections 4 and 7. `cleanroom ledger` says what each pair spent and what that
 proves; with --json every line with its noise, from which an auditor recomputes the bound. Organisations are the
-operator's."""
+operator's. What both approved is recorded for pairs that have accounts only, with the new bound shown before."""
 
 import json
 from fractions import Fraction
+
+import pytest
 
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.execution.installation import Installation
@@ -57,3 +59,80 @@ def test_organisations_are_said_where_users_and_accounts_are_made(
     assert catalog.organization_of_user("two@publisher.example") == "publisher.example"
     assert catalog.organization_of_account("111122223333") == "publisher"
     assert catalog.organization_of_account("444455556666") == "444455556666"
+
+
+PUBLISHER, ADVERTISER, STRANGER = "222222222222", "111111111111", "333333333333"
+PAIR = f"{PUBLISHER}+{ADVERTISER}"
+BOTH = ("--approved-by", "publisher", "--approved-by", ADVERTISER)
+
+
+@pytest.fixture
+def of_accounts(installation: Installation) -> Budget:
+    """A pair whose organisations have accounts only."""
+    catalog = installation.catalog
+    for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER), ("stranger", STRANGER)):
+        catalog.create_account(name, account_id)
+    return Budget(installation, catalog.pair(PUBLISHER, ADVERTISER), "g-000000000001")
+
+
+def approvals(installation: Installation) -> list[tuple[str, str, int, str]]:
+    installation.audit.flush()
+    names = ("pair", "kind", "tenths", "account")
+    entries = [each for each in installation.audit.entries() if each["operation"] == "approve"]
+    return [tuple(each[name] for name in names) for each in entries]
+
+
+def test_a_refill_that_both_accounts_approved(
+    command: Commands, installation: Installation, of_accounts: Budget
+) -> None:
+    ended = command("ledger", PAIR, "--refill", "100", *BOTH, "--yes", "--json")
+    assert ended.err.splitlines()[0] == (
+        "Now 100 units for good (an attacker is right in at most 60%). "
+        "Then 200 units for good (an attacker is right in at most 64%)."
+    )
+    told = json.loads(ended.out)
+    assert (told["total"], told["bound"]["right_at_most"]) == (200, 0.64)
+    (proposal,) = told["proposals"]
+    assert (proposal["units"], sorted(proposal["approved_by"])) == (100, [ADVERTISER, PUBLISHER])
+    assert proposal["effective_at"] is not None
+    pair = of_accounts.pair.id
+    assert approvals(installation) == [(pair, "refill", 1_000, each) for each in (PUBLISHER, ADVERTISER)]
+    answered = of_accounts.as_dict()
+    assert (answered["total"], answered["bound"]) == (200, told["bound"]), "as every later answer states it"
+
+
+def test_a_period_that_both_accounts_approved(command: Commands, of_accounts: Budget) -> None:
+    ended = command("ledger", of_accounts.pair.id, "--period", "month", *BOTH, "--yes")
+    assert ended.code == 0
+    assert "Then 100 units a month (an attacker is right in at most 60%, within a year in 81%)." in ended.err
+    assert of_accounts.ledger.period == "month"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--refill", "100", *BOTH[:2], "--yes"),
+        ("--refill", "100", *BOTH[:2], *BOTH[:2], "--yes"),
+        ("--refill", "100", *BOTH, "--approved-by", STRANGER, "--yes"),
+        ("--refill", "100", *BOTH[:2], "--approved-by", STRANGER, "--yes"),
+        ("--refill", "100", "--yes"),
+        ("--refill", "101", *BOTH, "--yes"),
+        ("--refill", "0", *BOTH, "--yes"),
+        ("--refill", "100", "--period", "month", *BOTH, "--yes"),
+        ("--refill", "100", *BOTH),
+        (*BOTH, "--yes"),
+    ],
+)
+def test_what_is_not_approved_by_both_and_confirmed_changes_nothing(
+    command: Commands, installation: Installation, of_accounts: Budget, options: tuple[str, ...]
+) -> None:
+    before = of_accounts.ledger
+    assert command("ledger", PAIR, *options).code != 0
+    assert of_accounts.ledger == before
+    assert installation.catalog.proposals(of_accounts.pair.id) == ()
+    assert approvals(installation) == []
+
+
+def test_a_refill_names_its_pair(command: Commands, of_accounts: Budget) -> None:
+    assert command("ledger", "--refill", "100", *BOTH, "--yes").code != 0
+    assert of_accounts.ledger.total == 1_000

@@ -16,7 +16,7 @@ from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.catalog import Kind, Permission, Proposal
 from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
-from cleanroom_pipelines.execution.budgets import Budget, Question, bound_of, room_pair
+from cleanroom_pipelines.execution.budgets import Budget, Question, bound_of, ledger_after, room_pair
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
@@ -122,17 +122,14 @@ def _told(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
 
 def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
     ledger = budget.ledger
-    then = ledger
-    if proposal.effective_at is None and proposal.kind == REFILL:
-        then = type(ledger)(ledger.spent, ledger.total + proposal.tenths, ledger.period)
-    elif proposal.effective_at is None and proposal.kind == PERIOD:
-        then = type(ledger)(ledger.spent, ledger.total, "month")
+    is_effective = proposal.effective_at is not None
+    then = ledger if is_effective else ledger_after(ledger, proposal.kind, proposal.tenths)
     return {
         "id": proposal.id,
         "kind": proposal.kind,
         "units": in_units(proposal.tenths),
         "approved_by": list(proposal.approved_by),
-        "is_effective": proposal.effective_at is not None,
+        "is_effective": is_effective,
         "bound": bound_of(ledger),
         "bound_then": bound_of(then),
     }

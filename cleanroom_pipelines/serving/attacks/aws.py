@@ -6,22 +6,19 @@ Keep out: guessing (guessing) and data rooms (playing).
 """
 
 import json
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
-from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
-from cleanroom_pipelines.cleanroomsml.operations.endpoint import Endpoint
+from cleanroom_pipelines.cleanroomsml.answers import ApiError
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.serving.attacks.worlds import POPULATION, VICTIM, World
 
 Numbers = dict[str, float]
-_REGION, _DATABASE = "eu-central-1", "shop"
-_PUBLISHER, _ADVERTISER = "222222222222", "111111111111"
+_DATABASE = "shop"
+PUBLISHER, ADVERTISER = "222222222222", "111111111111"
 _ROLES = {"user": "USER_ID", "item": "ITEM_ID", "ts": "TIMESTAMP"}
 _FIRST_SECOND = 1_700_000_000
 _JOIN = "SELECT a.user_id FROM shop.members AS a JOIN shop.visits AS b ON a.user_id = b.user_id"
@@ -30,10 +27,10 @@ _JOIN = "SELECT a.user_id FROM shop.members AS a JOIN shop.visits AS b ON a.user
 def make_model(world: World) -> None:
     """Makes the template: both accounts, the publisher's model, and the advertiser's leave to use it."""
     home, catalog = world.installation.home, world.installation.catalog
-    for name, account_id in (("publisher", _PUBLISHER), ("advertiser", _ADVERTISER)):
+    for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER)):
         catalog.create_account(name, account_id)
     rows = [(each, item) for each in sorted({*POPULATION.users, VICTIM}) for item in POPULATION.segments[each]]
-    folder = home.accounts / _PUBLISHER / "warehouse" / _DATABASE / "events"
+    folder = home.accounts / PUBLISHER / "warehouse" / _DATABASE / "events"
     folder.mkdir(parents=True)
     seconds = pa.array(range(_FIRST_SECOND, _FIRST_SECOND + len(rows)), pa.int64())
     users, items = zip(*rows, strict=True)
@@ -41,31 +38,31 @@ def make_model(world: World) -> None:
     source = {"glueDataSource": {"databaseName": _DATABASE, "tableName": "events"}}
     schema = [{"columnName": name, "columnTypes": [role]} for name, role in _ROLES.items()]
     data = {"type": "INTERACTIONS", "inputConfig": {"schema": schema, "dataSource": source}}
-    dataset = _call(world, _PUBLISHER, "CreateTrainingDataset", name="events", roleArn=_role(_PUBLISHER),
+    dataset = _call(world, PUBLISHER, "CreateTrainingDataset", name="events", roleArn=_role(PUBLISHER),
                     trainingData=[data])["trainingDatasetArn"]  # fmt: skip
     world.work()
-    model = _call(world, _PUBLISHER, "CreateAudienceModel", name="model", trainingDatasetArn=dataset)
+    model = _call(world, PUBLISHER, "CreateAudienceModel", name="model", trainingDatasetArn=dataset)
     world.work()
     destination = {"s3Destination": {"s3Uri": "s3://publisher-audiences/shop"}}
     configured = _call(
         world,
-        _PUBLISHER,
+        PUBLISHER,
         "CreateConfiguredAudienceModel",
         name="lookalikes",
         audienceModelArn=model["audienceModelArn"],
-        outputConfig={"destination": destination, "roleArn": _role(_PUBLISHER)},
+        outputConfig={"destination": destination, "roleArn": _role(PUBLISHER)},
         sharedAudienceMetrics=["ALL"],
         minMatchingSeedSize=25,
         audienceSizeConfig={"audienceSizeType": "PERCENTAGE", "audienceSizeBins": [5, 10, 20]},
     )["configuredAudienceModelArn"]
     statement = {
         "Effect": "Allow",
-        "Principal": {"AWS": [_ADVERTISER]},
+        "Principal": {"AWS": [ADVERTISER]},
         "Action": "cleanrooms-ml:StartAudienceGenerationJob",
         "Resource": configured,
     }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    _call(world, _PUBLISHER, "PutConfiguredAudienceModelPolicy", configuredAudienceModelArn=configured,
+    _call(world, PUBLISHER, "PutConfiguredAudienceModelPolicy", configuredAudienceModelArn=configured,
           configuredAudienceModelPolicy=policy)  # fmt: skip
     world.work()
     world.room = configured
@@ -100,22 +97,22 @@ def _start(world: World, seed: Mapping[str, Any]) -> str | None:
     try:
         answer = _call(
             world,
-            _ADVERTISER,
+            ADVERTISER,
             "StartAudienceGenerationJob",
             name="loyal",
             configuredAudienceModelArn=world.room,
-            seedAudience={"roleArn": _role(_ADVERTISER), **seed},
+            seedAudience={"roleArn": _role(ADVERTISER), **seed},
         )
     except (ApiError, CleanroomError):
         return None
     world.work()
-    return str(answer["audienceGenerationJobArn"]).replace(_ADVERTISER, _PUBLISHER)
+    return str(answer["audienceGenerationJobArn"]).replace(ADVERTISER, PUBLISHER)
 
 
 def _read(world: World, job: str | None) -> Numbers:
     if job is None:
         return {"refused": 1.0}
-    told = _call(world, _PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
+    told = _call(world, PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
     numbers = {str(told["status"]): 1.0}
     if metrics := told.get("metrics"):
         numbers["recall"] = metrics["recallMetric"]
@@ -127,10 +124,10 @@ def _read(world: World, job: str | None) -> Numbers:
 def _export(world: World, job: str | None) -> Numbers:
     if job is None:
         return {}
-    folder = world.installation.home.accounts / _PUBLISHER / "buckets" / "publisher-audiences"
+    folder = world.installation.home.accounts / PUBLISHER / "buckets" / "publisher-audiences"
     size = {"type": "PERCENTAGE", "value": 20}
     try:
-        _call(world, _PUBLISHER, "StartAudienceExportJob", name="best", audienceGenerationJobArn=job,
+        _call(world, PUBLISHER, "StartAudienceExportJob", name="best", audienceGenerationJobArn=job,
               audienceSize=size)  # fmt: skip
     except (ApiError, CleanroomError):
         return {}
@@ -140,27 +137,18 @@ def _export(world: World, job: str | None) -> Numbers:
 
 
 def _call(world: World, account_id: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
-    installation = world.installation
-    endpoint = Endpoint(
-        installation.catalog,
-        installation.home,
-        installation.buckets,
-        lambda: str(uuid.uuid4()),
-        max_unfinished_jobs=1_000_000,
-        max_resources=1_000_000,
-    )
-    return OPERATIONS[operation](endpoint, Caller(account_id, "-", _REGION), parameters) or {}
+    return world.doors.lookalikes(account_id, operation, parameters)
 
 
 def _put_seed(world: World, users: Iterable[str]) -> str:
-    folder = world.installation.home.accounts / _ADVERTISER / "buckets" / "advertiser-seeds"
+    folder = world.installation.home.accounts / ADVERTISER / "buckets" / "advertiser-seeds"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "seed.jsonl").write_text("".join(json.dumps({"user_id": each}) + "\n" for each in users))
     return "s3://advertiser-seeds/seed.jsonl"
 
 
 def _put_table(world: World, name: str, users: tuple[str, ...]) -> None:
-    folder = world.installation.home.accounts / _ADVERTISER / "warehouse" / _DATABASE / name
+    folder = world.installation.home.accounts / ADVERTISER / "warehouse" / _DATABASE / name
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         pa.table({"user_id": users, "n": pa.array(range(len(users)), pa.int64())}), folder / "a.parquet"

@@ -8,6 +8,7 @@ All worlds share one base and model. What differs is whether the victim is in th
 that noise is drawn with.
 """
 
+import io
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,8 @@ from cleanroom_pipelines.execution.making import (
 from cleanroom_pipelines.execution.making_audiences import make_audience_list, make_custom_audience
 from cleanroom_pipelines.execution.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
 from cleanroom_pipelines.execution.work import Run
-from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.privacy import Price
+from cleanroom_pipelines.serving.attacks.doors import Doors, InProcess, OpenDoors
 from cleanroom_pipelines.storage import InstallationKey
 
 PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.example", "data@agency.example"
@@ -148,6 +149,7 @@ def open_installation(home: Path, world: str = "") -> Installation:
         max_uploads=_MANY,
         max_resources=_MANY,
         max_unfinished_jobs=_MANY,
+        requests_per_second=_MANY,
     )
     installation = Installation(settings)
     key = _WorldKey(installation.key.secret, world)
@@ -165,15 +167,25 @@ def without_noise() -> Iterator[None]:
 
 @dataclass
 class World:
-    """A room as its participants call it."""
+    """A room as its participants call it.
+
+    Args:
+        installation: Where it is.
+        doors: How participants reach it.
+        room: Its id; of a world of accounts, the ARN of the configured model.
+    """
 
     installation: Installation
-    service: MediaService
+    doors: Doors
     room: str
 
     def call(self, who: str, method: str, **params: Any) -> Any:
         """Call the Media API about the room."""
-        return self.service.call(who, method, {"room_id": self.room, **params})
+        return self.doors.media(who).call(method, {"room_id": self.room, **params})
+
+    def upload(self, who: str, text: str, name: str) -> str:
+        """Bring a file; its hash."""
+        return str(self.doors.media(who).upload(io.BytesIO(text.encode()), name)["manifest_hash"])
 
     def work(self) -> None:
         """Do what is pending, as a run would."""
@@ -189,7 +201,7 @@ class World:
         try:
             job = self.call(who, "start_job", kind=kind, **params)
             self.work()
-            answer = self.service.call(who, "get_job_result", {"job_id": job["id"]})
+            answer = self.doors.media(who).call("get_job_result", {"job_id": job["id"]})
         except CleanroomError as error:
             return {"error": type(error).__name__, "message": error.message}
         return answer | {"job": job["id"]}
@@ -200,8 +212,7 @@ class World:
             return None
         lines: list[str] = []
         for each in answer["files"]:
-            with self.service.opening(who, answer["job"], each["name"]) as path:
-                lines += path.read_text().split()
+            lines += b"".join(self.doors.media(who).download(answer["job"], each["name"])).decode().split()
         return lines
 
     def audience(self, who: str, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,18 +225,16 @@ class World:
         """Bring the advertiser's list; a mark makes it another one, by strangers."""
         lines = [f"{email(each)},{kind}\n" for kind, ids in seeds.items() for each in ids]
         lines += [f"stranger{mark}@nowhere.example,{kind}\n" for kind in seeds]
-        upload = self.service.upload(ADVERTISER, ["".join(lines).encode()], "seeds.csv")
-        datasets = [{"manifest_hash": upload["manifest_hash"], "matching_id": "EMAIL"}]
+        upload = self.upload(ADVERTISER, "".join(lines), "seeds.csv")
+        datasets = [{"manifest_hash": upload, "matching_id": "EMAIL"}]
         self.call(ADVERTISER, "provision_seeds", datasets=datasets)
         self.work()
 
     def provision_base(self, files: Mapping[str, str]) -> None:
         """Bring the publisher's files."""
-        datasets = {
-            name: self.service.upload(PUBLISHER, [text.encode()], f"{name[:4]}.csv")["manifest_hash"]
-            for name, text in files.items()
-        }
-        lab = self.service.call(PUBLISHER, "create_lab", {"name": "lab", "datasets": datasets, "activation": []})
+        datasets = {name: self.upload(PUBLISHER, text, f"{name[:4]}.csv") for name, text in files.items()}
+        media = self.doors.media(PUBLISHER)
+        lab = media.call("create_lab", {"name": "lab", "datasets": datasets, "activation": []})
         self.work()
         self.call(PUBLISHER, "provision_base", lab_id=lab["id"])
         self.work()
@@ -243,8 +252,7 @@ class World:
             for each in _EVERYTHING
             if each is not Permission.VIEW_INSIGHTS or CollaborationType.INSIGHTS in types
         ]
-        told = self.service.call(
-            PUBLISHER,
+        told = self.doors.media(PUBLISHER).call(
             "create_room",
             {
                 "name": "Spring",
@@ -272,10 +280,12 @@ class Templates:
 
     Args:
         folder: Where they lie.
+        open_doors: How participants reach the worlds.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, open_doors: OpenDoors = InProcess) -> None:
         self._folder = folder
+        self._open_doors = open_doors
         self._n_worlds = 0
 
     @contextmanager
@@ -289,19 +299,19 @@ class Templates:
         template = self._folder / name
         if not template.exists():
             draft = self._folder / f"{name}-draft"
-            world = _open(draft, "", "")
+            world = _open(draft, "", "", InProcess)
             make(world)
-            _close(world.installation)
+            _close(world)
             (draft / "room").write_text(world.room)
             draft.rename(template)
         self._n_worlds += 1
         home = self._folder / f"world-{self._n_worlds}"
         shutil.copytree(template, home, copy_function=_copy, symlinks=True)
-        world = _open(home, self._mark(), (home / "room").read_text())
+        world = _open(home, self._mark(), (home / "room").read_text(), self._open_doors)
         try:
             yield world
         finally:
-            _close(world.installation)
+            _close(world)
             shutil.rmtree(home, ignore_errors=True)
 
     def _mark(self) -> str:
@@ -318,14 +328,15 @@ def make_room(*purposes: CollaborationType, with_victim: bool = True) -> Callabl
     return make
 
 
-def _open(home: Path, mark: str, room: str) -> World:
+def _open(home: Path, mark: str, room: str, open_doors: OpenDoors) -> World:
     installation = open_installation(home, mark)
-    return World(installation, MediaService(installation), room)
+    return World(installation, open_doors(installation), room)
 
 
-def _close(installation: Installation) -> None:
-    installation.audit.close()
-    installation.catalog.close()
+def _close(world: World) -> None:
+    world.doors.close()
+    world.installation.audit.close()
+    world.installation.catalog.close()
 
 
 def _copy(source: str, target: str) -> object:
