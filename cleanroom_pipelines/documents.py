@@ -1,6 +1,6 @@
-"""Documents: frozen dataclasses that are kept or sent as JSON.
+"""Documents: what is kept or sent as JSON, converted by the types of its fields.
 
-Lives here: `Document`, which converts by the types of the fields.
+Lives here: `Document`, a base of frozen dataclasses, and the conversion of any other type.
 Add here when a conversion is the same for every document.
 Keep out: any one document. A field says what JSON calls it: `Annotated[int, Field(alias="numUsers")]`.
 """
@@ -21,7 +21,7 @@ class Document:
 
     def as_dict(self) -> dict[str, Any]:
         """The document as JSON; `from_dict` reads it back."""
-        value: dict[str, Any] = self._adapter().dump_python(self, mode="json", by_alias=True)
+        value: dict[str, Any] = as_json(type(self), self)
         return value
 
     @classmethod
@@ -31,17 +31,32 @@ class Document:
         Raises:
             ValueError: It is another document; what is in it is not told.
         """
-        from pydantic import ValidationError
+        read: Self = from_json(cls, value)
+        return read
 
-        with suppress(ValidationError):
-            read: Self = cls._adapter().validate_python(value)
-            return read
-        # Outside the handler: a validation error holds the values, and __context__ would keep it.
-        raise ValueError(f"The document cannot be read as a {cls.__name__}.")
 
-    @classmethod
-    @cache
-    def _adapter(cls) -> "TypeAdapter[Any]":
-        from pydantic import TypeAdapter  # 0.1 s, which a script of the Media client need not wait for
+def as_json(of: Any, value: Any) -> Any:
+    """What JSON can hold of a value of a type, such as `tuple[Role, ...]`."""
+    # no warnings: they quote the value
+    return _adapter(of).dump_python(value, mode="json", by_alias=True, warnings=False)
 
-        return TypeAdapter(cls)
+
+def from_json(of: Any, value: Any) -> Any:
+    """Read `as_json` back.
+
+    Raises:
+        ValueError: It is of another type; what is in it is not told.
+    """
+    from pydantic import ValidationError
+
+    with suppress(ValidationError):
+        return _adapter(of).validate_python(value)
+    # Outside the handler: a validation error holds the values, and __context__ would keep it.
+    raise ValueError(f"The document cannot be read as a {getattr(of, '__name__', of)}.")
+
+
+@cache
+def _adapter(of: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter  # 0.1 s, which a script of the Media client need not wait for
+
+    return TypeAdapter(of)
