@@ -12,10 +12,10 @@ which the other side can neither see nor change.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from cleanroom_pipelines.audiences.definitions import AGE, GENDER, SEGMENTS, FilterOperator
 from cleanroom_pipelines.audiences.relations import Relations
+from cleanroom_pipelines.documents import Document
 
 # Fewer users share a value: it is not named.
 LEAST_USERS_OF_A_VALUE = 25
@@ -46,7 +46,7 @@ class AttributeType(StrEnum):
 
 
 @dataclass(frozen=True)
-class DataAttribute:
+class DataAttribute(Document):
     """An attribute that filters can be set on.
 
     Args:
@@ -62,18 +62,9 @@ class DataAttribute:
     values: tuple[str, ...]
     operators: tuple[FilterOperator, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The attribute as JSON."""
-        return {
-            "name": self.name,
-            "type": self.type.value,
-            "values": list(self.values),
-            "operators": [operator.value for operator in self.operators],
-        }
-
 
 @dataclass(frozen=True)
-class DataAttributes:
+class DataAttributes(Document):
     """The attributes of a base audience.
 
     Args:
@@ -81,10 +72,6 @@ class DataAttributes:
     """
 
     attributes: tuple[DataAttribute, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The attributes as JSON."""
-        return {"attributes": [attribute.as_dict() for attribute in self.attributes]}
 
 
 def data_attributes(relations: Relations) -> DataAttributes:

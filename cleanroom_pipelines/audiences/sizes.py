@@ -53,7 +53,7 @@ class AudienceSize:
     """
 
     type: SizeType
-    value: float
+    value: int | float
 
     def __post_init__(self) -> None:
         if self.type is SizeType.PERCENTAGE:

@@ -10,12 +10,15 @@ A room's rules are those of the Media API (source: contracts/media.md, section 3
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field
 
 from cleanroom_pipelines.catalog.names import Kind, check_label, is_fit_to_show
 from cleanroom_pipelines.catalog.specs import Spec
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 
 MAX_PARTICIPANTS = 20
@@ -53,7 +56,7 @@ class CollaborationType(StrEnum):
 
 
 @dataclass(frozen=True)
-class ParticipantSpec:
+class ParticipantSpec(Document):
     """A group of people in a room, with what they may do.
 
     Attributes:
@@ -70,30 +73,12 @@ class ParticipantSpec:
     role: str
     permissions: tuple[Permission, ...]
     organization_id: str | None = None
-    declined: tuple[str, ...] = ()
+    # left out where nobody did, as it was before somebody could: digests of rooms hold it
+    declined: Annotated[tuple[str, ...], Field(exclude_if=lambda emails: not emails)] = ()
 
     def may(self, permission: Permission) -> bool:
         """Whether the group holds a permission."""
         return permission in self.permissions
-
-    def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it; `from_dict` reads it back."""
-        value = {**asdict(self), "permissions": [permission.value for permission in self.permissions]}
-        if not self.declined:
-            value.pop("declined")  # as it was before somebody could decline: digests of rooms hold it
-        return value
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read `as_dict` back."""
-        return cls(
-            id=value["id"],
-            emails=tuple(value["emails"]),
-            role=value["role"],
-            permissions=tuple(Permission(permission) for permission in value["permissions"]),
-            organization_id=value["organization_id"],
-            declined=tuple(value.get("declined", ())),
-        )
 
     def without(self, email: str) -> Self:
         """The group after somebody refused to take part; the same if they do not belong to it."""

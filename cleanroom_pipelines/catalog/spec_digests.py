@@ -8,26 +8,24 @@ Keep out: the specs themselves.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 
-from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.room_specs import (
     AudienceListSpec,
     CustomAudienceSpec,
     DataLabSpec,
     DataRoomSpec,
-    ParticipantSpec,
 )
 from cleanroom_pipelines.catalog.specs import (
     AudienceModelSpec,
     ConfiguredAudienceModelSpec,
     ExportJobSpec,
     GenerationJobSpec,
-    RequestedSeed,
     Spec,
     TrainingDatasetSpec,
 )
+from cleanroom_pipelines.documents import as_json
 
 SPECS: Mapping[Kind, type[Spec]] = {
     spec.kind: spec
@@ -60,9 +58,4 @@ def spec_digest(spec: Spec) -> str:
 
 
 def _as_json(value: object) -> object:
-    if isinstance(value, RequestedSeed | ParticipantSpec):
-        return value.as_dict()
-    if isinstance(value, Mapping):
-        return dict(value)
-    assert isinstance(value, AudienceSize)
-    return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else as_json(type(value), value)

@@ -28,6 +28,7 @@ from cleanroom_pipelines.catalog.options import (
     Origin,
     ShareMetrics,
 )
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.tables.roles import Role
 
@@ -269,7 +270,7 @@ class ConfiguredAudienceModelSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestedSeed:
+class RequestedSeed(Document):
     """The seed that a client asked for; the run fetches it, not the request.
 
     Exactly one of `s3_uri`, `query` and `template_arn` is given. None of it is told in a message.
@@ -294,10 +295,6 @@ class RequestedSeed:
     def is_sql(self) -> bool:
         """Whether SQL makes the seed."""
         return self.s3_uri is None
-
-    def as_dict(self) -> dict[str, object]:
-        """What JSON can hold of it; `RequestedSeed(**…)` reads it back."""
-        return {**vars(self), "parameters": dict(self.parameters)}
 
     def validate(self) -> None:
         """Raises UsageError unless there is one source, and parameters only for SQL."""

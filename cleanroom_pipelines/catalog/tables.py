@@ -7,11 +7,13 @@ Keep out: queries and rules.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
+from pydantic import WrapSerializer
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -33,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, declared_attr, mapp
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
-from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.options import (
     ChildTagPolicy,
@@ -43,9 +45,9 @@ from cleanroom_pipelines.catalog.options import (
 )
 from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
 from cleanroom_pipelines.catalog.room_specs import CollaborationType, ParticipantSpec
-from cleanroom_pipelines.catalog.specs import LARGEST, Columns, RequestedSeed
+from cleanroom_pipelines.catalog.specs import Columns, RequestedSeed
+from cleanroom_pipelines.documents import as_json, from_json
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.tables.roles import Role
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -92,69 +94,21 @@ class AsJson(TypeDecorator[Any]):
         return None if value is None else self.decode(value)
 
 
-def _encode_size(size: AudienceSize | str) -> Any:
-    return asdict(size) if isinstance(size, AudienceSize) else size
+def _of(type_: Any) -> AsJson:
+    return AsJson(partial(as_json, type_), partial(from_json, type_))
 
 
-def _decode_size(value: Any) -> AudienceSize | str:
-    return LARGEST if value == LARGEST else AudienceSize(SizeType(value["type"]), value["value"])
+def _ascending(sizes: tuple[AudienceSize, ...], write: Callable[[Any], Any]) -> Any:
+    return write(tuple(sorted(sizes, key=lambda size: size.value)))
 
 
-def _encode_sizes(sizes: tuple[AudienceSize, ...]) -> Any:
-    return [asdict(size) for size in sorted(sizes, key=lambda size: size.value)]
-
-
-def _decode_sizes(values: Any) -> tuple[Any, ...]:
-    return tuple(_decode_size(value) for value in values)
-
-
-def _encode_columns(columns: Columns) -> Any:
-    return [list(column) for column in columns]
-
-
-def _decode_columns(values: Any) -> Columns:
-    return tuple((name, Role(role)) for name, role in values)
-
-
-def _encode_parents(parents: tuple[ParentRef, ...]) -> Any:
-    return [asdict(parent) for parent in parents]
-
-
-def _decode_parents(values: Any) -> tuple[ParentRef, ...]:
-    return tuple(ParentRef(Kind(ref["kind"]), ref["id"], ref["version"]) for ref in values)
-
-
-def _encode_seed(seed: RequestedSeed) -> Any:
-    return seed.as_dict()
-
-
-def _decode_seed(value: Any) -> RequestedSeed:
-    return RequestedSeed(**value)
-
-
-def _encode_participants(groups: tuple[ParticipantSpec, ...]) -> Any:
-    return [group.as_dict() for group in groups]
-
-
-def _decode_participants(values: Any) -> tuple[ParticipantSpec, ...]:
-    return tuple(ParticipantSpec.from_dict(value) for value in values)
-
-
-def _encode_types(types: tuple[CollaborationType, ...]) -> Any:
-    return [each.value for each in types]
-
-
-def _decode_types(values: Any) -> tuple[CollaborationType, ...]:
-    return tuple(CollaborationType(value) for value in values)
-
-
-_SEED = AsJson(_encode_seed, _decode_seed)
-_SIZE = AsJson(_encode_size, _decode_size)
-_SIZES = AsJson(_encode_sizes, _decode_sizes)
-_COLUMNS = AsJson(_encode_columns, _decode_columns)
-_PARENTS = AsJson(_encode_parents, _decode_parents)
-_PARTICIPANTS = AsJson(_encode_participants, _decode_participants)
-_TYPES = AsJson(_encode_types, _decode_types)
+_SEED = _of(RequestedSeed)
+_SIZE = _of(AudienceSize | Literal["largest"])
+_SIZES = _of(Annotated[tuple[AudienceSize, ...], WrapSerializer(_ascending)])
+_COLUMNS = _of(Columns)
+_PARENTS = _of(tuple[ParentRef, ...])
+_PARTICIPANTS = _of(tuple[ParticipantSpec, ...])
+_TYPES = _of(tuple[CollaborationType, ...])
 _WORDS = AsJson(list, tuple)
 _MAPPING = AsJson(dict, dict)
 

@@ -35,9 +35,8 @@ from cleanroom_pipelines.tables.uploads import Upload
 from cleanroom_pipelines.validation.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
-    ColumnReport,
+    ColumnType,
     ErrorCode,
-    Errors,
     Outcome,
     RecordedError,
     SchemaReport,
@@ -261,11 +260,8 @@ def _validate_rows(
         n_rows=tally.n_rows,
         n_invalid_rows=tally.n_invalid_rows,
         n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
-        columns=tuple(
-            ColumnReport(column.name, tally.errors_of(position, column.name))
-            for position, column in enumerate(columns)
-        ),
-        table=replace(report.table, errors=tally.line_errors()),
+        columns=tuple(tally.column_report(position, column.name) for position, column in enumerate(columns)),
+        table=tally.with_lines(report.table),
     )
     report, counts = _with_counts(engine, columns, tally, report, task)
     verdict = (
@@ -347,7 +343,7 @@ def _with_counts(
     report = replace(report, table=table)
     if task.rules.counts_duplicates:
         n_duplicates = counts.n_valid_rows - counts.n_users
-        uniqueness = UniquenessReport(Errors(), key.name, counts.n_users, n_duplicates)
+        uniqueness = UniquenessReport(key_columns=(key.name,), n_unique=counts.n_users, n_duplicates=n_duplicates)
         report = replace(report, uniqueness=uniqueness)
         if task.rules.drops_duplicates and n_duplicates:
             report = _with_duplicates_dropped(engine, columns, tally, report, key)
@@ -376,7 +372,7 @@ def _with_duplicates_dropped(
         report,
         n_invalid_rows=report.n_invalid_rows + n_duplicates,
         n_invalid_rows_by_code={**report.n_invalid_rows_by_code, code: n_duplicates},
-        uniqueness=replace(report.uniqueness, errors=Errors(n_duplicates, recorded)),
+        uniqueness=replace(report.uniqueness, n_errors=n_duplicates, recorded=recorded),
     )
 
 
@@ -384,14 +380,14 @@ def _with_duplicates_dropped(
 
 
 def _failed(report: ValidationReport, verdict: _Verdict) -> ValidationReport:
-    errors = report.table.errors
+    table = report.table
     if verdict.code:
-        whole = RecordedError(verdict.code, verdict.reason)
-        errors = Errors(errors.n_total + 1, (whole, *errors.recorded[: MAX_RECORDED_ERRORS - 1]))
+        recorded = (RecordedError(verdict.code, verdict.reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
+        table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
     return replace(
         report,
         outcome=Outcome.FAILED,
-        table=replace(report.table, errors=errors),
+        table=table,
         status_code=verdict.status_code,
         reason=verdict.reason,
     )
@@ -409,7 +405,7 @@ def _not_seconds(
     if position is None or columns[position].kind == cells.TIME:
         return None
     # Unusable cells are the sign; only then are the files asked how large they are.
-    if report.columns[position].errors.n_total * 2 <= report.n_rows:
+    if report.columns[position].n_errors * 2 <= report.n_rows:
         return None
     column = columns[position]
     found = engine.fetch(
@@ -471,5 +467,5 @@ def _schema_report(columns: Sequence[Column]) -> SchemaReport:
         for column in columns
         if not column.fits
     )
-    described = tuple((column.name, column.role, column.type) for column in columns)
-    return SchemaReport(Errors(len(misfits), misfits), described)
+    described = tuple(ColumnType(column.name, column.role, column.type) for column in columns)
+    return SchemaReport(len(misfits), misfits, described)

@@ -8,8 +8,11 @@ Keep out: how rows are judged (`tables.cells`, `schemas`), how files are read (`
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Self
 
+from pydantic import AliasPath, Field, model_serializer
+
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import StatusCode
 
 REPORT_VERSION = "v0"
@@ -67,7 +70,7 @@ MESSAGES: Mapping[ErrorCode, str] = {
 
 
 @dataclass(frozen=True)
-class RecordedError:
+class RecordedError(Document):
     """One error: where it is, and what it is, never what the cell holds.
 
     Args:
@@ -79,81 +82,53 @@ class RecordedError:
 
     code: ErrorCode
     message: str
-    row: int | None = None
-    column: str | None = None
+    row: Annotated[int | None, Field(validation_alias=AliasPath("location", "row"))] = None
+    column: Annotated[str | None, Field(validation_alias=AliasPath("location", "column"))] = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The contract's JSON shape."""
+    @model_serializer
+    def _with_location(self) -> dict[str, Any]:
         location = {"row": self.row, "column": self.column}
-        return {"code": self.code.value, "location": location, "message": self.message}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "RecordedError":
-        """Read `as_dict` back."""
-        location = value["location"]
-        return cls(ErrorCode(value["code"]), value["message"], location["row"], location["column"])
+        return {"code": self.code, "location": location, "message": self.message}
 
 
 @dataclass(frozen=True)
-class Errors:
+class Errors(Document):
     """Errors of one kind: all counted, the first 500 recorded in row order."""
 
-    n_total: int = 0
-    recorded: tuple[RecordedError, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The contract's JSON shape."""
-        return {"numErrorsTotal": self.n_total, "recordedErrors": [error.as_dict() for error in self.recorded]}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "Errors":
-        """Read `as_dict` back."""
-        recorded = tuple(RecordedError.from_dict(error) for error in value["recordedErrors"])
-        return cls(value["numErrorsTotal"], recorded)
+    n_errors: Annotated[int, Field(alias="numErrorsTotal")] = 0
+    recorded: Annotated[tuple[RecordedError, ...], Field(alias="recordedErrors")] = ()
 
 
 @dataclass(frozen=True)
-class ColumnReport:
+class _OfColumn(Document):
+    column: str
+
+
+@dataclass(frozen=True)
+class ColumnReport(Errors, _OfColumn):
     """Errors of one declared column's cells."""
 
-    column: str
-    errors: Errors = Errors()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The contract's JSON shape."""
-        return {"column": self.column, **self.errors.as_dict()}
+@dataclass(frozen=True)
+class ColumnType(_OfColumn):
+    """A declared column's name and role, and its physical type: "text" for every cell of CSV and JSON Lines."""
+
+    role: str
+    type: str
 
 
 @dataclass(frozen=True)
-class SchemaReport:
-    """What was declared, what the files hold, and the columns whose type their role forbids.
+class SchemaReport(Errors):
+    """What was declared, what the files hold, and the columns whose type their role forbids: an error for each."""
 
-    Args:
-        errors: One per column whose physical type does not fit.
-        columns: Column name, role and physical type ("text" for every cell of CSV and JSON Lines).
-    """
-
-    errors: Errors = Errors()
-    columns: tuple[tuple[str, str, str], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON shape."""
-        columns = [{"column": name, "role": role, "type": type_} for name, role, type_ in self.columns]
-        return {**self.errors.as_dict(), "columns": columns}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "SchemaReport":
-        """Read `as_dict` back."""
-        columns = tuple((column["column"], column["role"], column["type"]) for column in value["columns"])
-        return cls(Errors.from_dict(value), columns)
+    columns: tuple[ColumnType, ...] = ()
 
 
 @dataclass(frozen=True)
-class TableReport:
-    """The upload as a whole.
+class TableReport(Errors):
+    """The upload as a whole: its files, and lines that could not be taken apart.
 
     Args:
-        errors: Errors of the file as a whole, and lines that could not be taken apart.
         n_files: Files read.
         n_bytes: Their size on disk, in bytes.
         format: "csv", "jsonl" or "parquet"; empty if nothing could be read.
@@ -162,86 +137,43 @@ class TableReport:
             first row here, so names are left out when a declared column is missing, and always for seeds.
         n_users: Unique users of the valid rows, or unique ids of a seed.
         n_users_with_two: Of them, those with at least two valid rows.
-        n_ids_changed: Matching ids of valid rows whose normal form differs from what was given.
+        n_ids_changed: Matching ids of valid rows whose normal form differs from what was given; reports from
+            before there were matching ids lack it.
     """
 
-    errors: Errors = Errors()
-    n_files: int = 0
-    n_bytes: int = 0
+    n_files: Annotated[int, Field(alias="numFiles")] = 0
+    n_bytes: Annotated[int, Field(alias="numBytes")] = 0
     format: str = ""
-    n_unknown_columns: int = 0
-    unknown_columns: tuple[str, ...] = ()
-    n_users: int = 0
-    n_users_with_two: int = 0
-    n_ids_changed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON shape."""
-        return {
-            **self.errors.as_dict(),
-            "numFiles": self.n_files,
-            "numBytes": self.n_bytes,
-            "format": self.format,
-            "numUnknownColumns": self.n_unknown_columns,
-            "unknownColumns": list(self.unknown_columns),
-            "numUsers": self.n_users,
-            "numUsersWithTwoRows": self.n_users_with_two,
-            "numIdsChanged": self.n_ids_changed,
-        }
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "TableReport":
-        """Read `as_dict` back."""
-        return cls(
-            errors=Errors.from_dict(value),
-            n_files=value["numFiles"],
-            n_bytes=value["numBytes"],
-            format=value["format"],
-            n_unknown_columns=value["numUnknownColumns"],
-            unknown_columns=tuple(value["unknownColumns"]),
-            n_users=value["numUsers"],
-            n_users_with_two=value["numUsersWithTwoRows"],
-            n_ids_changed=value.get("numIdsChanged", 0),  # reports from before matching ids lack it
-        )
+    n_unknown_columns: Annotated[int, Field(alias="numUnknownColumns")] = 0
+    unknown_columns: Annotated[tuple[str, ...], Field(alias="unknownColumns")] = ()
+    n_users: Annotated[int, Field(alias="numUsers")] = 0
+    n_users_with_two: Annotated[int, Field(alias="numUsersWithTwoRows")] = 0
+    n_ids_changed: Annotated[int, Field(alias="numIdsChanged")] = 0
 
 
 @dataclass(frozen=True)
-class UniquenessReport:
+class UniquenessReport(Errors):
     """Later duplicates of a key among the valid rows; the first of them wins.
 
+    They are errors where they are dropped (users tables), not in seeds, whose duplicates are only counted.
+
     Args:
-        errors: Later duplicates where they are dropped and reported (users tables); none for seeds, whose
-            duplicates are counted and never an error.
-        key: The column that is the key; None where nothing must be unique (interactions).
-        more_keys: Further columns of the key.
+        key_columns: The columns of the key; none where nothing must be unique (interactions).
         n_unique: Distinct keys.
         n_duplicates: Later duplicates.
     """
 
-    errors: Errors = Errors()
-    key: str | None = None
-    n_unique: int = 0
-    n_duplicates: int = 0
-    more_keys: tuple[str, ...] = ()
+    key_columns: Annotated[tuple[str, ...], Field(alias="keyColumns")] = ()
+    n_unique: Annotated[int, Field(alias="numUnique")] = 0
+    n_duplicates: Annotated[int, Field(alias="numDuplicates")] = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON shape."""
-        return {
-            **self.errors.as_dict(),
-            "keyColumns": [] if self.key is None else [self.key, *self.more_keys],
-            "numUnique": self.n_unique,
-            "numDuplicates": self.n_duplicates,
-        }
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "UniquenessReport":
-        """Read `as_dict` back."""
-        key, *more_keys = value["keyColumns"] or [None]
-        return cls(Errors.from_dict(value), key, value["numUnique"], value["numDuplicates"], tuple(more_keys))
+# What the contract puts into `table`, though it is said of the whole report.
+_IN_TABLE = ("what", "statusCode", "reason")
 
 
 @dataclass(frozen=True)
-class ValidationReport:
+class ValidationReport(Document):
     """What is right and wrong with one upload; no cell value is ever in it.
 
     Args:
@@ -263,15 +195,17 @@ class ValidationReport:
 
     what: str
     outcome: Outcome
-    n_rows: int = 0
-    n_invalid_rows: int = 0
-    n_invalid_rows_by_code: Mapping[ErrorCode, int] = field(default_factory=dict)
+    n_rows: Annotated[int, Field(alias="numRowsTotal")] = 0
+    n_invalid_rows: Annotated[int, Field(alias="numInvalidRowsTotal")] = 0
+    n_invalid_rows_by_code: Annotated[Mapping[ErrorCode, int], Field(alias="numInvalidRowsByErrorCode")] = field(
+        default_factory=dict
+    )
     columns: tuple[ColumnReport, ...] = ()
     schema: SchemaReport = SchemaReport()
     table: TableReport = TableReport()
     uniqueness: UniquenessReport = UniquenessReport()
-    n_rows_dropped: int = 0
-    status_code: StatusCode | None = None
+    n_rows_dropped: Annotated[int, Field(alias="dropInvalidRows")] = 0
+    status_code: Annotated[StatusCode | None, Field(alias="statusCode")] = None
     reason: str = ""
 
     @property
@@ -285,30 +219,15 @@ class ValidationReport:
         return self.n_rows - self.n_invalid_rows
 
     def as_dict(self) -> dict[str, Any]:
-        """The contract's JSON shape; status code, reason and subject stand in `table`."""
-        codes = sorted(self.n_invalid_rows_by_code.items())
-        return {
-            "version": REPORT_VERSION,
-            "report": {
-                "outcome": self.outcome.value,
-                "numRowsTotal": self.n_rows,
-                "numInvalidRowsTotal": self.n_invalid_rows,
-                "numInvalidRowsByErrorCode": {code.value: n_rows for code, n_rows in codes},
-                "columns": [column.as_dict() for column in self.columns],
-                "schema": self.schema.as_dict(),
-                "table": {
-                    **self.table.as_dict(),
-                    "what": self.what,
-                    "statusCode": self.status_code.value if self.status_code else None,
-                    "reason": self.reason,
-                },
-                "uniqueness": self.uniqueness.as_dict(),
-                "dropInvalidRows": {"numInvalidRowsDropped": self.n_rows_dropped},
-            },
-        }
+        """The contract's JSON shape."""
+        report = super().as_dict()
+        report["table"] |= {name: report.pop(name) for name in _IN_TABLE}
+        report["numInvalidRowsByErrorCode"] = dict(sorted(report["numInvalidRowsByErrorCode"].items()))
+        report["dropInvalidRows"] = {"numInvalidRowsDropped": report["dropInvalidRows"]}
+        return {"version": REPORT_VERSION, "report": report}
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "ValidationReport":
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read `as_dict` back.
 
         Raises:
@@ -316,23 +235,10 @@ class ValidationReport:
         """
         if value.get("version") != REPORT_VERSION:
             raise ValueError("The validation report has a version that is not read here.")
-        report = value["report"]
-        table = report["table"]
-        by_code = report["numInvalidRowsByErrorCode"]
-        return cls(
-            what=table["what"],
-            outcome=Outcome(report["outcome"]),
-            n_rows=report["numRowsTotal"],
-            n_invalid_rows=report["numInvalidRowsTotal"],
-            n_invalid_rows_by_code={ErrorCode(code): n_rows for code, n_rows in by_code.items()},
-            columns=tuple(ColumnReport(item["column"], Errors.from_dict(item)) for item in report["columns"]),
-            schema=SchemaReport.from_dict(report["schema"]),
-            table=TableReport.from_dict(table),
-            uniqueness=UniquenessReport.from_dict(report["uniqueness"]),
-            n_rows_dropped=report["dropInvalidRows"]["numInvalidRowsDropped"],
-            status_code=StatusCode(table["statusCode"]) if table["statusCode"] else None,
-            reason=table["reason"],
-        )
+        report, table = dict(value["report"]), dict(value["report"]["table"])
+        report |= {name: table.pop(name) for name in _IN_TABLE} | {"table": table}
+        report["dropInvalidRows"] = report["dropInvalidRows"]["numInvalidRowsDropped"]
+        return super().from_dict(report)
 
 
 def report_sentence(report: ValidationReport) -> str:
@@ -342,8 +248,8 @@ def report_sentence(report: ValidationReport) -> str:
     parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
     if report.n_invalid_rows:
         parts.append(f"{report.n_invalid_rows:,} are dropped ({report.n_invalid_rows / report.n_rows:.2%})")
-    if report.uniqueness.key is not None:
-        unique = "unique rows" if report.uniqueness.more_keys else "unique ids"
+    if report.uniqueness.key_columns:
+        unique = "unique rows" if len(report.uniqueness.key_columns) > 1 else "unique ids"
         parts.append(f"{report.uniqueness.n_unique:,} {unique}, {report.uniqueness.n_duplicates:,} duplicates")
     elif report.table.n_users:
         parts.append(f"{report.table.n_users:,} users")
@@ -368,16 +274,16 @@ def report_markdown(report: ValidationReport) -> str:
         lines += [f"{ignored} ignored{names and ': '}{names}.", ""]
     if report.schema.columns:
         lines += ["| column | role | type |", "|---|---|---|"]
-        lines += [f"| {_code(name)} | {role} | {type_} |" for name, role, type_ in report.schema.columns]
+        lines += [f"| {_code(each.column)} | {each.role} | {each.type} |" for each in report.schema.columns]
     return "\n".join(lines).strip() + "\n"
 
 
 def _error_rows(report: ValidationReport) -> list[str]:
-    groups = [(_code(column.column), column.errors) for column in report.columns]
+    groups: list[tuple[str, Errors]] = [(_code(column.column), column) for column in report.columns]
     groups += [
-        ("types", report.schema.errors),
-        ("whole row or file", report.table.errors),
-        ("uniqueness", report.uniqueness.errors),
+        ("types", report.schema),
+        ("whole row or file", report.table),
+        ("uniqueness", report.uniqueness),
     ]
     rows = []
     for name, errors in groups:
@@ -385,8 +291,8 @@ def _error_rows(report: ValidationReport) -> list[str]:
         for code in codes:
             found = [error for error in errors.recorded if error.code is code]
             # Only the first 500 are recorded, so a column with more has an exact total but no exact split.
-            n_total = len(found) if errors.n_total == len(errors.recorded) else None
-            count = f"{n_total:,}" if n_total is not None else f"≥ {len(found):,} of {errors.n_total:,}"
+            n_total = len(found) if errors.n_errors == len(errors.recorded) else None
+            count = f"{n_total:,}" if n_total is not None else f"≥ {len(found):,} of {errors.n_errors:,}"
             numbers = [f"{error.row:,}" for error in found if error.row is not None]
             more = ", …" if len(numbers) > _MAX_ROWS_SHOWN else ""
             rows.append(f"| {name} | {code.value} | {count} | {', '.join(numbers[:_MAX_ROWS_SHOWN])}{more} |")

@@ -36,9 +36,8 @@ from cleanroom_pipelines.tables import cells, uploads
 from cleanroom_pipelines.validation.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
-    ColumnReport,
+    ColumnType,
     ErrorCode,
-    Errors,
     Outcome,
     RecordedError,
     SchemaReport,
@@ -320,7 +319,7 @@ class _Part:
         self.n_embeddings = upload.n_embeddings or 0
         self.tally.columns += [Recorder() for _ in range(len(self.tally.columns), len(columns))]
         described = tuple(
-            (
+            ColumnType(
                 column.name,
                 upload.matching_id if upload.matching_id and column.name == "matching_id" else column.cell,
                 # A nested type in words holds the names of its fields, which may be anything.
@@ -338,7 +337,7 @@ class _Part:
             for column in misfits
         )
         seen = [column for column in described if column not in self.schema.columns]
-        self.schema = SchemaReport(Errors(len(errors), errors), (*self.schema.columns, *seen))
+        self.schema = SchemaReport(len(errors), errors, (*self.schema.columns, *seen))
         if misfits:
             raise InputError(
                 f"Column {misfits[0].name!r} has a type that it cannot have.",
@@ -398,10 +397,10 @@ class _Part:
             n_invalid_rows=tally.n_invalid_rows,
             n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
             columns=tuple(
-                ColumnReport(column.name, tally.errors_of(i, column.name)) for i, column in enumerate(self.columns)
+                tally.column_report(position, column.name) for position, column in enumerate(self.columns)
             ),
             schema=self.schema,
-            table=replace(self.table, errors=tally.line_errors()),
+            table=tally.with_lines(self.table),
         )
 
 
@@ -556,11 +555,11 @@ def _with_duplicates(report: ValidationReport, part: _Part, reading: Reading) ->
         n_invalid_rows_by_code=dict(sorted(by_code.items())),
         table=replace(report.table, n_users=counts["n_users"], n_users_with_two=counts["n_users_with_two"]),
         uniqueness=UniquenessReport(
-            Errors(n_duplicates, recorded),
-            key=rules.key_names[0],
+            n_duplicates,
+            recorded,
+            key_columns=rules.key_names,
             n_unique=counts["n_unique"],
             n_duplicates=n_duplicates,
-            more_keys=rules.key_names[1:],
         ),
     )
 
@@ -633,14 +632,14 @@ def _failed_for(report: ValidationReport, rules: _Rules, error: InputError) -> V
 
 
 def _failed(report: ValidationReport, rules: _Rules, code: ErrorCode | None, reason: str) -> ValidationReport:
-    errors = report.table.errors
+    table = report.table
     if code:
-        whole = RecordedError(code, reason)
-        errors = Errors(errors.n_total + 1, (whole, *errors.recorded[: MAX_RECORDED_ERRORS - 1]))
+        recorded = (RecordedError(code, reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
+        table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
     return replace(
         report,
         outcome=Outcome.FAILED,
-        table=replace(report.table, errors=errors),
+        table=table,
         status_code=rules.invalid,
         reason=reason,
     )

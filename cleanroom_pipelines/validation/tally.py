@@ -8,14 +8,21 @@ Keep out: judging rows (`schemas`) and reading files.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cleanroom_pipelines.validation.report import MAX_RECORDED_ERRORS, MESSAGES, ErrorCode, Errors, RecordedError
+from cleanroom_pipelines.validation.report import (
+    MAX_RECORDED_ERRORS,
+    MESSAGES,
+    ColumnReport,
+    ErrorCode,
+    RecordedError,
+    TableReport,
+)
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.validation.schemas import CellErrors
@@ -79,19 +86,19 @@ class Tally:
         """The number among all data rows of the row with this number among the readable ones."""
         return readable + bisect_left(self.rejected_after, readable)
 
-    def errors_of(self, position: int, name: str) -> Errors:
+    def column_report(self, position: int, name: str) -> ColumnReport:
         """The errors of the column at a position, which the report calls `name`."""
         recorder = self.columns[position]
         recorded = (
             RecordedError(code, MESSAGES[code], self.row_number(row), name) for row, code in recorder.first
         )
-        return Errors(recorder.n_total, tuple(recorded))
+        return ColumnReport(name, recorder.n_total, tuple(recorded))
 
-    def line_errors(self) -> Errors:
-        """The lines that could not be taken apart."""
+    def with_lines(self, table: TableReport) -> TableReport:
+        """The report of a table with the lines that could not be taken apart."""
         found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
         recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
-        return Errors(len(self.rejected_after), tuple(recorded))
+        return replace(table, n_errors=len(self.rejected_after), recorded=tuple(recorded))
 
 
 def _n_distinct(rows: Iterable[npt.NDArray[np.int64]]) -> int:

@@ -1,11 +1,19 @@
 """Contract: contracts/media.md section 1, data attributes: values and operators; rare values are not named."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from cleanroom_pipelines.audiences.attributes import LEAST_USERS_OF_A_VALUE, data_attributes, in_reading_order
+from cleanroom_pipelines.audiences.attributes import (
+    LEAST_USERS_OF_A_VALUE,
+    AttributeType,
+    DataAttribute,
+    DataAttributes,
+    data_attributes,
+    in_reading_order,
+)
 from cleanroom_pipelines.audiences.definitions import Filter, FilterOperator
 from cleanroom_pipelines.errors import UsageError
 
@@ -93,3 +101,11 @@ def test_brackets_are_read_by_their_first_number() -> None:
         "65+",
         "100+",
     ]
+
+
+def test_kept_text() -> None:
+    age = DataAttribute("age", AttributeType.NUMERIC_RANGE, ("5-9", "é"), (FilterOperator.EMPTY,))
+    assert json.dumps(DataAttributes((age,)).as_dict()) == (
+        '{"attributes": [{"name": "age", "type": "NUMERIC_RANGE", "values": ["5-9", "\\u00e9"], '
+        '"operators": ["EMPTY"]}]}'
+    )

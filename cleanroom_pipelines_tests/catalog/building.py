@@ -119,7 +119,8 @@ class Builder:
         if record.parent_kind is None:
             return ()
         parent = self.catalog.get(record.parent_kind, record.parent_id)
-        return (ParentRef(parent.kind, parent.id, parent.current_version),)
+        version = parent.current_version
+        return () if version is None else (ParentRef(parent.kind, parent.id, version),)
 
     def make(self, version: Version, run_id: str = "run") -> Version:
         claim = self.catalog.claim(version.kind, version.resource_id, version.number, run_id)

@@ -129,8 +129,8 @@ def opened(path: Path, folder: Path, window: Window = Window()) -> tuple[int, in
 
 def pairs_of_report(path: Path, report: ValidationReport) -> Counter[tuple[str, str]]:
     """The pairs of the rows in which the report names no error, read without the shared definition."""
-    named = {error.row for column in report.columns for error in column.errors.recorded}
-    named |= {error.row for error in report.table.errors.recorded}
+    named = {error.row for column in report.columns for error in column.recorded}
+    named |= {error.row for error in report.table.recorded}
     rows = [row for number, row in enumerate(plain_rows(path), 1) if number not in named]
     return Counter((str(row[0]), str(row[1])) for row in rows)
 

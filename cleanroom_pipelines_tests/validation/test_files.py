@@ -60,7 +60,7 @@ def write_parquet(file: Path, **columns: Any) -> Path:
 
 
 def table_codes(report: ValidationReport) -> list[ErrorCode]:
-    return [error.code for error in report.table.errors.recorded]
+    return [error.code for error in report.table.recorded]
 
 
 def assert_failed(report: ValidationReport, status_code: StatusCode, *codes: ErrorCode) -> None:
@@ -245,7 +245,7 @@ def test_type_that_its_role_forbids(tmp_path: Path) -> None:
         report = interactions(write_parquet(tmp_path / "t.parquet", **{column: values}))
         assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
         assert repr(column) in report.reason
-        assert [error.column for error in report.schema.errors.recorded] == [column]
+        assert [error.column for error in report.schema.recorded] == [column]
 
     assert offenders(columns, check) == []
 
@@ -419,8 +419,8 @@ def test_odd_file_names(tmp_path: Path) -> None:
 def test_recording_stops_at_500_and_totals_do_not(tmp_path: Path) -> None:
     rows = ["u,,x,1", "u,i"] * 700
     report = interactions(write_csv(tmp_path / "t.csv", rows), batch_rows=97, max_invalid_share=1)
-    by_column = {column.column: column.errors for column in report.columns}
-    assert {name: (errors.n_total, len(errors.recorded)) for name, errors in by_column.items()} == {
+    by_column = {column.column: column for column in report.columns}
+    assert {name: (errors.n_errors, len(errors.recorded)) for name, errors in by_column.items()} == {
         "user": (0, 0),
         "item": (700, 500),
         "ts": (700, 500),
@@ -428,8 +428,8 @@ def test_recording_stops_at_500_and_totals_do_not(tmp_path: Path) -> None:
     }
     assert [error.row for error in by_column["item"].recorded] == list(range(1, 1_000, 2))
     # One more for too few rows, which is recorded first.
-    assert (report.table.errors.n_total, len(report.table.errors.recorded)) == (701, 500)
-    assert [error.row for error in report.table.errors.recorded[1:4]] == [2, 4, 6]
+    assert (report.table.n_errors, len(report.table.recorded)) == (701, 500)
+    assert [error.row for error in report.table.recorded[1:4]] == [2, 4, 6]
     assert report.n_invalid_rows == 1_400
     assert report.n_invalid_rows_by_code == {
         ErrorCode.EMPTY_CELL: 700,
@@ -443,18 +443,18 @@ def test_duplicates_of_users_recorded_up_to_500(tmp_path: Path) -> None:
     report = validate_users(file, [("user", "USER_ID")], runtime=Runtime(ENGINE))
     assert report.passed
     assert (report.uniqueness.n_unique, report.uniqueness.n_duplicates, report.n_rows_dropped) == (10, 690, 690)
-    assert [error.row for error in report.uniqueness.errors.recorded] == list(range(11, 511))
+    assert [error.row for error in report.uniqueness.recorded] == list(range(11, 511))
 
 
 def test_row_numbers_go_on_across_files(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ["u,i,5,1", "broken", "u,,5,1"])
     (tmp_path / "b.csv").write_bytes(b"user,item,ts,spend\r\nu,\xff,5,1\r\nu,i,x,1\r\n")
     report = interactions(tmp_path, max_invalid_share=1)
-    assert [(error.row, error.code) for error in report.table.errors.recorded] == [
+    assert [(error.row, error.code) for error in report.table.recorded] == [
         (2, ErrorCode.NOT_ENOUGH_COLUMNS),
         (4, ErrorCode.NOT_ENOUGH_COLUMNS),
     ]
-    assert {c.column: [error.row for error in c.errors.recorded] for c in report.columns} == {
+    assert {c.column: [error.row for error in c.recorded] for c in report.columns} == {
         "user": [],
         "item": [3],
         "ts": [5],
@@ -501,7 +501,7 @@ def test_failing_integers_and_doubles_in_one_batch(tmp_path: Path) -> None:
     # Put into one column, as pandera does with failing values, these two make pandas fail.
     file = write_parquet(tmp_path / "t.parquet", ts=[2**63 - 1], spend=[float("inf")])
     report = interactions(file, max_invalid_share=1, min_users=0, min_rows=0)
-    assert [column.errors.n_total for column in report.columns] == [0, 0, 1, 1]
+    assert [column.n_errors for column in report.columns] == [0, 0, 1, 1]
 
 
 def test_a_check_that_breaks_is_no_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

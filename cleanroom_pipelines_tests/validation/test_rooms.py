@@ -209,7 +209,7 @@ def test_several_kinds_of_ids(tmp_path: Path, give: Give) -> None:
         "PHONE_NUMBER": 1,
         "STRING": 1,
     }
-    assert [error.row for error in report.reports["matching"].uniqueness.errors.recorded] == [2]
+    assert [error.row for error in report.reports["matching"].uniqueness.recorded] == [2]
 
 
 def test_seeds_match_a_base_of_the_same_room_only(tmp_path: Path, give: Give) -> None:
@@ -237,8 +237,8 @@ def test_seeds_match_a_base_of_the_same_room_only(tmp_path: Path, give: Give) ->
     stored = ValidationReport.from_dict(json.loads((tmp_path / "seeds" / "report.json").read_text()))
     assert stored == report.report
     # Rows are numbered over both files.
-    assert [error.row for error in stored.columns[0].errors.recorded] == [5]
-    assert [error.row for error in stored.uniqueness.errors.recorded] == [2, 3]
+    assert [error.row for error in stored.columns[0].recorded] == [5]
+    assert [error.row for error in stored.uniqueness.recorded] == [2, 3]
 
 
 def test_equal_uploads_give_equal_bytes(tmp_path: Path, ingested: Ingested, give: Give) -> None:

@@ -190,19 +190,19 @@ def assert_report(report: ValidationReport, expected: dict[str, Any] | None, out
     assert ValidationReport.from_dict(json.loads(json.dumps(report.as_dict()))) == report
     if expected is None:
         assert not report.passed
-        assert report.table.errors.recorded[-1].code in (ErrorCode.TOO_MANY_COLUMNS, ErrorCode.NOT_ENOUGH_COLUMNS)
+        assert report.table.recorded[-1].code in (ErrorCode.TOO_MANY_COLUMNS, ErrorCode.NOT_ENOUGH_COLUMNS)
         assert not out.exists()
         return False
     assert report.n_rows == expected["n_rows"]
-    assert [[(e.row, e.code) for e in c.errors.recorded] for c in report.columns] == expected["cells"]
-    assert [(e.row, e.code) for e in report.table.errors.recorded if e.row] == expected["lines"]
+    assert [[(e.row, e.code) for e in c.recorded] for c in report.columns] == expected["cells"]
+    assert [(e.row, e.code) for e in report.table.recorded if e.row] == expected["lines"]
     assert report.n_invalid_rows_by_code == expected["by_code"]
     assert report.n_invalid_rows == expected["n_invalid"]
     assert report.passed is bool(expected["kept"])
     if not report.passed:
         assert not out.exists()
         return False
-    assert [e.row for e in report.uniqueness.errors.recorded] == expected["later"]
+    assert [e.row for e in report.uniqueness.recorded] == expected["later"]
     assert report.n_rows_dropped == expected["n_invalid"]
     assert report.uniqueness.n_unique == len(expected["kept"])
     return True
