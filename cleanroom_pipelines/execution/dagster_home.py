@@ -5,12 +5,11 @@ Add here when Dagster needs another setting.
 Keep out: starting processes (cli, serving_worker) and settings of the installation (installation.py).
 """
 
-import fcntl
 import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -24,6 +23,7 @@ from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, StorageFullError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.storage.artifacts import write_durably
+from cleanroom_pipelines.storage.processes import locked
 
 _SETTINGS = "dagster.yaml"
 _LOCK = ".opening.lock"
@@ -79,15 +79,14 @@ def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
 
 @contextmanager
 def _lock(home: Path) -> Iterator[None]:
-    try:
-        stream = (home / _LOCK).open("w")
-    except OSError as error:
-        raise ConfigurationError(
-            f"Dagster's folder cannot be written ({type(error).__name__}).",
-            remedy="See that the home, or the folder that DAGSTER_HOME names, is there and may be written.",
-        ) from None
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(home / _LOCK))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Dagster's folder cannot be written ({type(error).__name__}).",
+                remedy="See that the home, or the folder that DAGSTER_HOME names, is there and may be written.",
+            ) from None
         yield
 
 

@@ -13,13 +13,12 @@ destination: it belongs to the owner of the bucket, who may be using it.
 Nothing is deleted because the catalogue does not know it: only what it deletes now, or has a tombstone of.
 """
 
-import fcntl
 import logging
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -54,6 +53,7 @@ from cleanroom_pipelines.execution.traces import (
     shown_partitions,
 )
 from cleanroom_pipelines.storage.layout import is_partition_key, path_of_asset, path_of_partition
+from cleanroom_pipelines.storage.processes import locked_if_free
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 _LOG = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> 
         How many resources went.
     """
     installation.check()
-    with _one_process(installation) as is_free:
+    with locked_if_free(installation.home.root / _LOCK) as is_free:
         if not is_free:
             return 0
         return sum(
@@ -192,7 +192,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
     """
     at = now or installation.clock()
     installation.check()
-    with _one_process(installation) as is_free:
+    with locked_if_free(installation.home.root / _LOCK) as is_free:
         if not is_free:
             return 0
         assets = [asset for of_kind in ASSETS_OF.values() for asset in of_kind]
@@ -351,15 +351,3 @@ def _is_older(folder: Path, at: datetime) -> bool:
     with suppress(FileNotFoundError):
         return folder.stat().st_mtime < (at - _UNKNOWN_AFTER).timestamp()
     return False
-
-
-@contextmanager
-def _one_process(installation: Installation) -> Iterator[bool]:
-    """Whether no other process of this home is deleting; until the end of the body none begins to."""
-    with (installation.home.root / _LOCK).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True  # until the file is closed, however this process ends

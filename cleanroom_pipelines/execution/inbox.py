@@ -14,7 +14,6 @@ seed's keyed digest, so the same content twice is one job. Dropping a seed again
 for another attempt at it. A lock of the home lets one process at a time take, recover or settle a drop.
 """
 
-import fcntl
 import json
 import re
 import shutil
@@ -50,6 +49,7 @@ from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.open_files import FileState, may_be_being_written
+from cleanroom_pipelines.storage.processes import locked
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
 from cleanroom_pipelines.ways_in import acting_for
 
@@ -509,6 +509,5 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
 @contextmanager
 def one_at_a_time(installation: Installation) -> Iterator[None]:
     """Let one process of this home at a time take, recover or settle a drop."""
-    with (installation.home.inbox / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+    with locked(installation.home.inbox / ".lock"):
         yield

@@ -18,7 +18,6 @@ A million entries of a request each take about 450 MB, their heads at most 80 MB
 
 import atexit
 import errno
-import fcntl
 import hashlib
 import hmac
 import json
@@ -39,6 +38,7 @@ from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, sync_folder
 from cleanroom_pipelines.storage.audit_index import INDEX, Level, Place, RoomIndex
 from cleanroom_pipelines.storage.keys import InstallationKey
+from cleanroom_pipelines.storage.processes import locked
 
 _LOG, _HEAD, _LOCK = "audit.jsonl", "audit.head", "audit.lock"
 _PURPOSE = "audit log"
@@ -358,7 +358,7 @@ class AuditLog:
             return
         with _trouble_is_an_error():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._locked(), _appending(self._log) as log, _appending(self._heads) as heads:
+            with locked(self._folder / _LOCK), _appending(self._log) as log, _appending(self._heads) as heads:
                 last, lines = self._continue(log, heads)
                 for entry in entries:
                     last, line = self._link(last, entry)
@@ -448,25 +448,13 @@ class AuditLog:
         mac = _mac(self._secret, last, body + bytes(_MAC_BYTES))
         return AuditHead(last.sequence + 1, mac), body + f',"mac":"{mac}"}}\n'.encode()
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # said aloud: a process forked meanwhile holds it too
-        finally:
-            os.close(descriptor)
-
     def _lengths(self) -> tuple[int, int]:
         """How long the log and the heads are between two writes."""
         if not self._folder.is_dir():
             return 0, 0
         with _trouble_is_an_error():
             try:
-                with self._locked():
+                with locked(self._folder / _LOCK):
                     return _length(self._log), _length(self._heads)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):

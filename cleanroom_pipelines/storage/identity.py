@@ -9,7 +9,6 @@ that does it, then here. So the home may be behind its catalogue, after a kill, 
 the catalogue was replaced by an older one.
 """
 
-import fcntl
 import json
 import logging
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from cleanroom_pipelines.errors import IdentityError
 from cleanroom_pipelines.storage.artifacts import write_durably
+from cleanroom_pipelines.storage.processes import locked
 
 WAY_BACK = "Restore a backup, or see with `cleanroom recover` what can be rebuilt."
 _LOG = logging.getLogger(__name__)
@@ -98,8 +98,7 @@ class HomeIdentity:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process from writing the file until the body ends."""
-        with (self.root / _LOCK).open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed, however this process ends
+        with locked(self.root / _LOCK):
             yield
 
 

@@ -1,7 +1,7 @@
 """Scratch folders of processes: what a killed process leaves is known to be dead, and deleted.
 
-Lives here: a folder for each process that works on a home, the lock that proves that it lives, and cleaning up
-after those that do not.
+Lives here: a folder for each process that works on a home, the lock that proves that it lives, cleaning up
+after those that do not, and lock files that one process holds at a time.
 Add here when a process leaves something outside its scratch folder: note it there with `remembered`.
 Keep out: what may be deleted after a time (retention).
 
@@ -65,6 +65,39 @@ def clean_up_after_the_dead(root: Path) -> int:
 def is_process_folder(path: Path) -> bool:
     """Whether this is the scratch folder of a process that lives or whose end was not seen yet."""
     return (path.parent / _ALIVE / path.name).is_file()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock file, and hold it until the body ends.
+
+    The lock ends with this process, however it ends.
+    """
+    with locked_if_free(path, waits=True):
+        yield
+
+
+@contextmanager
+def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Hold a lock file until the body ends; gives whether it was free.
+
+    Args:
+        path: Made if it is missing.
+        waits: Wait until it is free.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # explicitly: a process forked meanwhile holds it too
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
