@@ -20,7 +20,8 @@ import cleanroom_pipelines.catalog as catalog_package
 from cleanroom_pipelines.catalog import Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.making import ASSETS_OF, shared_metrics, write_documents
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
+from cleanroom_pipelines.execution.making import shared_metrics, write_documents
 from cleanroom_pipelines.execution.work import Run, Work, working
 from cleanroom_pipelines.storage import Home, Input
 

@@ -31,7 +31,7 @@ from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.execution import making
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.storage import Home

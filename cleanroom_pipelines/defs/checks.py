@@ -8,18 +8,18 @@ Keep out: catching errors. A check that cannot be evaluated fails.
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.assets.lookalike import (
     audience,
     audience_export,
     seed_validation_report,
     training_dataset,
 )
+from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
 
 
-@dg.asset_check(asset=training_dataset, blocking=True, partitions_def=partitions.training_datasets)
+@dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])
 def dataset_is_valid(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -34,7 +34,7 @@ def dataset_is_valid(
     )
 
 
-@dg.asset_check(asset=seed_validation_report, blocking=True, partitions_def=partitions.generation_jobs)
+@dg.asset_check(asset=seed_validation_report, blocking=True, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
 def seed_is_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -49,7 +49,7 @@ def seed_is_usable(
     )
 
 
-@dg.asset_check(asset=audience, partitions_def=partitions.generation_jobs)
+@dg.asset_check(asset=audience, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
 def recall_beats_chance(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -67,7 +67,7 @@ def recall_beats_chance(
     )
 
 
-@dg.asset_check(asset=audience_export, partitions_def=partitions.export_jobs)
+@dg.asset_check(asset=audience_export, partitions_def=PARTITIONS[Kind.EXPORT_JOB])
 def export_matches_manifest(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -78,7 +78,7 @@ def export_matches_manifest(
     return dg.AssetCheckResult(passed=True, metadata={"users": delivered})
 
 
-@dg.asset_check(asset="base_audience", blocking=True, partitions_def=partitions.data_rooms)
+@dg.asset_check(asset="base_audience", blocking=True, partitions_def=PARTITIONS[Kind.DATA_ROOM])
 def base_is_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -88,7 +88,7 @@ def base_is_usable(
     return dg.AssetCheckResult(passed=set(outcomes.values()) == {"PASSED"}, metadata=outcomes)
 
 
-@dg.asset_check(asset="seed_audiences", blocking=True, partitions_def=partitions.data_rooms)
+@dg.asset_check(asset="seed_audiences", blocking=True, partitions_def=PARTITIONS[Kind.DATA_ROOM])
 def seeds_are_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:

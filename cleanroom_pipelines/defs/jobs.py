@@ -10,17 +10,15 @@ from pathlib import Path
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
-from cleanroom_pipelines.defs import partitions
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution.deleting import delete_pending, sweep_deleted
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.rebuilding import rebuild_history
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.execution.running import LANE_TAG, run_pending
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 from cleanroom_pipelines.execution.shared_scoring import help_scoring
 from cleanroom_pipelines.execution.signals import heeding_signals
-from cleanroom_pipelines.execution.traces import JOB_NAMES
 from cleanroom_pipelines.execution.work import without_data
 from cleanroom_pipelines.ways_in import acting_for
 
@@ -28,9 +26,8 @@ _WORKER_SECONDS = 300
 
 asset_jobs = [
     dg.define_asset_job(
-        JOB_NAMES[kind],
+        KINDS[kind].job,
         selection=dg.AssetSelection.assets(*assets),
-        partitions_def=partitions.PARTITIONS[kind],
         executor_def=dg.in_process_executor,
         description=f"Makes {' and '.join(assets)} of one partition.",
     )

@@ -5,20 +5,21 @@ Add here when an asset has something more to show.
 Keep out: ids, e-mails and cells; only counts, shares and names of resources.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Resource
-from cleanroom_pipelines.defs import pictures, room_pages
+from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF, Made
+from cleanroom_pipelines.execution.kinds import ASSETS, ASSETS_OF
+from cleanroom_pipelines.execution.making import Made
 
 Metadata = dict[str, Any]
 
-_KIND_OF = {asset: kind for kind, assets in ASSETS_OF.items() for asset in assets}
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience": (
         ("user_id", "VARCHAR", "user of the training dataset"),
@@ -43,13 +44,13 @@ def metadata_of(installation: Installation, made: Made) -> Metadata:
         made: What was made or verified.
     """
     assert made.manifest is not None
-    kind = _KIND_OF[made.asset]
-    record = installation.catalog.get(kind, made.partition)
+    row = ASSETS[made.asset]
+    record = installation.catalog.get(row.kind, made.partition)
     page: Metadata = {
         "summary": dg.MetadataValue.md(f"**{made.sentence}**"),
         "partition": dg.MetadataValue.md(_partition_markdown(installation, record)),
     }
-    page |= _PAGES[made.asset](record, made.documents)
+    page |= _page_at(row.page)(record, made.documents)
     if columns := _COLUMNS.get(made.asset) or _declared_columns(made.asset, record):
         page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
@@ -60,7 +61,8 @@ def metadata_of(installation: Installation, made: Made) -> Metadata:
     return page
 
 
-def _training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """The validation report and the profile."""
     from cleanroom_pipelines.validation import ValidationReport, report_markdown
 
     page: Metadata = {}
@@ -78,7 +80,8 @@ def _training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadat
     return page
 
 
-def _audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """What was trained on, and how long it took."""
     training = documents["training"]
     page: Metadata = {
         "dagster/row_count": training["n_pairs"],
@@ -100,7 +103,8 @@ def _audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     return page
 
 
-def _configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+def configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """What the model may be used for."""
     configuration = documents["configuration"]
     return {
         "dagster/row_count": len(configuration["sizes"]),
@@ -109,7 +113,8 @@ def _configured_audience_model(record: Resource, documents: Mapping[str, Any]) -
     }
 
 
-def _seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """The validation report, and how much of the seed is known."""
     from cleanroom_pipelines.validation import ValidationReport, report_markdown
 
     report = documents["report"]["report"]
@@ -125,7 +130,8 @@ def _seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> M
     return page
 
 
-def _audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """How good the ranking is, and what sets the seed apart."""
     metrics, explanation = documents["metrics"], documents["explanation"]
     main = metrics["recall_at"]
     page: Metadata = {
@@ -154,7 +160,8 @@ def _audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     return page
 
 
-def _audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
+    """What was delivered, and where."""
     export = documents["export"]
     return {
         "dagster/row_count": export["delivered"],
@@ -168,15 +175,12 @@ def _audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata
     }
 
 
-_PAGES = {
-    "training_dataset": _training_dataset,
-    "audience_model": _audience_model,
-    "configured_audience_model": _configured_audience_model,
-    "seed_validation_report": _seed_validation_report,
-    "audience": _audience,
-    "audience_export": _audience_export,
-    **room_pages.PAGES,
-}
+def _page_at(place: str) -> Callable[[Resource, Mapping[str, Any]], Metadata]:
+    module, name = place.rsplit(".", 1)
+    page: Callable[[Resource, Mapping[str, Any]], Metadata] = getattr(
+        import_module(f"cleanroom_pipelines.defs.{module}"), name
+    )
+    return page
 
 
 def _partition_markdown(installation: Installation, record: Resource) -> str:

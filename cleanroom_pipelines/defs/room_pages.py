@@ -166,20 +166,6 @@ def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metada
     }
 
 
-PAGES = {
-    "data_lab": data_lab,
-    "base_audience": base_audience,
-    "seed_audiences": seed_audiences,
-    "data_attributes": data_attributes,
-    "overlap_statistics": overlap_statistics,
-    "insights": insights,
-    "room_model": room_model,
-    "custom_audience": custom_audience,
-    "lookalike_statistics": lookalike_statistics,
-    "audience_user_list": audience_user_list,
-}
-
-
 def _reports(reports: Mapping[str, Any]) -> Metadata:
     from cleanroom_pipelines.validation import ValidationReport, report_markdown
 

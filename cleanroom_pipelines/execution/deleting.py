@@ -40,11 +40,10 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.inbox import forget_inbox, forget_receipts
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.room_inbox import forget_room_inbox
 from cleanroom_pipelines.execution.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
 from cleanroom_pipelines.execution.traces import (
-    PARTITION_SETS,
     Comparison,
     hide_partition,
     is_at_work,
@@ -237,9 +236,9 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leav
     if comparison.is_made:
         return []
     # Dagster first: whatever it knows had its row before.
-    shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
+    shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
     known, gone = installation.catalog.ids_by_kind(), []
-    for kind in PARTITION_SETS:
+    for kind in KINDS:
         unknown = shown[kind] - set(known[kind])
         if not unknown:
             continue

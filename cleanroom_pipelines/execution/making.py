@@ -61,25 +61,6 @@ from cleanroom_pipelines.storage.warehouse import refuse_links
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.rankings import Audience
 
-ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
-    Kind.TRAINING_DATASET: ("training_dataset",),
-    Kind.AUDIENCE_MODEL: ("audience_model",),
-    Kind.CONFIGURED_AUDIENCE_MODEL: ("configured_audience_model",),
-    Kind.GENERATION_JOB: ("seed_validation_report", "audience"),
-    Kind.EXPORT_JOB: ("audience_export",),
-    Kind.DATA_LAB: ("data_lab",),
-    Kind.DATA_ROOM: (
-        "base_audience",
-        "seed_audiences",
-        "data_attributes",
-        "overlap_statistics",
-        "insights",
-        "room_model",
-    ),
-    Kind.CUSTOM_AUDIENCE: ("custom_audience", "lookalike_statistics"),
-    Kind.AUDIENCE_LIST: ("audience_user_list",),
-}
-
 
 @dataclass(frozen=True)
 class Made:

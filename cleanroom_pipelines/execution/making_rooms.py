@@ -17,7 +17,8 @@ from typing import Any
 from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version, hex_of
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_documents, write_documents
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
+from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
 from cleanroom_pipelines.execution.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.execution.room_inbox import make_room_inbox
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working

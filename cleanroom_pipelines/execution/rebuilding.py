@@ -18,7 +18,8 @@ import dagster as dg
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF, Made, read_stored
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
+from cleanroom_pipelines.execution.making import Made, read_stored
 from cleanroom_pipelines.storage import ArtifactReference
 
 _LOG = logging.getLogger(__name__)

@@ -39,7 +39,8 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.catalog.spec_digests import SPECS
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, IdentityError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF, shared_metrics
+from cleanroom_pipelines.execution.kinds import ASSETS, ASSETS_OF
+from cleanroom_pipelines.execution.making import shared_metrics
 from cleanroom_pipelines.execution.opening import digest_of, load_key
 from cleanroom_pipelines.execution.work import unseal_dossier
 from cleanroom_pipelines.storage import (
@@ -54,7 +55,6 @@ from cleanroom_pipelines.storage.artifacts import sync_folder
 from cleanroom_pipelines.storage.identity import HomeIdentity, Identity
 from cleanroom_pipelines.storage.upload_vault import UploadVault
 
-_KIND_OF = {asset: kind for kind, assets in ASSETS_OF.items() for asset in assets}
 _UNFINISHED = (
     StatusCode.INTERNAL,
     "It was not finished when the catalogue was lost. Try it again.",
@@ -263,12 +263,12 @@ class _Stored:
         self.artifacts = set[tuple[str, str, str]]()
         self.n_unreadable = 0
         self._key = key
-        for asset, kind in _KIND_OF.items():
+        for asset, row in ASSETS.items():
             for manifest in store.manifests(asset):
                 if manifest is None:
                     self.n_unreadable += 1
                     continue
-                self.by_resource[kind, manifest.partition].append(manifest)
+                self.by_resource[row.kind, manifest.partition].append(manifest)
                 self.artifacts.add((asset, manifest.partition, manifest.version))
 
     def dossier(self, manifests: Sequence[Manifest]) -> Dossier | None:
@@ -507,9 +507,9 @@ def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier 
     found = dict[str, ParentRef]()
     for manifest in manifests:
         for each in manifest.inputs:
-            if each.asset in _KIND_OF and each.version and each.partition not in ("", partition):
+            if each.asset in ASSETS and each.version and each.partition not in ("", partition):
                 number = int(each.version.partition("-")[0])
-                found[each.partition] = ParentRef(_KIND_OF[each.asset], each.partition, number)
+                found[each.partition] = ParentRef(ASSETS[each.asset].kind, each.partition, number)
     if dossier and dossier.get("parent_version") is not None:
         parent_id = dossier["resource"]["parent_id"]
         parent_kind = SPECS[Kind(dossier["resource"]["kind"])].parent_kind

@@ -29,6 +29,7 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.execution.inbox import is_taken_drop
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference, Home
 from cleanroom_pipelines.storage.artifacts import is_leftover
 from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, is_process_folder
@@ -72,7 +73,6 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     Returns:
         How many artifact versions were deleted.
     """
-    from cleanroom_pipelines.execution.making import ASSETS_OF
     from cleanroom_pipelines.execution.making_rooms import tidy_room
 
     installation.check()

@@ -19,10 +19,11 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.deleting import delete_pending
 from cleanroom_pipelines.execution.inbox import recover_drops, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.kinds import KINDS
 from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.execution.retention import keep_house
 from cleanroom_pipelines.execution.supervision import supervise
-from cleanroom_pipelines.execution.traces import JOB_NAMES, add_partitions
+from cleanroom_pipelines.execution.traces import add_partitions
 from cleanroom_pipelines.execution.work import Run, holding_for_run
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
@@ -104,7 +105,7 @@ def run_pending(
         passed_over.add(version.run_key)
         on_start(version)
         try:
-            result = repository.get_job(JOB_NAMES[version.kind]).execute_in_process(
+            result = repository.get_job(KINDS[version.kind].job).execute_in_process(
                 partition_key=version.resource_id,
                 instance=instance,
                 raise_on_error=False,
@@ -197,7 +198,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 
     A run that was started for a version claims it at once and holds it across its steps.
     """
-    kind = next((kind for kind, name in JOB_NAMES.items() if name == run.job_name), None)
+    kind = next((kind for kind, row in KINDS.items() if row.job == run.job_name), None)
     partition = run.tags.get(PARTITION_TAG)
     with beating(installation, run.run_id):
         if kind is None or partition is None:
@@ -221,7 +222,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 def run_request(version: Version, lane: Lane) -> dg.RunRequest:
     """The run of one pending version; the run key lets Dagster start it once, the lane limits how many run."""
     return dg.RunRequest(
-        job_name=JOB_NAMES[version.kind],
+        job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,
         run_key=version.run_key,
         tags={VERSION_TAG: str(version.number), LANE_TAG: lane.value},

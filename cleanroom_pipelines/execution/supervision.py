@@ -11,9 +11,9 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import hex_of
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.kinds import KINDS
 from cleanroom_pipelines.execution.seeds import forget_spent_seeds
 from cleanroom_pipelines.execution.traces import (
-    PARTITION_SETS,
     Comparison,
     add_partitions,
     has_runs,
@@ -65,9 +65,9 @@ def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -
     if comparison.is_made:
         return
     # Before the catalogue: whatever is shown had its row before.
-    shown = {kind: shown_partitions(instance, kind) for kind in PARTITION_SETS}
+    shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
     ids = installation.catalog.ids_by_kind()
-    for kind in PARTITION_SETS:
+    for kind in KINDS:
         wanted = set(ids[kind])
         if wanted - shown[kind]:
             add_partitions(instance, kind, wanted)

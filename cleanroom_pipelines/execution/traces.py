@@ -11,7 +11,7 @@ that is not one of its SQL storages loses its runs only. Two things stay: the ti
 and which Dagster purges by age, and backfills, which name partitions. Neither holds more than the partition's key.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -30,29 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.installation import Installation
-
-PARTITION_SETS: Mapping[Kind, str] = {
-    Kind.TRAINING_DATASET: "training_datasets",
-    Kind.AUDIENCE_MODEL: "audience_models",
-    Kind.CONFIGURED_AUDIENCE_MODEL: "configured_audience_models",
-    Kind.GENERATION_JOB: "generation_jobs",
-    Kind.EXPORT_JOB: "export_jobs",
-    Kind.DATA_LAB: "data_labs",
-    Kind.DATA_ROOM: "data_rooms",
-    Kind.CUSTOM_AUDIENCE: "custom_audiences",
-    Kind.AUDIENCE_LIST: "audience_lists",
-}
-JOB_NAMES: Mapping[Kind, str] = {
-    Kind.TRAINING_DATASET: "validate_training_dataset",
-    Kind.AUDIENCE_MODEL: "train_audience_model",
-    Kind.CONFIGURED_AUDIENCE_MODEL: "configure_audience_model",
-    Kind.GENERATION_JOB: "generate_audience",
-    Kind.EXPORT_JOB: "export_audience",
-    Kind.DATA_LAB: "validate_data_lab",
-    Kind.DATA_ROOM: "build_data_room",
-    Kind.CUSTOM_AUDIENCE: "make_custom_audience",
-    Kind.AUDIENCE_LIST: "deliver_audience",
-}
+from cleanroom_pipelines.execution.kinds import KINDS
 
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 # Who loses so many races in a row has met something else.
@@ -66,7 +44,7 @@ def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[
         if not missing:
             return
         try:
-            instance.add_dynamic_partitions(PARTITION_SETS[kind], missing)
+            instance.add_dynamic_partitions(KINDS[kind].partition_set, missing)
         except IntegrityError:
             if is_last:
                 raise
@@ -74,7 +52,7 @@ def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[
 
 def shown_partitions(instance: dg.DagsterInstance, kind: Kind) -> set[str]:
     """The partitions of a kind that Dagster knows."""
-    return set(instance.get_dynamic_partitions(PARTITION_SETS[kind]))
+    return set(instance.get_dynamic_partitions(KINDS[kind].partition_set))
 
 
 class Comparison:
@@ -106,7 +84,7 @@ class Comparison:
 
 def hide_partition(instance: dg.DagsterInstance, kind: Kind, partition: str) -> None:
     """Let Dagster know a partition no more; nothing happens when it never did."""
-    instance.delete_dynamic_partition(PARTITION_SETS[kind], partition)
+    instance.delete_dynamic_partition(KINDS[kind].partition_set, partition)
 
 
 def has_runs(instance: dg.DagsterInstance, partition: str) -> bool:
@@ -134,7 +112,7 @@ def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]
     found = {
         partition for asset in assets for partition in instance.get_materialized_partitions(dg.AssetKey(asset))
     }
-    ours, jobs = {dg.AssetKey(asset) for asset in assets}, set(JOB_NAMES.values())
+    ours, jobs = {dg.AssetKey(asset) for asset in assets}, {row.job for row in KINDS.values()}
     named = dict(instance.get_run_tags(tag_keys=[PARTITION_NAME_TAG])).get(PARTITION_NAME_TAG, set())
     for partition in named - found:
         runs = instance.get_runs(_runs_of([partition]))

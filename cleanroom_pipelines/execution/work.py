@@ -34,6 +34,7 @@ from cleanroom_pipelines.errors import (
     StatusCode,
 )
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.kinds import ASSETS
 from cleanroom_pipelines.execution.notices import send_notice
 from cleanroom_pipelines.execution.signals import heeding_signals
 from cleanroom_pipelines.execution.upgrading import wait_for_rebuild
@@ -45,27 +46,6 @@ from cleanroom_pipelines.ways_in import acting_for
 _CANCELLED = "The work was cancelled."
 _STOPPED = "The run was stopped."
 SECONDS_BETWEEN_REPORTS = 1.0
-
-# Raised with the number of an asset's code: what it makes from the same inputs has changed.
-CODE_VERSIONS: Mapping[str, str] = {
-    "training_dataset": "1",
-    "audience_model": "3",
-    "configured_audience_model": "1",
-    "seed_validation_report": "1",
-    "audience": "3",
-    "audience_export": "1",
-    "data_lab": "1",
-    "base_audience": "1",
-    "seed_audiences": "1",
-    "data_attributes": "2",
-    "overlap_statistics": "2",
-    "insights": "2",
-    "room_model": "3",
-    "custom_audience": "2",
-    "lookalike_statistics": "2",
-    "audience_user_list": "1",
-}
-
 
 _RECORDS = "records in manifests"
 
@@ -152,7 +132,7 @@ class Work:
         reference = ArtifactReference(asset, self.record.id, version)
         with self.installation.store.drafting(
             reference,
-            code_version=CODE_VERSIONS[asset],
+            code_version=ASSETS[asset].code_version,
             data_version=self.data_version(asset, inputs, spec),
             created_at=self.installation.clock().isoformat(),
             inputs=inputs,
@@ -256,7 +236,7 @@ class Work:
     def data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
         """Keyed digest of what an asset is made from, and of the code that makes it."""
         canonical = json.dumps(
-            [asset, CODE_VERSIONS[asset], [(entry.asset, entry.digest) for entry in inputs], spec],
+            [asset, ASSETS[asset].code_version, [(entry.asset, entry.digest) for entry in inputs], spec],
             sort_keys=True,
             default=str,
         )

@@ -19,9 +19,8 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES
 from cleanroom_pipelines.catalog import Kind, configured_at_start
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.execution.traces import PARTITION_SETS
 
 from .. import worlds
 from ..cases import assert_each
@@ -784,7 +783,7 @@ def test_what_boto3_creates_stands_in_dagster_with_its_lineage(
         (materialization,) = worlds.materializations(instance, asset, partition)
         text = json.dumps({name: str(value.value) for name, value in materialization.metadata.items()})
         assert parent is None or parent in text, f"{asset} names what it was made from"
-        assert partition in instance.get_dynamic_partitions(PARTITION_SETS[worlds.kind_of(asset)])
+        assert partition in instance.get_dynamic_partitions(KINDS[worlds.kind_of(asset)].partition_set)
         assert worlds.user(3) not in text
         parent = partition
 

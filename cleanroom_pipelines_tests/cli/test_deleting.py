@@ -12,7 +12,8 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.traces import PARTITION_SETS, shown_partitions
+from cleanroom_pipelines.execution.kinds import KINDS
+from cleanroom_pipelines.execution.traces import shown_partitions
 
 from .. import worlds
 from .commands import Commands
@@ -32,7 +33,7 @@ def installation(finished_home: Path) -> Iterator[Installation]:
 def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installation: Installation) -> None:
     assert command("run").out == "Finished 0 runs.\n"
     with dagster_instance(installation) as instance:
-        assert sum(len(shown_partitions(instance, kind)) for kind in PARTITION_SETS) == 5
+        assert sum(len(shown_partitions(instance, kind)) for kind in KINDS) == 5
     dataset = worlds.the(installation, Kind.TRAINING_DATASET)
     refused = command("delete", dataset.id)
     # The export is not among them: it goes with its job.
@@ -54,7 +55,7 @@ def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installa
     assert files_below(installation.home.artifacts) == []
     assert files_below(installation.home.seeds) == []
     with dagster_instance(installation) as instance:
-        assert not any(shown_partitions(instance, kind) for kind in PARTITION_SETS)
+        assert not any(shown_partitions(instance, kind) for kind in KINDS)
     assert files_below(installation.home.accounts) == exported, "what was exported is its owner's"
     entries = [entry for entry in installation.audit.entries() if entry["operation"] == "delete"]
     noted = [(entry["operation"], entry["resource"]) for entry in entries]

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from cleanroom_pipelines.catalog import Kind, Pair, Version
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.serving.starting import make_gateway
 

@@ -21,11 +21,12 @@ from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.execution.budgets import room_pair
 from cleanroom_pipelines.execution.deleting import delete_now
 from cleanroom_pipelines.execution.installation import Settings
+from cleanroom_pipelines.execution.kinds import KINDS
 from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.running import load_repository
-from cleanroom_pipelines.execution.traces import PARTITION_SETS, shown_partitions
+from cleanroom_pipelines.execution.traces import shown_partitions
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -472,7 +473,7 @@ def test_a_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     with create_engine(installation.home.catalog_url).connect() as connection:
         for row in (RoomJobRow, AudienceReferenceRow, VersionRow):
             assert connection.execute(select(row)).all() == []
-    assert not any(shown_partitions(filled.instance, kind) for kind in PARTITION_SETS)
+    assert not any(shown_partitions(filled.instance, kind) for kind in KINDS)
 
 
 def test_a_lab_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:

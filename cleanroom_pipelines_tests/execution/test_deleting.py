@@ -25,9 +25,8 @@ from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.execution import deleting
 from cleanroom_pipelines.execution.deleting import delete_pending, find_leaving, sweep_deleted
 from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.supervision import supervise
-from cleanroom_pipelines.execution.traces import PARTITION_SETS
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.layout import path_of_partition
 
@@ -101,7 +100,7 @@ class Room:
         """Leave what a run leaves: artifacts, and a run with its materialisations and checks."""
         for asset in ASSETS_OF[record.kind]:
             write_artifact(self.installation, asset, record.id, 1, report={"n": 1})
-        partitions = dg.DynamicPartitionsDefinition(name=PARTITION_SETS[record.kind])
+        partitions = dg.DynamicPartitionsDefinition(name=KINDS[record.kind].partition_set)
 
         @dg.multi_asset(
             specs=[dg.AssetSpec(asset, partitions_def=partitions) for asset in ASSETS_OF[record.kind]],
@@ -197,7 +196,7 @@ def assert_gone(room: Room, partitions: list[str]) -> None:
     ids = {key for kind in Kind for key in room.catalog.ids(kind)}
     assert not ids & set(partitions)
     for kind in Kind:
-        assert set(room.instance.get_dynamic_partitions(PARTITION_SETS[kind])) == set(room.catalog.ids(kind))
+        assert set(room.instance.get_dynamic_partitions(KINDS[kind].partition_set)) == set(room.catalog.ids(kind))
 
 
 def assert_rest_is_whole(room: Room) -> None:
@@ -521,9 +520,9 @@ def test_what_came_after_a_deletion_is_swept_once_it_is_old_and_strangers_stay(r
     job, export = room.jobs[0], room.export_of(room.jobs[0])
     room.delete()
     # a run that waited in the queue, and one that was killed as it published
-    room.instance.add_dynamic_partitions(PARTITION_SETS[Kind.EXPORT_JOB], [export.id])
+    room.instance.add_dynamic_partitions(KINDS[Kind.EXPORT_JOB].partition_set, [export.id])
     room.make(export)
-    room.instance.delete_dynamic_partition(PARTITION_SETS[Kind.EXPORT_JOB], export.id)
+    room.instance.delete_dynamic_partition(KINDS[Kind.EXPORT_JOB].partition_set, export.id)
     write_artifact(room.installation, "audience", job.id, 7, report={})
     stranger = f"gone-{'0' * 12}"
     write_artifact(room.installation, "audience", stranger, 1, report={})

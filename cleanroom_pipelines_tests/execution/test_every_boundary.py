@@ -27,8 +27,8 @@ from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.execution.inbox import find_drops, recover_drops, register_drop, settle_all_drops
 from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.execution.making import (
-    ASSETS_OF,
     make_audience,
     make_audience_export,
     make_audience_model,

@@ -11,7 +11,7 @@ import pytest
 from cleanroom_pipelines.catalog import SEED, Catalog, Cause, Kind, Resource, TrainingDatasetSpec, Version
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore
 

@@ -25,7 +25,7 @@ from cleanroom_pipelines.catalog import CatalogUnavailableError, Kind, Status, V
 from cleanroom_pipelines.execution import serving_worker
 from cleanroom_pipelines.execution.dagster_home import dagster_instance
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.execution.serving_worker import Rounds, work_until_stopped
 
 from .. import worlds

@@ -25,7 +25,8 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.errors import CleanroomError, SeedError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF, newest_artifact
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
+from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.work import Run
 from cleanroom_pipelines.similarity.ranking import generate
 

@@ -30,7 +30,8 @@ from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import ASSETS_OF, verify_exported_files
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
+from cleanroom_pipelines.execution.making import verify_exported_files
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds

@@ -21,8 +21,8 @@ from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.budgets import Budget, room_pair
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.execution.kinds import ASSETS
 from cleanroom_pipelines.execution.making_audiences import FILES
-from cleanroom_pipelines.execution.work import CODE_VERSIONS
 from cleanroom_pipelines.media.server import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -213,7 +213,7 @@ class MediaWorld:
         version = f"{claim.number:04d}-{self.installation.token_hex(4)}"
         with self.installation.store.drafting(
             ArtifactReference(asset, key, version),
-            code_version=CODE_VERSIONS[asset],
+            code_version=ASSETS[asset].code_version,
             data_version="d",
             created_at=self.installation.clock().isoformat(),
             inputs=(),

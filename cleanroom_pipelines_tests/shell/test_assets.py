@@ -17,7 +17,8 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import ExportJobSpec, GenerationJobSpec, Kind
-from cleanroom_pipelines.execution.making import ASSETS_OF, newest_artifact, verify_exported_files
+from cleanroom_pipelines.execution.kinds import ASSETS_OF
+from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
 from cleanroom_pipelines.execution.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 

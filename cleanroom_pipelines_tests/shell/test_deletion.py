@@ -15,9 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
 from cleanroom_pipelines.execution import running
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.execution.traces import PARTITION_SETS
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -66,7 +65,7 @@ def test_everything_goes_one_after_the_other(again: Shell) -> None:
         gone = [*ASSETS_OF[kind], *(ASSETS_OF[Kind.EXPORT_JOB] if kind is Kind.GENERATION_JOB else ())]
         now = shown(again)
         assert {asset for asset in now if now[asset] != before[asset]} == set(gone)
-        assert again.instance.get_dynamic_partitions(PARTITION_SETS[kind]) == []
+        assert again.instance.get_dynamic_partitions(KINDS[kind].partition_set) == []
         before = now
     assert named(again, export) == []
     assert not [path for path in (again.folder / "home" / "seeds").rglob("*") if path.is_file()]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cleanroom_pipelines.execution.kinds import ASSETS
+
 from . import graph as snapshot
 
 SNAPSHOT = Path(__file__).with_name("graph.json")
@@ -37,9 +39,9 @@ def test_an_asset_says_what_it_is(name: str) -> None:
 
 
 def test_code_versions_are_those_that_artifacts_carry() -> None:
-    from cleanroom_pipelines.execution.work import CODE_VERSIONS
-
-    assert {name: asset["code_version"] for name, asset in GRAPH["assets"].items()} == CODE_VERSIONS
+    assert {name: asset["code_version"] for name, asset in GRAPH["assets"].items()} == {
+        name: row.code_version for name, row in ASSETS.items()
+    }
 
 
 @pytest.mark.parametrize("what", ["sensors", "schedules"])

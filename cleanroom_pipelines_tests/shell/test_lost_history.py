@@ -16,10 +16,9 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.execution.backups import back_up, restore
 from cleanroom_pipelines.execution.deleting import delete_pending
-from cleanroom_pipelines.execution.making import ASSETS_OF
+from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.execution.traces import PARTITION_SETS
 
 from .. import homes, worlds
 from ..worlds import World
@@ -59,7 +58,7 @@ def test_a_worker_rebuilds_what_the_ui_shows(
     assert len(shown(lost)) == 6
     assert shown(lost) == shown(finished)
     for kind in worlds.ROAD:
-        assert set(lost.instance.get_dynamic_partitions(PARTITION_SETS[kind])) == set(
+        assert set(lost.instance.get_dynamic_partitions(KINDS[kind].partition_set)) == set(
             lost.installation.catalog.ids(kind)
         )
     assert homes.listing(lost.installation.home.root) == before

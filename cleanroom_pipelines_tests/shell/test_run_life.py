@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.catalog import Kind, Status, Version
+from cleanroom_pipelines.execution.kinds import KINDS
 from cleanroom_pipelines.execution.running import VERSION_TAG, alive, beating, run_of
-from cleanroom_pipelines.execution.traces import JOB_NAMES
 from cleanroom_pipelines.execution.work import Work, working
 
 from .. import worlds
@@ -32,7 +32,7 @@ def pending_model(shell: Shell) -> Version:
 
 def started(shell: Shell, version: Version) -> dg.DagsterRun:
     tags = {VERSION_TAG: str(version.number), "dagster/partition": version.resource_id}
-    run = shell.instance.get_run_by_id(as_run(shell, JOB_NAMES[version.kind], dg.DagsterRunStatus.STARTED, **tags))
+    run = shell.instance.get_run_by_id(as_run(shell, KINDS[version.kind].job, dg.DagsterRunStatus.STARTED, **tags))
     assert run is not None
     return run
 
@@ -48,7 +48,7 @@ def test_a_run_that_waits_for_the_pool_holds_its_version(trained: Shell) -> None
     ended: list[dg.ExecuteInProcessResult] = []
 
     def execute() -> None:
-        job, tags = repository().get_job(JOB_NAMES[version.kind]), {VERSION_TAG: str(version.number)}
+        job, tags = repository().get_job(KINDS[version.kind].job), {VERSION_TAG: str(version.number)}
         ended.append(
             job.execute_in_process(
                 partition_key=version.resource_id, instance=trained.instance, tags=tags, raise_on_error=False

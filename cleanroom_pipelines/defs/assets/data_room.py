@@ -9,43 +9,40 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from cleanroom_pipelines.defs import partitions
-from cleanroom_pipelines.defs.assets.lookalike import HEAVY, MONTHLY
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.defs.declaring import (
+    ADVERTISER,
+    HEAVY,
+    MONTHLY,
+    PARTITIONS,
+    PUBLISHER,
+    asset,
+    dependencies,
+)
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.execution import making_audiences, making_rooms
-from cleanroom_pipelines.execution.work import CODE_VERSIONS
+from cleanroom_pipelines.execution.kinds import ASSETS
 
-_PUBLISHER, _ADVERTISER = "team:publisher", "team:advertiser"
-_ALL = dg.AllPartitionMapping()
+_GROUP = "data_room"
 _BOTH_SIDES = ("base_audience", "seed_audiences")
 
 
-@dg.asset(
-    partitions_def=partitions.data_labs,
-    group_name="data_room",
-    kinds={"duckdb", "pandera"},
-    owners=[_PUBLISHER],
-    code_version=CODE_VERSIONS["data_lab"],
-    freshness_policy=MONTHLY,
-    output_required=False,
-)
+@asset(_GROUP, PUBLISHER, {"duckdb", "pandera"})
 def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """A publisher's uploads, validated before they go into a data room."""
     yield from materialize(context, installation.open(), making_rooms.make_data_lab)
 
 
-def _part(
-    name: str, description: str, owner: str, kinds: set[str], deps: Sequence[dg.AssetDep | str] = ()
-) -> dg.AssetSpec:
+def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequence[str] = ()) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
-        deps=deps,
+        deps=dependencies(name, deps),
         description=description,
-        group_name="data_room",
+        group_name=_GROUP,
         kinds=kinds,
         owners=[owner],
-        code_version=CODE_VERSIONS[name],
+        code_version=ASSETS[name].code_version,
         freshness_policy=MONTHLY,
         skippable=True,
     )
@@ -54,48 +51,48 @@ def _part(
 # One step for all: a step is skipped when one before it yields nothing, as a base does that did not change.
 @dg.multi_asset(
     name="data_room",
-    partitions_def=partitions.data_rooms,
+    partitions_def=PARTITIONS[Kind.DATA_ROOM],
     can_subset=True,
     pool=HEAVY,
     specs=[
         _part(
             "base_audience",
             "The publisher's users of a room: matching ids, segments, demographics and embeddings, with reports.",
-            _PUBLISHER,
+            PUBLISHER,
             {"duckdb", "pandera", "parquet"},
-            [dg.AssetDep(data_lab, partition_mapping=_ALL)],
+            ["data_lab"],
         ),
         _part(
             "seed_audiences",
             "The advertiser's seed audiences of a room as keyed digests, with their report.",
-            _ADVERTISER,
+            ADVERTISER,
             {"duckdb", "pandera", "parquet"},
         ),
         _part(
             "data_attributes",
             "The attributes by which audiences of a room can be defined, with their values and operators.",
-            _PUBLISHER,
+            PUBLISHER,
             {"duckdb"},
             ["base_audience"],
         ),
         _part(
             "overlap_statistics",
             "How many users each seed audience shares with the base audience, released with noise.",
-            _PUBLISHER,
+            PUBLISHER,
             {"duckdb"},
             _BOTH_SIDES,
         ),
         _part(
             "insights",
             "What sets the matched users of each seed audience apart, by segment and demographics, with noise.",
-            _PUBLISHER,
+            PUBLISHER,
             {"duckdb"},
             _BOTH_SIDES,
         ),
         _part(
             "room_model",
             "What the similarity model learnt of a room's users, before any seed is looked at.",
-            _PUBLISHER,
+            PUBLISHER,
             {"scikitlearn", "python"},
             ["base_audience"],
         ),
@@ -111,21 +108,7 @@ def data_room(context: dg.AssetExecutionContext, installation: InstallationResou
         )
 
 
-@dg.asset(
-    partitions_def=partitions.custom_audiences,
-    deps=[
-        dg.AssetDep("base_audience", partition_mapping=_ALL),
-        dg.AssetDep("seed_audiences", partition_mapping=_ALL),
-        dg.AssetDep("room_model", partition_mapping=_ALL),
-    ],
-    group_name="data_room",
-    kinds={"duckdb", "lightgbm", "parquet"},
-    owners=[_ADVERTISER],
-    code_version=CODE_VERSIONS["custom_audience"],
-    pool=HEAVY,
-    freshness_policy=MONTHLY,
-    output_required=False,
-)
+@asset(_GROUP, ADVERTISER, {"duckdb", "lightgbm", "parquet"}, deps=[*_BOTH_SIDES, "room_model"], pool=HEAVY)
 def custom_audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """The users of a lookalike, rule-based, remarketing or exclusion audience of a room."""
     yield from materialize(
@@ -133,16 +116,7 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
     )
 
 
-@dg.asset(
-    partitions_def=partitions.custom_audiences,
-    deps=[custom_audience],
-    group_name="data_room",
-    kinds={"lightgbm"},
-    owners=[_ADVERTISER],
-    code_version=CODE_VERSIONS["lookalike_statistics"],
-    freshness_policy=MONTHLY,
-    output_required=False,
-)
+@asset(_GROUP, ADVERTISER, {"lightgbm"}, deps=["custom_audience"])
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """How well a lookalike audience finds held-out users of its source, and the reach table."""
     yield from materialize(
@@ -150,16 +124,7 @@ def lookalike_statistics(context: dg.AssetExecutionContext, installation: Instal
     )
 
 
-@dg.asset(
-    partitions_def=partitions.audience_lists,
-    deps=[dg.AssetDep(custom_audience, partition_mapping=_ALL)],
-    group_name="data_room",
-    kinds={"duckdb", "file"},
-    owners=[_ADVERTISER],
-    code_version=CODE_VERSIONS["audience_user_list"],
-    freshness_policy=MONTHLY,
-    output_required=False,
-)
+@asset(_GROUP, ADVERTISER, {"duckdb", "file"}, deps=["custom_audience"])
 def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """One delivery of an audience's users to a group of a room, as plain ids or for an ad destination."""
     yield from materialize(context, installation.open(), making_audiences.make_audience_list)

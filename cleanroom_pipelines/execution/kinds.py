@@ -1,0 +1,75 @@
+"""The registry: what Dagster makes of each kind of resource.
+
+Lives here: a row per kind (partition set, job) and a row per asset (kind, code version, page).
+Add here the row of a further asset, or of a further kind.
+Keep out: records and tables (catalog), how an asset is made (making*.py) and drawn (defs/assets).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cleanroom_pipelines.catalog import Kind
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """What Dagster calls a kind of resource.
+
+    Args:
+        partition_set: Name of its partitions, one per resource.
+        job: Name of the job that makes its assets.
+    """
+
+    partition_set: str
+    job: str
+
+
+@dataclass(frozen=True)
+class AssetRow:
+    """An asset.
+
+    Args:
+        kind: The kind of resource that its partitions are.
+        code_version: Raise it when the asset's code makes something else from the same inputs.
+        page: The function below `cleanroom_pipelines.defs` that gives its metadata, as `module.name`.
+    """
+
+    kind: Kind
+    code_version: str
+    page: str
+
+
+KINDS: Mapping[Kind, KindRow] = {
+    Kind.TRAINING_DATASET: KindRow("training_datasets", "validate_training_dataset"),
+    Kind.AUDIENCE_MODEL: KindRow("audience_models", "train_audience_model"),
+    Kind.CONFIGURED_AUDIENCE_MODEL: KindRow("configured_audience_models", "configure_audience_model"),
+    Kind.GENERATION_JOB: KindRow("generation_jobs", "generate_audience"),
+    Kind.EXPORT_JOB: KindRow("export_jobs", "export_audience"),
+    Kind.DATA_LAB: KindRow("data_labs", "validate_data_lab"),
+    Kind.DATA_ROOM: KindRow("data_rooms", "build_data_room"),
+    Kind.CUSTOM_AUDIENCE: KindRow("custom_audiences", "make_custom_audience"),
+    Kind.AUDIENCE_LIST: KindRow("audience_lists", "deliver_audience"),
+}
+ASSETS: Mapping[str, AssetRow] = {
+    "training_dataset": AssetRow(Kind.TRAINING_DATASET, "1", "pages.training_dataset"),
+    "audience_model": AssetRow(Kind.AUDIENCE_MODEL, "3", "pages.audience_model"),
+    "configured_audience_model": AssetRow(Kind.CONFIGURED_AUDIENCE_MODEL, "1", "pages.configured_audience_model"),
+    "seed_validation_report": AssetRow(Kind.GENERATION_JOB, "1", "pages.seed_validation_report"),
+    "audience": AssetRow(Kind.GENERATION_JOB, "3", "pages.audience"),
+    "audience_export": AssetRow(Kind.EXPORT_JOB, "1", "pages.audience_export"),
+    "data_lab": AssetRow(Kind.DATA_LAB, "1", "room_pages.data_lab"),
+    "base_audience": AssetRow(Kind.DATA_ROOM, "1", "room_pages.base_audience"),
+    "seed_audiences": AssetRow(Kind.DATA_ROOM, "1", "room_pages.seed_audiences"),
+    "data_attributes": AssetRow(Kind.DATA_ROOM, "2", "room_pages.data_attributes"),
+    "overlap_statistics": AssetRow(Kind.DATA_ROOM, "2", "room_pages.overlap_statistics"),
+    "insights": AssetRow(Kind.DATA_ROOM, "2", "room_pages.insights"),
+    "room_model": AssetRow(Kind.DATA_ROOM, "3", "room_pages.room_model"),
+    "custom_audience": AssetRow(Kind.CUSTOM_AUDIENCE, "2", "room_pages.custom_audience"),
+    "lookalike_statistics": AssetRow(Kind.CUSTOM_AUDIENCE, "2", "room_pages.lookalike_statistics"),
+    "audience_user_list": AssetRow(Kind.AUDIENCE_LIST, "1", "room_pages.audience_user_list"),
+}
+"""The assets of one kind stand in the order in which they are made."""
+
+ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
+    kind: tuple(name for name, row in ASSETS.items() if row.kind is kind) for kind in KINDS
+}
