@@ -157,15 +157,24 @@ class _Question:
     @cached_property
     def figures(self) -> BaseFigures:
         """What is told of the base alone."""
-        reference = ArtifactReference(
-            "data_attributes", self.room.id, self.room_version.artifacts["data_attributes"]
-        )
-        with self.installation.store.opening(reference) as folder:
-            found = read_documents(folder).get("base_figures")
+        found = self._attributes.get("base_figures")
         if found is None:
             ledger = self.budget.budget.ledger
             raise budget_spent(total=ledger.total, spent=ledger.spent, cost=BASE_TENTHS)
         return BaseFigures.from_dict(found["figures"], is_hidden=self.room.hide_absolute_values)
+
+    @property
+    def named(self) -> dict[str, frozenset[str]]:
+        """The values of each attribute that the room names."""
+        return {each["name"]: frozenset(each["values"]) for each in self._attributes["attributes"]["attributes"]}
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        reference = ArtifactReference(
+            "data_attributes", self.room.id, self.room_version.artifacts["data_attributes"]
+        )
+        with self.installation.store.opening(reference) as folder:
+            return read_documents(folder)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -275,6 +284,7 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
         question.work,
         question.budget,
         question.figures,
+        question.named,
         model=folders["room_model"],
         scratch=folders["scratch"],
         seed_file=seed_file,

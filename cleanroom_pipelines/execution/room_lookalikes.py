@@ -5,12 +5,13 @@ Add here when a lookalike of a room is ranked in a further way.
 Keep out: private rankings themselves (private_rankings.py), the audience's record (making_audiences.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cleanroom_pipelines.audiences.definitions import SEGMENTS
 from cleanroom_pipelines.audiences.insights import BaseFigures
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import SeedError
@@ -43,6 +44,7 @@ class LookalikeRun:
         work: The version that is made.
         room: The pair's budget for the room's data.
         figures: What is told of the base alone.
+        named: The values of each attribute that the room names.
         model: Folder of the room's model.
         scratch: Where the ranking and its users are written.
         seed_file: The source's users, an id standing for one; a column user_id.
@@ -55,6 +57,7 @@ class LookalikeRun:
     work: Work
     room: RoomBudget
     figures: BaseFigures
+    named: Mapping[str, Collection[str]]
     model: Path
     scratch: Path
     seed_file: Path
@@ -117,6 +120,7 @@ class LookalikeRun:
             )
             price = ranking.figures
         told = self._told(made["figures"], size, price)
+        told["explanation"] = self._explained(made["explanation"])
         return {"statistics": {"result": told}, "vector": made["vector"]}
 
     def _paid_vector(self) -> PaidVector | None:
@@ -157,6 +161,21 @@ class LookalikeRun:
             "noise": self.releaser.noise_of(price),
             "privacy": self.room.budget.as_dict(),
         }
+
+    def _explained(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The values that set the lookalike apart, the strongest first; only those that the room names.
+
+        They follow from the vector that was paid, so they cost nothing.
+        """
+        values = [(SEGMENTS, each["item_id"], each["strength"]) for each in found["items"]]
+        values += [(each["column"], each["value"], each["strength"]) for each in found["features"]]
+        # a strength is a multiple of what chance gives a source of that size
+        is_hidden = self.room.room.hide_absolute_values
+        return [
+            {"attribute": attribute, "value": value, "strength": None if is_hidden else strength}
+            for attribute, value, strength in sorted(values, key=lambda each: -each[2])
+            if value in self.named.get(attribute, ())
+        ]
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:
         """Write the users of a reach into scratch."""

@@ -1,6 +1,6 @@
 """The statistics of a lookalike audience.
 
-Lives here: `LalAudienceStatistics` and the points of its reach table.
+Lives here: `LalAudienceStatistics`, the points of its reach table, and what sets the audience apart.
 Keep out: working them out (`similarity`, on the server) and fetching them (`compute_job.py`).
 """
 
@@ -32,6 +32,26 @@ class ReachPoint:
         return cls(value["reach"], value.get("size"), value["tpr"], value["fpr"])
 
 
+@dataclass(frozen=True)
+class DistinguishingValue:
+    """A value that the audience has more often than chance would give it.
+
+    Args:
+        attribute: `segments`, `age` or `gender`.
+        value: One of those that `get_data_attributes` names.
+        strength: How far it stands out, in standard deviations; None in a room that hides sizes.
+    """
+
+    attribute: str
+    value: str
+    strength: float | None
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the server tells."""
+        return cls(value["attribute"], value["value"], value.get("strength"))
+
+
 class LalAudienceStatistics:
     """How well a lookalike audience's ranking finds seed users that it was not shown.
 
@@ -43,6 +63,7 @@ class LalAudienceStatistics:
         seed_size: Matched users of the source by the released count; None where hidden.
         addressable_size: All relevant users; None where hidden.
         test_set_sizes: How many users the curve was measured on.
+        explanation: What sets the audience apart, the strongest first; empty where nothing does, or untold.
     """
 
     def __init__(
@@ -55,6 +76,7 @@ class LalAudienceStatistics:
         seed_size: int | None = None,
         addressable_size: int | None = None,
         test_set_sizes: Mapping[str, Any] | None = None,
+        explanation: Sequence[DistinguishingValue] = (),
     ) -> None:
         self.auc = auc
         self.fpr = list(fpr)
@@ -63,6 +85,7 @@ class LalAudienceStatistics:
         self.seed_size = seed_size
         self.addressable_size = addressable_size
         self.test_set_sizes = dict(test_set_sizes or {})
+        self.explanation = list(explanation)
 
     def __repr__(self) -> str:
         return f"LalAudienceStatistics(auc={self.auc!r}, {len(self.fpr)} points, {len(self.reach)} reaches)"
@@ -89,6 +112,7 @@ class LalAudienceStatistics:
             seed_size=d.get("seed_size"),
             addressable_size=d.get("addressable_size"),
             test_set_sizes=d.get("test_set_sizes"),
+            explanation=[DistinguishingValue.from_dict(value) for value in d.get("explanation") or ()],
         )
 
     def model_dump(self) -> dict[str, Any]:
@@ -101,6 +125,7 @@ class LalAudienceStatistics:
             "seed_size": self.seed_size,
             "addressable_size": self.addressable_size,
             "test_set_sizes": dict(self.test_set_sizes),
+            "explanation": [asdict(value) for value in self.explanation],
         }
 
     def model_dump_json(self, indent: int | None = None) -> str:

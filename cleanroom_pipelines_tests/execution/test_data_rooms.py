@@ -188,6 +188,41 @@ def test_audiences_hold_the_users_their_definitions_name(filled: RoomWorld) -> N
     assert [row["reach"] for row in told["reach"]] == list(range(1, 31))
 
 
+def liked_by_the_group(world: RoomWorld) -> set[str]:
+    """The segments that set the planted group apart."""
+    return {name for user in world.group for name in world.segments[user]}
+
+
+def test_a_lookalike_says_what_sets_it_apart_free(filled: RoomWorld) -> None:
+    lookalike = filled.audience(LOOKALIKE)
+    filled.run()
+    told = document(filled, lookalike, "lookalike_statistics", "statistics")["result"]["explanation"]
+    assert {each["attribute"] for each in told} == {"segments"}
+    assert {each["value"] for each in told} == liked_by_the_group(filled)
+    strengths = [each["strength"] for each in told]
+    assert strengths == sorted(strengths, reverse=True)
+    assert min(strengths) > 3
+    pair = room_pair(filled.installation, filled.room)
+    assert pair is not None
+    lines = {each.kind for each in filled.installation.catalog.ledger_lines(pair.id)}
+    assert lines == {"base", "size", "lookalike", "figures"}
+
+
+def test_only_values_that_the_room_names_set_a_lookalike_apart(world: RoomWorld) -> None:
+    """Some of the seed, and nobody else, are in one segment alone that too few are in to be named."""
+    few = sorted(world.seeds["loyal"])[:24]
+    others = [line for line in world.files["segments"].splitlines() if line.split(",")[0] not in few]
+    world.files["segments"] = "\n".join([*others, *(f"{user},unnamed" for user in few), ""])
+    world.provision_base()
+    world.provision_seeds(seed_file({"loyal": world.seeds["loyal"]}))
+    lookalike = world.audience(LOOKALIKE)
+    world.run()
+    named = document(world, world.room, "data_attributes", "attributes")["attributes"]
+    assert "unnamed" not in {value for each in named for value in each["values"]}
+    told = document(world, lookalike, "lookalike_statistics", "statistics")["result"]["explanation"]
+    assert {each["value"] for each in told} == liked_by_the_group(world)
+
+
 def test_too_few_seed_users_are_told_without_a_number(filled: RoomWorld) -> None:
     rare = filled.audience({**LOOKALIKE, "source": {"kind": "seed", "audience_type": "rare"}})
     filled.run()
@@ -349,6 +384,8 @@ def test_hidden_counts_are_nowhere(undrawn: None, tmp_path: Path) -> None:
         assert (told["seed_size"], told["addressable_size"]) == (None, None)
         assert {row["size"] for row in told["reach"]} == {None}
         assert {row["tpr_error"] for row in told["reach"]} == {told["auc_error"]} == {None}
+        assert {each["value"] for each in told["explanation"]} <= liked_by_the_group(world)
+        assert {each["strength"] for each in told["explanation"]} == {None}, "they follow from the size"
         pair = room_pair(installation, world.room)
         assert pair is not None
         lines = {each.kind: each.tenths for each in installation.catalog.ledger_lines(pair.id)}

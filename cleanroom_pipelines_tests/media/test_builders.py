@@ -272,6 +272,10 @@ def test_statistics_are_read_and_written() -> None:
         "seed_size": None,
         "addressable_size": 4000,
         "test_set_sizes": {"seed": 50},
+        "explanation": [
+            {"attribute": "segments", "value": "skiing", "strength": 7.5},
+            {"attribute": "gender", "value": "f", "strength": None},
+        ],
     }
     statistics = LalAudienceStatistics.from_dict(told)
     assert statistics.model_dump() == told
@@ -280,6 +284,7 @@ def test_statistics_are_read_and_written() -> None:
     assert point is not None
     assert point.size == 80
     assert statistics.at_reach(30) is None
+    assert [each.value for each in statistics.explanation] == ["skiing", "f"]
 
 
 def test_statistics_need_no_more_than_the_document_says() -> None:
