@@ -35,6 +35,12 @@ class Document:
         return read
 
 
+class ServerDocument(Document):
+    """A document that a server sends; fields that a newer server adds are ignored."""
+
+    __pydantic_config__: ClassVar["ConfigDict"] = {"extra": "ignore"}
+
+
 def as_json(of: Any, value: Any) -> Any:
     """What JSON can hold of a value of a type, such as `tuple[Role, ...]`."""
     # no warnings: they quote the value
