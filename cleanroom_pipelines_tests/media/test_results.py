@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cleanroom_pipelines.media import results
+from cleanroom_pipelines.media import CustomAudience, SeedAudience, ValidationReport, ValidationReports, results
 from cleanroom_pipelines.media.audience_statistics_result import ReachPoint
 
 OVERLAP = (
@@ -73,3 +73,34 @@ def test_a_reach_is_read() -> None:
     assert ReachPoint.from_dict({"reach": 5, "size": None, "tpr": 0.5, "fpr": 0.1, "more": 1}) == ReachPoint(
         5, None, 0.5, 0.1
     )
+
+
+def test_audiences_are_read() -> None:
+    seed = SeedAudience.from_dict({"kind": "seed", "audience_type": "c", "size": 40, "is_empty": False, "more": 1})
+    assert vars(seed) == {"audience_type": "c", "size": 40, "created_at": None, "is_empty": False}
+    told = {
+        "id": "a",
+        "name": "n",
+        "definition": {"kind": "lookalike", "reach": 3},
+        "created_at": "t",
+        "created_by": "p",
+        "shared_with": ["b"],
+        "staleness_warnings": ["w"],
+        "more": 1,
+    }
+    custom = CustomAudience.from_dict(told)
+    assert vars(custom) | {"more": 1} == told | {
+        "kind": "lookalike",
+        "shared_with": ("b",),
+        "staleness_warnings": ("w",),
+    }
+    older = CustomAudience.from_dict({"id": "a", "name": "n", "kind": "exclusion", "definition": {}})
+    assert (older.kind, older.shared_with, older.staleness_warnings) == ("exclusion", (), ())
+
+
+def test_reports_are_read() -> None:
+    report = {"version": "v0", "report": {"outcome": "PASSED", "numRowsTotal": 3}}
+    kept = f'{{"matching": {json.dumps(report)}, "segments": null, "demographics": null}}'
+    reports = ValidationReports.from_dict({"matching": report, "more": 1})
+    assert reports == ValidationReports(ValidationReport(report["report"], "v0"), None, None)
+    assert reports.model_dump_json() == kept
