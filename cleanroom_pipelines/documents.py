@@ -8,10 +8,12 @@ Keep out: any one document. A field says what JSON calls it: `Annotated[int, Fie
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
+
+_T = TypeVar("_T")
 
 
 class Document:
@@ -31,8 +33,13 @@ class Document:
         Raises:
             ValueError: It is another document; what is in it is not told.
         """
-        read: Self = from_json(cls, value)
-        return read
+        return from_json(cls, value)
+
+
+class ServerDocument(Document):
+    """A document that a server sends; fields that a newer server adds are ignored."""
+
+    __pydantic_config__: ClassVar["ConfigDict"] = {"extra": "ignore"}
 
 
 def as_json(of: Any, value: Any) -> Any:
@@ -41,7 +48,7 @@ def as_json(of: Any, value: Any) -> Any:
     return _adapter(of).dump_python(value, mode="json", by_alias=True, warnings=False)
 
 
-def from_json(of: Any, value: Any) -> Any:
+def from_json(of: type[_T], value: Any) -> _T:
     """Read `as_json` back.
 
     Raises:
@@ -50,7 +57,8 @@ def from_json(of: Any, value: Any) -> Any:
     from pydantic import ValidationError
 
     with suppress(ValidationError):
-        return _adapter(of).validate_python(value)
+        read: _T = _adapter(of).validate_python(value)  # type: ignore[arg-type]
+        return read
     # Outside the handler: a validation error holds the values, and __context__ would keep it.
     raise ValueError(f"The document cannot be read as a {getattr(of, '__name__', of)}.")
 

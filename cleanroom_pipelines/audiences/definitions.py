@@ -9,10 +9,11 @@ audiences and whom they are shared with (catalogue).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 
 MIN_REACH, MAX_REACH = 1, 30
@@ -58,52 +59,44 @@ _WITHOUT_VALUES = (FilterOperator.EMPTY, FilterOperator.NOT_EMPTY)
 
 
 @dataclass(frozen=True)
-class BaseRef:
+class BaseRef(Document):
     """All relevant users of the publisher."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The reference as JSON."""
-        return {"kind": "base"}
+    kind: Literal["base"] = field(default="base", kw_only=True)
 
 
 @dataclass(frozen=True)
-class SeedRef:
+class SeedRef(Document):
     """The matched users of one type of seed audience.
 
     Args:
         audience_type: The type, as the advertiser's file says it.
     """
 
+    kind: Literal["seed"] = field(default="seed", kw_only=True)
     audience_type: str
 
     def __post_init__(self) -> None:
         _check_text(self.audience_type, "An audience type")
 
-    def as_json(self) -> dict[str, Any]:
-        """The reference as JSON."""
-        return {"kind": "seed", "audience_type": self.audience_type}
-
 
 @dataclass(frozen=True)
-class CustomRef:
+class CustomRef(Document):
     """An audience that was defined before.
 
     Args:
         id: Its id.
     """
 
+    kind: Literal["custom"] = field(default="custom", kw_only=True)
     id: str
 
     def __post_init__(self) -> None:
         _check_text(self.id, "An audience's id")
 
-    def as_json(self) -> dict[str, Any]:
-        """The reference as JSON."""
-        return {"kind": "custom", "id": self.id}
-
 
 @dataclass(frozen=True)
-class FileRef:
+class FileRef(Document):
     """A parquet file of ids; only for the algebra over files, never in a data room.
 
     Args:
@@ -111,6 +104,7 @@ class FileRef:
         column: Which column holds the ids; None where there is only one.
     """
 
+    kind: Literal["file"] = field(default="file", kw_only=True)
     path: str
     column: str | None = None
 
@@ -119,16 +113,12 @@ class FileRef:
         if self.column is not None:
             _check_text(self.column, "A column")
 
-    def as_json(self) -> dict[str, Any]:
-        """The reference as JSON."""
-        return {"kind": "file", "path": self.path} | ({} if self.column is None else {"column": self.column})
-
 
 Ref = BaseRef | SeedRef | CustomRef | FileRef
 
 
 @dataclass(frozen=True)
-class Filter:
+class Filter(Document):
     """A condition on one attribute of a user; texts are compared exactly.
 
     CONTAINS_NONE keeps users whose attribute is missing.
@@ -167,13 +157,9 @@ class Filter:
         is_all = self.operator is FilterOperator.CONTAINS_ALL
         return is_all and self.attribute in SINGLE_VALUED and len(set(self.values)) > 1
 
-    def as_json(self) -> dict[str, Any]:
-        """The filter as JSON."""
-        return {"attribute": self.attribute, "operator": self.operator.value, "values": list(self.values)}
-
 
 @dataclass(frozen=True)
-class Filters:
+class Filters(Document):
     """Several conditions on a user.
 
     Args:
@@ -187,13 +173,9 @@ class Filters:
     def __post_init__(self) -> None:
         _check_number(len(self.filters), MAX_FILTERS, "filters")
 
-    def as_json(self) -> dict[str, Any]:
-        """The conditions as JSON."""
-        return {"operator": self.operator.value, "filters": [each.as_json() for each in self.filters]}
-
 
 @dataclass(frozen=True)
-class Combinator:
+class Combinator(Document):
     """Another audience, and how it is combined with everything that stands before it.
 
     Args:
@@ -206,17 +188,9 @@ class Combinator:
     source: Ref
     filters: Filters | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """The combinator as JSON."""
-        return {
-            "operator": self.operator.value,
-            "source": self.source.as_json(),
-            "filters": self.filters and self.filters.as_json(),
-        }
-
 
 @dataclass(frozen=True)
-class RuleBased:
+class RuleBased(Document):
     """A source, filters on it, and other audiences combined with it strictly from left to right.
 
     Args:
@@ -225,6 +199,7 @@ class RuleBased:
         combinators: Other audiences, at most 100.
     """
 
+    kind: Literal["rule_based"] = field(default="rule_based", kw_only=True)
     source: Ref
     filters: Filters | None = None
     combinators: tuple[Combinator, ...] = ()
@@ -235,18 +210,9 @@ class RuleBased:
         n_values = sum(len(each.values) for filters in sets if filters for each in filters.filters)
         _check_number(n_values, MAX_VALUES_IN_ALL, "values in all filters together")
 
-    def as_json(self) -> dict[str, Any]:
-        """The definition as JSON."""
-        return {
-            "kind": "rule_based",
-            "source": self.source.as_json(),
-            "filters": self.filters and self.filters.as_json(),
-            "combinators": [each.as_json() for each in self.combinators],
-        }
-
 
 @dataclass(frozen=True)
-class Lookalike:
+class Lookalike(Document):
     """The users most like those of another audience.
 
     Args:
@@ -255,6 +221,7 @@ class Lookalike:
         exclude_seed_audience: Whether the source's own users are left out and their places given to others.
     """
 
+    kind: Literal["lookalike"] = field(default="lookalike", kw_only=True)
     source: Ref
     reach: int
     exclude_seed_audience: bool = False
@@ -269,50 +236,35 @@ class Lookalike:
         if isinstance(self.source, FileRef):
             raise UsageError("A lookalike cannot be made of a file.", remedy="Name an audience of a data room.")
 
-    def as_json(self) -> dict[str, Any]:
-        """The definition as JSON."""
-        return {
-            "kind": "lookalike",
-            "source": self.source.as_json(),
-            "reach": self.reach,
-            "exclude_seed_audience": self.exclude_seed_audience,
-        }
-
 
 @dataclass(frozen=True)
-class Remarketing:
+class Remarketing(Document):
     """The matched users of one type of seed audience.
 
     Args:
         audience_type: The type, as the advertiser's file says it.
     """
 
+    kind: Literal["remarketing"] = field(default="remarketing", kw_only=True)
     audience_type: str
 
     def __post_init__(self) -> None:
         _check_text(self.audience_type, "An audience type")
 
-    def as_json(self) -> dict[str, Any]:
-        """The definition as JSON."""
-        return {"kind": "remarketing", "audience_type": self.audience_type}
-
 
 @dataclass(frozen=True)
-class Exclusion:
+class Exclusion(Document):
     """All relevant users but the matched users of one type of seed audience.
 
     Args:
         audience_type: The type, as the advertiser's file says it.
     """
 
+    kind: Literal["exclusion"] = field(default="exclusion", kw_only=True)
     audience_type: str
 
     def __post_init__(self) -> None:
         _check_text(self.audience_type, "An audience type")
-
-    def as_json(self) -> dict[str, Any]:
-        """The definition as JSON."""
-        return {"kind": "exclusion", "audience_type": self.audience_type}
 
 
 Definition = RuleBased | Lookalike | Remarketing | Exclusion
@@ -324,7 +276,7 @@ def parse_definition(value: object, *, with_files: bool = False) -> Definition:
     """Read a definition from its JSON.
 
     Args:
-        value: What `json.loads` gives, or `as_json` gave.
+        value: What `json.loads` gives, or `as_dict` gave.
         with_files: Whether sources may be files (and nothing of a data room), for the algebra over files.
 
     Returns:

@@ -8,7 +8,7 @@ Every line is also in the audit log, before the answer leaves: a catalogue that 
 it by `recover` (`replay`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations_with_replacement
@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
 from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.privacy import (
     Price,
@@ -38,18 +39,20 @@ _ANSWERS_OF_BEFORE = frozenset(
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(Document):
     """What is paid for.
 
     Args:
         kind: In a word, for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
         key: What the ledger knows it by.
-        price: What it costs.
+        tenths: What it costs, in tenths of a unit.
+        sensitivity: Squared L2 length by which one person moves the answer's values.
     """
 
     kind: str
     key: str
-    price: Price
+    tenths: int
+    sensitivity: Fraction
 
     @classmethod
     def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
@@ -61,21 +64,12 @@ class Question:
             text: The canonical text of the question.
             price: What it costs.
         """
-        return cls(kind, question_key(content, text, price.tenths), price)
+        return cls(kind, question_key(content, text, price.tenths), price.tenths, price.sensitivity)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For an artifact; `from_dict` reads it back."""
-        return {
-            "kind": self.kind,
-            "key": self.key,
-            "tenths": self.price.tenths,
-            "sensitivity": str(self.price.sensitivity),
-        }
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read `as_dict` back."""
-        return cls(value["kind"], value["key"], Price(value["tenths"], Fraction(value["sensitivity"])))
+    @property
+    def price(self) -> Price:
+        """What it costs, and so how noisy the answer is."""
+        return Price(self.tenths, self.sensitivity)
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,7 @@ class Budget:
         """Tenths of a unit that some questions still cost."""
         by_key = {question.key: question for question in questions}
         paid = self.installation.catalog.is_paid(self.pair.id, by_key)
-        return sum(question.price.tenths for key, question in by_key.items() if key not in paid)
+        return sum(question.tenths for key, question in by_key.items() if key not in paid)
 
     def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:
         """Pay for questions together; what was paid before is free.

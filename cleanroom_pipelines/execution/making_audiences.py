@@ -296,7 +296,7 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
     run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
     size = run.size_of(lookalike.reach)
     sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [])
-    with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_json()) as draft:
+    with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_dict()) as draft:
         write_documents(draft.path, documents)
     return sentence
 

@@ -11,15 +11,16 @@ each, and the same question on the same data has the same noise.
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.execution.budgets import Budget, Question
 from cleanroom_pipelines.privacy import Price, Releaser
@@ -173,7 +174,7 @@ class PrivateRanking:
 
 
 @dataclass(frozen=True)
-class PaidVector:
+class PaidVector(Document):
     """A released vector with what was released beside it: a refreshed base is ranked by it, free.
 
     Args:
@@ -195,15 +196,6 @@ class PaidVector:
     representation: str
     n_seed_users: int
     figures: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For an artifact; `from_dict` reads it back."""
-        return {**asdict(self), "values": list(self.values)}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read `as_dict` back."""
-        return cls(**{**value, "values": tuple(value["values"])})
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
         """Whether this pair paid it, and it is of this seed in the representation of this model."""

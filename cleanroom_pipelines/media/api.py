@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from cleanroom_pipelines.documents import from_json
 from cleanroom_pipelines.media.errors import InvalidDefinitionError
 
 JSONType = dict[str, Any] | list[Any] | str | int | float | bool | None
@@ -34,9 +35,7 @@ class SeedAudience:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read what the server tells."""
-        return cls(
-            value["audience_type"], value.get("size"), value.get("created_at"), is_empty=value.get("is_empty")
-        )
+        return from_json(cls, value)
 
     def as_dict(self) -> dict[str, Any]:
         """How a definition or a request names it."""
@@ -78,17 +77,7 @@ class CustomAudience:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read what the server tells."""
-        definition = value["definition"]
-        return cls(
-            id=value["id"],
-            name=value["name"],
-            kind=definition.get("kind") or value["kind"],
-            definition=definition,
-            created_at=value.get("created_at"),
-            created_by=value.get("created_by"),
-            shared_with=tuple(value.get("shared_with") or ()),
-            staleness_warnings=tuple(value.get("staleness_warnings") or ()),
-        )
+        return from_json(cls, {**value, "kind": value["definition"].get("kind") or value["kind"]})
 
     def as_dict(self) -> dict[str, Any]:
         """How a definition or a request names it."""
@@ -161,7 +150,7 @@ class ValidationReport:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read what the server tells."""
-        return cls(value["report"], value["version"])
+        return from_json(cls, value)
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's JSON shape: `{"version", "report": {…}}`."""

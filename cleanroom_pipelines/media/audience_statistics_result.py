@@ -6,12 +6,14 @@ Keep out: working them out (`similarity`, on the server) and fetching them (`com
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
+
+from cleanroom_pipelines.documents import ServerDocument
 
 
 @dataclass(frozen=True)
-class ReachPoint:
+class ReachPoint(ServerDocument):
     """What a lookalike of one reach would be.
 
     Args:
@@ -25,11 +27,6 @@ class ReachPoint:
     size: int | None
     tpr: float
     fpr: float
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(value["reach"], value.get("size"), value["tpr"], value["fpr"])
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class LalAudienceStatistics:
             "auc": self.auc,
             "fpr": list(self.fpr),
             "tpr": list(self.tpr),
-            "reach": [asdict(point) for point in self.reach],
+            "reach": [point.as_dict() for point in self.reach],
             "seed_size": self.seed_size,
             "addressable_size": self.addressable_size,
             "test_set_sizes": dict(self.test_set_sizes),

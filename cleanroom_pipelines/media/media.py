@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from cleanroom_pipelines.documents import ServerDocument
 from cleanroom_pipelines.media.api import AudienceType, CustomAudience, SeedAudience, reference
 from cleanroom_pipelines.media.client import Client
 from cleanroom_pipelines.media.compute_job import (
@@ -49,7 +50,7 @@ class CollaborationType(StrEnum):
 
 
 @dataclass(frozen=True)
-class DcrConfiguration:
+class DcrConfiguration(ServerDocument):
     """What a data room was created with; it never changes.
 
     Args:
@@ -75,22 +76,6 @@ class DcrConfiguration:
     activation: tuple[str, ...] = ()
     created_at: str | None = None
     privacy: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(
-            id=value["id"],
-            name=value["name"],
-            owner_email=value["owner_email"],
-            participants=tuple(Participant.from_dict(each) for each in value["participants"]),
-            collaboration_types=tuple(CollaborationType(each) for each in value["collaboration_types"]),
-            matching_ids=tuple(MatchingId(each) for each in value["matching_ids"]),
-            hide_absolute_values=bool(value["hide_absolute_values"]),
-            activation=tuple(value.get("activation") or ()),
-            created_at=value.get("created_at"),
-            privacy=dict(value.get("privacy") or {}),
-        )
 
 
 @dataclass(frozen=True)

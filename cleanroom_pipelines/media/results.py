@@ -8,20 +8,22 @@ Keep out: working anything out. A number that is None is hidden, or too small to
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
+
+from cleanroom_pipelines.documents import ServerDocument
 
 
-class _Result:
+class _Result(ServerDocument):
     """Something that can be written as JSON."""
 
     def model_dump(self) -> dict[str, Any]:
         """The answer as a dictionary that JSON can hold."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return self.as_dict()
 
     def model_dump_json(self, indent: int | None = None) -> str:
         """The answer as JSON text."""
-        return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
+        return json.dumps(self.as_dict(), indent=indent, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class OverlapRow(_Result):
     """
 
     audience_type: str
-    advertiser_size: int | None
-    overlap_size: int | None
-    is_empty: bool | None
-    match_rate: float | None
+    advertiser_size: int | None = None
+    overlap_size: int | None = None
+    is_empty: bool | None = None
+    match_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,6 @@ class OverlapStatistics(_Result):
         """The row of one type; None if there is no such type."""
         return next((row for row in self.rows if row.audience_type == audience_type), None)
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        rows = (
-            OverlapRow(
-                row["audience_type"],
-                row.get("advertiser_size"),
-                row.get("overlap_size"),
-                row.get("is_empty"),
-                row.get("match_rate"),
-            )
-            for row in value["rows"]
-        )
-        return cls(tuple(rows), dict(value.get("noise") or {}))
-
 
 @dataclass(frozen=True)
 class InsightsRow(_Result):
@@ -89,13 +76,13 @@ class InsightsRow(_Result):
         addressable_size: Users of the publisher in the group.
     """
 
-    interest: str | None
-    age: str | None
-    gender: str | None
-    affinity_ratio: float | None
-    share_in_overlap: float | None
-    share_in_matchable: float | None
-    addressable_size: int | None
+    interest: str | None = None
+    age: str | None = None
+    gender: str | None = None
+    affinity_ratio: float | None = None
+    share_in_overlap: float | None = None
+    share_in_matchable: float | None = None
+    addressable_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,19 +114,6 @@ class Insights(_Result):
         """The insights on one type; None if there is no such type."""
         return next((each for each in self.audiences if each.audience_type == audience_type), None)
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        names = InsightsRow.__dataclass_fields__
-        audiences = (
-            AudienceInsights(
-                each["audience_type"],
-                tuple(InsightsRow(**{name: row.get(name) for name in names}) for row in each["rows"]),
-            )
-            for each in value["audiences"]
-        )
-        return cls(tuple(audiences), dict(value.get("noise") or {}))
-
 
 @dataclass(frozen=True)
 class DataAttribute(_Result):
@@ -168,16 +142,6 @@ class DataAttributes(_Result):
         """The attribute of a name; None if the base audience has none such."""
         return next((each for each in self.attributes if each.name == name), None)
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(
-            tuple(
-                DataAttribute(each["name"], each["type"], tuple(each["values"]), tuple(each["operators"]))
-                for each in value["attributes"]
-            )
-        )
-
 
 @dataclass(frozen=True)
 class AudienceSize(_Result):
@@ -189,14 +153,9 @@ class AudienceSize(_Result):
         noise: How far the number may be off, as the server states it.
     """
 
-    size: int | None
+    size: int | None = None
     reason: str | None = None
     noise: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(value.get("size"), value.get("reason"), dict(value.get("noise") or {}))
 
 
 @dataclass(frozen=True)
@@ -230,12 +189,6 @@ class UserListDelivery(_Result):
     manifest: Mapping[str, Any] = field(default_factory=dict)
     reveals: tuple[str, ...] = ()
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        files = (UserListFile(f["name"], f["n_users"], f["n_bytes"], f["sha256"]) for f in value["files"])
-        return cls(tuple(files), dict(value.get("manifest") or {}), tuple(value.get("reveals") or ()))
-
 
 @dataclass(frozen=True)
 class PrivacyBudget(_Result):
@@ -249,8 +202,8 @@ class PrivacyBudget(_Result):
         bound: How often the best attacker is right, in plain words and figures.
     """
 
-    spent: float
-    total: float
+    spent: int | float
+    total: int | float
     pair: tuple[str, ...] = ()
     period: str | None = None
     bound: Mapping[str, Any] = field(default_factory=dict)
@@ -259,17 +212,6 @@ class PrivacyBudget(_Result):
     def remaining(self) -> float:
         """Units that are left."""
         return max(0, round(self.total - self.spent, 1))
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(
-            value["spent"],
-            value["total"],
-            tuple(value.get("pair") or ()),
-            value.get("period"),
-            dict(value.get("bound") or {}),
-        )
 
 
 @dataclass(frozen=True)
@@ -283,15 +225,10 @@ class PriceEstimate(_Result):
         is_affordable: Whether it can be paid.
     """
 
-    units: float
+    units: int | float
     is_at_most: bool
-    left: float
+    left: int | float
     is_affordable: bool
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(value["units"], value["is_at_most"], value["left"], value["is_affordable"])
 
 
 @dataclass(frozen=True)
@@ -310,21 +247,8 @@ class BudgetProposal(_Result):
 
     id: str
     kind: str
-    units: float
+    units: int | float
     approved_by: tuple[str, ...]
     is_effective: bool
     bound: Mapping[str, Any]
     bound_then: Mapping[str, Any]
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(
-            value["id"],
-            value["kind"],
-            value["units"],
-            tuple(value["approved_by"]),
-            value["is_effective"],
-            dict(value["bound"]),
-            dict(value["bound_then"]),
-        )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from cleanroom_pipelines.documents import from_json
 from cleanroom_pipelines.media.api import ValidationReport
 
 
@@ -38,12 +39,7 @@ class ValidationReports:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Read what the server tells: reports by dataset, those alone that were brought."""
-
-        def read(dataset: str) -> ValidationReport | None:
-            report = value.get(dataset)
-            return None if report is None else ValidationReport.from_dict(report)
-
-        return cls(read("matching"), read("segments"), read("demographics"), read("embeddings"))
+        return from_json(cls, {"matching": None, "segments": None, "demographics": None, **value})
 
     def model_dump(self) -> dict[str, Any]:
         """The reports by dataset; None for what was not brought, and embeddings only if they were."""

@@ -5,12 +5,12 @@ Add here when matching a seed tells more.
 Keep out: which rows and columns of a seed are usable (tables); ranking; room matching identifiers (identity).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
@@ -42,7 +42,7 @@ class SeedUsers:
 
 
 @dataclass(frozen=True)
-class SeedMatch:
+class SeedMatch(Document):
     """How many of a seed a model knows; counts only.
 
     Args:
@@ -60,10 +60,6 @@ class SeedMatch:
     n_duplicates: int
     n_matched: int
     match_rate: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON-ready values."""
-        return asdict(self)
 
 
 def read_seed(

@@ -6,10 +6,11 @@ Keep out: reading, fitting, ranking.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.tables.roles import Role
 
@@ -243,7 +244,7 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
-class TrainingReport:
+class TrainingReport(Document):
     """What training read and made; counts only.
 
     Args:
@@ -275,10 +276,6 @@ class TrainingReport:
     profile: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     timing_seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON-ready values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

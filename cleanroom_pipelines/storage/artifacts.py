@@ -17,14 +17,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlparse
 
 import fsspec
 import pyarrow as pa
 
+from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CleanroomError,
@@ -83,7 +84,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Document):
     """What a reader may trust.
 
     Args:
@@ -115,10 +116,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1)
+        return json.dumps(self.as_dict(), sort_keys=True, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "Manifest":
+    def from_json(cls, text: str) -> Self:
         """Read a manifest.
 
         Raises:
@@ -131,11 +132,10 @@ class Manifest:
                     "This artifact was written by a newer version of cleanroom_pipelines.",
                     remedy="Upgrade this installation.",
                 )
-            raw["inputs"] = tuple(Input(**entry) for entry in raw["inputs"])
-            raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
-            if not all(_is_inside(entry.name) for entry in raw["files"]):
+            manifest = cls.from_dict(raw)
+            if not all(_is_inside(entry.name) for entry in manifest.files):
                 raise ValueError("a file outside of the artifact")
-            return cls(**raw)
+            return manifest
         except (ValueError, KeyError, TypeError):
             raise ArtifactError("A manifest cannot be read.", remedy="Build it again.") from None
 

@@ -59,6 +59,34 @@ def one(**parts: Any) -> dict[str, Any]:
     return rule(filters={"operator": "AND", "filters": [condition]})
 
 
+FILTERS = Filters(MatchOperator.MATCH_ANY, (Filter("age", FilterOperator.CONTAINS_ANY, ("5-9",)),))
+FILTERS_TEXT = (
+    '{"operator": "OR", "filters": [{"attribute": "age", "operator": "CONTAINS_ANY_OF", "values": ["5-9"]}]}'
+)
+KEPT: list[tuple[Definition, str]] = [
+    (Remarketing("t"), '{"kind": "remarketing", "audience_type": "t"}'),
+    (Exclusion("t"), '{"kind": "exclusion", "audience_type": "t"}'),
+    (
+        Lookalike(CustomRef("a"), 3),
+        '{"kind": "lookalike", "source": {"kind": "custom", "id": "a"}, "reach": 3, '
+        '"exclude_seed_audience": false}',
+    ),
+    (
+        RuleBased(BaseRef(), FILTERS, (Combinator(CombineOperator.DIFF, SeedRef("é")),)),
+        '{"kind": "rule_based", "source": {"kind": "base"}, "filters": '
+        + FILTERS_TEXT
+        + ', "combinators": [{"operator": "DIFF", "source": {"kind": "seed", "audience_type": "\\u00e9"}, '
+        '"filters": null}]}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("definition", "text"), KEPT)
+def test_kept_text(definition: Definition, text: str) -> None:
+    assert json.dumps(definition.as_dict()) == text
+    assert parse_definition(json.loads(text)) == type(definition).from_dict(json.loads(text)) == definition
+
+
 def test_the_values_on_the_wire() -> None:
     assert {each.name: each.value for each in FilterOperator} == {
         "CONTAINS_ANY": "CONTAINS_ANY_OF",
@@ -74,9 +102,9 @@ def test_the_values_on_the_wire() -> None:
 @given(rooms)
 def test_what_is_written_is_read_again(room: Room) -> None:
     for definition in room.audiences.values():
-        text = json.dumps(definition.as_json())
+        text = json.dumps(definition.as_dict())
         assert parse_definition(json.loads(text)) == definition
-        assert hash(parse_definition(definition.as_json())) == hash(definition)
+        assert hash(parse_definition(definition.as_dict())) == hash(definition)
 
 
 def test_a_reach_in_range() -> None:

@@ -151,7 +151,7 @@ def test_whatever_is_built_is_read_back_by_the_language(
         name="x", source_audience=seed, filters=filters, combinators=combinators
     )
     through_json = json.loads(json.dumps(definition.as_dict()))
-    assert parse_definition(through_json).as_json() == definition.as_dict()
+    assert parse_definition(through_json).as_dict() == definition.as_dict()
 
 
 # defects of the original that must not come back

@@ -27,7 +27,14 @@ from cleanroom_pipelines.errors import (
     UsageError,
 )
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input, Manifest
-from cleanroom_pipelines.storage.artifacts import FORMAT_VERSION, MANIFEST, is_leftover, sha256_of, write_durably
+from cleanroom_pipelines.storage.artifacts import (
+    FORMAT_VERSION,
+    MANIFEST,
+    FileEntry,
+    is_leftover,
+    sha256_of,
+    write_durably,
+)
 
 from ..object_stores import PROFILE, empty_store
 from ..offenders import offenders
@@ -310,6 +317,20 @@ def test_the_manifest_of_another_artifact_is_refused(local: ArtifactStore, root:
 def test_a_manifest_survives_its_json() -> None:
     manifest = Manifest("audience", PARTITION, "0001-00000000", "1", "d", "now", (), (), {"a": [1]})
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_kept_text() -> None:
+    inputs, files = (Input("a", "p", "", "ab"),), (FileEntry("x/y", 3, "cd"), FileEntry("z", 4, "ef", 5))
+    manifest = Manifest("audience", PARTITION, "0001-00000000", "1", "d", "now", inputs, files, {"é": [1, 2.0]})
+    text = (
+        '{"asset": "audience", "code_version": "1", "created_at": "now", "data_version": "d", '
+        '"facts": {"\\u00e9": [1, 2.0]}, "files": [{"n_bytes": 3, "n_rows": null, "name": "x/y", "sha256": "cd"}, '
+        '{"n_bytes": 4, "n_rows": 5, "name": "z", "sha256": "ef"}], "format_version": 2, "inputs": '
+        '[{"asset": "a", "digest": "ab", "partition": "p", "version": ""}], "partition": "x-0123456789ab", '
+        '"record": "", "version": "0001-00000000"}'
+    )
+    assert manifest.to_json() == json.dumps(json.loads(text), indent=1)
+    assert Manifest.from_json(text) == manifest
 
 
 def test_versions_come_oldest_first_and_only_finished_ones(place: Place) -> None:

@@ -115,7 +115,7 @@ def add_audience(
             name=name,
             mark=call.installation.token_hex(8),
             data_room_id=room.id,
-            definition=definition.as_json(),
+            definition=definition.as_dict(),
             created_by=room.group.id,
             created_by_email=call.email,
             shared_with=shared_with,
