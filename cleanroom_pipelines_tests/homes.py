@@ -17,7 +17,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine
 
 import cleanroom_pipelines.catalog as catalog_package
-from cleanroom_pipelines.catalog import Cause, Kind, Version
+from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.kinds import ASSETS_OF
@@ -41,7 +41,7 @@ METRICS = {
 def finish_with_artifacts(installation: Installation, version: Version) -> None:
     """Do a pending version's work as a run does: claim, artifacts with their manifests, the end."""
     catalog, run = installation.catalog, Run("run", version.number)
-    with working(installation, version.kind, version.resource_id, run) as held:
+    with working(installation, RECORDS[version.kind], version.resource_id, run) as held:
         assert isinstance(held, Work)
         parents = parents_of(catalog, version)
         inputs = tuple(

@@ -42,6 +42,7 @@ from cleanroom_pipelines.catalog.parties import Parties
 from cleanroom_pipelines.catalog.policies import Policies
 from cleanroom_pipelines.catalog.queue import Lane
 from cleanroom_pipelines.catalog.records import (
+    RECORDS,
     AccessKey,
     Account,
     AnalysisTemplate,
@@ -140,6 +141,7 @@ __all__ = [
     "LOCAL_ACCOUNT",
     "LOCAL_REGION",
     "MAX_ATTEMPTS",
+    "RECORDS",
     "RESERVED_SECONDS",
     "SEED",
     "UPLOAD",

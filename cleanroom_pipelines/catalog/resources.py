@@ -9,7 +9,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Literal, TypeVar, overload
+from typing import TypeVar
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
@@ -33,13 +33,10 @@ from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import (
     DELETING,
     OPEN,
-    AudienceModel,
-    ConfiguredAudienceModel,
-    ExportJob,
+    RECORDS,
     GenerationJob,
     Page,
     Resource,
-    TrainingDataset,
     Version,
 )
 from cleanroom_pipelines.catalog.specs import (
@@ -65,57 +62,13 @@ _MAX_PAGE = 1000
 class Resources(Database):
     """The part of the catalogue that the ways in speak to."""
 
-    @overload
     def get(
-        self,
-        kind: Literal[Kind.TRAINING_DATASET],
-        resource_id: str,
-        account_id: str | None = None,
-        region: str | None = None,
-    ) -> TrainingDataset: ...
-    @overload
-    def get(
-        self,
-        kind: Literal[Kind.AUDIENCE_MODEL],
-        resource_id: str,
-        account_id: str | None = None,
-        region: str | None = None,
-    ) -> AudienceModel: ...
-    @overload
-    def get(
-        self,
-        kind: Literal[Kind.CONFIGURED_AUDIENCE_MODEL],
-        resource_id: str,
-        account_id: str | None = None,
-        region: str | None = None,
-    ) -> ConfiguredAudienceModel: ...
-    @overload
-    def get(
-        self,
-        kind: Literal[Kind.GENERATION_JOB],
-        resource_id: str,
-        account_id: str | None = None,
-        region: str | None = None,
-    ) -> GenerationJob: ...
-    @overload
-    def get(
-        self,
-        kind: Literal[Kind.EXPORT_JOB],
-        resource_id: str,
-        account_id: str | None = None,
-        region: str | None = None,
-    ) -> ExportJob: ...
-    @overload
-    def get(
-        self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
-    ) -> Resource: ...
-    def get(
-        self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
-    ) -> Resource:
+        self, record_type: type[_R], resource_id: str, account_id: str | None = None, region: str | None = None
+    ) -> _R:
         """One resource by its partition key.
 
         Args:
-            kind: Its kind.
+            record_type: The class of its kind's records; `RECORDS[kind]` where the kind is a variable.
             resource_id: Its partition key.
             account_id: Whose it must be; anybody's if not given, which is for the operator only.
             region: Where it must be; anywhere if not given.
@@ -124,20 +77,21 @@ class Resources(Database):
             NotFoundError: There is none, or it is another account's or region's.
         """
         with self._read() as session:
-            return resource_record(find_resource(session, kind, resource_id, account_id, region))
+            row = find_resource(session, record_type.kind, resource_id, account_id, region)
+            return as_record(record_type, resource_record(row))
 
     def get_by_name(
         self,
-        kind: Kind,
+        record_type: type[_R],
         name: str,
         account_id: str = LOCAL_ACCOUNT,
         region: str = LOCAL_REGION,
         generation_job_id: str = "",
-    ) -> Resource:
+    ) -> _R:
         """One resource by its name.
 
         Args:
-            kind: Its kind.
+            record_type: As in `get`.
             name: Its name, exactly.
             account_id: Whose it is.
             region: Such as `us-east-1`.
@@ -147,12 +101,13 @@ class Resources(Database):
             NotFoundError: There is none.
         """
         with self._read() as session:
+            kind = record_type.kind
             row = find_named(session, kind, name, account_id=account_id, region=region, scope=generation_job_id)
             if row is None:
                 raise NotFoundError(
                     f"There is no {kind.words} of this name.", remedy="See the list of those that exist."
                 )
-            return resource_record(row)
+            return as_record(record_type, resource_record(row))
 
     def list(
         self,
@@ -290,7 +245,7 @@ class Resources(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        return self.get(kind, resource_id, account_id).tags
+        return self.get(RECORDS[kind], resource_id, account_id).tags
 
     @noted
     def place_seed(

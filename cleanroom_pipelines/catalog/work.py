@@ -40,6 +40,7 @@ from cleanroom_pipelines.catalog.records import (
     Status,
     Version,
 )
+from cleanroom_pipelines.catalog.resources import as_record
 from cleanroom_pipelines.catalog.tables import (
     AudienceModelRow,
     AudienceReferenceRow,
@@ -356,9 +357,7 @@ def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
 
 
 def _model(row: AudienceModelRow) -> AudienceModel:
-    record = resource_record(row)
-    assert isinstance(record, AudienceModel)
-    return record
+    return as_record(AudienceModel, resource_record(row))
 
 
 def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:

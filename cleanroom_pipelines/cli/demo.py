@@ -75,8 +75,7 @@ def run_demo(*, as_json: bool = False) -> None:
     for change in changes:
         say(f"  {change.action}  {change.kind.words} {change.name!r}")
     run_pending_watched(installation)
-    job = installation.catalog.get_by_name(Kind.GENERATION_JOB, _JOB)
-    assert isinstance(job, GenerationJob)
+    job = installation.catalog.get_by_name(GenerationJob, _JOB)
     _refuse_failures(installation)
     _, report = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "seed_validation_report")
     _, audience = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "audience")

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, check_sizes
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
+    RECORDS,
     SEED,
     AudienceModelSpec,
     Catalog,
@@ -49,6 +50,7 @@ from cleanroom_pipelines.storage.seed_vault import seed_suffix
 from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
 
 # Stands for the id of a parent that a dry run would have created.
+_R = TypeVar("_R", bound=Resource)
 _NEW = "new"
 
 
@@ -269,7 +271,7 @@ class _Applying:
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
         """Let an updated job have its seed where it is needed still, and nowhere else."""
-        job = self._catalog.get(Kind.GENERATION_JOB, before.id)
+        job = self._catalog.get(GenerationJob, before.id)
         newest = self._catalog.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
             if job.seed_location != location:
@@ -283,7 +285,7 @@ class _Applying:
     def _existing(self, spec: Spec) -> Resource | None:
         scope = spec.generation_job_id if isinstance(spec, ExportJobSpec) else ""
         try:
-            existing = self._named(spec.kind, spec.name, scope)
+            existing = self._named(RECORDS[spec.kind], spec.name, scope)
         except NotFoundError:
             return None
         if not existing.declared:
@@ -316,10 +318,9 @@ class _Applying:
             if form.name == configured:
                 return _sizes(form.sizes)
         try:
-            found = self._named(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+            found = self._named(ConfiguredAudienceModel, configured)
         except NotFoundError:
             return None  # told when the parent is looked up
-        assert isinstance(found, ConfiguredAudienceModel)
         return found.sizes
 
     def _keeps_seed(self, form: GenerationJobForm) -> bool:
@@ -347,7 +348,7 @@ class _Applying:
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
-            parent = self._named(kind, name)
+            parent = self._named(RECORDS[kind], name)
         except NotFoundError:
             raise UsageError(
                 f"It refers to a {kind.words} that is declared nowhere.",
@@ -356,8 +357,8 @@ class _Applying:
         _refuse_deleting(parent)
         return parent.id
 
-    def _named(self, kind: Kind, name: str, generation_job_id: str = "") -> Resource:
-        return self._catalog.get_by_name(kind, name, self._account_id, self._region, generation_job_id)
+    def _named(self, record_type: type[_R], name: str, generation_job_id: str = "") -> _R:
+        return self._catalog.get_by_name(record_type, name, self._account_id, self._region, generation_job_id)
 
     def _path(self, text: str) -> Path:
         return self._declaration.folder / text

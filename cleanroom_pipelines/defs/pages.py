@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Resource
+from cleanroom_pipelines.catalog import RECORDS, Resource
 from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.kinds import ASSETS, ASSETS_OF
@@ -45,7 +45,7 @@ def metadata_of(installation: Installation, made: Made) -> Metadata:
     """
     assert made.manifest is not None
     row = ASSETS[made.asset]
-    record = installation.catalog.get(row.kind, made.partition)
+    record = installation.catalog.get(RECORDS[row.kind], made.partition)
     page: Metadata = {
         "summary": dg.MetadataValue.md(f"**{made.sentence}**"),
         "partition": dg.MetadataValue.md(_partition_markdown(installation, record)),
@@ -194,7 +194,7 @@ def _partition_markdown(installation: Installation, record: Resource) -> str:
     lines += ["", f"Status: {record.status}" + (f" ({record.status_code})" if record.status_code else "")]
     parent: Resource | None = record
     while parent and parent.parent_id and parent.parent_kind:
-        parent = installation.catalog.get(parent.parent_kind, parent.parent_id)
+        parent = installation.catalog.get(RECORDS[parent.parent_kind], parent.parent_id)
         page = f"/assets/{ASSETS_OF[parent.kind][-1]}?view=partitions&partition={parent.id}"
         lines.append(f"- {parent.kind.words}: [{_escaped(parent.name)}]({page})")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from typing import Any
 
 from cleanroom_pipelines.catalog import (
     SEED,
+    ConfiguredAudienceModel,
     ExportJob,
     GenerationJob,
     GenerationJobSpec,
@@ -270,7 +271,7 @@ def forget_inbox(installation: Installation, configured_id: str, older_than: dat
 
 def _settle(installation: Installation, job_id: str) -> None:
     try:
-        job = installation.catalog.get(Kind.GENERATION_JOB, job_id)
+        job = installation.catalog.get(GenerationJob, job_id)
     except NotFoundError:
         return
     if job.origin is not Origin.INBOX or job.status in DELETING:
@@ -309,7 +310,7 @@ def _settle(installation: Installation, job_id: str) -> None:
 def _configured(installation: Installation, drop: Drop) -> str:
     try:
         path_of_partition(drop.configured_id)
-        return installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, drop.configured_id).id
+        return installation.catalog.get(ConfiguredAudienceModel, drop.configured_id).id
     except (NotFoundError, UsageError):
         raise _no_such_model() from None
 

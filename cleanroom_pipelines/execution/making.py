@@ -17,6 +17,7 @@ from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, ExportManifest,
 from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     AudienceModel,
     ConfiguredAudienceModel,
     ExportJob,
@@ -91,11 +92,10 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
     """
     from cleanroom_pipelines.validation import profile_interactions, validate_interactions, validate_users
 
-    with working(installation, Kind.TRAINING_DATASET, partition, run) as work:
+    with working(installation, TrainingDataset, partition, run) as work:
         if isinstance(work, Idle):
             return _idle(installation, "training_dataset", partition, work)
         dataset = work.record
-        assert isinstance(dataset, TrainingDataset)
         refuse_links(installation.home, dataset.account_id, Path(dataset.source))
         limits = _population_floors(installation)
         report = validate_interactions(
@@ -136,11 +136,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
     from cleanroom_pipelines.similarity.specs import SizeProfile
     from cleanroom_pipelines.similarity.training import train
 
-    with working(installation, Kind.AUDIENCE_MODEL, partition, run) as work:
+    with working(installation, AudienceModel, partition, run) as work:
         if isinstance(work, Idle):
             return _idle(installation, "audience_model", partition, work)
         model = work.record
-        assert isinstance(model, AudienceModel)
         dataset, parent = _usable_dataset(installation, model.training_dataset_id)
         refuse_links(installation.home, dataset.account_id, Path(dataset.source))
         inputs = (*_table_inputs(installation, dataset), _input_of(installation, parent, "training_dataset"))
@@ -172,11 +171,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
 
 def make_configured_audience_model(installation: Installation, partition: str, run: Run) -> Made:
     """Write down what a configured audience model allows, on which version of its model."""
-    with working(installation, Kind.CONFIGURED_AUDIENCE_MODEL, partition, run) as work:
+    with working(installation, ConfiguredAudienceModel, partition, run) as work:
         if isinstance(work, Idle):
             return _idle(installation, "configured_audience_model", partition, work)
         configured = work.record
-        assert isinstance(configured, ConfiguredAudienceModel)
         model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
         configuration: dict[str, Any] = {
             "sizes": [str(size) for size in configured.sizes],
@@ -213,7 +211,7 @@ def make_seed_validation_report(
         run: Who works.
         audience_follows: Whether the same run goes on to make the audience; else the job is given back.
     """
-    with working(installation, Kind.GENERATION_JOB, partition, run) as work:
+    with working(installation, GenerationJob, partition, run) as work:
         if isinstance(work, Idle):
             return _idle(installation, "seed_validation_report", partition, work)
         made = _make_report(work)
@@ -229,7 +227,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
     from cleanroom_pipelines.similarity.ranking import generate
 
     try:
-        with working(installation, Kind.GENERATION_JOB, partition, run) as work:
+        with working(installation, GenerationJob, partition, run) as work:
             if isinstance(work, Idle):
                 return _idle(installation, "audience", partition, work)
             if "seed_validation_report" not in work.version.artifacts:
@@ -274,7 +272,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
 
 
 def _make_private_audience(
-    work: Work,
+    work: Work[GenerationJob],
     private: PrivateJob,
     configured: ConfiguredAudienceModel,
     inputs: tuple[Input, ...],
@@ -322,16 +320,13 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
     """Write the best users at one allowed size to the configured model's destination."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
 
-    with working(installation, Kind.EXPORT_JOB, partition, run) as work:
+    with working(installation, ExportJob, partition, run) as work:
         if isinstance(work, Idle):
             return _idle(installation, "audience_export", partition, work)
         export = work.record
-        assert isinstance(export, ExportJob)
         audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
-        job = installation.catalog.get(Kind.GENERATION_JOB, export.generation_job_id)
-        assert isinstance(job, GenerationJob)
-        configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
-        assert isinstance(configured, ConfiguredAudienceModel)
+        job = installation.catalog.get(GenerationJob, export.generation_job_id)
+        configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
         folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
         place = _destination(installation, configured) / folder
         ranked = installation.store.manifest(_reference_of(audience, "audience")).facts
@@ -425,8 +420,7 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     Raises:
         ArtifactError: A file is missing or was altered, or the counts differ.
     """
-    export = installation.catalog.get(Kind.EXPORT_JOB, partition)
-    assert isinstance(export, ExportJob)
+    export = installation.catalog.get(ExportJob, partition)
     # where it was written: the configured model may name another place by now
     beside = str(export.output_location).rpartition("/")[0]
     place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
@@ -440,7 +434,7 @@ def _destination(installation: Installation, configured: ConfiguredAudienceModel
     return installation.buckets.destination(configured.account_id, configured.output_url)
 
 
-def _make_report(work: Work) -> Made:
+def _make_report(work: Work[GenerationJob]) -> Made:
     from cleanroom_pipelines.similarity.seeds import match_seed
     from cleanroom_pipelines.validation import report_sentence, validate_seed
 
@@ -530,7 +524,7 @@ def _export_before(
     return _destination(installation, configured) / str(installation.store.manifest(reference).facts["folder"])
 
 
-def _made(work: Work, asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
+def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
     return Made(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 
@@ -554,7 +548,7 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 
 def _current(installation: Installation, kind: Kind, partition: str) -> Version:
     try:
-        number = installation.catalog.get(kind, partition).current_version
+        number = installation.catalog.get(RECORDS[kind], partition).current_version
     except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
         number = None
     if number is None:
@@ -568,8 +562,7 @@ def _current(installation: Installation, kind: Kind, partition: str) -> Version:
 
 def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
     """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
-    dataset = installation.catalog.get(Kind.TRAINING_DATASET, partition)
-    assert isinstance(dataset, TrainingDataset)
+    dataset = installation.catalog.get(TrainingDataset, partition)
     newest = installation.catalog.newest_version(Kind.TRAINING_DATASET, partition)
     if newest.status == "CREATE_FAILED":
         raise TrainingDataError(
@@ -579,12 +572,12 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
     return dataset, _current(installation, Kind.TRAINING_DATASET, partition)
 
 
-def _family(installation: Installation, work: Work) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
+def _family(
+    installation: Installation, work: Work[GenerationJob]
+) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
     """The job, what it may do, and the model's version: as it was started, unless it follows its declaration."""
     job = work.record
-    assert isinstance(job, GenerationJob)
-    configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
-    assert isinstance(configured, ConfiguredAudienceModel)
+    configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
         configured = replace(
             configured,

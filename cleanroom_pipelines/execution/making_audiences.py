@@ -62,7 +62,7 @@ def make_custom_audience(installation: Installation, partition: str, run: Run, *
     newest = installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition)
     if newest.run_id == run.id and newest.status != "CREATE_IN_PROGRESS":
         return _read(installation, newest, asset)
-    with working(installation, Kind.CUSTOM_AUDIENCE, partition, run) as work:
+    with working(installation, CustomAudience, partition, run) as work:
         if isinstance(work, Idle):
             return Made(asset, partition, work.message, made=False)
         question = _Question.of(installation, work)
@@ -80,17 +80,15 @@ class _Question:
     """An audience that is being made, on one version of its room."""
 
     installation: Installation
-    work: Work
+    work: Work[CustomAudience]
     room: DataRoom
     room_version: Version
     definition: Definition
 
     @classmethod
-    def of(cls, installation: Installation, work: Work) -> "_Question":
+    def of(cls, installation: Installation, work: Work[CustomAudience]) -> "_Question":
         audience = work.record
-        assert isinstance(audience, CustomAudience)
-        room = installation.catalog.get(Kind.DATA_ROOM, audience.data_room_id)
-        assert isinstance(room, DataRoom)
+        room = installation.catalog.get(DataRoom, audience.data_room_id)
         version = installation.catalog.current_version(Kind.DATA_ROOM, room.id)
         definition = parse_definition(audience.definition)
         if version is None or "base_audience" not in version.artifacts:
@@ -126,7 +124,6 @@ class _Question:
     @property
     def organization(self) -> str:
         """Whose question it is."""
-        assert isinstance(self.work.record, CustomAudience)
         return self.installation.catalog.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
@@ -335,14 +332,12 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
     from cleanroom_pipelines.storage.destinations import folder_on_disk
 
     asset = "audience_user_list"
-    with working(installation, Kind.AUDIENCE_LIST, partition, run) as work:
+    with working(installation, AudienceList, partition, run) as work:
         if isinstance(work, Idle):
             return Made(asset, partition, work.message, made=False)
         record = work.record
-        assert isinstance(record, AudienceList)
         options, catalog = record.options, installation.catalog
-        audience = catalog.get(Kind.CUSTOM_AUDIENCE, record.custom_audience_id)
-        assert isinstance(audience, CustomAudience)
+        audience = catalog.get(CustomAudience, record.custom_audience_id)
         version, room_version = _current_audience(installation, audience)
         reference = ArtifactReference("custom_audience", audience.id, version.artifacts["custom_audience"])
         with work.withdrawing(asset), ExitStack() as stack:
@@ -406,8 +401,7 @@ def resolver(installation: Installation) -> Resolve:
     """Gives the definition of a custom audience by its id."""
 
     def resolve(audience_id: str) -> Definition:
-        audience = installation.catalog.get(Kind.CUSTOM_AUDIENCE, audience_id)
-        assert isinstance(audience, CustomAudience)
+        audience = installation.catalog.get(CustomAudience, audience_id)
         return parse_definition(audience.definition)
 
     return resolve
@@ -436,8 +430,7 @@ def _pay_for_list(
             remedy="Ask for the list again in a moment.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
-    room = installation.catalog.get(Kind.DATA_ROOM, audience.data_room_id)
-    assert isinstance(room, DataRoom)
+    room = installation.catalog.get(DataRoom, audience.data_room_id)
     budget = RoomBudget.of(installation, room, room_version.artifacts)
     if budget is not None and told["questions"]:
         organization = installation.catalog.organization_of_user(audience.created_by_email)
@@ -451,11 +444,11 @@ def _delta_from(
     if not job_id:
         return None
     try:
-        earlier = installation.catalog.get(Kind.AUDIENCE_LIST, installation.catalog.room_job(job_id).target_id)
+        earlier = installation.catalog.get(AudienceList, installation.catalog.room_job(job_id).target_id)
     except NotFoundError:
         earlier = None
     version = installation.catalog.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
-    if not isinstance(earlier, AudienceList) or earlier.delivered_to != record.delivered_to or version is None:
+    if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
         raise UsageError("There is no such earlier list of yours.", remedy="Name a user list job of your own.")
     reference = ArtifactReference("audience_user_list", earlier.id, version.artifacts["audience_user_list"])
     return stack.enter_context(installation.store.opening(reference)) / FILES

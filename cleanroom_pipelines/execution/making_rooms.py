@@ -36,11 +36,10 @@ def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
     """Validate what a publisher brought, before it goes into a room."""
     from cleanroom_pipelines.validation.rooms import validate_base
 
-    with working(installation, Kind.DATA_LAB, partition, run) as work:
+    with working(installation, DataLab, partition, run) as work:
         if isinstance(work, Idle):
             return _nothing("data_lab", partition, work.message)
         lab = work.record
-        assert isinstance(lab, DataLab)
         with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
             report = validate_base(uploads, runtime=work.runtime)
         documents: dict[str, Any] = {
@@ -76,7 +75,7 @@ def make_room_asset(installation: Installation, partition: str, run: Run, *, ass
     """
     if (made := _made_by(installation, partition, run, asset)) is not None:
         return made
-    with working(installation, Kind.DATA_ROOM, partition, run) as work:
+    with working(installation, DataRoom, partition, run) as work:
         if isinstance(work, Idle):
             return _nothing(asset, partition, work.message)
         state = _State(installation, work)
@@ -97,11 +96,10 @@ def make_room_asset(installation: Installation, partition: str, run: Run, *, ass
 class _State:
     """What a run knows of the version of a room it makes."""
 
-    def __init__(self, installation: Installation, work: Work) -> None:
+    def __init__(self, installation: Installation, work: Work[DataRoom]) -> None:
         self.installation = installation
         self.work = work
         room = work.record
-        assert isinstance(room, DataRoom)
         self.room = room
         catalog = installation.catalog
         # as it is now: a run that made the assets before left them in the version

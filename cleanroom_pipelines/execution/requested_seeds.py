@@ -8,7 +8,7 @@ Keep out: who may ask (the ways in), reading buckets (storage), running queries 
 import tempfile
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import SEED, GenerationJob, Kind, RequestedSeed
+from cleanroom_pipelines.catalog import SEED, GenerationJob, RequestedSeed
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.queries.checking import check_query
@@ -59,7 +59,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
     except BaseException:
         installation.vault.delete(location)
         raise
-    return installation.catalog.get(Kind.GENERATION_JOB, job.id)
+    return installation.catalog.get(GenerationJob, job.id)
 
 
 def _query(installation: Installation, account: str, requested: RequestedSeed, out: Path) -> None:

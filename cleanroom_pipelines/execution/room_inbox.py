@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError
 from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop, RestingDrop, one_at_a_time, rest
 from cleanroom_pipelines.execution.installation import Installation
@@ -57,8 +57,7 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
         StorageFullError: The disk is full; the file stays.
     """
     with one_at_a_time(installation):
-        room = installation.catalog.get(Kind.DATA_ROOM, drop.configured_id)
-        assert isinstance(room, DataRoom)
+        room = installation.catalog.get(DataRoom, drop.configured_id)
         dataset, matching_id = _dataset_of(room, drop.path.parent.name)
         try:
             resting = rest(installation, drop)

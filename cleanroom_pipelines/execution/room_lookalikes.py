@@ -13,7 +13,7 @@ from typing import Any
 
 from cleanroom_pipelines.audiences.definitions import SEGMENTS
 from cleanroom_pipelines.audiences.insights import BaseFigures
-from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.catalog import CustomAudience, Kind
 from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.execution.budgets import Question
 from cleanroom_pipelines.execution.installation import Installation
@@ -54,7 +54,7 @@ class LookalikeRun:
     """
 
     installation: Installation
-    work: Work
+    work: Work[CustomAudience]
     room: RoomBudget
     figures: BaseFigures
     named: Mapping[str, Collection[str]]

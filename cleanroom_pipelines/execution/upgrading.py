@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from cleanroom_pipelines.catalog import (
     Cause,
+    ConfiguredAudienceModel,
     CustomAudience,
     GenerationJob,
     Kind,
@@ -91,7 +92,7 @@ def _model_of(installation: Installation, record: Resource, version: Version) ->
         return None
     if started := configured_at_start(version):
         return Kind.AUDIENCE_MODEL, started.audience_model_id, "audience_model"
-    configured = installation.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, record.configured_audience_model_id)
+    configured = installation.catalog.get(ConfiguredAudienceModel, record.configured_audience_model_id)
     return Kind.AUDIENCE_MODEL, str(configured.parent_id), "audience_model"
 
 

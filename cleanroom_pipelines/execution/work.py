@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     Claim,
     Dossier,
     Holding,
@@ -48,6 +49,9 @@ _STOPPED = "The run was stopped."
 SECONDS_BETWEEN_REPORTS = 1.0
 
 _RECORDS = "records in manifests"
+
+
+_R = TypeVar("_R", bound=Resource)
 
 
 class UnexpectedError(CleanroomError):
@@ -83,11 +87,11 @@ class Idle:
 
 
 @dataclass
-class Work:
+class Work(Generic[_R]):
     """A version this run holds the claim of."""
 
     installation: Installation
-    record: Resource
+    record: _R
     version: Version
     claim: Claim
     is_lost: Callable[[], bool]
@@ -259,7 +263,9 @@ class Work:
 
 
 @contextmanager
-def working(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[Work | Idle]:
+def working(
+    installation: Installation, record_type: type[_R], partition: str, run: Run
+) -> Iterator[Work[_R] | Idle]:
     """Claim what the run is to do and close the claim however the body ends.
 
     A body that raises one of our errors fails the version with its code; any other error becomes INTERNAL, without
@@ -267,7 +273,7 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
 
     Args:
         installation: Where to work.
-        kind: The resource's kind.
+        record_type: The class of the resource's records.
         partition: Partition key of the resource.
         run: Who works.
 
@@ -277,13 +283,14 @@ def working(installation: Installation, kind: Kind, partition: str, run: Run) ->
     Raises:
         CleanroomError: What the body raised, free of data.
     """
+    kind = record_type.kind
     with heeding_signals() as told, _giving_back(installation, kind, partition, run):
         outcome = _claim(installation, kind, partition, run)
         if isinstance(outcome, Idle):
             yield outcome
             return
         version, claim = outcome
-        record = installation.catalog.get(kind, partition)
+        record = installation.catalog.get(record_type, partition)
         with _holding(installation, claim) as keeper:
             work = Work(installation, record, version, claim, keeper.lost.is_set, told.is_set)
             try:
@@ -353,7 +360,7 @@ def _holding(installation: Installation, claim: Claim) -> AbstractContextManager
     return holding(installation.catalog, claim)
 
 
-def _close_failed(work: Work, error: Exception) -> CleanroomError:
+def _close_failed(work: Work[Any], error: Exception) -> CleanroomError:
     """Close the version with the reason of an error, and give what may be raised of it."""
     if isinstance(error, CancelledError):
         _close(work, StatusCode.CANCELLED, _CANCELLED)
@@ -363,7 +370,7 @@ def _close_failed(work: Work, error: Exception) -> CleanroomError:
     return reason
 
 
-def _end_interrupted(work: Work, run: Run) -> None:
+def _end_interrupted(work: Work[Any], run: Run) -> None:
     if run.was_cancelled():
         _close(work, StatusCode.CANCELLED, _STOPPED)
     elif work.is_open:
@@ -408,7 +415,7 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
         return Idle("Another run holds this work, or has done it; nothing was made here.")
     version = catalog.version(kind, partition, number)
     try:
-        reason = wait_for_rebuild(installation, catalog.get(kind, partition), version)
+        reason = wait_for_rebuild(installation, catalog.get(RECORDS[kind], partition), version)
     except CleanroomError as error:
         catalog.fail(claim, error.status_code, str(error))
         raise
@@ -418,7 +425,7 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
     return version, claim
 
 
-def _close(work: Work, status_code: StatusCode, message: str) -> None:
+def _close(work: Work[Any], status_code: StatusCode, message: str) -> None:
     if work.is_open:
         with suppress(ClaimLostError):  # whoever took it over closes it
             work.fail(status_code, message)

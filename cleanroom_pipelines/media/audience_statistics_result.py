@@ -30,7 +30,7 @@ class ReachPoint(ServerDocument):
 
 
 @dataclass(frozen=True)
-class DistinguishingValue:
+class DistinguishingValue(ServerDocument):
     """A value that the audience has more often than chance would give it.
 
     Args:
@@ -41,12 +41,7 @@ class DistinguishingValue:
 
     attribute: str
     value: str
-    strength: float | None
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
-        return cls(value["attribute"], value["value"], value.get("strength"))
+    strength: float | None = None
 
 
 class LalAudienceStatistics:
@@ -122,7 +117,7 @@ class LalAudienceStatistics:
             "seed_size": self.seed_size,
             "addressable_size": self.addressable_size,
             "test_set_sizes": dict(self.test_set_sizes),
-            "explanation": [asdict(value) for value in self.explanation],
+            "explanation": [value.as_dict() for value in self.explanation],
         }
 
     def model_dump_json(self, indent: int | None = None) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from cleanroom_pipelines.catalog import Catalog, Kind, ParentRef
+from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, ParentRef
 from cleanroom_pipelines.cleanroomsml.model import SERVICE, operations
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.parties import issue_access_key
@@ -678,7 +678,7 @@ def _close_all(catalog: Catalog) -> None:
         for version in ready:
             claim = catalog.claim(version.kind, version.resource_id, version.number, "benchmark")
             assert claim is not None
-            record = catalog.get(version.kind, version.resource_id)
+            record = catalog.get(RECORDS[version.kind], version.resource_id)
             kind, parent_id = record.parent_kind, record.parent_id
             parents = [ParentRef(kind, parent_id, 1)] if kind is not None and parent_id is not None else []
             catalog.finish(claim, _SENTENCE, parents)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     AudienceModelSpec,
     Catalog,
     ConfiguredAudienceModelSpec,
@@ -118,14 +119,14 @@ class Builder:
     def parents(self, record: Resource) -> tuple[ParentRef, ...]:
         if record.parent_kind is None:
             return ()
-        parent = self.catalog.get(record.parent_kind, record.parent_id)
+        parent = self.catalog.get(RECORDS[record.parent_kind], record.parent_id)
         version = parent.current_version
         return () if version is None else (ParentRef(parent.kind, parent.id, version),)
 
     def make(self, version: Version, run_id: str = "run") -> Version:
         claim = self.catalog.claim(version.kind, version.resource_id, version.number, run_id)
         assert claim is not None
-        record = self.catalog.get(version.kind, version.resource_id)
+        record = self.catalog.get(RECORDS[version.kind], version.resource_id)
         self.made.append((version.resource_id, version.number))
         return self.catalog.finish(claim, {"sentence": "Made."}, self.parents(record))
 
@@ -140,7 +141,7 @@ class Builder:
         return self.catalog.newest_version(record.kind, record.id)
 
     def again(self, record: Resource) -> Resource:
-        return self.catalog.get(record.kind, record.id)
+        return self.catalog.get(RECORDS[record.kind], record.id)
 
 
 ALL_KINDS = tuple(Kind)

@@ -7,8 +7,11 @@ from typing import Any
 
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
+    RECORDS,
     Catalog,
+    ConfiguredAudienceModel,
     ExportJobSpec,
+    GenerationJob,
     Kind,
     Origin,
     ParentRef,
@@ -56,7 +59,7 @@ def first_open(url: str, n: int) -> str:
 
 def claim_one(url: str, n: int, kind: Kind, resource_id: str) -> str | None:
     catalog = open_catalog(url)
-    catalog.get(kind, resource_id)
+    catalog.get(RECORDS[kind], resource_id)
     together()
     claim = catalog.claim(kind, resource_id, 1, f"run{n}")
     if claim is None:
@@ -81,7 +84,7 @@ def drain(url: str, n: int, n_rounds: int) -> list[tuple[str, int, str]]:
             claim = catalog.claim(version.kind, version.resource_id, version.number, f"{n}:{len(closed)}", 0.02)
             if claim is None:
                 continue
-            record = catalog.get(version.kind, version.resource_id)
+            record = catalog.get(RECORDS[version.kind], version.resource_id)
             try:
                 catalog.publish_artifact(claim, "asset", claim.run_id)
                 if secrets.randbelow(4) == 0:
@@ -89,7 +92,7 @@ def drain(url: str, n: int, n_rounds: int) -> list[tuple[str, int, str]]:
                     continue
                 parents = []
                 if record.parent_kind is not None and record.parent_id is not None:
-                    parent = catalog.get(record.parent_kind, record.parent_id)
+                    parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                     parents = [ParentRef(parent.kind, parent.id, parent.current_version or 0)]
                 catalog.finish(claim, {"run": claim.run_id}, parents)
             except ClaimLostError:
@@ -274,8 +277,8 @@ def delete_or_add(url: str, n: int, job_id: str) -> str:
 
 
 def _allowed_size(catalog: Catalog, job_id: str) -> Any:
-    job = catalog.get(Kind.GENERATION_JOB, job_id)
-    return catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id).sizes[0]
+    job = catalog.get(GenerationJob, job_id)
+    return catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id).sizes[0]
 
 
 FINISHED = (Status.ACTIVE, Status.CREATE_FAILED)

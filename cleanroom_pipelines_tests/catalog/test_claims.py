@@ -6,7 +6,17 @@ from datetime import timedelta
 
 import pytest
 
-from cleanroom_pipelines.catalog import MAX_ATTEMPTS, Catalog, Claim, Kind, ParentRef, Status, Version
+from cleanroom_pipelines.catalog import (
+    MAX_ATTEMPTS,
+    AudienceModel,
+    Catalog,
+    Claim,
+    ExportJob,
+    Kind,
+    ParentRef,
+    Status,
+    Version,
+)
 from cleanroom_pipelines.errors import ClaimLostError, ConflictError, NotFoundError, StatusCode, UsageError
 
 from .building import Builder, Clock, export_spec, job_spec
@@ -38,7 +48,7 @@ def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) ->
     assert claim.lease_expires_at == clock.now + timedelta(seconds=60)
     version = look(catalog, model_id)
     assert (version.status, version.run_id, version.started_at) == (Status.CREATE_IN_PROGRESS, "run", clock.now)
-    assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_IN_PROGRESS
+    assert catalog.get(AudienceModel, model_id).status is Status.CREATE_IN_PROGRESS
     assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
 
 
@@ -121,7 +131,7 @@ def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalo
         assert (version.status, version.attempt, version.run_id) == (Status.CREATE_PENDING, 0, None)
         keys.add(version.run_key)
     assert len(keys) == 6
-    assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_PENDING
+    assert catalog.get(AudienceModel, model_id).status is Status.CREATE_PENDING
 
 
 def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: str) -> None:
@@ -144,7 +154,7 @@ def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, mod
     assert (version.status, version.progress, version.finished_at) == (Status.ACTIVE, 1.0, clock.now)
     assert (version.artifacts, version.parents) == ({"audience_model": "v1", "report": "v2"}, (parent,))
     assert (version.summary, version.lease_expires_at) == ({"sentence": "Done.", "n_users": 5}, None)
-    model = catalog.get(Kind.AUDIENCE_MODEL, model_id)
+    model = catalog.get(AudienceModel, model_id)
     assert (model.status, model.current_version, model.updated_at) == (Status.ACTIVE, 1, clock.now)
 
 
@@ -162,7 +172,7 @@ def test_a_failure_keeps_its_code_and_its_artifacts(catalog: Catalog, clock: Clo
     version = catalog.fail(claim, StatusCode.TRAINING_DATA_INVALID, "Bad rows. Repair them.")
     assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.TRAINING_DATA_INVALID)
     assert (version.artifacts, version.finished_at) == ({"report": "v1"}, clock.now)
-    model = catalog.get(Kind.AUDIENCE_MODEL, model_id)
+    model = catalog.get(AudienceModel, model_id)
     assert (model.status, model.status_code) == (Status.CREATE_FAILED, StatusCode.TRAINING_DATA_INVALID)
     assert model.status_message == "Bad rows. Repair them."
 
@@ -220,7 +230,7 @@ def test_an_output_is_an_exports(builder: Builder) -> None:
     claim = catalog.claim(export.kind, export.id, 1, "run")
     assert claim is not None
     catalog.publish_output(claim, "exports/1")
-    assert catalog.get(Kind.EXPORT_JOB, export.id).output_location == "exports/1"
+    assert catalog.get(ExportJob, export.id).output_location == "exports/1"
     other = catalog.claim(dataset.kind, dataset.id, 1, "run")
     assert other is not None
     with pytest.raises(UsageError):
@@ -251,7 +261,7 @@ class TestReap:
         version = look(catalog, model_id)
         assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.INTERNAL)
         assert "try again" in (version.status_message or "")
-        assert catalog.get(Kind.AUDIENCE_MODEL, model_id).status is Status.CREATE_FAILED
+        assert catalog.get(AudienceModel, model_id).status is Status.CREATE_FAILED
         assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
 
     @on_both_dialects

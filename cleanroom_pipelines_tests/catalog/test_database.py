@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.orm import Session
 
 import cleanroom_pipelines.catalog as package
-from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Kind
+from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Kind, TrainingDataset
 from cleanroom_pipelines.catalog.database import HEAD_REVISION, VERSION_TABLE, ClashError
 from cleanroom_pipelines.catalog.tables import Base
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
@@ -61,7 +61,7 @@ def test_migrating_twice_changes_nothing(empty_url: str) -> None:
     first.migrate()
     second = opened(empty_url)
     second.migrate()
-    assert second.get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    assert second.get(TrainingDataset, dataset.id) == dataset
     first.close()
     second.close()
 
@@ -193,7 +193,7 @@ def test_a_database_that_stays_locked(tmp_path: Path) -> None:
     dataset = waiter.create(dataset_spec())
     with impatient(0.1), writing(url) as session:
         session.execute(text("SELECT 1"))  # the transaction begins, and holds the lock, with its first statement
-        assert waiter.get(Kind.TRAINING_DATASET, dataset.id) == dataset  # reading goes on
+        assert waiter.get(TrainingDataset, dataset.id) == dataset  # reading goes on
         with pytest.raises(CatalogUnavailableError) as caught:
             waiter.create(dataset_spec("other"))
     assert caught.value.remedy
@@ -203,7 +203,7 @@ def test_a_database_that_stays_locked(tmp_path: Path) -> None:
 def test_a_copy_that_is_not_in_wal_mode_is_switched(tmp_path: Path, catalog: Catalog) -> None:
     dataset = catalog.create(dataset_spec())
     copy_without_wal(catalog, tmp_path / "c.db")
-    assert opened(f"sqlite:///{tmp_path}/c.db").get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    assert opened(f"sqlite:///{tmp_path}/c.db").get(TrainingDataset, dataset.id) == dataset
     assert journal_mode(tmp_path / "c.db") == "wal"
 
 
@@ -275,7 +275,7 @@ def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) 
     catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex, seed_floor=5)
     copy = pickle.loads(pickle.dumps(catalog))
     assert copy.seed_floor == 5
-    assert copy.get(Kind.TRAINING_DATASET, dataset.id) == pickle.loads(pickle.dumps(dataset))
+    assert copy.get(TrainingDataset, dataset.id) == pickle.loads(pickle.dumps(dataset))
     version = builder.newest(dataset)
     assert pickle.loads(pickle.dumps(version)) == version
     copy.close()
@@ -302,5 +302,5 @@ def test_a_copy_of_a_connected_catalogue_is_not_connected(tmp_path: Path) -> Non
     dataset = catalog.create(dataset_spec())
     copy = pickle.loads(pickle.dumps(catalog))
     catalog.close()
-    assert copy.get(Kind.TRAINING_DATASET, dataset.id) == dataset
+    assert copy.get(TrainingDataset, dataset.id) == dataset
     assert not (tmp_path / "catalog.db-wal").exists(), "no connection stays"

@@ -4,7 +4,7 @@ of a deleted resource is left."""
 import pytest
 from sqlalchemy import func, select, update
 
-from cleanroom_pipelines.catalog import Kind, Resource, Status
+from cleanroom_pipelines.catalog import RECORDS, Kind, Resource, Status
 from cleanroom_pipelines.catalog.tables import Base, VersionRow
 from cleanroom_pipelines.errors import CancelledError, ConflictError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines_tests.databases import reading, writing
@@ -115,7 +115,7 @@ def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     with pytest.raises(ConflictError, match="at work"):
         catalog.begin_delete(model.kind, model.id)
     catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
-    assert catalog.get(model.kind, model.id).status is Status.DELETE_PENDING
+    assert catalog.get(RECORDS[model.kind], model.id).status is Status.DELETE_PENDING
     assert [record.id for record in catalog.deletions()] == [model.id]
 
 
@@ -175,7 +175,7 @@ def test_a_deletion_that_failed_may_be_asked_for_again(builder: Builder) -> None
         catalog.fail_delete(model.kind, model.id, "x")
     catalog.request_delete(model.kind, model.id)
     catalog.fail_delete(model.kind, model.id, "The disk is away. Mount it.")
-    failed = catalog.get(model.kind, model.id)
+    failed = catalog.get(RECORDS[model.kind], model.id)
     assert (failed.status, failed.status_message) == (Status.DELETE_FAILED, "The disk is away. Mount it.")
     assert catalog.deletions() == ()
     delete(builder, model)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.catalog import SEED, UPLOAD, Catalog, Kind, ProvenResource, ProvenVersion, hex_of
+from cleanroom_pipelines.catalog import RECORDS, SEED, UPLOAD, Catalog, Kind, ProvenResource, ProvenVersion, hex_of
 from cleanroom_pipelines.storage.identity import Identity
 
 from .building import Builder, Clock, Numbered, dataset_spec, job_spec, utc_now
@@ -127,8 +127,8 @@ def test_a_dossier_holds_what_the_catalogue_knew(
     assert (rebuilt.n_resources, rebuilt.n_versions) == (4, 4)
     assert new.identity().generation == 10
     for one in kinds:
-        assert replace(new.get(one.kind, one.id), updated_at=one.updated_at) == replace(
-            catalog.get(one.kind, one.id), updated_at=one.updated_at
+        assert replace(new.get(RECORDS[one.kind], one.id), updated_at=one.updated_at) == replace(
+            catalog.get(RECORDS[one.kind], one.id), updated_at=one.updated_at
         )
         assert new.version(one.kind, one.id, 1).parents == catalog.version(one.kind, one.id, 1).parents
     new.close()

@@ -15,6 +15,7 @@ from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
     LOCAL_REGION,
     ChildTagPolicy,
+    ExportJob,
     ExportJobSpec,
     GenerationJob,
     Kind,
@@ -95,7 +96,7 @@ def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource
     assert catalog.list_seen_jobs(BETA, LOCAL_REGION).items == ()
     assert catalog.list_seen_jobs(ALPHA, "eu-west-1").items == ()
     with pytest.raises(NotFoundError):
-        catalog.get(Kind.GENERATION_JOB, job.id, ALPHA)
+        catalog.get(GenerationJob, job.id, ALPHA)
     assert {seen.account_id for seen in (catalog.seen_job(job.id, a).job for a in (OWNER, ALPHA))} == {
         OWNER,
         ALPHA,
@@ -315,7 +316,7 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
     rest = catalog.list_seen_exports(OWNER, LOCAL_REGION, limit=2, after=page.after)
     assert ([one.id for one in rest.items], rest.after) == ([third.id], None)
     undeclared.drain()
-    assert {catalog.get(Kind.EXPORT_JOB, key).status for key in seen(OWNER)} == {Status.ACTIVE}
+    assert {catalog.get(ExportJob, key).status for key in seen(OWNER)} == {Status.ACTIVE}
 
 
 def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured: Resource) -> None:

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, ConfiguredAudienceModel, Kind
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, ConfiguredAudienceModel
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 from .building import Builder, accepted_of
@@ -21,8 +21,7 @@ def configured(builder: Builder) -> str:
 
 
 def policy_of(catalog: Catalog, configured_id: str) -> tuple[str | None, str | None]:
-    record = catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured_id)
-    assert isinstance(record, ConfiguredAudienceModel)
+    record = catalog.get(ConfiguredAudienceModel, configured_id)
     return record.policy, record.policy_hash
 
 
@@ -72,7 +71,7 @@ def test_another_accounts_policy_is_not_there(builder: Builder, configured: str)
         with pytest.raises(NotFoundError):
             catalog.put_policy(configured, account, "{}", region=region)
         with pytest.raises(NotFoundError):
-            catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured, account, region)
+            catalog.get(ConfiguredAudienceModel, configured, account, region)
         with pytest.raises(NotFoundError):
             catalog.delete_policy(configured, account, region)
     assert policy_of(catalog, configured) == (TEXT, HASH)

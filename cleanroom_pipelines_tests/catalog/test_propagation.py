@@ -6,6 +6,7 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     Cause,
     ExportJob,
     GenerationJob,
@@ -14,6 +15,7 @@ from cleanroom_pipelines.catalog import (
     ParentRef,
     Resource,
     Status,
+    TrainingDataset,
 )
 from cleanroom_pipelines.errors import StatusCode
 
@@ -123,7 +125,7 @@ def test_an_older_version_that_ends_late_changes_nothing(builder: Builder) -> No
     catalog.finish(third, {})
     builder.make(builder.newest(model))
     catalog.finish(second, {})
-    assert catalog.get(Kind.TRAINING_DATASET, dataset.id).current_version == 3
+    assert catalog.get(TrainingDataset, dataset.id).current_version == 3
     assert builder.newest(model).number == 2
 
 
@@ -132,11 +134,11 @@ def test_a_failing_new_version_leaves_the_resource_on_its_old_one(builder: Build
     builder.drain()
     catalog = builder.catalog
     catalog.request_version(model.kind, model.id, Cause.BY_HAND)
-    assert catalog.get(model.kind, model.id).status is Status.ACTIVE
+    assert catalog.get(RECORDS[model.kind], model.id).status is Status.ACTIVE
     claim = catalog.claim(model.kind, model.id, 2, "run")
     assert claim is not None
     catalog.fail(claim, StatusCode.STORAGE_FULL, "The disk is full. Free some space.")
-    failed = catalog.get(model.kind, model.id)
+    failed = catalog.get(RECORDS[model.kind], model.id)
     assert (failed.status, failed.current_version) == (Status.ACTIVE, 1)
     assert (failed.status_code, failed.status_message) == (
         StatusCode.STORAGE_FULL,
@@ -144,7 +146,7 @@ def test_a_failing_new_version_leaves_the_resource_on_its_old_one(builder: Build
     )
     assert builder.drain() == []
     assert remake(builder, dataset) == [(dataset.id, 2), (model.id, 3), (configured.id, 2)]
-    mended = catalog.get(model.kind, model.id)
+    mended = catalog.get(RECORDS[model.kind], model.id)
     assert (mended.current_version, mended.status_code, mended.status_message) == (3, None, None)
 
 

@@ -5,7 +5,15 @@ The owner of an account's work is the account that asked; of a data room's, the 
 
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, DataLabSpec, Kind, Stage, Version
+from cleanroom_pipelines.catalog import (
+    RECORDS,
+    Catalog,
+    ConfiguredAudienceModel,
+    DataLabSpec,
+    Kind,
+    Stage,
+    Version,
+)
 from cleanroom_pipelines.catalog.queue import Lane
 
 from .building import Builder, Clock, dataset_spec, export_spec, job_spec
@@ -15,7 +23,9 @@ OTHERS = "111111111111"
 
 
 def order(builder: Builder, lane: Lane | None = None) -> list[str]:
-    return [builder.catalog.get(each.kind, each.resource_id).name for each in builder.catalog.ready(lane=lane)]
+    return [
+        builder.catalog.get(RECORDS[each.kind], each.resource_id).name for each in builder.catalog.ready(lane=lane)
+    ]
 
 
 @pytest.fixture
@@ -32,7 +42,7 @@ def ask(builder: Builder, clock: Clock, configured: str, name: str, account: str
 
 def start_next(builder: Builder, lane: Lane | None = None) -> str:
     version: Version = builder.catalog.ready(lane=lane)[0]
-    name: str = builder.catalog.get(version.kind, version.resource_id).name
+    name: str = builder.catalog.get(RECORDS[version.kind], version.resource_id).name
     assert builder.catalog.claim(version.kind, version.resource_id, version.number, f"run of {name}")
     return name
 
@@ -41,7 +51,7 @@ def start_next(builder: Builder, lane: Lane | None = None) -> str:
 def test_one_job_of_another_account_waits_for_one_turn_only(
     undeclared: Builder, clock: Clock, configured: str
 ) -> None:
-    account = undeclared.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured).account_id
+    account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     for number in range(24):
         ask(undeclared, clock, configured, f"many{number:02d}", account)
     assert start_next(undeclared) == "many00"
@@ -53,7 +63,7 @@ def test_one_job_of_another_account_waits_for_one_turn_only(
 
 
 def test_two_accounts_with_many_jobs_alternate(undeclared: Builder, clock: Clock, configured: str) -> None:
-    account = undeclared.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured).account_id
+    account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     for number in range(3):
         ask(undeclared, clock, configured, f"first{number}", account)
     for number in range(3):
@@ -68,7 +78,7 @@ def test_two_accounts_with_many_jobs_alternate(undeclared: Builder, clock: Clock
 
 
 def test_small_work_does_not_wait_behind_heavy_work(undeclared: Builder, clock: Clock, configured: str) -> None:
-    account = undeclared.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured).account_id
+    account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     ask(undeclared, clock, configured, "done", account)
     undeclared.drain()
     (done,) = undeclared.catalog.iterate(Kind.GENERATION_JOB)
@@ -102,11 +112,14 @@ def test_users_take_turns_too(catalog: Catalog, clock: Clock) -> None:
             datasets={"matching:EMAIL": "upload"},
         )
         catalog.create(lab)
-    assert [catalog.get(each.kind, each.resource_id).name for each in catalog.ready()][:2] == ["many0", "only"]
+    assert [catalog.get(RECORDS[each.kind], each.resource_id).name for each in catalog.ready()][:2] == [
+        "many0",
+        "only",
+    ]
 
 
 def test_a_place_in_the_queue_counts_its_lane(undeclared: Builder, clock: Clock, configured: str) -> None:
-    account = undeclared.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, configured).account_id
+    account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     for number in range(3):
         ask(undeclared, clock, configured, f"job{number}", account)
     undeclared.create(dataset_spec("late"))

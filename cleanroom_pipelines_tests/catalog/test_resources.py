@@ -9,7 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Kind, Origin, RequestedSeed
+from cleanroom_pipelines.catalog import (
+    LOCAL_ACCOUNT,
+    RECORDS,
+    Catalog,
+    ExportJob,
+    GenerationJob,
+    Kind,
+    Origin,
+    RequestedSeed,
+    TrainingDataset,
+)
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 from .building import SEED_DIGEST, SOME_DAY, Builder, accepted_of, dataset_spec, export_spec, job_spec
@@ -22,8 +32,8 @@ OTHER_ACCOUNT = "111122223333"
 def test_get_and_its_refusals(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     catalog = builder.catalog
-    assert catalog.get(Kind.TRAINING_DATASET, dataset.id) == dataset
-    assert catalog.get(Kind.TRAINING_DATASET, dataset.id, LOCAL_ACCOUNT) == dataset
+    assert catalog.get(TrainingDataset, dataset.id) == dataset
+    assert catalog.get(TrainingDataset, dataset.id, LOCAL_ACCOUNT) == dataset
     for kind, key, account in [
         (Kind.TRAINING_DATASET, "nobody", None),
         (Kind.TRAINING_DATASET, model.id, None),
@@ -31,7 +41,7 @@ def test_get_and_its_refusals(builder: Builder) -> None:
         (Kind.TRAINING_DATASET, "' OR 1=1 --", None),
     ]:
         with pytest.raises(NotFoundError) as caught:
-            catalog.get(kind, key, account)
+            catalog.get(RECORDS[kind], key, account)
         assert key not in str(caught.value)
 
 
@@ -41,15 +51,15 @@ def test_get_by_name(builder: Builder) -> None:
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
     catalog = builder.catalog
-    assert catalog.get_by_name(Kind.TRAINING_DATASET, "baskets") == dataset
-    assert catalog.get_by_name(Kind.EXPORT_JOB, "top", generation_job_id=job.id) == export
+    assert catalog.get_by_name(TrainingDataset, "baskets") == dataset
+    assert catalog.get_by_name(ExportJob, "top", generation_job_id=job.id) == export
     for kind, name, account in [
         (Kind.TRAINING_DATASET, "Baskets", LOCAL_ACCOUNT),
         (Kind.TRAINING_DATASET, "baskets", OTHER_ACCOUNT),
         (Kind.EXPORT_JOB, "top", LOCAL_ACCOUNT),
     ]:
         with pytest.raises(NotFoundError):
-            catalog.get_by_name(kind, name, account)
+            catalog.get_by_name(RECORDS[kind], name, account)
 
 
 @on_both_dialects
@@ -160,9 +170,9 @@ def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
     job = builder.create(job_spec(configured.id, seed_name="spring.jsonl", seed_bytes=9))
     catalog = builder.catalog
     catalog.place_seed(job.id, "kept/1")
-    assert catalog.get(Kind.GENERATION_JOB, job.id).seed_location == "kept/1"
+    assert catalog.get(GenerationJob, job.id).seed_location == "kept/1"
     catalog.forget_seed(job.id)
-    left = catalog.get(Kind.GENERATION_JOB, job.id)
+    left = catalog.get(GenerationJob, job.id)
     assert (left.seed_location, left.seed_name, left.seed_bytes, left.seed_digest) == (
         None,
         "spring.jsonl",
@@ -186,7 +196,7 @@ def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -
     )
     job = undeclared.create(job_spec(configured.id, seed_location=None, seed_digest=None, requested_seed=seed))
     catalog = undeclared.catalog
-    assert job.requested_seed == seed == catalog.get(Kind.GENERATION_JOB, job.id).requested_seed
+    assert job.requested_seed == seed == catalog.get(GenerationJob, job.id).requested_seed
     assert (job.seed_location, job.seed_digest, job.seed_bytes) == (None, None, 0)
     assert pickle.loads(pickle.dumps(job)) == job
     for wrong in ({"digest": "no"}, {"n_bytes": -1}):
@@ -194,11 +204,11 @@ def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -
             catalog.place_seed(job.id, "vault/1", **wrong)
     catalog.place_seed(job.id, "vault/1", digest="ab" * 32, n_bytes=1234)
     catalog.forget_seed(job.id)
-    left = catalog.get(Kind.GENERATION_JOB, job.id)
+    left = catalog.get(GenerationJob, job.id)
     assert (left.seed_location, left.seed_digest, left.seed_bytes) == (None, "ab" * 32, 1234)
     assert left.requested_seed == seed
     catalog.place_seed(job.id, "vault/2", digest="cd" * 32, n_bytes=1)  # fetched again, it was another one
-    assert catalog.get(Kind.GENERATION_JOB, job.id).seed_digest == "cd" * 32
+    assert catalog.get(GenerationJob, job.id).seed_digest == "cd" * 32
 
 
 def test_a_seed_that_was_given_stays_what_it_is(builder: Builder) -> None:
@@ -214,13 +224,13 @@ def test_regions_are_apart(builder: Builder) -> None:
     dataset, *_ = builder.chain()
     catalog = builder.catalog
     there = catalog.create(dataset_spec(), region="eu-west-1")
-    assert catalog.get(dataset.kind, there.id, LOCAL_ACCOUNT, "eu-west-1") == there
+    assert catalog.get(RECORDS[dataset.kind], there.id, LOCAL_ACCOUNT, "eu-west-1") == there
     assert catalog.list(Kind.TRAINING_DATASET, region="eu-west-1").items == (there,)
     assert catalog.list(Kind.TRAINING_DATASET, LOCAL_ACCOUNT, region="us-east-1").items == (dataset,)
     assert catalog.list(Kind.TRAINING_DATASET).items == (dataset, there)
     assert there.arn == f"arn:aws:cleanrooms-ml:eu-west-1:{LOCAL_ACCOUNT}:training-dataset/{there.id}"
     with pytest.raises(NotFoundError):
-        catalog.get(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
+        catalog.get(RECORDS[dataset.kind], dataset.id, LOCAL_ACCOUNT, "eu-west-1")
     with pytest.raises(NotFoundError):
         catalog.request_delete(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
 

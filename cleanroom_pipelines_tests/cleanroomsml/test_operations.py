@@ -17,7 +17,7 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES
-from cleanroom_pipelines.catalog import Kind, configured_at_start
+from cleanroom_pipelines.catalog import ConfiguredAudienceModel, Kind, configured_at_start
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.running import run_pending
@@ -382,7 +382,7 @@ def test_an_update_does_not_reach_a_started_job(room: Room) -> None:
         **sizes("ABSOLUTE", 7),
     )
     catalog = room.installation.catalog
-    old = catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, key_of(configured))
+    old = catalog.get(ConfiguredAudienceModel, key_of(configured))
     assert old.audience_model_id == key_of(other)
     kept = configured_at_start(catalog.newest_version(Kind.GENERATION_JOB, key_of(job)))
     assert kept is not None

@@ -23,11 +23,13 @@ from cleanroom_pipelines.catalog import (
     DataLabSpec,
     DataRoom,
     DataRoomSpec,
+    GenerationJob,
     Kind,
     Ledger,
     ParticipantSpec,
     Permission,
     Status,
+    TrainingDataset,
 )
 from cleanroom_pipelines.execution.budgets import Budget, Question, room_pair
 from cleanroom_pipelines.execution.inbox import recover_drops
@@ -135,7 +137,7 @@ def test_an_older_catalogue_gets_what_came_later(
     versions = rebuilt.catalog.versions(Kind.TRAINING_DATASET, dataset)
     assert [version.artifacts["training_dataset"] for version in versions] == stored
     assert {version.status for version in versions} == {Status.ACTIVE}
-    assert rebuilt.catalog.get(Kind.TRAINING_DATASET, dataset).current_version == len(stored)
+    assert rebuilt.catalog.get(TrainingDataset, dataset).current_version == len(stored)
     if fault is not homes.older_schema:  # which lost nothing but its newest tables
         assert shown["rebuilt"]
         assert not any(one["is_new"] for one in shown["rebuilt"])
@@ -225,8 +227,8 @@ def test_a_version_that_was_not_finished_is_not_active(
     homes.no_catalogue(home, tmp_path)
     assert command("recover", "--yes").code == 0
     rebuilt = Installation.from_environment().catalog
-    assert rebuilt.get(Kind.GENERATION_JOB, job).status is Status.CREATE_FAILED
-    assert rebuilt.get(Kind.GENERATION_JOB, job).current_version is None
+    assert rebuilt.get(GenerationJob, job).status is Status.CREATE_FAILED
+    assert rebuilt.get(GenerationJob, job).current_version is None
     assert rebuilt.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try it again.")
 
 
@@ -437,7 +439,7 @@ def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation
     (dataset,) = home.catalog.ids(Kind.TRAINING_DATASET)
     home.catalog.request_version(Kind.TRAINING_DATASET, dataset, homes.Cause.BY_HAND)
     newest = home.catalog.newest_version(Kind.TRAINING_DATASET, dataset)
-    with working(home, Kind.TRAINING_DATASET, dataset, Run("run", newest.number)) as held:
+    with working(home, TrainingDataset, dataset, Run("run", newest.number)) as held:
         with held.drafting("training_dataset", (), {}) as draft:
             (draft.path / "report.json").write_text("{}")
         assert command("recover", "--yes").out == "Nothing is to be recovered.\n"

@@ -9,13 +9,7 @@ from unittest import mock
 
 import pytest
 
-from cleanroom_pipelines.catalog import (
-    AudienceModelSpec,
-    Catalog,
-    Kind,
-    ParentRef,
-    TrainingDatasetSpec,
-)
+from cleanroom_pipelines.catalog import RECORDS, AudienceModelSpec, Catalog, Kind, ParentRef, TrainingDatasetSpec
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, UsageError
 from cleanroom_pipelines.tables.roles import Role
 
@@ -33,10 +27,10 @@ def finish_all(catalog: Catalog) -> None:
     while ready := catalog.ready():
         for version in ready:
             claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
-            record = catalog.get(version.kind, version.resource_id)
+            record = catalog.get(RECORDS[version.kind], version.resource_id)
             parents = ()
             if record.parent_id is not None:
-                parent = catalog.get(record.parent_kind, record.parent_id)
+                parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                 parents = (ParentRef(parent.kind, parent.id, parent.current_version),)
             catalog.finish(claim, {"sentence": "Made."}, parents)
 
@@ -66,7 +60,7 @@ def test_everything_is_made_parents_first(room: Room) -> None:
     assert actions(changes) == [("create", name) for name in EVERYTHING]
     assert [change.kind for change in changes] == [*worlds.ROAD, Kind.EXPORT_JOB]
     for change in changes:
-        record = room.catalog.get(change.kind, change.id)
+        record = room.catalog.get(RECORDS[change.kind], change.id)
         assert (record.name, record.declared) == (change.name, True)
     assert room.one(Kind.TRAINING_DATASET).source == str(room.folder / "baskets.csv")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     AudienceModelSpec,
     Catalog,
     ConfiguredAudienceModel,
@@ -46,10 +47,10 @@ def make_room(catalog: Catalog, name: str = "Partners", declared: bool = False) 
 
 
 def parents_of(catalog: Catalog, version: Version) -> tuple[ParentRef, ...]:
-    record = catalog.get(version.kind, version.resource_id)
+    record = catalog.get(RECORDS[version.kind], version.resource_id)
     if record.parent_id is None:
         return ()
-    parent = catalog.get(record.parent_kind, record.parent_id)
+    parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
     return (ParentRef(parent.kind, parent.id, parent.current_version),)
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     AudienceList,
     AudienceListSpec,
     CollaborationType,
@@ -100,9 +101,7 @@ class RoomWorld:
 
     def room_now(self) -> DataRoom:
         """The room with what it holds now."""
-        room = self.installation.catalog.get(Kind.DATA_ROOM, self.room.id)
-        assert isinstance(room, DataRoom)
-        return room
+        return self.installation.catalog.get(DataRoom, self.room.id)
 
     def is_enough(self, audience_type: str) -> bool:
         """Whether the seeds of a type count as enough users."""
@@ -115,7 +114,7 @@ class RoomWorld:
         """The users of an audience or a list, in their order."""
         asset = "custom_audience" if isinstance(record, CustomAudience) else "audience_user_list"
         version = self.installation.catalog.current_version(record.kind, record.id)
-        assert version is not None, self.installation.catalog.get(record.kind, record.id).status_message
+        assert version is not None, self.installation.catalog.get(RECORDS[record.kind], record.id).status_message
         reference = ArtifactReference(asset, record.id, version.artifacts[asset])
         with self.installation.store.opening(reference) as folder:
             ids: list[str] = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()

@@ -20,7 +20,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJobSpec, Kind, Resource
+from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, GenerationJobSpec, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.execution import deleting
 from cleanroom_pipelines.execution.deleting import delete_pending, find_leaving, sweep_deleted
@@ -218,7 +218,7 @@ def test_a_job_goes_with_its_exports_and_nothing_else_does(room_as: Callable[[st
     first, export = room.asked()
     assert "event_logs" in room.told(first), "the search sees what is there"
     assert "asset_check_executions" in room.told(first)
-    assert room.catalog.get(Kind.GENERATION_JOB, first).status == "DELETE_PENDING"
+    assert room.catalog.get(GenerationJob, first).status == "DELETE_PENDING"
     assert room.delete() == 1
     assert_gone(room, [first, export])
     assert_rest_is_whole(room)
@@ -409,7 +409,7 @@ def test_a_store_that_fails_is_told_and_tried_again_when_asked_again(
     with monkeypatch.context() as patched:
         patched.setattr(LocalFileSystem, "rm", fail)
         assert room.delete() == 0
-    job = room.catalog.get(Kind.GENERATION_JOB, partitions[0])
+    job = room.catalog.get(GenerationJob, partitions[0])
     assert job.status == "DELETE_FAILED"
     assert "PermissionError" in job.status_message
     assert "secret" not in job.status_message
@@ -478,7 +478,7 @@ def test_work_that_is_under_way_is_waited_for(room: Room) -> None:
     room.catalog.release(claim)
     assert room.delete() == 1
     with pytest.raises(NotFoundError):
-        room.catalog.get(Kind.GENERATION_JOB, job.id)
+        room.catalog.get(GenerationJob, job.id)
 
 
 @pytest.mark.parametrize("hosts", ["one", "several"])

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, Kind, Origin, Status
+from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, Kind, Origin, Status
 from cleanroom_pipelines.errors import StatusCode, StorageFullError
 from cleanroom_pipelines.execution import inbox as inbox_module
 from cleanroom_pipelines.execution.inbox import (
@@ -368,7 +368,7 @@ def test_what_ended_well_leaves_a_receipt_and_no_seed(inbox: Inbox) -> None:
     assert receipt["exports"] == ["s3://audiences/x/1"]
     assert receipt["seed"] == {"bytes": len(SEED), "digest": job.seed_digest}
     assert inbox.receipts(REJECTED) == []
-    assert inbox.catalog.get(Kind.GENERATION_JOB, job.id).seed_location is None
+    assert inbox.catalog.get(GenerationJob, job.id).seed_location is None
 
 
 def test_what_failed_leaves_its_report_and_no_seed(inbox: Inbox) -> None:
@@ -443,7 +443,7 @@ def test_settling_cut_off_anywhere_is_finished_later(inbox: Inbox, owner: object
     assert len(inbox.receipts(REJECTED)) == 1
     assert inbox.receipts(ACCEPTED) == []
     assert inbox.seeds() == []
-    assert inbox.catalog.get(Kind.GENERATION_JOB, job.id).seed_location is None
+    assert inbox.catalog.get(GenerationJob, job.id).seed_location is None
 
 
 def test_a_damaged_report_does_not_stop_the_receipt(inbox: Inbox) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from cleanroom_pipelines.catalog import Cause, Kind, Version
+from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.errors import ClaimLostError, EngineError, SeedError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.signals import heeding_signals
@@ -57,7 +57,7 @@ def is_as_before(installation: Installation, key: str) -> bool:
 
 
 def test_a_signal_gives_the_work_back(installation: Installation, key: str, tell: Callable[[], None]) -> None:
-    with pytest.raises(Interrupted), working(installation, KIND, key, Run("run", 2)):
+    with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
         tell()
     assert is_as_before(installation, key)
 
@@ -68,7 +68,7 @@ def test_a_signal_gives_the_work_back(installation: Installation, key: str, tell
 def test_a_signal_that_became_an_error_gives_the_work_back(
     installation: Installation, key: str, tell: Callable[[], None], error: Exception
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), working(installation, KIND, key, Run("run", 2)):
+    with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)):
         try:
             tell()
         except Interrupted:
@@ -89,7 +89,7 @@ def test_a_signal_as_the_claim_is_taken_gives_it_back(
         raise Interrupted
 
     monkeypatch.setattr(installation.catalog, "claim", interrupted)
-    with pytest.raises(Interrupted), working(installation, KIND, key, Run("run", 2)):
+    with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
         pytest.fail("the body is not reached")
     assert is_as_before(installation, key)
 
@@ -97,7 +97,7 @@ def test_a_signal_as_the_claim_is_taken_gives_it_back(
 def test_it_is_asked_for_between_two_shards(
     installation: Installation, key: str, tell: Callable[[], None]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), working(installation, KIND, key, Run("run", 2)) as work:
+    with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)) as work:
         assert isinstance(work, Work)
         assert not work.should_cancel()
         with pytest.raises(Interrupted):
@@ -109,7 +109,7 @@ def test_it_is_asked_for_between_two_shards(
 def test_a_run_that_was_stopped_on_purpose_is_cancelled(
     installation: Installation, key: str, tell: Callable[[], None]
 ) -> None:
-    with pytest.raises(Interrupted), working(installation, KIND, key, Run("run", 2, lambda: True)):
+    with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2, lambda: True)):
         tell()
     version = newest(installation, key)
     assert (version.status, version.status_code) == ("CREATE_FAILED", "CANCELLED")
@@ -119,7 +119,10 @@ def test_what_another_run_took_over_is_left_to_it(
     installation: Installation, key: str, tell: Callable[[], None]
 ) -> None:
     catalog = installation.catalog
-    with pytest.raises((Interrupted, ClaimLostError)), working(installation, KIND, key, Run("run", 2)) as work:
+    with (
+        pytest.raises((Interrupted, ClaimLostError)),
+        working(installation, RECORDS[KIND], key, Run("run", 2)) as work,
+    ):
         assert isinstance(work, Work)
         catalog.release(work.claim)
         assert catalog.claim(KIND, key, 2, "another") is not None
@@ -131,7 +134,7 @@ def test_what_another_run_took_over_is_left_to_it(
 
 
 def test_an_error_without_a_signal_fails_the_work(installation: Installation, key: str) -> None:
-    with pytest.raises(SeedError), working(installation, KIND, key, Run("run", 2)):
+    with pytest.raises(SeedError), working(installation, RECORDS[KIND], key, Run("run", 2)):
         raise SeedError("Bad.")
     assert newest(installation, key).status == "CREATE_FAILED"
 

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.catalog import SEED, Catalog, Cause, Kind, Resource, TrainingDatasetSpec, Version
+from cleanroom_pipelines.catalog import (
+    SEED,
+    AudienceModel,
+    Catalog,
+    Cause,
+    GenerationJob,
+    Kind,
+    Resource,
+    TrainingDatasetSpec,
+    Version,
+)
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.kinds import ASSETS_OF
@@ -90,7 +100,7 @@ def test_what_a_current_version_was_made_from_stays(
         make(installation, ready[0], fails=True)
     clock.turn(days=400)
     delete_superseded(installation)
-    assert installation.catalog.get(Kind.AUDIENCE_MODEL, model.id).current_version == 1
+    assert installation.catalog.get(AudienceModel, model.id).current_version == 1
     assert stored(installation, dataset) == [1, 3]
 
 
@@ -240,7 +250,7 @@ def test_what_killed_processes_left_goes_after_a_day(
     delete_superseded(installation)
     assert [path for path in left if path.exists()] == []
     assert all(path.exists() for path in theirs)
-    assert installation.catalog.get(Kind.GENERATION_JOB, job.id).seed_location == wanted
+    assert installation.catalog.get(GenerationJob, job.id).seed_location == wanted
     with installation.vault.opening(wanted) as path:
         assert path.read_text() == "user_id\n"
 

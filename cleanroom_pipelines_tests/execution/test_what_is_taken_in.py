@@ -16,7 +16,7 @@ from unittest import mock
 import dagster as dg
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, DataRoom, Kind, Upload
+from cleanroom_pipelines.catalog import Catalog, DataRoom, GenerationJob, Kind, Upload
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
 from cleanroom_pipelines.execution.inbox import StillWrittenError
@@ -302,7 +302,7 @@ def provision(installation: Installation) -> None:
 def provisioned(installation: Installation, room: DataRoom) -> list[tuple[str, bytes]]:
     """What the room names, and the content that is sealed for it."""
     found = []
-    for dataset, upload_id in sorted(installation.catalog.get(Kind.DATA_ROOM, room.id).inputs.items()):
+    for dataset, upload_id in sorted(installation.catalog.get(DataRoom, room.id).inputs.items()):
         upload = installation.catalog.upload(upload_id)
         with installation.uploads.opening(upload.location, upload.digest) as path:
             found.append((dataset, path.read_bytes()))
@@ -489,7 +489,7 @@ def test_what_a_run_is_made_from_is_verified_once_in_all_its_steps(inbox: Inbox)
         holding_for_run(installation, Kind.GENERATION_JOB, job.id, run),
     ):
         for _ in range(2):
-            with working(installation, Kind.GENERATION_JOB, job.id, run) as work:
+            with working(installation, GenerationJob, job.id, run) as work:
                 assert isinstance(work, Work)
                 with work.opening_input(reference) as folder:
                     assert (folder / "report.json").is_file()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cleanroom_pipelines.catalog import Kind, Status
+from cleanroom_pipelines.catalog import RECORDS, Kind, Status
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines_tests.journeys.developing import dagster_dev
 from cleanroom_pipelines_tests.worlds import installed, settings, wait_until, write_seed, write_world
@@ -158,7 +158,7 @@ def see_active(installation: Installation, kind: Kind) -> str:
 def see_version(installation: Installation, kind: Kind, key: str, number: int) -> None:
     """Wait until a version is the current one."""
     wait_until(
-        lambda: installation.catalog.get(kind, key).current_version == number,
+        lambda: installation.catalog.get(RECORDS[kind], key).current_version == number,
         seconds=240,
         what=f"version {number} of the {kind.words}",
         every=0.5,

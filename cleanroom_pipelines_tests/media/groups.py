@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from cleanroom_pipelines.catalog import (
+    RECORDS,
     CollaborationType,
     CustomAudienceSpec,
     DataRoom,
@@ -163,7 +164,7 @@ class MediaWorld:
         assert claim is not None
         for asset, documents in (artifacts or {}).items():
             self.write(claim, asset, key, documents, files or {})
-        record = catalog.get(kind, key)
+        record = catalog.get(RECORDS[kind], key)
         parents: tuple[ParentRef, ...] = ()
         if record.parent_kind is not None and record.parent_id is not None:
             parent = catalog.current_version(record.parent_kind, record.parent_id)
@@ -181,8 +182,7 @@ class MediaWorld:
     @property
     def budget(self) -> Budget:
         """Of the two organisations whose data the room holds."""
-        room = self.installation.catalog.get(Kind.DATA_ROOM, self.room)
-        assert isinstance(room, DataRoom)
+        room = self.installation.catalog.get(DataRoom, self.room)
         pair = room_pair(self.installation, room)
         assert pair is not None
         return Budget(self.installation, pair, room.id)

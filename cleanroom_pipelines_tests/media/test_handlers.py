@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import update
 
 from cleanroom_pipelines import media
-from cleanroom_pipelines.catalog import CollaborationType, Kind, LedgerLine, Permission
+from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, DataRoom, Kind, LedgerLine, Permission
 from cleanroom_pipelines.catalog.tables import DataRoomRow
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.budgets import Question
@@ -205,7 +205,7 @@ def test_who_declines_is_in_the_room_no_more(world: MediaWorld) -> None:
     assert told_of(lambda: world.call("create", "decline_room", room_id=world.room))["type"] == (
         "PermissionDeniedError"
     )
-    assert world.installation.catalog.get(Kind.CUSTOM_AUDIENCE, theirs).created_by == world.ids["create"]
+    assert world.installation.catalog.get(CustomAudience, theirs).created_by == world.ids["create"]
     assert declined_as(world, "owner") == [email("create")]
     assert declined_as(world, "export") == []
     entries = world.call("owner", "get_audit_log", room_id=world.room)["entries"]
@@ -786,7 +786,7 @@ def test_where_sizes_are_hidden_a_price_does_not_follow_from_them(shared: Instal
     world = MediaWorld.open(shared)
     world.provision()
     take_in(world)
-    room = world.installation.catalog.get(Kind.DATA_ROOM, world.room)
+    room = world.installation.catalog.get(DataRoom, world.room)
     with writing(world.installation.home.catalog_url) as session:
         session.execute(update(DataRoomRow).where(DataRoomRow.id == room.id).values(hide_absolute_values=True))
     asked = {"room_id": world.room, "kind": "audience_size", "definition": LOOKALIKE}

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 
-from cleanroom_pipelines.catalog import Kind, ParentRef
+from cleanroom_pipelines.catalog import RECORDS, Kind, ParentRef
 from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.parties import issue_access_key
@@ -447,10 +447,10 @@ class Room:
             for version in ready:
                 claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
                 assert claim is not None
-                record = catalog.get(version.kind, version.resource_id)
+                record = catalog.get(RECORDS[version.kind], version.resource_id)
                 parents = ()
                 if record.parent_kind is not None and record.parent_id is not None:
-                    parent = catalog.get(record.parent_kind, record.parent_id)
+                    parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                     parents = (ParentRef(parent.kind, parent.id, parent.current_version or 1),)
                 if version.kind is Kind.EXPORT_JOB:
                     catalog.publish_output(claim, f"{OUTPUT}/{record.id}/")

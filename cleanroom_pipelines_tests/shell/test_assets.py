@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
-from cleanroom_pipelines.catalog import ExportJobSpec, GenerationJobSpec, Kind
+from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
 from cleanroom_pipelines.execution.kinds import ASSETS_OF
 from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
 from cleanroom_pipelines.execution.running import run_pending
@@ -130,14 +130,14 @@ def test_the_page_counts_rows_and_names_columns(finished: Shell, asset: str) -> 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_the_page_says_what_the_partition_is(finished: Shell, asset: str) -> None:
     told = page_of(finished, asset)["partition"]
-    record = finished.installation.catalog.get(worlds.kind_of(asset), finished.partition(asset))
+    record = finished.installation.catalog.get(RECORDS[worlds.kind_of(asset)], finished.partition(asset))
     assert record.name.replace("%", "") in told.replace("\\", "").replace("%", "")
     assert f"`{record.id}`" in told
     assert "Created 20" in told
     assert "Status: " in told
     ancestor = record
     while ancestor.parent_id and ancestor.parent_kind:
-        ancestor = finished.installation.catalog.get(ancestor.parent_kind, ancestor.parent_id)
+        ancestor = finished.installation.catalog.get(RECORDS[ancestor.parent_kind], ancestor.parent_id)
         asset_of_parent = ASSETS_OF[ancestor.kind][-1]
         assert f"](/assets/{asset_of_parent}?view=partitions&partition={ancestor.id})" in told
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.catalog import AudienceModel, Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.execution.seeds import start_job_from_file
 
@@ -236,7 +236,7 @@ def test_bad_tables_fail_their_datasets_and_models(
         dataset, model = (
             worlds.newest(shell.installation, kind, name) for kind in (Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL)
         )
-        record = shell.installation.catalog.get(Kind.AUDIENCE_MODEL, model.resource_id)
+        record = shell.installation.catalog.get(AudienceModel, model.resource_id)
         is_as_wanted = {
             f"{dataset.status}, {dataset.status_code}": (dataset.status, dataset.status_code)
             == ("CREATE_FAILED", code),

@@ -15,13 +15,7 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import (
-    ConfiguredAudienceModelSpec,
-    GenerationJob,
-    Kind,
-    Origin,
-    Version,
-)
+from cleanroom_pipelines.catalog import RECORDS, ConfiguredAudienceModelSpec, GenerationJob, Kind, Origin, Version
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution import work
 from cleanroom_pipelines.storage.artifacts import sha256_of
@@ -329,7 +323,7 @@ def test_cancelling_stops_between_shards(
     assert (ended.status, ended.status_code) == ("CREATE_FAILED", StatusCode.CANCELLED)
     assert len(stages) <= 4, "it stops at the next place where it looks"
     assert artifacts_of(trained) == before
-    assert catalog.get(version.kind, version.resource_id).current_version == 1
+    assert catalog.get(RECORDS[version.kind], version.resource_id).current_version == 1
 
 
 def test_a_run_stopped_in_the_ui_is_cancelled(

@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, Kind
+from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, GenerationJob, Kind
 from cleanroom_pipelines.execution import running
 from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.running import run_pending
@@ -102,7 +102,7 @@ def test_a_failed_deletion_is_told_and_asks_for_no_run(again: Shell, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(LocalFileSystem, "rm", lambda *_, **__: 1 / 0)
         again.run_pending()
-    assert again.installation.catalog.get(Kind.GENERATION_JOB, job).status == "DELETE_FAILED"
+    assert again.installation.catalog.get(GenerationJob, job).status == "DELETE_FAILED"
     assert tick(again, "pending_work").run_requests == []
     ask(again, Kind.GENERATION_JOB)
     again.run_pending()

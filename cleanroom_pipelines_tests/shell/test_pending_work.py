@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind
+from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind, TrainingDataset
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.execution.supervision import supervise
 
@@ -248,4 +248,4 @@ def test_whatever_a_body_raises_its_version_is_closed(trained: Shell, monkeypatc
         assert type(raised.pop()).__name__ in version.status_message
         assert "secret" not in version.status_message
         assert all("secret" not in str(log) for log in trained.instance.all_logs(result.run_id))
-        assert trained.installation.catalog.get(Kind.TRAINING_DATASET, dataset).current_version == 1
+        assert trained.installation.catalog.get(TrainingDataset, dataset).current_version == 1

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
-from cleanroom_pipelines.catalog import Kind, Status, Version
+from cleanroom_pipelines.catalog import RECORDS, Kind, Status, Version
 from cleanroom_pipelines.execution.kinds import KINDS
 from cleanroom_pipelines.execution.running import VERSION_TAG, alive, beating, run_of
 from cleanroom_pipelines.execution.work import Work, working
@@ -78,7 +78,7 @@ def test_a_version_is_held_between_the_steps_of_its_run(trained: Shell) -> None:
         assert now_of(trained, version).run_id == run.run_id
         assert run.run_id in catalog.live_runs()
         of_run = run_of(run, trained.instance)
-        with working(opened, version.kind, version.resource_id, of_run) as work:
+        with working(opened, RECORDS[version.kind], version.resource_id, of_run) as work:
             assert isinstance(work, Work)
         renewing = [thread.name for thread in threading.enumerate() if version.resource_id in thread.name]
         assert len(renewing) == 1, "one thread renews, in a step and between two"

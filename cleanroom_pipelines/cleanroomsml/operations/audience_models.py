@@ -61,7 +61,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """GetAudienceModel."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
-    record = endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
+    record = endpoint.catalog.get(AudienceModel, key, caller.account_id, caller.region)
     return {
         **_summary(record),
         "statusDetails": status_details(record, stages_of(endpoint, [record]).get(key)),

@@ -110,7 +110,7 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
     """PutConfiguredAudienceModelPolicy: a document that cannot be evaluated faithfully is refused."""
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
-    endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
+    endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
     read_policy(text, parameters["configuredAudienceModelArn"])
     condition = parameters.get("policyExistenceCondition")
     policy_hash = endpoint.catalog.put_policy(
@@ -149,7 +149,9 @@ def _key(caller: Caller, parameters: Parameters) -> str:
 
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ConfiguredAudienceModel:
-    return endpoint.catalog.get(_KIND, _key(caller, parameters), caller.account_id, caller.region)
+    return endpoint.catalog.get(
+        ConfiguredAudienceModel, _key(caller, parameters), caller.account_id, caller.region
+    )
 
 
 def _summary(record: ConfiguredAudienceModel) -> dict[str, object]:

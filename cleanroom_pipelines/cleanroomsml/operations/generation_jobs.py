@@ -187,7 +187,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     A model whose policy has nothing for the caller is none of its business: it does not exist for it.
     """
     try:
-        configured = endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, parts.id, parts.account_id, parts.region)
+        configured = endpoint.catalog.get(ConfiguredAudienceModel, parts.id, parts.account_id, parts.region)
     except NotFoundError:
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL) from None
     policy = _policy_of(configured)
@@ -245,7 +245,7 @@ def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:
 def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
     """Whether account and Region of a configured audience model's ARN are its own; the id alone names none."""
     try:
-        endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, parts.id, parts.account_id, parts.region)
+        endpoint.catalog.get(ConfiguredAudienceModel, parts.id, parts.account_id, parts.region)
     except NotFoundError:
         return False
     return parts.region == caller.region
@@ -303,5 +303,5 @@ def _metrics(endpoint: Endpoint, seen: SeenJob) -> dict[str, object] | None:
 
 
 def _is_shared(endpoint: Endpoint, job: GenerationJob) -> bool:
-    configured = endpoint.catalog.get(Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
+    configured = endpoint.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     return configured.share_metrics is ShareMetrics.ALL

@@ -4,7 +4,7 @@ Lives here: the three operations on them.
 Keep out: which tags are allowed (`catalog.names`).
 """
 
-from cleanroom_pipelines.catalog import ArnParts, Kind, parse_arn
+from cleanroom_pipelines.catalog import RECORDS, ArnParts, Kind, parse_arn
 from cleanroom_pipelines.cleanroomsml.answers import ApiError, Caller
 from cleanroom_pipelines.cleanroomsml.operations.endpoint import Answer, Endpoint, Parameters, is_own
 
@@ -42,5 +42,5 @@ def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ArnPart
     if parts is None or not is_own(caller, parts):
         raise ApiError("ResourceNotFoundException", "There is no such resource in this account and Region.")
     if parts.kind is not Kind.GENERATION_JOB:
-        endpoint.catalog.get(parts.kind, parts.id, caller.account_id, caller.region)
+        endpoint.catalog.get(RECORDS[parts.kind], parts.id, caller.account_id, caller.region)
     return parts

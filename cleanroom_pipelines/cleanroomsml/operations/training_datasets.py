@@ -86,7 +86,7 @@ def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> TrainingDataset:
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
-    return endpoint.catalog.get(_KIND, key, caller.account_id, caller.region)
+    return endpoint.catalog.get(TrainingDataset, key, caller.account_id, caller.region)
 
 
 def _summary(record: TrainingDataset) -> dict[str, object]:

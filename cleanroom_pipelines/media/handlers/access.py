@@ -15,7 +15,6 @@ from cleanroom_pipelines.catalog import (
     CollaborationType,
     CustomAudience,
     DataRoom,
-    Kind,
     ParticipantSpec,
     Permission,
 )
@@ -117,10 +116,9 @@ class Call:
     def room_of(self, room_id: str, *permissions: Permission) -> "Room":
         """The same for a room that something else names."""
         try:
-            record = self.installation.catalog.get(Kind.DATA_ROOM, room_id)
+            record = self.installation.catalog.get(DataRoom, room_id)
         except CleanroomError:
             raise denied() from None
-        assert isinstance(record, DataRoom)
         group = record.group_of(self.email)
         if group is None:
             raise denied()

@@ -115,12 +115,11 @@ def own_lab(call: Call) -> DataLab:
         PermissionDeniedError: There is none of the caller's.
     """
     try:
-        lab = call.installation.catalog.get(Kind.DATA_LAB, call.text("lab_id"))
+        lab = call.installation.catalog.get(DataLab, call.text("lab_id"))
     except CleanroomError as error:
         if isinstance(error, InvalidRequestError):
             raise
         raise denied() from None
-    assert isinstance(lab, DataLab)
     if lab.owner_email != call.email:
         raise denied()
     return lab
