@@ -22,7 +22,7 @@ from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.names import check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Ledger, LedgerLine, Pair, Proposal
-from cleanroom_pipelines.catalog.tables import AccountRow, LedgerLineRow, PairRow, ProposalRow, UserRow
+from cleanroom_pipelines.catalog.tables import AccountRow, LedgerLineRow, PairRow, ProposalRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.privacy import PAIR_TENTHS
 
@@ -114,7 +114,7 @@ class Pairs(Database):
         with self._read() as session:
             query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
-            return tuple(_line(row) for row in rows)
+            return tuple(record_of(LedgerLine, row) for row in rows)
 
     def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
         """Those of some questions that were paid."""
@@ -275,7 +275,7 @@ class Pairs(Database):
         with self._read() as session:
             query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
-            return tuple(_proposal(row) for row in rows)
+            return tuple(record_of(Proposal, row) for row in rows)
 
     def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
         """Whether both organisations of a pair approved lookalikes by the full ensemble in a room."""
@@ -320,7 +320,7 @@ class Pairs(Database):
                 pair.period = "month"
             raise_generation(session)
         session.flush()
-        return _proposal(row)
+        return record_of(Proposal, row)
 
     def _ledger(self, session: Session, pair: PairRow) -> Ledger:
         query = select(func.sum(LedgerLineRow.tenths)).where(LedgerLineRow.pair_id == pair.id)
@@ -387,11 +387,3 @@ def _row(pair_id: str, line: LedgerLine, at: datetime) -> LedgerLineRow:
 def _pair(row: PairRow) -> Pair:
     a, b = row.organizations or ("", "")
     return Pair(row.id, (a, b))
-
-
-def _line(row: LedgerLineRow) -> LedgerLine:
-    return LedgerLine(**{name: getattr(row, name) for name in LedgerLine.__dataclass_fields__})
-
-
-def _proposal(row: ProposalRow) -> Proposal:
-    return Proposal(**{name: getattr(row, name) for name in Proposal.__dataclass_fields__})

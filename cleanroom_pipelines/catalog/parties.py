@@ -45,6 +45,7 @@ from cleanroom_pipelines.catalog.tables import (
     BucketRow,
     CollaborationRow,
     MemberRow,
+    record_of,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
@@ -94,7 +95,7 @@ class Parties(Database):
                     )
                     session.add(row)
                     session.flush()
-                    return _account(row)
+                    return record_of(Account, row)
             except ClashError:
                 continue  # somebody was faster; the next look says with what
         raise ClashError("The account could not be stored.", remedy="Try again.")
@@ -106,13 +107,13 @@ class Parties(Database):
             NotFoundError: There is none.
         """
         with self._read() as session:
-            return _account(_find_account(session, account_id))
+            return record_of(Account, _find_account(session, account_id))
 
     def accounts(self) -> tuple[Account, ...]:
         """All accounts, in order of creation."""
         with self._read() as session:
             rows = session.scalars(select(AccountRow).order_by(AccountRow.created_at, AccountRow.id))
-            return tuple(_account(row) for row in rows)
+            return tuple(record_of(Account, row) for row in rows)
 
     def account_named(self, name_or_id: str) -> str:
         """The id of the account that is meant by a name, or by an id.
@@ -139,7 +140,7 @@ class Parties(Database):
         with self._write() as session:
             row = _find_account(session, account_id)
             row.disabled = disabled
-            return _account(row)
+            return record_of(Account, row)
 
     @noted
     def add_access_key(self, account_id: str, key_id: str, sealed_secret: str) -> AccessKey:
@@ -342,7 +343,7 @@ class Parties(Database):
                 )
                 session.add(row)
                 session.flush()
-                return _template(row)
+                return record_of(AnalysisTemplate, row)
         except ClashError:
             raise _taken("a template", reason="name") from None
 
@@ -350,7 +351,7 @@ class Parties(Database):
         """An analysis template; None if there is none."""
         with self._read() as session:
             row = session.get(AnalysisTemplateRow, arn)
-            return None if row is None else _template(row)
+            return None if row is None else record_of(AnalysisTemplate, row)
 
     def templates(self, account_id: str | None = None) -> tuple[AnalysisTemplate, ...]:
         """All templates, or those of one account, in order of creation."""
@@ -359,7 +360,7 @@ class Parties(Database):
             query = query.where(AnalysisTemplateRow.account_id == account_id)
         with self._read() as session:
             rows = session.scalars(query.order_by(AnalysisTemplateRow.created_at, AnalysisTemplateRow.arn))
-            return tuple(_template(row) for row in rows)
+            return tuple(record_of(AnalysisTemplate, row) for row in rows)
 
     @noted
     def register_bucket(
@@ -389,7 +390,7 @@ class Parties(Database):
                 )
                 session.add(row)
                 session.flush()
-                return _bucket(row)
+                return record_of(Bucket, row)
         except ClashError:
             raise _taken("a bucket", reason="name") from None
 
@@ -397,7 +398,7 @@ class Parties(Database):
         """A registered bucket; None if nobody registered it."""
         with self._read() as session:
             row = session.get(BucketRow, name)
-            return None if row is None else _bucket(row)
+            return None if row is None else record_of(Bucket, row)
 
     def buckets(self, account_id: str | None = None) -> tuple[Bucket, ...]:
         """All registered buckets, or those of one account, by name."""
@@ -405,7 +406,7 @@ class Parties(Database):
         if account_id is not None:
             query = query.where(BucketRow.account_id == account_id)
         with self._read() as session:
-            return tuple(_bucket(row) for row in session.scalars(query.order_by(BucketRow.name)))
+            return tuple(record_of(Bucket, row) for row in session.scalars(query.order_by(BucketRow.name)))
 
 
 def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:
@@ -482,10 +483,6 @@ def _taken(what: str, **attributes: Any) -> ConflictError:
     )
 
 
-def _account(row: AccountRow) -> Account:
-    return Account(row.id, row.name, row.created_at, row.disabled)
-
-
 def _access_key(row: AccessKeyRow, account: AccountRow) -> AccessKey:
     disabled = row.disabled or account.disabled
     return AccessKey(row.id, row.account_id, row.sealed_secret, row.created_at, disabled)
@@ -500,11 +497,3 @@ def _collaboration(session: Session, row: CollaborationRow) -> Collaboration:
     query = select(MemberRow).where(MemberRow.collaboration_id == row.id).order_by(MemberRow.place)
     members = tuple(Member(member.account_id, member.active) for member in session.scalars(query))
     return Collaboration(row.id, row.name, row.created_at, members, row.seed_removed, row.full_ensemble)
-
-
-def _template(row: AnalysisTemplateRow) -> AnalysisTemplate:
-    return AnalysisTemplate(row.arn, row.name, row.account_id, row.sql, row.created_at, row.collaboration_id)
-
-
-def _bucket(row: BucketRow) -> Bucket:
-    return Bucket(row.name, row.account_id, row.url, row.profile, row.created_at)

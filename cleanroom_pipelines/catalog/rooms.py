@@ -22,6 +22,7 @@ from cleanroom_pipelines.catalog.tables import (
     DataRoomRow,
     RoomJobRow,
     UploadRow,
+    record_of,
     resource_record,
     version_record,
 )
@@ -152,7 +153,7 @@ class Rooms(Database):
             session.add(row)
             session.flush()
             own(session, UPLOAD, upload_id)
-            return _upload(row)
+            return record_of(Upload, row)
 
     def upload(self, upload_id: str) -> Upload:
         """A file that was brought.
@@ -164,7 +165,7 @@ class Rooms(Database):
             row = session.get(UploadRow, upload_id)
             if row is None:
                 raise NotFoundError("There is no such dataset.", remedy="Upload the file first.")
-            return _upload(row)
+            return record_of(Upload, row)
 
     def count_uploads(self, email: str) -> int:
         """How many files a user has brought whose content is still there."""
@@ -183,7 +184,7 @@ class Rooms(Database):
         """All files whose content is still there."""
         with self._read() as session:
             rows = session.scalars(select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
-            return tuple(_upload(row) for row in rows)
+            return tuple(record_of(Upload, row) for row in rows)
 
     @noted
     def forget_upload(self, upload_id: str) -> None:
@@ -230,7 +231,7 @@ class Rooms(Database):
             )
             session.add(row)
             session.flush()
-            return _job(row)
+            return record_of(RoomJob, row)
 
     def room_job(self, job_id: str) -> RoomJob:
         """A question that was asked.
@@ -239,7 +240,7 @@ class Rooms(Database):
             NotFoundError: There is none of this id.
         """
         with self._read() as session:
-            return _job(_find_job(session, job_id))
+            return record_of(RoomJob, _find_job(session, job_id))
 
     @noted
     def cancel_room_job(self, job_id: str) -> RoomJob:
@@ -251,7 +252,7 @@ class Rooms(Database):
         with self._write() as session:
             row = _find_job(session, job_id)
             row.cancelled = True
-            return _job(row)
+            return record_of(RoomJob, row)
 
 
 def _lock_room(session: Session, data_room_id: str) -> DataRoomRow:
@@ -267,11 +268,3 @@ def _find_job(session: Session, job_id: str) -> RoomJobRow:
     if row is None:
         raise NotFoundError("There is no such job.", remedy="Start it again.")
     return row
-
-
-def _upload(row: UploadRow) -> Upload:
-    return Upload(**{name: getattr(row, name) for name in Upload.__dataclass_fields__})
-
-
-def _job(row: RoomJobRow) -> RoomJob:
-    return RoomJob(**{name: getattr(row, name) for name in RoomJob.__dataclass_fields__})

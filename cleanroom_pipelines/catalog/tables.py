@@ -11,7 +11,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import WrapSerializer
 from sqlalchemy import (
@@ -48,6 +48,11 @@ from cleanroom_pipelines.catalog.room_specs import CollaborationType, Participan
 from cleanroom_pipelines.catalog.specs import Columns, RequestedSeed
 from cleanroom_pipelines.documents import as_json, from_json
 from cleanroom_pipelines.errors import StatusCode
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Record = TypeVar("_Record", bound="DataclassInstance")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -625,12 +630,16 @@ ROWS: dict[Kind, type[ResourceRow]] = {
 }
 
 
+def record_of(record: type[_Record], row: Base) -> _Record:
+    """The record of a row, whose columns have the names of the record's fields."""
+    return record(**{part.name: getattr(row, part.name) for part in fields(record)})
+
+
 def resource_record(row: ResourceRow) -> Resource:
     """The record of a resource's row."""
-    record = RECORDS[row.kind]
-    return record(**{part.name: getattr(row, part.name) for part in fields(record)})
+    return record_of(RECORDS[row.kind], row)
 
 
 def version_record(row: VersionRow) -> Version:
     """The record of a version's row."""
-    return Version(**{part.name: getattr(row, part.name) for part in fields(Version)})
+    return record_of(Version, row)

@@ -14,7 +14,7 @@ from cleanroom_pipelines.catalog.database import ClashError, Database
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
-from cleanroom_pipelines.catalog.tables import TokenRow, UserRow
+from cleanroom_pipelines.catalog.tables import TokenRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
@@ -37,14 +37,14 @@ class Users(Database):
                 row = UserRow(email=email, created_at=self._clock(), disabled=False)
                 session.add(row)
                 session.flush()
-                return _user(row)
+                return record_of(User, row)
         except ClashError:
             raise _exists() from None
 
     def users(self) -> tuple[User, ...]:
         """All users, by address."""
         with self._read() as session:
-            return tuple(_user(row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
+            return tuple(record_of(User, row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
@@ -56,7 +56,7 @@ class Users(Database):
         with self._write() as session:
             row = _find_user(session, email)
             row.disabled = disabled
-            return _user(row)
+            return record_of(User, row)
 
     @noted
     def add_token(self, email: str, digest: str, expires_at: datetime) -> Token:
@@ -82,13 +82,13 @@ class Users(Database):
             )
             session.add(row)
             session.flush()
-            return _token(row)
+            return record_of(Token, row)
 
     def tokens(self, email: str) -> tuple[Token, ...]:
         """A user's tokens, in order of creation."""
         with self._read() as session:
             query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
-            return tuple(_token(row) for row in session.scalars(query))
+            return tuple(record_of(Token, row) for row in session.scalars(query))
 
     @noted
     def revoke_token(self, token_id: str) -> Token:
@@ -102,7 +102,7 @@ class Users(Database):
             if row is None:
                 raise NotFoundError("There is no such token.", remedy="See the list of the user's tokens.")
             row.revoked = True
-            return _token(row)
+            return record_of(Token, row)
 
     def user_of_token(self, digest: str) -> str | None:
         """Whose token it is; None when it is unknown, revoked, expired, or its user is disabled."""
@@ -126,11 +126,3 @@ def _find_user(session: Session, email: str) -> UserRow:
 
 def _exists() -> ConflictError:
     return ConflictError("There is a user of this e-mail address already.", remedy="Issue a token for them.")
-
-
-def _user(row: UserRow) -> User:
-    return User(row.email, row.created_at, row.disabled)
-
-
-def _token(row: TokenRow) -> Token:
-    return Token(row.id, row.email, row.created_at, row.expires_at, row.revoked)

@@ -4,12 +4,12 @@ Lives here: `LalAudienceStatistics`, the points of its reach table, and what set
 Keep out: working them out (`similarity`, on the server) and fetching them (`compute_job.py`).
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from cleanroom_pipelines.documents import ServerDocument
+from cleanroom_pipelines.media.results import Result
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class ReachPoint(ServerDocument):
     Args:
         reach: In percent of all relevant users, 1 to 30.
         size: Users by the released count; None where that is hidden or too small to be told.
-        tpr: Share of held-out seed users that are found at this reach.
-        fpr: Share of other users that are taken along.
+        tpr: Share of held-out seed users that are found at this reach; None where they are too few to be told.
+        fpr: Share of other users that are taken along; None where `tpr` is.
     """
 
     reach: int
     size: int | None
-    tpr: float
-    fpr: float
+    tpr: float | None
+    fpr: float | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class DistinguishingValue(ServerDocument):
     strength: float | None = None
 
 
-class LalAudienceStatistics:
+@dataclass
+class LalAudienceStatistics(Result):
     """How well a lookalike audience's ranking finds seed users that it was not shown.
 
     Args:
@@ -58,36 +59,17 @@ class LalAudienceStatistics:
         explanation: What sets the audience apart, the strongest first; empty where nothing does, or untold.
     """
 
-    def __init__(
-        self,
-        auc: float,
-        fpr: list[float],
-        tpr: list[float],
-        *,
-        reach: Sequence[ReachPoint] = (),
-        seed_size: int | None = None,
-        addressable_size: int | None = None,
-        test_set_sizes: Mapping[str, Any] | None = None,
-        explanation: Sequence[DistinguishingValue] = (),
-    ) -> None:
-        self.auc = auc
-        self.fpr = list(fpr)
-        self.tpr = list(tpr)
-        self.reach = list(reach)
-        self.seed_size = seed_size
-        self.addressable_size = addressable_size
-        self.test_set_sizes = dict(test_set_sizes or {})
-        self.explanation = list(explanation)
+    auc: float
+    fpr: list[float]
+    tpr: list[float]
+    reach: list[ReachPoint] = field(default_factory=list, kw_only=True)
+    seed_size: int | None = field(default=None, kw_only=True)
+    addressable_size: int | None = field(default=None, kw_only=True)
+    test_set_sizes: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    explanation: list[DistinguishingValue] = field(default_factory=list, kw_only=True)
 
     def __repr__(self) -> str:
         return f"LalAudienceStatistics(auc={self.auc!r}, {len(self.fpr)} points, {len(self.reach)} reaches)"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, LalAudienceStatistics):
-            return NotImplemented
-        return self.model_dump() == other.model_dump()
-
-    __hash__ = None  # type: ignore[assignment]
 
     def at_reach(self, reach: int) -> ReachPoint | None:
         """What a lookalike of this reach would be; None if the table does not hold it."""
@@ -96,34 +78,4 @@ class LalAudienceStatistics:
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Self:
         """Read `model_dump` back, or what the server tells; `auc`, `fpr` and `tpr` suffice."""
-        return cls(
-            auc=d["auc"],
-            fpr=d["fpr"],
-            tpr=d["tpr"],
-            reach=[ReachPoint.from_dict(point) for point in d.get("reach") or ()],
-            seed_size=d.get("seed_size"),
-            addressable_size=d.get("addressable_size"),
-            test_set_sizes=d.get("test_set_sizes"),
-            explanation=[DistinguishingValue.from_dict(value) for value in d.get("explanation") or ()],
-        )
-
-    def model_dump(self) -> dict[str, Any]:
-        """The statistics as a dictionary that JSON can hold."""
-        return {
-            "auc": self.auc,
-            "fpr": list(self.fpr),
-            "tpr": list(self.tpr),
-            "reach": [point.as_dict() for point in self.reach],
-            "seed_size": self.seed_size,
-            "addressable_size": self.addressable_size,
-            "test_set_sizes": dict(self.test_set_sizes),
-            "explanation": [value.as_dict() for value in self.explanation],
-        }
-
-    def model_dump_json(self, indent: int | None = None) -> str:
-        """The statistics as JSON text.
-
-        Args:
-            indent: Spaces of indentation; None for one line.
-        """
-        return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
+        return super().from_dict(d)

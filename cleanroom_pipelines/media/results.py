@@ -14,7 +14,7 @@ from typing import Any
 from cleanroom_pipelines.documents import ServerDocument
 
 
-class _Result(ServerDocument):
+class Result(ServerDocument):
     """Something that can be written as JSON."""
 
     def model_dump(self) -> dict[str, Any]:
@@ -27,7 +27,7 @@ class _Result(ServerDocument):
 
 
 @dataclass(frozen=True)
-class OverlapRow(_Result):
+class OverlapRow(Result):
     """How one type of seed audience and the base audience meet.
 
     Args:
@@ -46,7 +46,7 @@ class OverlapRow(_Result):
 
 
 @dataclass(frozen=True)
-class OverlapStatistics(_Result):
+class OverlapStatistics(Result):
     """How the seed audiences and the base audience meet.
 
     Args:
@@ -63,7 +63,7 @@ class OverlapStatistics(_Result):
 
 
 @dataclass(frozen=True)
-class InsightsRow(_Result):
+class InsightsRow(Result):
     """One group of users, seen in the overlap and among all matchable users.
 
     Args:
@@ -86,7 +86,7 @@ class InsightsRow(_Result):
 
 
 @dataclass(frozen=True)
-class AudienceInsights(_Result):
+class AudienceInsights(Result):
     """The insights on one type of seed audience.
 
     Args:
@@ -99,7 +99,7 @@ class AudienceInsights(_Result):
 
 
 @dataclass(frozen=True)
-class Insights(_Result):
+class Insights(Result):
     """What sets the matched users of each seed audience apart.
 
     Args:
@@ -116,7 +116,7 @@ class Insights(_Result):
 
 
 @dataclass(frozen=True)
-class DataAttribute(_Result):
+class DataAttribute(Result):
     """An attribute that filters can be set on.
 
     Args:
@@ -133,7 +133,7 @@ class DataAttribute(_Result):
 
 
 @dataclass(frozen=True)
-class DataAttributes(_Result):
+class DataAttributes(Result):
     """The attributes that filters can be set on."""
 
     attributes: tuple[DataAttribute, ...]
@@ -144,7 +144,7 @@ class DataAttributes(_Result):
 
 
 @dataclass(frozen=True)
-class AudienceSize(_Result):
+class AudienceSize(Result):
     """How many users an audience has.
 
     Args:
@@ -159,7 +159,7 @@ class AudienceSize(_Result):
 
 
 @dataclass(frozen=True)
-class UserListFile(_Result):
+class UserListFile(Result):
     """A file of a user list.
 
     Args:
@@ -176,7 +176,7 @@ class UserListFile(_Result):
 
 
 @dataclass(frozen=True)
-class UserListDelivery(_Result):
+class UserListDelivery(Result):
     """What was delivered for a user list.
 
     Args:
@@ -191,7 +191,7 @@ class UserListDelivery(_Result):
 
 
 @dataclass(frozen=True)
-class PrivacyBudget(_Result):
+class PrivacyBudget(Result):
     """What the two organisations that provide a room's data can still ask.
 
     Args:
@@ -215,7 +215,7 @@ class PrivacyBudget(_Result):
 
 
 @dataclass(frozen=True)
-class PriceEstimate(_Result):
+class PriceEstimate(Result):
     """What a question would cost.
 
     Args:
@@ -232,7 +232,7 @@ class PriceEstimate(_Result):
 
 
 @dataclass(frozen=True)
-class BudgetProposal(_Result):
+class BudgetProposal(Result):
     """What both organisations that provide a room's data must approve.
 
     Args:

@@ -52,9 +52,7 @@ class ReleasePolicy:
             "statement": f"± {plus_minus} at {_CONFIDENCE:.0%}".replace("%", " %"),
             "plus_minus": plus_minus,
             "confidence": _CONFIDENCE,
-            "threshold": self.threshold,
-            "rounding": self.rounding,
-            "indicative_below": self.indicative_below,
+            **vars(self),
         }
 
     def as_dict(self, tenths: int = PAIR_TENTHS) -> dict[str, Any]:
@@ -66,9 +64,7 @@ class ReleasePolicy:
         bound = bound_as_dict(tenths)
         return {
             "noise": self.noise(COUNT.variance),
-            "threshold": self.threshold,
-            "rounding": self.rounding,
-            "indicative_below": self.indicative_below,
+            **vars(self),
             "units": in_units(tenths),
             "bound": bound,
             "statements": [

@@ -279,7 +279,9 @@ def test_statistics_are_read_and_written() -> None:
     }
     statistics = LalAudienceStatistics.from_dict(told)
     assert statistics.model_dump() == told
-    assert json.loads(statistics.model_dump_json(indent=2)) == told
+    assert statistics.model_dump_json(indent=2) == json.dumps(told, indent=2)
+    assert LalAudienceStatistics.from_dict(told | {"noise": {}}) == statistics
+    assert repr(statistics) == "LalAudienceStatistics(auc=0.81, 2 points, 2 reaches)"
     point = statistics.at_reach(2)
     assert point is not None
     assert point.size == 80
