@@ -49,9 +49,9 @@ class LalAudienceStatistics(Result):
     """How well a lookalike audience's ranking finds seed users that it was not shown.
 
     Args:
-        auc: Area under the ROC curve.
-        fpr: False positive rates, in order of decreasing threshold.
-        tpr: True positive rates, in order of decreasing threshold.
+        auc: Area under the ROC curve; None where too few seed users are known.
+        fpr: False positive rates, in order of decreasing threshold; empty where `auc` is None.
+        tpr: True positive rates, in order of decreasing threshold; empty where `auc` is None.
         reach: The whole reach table, 1 to 30 percent; empty if it was not told.
         seed_size: Matched users of the source by the released count; None where hidden.
         addressable_size: All relevant users; None where hidden.
@@ -59,9 +59,9 @@ class LalAudienceStatistics(Result):
         explanation: What sets the audience apart, the strongest first; empty where nothing does, or untold.
     """
 
-    auc: float
-    fpr: list[float]
-    tpr: list[float]
+    auc: float | None = None
+    fpr: list[float] = field(default_factory=list)
+    tpr: list[float] = field(default_factory=list)
     reach: list[ReachPoint] = field(default_factory=list, kw_only=True)
     seed_size: int | None = field(default=None, kw_only=True)
     addressable_size: int | None = field(default=None, kw_only=True)
@@ -78,4 +78,4 @@ class LalAudienceStatistics(Result):
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Self:
         """Read `model_dump` back, or what the server tells; `auc`, `fpr` and `tpr` suffice."""
-        return super().from_dict(d)
+        return super().from_dict({name: value for name, value in d.items() if value is not None})

@@ -296,6 +296,15 @@ def test_statistics_need_no_more_than_the_document_says() -> None:
     assert statistics.model_dump()["auc"] == 0.5
 
 
+def test_statistics_of_too_few_users_are_read_too() -> None:
+    untold = {"reach": 1, "size": None, "tpr": None, "fpr": None}
+    told = {"auc": None, "fpr": None, "tpr": None, "reach": [untold], "seed_size": None}
+    statistics = LalAudienceStatistics.from_dict(told)
+    assert statistics.auc is None
+    assert statistics.fpr == statistics.tpr == []
+    assert statistics.reach[0].tpr is None
+
+
 def test_validation_reports_are_written_as_json() -> None:
     body = {"outcome": "PASSED", "numRowsTotal": 3, "numInvalidRowsTotal": 1}
     body_with_codes = {**body, "numInvalidRowsByErrorCode": {"EMPTY_CELL": 1}}
