@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -148,6 +148,7 @@ def _decode_types(values: Any) -> tuple[CollaborationType, ...]:
     return tuple(CollaborationType(value) for value in values)
 
 
+R = TypeVar("R", bound=Resource)
 _SEED = AsJson(_encode_seed, _decode_seed)
 _SIZE = AsJson(_encode_size, _decode_size)
 _SIZES = AsJson(_encode_sizes, _decode_sizes)
@@ -673,8 +674,12 @@ ROWS: dict[Kind, type[ResourceRow]] = {
 
 def resource_record(row: ResourceRow) -> Resource:
     """The record of a resource's row."""
-    record = RECORDS[row.kind]
-    return record(**{part.name: getattr(row, part.name) for part in fields(record)})
+    return record_of(RECORDS[row.kind], row)
+
+
+def record_of(record_type: type[R], row: ResourceRow) -> R:
+    """The record of a row that is known to be of this kind."""
+    return record_type(**{part.name: getattr(row, part.name) for part in fields(record_type)})
 
 
 def version_record(row: VersionRow) -> Version:
