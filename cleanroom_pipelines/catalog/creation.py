@@ -37,17 +37,12 @@ from cleanroom_pipelines.catalog.names import (
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.options import ChildTagPolicy, Origin
 from cleanroom_pipelines.catalog.records import (
-    AudienceModel,
     Cause,
     ConfiguredAtStart,
-    ConfiguredAudienceModel,
-    ExportJob,
-    GenerationJob,
     Resource,
     Status,
-    TrainingDataset,
 )
-from cleanroom_pipelines.catalog.resources import Resources, as_record, find_named
+from cleanroom_pipelines.catalog.resources import Resources, find_named
 from cleanroom_pipelines.catalog.room_audiences import add_references
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
 from cleanroom_pipelines.catalog.spec_digests import SPECS, spec_digest, spec_values
@@ -58,7 +53,6 @@ from cleanroom_pipelines.catalog.specs import (
     GenerationJobSpec,
     Spec,
     Starter,
-    TrainingDatasetSpec,
 )
 from cleanroom_pipelines.catalog.tables import (
     AudienceModelRow,
@@ -91,83 +85,6 @@ _UPDATABLE = frozenset(
 class Creation(Resources):
     """The part of the catalogue that creates and changes resources."""
 
-    def create_training_dataset(self, spec: TrainingDatasetSpec, **options: Any) -> TrainingDataset:
-        """Create a training dataset; ACTIVE at once, its first version pending.
-
-        Args:
-            spec: What is asked for.
-            **options: As in `create`.
-
-        Raises:
-            UsageError: The spec breaks a rule.
-            ConflictError: The name is taken.
-        """
-        return as_record(TrainingDataset, self.create(spec, **options))
-
-    def create_audience_model(self, spec: AudienceModelSpec, **options: Any) -> AudienceModel:
-        """Create an audience model, CREATE_PENDING.
-
-        Args:
-            spec: What is asked for.
-            **options: As in `create`.
-
-        Raises:
-            UsageError: The spec breaks a rule.
-            NotFoundError: The account has no such training dataset.
-            ConflictError: The name is taken, or the parent is not in a state that allows this.
-        """
-        return as_record(AudienceModel, self.create(spec, **options))
-
-    def create_configured_audience_model(
-        self, spec: ConfiguredAudienceModelSpec, **options: Any
-    ) -> ConfiguredAudienceModel:
-        """Create a configured audience model; ACTIVE at once, its first version pending.
-
-        Args:
-            spec: What is asked for.
-            **options: As in `create`.
-
-        Raises:
-            UsageError: The spec breaks a rule.
-            NotFoundError: The account has no such audience model.
-            ConflictError: The name is taken, or the parent is not in a state that allows this.
-        """
-        return as_record(ConfiguredAudienceModel, self.create(spec, **options))
-
-    def start_generation_job(self, spec: GenerationJobSpec, **options: Any) -> GenerationJob:
-        """Create a generation job, CREATE_PENDING.
-
-        Args:
-            spec: What is asked for.
-            **options: As in `create`; with `starter`, `account_id` is the owner of the configured model.
-
-        Returns:
-            The job as its owner sees it; `seen_job` tells it as the starter does.
-
-        Raises:
-            UsageError: The spec breaks a rule.
-            NotFoundError: The account has no such configured audience model.
-            ConflictError: The name is taken (`attributes["reason"] == "name"`), the parent is not in a state that
-                allows this, or the same seed came through the inbox before (`"seed"`); `attributes["existing_id"]`
-                then names the job.
-        """
-        return as_record(GenerationJob, self.create(spec, **options))
-
-    def start_export_job(self, spec: ExportJobSpec, **options: Any) -> ExportJob:
-        """Create an export job, CREATE_PENDING.
-
-        Args:
-            spec: What is asked for; with `started_by` another account than the owner, that account must have
-                started the generation job and not have deleted its copy.
-            **options: As in `create`; `account_id` is the owner of the generation job.
-
-        Raises:
-            UsageError: The spec breaks a rule, or the size is not one of the configured model's.
-            NotFoundError: The account has no such generation job.
-            ConflictError: The name is taken, or the parent is not in a state that allows this.
-        """
-        return as_record(ExportJob, self.create(spec, **options))
-
     @noted
     def create(
         self,
@@ -192,10 +109,15 @@ class Creation(Resources):
             starter: The account that starts a generation job on a configured model of `account_id`: it gets a copy
                 with its own name, description and tags, and the owner's is named after both (`owner_job_name`).
 
+        Returns:
+            The resource; a job as its owner sees it, which `seen_job` tells as the starter does.
+
         Raises:
-            UsageError: The spec breaks a rule.
+            UsageError: The spec breaks a rule, or an export's size is not one of the configured model's.
             NotFoundError: The account has no such parent in this region.
-            ConflictError: The name is taken, or the parent is not in a state that allows this.
+            ConflictError: The name is taken (`attributes["reason"] == "name"`), the parent is not in a state that
+                allows this, or the same seed came through the inbox before (`"seed"`); `attributes["existing_id"]`
+                then names the job.
         """
         spec.validate()
         check_account(account_id, region)
@@ -247,7 +169,7 @@ class Creation(Resources):
         region: str | None = None,
         parents_must_be_active: bool = False,
         **changes: Any,
-    ) -> ConfiguredAudienceModel:
+    ) -> Resource:
         """Change a configured audience model; jobs that are started from now on use it as it is then.
 
         Args:
@@ -272,7 +194,7 @@ class Creation(Resources):
             values = spec_values(resource_record(row)) | changes
             return ConfiguredAudienceModelSpec(**values)  # type: ignore[arg-type]
 
-        record = self._change(
+        return self._change(
             Kind.CONFIGURED_AUDIENCE_MODEL,
             resource_id,
             changed,
@@ -280,7 +202,6 @@ class Creation(Resources):
             cause=Cause.UPDATED,
             parents_must_be_active=parents_must_be_active,
         )
-        return as_record(ConfiguredAudienceModel, record)
 
     @noted
     def update_declared(self, kind: Kind, resource_id: str, spec: Spec, digest: str | None = None) -> Resource:

@@ -20,7 +20,7 @@ from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind, check_tag_keys, check_tags
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, Page, SeenJob, SeenJobs
-from cleanroom_pipelines.catalog.resources import as_record, check_page, make_token, read_token
+from cleanroom_pipelines.catalog.resources import check_page, make_token, read_token
 from cleanroom_pipelines.catalog.specs import Starter
 from cleanroom_pipelines.catalog.tables import (
     PLACE,
@@ -28,7 +28,7 @@ from cleanroom_pipelines.catalog.tables import (
     GenerationJobRow,
     JobViewRow,
     ResourceRow,
-    resource_record,
+    record_of,
 )
 from cleanroom_pipelines.errors import NotFoundError
 
@@ -274,7 +274,7 @@ def _merged(
 
 
 def _seen(job: ResourceRow, view: JobViewRow | None, account_id: str) -> SeenJob | None:
-    record = as_record(GenerationJob, resource_record(job))
+    record = record_of(GenerationJob, job)
     if job.account_id == account_id:
         is_starter = record.started_by == account_id
         seen = record if is_starter else replace(record, **_OTHERS_SEED)
@@ -296,7 +296,7 @@ def _lock_seen(session: Session, job_id: str, account_id: str, region: str | Non
 
 
 def _seen_export(row: ExportJobRow, account_id: str) -> ExportJob:
-    record = as_record(ExportJob, resource_record(row))
+    record = record_of(ExportJob, row)
     if record.account_id == account_id:
         return record
     return replace(record, account_id=account_id, output_location=None)

@@ -26,6 +26,7 @@ from cleanroom_pipelines.catalog.tables import (
     VersionRow,
     WorkerRow,
     is_newest,
+    record_of,
     resource_record,
     version_record,
 )
@@ -153,8 +154,7 @@ class Overview(Database):
             )
         )
         with self._read() as session:
-            records = tuple(resource_record(row) for row in session.scalars(query))
-        return tuple(record for record in records if isinstance(record, GenerationJob))
+            return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def copy_to(self, target: Path) -> None:
         """Copy the database as it is to a file while others go on using it; one consistent state.

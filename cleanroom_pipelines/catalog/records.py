@@ -24,6 +24,8 @@ from cleanroom_pipelines.catalog.specs import (
     TrainingDatasetSpec,
 )
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.identity import Dataset, inputs_of
+from cleanroom_pipelines.storage import ArtifactReference
 
 
 class Status(StrEnum):
@@ -126,6 +128,10 @@ class Version:
     def ref(self) -> ParentRef:
         """This version as the parent of something."""
         return ParentRef(self.kind, self.resource_id, self.number)
+
+    def artifact(self, asset: str) -> ArtifactReference:
+        """The artifact that it published for an asset."""
+        return ArtifactReference(asset, self.resource_id, self.artifacts[asset])
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,7 @@ class DataRoom(ResourceRecord, DataRoomSpec):
     """A data room as the catalogue knows it.
 
     Attributes:
-        inputs: What is provisioned: upload ids by dataset, `matching:<kind>`, `segments`, …, `seeds:<kind>`.
+        inputs: What is provisioned: upload ids by `InputName`.
         n_embeddings: Numbers per embedding of the provisioned base; 0 without embeddings.
     """
 
@@ -249,12 +255,12 @@ class DataRoom(ResourceRecord, DataRoomSpec):
     @property
     def has_base(self) -> bool:
         """Whether a base audience is provisioned."""
-        return any(dataset.startswith("matching:") for dataset in self.inputs)
+        return bool(inputs_of(self.inputs, Dataset.MATCHING))
 
     @property
     def has_seeds(self) -> bool:
         """Whether seed audiences are provisioned."""
-        return any(dataset.startswith("seeds:") for dataset in self.inputs)
+        return bool(inputs_of(self.inputs, Dataset.SEED_AUDIENCES))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,13 +49,14 @@ from cleanroom_pipelines.catalog.tables import (
     GenerationJobRow,
     ResourceRow,
     VersionRow,
+    record_of,
     resource_record,
     version_record,
 )
 from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
-_R = TypeVar("_R", bound=Resource)
+R = TypeVar("R", bound=Resource)
 _MAX_PAGE = 1000
 
 
@@ -63,8 +64,8 @@ class Resources(Database):
     """The part of the catalogue that the ways in speak to."""
 
     def get(
-        self, record_type: type[_R], resource_id: str, account_id: str | None = None, region: str | None = None
-    ) -> _R:
+        self, record_type: type[R], resource_id: str, account_id: str | None = None, region: str | None = None
+    ) -> R:
         """One resource by its partition key.
 
         Args:
@@ -78,16 +79,16 @@ class Resources(Database):
         """
         with self._read() as session:
             row = find_resource(session, record_type.kind, resource_id, account_id, region)
-            return as_record(record_type, resource_record(row))
+            return record_of(record_type, row)
 
     def get_by_name(
         self,
-        record_type: type[_R],
+        record_type: type[R],
         name: str,
         account_id: str = LOCAL_ACCOUNT,
         region: str = LOCAL_REGION,
         generation_job_id: str = "",
-    ) -> _R:
+    ) -> R:
         """One resource by its name.
 
         Args:
@@ -107,7 +108,7 @@ class Resources(Database):
                 raise NotFoundError(
                     f"There is no {kind.words} of this name.", remedy="See the list of those that exist."
                 )
-            return as_record(record_type, resource_record(row))
+            return record_of(record_type, row)
 
     def list(
         self,
@@ -203,7 +204,7 @@ class Resources(Database):
         newest_first = query.order_by(GenerationJobRow.created_at.desc(), GenerationJobRow.id.desc())
         with self._read() as session:
             row = session.scalars(newest_first.limit(1)).first()
-            return None if row is None else as_record(GenerationJob, resource_record(row))
+            return None if row is None else record_of(GenerationJob, row)
 
     @noted
     def set_tags(
@@ -286,7 +287,7 @@ class Resources(Database):
             .order_by(GenerationJobRow.created_at, GenerationJobRow.id)
         )
         with self._read() as session:
-            return tuple(as_record(GenerationJob, resource_record(row)) for row in session.scalars(query))
+            return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def settle_receipt(self, job_id: str, told: Iterable[Version]) -> None:
         """Note that the receipt of a dropped seed lies there; it stays due if more was asked for meanwhile.
@@ -323,12 +324,6 @@ class Resources(Database):
             row.seed_location = location
             row.seed_digest = digest or row.seed_digest
             row.seed_bytes = row.seed_bytes if n_bytes is None else n_bytes
-
-
-def as_record(record_type: type[_R], record: Resource) -> _R:
-    """The record, known to be of this kind."""
-    assert isinstance(record, record_type)
-    return record
 
 
 def find_named(

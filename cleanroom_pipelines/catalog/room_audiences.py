@@ -22,7 +22,7 @@ from cleanroom_pipelines.catalog.tables import (
     AudienceReferenceRow,
     CustomAudienceRow,
     ResourceRow,
-    resource_record,
+    record_of,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
@@ -44,8 +44,7 @@ class RoomAudiences(Database):
             .order_by(CustomAudienceRow.created_at, CustomAudienceRow.id)
         )
         with self._read() as session:
-            records = [resource_record(row) for row in session.scalars(query)]
-        return tuple(record for record in records if isinstance(record, CustomAudience))
+            return tuple(record_of(CustomAudience, row) for row in session.scalars(query))
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:

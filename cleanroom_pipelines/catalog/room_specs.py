@@ -20,6 +20,7 @@ from cleanroom_pipelines.catalog.names import Kind, check_label, is_fit_to_show
 from cleanroom_pipelines.catalog.specs import Spec
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.identity import Dataset, inputs_of
 
 MAX_PARTICIPANTS = 20
 MAX_EMAILS = 100
@@ -105,7 +106,7 @@ class DataLabSpec(_MarkedSpec):
 
     Attributes:
         owner_email: Whose it is.
-        datasets: Upload ids by dataset: `matching:<kind of id>`, `segments`, `demographics`, `embeddings`.
+        datasets: Upload ids by `InputName`; none of seeds.
         n_embeddings: Numbers per embedding; 0 without embeddings.
         activation: Ad destinations whose hashes are to be kept.
     """
@@ -122,11 +123,14 @@ class DataLabSpec(_MarkedSpec):
         """Raises UsageError unless there is a matching dataset and the embeddings have a length."""
         super().validate()
         check_email(self.owner_email)
-        if not any(dataset.startswith("matching:") for dataset in self.datasets):
+        if not inputs_of(self.datasets, Dataset.MATCHING):
             raise UsageError(
                 "The data lab has no matching dataset.", remedy="Bring the file of user ids and matching ids."
             )
-        if ("embeddings" in self.datasets) != (self.n_embeddings > 0) or self.n_embeddings > 4096:
+        if (
+            bool(inputs_of(self.datasets, Dataset.EMBEDDINGS)) != (self.n_embeddings > 0)
+            or self.n_embeddings > 4096
+        ):
             raise UsageError(
                 "The length of the embeddings does not fit.", remedy="Give 1 to 4,096 with embeddings, else none."
             )

@@ -23,11 +23,11 @@ from cleanroom_pipelines.catalog.tables import (
     RoomJobRow,
     UploadRow,
     record_of,
-    resource_record,
     version_record,
 )
 from cleanroom_pipelines.catalog.tombstones import UPLOAD, bury, own
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, inputs_of
 
 
 class Rooms(Database):
@@ -38,15 +38,14 @@ class Rooms(Database):
         query = select(DataRoomRow).where(DataRoomRow.status.not_in(DELETING))
         with self._read() as session:
             rows = session.scalars(query.order_by(DataRoomRow.created_at, DataRoomRow.id))
-            records = [resource_record(row) for row in rows]
-        return tuple(record for record in records if isinstance(record, DataRoom))
+            return tuple(record_of(DataRoom, row) for row in rows)
 
     @noted
     def provision(
         self,
         data_room_id: str,
         add: Mapping[str, str],
-        remove: tuple[str, ...] = (),
+        remove: tuple[Dataset, ...] = (),
         *,
         n_embeddings: int | None = None,
     ) -> Version:
@@ -54,8 +53,8 @@ class Rooms(Database):
 
         Args:
             data_room_id: The room.
-            add: Upload ids by dataset.
-            remove: What goes before that: datasets, or `seeds:` and the like for all that begin so.
+            add: Upload ids by `InputName`.
+            remove: Datasets that are taken out before that.
             n_embeddings: Numbers per embedding, where that changes.
 
         Returns:
@@ -68,7 +67,7 @@ class Rooms(Database):
         now = self._clock()
         with self._write() as session:
             row = _lock_room(session, data_room_id)
-            kept = {name: upload for name, upload in row.inputs.items() if not name.startswith(remove or ("\0",))}
+            kept = inputs_of(row.inputs, *(each for each in Dataset if each not in remove))
             row.inputs = kept | dict(add)
             if n_embeddings is not None:
                 row.n_embeddings = n_embeddings
@@ -93,10 +92,10 @@ class Rooms(Database):
             kept = dict(row.inputs)
             for group in left:
                 if group.may(Permission.PROVIDE_BASE_AUDIENCE):
-                    kept = {name: upload for name, upload in kept.items() if name.startswith("seeds:")}
+                    kept = inputs_of(kept, Dataset.SEED_AUDIENCES)
                     row.n_embeddings = 0
                 if group.may(Permission.PROVIDE_SEED_AUDIENCE):
-                    kept = {name: upload for name, upload in kept.items() if not name.startswith("seeds:")}
+                    kept = inputs_of(kept, *BASE_DATASETS)
             if kept != row.inputs:
                 row.inputs = kept
                 pending_version(session, row, Cause.UPDATED, self._clock())

@@ -40,7 +40,6 @@ from cleanroom_pipelines.catalog.records import (
     Status,
     Version,
 )
-from cleanroom_pipelines.catalog.resources import as_record
 from cleanroom_pipelines.catalog.tables import (
     AudienceModelRow,
     AudienceReferenceRow,
@@ -48,6 +47,7 @@ from cleanroom_pipelines.catalog.tables import (
     ResourceRow,
     VersionRow,
     kept_audience_model_id,
+    record_of,
     resource_record,
     version_record,
 )
@@ -275,7 +275,7 @@ class Work(Claims):
             .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
         )
         with self._read() as session:
-            return tuple(_model(row) for row in session.scalars(query))
+            return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
 
     @noted
     def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
@@ -354,10 +354,6 @@ def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
     every = timedelta(seconds=every_seconds)
     missed = max(0, (now - due) // every)
     return due + (missed + 1) * every
-
-
-def _model(row: AudienceModelRow) -> AudienceModel:
-    return as_record(AudienceModel, resource_record(row))
 
 
 def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:

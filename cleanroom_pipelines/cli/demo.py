@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from cleanroom_pipelines.catalog import ExportJob, GenerationJob, Kind
+from cleanroom_pipelines.catalog import ExportJob, GenerationJob, Kind, Status
 from cleanroom_pipelines.cli.console import print_json, table
 from cleanroom_pipelines.cli.examples import DECLARATION, example_folder
 from cleanroom_pipelines.cli.watching import run_pending_watched
@@ -25,7 +25,6 @@ from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine,
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.making import newest_artifact
-from cleanroom_pipelines.storage import ArtifactReference
 
 CAMPAIGN = 18
 CAMPAIGN_STARTS = "2017-10-30"
@@ -148,7 +147,7 @@ def count_catches(installation: Installation, job_id: str, folder: Path) -> list
     version = installation.catalog.current_version(Kind.GENERATION_JOB, job_id)
     if version is None:
         raise CleanroomError("The demo's audience was not made.", remedy="See `cleanroom status`.")
-    reference = ArtifactReference("audience", job_id, version.artifacts["audience"])
+    reference = version.artifact("audience")
     with (
         installation.store.opening(reference) as audience,
         open_engine(installation.engine_settings, paths=[audience, folder]) as engine,
@@ -194,7 +193,7 @@ FROM scored, (SELECT unnest(?) AS share) GROUP BY among, share ORDER BY among, s
 def _refuse_failures(installation: Installation) -> None:
     for kind in Kind:
         for record, newest in installation.catalog.with_newest(kind):
-            if newest.status == "CREATE_FAILED":
+            if newest.status is Status.CREATE_FAILED:
                 raise CleanroomError(f"The {kind.words} {record.id} failed: {newest.status_message}")
 
 

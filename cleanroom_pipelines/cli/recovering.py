@@ -73,6 +73,8 @@ def _show(plan: "Plan") -> None:
 
 
 def _as_dict(plan: "Plan") -> dict[str, Any]:
+    from cleanroom_pipelines.catalog import Status
+
     return {
         "catalogue": plan.catalogue,
         "rebuilt": [
@@ -82,7 +84,10 @@ def _as_dict(plan: "Plan") -> dict[str, Any]:
                 "name": resource.name or plan.known[resource.id],
                 "is_new": resource.dossier is not None,
                 "versions": [
-                    {"number": version.number, "status": "CREATE_FAILED" if version.failure else "ACTIVE"}
+                    {
+                        "number": version.number,
+                        "status": Status.CREATE_FAILED if version.failure else Status.ACTIVE,
+                    }
                     for version in resource.versions
                 ],
             }

@@ -28,7 +28,6 @@ from sqlalchemy.exc import DBAPIError
 
 from cleanroom_pipelines.catalog import (
     GOES_WITH,
-    RECORDS,
     CatalogUnavailableError,
     DataLab,
     DataRoom,
@@ -146,7 +145,7 @@ def delete_now(
         while True:
             delete_pending(installation, instance)
             try:
-                left = installation.catalog.get(RECORDS[record.kind], record.id)
+                left = installation.catalog.get(type(record), record.id)
             except NotFoundError:
                 break
             if left.status is Status.DELETE_FAILED:

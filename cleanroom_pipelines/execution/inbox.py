@@ -33,6 +33,7 @@ from cleanroom_pipelines.catalog import (
     GenerationJobSpec,
     Kind,
     Origin,
+    Resource,
     Status,
     Version,
 )
@@ -46,7 +47,6 @@ from cleanroom_pipelines.errors import (
     UsageError,
 )
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.open_files import FileState, may_be_being_written
@@ -57,7 +57,7 @@ from cleanroom_pipelines.ways_in import acting_for
 ACCEPTED, REJECTED = "accepted", "rejected"
 _NOTE = "drop.json"
 # What copying programs and browsers call a file that is not whole yet.
-UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
+_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
 
 @dataclass(frozen=True)
@@ -137,18 +137,24 @@ def find_drops(installation: Installation) -> Iterator[Drop]:
     Links, hidden files and those named like unfinished downloads (`.part`, `.tmp`, …) are left alone.
     """
     for folder in sorted(installation.home.inbox_seeds.iterdir()):
-        if folder.is_dir() and not folder.is_symlink():
-            for path in sorted(folder.iterdir()):
-                if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(UNFINISHED):
-                    continue
-                with suppress(FileNotFoundError):
-                    status = path.stat()
-                    if path.is_file():
-                        yield Drop(folder.name, path, (status.st_size, status.st_mtime_ns))
+        yield from drops_in(folder, folder.name)
+
+
+def drops_in(folder: Path, configured_id: str) -> Iterator[Drop]:
+    """The files of one folder of an inbox; links, hidden files and those named as unfinished are left out."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(_UNFINISHED):
+            continue
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if path.is_file():
+                yield Drop(configured_id, path, (status.st_size, status.st_mtime_ns))
 
 
 @acting_for("inbox")
-def register_drop(installation: Installation, drop: Drop) -> GenerationJob | None:
+def register_drop(installation: Installation, drop: Drop) -> Resource | None:
     """Make a complete drop a generation job, or refuse it with a receipt; either way the file is gone.
 
     A seed whose job, or whose export, failed is attempted again. Only while its job is being deleted, the file
@@ -294,7 +300,7 @@ def _settle(installation: Installation, job_id: str) -> None:
     receipt = {
         "job": job.id,
         "configuredAudienceModel": job.configured_audience_model_id,
-        "status": "CREATE_FAILED" if failed else "ACTIVE",
+        "status": (Status.CREATE_FAILED if failed else Status.ACTIVE).value,
         "statusCode": failed.status_code if failed else None,
         "message": failed.status_message if failed else newest.summary.get("sentence"),
         "exports": [export.output_location for export in exports if export.output_location],
@@ -381,14 +387,14 @@ def _take(installation: Installation, copy: Path, slot: str, note: Mapping[str, 
         installation.vault.put(slot, copy, keep=False, move=True)
 
 
-def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> GenerationJob | None:
+def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | None:
     """Make the job of a seed that lies in its slot; None when it cannot be made, of which a receipt is left."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names are taken once: the slot knows both.
     mark = installation.key.digest("names of drops", slot.encode())
     for length in (8, 16):
         try:
-            return installation.catalog.start_generation_job(
+            return installation.catalog.create(
                 GenerationJobSpec(
                     name=f"{note['words']} {mark[:length]}",
                     description="Dropped into the inbox.",
@@ -471,7 +477,7 @@ def _refuse(installation: Installation, resting: RestingDrop, error: CleanroomEr
 def _write_refusal(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
     receipt = {
         "job": None,
-        "status": "CREATE_FAILED",
+        "status": Status.CREATE_FAILED.value,
         "statusCode": error.status_code,
         "message": str(error),
         "seed": {"bytes": n_bytes, "digest": digest},
@@ -494,12 +500,10 @@ def _write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:
 
 
 def _report(installation: Installation, version: Version) -> Mapping[str, Any] | None:
-    artifact = version.artifacts.get("seed_validation_report")
-    if artifact is None:
+    if "seed_validation_report" not in version.artifacts:
         return None
-    reference = ArtifactReference("seed_validation_report", version.resource_id, artifact)
     try:
-        with installation.store.opening(reference) as folder:
+        with installation.store.opening(version.artifact("seed_validation_report")) as folder:
             return dict(json.loads((folder / "report.json").read_text())) | {
                 "outcome": json.loads((folder / "outcome.json").read_text())
             }

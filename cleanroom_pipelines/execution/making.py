@@ -17,12 +17,12 @@ from cleanroom_pipelines.audiences.exports import ROWS_PER_PART, ExportManifest,
 from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
-    RECORDS,
     AudienceModel,
     ConfiguredAudienceModel,
     ExportJob,
     GenerationJob,
     Kind,
+    Status,
     TrainingDataset,
     Version,
     configured_at_start,
@@ -142,7 +142,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
         model = work.record
         dataset, parent = _usable_dataset(installation, model.training_dataset_id)
         refuse_links(installation.home, dataset.account_id, Path(dataset.source))
-        inputs = (*_table_inputs(installation, dataset), _input_of(installation, parent, "training_dataset"))
+        inputs = (
+            *_table_inputs(installation, dataset),
+            installation.store.as_input(parent.artifact("training_dataset")),
+        )
         window = _window_of(model, work.version)
         with work.drafting("audience_model", inputs, {"window": window, **_columns_of(dataset)}) as draft:
             report = train(
@@ -155,7 +158,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
             )
             earlier = installation.catalog.current_version(Kind.AUDIENCE_MODEL, partition)
             if earlier is not None and "audience_model" in earlier.artifacts:
-                with _opening(installation, earlier, "audience_model") as before, suppress(ArtifactError):
+                with (
+                    installation.store.opening(earlier.artifact("audience_model")) as before,
+                    suppress(ArtifactError),
+                ):
                     keep_representation(draft.path, before)  # one of an older format has none
             documents = {"training": report.as_dict()}
             write_documents(draft.path, documents)
@@ -186,7 +192,7 @@ def make_configured_audience_model(installation: Installation, partition: str, r
             "outputUrl": configured.output_url,
         }
         _destination(installation, configured)
-        inputs = (_input_of(installation, model, "audience_model"),)
+        inputs = (installation.store.as_input(model.artifact("audience_model")),)
         with work.drafting("configured_audience_model", inputs, configuration) as draft:
             documents = {"configuration": configuration}
             write_documents(draft.path, documents)
@@ -235,12 +241,12 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                 if not work.is_open:
                     raise SeedError("The seed cannot be used.", remedy="See its validation report.")
             job, configured, model = _family(installation, work)
-            inputs = (_input_of(installation, model, "audience_model"), _seed_input(job))
+            inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             if (private := PrivateJob.of(installation, job, configured, model)) is not None:
                 return _make_private_audience(work, private, configured, inputs, settings)
             with (
-                work.opening_input(_reference_of(model, "audience_model")) as model_folder,
+                work.opening_input(model.artifact("audience_model")) as model_folder,
                 installation.vault.opening(job.seed_location, job.seed_digest) as seed,
                 work.drafting("audience", inputs, settings) as draft,
             ):
@@ -251,7 +257,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                     sizes=configured.sizes,
                     min_matching_seed_size=configured.min_matching_seed_size,
                     seed_floor=installation.settings.seed_floor,
-                    score=shared_scoring(installation, _reference_of(model, "audience_model")),
+                    score=shared_scoring(installation, model.artifact("audience_model")),
                     runtime=work.runtime,
                 )
                 reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
@@ -284,7 +290,7 @@ def _make_private_audience(
 
     installation, job, model = private.installation, private.job, private.model
     with (
-        work.opening_input(_reference_of(model, "audience_model")) as model_folder,
+        work.opening_input(model.artifact("audience_model")) as model_folder,
         installation.vault.opening(job.seed_location, job.seed_digest) as seed,
         work.drafting("audience", inputs, {**settings, "private": True}) as draft,
     ):
@@ -329,14 +335,14 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
         configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
         folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
         place = _destination(installation, configured) / folder
-        ranked = installation.store.manifest(_reference_of(audience, "audience")).facts
+        ranked = installation.store.manifest(audience.artifact("audience")).facts
         is_private = "private_mode" in ranked
         mode, reveals = _mode_of(installation, export, job, configured, ranked)
-        inputs = (_input_of(installation, audience, "audience"),)
+        inputs = (installation.store.as_input(audience.artifact("audience")),)
         options = configured.delivery or {}
         spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
         with work.withdrawing("audience_export"), ExitStack() as stack:
-            folder_of_ranking = stack.enter_context(_opening(installation, audience, "audience"))
+            folder_of_ranking = stack.enter_context(installation.store.opening(audience.artifact("audience")))
             drafting = stack.enter_context(ExitStack())
             draft = drafting.enter_context(work.drafting("audience_export", inputs, spec))
             documents: dict[str, Any] = {}
@@ -447,14 +453,14 @@ def _make_report(work: Work[GenerationJob]) -> Made:
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
         sentence = report_sentence(report)
         if report.passed:
-            with work.opening_input(_reference_of(model, "audience_model")) as folder:
+            with work.opening_input(model.artifact("audience_model")) as folder:
                 match = match_seed(folder, seed, engine=installation.engine_settings)
             private = PrivateJob.of(installation, job, configured, model)
             documents["match"] = match.as_dict()
             sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
             if private is not None:
                 try:
-                    with _opening(installation, model, "audience_model") as folder:
+                    with installation.store.opening(model.artifact("audience_model")) as folder:
                         private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
                 except (SeedError, BudgetSpentError) as error:
                     failure = (error.status_code, str(error))
@@ -520,8 +526,9 @@ def _export_before(
     current = installation.catalog.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
-    reference = ArtifactReference("audience_export", export.id, current.artifacts["audience_export"])
-    return _destination(installation, configured) / str(installation.store.manifest(reference).facts["folder"])
+    return _destination(installation, configured) / str(
+        installation.store.manifest(current.artifact("audience_export")).facts["folder"]
+    )
 
 
 def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
@@ -529,13 +536,9 @@ def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, An
 
 
 def _idle(installation: Installation, asset: str, partition: str, idle: Idle) -> Made:
-    version = idle.verified.artifacts.get(asset) if idle.verified else None
-    if version is None:
+    if idle.verified is None or asset not in idle.verified.artifacts:
         return Made(asset, partition, idle.message, made=False)
-    reference = ArtifactReference(asset, partition, version)
-    with installation.store.opening(reference) as folder:
-        documents = read_documents(folder)
-    manifest = installation.store.manifest(reference)
+    manifest, documents = read_verified(installation, idle.verified.artifact(asset))
     sentence = f"Verified: all {len(manifest.files)} files are as they were made. {idle.message}"
     return Made(asset, partition, sentence, manifest, documents, made=False)
 
@@ -548,23 +551,23 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 
 def _current(installation: Installation, kind: Kind, partition: str) -> Version:
     try:
-        number = installation.catalog.get(RECORDS[kind], partition).current_version
+        version = installation.catalog.current_version(kind, partition)
     except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
-        number = None
-    if number is None:
+        version = None
+    if version is None:
         raise CleanroomError(
             f"The {kind.words} this is made from is not active.",
             remedy=f"Repair what the status of that {kind.words} names, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
-    return installation.catalog.version(kind, partition, number)
+    return version
 
 
 def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
     """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
     dataset = installation.catalog.get(TrainingDataset, partition)
     newest = installation.catalog.newest_version(Kind.TRAINING_DATASET, partition)
-    if newest.status == "CREATE_FAILED":
+    if newest.status is Status.CREATE_FAILED:
         raise TrainingDataError(
             newest.status_message or "The training dataset did not pass its validation.",
             status_code=newest.status_code or StatusCode.TRAINING_DATA_INVALID,
@@ -586,20 +589,6 @@ def _family(
             min_matching_seed_size=started.min_matching_seed_size,
         )
     return job, configured, _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
-
-
-def _opening(installation: Installation, version: Version, asset: str):  # type: ignore[no-untyped-def]
-    return installation.store.opening(_reference_of(version, asset))
-
-
-def _reference_of(version: Version, asset: str) -> ArtifactReference:
-    return ArtifactReference(asset, version.resource_id, version.artifacts[asset])
-
-
-def _input_of(installation: Installation, version: Version, asset: str) -> Input:
-    reference = ArtifactReference(asset, version.resource_id, version.artifacts[asset])
-    digest = installation.store.manifest(reference).data_version
-    return Input(asset, version.resource_id, reference.version, digest)
 
 
 def _seed_input(job: GenerationJob) -> Input:
@@ -630,10 +619,18 @@ def newest_artifact(
     """
     for version in reversed(installation.catalog.versions(kind, partition)):
         if asset in version.artifacts:
-            reference = ArtifactReference(asset, partition, version.artifacts[asset])
-            with installation.store.opening(reference) as folder:
-                return installation.store.manifest(reference), read_documents(folder)
+            return read_verified(installation, version.artifact(asset))
     raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")
+
+
+def read_verified(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest of a stored artifact and its JSON documents, once all of its files are verified.
+
+    Raises:
+        ArtifactError: It is missing, or was altered.
+    """
+    with installation.store.opening(reference) as folder:
+        return installation.store.manifest(reference), read_documents(folder)
 
 
 def read_stored(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:

@@ -30,12 +30,12 @@ from cleanroom_pipelines.audiences.definitions import (
 from cleanroom_pipelines.audiences.evaluating import evaluate, evaluate_counted
 from cleanroom_pipelines.audiences.insights import BaseFigures
 from cleanroom_pipelines.audiences.relations import open_room_relations
-from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Version
+from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Status, Version
 from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.execution.budgets import Question, write_down_reveals
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
+from cleanroom_pipelines.execution.making import Made, read_documents, read_verified, write_documents
 from cleanroom_pipelines.execution.making_rooms import unseal_hashes
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
@@ -60,7 +60,7 @@ def make_custom_audience(installation: Installation, partition: str, run: Run, *
         asset: `custom_audience` or `lookalike_statistics`; whichever comes first makes both.
     """
     newest = installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition)
-    if newest.run_id == run.id and newest.status != "CREATE_IN_PROGRESS":
+    if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
         return _read(installation, newest, asset)
     with working(installation, CustomAudience, partition, run) as work:
         if isinstance(work, Idle):
@@ -167,23 +167,14 @@ class _Question:
 
     @cached_property
     def _attributes(self) -> Mapping[str, Any]:
-        reference = ArtifactReference(
-            "data_attributes", self.room.id, self.room_version.artifacts["data_attributes"]
-        )
-        with self.installation.store.opening(reference) as folder:
+        with self.installation.store.opening(self.room_version.artifact("data_attributes")) as folder:
             return read_documents(folder)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         """What it is made from."""
         names = [name for name in ("base_audience", "seed_audiences") if name in self.room_version.artifacts]
-        return tuple(self._input(name) for name in names)
-
-    def _input(self, asset: str) -> Input:
-        reference = ArtifactReference(asset, self.room.id, self.room_version.artifacts[asset])
-        return Input(
-            asset, self.room.id, reference.version, self.installation.store.manifest(reference).data_version
-        )
+        return tuple(self.installation.store.as_input(self.room_version.artifact(name)) for name in names)
 
     @contextmanager
     def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
@@ -197,9 +188,7 @@ class _Question:
                 )
             )
             folders = {
-                asset: stack.enter_context(
-                    store.opening(ArtifactReference(asset, self.room.id, self.room_version.artifacts[asset]))
-                )
+                asset: stack.enter_context(store.opening(self.room_version.artifact(asset)))
                 for asset in assets
                 if asset in self.room_version.artifacts
             }
@@ -236,9 +225,7 @@ class _Question:
                 continue
             version = self.installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
             if version and self.parent in version.parents and "custom_audience" in version.artifacts:
-                found[text] = ArtifactReference(
-                    "custom_audience", audience.id, version.artifacts["custom_audience"]
-                )
+                found[text] = version.artifact("custom_audience")
         if len(found) < len(wanted):
             raise CleanroomError(
                 "A lookalike audience that this one is built on could not be made.",
@@ -339,7 +326,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
         options, catalog = record.options, installation.catalog
         audience = catalog.get(CustomAudience, record.custom_audience_id)
         version, room_version = _current_audience(installation, audience)
-        reference = ArtifactReference("custom_audience", audience.id, version.artifacts["custom_audience"])
+        reference = version.artifact("custom_audience")
         with work.withdrawing(asset), ExitStack() as stack:
             folder = stack.enter_context(installation.store.opening(reference))
             told = read_documents(folder)["audience"]
@@ -359,14 +346,12 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
             destination = AdDestination(options.get("destination") or "plain")
             format_: Any = "plain"
             if destination is not AdDestination.PLAIN:
-                base = ArtifactReference(
-                    "base_audience", audience.data_room_id, room_version.artifacts["base_audience"]
-                )
+                base = room_version.artifact("base_audience")
                 hashes = scratch / "activation.parquet"
                 unseal_hashes(installation, stack.enter_context(installation.store.opening(base)), hashes)
                 format_ = kept_activation(hashes, destination)
             delta_from = _delta_from(installation, stack, options, record)
-            inputs = (Input("custom_audience", audience.id, reference.version, _digest(installation, reference)),)
+            inputs = (installation.store.as_input(reference),)
             with work.drafting(asset, inputs, dict(options)) as draft:
                 holdout = None
                 if share := options.get("holdout"):
@@ -450,8 +435,7 @@ def _delta_from(
     version = installation.catalog.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
     if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
         raise UsageError("There is no such earlier list of yours.", remedy="Name a user list job of your own.")
-    reference = ArtifactReference("audience_user_list", earlier.id, version.artifacts["audience_user_list"])
-    return stack.enter_context(installation.store.opening(reference)) / FILES
+    return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
 def _told_of(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
@@ -487,19 +471,12 @@ def _n_rows(users: Path) -> int:
     return int(pq.read_metadata(users).num_rows)
 
 
-def _digest(installation: Installation, reference: ArtifactReference) -> str:
-    return installation.store.manifest(reference).data_version
-
-
 def _read(installation: Installation, version: Version, asset: str) -> Made:
-    name = version.artifacts.get(asset)
-    if name is None:
+    if asset not in version.artifacts:
         return Made(asset, version.resource_id, "There is nothing of this kind to tell of it.", made=False)
-    reference = ArtifactReference(asset, version.resource_id, name)
-    with installation.store.opening(reference) as folder:
-        documents = read_documents(folder)
+    manifest, documents = read_verified(installation, version.artifact(asset))
     sentence = str(version.summary.get("sentence", "")) or "The audience was made."
-    return Made(asset, version.resource_id, sentence, installation.store.manifest(reference), documents)
+    return Made(asset, version.resource_id, sentence, manifest, documents)
 
 
 def _not_provisioned(what: str) -> CleanroomError:

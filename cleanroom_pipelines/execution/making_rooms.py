@@ -14,14 +14,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Version, hex_of
+from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Status, Version, hex_of
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.kinds import ASSETS_OF
-from cleanroom_pipelines.execution.making import Made, read_documents, write_documents
+from cleanroom_pipelines.execution.making import Made, read_documents, read_verified, write_documents
 from cleanroom_pipelines.execution.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.execution.room_inbox import make_room_inbox
 from cleanroom_pipelines.execution.work import Idle, Run, Work, working
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
 
@@ -104,19 +105,18 @@ class _State:
         catalog = installation.catalog
         # as it is now: a run that made the assets before left them in the version
         self.artifacts = dict(catalog.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
-        current = catalog.current_version(Kind.DATA_ROOM, room.id)
-        self.before: Mapping[str, str] = current.artifacts if current else {}
+        self.before = catalog.current_version(Kind.DATA_ROOM, room.id)
         self.made = set[str]()
 
     @property
     def base_inputs(self) -> dict[str, str]:
         """Upload ids by dataset of the base."""
-        return {name: upload for name, upload in self.room.inputs.items() if not name.startswith("seeds:")}
+        return inputs_of(self.room.inputs, *BASE_DATASETS)
 
     @property
     def seed_inputs(self) -> dict[str, str]:
         """Upload ids by dataset of the seeds."""
-        return {name: upload for name, upload in self.room.inputs.items() if name.startswith("seeds:")}
+        return inputs_of(self.room.inputs, Dataset.SEED_AUDIENCES)
 
     @property
     def sentence(self) -> str:
@@ -129,6 +129,10 @@ class _State:
         """An artifact of this version."""
         return ArtifactReference(asset, self.room.id, self.artifacts[asset])
 
+    def earlier(self, asset: str) -> ArtifactReference | None:
+        """The artifact of the version before, if it has one."""
+        return self.before.artifact(asset) if self.before and asset in self.before.artifacts else None
+
     @contextmanager
     def opening(self, *assets: str) -> Iterator[list[Path]]:
         """The folders of artifacts of this version."""
@@ -137,19 +141,17 @@ class _State:
 
     def input_of(self, asset: str) -> Input:
         """An artifact of this version as what another one is made from."""
-        digest = self.installation.store.manifest(self.reference(asset)).data_version
-        return Input(asset, self.room.id, self.artifacts[asset], digest)
+        return self.installation.store.as_input(self.reference(asset))
 
     def take_over(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
         """Use the artifact of the version before, if it was made from the same."""
-        earlier = self.before.get(asset)
+        earlier = self.earlier(asset)
         if earlier is None:
             return False
-        reference = ArtifactReference(asset, self.room.id, earlier)
-        if self.installation.store.manifest(reference).data_version != self.work.data_version(asset, inputs, spec):
+        if self.installation.store.manifest(earlier).data_version != self.work.data_version(asset, inputs, spec):
             return False
-        self.installation.catalog.publish_artifact(self.work.claim, asset, earlier)
-        self.artifacts[asset] = earlier
+        self.installation.catalog.publish_artifact(self.work.claim, asset, earlier.version)
+        self.artifacts[asset] = earlier.version
         return True
 
     @contextmanager
@@ -167,7 +169,7 @@ class _State:
                 "It did not change." if asset in self.artifacts else "There is nothing that it could be made from."
             )
             return _nothing(asset, self.room.id, why)
-        return _read(self.installation, self.room.id, asset, self.artifacts[asset])
+        return _read(self.installation, self.reference(asset))
 
 
 def tidy_room(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
@@ -208,10 +210,10 @@ def tidy_room(installation: Installation, data_room_id: str, artifacts: Mapping[
 def _make_base(state: _State) -> None:
     from cleanroom_pipelines.audiences.activation.destinations import AdDestination
     from cleanroom_pipelines.audiences.activation.kept import hashers_to_keep
-    from cleanroom_pipelines.validation.rooms import Dataset, ingest_base
+    from cleanroom_pipelines.validation.rooms import ingest_base
 
     installation, inputs = state.installation, state.base_inputs
-    if not any(name.startswith("matching:") for name in inputs):
+    if not inputs_of(inputs, Dataset.MATCHING):
         return
     spec = {"activation": state.room.activation, "datasets": sorted(inputs)}
     uploads_as_inputs = _upload_inputs(installation, inputs)
@@ -228,7 +230,7 @@ def _make_base(state: _State) -> None:
         report = ingest_base(
             uploads,
             previous=earlier,
-            keep=[Dataset(name.upper()) for name in kept],
+            keep=kept,
             room_key=installation.room_key(state.room.id),
             out=draft.path,
             activation=hashers_to_keep(AdDestination(name) for name in state.room.activation) or None,
@@ -248,7 +250,8 @@ def _make_base(state: _State) -> None:
                 draft.path, {"reports": {name: each.as_dict() for name, each in report.reports.items()}}
             )
     if not report.passed:
-        _refuse(state, new, "The base audience cannot be used. See its validation reports.")
+        message = "The base audience cannot be used. See its validation reports."
+        _refuse(state, new, StatusCode.TRAINING_DATA_INVALID, message)
 
 
 def _make_seeds(state: _State) -> None:
@@ -276,7 +279,8 @@ def _make_seeds(state: _State) -> None:
         else:
             write_documents(draft.path, {"report": report.report.as_dict()})
     if not report.passed:
-        _refuse(state, inputs, "The seed audiences cannot be used. See their validation report.")
+        message = "The seed audiences cannot be used. See their validation report."
+        _refuse(state, inputs, StatusCode.SEED_INVALID, message)
 
 
 def _make_attributes(state: _State) -> None:
@@ -311,11 +315,10 @@ def _make_attributes(state: _State) -> None:
 
 def _figures_of_before(state: _State, pair_id: str) -> dict[str, Any] | None:
     """What was told of the base before: it stays, dated, until the base is taken out and another one comes."""
-    earlier = state.before.get("data_attributes")
+    earlier = state.earlier("data_attributes")
     if earlier is None:
         return None
-    reference = ArtifactReference("data_attributes", state.room.id, earlier)
-    with state.installation.store.opening(reference) as folder:
+    with state.installation.store.opening(earlier) as folder:
         found = read_documents(folder).get("base_figures")
     return dict(found) if found and found["pair"] == pair_id else None
 
@@ -401,9 +404,8 @@ def _make_model(state: _State) -> None:
             return  # whoever asks for a lookalike is told why there is none
         with state.drafting("room_model", inputs, {}) as draft:
             train_room(base, draft.path, runtime=state.work.runtime)
-            if (earlier := state.before.get("room_model")) is not None:
-                reference = ArtifactReference("room_model", state.room.id, earlier)
-                with state.installation.store.opening(reference) as before, suppress(ArtifactError):
+            if (earlier := state.earlier("room_model")) is not None:
+                with state.installation.store.opening(earlier) as before, suppress(ArtifactError):
                     keep_representation(draft.path, before)
 
 
@@ -434,16 +436,14 @@ def _has_both(state: _State) -> bool:
     return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
 
 
-def _refuse(state: _State, failed: Mapping[str, str], message: str) -> None:
+def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
     """Close the version as failed; the room stays as it was, and the files that cannot be used go."""
-    current = state.installation.catalog.current_version(Kind.DATA_ROOM, state.room.id)
     before: dict[str, str] = {}
     for asset in ("base_audience", "seed_audiences"):
-        if current and asset in current.artifacts:
-            reference = ArtifactReference(asset, state.room.id, current.artifacts[asset])
-            before |= state.installation.store.manifest(reference).facts.get("inputs", {})
+        if (earlier := state.earlier(asset)) is not None:
+            before |= state.installation.store.manifest(earlier).facts.get("inputs", {})
     state.installation.catalog.take_back_inputs(state.room.id, failed, before)
-    state.work.fail(StatusCode.SEED_INVALID if "seed" in message else StatusCode.TRAINING_DATA_INVALID, message)
+    state.work.fail(code, message)
     for upload_id in failed.values():
         state.installation.uploads.delete(upload_id)
         state.installation.catalog.forget_upload(upload_id)
@@ -451,21 +451,15 @@ def _refuse(state: _State, failed: Mapping[str, str], message: str) -> None:
 
 def _what_is_new(
     state: _State, inputs: Mapping[str, str]
-) -> tuple[dict[str, str], list[str], ArtifactReference | None]:
+) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
     """The uploads that are to be taken in, the datasets that stay as they are, and where those lie."""
-    earlier = state.before.get("base_audience")
+    earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None
-    reference = ArtifactReference("base_audience", state.room.id, earlier)
-    before = state.installation.store.manifest(reference).facts.get("inputs", {})
-    names = {name.partition(":")[0] for name in inputs}
-    kept = [name for name in sorted(names) if _only(inputs, name) == _only(before, name)]
-    new = {name: upload for name, upload in inputs.items() if name.partition(":")[0] not in kept}
-    return new, kept, reference
-
-
-def _only(inputs: Mapping[str, str], dataset: str) -> dict[str, str]:
-    return {name: upload for name, upload in inputs.items() if name.partition(":")[0] == dataset}
+    before = state.installation.store.manifest(earlier).facts.get("inputs", {})
+    given = [each for each in BASE_DATASETS if inputs_of(inputs, each)]
+    kept = [each for each in given if inputs_of(inputs, each) == inputs_of(before, each)]
+    return inputs_of(inputs, *(each for each in given if each not in kept)), kept, earlier
 
 
 @contextmanager
@@ -473,28 +467,20 @@ def _opening_uploads(
     installation: Installation, datasets: Mapping[str, str], n_embeddings: int
 ) -> Iterator[list[Any]]:
     """Readable copies of uploads, as what a room takes in."""
-    from cleanroom_pipelines.identity import MatchingId
-    from cleanroom_pipelines.validation.rooms import Dataset, RoomUpload
+    from cleanroom_pipelines.validation.rooms import RoomUpload
 
-    kinds = {
-        "matching": Dataset.MATCHING,
-        "segments": Dataset.SEGMENTS,
-        "demographics": Dataset.DEMOGRAPHICS,
-        "embeddings": Dataset.EMBEDDINGS,
-        "seeds": Dataset.SEED_AUDIENCES,
-    }
     with ExitStack() as stack:
         uploads = []
         for name, upload_id in sorted(datasets.items()):
-            dataset, _, matching_id = name.partition(":")
+            dataset, matching_id = InputName.parse(name)
             upload = installation.catalog.upload(upload_id)
             path = stack.enter_context(installation.uploads.opening(upload.location, upload.digest))
             uploads.append(
                 RoomUpload(
-                    kinds[dataset],
+                    dataset,
                     path,
-                    matching_id=MatchingId(matching_id) if matching_id else None,
-                    n_embeddings=n_embeddings if kinds[dataset] is Dataset.EMBEDDINGS else None,
+                    matching_id=matching_id,
+                    n_embeddings=n_embeddings if dataset is Dataset.EMBEDDINGS else None,
                 )
             )
         yield uploads
@@ -510,19 +496,17 @@ def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> t
 def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> Made | None:
     """What this run has made of the asset already, while it made another one that it closed the version with."""
     newest: Version = installation.catalog.newest_version(Kind.DATA_ROOM, partition)
-    if newest.run_id != run.id or newest.status == "CREATE_IN_PROGRESS":
+    if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
         return None
     version = newest.artifacts.get(asset)
     if version is None or not version.startswith(f"{newest.number:04d}-"):
         return _nothing(asset, partition, "It did not change, or there is nothing that it could be made from.")
-    return _read(installation, partition, asset, version)
+    return _read(installation, newest.artifact(asset))
 
 
-def _read(installation: Installation, partition: str, asset: str, version: str) -> Made:
-    reference = ArtifactReference(asset, partition, version)
-    with installation.store.opening(reference) as folder:
-        documents = read_documents(folder)
-    return Made(asset, partition, _SENTENCES[asset], installation.store.manifest(reference), documents)
+def _read(installation: Installation, reference: ArtifactReference) -> Made:
+    manifest, documents = read_verified(installation, reference)
+    return Made(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
 
 
 _SENTENCES = {

@@ -40,7 +40,6 @@ from cleanroom_pipelines.execution.private_rankings import PaidVector, PrivateRa
 from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, in_units
 from cleanroom_pipelines.privacy.noise import noise_within
 from cleanroom_pipelines.privacy.prices import figures_price
-from cleanroom_pipelines.storage import ArtifactReference
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
@@ -211,7 +210,7 @@ class PrivateJob:
         version = self.installation.catalog.current_version(Kind.GENERATION_JOB, self.job.id)
         if version is None or "audience" not in version.artifacts:
             return None
-        reference = ArtifactReference("audience", self.job.id, version.artifacts["audience"])
+        reference = version.artifact("audience")
         manifest = self.installation.store.manifest(reference)
         if not any(each.name == "vector.json" for each in manifest.files):
             return None
@@ -246,9 +245,7 @@ class PrivateJob:
 
     @cached_property
     def _content(self) -> str:
-        reference = ArtifactReference(
-            "audience_model", self.model.resource_id, self.model.artifacts["audience_model"]
-        )
+        reference = self.model.artifact("audience_model")
         version = self.installation.store.manifest(reference).data_version
         return self.installation.key.digest("content", version.encode())
 

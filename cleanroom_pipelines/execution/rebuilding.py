@@ -91,7 +91,7 @@ def _missing(installation: Installation, instance: dg.DagsterInstance) -> Iterat
     catalog = installation.catalog
     for kind in Kind:
         current = {
-            record.id: catalog.version(kind, record.id, record.current_version).artifacts
+            record.id: catalog.version(kind, record.id, record.current_version)
             for record in catalog.iterate(kind)
             if record.current_version is not None
         }
@@ -99,9 +99,9 @@ def _missing(installation: Installation, instance: dg.DagsterInstance) -> Iterat
             continue
         for asset in ASSETS_OF[kind]:
             there = instance.get_materialized_partitions(dg.AssetKey(asset))
-            for partition, artifacts in current.items():
-                if asset in artifacts and partition not in there:
-                    yield ArtifactReference(asset, partition, artifacts[asset])
+            for partition, version in current.items():
+                if asset in version.artifacts and partition not in there:
+                    yield version.artifact(asset)
 
 
 def _mark(installation: Installation) -> str:

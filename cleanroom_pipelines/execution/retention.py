@@ -137,8 +137,7 @@ def _kept(
             superseded_at = _superseded_at(version, versions[record.id])
             is_recent = superseded_at is None or superseded_at > deadline
             if is_recent or (record.id, version.number) in needed:
-                for asset, artifact in version.artifacts.items():
-                    yield ArtifactReference(asset, record.id, artifact)
+                yield from map(version.artifact, version.artifacts)
 
 
 def _is_decided(number: int, family: tuple[Version, ...]) -> bool:

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError
-from cleanroom_pipelines.execution.inbox import UNFINISHED, Drop, RestingDrop, one_at_a_time, rest
+from cleanroom_pipelines.execution.inbox import Drop, RestingDrop, drops_in, one_at_a_time, rest
 from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.identity import Dataset, InputName, MatchingId
 from cleanroom_pipelines.storage.upload_vault import chunks_of
 from cleanroom_pipelines.ways_in import acting_for
 
-DATASETS = ("matching", "segments", "demographics", "embeddings", "seed_audiences")
-_OF_SEEDS = "seed_audiences"
+FOLDERS = tuple(dataset.key for dataset in Dataset)
 _FIRST_BYTES = 1 << 16
 
 
@@ -34,14 +34,8 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
     if not root.is_dir():
         return
     for folder in sorted(root.glob("*/*")):
-        if folder.is_dir() and not folder.is_symlink() and not folder.parent.is_symlink():
-            for path in sorted(folder.iterdir()):
-                if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(UNFINISHED):
-                    continue
-                with suppress(FileNotFoundError):
-                    status = path.stat()
-                    if path.is_file():
-                        yield Drop(folder.parent.name, path, (status.st_size, status.st_mtime_ns))
+        if not folder.parent.is_symlink():
+            yield from drops_in(folder, folder.parent.name)
 
 
 @acting_for("inbox")
@@ -58,27 +52,33 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
     """
     with one_at_a_time(installation):
         room = installation.catalog.get(DataRoom, drop.configured_id)
-        dataset, matching_id = _dataset_of(room, drop.path.parent.name)
+        name = _input_of(room, drop.path.parent.name)
         try:
             resting = rest(installation, drop)
         except FileNotFoundError:
             return  # another process was faster
-        key = "seeds" if dataset == _OF_SEEDS else dataset
-        key = f"{key}:{matching_id}" if matching_id else key
-        upload = _taken_in(installation, room, resting, matching_id)
-        if room.inputs.get(key) != upload.id:
+        upload = _taken_in(installation, room, resting, name.matching_id)
+        if room.inputs.get(str(name)) != upload.id:
             n_embeddings = None
-            if dataset == "embeddings":
+            if name.dataset is Dataset.EMBEDDINGS:
                 with installation.uploads.opening(upload.location, upload.digest) as copy:
                     n_embeddings = _n_embeddings(copy)
             installation.audit.write(
-                {"way": "inbox", "operation": "provision", "room": room.id, "dataset": dataset, "outcome": "ok"}
+                {
+                    "way": "inbox",
+                    "operation": "provision",
+                    "room": room.id,
+                    "dataset": name.dataset.key,
+                    "outcome": "ok",
+                }
             )
-            installation.catalog.provision(room.id, {key: upload.id}, n_embeddings=n_embeddings)
+            installation.catalog.provision(room.id, {str(name): upload.id}, n_embeddings=n_embeddings)
         resting.remove()
 
 
-def _taken_in(installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: str | None) -> Upload:
+def _taken_in(
+    installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: MatchingId | None
+) -> Upload:
     """The upload that a drop was sealed as; its id is the file's own, so that it is found after a cut."""
     folder = resting.drop.path.parent.name
     for number in count():
@@ -105,7 +105,7 @@ def _taken_in(installation: Installation, room: DataRoom, resting: RestingDrop, 
         f"dropped {folder}",
         n_bytes=sealed.n_bytes,
         digest=sealed.digest,
-        matching_id=matching_id,
+        matching_id=matching_id and matching_id.value,
         location=sealed.location,
     )
 
@@ -113,10 +113,10 @@ def _taken_in(installation: Installation, room: DataRoom, resting: RestingDrop, 
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:
     """Make the folders that files for a room are dropped into."""
     several = len(room.matching_ids) > 1
-    for dataset in DATASETS:
-        kinds = room.matching_ids if several and dataset in ("matching", _OF_SEEDS) else ("",)
-        for kind in kinds:
-            folder = installation.home.inbox_rooms / room.id / (f"{dataset}-{kind}" if kind else dataset)
+    for dataset in Dataset:
+        for kind in room.matching_ids if several and dataset.has_ids else ("",):
+            name = f"{dataset.key}-{kind}" if kind else dataset.key
+            folder = installation.home.inbox_rooms / room.id / name
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -128,22 +128,21 @@ def forget_room_inbox(installation: Installation, room_id: str) -> None:
             folder.rmdir()
 
 
-def _dataset_of(room: DataRoom, folder: str) -> tuple[str, str | None]:
-    dataset, _, kind = folder.partition("-")
-    if dataset not in DATASETS:
-        raise InputError(
-            "A file was dropped for a dataset that no room has.", remedy=f"Use {', '.join(DATASETS)}."
-        )
-    if dataset not in ("matching", _OF_SEEDS):
-        return dataset, None
+def _input_of(room: DataRoom, folder: str) -> InputName:
+    key, _, kind = folder.partition("-")
+    if key not in FOLDERS:
+        raise InputError("A file was dropped for a dataset that no room has.", remedy=f"Use {', '.join(FOLDERS)}.")
+    dataset = Dataset(key.upper())
+    if not dataset.has_ids:
+        return InputName(dataset)
     if not kind and len(room.matching_ids) == 1:
-        return dataset, room.matching_ids[0]
+        kind = room.matching_ids[0]
     if kind not in room.matching_ids:
         raise InputError(
             "A file was dropped for a kind of matching ids that the room does not have.",
-            remedy=f"Drop it into {dataset}-{room.matching_ids[0]} or the like.",
+            remedy=f"Drop it into {key}-{room.matching_ids[0]} or the like.",
         )
-    return dataset, kind
+    return InputName(dataset, MatchingId(kind))
 
 
 def _n_embeddings(path: Path) -> int:

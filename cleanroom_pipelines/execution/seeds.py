@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
-from cleanroom_pipelines.catalog import (
-    LARGEST,
-    SEED,
-    GenerationJob,
-    GenerationJobSpec,
-    Origin,
-)
+from cleanroom_pipelines.catalog import LARGEST, SEED, GenerationJob, GenerationJobSpec, Origin, Resource
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.execution.installation import Installation
 
@@ -33,7 +27,7 @@ def start_job_from_file(
     seed_mode: str = "excluded",
     export_size: str = "",
     origin: Origin = Origin.UI,
-) -> GenerationJob:
+) -> Resource:
     """Register a generation job whose seed is a file on this machine.
 
     Args:
@@ -64,7 +58,7 @@ def start_job_from_file(
     try:
         with installation.vault.opening(location) as copy:
             n_bytes = copy.stat().st_size
-        job = installation.catalog.start_generation_job(
+        job = installation.catalog.create(
             GenerationJobSpec(
                 name=name,
                 configured_audience_model_id=configured,
@@ -80,7 +74,6 @@ def start_job_from_file(
     except BaseException:
         installation.vault.delete(location)
         raise
-    assert isinstance(job, GenerationJob)
     return job
 
 

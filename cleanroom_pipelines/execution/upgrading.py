@@ -20,7 +20,6 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.storage import ArtifactReference
 
 # By asset, the first code version whose artifacts this release reads.
 FIRST_READABLE: Mapping[str, int] = {
@@ -99,7 +98,7 @@ def _model_of(installation: Installation, record: Resource, version: Version) ->
 def _is_stale(installation: Installation, version: Version, asset: str) -> bool:
     if asset not in version.artifacts:
         return False
-    reference = ArtifactReference(asset, version.resource_id, version.artifacts[asset])
+    reference = version.artifact(asset)
     try:
         return int(installation.store.manifest(reference).code_version) < FIRST_READABLE[asset]
     except ArtifactError:

@@ -224,13 +224,13 @@ class Work(Generic[_R]):
         except (ClaimLostError, CancelledError):
             self.is_open = True  # nothing was changed
             raise
-        self._notify("ACTIVE", None)
+        self._notify(Status.ACTIVE, None)
 
     def fail(self, status_code: StatusCode, message: str) -> None:
         """Close the version as CREATE_FAILED."""
         self.is_open = False
         self.installation.catalog.fail(self.claim, status_code, message)
-        self._notify("CREATE_FAILED", status_code)
+        self._notify(Status.CREATE_FAILED, status_code)
 
     def release(self) -> None:
         """Give the version back for another run."""
@@ -251,12 +251,12 @@ class Work(Generic[_R]):
         dossier = self.installation.catalog.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
-    def _notify(self, status: str, status_code: StatusCode | None) -> None:
+    def _notify(self, status: Status, status_code: StatusCode | None) -> None:
         notice = {
             "kind": self.record.kind.value,
             "id": self.record.id,
             "version": str(self.version.number),
-            "status": status,
+            "status": status.value,
             "status_code": status_code.value if status_code else "",
         }
         send_notice(self.installation.settings.notify, notice)
@@ -400,7 +400,7 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
     catalog = installation.catalog
     newest = catalog.newest_version(kind, partition)
     number = run.number
-    if number is None and newest.run_id == run.id and newest.status == "CREATE_IN_PROGRESS":
+    if number is None and newest.run_id == run.id and newest.status is Status.CREATE_IN_PROGRESS:
         number = newest.number  # the same run made the asset before this one
     if number is None:
         with acting_for("ui"):

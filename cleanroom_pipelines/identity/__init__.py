@@ -1,6 +1,6 @@
 """Identity: the identifiers by which two parties find that they know the same person.
 
-Lives here: the kinds of matching ids, their normal form, validity and hashing.
+Lives here: the kinds of matching ids, their normal form, validity and hashing; a data room's datasets.
 Add here when a kind of matching id is added.
 Keep out: reading files (`validation`) and what matched ids are used for.
 
@@ -9,15 +9,20 @@ millions a minute: 29 to 47 for phone numbers (clean, written with spaces and `(
 library alone parses 0.4), 44 for e-mail addresses (13 beyond ASCII), 65 for hashes, 53 for strings.
 """
 
+from cleanroom_pipelines.identity.datasets import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.identity.digests import room_digests, sha256_hex
 from cleanroom_pipelines.identity.judging import IdProblem, JudgedIds, judge_ids
 from cleanroom_pipelines.identity.kinds import Family, MatchingId
 
 __all__ = [
+    "BASE_DATASETS",
+    "Dataset",
     "Family",
     "IdProblem",
+    "InputName",
     "JudgedIds",
     "MatchingId",
+    "inputs_of",
     "judge_ids",
     "room_digests",
     "sha256_hex",

@@ -1,6 +1,6 @@
 """What all definitions of audiences have in common.
 
-Lives here: the base of the definitions, and the checks that need no server.
+Lives here: the bases of the definitions and of their builders, and the checks that need no server.
 Keep out: what a definition means (`audiences.definitions`).
 """
 
@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from cleanroom_pipelines.audiences.definitions import parse_definition
 from cleanroom_pipelines.errors import UsageError
@@ -50,6 +50,46 @@ class AudienceDefinition(ABC):
         with definition_errors():
             parse_definition(definition)
         return definition
+
+
+class SeedAudienceDefinition(AudienceDefinition):
+    """A definition that names nothing but a type of seed audience.
+
+    Args:
+        name: Name of the audience.
+        source_audience_type: The type of the seed audience.
+        shared_with: Participants that see the audience too.
+    """
+
+    _KIND: ClassVar[str]
+
+    def __init__(
+        self, *, name: str, source_audience_type: str, shared_with: list[Participant] | None = None
+    ) -> None:
+        super().__init__(name, shared_with)
+        self.source_audience_type = source_audience_type
+        self.as_dict()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The definition as JSON; it knows neither the name nor whom the audience is shared with."""
+        return self._checked({"kind": self._KIND, "audience_type": self.source_audience_type})
+
+
+class AudienceBuilder:
+    """What all builders of definitions have in common.
+
+    Args:
+        name: Name of the audience.
+    """
+
+    def __init__(self, *, name: str) -> None:
+        self._name = checked_name(name)
+        self._shared_with: list[Participant] = []
+
+    def with_share_with_participants(self, participants: list[Participant]) -> Self:
+        """Let these participants see the audience too."""
+        self._shared_with = list(participants)
+        return self
 
 
 @contextmanager

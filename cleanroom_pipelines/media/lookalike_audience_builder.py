@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from cleanroom_pipelines.audiences.definitions import MAX_REACH, MIN_REACH
 from cleanroom_pipelines.media.api import AudienceType, reference
-from cleanroom_pipelines.media.definition import AudienceDefinition, checked_name
+from cleanroom_pipelines.media.definition import AudienceBuilder, AudienceDefinition
 from cleanroom_pipelines.media.errors import InvalidDefinitionError
 from cleanroom_pipelines.media.participant import Participant
 
@@ -54,7 +54,7 @@ class LookalikeAudienceDefinition(AudienceDefinition):
         )
 
 
-class LookalikeAudienceBuilder:
+class LookalikeAudienceBuilder(AudienceBuilder):
     """Puts a `LookalikeAudienceDefinition` together.
 
     Args:
@@ -67,20 +67,14 @@ class LookalikeAudienceBuilder:
     """
 
     def __init__(self, *, name: str, reach: int, source_audience: AudienceType) -> None:
-        self._name = checked_name(name)
+        super().__init__(name=name)
         self._reach = checked_reach(reach)
         self._source_audience = source_audience
         self._exclude_seed_audience = False
-        self._shared_with: list[Participant] = []
 
     def with_exclude_seed_audience(self) -> Self:
         """Leave the source's own users out; the next ones take their places."""
         self._exclude_seed_audience = True
-        return self
-
-    def with_share_with_participants(self, participants: list[Participant]) -> Self:
-        """Let these participants see the audience too."""
-        self._shared_with = list(participants)
         return self
 
     def build(self) -> LookalikeAudienceDefinition:

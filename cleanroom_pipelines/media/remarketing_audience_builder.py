@@ -4,13 +4,10 @@ Lives here: the definition and its builder.
 Keep out: the other way round (`exclusion_targeting_builder.py`).
 """
 
-from typing import Any, Self
-
-from cleanroom_pipelines.media.definition import AudienceDefinition, checked_name
-from cleanroom_pipelines.media.participant import Participant
+from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDefinition
 
 
-class RemarketingAudienceDefinition(AudienceDefinition):
+class RemarketingAudienceDefinition(SeedAudienceDefinition):
     """What a remarketing audience is: the matched users of one type of seed audience.
 
     Args:
@@ -19,19 +16,10 @@ class RemarketingAudienceDefinition(AudienceDefinition):
         shared_with: Participants that see the audience too.
     """
 
-    def __init__(
-        self, *, name: str, source_audience_type: str, shared_with: list[Participant] | None = None
-    ) -> None:
-        super().__init__(name, shared_with)
-        self.source_audience_type = source_audience_type
-        self.as_dict()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The definition as JSON; it knows neither the name nor whom the audience is shared with."""
-        return self._checked({"kind": "remarketing", "audience_type": self.source_audience_type})
+    _KIND = "remarketing"
 
 
-class RemarketingAudienceBuilder:
+class RemarketingAudienceBuilder(AudienceBuilder):
     """Puts a `RemarketingAudienceDefinition` together.
 
     Args:
@@ -40,14 +28,8 @@ class RemarketingAudienceBuilder:
     """
 
     def __init__(self, *, name: str, source_audience_type: str) -> None:
-        self._name = checked_name(name)
+        super().__init__(name=name)
         self._source_audience_type = source_audience_type
-        self._shared_with: list[Participant] = []
-
-    def with_share_with_participants(self, participants: list[Participant]) -> Self:
-        """Let these participants see the audience too."""
-        self._shared_with = list(participants)
-        return self
 
     def build(self) -> RemarketingAudienceDefinition:
         """The definition.

@@ -12,7 +12,7 @@ from typing import Any, Self
 from cleanroom_pipelines.audiences import definitions
 from cleanroom_pipelines.audiences.definitions import CombineOperator, FilterOperator, MatchOperator
 from cleanroom_pipelines.media.api import AudienceType, reference
-from cleanroom_pipelines.media.definition import AudienceDefinition, checked_name, definition_errors, member
+from cleanroom_pipelines.media.definition import AudienceBuilder, AudienceDefinition, definition_errors, member
 from cleanroom_pipelines.media.errors import InvalidDefinitionError
 from cleanroom_pipelines.media.participant import Participant
 
@@ -172,7 +172,7 @@ class RuleBasedAudienceDefinition(AudienceDefinition):
         )
 
 
-class RuleBasedAudienceBuilder:
+class RuleBasedAudienceBuilder(AudienceBuilder):
     """Puts a `RuleBasedAudienceDefinition` together.
 
     Args:
@@ -181,11 +181,10 @@ class RuleBasedAudienceBuilder:
     """
 
     def __init__(self, *, name: str, source_audience: AudienceType) -> None:
-        self._name = checked_name(name)
+        super().__init__(name=name)
         self._source_audience = source_audience
         self._filters: AudienceFilters | None = None
         self._combinators: list[AudienceCombinator] = []
-        self._shared_with: list[Participant] = []
 
     def with_filters(self, filters: AudienceFilters) -> Self:
         """Keep only those users of the source that meet the conditions."""
@@ -195,11 +194,6 @@ class RuleBasedAudienceBuilder:
     def with_combinator(self, combinators: list[AudienceCombinator]) -> Self:
         """Combine other audiences with the source, strictly from left to right."""
         self._combinators = [combinators] if isinstance(combinators, AudienceCombinator) else list(combinators)
-        return self
-
-    def with_share_with_participants(self, participants: list[Participant]) -> Self:
-        """Let these participants see the audience too."""
-        self._shared_with = list(participants)
         return self
 
     def build(self) -> RuleBasedAudienceDefinition:

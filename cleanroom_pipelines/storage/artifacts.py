@@ -345,6 +345,15 @@ class ArtifactStore:
             finished = {name for name in versions if self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
+    def as_input(self, reference: ArtifactReference) -> Input:
+        """An artifact as what another one is made from.
+
+        Raises:
+            ArtifactError: It is missing.
+        """
+        digest = self.manifest(reference).data_version
+        return Input(reference.asset, reference.partition, reference.version, digest)
+
     def manifests(self, asset: str) -> Iterator[Manifest | None]:
         """The manifests of all finished versions of an asset; None for one that cannot be read."""
         root = f"{self._root}/{path_of_asset(asset)}"

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
-from cleanroom_pipelines.identity import MatchingId, judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.identity import Dataset, MatchingId, judge_ids, room_digests, sha256_hex
 from cleanroom_pipelines.tables import cells, uploads
 from cleanroom_pipelines.validation.report import (
     MAX_RECORDED_ERRORS,
@@ -63,21 +62,6 @@ MIN_BATCH_ROWS = 10_000
 _SHARE_OF_ROWS = 0.9
 
 
-class Dataset(StrEnum):
-    """What the two sides of a data room provision."""
-
-    MATCHING = "MATCHING"
-    SEGMENTS = "SEGMENTS"
-    DEMOGRAPHICS = "DEMOGRAPHICS"
-    EMBEDDINGS = "EMBEDDINGS"
-    SEED_AUDIENCES = "SEED_AUDIENCES"
-
-    @property
-    def key(self) -> str:
-        """What files and protocols call it: "matching", "segments", …."""
-        return self.value.lower()
-
-
 @dataclass(frozen=True)
 class RoomUpload:
     """One uploaded file.
@@ -98,7 +82,7 @@ class RoomUpload:
     n_embeddings: int | None = None
 
     def __post_init__(self) -> None:
-        has_ids = self.dataset in (Dataset.MATCHING, Dataset.SEED_AUDIENCES)
+        has_ids = self.dataset.has_ids
         if has_ids != (self.matching_id is not None):
             raise UsageError(
                 f"The dataset {self.dataset} has {'a' if has_ids else 'no'} kind of matching id.",

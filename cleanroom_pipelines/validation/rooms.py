@@ -28,11 +28,10 @@ from typing import Any
 from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, TableFiles, open_engine, stable_hash_sql
 from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ArtifactError, UsageError
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, MatchingId
 from cleanroom_pipelines.validation.report import ValidationReport
 from cleanroom_pipelines.validation.room_reading import (
     ActivationHasher,
-    Dataset,
     ReadDataset,
     Reading,
     RoomUpload,
@@ -49,8 +48,6 @@ __all__ = [
     "ingest_seeds",
     "validate_base",
 ]
-
-BASE_DATASETS = (Dataset.MATCHING, Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS)
 
 _SHARE_OF_READING = 0.8
 # Validation alone keeps no digest; they only have to tell ids apart until it ends.
@@ -282,7 +279,7 @@ def _by_dataset(
             remedy=f"Give {', '.join(dataset.key for dataset in allowed)}.",
         )
     several = [dataset for dataset, files in found.items() if len(files) > 1]
-    if set(several) - {Dataset.MATCHING, Dataset.SEED_AUDIENCES}:
+    if not all(dataset.has_ids for dataset in several):
         raise UsageError(
             "A dataset is given twice.", remedy="Give one file for each dataset but the matching table."
         )

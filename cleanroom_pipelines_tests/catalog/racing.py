@@ -120,7 +120,7 @@ def drop_seed(url: str, n: int, configured_id: str) -> tuple[str, Any]:
     spec = job_spec(configured_id, f"drop {n}", origin=Origin.INBOX, export_size="largest")
     together()
     try:
-        return "made", catalog.start_generation_job(spec).id
+        return "made", catalog.create(spec).id
     except ConflictError as error:
         return error.attributes["reason"], error.attributes["existing_id"]
 
@@ -184,8 +184,8 @@ def start_as_guest(url: str, n: int, configured_id: str, own_id: str, name: str)
     together()
     try:
         if n % 2:
-            return "own", catalog.start_generation_job(spec, account_id=GUEST).id
-        return "guest", catalog.start_generation_job(spec, starter=Starter(GUEST, name)).id
+            return "own", catalog.create(spec, account_id=GUEST).id
+        return "guest", catalog.create(spec, starter=Starter(GUEST, name)).id
     except ConflictError as error:
         return error.attributes["reason"], error.attributes["existing_id"]
 
@@ -194,9 +194,7 @@ def start_for_all(url: str, n: int, configured_id: str, name: str) -> str:
     """Each process is another guest; the names in the owner's account must not clash."""
     catalog = open_catalog(url)
     together()
-    return catalog.start_generation_job(
-        job_spec(configured_id, name), starter=Starter(f"{n:012d}" if n else GUEST, name)
-    ).id
+    return catalog.create(job_spec(configured_id, name), starter=Starter(f"{n:012d}" if n else GUEST, name)).id
 
 
 def delete_on_both_sides(url: str, n: int, job_id: str) -> str:
@@ -214,9 +212,7 @@ def delete_on_both_sides(url: str, n: int, job_id: str) -> str:
             catalog.finish_delete(Kind.GENERATION_JOB, job_id)
             return "owner"
         catalog.set_seen_job_tags(job_id, GUEST, {"a": str(n)})
-        catalog.start_export_job(
-            ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=size, started_by=GUEST)
-        )
+        catalog.create(ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=size, started_by=GUEST))
     except CleanroomError as error:
         return type(error).__name__
     return "exported"

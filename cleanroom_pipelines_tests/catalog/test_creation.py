@@ -131,15 +131,15 @@ def test_a_parent_must_be_of_the_same_region(builder: Builder) -> None:
 def test_the_api_refuses_a_parent_that_is_not_active(builder: Builder) -> None:
     catalog = builder.catalog
     dataset, model, configured = builder.chain()
-    catalog.create_audience_model(model_spec(dataset.id, "on a dataset"), parents_must_be_active=True)
+    catalog.create(model_spec(dataset.id, "on a dataset"), parents_must_be_active=True)
     with pytest.raises(ConflictError, match="not ACTIVE"):
-        catalog.create_configured_audience_model(configured_spec(model.id, "early"), parents_must_be_active=True)
+        catalog.create(configured_spec(model.id, "early"), parents_must_be_active=True)
     job = builder.create(job_spec(configured.id))
     with pytest.raises(ConflictError, match="not ACTIVE"):
-        catalog.start_export_job(export_spec(job.id), parents_must_be_active=True)
+        catalog.create(export_spec(job.id), parents_must_be_active=True)
     builder.drain()
-    catalog.create_configured_audience_model(configured_spec(model.id, "early"), parents_must_be_active=True)
-    catalog.start_export_job(export_spec(job.id), parents_must_be_active=True)
+    catalog.create(configured_spec(model.id, "early"), parents_must_be_active=True)
+    catalog.create(export_spec(job.id), parents_must_be_active=True)
 
 
 def test_nothing_is_left_of_a_creation_that_was_refused(builder: Builder) -> None:

@@ -47,7 +47,7 @@ def start(
     """A job that an account starts on the owner's configured model."""
     builder.clock.turn(1)
     spec = job_spec(configured.id, name, seed_location=None, seed_digest=None, requested_seed=SEED)
-    return builder.catalog.start_generation_job(spec, starter=Starter(account, name, **starter))
+    return builder.catalog.create(spec, starter=Starter(account, name, **starter))
 
 
 def own(builder: Builder, account: str) -> Resource:
@@ -60,7 +60,7 @@ def own(builder: Builder, account: str) -> Resource:
 
 def export(builder: Builder, job: Resource, started_by: str | None, name: str = "top") -> Resource:
     builder.clock.turn(1)
-    return builder.catalog.start_export_job(replace(export_spec(job.id, name), started_by=started_by))
+    return builder.catalog.create(replace(export_spec(job.id, name), started_by=started_by))
 
 
 @on_both_dialects
@@ -126,7 +126,7 @@ def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resour
     seen = undeclared.catalog.seen_job(job.id, OWNER)
     assert seen.job == job
     assert (seen.is_owner, seen.is_starter) == (True, True)
-    same = undeclared.catalog.start_generation_job(
+    same = undeclared.catalog.create(
         job_spec(configured.id, "x"), starter=Starter(OWNER, "same", "words", {"b": "2"})
     )
     assert (same.name, same.description, same.tags) == ("same", "words", {"b": "2"})
@@ -168,12 +168,12 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
     first = start(undeclared, configured)
     for attempt in (
         lambda: start(undeclared, configured),
-        lambda: catalog.start_generation_job(job_spec(theirs.id), account_id=ALPHA),
+        lambda: catalog.create(job_spec(theirs.id), account_id=ALPHA),
     ):
         with pytest.raises(ConflictError, match="'spring' exists in this account") as caught:
             attempt()
         assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
-    mine = catalog.start_generation_job(job_spec(theirs.id, "autumn"), account_id=ALPHA)
+    mine = catalog.create(job_spec(theirs.id, "autumn"), account_id=ALPHA)
     with pytest.raises(ConflictError) as caught:
         start(undeclared, configured, "autumn")
     assert caught.value.attributes["existing_id"] == mine.id
@@ -224,14 +224,14 @@ def test_a_copy_keeps_the_rules_of_a_resource(undeclared: Builder, configured: R
         Starter(ALPHA, "fine", None, {"aws:x": ""}),
     ):
         with pytest.raises(UsageError):
-            undeclared.catalog.start_generation_job(job_spec(configured.id), starter=starter)
+            undeclared.catalog.create(job_spec(configured.id), starter=starter)
     assert undeclared.catalog.list(Kind.GENERATION_JOB).items == ()
 
 
 def test_a_starter_needs_the_owners_model_in_its_region(undeclared: Builder, configured: Resource) -> None:
     for account, region in ((BETA, LOCAL_REGION), (OWNER, "eu-west-1")):
         with pytest.raises(NotFoundError):
-            undeclared.catalog.start_generation_job(
+            undeclared.catalog.create(
                 job_spec(configured.id), account_id=account, region=region, starter=Starter(ALPHA, "spring")
             )
 
@@ -323,7 +323,7 @@ def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured:
     job = start(undeclared, configured)
     spec = ExportJobSpec(name="x", generation_job_id=job.id, size=AudienceSize.parse("7%"), started_by=ALPHA)
     with pytest.raises(UsageError, match="allows"):
-        undeclared.catalog.start_export_job(spec)
+        undeclared.catalog.create(spec)
 
 
 @on_both_dialects
@@ -332,10 +332,10 @@ def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -
     theirs = own(undeclared, ALPHA)
     first = start(undeclared, configured, "first")
     undeclared.clock.turn(1)
-    second = catalog.start_generation_job(job_spec(theirs.id, "second", collaboration_id="c"), account_id=ALPHA)
+    second = catalog.create(job_spec(theirs.id, "second", collaboration_id="c"), account_id=ALPHA)
     undeclared.clock.turn(1)
     spec = job_spec(configured.id, "third", collaboration_id="c")
-    third = catalog.start_generation_job(spec, starter=Starter(ALPHA, "third"))
+    third = catalog.create(spec, starter=Starter(ALPHA, "third"))
 
     def seen(account: str, **filters: str) -> list[str]:
         return [one.job.id for one in catalog.list_seen_jobs(account, LOCAL_REGION, **filters).items]
@@ -386,11 +386,11 @@ def test_paging_over_own_and_started_jobs_is_stable_under_inserts(
             clock.turn(0 if same_instant else 1)
             name = next(names)
             if is_started:
-                job: GenerationJob = catalog.start_generation_job(
+                job: GenerationJob = catalog.create(
                     job_spec(configured.id, name), account_id=owner, starter=Starter(starter, name)
                 )
             else:
-                job = catalog.start_generation_job(job_spec(theirs.id, name), account_id=starter)
+                job = catalog.create(job_spec(theirs.id, name), account_id=starter)
             made.append(job.id)
         return made
 

@@ -33,7 +33,7 @@ def test_what_an_account_has_is_counted(undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     assert [catalog.count(Kind.TRAINING_DATASET, account) for account in (LOCAL_ACCOUNT, guest)] == [1, 0]
     first = undeclared.create(job_spec(configured.id))
-    catalog.start_generation_job(job_spec(configured.id, "theirs"), starter=Starter(guest, "theirs"))
+    catalog.create(job_spec(configured.id, "theirs"), starter=Starter(guest, "theirs"))
     assert [catalog.count_unfinished_jobs(account) for account in (LOCAL_ACCOUNT, guest)] == [1, 1]
     assert catalog.count(Kind.GENERATION_JOB, LOCAL_ACCOUNT) == 2
     undeclared.create(export_spec(first.id))

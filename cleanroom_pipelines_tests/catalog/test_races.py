@@ -197,9 +197,7 @@ def test_the_deletions_of_both_sides_do_not_cross(race: Race, url: str, undeclar
     *_, configured = undeclared.chain()
     undeclared.drain()
     for n in range(N_ROUNDS):
-        job = undeclared.catalog.start_generation_job(
-            job_spec(configured.id, f"j{n}"), starter=Starter(racing.GUEST, f"j{n}")
-        )
+        job = undeclared.catalog.create(job_spec(configured.id, f"j{n}"), starter=Starter(racing.GUEST, f"j{n}"))
         undeclared.drain()
         answers = Counter(race(racing.delete_on_both_sides, url, job.id))
         assert answers["owner"] >= 1

@@ -36,7 +36,7 @@ def make_room(catalog: Catalog, name: str = "Partners", declared: bool = False) 
         AudienceModelSpec(name=f"{name} model", training_dataset_id=dataset.id), declared=declared
     )
     sizes = tuple(AudienceSize.parse(size) for size in ("1%", "5%", "20%"))
-    configured = catalog.create_configured_audience_model(
+    configured = catalog.create(
         ConfiguredAudienceModelSpec(
             name=name, audience_model_id=model.id, sizes=sizes, output_url="s3://audiences/x"
         ),

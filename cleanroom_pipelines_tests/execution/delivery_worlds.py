@@ -112,7 +112,7 @@ def export_delivery(
         bucket: Gives the objects of the bucket that exports go to; None: a folder of the home.
     """
     catalog = installation.catalog
-    configured = catalog.create_configured_audience_model(
+    configured = catalog.create(
         ConfiguredAudienceModelSpec(
             name="Small files",
             audience_model_id=make_room(catalog).audience_model_id,
@@ -122,7 +122,7 @@ def export_delivery(
         )
     )
     close(catalog, configured)
-    job = catalog.start_generation_job(
+    job = catalog.create(
         GenerationJobSpec(
             name="Loyal",
             configured_audience_model_id=configured.id,

@@ -29,6 +29,7 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.identity import Dataset
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -87,7 +88,7 @@ class RoomWorld:
 
     def provision_seeds(self, text: str | None = None) -> None:
         upload = self.upload(self.files["seeds"] if text is None else text, owner=ADVERTISER)
-        self.installation.catalog.provision(self.room.id, {"seeds:EMAIL": upload}, ("seeds:",))
+        self.installation.catalog.provision(self.room.id, {"seeds:EMAIL": upload}, (Dataset.SEED_AUDIENCES,))
 
     def run(self) -> int:
         """Do what is pending."""

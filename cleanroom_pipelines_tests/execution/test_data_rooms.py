@@ -27,6 +27,7 @@ from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.execution.running import load_repository
 from cleanroom_pipelines.execution.traces import shown_partitions
+from cleanroom_pipelines.identity import BASE_DATASETS
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -155,7 +156,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(filled: RoomWorld) -> None:
 def test_what_is_taken_out_is_gone_at_once(filled: RoomWorld) -> None:
     audience = filled.audience(REMARKETING)
     filled.run()
-    filled.installation.catalog.provision(filled.room.id, {}, ("matching:", "segments", "demographics"))
+    filled.installation.catalog.provision(filled.room.id, {}, BASE_DATASETS)
     filled.run()
     assert set(filled.version().artifacts) == {"seed_audiences"}
     store = filled.installation.store

@@ -82,7 +82,7 @@ class Room:
         slot = self.installation.token_hex(12)
         seed = self.installation.home.scratch / "seed.csv"
         seed.write_text(f"user_id\n{CANARY}\n")
-        job = self.catalog.start_generation_job(
+        job = self.catalog.create(
             GenerationJobSpec(
                 name=name,
                 configured_audience_model_id=self.configured.id,
@@ -91,9 +91,7 @@ class Room:
                 keep_seed=True,
             )
         )
-        self.catalog.start_export_job(
-            ExportJobSpec(name=name, generation_job_id=job.id, size=AudienceSize.parse("5%"))
-        )
+        self.catalog.create(ExportJobSpec(name=name, generation_job_id=job.id, size=AudienceSize.parse("5%")))
         return job
 
     def make(self, record: Resource, **tags: str) -> None:

@@ -254,7 +254,7 @@ STEPS: list[tuple[object, str]] = [
     (Path, "mkdir"),
     (inbox_module, "write_durably"),
     (SeedVault, "put"),
-    (Catalog, "start_generation_job"),
+    (Catalog, "create"),
 ]
 
 
@@ -316,7 +316,7 @@ def test_cut_off_while_moving_between_disks(inbox: Inbox, after_copy: bool) -> N
 
 def test_the_same_content_of_another_format_after_a_cut(inbox: Inbox) -> None:
     inbox.drop("members.csv")
-    with cut_off(Catalog, "start_generation_job", after=False):
+    with cut_off(Catalog, "create", after=False):
         inbox.register()
     inbox.drop("members.jsonl")
     inbox.register()
@@ -327,7 +327,7 @@ def test_the_same_content_of_another_format_after_a_cut(inbox: Inbox) -> None:
 
 def test_a_model_that_goes_meanwhile_is_told(inbox: Inbox) -> None:
     inbox.drop()
-    with cut_off(Catalog, "start_generation_job", after=False):
+    with cut_off(Catalog, "create", after=False):
         inbox.register()
     inbox.catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, inbox.configured.id)
     recover_drops(inbox.installation)
@@ -613,7 +613,7 @@ def test_a_second_export_by_hand_counts_too(inbox: Inbox) -> None:
     (job,) = inbox.register()
     inbox.finish(job)
     inbox.finish(inbox.export_of(job))
-    more = inbox.catalog.start_export_job(
+    more = inbox.catalog.create(
         ExportJobSpec(name="more", generation_job_id=job.id, size=AudienceSize.parse("1%"))
     )
     inbox.fail(more, StatusCode.STORAGE_FULL)

@@ -101,7 +101,7 @@ def start(
         seed_mode=mode,
     )
     options = {} if starter == OWNER else {"starter": Starter(STARTER, "Theirs")}
-    return room.catalog.start_generation_job(spec, account_id=OWNER, **options)
+    return room.catalog.create(spec, account_id=OWNER, **options)
 
 
 def newest(room: Installation, job: GenerationJob) -> Version:
@@ -116,7 +116,7 @@ def rank(room: Installation, world: worlds.World, **options: object) -> Generati
 
 
 def export(room: Installation, job: GenerationJob, size: str) -> Version:
-    exported = room.catalog.start_export_job(
+    exported = room.catalog.create(
         ExportJobSpec(
             name=f"Export {size}",
             generation_job_id=job.id,

@@ -299,7 +299,7 @@ def test_another_key_gives_other_digests(finished: Shell, new_shell: Callable[[s
 def test_a_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
     installation = again.installation
     configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-    installation.catalog.start_generation_job(
+    installation.catalog.create(
         GenerationJobSpec(
             name="Once more",
             configured_audience_model_id=configured.id,

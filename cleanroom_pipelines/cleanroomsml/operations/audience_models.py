@@ -41,7 +41,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
         raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
     dataset = own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET)
     _look_again(endpoint, caller, dataset)
-    record = endpoint.catalog.create_audience_model(
+    record = endpoint.catalog.create(
         AudienceModelSpec(
             name=parameters["name"],
             description=parameters.get("description"),

@@ -50,7 +50,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
         child_tag_policy=ChildTagPolicy(parameters.get("childResourceTagOnCreatePolicy", "NONE")),
         **_output(endpoint, caller, parameters),
     )
-    record = endpoint.catalog.create_configured_audience_model(
+    record = endpoint.catalog.create(
         spec, account_id=caller.account_id, region=caller.region, parents_must_be_active=True
     )
     return {"configuredAudienceModelArn": record.arn}

@@ -33,7 +33,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     if kind is SizeType.PERCENTAGE and value > 100:
         raise invalid("audienceSize.value", "Member must be a percentage of 1 to 100")
     check_quota(endpoint, seen.owner_account_id, Kind.EXPORT_JOB)
-    endpoint.catalog.start_export_job(
+    endpoint.catalog.create(
         ExportJobSpec(
             name=parameters["name"],
             description=parameters.get("description"),

@@ -65,7 +65,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     check_quota(endpoint, parts.account_id, _KIND)
     _check_budget(endpoint, caller, parameters, parts)
     name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
-    record = endpoint.catalog.start_generation_job(
+    record = endpoint.catalog.create(
         GenerationJobSpec(
             name=name,
             # a guest's words are in its own copy of the job

@@ -43,7 +43,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     columns = tuple((column["columnName"], Role(column["columnTypes"][0])) for column in schema)
     _check_columns(columns)
     source = warehouse_table(endpoint.home, caller.account_id, table["databaseName"], table["tableName"])
-    record = endpoint.catalog.create_training_dataset(
+    record = endpoint.catalog.create(
         TrainingDatasetSpec(
             name=parameters["name"],
             description=parameters.get("description"),

@@ -30,7 +30,6 @@ from cleanroom_pipelines.execution.making import read_documents
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.media.errors import AudienceHasDependentsError
 from cleanroom_pipelines.media.handlers.access import Call, Room, denied
-from cleanroom_pipelines.storage import ArtifactReference
 
 _FOR = {
     Lookalike: (CollaborationType.LOOKALIKE, "lookalike audiences"),
@@ -203,8 +202,7 @@ def _documents(room: Room, asset: str) -> dict[str, Any]:
     version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
     if version is None or asset not in version.artifacts:
         return {}
-    reference = ArtifactReference(asset, room.id, version.artifacts[asset])
-    with room.installation.store.opening(reference) as folder:
+    with room.installation.store.opening(version.artifact(asset)) as folder:
         return read_documents(folder)
 
 

@@ -39,7 +39,6 @@ from cleanroom_pipelines.media.handlers.access import ABOUT_AUDIENCES, ABOUT_ROO
 from cleanroom_pipelines.media.handlers.rooms import own_lab
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
 from cleanroom_pipelines.privacy import in_units
-from cleanroom_pipelines.storage import ArtifactReference
 
 _OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
 _NEEDS = {
@@ -140,8 +139,7 @@ def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
     if version.status is not Status.ACTIVE or job.cancelled:
         raise denied()
     call.trail["resource"] = job.target_id
-    reference = ArtifactReference("audience_user_list", job.target_id, version.artifacts["audience_user_list"])
-    with call.installation.store.opening(reference) as folder:
+    with call.installation.store.opening(version.artifact("audience_user_list")) as folder:
         known = {entry["name"] for entry in read_documents(folder)["list"]["files"]}
         if name not in known:
             raise denied()
@@ -367,9 +365,8 @@ def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
     version = _answering(call, job)
     if asset not in version.artifacts:
         raise errors.NotProvisionedError("There is nothing to answer this from.", remedy="Provision both sides.")
-    reference = ArtifactReference(asset, job.target_id, version.artifacts[asset])
     try:
-        with call.installation.store.opening(reference) as folder:
+        with call.installation.store.opening(version.artifact(asset)) as folder:
             return read_documents(folder)
     except ArtifactError:
         raise errors.NotProvisionedError(

@@ -6,6 +6,7 @@ Keep out: audiences (`audiences.py`) and questions (`jobs.py`).
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +26,10 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.execution.budgets import Budget, room_pair
 from cleanroom_pipelines.execution.making import newest_artifact
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, MatchingId
 from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.media.handlers.access import Call, check_quota, denied
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
-
-_BASE = ("matching:", "segments", "demographics", "embeddings")
 
 
 def whoami(call: Call) -> dict[str, Any]:
@@ -82,12 +81,8 @@ def create_lab(call: Call) -> dict[str, Any]:
     owned = call.installation.catalog.count_owned(Kind.DATA_LAB, call.email)
     check_quota("data labs of one owner", owned, call.installation.settings.max_labs)
     datasets = call.mapping("datasets") or {}
-    for dataset, upload_id in datasets.items():
-        name, _, kind = dataset.partition(":")
-        if name == "matching":
-            _members(MatchingId, [kind], "kind of matching ids")
-        elif name not in _BASE or kind:
-            raise InvalidRequestError("A data lab has a dataset that is not known.", remedy="See the protocol.")
+    for name, upload_id in datasets.items():
+        _check_lab_input(name)
         _upload(call, upload_id)
     record = call.installation.catalog.create(
         DataLabSpec(
@@ -130,7 +125,7 @@ def provision_base(call: Call) -> dict[str, Any]:
     room, lab = call.room(Permission.PROVIDE_BASE_AUDIENCE), own_lab(call)
     if lab.status is not Status.ACTIVE:
         raise NotValidatedError("The data lab is not validated, or did not pass.", remedy="See its reports.")
-    kinds = {name.partition(":")[2] for name in lab.datasets if name.startswith("matching:")}
+    kinds = {InputName.parse(name).matching_id for name in lab.datasets} - {None}
     if not kinds <= set(room.record.matching_ids):
         raise InvalidRequestError(
             "The data lab has a kind of matching ids that the room does not have.",
@@ -141,14 +136,14 @@ def provision_base(call: Call) -> dict[str, Any]:
             raise NotValidatedError(
                 "The data lab's files went into a room already and were deleted.", remedy="Bring them again."
             )
-    call.installation.catalog.provision(room.id, lab.datasets, _BASE, n_embeddings=lab.n_embeddings)
+    call.installation.catalog.provision(room.id, lab.datasets, BASE_DATASETS, n_embeddings=lab.n_embeddings)
     return {}
 
 
 def deprovision_base(call: Call) -> dict[str, Any]:
     """Take the base audience out of a room."""
     room = call.room(Permission.PROVIDE_BASE_AUDIENCE)
-    call.installation.catalog.provision(room.id, {}, _BASE, n_embeddings=0)
+    call.installation.catalog.provision(room.id, {}, BASE_DATASETS, n_embeddings=0)
     return {}
 
 
@@ -165,21 +160,22 @@ def provision_seeds(call: Call) -> dict[str, Any]:
             raise InvalidRequestError(
                 "A file's kind of matching ids is not one of the room's, or not said.", remedy="Say which it is."
             )
-        if f"seeds:{kind}" in add:
+        name = str(InputName(Dataset.SEED_AUDIENCES, MatchingId(kind)))
+        if name in add:
             raise InvalidRequestError(
                 "Two files have one kind of matching ids.", remedy="Bring one file for each."
             )
-        add[f"seeds:{kind}"] = upload.id
+        add[name] = upload.id
     if not add:
         raise InvalidRequestError("No file was named.", remedy="Give the hash of an upload.")
-    call.installation.catalog.provision(room.id, add, ("seeds:",))
+    call.installation.catalog.provision(room.id, add, (Dataset.SEED_AUDIENCES,))
     return {}
 
 
 def deprovision_seeds(call: Call) -> dict[str, Any]:
     """Take the seed audiences out of a room."""
     room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
-    call.installation.catalog.provision(room.id, {}, ("seeds:",))
+    call.installation.catalog.provision(room.id, {}, (Dataset.SEED_AUDIENCES,))
     return {}
 
 
@@ -263,6 +259,17 @@ def _lab(call: Call, record: DataLab) -> dict[str, Any]:
         "statistics": documents.get("statistics"),
         "error": error,
     }
+
+
+def _check_lab_input(name: str) -> None:
+    with suppress(ValueError):
+        if InputName.parse(name).dataset in BASE_DATASETS:
+            return
+    known = [str(InputName(Dataset.MATCHING, kind)) for kind in MatchingId]
+    known += [str(InputName(dataset)) for dataset in BASE_DATASETS if not dataset.has_ids]
+    raise InvalidRequestError(
+        "A data lab has a dataset that is not known.", remedy=f"Give some of {', '.join(known)}."
+    )
 
 
 def _upload(call: Call, upload_id: object) -> Upload:

@@ -1,0 +1,71 @@
+"""The datasets of a data room, and the names under which rooms and labs keep their uploads.
+
+Lives here: the one enum of datasets, and `matching:EMAIL`, `segments`, …, `seeds:EMAIL` as a type.
+Add here when a room takes another dataset.
+Keep out: what is in a dataset's files (`validation`).
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from cleanroom_pipelines.identity.kinds import MatchingId
+
+
+class Dataset(StrEnum):
+    """What the two sides of a data room provision."""
+
+    MATCHING = "MATCHING"
+    SEGMENTS = "SEGMENTS"
+    DEMOGRAPHICS = "DEMOGRAPHICS"
+    EMBEDDINGS = "EMBEDDINGS"
+    SEED_AUDIENCES = "SEED_AUDIENCES"
+
+    @property
+    def key(self) -> str:
+        """What files and protocols call it: "matching", "segments", …."""
+        return self.value.lower()
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its rows hold matching ids, so that its kind of ids must be named."""
+        return self in (Dataset.MATCHING, Dataset.SEED_AUDIENCES)
+
+
+BASE_DATASETS = (Dataset.MATCHING, Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS)
+_WORDS = {dataset: "seeds" if dataset is Dataset.SEED_AUDIENCES else dataset.key for dataset in Dataset}
+_DATASETS = {word: dataset for dataset, word in _WORDS.items()}
+
+
+class InputName(NamedTuple):
+    """The name of one upload among those of a room or lab.
+
+    Attributes:
+        dataset: What the upload is.
+        matching_id: The kind of its ids, where the dataset has ids.
+    """
+
+    dataset: Dataset
+    matching_id: MatchingId | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a name such as `matching:EMAIL`.
+
+        Raises:
+            ValueError: It is not the name of an input.
+        """
+        word, _, kind = text.partition(":")
+        dataset = _DATASETS.get(word)
+        if dataset is None or dataset.has_ids is not bool(kind):
+            raise ValueError("not the name of an input")
+        return cls(dataset, MatchingId(kind) if kind else None)
+
+    def __str__(self) -> str:
+        word = _WORDS[self.dataset]
+        return f"{word}:{self.matching_id}" if self.matching_id else word
+
+
+def inputs_of(inputs: Mapping[str, str], *datasets: Dataset) -> dict[str, str]:
+    """Those of a room's or lab's inputs that belong to some datasets."""
+    return {name: upload for name, upload in inputs.items() if InputName.parse(name).dataset in datasets}

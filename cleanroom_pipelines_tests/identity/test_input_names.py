@@ -1,0 +1,47 @@
+"""Contract: what a room holds is named `matching:<kind>`, `segments`, …, `seeds:<kind>`, and by nothing else."""
+
+import pytest
+
+from cleanroom_pipelines.identity import Dataset, InputName, MatchingId, inputs_of
+
+from ..offenders import offenders
+
+NAMES = {
+    "matching:EMAIL": InputName(Dataset.MATCHING, MatchingId.EMAIL),
+    "matching:HASHED_PHONE_NUMBER": InputName(Dataset.MATCHING, MatchingId.HASHED_PHONE_NUMBER),
+    "segments": InputName(Dataset.SEGMENTS),
+    "demographics": InputName(Dataset.DEMOGRAPHICS),
+    "embeddings": InputName(Dataset.EMBEDDINGS),
+    "seeds:STRING": InputName(Dataset.SEED_AUDIENCES, MatchingId.STRING),
+}
+OTHERS = [
+    "",
+    "matching",
+    "matching:",
+    "matching:email",
+    "segments:EMAIL",
+    "seeds",
+    "seed_audiences:EMAIL",
+    "MATCHING",
+]
+
+
+def test_names_are_read_as_they_are_written() -> None:
+    assert {text: InputName.parse(text) for text in NAMES} == NAMES
+    assert [str(name) for name in NAMES.values()] == list(NAMES)
+
+
+def test_other_names_are_refused() -> None:
+    def is_refused(text: str) -> None:
+        with pytest.raises(ValueError):
+            InputName.parse(text)
+
+    assert offenders(OTHERS, is_refused) == []
+
+
+def test_inputs_are_chosen_by_dataset() -> None:
+    inputs = dict.fromkeys(NAMES, "upload")
+    matching = inputs_of(inputs, Dataset.MATCHING)
+    assert list(matching) == ["matching:EMAIL", "matching:HASHED_PHONE_NUMBER"]
+    assert list(inputs_of(inputs, Dataset.SEED_AUDIENCES, Dataset.SEGMENTS)) == ["segments", "seeds:STRING"]
+    assert inputs_of(inputs) == {}
