@@ -293,8 +293,10 @@ def _make_attributes(state: _State) -> None:
         return
     inputs = (state.input_of("base_audience"),)
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    figures = None if room is None else _figures_of_before(state, room.budget.pair.id)
+    figures = None if room is None else _figures_of_before(state, room)
     spec = room.spec if room else {}
+    if figures and figures.get("is_renewed"):
+        spec = {**spec, "figures": figures["question"]}  # so that what rests on the earlier ones is made again
     if state.take_over("data_attributes", inputs, spec):
         return
     with (
@@ -304,23 +306,37 @@ def _make_attributes(state: _State) -> None:
     ):
         relations = open_room_relations(engine, base)
         documents: dict[str, Any] = {"attributes": data_attributes(relations).as_dict()}
-        if figures is None and room is not None:
+        if room is not None and "figures" not in (figures or {}):
             with suppress(BudgetSpentError):  # then nothing is told of the base, and nothing is set against it
-                room.budget.pay([room.question_of_base()])
-                found = base_figures(relations, room.releaser(), room.salt).as_dict()
-                now = state.installation.clock().isoformat()
-                figures = {"made_at": now, "pair": room.budget.pair.id, "figures": found}
+                question = room.question_of_base()
+                room.budget.pay([question])
+                figures = {
+                    **(figures or {}),
+                    "made_at": state.installation.clock().isoformat(),
+                    "pair": room.budget.pair.id,
+                    "question": question.key,
+                    "figures": base_figures(relations, room.releaser(), room.salt).as_dict(),
+                }
         write_documents(draft.path, documents | ({"base_figures": figures} if figures else {}))
 
 
-def _figures_of_before(state: _State, pair_id: str) -> dict[str, Any] | None:
-    """What was told of the base before: it stays, dated, until the base is taken out and another one comes."""
+def _figures_of_before(state: _State, room: RoomBudget) -> dict[str, Any] | None:
+    """What was told of the base before: it stays, dated, until the base is taken out or new figures were paid.
+
+    Returns:
+        The document; without `figures` where they are to be made anew.
+    """
     earlier = state.earlier("data_attributes")
     if earlier is None:
         return None
     with state.installation.store.opening(earlier) as folder:
         found = read_documents(folder).get("base_figures")
-    return dict(found) if found and found["pair"] == pair_id else None
+    if not found or found["pair"] != room.budget.pair.id:
+        found = None
+    wanted = room.question_of_base()
+    if (found or {}).get("question") != wanted.key and room.budget.is_paid([wanted]):
+        return {"question": wanted.key, "is_renewed": True}
+    return dict(found) if found else None
 
 
 def _make_overlap(state: _State) -> None:

@@ -204,7 +204,8 @@ class MediaDcr:
         """What a question would cost now; asking for the price costs nothing and computes nothing.
 
         Args:
-            kind: `overlap_statistics`, `insights`, `audience_size`, `lookalike_statistics` or `user_list`.
+            kind: `overlap_statistics`, `insights`, `audience_size`, `lookalike_statistics`, `user_list` or
+                `base_figures`.
             audience_type: Of insights, the seed audience.
             definition: Of an audience that does not exist yet.
             audience: One that does.
@@ -214,6 +215,13 @@ class MediaDcr:
         present = {name: value for name, value in given.items() if value is not None}
         found = self._client.call(Method.GET_ESTIMATE, room_id=self.id, kind=kind, **present)
         return PriceEstimate.from_dict(found)
+
+    def renew_base_figures(self) -> None:
+        """Pay for new figures of the base audience: those that were told stay until then.
+
+        Answers that rest on them are made again. Figures of the present base are not paid twice.
+        """
+        self._client.call(Method.RENEW_BASE_FIGURES, room_id=self.id)
 
     def propose_refill(self, units: int) -> BudgetProposal:
         """Propose more units; they are given once both organisations that provide the data approved it.

@@ -46,6 +46,7 @@ class Method(StrEnum):
     CANCEL_JOB = "cancel_job"
     GET_AUDIT_LOG = "get_audit_log"
     GET_ESTIMATE = "get_estimate"
+    RENEW_BASE_FIGURES = "renew_base_figures"
     LIST_PROPOSALS = "list_proposals"
     PROPOSE = "propose"
     APPROVE = "approve"

@@ -43,6 +43,7 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.CANCEL_JOB: jobs.cancel_job,
     Method.GET_AUDIT_LOG: rooms.get_audit_log,
     Method.GET_ESTIMATE: budgets.estimate,
+    Method.RENEW_BASE_FIGURES: budgets.renew_base_figures,
     Method.LIST_PROPOSALS: budgets.list_proposals,
     Method.PROPOSE: budgets.propose,
     Method.APPROVE: budgets.approve,

@@ -14,6 +14,8 @@ from cleanroom_pipelines.serving.attacks.worlds import Templates, World
 from .over_http import serving
 
 _ALWAYS = "thresholds of rooms"
+_UNKNOWN = "unknown"
+"""The rest of the budget, where a backup was restored."""
 _MOST_WORLDS = 3
 """One seed in fifty is released as too small for a lookalike, which is an answer but leaves lists unread."""
 
@@ -47,13 +49,14 @@ def _answered(found: Mapping[str, Numbers]) -> list[str]:
 
 def _check_paid(world: World) -> None:
     catalog = world.installation.catalog
-    (pair,) = catalog.pairs()
-    ledger, lines = catalog.ledger(pair.id), catalog.ledger_lines(pair.id)
+    by_pair = {pair.id: catalog.ledger_lines(pair.id) for pair in catalog.pairs()}
+    ((pair_id, lines),) = ((each, of) for each, of in by_pair.items() if {line.kind for line in of} - {_UNKNOWN})
+    ledger = catalog.ledger(pair_id)
     world.installation.audit.flush()
     entries = list(world.installation.audit.entries())
     charged = {each["question"]: each["tenths"] for each in entries if each.get("operation") == "charge"}
-    assert charged == {line.key: line.tenths for line in lines}
-    assert ledger.spent == sum(charged.values())
+    assert charged == {line.key: line.tenths for line in lines if line.kind != _UNKNOWN}
+    assert ledger.spent == sum(line.tenths for line in lines)
     assert {line.kind for line in lines} - {"base"}, "more than the figures of the base was asked"
     assert any(each.get("request_id") for each in entries), "questions came as requests"
     left = in_units(ledger.left)

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, select
 
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import parse_definition
-from cleanroom_pipelines.catalog import DataLabSpec, Kind, Resource
+from cleanroom_pipelines.catalog import Cause, DataLabSpec, Kind, Resource
 from cleanroom_pipelines.catalog.tables import AudienceReferenceRow, RoomJobRow, VersionRow
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConflictError
@@ -302,6 +302,35 @@ def test_a_refreshed_base_is_ranked_by_the_paid_vector_free(filled: RoomWorld) -
     filled.provision_seeds(seed_file({**filled.seeds, "loyal": set(sorted(filled.group)[:320])}))
     filled.run()
     assert spent(filled) > paid, "other ids are another seed"
+
+
+def figures_of_base(world: RoomWorld) -> Any:
+    """What is told of the base alone, without the question that it answers."""
+    return document(world, world.room, "data_attributes", "base_figures")["figures"]
+
+
+def test_figures_of_the_base_stay_until_new_ones_are_paid(filled: RoomWorld) -> None:
+    first, tables = figures_of_base(filled), filled.version().artifacts["insights"]
+    filled.provision_base(without=set(filled.users[:900]))
+    filled.run()
+    assert figures_of_base(filled) == first
+    room = RoomBudget.of(filled.installation, filled.room, filled.version().artifacts)
+    assert room is not None
+    paid = spent(filled)
+    room.budget.pay([room.question_of_base()])
+    assert spent(filled) == paid + 100
+    filled.installation.catalog.request_version(Kind.DATA_ROOM, filled.room.id, Cause.UPDATED)
+    filled.run()
+    renewed, after = figures_of_base(filled), filled.version().artifacts
+    assert abs(renewed["addressable"] - (len(filled.users) - 900)) < 100
+    assert renewed["addressable"] < first["addressable"] - 500
+    assert after["insights"] != tables, "what rests on the figures was made again"
+
+    filled.provision_seeds(seed_file({"loyal": filled.seeds["new"]}))
+    filled.run()
+    assert filled.version().artifacts["data_attributes"] == after["data_attributes"]
+    assert figures_of_base(filled) == renewed
+    assert spent(filled) == paid + 100
 
 
 def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:

@@ -718,6 +718,12 @@ def test_other_proposals(server: FakeServer, room: MediaDcr, method: str, kind: 
     assert server.sent[-1].params == {"room_id": "room1", "kind": kind}
 
 
+def test_new_figures_of_the_base_are_asked_for(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("renew_base_figures", {"privacy": {}})
+    room.renew_base_figures()
+    assert server.sent[-1].params == {"room_id": "room1"}
+
+
 def test_a_price_is_asked_for(server: FakeServer, room: MediaDcr) -> None:
     server.answer("get_estimate", {"units": 62, "is_at_most": True, "left": 90, "is_affordable": True})
     like = media.LookalikeAudienceBuilder(name="l", reach=5, source_audience=SEED).build()

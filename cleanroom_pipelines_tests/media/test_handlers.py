@@ -112,6 +112,8 @@ TABLE: dict[str, Cell] = {
     "price of insights": ("get_estimate", priced("insights"), only("insights")),
     "price of a size": ("get_estimate", priced("audience_size", {"definition": LOOKALIKE}), only("create")),
     "price of a user list": ("get_estimate", priced("user_list", {"audience": SEED}), only("export")),
+    "price of new figures of the base": ("get_estimate", priced("base_figures"), only("create")),
+    "new figures of the base": ("renew_base_figures", lambda world, group: take_in(world) or {}, only("create")),
     "proposals": ("list_proposals", lambda world, group: {}, ALL),
     "proposal": ("propose", lambda world, group: {"kind": "refill", "units": 3}, ALL),
     "approval": (
@@ -164,8 +166,8 @@ def test_each_group_may_what_its_permission_says(shared: Installation) -> None:
                 may.add(group)
             except errors.PermissionDeniedError as error:
                 assert error_as_dict(error) == unknown
-            (line,) = world.new_lines()
-            assert line["way"] == "media"
+            # what is paid at once has a line of its own before
+            (line,) = [each for each in world.new_lines() if each["way"] == "media"]
             assert line["outcome"] == ("ok" if group in may else "refused")
             assert line["operation"].split(".")[0] == method
         assert may == allowed
@@ -770,6 +772,45 @@ def test_a_price_is_told_before_asking_and_changes_nothing(shared: Installation)
     spend(world, 500)
     told = world.call("all", "get_estimate", room_id=world.room, kind="audience_size", definition=LOOKALIKE)
     assert (told["left"], told["is_affordable"]) == (50, False)
+
+
+def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
+    world = MediaWorld.open(shared)
+    world.provision()
+    renew = {"method": "renew_base_figures", "room_id": world.room}
+    assert told_of(lambda: world.call("create", **renew))["type"] == "NotProvisionedError"
+    take_in(world)
+
+    def versions() -> int:
+        return len(shared.catalog.versions(Kind.DATA_ROOM, world.room))
+
+    told = world.call("create", "get_estimate", room_id=world.room, kind="base_figures")
+    assert (told["units"], told["is_at_most"]) == (10, False)
+    for group in ("overlap", "insights", "export", "base", "seed"):
+        assert told_of(lambda group=group: world.call(group, **renew))["type"] == "PermissionDeniedError"
+    before = versions()
+    assert world.call("create", **renew)["privacy"]["price"] == 10
+    assert (world.spent, versions()) == (100, before + 1)
+    assert told_of(lambda: world.call("create", **renew))["type"] == "ConflictError", "it is being made"
+    (line,) = shared.catalog.ledger_lines(world.budget.pair.id)
+    answered = {"base_figures": {"question": line.key}}
+    seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": 500}}}
+    world.finish(
+        Kind.DATA_ROOM, world.room, {"base_audience": {}, "seed_audiences": seeds, "data_attributes": answered}
+    )
+    assert world.call("create", **renew)["privacy"]["price"] == 0
+    assert (world.spent, versions()) == (100, before + 1), "these are of the present base"
+
+
+def test_new_figures_that_cannot_be_paid_change_nothing(shared: Installation) -> None:
+    world = MediaWorld.open(shared)
+    world.provision()
+    take_in(world)
+    spend(world, 901)
+    before = shared.catalog.newest_version(Kind.DATA_ROOM, world.room).number
+    told = told_of(lambda: world.call("create", "renew_base_figures", room_id=world.room))
+    assert (told["type"], told["attributes"]["cost"]) == ("BudgetSpentError", 10)
+    assert shared.catalog.newest_version(Kind.DATA_ROOM, world.room).number == before
 
 
 def test_the_most_that_a_lookalike_can_cost_is_what_the_smallest_costs(shared: Installation) -> None:

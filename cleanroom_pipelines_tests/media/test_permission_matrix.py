@@ -81,6 +81,7 @@ CELLS: dict[str, tuple[dict[str, Any], Permission | None]] = {
     "overlap statistics": (job("overlap_statistics"), P.VIEW_OVERLAP),
     "insights": (job("insights"), P.VIEW_INSIGHTS),
     "data attributes": (job("data_attributes"), P.CREATE_CUSTOM_AUDIENCE),
+    "new figures of the base": ({"method": "renew_base_figures"}, P.CREATE_CUSTOM_AUDIENCE),
     "size of a seed audience": (job("audience_size", audience=SEED), P.CREATE_CUSTOM_AUDIENCE),
     "size of a draft": (job("audience_size", definition=RULE), P.CREATE_CUSTOM_AUDIENCE),
     "user list": (job("user_list", audience=SEED), P.EXPORT_AUDIENCE),
@@ -100,7 +101,7 @@ CELLS: dict[str, tuple[dict[str, Any], Permission | None]] = {
     "audit log": ({"method": "get_audit_log"}, None),
 }
 # what is not let through for another reason than permission: nothing is provisioned
-NOT_YET = {"overlap statistics", "insights", "data attributes"}
+NOT_YET = {"overlap statistics", "insights", "data attributes", "new figures of the base"}
 _PROVIDING = (P.PROVIDE_BASE_AUDIENCE, P.PROVIDE_SEED_AUDIENCE)
 
 

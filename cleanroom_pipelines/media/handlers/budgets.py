@@ -1,6 +1,6 @@
 """The privacy budget of a room's pair: what questions would cost, and what both providers approve.
 
-Lives here: estimates, proposals and approvals of the Media API.
+Lives here: estimates, new figures of the base, proposals and approvals of the Media API.
 Add here when the two organisations agree on something more.
 Keep out: paying (jobs.py and the runs) and prices (privacy).
 
@@ -13,10 +13,12 @@ from typing import Any
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
 from cleanroom_pipelines.audiences.overlap import question_about
-from cleanroom_pipelines.catalog import Kind, Permission, Proposal
+from cleanroom_pipelines.catalog import Cause, Kind, Permission, Proposal
 from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL
-from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.catalog.records import OPEN
+from cleanroom_pipelines.errors import ArtifactError, ConflictError, NotFoundError
 from cleanroom_pipelines.execution.budgets import Budget, Question, bound_of, ledger_after, room_pair
+from cleanroom_pipelines.execution.making import newest_artifact
 from cleanroom_pipelines.execution.making_audiences import resolver
 from cleanroom_pipelines.execution.room_budgets import RoomBudget
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
@@ -29,8 +31,11 @@ from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIG
 
 _KINDS = (REFILL, PERIOD, FULL_LOOKALIKE)
 _PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)
-_ASKED_WITH = {kind.value: ABOUT_ROOMS[kind] for kind in _PRICED_OF_ROOMS} | {
-    kind.value: permission for kind, permission in ABOUT_AUDIENCES.items()
+_BASE_FIGURES = "base_figures"
+_ASKED_WITH = {
+    **{kind.value: ABOUT_ROOMS[kind] for kind in _PRICED_OF_ROOMS},
+    **{kind.value: permission for kind, permission in ABOUT_AUDIENCES.items()},
+    _BASE_FIGURES: Permission.CREATE_CUSTOM_AUDIENCE,
 }
 
 
@@ -63,6 +68,36 @@ def estimate(call: Call) -> dict[str, Any]:
         "left": in_units(left),
         "is_affordable": cost <= left,
     }
+
+
+def renew_base_figures(call: Call) -> dict[str, Any]:
+    """Pay for figures of the present base, and let what rests on earlier ones be made again.
+
+    Raises:
+        NotProvisionedError: There is no base.
+        ConflictError: The room's data are just being made.
+        BudgetSpentError: The pair has too little left.
+    """
+    room = call.room(_ASKED_WITH[_BASE_FIGURES])
+    state = _state(room)
+    catalog = call.installation.catalog
+    if catalog.newest_version(Kind.DATA_ROOM, room.id).status in OPEN:
+        raise ConflictError("The room's data are just being made.", remedy="Ask again when they are there.")
+    question = state.question_of_base()
+    price = state.budget.cost([question])
+    state.budget.pay([question], catalog.organization_of_user(call.email))
+    if _told_of_base(room) != question.key:
+        catalog.request_version(Kind.DATA_ROOM, room.id, Cause.UPDATED)
+    return {"privacy": {"price": in_units(price), **state.budget.as_dict()}}
+
+
+def _told_of_base(room: Room) -> str | None:
+    """The question that the figures answer which the room tells now."""
+    try:
+        _, documents = newest_artifact(room.installation, Kind.DATA_ROOM, room.id, "data_attributes")
+    except ArtifactError:
+        return None
+    return (documents.get("base_figures") or {}).get("question")
 
 
 def propose(call: Call) -> dict[str, Any]:
@@ -137,13 +172,9 @@ def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
 
 def _cost(call: Call, room: Room) -> tuple[int, bool]:
     """Tenths that the question costs, and whether that is only the most it can cost."""
-    kind = call.text("kind")
-    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
-    state = None
-    if version is not None:
-        state = RoomBudget.of(room.installation, room.record, version.artifacts)
-    if state is None:
-        raise NotProvisionedError("The room has no base audience yet.", remedy="Provision it first.")
+    kind, state = call.text("kind"), _state(room)
+    if kind == _BASE_FIGURES:
+        return state.budget.cost([state.question_of_base()]), False
     types = Present.of(room).seed_types
     if kind == JobKind.OVERLAP_STATISTICS:
         return state.budget.cost(_sizes(state, types)), False
@@ -158,6 +189,16 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
         return _cost_of_lookalike(room, state, definition)
     text = canonical(definition, resolver(room.installation), state.seeds)
     return state.budget.cost([state.question("size", text)]), False
+
+
+def _state(room: Room) -> RoomBudget:
+    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    state = None
+    if version is not None:
+        state = RoomBudget.of(room.installation, room.record, version.artifacts)
+    if state is None:
+        raise NotProvisionedError("The room has no base audience yet.", remedy="Provision it first.")
+    return state
 
 
 def _definition(call: Call, room: Room) -> Any:

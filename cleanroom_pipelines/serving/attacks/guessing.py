@@ -62,6 +62,11 @@ def _base(is_in: bool, is_off: bool) -> tuple[str, Make]:
     return f"base {is_in}", make_room(with_victim=is_in)
 
 
+def _earlier_base(is_in: bool, is_off: bool) -> tuple[str, Make]:
+    del is_in, is_off
+    return "earlier base", make_room(CollaborationType.LOOKALIKE, with_victim=False, n_left_out=2)
+
+
 def _jobs(is_in: bool, is_off: bool) -> tuple[str, Make]:
     del is_in, is_off
     return "jobs", aws.make_model
@@ -81,6 +86,7 @@ PLAYS = (
     Play(("definitions that only a target meets", "drafts"), playing.targets, _PLAIN),
     Play(tuple(trick.__name__.replace("_", " ") for trick in playing.TRICKS), playing.spending, _base),
     Play(("thresholds of rooms",), playing.thresholds, _base),
+    Play(("base trained anew",), playing.retrained, _earlier_base),
     Play(("estimates, prices and errors as oracles", "the audit view"), playing.oracles, _WITH_LOOKALIKES),
     Play(("planted users of the publisher's",), playing.planted, _PLAIN),
     Play(("AWS metrics", "exports of jobs"), aws.metrics_and_exports, _jobs),

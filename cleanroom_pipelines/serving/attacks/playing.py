@@ -9,13 +9,11 @@ is spent; an error is an answer too.
 """
 
 import re
-import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.execution.budgets import restore_ledgers
 from cleanroom_pipelines.serving.attacks.worlds import (
     ADVERTISER,
     AGENCY,
@@ -178,6 +176,23 @@ def planted(world: World, is_in: bool) -> Found:
     return {"planted users of the publisher's": sizes}
 
 
+def retrained(world: World, is_in: bool) -> Found:
+    """The advertiser, whose list the victim is in, asks about a base that is brought anew with or without her.
+
+    Its model is trained anew in the representation that was kept. That she is on a list is no secret, nor is the
+    number of users by a list's length, so it leaves out another user: then both lists are of one length.
+    """
+    world.provision_seeds({"s": (*POPULATION.seed, VICTIM)})
+    world.provision_base(POPULATION.files(with_victim=is_in, n_left_out=1))
+    numbers = _rows("overlap", world.ask(ADVERTISER, "overlap_statistics"))
+    about = world.audience(ADVERTISER, lookalike(SEED, 10))
+    answer = world.ask(ADVERTISER, "lookalike_statistics", audience=about)
+    numbers |= _statistics("s", answer)
+    numbers |= {f"apart {each['value']}": each["strength"] or 0.0 for each in answer.get("explanation", ())}
+    listed = world.users_of(ADVERTISER, world.ask(ADVERTISER, "user_list", audience=about))
+    return {"base trained anew": numbers | _members("listed", [each for each in listed or () if each != VICTIM])}
+
+
 def thresholds(world: World, is_in: bool) -> Found:
     """The advertiser asks whether 39 known users and perhaps the victim are enough, 45 times."""
     del is_in
@@ -190,6 +205,7 @@ def thresholds(world: World, is_in: bool) -> Found:
 def spending(world: World, is_in: bool) -> Found:
     """The advertiser spends all on counts of the base, and then tries one after the other to have more of them."""
     world.provision_seeds(_types(N_TYPES, _KNOWN))
+    world.back_up()
     sizes = _rows("first", world.ask(ADVERTISER, "overlap_statistics"))
     found: Found = {}
     for number, trick in enumerate(TRICKS):
@@ -235,11 +251,8 @@ def refill_alone(world: World) -> None:
 
 
 def restored_older_catalogue(world: World) -> None:
-    """Let the operator put an older catalogue in place, and bring its ledgers up as a restore does."""
-    world.installation.audit.flush()
-    with sqlite3.connect(world.installation.home.root / "catalog.db") as older:
-        older.execute("DELETE FROM ledger_lines WHERE kind = 'overlap'")
-    restore_ledgers(world.installation)
+    """Let the operator restore the backup from before anything was asked."""
+    world.restore()
 
 
 _OF_DATA = (re_upload, new_room, new_version)

@@ -21,6 +21,8 @@ from unittest.mock import patch
 
 from cleanroom_pipelines.catalog import CollaborationType, Kind, Permission
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.execution.backups import back_up, restore
+from cleanroom_pipelines.execution.budgets import restore_ledgers
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.making import (
     make_audience,
@@ -111,16 +113,19 @@ class Population:
                 segments[each] |= {odd(number)}
         return cls(tuple(users), segments, group, rare, tuple(sorted(seed)))
 
-    def files(self, *, with_victim: bool = True) -> dict[str, str]:
-        """The publisher's files by dataset."""
-        users = sorted({*self.users, *([VICTIM] if with_victim else ())})
+    def files(self, *, with_victim: bool = True, n_left_out: int = 0) -> dict[str, str]:
+        """The publisher's files by dataset; the last users may be left out."""
+        known = self.users[: len(self.users) - n_left_out]
+        users = sorted({*known, *([VICTIM] if with_victim else ())})
         dice = random.Random(6)  # noqa: S311 no secret
+        # everybody's the same whoever is left out
+        about = {
+            each: (dice.choice(["18-24", "25-34"]), dice.choice("fm")) for each in sorted({*self.users, VICTIM})
+        }
         return {
             "matching:EMAIL": "".join(f"{each},{email(each)}\n" for each in users),
             "segments": "".join(f"{each},{name}\n" for each in users for name in sorted(self.segments[each])),
-            "demographics": "".join(
-                f"{each},{dice.choice(['18-24', '25-34'])},{dice.choice('fm')}\n" for each in users
-            ),
+            "demographics": "".join(f"{each},{','.join(about[each])}\n" for each in users),
         }
 
 
@@ -173,11 +178,57 @@ class World:
         installation: Where it is.
         doors: How participants reach it.
         room: Its id; of a world of accounts, the ARN of the configured model.
+        open_again: Opens a home of this world, with the doors to it.
+        backup: The last backup, and the room that was asked about then.
     """
 
     installation: Installation
     doors: Doors
     room: str
+    open_again: Callable[[Path], tuple[Installation, Doors]]
+    backup: tuple[Path, str] | None = None
+
+    @classmethod
+    def open(cls, home: Path, *, mark: str = "", room: str = "", open_doors: OpenDoors = InProcess) -> Self:
+        """The world that lies in a home.
+
+        Args:
+            home: Where.
+            mark: What tells its noise from that of other worlds.
+            room: The room to begin in.
+            open_doors: How participants reach it.
+        """
+
+        def open_again(home: Path) -> tuple[Installation, Doors]:
+            installation = open_installation(home, mark)
+            return installation, open_doors(installation)
+
+        return cls(*open_again(home), room, open_again)
+
+    def close(self) -> None:
+        """Close what is held open."""
+        self.doors.close()
+        self.installation.audit.close()
+        self.installation.catalog.close()
+
+    def back_up(self) -> None:
+        """Back the home up, as the operator does."""
+        file = self.installation.home.root / "backup.tar"
+        back_up(self.installation, file)
+        self.backup = file, self.room
+
+    def restore(self) -> None:
+        """Restore the backup in place of the home, as the operator does who does not know what was asked since."""
+        assert self.backup is not None
+        backup, self.room = self.backup
+        home = self.installation.home.root
+        self.close()
+        restored = home.with_name(f"{home.name}-restored")
+        restore(backup, restored)
+        shutil.rmtree(home)
+        restored.rename(home)
+        self.installation, self.doors = self.open_again(home)
+        restore_ledgers(self.installation, is_complete=False)
 
     def call(self, who: str, method: str, **params: Any) -> Any:
         """Call the Media API about the room."""
@@ -299,44 +350,36 @@ class Templates:
         template = self._folder / name
         if not template.exists():
             draft = self._folder / f"{name}-draft"
-            world = _open(draft, "", "", InProcess)
+            world = World.open(draft)
             make(world)
-            _close(world)
+            world.close()
             (draft / "room").write_text(world.room)
             draft.rename(template)
         self._n_worlds += 1
         home = self._folder / f"world-{self._n_worlds}"
         shutil.copytree(template, home, copy_function=_copy, symlinks=True)
-        world = _open(home, self._mark(), (home / "room").read_text(), self._open_doors)
+        room = (home / "room").read_text()
+        world = World.open(home, mark=self._mark(), room=room, open_doors=self._open_doors)
         try:
             yield world
         finally:
-            _close(world)
+            world.close()
             shutil.rmtree(home, ignore_errors=True)
 
     def _mark(self) -> str:
         return f" in world {random.SystemRandom().getrandbits(128)}"
 
 
-def make_room(*purposes: CollaborationType, with_victim: bool = True) -> Callable[[World], None]:
-    """Makes the template of a room that holds the base."""
+def make_room(
+    *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
+) -> Callable[[World], None]:
+    """Makes the template of a room that holds the base; the last users may be left out."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)
-        world.provision_base(POPULATION.files(with_victim=with_victim))
+        world.provision_base(POPULATION.files(with_victim=with_victim, n_left_out=n_left_out))
 
     return make
-
-
-def _open(home: Path, mark: str, room: str, open_doors: OpenDoors) -> World:
-    installation = open_installation(home, mark)
-    return World(installation, open_doors(installation), room)
-
-
-def _close(world: World) -> None:
-    world.doors.close()
-    world.installation.audit.close()
-    world.installation.catalog.close()
 
 
 def _copy(source: str, target: str) -> object:
