@@ -27,7 +27,7 @@ from cleanroom_pipelines.execution.deleting import delete_pending, find_leaving,
 from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.execution.supervision import supervise
-from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.storage import ArtifactReference, processes
 from cleanroom_pipelines.storage.layout import path_of_partition
 
 from .. import worlds
@@ -484,7 +484,7 @@ def test_several_at_once_delete_each_once(
     room: Room, monkeypatch: pytest.MonkeyPatch, hosts: str, tmp_path: Path
 ) -> None:
     if hosts == "several":  # which share catalogue, Dagster's database and store, but no lock
-        monkeypatch.setattr(deleting.fcntl, "flock", lambda *_: None)
+        monkeypatch.setattr(processes.fcntl, "flock", lambda *_: None)
     partitions = [*room.asked(), room.jobs[1].id, room.export_of(room.jobs[1]).id]
     room.catalog.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)
 
