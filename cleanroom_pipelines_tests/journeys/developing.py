@@ -62,7 +62,7 @@ def dagster_dev(home: Path, environment: Mapping[str, str], log: Path) -> Iterat
             start_new_session=True,
         )
     try:
-        wait_until(lambda: process.poll() is not None or _answers(url), seconds=180, what="the webserver")
+        wait_until(lambda: process.poll() is not None or _answers(url), seconds=600, what="the webserver")
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]
         yield url
     finally:

@@ -57,7 +57,7 @@ def browser() -> Iterator[Any]:
     opened.quit()
 
 
-def see(browser: Any, what: Callable[[], Any], seconds: float = 60) -> Any:
+def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
     """Wait until something is on the page and return it; what is there instead is told."""
     from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
@@ -97,13 +97,13 @@ def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) 
 
         configured = see_active(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
         inbox = home / "inbox" / "seeds" / configured
-        wait_until(inbox.is_dir, seconds=120, what="the inbox")
+        wait_until(inbox.is_dir, seconds=600, what="the inbox")
         write_seed(tmp_path / "drop.csv", world.group[20:70])
         os.replace(tmp_path / "drop.csv", inbox / 'june "buyers".csv')
 
         browser.get(f"{url}/assets/audience_export?view=partitions")
         export = see(browser, lambda: [e for e in texts(browser, "*", "june-buyers") if e.is_displayed()], 240)[0]
-        wait_until(lambda: any((inbox / "accepted").glob("*.json")), seconds=240, what="a receipt")
+        wait_until(lambda: any((inbox / "accepted").glob("*.json")), seconds=900, what="a receipt")
         export.click()
         see(browser, lambda: "june-buyers" in browser.current_url)
         (exported,) = (key for key in installation.catalog.ids(Kind.EXPORT_JOB) if key.startswith("june"))
@@ -150,7 +150,7 @@ def apply_through_the_command(declaration: Path, home: Path) -> None:
 
 def see_active(installation: Installation, kind: Kind) -> str:
     """The only resource of a kind, once its work is done."""
-    (key,) = wait_until(lambda: installation.catalog.ids(kind), seconds=60, what=f"a {kind.words}")
+    (key,) = wait_until(lambda: installation.catalog.ids(kind), seconds=300, what=f"a {kind.words}")
     see_version(installation, kind, key, 1)
     return key
 
@@ -159,7 +159,7 @@ def see_version(installation: Installation, kind: Kind, key: str, number: int) -
     """Wait until a version is the current one."""
     wait_until(
         lambda: installation.catalog.get(RECORDS[kind], key).current_version == number,
-        seconds=240,
+        seconds=900,
         what=f"version {number} of the {kind.words}",
         every=0.5,
     )

@@ -67,7 +67,7 @@ def test_the_script_walks_through_the_whole_api(
     for asset in ("base_audience", "seed_audiences", "overlap_statistics", "room_model"):
         worlds.wait_until(
             lambda asset=asset: installation.store.versions(asset, room.id) == [],  # type: ignore[misc]
-            seconds=120,
+            seconds=600,
             what="the end of what was taken out",
         )
 
