@@ -39,7 +39,7 @@ from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
 
 # What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
 # catalogue does not import Alembic.
-HEAD_REVISION = "0006"
+HEAD_REVISION = "0007"
 # Not Alembic's own name for it: on PostgreSQL the tables of Dagster may stand beside ours.
 VERSION_TABLE = "catalog_revision"
 # Where a transaction's session notes the generation that it raised the installation to.

@@ -11,6 +11,7 @@ spent is never given back: lines are only added, also for rooms and jobs that ar
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
 
@@ -26,8 +27,9 @@ from cleanroom_pipelines.catalog.tables import AccountRow, LedgerLineRow, PairRo
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.privacy import PAIR_TENTHS
 
-REFILL, PERIOD, FULL_LOOKALIKE = "refill", "period", "full_lookalike"
+REFILL, PERIOD, SHARE, FULL_LOOKALIKE = "refill", "period", "share", "full_lookalike"
 MOST_REFILL_TENTHS = PAIR_TENTHS
+MOST_SHARE_TENTHS = 100 * PAIR_TENTHS  # beyond the budget too: it may be refilled
 # The address itself stands for the organisation: people who share such a domain share nothing else.
 _PUBLIC_MAIL = frozenset(
     (  # noqa: SIM905 a list of forty words reads worse
@@ -104,10 +106,15 @@ class Pairs(Database):
             found = [_pair(row) for row in session.scalars(select(PairRow))]
         return tuple(sorted(found, key=lambda pair: pair.organizations))
 
-    def ledger(self, pair_id: str) -> Ledger:
-        """What a pair has spent, in tenths of a unit."""
+    def ledger(self, pair_id: str, organization: str | None = None) -> Ledger:
+        """What a pair has spent, in tenths of a unit.
+
+        Args:
+            pair_id: The pair.
+            organization: Who asks: what it can spend is limited by its share, where both providers set one.
+        """
         with self._read() as session:
-            return self._ledger(session, _find(session, pair_id))
+            return self._ledger(session, _find(session, pair_id), organization)
 
     def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
         """Every line of a pair's ledger, in order."""
@@ -130,6 +137,7 @@ class Pairs(Database):
         pair_id: str,
         lines: Sequence[LedgerLine],
         *,
+        organization: str | None = None,
         anyway: bool = False,
         note: Callable[[LedgerLine], None] | None = None,
     ) -> Ledger | None:
@@ -138,11 +146,12 @@ class Pairs(Database):
         Args:
             pair_id: The pair.
             lines: What is bought; their time is set here.
+            organization: Who asks, whose share limits it; the lines say the same.
             anyway: Whether they count even beyond the budget: they were told already.
             note: Called with each new line before it is kept; what it raises lets nothing be kept.
 
         Returns:
-            What is spent now; None if too little is left, and nothing was changed.
+            What is spent now; None if too little is left of the budget or the share, and nothing was changed.
 
         Raises:
             NotFoundError: There is no such pair.
@@ -156,9 +165,8 @@ class Pairs(Database):
                 )
             ).all()
             new = {line.key: line for line in lines if line.key not in known}
-            ledger = self._ledger(session, pair)
             cost = sum(line.tenths for line in new.values() if line.tenths > 0)
-            if not anyway and ledger.spent + cost > ledger.total:
+            if not anyway and cost > self._ledger(session, pair, organization).left:
                 return None
             for line in new.values():
                 if note is not None:
@@ -167,7 +175,7 @@ class Pairs(Database):
             if new:
                 raise_generation(session)  # so that an older copy of the catalogue is known as one
             session.flush()
-            return self._ledger(session, pair)
+            return self._ledger(session, pair, organization)
 
     def restore_lines(self, pair_id: str, lines: Sequence[LedgerLine]) -> None:
         """Add lines that the audit log holds and the catalogue does not, of a pair that it may not know."""
@@ -211,43 +219,62 @@ class Pairs(Database):
 
     @noted
     def propose(
-        self, pair_id: str, kind: str, organization: str, *, tenths: int = 0, data_room_id: str | None = None
+        self,
+        pair_id: str,
+        kind: str,
+        organization: str,
+        *,
+        tenths: int = 0,
+        data_room_id: str | None = None,
+        share_of: str | None = None,
     ) -> Proposal:
         """Propose something that both organisations of a pair must approve; whoever proposes it approves it.
 
         Args:
             pair_id: The pair.
-            kind: `refill`, `period` or `full_lookalike`.
+            kind: `refill`, `period`, `share` or `full_lookalike`.
             organization: Whose proposal it is. One that is not of the pair may propose and approves nothing.
-            tenths: Of a refill, tenths of a unit.
+            tenths: Of a refill or a share, tenths of a unit.
             data_room_id: The room, where it is about one.
+            share_of: Whose share it is; the newest one that both approved counts.
 
         Raises:
             NotFoundError: There is no such pair.
-            UsageError: The refill is out of range.
+            UsageError: The units are out of range, or a share names no organisation.
         """
         with self._write() as session:
-            row = self._propose(session, pair_id, kind, tenths, data_room_id)
+            row = self._propose(
+                session, pair_id, kind, tenths=tenths, share_of=share_of, data_room_id=data_room_id
+            )
             return self._approve(session, row, organization)
 
     @noted
-    def agree(self, pair_id: str, kind: str, organizations: Collection[str], *, tenths: int = 0) -> Proposal:
+    def agree(
+        self,
+        pair_id: str,
+        kind: str,
+        organizations: Collection[str],
+        *,
+        tenths: int = 0,
+        share_of: str | None = None,
+    ) -> Proposal:
         """Propose something and approve it for both organisations of a pair, which told the operator so.
 
         Args:
             pair_id: The pair.
-            kind: `refill` or `period`.
+            kind: `refill`, `period` or `share`.
             organizations: Those that approve it.
-            tenths: Of a refill, tenths of a unit.
+            tenths: Of a refill or a share, tenths of a unit.
+            share_of: Whose share it is.
 
         Raises:
             NotFoundError: There is no such pair.
-            UsageError: The refill is out of range.
+            UsageError: The units are out of range, or a share names no organisation.
             ConflictError: These are not the two organisations.
         """
         with self._write() as session:
             check_both_approve(_pair(_find(session, pair_id)), organizations)
-            row = self._propose(session, pair_id, kind, tenths)
+            row = self._propose(session, pair_id, kind, tenths=tenths, share_of=share_of)
             for organization in sorted(organizations):
                 proposal = self._approve(session, row, organization)
             return proposal
@@ -289,10 +316,21 @@ class Pairs(Database):
             return session.scalar(query.limit(1)) is not None
 
     def _propose(
-        self, session: Session, pair_id: str, kind: str, tenths: int, data_room_id: str | None = None
+        self,
+        session: Session,
+        pair_id: str,
+        kind: str,
+        *,
+        tenths: int,
+        share_of: str | None,
+        data_room_id: str | None = None,
     ) -> ProposalRow:
         if kind == REFILL and not 1 <= tenths <= MOST_REFILL_TENTHS:
             raise UsageError("The units are out of range.", remedy=f"Give 0.1 to {MOST_REFILL_TENTHS // 10}.")
+        if kind == SHARE and not 0 <= tenths <= MOST_SHARE_TENTHS:
+            raise UsageError("The units are out of range.", remedy=f"Give 0 to {MOST_SHARE_TENTHS // 10}.")
+        if (kind == SHARE) is not bool(share_of):
+            raise UsageError("A share is that of one organisation.", remedy="Name the organisation.")
         _find(session, pair_id)
         row = ProposalRow(
             id=make_uuid(self._token_hex),
@@ -300,6 +338,7 @@ class Pairs(Database):
             kind=kind,
             data_room_id=data_room_id,
             tenths=tenths,
+            organization=share_of,
             approved_by=[],
             created_at=self._clock(),
             effective_at=None,
@@ -322,14 +361,19 @@ class Pairs(Database):
         session.flush()
         return record_of(Proposal, row)
 
-    def _ledger(self, session: Session, pair: PairRow) -> Ledger:
+    def _ledger(self, session: Session, pair: PairRow, organization: str | None = None) -> Ledger:
         query = select(func.sum(LedgerLineRow.tenths)).where(LedgerLineRow.pair_id == pair.id)
         if pair.period == "month":
             now = self._clock()
             query = query.where(
                 LedgerLineRow.created_at >= now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             )
-        return Ledger(int(session.scalar(query) or 0), pair.total_tenths, pair.period)
+        ledger = Ledger(int(session.scalar(query) or 0), pair.total_tenths, pair.period)
+        share = None if organization is None else _share(session, pair.id, organization)
+        if share is None:
+            return ledger
+        own = session.scalar(query.where(LedgerLineRow.organization == organization))
+        return replace(ledger, share=share, spent_of_share=int(own or 0))
 
 
 def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
@@ -349,6 +393,16 @@ def make_monthly(session: Session, organizations: Sequence[str], now: datetime) 
     """Give the budget of every two of some organisations by the month, in a transaction of the caller's."""
     for a, b in combinations(sorted(set(organizations)), 2):
         _ensure(session, [a, b], now).period = "month"
+
+
+def _share(session: Session, pair_id: str, organization: str) -> int | None:
+    query = select(ProposalRow.tenths).where(
+        ProposalRow.pair_id == pair_id,
+        ProposalRow.kind == SHARE,
+        ProposalRow.organization == organization,
+        ProposalRow.effective_at.is_not(None),
+    )
+    return session.scalar(query.order_by(ProposalRow.effective_at.desc(), ProposalRow.id).limit(1))
 
 
 def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRow:

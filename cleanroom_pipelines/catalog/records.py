@@ -520,16 +520,21 @@ class Ledger:
         spent: In its present period.
         total: What it may spend, refills included.
         period: `month`, or empty for the pair's life.
+        share: The most that the organisation which asks may spend of it; None where none was set.
+        spent_of_share: What that organisation spent in the present period.
     """
 
     spent: int
     total: int
     period: str = ""
+    share: int | None = None
+    spent_of_share: int = 0
 
     @property
     def left(self) -> int:
-        """Tenths that can still be spent."""
-        return max(0, self.total - self.spent)
+        """Tenths that the organisation which asks can still spend."""
+        left = self.total - self.spent
+        return max(0, left if self.share is None else min(left, self.share - self.spent_of_share))
 
 
 @dataclass(frozen=True)
@@ -564,9 +569,10 @@ class Proposal:
     Attributes:
         id: A UUID.
         pair_id: The pair.
-        kind: `refill`, `period` or `full_lookalike`.
+        kind: `refill`, `period`, `share` or `full_lookalike`.
         data_room_id: The room, where it is about one.
-        tenths: Of a refill.
+        tenths: Of a refill or a share.
+        organization: Whose share it is.
         approved_by: Organisations that approved it.
         created_at: UTC.
         effective_at: UTC; None until both approved it.
@@ -577,6 +583,7 @@ class Proposal:
     kind: str
     data_room_id: str | None
     tenths: int
+    organization: str | None
     approved_by: Sequence[str]
     created_at: datetime
     effective_at: datetime | None

@@ -437,6 +437,7 @@ class ProposalRow(Base):
     kind: Mapped[str] = mapped_column(String(40))
     data_room_id: Mapped[str | None] = mapped_column(String(60), index=True)
     tenths: Mapped[int]
+    organization: Mapped[str | None] = mapped_column(String(320))
     approved_by: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     effective_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

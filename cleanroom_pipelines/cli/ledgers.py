@@ -19,6 +19,7 @@ from cleanroom_pipelines.errors import NotFoundError, UsageError
 @click.argument("pair", required=False)
 @click.option("--refill", type=click.IntRange(1), metavar="UNITS", help="Give the pair more units, for good.")
 @click.option("--period", type=click.Choice(["month"]), help="Give the budget anew every month, for good.")
+@click.option("--share", metavar="ORGANIZATION=UNITS", help="The most that one organisation may spend of it.")
 @click.option("--approved-by", multiple=True, metavar="ACCOUNT", help="Who approved it, by id or by name.")
 @click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
 @click.option("--json", "as_json", is_flag=True, help="The ledger file: every line with its noise, for auditors.")
@@ -26,6 +27,7 @@ def ledger(  # noqa: PLR0917 click passes them by name
     pair: str | None,
     refill: int | None,
     period: str | None,
+    share: str | None,
     approved_by: tuple[str, ...],
     yes: bool,
     as_json: bool,
@@ -34,15 +36,18 @@ def ledger(  # noqa: PLR0917 click passes them by name
 
     PAIR is an id as listed, or two organisations with a plus between: publisher.example+advertiser.example.
 
-    Organisations that share a data room approve a --refill or a --period there. For those that have accounts only,
-    the operator records it: name an account of each with --approved-by. The new bound is shown before.
+    Organisations that share a data room approve a --refill, a --period or a --share there. For those that have
+    accounts only, the operator records it: name an account of each with --approved-by. The effect is shown before.
     """
     installation = open_installation()
     pairs = installation.catalog.pairs() if pair is None else (_named(installation, pair),)
-    if refill is not None or period is not None or approved_by:
-        if pair is None or (refill is None) is (period is None):
-            raise UsageError("It is not said what is approved.", remedy="Name a PAIR, and --refill or --period.")
-        _agree(installation, pairs[0], refill, approved_by, yes=yes)
+    changes = [each for each in (refill, period, share) if each is not None]
+    if changes or approved_by:
+        if pair is None or len(changes) != 1:
+            raise UsageError(
+                "What is approved is not clear.", remedy="Name a PAIR, and one of --refill, --period and --share."
+            )
+        _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)
     told = [_told(installation, each) for each in pairs]
     if as_json:
         print_json(told if pair is None else told[0])
@@ -64,31 +69,52 @@ def _named(installation: Any, name: str) -> Any:
     raise NotFoundError("There is no such pair of organisations.", remedy="See all: cleanroom ledger.")
 
 
-def _agree(installation: Any, pair: Any, refill: int | None, approved_by: Sequence[str], *, yes: bool) -> None:
-    """Put a refill, or else a period of a month, into force; shows the new bound before."""
-    from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, check_both_approve
+def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:
+    """The kind of what is approved, its tenths of a unit, and whose share it is."""
+    from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, SHARE
     from cleanroom_pipelines.privacy.accounting import TENTHS
 
+    if refill is not None:
+        return REFILL, refill * TENTHS, None
+    if share is None:
+        return PERIOD, 0, None
+    organization, _, units = share.rpartition("=")
+    if not organization or not units.isdecimal():
+        raise UsageError("The share is invalid.", remedy="Write ORGANIZATION=UNITS, such as agency.example=20.")
+    return SHARE, int(units) * TENTHS, organization.lower()
+
+
+def _agree(
+    installation: Any, pair: Any, change: tuple[str, int, str | None], approved_by: Sequence[str], *, yes: bool
+) -> None:
+    """Put a change that both organisations approved into force; shows what it does before."""
+    from cleanroom_pipelines.catalog.pairs import check_both_approve
+
     catalog = installation.catalog
-    kind, tenths = (PERIOD, 0) if refill is None else (REFILL, refill * TENTHS)
+    kind, tenths, share_of = change
     accounts = [catalog.account_named(each) for each in approved_by]
     organizations = {catalog.organization_of_account(each) for each in accounts}
     check_both_approve(pair, organizations)
-    click.echo(_change(catalog.ledger(pair.id), kind, tenths), err=True)
+    click.echo(_effect(catalog.ledger(pair.id, share_of), kind, tenths), err=True)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
         click.confirm("Did both organisations approve this?", abort=True, err=True)
-    catalog.agree(pair.id, kind, organizations, tenths=tenths)
+    catalog.agree(pair.id, kind, organizations, tenths=tenths, share_of=share_of)
     for each in accounts:
         approval = {"operation": "approve", "pair": pair.id, "kind": kind, "tenths": tenths, "account": each}
         installation.audit.write({"way": "cli", "outcome": "ok", **approval})
 
 
-def _change(now: Any, kind: str, tenths: int) -> str:
+def _effect(now: Any, kind: str, tenths: int) -> str:
     """What a change does to a pair's budget and bound, in a sentence."""
+    from cleanroom_pipelines.catalog.pairs import SHARE
     from cleanroom_pipelines.execution.budgets import bound_of, ledger_after
     from cleanroom_pipelines.privacy import in_units
+
+    if kind == SHARE:
+        before = "no share is set" if now.share is None else f"the share is {in_units(now.share)} units"
+        return f"Now {before}. Then the share is {in_units(tenths)} units."
 
     def of(ledger: Any) -> str:
         bound, lasts = bound_of(ledger), "a month" if ledger.period else "for good"
@@ -132,6 +158,7 @@ def _told(installation: Any, pair: Any) -> dict[str, Any]:
                 "id": each.id,
                 "kind": each.kind,
                 "units": in_units(each.tenths),
+                "organization": each.organization,
                 "approved_by": list(each.approved_by),
                 "effective_at": each.effective_at.isoformat() if each.effective_at else None,
             }

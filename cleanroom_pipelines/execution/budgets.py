@@ -26,6 +26,7 @@ from cleanroom_pipelines.privacy import (
     budget_spent,
     in_units,
     question_key,
+    share_spent,
 )
 from cleanroom_pipelines.privacy.accounting import attacker_success, composed_epsilon, right_at_most
 
@@ -89,7 +90,11 @@ class Budget:
     @property
     def ledger(self) -> Ledger:
         """What is spent now."""
-        return self.installation.catalog.ledger(self.pair.id)
+        return self.ledger_for(None)
+
+    def ledger_for(self, organization: str | None) -> Ledger:
+        """What is spent now, with the share of the organisation that asks."""
+        return self.installation.catalog.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
         """What gives numbers their noise."""
@@ -119,24 +124,33 @@ class Budget:
         """
         catalog = self.installation.catalog
         if self.is_paid(questions):
-            return self.ledger
+            return self.ledger_for(organization)
         lines = [_line(question, self.place, organization) for question in questions]
         # the log first: whatever ends in between, a line that was paid is in it
         ledger = catalog.charge(
-            self.pair.id, lines, note=lambda line: _write_down(self.installation, self.pair.id, line)
+            self.pair.id,
+            lines,
+            organization=organization,
+            note=lambda line: _write_down(self.installation, self.pair.id, line),
         )
         if ledger is None:
-            now = self.ledger
-            raise budget_spent(total=now.total, spent=now.spent, cost=self.cost(questions))
+            now, cost = self.ledger_for(organization), self.cost(questions)
+            if now.share is not None and cost > now.share - now.spent_of_share:
+                raise share_spent(share=now.share, spent=now.spent_of_share, cost=cost)
+            raise budget_spent(total=now.total, spent=now.spent, cost=cost)
         return ledger
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, organization: str | None = None) -> dict[str, Any]:
         """What every answer and page states of the pair's budget, in units, for JSON.
 
         Not who the pair is: the organisation of somebody with a public mail address is that address.
+
+        Args:
+            organization: Who asks; what is left then respects its share, which is stated.
         """
-        ledger = self.ledger
-        return {
+        ledger = self.ledger_for(organization)
+        share = {} if ledger.share is None else {"share": in_units(ledger.share)}
+        return share | {
             "spent": in_units(ledger.spent),
             "total": in_units(ledger.total),
             "left": in_units(ledger.left),
@@ -186,6 +200,8 @@ def replay(installation: Installation) -> int:
         Lines of the log that were read.
     """
     by_pair: dict[str, list[LedgerLine]] = {}
+    known = _organizations_of_users(installation) | _organizations_of_accounts(installation)
+    organizations = {_digest_of(installation, each): each for each in known}
     for entry in installation.audit.entries():
         if entry.get("operation") == _CHARGE and entry.get("pair"):
             by_pair.setdefault(entry["pair"], []).append(
@@ -196,6 +212,7 @@ def replay(installation: Installation) -> int:
                     variance=entry.get("variance"),
                     sensitivity=entry.get("sensitivity"),
                     place=entry.get("room"),
+                    organization=organizations.get(str(entry.get("organization"))),
                 )
             )
     for pair_id, lines in by_pair.items():
@@ -247,14 +264,28 @@ def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
     """Every two organisations whose data may have met: those of two users, of two accounts, and of each room."""
     catalog = installation.catalog
-    users = {catalog.organization_of_user(user.email) for user in catalog.users()}
-    accounts = {catalog.organization_of_account(account.id) for account in catalog.accounts()}
+    users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.data_rooms()]
     return {
         *combinations_with_replacement(sorted(users), 2),
         *combinations_with_replacement(sorted(accounts), 2),
         *(pair.organizations for pair in rooms if pair is not None),
     }
+
+
+def _organizations_of_users(installation: Installation) -> set[str]:
+    catalog = installation.catalog
+    return {catalog.organization_of_user(user.email) for user in catalog.users()}
+
+
+def _organizations_of_accounts(installation: Installation) -> set[str]:
+    catalog = installation.catalog
+    return {catalog.organization_of_account(account.id) for account in catalog.accounts()}
+
+
+def _digest_of(installation: Installation, organization: str) -> str:
+    """An organisation as the audit log names it: it may be an address."""
+    return installation.key.digest("organization", organization.encode())
 
 
 def write_down_reveals(
@@ -343,6 +374,7 @@ def _write_down(installation: Installation, pair_id: str, line: LedgerLine) -> N
             "variance": line.variance,
             "sensitivity": line.sensitivity,
             "room": line.place,
+            "organization": None if line.organization is None else _digest_of(installation, line.organization),
         }
     )
 

@@ -237,6 +237,18 @@ class MediaDcr:
         """Propose that the units are given every month instead of once; read its `bound_then` before approving."""
         return self._propose("period")
 
+    def propose_share(self, organization: str, units: int) -> BudgetProposal:
+        """Propose how much of the budget the people of one participating organisation may spend, of all rooms.
+
+        Args:
+            organization: Its name, which is the domain of its addresses unless the operator set another, or the
+                address of one of its people.
+            units: The most that they may spend, from 0; within a month where the budget is given every month.
+        """
+        if isinstance(units, bool) or not isinstance(units, int) or units < 0:
+            raise InvalidRequestError("The units are invalid.", remedy="Give a whole number from 0.")
+        return self._propose("share", organization=organization, units=units)
+
     def propose_full_lookalike(self) -> BudgetProposal:
         """Propose lookalikes by the full ensemble in this room: more exact, and outside the privacy bound."""
         return self._propose("full_lookalike")

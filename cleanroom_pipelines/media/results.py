@@ -200,6 +200,8 @@ class PrivacyBudget(Result):
         pair: The two organisations.
         period: `month` where the units are given every month, else None.
         bound: How often the best attacker is right, in plain words and figures.
+        share: The most units that the caller's organisation may spend; None where none was set.
+        left: Units that the caller's organisation can still spend; None where the server does not say.
     """
 
     spent: int | float
@@ -207,10 +209,14 @@ class PrivacyBudget(Result):
     pair: tuple[str, ...] = ()
     period: str | None = None
     bound: Mapping[str, Any] = field(default_factory=dict)
+    share: int | float | None = None
+    left: int | float | None = None
 
     @property
     def remaining(self) -> float:
         """Units that are left."""
+        if self.left is not None:
+            return self.left
         return max(0, round(self.total - self.spent, 1))
 
 
@@ -237,12 +243,13 @@ class BudgetProposal(Result):
 
     Args:
         id: Its id.
-        kind: `refill`, `period` or `full_lookalike`.
-        units: Of a refill.
+        kind: `refill`, `period`, `share` or `full_lookalike`.
+        units: Of a refill or a share.
         approved_by: Organisations that approved it.
         is_effective: Whether it is in force.
         bound: The bound now.
         bound_then: The bound with it.
+        organization: Whose share it is.
     """
 
     id: str
@@ -252,3 +259,4 @@ class BudgetProposal(Result):
     is_effective: bool
     bound: Mapping[str, Any]
     bound_then: Mapping[str, Any]
+    organization: str | None = None

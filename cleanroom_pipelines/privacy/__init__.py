@@ -6,7 +6,7 @@ Keep out: counting, and keeping what was spent (`catalog`).
 """
 
 from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, Spent, bound_as_dict
-from cleanroom_pipelines.privacy.ledger import BudgetSpentError, budget_spent, question_key
+from cleanroom_pipelines.privacy.ledger import BudgetSpentError, budget_spent, question_key, share_spent
 from cleanroom_pipelines.privacy.policy import ReleasePolicy
 from cleanroom_pipelines.privacy.prices import COUNT, INSIGHTS, Price, in_units
 from cleanroom_pipelines.privacy.release import (
@@ -40,4 +40,5 @@ __all__ = [
     "rate",
     "ratio",
     "released",
+    "share_spent",
 ]

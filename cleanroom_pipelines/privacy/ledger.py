@@ -54,9 +54,38 @@ def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
         cost: Tenths that the question costs.
     """
     left = in_units(max(0, total - spent))
-    return BudgetSpentError(
+    return _spent(
         f"This costs {in_units(cost)} units of the privacy budget; {left} of {in_units(total)} are left.",
-        remedy="Ask again what was answered before, which is free, or let both providers approve a refill.",
+        "Ask again what was answered before, which is free, or let both providers approve a refill.",
+        total=total,
+        spent=spent,
+        cost=cost,
+    )
+
+
+def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
+    """The error for a question that is beyond the share of the organisation that asks.
+
+    Args:
+        share: Tenths of a unit that the organisation may spend.
+        spent: Tenths that it spent.
+        cost: Tenths that the question costs.
+    """
+    left = in_units(max(0, share - spent))
+    return _spent(
+        f"This costs {in_units(cost)} units of the privacy budget; {left} of your organisation's share of "
+        f"{in_units(share)} are left.",
+        "Ask again what was answered before, which is free, or let both providers approve a larger share.",
+        total=share,
+        spent=spent,
+        cost=cost,
+    )
+
+
+def _spent(message: str, remedy: str, *, total: int, spent: int, cost: int) -> BudgetSpentError:
+    return BudgetSpentError(
+        message,
+        remedy=remedy,
         status_code=StatusCode.PRIVACY_BUDGET_SPENT,
         total=in_units(total),
         spent=in_units(spent),

@@ -71,6 +71,7 @@ _TEXTS = {
     "participant": re.compile(r"[0-9a-f-]{1,40}"),
     "dataset": re.compile(r"[a-z_]{1,32}"),
     "pair": re.compile(r"pair-[0-9a-f]{24}"),
+    "organization": re.compile(r"[0-9a-f]{64}"),  # keyed digest: it may be an address
     "question": re.compile(r"[0-9a-f]{64}"),  # keyed content, canonical text and price
     "kind": re.compile(r"[a-z_]{1,32}"),
     "variance": re.compile(r"[0-9]{1,40}(/[0-9]{1,40})?"),

@@ -2,6 +2,7 @@
 given back; too little left changes nothing; what both must approve takes effect once, when both did."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,10 @@ DAY = 86_400
 
 def line(text: str, tenths: int = 20) -> LedgerLine:
     return LedgerLine(f"{text:0>64}", "size", tenths)
+
+
+def pair_of(catalog: Catalog, pair_id: str) -> tuple[str, ...]:
+    return next(each.organizations for each in catalog.pairs() if each.id == pair_id)
 
 
 @pytest.fixture
@@ -125,6 +130,49 @@ def test_a_refill_takes_effect_once_when_both_approved(catalog: Catalog, pair: s
     for tenths in (0, -10, 1001):
         with pytest.raises(UsageError):
             catalog.propose(pair, "refill", "publisher.example", tenths=tenths)
+
+
+@on_both_dialects
+def test_a_share_limits_one_organisation_once_both_approved(catalog: Catalog, clock: Clock, pair: str) -> None:
+    agency = replace(line("a", 150), organization="agency.example")
+    assert catalog.charge(pair, [agency], organization="agency.example") is not None
+    wanted = catalog.propose(pair, "share", "advertiser.example", tenths=200, share_of="agency.example")
+    assert catalog.ledger(pair, "agency.example").left == 850, "one provider does not limit anybody alone"
+    clock.turn(1)
+    assert catalog.approve(wanted.id, "publisher.example").organization == "agency.example"
+    ledger = catalog.ledger(pair, "agency.example")
+    assert (ledger.share, ledger.spent_of_share, ledger.left) == (200, 150, 50)
+    assert catalog.ledger(pair, "advertiser.example").left == 850
+    too_much = replace(line("b", 60), organization="agency.example")
+    assert catalog.charge(pair, [too_much], organization="agency.example") is None
+    assert catalog.charge(pair, [agency], organization="agency.example") is not None, "what was paid is free"
+    assert catalog.charge(pair, [line("b", 60)], organization="advertiser.example") is not None
+    clock.turn(1)
+    catalog.agree(pair, "share", pair_of(catalog, pair), tenths=0, share_of="agency.example")
+    assert catalog.ledger(pair, "agency.example").left == 0, "the newest share counts"
+    assert catalog.ledger(pair, "other.example").share is None
+
+
+def test_a_share_is_of_an_organisation_and_in_range(catalog: Catalog, pair: str) -> None:
+    for given in (
+        {"tenths": -1, "share_of": "agency.example"},
+        {"tenths": 100_001, "share_of": "agency.example"},
+        {"tenths": 10},
+    ):
+        with pytest.raises(UsageError):
+            catalog.propose(pair, "share", "publisher.example", **given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        catalog.propose(pair, "refill", "publisher.example", tenths=10, share_of="agency.example")
+    assert catalog.proposals(pair) == ()
+
+
+@on_both_dialects
+def test_questions_at_once_do_not_pass_a_share(catalog: Catalog, pair: str) -> None:
+    catalog.agree(pair, "share", pair_of(catalog, pair), tenths=30, share_of="agency.example")
+    lines = [replace(line(text), organization="agency.example") for text in "abcd"]
+    with ThreadPoolExecutor(4) as threads:
+        paid = list(threads.map(lambda each: catalog.charge(pair, [each], organization="agency.example"), lines))
+    assert sum(each is not None for each in paid) == 1
 
 
 @on_both_dialects

@@ -6,10 +6,11 @@ import json
 from fractions import Fraction
 
 import pytest
+from sqlalchemy import create_engine, text
 
-from cleanroom_pipelines.execution.budgets import Budget, Question
+from cleanroom_pipelines.execution.budgets import Budget, Question, replay
 from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Spent
+from cleanroom_pipelines.privacy import COUNT, INSIGHTS, BudgetSpentError, Spent
 from cleanroom_pipelines.privacy.accounting import attacker_success
 
 from .commands import Commands
@@ -108,9 +109,42 @@ def test_a_period_that_both_accounts_approved(command: Commands, of_accounts: Bu
     assert of_accounts.ledger.period == "month"
 
 
+def test_a_share_that_both_accounts_approved(
+    command: Commands, installation: Installation, of_accounts: Budget
+) -> None:
+    ended = command("ledger", PAIR, "--share", f"{ADVERTISER}=20", *BOTH, "--yes", "--json")
+    assert ended.err.splitlines()[0] == "Now no share is set. Then the share is 20 units."
+    (proposal,) = json.loads(ended.out)["proposals"]
+    assert (proposal["kind"], proposal["units"], proposal["organization"]) == ("share", 20, ADVERTISER)
+    assert of_accounts.as_dict(ADVERTISER) == of_accounts.as_dict() | {"share": 20, "left": 20}
+    question = Question("size", "a" * 64, 210, Fraction(1))
+    with pytest.raises(BudgetSpentError, match="20 of your organisation's share of 20 are left"):
+        of_accounts.pay([question], ADVERTISER)
+    assert of_accounts.ledger.spent == 0
+    assert of_accounts.pay([question], PUBLISHER).spent == 210
+
+
+def test_who_paid_is_known_again_from_the_audit_log(
+    command: Commands, installation: Installation, of_accounts: Budget
+) -> None:
+    of_accounts.pay([Question("size", "a" * 64, 20, Fraction(1))], ADVERTISER)
+    installation.audit.flush()
+    (entry,) = (each for each in installation.audit.entries() if each["operation"] == "charge")
+    assert ADVERTISER not in json.dumps(entry)
+    with create_engine(f"sqlite:///{installation.catalog.file}").begin() as connection:
+        connection.execute(text("DELETE FROM ledger_lines"))
+    replay(installation)
+    (line,) = installation.catalog.ledger_lines(of_accounts.pair.id)
+    assert line.organization == ADVERTISER
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        ("--share", "x", *BOTH, "--yes"),
+        ("--share", f"{ADVERTISER}=-1", *BOTH, "--yes"),
+        ("--share", f"{ADVERTISER}=20", *BOTH[:2], "--yes"),
+        ("--share", f"{ADVERTISER}=20", "--refill", "1", *BOTH, "--yes"),
         ("--refill", "100", *BOTH[:2], "--yes"),
         ("--refill", "100", *BOTH[:2], *BOTH[:2], "--yes"),
         ("--refill", "100", *BOTH, "--approved-by", STRANGER, "--yes"),

@@ -668,6 +668,22 @@ def test_a_spent_budget_answers_only_what_was_paid_until_both_providers_refill_i
     assert world.budget.ledger.total == 1010, "it is given once"
 
 
+def test_a_share_limits_the_people_of_one_organisation(world: MediaWorld) -> None:
+    audience = made(world)
+    organization = world.installation.catalog.organization_of_user(email("create"))
+    wanted = proposal(world, "base", kind="share", organization=email("create"), units=1)
+    assert (wanted["organization"], wanted["is_effective"]) == (organization, False)
+    world.call("seed", "approve", room_id=world.room, proposal_id=wanted["id"])
+    told = told_of(lambda: size_of(world, audience))
+    assert (told["type"], told["attributes"]) == ("BudgetSpentError", {"total": 1, "spent": 0, "cost": 2})
+    assert "of your organisation's share" in told["message"]
+    ledger = world.call("create", "get_room", room_id=world.room)["ledger"]
+    assert (ledger["share"], ledger["left"], ledger["total"]) == (1, 1, 100)
+    assert "share" not in world.call("seed", "get_room", room_id=world.room)["ledger"]
+    with pytest.raises(errors.InvalidRequestError):
+        proposal(world, "base", kind="share", organization="stranger.example", units=1)
+
+
 def test_the_bound_before_and_after_is_shown_before_anybody_approves(world: MediaWorld) -> None:
     refill = proposal(world, "seed", kind="refill", units=100)
     assert (refill["bound"]["right_at_most"], refill["bound_then"]["right_at_most"]) == (0.6, 0.64)

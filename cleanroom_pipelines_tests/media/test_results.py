@@ -34,13 +34,14 @@ KEPT: list[tuple[Any, str]] = [
     (results.UserListDelivery, DELIVERY),
     (
         results.PrivacyBudget,
-        '{"spent": 2.5, "total": 100, "pair": ["a", "b"], "period": "month", "bound": {"of": [1, 2.0]}}',
+        '{"spent": 2.5, "total": 100, "pair": ["a", "b"], "period": "month", "bound": {"of": [1, 2.0]}, '
+        '"share": 20, "left": 17.5}',
     ),
     (results.PriceEstimate, '{"units": 2, "is_at_most": true, "left": 97.5, "is_affordable": true}'),
     (
         results.BudgetProposal,
         '{"id": "p", "kind": "refill", "units": 10, "approved_by": ["a"], "is_effective": false, '
-        '"bound": {"epsilon": 1.0}, "bound_then": {}}',
+        '"bound": {"epsilon": 1.0}, "bound_then": {}, "organization": "agency.example"}',
     ),
 ]
 OLDER = [
@@ -63,7 +64,7 @@ def test_kept_text(kind: Any, text: str) -> None:
 def test_what_was_not_told_is_empty(kind: Any, told: dict[str, Any]) -> None:
     dumped = kind.from_dict(told).model_dump()
     assert {name: dumped[name] for name in dumped if not told.get(name)} == {
-        name: None if name in ("reason", "period") else type(dumped[name])()
+        name: None if name in ("reason", "period", "share", "left") else type(dumped[name])()
         for name in dumped
         if not told.get(name)
     }

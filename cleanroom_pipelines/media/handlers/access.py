@@ -59,6 +59,11 @@ class Call:
     params: Mapping[str, Any] = field(repr=False)
     trail: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def organization(self) -> str:
+        """The organisation of the caller."""
+        return self.installation.catalog.organization_of_user(self.email)
+
     def text(self, name: str, default: Any = _MISSING) -> str:
         """A text; refused when it is something else."""
         value = self.params.get(name, default)

@@ -14,7 +14,7 @@ from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.catalog import Cause, Kind, Permission, Proposal
-from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL
+from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL, SHARE
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ArtifactError, ConflictError, NotFoundError
 from cleanroom_pipelines.execution.budgets import Budget, Question, bound_of, ledger_after, room_pair
@@ -29,7 +29,7 @@ from cleanroom_pipelines.privacy import INSIGHTS, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
 
-_KINDS = (REFILL, PERIOD, FULL_LOOKALIKE)
+_KINDS = (REFILL, PERIOD, SHARE, FULL_LOOKALIKE)
 _PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)
 _BASE_FIGURES = "base_figures"
 _ASKED_WITH = {
@@ -61,7 +61,7 @@ def estimate(call: Call) -> dict[str, Any]:
     room = call.room(permission)
     budget = of(room)
     cost, is_most = _cost(call, room)
-    left = budget.ledger.left
+    left = budget.ledger_for(call.organization).left
     return {
         "units": in_units(cost),
         "is_at_most": is_most,
@@ -85,10 +85,10 @@ def renew_base_figures(call: Call) -> dict[str, Any]:
         raise ConflictError("The room's data are just being made.", remedy="Ask again when they are there.")
     question = state.question_of_base()
     price = state.budget.cost([question])
-    state.budget.pay([question], catalog.organization_of_user(call.email))
+    state.budget.pay([question], call.organization)
     if _told_of_base(room) != question.key:
         catalog.request_version(Kind.DATA_ROOM, room.id, Cause.UPDATED)
-    return {"privacy": {"price": in_units(price), **state.budget.as_dict()}}
+    return {"privacy": {"price": in_units(price), **state.budget.as_dict(call.organization)}}
 
 
 def _told_of_base(room: Room) -> str | None:
@@ -101,7 +101,7 @@ def _told_of_base(room: Room) -> str | None:
 
 
 def propose(call: Call) -> dict[str, Any]:
-    """Propose a refill, a period, or lookalikes by the full ensemble; the pair's providers approve it."""
+    """Propose a refill, a period, a share, or lookalikes by the full ensemble; the pair's providers approve it."""
     room = call.room()
     budget = of(room)
     kind = call.text("kind")
@@ -111,9 +111,10 @@ def propose(call: Call) -> dict[str, Any]:
     proposal = catalog.propose(
         budget.pair.id,
         kind,
-        catalog.organization_of_user(call.email) if _is_provider(room) else "",
+        call.organization if _is_provider(room) else "",
         tenths=call.number("units", 0) * TENTHS,
         data_room_id=room.id if kind == FULL_LOOKALIKE else None,
+        share_of=_participating(room, call.text("organization")) if kind == SHARE else None,
     )
     return _told(call, budget, proposal)
 
@@ -127,9 +128,8 @@ def approve(call: Call) -> dict[str, Any]:
     known = {each.id for each in call.installation.catalog.proposals(budget.pair.id)}
     if call.text("proposal_id") not in known:
         raise denied()
-    organization = call.installation.catalog.organization_of_user(call.email)
     try:
-        proposal = call.installation.catalog.approve(call.text("proposal_id"), organization)
+        proposal = call.installation.catalog.approve(call.text("proposal_id"), call.organization)
     except (ConflictError, NotFoundError):
         raise denied() from None
     return _told(call, budget, proposal)
@@ -149,6 +149,19 @@ def _is_provider(room: Room) -> bool:
     return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
 
 
+def _participating(room: Room, organization: str) -> str:
+    """The organisation of a participant, by its name or the address of one of its people."""
+    catalog = room.installation.catalog
+    named = organization.lower()
+    for group in room.record.participants:
+        for email in group.emails:
+            if named in {email, found := catalog.organization_of_user(email)}:
+                return found
+    raise InvalidRequestError(
+        "No participant of the room is of this organisation.", remedy="Name the organisation of a participant."
+    )
+
+
 def _told(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
     """A proposal as its caller is told, and as the audit log keeps it."""
     call.trail |= {"pair": budget.pair.id, "kind": proposal.kind, "tenths": proposal.tenths}
@@ -163,6 +176,7 @@ def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
         "id": proposal.id,
         "kind": proposal.kind,
         "units": in_units(proposal.tenths),
+        "organization": proposal.organization,
         "approved_by": list(proposal.approved_by),
         "is_effective": is_effective,
         "bound": bound_of(ledger),

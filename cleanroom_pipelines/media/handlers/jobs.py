@@ -381,9 +381,9 @@ def _paid(
     budget = room_budgets.of(room)
     asked = [Question.from_dict(each) for each in questions]
     if asked:
-        budget.pay(asked, call.installation.catalog.organization_of_user(call.email))
+        budget.pay(asked, call.organization)
     price = sum(each.price.tenths for each in asked)
-    return {**answer, "privacy": {"price": in_units(price), **budget.as_dict()}}
+    return {**answer, "privacy": {"price": in_units(price), **budget.as_dict(call.organization)}}
 
 
 def _overlap(call: Call, room: Room, job: RoomJob) -> Any:

@@ -226,6 +226,7 @@ def _room(call: Call, record: DataRoom) -> dict[str, Any]:
     groups = record.participants if is_owner else tuple(replace(each, declined=()) for each in record.participants)
     pair = room_pair(call.installation, record)
     budget = None if pair is None else Budget(call.installation, pair, record.id)
+    spent = budget.as_dict(call.organization) | {"pair": list(budget.pair.organizations)} if budget else None
     return {
         "id": record.id,
         "name": record.name,
@@ -237,7 +238,7 @@ def _room(call: Call, record: DataRoom) -> dict[str, Any]:
         "activation": list(record.activation),
         "created_at": record.created_at.isoformat(),
         "privacy": ReleasePolicy().as_dict(budget.ledger.total if budget else PAIR_TENTHS),
-        "ledger": budget.as_dict() | {"pair": list(budget.pair.organizations)} if budget else None,
+        "ledger": spent,
         "full_lookalike": pair is not None and call.installation.catalog.is_full_lookalike(pair.id, record.id),
     }
 
