@@ -12,12 +12,12 @@ import pytest
 
 # Folders in the order in which their longest modules come; all others follow.
 _LONGEST_FIRST = (
-    "attacks",
+    "benchmarks",
     "journeys",
     "contract",
     "shell",
-    "execution",
-    "serving",
+    "runs",
+    "server",
     "media",
     "audiences",
     "similarity",

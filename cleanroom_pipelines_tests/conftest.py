@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home, open_files
 
 from . import worlds
@@ -30,8 +30,8 @@ from .worlds import World, WorldCache
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
-    from .execution.room_worlds import RoomWorld
-    from .serving.server import Server
+    from cleanroom_pipelines_tests.runs.room_worlds import RoomWorld
+    from cleanroom_pipelines_tests.server.server import Server
 
 # The same examples in every run of CI; HYPOTHESIS_PROFILE=nightly looks for new ones, and for longer.
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
@@ -166,7 +166,7 @@ def data_room(world_cache: WorldCache, tmp_path: Path) -> "Iterator[RoomWorld]":
 
     Its seeds of the type "rare" count as too few.
     """
-    from .execution.room_worlds import make_data_room, open_copied_room
+    from cleanroom_pipelines_tests.runs.room_worlds import make_data_room, open_copied_room
 
     world_cache.copy("data room", make_data_room, tmp_path / "data-room")
     with open_copied_room(tmp_path / "data-room") as room:
@@ -179,7 +179,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]
 
     Its tests bring accounts and users of their own, and leave nothing that others would stumble over.
     """
-    from .serving.server import serving
+    from cleanroom_pipelines_tests.server.server import serving
 
     home = tmp_path_factory.mktemp("shared-server") / "home"
     most = ("REQUESTS_PER_SECOND", "MAX_ROOMS", "MAX_LABS", "MAX_UPLOADS")

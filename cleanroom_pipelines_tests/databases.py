@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, NullPool, Pool, create_engine, event,
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 
 GIVEN_SERVER = "CLEANROOM_TEST_POSTGRESQL_URL"
 """Names a running server to test on instead of one of our own."""

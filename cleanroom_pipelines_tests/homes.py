@@ -19,14 +19,13 @@ from sqlalchemy import create_engine
 import cleanroom_pipelines.catalog as catalog_package
 from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.kinds import ASSETS_OF
-from cleanroom_pipelines.execution.making import shared_metrics, write_documents
-from cleanroom_pipelines.execution.work import Run, Work, working
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.runs.making import shared_metrics, write_documents
+from cleanroom_pipelines.runs.work import Run, Work, working
 from cleanroom_pipelines.storage import Home, Input
-
-from .execution import building
-from .execution.building import SEED, Inbox, parents_of
+from cleanroom_pipelines_tests.runs import building
+from cleanroom_pipelines_tests.runs.building import SEED, Inbox, parents_of
 
 WITHIN = ("", "-wal", "-shm")
 OUTPUT = "s3://audiences/x/1"

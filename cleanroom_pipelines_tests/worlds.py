@@ -29,11 +29,11 @@ import yaml
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.defs import pictures
-from cleanroom_pipelines.execution import making
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.kinds import ASSETS_OF
-from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.execution.work import Run
+from cleanroom_pipelines.runs import making
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.runs.running import run_pending
+from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import Home
 
 N_USERS, N_ITEMS, N_EVENTS = 300, 40, 8_000

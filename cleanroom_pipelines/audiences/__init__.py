@@ -1,5 +1,6 @@
-"""Audiences: what leaves the clean room as a list of users.
+"""Audiences: which users.
 
-Lives here: sizes and seed modes, writing exports; later definitions, set algebra, insights and overlap.
-Keep out: ranking (similarity) and where lists may go (storage.destinations, catalogue).
+Lives here: definitions, set algebra, sizes and seed modes, insights, overlap and data attributes.
+Add here when there is a new way of saying which users are meant, or a new figure about them.
+Keep out: ranking (`similarity`) and how a list leaves (`delivery`).
 """

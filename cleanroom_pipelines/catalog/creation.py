@@ -63,7 +63,7 @@ from cleanroom_pipelines.catalog.tables import (
 )
 from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
-from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 
 # What the AWS API lets one change; and of our own additions what is alike.
 _UPDATABLE = frozenset(

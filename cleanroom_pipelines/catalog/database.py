@@ -35,7 +35,7 @@ from sqlalchemy.orm import Session
 from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.storage.identity import WAY_BACK
-from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
+from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 # What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
 # catalogue does not import Alembic.

@@ -2,7 +2,7 @@
 
 Lives here: writing down rows so that a manifest can carry them, and inserting what was written down.
 Add here when a version cannot be rebuilt without something more.
-Keep out: reading manifests and deciding what they prove (execution.recovery).
+Keep out: reading manifests and deciding what they prove (runs.recovery).
 
 A dossier holds the columns of the resource's row and of the version's, by name, whatever the tables have then: a
 column that came later gets its default when an older dossier is read.

@@ -2,7 +2,7 @@
 
 Lives here: reading it without changing the database, writing it once, raising the generation.
 Add here when home and catalogue must agree on something more.
-Keep out: the home's copy (storage.identity) and what follows when the two differ (execution.opening).
+Keep out: the home's copy (storage.identity) and what follows when the two differ (runs.opening).
 """
 
 from contextlib import suppress

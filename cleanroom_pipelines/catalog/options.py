@@ -3,7 +3,7 @@
 Lives here: one enum per list, with the words of the AWS API where it has them.
 Add here when a field gets another choice.
 Keep out: statuses and causes, which nobody chooses (`records.py`); sizes and seed modes (`audiences.sizes`);
-roles of columns (`tables.roles`).
+roles of columns (`uploads.roles`).
 """
 
 from enum import StrEnum

@@ -30,7 +30,7 @@ from cleanroom_pipelines.catalog.options import (
 )
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 MAX_COLUMNS = 100
 MAX_FEATURES = 10

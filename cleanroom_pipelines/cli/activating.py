@@ -108,10 +108,10 @@ def export_audience(
         ConflictError: A folder exists.
         InputError: A file cannot be used.
     """
-    from cleanroom_pipelines.audiences.activation.writing import deliver
-    from cleanroom_pipelines.audiences.holdouts import Holdout, holdout_salt
     from cleanroom_pipelines.audiences.sizes import AudienceSize
     from cleanroom_pipelines.cli.bare import engine_settings
+    from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
+    from cleanroom_pipelines.delivery.writing import deliver
     from cleanroom_pipelines.storage.destinations import folder_on_disk
 
     settings = engine_settings(memory, None)
@@ -227,8 +227,8 @@ def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
 ) -> Iterator[tuple[Any, list[str]]]:
     """What `deliver` takes as format, and the sentences about ids that are left out."""
-    from cleanroom_pipelines.audiences.activation.destinations import AdDestination, require_served, serves
-    from cleanroom_pipelines.audiences.activation.writing import Activation, hash_ids
+    from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
+    from cleanroom_pipelines.delivery.writing import Activation, hash_ids
     from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
     from cleanroom_pipelines.identity import MatchingId
 

@@ -17,7 +17,7 @@ import click
 from cleanroom_pipelines.declarations.form import parse_moment
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConflictError, SeedError, UsageError
-from cleanroom_pipelines.execution.installation import engine_url, parse_bytes
+from cleanroom_pipelines.runs.installation import engine_url, parse_bytes
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 
 Progress = Callable[[float, str], None]

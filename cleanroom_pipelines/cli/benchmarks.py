@@ -56,7 +56,7 @@ def quality(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Recall of held-out users: our model beside what people do today, on the same tasks."""
     _require("implicit")
-    from cleanroom_pipelines.similarity.benchmark.quality import Data, complete_journey, run_quality, table
+    from cleanroom_pipelines.benchmarks.quality import Data, complete_journey, run_quality, table
     from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema
 
     if bool(interactions) != bool(schema):
@@ -78,7 +78,7 @@ def quality(  # noqa: PLR0917 - click passes options by name
         if tasks:
             kinds = [kind.strip() for kind in tasks.split(",")]
         if private:
-            from cleanroom_pipelines.similarity.benchmark.private import private_table, run_private
+            from cleanroom_pipelines.benchmarks.private import private_table, run_private
 
             sets = [data] if interactions else [data, None]
             results = [
@@ -116,7 +116,7 @@ def _require(module: str) -> None:
 @click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
 def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     """Attack data rooms and jobs as their participants, each beside the same attack with the policy off."""
-    from cleanroom_pipelines.serving.attacks.guessing import report, run_attacks
+    from cleanroom_pipelines.benchmarks.attacks.guessing import report, run_attacks
 
     with progress_bar("attacks") as progress:
         results = run_attacks(n_worlds, only, progress)
@@ -164,8 +164,8 @@ def scale(  # noqa: PLR0917 - click passes options by name
     On one or both engines, beside implicit and pandas, all on the same data in the same run.
     """
     _require("psutil")
-    from cleanroom_pipelines.execution.installation import parse_bytes
-    from cleanroom_pipelines.similarity.benchmark.scale import ENGINES, PEERS, ScaleSettings, run_scale, table
+    from cleanroom_pipelines.benchmarks.scale import ENGINES, PEERS, ScaleSettings, run_scale, table
+    from cleanroom_pipelines.runs.installation import parse_bytes
 
     chosen = tuple(peer.strip() for peer in peers.split(",") if peer.strip())
     if set(chosen) - set(PEERS):
@@ -208,7 +208,7 @@ def scale(  # noqa: PLR0917 - click passes options by name
 @click.option("--cluster-cores", default=128, show_default=True, help="Of the Spark cluster.")
 def capacity(file: Path, cores: int, cluster_cores: int) -> None:
     """What larger populations would cost, by straight lines through two sizes of `scale … --json FILE`."""
-    from cleanroom_pipelines.similarity.benchmark.capacity import table
+    from cleanroom_pipelines.benchmarks.capacity import table
 
     try:
         result = json.loads(file.read_text("utf-8"))
@@ -235,7 +235,7 @@ def api(  # noqa: PLR0917 - click passes options by name
     Ends with 1 if an answer was wrong or a resource was lost or doubled.
     """
     _require("psutil")
-    from cleanroom_pipelines.serving.load import LoadPlan, run_load, table
+    from cleanroom_pipelines.benchmarks.load import LoadPlan, run_load, table
 
     if clients < 1 or seconds <= 0 or not 2 <= accounts <= 1000 or pace <= 0:
         raise UsageError(
@@ -268,7 +268,7 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     """
     _require("psutil")
     _require("polars")
-    from cleanroom_pipelines.audiences.benchmark import QUESTIONS, AlgebraSettings, run_algebra, table
+    from cleanroom_pipelines.benchmarks.algebra import QUESTIONS, AlgebraSettings, run_algebra, table
 
     if rows < 100 or repetitions < 1 or threads < 1:
         raise UsageError(

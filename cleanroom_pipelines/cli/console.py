@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.execution.signals import TOLD_BY, Told, heeding_signals
+from cleanroom_pipelines.runs.signals import TOLD_BY, Told, heeding_signals
 
 if TYPE_CHECKING:
-    from cleanroom_pipelines.execution.installation import Installation
+    from cleanroom_pipelines.runs.installation import Installation
 
 USAGE, DEFECT = 2, 1
 
 
 def open_installation() -> "Installation":
     """Open the installation that the environment names; what it needs is imported here, never for `--help`."""
-    from cleanroom_pipelines.execution.installation import Installation
+    from cleanroom_pipelines.runs.installation import Installation
 
     return Installation.from_environment()
 

@@ -1,7 +1,7 @@
 """`cleanroom delete`: making a resource go, and what was made from it.
 
 Lives here: asking whether it is meant, and the lines that say what goes.
-Keep out: what may be deleted and in which order (catalogue), carrying it out (execution.deleting).
+Keep out: what may be deleted and in which order (catalogue), carrying it out (runs.deleting).
 """
 
 import sys
@@ -28,8 +28,8 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
     A data room goes with everything that was provisioned and asked. What exports and lists wrote to a destination
     stays there, and so does the audit log. A resource that a declaration names comes back with the next `apply`.
     """
-    from cleanroom_pipelines.execution.dagster_home import dagster_instance
-    from cleanroom_pipelines.execution.deleting import delete_now
+    from cleanroom_pipelines.runs.dagster_home import dagster_instance
+    from cleanroom_pipelines.runs.deleting import delete_now
 
     installation = open_installation()
     record = resource_of(installation.catalog, partition)

@@ -23,8 +23,8 @@ from cleanroom_pipelines.cli.watching import run_pending_watched
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.making import newest_artifact
 
 CAMPAIGN = 18
 CAMPAIGN_STARTS = "2017-10-30"
@@ -207,7 +207,7 @@ def _tell(
     exports: list[ExportJob],
     seconds: float,
 ) -> None:
-    from cleanroom_pipelines.validation import ValidationReport, report_sentence
+    from cleanroom_pipelines.uploads.report import ValidationReport, report_sentence
 
     click.echo("\nSeed validation report")
     click.echo(f"  {report_sentence(ValidationReport.from_dict(report['report']))}")

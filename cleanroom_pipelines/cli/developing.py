@@ -2,7 +2,7 @@
 
 Lives here: starting it.
 Add here when it is started with another option.
-Keep out: Dagster's own folder (execution.dagster_home) and settings of the installation (execution.installation).
+Keep out: Dagster's own folder (runs.dagster_home) and settings of the installation (runs.installation).
 """
 
 import os
@@ -18,9 +18,9 @@ import click
 
 from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ConfigurationError
-from cleanroom_pipelines.execution.dagster_home import dagster_environment, prepare_dagster_home
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import CODE_LOCATION
+from cleanroom_pipelines.runs.dagster_home import dagster_environment, prepare_dagster_home
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.running import CODE_LOCATION
 
 
 def start_dagster(host: str, port: int) -> NoReturn:

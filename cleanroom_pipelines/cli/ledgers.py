@@ -109,8 +109,8 @@ def _agree(
 def _effect(now: Any, kind: str, tenths: int) -> str:
     """What a change does to a pair's budget and bound, in a sentence."""
     from cleanroom_pipelines.catalog.pairs import SHARE
-    from cleanroom_pipelines.execution.budgets import bound_of, ledger_after
     from cleanroom_pipelines.privacy import in_units
+    from cleanroom_pipelines.runs.budgets import bound_of, ledger_after
 
     if kind == SHARE:
         before = "no share is set" if now.share is None else f"the share is {in_units(now.share)} units"
@@ -127,8 +127,8 @@ def _effect(now: Any, kind: str, tenths: int) -> str:
 
 
 def _told(installation: Any, pair: Any) -> dict[str, Any]:
-    from cleanroom_pipelines.execution.budgets import bound_of, composed
     from cleanroom_pipelines.privacy import in_units
+    from cleanroom_pipelines.runs.budgets import bound_of, composed
 
     ledger, lines = installation.catalog.ledger(pair.id), installation.catalog.ledger_lines(pair.id)
     return {

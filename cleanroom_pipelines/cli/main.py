@@ -71,7 +71,7 @@ def main() -> None:
         except Exception as error:
             if ending.is_asked:  # some libraries make an error of their own of a signal
                 sys.exit(ending.code)
-            from cleanroom_pipelines.execution.work import UnexpectedError, without_data_of
+            from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
 
             # its text may quote a cell, and a traceback prints it
             told = without_data_of(error)
@@ -141,7 +141,7 @@ def dev(port: int, host: str) -> None:
 @click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
 def serve(host: str, port: int, no_worker: bool) -> None:
     """Serve the HTTP ways in and do what they ask for; prints the URL when ready."""
-    from cleanroom_pipelines.serving.starting import serve as start
+    from cleanroom_pipelines.server.starting import serve as start
 
     start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo)
 
@@ -337,7 +337,7 @@ def match(model: Path, seed: Path, as_json: bool) -> None:
 @click.argument("file", type=_FILE)
 def backup(file: Path) -> None:
     """Write the whole installation, its key included, into FILE (a tar)."""
-    from cleanroom_pipelines.execution.backups import back_up
+    from cleanroom_pipelines.runs.backups import back_up
 
     installation = open_installation()
     back_up(installation, file)
@@ -354,9 +354,9 @@ def restore(file: Path, nothing_asked_since: bool) -> None:
     What was spent of privacy budgets after the backup is not in it: every pair counts as spent, unless
     --nothing-asked-since says that there is nothing of the kind.
     """
-    from cleanroom_pipelines.execution.backups import restore as restore_backup
-    from cleanroom_pipelines.execution.budgets import restore_ledgers
-    from cleanroom_pipelines.execution.installation import Installation, Settings
+    from cleanroom_pipelines.runs.backups import restore as restore_backup
+    from cleanroom_pipelines.runs.budgets import restore_ledgers
+    from cleanroom_pipelines.runs.installation import Installation, Settings
 
     if not file.is_file():
         raise UsageError("The backup was not found.", remedy="Check its path.")

@@ -2,7 +2,7 @@
 
 Lives here: the groups `account`, `collaboration`, `template` and `bucket`.
 Add here when a party gets something else of its own.
-Keep out: the rules (catalog) and the sealing of secrets (execution).
+Keep out: the rules (catalog) and the sealing of secrets (runs).
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.catalog import AccessKey, Account, AnalysisTemplate, Bucket, Catalog, Collaboration
-    from cleanroom_pipelines.execution.installation import Installation
+    from cleanroom_pipelines.runs.installation import Installation
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 _TERMS = ("seed", "privacy", "period")
@@ -273,7 +273,7 @@ def list_buckets(as_json: bool) -> None:
 
 
 def _print_key(installation: "Installation", account_id: str, *, as_json: bool) -> None:
-    from cleanroom_pipelines.execution.parties import issue_access_key
+    from cleanroom_pipelines.runs.parties import issue_access_key
 
     key_id, secret = issue_access_key(installation, account_id)
     if as_json:

@@ -1,7 +1,7 @@
 """`cleanroom recover`: rebuilding a lost or older catalogue from what the artifacts' manifests prove.
 
 Lives here: showing what can be rebuilt and what cannot, and asking whether it is meant.
-Keep out: what manifests prove (execution.recovery).
+Keep out: what manifests prove (runs.recovery).
 """
 
 import sys
@@ -13,7 +13,7 @@ from cleanroom_pipelines.cli.console import open_installation, print_json
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from cleanroom_pipelines.execution.recovery import Plan
+    from cleanroom_pipelines.runs.recovery import Plan
 
 _NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templates, buckets and open questions"
 
@@ -27,8 +27,8 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
 
     Stop `serve`, `dev` and workers before. A backup that can be restored brings back more.
     """
-    from cleanroom_pipelines.execution.budgets import restore_ledgers
-    from cleanroom_pipelines.execution.recovery import planned_recovery
+    from cleanroom_pipelines.runs.budgets import restore_ledgers
+    from cleanroom_pipelines.runs.recovery import planned_recovery
 
     with planned_recovery(open_installation()) as recovery:
         if recovery is None:

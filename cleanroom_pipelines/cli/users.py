@@ -69,7 +69,7 @@ def token() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def issue(email: str, days: int, as_json: bool) -> None:
     """Issue a token; it is shown here and nowhere again."""
-    from cleanroom_pipelines.execution.users import issue_token
+    from cleanroom_pipelines.runs.users import issue_token
 
     text, kept = issue_token(open_installation(), email.lower(), days)
     expires = kept.expires_at.isoformat(timespec="seconds")

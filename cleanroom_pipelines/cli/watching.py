@@ -1,7 +1,7 @@
 """Watching work being done in this process.
 
 Lives here: a progress line for what `run_pending` does.
-Keep out: running (execution).
+Keep out: running (runs).
 """
 
 import sys
@@ -15,9 +15,9 @@ import click
 from cleanroom_pipelines.catalog import Catalog, Status, Version
 from cleanroom_pipelines.cli.console import progress_bar
 from cleanroom_pipelines.errors import NotFoundError
-from cleanroom_pipelines.execution.dagster_home import dagster_instance
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.runs.dagster_home import dagster_instance
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.running import run_pending
 
 _LOOK_SECONDS = 1.0
 

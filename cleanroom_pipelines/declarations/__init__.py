@@ -2,7 +2,7 @@
 
 Lives here: the file's form, the plan (what would change) and carrying it out.
 Add here when a further kind of resource can be declared.
-Keep out: doing the pending work that a declaration leads to (execution).
+Keep out: doing the pending work that a declaration leads to (runs).
 """
 
 from cleanroom_pipelines.declarations.applying import Change, apply_declaration

@@ -47,7 +47,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_vault import seed_suffix
-from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 
 # Stands for the id of a parent that a dry run would have created.
 _R = TypeVar("_R", bound=Resource)

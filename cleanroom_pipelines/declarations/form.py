@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from cleanroom_pipelines.audiences.holdouts import Holdout
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, is_account_id
 from cleanroom_pipelines.declarations.reading import load_yaml
+from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.storage.destinations import split_destination
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 PARTY_SECTIONS = ("accounts", "collaborations", "templates", "buckets")
 SECTIONS = (

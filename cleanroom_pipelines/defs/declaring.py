@@ -2,7 +2,7 @@
 
 Lives here: partition sets by kind, the decorator of assets, owners, freshness and the pool of heavy work.
 Add here what every asset declares.
-Keep out: single assets (assets/) and the registry (execution.kinds).
+Keep out: single assets (assets/) and the registry (runs.kinds).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.execution.kinds import ASSETS, KINDS
+from cleanroom_pipelines.runs.kinds import ASSETS, KINDS
 
 PARTITIONS = {kind: dg.DynamicPartitionsDefinition(name=row.partition_set) for kind, row in KINDS.items()}
 

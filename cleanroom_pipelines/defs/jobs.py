@@ -11,15 +11,15 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution.deleting import delete_pending, sweep_deleted
-from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
-from cleanroom_pipelines.execution.rebuilding import rebuild_history
-from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.running import LANE_TAG, run_pending
-from cleanroom_pipelines.execution.seeds import start_job_from_file
-from cleanroom_pipelines.execution.shared_scoring import help_scoring
-from cleanroom_pipelines.execution.signals import heeding_signals
-from cleanroom_pipelines.execution.work import without_data
+from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
+from cleanroom_pipelines.runs.rebuilding import rebuild_history
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.running import LANE_TAG, run_pending
+from cleanroom_pipelines.runs.seeds import start_job_from_file
+from cleanroom_pipelines.runs.shared_scoring import help_scoring
+from cleanroom_pipelines.runs.signals import heeding_signals
+from cleanroom_pipelines.runs.work import without_data
 from cleanroom_pipelines.ways_in import acting_for
 
 _WORKER_SECONDS = 300

@@ -10,10 +10,10 @@ from typing import Any
 import dagster as dg
 
 from cleanroom_pipelines.defs.pages import metadata_of
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import Made
-from cleanroom_pipelines.execution.running import run_of
-from cleanroom_pipelines.execution.work import without_data
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.making import Made
+from cleanroom_pipelines.runs.running import run_of
+from cleanroom_pipelines.runs.work import without_data
 
 Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
 
@@ -28,7 +28,7 @@ def materialize(
     Args:
         context: The run.
         installation: Where to work.
-        make: The function of execution.making.
+        make: The function of runs.making.
         **options: Passed on to it.
     """
     with without_data():

@@ -14,9 +14,9 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import RECORDS, Resource
 from cleanroom_pipelines.defs import pictures
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.execution.making import Made
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
+from cleanroom_pipelines.runs.making import Made
 
 Metadata = dict[str, Any]
 
@@ -63,7 +63,7 @@ def metadata_of(installation: Installation, made: Made) -> Metadata:
 
 def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The validation report and the profile."""
-    from cleanroom_pipelines.validation import ValidationReport, report_markdown
+    from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     page: Metadata = {}
     if profile := documents.get("profile"):
@@ -115,7 +115,7 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
 
 def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The validation report, and how much of the seed is known."""
-    from cleanroom_pipelines.validation import ValidationReport, report_markdown
+    from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     report = documents["report"]["report"]
     page: Metadata = {

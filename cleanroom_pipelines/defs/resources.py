@@ -1,7 +1,7 @@
 """Resources: how the shell reaches the installation.
 
 Lives here: the one resource every asset, sensor and schedule takes, and the executor of runs.
-Keep out: settings (execution.installation).
+Keep out: settings (runs.installation).
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import alive
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.running import alive
 
 
 class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]

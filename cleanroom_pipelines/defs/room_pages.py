@@ -167,7 +167,7 @@ def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metada
 
 
 def _reports(reports: Mapping[str, Any]) -> Metadata:
-    from cleanroom_pipelines.validation import ValidationReport, report_markdown
+    from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     return {
         f"report of {name}": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(report)))

@@ -21,20 +21,20 @@ from cleanroom_pipelines.defs.jobs import (
 )
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.execution.deleting import find_leaving
-from cleanroom_pipelines.execution.inbox import (
+from cleanroom_pipelines.runs.deleting import find_leaving
+from cleanroom_pipelines.runs.inbox import (
     StillWrittenError,
     find_drops,
     recover_drops,
     register_drop,
     settle_all_drops,
 )
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.rebuilding import has_history
-from cleanroom_pipelines.execution.room_inbox import find_room_drops, provision_drop
-from cleanroom_pipelines.execution.running import LANE_TAG, UNFINISHED, ready_work, run_request
-from cleanroom_pipelines.execution.shared_scoring import n_helpers_wanted
-from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.rebuilding import has_history
+from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
+from cleanroom_pipelines.runs.running import LANE_TAG, UNFINISHED, ready_work, run_request
+from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
+from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
 
 _TICK_SECONDS = 5
 # Up to so many versions get a run of their own; beyond it, workers take many in one process each.

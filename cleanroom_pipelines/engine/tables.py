@@ -3,7 +3,7 @@
 Lives here: which files a path, folder or glob means, their format, the column names of text files, and taking
 gzip off.
 Add here when a further file format is read.
-Keep out: what the columns mean (roles live in `tables.roles`).
+Keep out: what the columns mean (roles live in `uploads.roles`).
 """
 
 import csv

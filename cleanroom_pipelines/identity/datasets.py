@@ -2,7 +2,7 @@
 
 Lives here: the one enum of datasets, and `matching:EMAIL`, `segments`, …, `seeds:EMAIL` as a type.
 Add here when a room takes another dataset.
-Keep out: what is in a dataset's files (`validation`).
+Keep out: what is in a dataset's files (`uploads`).
 """
 
 from collections.abc import Mapping

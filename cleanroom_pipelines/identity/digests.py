@@ -2,7 +2,7 @@
 
 Lives here: the SHA-256 of normal forms, and the keyed digest under which a room stores them.
 Add here when ids are hashed for another purpose inside the installation.
-Keep out: the hashes that ad destinations want (activation), and where keys come from (`storage.keys`).
+Keep out: the hashes that ad destinations want (delivery), and where keys come from (`storage.keys`).
 """
 
 import hashlib

@@ -2,7 +2,7 @@ r"""Which matching ids are valid, and their normal form.
 
 Lives here: trimming, lower-casing, Unicode normal form and syntax of every kind, in Arrow batches.
 Add here when a kind of matching id is added, or a rule about one changes.
-Keep out: numbering plans (`phones`), hashing (`digests`), files and reports (`validation`).
+Keep out: numbering plans (`phones`), hashing (`digests`), files and reports (`uploads`).
 
 The normal forms, from which the hashes of contracts/media.md, section 2, are made:
 - STRING: the text as it is, in Unicode normal form C, without white space around it. Case matters.

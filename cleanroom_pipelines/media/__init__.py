@@ -2,7 +2,7 @@
 
 Lives here: the client's classes and the handlers on the server's side.
 Add here when the API gets a further class or call.
-Keep out: deciding numbers (`privacy`), computing (`audiences`, `similarity`) and the web server (`serving`).
+Keep out: deciding numbers (`privacy`), computing (`audiences`, `similarity`) and the web server (`server`).
 
 What is named here is the client's side. It brings no engine, learner or server, so that a script starts fast.
 """

@@ -331,7 +331,7 @@ class ManifestHash(str):
 
 def _open_local(home: str, user_email: str) -> Transport:
     # here, since it brings the whole server
-    from cleanroom_pipelines.media import server  # type: ignore[attr-defined, unused-ignore]
+    from cleanroom_pipelines.server.media import service as server  # type: ignore[attr-defined, unused-ignore]
 
     with _errors_as_ours():
         transport: Transport = server.open_local(home, user_email)

@@ -2,7 +2,7 @@
 
 Lives here: reading interactions, the representation, signals, the ensemble, metrics, explanation, the benchmark.
 Add here when it makes the ranking better, or better understood.
-Keep out: who may ask (catalogue), where results go (exports), Dagster.
+Keep out: who may ask (catalogue), where results go (delivery), Dagster.
 
 Importing this package is cheap: it gives the specs. `training.train`, `ranking.generate` and `seeds.read_seed`
 bring numpy, scipy and pyarrow; LightGBM comes with the first fit.

@@ -24,8 +24,8 @@ from typing import Any
 from cleanroom_pipelines.engine import Engine, TableFiles
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.specs import InteractionsSchema, Window
-from cleanroom_pipelines.tables.cells import Column
-from cleanroom_pipelines.tables.uploads import INTERACTIONS, find_upload
+from cleanroom_pipelines.uploads.cells import Column
+from cleanroom_pipelines.uploads.checks import INTERACTIONS, find_upload
 
 _VERSION = 1
 

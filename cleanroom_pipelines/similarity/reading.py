@@ -2,7 +2,7 @@
 
 Lives here: the profile, the user and item dictionaries, the stream of pairs, features per user.
 Add here when a further number per user comes out of the tables.
-Keep out: which rows are usable (tables), matrices (pairs, representation) and every decision about a seed.
+Keep out: which rows are usable (uploads), matrices (pairs, representation) and every decision about a seed.
 
 All queries give the same answer for every row order, file split and thread count: they count, take minima and
 maxima, and add integers; floating sums would depend on the order.
@@ -24,7 +24,7 @@ from cleanroom_pipelines.similarity.specs import (
     UsersSchema,
     Window,
 )
-from cleanroom_pipelines.tables.cells import (
+from cleanroom_pipelines.uploads.cells import (
     DECIMAL,
     FLOAT,
     INTEGER,
@@ -38,8 +38,7 @@ from cleanroom_pipelines.tables.cells import (
     usable_row_sql,
     value_sql,
 )
-from cleanroom_pipelines.tables.roles import Role
-from cleanroom_pipelines.tables.uploads import (
+from cleanroom_pipelines.uploads.checks import (
     INTERACTIONS,
     USERS,
     Upload,
@@ -50,6 +49,7 @@ from cleanroom_pipelines.tables.uploads import (
     exceeds,
     reading_of,
 )
+from cleanroom_pipelines.uploads.roles import Role
 
 ITEM_BITS = 20
 DAY_BITS = 16

@@ -19,7 +19,7 @@ from typing import Any
 from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, quote_identifier
 from cleanroom_pipelines.errors import ArtifactError, InputError, StatusCode, TrainingDataError
 from cleanroom_pipelines.similarity.specs import InteractionsSchema, SizeProfile, UsersSchema
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 MIN_RELEVANT_USERS = SizeProfile.DEFAULT.min_users
 SEGMENTS_SCHEMA = InteractionsSchema((("user_id", Role.USER_ID), ("segment", Role.ITEM_ID)))

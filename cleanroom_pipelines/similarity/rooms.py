@@ -46,7 +46,7 @@ from cleanroom_pipelines.similarity.specs import (
     TrainingSettings,
 )
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread, train
-from cleanroom_pipelines.tables.seeds import MIN_SEED_IDS
+from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 HELD_OUT_FILE = "held_out.parquet"
 USERS_FILE = "users.parquet"

@@ -2,7 +2,7 @@
 
 Lives here: `read_seed` with every reason to refuse a seed, and `match_seed`.
 Add here when matching a seed tells more.
-Keep out: which rows and columns of a seed are usable (tables); ranking; room matching identifiers (identity).
+Keep out: which rows and columns of a seed are usable (uploads); ranking; room matching identifiers (identity).
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.tables.cells import columns_of, usable_row_sql, value_sql
-from cleanroom_pipelines.tables.roles import Role
-from cleanroom_pipelines.tables.seeds import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
-from cleanroom_pipelines.tables.uploads import SEED, check_types, count_rejected, exceeds, find_upload, reading_of
+from cleanroom_pipelines.uploads.cells import columns_of, usable_row_sql, value_sql
+from cleanroom_pipelines.uploads.checks import SEED, check_types, count_rejected, exceeds, find_upload, reading_of
+from cleanroom_pipelines.uploads.roles import Role
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_seed(
 ) -> SeedUsers:
     """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
 
-    Counts what `validation.validate_seed` counts.
+    Counts what `uploads.validate_seed` counts.
 
     Args:
         path: File, glob or folder.

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 MAX_FEATURES = 10
 # Item numbers are stored in 16 bits.

@@ -55,7 +55,7 @@ from cleanroom_pipelines.similarity.specs import (
     UsersSchema,
     Window,
 )
-from cleanroom_pipelines.tables.uploads import INTERACTIONS, USERS, find_upload, reading_of
+from cleanroom_pipelines.uploads.checks import INTERACTIONS, USERS, find_upload, reading_of
 
 _COLUMNS_AT_ONCE = 16
 _NAMES_AT_ONCE = 100_000

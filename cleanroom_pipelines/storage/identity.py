@@ -2,7 +2,7 @@
 
 Lives here: the identity, its file in the home, and raising the generation there.
 Add here when home and catalogue must agree on something more.
-Keep out: the catalogue's own copy (catalog) and what follows when the two differ (execution.opening).
+Keep out: the catalogue's own copy (catalog) and what follows when the two differ (runs.opening).
 
 The generation rises with every version that is published or deleted: in the catalogue first, in the transaction
 that does it, then here. So the home may be behind its catalogue, after a kill, and is never ahead of it, unless

@@ -2,7 +2,7 @@
 
 Lives here: putting JSON Lines, CSV or parquet files of the same columns after one another.
 Add here when a further format of seeds is read.
-Keep out: what their columns mean (tables); fetching them (buckets).
+Keep out: what their columns mean (uploads); fetching them (buckets).
 """
 
 import gzip

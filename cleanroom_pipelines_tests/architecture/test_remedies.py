@@ -33,11 +33,10 @@ OPERATORS = (
     "declarations",
     "defs",
     "engine",
-    "serving/starting.py",
-    "serving/load.py",
-    "similarity/benchmark",
-    "execution/recovery.py",
-    "execution/backups.py",
+    "server/starting.py",
+    "benchmarks",
+    "runs/recovery.py",
+    "runs/backups.py",
 )
 
 
@@ -178,10 +177,6 @@ def test_what_the_media_client_names_is_its_own() -> None:
     def is_its_own(remedy: Remedy) -> None:
         assert set(BACKTICKED.findall(remedy.text)) <= public
 
-    of_the_client = [
-        remedy
-        for remedy in remedies()
-        if remedy.module.startswith("media/") and not remedy.module.startswith(("media/handlers", "media/server"))
-    ]
+    of_the_client = [remedy for remedy in remedies() if remedy.module.startswith("media/")]
     assert of_the_client
     assert offenders(of_the_client, is_its_own) == []

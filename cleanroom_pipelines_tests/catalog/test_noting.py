@@ -24,7 +24,7 @@ BOOKKEEPING = {
     "announce",
     "give_up_uploads",
     "delete_artifacts",
-    # ledgers of pairs, whose payments are lines of their own with their amounts (execution.budgets)
+    # ledgers of pairs, whose payments are lines of their own with their amounts (runs.budgets)
     "pair",
     "charge",
     "restore_lines",

@@ -15,7 +15,7 @@ from cleanroom_pipelines.catalog import (
     spec_digest,
 )
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 from .building import COLUMNS, accepted_of, configured_spec, dataset_spec, export_spec, job_spec, model_spec
 

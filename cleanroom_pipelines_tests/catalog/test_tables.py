@@ -21,7 +21,7 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.catalog.specs import LARGEST
 from cleanroom_pipelines.catalog.tables import ROWS, VersionRow
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 MAY = (Permission.VIEW_OVERLAP, Permission.MANAGE_USERS)
 GROUP = ParticipantSpec("aa", ("a@b.org", "c@b.org"), "publisher", MAY)

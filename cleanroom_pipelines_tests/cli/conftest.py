@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
 from .commands import Commands

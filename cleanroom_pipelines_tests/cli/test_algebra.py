@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.audiences import benchmark
+from cleanroom_pipelines.benchmarks import algebra as benchmark
 
 from ..cases import assert_each
 from .commands import Commands

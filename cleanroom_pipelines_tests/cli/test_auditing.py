@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from cleanroom_pipelines.cli.auditing import audit
 from cleanroom_pipelines.errors import InputError, UsageError
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.audit import AuditLog
 
 from ..cases import assert_each

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home
 
 from .. import worlds

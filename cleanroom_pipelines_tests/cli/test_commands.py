@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
 from ..cases import assert_each

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.runs.installation import Installation, Settings
 
 from .. import homes, worlds
 from .commands import Commands

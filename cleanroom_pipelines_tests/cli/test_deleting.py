@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.dagster_home import dagster_instance
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.kinds import KINDS
-from cleanroom_pipelines.execution.traces import shown_partitions
+from cleanroom_pipelines.runs.dagster_home import dagster_instance
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import KINDS
+from cleanroom_pipelines.runs.traces import shown_partitions
 
 from .. import worlds
 from .commands import Commands

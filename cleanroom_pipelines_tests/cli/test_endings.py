@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution import work
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs import work
+from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
 from ..worlds import World

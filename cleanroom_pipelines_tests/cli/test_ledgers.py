@@ -8,10 +8,10 @@ from fractions import Fraction
 import pytest
 from sqlalchemy import create_engine, text
 
-from cleanroom_pipelines.execution.budgets import Budget, Question, replay
-from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, BudgetSpentError, Spent
 from cleanroom_pipelines.privacy.accounting import attacker_success
+from cleanroom_pipelines.runs.budgets import Budget, Question, replay
+from cleanroom_pipelines.runs.installation import Installation
 
 from .commands import Commands
 

@@ -21,11 +21,11 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import ConfigurationError, IdentityError
-from cleanroom_pipelines.execution.deleting import delete_pending, sweep_deleted
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.execution.supervision import supervise
+from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.running import run_pending
+from cleanroom_pipelines.runs.supervision import supervise
 from cleanroom_pipelines.storage import identity as storage_identity
 
 from .. import homes, worlds

@@ -22,9 +22,9 @@ from cleanroom_pipelines.cli.developing import start_dagster
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_configured_engine
 from cleanroom_pipelines.engine.plain_paths import is_plain
 from cleanroom_pipelines.errors import ConfigurationError
-from cleanroom_pipelines.execution.dagster_home import dagster_instance
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.runs.dagster_home import dagster_instance
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.storage import Home
 
 from .. import worlds

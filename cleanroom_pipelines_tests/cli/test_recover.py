@@ -31,11 +31,11 @@ from cleanroom_pipelines.catalog import (
     Status,
     TrainingDataset,
 )
-from cleanroom_pipelines.execution.budgets import Budget, Question, room_pair
-from cleanroom_pipelines.execution.inbox import recover_drops
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.work import Run, working
 from cleanroom_pipelines.privacy import COUNT, BudgetSpentError
+from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
+from cleanroom_pipelines.runs.inbox import recover_drops
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.work import Run, working
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import homes, worlds

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.catalog.tables import VersionRow
-from cleanroom_pipelines.execution.dagster_home import dagster_instance, prepare_dagster_home
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.delivery.exports import verify_export
+from cleanroom_pipelines.runs.dagster_home import dagster_instance, prepare_dagster_home
+from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
 from ..databases import url_of, writing

@@ -11,7 +11,7 @@ import pytest
 from cleanroom_pipelines.catalog import Catalog, Cause, Claim, Kind, Status
 from cleanroom_pipelines.cli.deleting import resource_of
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
 from .commands import Commands

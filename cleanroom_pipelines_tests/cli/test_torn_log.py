@@ -15,9 +15,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.delivery.exports import verify_export
+from cleanroom_pipelines.runs.running import run_pending
 
 from .. import worlds
 from ..worlds import World, WorldCache

@@ -15,9 +15,9 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.catalog import DataRoom, Kind
-from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.runs.making import newest_artifact
 from cleanroom_pipelines_tests import worlds
-from cleanroom_pipelines_tests.execution.room_worlds import RoomWorld, open_room, planned_world
+from cleanroom_pipelines_tests.runs.room_worlds import RoomWorld, open_room, planned_world
 
 pytestmark = pytest.mark.spark
 

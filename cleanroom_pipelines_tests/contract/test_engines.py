@@ -34,8 +34,8 @@ from cleanroom_pipelines.engine import (
     stable_hash_sql,
 )
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, SeedError
-from cleanroom_pipelines.tables.cells import columns_of, usable_cell_sql, value_sql
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.cells import columns_of, usable_cell_sql, value_sql
+from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
 from cleanroom_pipelines_tests.contract.conftest import GIVEN_URL, Opening, wherever_it_runs

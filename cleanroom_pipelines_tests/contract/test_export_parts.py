@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.audiences.activation.writing import deliver
-from cleanroom_pipelines.audiences.export_parts import StagedPart
-from cleanroom_pipelines.audiences.exports import verify_export, write_export
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
+from cleanroom_pipelines.delivery.exports import verify_export, write_export
+from cleanroom_pipelines.delivery.parts import StagedPart
+from cleanroom_pipelines.delivery.writing import deliver
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.rankings import RANKING_SCHEMA, ranking_metadata, select_audience

@@ -13,7 +13,7 @@ import yaml
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.declarations import Change, apply_declaration, read_declaration
-from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home
 
 from .. import worlds

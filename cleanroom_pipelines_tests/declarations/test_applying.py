@@ -11,7 +11,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, AudienceModelSpec, Catalog, Kind, ParentRef, TrainingDatasetSpec
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, UsageError
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 from .. import worlds
 from ..cases import assert_each

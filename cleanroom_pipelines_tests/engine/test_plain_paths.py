@@ -12,10 +12,10 @@ import pytest
 from cleanroom_pipelines.engine import EngineSettings, Runtime, find_tables, open_engine
 from cleanroom_pipelines.engine.plain_paths import is_plain, plain_folder
 from cleanroom_pipelines.errors import ConfigurationError, EngineError
-from cleanroom_pipelines.queries.checking import check_query
-from cleanroom_pipelines.queries.running import run_query
-from cleanroom_pipelines.validation.room_reading import Dataset, RoomUpload
-from cleanroom_pipelines_tests.validation.uploads import report_on
+from cleanroom_pipelines.participant_sql.checking import check_query
+from cleanroom_pipelines.participant_sql.running import run_query
+from cleanroom_pipelines.uploads.room_reading import Dataset, RoomUpload
+from cleanroom_pipelines_tests.uploads.uploads import report_on
 
 LAB = b"id-1,cars\nid-2,boats\n"
 NAMES = ("[x]", "*", "a?", "50%", "it's", "a[!b", "x\\y", "\\x", "[x] \\")

@@ -36,7 +36,7 @@ def keep_no_output(folder: Path, template: Path | None = None) -> None:
     """
     target = folder / "dagster.yaml"
     if not target.exists():
-        source = template or resources.files("cleanroom_pipelines.execution").joinpath("dagster.yaml")
+        source = template or resources.files("cleanroom_pipelines.runs").joinpath("dagster.yaml")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.write_text(source.read_text() + _NO_OUTPUT)
 

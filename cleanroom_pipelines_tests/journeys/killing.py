@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.execution.inbox import find_drops, register_drop
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.runs.inbox import find_drops, register_drop
+from cleanroom_pipelines.runs.running import run_pending
 
 from .. import worlds
 

@@ -10,8 +10,8 @@ import matplotlib.figure  # noqa: F401
 import cleanroom_pipelines.engine.duckdb_engine
 import cleanroom_pipelines.similarity.ranking
 import cleanroom_pipelines.similarity.training
-import cleanroom_pipelines.validation.schemas  # noqa: F401
-from cleanroom_pipelines.execution.running import load_repository
+import cleanroom_pipelines.uploads.schemas  # noqa: F401
+from cleanroom_pipelines.runs.running import load_repository
 
 from . import killing  # noqa: F401
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from cleanroom_pipelines_tests.server import server as endpoint
+
 from .. import worlds
-from ..serving import server as endpoint
 
 pytestmark = pytest.mark.sdk
 

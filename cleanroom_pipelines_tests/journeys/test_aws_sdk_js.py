@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from botocore.loaders import Loader
 
-from cleanroom_pipelines.cleanroomsml.handlers import OPERATIONS
+from cleanroom_pipelines.aws.handlers import OPERATIONS
+from cleanroom_pipelines_tests.server import server as endpoint
 
-from ..serving import server as endpoint
 from ..worlds import N_USERS
 
 pytestmark = [

@@ -16,11 +16,9 @@ import botocore.exceptions
 import pytest
 from botocore.model import OperationModel
 
-from cleanroom_pipelines.execution.installation import Installation
-
-from .. import worlds
-from ..cleanroomsml.requests import raised
-from ..serving.server import (
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines_tests.aws.requests import raised
+from cleanroom_pipelines_tests.server.server import (
     OUTPUT,
     Parties,
     Server,
@@ -38,6 +36,8 @@ from ..serving.server import (
     wait_until_ended,
     wait_until_gone,
 )
+
+from .. import worlds
 
 SEED_USERS = [worlds.user(number) for number in range(worlds.N_SEED)]
 GROUP = {worlds.user(number) for number in range(worlds.N_GROUP)}

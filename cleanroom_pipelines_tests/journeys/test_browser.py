@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, Kind, Status
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines_tests.journeys.developing import dagster_dev
 from cleanroom_pipelines_tests.worlds import installed, settings, wait_until, write_seed, write_world
 

@@ -7,7 +7,7 @@ were mailed. A second run changes nothing.
 
 import pytest
 
-from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.runs.installation import Installation, Settings
 
 from .. import worlds
 from .commands import Demo, run

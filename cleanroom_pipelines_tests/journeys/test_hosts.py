@@ -24,8 +24,8 @@ from sqlalchemy import func, select, update
 
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.catalog.tables import VersionRow, WorkerRow
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import CODE_LOCATION, WORKER_TAG
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.running import CODE_LOCATION, WORKER_TAG
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -58,7 +58,7 @@ class Hosts:
 
     def start(self, name: str) -> None:
         """Start a worker, or the daemon."""
-        module = ["cleanroom_pipelines.execution.serving_worker"]
+        module = ["cleanroom_pipelines.runs.serving_worker"]
         if name == "daemon":
             module = ["dagster._daemon", "run", "-m", CODE_LOCATION]
         environment = os.environ | self.environment | {"DAGSTER_HOME": str(self.dagster_home(name))}

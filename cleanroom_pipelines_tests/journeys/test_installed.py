@@ -26,9 +26,7 @@ from typing import Any
 
 import pytest
 
-from .. import worlds
-from ..architecture.tree import PACKAGE, ROOT
-from ..serving.server import (
+from cleanroom_pipelines_tests.server.server import (
     client,
     configured_parameters,
     dataset_parameters,
@@ -38,6 +36,9 @@ from ..serving.server import (
     settle,
     wait_until_ended,
 )
+
+from .. import worlds
+from ..architecture.tree import PACKAGE, ROOT
 from .developing import end_with_children, free_port
 
 pytestmark = pytest.mark.slow

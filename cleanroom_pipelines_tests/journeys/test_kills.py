@@ -24,14 +24,14 @@ import pytest
 import yaml
 from sqlalchemy import update
 
-from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.catalog import Kind, Status, Version
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.catalog.tables import VersionRow
+from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.kinds import ASSETS_OF
-from cleanroom_pipelines.execution.making import verify_exported_files
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.runs.making import verify_exported_files
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.users import issue_token
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.users import issue_token
+from cleanroom_pipelines_tests.server.server import Server, serving
 
 from .. import worlds
 from ..architecture.tree import ROOT
-from ..serving.server import Server, serving
 
 SCRIPT = ROOT / "data" / "example" / "data_room.py"
 PEOPLE = ("data@publisher.example", "crm@advertiser.example", "plans@agency.example")

@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines_tests.server import server as endpoint
 
 from .. import worlds
 from ..object_stores import ObjectStore, empty_store, running_server
-from ..serving import server as endpoint
 
 STORED, STORE_PREFIX, NOWHERE = "warehouse-of-the-store", "clean/room", "no-such-bucket-of-the-store"
 WRONG, WRONG_KEY, WRONG_SECRET = "wrong", "AKIAWRONGWRONGWRONG2", "a-secret-that-opens-nothing"

@@ -37,19 +37,16 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004 - botocore's own
 from sqlalchemy import and_, or_, select, update
 
-from cleanroom_pipelines.audiences.exports import verify_export
 from cleanroom_pipelines.catalog import MAX_ATTEMPTS, Kind, Status
 from cleanroom_pipelines.catalog.tables import VersionRow
-from cleanroom_pipelines.execution.dagster_home import dagster_environment, dagster_instance, prepare_dagster_home
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.running import CODE_LOCATION, WORKER_TAG
-from cleanroom_pipelines.execution.supervision import fail_runs_that_never_appeared, supervise
-from cleanroom_pipelines.serving.gateway import HEALTH
-
-from .. import worlds
-from ..databases import reading, url_of, writing
-from ..serving.server import (
+from cleanroom_pipelines.delivery.exports import verify_export
+from cleanroom_pipelines.runs.dagster_home import dagster_environment, dagster_instance, prepare_dagster_home
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.running import CODE_LOCATION, WORKER_TAG
+from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
+from cleanroom_pipelines.server.gateway import HEALTH
+from cleanroom_pipelines_tests.server.server import (
     Parties,
     Party,
     client,
@@ -61,6 +58,9 @@ from ..serving.server import (
     policy_for,
     settle,
 )
+
+from .. import worlds
+from ..databases import reading, url_of, writing
 from .developing import free_port, keep_no_output
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation, Settings
+from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster

@@ -20,11 +20,11 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.budgets import Budget, room_pair
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.kinds import ASSETS
-from cleanroom_pipelines.execution.making_audiences import FILES
-from cleanroom_pipelines.media.server import MediaService
+from cleanroom_pipelines.runs.budgets import Budget, room_pair
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS
+from cleanroom_pipelines.runs.making_audiences import FILES
+from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
 
 EVERYTHING = tuple(each.value for each in CollaborationType)

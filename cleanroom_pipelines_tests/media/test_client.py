@@ -232,7 +232,7 @@ def serve_from_home(monkeypatch: pytest.MonkeyPatch, transport: Any) -> list[tup
         return transport
 
     server.open_local = open_local  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cleanroom_pipelines.media.server", server)
+    monkeypatch.setitem(sys.modules, "cleanroom_pipelines.server.media.service", server)
     monkeypatch.setattr(media, "server", server, raising=False)
     return opened
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from cleanroom_pipelines.catalog import Kind, LedgerLine
-from cleanroom_pipelines.execution.retention import delete_superseded
 from cleanroom_pipelines.media.errors import BudgetSpentError, MediaError
-from cleanroom_pipelines.media.server import MediaService
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines_tests.runs.room_worlds import ADVERTISER, PUBLISHER, RoomWorld, seed_file
 
 from .. import worlds
-from ..execution.room_worlds import ADVERTISER, PUBLISHER, RoomWorld, seed_file
 
 LIKE = {"kind": "lookalike", "source": {"kind": "seed", "audience_type": "loyal"}, "reach": 20}
 

@@ -20,12 +20,12 @@ from cleanroom_pipelines import media
 from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, DataRoom, Kind, LedgerLine, Permission
 from cleanroom_pipelines.catalog.tables import DataRoomRow
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.budgets import Question
-from cleanroom_pipelines.execution.installation import Installation, Settings
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, error_as_dict
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Price
 from cleanroom_pipelines.privacy.prices import MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS, figures_price
+from cleanroom_pipelines.runs.budgets import Question
+from cleanroom_pipelines.runs.installation import Installation, Settings
 
 from ..cases import assert_each
 from ..databases import writing

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from cleanroom_pipelines.catalog import Kind, Permission
-from cleanroom_pipelines.execution.installation import Installation, Settings
-from cleanroom_pipelines.execution.users import issue_token
 from cleanroom_pipelines.media.protocol import PREFIX
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.users import issue_token
+from cleanroom_pipelines_tests.server.server import Server
 
 from ..cases import assert_each
-from ..serving.server import Server
 
 P = Permission
 EVERYBODY = ("base@x.example", "seed@x.example", "none@x.example", "stranger@x.example")

@@ -4,8 +4,8 @@ never a ServerError of an artifact."""
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation
 from cleanroom_pipelines.media import errors
+from cleanroom_pipelines.runs.installation import Installation
 
 from .groups import MediaWorld
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import LedgerLine
-from cleanroom_pipelines.execution.budgets import composed
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, PAIR_TENTHS, Price, Spent
 from cleanroom_pipelines.privacy.accounting import DELTA
 from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, figures_price
+from cleanroom_pipelines.runs.budgets import composed
 from cleanroom_pipelines.similarity.private_lookalikes import sensitivity
 
 from ..architecture.tree import ROOT

@@ -33,13 +33,14 @@ PLACES = (
     "audiences/overlap.py",
     "audiences/insights.py",
     "media/*.py",
-    "execution/*room*.py",
-    "execution/budgets.py",
-    "execution/*media*.py",
-    "execution/*audience*.py",
+    "runs/*room*.py",
+    "runs/budgets.py",
+    "runs/*media*.py",
+    "runs/*audience*.py",
     "defs/assets/*room*.py",
     "defs/assets/*audience*.py",
-    "serving/*media*.py",
+    "server/*media*.py",
+    "server/media/*.py",
 )
 
 EXACT = {
@@ -49,8 +50,8 @@ EXACT = {
     "cleanroom_pipelines.similarity.private_lookalikes": {"seed_sum", "held_out_histogram"},
 }
 COUNTS_WITHOUT_TELLING = {
-    "audiences/benchmark.py": "measures time over made-up ids",
-    "similarity/benchmark/private.py": "measures rankings of open data, and draws its own noise",
+    "benchmarks/algebra.py": "measures time over made-up ids",
+    "benchmarks/private.py": "measures rankings of open data, and draws its own noise",
 }
 
 # The third rule: who gives exact numbers, who holds them, and where they may go.

@@ -17,9 +17,9 @@ import pytest
 
 from cleanroom_pipelines.definitions import defs
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.running import run_pending
-from cleanroom_pipelines.execution.work import Run
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.running import run_pending
+from cleanroom_pipelines.runs.work import Run
 
 from .. import worlds
 from ..databases import without_waiting_for_the_disk

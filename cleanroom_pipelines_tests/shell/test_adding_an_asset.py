@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 
 import cleanroom_pipelines
-from cleanroom_pipelines.execution.kinds import ASSETS
+from cleanroom_pipelines.runs.kinds import ASSETS
 
 PACKAGE = Path(cleanroom_pipelines.__file__).parent
 
 
 _ROW = '    "export_receipt": AssetRow(Kind.EXPORT_JOB, "1", "receipt_page.export_receipt"),\n'
 _FILES = {
-    "execution/making_receipts.py": '''"""A receipt for each export."""
+    "runs/making_receipts.py": '''"""A receipt for each export."""
 
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import Made
-from cleanroom_pipelines.execution.work import Run
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.making import Made
+from cleanroom_pipelines.runs.work import Run
 
 
 def make_receipt(installation: Installation, partition: str, run: Run) -> Made:
@@ -33,7 +33,7 @@ import dagster as dg
 from cleanroom_pipelines.defs.declaring import PUBLISHER, asset
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution.making_receipts import make_receipt
+from cleanroom_pipelines.runs.making_receipts import make_receipt
 
 
 @asset("lookalike", PUBLISHER, {"python"}, deps=["audience_export"])
@@ -56,7 +56,7 @@ def export_receipt(record: Resource, documents: Mapping[str, Any]) -> dict[str, 
 }
 _PROBE = """
 import json
-from cleanroom_pipelines.execution.kinds import ASSETS, ASSETS_OF
+from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
 from cleanroom_pipelines_tests.shell.graph import graph
 from cleanroom_pipelines_tests.shell.test_adding_an_asset import pages
 from cleanroom_pipelines.definitions import defs
@@ -82,7 +82,7 @@ def test_every_asset_has_its_page() -> None:
 def test_an_asset_is_a_row_and_files_of_its_own(tmp_path: Path) -> None:
     package = tmp_path / PACKAGE.name
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    registry = package / "execution" / "kinds.py"
+    registry = package / "runs" / "kinds.py"
     text = registry.read_text()
     last = next(line for line in text.splitlines(keepends=True) if line.startswith(f'    "{list(ASSETS)[-1]}":'))
     registry.write_text(text.replace(last, last + _ROW))

@@ -17,9 +17,9 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
-from cleanroom_pipelines.execution.kinds import ASSETS_OF
-from cleanroom_pipelines.execution.making import newest_artifact, verify_exported_files
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.runs.making import newest_artifact, verify_exported_files
+from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds

@@ -22,7 +22,7 @@ import yaml
 
 from cleanroom_pipelines.catalog import AudienceModel, Kind
 from cleanroom_pipelines.cli.main import cleanroom
-from cleanroom_pipelines.execution.seeds import start_job_from_file
+from cleanroom_pipelines.runs.seeds import start_job_from_file
 
 from .. import damaged, worlds
 from ..cli.commands import Commands, Ended

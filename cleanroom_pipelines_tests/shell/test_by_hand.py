@@ -17,7 +17,7 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import RECORDS, ConfiguredAudienceModelSpec, GenerationJob, Kind, Origin, Version
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution import work
+from cleanroom_pipelines.runs import work
 from cleanroom_pipelines.storage.artifacts import sha256_of
 
 from .. import worlds

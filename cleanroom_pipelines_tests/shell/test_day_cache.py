@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from cleanroom_pipelines.catalog import Cause, Kind, TrainingDatasetSpec
-from cleanroom_pipelines.execution.making import make_audience_model, make_training_dataset
-from cleanroom_pipelines.execution.retention import delete_superseded
-from cleanroom_pipelines.execution.work import Run
+from cleanroom_pipelines.runs.making import make_audience_model, make_training_dataset
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines_tests import worlds
 

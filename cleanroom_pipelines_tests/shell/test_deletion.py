@@ -14,9 +14,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, GenerationJob, Kind
-from cleanroom_pipelines.execution import running
-from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.runs import running
+from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
+from cleanroom_pipelines.runs.running import run_pending
 
 from .. import worlds
 from .conftest import Shell, repository

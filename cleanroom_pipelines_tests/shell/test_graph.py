@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanroom_pipelines.execution.kinds import ASSETS
+from cleanroom_pipelines.runs.kinds import ASSETS
 
 from . import graph as snapshot
 

@@ -14,11 +14,11 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.backups import back_up, restore
-from cleanroom_pipelines.execution.deleting import delete_pending
-from cleanroom_pipelines.execution.kinds import ASSETS_OF, KINDS
-from cleanroom_pipelines.execution.rebuilding import has_history, rebuild_history
-from cleanroom_pipelines.execution.running import run_pending
+from cleanroom_pipelines.runs.backups import back_up, restore
+from cleanroom_pipelines.runs.deleting import delete_pending
+from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
+from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
+from cleanroom_pipelines.runs.running import run_pending
 
 from .. import homes, worlds
 from ..worlds import World

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.seeds import start_job_from_file
+from cleanroom_pipelines.runs.seeds import start_job_from_file
 
 from .. import worlds
 from ..cli.commands import Commands

@@ -16,7 +16,7 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind, TrainingDataset
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.execution.supervision import supervise
+from cleanroom_pipelines.runs.supervision import supervise
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -225,7 +225,7 @@ def test_a_job_whose_model_failed_ends_too(
 
 
 def test_whatever_a_body_raises_its_version_is_closed(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cleanroom_pipelines import validation
+    from cleanroom_pipelines.uploads import profile
 
     raised: list[Exception] = [
         RuntimeError("secret"),
@@ -237,7 +237,7 @@ def test_whatever_a_body_raises_its_version_is_closed(trained: Shell, monkeypatc
     def break_down(*_: object, **__: object) -> None:
         raise raised[-1]
 
-    monkeypatch.setattr(validation, "profile_interactions", break_down)
+    monkeypatch.setattr(profile, "profile_interactions", break_down)
     dataset = trained.partition("training_dataset")
     while raised:
         result = trained.materialize("training_dataset", partition=dataset)

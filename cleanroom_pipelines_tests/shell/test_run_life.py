@@ -11,9 +11,9 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, Kind, Status, Version
-from cleanroom_pipelines.execution.kinds import KINDS
-from cleanroom_pipelines.execution.running import VERSION_TAG, alive, beating, run_of
-from cleanroom_pipelines.execution.work import Work, working
+from cleanroom_pipelines.runs.kinds import KINDS
+from cleanroom_pipelines.runs.running import VERSION_TAG, alive, beating, run_of
+from cleanroom_pipelines.runs.work import Work, working
 
 from .. import worlds
 from ..databases import database_away

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.execution.installation import Installation
-from cleanroom_pipelines.execution.making import newest_artifact
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.making import newest_artifact
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds

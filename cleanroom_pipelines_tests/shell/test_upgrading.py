@@ -9,7 +9,7 @@ import json
 import pytest
 
 from cleanroom_pipelines.catalog import Cause, Kind, Status
-from cleanroom_pipelines.execution.seeds import start_job_from_file
+from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.storage.artifacts import sha256_of
 
 from .. import worlds

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
 from .conftest import Shell, repository

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cleanroom_pipelines.benchmarks.private import private_table, run_private
+from cleanroom_pipelines.benchmarks.quality import Data
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError, StatusCode
 from cleanroom_pipelines.privacy.prices import FIGURES_SENSITIVITY, figures_price
 from cleanroom_pipelines.similarity import TrainingSettings, shards
-from cleanroom_pipelines.similarity.benchmark.private import private_table, run_private
-from cleanroom_pipelines.similarity.benchmark.quality import Data
 from cleanroom_pipelines.similarity.kept_representations import keep_representation, representation_digest
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.model_digests import DIGESTS_FILE

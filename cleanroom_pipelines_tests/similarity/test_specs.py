@@ -10,7 +10,7 @@ from cleanroom_pipelines.similarity import (
     UsersSchema,
     Window,
 )
-from cleanroom_pipelines.tables.roles import Role
+from cleanroom_pipelines.uploads.roles import Role
 
 from ..offenders import offenders
 

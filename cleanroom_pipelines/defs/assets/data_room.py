@@ -2,7 +2,7 @@
 
 Lives here: the ten assets of group `data_room`. A body is a translation: who runs → core call → what to show.
 Add here when a room gets a further asset.
-Keep out: what is made (execution.making_rooms, execution.making_audiences) and how it is shown (defs.pages).
+Keep out: what is made (runs.making_rooms, runs.making_audiences) and how it is shown (defs.pages).
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from cleanroom_pipelines.defs.declaring import (
 )
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution import making_audiences, making_rooms
-from cleanroom_pipelines.execution.kinds import ASSETS
+from cleanroom_pipelines.runs import making_audiences, making_rooms
+from cleanroom_pipelines.runs.kinds import ASSETS
 
 _GROUP = "data_room"
 _BOTH_SIDES = ("base_audience", "seed_audiences")

@@ -2,7 +2,7 @@
 
 Lives here: the six assets of group `lookalike`. A body is a translation: who runs → core call → what to show.
 Add here when the road gets a further station.
-Keep out: what is made (execution.making) and how it is shown (defs.pages).
+Keep out: what is made (runs.making) and how it is shown (defs.pages).
 """
 
 import dagster as dg
@@ -10,7 +10,7 @@ import dagster as dg
 from cleanroom_pipelines.defs.declaring import ADVERTISER, HEAVY, PUBLISHER, WEEKLY, asset
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.execution import making
+from cleanroom_pipelines.runs import making
 
 _GROUP = "lookalike"
 

@@ -1,0 +1,117 @@
+"""Audience models: trained once on a dataset and a window, without any seed.
+
+Lives here: the four operations on them.
+Keep out: training.
+"""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+from cleanroom_pipelines.aws.answers import Caller
+from cleanroom_pipelines.aws.operations.endpoint import (
+    Answer,
+    Endpoint,
+    Parameters,
+    check_quota,
+    invalid,
+    own_arn,
+    page_of,
+    shown_page,
+    stages_of,
+    status_details,
+    times,
+)
+from cleanroom_pipelines.catalog import AudienceModel, AudienceModelSpec, Kind, Status, make_arn
+from cleanroom_pipelines.errors import ConflictError
+
+_KIND: Final = Kind.AUDIENCE_MODEL
+# of the year 9999, the last that can be shown again
+_LAST_SECOND: Final = 253_402_300_799
+
+
+def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """CreateAudienceModel: CREATE_PENDING; a run trains it."""
+    check_quota(endpoint, caller.account_id, _KIND)
+    if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
+        # A promise that would not be kept is refused; see the page for people who come from AWS.
+        raise invalid("kmsKeyArn", "Member must be absent unless CLEANROOM_ENCRYPTION=volume is set")
+    start, end = (_seconds(parameters, f"trainingData{edge}Time") for edge in ("Start", "End"))
+    if start is not None and end is not None and start >= end:
+        raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
+    dataset = own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET)
+    _look_again(endpoint, caller, dataset)
+    record = endpoint.catalog.create(
+        AudienceModelSpec(
+            name=parameters["name"],
+            description=parameters.get("description"),
+            tags=parameters.get("tags", {}),
+            training_dataset_id=dataset,
+            window_start=start,
+            window_end=end,
+            kms_key_arn=parameters.get("kmsKeyArn"),
+        ),
+        account_id=caller.account_id,
+        region=caller.region,
+        parents_must_be_active=True,
+    )
+    return {"audienceModelArn": record.arn}
+
+
+def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """GetAudienceModel."""
+    key = own_arn(caller, parameters["audienceModelArn"], _KIND)
+    record = endpoint.catalog.get(AudienceModel, key, caller.account_id, caller.region)
+    return {
+        **_summary(record),
+        "statusDetails": status_details(record, stages_of(endpoint, [record]).get(key)),
+        "trainingDataStartTime": _moment(record.window_start),
+        "trainingDataEndTime": _moment(record.window_end),
+        "kmsKeyArn": record.kms_key_arn,
+        "tags": dict(record.tags),
+    }
+
+
+def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListAudienceModels."""
+    return shown_page(page_of(endpoint, caller, _KIND, parameters), "audienceModels", _summary)
+
+
+def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """DeleteAudienceModel: DELETE_PENDING; a run removes what belongs to it."""
+    key = own_arn(caller, parameters["audienceModelArn"], _KIND)
+    endpoint.catalog.request_delete(_KIND, key, caller.account_id, caller.region)
+    return None
+
+
+def _look_again(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
+    """Have a dataset that was found bad validated again: its owner may have repaired the table since."""
+    newest = endpoint.catalog.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
+    if newest.status is Status.CREATE_FAILED:
+        with suppress(ConflictError):  # somebody else was faster
+            endpoint.catalog.retry(Kind.TRAINING_DATASET, dataset)
+
+
+def _summary(record: AudienceModel) -> dict[str, object]:
+    dataset = make_arn(Kind.TRAINING_DATASET, record.account_id, record.region, record.training_dataset_id)
+    return {
+        **times(record),
+        "audienceModelArn": record.arn,
+        "name": record.name,
+        "trainingDatasetArn": dataset,
+        "status": record.status.value,
+        "description": record.description,
+    }
+
+
+def _seconds(parameters: Parameters, member: str) -> int | None:
+    """Epoch seconds, rounded up: the window holds the events at or after its start and before its end."""
+    moment = parameters.get(member)
+    seconds = None if moment is None else -int(-moment.timestamp() // 1)
+    if seconds is not None and seconds > _LAST_SECOND:
+        raise invalid(member, "Member must lie before the year 10000")
+    return seconds
+
+
+def _moment(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,192 @@
+"""Configured audience models: what may be done with a model, by whom, and where the audiences go.
+
+Lives here: the eight operations on them and on their policies.
+Keep out: what a policy means (`policies.py`).
+"""
+
+from typing import Any, Final
+
+from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES, AudienceSize, SizeType
+from cleanroom_pipelines.aws.answers import ApiError, Caller
+from cleanroom_pipelines.aws.operations.endpoint import (
+    Answer,
+    Endpoint,
+    Parameters,
+    check_quota,
+    check_role,
+    invalid,
+    own_arn,
+    page_of,
+    shown_page,
+    times,
+)
+from cleanroom_pipelines.aws.policies import read_policy
+from cleanroom_pipelines.catalog import (
+    ChildTagPolicy,
+    ConfiguredAudienceModel,
+    ConfiguredAudienceModelSpec,
+    Kind,
+    ShareMetrics,
+    make_arn,
+)
+from cleanroom_pipelines.catalog.specs import DEFAULT_MIN_MATCHING_SEED_SIZE
+
+_KIND: Final = Kind.CONFIGURED_AUDIENCE_MODEL
+_BINS = "audienceSizeConfig.audienceSizeBins"
+
+
+def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """CreateConfiguredAudienceModel: its model must be ACTIVE."""
+    check_quota(endpoint, caller.account_id, _KIND)
+    model = own_arn(caller, parameters["audienceModelArn"], Kind.AUDIENCE_MODEL)
+    spec = ConfiguredAudienceModelSpec(
+        name=parameters["name"],
+        description=parameters.get("description"),
+        tags=parameters.get("tags", {}),
+        audience_model_id=model,
+        sizes=_sizes(parameters) or DEFAULT_SIZES,
+        min_matching_seed_size=parameters.get("minMatchingSeedSize", DEFAULT_MIN_MATCHING_SEED_SIZE),
+        share_metrics=ShareMetrics(parameters["sharedAudienceMetrics"][0]),
+        child_tag_policy=ChildTagPolicy(parameters.get("childResourceTagOnCreatePolicy", "NONE")),
+        **_output(endpoint, caller, parameters),
+    )
+    record = endpoint.catalog.create(
+        spec, account_id=caller.account_id, region=caller.region, parents_must_be_active=True
+    )
+    return {"configuredAudienceModelArn": record.arn}
+
+
+def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """GetConfiguredAudienceModel."""
+    record = _find(endpoint, caller, parameters)
+    bins = {
+        "audienceSizeType": record.sizes[0].type.value,
+        "audienceSizeBins": sorted(int(size.value) for size in record.sizes),
+    }
+    return {
+        **_summary(record),
+        "sharedAudienceMetrics": [record.share_metrics.value],
+        "minMatchingSeedSize": record.min_matching_seed_size,
+        "audienceSizeConfig": bins,
+        "tags": dict(record.tags),
+        "childResourceTagOnCreatePolicy": record.child_tag_policy.value,
+    }
+
+
+def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """UpdateConfiguredAudienceModel: jobs that are started from now on use it as it is then."""
+    key = _key(caller, parameters)
+    changes: dict[str, Any] = {}
+    if "outputConfig" in parameters:
+        changes |= _output(endpoint, caller, parameters)
+    if "audienceModelArn" in parameters:
+        changes["audience_model_id"] = own_arn(caller, parameters["audienceModelArn"], Kind.AUDIENCE_MODEL)
+    if "sharedAudienceMetrics" in parameters:
+        changes["share_metrics"] = ShareMetrics(parameters["sharedAudienceMetrics"][0])
+    if "minMatchingSeedSize" in parameters:
+        changes["min_matching_seed_size"] = parameters["minMatchingSeedSize"]
+    if sizes := _sizes(parameters):
+        changes["sizes"] = sizes
+    if "description" in parameters:
+        changes["description"] = parameters["description"]
+    record = endpoint.catalog.update_configured_audience_model(
+        key, caller.account_id, region=caller.region, parents_must_be_active=True, **changes
+    )
+    return {"configuredAudienceModelArn": record.arn}
+
+
+def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListConfiguredAudienceModels."""
+    return shown_page(page_of(endpoint, caller, _KIND, parameters), "configuredAudienceModels", _summary)
+
+
+def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """DeleteConfiguredAudienceModel: its policy goes with it."""
+    endpoint.catalog.request_delete(_KIND, _key(caller, parameters), caller.account_id, caller.region)
+    return None
+
+
+def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """PutConfiguredAudienceModelPolicy: a document that cannot be evaluated faithfully is refused."""
+    key = _key(caller, parameters)
+    text = parameters["configuredAudienceModelPolicy"]
+    endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
+    read_policy(text, parameters["configuredAudienceModelArn"])
+    condition = parameters.get("policyExistenceCondition")
+    policy_hash = endpoint.catalog.put_policy(
+        key,
+        caller.account_id,
+        text,
+        previous_hash=parameters.get("previousPolicyHash"),
+        must_exist=None if condition is None else condition == "POLICY_MUST_EXIST",
+    )
+    return {"configuredAudienceModelPolicy": text, "policyHash": policy_hash}
+
+
+def get_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """GetConfiguredAudienceModelPolicy."""
+    record = _find(endpoint, caller, parameters)
+    if record.policy is None:
+        raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")
+    return {
+        "configuredAudienceModelArn": record.arn,
+        "configuredAudienceModelPolicy": record.policy,
+        "policyHash": record.policy_hash,
+    }
+
+
+def delete_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """DeleteConfiguredAudienceModelPolicy."""
+    record = _find(endpoint, caller, parameters)
+    if record.policy is None:
+        raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")
+    endpoint.catalog.delete_policy(record.id, caller.account_id)
+    return None
+
+
+def _key(caller: Caller, parameters: Parameters) -> str:
+    return own_arn(caller, parameters["configuredAudienceModelArn"], _KIND)
+
+
+def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ConfiguredAudienceModel:
+    return endpoint.catalog.get(
+        ConfiguredAudienceModel, _key(caller, parameters), caller.account_id, caller.region
+    )
+
+
+def _summary(record: ConfiguredAudienceModel) -> dict[str, object]:
+    output = {
+        "destination": {"s3Destination": {"s3Uri": record.output_url}},
+        "roleArn": record.output_role_arn or f"arn:aws:iam::{record.account_id}:role/operator",
+    }
+    return {
+        **times(record),
+        "name": record.name,
+        "audienceModelArn": make_arn(
+            Kind.AUDIENCE_MODEL, record.account_id, record.region, record.audience_model_id
+        ),
+        "outputConfig": output,
+        "configuredAudienceModelArn": record.arn,
+        "status": record.status.value,
+        "description": record.description,
+    }
+
+
+def _output(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> dict[str, Any]:
+    output = parameters["outputConfig"]
+    check_role(caller, output["roleArn"])
+    url = output["destination"]["s3Destination"]["s3Uri"]
+    endpoint.buckets.destination(caller.account_id, url)  # refuses another account's bucket, and what is no place
+    return {"output_url": url, "output_role_arn": output["roleArn"]}
+
+
+def _sizes(parameters: Parameters) -> tuple[AudienceSize, ...]:
+    config = parameters.get("audienceSizeConfig")
+    if config is None:
+        return ()
+    kind, values = SizeType(config["audienceSizeType"]), config["audienceSizeBins"]
+    if kind is SizeType.PERCENTAGE and max(values) > 100:
+        raise invalid(_BINS, "Member must hold percentages of 1 to 100")
+    if len(set(values)) < len(values):
+        raise invalid(_BINS, "Member must not repeat a size")
+    return tuple(AudienceSize(kind, value) for value in values)

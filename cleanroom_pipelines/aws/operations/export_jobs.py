@@ -1,0 +1,78 @@
+"""Audience export jobs: the best users at one allowed size, written where the model's owner said.
+
+Lives here: the two operations on them.
+Keep out: writing them.
+"""
+
+from typing import Any
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
+from cleanroom_pipelines.aws.answers import Caller
+from cleanroom_pipelines.aws.operations.endpoint import (
+    Answer,
+    Endpoint,
+    Parameters,
+    check_quota,
+    invalid,
+    own_arn,
+    paging,
+    shown_page,
+    stages_of,
+    status_details,
+    times,
+)
+from cleanroom_pipelines.catalog import ExportJob, ExportJobSpec, Kind, Stage, make_arn
+
+
+def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """StartAudienceExportJob: the size must be one of the configured model's."""
+    key = own_arn(caller, parameters["audienceGenerationJobArn"], Kind.GENERATION_JOB)
+    seen = endpoint.catalog.seen_job(key, caller.account_id, caller.region)
+    size = parameters["audienceSize"]
+    kind, value = SizeType(size["type"]), size["value"]
+    if kind is SizeType.PERCENTAGE and value > 100:
+        raise invalid("audienceSize.value", "Member must be a percentage of 1 to 100")
+    check_quota(endpoint, seen.owner_account_id, Kind.EXPORT_JOB)
+    endpoint.catalog.create(
+        ExportJobSpec(
+            name=parameters["name"],
+            description=parameters.get("description"),
+            generation_job_id=seen.job.id,
+            size=AudienceSize(kind, value),
+            started_by=caller.account_id,
+        ),
+        account_id=seen.owner_account_id,
+        region=caller.region,
+        parents_must_be_active=True,
+    )
+    return None
+
+
+def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListAudienceExportJobs: the owner sees all of its jobs' exports, a guest those it started."""
+    arn = parameters.get("audienceGenerationJobArn")
+    key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
+    if key is not None:
+        endpoint.catalog.seen_job(key, caller.account_id, caller.region)
+    page = endpoint.catalog.list_seen_exports(
+        caller.account_id, caller.region, generation_job_id=key, **paging(parameters)
+    )
+    stages = stages_of(endpoint, page.items)
+    return shown_page(page, "audienceExportJobs", lambda record: _summary(record, stages.get(record.id)))
+
+
+def _summary(record: ExportJob, stage: Stage | None) -> dict[str, Any]:
+    return {
+        **times(record),
+        "name": record.name,
+        # each side knows the job by its own ARN
+        "audienceGenerationJobArn": make_arn(
+            Kind.GENERATION_JOB, record.account_id, record.region, record.generation_job_id
+        ),
+        "audienceSize": {"type": record.size.type.value, "value": int(record.size.value)},
+        "description": record.description,
+        "status": record.status.value,
+        "statusDetails": status_details(record, stage),
+        # locations are never visible across accounts: the catalogue tells it to the owner alone
+        "outputLocation": record.output_location,
+    }

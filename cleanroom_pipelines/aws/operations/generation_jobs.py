@@ -1,0 +1,307 @@
+"""Audience generation jobs: a seed, ranked against a configured audience model, also one of another account.
+
+Lives here: the four operations on them, who may start one on whose model, and who sees what of it.
+Keep out: fetching the seed and ranking; the run does both.
+"""
+
+from typing import Final
+
+from cleanroom_pipelines.audiences.sizes import SeedMode
+from cleanroom_pipelines.aws.answers import ApiError, Caller
+from cleanroom_pipelines.aws.operations.endpoint import (
+    Answer,
+    Endpoint,
+    Parameters,
+    check_quota,
+    check_role,
+    invalid,
+    is_own,
+    not_found,
+    own_arn,
+    paging,
+    quota_exceeded,
+    shown_page,
+    stages_of,
+    status_details,
+    times,
+)
+from cleanroom_pipelines.aws.policies import Policy, may_start, read_policy
+from cleanroom_pipelines.catalog import (
+    ArnParts,
+    ConfiguredAudienceModel,
+    GenerationJob,
+    GenerationJobSpec,
+    Kind,
+    Origin,
+    RequestedSeed,
+    SeenJob,
+    ShareMetrics,
+    Starter,
+    Status,
+    make_arn,
+    parse_arn,
+    slug,
+)
+from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.privacy import COUNT, in_units
+from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
+
+_KIND: Final = Kind.GENERATION_JOB
+_BUDGET: Final = "privacy budget of the two organisations, in units"
+
+
+def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """StartAudienceGenerationJob: on a model of the caller's own, or on another's whose policy allows it."""
+    _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
+    seed = _requested_seed(endpoint, caller, parameters)
+    parts = parse_arn(parameters["configuredAudienceModelArn"])
+    if parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL or parts.region != caller.region:
+        raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
+    is_guest = not is_own(caller, parts)
+    if is_guest:
+        _check_policy(endpoint, caller, parameters, parts)
+    if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
+        raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
+    check_quota(endpoint, parts.account_id, _KIND)
+    _check_budget(endpoint, caller, parameters, parts)
+    name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
+    record = endpoint.catalog.create(
+        GenerationJobSpec(
+            name=name,
+            # a guest's words are in its own copy of the job
+            description=None if is_guest else description,
+            tags={} if is_guest else tags,
+            configured_audience_model_id=parts.id,
+            seed_location=None,
+            seed_digest=None,
+            requested_seed=seed,
+            seed_mode=SeedMode.FIRST if parameters.get("includeSeedInOutput") else SeedMode.EXCLUDED,
+            origin=Origin.API,
+            started_by=caller.account_id,
+            collaboration_id=parameters.get("collaborationId"),
+        ),
+        account_id=parts.account_id,
+        region=caller.region,
+        parents_must_be_active=True,
+        starter=Starter(caller.account_id, name, description, tags) if is_guest else None,
+    )
+    return {"audienceGenerationJobArn": make_arn(_KIND, caller.account_id, caller.region, record.id)}
+
+
+def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """GetAudienceGenerationJob: the seed is shown to who started it, the metrics as the model's owner says."""
+    seen = _find(endpoint, caller, parameters)
+    job = seen.job
+    return {
+        **_summary(seen),
+        "statusDetails": _told_of_privacy(endpoint, job)
+        or status_details(
+            job,
+            stages_of(endpoint, [job]).get(job.id),
+            is_seed_shown=seen.is_starter,
+            is_owner=seen.is_owner,
+        ),
+        "seedAudience": _shown_seed(job.requested_seed) if seen.is_starter else None,
+        "includeSeedInOutput": job.seed_mode is SeedMode.FIRST,
+        "metrics": _metrics(endpoint, seen),
+        "tags": dict(job.tags),
+        "protectedQueryIdentifier": (
+            job.requested_seed.protected_query_id if job.requested_seed and seen.is_starter else None
+        ),
+    }
+
+
+def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListAudienceGenerationJobs: those of the caller's models, and those it started on others'."""
+    configured = parameters.get("configuredAudienceModelArn")
+    parts = parse_arn(configured) if configured is not None else None
+    if configured is not None and (parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL):
+        raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
+    if parts is not None and not _names_one(endpoint, caller, parts):
+        return {"audienceGenerationJobs": []}
+    page = endpoint.catalog.list_seen_jobs(
+        caller.account_id,
+        caller.region,
+        configured_audience_model_id=parts.id if parts else None,
+        collaboration_id=parameters.get("collaborationId"),
+        **paging(parameters),
+    )
+    return shown_page(page, "audienceGenerationJobs", _summary)
+
+
+def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """DeleteAudienceGenerationJob: the owner's deletes everything, a guest's its own view."""
+    endpoint.catalog.delete_seen_job(
+        own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
+    )
+    return None
+
+
+def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> RequestedSeed:
+    seed = parameters["seedAudience"]
+    check_role(caller, seed["roleArn"])
+    source, sql = seed.get("dataSource"), seed.get("sqlParameters")
+    if (source is None) == (sql is None):
+        raise invalid("seedAudience", "Member must have exactly one of dataSource and sqlParameters")
+    if source is not None:
+        endpoint.buckets.locate(caller.account_id, source["s3Uri"])  # refuses another account's bucket
+        return RequestedSeed(role_arn=seed["roleArn"], s3_uri=source["s3Uri"])
+    query, template = sql.get("queryString"), sql.get("analysisTemplateArn")
+    if bool(query) == bool(template):
+        raise invalid(
+            "seedAudience.sqlParameters", "Member must have exactly one of queryString and analysisTemplateArn"
+        )
+    if template:
+        _check_template(endpoint, caller, template, parameters.get("collaborationId"))
+    return RequestedSeed(
+        role_arn=seed["roleArn"],
+        query=query or None,
+        template_arn=template or None,
+        parameters=sql.get("parameters", {}),
+        protected_query_id=endpoint.new_uuid(),
+    )
+
+
+def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
+    """A template is for its own account, and for the members of the collaboration it was made in."""
+    template = endpoint.catalog.template(arn)
+    if template is not None and template.account_id == caller.account_id:
+        return
+    if template is None or collaboration_id is None or template.collaboration_id != collaboration_id:
+        raise ApiError("AccessDeniedException", "The caller may use no such analysis template.")
+    _check_collaboration(endpoint, template.account_id, collaboration_id)
+
+
+def _check_collaboration(endpoint: Endpoint, account_id: str, collaboration_id: str | None) -> None:
+    if collaboration_id is None:
+        return
+    collaboration = endpoint.catalog.collaboration(collaboration_id)
+    active = {member.account_id for member in collaboration.members if member.active} if collaboration else set()
+    if account_id not in active:
+        raise ApiError("AccessDeniedException", "The caller is no active member of such a collaboration.")
+
+
+def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
+    """Whether the owner of another account's model lets the caller start a job on it.
+
+    A model whose policy has nothing for the caller is none of its business: it does not exist for it.
+    """
+    try:
+        configured = endpoint.catalog.get(ConfiguredAudienceModel, parts.id, parts.account_id, parts.region)
+    except NotFoundError:
+        raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL) from None
+    policy = _policy_of(configured)
+    if policy is None or not policy.speaks_to(caller.account_id):
+        raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
+    if not may_start(
+        policy,
+        caller_account=caller.account_id,
+        model_arn=str(configured.arn),
+        # the job has no id yet; its readable part is known
+        job_arn=str(make_arn(_KIND, parts.account_id, parts.region, f"{slug(parameters['name'])}-{'0' * 12}")),
+        collaboration_id=parameters.get("collaborationId"),
+        request_tags=parameters.get("tags", {}),
+        model_tags=configured.tags,
+    ):
+        raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
+    _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
+
+
+def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
+    """Refuse what the privacy budget of the two organisations certainly cannot pay."""
+    collaboration_id = parameters.get("collaborationId")
+    agreed = endpoint.catalog.collaboration(collaboration_id) if collaboration_id else None
+    pair = paying_pair(endpoint.catalog, caller.account_id, parts.account_id, agreed)
+    spent = cannot_pay(endpoint.catalog, pair) if pair else None
+    if spent is not None:
+        raise ApiError(
+            "ServiceQuotaExceededException",
+            f"Of the privacy budget of the two organisations {in_units(spent.left)} of {in_units(spent.total)} "
+            f"units are left; a job takes {in_units(COUNT.tenths)} to start. Both can approve a refill.",
+            members={"quotaName": _BUDGET, "quotaValue": float(in_units(spent.total))},
+        )
+
+
+def _told_of_privacy(endpoint: Endpoint, job: GenerationJob) -> dict[str, str] | None:
+    """Price, noise and what the lists of an active job tell: the API has no member for them."""
+    if job.status is not Status.ACTIVE:
+        return None
+    version = endpoint.catalog.current_version(_KIND, job.id)
+    told = version.summary.get("privacy") if version else None
+    return {"message": told} if told else None
+
+
+def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:
+    if configured.policy is None:
+        return None
+    try:
+        return read_policy(configured.policy, str(configured.arn))
+    except ApiError:  # it was put when other code read policies; what is not understood allows nothing
+        raise ApiError(
+            "AccessDeniedException", "The policy of the configured audience model cannot be read."
+        ) from None
+
+
+def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
+    """Whether account and Region of a configured audience model's ARN are its own; the id alone names none."""
+    try:
+        endpoint.catalog.get(ConfiguredAudienceModel, parts.id, parts.account_id, parts.region)
+    except NotFoundError:
+        return False
+    return parts.region == caller.region
+
+
+def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> SeenJob:
+    key = own_arn(caller, parameters["audienceGenerationJobArn"], _KIND)
+    return endpoint.catalog.seen_job(key, caller.account_id, caller.region)
+
+
+def _summary(seen: SeenJob) -> dict[str, object]:
+    job = seen.job
+    configured = make_arn(
+        Kind.CONFIGURED_AUDIENCE_MODEL, seen.owner_account_id, job.region, job.configured_audience_model_id
+    )
+    return {
+        **times(job),
+        "audienceGenerationJobArn": job.arn,
+        "name": job.name,
+        "description": job.description,
+        "status": job.status.value,
+        "configuredAudienceModelArn": configured,
+        "collaborationId": job.collaboration_id,
+        "startedBy": job.started_by,
+    }
+
+
+def _shown_seed(seed: RequestedSeed | None) -> dict[str, object] | None:
+    if seed is None:
+        return None
+    if seed.s3_uri is not None:
+        return {"roleArn": seed.role_arn, "dataSource": {"s3Uri": seed.s3_uri}}
+    sql = {
+        "queryString": seed.query,
+        "analysisTemplateArn": seed.template_arn,
+        "parameters": dict(seed.parameters) or None,
+    }
+    return {"roleArn": seed.role_arn, "sqlParameters": sql}
+
+
+def _metrics(endpoint: Endpoint, seen: SeenJob) -> dict[str, object] | None:
+    """Recall, and relevance per size; a null relevance is an entry without a score."""
+    job = seen.job
+    if job.status is not Status.ACTIVE or not (seen.is_owner or _is_shared(endpoint, job)):
+        return None
+    version = endpoint.catalog.current_version(_KIND, job.id)
+    metrics = version.summary.get("metrics") if version else None
+    if metrics is None:
+        return None
+    relevance = [
+        {"audienceSize": {"type": entry["type"], "value": entry["value"]}, "score": entry["score"]}
+        for entry in metrics["relevance"]
+    ]
+    return {"relevanceMetrics": relevance, "recallMetric": metrics["recall"]}
+
+
+def _is_shared(endpoint: Endpoint, job: GenerationJob) -> bool:
+    configured = endpoint.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
+    return configured.share_metrics is ShareMetrics.ALL

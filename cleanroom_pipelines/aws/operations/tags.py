@@ -1,0 +1,46 @@
+"""Tags on everything that has an ARN.
+
+Lives here: the three operations on them.
+Keep out: which tags are allowed (`catalog.names`).
+"""
+
+from cleanroom_pipelines.aws.answers import ApiError, Caller
+from cleanroom_pipelines.aws.operations.endpoint import Answer, Endpoint, Parameters, is_own
+from cleanroom_pipelines.catalog import RECORDS, ArnParts, Kind, parse_arn
+
+
+def tag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """TagResource: adds tags, or gives those that exist new values."""
+    parts = _find(endpoint, caller, parameters)
+    if parts.kind is Kind.GENERATION_JOB:
+        endpoint.catalog.set_seen_job_tags(parts.id, caller.account_id, parameters["tags"], caller.region)
+    else:
+        endpoint.catalog.set_tags(parts.kind, parts.id, parameters["tags"], caller.account_id)
+    return {}
+
+
+def untag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """UntagResource: keys that no tag has are passed over."""
+    parts = _find(endpoint, caller, parameters)
+    if parts.kind is Kind.GENERATION_JOB:
+        endpoint.catalog.remove_seen_job_tags(parts.id, caller.account_id, parameters["tagKeys"], caller.region)
+    else:
+        endpoint.catalog.remove_tags(parts.kind, parts.id, parameters["tagKeys"], caller.account_id)
+    return {}
+
+
+def list_for_resource(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListTagsForResource."""
+    parts = _find(endpoint, caller, parameters)
+    if parts.kind is Kind.GENERATION_JOB:
+        return {"tags": dict(endpoint.catalog.seen_job(parts.id, caller.account_id, caller.region).job.tags)}
+    return {"tags": dict(endpoint.catalog.tags(parts.kind, parts.id, caller.account_id))}
+
+
+def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ArnParts:
+    parts = parse_arn(parameters["resourceArn"])
+    if parts is None or not is_own(caller, parts):
+        raise ApiError("ResourceNotFoundException", "There is no such resource in this account and Region.")
+    if parts.kind is not Kind.GENERATION_JOB:
+        endpoint.catalog.get(RECORDS[parts.kind], parts.id, caller.account_id, caller.region)
+    return parts

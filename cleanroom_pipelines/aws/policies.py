@@ -1,0 +1,576 @@
+"""Resource policies of configured audience models: reading a document, and deciding by it.
+
+Lives here: the part of the IAM JSON policy language that is evaluated as AWS evaluates it, for an identity that is
+an account.
+Add here when a further element, operator or condition key can be evaluated as faithfully.
+Keep out: where policies are kept (catalogue); which accounts share a collaboration (operations).
+
+Whatever cannot be evaluated faithfully is refused when the document is read, and the message names the element: a
+statement that is half understood would allow what its author forbade. Source: contract 3.11; "IAM JSON policy
+elements" and "Policy evaluation logic" of the AWS IAM user guide.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from cleanroom_pipelines.aws.answers import ApiError
+
+MAX_CHARACTERS: Final = 20_480
+START_ACTION: Final = "cleanrooms-ml:StartAudienceGenerationJob"
+_MAX_PATTERN: Final = 2_048  # the longest ARN; nothing that is compared is longer
+_SERVICE: Final = "cleanrooms-ml"
+_JOBS: Final = "audience-generation-job/"
+# The actions of the lookalike API: a pattern that means none of them is a mistake, and in a Deny a dangerous one.
+_ACTIONS: Final = frozenset(
+    f"{_SERVICE}:{name}".lower()
+    for name in (
+        "CreateTrainingDataset", "GetTrainingDataset", "ListTrainingDatasets", "DeleteTrainingDataset",
+        "CreateAudienceModel", "GetAudienceModel", "ListAudienceModels", "DeleteAudienceModel",
+        "CreateConfiguredAudienceModel", "GetConfiguredAudienceModel", "ListConfiguredAudienceModels",
+        "UpdateConfiguredAudienceModel", "DeleteConfiguredAudienceModel", "PutConfiguredAudienceModelPolicy",
+        "GetConfiguredAudienceModelPolicy", "DeleteConfiguredAudienceModelPolicy",
+        "StartAudienceGenerationJob", "GetAudienceGenerationJob", "ListAudienceGenerationJobs",
+        "DeleteAudienceGenerationJob", "StartAudienceExportJob", "ListAudienceExportJobs",
+        "TagResource", "UntagResource", "ListTagsForResource",
+    )
+)  # fmt: skip
+_VERSIONS: Final = ("2012-10-17", "2008-10-17")
+_POLICY_ELEMENTS: Final = frozenset({"Version", "Id", "Statement"})
+_STATEMENT_ELEMENTS: Final = frozenset({"Sid", "Effect", "Principal", "Action", "Resource", "Condition"})
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
+_ROOT: Final = re.compile(r"arn:(aws[-a-z]*):iam::([0-9]{12}):root")
+_ACTION: Final = re.compile(rf"\*|{_SERVICE}:[a-z*?]{{1,128}}", re.ASCII | re.IGNORECASE)
+_TAG_KEY: Final = re.compile(r"[a-zA-Z0-9 _.:/=+@-]{1,128}")
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z:-]{0,63}")
+
+_COLLABORATION: Final = "cleanrooms-ml:collaborationid"
+_PRINCIPAL_ACCOUNT: Final = "aws:principalaccount"
+_TAG_KEYS: Final = "aws:tagkeys"
+_REQUEST_TAG: Final = "aws:requesttag/"
+_RESOURCE_TAG: Final = "aws:resourcetag/"
+
+
+class Decision(StrEnum):
+    """What a policy says to a request."""
+
+    ALLOWED = "ALLOWED"
+    """A statement allows it and none denies it."""
+    DENIED = "DENIED"
+    """A statement denies it, whatever others say."""
+    NOT_MENTIONED = "NOT_MENTIONED"
+    """No statement speaks of it, which is a no for another account."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition: an operator, a condition key, and the values the key is compared with.
+
+    Args:
+        operator: As AWS names it.
+        key: In lower case.
+        values: At least one.
+    """
+
+    operator: str
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement.
+
+    Args:
+        is_deny: Its effect.
+        accounts: The accounts it speaks of; None: everybody.
+        actions: Patterns in lower case.
+        resources: Patterns of ARNs.
+        conditions: All must hold.
+    """
+
+    is_deny: bool
+    accounts: frozenset[str] | None
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that can be evaluated."""
+
+    statements: tuple[Statement, ...]
+
+    def speaks_to(self, account: str) -> bool:
+        """Whether it has anything for an account: a statement that allows it something, under whatever conditions.
+
+        Args:
+            account: 12 digits.
+        """
+        return any(
+            not statement.is_deny and (statement.accounts is None or account in statement.accounts)
+            for statement in self.statements
+        )
+
+
+def read_policy(text: str, resource_arn: str) -> Policy:
+    """Read the policy document of a configured audience model.
+
+    Args:
+        text: The JSON document.
+        resource_arn: ARN of the configured audience model that it is put on.
+
+    Raises:
+        ApiError: ValidationException; names the element that cannot be evaluated faithfully, and quotes no value.
+    """
+    try:
+        return _Reader(resource_arn).policy(text)
+    except _RefusedError as refused:
+        where = f"{refused.element}: " if refused.element else ""
+        raise ApiError(
+            "ValidationException",
+            "1 validation error detected: Value at 'configuredAudienceModelPolicy' failed to satisfy constraint: "
+            f"{where}{refused.constraint}",
+        ) from None
+
+
+def context_of(
+    *,
+    collaboration_id: str | None = None,
+    request_tags: Mapping[str, str] | None = None,
+    resource_tags: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The condition context of a StartAudienceGenerationJob request.
+
+    Args:
+        collaboration_id: What the request names.
+        request_tags: Tags that the request gives the job.
+        resource_tags: Tags of the resource that is decided about.
+    """
+    context = {f"aws:RequestTag/{key}": value for key, value in (request_tags or {}).items()}
+    context |= {f"aws:ResourceTag/{key}": value for key, value in (resource_tags or {}).items()}
+    if collaboration_id is not None:
+        context["cleanrooms-ml:CollaborationId"] = collaboration_id
+    return context
+
+
+def allows(
+    policy: Policy,
+    *,
+    caller_account: str,
+    action: str,
+    resource_arn: str,
+    context: Mapping[str, str | Sequence[str]],
+) -> bool:
+    """Whether a policy lets an account do something to one resource: a statement allows it and none denies it.
+
+    Args:
+        policy: The policy.
+        caller_account: 12 digits.
+        action: Such as `cleanrooms-ml:StartAudienceGenerationJob`.
+        resource_arn: The resource it is done to.
+        context: Condition keys and values, as `context_of` makes them; `aws:PrincipalAccount` and `aws:TagKeys`
+            are added here.
+    """
+    decision = decide(
+        policy, caller_account=caller_account, action=action, resource_arn=resource_arn, context=context
+    )
+    return decision is Decision.ALLOWED
+
+
+def decide(
+    policy: Policy,
+    *,
+    caller_account: str,
+    action: str,
+    resource_arn: str,
+    context: Mapping[str, str | Sequence[str]],
+) -> Decision:
+    """What a policy says; for the owner's own account only DENIED matters, for any other only ALLOWED lets pass.
+
+    Where a request has two tags whose keys differ in case alone, AWS leaves open which of them a condition means:
+    here an Allow needs both, and to a Deny one is enough.
+
+    Args:
+        policy: The policy.
+        caller_account: 12 digits.
+        action: Such as `cleanrooms-ml:StartAudienceGenerationJob`.
+        resource_arn: The resource it is done to.
+        context: As for `allows`.
+
+    Raises:
+        ValueError: The context holds a key that no policy can name: what it means would be ignored in silence.
+    """
+    found = _values_by_key(context, caller_account)
+    decision = Decision.NOT_MENTIONED
+    for statement in policy.statements:
+        if _applies(statement, caller_account, action.lower(), resource_arn, found):
+            if statement.is_deny:
+                return Decision.DENIED
+            decision = Decision.ALLOWED
+    return decision
+
+
+def may_start(
+    policy: Policy,
+    *,
+    caller_account: str,
+    model_arn: str,
+    job_arn: str,
+    collaboration_id: str | None,
+    request_tags: Mapping[str, str],
+    model_tags: Mapping[str, str],
+) -> bool:
+    """Whether another account may start a generation job on a configured audience model.
+
+    AWS evaluates the action on two resources of the owner, the model and the new job, and its example names both.
+    A policy that allows the model alone is enough here, since it can mean nothing else; one that denies either is
+    obeyed.
+
+    Args:
+        policy: The model's policy.
+        caller_account: Who calls, 12 digits.
+        model_arn: The configured audience model.
+        job_arn: The new job, under the owner's account.
+        collaboration_id: What the request names.
+        request_tags: Tags that the request gives the job.
+        model_tags: Tags of the configured audience model.
+    """
+    on_model = context_of(collaboration_id=collaboration_id, request_tags=request_tags, resource_tags=model_tags)
+    on_job = context_of(collaboration_id=collaboration_id, request_tags=request_tags)
+    model = decide(
+        policy, caller_account=caller_account, action=START_ACTION, resource_arn=model_arn, context=on_model
+    )
+    job = decide(policy, caller_account=caller_account, action=START_ACTION, resource_arn=job_arn, context=on_job)
+    return model is Decision.ALLOWED and job is not Decision.DENIED
+
+
+def matches_wildcards(pattern: str, text: str) -> bool:
+    """Whether a text is what a pattern with `*` (any characters) and `?` (one character) means, in linear time.
+
+    Args:
+        pattern: The pattern.
+        text: The text.
+    """
+    if "*" not in pattern and "?" not in pattern:
+        return pattern == text
+    pattern = _with_single_stars(pattern)
+    return bool(_reached(pattern, text) >> len(pattern) & 1)
+
+
+def _can_begin(pattern: str, beginning: str) -> bool:
+    """Whether a pattern means some text that begins so."""
+    return _reached(_with_single_stars(pattern), beginning) != 0
+
+
+def _with_single_stars(pattern: str) -> str:
+    return re.sub(r"\*+", "*", pattern)
+
+
+def _reached(pattern: str, text: str) -> int:
+    """How much of a pattern a text can have used up: bit k says, its first k characters.
+
+    All ways are followed at once, as the bits of one integer, so that no pattern makes it try again.
+    """
+    stars = anything = 0
+    consuming: dict[str, int] = {}
+    for at, character in enumerate(pattern):
+        if character == "*":
+            stars |= 1 << at
+        elif character == "?":
+            anything |= 1 << at
+        else:
+            consuming[character] = consuming.get(character, 0) | 1 << at
+    reached = 1 | (1 & stars) << 1
+    for character in text:
+        used = reached & (consuming.get(character, 0) | anything)
+        reached = used << 1 | reached & stars
+        reached |= (reached & stars) << 1
+        if not reached:
+            break
+    return reached
+
+
+def _equals(values: tuple[str, ...], given: str) -> bool:
+    return given in values
+
+
+def _like(values: tuple[str, ...], given: str) -> bool:
+    return any(matches_wildcards(value, given) for value in values)
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """What an operator asks of a key.
+
+    Args:
+        compares: Whether a given value is one of those in the policy.
+        is_negated: It asks for the opposite.
+        if_missing: What it says where the request has no such key.
+        is_for_any: Of the values that the request has, one is enough.
+    """
+
+    compares: Callable[[tuple[str, ...], str], bool]
+    is_negated: bool
+    if_missing: bool
+    is_for_any: bool
+
+
+def _operators() -> dict[str, _Operator]:
+    found = {}
+    for word, compares in (("Equals", _equals), ("Like", _like)):
+        found[f"String{word}"] = _Operator(compares, False, False, False)
+        found[f"StringNot{word}"] = _Operator(compares, True, True, False)
+        found[f"String{word}IfExists"] = _Operator(compares, False, True, False)
+        found[f"StringNot{word}IfExists"] = _Operator(compares, True, True, False)
+        found[f"ForAnyValue:String{word}"] = _Operator(compares, False, False, True)
+    return found
+
+
+_OPERATORS: Final = _operators()
+
+
+def _applies(
+    statement: Statement, caller_account: str, action: str, resource_arn: str, found: Mapping[str, tuple[str, ...]]
+) -> bool:
+    return (
+        (statement.accounts is None or caller_account in statement.accounts)
+        and any(matches_wildcards(pattern, action) for pattern in statement.actions)
+        and any(_means(pattern, resource_arn) for pattern in statement.resources)
+        and all(_holds(each, found.get(each.key, ()), is_deny=statement.is_deny) for each in statement.conditions)
+    )
+
+
+def _means(pattern: str, arn: str) -> bool:
+    """Whether an ARN is meant; both have six parts, so no wildcard can reach beyond a colon."""
+    return pattern == "*" or matches_wildcards(pattern, arn)
+
+
+def _holds(condition: Condition, given: tuple[str, ...], *, is_deny: bool) -> bool:
+    operator = _OPERATORS[condition.operator]
+    if not given:
+        return operator.if_missing
+    outcomes = (operator.compares(condition.values, value) is not operator.is_negated for value in given)
+    # several values are several tags by that name, but for the keys of the tags, which are many by nature
+    return any(outcomes) if is_deny or condition.key == _TAG_KEYS else all(outcomes)
+
+
+def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: str) -> dict[str, tuple[str, ...]]:
+    """The values a request has by condition key, in lower case."""
+    found: dict[str, tuple[str, ...]] = {}
+    tag_keys: tuple[str, ...] = ()
+    for name, value in context.items():
+        key = _lower(name)
+        if key in (_PRINCIPAL_ACCOUNT, _TAG_KEYS):
+            continue
+        if key != _COLLABORATION and not key.startswith((_REQUEST_TAG, _RESOURCE_TAG)):
+            raise ValueError("The context holds a condition key that policies cannot name here.")
+        found[key] = found.get(key, ()) + ((value,) if isinstance(value, str) else tuple(value))
+        if key.startswith(_REQUEST_TAG):
+            tag_keys += (name[len(_REQUEST_TAG) :],)
+    return {**found, _PRINCIPAL_ACCOUNT: (caller_account,), _TAG_KEYS: tag_keys}
+
+
+def _lower(text: str) -> str:
+    """In lower case as far as ASCII goes: some other letters become ASCII ones otherwise."""
+    return "".join(each.lower() if each.isascii() else each for each in text)
+
+
+class _RefusedError(Exception):
+    """A document cannot be evaluated faithfully."""
+
+    def __init__(self, element: str, constraint: str) -> None:
+        super().__init__(constraint)
+        self.element = element
+        self.constraint = constraint
+
+
+class _Reader:
+    """Reads a document that is put on one resource."""
+
+    def __init__(self, resource_arn: str) -> None:
+        self._arn = resource_arn
+        parts = resource_arn.split(":", 5)
+        if len(parts) != 6:
+            raise ValueError("no ARN")
+        self._partition = parts[1]
+        self._beginning_of_jobs = ":".join((*parts[:5], _JOBS))
+
+    def policy(self, text: str) -> Policy:
+        if not 1 <= len(text) <= MAX_CHARACTERS:
+            raise _RefusedError("", f"Member must have length between 1 and {MAX_CHARACTERS}")
+        try:
+            document = json.loads(text, object_pairs_hook=_without_repeated_keys, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise _RefusedError("", "Member must be a JSON document") from None
+        _check_elements("", document, _POLICY_ELEMENTS, required=("Statement",))
+        if "Version" in document and document["Version"] not in _VERSIONS:
+            raise _RefusedError("Version", f"Member must be one of {', '.join(_VERSIONS)}")
+        if not isinstance(document.get("Id", ""), str):
+            raise _RefusedError("Id", "Member must be a string")
+        statements = document["Statement"]
+        if isinstance(statements, dict):
+            return Policy((self._statement("Statement", statements),))
+        if not isinstance(statements, list) or not statements:
+            raise _RefusedError("Statement", "Member must be a statement or a list of at least one")
+        return Policy(tuple(self._statement(f"Statement[{at}]", each) for at, each in enumerate(statements)))
+
+    def _statement(self, where: str, statement: Any) -> Statement:
+        required = ("Effect", "Principal", "Action", "Resource")
+        _check_elements(where, statement, _STATEMENT_ELEMENTS, required=required)
+        if not isinstance(statement.get("Sid", ""), str):
+            raise _RefusedError(f"{where}.Sid", "Member must be a string")
+        if statement["Effect"] not in ("Allow", "Deny"):
+            raise _RefusedError(f"{where}.Effect", "Member must be Allow or Deny")
+        return Statement(
+            is_deny=statement["Effect"] == "Deny",
+            accounts=self._accounts(f"{where}.Principal", statement["Principal"]),
+            actions=tuple(
+                _action(element, each) for element, each in _strings(f"{where}.Action", statement["Action"])
+            ),
+            resources=tuple(
+                self._resource(element, each)
+                for element, each in _strings(f"{where}.Resource", statement["Resource"])
+            ),
+            conditions=_conditions(f"{where}.Condition", statement["Condition"])
+            if "Condition" in statement
+            else (),
+        )
+
+    def _accounts(self, where: str, principal: Any) -> frozenset[str] | None:
+        if principal == "*":
+            return None
+        if isinstance(principal, str):
+            raise _RefusedError(where, 'Member must be "*" or an object with the key AWS')
+        _check_elements(where, principal, frozenset({"AWS"}), required=("AWS",))
+        accounts = set[str]()
+        is_everybody = False
+        for element, each in _strings(f"{where}.AWS", principal["AWS"]):
+            root = _ROOT.fullmatch(each)
+            if each == "*":
+                is_everybody = True
+            elif _ACCOUNT.fullmatch(each):
+                accounts.add(each)
+            elif root and root.group(1) == self._partition:
+                accounts.add(root.group(2))
+            else:
+                raise _RefusedError(
+                    element,
+                    "Member must name a whole account by its 12 digits or the ARN of its root, or be *: roles, "
+                    "users and services are not told apart here",
+                )
+        return None if is_everybody else frozenset(accounts)
+
+    def _resource(self, where: str, pattern: str) -> str:
+        if pattern == "*":
+            return pattern
+        if pattern.count(":") != self._arn.count(":"):
+            raise _RefusedError(where, "Member must be * or an ARN of six parts, wildcards within the parts")
+        if not matches_wildcards(pattern, self._arn) and not _can_begin(pattern, self._beginning_of_jobs):
+            raise _RefusedError(
+                where, "Member must be able to mean this configured audience model or its generation jobs"
+            )
+        return pattern
+
+
+def _action(where: str, action: str) -> str:
+    if not _ACTION.fullmatch(action):
+        raise _RefusedError(where, f"Member must be * or an action of {_SERVICE}, wildcards in its name")
+    pattern = action.lower()
+    if not any(matches_wildcards(pattern, each) for each in _ACTIONS):
+        raise _RefusedError(where, "Member must be able to mean an action of this API")
+    return pattern
+
+
+def _conditions(where: str, condition: Any) -> tuple[Condition, ...]:
+    if not isinstance(condition, dict) or not condition:
+        raise _RefusedError(where, "Member must be an object that is not empty")
+    conditions = []
+    for operator, keys in condition.items():
+        element = f"{where}.{_shown(operator)}"
+        if operator not in _OPERATORS:
+            raise _RefusedError(element, f"Member must be one of {', '.join(sorted(_OPERATORS))}")
+        if not isinstance(keys, dict) or not keys:
+            raise _RefusedError(element, "Member must be an object that is not empty")
+        seen = set[str]()
+        for name, values in keys.items():
+            key = _condition_key(element, name, _OPERATORS[operator])
+            if key in seen:
+                raise _RefusedError(element, "Member must name a condition key once, in whatever case")
+            seen.add(key)
+            shown = f"{element}.{name.partition('/')[0]}"
+            conditions.append(Condition(operator, key, tuple(value for _, value in _strings(shown, values))))
+    return tuple(conditions)
+
+
+def _condition_key(where: str, name: str, operator: _Operator) -> str:
+    key = _lower(name)
+    for prefix in (_REQUEST_TAG, _RESOURCE_TAG):
+        if key.startswith(prefix) and _TAG_KEY.fullmatch(key[len(prefix) :]):
+            return key
+    if key in (_COLLABORATION, _PRINCIPAL_ACCOUNT):
+        return key
+    if key == _TAG_KEYS:
+        if operator.is_for_any:
+            return key
+        raise _RefusedError(f"{where}.aws:TagKeys", "Member must be compared by ForAnyValue: it has many values")
+    raise _RefusedError(
+        f"{where}.{_shown(name.partition('/')[0])}",
+        "Member must be one of cleanrooms-ml:CollaborationId, aws:PrincipalAccount, aws:RequestTag/<key>, "
+        "aws:ResourceTag/<key>, aws:TagKeys",
+    )
+
+
+def _strings(where: str, value: Any) -> list[tuple[str, str]]:
+    """A string or a list of them, each with the name of its place."""
+    if isinstance(value, str):
+        return [(where, _plain(where, value))]
+    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+        raise _RefusedError(where, "Member must be a string or a list of at least one")
+    return [(f"{where}[{at}]", _plain(f"{where}[{at}]", each)) for at, each in enumerate(value)]
+
+
+def _plain(where: str, value: str) -> str:
+    if "${" in value:
+        raise _RefusedError(where, "Member must not use policy variables")
+    if len(value) > _MAX_PATTERN:
+        raise _RefusedError(where, f"Member must have length less than or equal to {_MAX_PATTERN}")
+    return value
+
+
+def _check_elements(where: str, value: Any, known: frozenset[str], *, required: Sequence[str]) -> None:
+    if not isinstance(value, dict):
+        raise _RefusedError(where, "Member must be an object")
+    prefix = f"{where}." if where else ""
+    for element in value:
+        if element not in known:
+            raise _RefusedError(
+                f"{prefix}{_shown(element)}",
+                f"Member must be one of {', '.join(sorted(known))}: no other is evaluated",
+            )
+    for element in required:
+        if element not in value:
+            raise _RefusedError(f"{prefix}{element}", "Member must not be missing")
+
+
+def _shown(name: str) -> str:
+    """An element's name as far as it is one: somebody's data may stand in its place."""
+    return name if _NAME.fullmatch(name) else "(unknown)"
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two elements of one name most readers keep the last, some the first."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RefusedError(_shown(key), "Member must not be given twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)

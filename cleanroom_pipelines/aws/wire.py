@@ -1,0 +1,289 @@
+"""HTTP read as calls of operations, and their outputs and errors written as HTTP.
+
+Lives here: routing, query strings and JSON bodies in; status, headers and bodies out. Pure functions.
+Add here when the protocol (rest-json) has another way to carry a member.
+Keep out: the web server, signatures (`signing.py`), single values (`constraints.py`).
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from cleanroom_pipelines.aws.answers import ApiError
+from cleanroom_pipelines.aws.constraints import Checked, from_text
+from cleanroom_pipelines.aws.model import Member, Operation, Shape, operations
+
+MAX_BODY_BYTES: Final = 1 << 20
+
+Headers = Sequence[tuple[str, str]]
+"""As they came: names in any case, a repeated header several times."""
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers, body."""
+
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that was understood.
+
+    Attributes:
+        operation: Which.
+        parameters: The members that are there, by the API's names; timestamps are aware datetimes.
+        n_unknown: Members and query parameters of which the model knows nothing; they were ignored.
+    """
+
+    operation: Operation
+    parameters: Mapping[str, Any] = field(repr=False)
+    n_unknown: int
+
+
+def route(method: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
+    """Find the operation that a request asks for.
+
+    The path is split before it is unquoted: an ARN is one segment, whatever slashes are encoded in it.
+
+    Args:
+        method: HTTP method.
+        raw_path: The path as it was sent, still percent-encoded, without the query.
+
+    Returns:
+        The operation, and its path's labels unquoted, by wire name.
+
+    Raises:
+        ApiError: UnknownOperationException with 404 for a path that no operation has, with 405 for another method
+            than the path's; ValidationException for a label that is not percent-encoded UTF-8.
+    """
+    segments = raw_path.split("/")[1:]
+    found = [operation for operation in operations().values() if _fits(operation.segments, segments)]
+    if not raw_path.startswith("/") or not found:
+        raise ApiError("UnknownOperationException", reason="unknown path")
+    for operation in found:
+        if operation.method == method:
+            labels = zip(operation.segments, segments, strict=True)
+            return operation, {
+                label[1:-1]: _unquote(segment, "path") for label, segment in labels if label.startswith("{")
+            }
+    allowed = ", ".join(sorted({operation.method for operation in found}))
+    raise ApiError("UnknownOperationException", status=405, headers={"Allow": allowed}, reason="unknown method")
+
+
+def _fits(pattern: Sequence[str], segments: Sequence[str]) -> bool:
+    return len(pattern) == len(segments) and all(
+        bool(segment) if part.startswith("{") else part == segment
+        for part, segment in zip(pattern, segments, strict=True)
+    )
+
+
+def _unquote(text: str, where: str) -> str:
+    try:
+        if not text.isascii() or _BAD_ESCAPE.search(text):
+            raise ValueError
+        return unquote_to_bytes(text).decode("utf-8")
+    except ValueError:
+        raise _refused(f"The {where} is not percent-encoded UTF-8.") from None
+
+
+def _refused(message: str) -> ApiError:
+    return ApiError("ValidationException", message, reason="request not understood")
+
+
+def read(
+    operation: Operation,
+    path_parameters: Mapping[str, str],
+    raw_query: str,
+    headers: Headers,
+    body: bytes,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> Call:
+    """Read a request and hold it against the model.
+
+    Args:
+        operation: From `route`.
+        path_parameters: From `route`.
+        raw_query: What stood after `?`, still percent-encoded; a plus is a plus.
+        headers: The request's headers.
+        body: UTF-8 JSON, an object; not looked at where the operation takes no body.
+        max_body_bytes: A larger body is refused.
+
+    Returns:
+        The call, every member of which satisfies the model and the documented limits of tags.
+
+    Raises:
+        ApiError: ValidationException; its message names the members and the constraints and no value.
+    """
+    query, n_unknown_query = _read_query(operation.input, raw_query)
+    checked = Checked(n_unknown=n_unknown_query)
+    parameters = checked.structure(operation.input, path_parameters, locations=("uri",))
+    parameters |= checked.structure(operation.input, query, locations=("querystring",))
+    parameters |= checked.structure(
+        operation.input, _read_headers(operation.input, headers), locations=("header",)
+    )
+    if any(member.location == "body" for member in operation.input.members.values()):
+        parameters |= checked.structure(operation.input, _read_body(headers, body, max_body_bytes))
+    if checked.problems:
+        n = len(checked.problems)
+        count = f"{n} validation error{'s' if n > 1 else ''} detected"
+        raise ApiError(
+            "ValidationException", f"{count}: {'; '.join(checked.problems)}", reason="constraint broken"
+        )
+    return Call(operation, parameters, checked.n_unknown)
+
+
+def _members(shape: Shape, location: str) -> dict[str, Member]:
+    return {member.wire_name: member for member in shape.members.values() if member.location == location}
+
+
+def _read_query(shape: Shape, raw_query: str) -> tuple[dict[str, Any], int]:
+    """The known parameters of a query by wire name, and how many unknown ones there are."""
+    known = _members(shape, "querystring")
+    found: dict[str, list[str]] = {}
+    for pair in raw_query.split("&") if raw_query else ():
+        name, _, value = pair.partition("=")
+        found.setdefault(_unquote(name, "query"), []).append(_unquote(value, "query"))
+    values: dict[str, Any] = {}
+    for name, member in known.items():
+        if name not in found:
+            continue
+        if member.shape.kind == "list":
+            assert member.shape.element is not None
+            values[name] = [from_text(member.shape.element, text) for text in found[name]]
+        elif len(found[name]) > 1:
+            raise _refused(f"The query gives '{name}' more than once.")
+        else:
+            values[name] = from_text(member.shape, found[name][0])
+    return values, len(found.keys() - known.keys())
+
+
+def _read_headers(shape: Shape, headers: Headers) -> dict[str, Any]:
+    known = {name.lower(): member for name, member in _members(shape, "header").items()}
+    return {
+        known[name.lower()].wire_name: from_text(known[name.lower()].shape, value.strip())
+        for name, value in headers
+        if name.lower() in known
+    }
+
+
+def _read_body(headers: Headers, body: bytes, max_body_bytes: int) -> dict[str, Any]:
+    encodings = {value.strip().lower() for name, value in headers if name.lower() == "content-encoding"}
+    if encodings - {"identity"}:
+        raise _refused("The request body is compressed; send it as it is.")
+    if len(body) > max_body_bytes:
+        raise _refused(f"The request body has more than {max_body_bytes} bytes.")
+    if not body:
+        return {}
+    try:
+        found = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+    # a number of thousands of digits is a ValueError too
+    except (ValueError, RecursionError):
+        raise _refused("The request body is not valid JSON in UTF-8.") from None
+    if not isinstance(found, dict):
+        raise _refused("The request body is not a JSON object.")
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _refused("The request body gives a member more than once.")
+    return found
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError("NaN and infinities are no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("the number is too large")
+    return number
+
+
+def write(
+    operation: Operation, output: Mapping[str, Any] | None, request_id: str, *, is_strict: bool = False
+) -> Answer:
+    """Write what an operation gave.
+
+    Args:
+        operation: Which.
+        output: By the API's member names; datetimes are aware. None is left out, and what the shape does not have.
+        request_id: A UUID.
+        is_strict: Hold the output against its shape first; for tests.
+
+    Returns:
+        The body is empty where the operation has no output shape.
+
+    Raises:
+        ValueError: A naive datetime or a number that is none; when strict, an output that is not of its shape, the
+            message naming places and no values.
+    """
+    headers = {"x-amzn-RequestId": request_id}
+    if operation.output is None:
+        if is_strict and output:
+            raise ValueError(f"{operation.name} has no output")
+        return operation.status, headers, b""
+    plain = _plain(operation.output, output or {}, is_strict)
+    if is_strict:
+        checked = Checked()
+        checked.structure(operation.output, plain)
+        if checked.problems:
+            raise ValueError(f"The output of {operation.name}: {'; '.join(checked.problems)}")
+    return operation.status, headers | {"Content-Type": "application/json"}, _json(plain)
+
+
+def write_error(error: ApiError, request_id: str) -> Answer:
+    """Write an error so that boto3 raises its own class for it.
+
+    Args:
+        error: What to answer with.
+        request_id: A UUID.
+    """
+    headers = {"x-amzn-RequestId": request_id, "x-amzn-ErrorType": error.name, "Content-Type": "application/json"}
+    members = {name: value for name, value in error.members.items() if value is not None}
+    return error.status, error.headers | headers, _json({"message": error.message} | members)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _plain(shape: Shape, value: Any, is_strict: bool) -> Any:
+    """The value as JSON has it: by wire names, without None, timestamps as text."""
+    match shape.kind:
+        case "structure":
+            there = {name: each for name, each in value.items() if each is not None}
+            if is_strict and there.keys() - shape.members.keys():
+                raise ValueError(f"{shape.name} has no {', '.join(sorted(there.keys() - shape.members.keys()))}")
+            return {
+                member.wire_name: _plain(member.shape, there[name], is_strict)
+                for name, member in shape.members.items()
+                if name in there
+            }
+        case "list":
+            assert shape.element is not None
+            return [_plain(shape.element, each, is_strict) for each in value]
+        case "map":
+            assert shape.element is not None
+            return {key: _plain(shape.element, each, is_strict) for key, each in value.items()}
+        case "timestamp":
+            return _timestamp(value)
+    return value
+
+
+def _timestamp(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise ValueError("a timestamp without its zone")
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,159 @@
+"""The AWS road attacked: the publisher reads what the jobs on its model tell of the advertiser's seed.
+
+Lives here: the two accounts, their resources, jobs through the operations' own handlers, and what is read of them.
+Add here when a further way of asking is the AWS road's alone.
+Keep out: guessing (guessing) and data rooms (playing).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cleanroom_pipelines.aws.answers import ApiError
+from cleanroom_pipelines.benchmarks.attacks.worlds import POPULATION, VICTIM, World
+from cleanroom_pipelines.errors import CleanroomError
+
+Numbers = dict[str, float]
+_DATABASE = "shop"
+PUBLISHER, ADVERTISER = "222222222222", "111111111111"
+_ROLES = {"user": "USER_ID", "item": "ITEM_ID", "ts": "TIMESTAMP"}
+_FIRST_SECOND = 1_700_000_000
+_JOIN = "SELECT a.user_id FROM shop.members AS a JOIN shop.visits AS b ON a.user_id = b.user_id"
+
+
+def make_model(world: World) -> None:
+    """Makes the template: both accounts, the publisher's model, and the advertiser's leave to use it."""
+    home, catalog = world.installation.home, world.installation.catalog
+    for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER)):
+        catalog.create_account(name, account_id)
+    rows = [(each, item) for each in sorted({*POPULATION.users, VICTIM}) for item in POPULATION.segments[each]]
+    folder = home.accounts / PUBLISHER / "warehouse" / _DATABASE / "events"
+    folder.mkdir(parents=True)
+    seconds = pa.array(range(_FIRST_SECOND, _FIRST_SECOND + len(rows)), pa.int64())
+    users, items = zip(*rows, strict=True)
+    pq.write_table(pa.table({"user": users, "item": items, "ts": seconds}), folder / "a.parquet")
+    source = {"glueDataSource": {"databaseName": _DATABASE, "tableName": "events"}}
+    schema = [{"columnName": name, "columnTypes": [role]} for name, role in _ROLES.items()]
+    data = {"type": "INTERACTIONS", "inputConfig": {"schema": schema, "dataSource": source}}
+    dataset = _call(world, PUBLISHER, "CreateTrainingDataset", name="events", roleArn=_role(PUBLISHER),
+                    trainingData=[data])["trainingDatasetArn"]  # fmt: skip
+    world.work()
+    model = _call(world, PUBLISHER, "CreateAudienceModel", name="model", trainingDatasetArn=dataset)
+    world.work()
+    destination = {"s3Destination": {"s3Uri": "s3://publisher-audiences/shop"}}
+    configured = _call(
+        world,
+        PUBLISHER,
+        "CreateConfiguredAudienceModel",
+        name="lookalikes",
+        audienceModelArn=model["audienceModelArn"],
+        outputConfig={"destination": destination, "roleArn": _role(PUBLISHER)},
+        sharedAudienceMetrics=["ALL"],
+        minMatchingSeedSize=25,
+        audienceSizeConfig={"audienceSizeType": "PERCENTAGE", "audienceSizeBins": [5, 10, 20]},
+    )["configuredAudienceModelArn"]
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [ADVERTISER]},
+        "Action": "cleanrooms-ml:StartAudienceGenerationJob",
+        "Resource": configured,
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    _call(world, PUBLISHER, "PutConfiguredAudienceModelPolicy", configuredAudienceModelArn=configured,
+          configuredAudienceModelPolicy=policy)  # fmt: skip
+    world.work()
+    world.room = configured
+
+
+def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
+    """The publisher reads metrics and an export of the advertiser's job, which takes most of the budget."""
+    job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
+    return {"AWS metrics": _read(world, job), "exports of jobs": _export(world, job)}
+
+
+def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
+    """The publisher reads what SQL over two tables of the advertiser's gives; the victim is in one of them."""
+    _put_table(world, "members", (*POPULATION.seed, VICTIM))
+    _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
+    job = _start(world, {"sqlParameters": {"queryString": _JOIN}})
+    return {"SQL seeds over two tables": _read(world, job) | _export(world, job)}
+
+
+def threshold(world: World, is_in: bool) -> dict[str, Numbers]:
+    """The publisher looks whether 245 known users and perhaps the victim are enough for a job."""
+    seed = _with_victim(POPULATION.seed[:245], is_in)
+    return {"thresholds of jobs": _read(world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}}))}
+
+
+def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
+    return (*users, VICTIM) if is_in else users
+
+
+def _start(world: World, seed: Mapping[str, Any]) -> str | None:
+    """Start a job as the advertiser and do its work; None where it was refused."""
+    try:
+        answer = _call(
+            world,
+            ADVERTISER,
+            "StartAudienceGenerationJob",
+            name="loyal",
+            configuredAudienceModelArn=world.room,
+            seedAudience={"roleArn": _role(ADVERTISER), **seed},
+        )
+    except (ApiError, CleanroomError):
+        return None
+    world.work()
+    return str(answer["audienceGenerationJobArn"]).replace(ADVERTISER, PUBLISHER)
+
+
+def _read(world: World, job: str | None) -> Numbers:
+    if job is None:
+        return {"refused": 1.0}
+    told = _call(world, PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
+    numbers = {str(told["status"]): 1.0}
+    if metrics := told.get("metrics"):
+        numbers["recall"] = metrics["recallMetric"]
+        for each in metrics["relevanceMetrics"]:
+            numbers[f"relevance {each['audienceSize']['value']}"] = each["score"] or 0.0
+    return numbers
+
+
+def _export(world: World, job: str | None) -> Numbers:
+    if job is None:
+        return {}
+    folder = world.installation.home.accounts / PUBLISHER / "buckets" / "publisher-audiences"
+    size = {"type": "PERCENTAGE", "value": 20}
+    try:
+        _call(world, PUBLISHER, "StartAudienceExportJob", name="best", audienceGenerationJobArn=job,
+              audienceSize=size)  # fmt: skip
+    except (ApiError, CleanroomError):
+        return {}
+    world.work()
+    lines = [line for path in folder.rglob("part-*.jsonl") for line in path.read_text().splitlines()]
+    return {f"lists {each}": 1.0 for each in lines}
+
+
+def _call(world: World, account_id: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
+    return world.doors.lookalikes(account_id, operation, parameters)
+
+
+def _put_seed(world: World, users: Iterable[str]) -> str:
+    folder = world.installation.home.accounts / ADVERTISER / "buckets" / "advertiser-seeds"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "seed.jsonl").write_text("".join(json.dumps({"user_id": each}) + "\n" for each in users))
+    return "s3://advertiser-seeds/seed.jsonl"
+
+
+def _put_table(world: World, name: str, users: tuple[str, ...]) -> None:
+    folder = world.installation.home.accounts / ADVERTISER / "warehouse" / _DATABASE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        pa.table({"user_id": users, "n": pa.array(range(len(users)), pa.int64())}), folder / "a.parquet"
+    )
+
+
+def _role(account_id: str) -> str:
+    return f"arn:aws:iam::{account_id}:role/clean-room"

@@ -1,0 +1,227 @@
+"""Guessing from what was told, and how often guesses are right.
+
+Lives here: the attacks by name, running them in worlds, the best guess, and the report.
+Add here when an attack is added.
+Keep out: what is asked (playing).
+
+The attacker knows everything but one person and all code, so also what every answer would be without noise in
+either case. The guess weighs each number by the difference of these over its variance (the likelihood ratio of
+independent Gaussian numbers), and says that she is in where the sum lies above the middle of all worlds.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from cleanroom_pipelines.benchmarks.attacks import aws, playing
+from cleanroom_pipelines.benchmarks.attacks.worlds import Templates, World, make_room, without_noise
+from cleanroom_pipelines.catalog import CollaborationType
+from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
+
+N_OFF = 4
+"""Worlds with the policy off: nothing in them is random."""
+
+Make = Callable[[World], None]
+
+
+@dataclass(frozen=True)
+class Play:
+    """A way of asking.
+
+    Args:
+        names: The attacks that it serves.
+        ask: Asks.
+        template: Name and maker of the world that it begins in, by whether the victim is in the base or, where she
+            is always in it, the seed, and whether the policy is off.
+    """
+
+    names: tuple[str, ...]
+    ask: Callable[[World, bool], playing.Found]
+    template: Callable[[bool, bool], tuple[str, Make]]
+
+
+def _rooms(name: str, *purposes: CollaborationType) -> Callable[[bool, bool], tuple[str, Make]]:
+    return lambda is_in, is_off: (name, make_room(*purposes))
+
+
+def _revealing(is_in: bool, is_off: bool) -> tuple[str, Make]:
+    del is_in
+    revealing = (CollaborationType.LOOKALIKE, CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
+    return _WITH_LOOKALIKES(False, False) if not is_off else ("revealing", make_room(*revealing))
+
+
+def _base(is_in: bool, is_off: bool) -> tuple[str, Make]:
+    del is_off
+    return f"base {is_in}", make_room(with_victim=is_in)
+
+
+def _earlier_base(is_in: bool, is_off: bool) -> tuple[str, Make]:
+    del is_in, is_off
+    return "earlier base", make_room(CollaborationType.LOOKALIKE, with_victim=False, n_left_out=2)
+
+
+def _jobs(is_in: bool, is_off: bool) -> tuple[str, Make]:
+    del is_in, is_off
+    return "jobs", aws.make_model
+
+
+_PLAIN = _rooms("plain")
+_WITH_LOOKALIKES = _rooms("lookalikes", CollaborationType.LOOKALIKE)
+_WITH_INSIGHTS = _rooms("insights", CollaborationType.INSIGHTS)
+PLAYS = (
+    Play(
+        ("statistics compared", "lists compared", "control groups, changes and refreshed lists compared"),
+        playing.lookalikes,
+        _WITH_LOOKALIKES,
+    ),
+    Play(("insights with 50 interests",), playing.insights, _WITH_INSIGHTS),
+    Play(("seed types duplicated", "seed modes crossed"), playing.duplicated, _revealing),
+    Play(("definitions that only a target meets", "drafts"), playing.targets, _PLAIN),
+    Play(tuple(trick.__name__.replace("_", " ") for trick in playing.TRICKS), playing.spending, _base),
+    Play(("thresholds of rooms",), playing.thresholds, _base),
+    Play(("base trained anew",), playing.retrained, _earlier_base),
+    Play(("estimates, prices and errors as oracles", "the audit view"), playing.oracles, _WITH_LOOKALIKES),
+    Play(("planted users of the publisher's",), playing.planted, _PLAIN),
+    Play(("AWS metrics", "exports of jobs"), aws.metrics_and_exports, _jobs),
+    Play(("thresholds of jobs",), aws.threshold, _jobs),
+    Play(("SQL seeds over two tables",), aws.two_tables, _jobs),
+)
+NAMES = tuple(name for play in PLAYS for name in play.names)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How far an attack got.
+
+    Args:
+        name: The attack.
+        n_worlds: Worlds, in half of which the victim is in.
+        right: Share of right guesses; a number that tells nothing counts as a coin.
+        right_off: The same with the policy off.
+    """
+
+    name: str
+    n_worlds: int
+    right: float
+    right_off: float
+
+    @property
+    def error(self) -> float:
+        """Standard error of a share of one half."""
+        return 0.5 / math.sqrt(self.n_worlds)
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it stays within the bound and three standard errors."""
+        return self.right <= right_at_most(PAIR_TENTHS) + 3 * self.error
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"error": round(self.error, 4), "is_within": self.is_within}
+
+
+def run_attacks(
+    n_worlds: int, only: str | None = None, progress: Callable[[float, str], None] = lambda share, name: None
+) -> list[Result]:
+    """Attack so many worlds in every way.
+
+    Args:
+        n_worlds: Worlds of each, even.
+        only: Part of the names of the attacks wanted.
+        progress: Told the share done and what is attacked.
+
+    Raises:
+        UsageError: There is no such attack, or the number is odd.
+    """
+    if n_worlds < 2 or n_worlds % 2:
+        raise UsageError("The victim is in half of the worlds.", remedy="Give an even number of worlds.")
+    plays = [play for play in PLAYS if any(only is None or only in name for name in play.names)]
+    if not plays:
+        raise UsageError("There is no such attack.", remedy=f"Name one of: {', '.join(NAMES)}.")
+    results = []
+    with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
+        templates = Templates(Path(folder))
+        for number, play in enumerate(plays):
+
+            def tell(share: float, number: int = number, play: Play = play) -> None:
+                progress((number + share) / len(plays), play.names[0])
+
+            found = attack(templates, play, n_worlds, tell)
+            results += [each for each in found if only is None or only in each.name]
+    return results
+
+
+def report(results: Sequence[Result]) -> str:
+    """A table for people."""
+    lines = ["| attack | worlds | right | ± | policy off |", "|---|--:|--:|--:|--:|"]
+    lines += [
+        f"| {each.name} | {each.n_worlds} | {each.right:.1%} | {each.error:.1%} | {each.right_off:.0%} |"
+        for each in results
+    ]
+    return "\n".join(lines)
+
+
+def attack(
+    templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None] = lambda share: None
+) -> list[Result]:
+    """Attack so many worlds in one way of asking.
+
+    Args:
+        templates: Where worlds are made.
+        play: The way.
+        n_worlds: Worlds, even.
+        tell: Told the share done.
+    """
+
+    def run(is_in: bool, *, is_off: bool) -> playing.Found:
+        with templates.opening(*play.template(is_in, is_off)) as world:
+            return play.ask(world, is_in)
+
+    def run_many(n: int, *, is_off: bool) -> list[playing.Found]:
+        found = []
+        for number in range(n):
+            found.append(run(number % 2 == 1, is_off=is_off))
+            tell(number / n)
+        return found
+
+    for is_in in (False, True):  # made with the policy on, whoever asks first
+        for is_off in (False, True):
+            with templates.opening(*play.template(is_in, is_off)):
+                pass
+    with without_noise():
+        exact = [run(is_in, is_off=False) for is_in in (False, True)]
+        same = play.template(True, True)[0] == play.template(True, False)[0]
+        exact_off = exact if same else [run(is_in, is_off=True) for is_in in (False, True)]
+        off = run_many(min(N_OFF, n_worlds), is_off=True)
+    worlds = run_many(n_worlds, is_off=False)
+    return [
+        Result(name, n_worlds, _share_right(_of(worlds, name), _of(exact, name)),
+               _share_right(_of(off, name), _of(exact_off, name)))
+        for name in play.names
+    ]  # fmt: skip
+
+
+def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
+    return [each[name] for each in found]
+
+
+def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[str, float]]) -> float:
+    """How often the guess is right; the victim is in every second world."""
+    names = sorted({name for each in (*worlds, *exact) for name in each})
+    if not names:
+        return 0.5
+    told = np.array([[each.get(name, 0.0) for name in names] for each in worlds])
+    without, with_her = (np.array([each.get(name, 0.0) for name in names]) for each in exact)
+    weights = (with_her - without) / np.maximum(told.var(axis=0), 1e-6)
+    scores = np.round(told @ weights, 9)
+    middle = median(scores)
+    is_in = np.arange(len(worlds)) % 2 == 1
+    right = np.where(scores == middle, 0.5, (scores > middle) == is_in)
+    return float(right.mean())

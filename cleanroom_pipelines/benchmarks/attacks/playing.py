@@ -1,0 +1,312 @@
+"""What attackers ask of a world, and the numbers that they take from the answers.
+
+Lives here: one function a way of asking, each for one or several attacks.
+Add here when there is a further way.
+Keep out: guessing from the numbers (guessing) and making worlds (worlds).
+
+Every function asks as a participant, through the request handlers, until it has what it wants or the pair's budget
+is spent; an error is an answer too.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from cleanroom_pipelines.benchmarks.attacks.worlds import (
+    ADVERTISER,
+    AGENCY,
+    POPULATION,
+    PUBLISHER,
+    VICTIM,
+    World,
+    email,
+    odd,
+    user,
+)
+from cleanroom_pipelines.errors import CleanroomError
+
+Numbers = dict[str, float]
+Found = dict[str, Numbers]
+SEED = {"kind": "seed", "audience_type": "s"}
+N_TYPES = 45
+"""Counts that the pair's 90 units pay."""
+
+_UNTOLD = 20.0
+_KNOWN, _AT_THRESHOLD = 45, 39
+
+
+def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
+    """A definition that the victim meets if she is in the source, told in one of many ways."""
+    return {
+        "kind": "rule_based",
+        "source": source,
+        "filters": _having(segment) if segment else None,
+        "combinators": [{"operator": "DIFF", "source": {"kind": "base"}, "filters": _having(odd(without))}],
+    }
+
+
+def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = False) -> dict[str, Any]:
+    """A lookalike of a source."""
+    return {"kind": "lookalike", "source": source, "reach": reach, "exclude_seed_audience": without_seed}
+
+
+def lookalikes(world: World, is_in: bool) -> Found:
+    """The agency asks for statistics and lists of the smallest seed that has a lookalike, which costs the most."""
+    world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
+    told: Numbers = {}
+    lists: Numbers = {}
+    kept: Numbers = {}
+    for reach in (10, 25):
+        about = world.audience(AGENCY, lookalike(SEED, reach))
+        if not told:
+            told = _statistics("s", world.ask(AGENCY, "lookalike_statistics", audience=about))
+        first = world.ask(AGENCY, "user_list", audience=about)
+        lists |= _members(f"{reach}", world.users_of(AGENCY, first))
+        if not kept and "job" in first:
+            options = {"holdout": "20%", "delta_from": first["job"]}
+            second = world.ask(AGENCY, "user_list", audience=about, options=options)
+            # both together: who is kept out of one is in the other
+            kept = _members("kept", world.users_of(AGENCY, first)) | _members(
+                "kept", world.users_of(AGENCY, second)
+            )
+    return {
+        "statistics compared": told,
+        "lists compared": lists,
+        "control groups, changes and refreshed lists compared": kept,
+    }
+
+
+def insights(world: World, is_in: bool) -> Found:
+    """The agency reads the tables of four lists; the victim has 50 interests."""
+    lists = {f"s{number}": _with_victim(POPULATION.seed[: 200 + number], is_in) for number in range(4)}
+    world.provision_seeds(lists)
+    cells: Numbers = {}
+    for table in world.ask(AGENCY, "insights").get("audiences", ()):
+        for row in table["rows"]:
+            key = f"{table['audience_type']} {row['interest']} {row['age']} {row['gender']}"
+            cells[key] = row["share_in_overlap"] or 0.0
+    return {"insights with 50 interests": cells}
+
+
+def targets(world: World, is_in: bool) -> Found:
+    """The agency asks for the size of definitions that only few known users and perhaps the victim meet."""
+    world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
+    made: Numbers = {}
+    drafts: Numbers = {}
+    for number in range(6):
+        if number % 2:
+            answer = world.ask(AGENCY, "audience_size", definition=rule(number, "rare"))
+            drafts |= _size(f"{number}", answer)
+        else:
+            about = world.audience(AGENCY, rule(number, "rare"))
+            made |= _size(f"{number}", world.ask(AGENCY, "audience_size", audience=about))
+            listed = world.ask(AGENCY, "user_list", audience=about)
+            made |= _members(f"{number}", world.users_of(AGENCY, listed))
+    return {"definitions that only a target meets": made, "drafts": drafts}
+
+
+def duplicated(world: World, is_in: bool) -> Found:
+    """The agency compares an in-place lookalike with one without its source, of the type or its double."""
+    seed = _with_victim(POPULATION.seed, is_in)
+    world.provision_seeds({"s": seed, "t": seed})
+    in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
+    found: Found = {}
+    for name, kind in (("seed types duplicated", "t"), ("seed modes crossed", "s")):
+        source = {"kind": "seed", "audience_type": kind}
+        without = world.ask(
+            AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(source, 30, without_seed=True))
+        )
+        outside = world.ask(
+            AGENCY,
+            "user_list",
+            audience=world.audience(
+                AGENCY,
+                {**rule(0, source={"kind": "base"}), "combinators": [{"operator": "DIFF", "source": source}]},
+            ),
+        )
+        found[name] = (
+            _members("in place", world.users_of(AGENCY, in_place))
+            | _members("without", world.users_of(AGENCY, without))
+            | _members("outside", world.users_of(AGENCY, outside))
+        )
+    return found
+
+
+def oracles(world: World, is_in: bool) -> Found:
+    """The agency reads prices, errors and the audit view where a seed is hardly large enough."""
+    world.provision_seeds({"s": _with_victim(POPULATION.seed[:245], is_in)})
+    about = world.audience(AGENCY, lookalike(SEED, 10))
+    prices: Numbers = {}
+
+    def look(when: str) -> None:
+        try:
+            told = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
+        except CleanroomError as error:
+            prices[f"{when} error"] = _in_figures(error.message)
+            return
+        prices.update({f"{when} {name}": float(told[name]) for name in ("units", "is_at_most", "left")})
+
+    look("before")
+    answer = world.ask(AGENCY, "lookalike_statistics", audience=about)
+    prices["error"] = _in_figures(answer.get("message", ""))
+    prices["left"] = world.left()
+    look("after")
+    entries = world.call(AGENCY, "get_audit_log")["entries"]
+    audit = {"entries": float(len(entries)), "left": world.left()}
+    audit |= {f"{each['action']} {each['outcome']}": 1.0 for each in entries}
+    return {"estimates, prices and errors as oracles": prices, "the audit view": audit}
+
+
+def planted(world: World, is_in: bool) -> Found:
+    """The publisher brings bases that hold known customers, the victim and planted users alone."""
+    world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
+    sizes: Numbers = {}
+    known = POPULATION.seed[:_KNOWN]
+    for number in range(2):
+        strangers = [user(n) for n in range(50_000 + 60 * number, 50_060 + 60 * number)]
+        users = (VICTIM, *known, *strangers)
+        world.provision_base(
+            {
+                "matching:EMAIL": "".join(f"{each},{email(each)}\n" for each in users),
+                "segments": "".join(f"{each},planted\n" for each in users),
+            }
+        )
+        sizes |= _rows(f"{number}", world.ask(PUBLISHER, "overlap_statistics"))
+    return {"planted users of the publisher's": sizes}
+
+
+def retrained(world: World, is_in: bool) -> Found:
+    """The advertiser, whose list the victim is in, asks about a base that is brought anew with or without her.
+
+    Its model is trained anew in the representation that was kept. That she is on a list is no secret, nor is the
+    number of users by a list's length, so it leaves out another user: then both lists are of one length.
+    """
+    world.provision_seeds({"s": (*POPULATION.seed, VICTIM)})
+    world.provision_base(POPULATION.files(with_victim=is_in, n_left_out=1))
+    numbers = _rows("overlap", world.ask(ADVERTISER, "overlap_statistics"))
+    about = world.audience(ADVERTISER, lookalike(SEED, 10))
+    answer = world.ask(ADVERTISER, "lookalike_statistics", audience=about)
+    numbers |= _statistics("s", answer)
+    numbers |= {f"apart {each['value']}": each["strength"] or 0.0 for each in answer.get("explanation", ())}
+    listed = world.users_of(ADVERTISER, world.ask(ADVERTISER, "user_list", audience=about))
+    return {"base trained anew": numbers | _members("listed", [each for each in listed or () if each != VICTIM])}
+
+
+def thresholds(world: World, is_in: bool) -> Found:
+    """The advertiser asks whether 39 known users and perhaps the victim are enough, 45 times."""
+    del is_in
+    world.provision_seeds(_types(N_TYPES, _AT_THRESHOLD))
+    answer = world.ask(ADVERTISER, "overlap_statistics")
+    empty = {row["audience_type"]: float(row["is_empty"]) for row in answer.get("rows", ())}
+    return {"thresholds of rooms": empty}
+
+
+def spending(world: World, is_in: bool) -> Found:
+    """The advertiser spends all on counts of the base, and then tries one after the other to have more of them."""
+    world.provision_seeds(_types(N_TYPES, _KNOWN))
+    world.back_up()
+    sizes = _rows("first", world.ask(ADVERTISER, "overlap_statistics"))
+    found: Found = {}
+    for number, trick in enumerate(TRICKS):
+        trick(world)
+        if not world.call(ADVERTISER, "get_provisioning")["base"]:
+            world.provision_base(POPULATION.files(with_victim=is_in))
+        if trick in _OF_DATA:
+            world.provision_seeds(_types(1, _KNOWN), f"{number}")
+        more = rule(number, source={"kind": "seed", "audience_type": "t00"})
+        found[trick.__name__.replace("_", " ")] = sizes | _size(
+            "more", world.ask(ADVERTISER, "audience_size", definition=more)
+        )
+    return found
+
+
+def re_upload(world: World) -> None:
+    """Bring other lists."""
+
+
+def new_room(world: World) -> None:
+    """Create another room, with somebody new."""
+    world.new_room(more=("new@nowhere.example",))
+
+
+def new_version(world: World) -> None:
+    """Take the base out and bring it again."""
+    world.call(PUBLISHER, "deprovision_base")
+    world.work()
+
+
+def colluding_agency(world: World) -> None:
+    """Let the agency ask too."""
+    world.ask(AGENCY, "overlap_statistics")
+
+
+def refill_alone(world: World) -> None:
+    """Propose a refill and approve it with everybody but the base's provider."""
+    world.call(ADVERTISER, "propose", kind="refill", units=100)
+    for who in (ADVERTISER, AGENCY):
+        for each in world.call(who, "list_proposals")["proposals"]:
+            with suppress(CleanroomError):  # who may not approve has tried
+                world.call(who, "approve", proposal_id=each["id"])
+
+
+def restored_older_catalogue(world: World) -> None:
+    """Let the operator restore the backup from before anything was asked."""
+    world.restore()
+
+
+_OF_DATA = (re_upload, new_room, new_version)
+TRICKS: tuple[Callable[[World], None], ...] = (
+    *_OF_DATA,
+    colluding_agency,
+    refill_alone,
+    restored_older_catalogue,
+)
+"""What is to start the ledger anew."""
+
+
+def _types(n: int, n_known: int) -> dict[str, tuple[str, ...]]:
+    known = POPULATION.users[:n_known]
+    return {f"t{number:02d}": (VICTIM, *known, f"nobody{number}") for number in range(n)}
+
+
+def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
+    return (*users, VICTIM) if is_in else users
+
+
+def _having(segment: str) -> dict[str, Any]:
+    segments = {"attribute": "segments", "operator": "CONTAINS_ANY_OF", "values": [segment]}
+    return {"operator": "AND", "filters": [segments]}
+
+
+def _statistics(name: str, answer: Mapping[str, Any]) -> Numbers:
+    if answer.get("auc") is None:
+        return {}
+    numbers = {f"{name} auc": answer["auc"], f"{name} size": float(answer["seed_size"] or _UNTOLD)}
+    numbers |= {f"{name} reach {each['reach']}": each["tpr"] or 0.0 for each in answer["reach"]}
+    return numbers | {f"{name} tpr at {fpr}": tpr for fpr, tpr in zip(answer["fpr"], answer["tpr"], strict=True)}
+
+
+def _members(name: str, users: list[str] | None) -> Numbers:
+    return {f"{name} {each}": 1.0 for each in users or ()}
+
+
+def _size(name: str, answer: Mapping[str, Any]) -> Numbers:
+    if "reason" not in answer:
+        return {}
+    return {f"{name} size": float(answer["size"] if answer["size"] is not None else _UNTOLD)}
+
+
+def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
+    return {
+        f"{name} {row['audience_type']}": float(
+            row["overlap_size"] if row["overlap_size"] is not None else _UNTOLD
+        )
+        for row in answer.get("rows", ())
+    }
+
+
+def _in_figures(message: str) -> float:
+    """A sentence as a number: another sentence is another number."""
+    figures = [int(each) for each in re.findall(r"\d+", message)]
+    return float(len(message) + sum(figures))

@@ -1,0 +1,412 @@
+"""A world to attack: a data room in a home of its own, called as its participants call it.
+
+Lives here: making the base once, copying it for each world, calls through the handlers, and doing the work.
+Add here when an attack needs something more of a world.
+Keep out: what is asked and how to guess (playing, guessing).
+
+All worlds share one base and model. What differs is whether the victim is in the other side's upload, and the key
+that noise is drawn with.
+"""
+
+import io
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
+
+from cleanroom_pipelines.benchmarks.attacks.doors import Doors, InProcess, OpenDoors
+from cleanroom_pipelines.catalog import CollaborationType, Kind, Permission
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.privacy import Price
+from cleanroom_pipelines.runs.backups import back_up, restore
+from cleanroom_pipelines.runs.budgets import restore_ledgers
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.making import (
+    make_audience,
+    make_audience_export,
+    make_audience_model,
+    make_configured_audience_model,
+    make_seed_validation_report,
+    make_training_dataset,
+)
+from cleanroom_pipelines.runs.making_audiences import make_audience_list, make_custom_audience
+from cleanroom_pipelines.runs.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
+from cleanroom_pipelines.runs.work import Run
+from cleanroom_pipelines.storage import InstallationKey
+
+PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.example", "data@agency.example"
+N_USERS = 1_600
+VICTIM = "user00007"
+RARE = 45
+"""Known customers that share the victim's segment: with her 46, without noise told as 50, and else as 40."""
+N_INTERESTS = 50
+N_SEED = 280
+"""So few that one lookalike takes most of the budget, and so many that their released size is enough for one."""
+N_ODD = 8
+"""Segments of users that are in no list: without them a definition names the same users by another question."""
+
+_MANY = 1_000_000
+_EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
+               Permission.EXPORT_AUDIENCE)  # fmt: skip
+
+
+def user(number: int) -> str:
+    """The id of a user of the base."""
+    return f"user{number:05d}"
+
+
+def odd(number: int) -> str:
+    """A segment of users that are in no list."""
+    return f"odd {number}"
+
+
+def email(name: str) -> str:
+    """Her matching id."""
+    return f"{name}@mail.example"
+
+
+VICTIM_INTERESTS = frozenset(f"interest {number:02d}" for number in range(N_INTERESTS))
+
+
+@dataclass(frozen=True)
+class Population:
+    """The publisher's users, the same in all worlds.
+
+    Args:
+        users: All but the victim.
+        segments: Segments of each, the victim's too.
+        group: Those that like the same things; most of the seed is of them.
+        rare: Those whose segment `rare` the victim has too.
+        seed: The known customers, without the victim.
+    """
+
+    users: tuple[str, ...]
+    segments: Mapping[str, frozenset[str]]
+    group: frozenset[str]
+    rare: tuple[str, ...]
+    seed: tuple[str, ...]
+
+    @classmethod
+    def make(cls) -> Self:
+        """The same for ever."""
+        dice = random.Random(5)  # noqa: S311 no secret
+        users = [user(number) for number in range(N_USERS) if user(number) != VICTIM]
+        names = sorted(VICTIM_INTERESTS)
+        group = frozenset(dice.sample(users, N_USERS // 4))
+        segments = {each: frozenset(dice.sample(names[:12] if each in group else names, 5)) for each in users} | {
+            VICTIM: VICTIM_INTERESTS | {"rare"}
+        }
+        likely = sorted(group)
+        others = sorted(set(users) - group)
+        seed = dice.sample(likely, 180) + dice.sample(others, N_SEED - 180)
+        rare = tuple(sorted(seed)[:RARE])
+        for each in rare:
+            segments[each] |= {"rare"}
+        never = sorted(set(users) - set(seed))
+        for number in range(N_ODD):
+            for each in never[30 * number : 30 * (number + 1)]:
+                segments[each] |= {odd(number)}
+        return cls(tuple(users), segments, group, rare, tuple(sorted(seed)))
+
+    def files(self, *, with_victim: bool = True, n_left_out: int = 0) -> dict[str, str]:
+        """The publisher's files by dataset; the last users may be left out."""
+        known = self.users[: len(self.users) - n_left_out]
+        users = sorted({*known, *([VICTIM] if with_victim else ())})
+        dice = random.Random(6)  # noqa: S311 no secret
+        # everybody's the same whoever is left out
+        about = {
+            each: (dice.choice(["18-24", "25-34"]), dice.choice("fm")) for each in sorted({*self.users, VICTIM})
+        }
+        return {
+            "matching:EMAIL": "".join(f"{each},{email(each)}\n" for each in users),
+            "segments": "".join(f"{each},{name}\n" for each in users for name in sorted(self.segments[each])),
+            "demographics": "".join(f"{each},{','.join(about[each])}\n" for each in users),
+        }
+
+
+POPULATION = Population.make()
+
+
+@dataclass(frozen=True)
+class _WorldKey(InstallationKey):
+    """The installation key with noise of a world of its own."""
+
+    world: str = ""
+
+    def derive(self, purpose: str) -> bytes:
+        return super().derive(purpose + self.world if purpose.startswith("noise of ") else purpose)
+
+
+def open_installation(home: Path, world: str = "") -> Installation:
+    """An installation whose quotas no attack meets."""
+    settings = Settings(
+        home,
+        threads=1,
+        memory_bytes=512 * 10**6,
+        seed_floor=1,
+        max_rooms=_MANY,
+        max_labs=_MANY,
+        max_uploads=_MANY,
+        max_resources=_MANY,
+        max_unfinished_jobs=_MANY,
+        requests_per_second=_MANY,
+    )
+    installation = Installation(settings)
+    key = _WorldKey(installation.key.secret, world)
+    installation.__dict__["opened"] = replace(installation.opened, key=key)
+    installation.catalog.stay_connected()
+    return installation
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Switch the policy off: noise so narrow that it is none."""
+    with patch.object(Price, "variance", property(lambda price: Fraction(1, 200))):
+        yield
+
+
+@dataclass
+class World:
+    """A room as its participants call it.
+
+    Args:
+        installation: Where it is.
+        doors: How participants reach it.
+        room: Its id; of a world of accounts, the ARN of the configured model.
+        open_again: Opens a home of this world, with the doors to it.
+        backup: The last backup, and the room that was asked about then.
+    """
+
+    installation: Installation
+    doors: Doors
+    room: str
+    open_again: Callable[[Path], tuple[Installation, Doors]]
+    backup: tuple[Path, str] | None = None
+
+    @classmethod
+    def open(cls, home: Path, *, mark: str = "", room: str = "", open_doors: OpenDoors = InProcess) -> Self:
+        """The world that lies in a home.
+
+        Args:
+            home: Where.
+            mark: What tells its noise from that of other worlds.
+            room: The room to begin in.
+            open_doors: How participants reach it.
+        """
+
+        def open_again(home: Path) -> tuple[Installation, Doors]:
+            installation = open_installation(home, mark)
+            return installation, open_doors(installation)
+
+        return cls(*open_again(home), room, open_again)
+
+    def close(self) -> None:
+        """Close what is held open."""
+        self.doors.close()
+        self.installation.audit.close()
+        self.installation.catalog.close()
+
+    def back_up(self) -> None:
+        """Back the home up, as the operator does."""
+        file = self.installation.home.root / "backup.tar"
+        back_up(self.installation, file)
+        self.backup = file, self.room
+
+    def restore(self) -> None:
+        """Restore the backup in place of the home, as the operator does who does not know what was asked since."""
+        assert self.backup is not None
+        backup, self.room = self.backup
+        home = self.installation.home.root
+        self.close()
+        restored = home.with_name(f"{home.name}-restored")
+        restore(backup, restored)
+        shutil.rmtree(home)
+        restored.rename(home)
+        self.installation, self.doors = self.open_again(home)
+        restore_ledgers(self.installation, is_complete=False)
+
+    def call(self, who: str, method: str, **params: Any) -> Any:
+        """Call the Media API about the room."""
+        return self.doors.media(who).call(method, {"room_id": self.room, **params})
+
+    def upload(self, who: str, text: str, name: str) -> str:
+        """Bring a file; its hash."""
+        return str(self.doors.media(who).upload(io.BytesIO(text.encode()), name)["manifest_hash"])
+
+    def work(self) -> None:
+        """Do what is pending, as a run would."""
+        catalog = self.installation.catalog
+        while ready := catalog.ready():
+            for version in ready:
+                run = Run(self.installation.token_hex(8), version.number)
+                with suppress(CleanroomError):
+                    _MAKERS[version.kind](self.installation, version.resource_id, run)
+
+    def ask(self, who: str, kind: str, **params: Any) -> Any:
+        """Ask a question and have its answer; an error is an answer too."""
+        try:
+            job = self.call(who, "start_job", kind=kind, **params)
+            self.work()
+            answer = self.doors.media(who).call("get_job_result", {"job_id": job["id"]})
+        except CleanroomError as error:
+            return {"error": type(error).__name__, "message": error.message}
+        return answer | {"job": job["id"]}
+
+    def users_of(self, who: str, answer: Mapping[str, Any]) -> list[str] | None:
+        """The users of a delivered list; None where there is none."""
+        if "files" not in answer:
+            return None
+        lines: list[str] = []
+        for each in answer["files"]:
+            lines += b"".join(self.doors.media(who).download(answer["job"], each["name"])).decode().split()
+        return lines
+
+    def audience(self, who: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an audience; what is named by it."""
+        name = self.installation.token_hex(6)
+        made = self.call(who, "create_audience", name=name, definition=definition, shared_with=[])
+        return {"kind": "custom", "id": made["id"]}
+
+    def provision_seeds(self, seeds: Mapping[str, tuple[str, ...]], mark: str = "0") -> None:
+        """Bring the advertiser's list; a mark makes it another one, by strangers."""
+        lines = [f"{email(each)},{kind}\n" for kind, ids in seeds.items() for each in ids]
+        lines += [f"stranger{mark}@nowhere.example,{kind}\n" for kind in seeds]
+        upload = self.upload(ADVERTISER, "".join(lines), "seeds.csv")
+        datasets = [{"manifest_hash": upload, "matching_id": "EMAIL"}]
+        self.call(ADVERTISER, "provision_seeds", datasets=datasets)
+        self.work()
+
+    def provision_base(self, files: Mapping[str, str]) -> None:
+        """Bring the publisher's files."""
+        datasets = {name: self.upload(PUBLISHER, text, f"{name[:4]}.csv") for name, text in files.items()}
+        media = self.doors.media(PUBLISHER)
+        lab = media.call("create_lab", {"name": "lab", "datasets": datasets, "activation": []})
+        self.work()
+        self.call(PUBLISHER, "provision_base", lab_id=lab["id"])
+        self.work()
+
+    def new_room(self, *purposes: CollaborationType, more: tuple[str, ...] = ()) -> str:
+        """Create another room of the same sides, and go there.
+
+        Args:
+            *purposes: What it is for, beside rules.
+            more: Further people of the agency's.
+        """
+        types = (CollaborationType.RULE_BASED, *purposes)
+        may = [
+            each
+            for each in _EVERYTHING
+            if each is not Permission.VIEW_INSIGHTS or CollaborationType.INSIGHTS in types
+        ]
+        told = self.doors.media(PUBLISHER).call(
+            "create_room",
+            {
+                "name": "Spring",
+                "participants": [
+                    _group("publisher", [PUBLISHER], Permission.PROVIDE_BASE_AUDIENCE, *may),
+                    _group("advertiser", [ADVERTISER], Permission.PROVIDE_SEED_AUDIENCE, *may),
+                    _group("agency", [AGENCY, *more], *may),
+                ],
+                "collaboration_types": [each.value for each in types],
+                "matching_ids": ["EMAIL"],
+                "hide_absolute_values": False,
+                "activation": [],
+            },
+        )
+        self.room = str(told["id"])
+        return self.room
+
+    def left(self) -> float:
+        """Units that the pair has left, as anybody of the room is told."""
+        return float(self.call(AGENCY, "get_room")["ledger"]["left"])
+
+
+class Templates:
+    """Homes that are made once and copied for each world.
+
+    Args:
+        folder: Where they lie.
+        open_doors: How participants reach the worlds.
+    """
+
+    def __init__(self, folder: Path, open_doors: OpenDoors = InProcess) -> None:
+        self._folder = folder
+        self._open_doors = open_doors
+        self._n_worlds = 0
+
+    @contextmanager
+    def opening(self, name: str, make: Callable[[World], None]) -> Iterator[World]:
+        """A world of its own that begins as a template ends.
+
+        Args:
+            name: The template's; makes it when it is first asked for.
+            make: Makes it.
+        """
+        template = self._folder / name
+        if not template.exists():
+            draft = self._folder / f"{name}-draft"
+            world = World.open(draft)
+            make(world)
+            world.close()
+            (draft / "room").write_text(world.room)
+            draft.rename(template)
+        self._n_worlds += 1
+        home = self._folder / f"world-{self._n_worlds}"
+        shutil.copytree(template, home, copy_function=_copy, symlinks=True)
+        room = (home / "room").read_text()
+        world = World.open(home, mark=self._mark(), room=room, open_doors=self._open_doors)
+        try:
+            yield world
+        finally:
+            world.close()
+            shutil.rmtree(home, ignore_errors=True)
+
+    def _mark(self) -> str:
+        return f" in world {random.SystemRandom().getrandbits(128)}"
+
+
+def make_room(
+    *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
+) -> Callable[[World], None]:
+    """Makes the template of a room that holds the base; the last users may be left out."""
+
+    def make(world: World) -> None:
+        world.new_room(*purposes)
+        world.provision_base(POPULATION.files(with_victim=with_victim, n_left_out=n_left_out))
+
+    return make
+
+
+def _copy(source: str, target: str) -> object:
+    # artifacts never change, so a link is as good as a copy
+    if "/artifacts/" in source:
+        Path(target).hardlink_to(source)
+        return target
+    return shutil.copy2(source, target)
+
+
+def _group(role: str, emails: list[str], *permissions: Permission) -> dict[str, Any]:
+    return {"emails": emails, "role": role, "permissions": [each.value for each in permissions]}
+
+
+def _make_job(installation: Installation, key: str, run: Run) -> object:
+    make_seed_validation_report(installation, key, run)
+    return make_audience(installation, key, run)
+
+
+_MAKERS: Mapping[Kind, Callable[[Installation, str, Run], object]] = {
+    Kind.TRAINING_DATASET: make_training_dataset,
+    Kind.AUDIENCE_MODEL: make_audience_model,
+    Kind.CONFIGURED_AUDIENCE_MODEL: make_configured_audience_model,
+    Kind.GENERATION_JOB: _make_job,
+    Kind.EXPORT_JOB: make_audience_export,
+    Kind.DATA_LAB: make_data_lab,
+    Kind.DATA_ROOM: lambda home, key, run: make_room_asset(home, key, run, asset=ROOM_ASSETS[-1], finishes=True),
+    Kind.CUSTOM_AUDIENCE: lambda home, key, run: make_custom_audience(home, key, run, asset="custom_audience"),
+    Kind.AUDIENCE_LIST: make_audience_list,
+}

@@ -1,0 +1,342 @@
+"""The scale benchmark: seconds, memory, spill and shuffle of each heavy step, beside what else is there.
+
+Lives here: running each step as a process, watching its tree, costs per further million, the table.
+Add here when another cost should be watched.
+Keep out: what the steps do (steps), the data (synthetic).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any
+
+from cleanroom_pipelines.benchmarks.algebra import AlgebraSettings, write_lists, write_room
+from cleanroom_pipelines.benchmarks.synthetic import (
+    SyntheticSettings,
+    seed_ids,
+    write_interactions,
+)
+from cleanroom_pipelines.engine import Progress
+from cleanroom_pipelines.errors import UsageError
+
+PEERS = ("als", "pandas")
+ENGINES = ("duckdb", "spark")
+STEPS = ("train", "generate", "export", "match", "combine")
+_NEEDS = {"generate": "train", "export": "generate"}
+_WATCH_SECONDS = 0.2
+_SEED_INTEREST = 7
+# Sizes whose interactions differ by less than this are there to compare numbers of users.
+_ALIKE = 0.1
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """What to measure.
+
+    Args:
+        sizes: (users, interactions) pairs.
+        seed_sizes: Seed users of the generations on each.
+        n_items: Items.
+        memory_bytes: Of the engine.
+        threads: Of everything.
+        engines: `duckdb`, `spark`; each does every step on the same data.
+        steps: Of `train`, `generate`, `export`, `match` and `combine`; each with what it needs.
+        spark_url: Where the cluster is; None: `local[threads]` on this machine.
+        peers: `als`, `pandas`.
+        scratch: Existing directory for data, models and spill; None: the system's temporary one.
+        random_seed: Of the data.
+
+    Raises:
+        UsageError: A step is none, or lacks the one before it.
+    """
+
+    sizes: Sequence[tuple[int, int]] = ((50_000, 1_000_000), (200_000, 4_000_000))
+    seed_sizes: Sequence[int] = (10_000,)
+    n_items: int = 20_000
+    memory_bytes: int = 4 << 30
+    threads: int = 2
+    engines: Sequence[str] = ("duckdb",)
+    steps: Sequence[str] = STEPS
+    spark_url: str | None = None
+    peers: Sequence[str] = PEERS
+    scratch: Path | None = None
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.steps or set(self.steps) - {*STEPS}:
+            raise UsageError("An unknown step was asked for.", remedy=f"There are {', '.join(STEPS)}.")
+        for step, needed in _NEEDS.items():
+            if step in self.steps and needed not in self.steps:
+                raise UsageError(f"The step {step} needs {needed}.", remedy="Ask for both.")
+
+
+def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict[str, Any]:
+    """Make data of each size, do each step and run the peers, each in a process of its own.
+
+    Steps are training, generating, exporting everybody, matching a hashed seed of a tenth of the users with a
+    base of all users, and combining five lists of up to as many ids.
+
+    Args:
+        settings: What to measure.
+        progress: Told the share done and the step.
+
+    Returns:
+        Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step, and on
+        Spark what was shuffled, the peak bytes of its Python processes, and the most that one task held in Java;
+        seconds per further million interactions between consecutive sizes, or per further million users where the
+        interactions are alike; the ratio to ALS.
+    """
+    rows = []
+    for number, (n_users, n_interactions) in enumerate(settings.sizes):
+        with tempfile.TemporaryDirectory(prefix="scale-", dir=settings.scratch) as folder:
+            rows.append(
+                _measure(
+                    settings,
+                    SyntheticSettings(n_users, n_interactions, settings.n_items, random_seed=settings.random_seed),
+                    Path(folder),
+                    lambda step, number=number: progress(number / len(settings.sizes), step) if progress else None,
+                )
+            )
+    return {"sizes": rows, "further": costs_of_growth(rows)}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result as a plain text table."""
+    lines = []
+    for row in result["sizes"]:
+        lines.append(f"{row['n_users']:,} users, {row['n_interactions']:,} interactions")
+        lines.append(
+            f"  {'step':42}{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}{'spill GiB':>11}{'shuffle GiB':>13}"
+        )
+        for step in row["steps"]:
+            if "failed" in step:
+                lines.append(f"  {step['step']:42}{step['failed']}")
+                continue
+            lines.append(
+                f"  {step['step']:42}{step['seconds']:>10.1f}{step['cpu_seconds']:>10.1f}"
+                f"{step['peak_bytes'] / 2**30:>10.2f}{step['spill_bytes'] / 2**30:>11.2f}"
+                f"{step.get('shuffle_bytes', 0) / 2**30:>13.2f}"
+                f"  {step.get('sentence', '')}"
+            )
+        if row.get("training_to_als"):
+            lines.append(f"  training takes {row['training_to_als']:.2f} of ALS (pairs table counted for both)")
+        lines += [
+            f"  Spark takes {ratio:.2f} of DuckDB's time to {label}"
+            for label, ratio in row.get("spark_to_duckdb", {}).items()
+        ]
+    lines += [
+        f"{entry['engine']}, between {entry['from']:,} and {entry['to']:,} {entry['unit']}, per further million: "
+        f"{entry['seconds_per_million']:.2f} s, {entry['cpu_seconds_per_million']:.2f} CPU s"
+        for entry in result["further"]
+    ]
+    return "\n".join(lines)
+
+
+def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tell: Any) -> dict[str, Any]:
+    tell("making data")
+    interactions = folder / "interactions"
+    interactions.mkdir()
+    n_rows = write_interactions(data, interactions)
+    lists = folder / "lists"
+    lists.mkdir()
+    of_lists = AlgebraSettings(data.n_users, threads=settings.threads)
+    if "combine" in settings.steps:
+        write_lists(lists, of_lists)
+    if "match" in settings.steps:
+        write_room(lists, of_lists)
+    common = {
+        "interactions": str(interactions),
+        "lists": str(lists),
+        "pairs": str(folder / "pairs.parquet"),
+        "memory_bytes": settings.memory_bytes,
+        "threads": settings.threads,
+    }
+    steps = []
+
+    def step(name: str, label: str, **arguments: Any) -> dict[str, Any]:
+        tell(label)
+        measured = {"step": label, **_run(name, common | arguments, folder)}
+        steps.append(measured)
+        return measured
+
+    trained = {}
+    for engine in settings.engines:
+        url = (settings.spark_url or f"local[{settings.threads}]") if engine == "spark" else None
+        model = {"model": str(folder / f"model-{engine}"), "engine": url}
+        if "train" in settings.steps:
+            trained[engine] = step("train", f"{engine}: train", **model)
+        last = None
+        for n_seed in settings.seed_sizes if "generate" in settings.steps else ():
+            seed = folder / f"seed-{n_seed}.csv"
+            seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
+            last = str(folder / f"out-{engine}-{n_seed}")
+            step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=last)
+        for name, label in (("export", "export everybody"), ("match", "match"), ("combine", "combine five lists")):
+            if name in settings.steps and (name != "export" or last):
+                where = str(folder / f"{name}-{engine}")
+                step(name, f"{engine}: {label}", engine=url, out=where, audience=last)
+    ratio = None
+    if "als" in settings.peers and "duckdb" in trained:
+        pairs = step("pairs", "pairs table for implicit")
+        als = step("als", "implicit ALS, 64 factors, 15 rounds")
+        if all("seconds" in entry for entry in (trained["duckdb"], pairs, als)):
+            ratio = trained["duckdb"]["seconds"] / (pairs["seconds"] + als["seconds"])
+    if "pandas" in settings.peers and settings.seed_sizes and "generate" in settings.steps:
+        step("pandas", "pandas + scikit-learn", seed=str(folder / f"seed-{settings.seed_sizes[0]}.csv"))
+    shutil.rmtree(interactions)
+    shutil.rmtree(lists)
+    return {
+        "n_users": data.n_users,
+        "n_interactions": n_rows,
+        "steps": steps,
+        "training_to_als": ratio,
+        "spark_to_duckdb": _ratios(steps),
+    }
+
+
+def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How many times as long Spark took as DuckDB, by step."""
+    seconds = {step["step"]: step["seconds"] for step in steps if "seconds" in step}
+    return {
+        label.removeprefix("spark: "): value / seconds[label.replace("spark: ", "duckdb: ")]
+        for label, value in seconds.items()
+        if label.startswith("spark: ") and label.replace("spark: ", "duckdb: ") in seconds
+    }
+
+
+def _seed(data: SyntheticSettings, n: int) -> list[str]:
+    """Seed users of one interest, and of the next ones where it has too few."""
+    ids: list[str] = []
+    for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
+        if len(ids) >= n:
+            break
+        ids += seed_ids(data, interest % data.n_interests, n - len(ids))
+    return ids
+
+
+def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run one step and watch its processes' memory and the bytes it spills."""
+    import psutil
+
+    spill, log = folder / "spill", folder / "spark-log"
+    spill.mkdir(exist_ok=True)
+    environment = dict(os.environ)
+    if arguments.get("engine"):
+        environment["SPARK_CONF_DIR"] = str(_spark_settings(folder / "spark-conf", log))
+    command = [
+        sys.executable,
+        "-m",
+        "cleanroom_pipelines.benchmarks.steps",
+        name,
+        json.dumps({**arguments, "scratch": str(spill)}),
+    ]
+    started = perf_counter()
+    with (folder / "answer").open("w+b") as answer:
+        process = subprocess.Popen(command, stdout=answer, stderr=subprocess.DEVNULL, env=environment)  # noqa: S603 our own module
+        watched = psutil.Process(process.pid)
+        peak, of_python, spilled = 0, 0, 0
+        # Seconds of every process that was seen: a child's are its parent's only when it has ended.
+        cpu: dict[int, float] = {}
+        while process.poll() is None:
+            try:
+                tree = [watched, *watched.children(recursive=True)]
+                held = {member: member.memory_info().rss for member in tree}
+                peak = max(peak, sum(held.values()))
+                of_python = max(of_python, sum(size for member, size in held.items() if member.name() != "java"))
+                for member in tree:
+                    times = member.cpu_times()
+                    cpu[member.pid] = times.user + times.system
+            except psutil.Error:
+                pass
+            spilled = max(spilled, sum(_sizes(spill)))
+            sleep(_WATCH_SECONDS)
+        seconds = perf_counter() - started
+        answer.seek(0)
+        text = answer.read().decode()
+    if process.returncode != 0:
+        return {"failed": f"failed with exit code {process.returncode} after {seconds:.0f} s"}
+    found: dict[str, Any] = json.loads(text.splitlines()[-1])
+    measured = {"seconds": seconds, "cpu_seconds": sum(cpu.values()), "peak_bytes": peak, "spill_bytes": spilled}
+    if arguments.get("engine"):
+        measured |= {"python_bytes": of_python} | _told_by_spark(log)
+    return {**measured, **found}
+
+
+def _spark_settings(folder: Path, log: Path) -> Path:
+    """Settings that make Spark write down what it shuffles."""
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(log, ignore_errors=True)
+    log.mkdir()
+    settings = {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": log.as_uri(),
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.rolling.enabled": "false",
+    }
+    lines = "".join(f"{name} {value}\n" for name, value in settings.items())
+    (folder / "spark-defaults.conf").write_text(lines, "utf-8")
+    return folder
+
+
+def _told_by_spark(log: Path) -> dict[str, int]:
+    """What the tasks of one step shuffled, spilled and held for sorting and grouping, from Spark's own account."""
+    shuffled, spilled, held = 0, 0, 0
+    for file in log.iterdir():
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                if '"SparkListenerTaskEnd"' not in line:
+                    continue
+                metrics = json.loads(line).get("Task Metrics") or {}
+                shuffled += metrics.get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
+                spilled += metrics.get("Disk Bytes Spilled", 0)
+                held = max(held, metrics.get("Peak Execution Memory", 0))
+    return {"shuffle_bytes": shuffled, "shuffle_spill_bytes": spilled, "task_bytes": held}
+
+
+def _sizes(folder: Path) -> Iterable[int]:
+    # Not rglob: it raises where a folder goes while it looks, as the step's own do.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                yield Path(parent, name).stat().st_size
+            except OSError:
+                continue
+
+
+def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What training costs per further million of what grew: interactions, or users where those stayed alike.
+
+    Args:
+        rows: The sizes of a result, the smallest first.
+    """
+    result = []
+    for smaller, larger in pairwise(rows):
+        steps = zip(_trainings(smaller), _trainings(larger), strict=True)
+        is_alike = larger["n_interactions"] < (1 + _ALIKE) * smaller["n_interactions"]
+        unit = "users" if is_alike else "interactions"
+        millions = (larger[f"n_{unit}"] - smaller[f"n_{unit}"]) / 1e6
+        result += [
+            {
+                "engine": after["step"].partition(":")[0],
+                "unit": unit,
+                "from": smaller[f"n_{unit}"],
+                "to": larger[f"n_{unit}"],
+                "seconds_per_million": (after["seconds"] - before["seconds"]) / millions,
+                "cpu_seconds_per_million": (after["cpu_seconds"] - before["cpu_seconds"]) / millions,
+            }
+            for before, after in steps
+            if millions > 0 and "failed" not in before and "failed" not in after
+        ]
+    return result
+
+
+def _trainings(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [step for step in row["steps"] if step["step"].endswith(": train")]

@@ -1,6 +1,0 @@
-"""The 25 operations: each a small function on the catalogue.
-
-Lives here: one module per kind of resource, and what they share (`endpoint.py`).
-Add here when AWS adds an operation.
-Keep out: HTTP and signatures (`wire.py`, `signing.py`, `serving`); rules that hold for every way in (`catalog`).
-"""

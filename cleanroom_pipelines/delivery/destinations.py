@@ -1,0 +1,244 @@
+"""The advertising destinations: which ids each one takes, how it wants them normalised, and its files' columns.
+
+Lives here: one rule a destination, and the hashes that follow from it.
+Add here when a destination is added, or changes its rules.
+Keep out: normal forms of our own (`identity`), writing files (`activation.writing`).
+
+The rules, with where each comes from. All were looked up on 2026-11-27 in stored copies of the vendors' public
+pages, not by an upload; the year is that of the copy, as far as it says one. Every hash is SHA-256 of the UTF-8
+text, 64 lower-case hex digits, without salt.
+
+plain: one user id a line, no header: the user list of the Media API.
+
+google (Customer Match): columns `Email` and `Phone`, a CSV. E-mail: no white space, lower case; at gmail.com and
+    googlemail.com the dots before the @ are removed, and a plus sign with what follows it. Phone: E.164 with
+    `+`.
+    Sources: Google Ads Help, "Format your customer data file" (columns); Data Manager API, "Format user data"
+    (both rules); the copies say no year.
+    Not verified: that the file upload of Google Ads normalises Gmail addresses as that API does; the help pages
+    ask for lower case and no spaces only.
+
+meta (custom audiences from a customer list): columns `email` and `phone`, a CSV. E-mail: no white space around
+    it, lower case; plus signs and dots stay. Phone: digits only, with the country code, without symbols and
+    leading zeros.
+    Sources: Meta Business Help Centre, "How to format a customer list when creating a custom audience"
+    (columns); the Marketing API's "Customer File Custom Audiences", section "Hashing and Normalizing Data".
+    Not verified: that section itself. Its rules were read where another vendor (HCL Unica Link) repeats
+    them; the help page was read on a mirror that says no year.
+
+tiktok (customer file): columns `Email_SHA256` and `Phone_SHA256`, a CSV, one id a line. E-mail: no spaces, lower
+    case. Phone: E.164 with `+`. Fewer than 1,000 lines, or a file of 1 GB, are refused there.
+    Sources: TikTok Ads Help, "How to create a Custom Audience with a customer file", September 2025 (rules);
+    "List of supported IDs and formats for a customer file", 2025 (columns).
+    The pages changed: in summer 2025 they also removed a plus sign and what follows from e-mails, and in August
+    2025 the `+` from phones. The newest recommends the `+` and takes phones without it too; its own example of a
+    hash is one without. It writes the columns with a space, `Email_SHA 256`, which is taken for a slip.
+
+liveramp (a column-based CSV as LiveRamp Connect onboards it): column `EMAIL1_SHA-256`, or `CUSTOMID` for ids of
+    one's own; never both in one file. E-mail: no white space, lower case.
+    Sources: LiveRamp documentation, "Hashing Identifiers", "Formatting Identifiers", "Formatting Column-Based
+    Files".
+    Phones are left out: hashed ones are taken as SHA-1 of the number without country code only, and not at all
+    in files from the EU.
+    Not verified: the header names. The documented pattern is `EMAIL1_SHA-1`, `EMAIL1_SHA-256` follows it;
+    `CUSTOMID` is ours, to be agreed with LiveRamp before the first upload.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cleanroom_pipelines.delivery.formats import PLAIN, FileFormat
+from cleanroom_pipelines.errors import EngineError, UsageError
+from cleanroom_pipelines.identity import Family, JudgedIds, MatchingId, judge_ids, sha256_hex
+
+
+class AdDestination(StrEnum):
+    """Where a delivery is going to be uploaded."""
+
+    PLAIN = "plain"
+    GOOGLE = "google"
+    META = "meta"
+    TIKTOK = "tiktok"
+    LIVERAMP = "liveramp"
+
+    @property
+    def words(self) -> str:
+        """Its name for people."""
+        return _RULES[self].words
+
+
+class DestinationRuleError(UsageError):
+    """The ids at hand are not what a destination takes; its attributes `destination` and `kind` say which."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What one destination wants.
+
+    Args:
+        words: Its name for people.
+        columns: The header of the hashes of each family it takes.
+        forms: What its rule makes of our normal form before hashing; left out where they are the same.
+        id_column: The header of ids of one's own; None where it takes none.
+    """
+
+    words: str
+    columns: Mapping[Family, str]
+    forms: Mapping[Family, Callable[[pa.Array], pa.Array]]
+    id_column: str | None = None
+
+
+def serves(destination: AdDestination, kind: MatchingId) -> bool:
+    """Whether ids of a kind can be activated at a destination."""
+    return reason_not_served(destination, kind) is None
+
+
+def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | None:
+    """Why ids of a kind cannot be activated at a destination, as a sentence; None if they can.
+
+    Given hashes serve a destination only if its rule is our normal form, as their hash cannot be made another.
+    """
+    rule = _RULES[destination]
+    if destination is AdDestination.PLAIN:
+        return None
+    if kind is MatchingId.STRING:
+        return (
+            None
+            if rule.id_column
+            else f"{rule.words} takes e-mail addresses and phone numbers, not ids of your own."
+        )
+    if kind.family not in rule.columns:
+        return f"{rule.words} takes no phone numbers hashed with SHA-256."
+    if kind.is_hashed and kind.family in rule.forms:
+        return (
+            f"{rule.words} normalises {_NAMES[kind.family]} in another way before hashing, so hashes that are "
+            "given do not match there."
+        )
+    return None
+
+
+def require_served(destination: AdDestination, kind: MatchingId) -> None:
+    """Refuse what `reason_not_served` tells of.
+
+    Raises:
+        DestinationRuleError: Ids of the kind cannot be activated there.
+    """
+    if reason := reason_not_served(destination, kind):
+        raise DestinationRuleError(
+            reason,
+            remedy=_REMEDIES[kind],
+            destination=destination.value,
+            kind=kind.value,
+        )
+
+
+def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Array) -> pa.Array:
+    """Hash ids as a destination wants them.
+
+    Args:
+        destination: The destination; not PLAIN, which takes user ids.
+        kind: What the ids are; not STRING, which no destination hashes.
+        ids: Strings, as given; nulls allowed.
+
+    Returns:
+        64 lower-case hex digits an id; null where the id is missing or not valid.
+
+    Raises:
+        DestinationRuleError: Ids of the kind cannot be activated there.
+        UsageError: There is nothing to hash.
+        EngineError: Arrow failed itself; only the class name is kept.
+    """
+    require_served(destination, kind)
+    if destination is AdDestination.PLAIN or kind is MatchingId.STRING:
+        raise UsageError("Ids of your own are delivered as they are.", remedy="Hash e-mails or phones only.")
+    judged = judge_ids(kind, ids)
+    form = None if kind.is_hashed else _RULES[destination].forms.get(kind.family)
+    if form is None:
+        return sha256_hex(judged)
+    try:
+        formed = form(judged.normal)
+    except pa.ArrowException as error:
+        cause = type(error).__name__
+    else:
+        return sha256_hex(JudgedIds(kind, formed, judged.valid, judged.empty, judged.changed))
+    # Outside the handler: Arrow's message may quote an id, and __context__ would keep it.
+    raise EngineError(f"The ids could not be normalised ({cause}).", cause=cause)
+
+
+def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> FileFormat:
+    """The format of a destination's files for ids of some kinds.
+
+    Args:
+        destination: The destination.
+        kinds: What is delivered; for PLAIN it does not matter.
+
+    Raises:
+        DestinationRuleError: Ids of a kind cannot be activated there.
+        UsageError: No kind, or ids of one's own beside hashes.
+    """
+    if destination is AdDestination.PLAIN:
+        return PLAIN
+    kinds = tuple(kinds)
+    for kind in kinds:
+        require_served(destination, kind)
+    rule, families = _RULES[destination], {kind.family for kind in kinds}
+    if not families or (Family.STRING in families and len(families) > 1):
+        raise UsageError(
+            "A file for this destination holds either ids of your own or hashes.", remedy="Choose one of the two."
+        )
+    if Family.STRING in families:
+        assert rule.id_column is not None
+        return FileFormat("ids", "csv", (rule.id_column,), holds_users=True)
+    columns = tuple(column for family, column in rule.columns.items() if family in families)
+    return FileFormat("hashes", "csv", columns, holds_users=False)
+
+
+def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
+    """What stands before and after a hash on its line: a comma for each other column."""
+    assert format_.header is not None
+    place = format_.header.index(_RULES[destination].columns[family])
+    return "," * place, "," * (len(format_.header) - 1 - place)
+
+
+def _gmail_form(emails: pa.Array) -> pa.Array:
+    """At Gmail, dots before the @ and a plus sign with what follows mean nothing; null where nothing is left."""
+    is_gmail = pc.match_substring_regex(emails, r"@(gmail|googlemail)\.com\z")
+    if not pc.any(is_gmail, min_count=0).as_py():
+        return emails
+    parts = pc.extract_regex(emails, r"\A(?P<local>[^+@]*)[^@]*(?P<domain>@.*)\z")
+    local = pc.replace_substring(pc.struct_field(parts, "local"), ".", "")
+    formed = pc.binary_join_element_wise(local, pc.struct_field(parts, "domain"), "")
+    formed = pc.if_else(pc.equal(local, ""), pa.scalar(None, pa.string()), formed)
+    return pc.if_else(is_gmail, formed, emails)
+
+
+def _digits_only(numbers: pa.Array) -> pa.Array:
+    return pc.utf8_ltrim(numbers, characters="+")
+
+
+_NAMES = {Family.EMAIL: "e-mail addresses", Family.PHONE: "phone numbers"}
+_REMEDIES: Mapping[MatchingId, Any] = {
+    MatchingId.STRING: "Give e-mail addresses or phone numbers, or deliver plain ids.",
+    MatchingId.EMAIL: "Choose another destination.",
+    MatchingId.PHONE_NUMBER: "Give e-mail addresses, or choose another destination.",
+    MatchingId.HASHED_EMAIL: "Give the addresses themselves, or choose another destination.",
+    MatchingId.HASHED_PHONE_NUMBER: "Give the numbers themselves, or choose another destination.",
+}
+_RULES = {
+    AdDestination.PLAIN: _Rule("A plain list", {}, {}),
+    AdDestination.GOOGLE: _Rule(
+        "Google Customer Match", {Family.EMAIL: "Email", Family.PHONE: "Phone"}, {Family.EMAIL: _gmail_form}
+    ),
+    AdDestination.META: _Rule(
+        "Meta custom audiences", {Family.EMAIL: "email", Family.PHONE: "phone"}, {Family.PHONE: _digits_only}
+    ),
+    AdDestination.TIKTOK: _Rule(
+        "TikTok custom audiences", {Family.EMAIL: "Email_SHA256", Family.PHONE: "Phone_SHA256"}, {}
+    ),
+    AdDestination.LIVERAMP: _Rule("LiveRamp", {Family.EMAIL: "EMAIL1_SHA-256"}, {}, id_column="CUSTOMID"),
+}

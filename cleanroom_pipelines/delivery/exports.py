@@ -1,0 +1,487 @@
+"""Writing an audience to its destination.
+
+Lives here: the folder of an export: its parts, what changed since an earlier one, and its manifest.
+Add here when an export's folder or manifest gains something.
+Keep out: choosing the users (similarity.ranking); the formats of the files (delivery.formats); scores: an export
+never carries them.
+"""
+
+import csv
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.delivery.formats import LISTS_OF_USERS, FileFormat, gzipped, list_format
+from cleanroom_pipelines.delivery.parts import StagedPart, copy_part
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CleanroomError,
+    DestinationError,
+    NotFoundError,
+    StorageFullError,
+    UsageError,
+)
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.storage.destinations import Destination, folder_on_disk
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
+from cleanroom_pipelines.storage.objects import BucketError, FolderDraft
+
+MANIFEST = "manifest.json"
+ROWS_PER_PART = 1_000_000
+_MAX_MANIFEST_BYTES = 16 << 20
+_PARTS, _ADDED, _REMOVED = "part", "added", "removed"
+# What reading a file that is not what its manifest says can raise.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, csv.Error, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class ExportPart:
+    """One file of an export.
+
+    Args:
+        name: Its name.
+        n_users: Its rows: one a user, or one a hash in a file of hashes.
+        n_bytes: Its size as it lies there.
+        sha256: SHA-256 hex of those bytes.
+    """
+
+    name: str
+    n_users: int
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed since an earlier export, to be written beside the parts.
+
+    Args:
+        since: The export it is compared with, by its manifest.
+        added: Batches of rows that are new.
+        removed: Batches of rows that are gone.
+    """
+
+    since: str
+    added: Iterable[Sequence[str]]
+    removed: Iterable[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class WrittenChanges:
+    """The files of the changes."""
+
+    since: str
+    added: tuple[ExportPart, ...]
+    removed: tuple[ExportPart, ...]
+
+
+@dataclass(frozen=True)
+class ExportManifest:
+    """What an export's manifest says: counts and digests, no user data and no scores.
+
+    Args:
+        export: Id of the export job.
+        generation_job: Id of the generation job; None where the list comes from elsewhere.
+        requested: Users asked for.
+        delivered: Users written; fewer when the population is smaller than the size.
+        format: `jsonl`, `csv`, `parquet` or `plain`; `hashes` or `ids` of a destination.
+        parts: The files.
+        is_gzipped: Whether each file is compressed.
+        destination: The advertising destination whose rules the files follow.
+        columns: The header of a destination's files.
+        n_rows: Rows written, where a row is a hash and no user.
+        changes: The files that tell what changed since an earlier export.
+        facts: More counts, such as those of the control group; no user data.
+        attempt: Number of the attempt that wrote it, from 1; None for a writer without a claim.
+    """
+
+    export: str
+    generation_job: str | None
+    requested: int
+    delivered: int
+    format: str
+    parts: tuple[ExportPart, ...]
+    is_gzipped: bool = False
+    destination: str | None = None
+    columns: tuple[str, ...] | None = None
+    n_rows: int | None = None
+    changes: WrittenChanges | None = None
+    facts: Mapping[str, Any] | None = None
+    attempt: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON shape; what an export does not have is left out."""
+        return {
+            "export": self.export,
+            **({"generationJob": self.generation_job} if self.generation_job is not None else {}),
+            **({"attempt": self.attempt} if self.attempt is not None else {}),
+            "requested": self.requested,
+            "delivered": self.delivered,
+            **({"rows": self.n_rows} if self.n_rows is not None else {}),
+            "format": self.format,
+            **({"destination": self.destination} if self.destination else {}),
+            **({"columns": list(self.columns)} if self.columns else {}),
+            **({"gzip": True} if self.is_gzipped else {}),
+            **(self.facts or {}),
+            "files": self._files(self.parts),
+            **({"changes": self._changes(self.changes)} if self.changes else {}),
+        }
+
+    def _changes(self, changes: WrittenChanges) -> dict[str, Any]:
+        return {
+            "since": changes.since,
+            "added": sum(part.n_users for part in changes.added),
+            "removed": sum(part.n_users for part in changes.removed),
+            "addedFiles": self._files(changes.added),
+            "removedFiles": self._files(changes.removed),
+        }
+
+    def _files(self, parts: Sequence[ExportPart]) -> list[dict[str, Any]]:
+        rows = "users" if self.n_rows is None else "rows"
+        return [
+            {"name": part.name, rows: part.n_users, "bytes": part.n_bytes, "sha256": part.sha256} for part in parts
+        ]
+
+
+def write_export(
+    destination: Destination,
+    users: Iterable[Sequence[str]],
+    *,
+    export: str,
+    generation_job: str | None,
+    requested: int,
+    format_: str | FileFormat,
+    rows_per_part: int = ROWS_PER_PART,
+    staged: Iterable[StagedPart] | None = None,
+    gzip: bool = False,
+    delivered: int | None = None,
+    ad_destination: str | None = None,
+    changes: Changes | None = None,
+    facts: Mapping[str, Any] | None = None,
+    fence: Fence = UNFENCED,
+    on_users: Callable[[int], None] = lambda _: None,
+    on_staged: Callable[[ExportManifest], None] = lambda _: None,
+) -> ExportManifest:
+    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`; the same bytes everywhere.
+
+    A local folder appears whole or not at all: it is written beside its place and renamed. On a real store each
+    file is uploaded when it is complete and the manifest last; without it there is no export.
+
+    Args:
+        destination: The folder to create; what an earlier attempt at the same export left there is replaced.
+        users: Batches of user ids, best first; of a file of hashes, batches of its lines.
+        export: Id of the export job, for the manifest.
+        generation_job: Id of the generation job, for the manifest.
+        requested: Users asked for.
+        format_: `jsonl` ({"user_id": …} a line), `csv` (header user_id), `parquet` (column user_id), `plain` (one
+            id a line, no header), or the format of a destination.
+        rows_per_part: Most rows in a file.
+        staged: The same rows as files that are written already (`export_parts`); then `users` is not read.
+        gzip: Compress each file; its name then ends in `.gz`.
+        delivered: Users that the rows stand for; None where a row is a user.
+        ad_destination: The advertising destination whose rules the files follow, for the manifest.
+        changes: What changed since an earlier export: `added-00000.<format>`, … and `removed-00000.<format>`, ….
+        facts: More for the manifest: counts, never user data.
+        fence: Asked before anything becomes visible.
+        on_users: Called with the number of rows in parts so far.
+        on_staged: Called when only the last step is left, the one that makes it an export.
+
+    Raises:
+        ClaimLostError: The fence says so, or a later attempt was faster; nothing is left of this one.
+        CancelledError: The fence says so; nothing is left.
+        DestinationError: The place cannot be written.
+        StorageFullError: The disk is full.
+        UsageError: The options contradict each other.
+    """
+    files = _Files(format_ if isinstance(format_, FileFormat) else list_format(format_), rows_per_part, gzip)
+
+    def attempt_of(manifest: bytes) -> int | None:
+        try:
+            found = json.loads(manifest)
+            return int(found.get("attempt", 0)) if found["export"] == export else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    try:
+        with (
+            full_disk_is_an_error(),
+            destination.drafting(owner=export, marker=MANIFEST, attempt_of=attempt_of, fence=fence) as draft,
+        ):
+            if staged is None:
+                parts = files.write(draft, _PARTS, users, on_users)
+            else:
+                parts = files.take(draft, _PARTS, staged, on_users)
+            written = files.write_changes(draft, changes) if changes else None
+            n_rows = sum(part.n_users for part in parts)
+            manifest = ExportManifest(
+                export=export,
+                generation_job=generation_job,
+                requested=requested,
+                delivered=n_rows if delivered is None else delivered,
+                format=files.format.name,
+                parts=parts,
+                is_gzipped=gzip,
+                destination=ad_destination,
+                columns=None if files.format.name in LISTS_OF_USERS else files.format.header,
+                n_rows=None if files.format.holds_users else n_rows,
+                changes=written,
+                facts=facts,
+                attempt=fence.attempt or None,
+            )
+            on_staged(manifest)
+            with draft.creating(MANIFEST) as sink:
+                sink.write(json.dumps(manifest.as_dict(), indent=1).encode())
+    except StorageFullError:
+        raise
+    except BucketError as error:
+        raise DestinationError(
+            f"The export's destination cannot be written. {error.message}",
+            remedy=error.remedy,
+            problem=error.problem,
+        ) from None
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise DestinationError(
+            f"The export's destination cannot be made ({type(error).__name__}).",
+            remedy="Remove what lies in its way, then start the export again.",
+        ) from None
+    except OSError as error:
+        raise DestinationError(
+            f"The export's destination cannot be written ({type(error).__name__}).",
+            remedy="Check who may write to it, then start the export again.",
+        ) from None
+    return manifest
+
+
+def verify_export(place: Destination | Path) -> Mapping[str, Any]:
+    """Check an export's files against its manifest and return the manifest.
+
+    Args:
+        place: Where the export was written, or the folder of this machine that holds it.
+
+    Raises:
+        ArtifactError: The manifest or a file is missing or was altered, or a part was added.
+        DestinationError: Its bucket cannot be read.
+    """
+    where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
+    with _telling():
+        manifest = json.loads(_read_manifest(where))
+        for part in _files_of(manifest):
+            if _measure(where / Path(part["name"]).name) != (part["bytes"], part["sha256"]):
+                raise ArtifactError("An exported file was altered.", remedy="Start the export again.")
+        _check_counts(manifest)
+        if _names_of_parts(where) != {part["name"] for part in _files_of(manifest)}:
+            raise ArtifactError("A file was added to the export.", remedy="Start the export again.")
+    return manifest  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class EarlierExport:
+    """An export that is there, to be compared with.
+
+    Args:
+        place: Where it lies.
+        export: Its id.
+        format: The format of its files.
+        destination: The advertising destination whose rules its files follow.
+    """
+
+    place: Destination
+    export: str
+    format: FileFormat
+    destination: str | None
+    _manifest: Mapping[str, Any]
+
+    def rows(self, scratch: Path) -> Iterator[Sequence[str]]:
+        """The rows of its parts in their order, in batches; each file is copied into `scratch` and checked first.
+
+        Raises:
+            ArtifactError: A file is missing or was altered.
+            DestinationError: Its bucket cannot be read.
+        """
+        for part in self._manifest["files"]:
+            copy = scratch / "earlier"
+            with _telling(), full_disk_is_an_error():
+                if _measure(self.place / Path(part["name"]).name, copy) != (part["bytes"], part["sha256"]):
+                    raise ArtifactError("The earlier export was altered.", remedy="Compare with another.")
+            rows = self.format.read(copy, gzip_=bool(self._manifest.get("gzip")))
+            while (batch := _next_batch(rows)) is not None:
+                yield batch
+            copy.unlink()
+
+
+def open_earlier_export(place: Destination | Path) -> EarlierExport:
+    """Read the manifest of an earlier export.
+
+    Args:
+        place: Where it was written, or the folder of this machine that holds it.
+
+    Raises:
+        ArtifactError: There is no export, or its manifest contradicts itself.
+        DestinationError: Its bucket cannot be read.
+    """
+    where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
+    with _telling():
+        manifest = json.loads(_read_manifest(where))
+        _check_counts(manifest)
+        format_ = LISTS_OF_USERS.get(manifest["format"]) or FileFormat(
+            str(manifest["format"]), "csv", tuple(manifest["columns"]), holds_users="rows" not in manifest
+        )
+        return EarlierExport(where, str(manifest["export"]), format_, manifest.get("destination"), manifest)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """How all files of one export are written."""
+
+    format: FileFormat
+    rows_per_part: int
+    gzip: bool
+
+    def __post_init__(self) -> None:
+        if self.rows_per_part < 1:
+            raise UsageError("A file of an export must hold at least one row.", remedy="Allow at least 1.")
+        if self.gzip and self.format.is_compressed:
+            raise UsageError("Parquet files are compressed already.", remedy="Leave gzip out.")
+
+    def write(
+        self,
+        draft: FolderDraft,
+        prefix: str,
+        batches: Iterable[Sequence[str]],
+        on_rows: Callable[[int], None] = lambda _: None,
+    ) -> tuple[ExportPart, ...]:
+        """Write a list as files of at most so many rows, at least one, without holding a file's rows in memory."""
+        rows, parts = _Rows(batches), list[ExportPart]()
+        while not parts or rows.are_left():
+            name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
+            with draft.creating(name) as sink, gzipped(sink) if self.gzip else nullcontext(sink) as stream:
+                n_rows = self.format.write(stream, rows.take(self.rows_per_part))
+            parts.append(ExportPart(name, n_rows, sink.n_bytes, sink.sha256))
+            on_rows(sum(part.n_users for part in parts))
+        return tuple(parts)
+
+    def take(
+        self, draft: FolderDraft, prefix: str, staged: Iterable[StagedPart], on_rows: Callable[[int], None]
+    ) -> tuple[ExportPart, ...]:
+        """Put files that were written elsewhere into their place.
+
+        Raises:
+            ArtifactError: A file is not what was written.
+        """
+        parts: list[ExportPart] = []
+        for part in staged:
+            name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
+            with draft.creating(name) as sink:
+                copy_part(part, sink)
+            if (sink.n_bytes, sink.sha256) != (part.n_bytes, part.sha256):
+                raise ArtifactError("A staged file was altered.", remedy="Start the export again.")
+            parts.append(ExportPart(name, part.n_users, sink.n_bytes, sink.sha256))
+            on_rows(sum(part.n_users for part in parts))
+        return tuple(parts)
+
+    def write_changes(self, draft: FolderDraft, changes: Changes) -> WrittenChanges:
+        """Write what changed as lists of their own."""
+        added = self.write(draft, _ADDED, changes.added)
+        return WrittenChanges(changes.since, added, self.write(draft, _REMOVED, changes.removed))
+
+
+class _Rows:
+    """Batches that are taken in pieces of another size."""
+
+    def __init__(self, batches: Iterable[Sequence[str]]) -> None:
+        self._batches = iter(batches)
+        self._batch: Sequence[str] = ()
+        self._at = 0
+
+    def are_left(self) -> bool:
+        while self._at >= len(self._batch):
+            batch = next(self._batches, None)
+            if batch is None:
+                return False
+            self._batch, self._at = batch, 0
+        return True
+
+    def take(self, n_rows: int) -> Iterator[Sequence[str]]:
+        while n_rows and self.are_left():
+            piece = self._batch[self._at : self._at + n_rows]
+            self._at += len(piece)
+            n_rows -= len(piece)
+            yield piece
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Turn what can go wrong with an export that is read into one of two errors."""
+    try:
+        yield
+    except BucketError as error:
+        raise DestinationError(
+            f"The export cannot be read. {error.message}", remedy=error.remedy, problem=error.problem
+        ) from None
+    except CleanroomError as error:
+        if not isinstance(error, NotFoundError):
+            raise
+        raise _incomplete() from None
+    except _UNREADABLE:
+        raise _incomplete() from None
+
+
+def _next_batch(rows: Iterator[Sequence[str]]) -> Sequence[str] | None:
+    try:
+        return next(rows, None)
+    except _UNREADABLE:
+        pass
+    # Outside the handler: what JSON and CSV raise holds the line they met, and __context__ would keep it.
+    raise _incomplete()
+
+
+def _incomplete() -> ArtifactError:
+    return ArtifactError("The export is missing or incomplete.", remedy="Start the export again.")
+
+
+def _files_of(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    changes = manifest.get("changes") or {"addedFiles": [], "removedFiles": []}
+    return [*manifest["files"], *changes["addedFiles"], *changes["removedFiles"]]
+
+
+def _check_counts(manifest: Mapping[str, Any]) -> None:
+    rows, total = ("rows", "rows") if "rows" in manifest else ("users", "delivered")
+    counts = [(manifest[total], manifest["files"])]
+    if changes := manifest.get("changes"):
+        counts += [(changes[name], changes[f"{name}Files"]) for name in (_ADDED, _REMOVED)]
+    if any(sum(part[rows] for part in files) != n_rows for n_rows, files in counts):
+        raise ArtifactError("The export's manifest contradicts itself.", remedy="Start the export again.")
+
+
+def _read_manifest(place: Destination) -> bytes:
+    file = place / MANIFEST
+    with file.bucket.open(file.key) as opened:
+        if opened.n_bytes > _MAX_MANIFEST_BYTES:
+            raise ValueError("no manifest of ours")
+        return b"".join(opened.chunks())
+
+
+def _measure(file: Destination, copy: Path | None = None) -> tuple[int, str]:
+    n_bytes, digest = 0, hashlib.sha256()
+    with file.bucket.open(file.key) as opened, copy.open("wb") if copy else nullcontext() as copied:
+        for chunk in opened.chunks():
+            n_bytes += len(chunk)
+            digest.update(chunk)
+            if copied:
+                copied.write(chunk)
+    return n_bytes, digest.hexdigest()
+
+
+def _names_of_parts(place: Destination) -> set[str]:
+    names = set[str]()
+    after: str | None = ""
+    while after is not None:
+        page = place.bucket.list(place.key, after=after, deep=False)
+        names |= {entry.key.rsplit("/", 1)[-1] for entry in page.entries}
+        after = page.after
+    return {name for name in names if name.startswith((f"{_PARTS}-", f"{_ADDED}-", f"{_REMOVED}-"))}

@@ -1,0 +1,97 @@
+"""Control groups: the users of an audience who are kept out of every delivery, to measure what advertising does.
+
+Lives here: who is held out, as a rule that needs no list and gives the same users at every refresh.
+Add here when a control group is chosen in another way.
+Keep out: writing the lists (delivery.writing).
+
+A user is held out when `stable_hash` of the audience's salt and the user id lies below the share. The salt belongs
+to the audience: each refresh holds out the same users, the groups of two audiences are independent of each other,
+and a larger share holds out those of a smaller one and more. It is derived from a key, so that nobody without the
+key can tell who is held out, or choose ids that are. Sampling and sharding hash the bare id, so that they have
+nothing to do with who is held out.
+"""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Self
+
+from cleanroom_pipelines.engine import STABLE_HASH_BITS, stable_hash, stable_hash_sql
+from cleanroom_pipelines.errors import UsageError
+
+_PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The control group of one audience.
+
+    Args:
+        share: Share of the users who are held out, above 0 and at most one half.
+        salt: What makes the group this audience's own; see `holdout_salt`.
+
+    Raises:
+        UsageError: The share is out of range, or there is no salt.
+    """
+
+    share: Fraction
+    salt: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= Fraction(1, 2):
+            raise UsageError("A holdout must be above 0 % and at most 50 %.", remedy="Write it as 10%.")
+        if not self.salt:
+            raise UsageError("A holdout needs the salt of its audience.", remedy="Derive it with holdout_salt.")
+
+    @classmethod
+    def parse(cls, text: str, salt: str) -> Self:
+        """Read a share as people write it: `10%` or `2.5%`.
+
+        Raises:
+            UsageError: It cannot be read, or is out of range.
+        """
+        written = _PERCENTAGE.fullmatch(text.strip())
+        if written is None:
+            raise UsageError("The share of a holdout cannot be read.", remedy="Write it as 10%.")
+        return cls(Fraction(written.group(1)) / 100, salt)
+
+    @property
+    def percentage(self) -> str:
+        """The share as people write it."""
+        return f"{float(self.share * 100):g}%"
+
+    def holds_out(self, user_id: str) -> bool:
+        """Whether a user is in the control group."""
+        return stable_hash(self._prefix + user_id) < self._threshold
+
+    def condition(self, expression: str) -> tuple[str, list[str | int]]:
+        """The same as `holds_out` in SQL.
+
+        Args:
+            expression: A VARCHAR expression that gives the user id.
+
+        Returns:
+            A condition with two parameters, and the parameters.
+        """
+        return f"({stable_hash_sql(f'(? || {expression})')} < ?)", [self._prefix, self._threshold]
+
+    @property
+    def _prefix(self) -> str:
+        return f"holdout:{self.salt}:"
+
+    @property
+    def _threshold(self) -> int:
+        return int(self.share * (1 << STABLE_HASH_BITS))
+
+
+def holdout_salt(key: bytes, audience: str) -> str:
+    """The salt of an audience's control group: HMAC-SHA256 hex of the audience's id, the same at every refresh.
+
+    Args:
+        key: A secret of the installation or room, as `InstallationKey.derive("holdouts")` gives; may be empty
+            where whoever exports sees everything, as with the bare commands.
+        audience: What stays the same when the audience is refreshed: its id, and not its version.
+    """
+    return hmac.new(key, audience.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,115 @@
+"""Hashes for destinations that are kept from when the ids were there until an audience is delivered.
+
+Lives here: what makes the hashes while a room's base is taken in, and reading them again for a delivery.
+Add here when hashes are kept in another way.
+Keep out: sealing the table that holds them (storage), and who may open it (catalogue).
+
+The ids themselves are deleted after ingest, and a destination's hash cannot be made from another hash. The table
+is the `activation.parquet` of `uploads.ingest_base`; its column `destination` holds the keys of
+`hashers_to_keep`, which name the kind of the ids too: a file has a column for each family.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cleanroom_pipelines.delivery.destinations import (
+    AdDestination,
+    DestinationRuleError,
+    destination_hashes,
+    serves,
+)
+from cleanroom_pipelines.delivery.writing import HASHES, Activation
+from cleanroom_pipelines.errors import ArtifactError
+from cleanroom_pipelines.identity import MatchingId
+
+Hasher = Callable[[MatchingId, pa.Array], pa.Array]
+
+_ROWS_AT_ONCE = 100_000
+
+
+def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
+    """What makes the hashes to keep, by the key under which they are kept.
+
+    Args:
+        destinations: The destinations that the base's provider has switched on.
+
+    Returns:
+        For each destination and kind of ids that it takes as hashes, a function of the kind and the ids as given:
+        the destination's hashes for ids of that kind, nulls for others.
+    """
+    return {
+        _key(destination, kind): _hasher(destination, kind)
+        for destination in destinations
+        if destination is not AdDestination.PLAIN
+        for kind in MatchingId
+        if kind is not MatchingId.STRING and serves(destination, kind)
+    }
+
+
+def kept_activation(file: Path, destination: AdDestination) -> Activation:
+    """What `deliver` takes as format for a destination whose hashes were kept.
+
+    Args:
+        file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for
+            PLAIN; it need not exist where the destination takes user ids.
+        destination: The destination. LIVERAMP without kept hashes gets the user ids.
+
+    Raises:
+        DestinationRuleError: No hashes were kept for it.
+        ArtifactError: The table cannot be read.
+    """
+    if destination is AdDestination.PLAIN:
+        return Activation(destination, ())
+    kinds = {_key(destination, kind): kind for kind in MatchingId}
+    found = set[str]()
+    if file.exists():
+        for batch in _batches(file, ["destination"]):
+            found.update(pc.unique(batch.column("destination")).to_pylist())
+    present = {key: kind for key, kind in kinds.items() if key in found}
+    if present:
+        return Activation(destination, tuple(present.values()), _hashes(file, present))
+    if serves(destination, MatchingId.STRING):
+        return Activation(destination, (MatchingId.STRING,))
+    raise DestinationRuleError(
+        f"The base audience holds no hashes for {destination.words}.",
+        remedy="Let the base's provider switch the destination on, bring e-mail addresses or phone numbers that "
+        "it takes, and provision the base again.",
+        destination=destination.value,
+    )
+
+
+def _key(destination: AdDestination, kind: MatchingId) -> str:
+    return f"{destination.value}:{kind.value}"
+
+
+def _hasher(destination: AdDestination, kind: MatchingId) -> Hasher:
+    def hashes(given: MatchingId, ids: pa.Array) -> pa.Array:
+        return destination_hashes(destination, kind, ids) if given is kind else pa.nulls(len(ids), pa.string())
+
+    return hashes
+
+
+def _hashes(file: Path, kinds: dict[str, MatchingId]) -> Iterator[pa.RecordBatch]:
+    for batch in _batches(file, ["user_id", "destination", "hash"]):
+        for key, kind in kinds.items():
+            of_kind = batch.filter(pc.equal(batch.column("destination"), key))
+            names = pa.array([kind.value] * of_kind.num_rows, pa.string())
+            columns = [of_kind.column("user_id"), names, of_kind.column("hash")]
+            yield pa.RecordBatch.from_arrays(columns, schema=HASHES)
+
+
+def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    cause = ""
+    try:
+        with pq.ParquetFile(file) as opened:
+            yield from opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        cause = type(error).__name__
+    # Outside the handler: Arrow's message may quote a cell, and __context__ would keep it.
+    if cause:
+        raise ArtifactError(f"The kept hashes cannot be read ({cause}).", remedy="Provision the base again.")

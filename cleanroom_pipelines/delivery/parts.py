@@ -1,0 +1,92 @@
+"""Writing the files of an export on a cluster.
+
+Lives here: files written beside each other by the engine's tasks, each with its own slice of the users.
+Add here when files are staged in a further way.
+Keep out: the export's folder and manifest (exports), and which users there are (similarity.rankings).
+
+The files are staged where executors and this process see them; then this process puts them where the export goes,
+since a bucket's keys are not sent to executors, and an export appears whole or not at all.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from cleanroom_pipelines.delivery.formats import FileFormat, gzipped
+from cleanroom_pipelines.engine import Engine
+
+
+class UserSlice(Protocol):
+    """Consecutive users of an audience, which can be sent to another machine and read there."""
+
+    def user_ids(self) -> Iterator[pa.Array]:
+        """The user ids in order, in batches of strings."""
+        ...
+
+
+@dataclass(frozen=True)
+class StagedPart:
+    """One file of an export, before it lies where it goes.
+
+    Args:
+        path: Where it lies.
+        n_users: Its rows.
+        n_bytes: Its size.
+        sha256: SHA-256 hex of its bytes.
+    """
+
+    path: Path
+    n_users: int
+    n_bytes: int
+    sha256: str
+
+
+def stage_parts(
+    engine: Engine, slices: Sequence[UserSlice], format_: FileFormat, folder: Path, *, gzip: bool
+) -> Iterator[StagedPart]:
+    """Write a file per slice, several at a time.
+
+    Args:
+        engine: Whose tasks write them.
+        slices: The users of each file.
+        format_: How files are written.
+        folder: Existing directory that the tasks see.
+        gzip: Compress each file.
+    """
+    numbered = list(enumerate(slices))
+    for number, table in enumerate(engine.run_tasks(_StagePart(format_, folder, gzip), numbered)):
+        row = table.to_pylist()[0]
+        yield StagedPart(_path_of(folder, number), row["n_users"], row["n_bytes"], row["sha256"])
+
+
+@dataclass(frozen=True)
+class _StagePart:
+    format: FileFormat
+    folder: Path
+    gzip: bool
+
+    def __call__(self, task: tuple[int, UserSlice]) -> pa.Table:
+        number, users = task
+        path = _path_of(self.folder, number)
+        with path.open("wb") as file, gzipped(file) if self.gzip else nullcontext(file) as sink:
+            n_users = self.format.write(sink, (batch.to_pylist() for batch in users.user_ids()))
+        with path.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        return pa.table({"n_users": [n_users], "n_bytes": [path.stat().st_size], "sha256": [digest]})
+
+
+def _path_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.staged"
+
+
+def copy_part(part: StagedPart, sink: Any) -> None:
+    """Write a staged file's bytes to a file of the export, and forget the staged one."""
+    with part.path.open("rb") as source:
+        while chunk := source.read(1 << 20):
+            sink.write(chunk)
+    part.path.unlink()

@@ -1,0 +1,366 @@
+"""Writing a delivery: an audience without its control group, and what changed since an earlier delivery.
+
+Lives here: which rows are delivered, held out, added and removed, in one place for every export of both families.
+Add here when a delivery gains a part, or users are left out of it for another reason.
+Keep out: bytes (delivery.formats), the folder and its manifest (`delivery.exports`), rules of destinations.
+
+Without control group, hashes and earlier export the users stream through. Otherwise they are put into a private
+folder as parquet and the engine finds the rows, within its memory and on its disk.
+
+- The parts of an export are always the whole list. Whoever takes the `removed` files out of a destination and adds
+  the `added` ones has exactly the parts there, whatever else changed: users who have come into the control group
+  are among the removed, if they were delivered before.
+- A hash may belong to several users. It is delivered once, and not at all if it belongs to someone who is held
+  out: the destination would reach that person.
+- Lists of users keep the order of the audience. Files of hashes are ordered by the hash, which says nothing.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cleanroom_pipelines.delivery.destinations import (
+    AdDestination,
+    destination_hashes,
+    file_format,
+    line_around,
+)
+from cleanroom_pipelines.delivery.exports import (
+    ROWS_PER_PART,
+    Changes,
+    EarlierExport,
+    ExportManifest,
+    open_earlier_export,
+    write_export,
+)
+from cleanroom_pipelines.delivery.formats import CSV, LISTS_OF_USERS, FileFormat, list_format
+from cleanroom_pipelines.delivery.holdouts import Holdout
+from cleanroom_pipelines.delivery.parts import UserSlice, stage_parts
+from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_configured_engine, open_engine
+from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.identity import Family, MatchingId
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.storage.destinations import Destination
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
+
+HASHES = pa.schema([("user_id", pa.string()), ("kind", pa.string()), ("hash", pa.string())])
+_AUDIENCE = pa.schema([("position", pa.int64()), ("user_id", pa.string())])
+_LINES = pa.schema([("user_id", pa.string()), ("line", pa.string())])
+_EARLIER = pa.schema([("position", pa.int64()), ("line", pa.string())])
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The destination of a delivery and the hashes of its users.
+
+    Args:
+        destination: Where it is going to be uploaded.
+        kinds: What the ids were before they were hashed; STRING for user ids as they are.
+        hashes: Batches of HASHES, as `hash_ids` makes them: one row a user and id, of any users, in any order.
+    """
+
+    destination: AdDestination
+    kinds: tuple[MatchingId, ...]
+    hashes: Iterable[pa.RecordBatch] = ()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was written.
+
+    Args:
+        manifest: The manifest of what was delivered.
+        holdout: The manifest of the control group's list, which is no part of the delivery; None without one.
+    """
+
+    manifest: ExportManifest
+    holdout: ExportManifest | None
+
+
+def deliver(
+    place: Destination,
+    users: Iterable[pa.Array],
+    *,
+    export: str,
+    generation_job: str | None,
+    requested: int,
+    format_: str | Activation,
+    max_rows: int = ROWS_PER_PART,
+    gzip: bool = False,
+    holdout: Holdout | None = None,
+    holdout_place: Destination | None = None,
+    delta_from: Destination | Path | None = None,
+    reveals: Sequence[str] = (),
+    engine: EngineSettings | None = None,
+    slices: Callable[[int], Sequence[UserSlice]] | None = None,
+    fence: Fence = UNFENCED,
+    on_users: Callable[[int], None] = lambda _: None,
+    on_staged: Callable[[ExportManifest], None] = lambda _: None,
+) -> Delivery:
+    """Write an audience to its destination, whole or not at all.
+
+    Args:
+        place: The folder to create; see `write_export`.
+        users: Batches of user ids, best first, each user once.
+        export: Id of the export, for the manifest.
+        generation_job: Id of the generation job, for the manifest; None where there is none.
+        requested: Users asked for, before the control group is taken out.
+        format_: `jsonl`, `csv`, `parquet` or `plain`, or the destination and the hashes of its files.
+        max_rows: Most rows in a file.
+        gzip: Compress each file.
+        holdout: The control group to keep out.
+        holdout_place: The folder for the control group's list, outside of `place`; needed with `holdout`.
+        delta_from: An earlier export: its differences are written beside the parts.
+        reveals: What the list tells by design; the manifest says so.
+        engine: How much of the machine finding the rows may use; its scratch folder gets the users for a while.
+        slices: The same users in slices of so many, for files that a cluster writes.
+        fence: Asked before anything becomes visible at `place`.
+        on_users: Called with the number of rows written so far.
+        on_staged: Called with the manifest when only the last step is left, the one that makes it a delivery.
+
+    Raises:
+        ClaimLostError: The fence says so, or a later attempt was faster; nothing is left of this one.
+        CancelledError: The fence says so; nothing is left.
+        UsageError: The options contradict each other, or the earlier export holds other ids.
+        DestinationRuleError: The destination does not take ids of a kind.
+        ArtifactError: The earlier export is missing or was altered.
+        DestinationError: A place cannot be written or read.
+        StorageFullError: The disk is full.
+        EngineError: The engine failed.
+    """
+    format_of_files, activation = _format_of(format_)
+    if (holdout is None) != (holdout_place is None):
+        raise UsageError("A control group needs a place for its list.", remedy="Give both, or neither.")
+    earlier = None if delta_from is None else _comparable(delta_from, format_of_files, activation)
+    options: dict[str, Any] = {"export": export, "generation_job": generation_job, "rows_per_part": max_rows}
+    delivery: dict[str, Any] = options | {
+        "requested": requested,
+        "format_": format_of_files,
+        "gzip": gzip,
+        "ad_destination": activation.destination.value if activation else None,
+        "fence": fence,
+        "on_users": on_users,
+        "on_staged": on_staged,
+    }
+    labels = {"reveals": list(reveals)} if reveals else {}
+    settings = engine or EngineSettings()
+    if holdout is None and earlier is None and format_of_files.holds_users:
+        if settings.url is None or slices is None:
+            rows_of_users = (batch.to_pylist() for batch in users)
+            return Delivery(write_export(place, rows_of_users, facts=labels, **delivery), None)
+        with (
+            tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch) as staging,
+            open_configured_engine(settings, paths=[staging]) as cluster,
+        ):
+            staged = stage_parts(cluster, slices(max_rows), format_of_files, Path(staging), gzip=gzip)
+            return Delivery(write_export(place, (), staged=staged, facts=labels, **delivery), None)
+    with (
+        tempfile.TemporaryDirectory(prefix="delivery-", dir=settings.scratch) as scratch,
+        open_engine(settings, paths=[scratch]) as opened,
+    ):
+        rows = _Rows(opened, Path(scratch))
+        rows.take_users(users, holdout)
+        if format_of_files.holds_users:
+            rows.deliver_users()
+        else:
+            assert activation is not None
+            rows.deliver_hashes(activation, format_of_files)
+        if earlier is not None:
+            rows.take_earlier(earlier)
+        facts = rows.facts(holdout)
+        kept = None
+        if holdout is not None and holdout_place is not None:
+            # before the delivery, so that there is none whose control group is not known
+            kept = write_export(
+                holdout_place,
+                rows.held_out(),
+                requested=facts["holdout"]["users"],
+                format_=format_of_files if format_of_files.name in LISTS_OF_USERS else CSV,
+                gzip=gzip,
+                facts={"holdout": facts["holdout"]},
+                **options,
+            )
+        return Delivery(
+            write_export(
+                place,
+                rows.delivered(),
+                delivered=rows.n_delivered(),
+                changes=None if earlier is None else Changes(earlier.export, rows.added(), rows.removed()),
+                facts={**facts, **labels},
+                **delivery,
+            ),
+            kept,
+        )
+
+
+def hash_ids(destination: AdDestination, kind: MatchingId, user_ids: pa.Array, ids: pa.Array) -> pa.RecordBatch:
+    """Hash the ids of users for a destination.
+
+    Args:
+        destination: The destination.
+        kind: What the ids are.
+        user_ids: The user of each id; nulls allowed.
+        ids: Strings, as given; nulls allowed.
+
+    Returns:
+        A batch of HASHES; users and ids that are missing or not valid are left out.
+
+    Raises:
+        DestinationRuleError: The destination does not take ids of the kind.
+    """
+    hashes = destination_hashes(destination, kind, ids)
+    batch = pa.RecordBatch.from_arrays(
+        [user_ids.cast(pa.string()), pa.array([kind.value] * len(ids), pa.string()), hashes], schema=HASHES
+    )
+    return batch.filter(pc.and_(pc.is_valid(batch.column("user_id")), pc.is_valid(batch.column("hash"))))
+
+
+def _format_of(format_: str | Activation) -> tuple[FileFormat, Activation | None]:
+    if isinstance(format_, Activation):
+        return file_format(format_.destination, format_.kinds), format_
+    return list_format(format_), None
+
+
+def _comparable(place: Destination | Path, format_: FileFormat, activation: Activation | None) -> EarlierExport:
+    earlier = open_earlier_export(place)
+    same = earlier.format.holds_users and format_.holds_users
+    if not same and activation is not None:
+        same = (earlier.destination, earlier.format) == (activation.destination.value, format_)
+    if not same:
+        raise UsageError(
+            "The earlier export holds other ids than this one will.",
+            remedy="Compare with one for the same destination, or leave the comparison out.",
+        )
+    return earlier
+
+
+class _Rows:
+    """The rows of one delivery, as tables of one engine session."""
+
+    def __init__(self, engine: Engine, scratch: Path) -> None:
+        self._engine = engine
+        self._scratch = scratch
+        self._are_hashes = False
+
+    def take_users(self, users: Iterable[pa.Array], holdout: Holdout | None) -> None:
+        self._stage("audience", _AUDIENCE, _numbered(users, _AUDIENCE))
+        condition, parameters = holdout.condition("user_id") if holdout else ("false", [])
+        self._engine.execute(
+            # one row per user of the audience
+            f"CREATE TEMP TABLE listed AS SELECT position, user_id, {condition} AS is_held_out FROM audience",
+            parameters,
+        )
+
+    def deliver_users(self) -> None:
+        self._engine.execute(
+            # one row per user who is delivered
+            "CREATE TEMP TABLE delivered AS SELECT position, user_id AS line FROM listed WHERE NOT is_held_out"
+        )
+
+    def deliver_hashes(self, activation: Activation, format_: FileFormat) -> None:
+        self._are_hashes = True
+        self._stage("hashed", _LINES, _lines(activation, format_))
+        self._engine.execute(
+            # one row per user of the audience and hash
+            "CREATE TEMP TABLE reached AS "
+            "SELECT DISTINCT listed.user_id, hashed.line, listed.is_held_out "
+            "FROM listed JOIN hashed ON listed.user_id = hashed.user_id"
+        )
+        self._engine.execute(
+            # one row per user who is delivered and hash
+            "CREATE TEMP TABLE kept AS "
+            "SELECT open.user_id, open.line FROM (SELECT * FROM reached WHERE NOT is_held_out) AS open "
+            "ANTI JOIN (SELECT line FROM reached WHERE is_held_out) AS held ON open.line = held.line"
+        )
+        self._engine.execute(
+            # one row per line of the files
+            "CREATE TEMP TABLE delivered AS "
+            "SELECT row_number() OVER (ORDER BY line) AS position, line FROM (SELECT DISTINCT line FROM kept)"
+        )
+
+    def take_earlier(self, earlier: EarlierExport) -> None:
+        rows = (pa.array(batch, pa.string()) for batch in earlier.rows(self._scratch))
+        self._stage("earlier", _EARLIER, _numbered(rows, _EARLIER))
+
+    def n_delivered(self) -> int:
+        if self._are_hashes:
+            return self._count("SELECT count(DISTINCT user_id) FROM kept")
+        return self._count("SELECT count(*) FROM delivered")
+
+    def facts(self, holdout: Holdout | None) -> dict[str, Any]:
+        """How the users of the audience that are not delivered are accounted for."""
+        facts: dict[str, Any] = {}
+        if holdout:
+            n_held_out = self._count("SELECT count(*) FROM listed WHERE is_held_out")
+            facts["holdout"] = {"share": holdout.percentage, "users": n_held_out}
+        if self._are_hashes:
+            n_open = self._count("SELECT count(*) FROM listed WHERE NOT is_held_out")
+            n_reached = self._count("SELECT count(DISTINCT user_id) FROM reached WHERE NOT is_held_out")
+            facts["usersWithoutHash"] = n_open - n_reached
+            if holdout:
+                facts["usersSharedWithHoldout"] = n_reached - self.n_delivered()
+        return facts
+
+    def held_out(self) -> Iterator[Sequence[str]]:
+        return self._stream("SELECT user_id FROM listed WHERE is_held_out ORDER BY position")
+
+    def delivered(self) -> Iterator[Sequence[str]]:
+        return self._stream("SELECT line FROM delivered ORDER BY position")
+
+    def added(self) -> Iterator[Sequence[str]]:
+        return self._stream(
+            "SELECT delivered.line FROM delivered ANTI JOIN earlier ON delivered.line = earlier.line "
+            "ORDER BY delivered.position"
+        )
+
+    def removed(self) -> Iterator[Sequence[str]]:
+        return self._stream(
+            "SELECT earlier.line FROM earlier ANTI JOIN delivered ON earlier.line = delivered.line "
+            "ORDER BY earlier.position"
+        )
+
+    def _stage(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        import pyarrow.parquet as pq
+
+        path = self._scratch / f"{name}.parquet"
+        with full_disk_is_an_error(), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        self._engine.scan(name, TableFiles((path.resolve(),), "parquet", tuple(schema.names)))
+
+    def _count(self, sql: str) -> int:
+        return int(self._engine.fetch(sql).column(0)[0].as_py())
+
+    def _stream(self, sql: str) -> Iterator[Sequence[str]]:
+        for batch in self._engine.batches(sql, rows=100_000):
+            yield batch.column(0).to_pylist()
+
+
+def _numbered(texts: Iterable[pa.Array], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    n_rows = 0
+    for batch in texts:
+        positions = pa.array(range(n_rows, n_rows + len(batch)), pa.int64())
+        yield pa.RecordBatch.from_arrays([positions, batch.cast(pa.string())], schema=schema)
+        n_rows += len(batch)
+
+
+def _lines(activation: Activation, format_: FileFormat) -> Iterator[pa.RecordBatch]:
+    """The line of each hash, by the family of its kind."""
+    families = {kind.family for kind in activation.kinds}
+    around = {family: line_around(activation.destination, format_, family) for family in families}
+    for batch in activation.hashes:
+        kinds = batch.column("kind")
+        for family in sorted(families):
+            before, after = around[family]
+            of_family = batch.filter(pc.is_in(kinds, pa.array(_kinds_of(family), pa.string())))
+            lines = pc.binary_join_element_wise(before, of_family.column("hash"), after, "")
+            yield pa.RecordBatch.from_arrays([of_family.column("user_id"), lines], schema=_LINES)
+
+
+def _kinds_of(family: Family) -> list[str]:
+    return [kind.value for kind in MatchingId if kind.family is family]

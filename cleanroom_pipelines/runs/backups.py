@@ -1,0 +1,254 @@
+"""Backing an installation up into one file, and restoring it.
+
+Lives here: what belongs to a backup, in which order it is read, and how a damaged one is recognised.
+Add here when the home gets a part that must survive.
+Keep out: Dagster's own history; what its UI shows is rebuilt from the catalogue (rebuilding.py).
+"""
+
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.errors import (
+    ConfigurationError,
+    ConflictError,
+    InputError,
+    StorageFullError,
+    UsageError,
+)
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.opening import digest_of
+from cleanroom_pipelines.storage import Home, InstallationKey
+from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, is_leftover, replacing
+from cleanroom_pipelines.storage.audit_index import INDEX
+from cleanroom_pipelines.storage.identity import IDENTITY_FILE, HomeIdentity, Identity
+
+_FORMAT = "cleanroom-backup-1"
+_FORMAT_FILE, _END_FILE = "FORMAT", "END"
+_CATALOG, _KEY = "catalog.db", "installation.key"
+_FILES = frozenset({_FORMAT_FILE, _END_FILE, _CATALOG, _KEY, IDENTITY_FILE})
+# Seeds first after the catalogue: they go when their jobs end.
+_PARTS = ("seeds", "uploads", "inbox", "artifacts", "accounts", "audit")
+_CHUNK_BYTES = 1 << 20
+
+
+def back_up(installation: Installation, target: Path) -> None:
+    """Write the catalogue, the key, artifacts, seeds, warehouses and buckets of a local home into one tar file.
+
+    The catalogue is copied first and consistently, and the copy is checked; artifacts are immutable, so whatever
+    it refers to is complete in the copy, work that goes on meanwhile included. Links are left out: what they lead
+    to is not in the home. The file holds the installation key: keep it as safe.
+
+    Args:
+        installation: What to back up.
+        target: The file to make.
+
+    Raises:
+        UsageError: The catalogue or the artifacts do not lie in the home (their own tools back them up), or the
+            target's folder is not there or is itself backed up.
+        ConflictError: The target exists.
+        ConfigurationError: The catalogue's file is damaged.
+        StorageFullError: The disk is full; nothing is left behind.
+    """
+    settings, home = installation.settings, installation.home
+    if settings.catalog_url or settings.artifacts_url:
+        raise UsageError(
+            "Only an installation that lies wholly in its home is backed up here.",
+            remedy="Back the database and the object store up with their own tools.",
+        )
+    if os.path.lexists(target):
+        raise ConflictError("The backup file exists already.", remedy="Give another name.")
+    if not target.parent.is_dir():
+        raise UsageError("The folder of the backup file does not exist.", remedy="Make it first.")
+    if any(target.resolve().is_relative_to(home.root / part) for part in _PARTS):
+        raise UsageError("The backup file would hold itself.", remedy="Put it outside of the home.")
+    key = installation.key.secret
+    with full_disk_is_an_error():
+        folder = Path(tempfile.mkdtemp(prefix="backup-", dir=home.scratch))
+    try:
+        with full_disk_is_an_error(), replacing(target) as draft:
+            installation.catalog.copy_to(folder / _CATALOG)
+            identity = _identity_of(folder)
+            with tarfile.open(draft, "w") as archive:
+                _add_bytes(archive, _FORMAT_FILE, _FORMAT.encode())
+                _add_file(archive, folder / _CATALOG, _CATALOG)
+                _add_bytes(archive, _KEY, key)
+                if identity is not None:
+                    _add_bytes(archive, IDENTITY_FILE, identity.to_json())
+                for part in _PARTS:
+                    _add_folder(archive, home.root / part, part)
+            _add_end(draft)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(source: Path, root: Path) -> None:
+    """Restore a backup into a folder that does not exist or is empty.
+
+    The key lies in the home afterwards, wherever it lay before.
+
+    Args:
+        source: A file that `back_up` wrote.
+        root: The new home.
+
+    Raises:
+        InputError: The file is not a backup, holds what no backup holds, or is damaged; nothing is left behind.
+        ConflictError: The folder holds something.
+        StorageFullError: The disk is full; nothing is left behind.
+    """
+    if os.path.lexists(root) and (not root.is_dir() or any(root.iterdir())):
+        raise ConflictError("The home is not empty.", remedy="Set CLEANROOM_HOME to a new folder.")
+    with _damage_is_an_error():
+        _check(source)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # An empty folder that is there may be a mounted volume, which nothing can take the place of.
+    is_there = root.exists()
+    with full_disk_is_an_error():
+        draft = Path(tempfile.mkdtemp(prefix=".restore-", dir=root if is_there else root.parent))
+    try:
+        with full_disk_is_an_error(), _damage_is_an_error(), tarfile.open(source, "r:") as archive:
+            archive.extractall(draft, filter="data")
+        _check_restored(draft)
+        (draft / _KEY).chmod(0o600)
+        for name in (_FORMAT_FILE, _END_FILE):
+            (draft / name).unlink()
+        if is_there:
+            # the catalogue last: without it there is no installation
+            for path in sorted(draft.iterdir(), key=lambda path: path.name == _CATALOG):
+                os.rename(path, root / path.name)
+            draft.rmdir()
+        else:
+            os.rename(draft, root)
+    except BaseException:
+        for path in [*root.iterdir()] if is_there else [draft]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _add_folder(archive: tarfile.TarFile, folder: Path, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o700
+    archive.addfile(entry)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if is_leftover(path.name) or path.is_symlink() or f"{name}/{path.name}".startswith(f"audit/{INDEX}"):
+            continue
+        if path.is_dir():
+            _add_folder(archive, path, f"{name}/{path.name}")
+        elif path.is_file():
+            _add_file(archive, path, f"{name}/{path.name}")
+
+
+def _add_file(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return  # its job has ended meanwhile
+    with stream:
+        status = os.fstat(stream.fileno())
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mtime, entry.mode = status.st_size, int(status.st_mtime), stat.S_IMODE(status.st_mode)
+        archive.addfile(entry, stream)
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o600
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _add_end(draft: Path) -> None:
+    """Close the archive with the digest of all that stands before: a tar file cut short looks whole otherwise."""
+    with tarfile.open(draft, "a") as archive:
+        _add_bytes(archive, _END_FILE, _digest(draft, archive.offset).encode())
+
+
+def _check(source: Path) -> None:
+    with tarfile.open(source, "r:") as archive:
+        first = archive.next()
+        marker = archive.extractfile(first) if first and first.name == _FORMAT_FILE else None
+        if marker is None or marker.read() != _FORMAT.encode():
+            raise InputError("This file is no backup of this project.", remedy="Give one that `backup` wrote.")
+        last = archive.getmembers()[-1]
+        _refuse_foreign(archive.getmembers())
+        end = archive.extractfile(last) if last.name == _END_FILE else None
+        if end is None or end.read().decode() != _digest(source, last.offset):
+            raise InputError("The backup is damaged or cut short.", remedy="Give another copy of it.")
+
+
+def _refuse_foreign(members: Sequence[tarfile.TarInfo]) -> None:
+    """Refuse what no backup holds: another part, a link, a device, a name twice."""
+    names = [member.name for member in members]
+    for member in members:
+        path = PurePosixPath(member.name)
+        is_part = path.parts[0] in _PARTS and ".." not in path.parts and (member.isfile() or member.isdir())
+        if not is_part and not (member.name in _FILES and member.isfile()):
+            raise InputError("The backup holds what no backup holds.", remedy="Give one that `backup` wrote.")
+    if len(set(names)) < len(names) or not {_CATALOG, _KEY} <= set(names):
+        raise InputError("The backup lacks a part or holds one twice.", remedy="Give one that `backup` wrote.")
+
+
+def _check_restored(home: Path) -> None:
+    """Refuse a damaged catalogue, and parts that do not belong together."""
+    try:
+        identity = _identity_of(home)
+        if identity is not None:
+            HomeIdentity(home).write(identity)
+            key = InstallationKey.load(home / _KEY)
+            if digest_of(key) != identity.key_digest:
+                raise InputError("The key of the backup is not its catalogue's.", remedy="Give another backup.")
+    except ConfigurationError as error:
+        raise InputError(f"The backup is damaged: {error.message}", remedy="Give another copy of it.") from None
+
+
+def _identity_of(folder: Path) -> Identity | None:
+    """Check the catalogue in a folder for damage and read whose it is; None before the release that says so."""
+    url = Home(folder).catalog_url
+    opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
+    try:
+        opened.check_file()
+        return opened.identity()
+    finally:
+        opened.close()
+
+
+def _digest(file: Path, n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while n_bytes > 0 and (chunk := stream.read(min(_CHUNK_BYTES, n_bytes))):
+            digest.update(chunk)
+            n_bytes -= len(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _damage_is_an_error() -> Iterator[None]:
+    try:
+        yield
+    except StorageFullError:
+        raise
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        FileNotFoundError,
+        IsADirectoryError,
+        PermissionError,
+    ) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The backup cannot be read ({type(error).__name__}).", remedy="Check the file; nothing was restored."
+        ) from None

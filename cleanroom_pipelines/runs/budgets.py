@@ -1,0 +1,385 @@
+"""The privacy budget of a pair, as whoever answers a question uses it.
+
+Lives here: which two organisations a room or a job is between, paying for answers, and their noise.
+Add here when a further kind of place asks questions about two organisations' data.
+Keep out: prices and noise (privacy), keeping what was spent (catalog.pairs).
+
+Every line is also in the audit log, before the answer leaves: a catalogue that is lost or older is brought up to
+it by `recover` (`replay`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations_with_replacement
+from typing import Any, Self
+
+from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
+from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL
+from cleanroom_pipelines.documents import Document
+from cleanroom_pipelines.privacy import (
+    Price,
+    Releaser,
+    Spent,
+    bound_as_dict,
+    budget_spent,
+    in_units,
+    question_key,
+    share_spent,
+)
+from cleanroom_pipelines.privacy.accounting import attacker_success, composed_epsilon, right_at_most
+from cleanroom_pipelines.runs.installation import Installation
+
+MONTHS_OF_A_YEAR = 12
+_CHARGE = "charge"
+_TAKEN_OVER = "before"  # of the line that an upgrade of the catalogue makes
+_ANSWERS_OF_BEFORE = frozenset(
+    f"get_job_result.{kind}"
+    for kind in ("overlap_statistics", "insights", "audience_size", "lookalike_statistics")
+)
+
+
+@dataclass(frozen=True)
+class Question(Document):
+    """What is paid for.
+
+    Args:
+        kind: In a word, for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
+        key: What the ledger knows it by.
+        tenths: What it costs, in tenths of a unit.
+        sensitivity: Squared L2 length by which one person moves the answer's values.
+    """
+
+    kind: str
+    key: str
+    tenths: int
+    sensitivity: Fraction
+
+    @classmethod
+    def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
+        """A question by its text, which may hold data: only a digest is kept.
+
+        Args:
+            kind: In a word.
+            content: Keyed digest of the data that the answer reads.
+            text: The canonical text of the question.
+            price: What it costs.
+        """
+        return cls(kind, question_key(content, text, price.tenths), price.tenths, price.sensitivity)
+
+    @property
+    def price(self) -> Price:
+        """What it costs, and so how noisy the answer is."""
+        return Price(self.tenths, self.sensitivity)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A pair's budget in one place.
+
+    Args:
+        installation: Where.
+        pair: The two organisations.
+        place: Partition key of the room or job that asks.
+    """
+
+    installation: Installation
+    pair: Pair
+    place: str
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is spent now."""
+        return self.ledger_for(None)
+
+    def ledger_for(self, organization: str | None) -> Ledger:
+        """What is spent now, with the share of the organisation that asks."""
+        return self.installation.catalog.ledger(self.pair.id, organization)
+
+    def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
+        """What gives numbers their noise."""
+        key = self.installation.key.derive(f"noise of {self.pair.id}")
+        return Releaser(key, content, hide_absolute_values)
+
+    def is_paid(self, questions: Iterable[Question]) -> bool:
+        """Whether all of some questions were paid."""
+        keys = {question.key for question in questions}
+        return keys <= self.installation.catalog.is_paid(self.pair.id, keys)
+
+    def cost(self, questions: Iterable[Question]) -> int:
+        """Tenths of a unit that some questions still cost."""
+        by_key = {question.key: question for question in questions}
+        paid = self.installation.catalog.is_paid(self.pair.id, by_key)
+        return sum(question.tenths for key, question in by_key.items() if key not in paid)
+
+    def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:
+        """Pay for questions together; what was paid before is free.
+
+        Args:
+            questions: What is asked.
+            organization: Who asks.
+
+        Raises:
+            BudgetSpentError: Too little is left; nothing was spent.
+        """
+        catalog = self.installation.catalog
+        if self.is_paid(questions):
+            return self.ledger_for(organization)
+        lines = [_line(question, self.place, organization) for question in questions]
+        # the log first: whatever ends in between, a line that was paid is in it
+        ledger = catalog.charge(
+            self.pair.id,
+            lines,
+            organization=organization,
+            note=lambda line: _write_down(self.installation, self.pair.id, line),
+        )
+        if ledger is None:
+            now, cost = self.ledger_for(organization), self.cost(questions)
+            if now.share is not None and cost > now.share - now.spent_of_share:
+                raise share_spent(share=now.share, spent=now.spent_of_share, cost=cost)
+            raise budget_spent(total=now.total, spent=now.spent, cost=cost)
+        return ledger
+
+    def as_dict(self, organization: str | None = None) -> dict[str, Any]:
+        """What every answer and page states of the pair's budget, in units, for JSON.
+
+        Not who the pair is: the organisation of somebody with a public mail address is that address.
+
+        Args:
+            organization: Who asks; what is left then respects its share, which is stated.
+        """
+        ledger = self.ledger_for(organization)
+        share = {} if ledger.share is None else {"share": in_units(ledger.share)}
+        return share | {
+            "spent": in_units(ledger.spent),
+            "total": in_units(ledger.total),
+            "left": in_units(ledger.left),
+            "period": ledger.period or None,
+            "bound": bound_of(ledger),
+        }
+
+
+def bound_of(ledger: Ledger) -> dict[str, Any]:
+    """The bound that a pair's total proves; with a period, that of twelve months beside it."""
+    bound = bound_as_dict(ledger.total)
+    if ledger.period:
+        bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
+    return bound
+
+
+def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
+    """The ledger that a pair has once a proposal is in force."""
+    if kind == REFILL:
+        return replace(ledger, total=ledger.total + tenths)
+    return replace(ledger, period="month") if kind == PERIOD else ledger
+
+
+def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
+    """The organisations that provide a room's two sides: those whose data it holds, else whoever may bring them.
+
+    Returns:
+        None where nobody may bring one of the sides.
+    """
+    base = _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False)
+    seed = _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True)
+    return None if base is None or seed is None else installation.catalog.pair(base, seed)
+
+
+def room_organizations(installation: Installation, room: DataRoom) -> tuple[str | None, str | None]:
+    """The organisations that provide the base and the seeds of a room."""
+    return (
+        _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False),
+        _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True),
+    )
+
+
+def replay(installation: Installation) -> int:
+    """Bring the ledgers of a catalogue up to what the audit log says was spent.
+
+    Returns:
+        Lines of the log that were read.
+    """
+    by_pair: dict[str, list[LedgerLine]] = {}
+    known = _organizations_of_users(installation) | _organizations_of_accounts(installation)
+    organizations = {_digest_of(installation, each): each for each in known}
+    for entry in installation.audit.entries():
+        if entry.get("operation") == _CHARGE and entry.get("pair"):
+            by_pair.setdefault(entry["pair"], []).append(
+                LedgerLine(
+                    key=entry["question"],
+                    kind=entry.get("kind", "unknown"),
+                    tenths=int(entry["tenths"]),
+                    variance=entry.get("variance"),
+                    sensitivity=entry.get("sensitivity"),
+                    place=entry.get("room"),
+                    organization=organizations.get(str(entry.get("organization"))),
+                )
+            )
+    for pair_id, lines in by_pair.items():
+        installation.catalog.restore_lines(pair_id, lines)
+    return sum(map(len, by_pair.values()))
+
+
+def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> str:
+    """Bring every ledger up to the audit log; where that does not hold all, every pair counts as spent.
+
+    Args:
+        installation: Where.
+        is_complete: Whether nothing was asked that the log does not hold, for all the operator knows.
+
+    Returns:
+        What was done, for people.
+    """
+    verdict = installation.audit.verify()
+    n_lines = replay(installation)
+    if verdict.ok and verdict.n_entries and is_complete:  # an empty log is one that was lost
+        asked = _asked_in_an_earlier_release(installation)
+        n_earlier = installation.catalog.spend_rest("unknown", asked) if asked else 0
+        earlier = f" {n_earlier} pairs were asked in an earlier release and count as spent." if n_earlier else ""
+        return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
+    for pair in _possible_pairs(installation):
+        installation.catalog.pair(*pair)
+    if not (n_pairs := installation.catalog.spend_rest("unknown")):
+        return ""
+    return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
+
+
+def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
+    """Ids of pairs that were answered something before their first payment: releases before wrote none down.
+
+    Those whose ledger an upgrade took over are not among them.
+    """
+    catalog, charged, found = installation.catalog, set[str](), set[str]()
+    pair_of = {room.id: room_pair(installation, room) for room in catalog.data_rooms()}
+    for entry in installation.audit.entries():
+        if entry.get("operation") == _CHARGE:
+            charged.add(str(entry.get("pair")))
+        elif entry.get("operation") in _ANSWERS_OF_BEFORE and entry.get("outcome") == "ok":
+            pair = pair_of.get(str(entry.get("room")))
+            if pair is not None and pair.id not in charged:
+                found.add(pair.id)
+    return {each for each in found if all(line.kind != _TAKEN_OVER for line in catalog.ledger_lines(each))}
+
+
+def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
+    """Every two organisations whose data may have met: those of two users, of two accounts, and of each room."""
+    catalog = installation.catalog
+    users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
+    rooms = [room_pair(installation, room) for room in catalog.data_rooms()]
+    return {
+        *combinations_with_replacement(sorted(users), 2),
+        *combinations_with_replacement(sorted(accounts), 2),
+        *(pair.organizations for pair in rooms if pair is not None),
+    }
+
+
+def _organizations_of_users(installation: Installation) -> set[str]:
+    catalog = installation.catalog
+    return {catalog.organization_of_user(user.email) for user in catalog.users()}
+
+
+def _organizations_of_accounts(installation: Installation) -> set[str]:
+    catalog = installation.catalog
+    return {catalog.organization_of_account(account.id) for account in catalog.accounts()}
+
+
+def _digest_of(installation: Installation, organization: str) -> str:
+    """An organisation as the audit log names it: it may be an address."""
+    return installation.key.digest("organization", organization.encode())
+
+
+def write_down_reveals(
+    installation: Installation,
+    resource: str,
+    reveals: Iterable[str],
+    *,
+    account: str | None = None,
+    room: str | None = None,
+) -> None:
+    """Write into the audit log that a list tells something by design.
+
+    Args:
+        installation: Where.
+        resource: Partition key of the list or export.
+        reveals: What it tells, in a word each.
+        account: Whose export it is, on the road of accounts.
+        room: Whose list it is, on that of data rooms.
+    """
+    for each in reveals:
+        installation.audit.write(
+            {
+                "way": "worker",
+                "operation": "export",
+                "resource": resource,
+                "account": account,
+                "room": room,
+                "outcome": "ok",
+                "kind": f"reveals_{each.lower()}",
+            }
+        )
+
+
+def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
+    """What lines of a ledger prove together, recomputed from each one's own noise.
+
+    A line whose noise is not known counts as one Gaussian of its price.
+    """
+    spent = [_spent(line) for line in lines if line.tenths > 0]
+    tenths = sum(each.tenths for each in spent)
+    return {
+        "units": in_units(tenths),
+        "rho": float(sum((each.rho for each in spent), start=0)),
+        "right_at_most": round(attacker_success(spent), 4) if spent else 0.5,
+        "epsilon": round(composed_epsilon(spent), 3) if spent else 0.0,
+    }
+
+
+def _provider(
+    installation: Installation, room: DataRoom, prefix: str, permission: Permission, *, seeds: bool
+) -> str | None:
+    catalog = installation.catalog
+    for name, upload_id in sorted(room.inputs.items()):
+        owner = catalog.upload(upload_id).owner_email
+        group = room.group_of(owner)
+        # what the operator drops for a side is that side's, whoever owns the room
+        if name.startswith(prefix) is seeds and group is not None and group.may(permission):
+            return catalog.organization_of_user(owner)
+    emails = [email for group in room.participants if group.may(permission) for email in group.emails]
+    return catalog.organization_of_user(emails[0]) if emails else None
+
+
+def _line(question: Question, place: str, organization: str | None) -> LedgerLine:
+    price = question.price
+    return LedgerLine(
+        key=question.key,
+        kind=question.kind,
+        tenths=price.tenths,
+        variance=str(price.variance),
+        sensitivity=str(price.sensitivity),
+        place=place,
+        organization=organization,
+    )
+
+
+def _write_down(installation: Installation, pair_id: str, line: LedgerLine) -> None:
+    installation.audit.write(
+        {
+            "way": "worker",
+            "operation": _CHARGE,
+            "outcome": "ok",
+            "pair": pair_id,
+            "question": line.key,
+            "kind": line.kind,
+            "tenths": line.tenths,
+            "variance": line.variance,
+            "sensitivity": line.sensitivity,
+            "room": line.place,
+            "organization": None if line.organization is None else _digest_of(installation, line.organization),
+        }
+    )
+
+
+def _spent(line: LedgerLine) -> Spent:
+    if line.variance is None or line.sensitivity is None:
+        return Price(line.tenths).spent
+    return Spent(line.tenths, Fraction(line.variance), Fraction(line.sensitivity))

@@ -1,0 +1,192 @@
+"""Dagster's own folder in a home: one instance for every process that works on it.
+
+Lives here: writing the folder from the packaged template, the environment and the instance on it.
+Add here when Dagster needs another setting.
+Keep out: starting processes (cli, serving_worker) and settings of the installation (installation.py).
+"""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import dagster as dg
+import yaml
+from sqlalchemy.exc import DBAPIError
+from yaml import YAMLError
+
+from cleanroom_pipelines.engine.plain_paths import plain_folder
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, StorageFullError
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.storage.artifacts import write_durably
+from cleanroom_pipelines.storage.processes import locked
+
+_SETTINGS = "dagster.yaml"
+_LOCK = ".opening.lock"
+_QUOTES_AN_EVENT = "Exception while writing logger call to event log"
+
+
+def prepare_dagster_home(installation: Installation) -> Path:
+    """Write Dagster's folder from the packaged template, with its databases; an edited file is left as it is.
+
+    Several processes may do so at once.
+
+    Raises:
+        IdentityError: Home, catalogue and key do not belong together.
+    """
+    installation.check()
+    home = _write_settings(installation)
+    with _opened(home):
+        return home
+
+
+class DagsterStorageError(CleanroomError):
+    """A database of Dagster's does not answer, or is damaged; the catalogue may be fine."""
+
+
+@contextmanager
+def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME goes before it."""
+    installation.check()
+    home = os.environ.get("DAGSTER_HOME")
+    with _opened(Path(home) if home else _write_settings(installation)) as instance:
+        yield instance
+
+
+def _write_settings(installation: Installation) -> Path:
+    home = installation.home.dagster_home
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = home / _SETTINGS
+    if not target.exists():
+        write_durably(target, resources.files("cleanroom_pipelines.runs").joinpath(_SETTINGS).read_bytes())
+    return home
+
+
+@contextmanager
+def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
+    """Open an instance, one process at a time: two that make its databases at once spoil them for good."""
+    # Dagster joins paths to the text of URLs, and finds its settings and databases by patterns.
+    with _failures_explained(home), _without_quotes(), plain_folder(home) as plain:
+        with _lock(home):
+            instance = dg.DagsterInstance.from_config(str(plain))
+        with instance:
+            yield instance
+
+
+@contextmanager
+def _lock(home: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(home / _LOCK))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Dagster's folder cannot be written ({type(error).__name__}).",
+                remedy="See that the home, or the folder that DAGSTER_HOME names, is there and may be written.",
+            ) from None
+        yield
+
+
+@contextmanager
+def _failures_explained(home: Path) -> Iterator[None]:
+    """Turn what Dagster raises of its settings and databases into errors of our own."""
+    try:
+        yield
+    except (dg.DagsterInvalidConfigError, YAMLError):
+        raise _wrong_settings(home) from None
+    except DBAPIError as error:
+        raise _of_a_database(error) from None
+    except sqlite3.Error as error:  # what its own cleanup meets
+        raise _of_a_database(error) from None
+
+
+@contextmanager
+def _without_quotes() -> Iterator[None]:
+    """Drop what Dagster writes of an event that it could not keep: it quotes the event; the error comes anyway."""
+    before = sys.stderr
+    sys.stderr = cast("TextIO", _WithoutQuotes(before)) if before is not None else before
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+class _WithoutQuotes:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith(_QUOTES_AN_EVENT) else self._stream.write(text)
+
+
+def _wrong_settings(home: Path) -> ConfigurationError:
+    try:
+        missing = sorted(set(_variables_in(yaml.safe_load((home / _SETTINGS).read_bytes()))) - os.environ.keys())
+    except (OSError, YAMLError):
+        missing = []
+    if missing:
+        return ConfigurationError(
+            f"Dagster's settings name the variable {missing[0]}, which is not set.",
+            remedy=f"Set it, or change {_SETTINGS} in Dagster's folder.",
+        )
+    return ConfigurationError(
+        f"Dagster's settings ({_SETTINGS} in its folder) are not valid.",
+        remedy="`dagster instance info` says where, with DAGSTER_HOME set to that folder.",
+    )
+
+
+def _variables_in(settings: Any) -> Iterator[str]:
+    """The variables that a setting takes its value from: `{env: NAME}`."""
+    if isinstance(settings, dict):
+        name = settings.get("env")
+        if len(settings) == 1 and isinstance(name, str):
+            yield name
+    for inner in (
+        settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    ):
+        yield from _variables_in(inner)
+
+
+def _of_a_database(error: DBAPIError | sqlite3.Error) -> CleanroomError:
+    reason = str(error.orig if isinstance(error, DBAPIError) else error)
+    if "disk is full" in reason or "disk I/O error" in reason:  # the latter where its log finds no place
+        return StorageFullError(
+            "The disk of Dagster's databases is full, or fails.", remedy="Free some space, then try again."
+        )
+    if "malformed" in reason or "not a database" in reason:
+        return DagsterStorageError(
+            "One of Dagster's databases is damaged; the catalogue is another one.",
+            remedy="Move Dagster's folder in the home away and start again: it is made anew, without past runs.",
+        )
+    if "readonly" in reason or "unable to open" in reason:
+        return ConfigurationError(
+            "Dagster's databases cannot be opened for writing.",
+            remedy="See that their folder may be written, and that its disk has space for files.",
+        )
+    cause = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+    return DagsterStorageError(
+        f"Dagster's database does not answer or failed ({cause}).",
+        remedy="See that it runs and that its disk is sound, then try again.",
+    )
+
+
+def dagster_environment(installation: Installation, home: Path) -> dict[str, str]:
+    """What a process that runs Dagster on this home is started with, beside its own environment.
+
+    Args:
+        installation: Which home.
+        home: Dagster's folder in it, by a path that `plain_folder` gave.
+    """
+    return {
+        "DAGSTER_HOME": str(home),
+        "CLEANROOM_HOME": str(installation.home.root),
+        # the second belt: our own errors hold no data already
+        "DAGSTER_REDACT_USER_CODE_ERRORS": os.environ.get("DAGSTER_REDACT_USER_CODE_ERRORS", "1"),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }

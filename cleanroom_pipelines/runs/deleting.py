@@ -1,0 +1,352 @@
+"""Deleting what nobody wants any more: resources that were asked to go, and what is left of those that are gone.
+
+Lives here: carrying deletions out, from the seed to the traces in Dagster, and finding what no resource owns.
+Add here when a resource leaves something else behind.
+Keep out: what may be deleted (catalogue), superseded versions of what stays (retention.py).
+
+A model or job is deleted in steps: begun in the catalogue, then its seed, its artifacts and Dagster's traces, then
+the row, and last the partition in Dagster. A training dataset or configured model is deleted from the catalogue at
+once; its tombstone and the partition that Dagster still knows are how the rest is found. So a process that was
+killed in between is followed by the next one, and each step may be done again. What an export wrote stays at its
+destination: it belongs to the owner of the bucket, who may be using it.
+
+Nothing is deleted because the catalogue does not know it: only what it deletes now, or has a tombstone of.
+"""
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from sqlalchemy.exc import DBAPIError
+
+from cleanroom_pipelines.catalog import (
+    GOES_WITH,
+    CatalogUnavailableError,
+    DataLab,
+    DataRoom,
+    GenerationJob,
+    Kind,
+    Resource,
+    Status,
+    hex_of,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.runs.inbox import forget_inbox, forget_receipts
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
+from cleanroom_pipelines.runs.room_inbox import forget_room_inbox
+from cleanroom_pipelines.runs.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
+from cleanroom_pipelines.runs.traces import (
+    Comparison,
+    hide_partition,
+    is_at_work,
+    partitions_with_traces,
+    remove_traces,
+    shown_partitions,
+)
+from cleanroom_pipelines.storage.layout import is_partition_key, path_of_asset, path_of_partition
+from cleanroom_pipelines.storage.processes import locked_if_free
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
+
+_LOG = logging.getLogger(__name__)
+_LOCK = ".deleting.lock"
+_ASK_AGAIN_SECONDS = 0.5
+_HEX = re.compile("[0-9a-f]{12}")
+# Whoever is making something in a folder of the store has written to it within a day.
+_UNKNOWN_AFTER = timedelta(days=1)
+# Both pass: the deletion goes on when the database answers again.
+_PASSING = (CatalogUnavailableError, DBAPIError)
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A resource that is to go, with those that go with it.
+
+    Args:
+        kind: Its kind.
+        id: Its partition key.
+        children: Partition keys of what goes with it: a generation job's exports, an audience's deliveries.
+        is_gone: Whether the catalogue knows it no more.
+    """
+
+    kind: Kind
+    id: str
+    children: tuple[str, ...] = ()
+    is_gone: bool = False
+
+    @property
+    def parts(self) -> tuple[tuple[Kind, str], ...]:
+        """Everything whose artifacts and traces go, by kind and partition key."""
+        return ((self.kind, self.id), *((GOES_WITH[self.kind], child) for child in self.children))
+
+
+def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> int:
+    """Carry out the deletions that were asked for, and clear what deleted resources left.
+
+    What a run is still at work on is left for later, and so is everything while another process of this home is
+    deleting. A deletion that fails becomes DELETE_FAILED with its reason, and is tried again when it is asked for
+    again.
+
+    Args:
+        installation: Where.
+        instance: Dagster's instance of this home.
+
+    Returns:
+        How many resources went.
+    """
+    installation.check()
+    with locked_if_free(installation.home.root / _LOCK) as is_free:
+        if not is_free:
+            return 0
+        return sum(
+            _clear(installation, instance, leaving)
+            if leaving.is_gone
+            else _carry_out(installation, instance, leaving)
+            for leaving in find_leaving(installation, instance)
+        )
+
+
+def delete_now(
+    installation: Installation,
+    instance: dg.DagsterInstance,
+    records: Sequence[Resource],
+    *,
+    max_seconds: float = 120.0,
+    on_resource: Callable[[Resource], None] = lambda _: None,
+) -> None:
+    """Delete some resources one after the other for the operator, and wait until each is gone.
+
+    Args:
+        installation: Where.
+        instance: Dagster's instance of this home.
+        records: What is to go, each after what was made from it (`Catalog.made_from`).
+        max_seconds: How long to wait for a run that is at work on one; it was asked to stop.
+        on_resource: Told what is deleted next.
+
+    Raises:
+        ConflictError: Something depends on one, a run did not stop in time, or its files could not be deleted.
+    """
+    for record in records:
+        on_resource(record)
+        try:
+            with acting_for(REQUEST):  # noted below
+                installation.catalog.request_delete(record.kind, record.id)
+        except NotFoundError:
+            continue  # another process was quicker
+        installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
+        began = time.monotonic()
+        while True:
+            delete_pending(installation, instance)
+            try:
+                left = installation.catalog.get(type(record), record.id)
+            except NotFoundError:
+                break
+            if left.status is Status.DELETE_FAILED:
+                raise ConflictError(
+                    f"The {record.kind.words} {record.id} could not be deleted.", remedy=left.status_message or ""
+                )
+            if time.monotonic() - began > max_seconds:
+                raise ConflictError(
+                    f"A run is still at work on the {record.kind.words} {record.id}.",
+                    remedy="It was asked to stop. Delete it again when it has.",
+                )
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+
+def find_leaving(installation: Installation, instance: dg.DagsterInstance) -> tuple[Leaving, ...]:
+    """What can be deleted now; cheap enough for every tick."""
+    found = (*_asked(installation), *_gone(installation, instance))
+    created_since = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
+
+    def is_busy(leaving: Leaving) -> bool:
+        return is_at_work(instance, [partition for _, partition in leaving.parts], created_since)
+
+    if any(is_busy(leaving) for leaving in found):
+        fail_runs_that_never_appeared(installation, instance)
+    return tuple(leaving for leaving in found if not is_busy(leaving))
+
+
+def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
+    """Delete what came after the deletion of its resource: artifacts, folders of the inbox, runs of partitions.
+
+    A run that was queued while its resource was deleted leaves traces after it, and one that was killed an
+    artifact. Each is found by the resource's tombstone; what has neither a resource nor a tombstone stays, and is
+    counted in the log. Artifacts are swept from the home's own store only: another installation may write to the
+    same object store.
+
+    Args:
+        installation: Where.
+        instance: Dagster's instance of this home.
+        now: UTC; the installation's clock if not given.
+
+    Returns:
+        How many partitions of an asset, folders and partitions with traces went.
+    """
+    at = now or installation.clock()
+    installation.check()
+    with locked_if_free(installation.home.root / _LOCK) as is_free:
+        if not is_free:
+            return 0
+        assets = [asset for of_kind in ASSETS_OF.values() for asset in of_kind]
+        folders = _stored_folders(installation, assets)
+        traced = partitions_with_traces(instance, assets)
+        inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
+        named = {*(folder.name for folder in folders), *(hex_of(name) for name in (*traced, *inboxes))}
+        deleted = installation.catalog.deleted(named)
+        _tell_of_strangers(installation, named - deleted)
+        left = [folder for folder in folders if folder.name in deleted and _is_older(folder, at)]
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+        created_since = at - timedelta(seconds=SECONDS_TO_APPEAR)
+        runs = [
+            partition
+            for partition in traced
+            if is_partition_key(partition)
+            and hex_of(partition) in deleted
+            and not is_at_work(instance, [partition], created_since)
+        ]
+        for partition in runs:
+            remove_traces(instance, assets, partition)
+        n_inboxes = sum(
+            forget_inbox(installation, name, older_than=at - _UNKNOWN_AFTER)
+            for name in inboxes
+            if is_partition_key(name) and hex_of(name) in deleted
+        )
+        return len(left) + len(runs) + n_inboxes
+
+
+def _asked(installation: Installation) -> Iterator[Leaving]:
+    for record in installation.catalog.deletions():
+        children: Sequence[Resource] = ()
+        if record.kind in GOES_WITH:
+            children = installation.catalog.list(GOES_WITH[record.kind], parent_id=record.id, limit=1000).items
+        yield Leaving(record.kind, record.id, tuple(child.id for child in children))
+
+
+def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
+    """The partitions that Dagster knows and whose resources were deleted."""
+    comparison = Comparison(installation, instance, "gone")
+    if comparison.is_made:
+        return []
+    # Dagster first: whatever it knows had its row before.
+    shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
+    known, gone = installation.catalog.ids_by_kind(), []
+    for kind in KINDS:
+        unknown = shown[kind] - set(known[kind])
+        if not unknown:
+            continue
+        deleted = installation.catalog.deleted(map(hex_of, unknown), kind)
+        gone += [Leaving(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
+    if not gone:
+        comparison.note()
+    return gone
+
+
+def _tell_of_strangers(installation: Installation, named: set[str]) -> None:
+    """Log how much of the home belongs to no resource: it may be all that is left of one."""
+    known = {hex_of(partition) for kind in Kind for partition in installation.catalog.ids(kind)}
+    if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
+        _LOG.warning(
+            "%d partitions belong to no resource and were not deleted here; they stay. See `cleanroom recover`.",
+            n_strangers,
+        )
+
+
+def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
+    catalog = installation.catalog
+    try:
+        going = catalog.begin_delete(leaving.kind, leaving.id)
+    except (NotFoundError, ConflictError):
+        return False  # gone already, or a run has come to it
+    asked = Leaving(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
+    try:
+        for record in going:
+            _delete_files(installation, record)
+        _delete_parts(installation, instance, asked)
+        catalog.finish_delete(leaving.kind, leaving.id)
+    except ConflictError:
+        return False  # another host met something that made it fail
+    except _PASSING as error:
+        _LOG.warning("A deletion goes on later (%s).", type(error).__name__)
+        return False
+    except Exception as error:
+        message = (
+            f"What it left could not be deleted ({type(error).__name__}). See that the stores of the installation "
+            "can be written, then ask for the deletion again."
+        )
+        with suppress(NotFoundError, ConflictError):  # another host has finished it meanwhile
+            catalog.fail_delete(leaving.kind, leaving.id, message)
+        return False
+    for kind, partition in asked.parts:
+        hide_partition(instance, kind, partition)
+    return True
+
+
+def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
+    try:
+        if is_partition_key(leaving.id):
+            _delete_leftovers(installation, leaving)
+            _delete_parts(installation, instance, leaving)
+        hide_partition(instance, leaving.kind, leaving.id)
+    except Exception as error:
+        # nobody waits for it; the partition stays known to Dagster and so it is tried again
+        _LOG.warning("What a deleted resource left is cleared later (%s).", type(error).__name__)
+        return False
+    return True
+
+
+def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> None:
+    for kind, partition in leaving.parts:
+        for asset in ASSETS_OF[kind]:
+            installation.store.delete_partition(asset, partition)
+        remove_traces(instance, ASSETS_OF[kind], partition)
+
+
+def _delete_files(installation: Installation, record: Resource) -> None:
+    """Delete what a model's or job's record names outside of the store."""
+    if isinstance(record, GenerationJob):
+        if record.seed_location:
+            installation.vault.delete(record.seed_location)
+            if installation.vault.folder_of(record.seed_location.partition("/")[0]).exists():
+                raise OSError("a seed stays")
+        forget_receipts(installation, record)
+    if isinstance(record, DataLab):
+        for upload_id in record.datasets.values():
+            installation.uploads.delete(upload_id)
+            installation.catalog.forget_upload(upload_id)
+    if isinstance(record, DataRoom):
+        # Files that were not taken in yet, but for those that a lab or another room names too.
+        for upload_id in {*record.inputs.values()} - installation.catalog.uploads_in_use(but_of=record.id):
+            installation.uploads.delete(upload_id)
+            installation.catalog.forget_upload(upload_id)
+        forget_room_inbox(installation, record.id)
+
+
+def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:
+    """Delete what a resource that is gone had outside of the store."""
+    if leaving.kind is Kind.TRAINING_DATASET:
+        shutil.rmtree(installation.home.day_caches / path_of_partition(leaving.id), ignore_errors=True)
+    if leaving.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
+        forget_inbox(installation, leaving.id)
+    if leaving.kind is Kind.DATA_ROOM:
+        forget_room_inbox(installation, leaving.id)
+
+
+def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:
+    if installation.settings.artifacts_url:
+        return []
+    roots = (installation.home.artifacts / path_of_asset(asset) for asset in assets)
+    return [folder for root in roots if root.is_dir() for folder in root.iterdir() if folder.is_dir()]
+
+
+def _is_older(folder: Path, at: datetime) -> bool:
+    with suppress(FileNotFoundError):
+        return folder.stat().st_mtime < (at - _UNKNOWN_AFTER).timestamp()
+    return False

@@ -1,0 +1,366 @@
+"""One installation: its settings, and the parts they open.
+
+Lives here: the only code that reads environment variables, and the assembly of home, key, catalogue and stores.
+Add here when a setting or a part of the installation appears.
+Keep out: doing anything with them.
+"""
+
+import math
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.catalog.noting import Change
+from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.runs.opening import Opened, Parts
+from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
+from cleanroom_pipelines.storage.artifacts import check_store_url
+from cleanroom_pipelines.storage.audit import AuditLog, fits
+from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
+from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
+from cleanroom_pipelines.storage.identity import HomeIdentity
+from cleanroom_pipelines.storage.layout import is_partition_key
+from cleanroom_pipelines.storage.upload_vault import UploadVault
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may set; each field names its environment variable.
+
+    Args:
+        home: CLEANROOM_HOME, the folder that holds the installation.
+        catalog_url: CLEANROOM_CATALOG_URL, any SQLAlchemy URL; None: SQLite in the home.
+        artifacts_url: CLEANROOM_ARTIFACTS_URL, any fsspec URL; None: a folder of the home.
+        key_file: CLEANROOM_KEY_FILE; None: in the home.
+        memory_bytes: CLEANROOM_MEMORY, such as 8GB: memory of one engine; None: 60 % of RAM.
+        threads: CLEANROOM_THREADS; None: one per core.
+        engine_url: CLEANROOM_ENGINE_URL: where what grows with the users runs: `spark://host:port`, `local[n]`,
+            `sc://host:port`; None: DuckDB on this machine.
+        scoring_runs: CLEANROOM_SCORING_RUNS: how many Dagster runs may score one large audience together, each a
+            part of the model's shards; at least 1.
+        size_profile: CLEANROOM_SIZE_PROFILE, `default` or `aws`: the smallest population a model is trained on.
+        seed_floor: CLEANROOM_SEED_FLOOR: the smallest minimum of matching seed users a configured model may ask
+            for, at least 1; below 25 a seed is hardly a crowd, and reports say so.
+        notify: CLEANROOM_NOTIFY: a URL that gets a POST, or a command, when work ends.
+        retention_days: CLEANROOM_RETENTION_DAYS: how long superseded versions stay.
+        encryption: CLEANROOM_ENCRYPTION: `volume` states that home and temporary space lie on an encrypted volume.
+        requests_per_second: CLEANROOM_REQUESTS_PER_SECOND: what the server lets an account ask, on average.
+        max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: generation jobs of an account that have not ended.
+        max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind an account may make over HTTP.
+        max_upload_bytes: CLEANROOM_MAX_UPLOAD, such as 1GB: the largest object the server takes.
+        max_unpacked_bytes: CLEANROOM_MAX_UNPACKED, such as 2GB: what one packed file may hold.
+        max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: what the engine of one job may spill.
+        max_uploads: CLEANROOM_MAX_UPLOADS: files of a user that are in no room yet.
+        max_labs: CLEANROOM_MAX_LABS: data labs of a user.
+        max_rooms: CLEANROOM_MAX_ROOMS: data rooms that a user owns.
+    """
+
+    home: Path
+    catalog_url: str | None = None
+    artifacts_url: str | None = None
+    key_file: Path | None = None
+    memory_bytes: int | None = None
+    threads: int | None = None
+    engine_url: str | None = None
+    scoring_runs: int = 1
+    size_profile: str = "default"
+    seed_floor: int = 25
+    notify: str | None = None
+    retention_days: float = 30.0
+    encryption: str | None = None
+    requests_per_second: float = 200.0
+    max_unfinished_jobs: int = 100
+    max_resources: int = 10_000
+    max_upload_bytes: int = 10**9
+    max_unpacked_bytes: int = 2 * 10**9
+    max_scratch_bytes: int | None = None
+    max_uploads: int = 100
+    max_labs: int = 100
+    max_rooms: int = 100
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings; a variable that is empty is as good as none.
+
+        Args:
+            environment: Variables by name; those of this process if not given.
+
+        Raises:
+            ConfigurationError: A variable cannot be read; the message names it.
+        """
+        values = os.environ if environment is None else environment
+        return cls(
+            home=root_of(values.get("CLEANROOM_HOME") or "data"),
+            catalog_url=_read(values, "CLEANROOM_CATALOG_URL", _catalog_url),
+            artifacts_url=_read(values, "CLEANROOM_ARTIFACTS_URL", _artifacts_url),
+            key_file=_read(values, "CLEANROOM_KEY_FILE", _path),
+            memory_bytes=_read(values, "CLEANROOM_MEMORY", parse_bytes),
+            threads=_read(values, "CLEANROOM_THREADS", _positive),
+            engine_url=_read(values, "CLEANROOM_ENGINE_URL", engine_url),
+            scoring_runs=_read(values, "CLEANROOM_SCORING_RUNS", _positive) or 1,
+            size_profile=_read(values, "CLEANROOM_SIZE_PROFILE", _size_profile) or "default",
+            seed_floor=_read(values, "CLEANROOM_SEED_FLOOR", _positive) or 25,
+            notify=values.get("CLEANROOM_NOTIFY") or None,
+            retention_days=30.0 if (days := _read(values, "CLEANROOM_RETENTION_DAYS", _days)) is None else days,
+            encryption=_read(values, "CLEANROOM_ENCRYPTION", _encryption),
+            requests_per_second=_read(values, "CLEANROOM_REQUESTS_PER_SECOND", _positive) or 200.0,
+            max_unfinished_jobs=_read(values, "CLEANROOM_MAX_UNFINISHED_JOBS", _positive) or 100,
+            max_resources=_read(values, "CLEANROOM_MAX_RESOURCES", _positive) or 10_000,
+            max_upload_bytes=_read(values, "CLEANROOM_MAX_UPLOAD", parse_bytes) or 10**9,
+            max_unpacked_bytes=_read(values, "CLEANROOM_MAX_UNPACKED", parse_bytes) or 2 * 10**9,
+            max_scratch_bytes=_read(values, "CLEANROOM_MAX_SCRATCH", parse_bytes),
+            max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
+            max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
+            max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
+        )
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The parts of one installation, opened when first used.
+
+    Args:
+        settings: What the operator set.
+        clock: Gives the time in UTC.
+        token_hex: Gives n random bytes as hex.
+    """
+
+    settings: Settings
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    token_hex: Callable[[int], str] = secrets.token_hex
+
+    @classmethod
+    def from_environment(cls) -> "Installation":
+        """Open the installation that the environment names, as its commands, runs and workers do.
+
+        From then on what the process creates is its owner's only. A caller in somebody's own program builds an
+        Installation of Settings instead, which leaves the program's umask as it is.
+        """
+        os.umask(CLOSED_UMASK)
+        return cls(Settings.from_environment())
+
+    @cached_property
+    def home(self) -> Home:
+        """The home folder, created when missing."""
+        return Home.open(self.settings.home)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Home, catalogue, store and key as the settings name them, not yet compared."""
+        settings, home = self.settings, self.home
+        catalog = Catalog(
+            settings.catalog_url or home.catalog_url,
+            clock=self.clock,
+            token_hex=self.token_hex,
+            seed_floor=settings.seed_floor,
+            on_generation=HomeIdentity(home.root).raise_to,
+            server_clock=True,
+        )
+        store = ArtifactStore(settings.artifacts_url or str(home.artifacts), home.scratch)
+        return Parts(home, catalog, store, settings.key_file or home.key_file, self.token_hex)
+
+    @cached_property
+    def opened(self) -> Opened:
+        """The key and the identity, once home, catalogue and key were compared.
+
+        Raises:
+            IdentityError: They do not belong together.
+        """
+        return self.parts.open()
+
+    @property
+    def key(self) -> InstallationKey:
+        """The installation key; created in an empty home only.
+
+        Raises:
+            IdentityError: Home, catalogue and key do not belong together.
+        """
+        return self.opened.key
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalogue, migrated to this version's schema.
+
+        Raises:
+            IdentityError: Home, catalogue and key do not belong together.
+        """
+        _ = self.opened
+        self.parts.catalog.on_change = self._note
+        return self.parts.catalog
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifact store.
+
+        Raises:
+            IdentityError: Home, catalogue and key do not belong together.
+        """
+        _ = self.opened
+        return self.parts.store
+
+    def check(self) -> None:
+        """Compare home and catalogue again, before something is deleted: a file may have been replaced meanwhile.
+
+        Raises:
+            IdentityError: They do not belong together any more.
+        """
+        self.parts.check(self.opened)
+
+    @cached_property
+    def vault(self) -> SeedVault:
+        """The seeds of jobs that have not ended."""
+        return SeedVault(self.home, self.key)
+
+    @cached_property
+    def uploads(self) -> UploadVault:
+        """The files that were brought to data rooms and not taken in yet."""
+        return UploadVault(self.home, self.key)
+
+    def room_key(self, data_room_id: str) -> bytes:
+        """The key of one data room: its matching ids and its noise are of no use in another one."""
+        return self.key.derive(f"data room {data_room_id}")
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Every account's buckets, local and registered."""
+        return Buckets(self.home, self._registered_bucket)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.home.audit, self.key, self.clock)
+
+    def _registered_bucket(self, name: str) -> RegisteredBucket | None:
+        found = self.catalog.bucket(name)
+        if found is None:
+            return None
+        return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
+
+    def _note(self, change: Change) -> None:
+        """Write a change into the audit log; a user is named by a keyed digest."""
+        entry = {
+            "way": change.way,
+            "operation": change.operation,
+            # of what was refused only a partition key: in place of an id somebody may have typed a secret
+            "resource": change.resource
+            if change.error is None or is_partition_key(change.resource or "")
+            else None,
+            "account": change.account,
+            "user": self.audit_name(change.email) if change.email else None,
+            "outcome": "refused" if change.error else "ok",
+            "error": type(change.error).__name__ if change.error else None,
+        }
+        # what somebody typed in place of a key or an account does not reach the log
+        self.audit.write({name: value for name, value in entry.items() if fits(name, value)})
+
+    def audit_name(self, email: str) -> str:
+        """What the audit log calls a user: a keyed digest of the address, 16 hex digits."""
+        return self.key.digest("audit users", email.encode())[:16]
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """How much of the machine one engine may use."""
+        return EngineSettings(
+            self.settings.memory_bytes,
+            self.settings.threads,
+            self.home.scratch,
+            self.settings.max_scratch_bytes,
+            self.settings.max_unpacked_bytes,
+            url=self.settings.engine_url,
+        )
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory such as `8GB`, `512MiB` or a number of bytes.
+
+    Raises:
+        ValueError: It is none, or below 64 MB.
+    """
+    number = text.strip().rstrip("BGIKMTbgikmt")
+    try:
+        n_bytes = int(float(number) * _UNITS[text.strip()[len(number) :].strip().upper()])
+    except (KeyError, OverflowError):
+        raise ValueError("no amount of memory") from None
+    if n_bytes < 64 * 10**6:
+        raise ValueError("below 64 MB")
+    return n_bytes
+
+
+def engine_url(text: str) -> str | None:
+    """Read where the engine is: the address of a Spark cluster, or `duckdb` for this machine.
+
+    Raises:
+        ValueError: It is none.
+    """
+    address = text.strip()
+    if address.lower() == "duckdb":
+        return None
+    if not address.startswith(("spark://", "sc://", "local[")) and address != "local":
+        raise ValueError("no engine")
+    return address
+
+
+def _read(values: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
+    text = values.get(name)
+    if not text:
+        return None
+    try:
+        return parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"The setting {name} is wrong: {error.message}", remedy=error.remedy) from None
+    except (ValueError, RuntimeError):
+        raise ConfigurationError(
+            f"The setting {name} cannot be read.", remedy="See the README's table of settings."
+        ) from None
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("below 1")
+    return number
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _catalog_url(text: str) -> str:
+    Catalog(text, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)  # connects to nothing
+    return text
+
+
+def _artifacts_url(text: str) -> str:
+    check_store_url(text)
+    return text
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not (math.isfinite(days) and 0 <= days <= 36_500):
+        raise ValueError("out of range")
+    return days
+
+
+def _encryption(text: str) -> str:
+    if text != "volume":
+        raise ValueError("unknown word")
+    return text
+
+
+def _size_profile(text: str) -> str:
+    if text not in ("default", "aws"):
+        raise ValueError("unknown profile")
+    return text

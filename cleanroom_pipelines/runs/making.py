@@ -1,0 +1,708 @@
+"""What the assets are made of: for each, record → core call → artifact → closed version.
+
+Lives here: one function per asset, free of Dagster, so that a run, a worker or a test does the same.
+Add here when an asset is added.
+Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cleanroom_pipelines.audiences.sizes import SeedMode
+from cleanroom_pipelines.catalog import (
+    AudienceModel,
+    ConfiguredAudienceModel,
+    ExportJob,
+    GenerationJob,
+    Kind,
+    Status,
+    TrainingDataset,
+    Version,
+    configured_at_start,
+)
+from cleanroom_pipelines.delivery.exports import ROWS_PER_PART, ExportManifest, verify_export
+from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
+from cleanroom_pipelines.delivery.writing import deliver
+from cleanroom_pipelines.engine import Runtime, find_tables
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CancelledError,
+    CleanroomError,
+    NotFoundError,
+    SeedError,
+    StatusCode,
+    TrainingDataError,
+    UsageError,
+)
+from cleanroom_pipelines.privacy import BudgetSpentError
+from cleanroom_pipelines.runs.budgets import write_down_reveals
+from cleanroom_pipelines.runs.inbox import settle_drop
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.private_jobs import (
+    PrivateJob,
+    ensemble_statement,
+    in_keyed_order,
+    mark_seed,
+    reveals_by_ensemble,
+)
+from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed
+from cleanroom_pipelines.runs.seeds import forget_seed
+from cleanroom_pipelines.runs.shared_scoring import shared_scoring
+from cleanroom_pipelines.runs.work import Idle, Run, Work, working
+from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
+from cleanroom_pipelines.storage.artifacts import MANIFEST
+from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage.layout import path_of_partition
+from cleanroom_pipelines.storage.warehouse import refuse_links
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.rankings import Audience
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run made, or why it made nothing.
+
+    Args:
+        asset: Name of the asset.
+        partition: Partition key.
+        sentence: What a person should know first.
+        manifest: The manifest of what was made or verified; None when nothing was.
+        documents: The small JSON files of the artifact by name without `.json`.
+        made: Whether something new was made, as opposed to verified.
+    """
+
+    asset: str
+    partition: str
+    sentence: str
+    manifest: Manifest | None = None
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    made: bool = True
+
+
+def make_training_dataset(installation: Installation, partition: str, run: Run) -> Made:
+    """Validate the interactions against their declared columns and profile them.
+
+    A table that fails validation still leaves its report; the version is CREATE_FAILED and fails the models that
+    need it.
+    """
+    from cleanroom_pipelines.uploads.files import validate_interactions, validate_users
+    from cleanroom_pipelines.uploads.profile import profile_interactions
+
+    with working(installation, TrainingDataset, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "training_dataset", partition, work)
+        dataset = work.record
+        refuse_links(installation.home, dataset.account_id, Path(dataset.source))
+        limits = _population_floors(installation)
+        report = validate_interactions(
+            dataset.source,
+            dataset.columns,
+            max_invalid_share=dataset.max_invalid_share,
+            runtime=work.runtime.part(0.0, 0.7),
+            **limits,
+        )
+        documents: dict[str, Any] = {"report": report.as_dict()}
+        if report.passed and dataset.users_source:
+            users = validate_users(
+                dataset.users_source, dataset.users_columns, runtime=work.runtime.part(0.7, 0.75)
+            )
+            documents["users_report"] = users.as_dict()
+            report = report if users.passed else users
+        if report.passed:
+            work.report_progress(0.75, "profiling")
+            documents["profile"] = profile_interactions(
+                dataset.source, dataset.columns, engine_settings=installation.engine_settings
+            )
+        inputs = _table_inputs(installation, dataset)
+        with work.drafting("training_dataset", inputs, _columns_of(dataset)) as draft:
+            write_documents(draft.path, documents)
+            draft.facts["passed"] = report.passed
+        sentence = _dataset_sentence(documents)
+        made = _made(work, "training_dataset", sentence, documents)
+        if report.passed:
+            work.finish(sentence)
+        else:
+            work.fail(report.status_code or StatusCode.TRAINING_DATA_INVALID, report.reason)
+        return made
+
+
+def make_audience_model(installation: Installation, partition: str, run: Run) -> Made:
+    """Train the similarity model of a dataset and window, without any seed."""
+    from cleanroom_pipelines.similarity.kept_representations import keep_representation
+    from cleanroom_pipelines.similarity.specs import SizeProfile
+    from cleanroom_pipelines.similarity.training import train
+
+    with working(installation, AudienceModel, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "audience_model", partition, work)
+        model = work.record
+        dataset, parent = _usable_dataset(installation, model.training_dataset_id)
+        refuse_links(installation.home, dataset.account_id, Path(dataset.source))
+        inputs = (
+            *_table_inputs(installation, dataset),
+            installation.store.as_input(parent.artifact("training_dataset")),
+        )
+        window = _window_of(model, work.version)
+        with work.drafting("audience_model", inputs, {"window": window, **_columns_of(dataset)}) as draft:
+            report = train(
+                **_training_arguments(dataset, window),
+                out=draft.path,
+                day_cache=_day_cache(installation, dataset),
+                size_profile=SizeProfile(installation.settings.size_profile),
+                max_invalid_share=dataset.max_invalid_share,
+                runtime=work.runtime,
+            )
+            earlier = installation.catalog.current_version(Kind.AUDIENCE_MODEL, partition)
+            if earlier is not None and "audience_model" in earlier.artifacts:
+                with (
+                    installation.store.opening(earlier.artifact("audience_model")) as before,
+                    suppress(ArtifactError),
+                ):
+                    keep_representation(draft.path, before)  # one of an older format has none
+            documents = {"training": report.as_dict()}
+            write_documents(draft.path, documents)
+            draft.facts.update(n_users=report.n_users, n_items=report.n_items)
+        sentence = (
+            f"Learnt {report.n_users:,} users and {report.n_items:,} items "
+            f"from {report.n_interactions:,} interactions."
+        )
+        made = _made(work, "audience_model", sentence, documents)
+        work.finish(sentence, (parent.ref,), n_users=report.n_users, n_items=report.n_items)
+        return made
+
+
+def make_configured_audience_model(installation: Installation, partition: str, run: Run) -> Made:
+    """Write down what a configured audience model allows, on which version of its model."""
+    with working(installation, ConfiguredAudienceModel, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "configured_audience_model", partition, work)
+        configured = work.record
+        model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
+        configuration: dict[str, Any] = {
+            "sizes": [str(size) for size in configured.sizes],
+            "minMatchingSeedSize": configured.min_matching_seed_size,
+            "shareMetrics": configured.share_metrics.value,
+            "shareExplanation": configured.share_explanation,
+            "exportFormat": configured.export_format.value,
+            **({"delivery": dict(configured.delivery)} if configured.delivery else {}),
+            "outputUrl": configured.output_url,
+        }
+        _destination(installation, configured)
+        inputs = (installation.store.as_input(model.artifact("audience_model")),)
+        with work.drafting("configured_audience_model", inputs, configuration) as draft:
+            documents = {"configuration": configuration}
+            write_documents(draft.path, documents)
+        sentence = (
+            f"Allows audiences of {', '.join(configuration['sizes'])} from seeds of which at least "
+            f"{configured.min_matching_seed_size:,} users are known."
+        )
+        made = _made(work, "configured_audience_model", sentence, documents)
+        (installation.home.inbox_seeds / partition).mkdir(mode=0o700, parents=True, exist_ok=True)
+        work.finish(sentence, (model.ref,))
+        return made
+
+
+def make_seed_validation_report(
+    installation: Installation, partition: str, run: Run, *, audience_follows: bool = True
+) -> Made:
+    """Say what is right and wrong with a seed, in counts only.
+
+    Args:
+        installation: Where to work.
+        partition: Partition key of the generation job.
+        run: Who works.
+        audience_follows: Whether the same run goes on to make the audience; else the job is given back.
+    """
+    with working(installation, GenerationJob, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "seed_validation_report", partition, work)
+        made = _make_report(work)
+        if not audience_follows and work.is_open:
+            work.release()
+    if not work.is_open:
+        settle_drop(installation, partition)
+    return made
+
+
+def make_audience(installation: Installation, partition: str, run: Run) -> Made:
+    """Rank all training users by their similarity to the seed and measure how good the ranking is."""
+    from cleanroom_pipelines.similarity.ranking import generate
+
+    try:
+        with working(installation, GenerationJob, partition, run) as work:
+            if isinstance(work, Idle):
+                return _idle(installation, "audience", partition, work)
+            if "seed_validation_report" not in work.version.artifacts:
+                _make_report(work)
+                if not work.is_open:
+                    raise SeedError("The seed cannot be used.", remedy="See its validation report.")
+            job, configured, model = _family(installation, work)
+            inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
+            settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
+            if (private := PrivateJob.of(installation, job, configured, model)) is not None:
+                return _make_private_audience(work, private, configured, inputs, settings)
+            with (
+                work.opening_input(model.artifact("audience_model")) as model_folder,
+                installation.vault.opening(job.seed_location, job.seed_digest) as seed,
+                work.drafting("audience", inputs, settings) as draft,
+            ):
+                report = generate(
+                    model=model_folder,
+                    seed=seed,
+                    out=draft.path,
+                    sizes=configured.sizes,
+                    min_matching_seed_size=configured.min_matching_seed_size,
+                    seed_floor=installation.settings.seed_floor,
+                    score=shared_scoring(installation, model.artifact("audience_model")),
+                    runtime=work.runtime,
+                )
+                reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
+                draft.facts["reveals"] = reveals
+            documents = {"metrics": report.metrics, "explanation": report.explanation}
+            made = _made(work, "audience", report.sentence, documents)
+            work.finish(
+                report.sentence,
+                (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+                metrics=shared_metrics(report.metrics),
+                **ensemble_statement(reveals, job.seed_mode),
+            )
+            if not job.keep_seed:
+                forget_seed(installation, job)
+            return made
+    finally:
+        settle_drop(installation, partition)
+
+
+def _make_private_audience(
+    work: Work[GenerationJob],
+    private: PrivateJob,
+    configured: ConfiguredAudienceModel,
+    inputs: tuple[Input, ...],
+    settings: Mapping[str, Any],
+) -> Made:
+    """Rank by one noised vector and measure by released numbers."""
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+    from cleanroom_pipelines.similarity.seeds import matched_seed_users
+
+    installation, job, model = private.installation, private.job, private.model
+    with (
+        work.opening_input(model.artifact("audience_model")) as model_folder,
+        installation.vault.opening(job.seed_location, job.seed_digest) as seed,
+        work.drafting("audience", inputs, {**settings, "private": True}) as draft,
+    ):
+        users, n_users = matched_seed_users(model_folder, seed, engine=installation.engine_settings)
+        documents = private.make(
+            model_folder,
+            users,
+            draft.path,
+            n_matched=len(users),
+            n_users=n_users,
+            sizes=configured.sizes,
+            minimum=configured.min_matching_seed_size,
+            runtime=work.runtime,
+        )
+        if private.mode is not SeedMode.IN_PLACE:
+            mark_seed(draft.path / RANKING_FILE, users)
+        write_documents(draft.path, documents)
+        draft.facts.update(reveals=private.reveals, private_mode=private.mode.value)
+    sentence = documents["metrics"]["sentence"]
+    made = _made(work, "audience", sentence, documents)
+    work.finish(
+        sentence,
+        (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+        metrics=shared_metrics(documents["metrics"]),
+        privacy=documents["metrics"]["privacy"]["statement"],
+    )
+    if not job.keep_seed:
+        forget_seed(installation, job)
+    return made
+
+
+def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
+    """Write the best users at one allowed size to the configured model's destination."""
+    from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
+
+    with working(installation, ExportJob, partition, run) as work:
+        if isinstance(work, Idle):
+            return _idle(installation, "audience_export", partition, work)
+        export = work.record
+        audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
+        job = installation.catalog.get(GenerationJob, export.generation_job_id)
+        configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
+        folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
+        place = _destination(installation, configured) / folder
+        ranked = installation.store.manifest(audience.artifact("audience")).facts
+        is_private = "private_mode" in ranked
+        mode, reveals = _mode_of(installation, export, job, configured, ranked)
+        inputs = (installation.store.as_input(audience.artifact("audience")),)
+        options = configured.delivery or {}
+        spec = {"size": str(export.size), "mode": mode} | ({"delivery": dict(options)} if options else {})
+        with work.withdrawing("audience_export"), ExitStack() as stack:
+            folder_of_ranking = stack.enter_context(installation.store.opening(audience.artifact("audience")))
+            drafting = stack.enter_context(ExitStack())
+            draft = drafting.enter_context(work.drafting("audience_export", inputs, spec))
+            documents: dict[str, Any] = {}
+
+            def note(written: ExportManifest) -> None:
+                """Finish the artifact before the export is there: then only the version is left to be closed."""
+                warnings = list(selection.warnings)
+                documents["export"] = {
+                    **written.as_dict(),
+                    "url": place.url,
+                    "warnings": warnings,
+                    "reveals": reveals,
+                }
+                write_documents(draft.path, documents)
+                draft.facts.update(
+                    requested=written.requested, delivered=written.delivered, folder=folder, reveals=reveals
+                )
+                drafting.close()
+                write_down_reveals(installation, export.id, reveals, account=export.account_id)
+
+            def tell(n_users: int) -> None:
+                work.report_progress(n_users / max(1, selection.delivered), "writing")
+                if work.should_cancel():
+                    raise CancelledError("The export was cancelled.")
+
+            selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
+            if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
+                _refuse_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
+            holdout = _holdout_of(installation, job, options)
+            n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
+            ranked_users = selection.user_ids()
+            written = deliver(
+                place,
+                in_keyed_order(installation, job, ranked_users, n_first, stack) if is_private else ranked_users,
+                export=partition,
+                generation_job=job.id,
+                requested=selection.requested,
+                format_=configured.export_format.value,
+                max_rows=int(str(options.get("max_rows") or ROWS_PER_PART)),
+                gzip=bool(options.get("gzip")),
+                holdout=holdout,
+                holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
+                delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
+                reveals=reveals,
+                engine=installation.engine_settings,
+                slices=None if is_private else selection.slices,
+                fence=work.delivery_fence,
+                on_users=tell,
+                on_staged=note,
+            ).manifest
+            sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
+            made = _made(work, "audience_export", sentence, documents)
+            work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
+    settle_drop(installation, job.id)
+    return made
+
+
+def _mode_of(
+    installation: Installation,
+    export: ExportJob,
+    job: GenerationJob,
+    configured: ConfiguredAudienceModel,
+    ranked: Mapping[str, Any],
+) -> tuple[SeedMode, list[str]]:
+    """Where the seed stands in a list, and what the list reveals; a private job's are settled by its ranking."""
+    if "private_mode" in ranked:
+        return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
+    mode = export.seed_mode or job.seed_mode
+    return mode, reveals_by_ensemble(installation, job, configured, mode)
+
+
+def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
+    """The control group by the audience's own salt: the same users at each refresh, others for another one."""
+    share = options.get("holdout")
+    return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
+
+
+def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:
+    """Check the files of an export against their manifest and return the users they hold.
+
+    Raises:
+        ArtifactError: A file is missing or was altered, or the counts differ.
+    """
+    export = installation.catalog.get(ExportJob, partition)
+    # where it was written: the configured model may name another place by now
+    beside = str(export.output_location).rpartition("/")[0]
+    place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
+    written = verify_export(place)
+    if written["delivered"] != manifest.facts["delivered"]:
+        raise ArtifactError("The export holds another number of users than its asset says.")
+    return int(written["delivered"])
+
+
+def _destination(installation: Installation, configured: ConfiguredAudienceModel) -> Destination:
+    return installation.buckets.destination(configured.account_id, configured.output_url)
+
+
+def _make_report(work: Work[GenerationJob]) -> Made:
+    from cleanroom_pipelines.similarity.seeds import match_seed
+    from cleanroom_pipelines.uploads.files import validate_seed
+    from cleanroom_pipelines.uploads.report import report_sentence
+
+    installation = work.installation
+    job, configured, model = _family(installation, work)
+    job = fetch_requested_seed(installation, job)
+    with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
+        report = validate_seed(seed, runtime=Runtime(installation.engine_settings))
+        documents: dict[str, Any] = {"report": report.as_dict()}
+        failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
+        sentence = report_sentence(report)
+        if report.passed:
+            with work.opening_input(model.artifact("audience_model")) as folder:
+                match = match_seed(folder, seed, engine=installation.engine_settings)
+            private = PrivateJob.of(installation, job, configured, model)
+            documents["match"] = match.as_dict()
+            sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
+            if private is not None:
+                try:
+                    with installation.store.opening(model.artifact("audience_model")) as folder:
+                        private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
+                except (SeedError, BudgetSpentError) as error:
+                    failure = (error.status_code, str(error))
+            elif match.n_matched < configured.min_matching_seed_size:
+                failure = (
+                    StatusCode.INSUFFICIENT_MATCHING_SEED,
+                    "Fewer seed users are known than the configured model asks for. Give a larger seed.",
+                )
+    with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
+        documents["outcome"] = {
+            "usable": failure is None,
+            "statusCode": failure[0] if failure else None,
+            "message": failure[1] if failure else None,
+        }
+        write_documents(draft.path, documents)
+        draft.facts["usable"] = failure is None
+    made = _made(work, "seed_validation_report", sentence, documents)
+    if failure:
+        work.fail(*failure)
+        if not job.keep_seed:
+            forget_seed(installation, job)
+    return made
+
+
+def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the two sides of a job may be shown of its metrics: kept with the job, so that nobody opens a file.
+
+    No counts of the seed: the sentence of the summary holds one and is the operator's.
+    """
+    main = metrics["recall_at"]
+    return {
+        "recall": main["recall"],
+        "recall_at": {"type": str(main["type"]), "value": main["value"]},
+        "relevance": [
+            {"type": str(entry["type"]), "value": entry["value"], "score": entry["relevance"]}
+            for entry in metrics["sizes"]
+        ],
+        "n_users": metrics["n_users"],
+        "warnings": [warning["code"] for warning in metrics["warnings"]],
+    }
+
+
+def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
+    """Across accounts: of a list that holds most users but the seed's, who is missing is the seed.
+
+    Raises:
+        UsageError: More than half of the scored users who are not in the seed would be delivered.
+    """
+    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # of a private job the released number
+    if 2 * (selection.requested if is_private else selection.delivered) > n_others:
+        raise UsageError(
+            "This size would deliver more than half of the users who are not in the seed, and so tell by who is "
+            "missing who is in it.",
+            remedy="Export a smaller size.",
+            status_code=StatusCode.SIZE_REVEALS_SEED,
+        )
+
+
+def _export_before(
+    installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
+) -> Destination | None:
+    """Where the export of the version before lies; None for the first."""
+    current = installation.catalog.current_version(Kind.EXPORT_JOB, export.id)
+    if current is None or "audience_export" not in current.artifacts:
+        return None
+    return _destination(installation, configured) / str(
+        installation.store.manifest(current.artifact("audience_export")).facts["folder"]
+    )
+
+
+def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
+    return Made(asset, work.record.id, sentence, work.manifests[asset], documents)
+
+
+def _idle(installation: Installation, asset: str, partition: str, idle: Idle) -> Made:
+    if idle.verified is None or asset not in idle.verified.artifacts:
+        return Made(asset, partition, idle.message, made=False)
+    manifest, documents = read_verified(installation, idle.verified.artifact(asset))
+    sentence = f"Verified: all {len(manifest.files)} files are as they were made. {idle.message}"
+    return Made(asset, partition, sentence, manifest, documents, made=False)
+
+
+def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
+    """Write small JSON documents into an artifact, by name without `.json`."""
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
+
+
+def _current(installation: Installation, kind: Kind, partition: str) -> Version:
+    try:
+        version = installation.catalog.current_version(kind, partition)
+    except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
+        version = None
+    if version is None:
+        raise CleanroomError(
+            f"The {kind.words} this is made from is not active.",
+            remedy=f"Repair what the status of that {kind.words} names, then try again.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    return version
+
+
+def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
+    """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
+    dataset = installation.catalog.get(TrainingDataset, partition)
+    newest = installation.catalog.newest_version(Kind.TRAINING_DATASET, partition)
+    if newest.status is Status.CREATE_FAILED:
+        raise TrainingDataError(
+            newest.status_message or "The training dataset did not pass its validation.",
+            status_code=newest.status_code or StatusCode.TRAINING_DATA_INVALID,
+        )
+    return dataset, _current(installation, Kind.TRAINING_DATASET, partition)
+
+
+def _family(
+    installation: Installation, work: Work[GenerationJob]
+) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
+    """The job, what it may do, and the model's version: as it was started, unless it follows its declaration."""
+    job = work.record
+    configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
+    if started := configured_at_start(work.version):
+        configured = replace(
+            configured,
+            audience_model_id=started.audience_model_id,
+            sizes=started.sizes,
+            min_matching_seed_size=started.min_matching_seed_size,
+        )
+    return job, configured, _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
+
+
+def _seed_input(job: GenerationJob) -> Input:
+    return Input("seed", job.id, "", job.seed_digest or "")
+
+
+def _table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[Input, ...]:
+    sources = {"interactions": dataset.source, "users": dataset.users_source}
+    inputs = []
+    for name, source in sources.items():
+        if source:
+            try:
+                files = find_tables(source, what=f"{name} table").files
+                digest = installation.key.digest_files("table digests", files)
+            except (CleanroomError, OSError):
+                digest = "unreadable"  # the validation report says why
+            inputs.append(Input(name, "", "", digest))
+    return tuple(inputs)
+
+
+def newest_artifact(
+    installation: Installation, kind: Kind, partition: str, asset: str
+) -> tuple[Manifest, dict[str, Any]]:
+    """The newest stored artifact of a partition: its manifest and its JSON documents, verified.
+
+    Raises:
+        ArtifactError: There is none, or it was altered.
+    """
+    for version in reversed(installation.catalog.versions(kind, partition)):
+        if asset in version.artifacts:
+            return read_verified(installation, version.artifact(asset))
+    raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")
+
+
+def read_verified(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest of a stored artifact and its JSON documents, once all of its files are verified.
+
+    Raises:
+        ArtifactError: It is missing, or was altered.
+    """
+    with installation.store.opening(reference) as folder:
+        return installation.store.manifest(reference), read_documents(folder)
+
+
+def read_stored(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest of a stored artifact and its JSON documents, each verified; its tables are not opened.
+
+    Raises:
+        ArtifactError: It is missing, or a document was altered.
+    """
+    manifest = installation.store.manifest(reference)
+    names = [Path(entry.name) for entry in manifest.files]
+    documents = [name for name in names if name.suffix == ".json" and len(name.parts) == 1]
+    return manifest, {name.stem: json.loads(installation.store.read(reference, str(name))) for name in documents}
+
+
+def read_documents(folder: Path) -> dict[str, Any]:
+    """The JSON documents of an artifact by name."""
+    paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
+    return {"columns": dataset.columns, "users_columns": dataset.users_columns}
+
+
+def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
+    """Where a table of many files, as one partitioned by day is, keeps what was counted of each."""
+    if len(find_tables(dataset.source, what="interactions table").files) < 2:
+        return None
+    folder = installation.home.day_caches / path_of_partition(dataset.id)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
+    """The declared window; a refresh's own length, ending where the data end, takes its place."""
+    if seconds := version.params.get("window_seconds"):
+        return {"start": None, "end": None, "seconds": seconds}
+    return {"start": model.window_start, "end": model.window_end, "seconds": None}
+
+
+def _training_arguments(dataset: TrainingDataset, window: Mapping[str, int | None]) -> dict[str, Any]:
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema, Window
+
+    return {
+        "interactions": dataset.source,
+        "schema": InteractionsSchema(dataset.columns),
+        "users": dataset.users_source,
+        "users_schema": UsersSchema(dataset.users_columns) if dataset.users_source else None,
+        "window": Window(window["start"], window["end"]),
+        "window_seconds": window["seconds"],
+    }
+
+
+def _population_floors(installation: Installation) -> dict[str, int]:
+    from cleanroom_pipelines.similarity.specs import SizeProfile
+
+    profile = SizeProfile(installation.settings.size_profile)
+    many = profile.min_interactions_per_user > 1
+    return {
+        "min_rows": profile.min_rows,
+        "min_users": 0 if many else profile.min_users,
+        "min_users_with_two": profile.min_users if many else 0,
+    }
+
+
+def _dataset_sentence(documents: Mapping[str, Any]) -> str:
+    from cleanroom_pipelines.uploads.report import ValidationReport, report_sentence
+
+    sentence = report_sentence(ValidationReport.from_dict(documents["report"]))
+    profile = documents.get("profile")
+    if not profile:
+        return sentence
+    return f"{profile['n_users']:,} users and {profile['n_items']:,} items. {sentence}"

@@ -1,0 +1,485 @@
+"""What a room's audiences and their deliveries are made of: record → core call → artifact → closed version.
+
+Lives here: making a custom audience with its statistics, and delivering one to a group.
+Add here when an audience of a room is made or delivered in a further way.
+Keep out: the room's own assets (`making_rooms.py`), who may ask (the way in), computing (the core).
+
+The exact users of an audience lie in its artifact and are the operator's; documents hold released numbers only.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of, what_it_needs
+from cleanroom_pipelines.audiences.definitions import (
+    Definition,
+    Lookalike,
+    Resolve,
+    RuleBased,
+    SeedRef,
+    parse_definition,
+    reachable,
+)
+from cleanroom_pipelines.audiences.evaluating import evaluate, evaluate_counted
+from cleanroom_pipelines.audiences.insights import BaseFigures
+from cleanroom_pipelines.audiences.relations import open_room_relations
+from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Status, Version
+from cleanroom_pipelines.engine import Engine, open_configured_engine
+from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
+from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
+from cleanroom_pipelines.privacy.prices import BASE_TENTHS
+from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.making import Made, read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.making_rooms import unseal_hashes
+from cleanroom_pipelines.runs.room_budgets import RoomBudget
+from cleanroom_pipelines.runs.work import Idle, Run, Work, working
+from cleanroom_pipelines.storage import ArtifactReference, Input
+
+USERS_FILE = "users.parquet"
+FILES = "files"
+"""The folder of a delivery's artifact whose files the group may fetch."""
+
+_ROWS_AT_ONCE = 100_000
+
+
+def make_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> Made:
+    """Find the users of an audience, and for a lookalike say how good it is.
+
+    Args:
+        installation: Where to work.
+        partition: Partition key of the audience.
+        run: Who works.
+        asset: `custom_audience` or `lookalike_statistics`; whichever comes first makes both.
+    """
+    newest = installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition)
+    if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
+        return _read(installation, newest, asset)
+    with working(installation, CustomAudience, partition, run) as work:
+        if isinstance(work, Idle):
+            return Made(asset, partition, work.message, made=False)
+        question = _Question.of(installation, work)
+        with question.opening() as (folders, engine):
+            if isinstance(question.definition, Lookalike):
+                sentence = _make_lookalike(question, engine, folders)
+            else:
+                sentence = _make_set(question, engine, folders)
+        work.finish(sentence, (question.parent,))
+    return _read(installation, installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """An audience that is being made, on one version of its room."""
+
+    installation: Installation
+    work: Work[CustomAudience]
+    room: DataRoom
+    room_version: Version
+    definition: Definition
+
+    @classmethod
+    def of(cls, installation: Installation, work: Work[CustomAudience]) -> "_Question":
+        audience = work.record
+        room = installation.catalog.get(DataRoom, audience.data_room_id)
+        version = installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+        definition = parse_definition(audience.definition)
+        if version is None or "base_audience" not in version.artifacts:
+            raise _not_provisioned("base audience")
+        needs_seeds = any(isinstance(ref, SeedRef) for ref in reachable(definition, resolver(installation)))
+        if needs_seeds and "seed_audiences" not in version.artifacts:
+            raise _not_provisioned("seed audiences")
+        return cls(installation, work, room, version, definition)
+
+    @property
+    def parent(self) -> ParentRef:
+        """The version of the room that it is made from."""
+        return self.room_version.ref
+
+    @property
+    def resolve(self) -> Resolve:
+        """Gives the definitions it refers to."""
+        return resolver(self.installation)
+
+    @cached_property
+    def budget(self) -> RoomBudget:
+        """The pair's budget for the room's data."""
+        found = RoomBudget.of(self.installation, self.room, self.room_version.artifacts)
+        if found is None:
+            raise _not_provisioned("provider of one of its sides")
+        return found
+
+    @cached_property
+    def releaser(self) -> Releaser:
+        """Releases its counts."""
+        return self.budget.releaser()
+
+    @property
+    def organization(self) -> str:
+        """Whose question it is."""
+        return self.installation.catalog.organization_of_user(self.work.record.created_by_email)
+
+    def text(self, definition: Definition) -> str:
+        """The canonical text of a definition, seed audiences by their ids."""
+        return canonical(definition, self.resolve, self.budget.seeds)
+
+    @cached_property
+    def is_full(self) -> bool:
+        """Whether the full ensemble ranks: both providers approved it, or are one organisation."""
+        pair = self.budget.budget.pair
+        if pair.organizations[0] == pair.organizations[1]:
+            return True
+        return self.installation.catalog.is_full_lookalike(pair.id, self.room.id)
+
+    @property
+    def reveals(self) -> list[str]:
+        """What a list of the audience tells by design."""
+        needs = what_it_needs(self.definition, self.resolve, self.budget.seeds)
+        lookalikes = lookalikes_of(self.definition, self.resolve).values()
+        a, b = self.budget.budget.pair.organizations
+        found = {each.value for each in needs}
+        if any(each.exclude_seed_audience for each in lookalikes):
+            found.add("seed")
+        if lookalikes and self.is_full and a != b:
+            found.add("ensemble")
+        return sorted(found)
+
+    @cached_property
+    def figures(self) -> BaseFigures:
+        """What is told of the base alone."""
+        found = self._attributes.get("base_figures")
+        if found is None:
+            ledger = self.budget.budget.ledger
+            raise budget_spent(total=ledger.total, spent=ledger.spent, cost=BASE_TENTHS)
+        return BaseFigures.from_dict(found["figures"], is_hidden=self.room.hide_absolute_values)
+
+    @property
+    def named(self) -> dict[str, frozenset[str]]:
+        """The values of each attribute that the room names."""
+        return {each["name"]: frozenset(each["values"]) for each in self._attributes["attributes"]["attributes"]}
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        with self.installation.store.opening(self.room_version.artifact("data_attributes")) as folder:
+            return read_documents(folder)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it is made from."""
+        names = [name for name in ("base_audience", "seed_audiences") if name in self.room_version.artifacts]
+        return tuple(self.installation.store.as_input(self.room_version.artifact(name)) for name in names)
+
+    @contextmanager
+    def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
+        """The room's folders by asset, and an engine that holds its relations and may write to scratch."""
+        store = self.installation.store
+        assets = ("base_audience", "seed_audiences", "room_model")
+        with ExitStack() as stack:
+            scratch = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="audience-", dir=self.installation.home.scratch)
+                )
+            )
+            folders = {
+                asset: stack.enter_context(store.opening(self.room_version.artifact(asset)))
+                for asset in assets
+                if asset in self.room_version.artifacts
+            }
+            lookalikes = {
+                text: stack.enter_context(store.opening(reference)) / USERS_FILE
+                for text, reference in self._lookalikes().items()
+            }
+            paths = [scratch, *folders.values(), *(path.parent for path in lookalikes.values())]
+            engine = stack.enter_context(open_configured_engine(self.installation.engine_settings, paths=paths))
+            open_room_relations(engine, folders["base_audience"], folders.get("seed_audiences"))
+            named = {f"lookalike {text}": path for text, path in lookalikes.items()}
+            yield {**folders, "scratch": scratch, **named}, engine
+
+    def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
+        """Write the users of a definition to list them."""
+        return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
+
+    def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
+        """Write the users of a definition to count or add them up: an id stands for one user."""
+        return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
+
+    def _lookalikes(self) -> dict[str, ArtifactReference]:
+        """The artifacts of the lookalikes that it is built on, by their canonical text."""
+        source = self.definition
+        if isinstance(source, Lookalike):
+            source = RuleBased(source.source)
+        wanted = lookalikes_of(source, self.resolve)
+        if not wanted:
+            return {}
+        found = {}
+        for audience in self.installation.catalog.custom_audiences(self.room.id):
+            text = canonical(parse_definition(audience.definition), self.resolve)
+            if text not in wanted or text in found:
+                continue
+            version = self.installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+            if version and self.parent in version.parents and "custom_audience" in version.artifacts:
+                found[text] = version.artifact("custom_audience")
+        if len(found) < len(wanted):
+            raise CleanroomError(
+                "A lookalike audience that this one is built on could not be made.",
+                remedy="See its status.",
+                status_code=StatusCode.PARENT_NOT_ACTIVE,
+            )
+        return found
+
+
+def _lookalike_files(folders: Mapping[str, Path]) -> dict[str, Path]:
+    prefix = "lookalike "
+    return {name.removeprefix(prefix): path for name, path in folders.items() if name.startswith(prefix)}
+
+
+def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+    staged, counted = folders["scratch"] / USERS_FILE, folders["scratch"] / "counted.parquet"
+    question.find(engine, folders, question.definition, staged)
+    n_users = question.find_counted(engine, folders, question.definition, counted)
+    text = question.text(question.definition)
+    size = question.releaser.count(n_users, question=text)
+    return _publish(question, staged, size, [question.budget.question("size", text)])
+
+
+def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+    from cleanroom_pipelines.runs.room_lookalikes import LookalikeRun
+
+    lookalike = question.definition
+    assert isinstance(lookalike, Lookalike)
+    if "room_model" not in folders:
+        raise UsageError(
+            "The data room has no similarity model.",
+            remedy="Lookalikes need segments or embeddings, and a room that is for them.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    source = RuleBased(lookalike.source)
+    seed_file = folders["scratch"] / "seed.parquet"
+    n_seed = question.find_counted(engine, folders, source, seed_file)
+    run = LookalikeRun(
+        question.installation,
+        question.work,
+        question.budget,
+        question.figures,
+        question.named,
+        model=folders["room_model"],
+        scratch=folders["scratch"],
+        seed_file=seed_file,
+        n_seed=n_seed,
+        source=question.text(source),
+        organization=question.organization,
+    )
+    documents = run.rank_fully() if question.is_full else run.rank_privately()
+    run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
+    size = run.size_of(lookalike.reach)
+    sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [])
+    with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_dict()) as draft:
+        write_documents(draft.path, documents)
+    return sentence
+
+
+def _publish(question: _Question, users: Path, size: Released, price: Sequence[Question]) -> str:
+    """Write the artifact of the audience: its users, and what may be told of them."""
+    reveals = question.reveals
+    with question.work.drafting(
+        "custom_audience", question.inputs, {"question": question.text(question.definition)}
+    ) as draft:
+        (draft.path / USERS_FILE).write_bytes(users.read_bytes())
+        draft.facts["reveals"] = reveals
+        document = {
+            "released": size.as_dict(),  # value, reason and noise
+            "questions": [each.as_dict() for each in price],
+            "is_enough": size.is_enough(),
+            "reveals": reveals,
+            "privacy": question.budget.budget.as_dict(),
+        }
+        write_documents(draft.path, {"audience": document})
+    return _sentence(size)
+
+
+def _sentence(released: Released) -> str:
+    if released.value is None:
+        return "The audience was made; how many users it holds is not told."
+    return f"The audience holds about {released.value:,} users."
+
+
+def make_audience_list(installation: Installation, partition: str, run: Run) -> Made:
+    """Deliver an audience's users to a group."""
+    from cleanroom_pipelines.delivery.destinations import AdDestination
+    from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
+    from cleanroom_pipelines.delivery.kept import kept_activation
+    from cleanroom_pipelines.delivery.writing import deliver
+    from cleanroom_pipelines.storage.destinations import folder_on_disk
+
+    asset = "audience_user_list"
+    with working(installation, AudienceList, partition, run) as work:
+        if isinstance(work, Idle):
+            return Made(asset, partition, work.message, made=False)
+        record = work.record
+        options, catalog = record.options, installation.catalog
+        audience = catalog.get(CustomAudience, record.custom_audience_id)
+        version, room_version = _current_audience(installation, audience)
+        reference = version.artifact("custom_audience")
+        with work.withdrawing(asset), ExitStack() as stack:
+            folder = stack.enter_context(installation.store.opening(reference))
+            told = read_documents(folder)["audience"]
+            _pay_for_list(installation, audience, room_version, told)
+            if not told["is_enough"]:
+                raise CleanroomError(
+                    "The audience has too few users for a list.",
+                    remedy="Define a larger audience.",
+                    status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+                )
+            users = folder / USERS_FILE
+            scratch = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch)
+                )
+            )
+            destination = AdDestination(options.get("destination") or "plain")
+            format_: Any = "plain"
+            if destination is not AdDestination.PLAIN:
+                base = room_version.artifact("base_audience")
+                hashes = scratch / "activation.parquet"
+                unseal_hashes(installation, stack.enter_context(installation.store.opening(base)), hashes)
+                format_ = kept_activation(hashes, destination)
+            delta_from = _delta_from(installation, stack, options, record)
+            inputs = (installation.store.as_input(reference),)
+            with work.drafting(asset, inputs, dict(options)) as draft:
+                holdout = None
+                if share := options.get("holdout"):
+                    salt = holdout_salt(installation.room_key(audience.data_room_id), audience.id)
+                    holdout = Holdout.parse(str(share), salt)
+                delivered = deliver(
+                    folder_on_disk(draft.path / FILES),
+                    _batches(users),
+                    export=partition,
+                    generation_job=None,
+                    requested=_n_rows(users),
+                    format_=format_,
+                    max_rows=int(options.get("max_rows") or 1_000_000),
+                    gzip=bool(options.get("gzip")),
+                    holdout=holdout,
+                    holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
+                    delta_from=delta_from,
+                    engine=installation.engine_settings,
+                    fence=work.fence,  # the group sees the list when the version is closed
+                )
+                (draft.path / USERS_FILE).write_bytes(users.read_bytes())
+                draft.facts["reveals"] = told["reveals"]
+                document = _told_of(delivered.manifest.as_dict(), told["reveals"])
+                write_documents(draft.path, {"list": document})
+            write_down_reveals(installation, record.id, told["reveals"], room=audience.data_room_id)
+            sentence = "The list was delivered."
+            work.finish(sentence, (version.ref,))
+        return Made(asset, partition, sentence, work.manifests[asset], {"list": document})
+
+
+def resolver(installation: Installation) -> Resolve:
+    """Gives the definition of a custom audience by its id."""
+
+    def resolve(audience_id: str) -> Definition:
+        audience = installation.catalog.get(CustomAudience, audience_id)
+        return parse_definition(audience.definition)
+
+    return resolve
+
+
+def _current_audience(installation: Installation, audience: CustomAudience) -> tuple[Version, Version]:
+    """The audience's version on the room's present data, and that version of the room."""
+    room_version = installation.catalog.current_version(Kind.DATA_ROOM, audience.data_room_id)
+    version = installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    if room_version is None or version is None or room_version.ref not in version.parents:
+        raise CleanroomError(
+            "The audience is not made of the room's present data.",
+            remedy="See its status, then ask for the list again.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    return version, room_version
+
+
+def _pay_for_list(
+    installation: Installation, audience: CustomAudience, room_version: Version, told: Mapping[str, Any]
+) -> None:
+    """Pay for the size that decides whether there is a list."""
+    if "questions" not in told:
+        raise CleanroomError(
+            "The audience was made by an earlier release and is made again.",
+            remedy="Ask for the list again in a moment.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    room = installation.catalog.get(DataRoom, audience.data_room_id)
+    budget = RoomBudget.of(installation, room, room_version.artifacts)
+    if budget is not None and told["questions"]:
+        organization = installation.catalog.organization_of_user(audience.created_by_email)
+        budget.budget.pay([Question.from_dict(each) for each in told["questions"]], organization)
+
+
+def _delta_from(
+    installation: Installation, stack: ExitStack, options: Mapping[str, Any], record: AudienceList
+) -> Path | None:
+    job_id = options.get("delta_from")
+    if not job_id:
+        return None
+    try:
+        earlier = installation.catalog.get(AudienceList, installation.catalog.room_job(job_id).target_id)
+    except NotFoundError:
+        earlier = None
+    version = installation.catalog.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
+    if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
+        raise UsageError("There is no such earlier list of yours.", remedy="Name a user list job of your own.")
+    return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
+
+
+def _told_of(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
+    """What the group is told of its list: its files, and no count of who is not in it."""
+    files = [
+        {
+            "name": part["name"],
+            "n_users": part.get("users", part.get("rows")),
+            "n_bytes": part["bytes"],
+            "sha256": part["sha256"],
+        }
+        for part in manifest["files"]
+    ]
+    kept = ("format", "destination", "gzip")
+    return {
+        "files": files,
+        "manifest": {name: manifest[name] for name in kept if name in manifest},
+        "reveals": list(reveals),
+    }
+
+
+def _batches(users: Path) -> Iterator[pa.Array]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(users) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["user_id"]):
+            yield batch.column(0)
+
+
+def _n_rows(users: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(users).num_rows)
+
+
+def _read(installation: Installation, version: Version, asset: str) -> Made:
+    if asset not in version.artifacts:
+        return Made(asset, version.resource_id, "There is nothing of this kind to tell of it.", made=False)
+    manifest, documents = read_verified(installation, version.artifact(asset))
+    sentence = str(version.summary.get("sentence", "")) or "The audience was made."
+    return Made(asset, version.resource_id, sentence, manifest, documents)
+
+
+def _not_provisioned(what: str) -> CleanroomError:
+    return CleanroomError(
+        f"The room has no {what}.", remedy="Provision it first.", status_code=StatusCode.PARENT_NOT_ACTIVE
+    )

@@ -1,0 +1,539 @@
+"""What the assets of data labs and data rooms are made of: record → core call → artifact → closed version.
+
+Lives here: validating a lab, and making the six assets of a room; what did not change is taken over.
+Add here when a room gets a further asset.
+Keep out: the room's audiences (`making_audiences.py`), pictures and metadata (defs), computing (the core).
+
+A version of a room is one state of its data. Its assets are made in one run; each is made again only if what it is
+made from has changed, and is otherwise the artifact of the version before.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Status, Version, hex_of
+from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
+from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.runs.making import Made, read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
+from cleanroom_pipelines.runs.room_inbox import make_room_inbox
+from cleanroom_pipelines.runs.work import Idle, Run, Work, working
+from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
+
+ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
+SEALED_HASHES = "activation.sealed"
+"""The file of a base audience's artifact that holds the hashes for ad destinations, sealed."""
+
+_HASHES = "activation hashes"
+
+
+def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
+    """Validate what a publisher brought, before it goes into a room."""
+    from cleanroom_pipelines.uploads.rooms import validate_base
+
+    with working(installation, DataLab, partition, run) as work:
+        if isinstance(work, Idle):
+            return _nothing("data_lab", partition, work.message)
+        lab = work.record
+        with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
+            report = validate_base(uploads, runtime=work.runtime)
+        documents: dict[str, Any] = {
+            "reports": {name: each.as_dict() for name, each in report.reports.items()},
+            "statistics": dict(report.counts),
+        }
+        with work.drafting("data_lab", _upload_inputs(installation, lab.datasets), {}) as draft:
+            write_documents(draft.path, documents)
+            draft.facts["passed"] = report.passed
+        failed = [name for name, each in report.reports.items() if not each.passed]
+        sentence = (
+            f"All {len(report.reports)} datasets can be used."
+            if report.passed
+            else f"These datasets cannot be used: {', '.join(failed)}. See their reports."
+        )
+        made = Made("data_lab", partition, sentence, work.manifests["data_lab"], documents)
+        if report.passed:
+            work.finish(sentence)
+        else:
+            work.fail(StatusCode.TRAINING_DATA_INVALID, sentence)
+        return made
+
+
+def make_room_asset(installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool) -> Made:
+    """Make one asset of a room, and those before it that the version still lacks.
+
+    Args:
+        installation: Where to work.
+        partition: Partition key of the room.
+        run: Who works.
+        asset: One of ROOM_ASSETS.
+        finishes: Whether the run makes no later asset: then the rest is made too and the version is closed.
+    """
+    if (made := _made_by(installation, partition, run, asset)) is not None:
+        return made
+    with working(installation, DataRoom, partition, run) as work:
+        if isinstance(work, Idle):
+            return _nothing(asset, partition, work.message)
+        state = _State(installation, work)
+        last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
+        for number, name in enumerate(ROOM_ASSETS[:last]):
+            if name not in state.artifacts:
+                work.report_progress(number / len(ROOM_ASSETS), name.replace("_", " "))
+                _MAKERS[name](state)
+                if not work.is_open:
+                    return state.result_of(asset)
+        if finishes:
+            make_room_inbox(installation, state.room)
+            work.finish(state.sentence)
+            tidy_room(installation, state.room.id, state.artifacts)
+        return state.result_of(asset)
+
+
+class _State:
+    """What a run knows of the version of a room it makes."""
+
+    def __init__(self, installation: Installation, work: Work[DataRoom]) -> None:
+        self.installation = installation
+        self.work = work
+        room = work.record
+        self.room = room
+        catalog = installation.catalog
+        # as it is now: a run that made the assets before left them in the version
+        self.artifacts = dict(catalog.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
+        self.before = catalog.current_version(Kind.DATA_ROOM, room.id)
+        self.made = set[str]()
+
+    @property
+    def base_inputs(self) -> dict[str, str]:
+        """Upload ids by dataset of the base."""
+        return inputs_of(self.room.inputs, *BASE_DATASETS)
+
+    @property
+    def seed_inputs(self) -> dict[str, str]:
+        """Upload ids by dataset of the seeds."""
+        return inputs_of(self.room.inputs, Dataset.SEED_AUDIENCES)
+
+    @property
+    def sentence(self) -> str:
+        """What the version holds, for people."""
+        parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
+        held = [words for name, words in parts.items() if name in self.artifacts]
+        return f"The room holds {' and '.join(held)}." if held else "Nothing is provisioned."
+
+    def reference(self, asset: str) -> ArtifactReference:
+        """An artifact of this version."""
+        return ArtifactReference(asset, self.room.id, self.artifacts[asset])
+
+    def earlier(self, asset: str) -> ArtifactReference | None:
+        """The artifact of the version before, if it has one."""
+        return self.before.artifact(asset) if self.before and asset in self.before.artifacts else None
+
+    @contextmanager
+    def opening(self, *assets: str) -> Iterator[list[Path]]:
+        """The folders of artifacts of this version."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.installation.store.opening(self.reference(asset))) for asset in assets]
+
+    def input_of(self, asset: str) -> Input:
+        """An artifact of this version as what another one is made from."""
+        return self.installation.store.as_input(self.reference(asset))
+
+    def take_over(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
+        """Use the artifact of the version before, if it was made from the same."""
+        earlier = self.earlier(asset)
+        if earlier is None:
+            return False
+        if self.installation.store.manifest(earlier).data_version != self.work.data_version(asset, inputs, spec):
+            return False
+        self.installation.catalog.publish_artifact(self.work.claim, asset, earlier.version)
+        self.artifacts[asset] = earlier.version
+        return True
+
+    @contextmanager
+    def drafting(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> Iterator[Draft]:
+        """Write an artifact of this version."""
+        with self.work.drafting(asset, inputs, spec) as draft:
+            yield draft
+        self.artifacts[asset] = self.work.manifests[asset].version
+        self.made.add(asset)
+
+    def result_of(self, asset: str) -> Made:
+        """What the run made of one asset."""
+        if asset not in self.made:
+            why = (
+                "It did not change." if asset in self.artifacts else "There is nothing that it could be made from."
+            )
+            return _nothing(asset, self.room.id, why)
+        return _read(self.installation, self.reference(asset))
+
+
+def tidy_room(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
+    """Delete the files that a room has taken in, and what its sides do not provide any more.
+
+    A run does so at once when its version is there, and housekeeping after one that was killed just then.
+
+    Args:
+        installation: Where.
+        data_room_id: The room.
+        artifacts: Of its current version.
+    """
+    catalog, store = installation.catalog, installation.store
+    for asset in ("base_audience", "seed_audiences"):
+        if asset in artifacts:
+            reference = ArtifactReference(asset, data_room_id, artifacts[asset])
+            for upload_id in store.manifest(reference).facts.get("inputs", {}).values():
+                with suppress(NotFoundError):
+                    if location := catalog.upload(upload_id).location:
+                        installation.uploads.delete(location)
+                        catalog.forget_upload(upload_id)
+    removed = [asset for asset in ROOM_ASSETS if asset not in artifacts and store.versions(asset, data_room_id)]
+    gone = [(asset, data_room_id) for asset in removed]
+    if {"base_audience", "seed_audiences"} & set(removed):
+        audiences = (
+            *catalog.custom_audiences(data_room_id),
+            *catalog.custom_audiences(data_room_id, hidden=True),
+        )
+        gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
+    for asset, partition in gone:
+        kind = Kind.DATA_ROOM if partition == data_room_id else Kind.CUSTOM_AUDIENCE
+        versions = store.versions(asset, partition)
+        catalog.delete_artifacts(kind, hex_of(partition), versions)
+        for version in versions:
+            store.delete(ArtifactReference(asset, partition, version))
+
+
+def _make_base(state: _State) -> None:
+    from cleanroom_pipelines.delivery.destinations import AdDestination
+    from cleanroom_pipelines.delivery.kept import hashers_to_keep
+    from cleanroom_pipelines.uploads.rooms import ingest_base
+
+    installation, inputs = state.installation, state.base_inputs
+    if not inputs_of(inputs, Dataset.MATCHING):
+        return
+    spec = {"activation": state.room.activation, "datasets": sorted(inputs)}
+    uploads_as_inputs = _upload_inputs(installation, inputs)
+    if state.take_over("base_audience", uploads_as_inputs, spec):
+        return
+    new, kept, previous = _what_is_new(state, inputs)
+    with ExitStack() as stack:
+        uploads = stack.enter_context(_opening_uploads(installation, new, state.room.n_embeddings))
+        earlier = stack.enter_context(installation.store.opening(previous)) if previous and kept else None
+        scratch = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch))
+        )
+        draft = stack.enter_context(state.drafting("base_audience", uploads_as_inputs, spec))
+        report = ingest_base(
+            uploads,
+            previous=earlier,
+            keep=kept,
+            room_key=installation.room_key(state.room.id),
+            out=draft.path,
+            activation=hashers_to_keep(AdDestination(name) for name in state.room.activation) or None,
+            activation_out=scratch if state.room.activation else None,
+            runtime=state.work.runtime,
+        )
+        if report.passed:
+            hashes = scratch / "activation.parquet"
+            if hashes.exists():
+                sealed = installation.key.seal(_HASHES, hashes.read_bytes())
+                (draft.path / SEALED_HASHES).write_bytes(sealed)
+            elif earlier is not None and (earlier / SEALED_HASHES).exists():
+                (draft.path / SEALED_HASHES).write_bytes((earlier / SEALED_HASHES).read_bytes())
+            draft.facts["inputs"] = dict(inputs)
+        else:
+            write_documents(
+                draft.path, {"reports": {name: each.as_dict() for name, each in report.reports.items()}}
+            )
+    if not report.passed:
+        message = "The base audience cannot be used. See its validation reports."
+        _refuse(state, new, StatusCode.TRAINING_DATA_INVALID, message)
+
+
+def _make_seeds(state: _State) -> None:
+    from cleanroom_pipelines.uploads.rooms import ingest_seeds
+
+    installation, inputs = state.installation, state.seed_inputs
+    if not inputs:
+        return
+    uploads_as_inputs = _upload_inputs(installation, inputs)
+    if state.take_over("seed_audiences", uploads_as_inputs, {}):
+        return
+    with (
+        _opening_uploads(installation, inputs, 0) as uploads,
+        state.drafting("seed_audiences", uploads_as_inputs, {}) as draft,
+    ):
+        report = ingest_seeds(
+            uploads,
+            room_key=installation.room_key(state.room.id),
+            out=draft.path,
+            runtime=state.work.runtime,
+        )
+        if report.passed:
+            draft.facts["inputs"] = dict(inputs)
+            write_documents(draft.path, {"digests": seed_digests(draft.path)})
+        else:
+            write_documents(draft.path, {"report": report.report.as_dict()})
+    if not report.passed:
+        message = "The seed audiences cannot be used. See their validation report."
+        _refuse(state, inputs, StatusCode.SEED_INVALID, message)
+
+
+def _make_attributes(state: _State) -> None:
+    from cleanroom_pipelines.audiences.attributes import data_attributes
+    from cleanroom_pipelines.audiences.insights import base_figures
+    from cleanroom_pipelines.audiences.relations import open_room_relations
+    from cleanroom_pipelines.engine import open_engine
+
+    if "base_audience" not in state.artifacts:
+        return
+    inputs = (state.input_of("base_audience"),)
+    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    figures = None if room is None else _figures_of_before(state, room)
+    spec = room.spec if room else {}
+    if figures and figures.get("is_renewed"):
+        spec = {**spec, "figures": figures["question"]}  # so that what rests on the earlier ones is made again
+    if state.take_over("data_attributes", inputs, spec):
+        return
+    with (
+        state.opening("base_audience") as (base,),
+        open_engine(state.installation.engine_settings, paths=[base]) as engine,
+        state.drafting("data_attributes", inputs, spec) as draft,
+    ):
+        relations = open_room_relations(engine, base)
+        documents: dict[str, Any] = {"attributes": data_attributes(relations).as_dict()}
+        if room is not None and "figures" not in (figures or {}):
+            with suppress(BudgetSpentError):  # then nothing is told of the base, and nothing is set against it
+                question = room.question_of_base()
+                room.budget.pay([question])
+                figures = {
+                    **(figures or {}),
+                    "made_at": state.installation.clock().isoformat(),
+                    "pair": room.budget.pair.id,
+                    "question": question.key,
+                    "figures": base_figures(relations, room.releaser(), room.salt).as_dict(),
+                }
+        write_documents(draft.path, documents | ({"base_figures": figures} if figures else {}))
+
+
+def _figures_of_before(state: _State, room: RoomBudget) -> dict[str, Any] | None:
+    """What was told of the base before: it stays, dated, until the base is taken out or new figures were paid.
+
+    Returns:
+        The document; without `figures` where they are to be made anew.
+    """
+    earlier = state.earlier("data_attributes")
+    if earlier is None:
+        return None
+    with state.installation.store.opening(earlier) as folder:
+        found = read_documents(folder).get("base_figures")
+    if not found or found["pair"] != room.budget.pair.id:
+        found = None
+    wanted = room.question_of_base()
+    if (found or {}).get("question") != wanted.key and room.budget.is_paid([wanted]):
+        return {"question": wanted.key, "is_renewed": True}
+    return dict(found) if found else None
+
+
+def _make_overlap(state: _State) -> None:
+    from cleanroom_pipelines.audiences.overlap import overlap_statistics
+    from cleanroom_pipelines.audiences.relations import open_room_relations
+    from cleanroom_pipelines.engine import open_engine
+
+    if not _has_both(state):
+        return
+    inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
+    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    if room is None or state.take_over("overlap_statistics", inputs, room.spec):
+        return
+    with (
+        state.opening("base_audience", "seed_audiences") as (base, seeds),
+        open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
+        state.drafting("overlap_statistics", inputs, room.spec) as draft,
+    ):
+        found = overlap_statistics(open_room_relations(engine, base, seeds), room.releaser(), room.seeds)
+        document = {
+            "with_own_counts": found.as_dict(with_own_counts=True),
+            "without_own_counts": found.as_dict(with_own_counts=False),
+            "questions": [room.question("overlap", text, found.price).as_dict() for text in found.questions],
+            "privacy": room.budget.as_dict(),
+        }
+        write_documents(draft.path, {"overlap": document})
+
+
+def _make_insights(state: _State) -> None:
+    from cleanroom_pipelines.audiences.insights import BaseFigures, insights
+    from cleanroom_pipelines.audiences.overlap import question_about
+    from cleanroom_pipelines.audiences.relations import open_room_relations
+    from cleanroom_pipelines.engine import open_engine
+
+    if not _has_both(state) or not state.room.allows(CollaborationType.INSIGHTS):
+        return
+    inputs = (
+        state.input_of("base_audience"),
+        state.input_of("seed_audiences"),
+        state.input_of("data_attributes"),
+    )
+    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    if room is None or state.take_over("insights", inputs, room.spec):
+        return
+    with (
+        state.opening("base_audience", "seed_audiences", "data_attributes") as (base, seeds, attributes),
+        open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
+    ):
+        if (told := read_documents(attributes).get("base_figures")) is None:
+            return  # the pair could not pay for them
+        figures = BaseFigures.from_dict(told["figures"], is_hidden=state.room.hide_absolute_values)
+        relations = open_room_relations(engine, base, seeds)
+        with state.drafting("insights", inputs, room.spec) as draft:
+            found = insights(relations, room.releaser(), figures, room.salt, room.seeds)
+            document = {
+                "result": found.as_dict(),
+                "questions": {
+                    each.audience_type: [
+                        room.question("insights", text, INSIGHTS).as_dict(),
+                        room.question("overlap", question_about(each.audience_type, seeds=room.seeds)).as_dict(),
+                    ]
+                    for each, text in zip(found.audiences, found.questions, strict=True)
+                },
+                "privacy": room.budget.as_dict(),
+            }
+            write_documents(draft.path, {"insights": document})
+
+
+def _make_model(state: _State) -> None:
+    from cleanroom_pipelines.similarity.kept_representations import keep_representation
+    from cleanroom_pipelines.similarity.rooms import train_room
+
+    if "base_audience" not in state.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
+        return
+    inputs = (state.input_of("base_audience"),)
+    if state.take_over("room_model", inputs, {}):
+        return
+    with state.opening("base_audience") as (base,):
+        features = read_documents(base)["base"]
+        if not (features["has_segments"] or features["has_embeddings"]):
+            return  # whoever asks for a lookalike is told why there is none
+        with state.drafting("room_model", inputs, {}) as draft:
+            train_room(base, draft.path, runtime=state.work.runtime)
+            if (earlier := state.earlier("room_model")) is not None:
+                with state.installation.store.opening(earlier) as before, suppress(ArtifactError):
+                    keep_representation(draft.path, before)
+
+
+_MAKERS: Mapping[str, Callable[[_State], None]] = {
+    "base_audience": _make_base,
+    "seed_audiences": _make_seeds,
+    "data_attributes": _make_attributes,
+    "overlap_statistics": _make_overlap,
+    "insights": _make_insights,
+    "room_model": _make_model,
+}
+
+
+def unseal_hashes(installation: Installation, base: Path, target: Path) -> None:
+    """Open the hashes for ad destinations that a base audience holds, if it does.
+
+    Args:
+        installation: Where.
+        base: Folder of the base audience's artifact.
+        target: The parquet file to write.
+    """
+    sealed = base / SEALED_HASHES
+    if sealed.exists():
+        target.write_bytes(installation.key.unseal(_HASHES, sealed.read_bytes()))
+
+
+def _has_both(state: _State) -> bool:
+    return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
+
+
+def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
+    """Close the version as failed; the room stays as it was, and the files that cannot be used go."""
+    before: dict[str, str] = {}
+    for asset in ("base_audience", "seed_audiences"):
+        if (earlier := state.earlier(asset)) is not None:
+            before |= state.installation.store.manifest(earlier).facts.get("inputs", {})
+    state.installation.catalog.take_back_inputs(state.room.id, failed, before)
+    state.work.fail(code, message)
+    for upload_id in failed.values():
+        state.installation.uploads.delete(upload_id)
+        state.installation.catalog.forget_upload(upload_id)
+
+
+def _what_is_new(
+    state: _State, inputs: Mapping[str, str]
+) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
+    """The uploads that are to be taken in, the datasets that stay as they are, and where those lie."""
+    earlier = state.earlier("base_audience")
+    if earlier is None:
+        return dict(inputs), [], None
+    before = state.installation.store.manifest(earlier).facts.get("inputs", {})
+    given = [each for each in BASE_DATASETS if inputs_of(inputs, each)]
+    kept = [each for each in given if inputs_of(inputs, each) == inputs_of(before, each)]
+    return inputs_of(inputs, *(each for each in given if each not in kept)), kept, earlier
+
+
+@contextmanager
+def _opening_uploads(
+    installation: Installation, datasets: Mapping[str, str], n_embeddings: int
+) -> Iterator[list[Any]]:
+    """Readable copies of uploads, as what a room takes in."""
+    from cleanroom_pipelines.uploads.rooms import RoomUpload
+
+    with ExitStack() as stack:
+        uploads = []
+        for name, upload_id in sorted(datasets.items()):
+            dataset, matching_id = InputName.parse(name)
+            upload = installation.catalog.upload(upload_id)
+            path = stack.enter_context(installation.uploads.opening(upload.location, upload.digest))
+            uploads.append(
+                RoomUpload(
+                    dataset,
+                    path,
+                    matching_id=matching_id,
+                    n_embeddings=n_embeddings if dataset is Dataset.EMBEDDINGS else None,
+                )
+            )
+        yield uploads
+
+
+def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> tuple[Input, ...]:
+    return tuple(
+        Input(name, "", "", installation.catalog.upload(upload_id).digest)
+        for name, upload_id in sorted(datasets.items())
+    )
+
+
+def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> Made | None:
+    """What this run has made of the asset already, while it made another one that it closed the version with."""
+    newest: Version = installation.catalog.newest_version(Kind.DATA_ROOM, partition)
+    if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
+        return None
+    version = newest.artifacts.get(asset)
+    if version is None or not version.startswith(f"{newest.number:04d}-"):
+        return _nothing(asset, partition, "It did not change, or there is nothing that it could be made from.")
+    return _read(installation, newest.artifact(asset))
+
+
+def _read(installation: Installation, reference: ArtifactReference) -> Made:
+    manifest, documents = read_verified(installation, reference)
+    return Made(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
+
+
+_SENTENCES = {
+    "base_audience": "The publisher's users were taken in.",
+    "seed_audiences": "The advertiser's seed audiences were taken in.",
+    "data_attributes": "Says by which attributes audiences can be defined.",
+    "overlap_statistics": "Says how many users each seed audience shares with the base audience.",
+    "insights": "Says what sets the matched users of each seed audience apart.",
+    "room_model": "Learnt the publisher's users, before any seed is looked at.",
+}
+
+
+def _nothing(asset: str, partition: str, message: str) -> Made:
+    return Made(asset, partition, message, made=False)

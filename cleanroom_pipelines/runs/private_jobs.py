@@ -1,0 +1,425 @@
+"""Generation jobs between two organisations: ranked by one noised vector, measured by released numbers.
+
+Lives here: whether a job is private, its released seed size, its ranking and metrics, the order of its exports.
+Add here when a private job tells something more.
+Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (making.py).
+
+The seed is neither removed nor marked in what is delivered, unless the collaboration or the starter says so: then
+the list tells who is in the seed, and its manifest says that it does.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
+from cleanroom_pipelines.catalog import (
+    Catalog,
+    Collaboration,
+    ConfiguredAudienceModel,
+    GenerationJob,
+    Kind,
+    Ledger,
+    Pair,
+    Version,
+)
+from cleanroom_pipelines.engine import Runtime, find_tables, open_configured_engine
+from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, in_units
+from cleanroom_pipelines.privacy.noise import noise_within
+from cleanroom_pipelines.privacy.prices import figures_price
+from cleanroom_pipelines.runs.budgets import Budget, Question
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
+
+_MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
+_LEAST_OTHERS = 100
+_SEED_SIZE = "seed_size"
+_TELLS = {
+    "ensemble": (
+        "Ranked by the full ensemble, as the collaboration asks: its lists and figures, compared, tell of single "
+        "people, and no bound holds for them."
+    ),
+    SeedMode.EXCLUDED.value: (
+        "Its lists leave the seed out, and so reveal it: who is missing among similar users is in the seed."
+    ),
+    SeedMode.FIRST.value: "Its lists begin with the seed's users, and so reveal the seed to their receiver.",
+}
+
+
+@dataclass(frozen=True)
+class PrivateJob:
+    """A generation job between two organisations.
+
+    Args:
+        installation: Where.
+        job: The job.
+        budget: Of the pair.
+        model: The model's version.
+        organization: Who started it.
+        removes_seed: Whether its collaboration leaves the seed out of lists.
+    """
+
+    installation: Installation
+    job: GenerationJob
+    budget: Budget
+    model: Version
+    organization: str
+    removes_seed: bool
+
+    @classmethod
+    def of(
+        cls, installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, model: Version
+    ) -> Self | None:
+        """The job as a private one.
+
+        Returns:
+            None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+        """
+        catalog = installation.catalog
+        starter = job.started_by or job.account_id
+        agreed = catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+        pair = paying_pair(catalog, starter, configured.account_id, agreed)
+        if pair is None:
+            return None
+        mine = catalog.organization_of_account(starter)
+        budget = Budget(installation, pair, job.id)
+        return cls(installation, job, budget, model, mine, agreed is not None and agreed.seed_removed)
+
+    @property
+    def mode(self) -> SeedMode:
+        """Where the seed's users stand in what is delivered."""
+        asked = SeedMode(self.job.seed_mode)
+        return SeedMode.IN_PLACE if asked is SeedMode.EXCLUDED and not self.removes_seed else asked
+
+    @property
+    def reveals(self) -> list[str]:
+        """What a list of the job tells by design."""
+        return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
+
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The words for `reveals`."""
+        return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
+
+    @cached_property
+    def size_question(self) -> Question:
+        """How many users of the seed are known."""
+        return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
+
+    def seed_size(self, n_matched: int, minimum: int) -> Released:
+        """Pay for the released number of matched seed users, and decide by it.
+
+        Args:
+            n_matched: The exact number.
+            minimum: What the configured model asks for.
+
+        Raises:
+            BudgetSpentError: Too little is left.
+            SeedError: Too few are known, or too many of all users.
+        """
+        self.budget.pay([self.size_question], self.organization)
+        size = self.releaser.count(n_matched, question=self._source)
+        if not size.is_enough(minimum):
+            raise SeedError(
+                "Fewer seed users are known than the configured model asks for, by a count with noise.",
+                remedy="Give a larger seed, or check that both sides use the same ids.",
+                status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
+            )
+        return size
+
+    def make(
+        self,
+        model: Path,
+        seed_users: pa.ChunkedArray,
+        out: Path,
+        *,
+        n_matched: int,
+        n_users: int,
+        sizes: Sequence[AudienceSize],
+        minimum: int,
+        runtime: Runtime,
+    ) -> dict[str, Any]:
+        """Rank everybody and measure by released numbers; writes ranking.parquet.
+
+        Args:
+            model: Folder of the model.
+            seed_users: Matched ids of the seed.
+            out: Existing directory.
+            n_matched: How many they are, exact.
+            n_users: Users of the model.
+            sizes: Audience sizes to measure.
+            minimum: What the configured model asks for.
+            runtime: Engine, progress and cancellation.
+
+        Returns:
+            The documents `metrics`, `explanation` and `vector`.
+
+        Raises:
+            BudgetSpentError: Too little is left; nothing was computed.
+            SeedError: The seed is too small, or covers the population.
+        """
+        if (paid := self._paid_vector(model)) is not None:
+            kept, figures = paid.n_seed_users, figures_price(paid.n_seed_users)
+            made, prices = paid.rank(model, out, runtime=runtime), (0, 0, 0)
+        else:
+            kept = self.seed_size(n_matched, minimum).kept() or 0
+            _refuse_covering(kept, n_users)
+            ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
+            made = ranking.make(
+                seed_users,
+                out,
+                n_users=n_users,
+                releaser=self.releaser,
+                organization=self.organization,
+                runtime=runtime,
+            )
+            figures = ranking.figures
+            vector, quality = ranking.questions
+            prices = (self.size_question.price.tenths, vector.price.tenths, quality.price.tenths)
+        metrics = metrics_of(made["figures"], kept, n_users, sizes)
+        metrics["privacy"] = self._statement(prices, figures)
+        return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
+
+    def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
+        """Decide by the released number of matched seed users, unless a paid vector serves a refreshed model.
+
+        Args:
+            model: Folder of the model.
+            n_matched: The exact number.
+            minimum: What the configured model asks for.
+
+        Raises:
+            BudgetSpentError: Too little is left.
+            SeedError: Too few are known.
+        """
+        if self._paid_vector(model) is None:
+            self.seed_size(n_matched, minimum)
+
+    def _paid_vector(self, model: Path) -> PaidVector | None:
+        """The vector of the version before, where the seed is the same and the representation was kept."""
+        version = self.installation.catalog.current_version(Kind.GENERATION_JOB, self.job.id)
+        if version is None or "audience" not in version.artifacts:
+            return None
+        reference = version.artifact("audience")
+        manifest = self.installation.store.manifest(reference)
+        if not any(each.name == "vector.json" for each in manifest.files):
+            return None
+        paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
+        return paid if paid.fits(self.budget.pair.id, self._source, model) else None
+
+    def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
+        """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
+        size, vector, quality = prices
+        price, budget = in_units(sum(prices)), self.budget.as_dict()
+        bound = f"{budget['bound']['right_at_most']:.0%} of cases"
+        if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
+            bound = f"{bound} a month and {in_a_year:.0%} of a year's"
+        of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
+        statement = (
+            f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
+            f"figures (each count {of_figures}), "
+            f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
+            f"An attacker who knows everything else is right about one person in at most {bound}."
+        )
+        return {
+            "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),
+            "price": price,
+            **budget,
+        }
+
+    @cached_property
+    def releaser(self) -> Releaser:
+        """Releases its numbers."""
+        return self.budget.releaser(self._content, hide_absolute_values=False)
+
+    @cached_property
+    def _content(self) -> str:
+        reference = self.model.artifact("audience_model")
+        version = self.installation.store.manifest(reference).data_version
+        return self.installation.key.digest("content", version.encode())
+
+    @property
+    def _source(self) -> str:
+        return f"seed {self.job.seed_digest}"
+
+
+def _refuse_covering(n_seed_users: int, n_users: int) -> None:
+    if n_users - n_seed_users < max(_LEAST_OTHERS, n_seed_users / 10):
+        raise SeedError(
+            "The seed covers the population: too few users are not in it to tell it apart.",
+            remedy="Give a smaller seed.",
+            status_code=StatusCode.SEED_COVERS_POPULATION,
+        )
+
+
+def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:
+    """The pair of organisations that pays for a job.
+
+    Args:
+        catalog: Knows them.
+        starter: The account that starts it.
+        owner: The account of the configured model.
+        agreed: The collaboration it is started in.
+
+    Returns:
+        None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+    """
+    mine, theirs = catalog.organization_of_account(starter), catalog.organization_of_account(owner)
+    if mine == theirs or (agreed is not None and agreed.full_ensemble):
+        return None
+    return catalog.pair(mine, theirs)
+
+
+def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
+    """The ledger of a pair that can pay for no job any more, whatever its seed is; None if it may.
+
+    The seed's size is paid first. Where a job has paid for one, the same seed may come again, which is free.
+    """
+    ledger = catalog.ledger(pair.id)
+    if ledger.left >= COUNT.tenths:
+        return None
+    has_paid = any(line.kind == _SEED_SIZE for line in catalog.ledger_lines(pair.id))
+    return None if has_paid else ledger
+
+
+def reveals_by_ensemble(
+    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
+) -> list[str]:
+    """What a list that the full ensemble ranked tells by design: nothing within one organisation."""
+    of = installation.catalog.organization_of_account
+    if of(job.started_by or job.account_id) == of(configured.account_id):
+        return []
+    return ["ensemble"] if mode is SeedMode.IN_PLACE else ["ensemble", "seed"]
+
+
+def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
+    """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
+    told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
+    return {"privacy": " ".join(told)} if reveals else {}
+
+
+def in_keyed_order(
+    installation: Installation, job: GenerationJob, users: Iterator[pa.Array], n_first: int, stack: ExitStack
+) -> Iterator[pa.Array]:
+    """The users of a list by keyed hash, which tells nothing of their ranks.
+
+    Args:
+        installation: Where.
+        job: Whose list it is.
+        users: Their ids in batches.
+        n_first: How many of the first stand in a block of their own: the seed, where it comes first.
+        stack: Keeps the list on disk until it is closed.
+    """
+    import pyarrow.parquet as pq
+
+    scratch = Path(
+        stack.enter_context(tempfile.TemporaryDirectory(prefix="ordered-", dir=installation.home.scratch))
+    )
+    listed, ordered = scratch / "listed.parquet", scratch / "ordered.parquet"
+    schema = pa.schema([("user_id", pa.string()), ("block", pa.int8())])
+    with pq.ParquetWriter(listed, schema) as writer:
+        place = 0
+        for batch in users:
+            block = pa.array((np.arange(place, place + len(batch)) >= n_first).astype(np.int8))
+            writer.write_table(pa.Table.from_arrays([batch, block], schema=schema))
+            place += len(batch)
+    key = installation.key.derive(f"order of lists of {job.id}").hex()
+    with open_configured_engine(installation.engine_settings, paths=(scratch,)) as engine:
+        engine.scan("listed", find_tables(listed))
+        engine.write_parquet(
+            "SELECT user_id FROM listed ORDER BY block, md5(concat(?, user_id)), user_id", ordered, [key]
+        )
+    with pq.ParquetFile(ordered) as file:
+        for batch in file.iter_batches(100_000, columns=["user_id"]):
+            yield batch.column(0)
+
+
+def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
+    """Say in a ranking who is of the seed, for lists that leave it out or put it first."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from cleanroom_pipelines.similarity.rankings import ranking_metadata, ranking_parts
+
+    for part in ranking_parts(ranking):
+        table = pq.read_table(part)
+        is_seed = pc.is_in(table["user_id"], value_set=seed_users.combine_chunks())
+        table = table.set_column(table.schema.get_field_index("is_seed"), "is_seed", is_seed)
+        n_seed = pc.sum(is_seed).as_py() or 0
+        pq.write_table(table.replace_schema_metadata(ranking_metadata(n_seed)), part, compression="zstd")
+
+
+def metrics_of(
+    figures: Mapping[str, Any], n_seed_users: int, n_users: int, sizes: Sequence[AudienceSize]
+) -> dict[str, Any]:
+    """A job's metrics from released figures alone, in the form that the full ensemble's have.
+
+    Args:
+        figures: As `private_lookalikes.statistics_from_released` gives them.
+        n_seed_users: Released size of the seed.
+        n_users: All users.
+        sizes: Audience sizes to measure.
+    """
+    by_size = [_measured(figures, size, n_users) for size in sizes]
+    percentages = [each for each in by_size if each["type"] == "PERCENTAGE" and each["value"] <= 50]
+    main = max(percentages, key=lambda each: each["value"]) if percentages else None
+    main = main or _measured(figures, _MAIN_FALLBACK, n_users)
+    headline = next((each for each in percentages if each["value"] == 10), main)
+    codes = ["NOT_BETTER_THAN_RANDOM"] if any(each["relevance"] is None for each in (*by_size, main)) else []
+    messages = {"NOT_BETTER_THAN_RANDOM": "Not better than random, as far as the released figures tell."}
+    low, high = headline["lift_interval"]
+    return {
+        "sentence": (
+            f"Finds {headline['lift']:.1f} times as many as chance at {headline['size'].replace('%', ' %')} "
+            f"({low:.1f} to {high:.1f}), from about {n_seed_users:,} seed users"
+        ),
+        "recall_at": main,
+        "sizes": by_size,
+        "auc": figures["auc"] if figures["auc"] is not None else 0.5,
+        "roc": [{"fpr": x, "tpr": y} for x, y in zip(figures["fpr"] or (), figures["tpr"] or (), strict=True)],
+        "match": {"n_matched": n_seed_users},
+        "n_users": n_users,
+        "n_folds": 0,
+        "histogram": None,
+        "warnings": [{"code": code, "message": messages[code]} for code in codes],
+    }
+
+
+def _measured(figures: Mapping[str, Any], size: AudienceSize, n_users: int) -> dict[str, Any]:
+    requested = size.n_users(n_users)
+    n = min(requested, n_users)
+    share = n / n_users
+    shares, found, errors = (np.array(figures["cumulated"][name]) for name in ("shares", "found", "errors"))
+    recall = float(np.interp(share, shares, found))
+    error = float(np.interp(share, shares, errors))
+    low, high = max(0.0, recall - error), min(1.0, recall + error)
+    # 2F - 1 averaged over the users taken, F being the share of the seed below each of them
+    at = np.linspace(0.0, share, 201)
+    relevance = float(np.mean(1 - 2 * np.interp(at, shares, found)))
+    is_better = low > share or math.isclose(share, 1.0)
+    return {
+        "size": str(size),
+        "type": size.type,
+        "value": size.value,
+        "requested": requested,
+        "delivered": n,
+        "recall": recall,
+        "recall_interval": [low, high],
+        "recall_fold_standard_error": None,
+        "recall_random": share,
+        "lift": recall / share,
+        "lift_interval": [low / share, high / share],
+        "relevance": relevance if is_better else None,
+        "relevance_random": 1.0 - share,
+    }

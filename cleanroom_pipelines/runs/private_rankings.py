@@ -1,0 +1,241 @@
+"""Private rankings: all that is told of a seed's lookalikes, from one noised vector and one noised histogram.
+
+Lives here: `PrivateRanking`, what it costs, and making it; for data rooms and generation jobs alike.
+Add here when something else is derived from the vector.
+Keep out: the mathematics (similarity), prices and noise (privacy), who asks and what for.
+
+Whoever asks again, or for another size, pays nothing: the vector, the figures and their prices have one question
+each, and the same question on the same data has the same noise.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cleanroom_pipelines.documents import Document
+from cleanroom_pipelines.engine import Runtime
+from cleanroom_pipelines.privacy import Price, Releaser
+from cleanroom_pipelines.privacy.accounting import TENTHS
+from cleanroom_pipelines.privacy.prices import figures_price
+from cleanroom_pipelines.runs.budgets import Budget, Question
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.private_lookalikes import Choice, HeldOutCounts
+
+
+@dataclass(frozen=True)
+class PrivateRanking:
+    """A ranking by one noised vector.
+
+    Args:
+        budget: Of the pair that pays.
+        content: Keyed digest of the data that the questions read, beside what their texts name.
+        model: Folder of the model.
+        source: Canonical text of the seed.
+        n_seed_users: Released size of the seed.
+        tenths: Price of the vector where it must not follow from the size; None: it follows.
+    """
+
+    budget: Budget
+    content: str
+    model: Path
+    source: str
+    n_seed_users: int
+    tenths: int | None = None
+
+    @cached_property
+    def choice(self) -> "Choice":
+        """Coordinates, price and λ.
+
+        Raises:
+            SeedError: The seed is too small for any price.
+        """
+        from cleanroom_pipelines.similarity.private_lookalikes import choose
+
+        return choose(self.n_seed_users)
+
+    @cached_property
+    def questions(self) -> tuple[Question, Question]:
+        """What is paid: the vector, and its quality figures."""
+        return (
+            Question.of("lookalike", self.content, self._vector_text, self._vector_price),
+            Question.of("figures", self.content, self._figures_text, self.figures),
+        )
+
+    @property
+    def figures(self) -> Price:
+        """The price of the quality figures, and so their noise."""
+        # where the size is hidden, no price may tell it
+        return figures_price(self.n_seed_users if self.tenths is None else 0)
+
+    def make(
+        self,
+        seed_users: Path | pa.Array | pa.ChunkedArray,
+        out: Path,
+        *,
+        n_users: int,
+        releaser: Releaser,
+        organization: str,
+        runtime: Runtime,
+    ) -> dict[str, Any]:
+        """Pay, rank everybody, and release the quality figures.
+
+        Args:
+            seed_users: Exact seed users, an id standing for one user.
+            out: Existing directory that gets ranking.parquet.
+            n_users: All users, as released or as both sides may know.
+            releaser: Gives the noise.
+            organization: Who asks.
+            runtime: Engine, progress and cancellation.
+
+        Returns:
+            The figures (`statistics_from_released`), what the vector says of items (`explanation`), and the
+            `vector`, to rank a refreshed base by (`PaidVector`).
+
+        Raises:
+            BudgetSpentError: Too little is left; nothing was computed.
+            SeedError: The seed is too small for any price.
+        """
+        from cleanroom_pipelines.similarity import private_lookalikes as private
+
+        self.budget.pay(self.questions, organization)
+        d, ridge = self.choice.d, self.choice.ridge
+        exact = private.seed_sum(self.model, seed_users, d, engine=runtime.engine)
+        noised = [
+            releaser.noised(int(value), question=self._vector_text, cell=str(place), price=self._vector_price)
+            for place, value in enumerate(exact)
+        ]
+        vector = np.array(noised, dtype=np.int64)
+        private.private_ranking(
+            self.model,
+            vector,
+            d,
+            out,
+            ridge=ridge,
+            runtime=runtime,
+        )
+        histogram = private.held_out_histogram(
+            self.model, seed_users, vector, d, ranking=out, ridge=ridge, engine=runtime.engine
+        )
+        counts, total, sigma = self._with_noise(histogram, releaser)
+        found = private.statistics_from_released(counts, total, n_users, sigma)
+        kept = PaidVector(
+            values=tuple(noised),
+            d=d,
+            ridge=ridge,
+            deviation=math.sqrt(self._vector_price.variance / self._vector_price.sensitivity),
+            source=digest_of(self.budget.pair.id, self.source),
+            representation=self._representation,
+            n_seed_users=self.n_seed_users,
+            figures=found,
+        )
+        return {"figures": found, "explanation": kept.explanation(self.model), "vector": kept.as_dict()}
+
+    def _with_noise(self, histogram: "HeldOutCounts", releaser: Releaser) -> tuple[list[int], int, float]:
+        """The counts and the sum with their noise, and its deviation."""
+        from cleanroom_pipelines.similarity.private_lookalikes import SUM_GRID
+
+        finer = replace(self.figures, sensitivity=self.figures.sensitivity * SUM_GRID**2)  # in steps of the sum
+
+        def noised(value: int, cell: str, price: Price) -> int:
+            return releaser.noised(value, question=self._figures_text, cell=cell, price=price)
+
+        counts = [noised(int(n), f"bin {number}", self.figures) for number, n in enumerate(histogram.counts)]
+        return counts, noised(histogram.total, "sum", finer), math.sqrt(self.figures.variance)
+
+    @cached_property
+    def _vector_text(self) -> str:
+        return f"lookalike of {self.source} in {self.choice.d} dimensions of {self._representation}"
+
+    @cached_property
+    def _representation(self) -> str:
+        from cleanroom_pipelines.similarity.kept_representations import representation_digest
+
+        return representation_digest(self.model)
+
+    @cached_property
+    def _vector_price(self) -> Price:
+        from cleanroom_pipelines.similarity.private_lookalikes import sensitivity
+
+        tenths = round(self.choice.units * TENTHS) if self.tenths is None else self.tenths
+        return Price(tenths, Fraction(math.ceil(sensitivity(self.choice.d) ** 2)))
+
+    @property
+    def _figures_text(self) -> str:
+        return f"figures of {self._vector_text} at {self._vector_price.tenths}"
+
+
+@dataclass(frozen=True)
+class PaidVector(Document):
+    """A released vector with what was released beside it: a refreshed base is ranked by it, free.
+
+    Args:
+        values: (d,) in steps of the grid, with noise.
+        d: Coordinates.
+        ridge: λ.
+        deviation: Of its noise, as a multiple of the sensitivity.
+        source: Digest of the pair and the seed's canonical text: other ids are another seed.
+        representation: What the vector is of.
+        n_seed_users: Released size of the seed.
+        figures: Quality figures, of the base that it was paid for.
+    """
+
+    values: tuple[int, ...]
+    d: int
+    ridge: float
+    deviation: float
+    source: str
+    representation: str
+    n_seed_users: int
+    figures: Mapping[str, Any]
+
+    def fits(self, pair_id: str, source: str, model: Path) -> bool:
+        """Whether this pair paid it, and it is of this seed in the representation of this model."""
+        from cleanroom_pipelines.similarity.kept_representations import representation_digest
+
+        return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
+
+    def rank(
+        self,
+        model: Path,
+        out: Path,
+        *,
+        runtime: Runtime,
+    ) -> dict[str, Any]:
+        """Rank the users of a refreshed base without the seed; gives what `PrivateRanking.make` gives."""
+        from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
+
+        private_ranking(
+            model,
+            np.array(self.values, dtype=np.int64),
+            self.d,
+            out,
+            ridge=self.ridge,
+            runtime=runtime,
+        )
+        return {"figures": self.figures, "explanation": self.explanation(model), "vector": self.as_dict()}
+
+    def explanation(self, model: Path) -> dict[str, Any]:
+        """What the vector says of items and features."""
+        from cleanroom_pipelines.similarity.private_lookalikes import explanation
+
+        return explanation(
+            model,
+            np.array(self.values, dtype=np.int64),
+            self.d,
+            released_seed_size=self.n_seed_users,
+            sigma=self.deviation,
+        )
+
+
+def digest_of(pair_id: str, source: str) -> str:
+    """Digest of who paid and of a seed's canonical text, which may hold data."""
+    return hashlib.sha256(f"{pair_id} {source}".encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""Seeds that were asked for over HTTP: fetched from a bucket or by a query when the job runs.
+
+Lives here: turning what a job asks for into a file of the vault.
+Add here when a seed may be asked for in a further way.
+Keep out: who may ask (the ways in), reading buckets (storage), running queries (participant_sql).
+"""
+
+import tempfile
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import SEED, GenerationJob, RequestedSeed
+from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
+from cleanroom_pipelines.participant_sql.checking import check_query
+from cleanroom_pipelines.participant_sql.running import run_query
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.storage.objects import BucketForbiddenError
+from cleanroom_pipelines.storage.warehouse import warehouse_table
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
+
+
+def fetch_requested_seed(installation: Installation, job: GenerationJob) -> GenerationJob:
+    """Fetch a job's seed into the vault, if it was asked for and is not there yet.
+
+    Args:
+        installation: Where.
+        job: The job; it reads with the rights of the account that started it.
+
+    Returns:
+        The job as it is now.
+
+    Raises:
+        SeedError: The seed is not there, cannot be read, is too large, or its query is not allowed or failed.
+    """
+    requested = job.requested_seed
+    if requested is None or job.seed_location is not None:
+        return job
+    account = job.started_by or job.account_id
+    with tempfile.TemporaryDirectory(prefix="seed-", dir=installation.home.scratch) as folder:
+        try:
+            if requested.s3_uri is not None:
+                place = installation.buckets.locate(account, requested.s3_uri)
+                file = place.fetch(Path(folder) / "seed", max_bytes=MAX_SEED_BYTES)
+            else:
+                file = Path(folder) / "seed.jsonl"
+                _query(installation, account, requested, file)
+        except (BucketForbiddenError, UsageError) as error:
+            # it was allowed when the job was started
+            raise SeedError(
+                f"The seed can no longer be read. {error.message}",
+                remedy=error.remedy,
+                status_code=StatusCode.SEED_NOT_FOUND,
+            ) from None
+        digest, n_bytes = installation.vault.digest(file), file.stat().st_size
+        slot = installation.token_hex(12)
+        installation.catalog.announce(SEED, slot)
+        location = installation.vault.put(slot, file, keep=job.keep_seed, move=True)
+    try:
+        installation.catalog.place_seed(job.id, location, digest=digest, n_bytes=n_bytes)
+    except BaseException:
+        installation.vault.delete(location)
+        raise
+    return installation.catalog.get(GenerationJob, job.id)
+
+
+def _query(installation: Installation, account: str, requested: RequestedSeed, out: Path) -> None:
+    """Write the rows of a query over the account's own tables, or of a template over its owner's."""
+    text = requested.query
+    if requested.template_arn is not None:
+        template = installation.catalog.template(requested.template_arn)
+        if template is None:
+            raise SeedError("The analysis template is gone.", remedy="Name another one.")
+        account, text = template.account_id, template.sql
+    checked = check_query(text or "", parameters=requested.parameters)
+    tables = {names: warehouse_table(installation.home, account, *names) for names in checked.tables}
+    run_query(checked, tables, out, scratch=installation.home.scratch)

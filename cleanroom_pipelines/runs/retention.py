@@ -1,0 +1,219 @@
+"""Deleting what nothing needs any more.
+
+Lives here: which artifact versions were superseded, and which drafts and seeds a killed process left behind.
+Add here when something else may be left behind.
+Keep out: deleting resources (catalogue).
+
+Only what the catalogue knows to be superseded, or has a tombstone of, is deleted; drafts are known by their names.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cleanroom_pipelines.catalog import (
+    SEED,
+    UPLOAD,
+    CustomAudience,
+    GenerationJob,
+    Kind,
+    Resource,
+    Status,
+    Version,
+    hex_of,
+)
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.runs.inbox import is_taken_drop
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.storage import ArtifactReference, Home
+from cleanroom_pipelines.storage.artifacts import is_leftover
+from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, is_process_folder
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+# Whoever writes a draft ends within a day, or was killed.
+_LEFTOVER_AFTER = timedelta(days=1)
+# Holds, as its time of change, when everything was last cleaned.
+_DONE, _EVERY = ".cleaned", timedelta(days=1)
+
+
+def keep_house(installation: Installation, instance: "dg.DagsterInstance") -> None:
+    """Clean up after dead processes now, and once a day after everything else that nothing needs.
+
+    Every process that works does so, whatever is pending: an installation without Dagster's schedules is cleaned
+    too. Of several that come at once one does it.
+    """
+    from cleanroom_pipelines.runs.deleting import sweep_deleted
+
+    root = installation.home.scratch_root
+    clean_up_after_the_dead(root)
+    done = root / _DONE
+    if _is_older(done, (installation.clock() - _EVERY).timestamp()) or not done.exists():
+        done.touch()
+        delete_superseded(installation)
+        sweep_deleted(installation, instance)
+
+
+def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
+    """Delete artifacts that were superseded longer ago than the retention time, and what killed processes left.
+
+    Kept are the current and the newest version of every resource, whatever a current version was made from, and
+    what was current when any work began that is still under way (its run may be reading it).
+
+    Args:
+        installation: Where.
+        now: UTC; the installation's clock if not given.
+
+    Returns:
+        How many artifact versions were deleted.
+    """
+    from cleanroom_pipelines.runs.making_rooms import tidy_room
+
+    installation.check()
+    clean_up_after_the_dead(installation.home.scratch_root)
+    catalog, store = installation.catalog, installation.store
+    at = now or installation.clock()
+    # The store is listed before the catalogue is read: what is published in between is then not in the list.
+    listed = [
+        ArtifactReference(asset, resource_id, version)
+        for kind in Kind
+        for resource_id in catalog.ids(kind)
+        for asset in ASSETS_OF[kind]
+        for version in store.versions(asset, resource_id)
+    ]
+    resources = [record for kind in Kind for record in catalog.iterate(kind)]
+    versions = {record.id: catalog.versions(record.kind, record.id) for record in resources}
+    begun = [
+        version.started_at
+        for family in versions.values()
+        for version in family
+        if version.status is Status.CREATE_IN_PROGRESS and version.started_at
+    ]
+    deadline = min((at - timedelta(days=installation.settings.retention_days), *begun))
+    kept = set(_kept(resources, versions, deadline))
+    kinds = {record.id: record.kind for record in resources}
+    superseded = [
+        reference
+        for reference in listed
+        if reference not in kept
+        and reference.partition in versions
+        and _is_decided(int(reference.version.partition("-")[0]), versions[reference.partition])
+    ]
+    for partition, references in groupby(superseded, key=lambda reference: reference.partition):
+        of_one = list(references)
+        catalog.delete_artifacts(kinds[partition], hex_of(partition), [each.version for each in of_one])
+        for reference in of_one:
+            store.delete(reference)
+    if superseded:
+        some = sorted({reference.partition for reference in superseded})[:8]
+        entry = {"way": "worker", "operation": "delete_superseded", "resource": some, "outcome": "ok"}
+        installation.audit.write(entry)
+    for record in resources:
+        newest = max(versions[record.id], key=lambda version: version.number, default=None)
+        if record.kind is Kind.DATA_ROOM and newest is not None and newest.status is Status.ACTIVE:
+            tidy_room(installation, record.id, newest.artifacts)
+    _delete_leftovers(installation, resources, at, is_quiet=not begun)
+    return len(superseded)
+
+
+def _kept(
+    resources: list[Resource], versions: dict[str, tuple[Version, ...]], deadline: datetime
+) -> Iterator[ArtifactReference]:
+    needed = {
+        (parent.id, parent.version)
+        for record in resources
+        for version in versions[record.id]
+        if version.number == record.current_version
+        for parent in version.parents
+    }
+    for record in resources:
+        for version in versions[record.id]:
+            superseded_at = _superseded_at(version, versions[record.id])
+            is_recent = superseded_at is None or superseded_at > deadline
+            if is_recent or (record.id, version.number) in needed:
+                yield from map(version.artifact, version.artifacts)
+
+
+def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
+    """Whether the catalogue knows for good which artifacts a version has: one that failed may be tried again."""
+    version = next((each for each in family if each.number == number), None)
+    if version is None:
+        return False
+    return version.status is Status.ACTIVE or _superseded_at(version, family) is not None
+
+
+def _superseded_at(version: Version, family: tuple[Version, ...]) -> datetime | None:
+    """When a later version took its place: one that is ACTIVE too, or any when it failed itself."""
+    later = (
+        other.finished_at
+        for other in family
+        if other.number > version.number and (other.status is Status.ACTIVE or version.status is not Status.ACTIVE)
+    )
+    return next(later, None)
+
+
+def _delete_leftovers(
+    installation: Installation, resources: list[Resource], at: datetime, *, is_quiet: bool
+) -> None:
+    home, oldest = installation.home, (at - _LEFTOVER_AFTER).timestamp()
+    drafts = (
+        path
+        for root in (home.artifacts, home.accounts, home.inbox, home.seeds, home.uploads)
+        for path in root.rglob(".*")
+        if is_leftover(path.name)
+    )
+    wanted = {
+        record.seed_location.partition("/")[0]
+        for record in resources
+        if isinstance(record, GenerationJob) and record.seed_location
+    }
+    slots = [path for path in home.seeds.iterdir() if path.name not in wanted and not is_taken_drop(path)]
+    slots = _with_tombstone(installation, SEED, slots)
+    caches = _with_tombstone(installation, Kind.TRAINING_DATASET, home.day_caches.glob("*"))
+    # drafts that were sized; what was delivered of a hidden audience stays, since later lists are held against it
+    for record in resources:
+        if not isinstance(record, CustomAudience) or not record.hidden or record.created_at > at - _LEFTOVER_AFTER:
+            continue
+        if not installation.catalog.list(Kind.AUDIENCE_LIST, parent_id=record.id, limit=1).items:
+            with suppress(NotFoundError, ConflictError):
+                installation.catalog.request_delete_audiences([record.id])
+    # a file that was brought and that no lab or room names after a day, or whose upload broke off
+    installation.catalog.give_up_uploads(at - _LEFTOVER_AFTER)
+    files = (home.uploads / location for location in installation.uploads.locations())
+    uploads = _with_tombstone(installation, UPLOAD, files)
+    # what lies long in the folder of a process that lives may be in use as long as any work is under way
+    unowned = [*drafts, *_in_scratch(home)] if is_quiet else []
+    for path in [*slots, *uploads, *caches, *unowned]:
+        if _is_older(path, oldest):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _in_scratch(home: Home) -> Iterator[Path]:
+    """What processes that still live left in their folders, and what lies beside those."""
+    for path in home.scratch_root.iterdir():
+        if path.name.startswith("."):
+            continue
+        yield from path.iterdir() if is_process_folder(path) else (path,)
+
+
+def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
+    """Those of some files and folders whose names have a tombstone."""
+    listed = list(paths)
+    deleted = installation.catalog.deleted((path.name for path in listed), kind)
+    return [path for path in listed if path.name in deleted]
+
+
+def _is_older(path: Path, oldest: float) -> bool:
+    try:
+        return path.lstat().st_mtime < oldest
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,102 @@
+"""A data room as its pair's budget sees it: what its questions are of, what they cost, what gives them noise.
+
+Lives here: `RoomBudget`, and the keyed digest of each type of seed audience.
+Add here when a room's questions read something more.
+Keep out: the ledger (budgets.py) and working answers out.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from cleanroom_pipelines.catalog import DataRoom
+from cleanroom_pipelines.privacy import COUNT, Price, Releaser
+from cleanroom_pipelines.privacy.prices import BASE_TENTHS
+from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.making import read_stored
+from cleanroom_pipelines.storage import ArtifactReference
+
+_NO_SEEDS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class RoomBudget:
+    """The pair's budget for the data that one version of a room holds.
+
+    Args:
+        room: The room.
+        budget: Of the pair of organisations that provide its data.
+        content: Keyed digest of the base audience; the questions carry those of the seed audiences.
+        seeds: Keyed digest of the ids of each type of seed audience.
+    """
+
+    room: DataRoom
+    budget: Budget
+    content: str
+    seeds: Mapping[str, str]
+
+    @classmethod
+    def of(cls, installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Self | None:
+        """Of the state of the data that these artifacts hold.
+
+        Returns:
+            None while the room has no base audience, or nobody who could bring one of the sides.
+        """
+        pair = room_pair(installation, room)
+        if pair is None or "base_audience" not in artifacts:
+            return None
+        base = ArtifactReference("base_audience", room.id, artifacts["base_audience"])
+        seeds = _NO_SEEDS
+        if "seed_audiences" in artifacts:
+            reference = ArtifactReference("seed_audiences", room.id, artifacts["seed_audiences"])
+            seeds = read_stored(installation, reference)[1].get("digests", {})
+            if not seeds:  # a release before kept none, and the advertiser's file is gone
+                with installation.store.opening(reference) as folder:
+                    seeds = seed_digests(folder)
+        content = installation.key.digest("content", installation.store.manifest(base).data_version.encode())
+        return cls(room, Budget(installation, pair, room.id), content, seeds)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What of it enters the digest of an artifact that holds released numbers."""
+        return {"pair": self.budget.pair.id}
+
+    @property
+    def salt(self) -> str:
+        """Secret text that chooses the interests of a user that enter tables."""
+        return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
+
+    def releaser(self) -> Releaser:
+        """What releases its numbers."""
+        return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
+
+    def question(self, kind: str, text: str, price: Price = COUNT) -> Question:
+        """A question about it."""
+        return Question.of(kind, self.content, text, price)
+
+    def question_of_base(self) -> Question:
+        """What is told of the base alone."""
+        from cleanroom_pipelines.audiences.insights import BASE_QUESTION
+
+        return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
+
+
+def seed_digests(folder: Path) -> dict[str, str]:
+    """The digest of each type's ids, which are keyed digests themselves; of any order.
+
+    Args:
+        folder: Of the seed audiences' artifact.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "seeds.parquet", columns=["audience_type", "digest"])
+    table = table.sort_by([("audience_type", "ascending"), ("digest", "ascending")])
+    found: dict[str, Any] = {}
+    for batch in table.to_batches(max_chunksize=100_000):
+        for kind, digest in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+            found.setdefault(kind, hashlib.sha256()).update(f"{digest}\n".encode())
+    return {kind: each.hexdigest() for kind, each in found.items()}

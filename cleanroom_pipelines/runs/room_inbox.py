@@ -1,0 +1,163 @@
+"""The inbox of data rooms: files that the operator drops for a side of a room.
+
+Lives here: finding complete drops in `inbox/rooms/<data room>/<dataset>/` and provisioning the room with them.
+Add here when a room takes another dataset.
+Keep out: validating what is in a file (the run does, and its report says what is wrong), and the seed inbox.
+
+The dataset is the folder's name: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`; where a
+room has several kinds of matching ids the first and the last say which: `matching-EMAIL`. Who drops a file acts as
+the operator for the side that provides it, and the audit log says so.
+"""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Upload
+from cleanroom_pipelines.errors import InputError, NotFoundError
+from cleanroom_pipelines.identity import Dataset, InputName, MatchingId
+from cleanroom_pipelines.runs.inbox import Drop, RestingDrop, drops_in, one_at_a_time, rest
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.ways_in import acting_for
+
+FOLDERS = tuple(dataset.key for dataset in Dataset)
+_FIRST_BYTES = 1 << 16
+
+
+def find_room_drops(installation: Installation) -> Iterator[Drop]:
+    """All files that lie in the rooms' inbox, whether complete or not; links and hidden files are left alone."""
+    root = installation.home.inbox_rooms
+    if not root.is_dir():
+        return
+    for folder in sorted(root.glob("*/*")):
+        if not folder.parent.is_symlink():
+            yield from drops_in(folder, folder.parent.name)
+
+
+@acting_for("inbox")
+def provision_drop(installation: Installation, drop: Drop) -> None:
+    """Seal a copy of a complete drop, provision its room with it, and delete the file.
+
+    What was cut off is done again with the same upload, so that a file provisions its room once.
+
+    Raises:
+        NotFoundError: There is no such room; the file stays.
+        InputError: The folder is of no dataset of the room; the file stays.
+        StillWrittenError: Somebody may be writing the file; it stays.
+        StorageFullError: The disk is full; the file stays.
+    """
+    with one_at_a_time(installation):
+        room = installation.catalog.get(DataRoom, drop.configured_id)
+        name = _input_of(room, drop.path.parent.name)
+        try:
+            resting = rest(installation, drop)
+        except FileNotFoundError:
+            return  # another process was faster
+        upload = _taken_in(installation, room, resting, name.matching_id)
+        if room.inputs.get(str(name)) != upload.id:
+            n_embeddings = None
+            if name.dataset is Dataset.EMBEDDINGS:
+                with installation.uploads.opening(upload.location, upload.digest) as copy:
+                    n_embeddings = _n_embeddings(copy)
+            installation.audit.write(
+                {
+                    "way": "inbox",
+                    "operation": "provision",
+                    "room": room.id,
+                    "dataset": name.dataset.key,
+                    "outcome": "ok",
+                }
+            )
+            installation.catalog.provision(room.id, {str(name): upload.id}, n_embeddings=n_embeddings)
+        resting.remove()
+
+
+def _taken_in(
+    installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: MatchingId | None
+) -> Upload:
+    """The upload that a drop was sealed as; its id is the file's own, so that it is found after a cut."""
+    folder = resting.drop.path.parent.name
+    for number in count():
+        mark = f"{room.id}/{folder}/{resting.state}/{number}"
+        upload_id = installation.key.digest("dropped uploads", mark.encode())[:32]
+        try:
+            upload = installation.catalog.upload(upload_id)
+        except NotFoundError:
+            break
+        if upload.location is not None or upload.id in room.inputs.values():
+            return upload
+        # it was refused, or nobody named it for a day, and its content is gone: the file is taken once more
+    installation.catalog.announce(UPLOAD, upload_id)
+    with resting.drop.path.open("rb") as stream:
+        sealed = installation.uploads.put(upload_id, chunks_of(stream))
+    try:
+        resting.check()
+    except BaseException:
+        installation.uploads.delete(sealed.location)
+        raise
+    return installation.catalog.add_upload(
+        upload_id,
+        room.owner_email,
+        f"dropped {folder}",
+        n_bytes=sealed.n_bytes,
+        digest=sealed.digest,
+        matching_id=matching_id and matching_id.value,
+        location=sealed.location,
+    )
+
+
+def make_room_inbox(installation: Installation, room: DataRoom) -> None:
+    """Make the folders that files for a room are dropped into."""
+    several = len(room.matching_ids) > 1
+    for dataset in Dataset:
+        for kind in room.matching_ids if several and dataset.has_ids else ("",):
+            name = f"{dataset.key}-{kind}" if kind else dataset.key
+            folder = installation.home.inbox_rooms / room.id / name
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def forget_room_inbox(installation: Installation, room_id: str) -> None:
+    """Delete the empty folders of a room that is gone."""
+    root = installation.home.inbox_rooms / room_id
+    for folder in [*root.glob("*"), root]:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _input_of(room: DataRoom, folder: str) -> InputName:
+    key, _, kind = folder.partition("-")
+    if key not in FOLDERS:
+        raise InputError("A file was dropped for a dataset that no room has.", remedy=f"Use {', '.join(FOLDERS)}.")
+    dataset = Dataset(key.upper())
+    if not dataset.has_ids:
+        return InputName(dataset)
+    if not kind and len(room.matching_ids) == 1:
+        kind = room.matching_ids[0]
+    if kind not in room.matching_ids:
+        raise InputError(
+            "A file was dropped for a kind of matching ids that the room does not have.",
+            remedy=f"Drop it into {key}-{room.matching_ids[0]} or the like.",
+        )
+    return InputName(dataset, MatchingId(kind))
+
+
+def _n_embeddings(path: Path) -> int:
+    """Numbers per embedding: the columns of the first row, less user and scope."""
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_FIRST_BYTES)
+        if start.startswith(b"PAR1"):
+            return max(1, len(pq.read_schema(path).names) - 2)
+        if start.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as stream:
+                start = stream.read(_FIRST_BYTES)
+        line = start.decode("utf-8-sig", errors="replace").splitlines()[0]
+        return max(1, len(next(csv.reader([line]))) - 2)
+    except (OSError, EOFError, ValueError, IndexError, StopIteration, csv.Error):
+        return 1  # its validation says what is wrong with it

@@ -1,0 +1,89 @@
+"""Seeds of generation jobs: taken in from a file of the operator's, and let go when the job has ended.
+
+Lives here: taking a seed into the vault and registering its job, for launchpad and command; forgetting seeds.
+Add here when a job is started with a further choice.
+Keep out: drops (inbox.py) and declarations (declarations).
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
+from cleanroom_pipelines.catalog import LARGEST, SEED, GenerationJob, GenerationJobSpec, Origin, Resource
+from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
+from cleanroom_pipelines.runs.installation import Installation
+
+# For so long a job that failed for another reason than its seed can be attempted again by hand.
+_ATTEMPT_AGAIN_WITHIN = timedelta(days=1)
+
+
+def start_job_from_file(
+    installation: Installation,
+    *,
+    configured: str,
+    seed: Path,
+    name: str,
+    seed_mode: str = "excluded",
+    export_size: str = "",
+    origin: Origin = Origin.UI,
+) -> Resource:
+    """Register a generation job whose seed is a file on this machine.
+
+    Args:
+        installation: Where.
+        configured: Partition key of the configured audience model.
+        seed: The file; a copy is kept until the job ends.
+        name: The job's name.
+        seed_mode: `excluded`, `first` or `in_place`.
+        export_size: `largest`, a size such as `5%`, or empty for no export.
+        origin: The way in.
+
+    Raises:
+        SeedError: The file is not there.
+        UsageError: A field cannot be read, or the size is none of the configured model's.
+        ConflictError: The name is taken.
+        NotFoundError: There is no such configured model.
+    """
+    if seed_mode not in set(SeedMode):
+        raise UsageError("The seed mode is not known.", remedy="Give excluded, first or in_place.")
+    if not seed.is_file():
+        raise SeedError("The seed was not found.", remedy="Check its path.", status_code=StatusCode.SEED_NOT_FOUND)
+    size: AudienceSize | Literal["largest"] | None = None
+    if export_size:
+        size = LARGEST if export_size == LARGEST else AudienceSize.parse(export_size)
+    slot, digest = installation.token_hex(12), installation.vault.digest(seed)
+    installation.catalog.announce(SEED, slot)
+    location = installation.vault.put(slot, seed, keep=False, digest=digest)
+    try:
+        with installation.vault.opening(location) as copy:
+            n_bytes = copy.stat().st_size
+        job = installation.catalog.create(
+            GenerationJobSpec(
+                name=name,
+                configured_audience_model_id=configured,
+                seed_location=location,
+                seed_name=name,
+                seed_bytes=n_bytes,
+                seed_digest=digest,
+                seed_mode=SeedMode(seed_mode),
+                export_size=size,
+                origin=origin,
+            )
+        )
+    except BaseException:
+        installation.vault.delete(location)
+        raise
+    return job
+
+
+def forget_seed(installation: Installation, job: GenerationJob) -> None:
+    """Delete a job's seed; its name, size, keyed digest and report stay."""
+    installation.vault.delete(job.seed_location)
+    installation.catalog.forget_seed(job.id)
+
+
+def forget_spent_seeds(installation: Installation) -> None:
+    """Delete the seeds of jobs that ended while their run was killed before it could, or that failed for good."""
+    for job in installation.catalog.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
+        forget_seed(installation, job)

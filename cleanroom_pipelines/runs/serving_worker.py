@@ -1,0 +1,191 @@
+"""The worker of `cleanroom serve`: does what is pending until it is told to stop.
+
+Lives here: the loop, and how signals end it.
+Add here when the worker must look for something else.
+Keep out: what the work is (running.py, deleting.py), declared refreshes and the inbox, which are the daemon's.
+
+`python -m cleanroom_pipelines.runs.serving_worker [LANE]` is the process that `serve` starts: its settings
+come by the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM
+gives back what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when
+its lease has run out.
+"""
+
+import logging
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import Lane
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.runs.dagster_home import dagster_instance
+from cleanroom_pipelines.runs.deleting import delete_pending
+from cleanroom_pipelines.runs.inbox import recover_drops, settle_all_drops
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
+from cleanroom_pipelines.runs.retention import keep_house
+from cleanroom_pipelines.runs.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
+from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
+from cleanroom_pipelines.runs.signals import TOLD_BY, Told, heeding_signals
+from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
+from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
+
+_LOG = logging.getLogger(__name__)
+# How often it looks for silent runs and for what nobody asked it to do.
+_ROUND_SECONDS = 5.0
+# How often it looks at each job of the inbox, and tries again what it could not begin.
+_LONG_ROUND_SECONDS = 60.0
+
+
+def work_until_stopped(
+    installation: Installation, stop: Callable[[], bool], *, poll_seconds: float = 1.0, lane: Lane | None = None
+) -> None:
+    """Do all pending work and deletions of a home as they come, until told to stop.
+
+    Beside a daemon or another worker nothing is done twice; what fails here, such as a database that does not
+    answer, is logged and tried again. In the main thread SIGTERM and SIGINT stop it too, in the midst of work.
+
+    Args:
+        installation: Where; the assets open the one that the environment names.
+        stop: Asked at every look and between two pieces of work.
+        poll_seconds: How often it looks for new work.
+        lane: Do the work of one lane only.
+    """
+    load_repository()  # seconds, which nobody should wait for
+    worker = f"serve-{installation.token_hex(6)}"
+    with (
+        _told_to_end() as told,
+        dagster_instance(installation) as instance,
+        beating(installation, worker),
+    ):
+        rounds = Rounds(installation, instance, worker, lambda: told.is_set() or stop(), lane)
+        while not rounds.should_stop():
+            try:
+                rounds.turn()
+            except KeyboardInterrupt:
+                if not told.is_set():
+                    raise
+            except Exception as error:
+                told_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+                _LOG.warning("%s The worker goes on.", told_error)
+            told.wait(poll_seconds)
+
+
+class Rounds:
+    """What one worker remembers between its looks."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        instance: dg.DagsterInstance,
+        worker: str,
+        should_stop: Callable[[], bool],
+        lane: Lane | None = None,
+    ) -> None:
+        self.should_stop = should_stop
+        self._installation = installation
+        self._instance = instance
+        self._worker = worker
+        self._lane = lane
+        self._passed_over = set[str]()
+        self._next_round = self._next_long_round = 0.0
+
+    def turn(self) -> None:
+        """Look for work and do what there is."""
+        installation, instance = self._installation, self._instance
+        installation.check()
+        if time.monotonic() >= self._next_long_round:
+            self._passed_over.clear()
+            keep_house(installation, instance)
+            recover_drops(installation)
+            settle_all_drops(installation)
+            if not has_history(installation, instance):
+                rebuild_history(installation, instance, self.should_stop)
+            self._next_long_round = time.monotonic() + _LONG_ROUND_SECONDS
+        if time.monotonic() >= self._next_round:
+            supervise(installation, instance)
+            fail_runs_that_never_appeared(installation, instance)
+            delete_pending(installation, instance)
+            self._next_round = time.monotonic() + _ROUND_SECONDS
+        elif installation.catalog.deletions(limit=1):
+            delete_pending(installation, instance)
+        if n_helpers_wanted(installation):
+            self.help_scoring()
+        if any(
+            version.run_key not in self._passed_over for version in installation.catalog.ready(lane=self._lane)
+        ):
+            run_pending(
+                installation,
+                instance,
+                worker=self._worker,
+                should_stop=self.should_stop,
+                passed_over=self._passed_over,
+                lane=self._lane,
+            )
+
+    def help_scoring(self) -> None:
+        """Score shards for a run on another host, as a run of its own."""
+        load_repository().get_job(SCORING_JOB).execute_in_process(
+            instance=self._instance,
+            raise_on_error=False,
+            tags={WORKER_TAG: self._worker},
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        )
+
+
+@contextmanager
+def _told_to_end() -> Iterator[Told]:
+    """Be told to end instead of dying of it; only in the main thread."""
+    with heeding_signals() as told:
+        if threading.current_thread() is not threading.main_thread():
+            yield told
+            return
+        before = {number: signal.getsignal(number) for number in TOLD_BY}
+        try:
+            for number in TOLD_BY:
+                signal.signal(number, lambda *_: None)
+            yield told
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _end_of_parent() -> threading.Event:
+    """Set when the other end of standard input is closed, if that is a pipe: however the parent ended."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 64):
+            pass
+        ended.set()
+
+    if sys.stdin and stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        threading.Thread(target=watch, name="end of parent", daemon=True).start()
+    return ended
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Work on the installation that the environment names, until a signal or the end of the parent.
+
+    Args:
+        arguments: The lane to do the work of; none: everything.
+    """
+    os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    lane = Lane(arguments[0]) if arguments else None
+    try:
+        work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
+    except Exception as error:
+        told = error if isinstance(error, CleanroomError) else without_data_of(error)
+        sys.stderr.write(f"cleanroom: {told}\n")
+        sys.exit(1 if isinstance(told, UnexpectedError) else 2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

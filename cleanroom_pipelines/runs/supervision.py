@@ -1,0 +1,89 @@
+"""Keeping the two truths together: the catalogue about resources, Dagster about runs.
+
+Lives here: what every tick does before it starts anything: silent runs, orphans, partitions.
+Add here when catalogue and Dagster can come apart in a further way.
+Keep out: starting runs.
+"""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from cleanroom_pipelines.catalog import hex_of
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import KINDS
+from cleanroom_pipelines.runs.seeds import forget_spent_seeds
+from cleanroom_pipelines.runs.traces import (
+    Comparison,
+    add_partitions,
+    has_runs,
+    hide_partition,
+    shown_partitions,
+)
+from cleanroom_pipelines.storage.layout import is_partition_key
+
+# A run is NOT_STARTED for a moment only; whoever is killed in it leaves one that nobody starts any more. What
+# waits in the daemon's queue is QUEUED and may wait.
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+# A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
+SECONDS_TO_APPEAR = 180
+
+
+def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
+    """Bring catalogue and Dagster together; cheap enough for every tick."""
+    installation.check()
+    catalog = installation.catalog
+    for reaped in catalog.reap():
+        _fail_run(
+            instance, reaped.run_id, "Its process went silent; the work is tried again or has failed for good."
+        )
+    for worker in catalog.dead_workers():
+        _fail_run(instance, worker, "Its process went silent.")
+        catalog.forget_worker(worker)
+    catalog.settle_orphans()
+    forget_spent_seeds(installation)
+    _sync_partitions(installation, instance)
+
+
+def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
+    """Fail Dagster runs whose process died before it claimed anything; the default launcher never looks."""
+    live = installation.catalog.live_runs()
+    deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
+    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
+        if record.dagster_run.run_id not in live and record.update_timestamp < deadline:
+            _fail_run(instance, record.dagster_run.run_id, "Its process ended without a word.")
+
+
+def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
+    """Show what exists; what was deleted and never run is hidden here, whatever left traces by its deletion."""
+    comparison = Comparison(installation, instance, "partitions")
+    if comparison.is_made:
+        return
+    # Before the catalogue: whatever is shown had its row before.
+    shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
+    ids = installation.catalog.ids_by_kind()
+    for kind in KINDS:
+        wanted = set(ids[kind])
+        if wanted - shown[kind]:
+            add_partitions(instance, kind, wanted)
+        unknown = shown[kind] - wanted
+        deleted = installation.catalog.deleted(map(hex_of, unknown), kind) if unknown else frozenset()
+        for partition in unknown:
+            if (hex_of(partition) in deleted or not is_partition_key(partition)) and not has_runs(
+                instance, partition
+            ):
+                hide_partition(instance, kind, partition)
+    comparison.note()
+
+
+def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_failed(run, message)
+        # a run that was killed in the pool "memory" would keep its place there for ever
+        instance.event_log_storage.free_concurrency_slots_for_run(run_id)

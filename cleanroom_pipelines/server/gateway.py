@@ -1,0 +1,183 @@
+"""The ASGI application: bytes in, bytes out.
+
+Lives here: reading requests within their limits, handing each to the way in that its path names, answering.
+Add here when another way in is served.
+Keep out: what requests mean, and starting the server (`starting.py`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+
+from cleanroom_pipelines.aws import wire
+from cleanroom_pipelines.aws.answers import ApiError
+from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
+from cleanroom_pipelines.server.bucket_files import PREFIX, BucketFiles, Upload
+from cleanroom_pipelines.server.lookalike_api import LookalikeApi
+from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES, MediaApi, MediaUpload
+from cleanroom_pipelines.server.requests import Reply, Request
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+HEALTH = "/_cleanroom/health"
+_SLOWEST_UPLOAD = 10_000  # bytes per second
+
+
+class _GoneError(Exception):
+    """The client left before its request was whole."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The application that uvicorn runs; plain ASGI, since the path must be routed before it is unquoted.
+
+    Args:
+        api: The lookalike API.
+        files: Uploads and downloads.
+        media: The Media API.
+        new_id: Gives a UUID per request.
+        seconds_for_body: How long a body may take; an upload gets a second more for each 10,000 bytes.
+    """
+
+    api: LookalikeApi
+    files: BucketFiles
+    media: MediaApi
+    new_id: Callable[[], str]
+    seconds_for_body: float = 60.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's event; websockets are turned away."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            try:
+                await _send(send, await self._reply(scope, receive))
+            except _GoneError:
+                return
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
+        request = Request(
+            id=self.new_id(),
+            method=scope["method"],
+            raw_path=scope["raw_path"].decode("latin-1"),
+            raw_query=scope["query_string"].decode("latin-1"),
+            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+        )
+        if request.raw_path == HEALTH:
+            return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
+        if request.header("transfer-encoding") and request.header("content-length"):
+            # a proxy in front may have believed the other one, and seen the request end elsewhere
+            return await self._refuse(request, "The request gives the length of its body in two ways.", ends=True)
+        is_media, is_file = (request.raw_path.startswith(prefix) for prefix in (f"{MEDIA_PREFIX}/", PREFIX))
+        if request.method == "PUT" and (is_media or is_file):
+            return await self._upload(self.media.begin if is_media else self.files.begin, request, receive)
+        if is_media:
+            return await self._ask_media(request, receive)
+        if is_file:
+            return await anyio.to_thread.run_sync(self.files.answer, request)
+        return await self._call(request, receive)
+
+    async def _ask_media(self, request: Request, receive: Receive) -> Reply:
+        try:
+            body = await _body(receive, MAX_BODY_BYTES, self.seconds_for_body)
+        except TimeoutError:
+            return self.media.refuse(request, "The body took too long to arrive.", status=408, ends=True)
+        if body is None:
+            message = f"The body is larger than {MAX_BODY_BYTES:,} bytes."
+            return self.media.refuse(request, message, status=400, ends=True)
+        return await anyio.to_thread.run_sync(self.media.answer, request, body)
+
+    async def _call(self, request: Request, receive: Receive) -> Reply:
+        try:
+            body = await _body(receive, wire.MAX_BODY_BYTES, self.seconds_for_body)
+        except TimeoutError:
+            return await self._refuse(request, "The body took too long to arrive.", status=408, ends=True)
+        if body is None:
+            return await self._refuse(request, f"The body is larger than {wire.MAX_BODY_BYTES:,} bytes.")
+        return await anyio.to_thread.run_sync(self.api.answer, request, body)
+
+    async def _refuse(self, request: Request, message: str, *, status: int = 400, ends: bool = False) -> Reply:
+        """Refuse a request that nobody signed for yet; `ends`: and hear no more on its connection."""
+        headers = {"Connection": "close"} if ends else {}
+        error = ApiError(
+            "ValidationException", message, status=status, headers=headers, reason="request not understood"
+        )
+        return await anyio.to_thread.run_sync(self.api.refuse, request, error)
+
+    async def _upload(
+        self, begin: Callable[[Request], Upload | MediaUpload | Reply], request: Request, receive: Receive
+    ) -> Reply:
+        """Take a body of any size to a file, once it was found who sends it."""
+        upload = await anyio.to_thread.run_sync(begin, request)
+        if isinstance(upload, Reply):
+            return upload
+        return await self._receive(upload, receive)
+
+    async def _receive(self, upload: Upload | MediaUpload, receive: Receive) -> Reply:
+        latest = asyncio.get_running_loop().time() + self.seconds_for_body
+        try:
+            more = True
+            while more:
+                chunk, more = await _chunk(receive, latest)
+                latest += len(chunk) / _SLOWEST_UPLOAD
+                refusal = await anyio.to_thread.run_sync(upload.take, chunk)
+                if refusal is not None:
+                    return refusal
+            return await anyio.to_thread.run_sync(upload.finish)
+        except TimeoutError:
+            return await anyio.to_thread.run_sync(upload.give_up)
+        finally:
+            await anyio.to_thread.run_sync(upload.discard)
+
+
+async def _chunk(receive: Receive, latest: float) -> tuple[bytes, bool]:
+    async with asyncio.timeout_at(latest):
+        message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _GoneError
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _body(receive: Receive, most_bytes: int, most_seconds: float) -> bytes | None:
+    """The whole body; None when it is larger than allowed."""
+    latest = asyncio.get_running_loop().time() + most_seconds
+    parts, n_bytes, more = [], 0, True
+    while more:
+        chunk, more = await _chunk(receive, latest)
+        n_bytes += len(chunk)
+        if n_bytes > most_bytes:
+            return None
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    try:
+        headers = {
+            **reply.headers,
+            "Content-Length": str(len(reply.body) if reply.chunks is None else reply.n_bytes),
+        }
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
+        if reply.chunks is not None:
+            chunks = iter(reply.chunks)
+            while (chunk := await anyio.to_thread.run_sync(next, chunks, None)) is not None:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": reply.body})
+    finally:
+        reply.close()
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

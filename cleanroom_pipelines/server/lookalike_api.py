@@ -1,0 +1,91 @@
+"""The lookalike API over HTTP: from a request with its body to the answer.
+
+Lives here: the order of the steps: signature, limit, route, validation, operation, audit, answer.
+Keep out: each step's own work (`aws`).
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from cleanroom_pipelines.aws import wire
+from cleanroom_pipelines.aws.answers import ApiError, from_cleanroom_error
+from cleanroom_pipelines.aws.handlers import OPERATIONS
+from cleanroom_pipelines.aws.model import operations
+from cleanroom_pipelines.aws.operations.endpoint import Endpoint
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.server.callers import Doorkeeper, Trail
+from cleanroom_pipelines.server.requests import Reply, Request
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LookalikeApi:
+    """Answers requests to the 25 operations.
+
+    Args:
+        endpoint: What the operations work on.
+        door: Who may come in.
+        is_strict: Hold every output against its shape; for tests.
+    """
+
+    endpoint: Endpoint
+    door: Doorkeeper
+    is_strict: bool = False
+
+    def __post_init__(self) -> None:
+        operations()  # the model is read at start, so that a missing one is told then
+
+    def answer(self, request: Request, body: bytes) -> Reply:
+        """Answer one request; whatever happens, the client gets an answer and the log an entry."""
+        trail = Trail(request.id)
+        error: ApiError | None = None
+        try:
+            reply = self._answer(request, body, trail)
+        except Exception as raised:
+            error = as_api_error(raised)
+            reply = Reply(*wire.write_error(error, request.id))
+        try:
+            self.door.note(trail, error)
+        except Exception as raised:
+            # what cannot be written down is not confirmed
+            return Reply(*wire.write_error(as_api_error(raised), request.id))
+        return reply
+
+    def refuse(self, request: Request, error: ApiError) -> Reply:
+        """Answer a request that cannot be read as one; the log gets its entry all the same."""
+        try:
+            self.door.note(Trail(request.id), error)
+        except Exception as raised:
+            error = as_api_error(raised)
+        return Reply(*wire.write_error(error, request.id))
+
+    def _answer(self, request: Request, body: bytes, trail: Trail) -> Reply:
+        caller = self.door.admit(request, hashlib.sha256(body).hexdigest(), trail)
+        operation, labels = wire.route(request.method, request.raw_path)
+        trail.entry["operation"] = operation.name
+        trail.is_read = operation.method == "GET"
+        for label in labels.values():
+            trail.about(label)
+        call = wire.read(operation, labels, request.raw_query, request.headers, body)
+        trail.entry["n_unknown_members"] = call.n_unknown
+        with acting_for(REQUEST):
+            output = OPERATIONS[operation.name](self.endpoint, caller, call.parameters)
+        for value in (output or {}).values():
+            trail.about(value)
+        return Reply(*wire.write(operation, output, request.id, is_strict=self.is_strict))
+
+
+def as_api_error(raised: Exception) -> ApiError:
+    """What an exception becomes for a client; of our own defects the server's log gets the class alone."""
+    if isinstance(raised, ApiError):
+        return raised
+    if isinstance(raised, CleanroomError):
+        error = from_cleanroom_error(raised)
+    else:
+        error = ApiError("InternalServiceException", reason=type(raised).__name__)
+    if error.status >= 500:
+        _LOG.error("A request failed: %s.", type(raised).__name__)
+    return error

@@ -1,0 +1,241 @@
+"""The privacy budget of a room's pair: what questions would cost, and what both providers approve.
+
+Lives here: estimates, new figures of the base, proposals and approvals of the Media API.
+Add here when the two organisations agree on something more.
+Keep out: paying (jobs.py and the runs) and prices (privacy).
+
+An estimate tells nothing that was not paid: the price of a lookalike follows from the released size of its source,
+and until that size is paid, the estimate says the most it can cost.
+"""
+
+from typing import Any
+
+from cleanroom_pipelines.audiences.canonical import canonical
+from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
+from cleanroom_pipelines.audiences.overlap import question_about
+from cleanroom_pipelines.catalog import Cause, Kind, Permission, Proposal
+from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL, SHARE
+from cleanroom_pipelines.catalog.records import OPEN
+from cleanroom_pipelines.errors import ArtifactError, ConflictError, NotFoundError
+from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
+from cleanroom_pipelines.media.protocol import JobKind
+from cleanroom_pipelines.privacy import INSIGHTS, in_units
+from cleanroom_pipelines.privacy.accounting import TENTHS
+from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
+from cleanroom_pipelines.runs.budgets import Budget, Question, bound_of, ledger_after, room_pair
+from cleanroom_pipelines.runs.making import newest_artifact
+from cleanroom_pipelines.runs.making_audiences import resolver
+from cleanroom_pipelines.runs.room_budgets import RoomBudget
+from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
+from cleanroom_pipelines.server.media.audiences import Present, read_definition
+
+_KINDS = (REFILL, PERIOD, SHARE, FULL_LOOKALIKE)
+_PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)
+_BASE_FIGURES = "base_figures"
+_ASKED_WITH = {
+    **{kind.value: ABOUT_ROOMS[kind] for kind in _PRICED_OF_ROOMS},
+    **{kind.value: permission for kind, permission in ABOUT_AUDIENCES.items()},
+    _BASE_FIGURES: Permission.CREATE_CUSTOM_AUDIENCE,
+}
+
+
+def of(room: Room) -> Budget:
+    """The budget of a room's pair.
+
+    Raises:
+        NotProvisionedError: Nobody may bring one of the sides.
+    """
+    pair = room_pair(room.installation, room.record)
+    if pair is None:
+        raise NotProvisionedError(
+            "Nobody in the room may bring one of its sides.", remedy="Create a room with both."
+        )
+    return Budget(room.installation, pair, room.id)
+
+
+def estimate(call: Call) -> dict[str, Any]:
+    """What a question would cost now, for who may ask it; nothing is computed and nothing paid."""
+    permission = _ASKED_WITH.get(call.text("kind"))
+    if permission is None:
+        raise InvalidRequestError("This has no price.", remedy=f"Name one of {', '.join(_ASKED_WITH)}.")
+    room = call.room(permission)
+    budget = of(room)
+    cost, is_most = _cost(call, room)
+    left = budget.ledger_for(call.organization).left
+    return {
+        "units": in_units(cost),
+        "is_at_most": is_most,
+        "left": in_units(left),
+        "is_affordable": cost <= left,
+    }
+
+
+def renew_base_figures(call: Call) -> dict[str, Any]:
+    """Pay for figures of the present base, and let what rests on earlier ones be made again.
+
+    Raises:
+        NotProvisionedError: There is no base.
+        ConflictError: The room's data are just being made.
+        BudgetSpentError: The pair has too little left.
+    """
+    room = call.room(_ASKED_WITH[_BASE_FIGURES])
+    state = _state(room)
+    catalog = call.installation.catalog
+    if catalog.newest_version(Kind.DATA_ROOM, room.id).status in OPEN:
+        raise ConflictError("The room's data are just being made.", remedy="Ask again when they are there.")
+    question = state.question_of_base()
+    price = state.budget.cost([question])
+    state.budget.pay([question], call.organization)
+    if _told_of_base(room) != question.key:
+        catalog.request_version(Kind.DATA_ROOM, room.id, Cause.UPDATED)
+    return {"privacy": {"price": in_units(price), **state.budget.as_dict(call.organization)}}
+
+
+def _told_of_base(room: Room) -> str | None:
+    """The question that the figures answer which the room tells now."""
+    try:
+        _, documents = newest_artifact(room.installation, Kind.DATA_ROOM, room.id, "data_attributes")
+    except ArtifactError:
+        return None
+    return (documents.get("base_figures") or {}).get("question")
+
+
+def propose(call: Call) -> dict[str, Any]:
+    """Propose a refill, a period, a share, or lookalikes by the full ensemble; the pair's providers approve it."""
+    room = call.room()
+    budget = of(room)
+    kind = call.text("kind")
+    if kind not in _KINDS:
+        raise InvalidRequestError("This cannot be proposed.", remedy=f"Propose one of {', '.join(_KINDS)}.")
+    catalog = call.installation.catalog
+    proposal = catalog.propose(
+        budget.pair.id,
+        kind,
+        call.organization if _is_provider(room) else "",
+        tenths=call.number("units", 0) * TENTHS,
+        data_room_id=room.id if kind == FULL_LOOKALIKE else None,
+        share_of=_participating(room, call.text("organization")) if kind == SHARE else None,
+    )
+    return _told(call, budget, proposal)
+
+
+def approve(call: Call) -> dict[str, Any]:
+    """Approve a proposal for the organisation of the caller."""
+    room = call.room()
+    budget = of(room)
+    if not _is_provider(room):
+        raise denied()
+    known = {each.id for each in call.installation.catalog.proposals(budget.pair.id)}
+    if call.text("proposal_id") not in known:
+        raise denied()
+    try:
+        proposal = call.installation.catalog.approve(call.text("proposal_id"), call.organization)
+    except (ConflictError, NotFoundError):
+        raise denied() from None
+    return _told(call, budget, proposal)
+
+
+def list_proposals(call: Call) -> dict[str, Any]:
+    """What was proposed to the room's pair, with the bound that each would give."""
+    room = call.room()
+    budget = of(room)
+    found = call.installation.catalog.proposals(budget.pair.id)
+    shown = [each for each in found if each.data_room_id in (None, room.id)]
+    return {"proposals": [_as_dict(budget, each) for each in shown]}
+
+
+def _is_provider(room: Room) -> bool:
+    """Whether the caller speaks for its organisation: only who may bring data of a side does."""
+    return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
+
+
+def _participating(room: Room, organization: str) -> str:
+    """The organisation of a participant, by its name or the address of one of its people."""
+    catalog = room.installation.catalog
+    named = organization.lower()
+    for group in room.record.participants:
+        for email in group.emails:
+            if named in {email, found := catalog.organization_of_user(email)}:
+                return found
+    raise InvalidRequestError(
+        "No participant of the room is of this organisation.", remedy="Name the organisation of a participant."
+    )
+
+
+def _told(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
+    """A proposal as its caller is told, and as the audit log keeps it."""
+    call.trail |= {"pair": budget.pair.id, "kind": proposal.kind, "tenths": proposal.tenths}
+    return _as_dict(budget, proposal)
+
+
+def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
+    ledger = budget.ledger
+    is_effective = proposal.effective_at is not None
+    then = ledger if is_effective else ledger_after(ledger, proposal.kind, proposal.tenths)
+    return {
+        "id": proposal.id,
+        "kind": proposal.kind,
+        "units": in_units(proposal.tenths),
+        "organization": proposal.organization,
+        "approved_by": list(proposal.approved_by),
+        "is_effective": is_effective,
+        "bound": bound_of(ledger),
+        "bound_then": bound_of(then),
+    }
+
+
+def _cost(call: Call, room: Room) -> tuple[int, bool]:
+    """Tenths that the question costs, and whether that is only the most it can cost."""
+    kind, state = call.text("kind"), _state(room)
+    if kind == _BASE_FIGURES:
+        return state.budget.cost([state.question_of_base()]), False
+    types = Present.of(room).seed_types
+    if kind == JobKind.OVERLAP_STATISTICS:
+        return state.budget.cost(_sizes(state, types)), False
+    if kind == JobKind.INSIGHTS:
+        wanted = [call.text("audience_type")] if call.params.get("audience_type") else list(types)
+        sizes = _sizes(state, wanted)
+        texts = [question_about(each, seeds=state.seeds) for each in wanted]
+        tables = [state.question("insights", f"insights of {text}", INSIGHTS) for text in texts]
+        return state.budget.cost([*sizes, *tables]), False
+    definition = _definition(call, room)
+    if isinstance(definition, Lookalike):
+        return _cost_of_lookalike(room, state, definition)
+    text = canonical(definition, resolver(room.installation), state.seeds)
+    return state.budget.cost([state.question("size", text)]), False
+
+
+def _state(room: Room) -> RoomBudget:
+    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    state = None
+    if version is not None:
+        state = RoomBudget.of(room.installation, room.record, version.artifacts)
+    if state is None:
+        raise NotProvisionedError("The room has no base audience yet.", remedy="Provision it first.")
+    return state
+
+
+def _definition(call: Call, room: Room) -> Any:
+    given, about = call.mapping("definition"), call.mapping("audience")
+    if given is not None:
+        return read_definition(room, given)
+    if about is not None and about.get("kind") == "seed":
+        return Remarketing(str(about.get("audience_type")))
+    if about is not None and isinstance(about.get("id"), str):
+        return parse_definition(room.audience(about["id"]).definition)
+    raise InvalidRequestError("No audience was named.", remedy="Name one.")
+
+
+def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> tuple[int, bool]:
+    from cleanroom_pipelines.runs.room_lookalikes import cost_of_lookalike
+
+    source = canonical(RuleBased(lookalike.source), resolver(room.installation), state.seeds)
+    size = state.question("size", source)
+    if not state.budget.is_paid([size]):
+        most = HIDDEN_LOOKALIKE_TENTHS if room.record.hide_absolute_values else MOST_LOOKALIKE_TENTHS
+        return size.price.tenths + most + MOST_FIGURES_TENTHS, True
+    return cost_of_lookalike(room.installation, state, source)
+
+
+def _sizes(state: RoomBudget, types: Any) -> list[Question]:
+    return [state.question("overlap", question_about(each, seeds=state.seeds)) for each in types]

@@ -1,0 +1,461 @@
+"""Questions: starting them, how far they are, and their answers.
+
+Lives here: the jobs of the Media API, what each needs and costs, and where its answer lies.
+Add here when a further question can be asked.
+Keep out: working answers out (the runs) and deciding numbers (`privacy`).
+
+A job is a question about a version of something. It is answered when that version was made; the answer is paid
+from the pair's budget when it is first fetched, and free from then on for all who may see it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, parse_definition
+from cleanroom_pipelines.catalog import (
+    AudienceListSpec,
+    CollaborationType,
+    CustomAudience,
+    Kind,
+    Permission,
+    RoomJob,
+    Status,
+    Version,
+)
+from cleanroom_pipelines.delivery.destinations import AdDestination
+from cleanroom_pipelines.delivery.holdouts import Holdout
+from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
+from cleanroom_pipelines.media import errors
+from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
+from cleanroom_pipelines.privacy import in_units
+from cleanroom_pipelines.runs.budgets import Question
+from cleanroom_pipelines.runs.making import newest_artifact, read_documents
+from cleanroom_pipelines.runs.making_audiences import FILES
+from cleanroom_pipelines.runs.upgrading import queue_room_rebuild
+from cleanroom_pipelines.server.media import audiences as room_audiences
+from cleanroom_pipelines.server.media import budgets as room_budgets
+from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
+from cleanroom_pipelines.server.media.rooms import own_lab
+
+_OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
+_NEEDS = {
+    JobKind.OVERLAP_STATISTICS: ("base", "seeds"),
+    JobKind.INSIGHTS: ("base", "seeds"),
+    JobKind.DATA_ATTRIBUTES: ("base",),
+}
+_MOST_ROWS = 10_000_000
+
+
+def start_job(call: Call) -> dict[str, Any]:
+    """Ask something of a room or of one of its audiences."""
+    try:
+        kind = JobKind(call.text("kind"))
+    except ValueError:
+        raise errors.InvalidRequestError("There is no such kind of job.", remedy="See the protocol.") from None
+    call.trail["operation"] = f"start_job.{kind.value}"
+    if kind in ABOUT_AUDIENCES:
+        room = call.room(ABOUT_AUDIENCES[kind])
+        audience = _audience(call, room, kind)
+        return _tell(call, _note(call, room, kind, *_target_of(call, room, kind, audience)))
+    if kind is JobKind.AUDIENCES:
+        room = call.room()
+    elif kind in ABOUT_ROOMS:
+        room = call.room(ABOUT_ROOMS[kind])
+    else:
+        raise errors.InvalidRequestError("This kind of job is not asked of a room.", remedy="Start the data lab.")
+    if kind is JobKind.INSIGHTS:
+        room.require(CollaborationType.INSIGHTS, "insights")
+    has = {"base": room.record.has_base, "seeds": room.record.has_seeds}
+    missing = [side for side in _NEEDS.get(kind, ()) if not has[side]]
+    if missing:
+        sides = {"base": "base audience", "seeds": "seed audiences"}
+        raise errors.NotProvisionedError(f"The room has no {sides[missing[0]]} yet.", remedy="Provision it first.")
+    options = {} if (about := call.mapping("audience")) is None else {"audience_type": _seed_type(about)}
+    return _tell(call, _note(call, room, kind, _room_version(call, room), options))
+
+
+def start_lab(call: Call) -> dict[str, Any]:
+    """Ask how the validation of a lab goes."""
+    lab = own_lab(call)
+    version = call.installation.catalog.newest_version(Kind.DATA_LAB, lab.id)
+    job = call.installation.catalog.add_room_job(
+        email=call.email, data_room_id=None, kind=JobKind.LAB_VALIDATION.value, target=version, options={}
+    )
+    return _tell(call, job)
+
+
+def get_job(call: Call) -> dict[str, Any]:
+    """How far a job is."""
+    return _tell(call, _own(call))
+
+
+def cancel_job(call: Call) -> dict[str, Any]:
+    """Do not want to know any more."""
+    job = _own(call)
+    if _state(call, job).status is not JobStatus.RUNNING:
+        return _tell(call, job)
+    return _tell(call, call.installation.catalog.cancel_room_job(job.id))
+
+
+def get_job_result(call: Call) -> Any:
+    """A job's answer, paid from the pair's budget where it depends on both sides.
+
+    Raises:
+        JobFailedError: It failed, with its reason.
+        ConflictError: It is not done.
+        BudgetSpentError: The pair has too little left.
+    """
+    job = _own(call)
+    kind = JobKind(job.kind)
+    call.trail["operation"] = f"get_job_result.{kind.value}"
+    state = _state(call, job)
+    if state.error is not None:
+        raise state.error
+    if state.status is JobStatus.RUNNING:
+        raise errors.ConflictError("The job is not done.", remedy="Wait until it is complete.")
+    if kind is JobKind.LAB_VALIDATION:
+        return _documents(call, job, "data_lab").get("reports", {})
+    assert job.data_room_id is not None
+    permission = ABOUT_ROOMS.get(kind) or ABOUT_AUDIENCES.get(kind)
+    room = call.room_of(job.data_room_id, *([permission] if permission else []))
+    return _ANSWERS[kind](call, room, job)
+
+
+@contextmanager
+def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
+    """A file of a user list that is the caller's, for as long as the body runs.
+
+    Raises:
+        PermissionDeniedError: There is none.
+    """
+    job = _own(Call(call.installation, call.email, {"job_id": job_id}, call.trail))
+    if JobKind(job.kind) is not JobKind.USER_LIST or job.data_room_id is None:
+        raise denied()
+    call.room_of(job.data_room_id, Permission.EXPORT_AUDIENCE)
+    version = call.installation.catalog.version(job.target_kind, job.target_id, job.target_version)
+    if version.status is not Status.ACTIVE or job.cancelled:
+        raise denied()
+    call.trail["resource"] = job.target_id
+    with call.installation.store.opening(version.artifact("audience_user_list")) as folder:
+        known = {entry["name"] for entry in read_documents(folder)["list"]["files"]}
+        if name not in known:
+            raise denied()
+        yield folder / FILES / name
+
+
+@dataclass(frozen=True)
+class _State:
+    status: JobStatus
+    progress: float = 0.0
+    stage: str = ""
+    place: int | None = None
+    error: errors.MediaError | None = None
+
+
+def _state(call: Call, job: RoomJob) -> _State:
+    kind = JobKind(job.kind)
+    try:
+        version = _answering(call, job)
+    except NotFoundError:
+        return _State(JobStatus.FAILED, error=errors.JobFailedError("What was asked about is gone."))
+    if version.status in _OPEN and not job.cancelled:
+        stage = call.installation.catalog.stages([version.resource_id]).get((version.resource_id, version.number))
+        if stage is None:  # it has ended in between: the next look says how
+            return _State(JobStatus.RUNNING, version.progress, version.progress_stage)
+        return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
+    if job.cancelled:
+        return _State(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
+    is_told = version.status is Status.ACTIVE or (
+        kind in (JobKind.LAB_VALIDATION, JobKind.BASE_REPORTS, JobKind.SEEDS_REPORT)
+        and _has_report(call, job, kind)
+    )
+    if is_told:
+        return _State(JobStatus.SUCCESS, 1.0)
+    return _State(JobStatus.FAILED, error=errors.job_failure(_why(version)))
+
+
+def _answering(call: Call, job: RoomJob) -> Version:
+    """The version that a job is answered from, or waits for.
+
+    Where the room was being made again when somebody asked of an audience, the answer is of the new data: it waits
+    for the room, and then for the audience's version that is made of it.
+
+    Raises:
+        NotFoundError: What was asked about is gone.
+    """
+    catalog, wanted = call.installation.catalog, job.options.get("room_version")
+    target = catalog.version(job.target_kind, job.target_id, job.target_version)
+    if wanted is None or target.status is not Status.ACTIVE or job.data_room_id is None:
+        return target
+    room = catalog.version(Kind.DATA_ROOM, job.data_room_id, wanted)
+    if room.status is not Status.ACTIVE:
+        return room if room.status in _OPEN else target  # data that cannot be used change nothing
+    later = [each for each in catalog.versions(target.kind, target.resource_id) if each.number >= target.number]
+    return next((each for each in later if not _is_before(each, room)), later[-1])
+
+
+def _is_before(version: Version, room: Version) -> bool:
+    """Whether a version was made from data of before the room's version."""
+    made_from = [parent.version for parent in version.parents if parent.id == room.resource_id]
+    return version.status is Status.ACTIVE and bool(made_from) and max(made_from) < room.number
+
+
+def _why(version: Version) -> errors.MediaError:
+    message = version.status_message or "The work failed."
+    kinds: Mapping[StatusCode, type[errors.MediaError]] = {
+        StatusCode.INSUFFICIENT_MATCHING_SEED: errors.TooFewUsersError,
+        StatusCode.SEED_COVERS_POPULATION: errors.TooFewUsersError,
+        StatusCode.SEED_INVALID: errors.ValidationFailedError,
+        StatusCode.TRAINING_DATA_INVALID: errors.ValidationFailedError,
+        StatusCode.TRAINING_DATA_TOO_SMALL: errors.TooFewUsersError,
+        StatusCode.PARENT_NOT_ACTIVE: errors.NotProvisionedError,
+        StatusCode.PRIVACY_BUDGET_SPENT: errors.BudgetSpentError,
+        StatusCode.CANCELLED: errors.JobCancelledError,
+    }
+    kind = kinds.get(version.status_code or StatusCode.INTERNAL, errors.ServerError)
+    return kind(message)
+
+
+def _has_report(call: Call, job: RoomJob, kind: JobKind) -> bool:
+    asset = {JobKind.LAB_VALIDATION: "data_lab", JobKind.BASE_REPORTS: "base_audience"}.get(kind, "seed_audiences")
+    versions = call.installation.catalog.versions(job.target_kind, job.target_id)
+    return any(asset in version.artifacts for version in versions)
+
+
+def _tell(call: Call, job: RoomJob) -> dict[str, Any]:
+    state = _state(call, job)
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "status": state.status.value,
+        "progress": state.progress,
+        "stage": state.stage,
+        "place": state.place,
+        "error": error_as_dict(state.error) if state.error else None,
+    }
+
+
+def _own(call: Call) -> RoomJob:
+    try:
+        job = call.installation.catalog.room_job(call.text("job_id"))
+    except NotFoundError:
+        raise denied() from None
+    if job.email != call.email:
+        raise denied()
+    if job.data_room_id:
+        call.room_of(job.data_room_id)
+    return job
+
+
+def _note(
+    call: Call, room: Room, kind: JobKind, target: Version, options: Mapping[str, Any] | None = None
+) -> RoomJob:
+    return call.installation.catalog.add_room_job(
+        email=call.email, data_room_id=room.id, kind=kind.value, target=target, options=options or {}
+    )
+
+
+def _room_version(call: Call, room: Room) -> Version:
+    """The version that answers: the one that is being made, else the current one."""
+    queue_room_rebuild(call.installation, room.id)
+    newest = call.installation.catalog.newest_version(Kind.DATA_ROOM, room.id)
+    if newest.status in _OPEN:
+        return newest
+    return call.installation.catalog.current_version(Kind.DATA_ROOM, room.id) or newest
+
+
+def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
+    """The audience that is asked about: a visible one, or one that is made for this question alone."""
+    definition, about = call.mapping("definition"), call.mapping("audience")
+    if definition is not None and kind is JobKind.AUDIENCE_SIZE:
+        return room_audiences.add_audience(
+            call, room, room_audiences.read_definition(room, definition), name="draft", hidden=True
+        )
+    if about is None:
+        raise errors.InvalidRequestError("No audience was named.", remedy="Name one.")
+    if about.get("kind") == "seed" and kind is not JobKind.LOOKALIKE_STATISTICS:
+        if kind is JobKind.USER_LIST:
+            room.require(CollaborationType.REMARKETING, "lists of matched users")
+        seed = Remarketing(_seed_type(about))
+        return room_audiences.add_audience(call, room, seed, name="seed audience", hidden=True)
+    if about.get("kind") != "custom" or not isinstance(about.get("id"), str):
+        raise errors.InvalidRequestError(
+            "This is no audience that can be asked about.", remedy="Name another one."
+        )
+    audience = room.audience(str(about["id"]))
+    call.trail["resource"] = audience.id
+    return audience
+
+
+def _seed_type(about: Mapping[str, Any]) -> str:
+    """The type of the seed audience that is asked about; refused when it cannot be one."""
+    seed = parse_definition({"kind": "remarketing", "audience_type": about.get("audience_type")})
+    assert isinstance(seed, Remarketing)
+    return seed.audience_type
+
+
+def _target_of(
+    call: Call, room: Room, kind: JobKind, audience: CustomAudience
+) -> tuple[Version, Mapping[str, Any]]:
+    """The version that answers a question about an audience, and what else is asked."""
+    catalog = call.installation.catalog
+    queue_room_rebuild(call.installation, room.id)
+    definition = parse_definition(audience.definition)
+    if kind is JobKind.LOOKALIKE_STATISTICS and not isinstance(definition, Lookalike):
+        raise errors.InvalidRequestError("The audience is no lookalike.", remedy="Ask about a lookalike audience.")
+    if kind is not JobKind.USER_LIST:
+        newest = catalog.newest_version(Kind.DATA_ROOM, room.id)
+        waits = {"room_version": newest.number} if newest.status in _OPEN else {}
+        return catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
+    room_audiences.check_export(room, audience)
+    options = _list_options(call, room)
+    spec = AudienceListSpec(
+        name="list",
+        mark=call.installation.token_hex(8),
+        custom_audience_id=audience.id,
+        delivered_to=room.group.id,
+        options=options,
+    )
+    made = catalog.create(spec)
+    call.trail["resource"] = audience.id
+    return catalog.newest_version(Kind.AUDIENCE_LIST, made.id), options
+
+
+def _list_options(call: Call, room: Room) -> dict[str, Any]:
+    asked = Call(call.installation, call.email, call.mapping("options") or {}, call.trail)
+    options: dict[str, Any] = {}
+    if (name := asked.params.get("destination")) is not None:
+        try:
+            destination = AdDestination(name)
+        except ValueError:
+            raise errors.InvalidRequestError(
+                "There is no such ad destination.", remedy=f"Give one of {', '.join(AdDestination)}."
+            ) from None
+        if destination is not AdDestination.PLAIN and destination.value not in room.record.activation:
+            raise errors.PermissionDeniedError(
+                "The base's provider did not switch this destination on.", remedy="Create another data room."
+            )
+        options["destination"] = destination.value
+    if asked.flag("gzip"):
+        options["gzip"] = True
+    if asked.params.get("max_rows") is not None:
+        rows = asked.number("max_rows")
+        if not 1 <= rows <= _MOST_ROWS:
+            raise errors.InvalidRequestError(
+                "The rows per file are out of range.", remedy=f"At most {_MOST_ROWS:,}."
+            )
+        options["max_rows"] = rows
+    if asked.params.get("holdout") is not None:
+        share = asked.text("holdout")
+        Holdout.parse(share, "-")
+        options["holdout"] = share
+    if asked.params.get("delta_from") is not None:
+        job = _own(Call(call.installation, call.email, {"job_id": asked.text("delta_from")}, call.trail))
+        if JobKind(job.kind) is not JobKind.USER_LIST or job.data_room_id != room.id:
+            raise denied()
+        options["delta_from"] = job.id
+    return options
+
+
+def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
+    """What the job's own version holds of an asset."""
+    version = _answering(call, job)
+    if asset not in version.artifacts:
+        raise errors.NotProvisionedError("There is nothing to answer this from.", remedy="Provision both sides.")
+    try:
+        with call.installation.store.opening(version.artifact(asset)) as folder:
+            return read_documents(folder)
+    except ArtifactError:
+        raise errors.NotProvisionedError(
+            "The data that this was answered from are not provisioned any more.", remedy="Ask again."
+        ) from None
+
+
+def _paid(
+    call: Call, room: Room, questions: Sequence[Mapping[str, Any]], answer: dict[str, Any]
+) -> dict[str, Any]:
+    """An answer, once it is paid, with its price and what is left."""
+    budget = room_budgets.of(room)
+    asked = [Question.from_dict(each) for each in questions]
+    if asked:
+        budget.pay(asked, call.organization)
+    price = sum(each.price.tenths for each in asked)
+    return {**answer, "privacy": {"price": in_units(price), **budget.as_dict(call.organization)}}
+
+
+def _overlap(call: Call, room: Room, job: RoomJob) -> Any:
+    document = _documents(call, job, "overlap_statistics")["overlap"]
+    is_advertiser = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
+    answer = document["with_own_counts" if is_advertiser else "without_own_counts"]
+    return _paid(call, room, document["questions"], answer)
+
+
+def _insights(call: Call, room: Room, job: RoomJob) -> Any:
+    document = _documents(call, job, "insights")["insights"]
+    result, wanted = document["result"], job.options.get("audience_type")
+    tables = [each for each in result["audiences"] if wanted in (None, each["audience_type"])]
+    questions = [each for table in tables for each in document["questions"][table["audience_type"]]]
+    return _paid(call, room, questions, {"audiences": tables, "noise": result["noise"]})
+
+
+def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
+    return _documents(call, job, "data_attributes")["attributes"]
+
+
+def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
+    created = room.record.created_at.isoformat()
+    present = room_audiences.Present.of(room)
+    seeds = [
+        {"kind": "seed", "audience_type": kind, "size": None, "created_at": created, "is_empty": None}
+        for kind in present.seed_types
+    ]
+    return {"audiences": [*seeds, *(room_audiences.as_told(room, each, present) for each in room.visible())]}
+
+
+def _size(call: Call, room: Room, job: RoomJob) -> Any:
+    document = _documents(call, job, "custom_audience")["audience"]
+    return _paid(call, room, document["questions"], document["released"])
+
+
+def _statistics(call: Call, room: Room, job: RoomJob) -> Any:
+    # paid when the lookalike was made
+    return _paid(call, room, [], _documents(call, job, "lookalike_statistics")["statistics"]["result"])
+
+
+def _user_list(call: Call, room: Room, job: RoomJob) -> Any:
+    return _documents(call, job, "audience_user_list")["list"]
+
+
+def _base_reports(call: Call, room: Room, job: RoomJob) -> Any:
+    return _report(call, room, "base_audience")["reports"]
+
+
+def _seeds_report(call: Call, room: Room, job: RoomJob) -> Any:
+    return _report(call, room, "seed_audiences")["report"]
+
+
+def _report(call: Call, room: Room, asset: str) -> dict[str, Any]:
+    try:
+        _, documents = newest_artifact(call.installation, Kind.DATA_ROOM, room.id, asset)
+    except ArtifactError:
+        raise errors.NotProvisionedError(
+            "There is no report: the room's data were not provisioned, or were taken out.",
+            remedy="Provision them first.",
+        ) from None
+    return documents
+
+
+_ANSWERS: Mapping[JobKind, Callable[[Call, Room, RoomJob], Any]] = {
+    JobKind.OVERLAP_STATISTICS: _overlap,
+    JobKind.INSIGHTS: _insights,
+    JobKind.DATA_ATTRIBUTES: _attributes,
+    JobKind.AUDIENCES: _audiences,
+    JobKind.AUDIENCE_SIZE: _size,
+    JobKind.USER_LIST: _user_list,
+    JobKind.LOOKALIKE_STATISTICS: _statistics,
+    JobKind.BASE_REPORTS: _base_reports,
+    JobKind.SEEDS_REPORT: _seeds_report,
+}

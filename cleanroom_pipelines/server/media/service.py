@@ -1,0 +1,233 @@
+"""The server's side of the Media API: from a user with a call to its result, with a line in the audit log.
+
+Lives here: which function does which call, auditing, uploads and downloads, and the way in of the same process.
+Add here when the protocol gets a method.
+Keep out: HTTP (`server`), what calls do (the modules beside it) and the client, which must stay light.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cleanroom_pipelines.catalog import UPLOAD
+from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.media import errors
+from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.server.media import audiences, budgets, jobs, rooms
+from cleanroom_pipelines.server.media.access import Call, check_quota
+from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
+
+_CALLS: Mapping[Method, Callable[[Call], Any]] = {
+    Method.WHOAMI: rooms.whoami,
+    Method.CREATE_ROOM: rooms.create_room,
+    Method.GET_ROOM: rooms.get_room,
+    Method.LIST_ROOMS: rooms.list_rooms,
+    Method.CREATE_LAB: rooms.create_lab,
+    Method.GET_LAB: rooms.get_lab,
+    Method.START_LAB: jobs.start_lab,
+    Method.PROVISION_BASE: rooms.provision_base,
+    Method.DEPROVISION_BASE: rooms.deprovision_base,
+    Method.PROVISION_SEEDS: rooms.provision_seeds,
+    Method.DEPROVISION_SEEDS: rooms.deprovision_seeds,
+    Method.GET_PROVISIONING: rooms.get_provisioning,
+    Method.CREATE_AUDIENCE: audiences.create_audience,
+    Method.SHARE_AUDIENCES: audiences.share_audiences,
+    Method.DELETE_AUDIENCES: audiences.delete_audiences,
+    Method.START_JOB: jobs.start_job,
+    Method.GET_JOB: jobs.get_job,
+    Method.GET_JOB_RESULT: jobs.get_job_result,
+    Method.CANCEL_JOB: jobs.cancel_job,
+    Method.GET_AUDIT_LOG: rooms.get_audit_log,
+    Method.GET_ESTIMATE: budgets.estimate,
+    Method.RENEW_BASE_FIGURES: budgets.renew_base_figures,
+    Method.LIST_PROPOSALS: budgets.list_proposals,
+    Method.PROPOSE: budgets.propose,
+    Method.APPROVE: budgets.approve,
+    Method.DECLINE_ROOM: rooms.decline_room,
+}
+_KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_PHONE_NUMBER"})
+
+
+@dataclass(frozen=True)
+class MediaService:
+    """Carries calls of the Media API out on an installation.
+
+    Args:
+        installation: Where.
+    """
+
+    installation: Installation
+
+    def call(self, email: str, method: str, params: Mapping[str, Any], request_id: str | None = None) -> Any:
+        """Carry a call out and write it down.
+
+        Args:
+            email: Who calls.
+            method: One of the protocol's.
+            params: The call's parameters.
+            request_id: Of the request, for the audit log.
+
+        Raises:
+            MediaError: It was refused or failed.
+        """
+        try:
+            known = Method(method)
+        except ValueError:
+            error = errors.NotFoundError("There is no such method.", remedy="See the protocol.")
+            self.refused("unknown", error, request_id, email)
+            raise error from None
+        call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})
+        # an answer is charged for, and what somebody was told must stand in the log before they know it
+        with self._audited(call, only_reads=known.only_reads and known is not Method.GET_JOB_RESULT):
+            return _CALLS[known](call)
+
+    def upload(
+        self, email: str, chunks: Iterable[bytes], name: str, matching_id: str | None = None
+    ) -> dict[str, Any]:
+        """Take a file in, sealed.
+
+        Raises:
+            UploadTooLargeError: It is larger than the installation takes.
+            QuotaExceededError: The user has too many files that are in no room yet.
+        """
+        call = Call(self.installation, email, {}, {"operation": "upload"})
+        with self._audited(call, only_reads=False):
+            if matching_id is not None and matching_id not in _KINDS:
+                raise errors.InvalidRequestError(
+                    "There is no such kind of matching ids.", remedy="See MatchingId."
+                )
+            _check_uploads(call)
+            upload_id = self.installation.token_hex(16)
+            self.installation.catalog.announce(UPLOAD, upload_id)
+            sealed = self.installation.uploads.put(upload_id, self._limited(chunks))
+            try:
+                self.installation.catalog.add_upload(
+                    upload_id,
+                    email,
+                    name or "file",
+                    n_bytes=sealed.n_bytes,
+                    digest=sealed.digest,
+                    matching_id=matching_id,
+                    location=sealed.location,
+                )
+            except UsageError:
+                self.installation.uploads.delete(sealed.location)
+                raise
+            call.trail["n_bytes"] = sealed.n_bytes
+            return {"manifest_hash": upload_id, "name": name, "n_bytes": sealed.n_bytes}
+
+    def admit_upload(self, email: str, request_id: str | None = None) -> None:
+        """Refuse a file before it comes, where its sender has too many already.
+
+        Raises:
+            QuotaExceededError: The user has.
+        """
+        call = Call(self.installation, email, {}, {"operation": "upload", "request_id": request_id})
+        try:
+            _check_uploads(call)
+        except errors.QuotaExceededError as error:
+            self._write(call, error)
+            raise
+
+    @contextmanager
+    def opening(self, email: str, job_id: str, name: str) -> Iterator[Path]:
+        """A file of a job, for as long as the body runs; written down before it is given.
+
+        Raises:
+            MediaError: There is none for this user.
+        """
+        call = Call(self.installation, email, {}, {"operation": "download"})
+        with ExitStack() as stack:
+            with self._audited(call, only_reads=False):
+                path = stack.enter_context(jobs.open_file(call, job_id, name))
+            yield path
+
+    def refused(self, operation: str, error: Exception, request_id: str | None = None, email: str = "") -> None:
+        """Write a request down that was refused before it could be carried out; throttled ones a moment later."""
+        call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
+        self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
+
+    @contextmanager
+    def _audited(self, call: Call, *, only_reads: bool) -> Iterator[None]:
+        try:
+            with acting_for(REQUEST):
+                yield
+        except Exception as raised:
+            error = as_media_error(raised)
+            self._write(call, error)
+            raise error from None
+        self._write(call, None, soon=only_reads)
+
+    def _write(self, call: Call, error: Exception | None, *, soon: bool = False) -> None:
+        entry: dict[str, Any] = {"way": "media", **{k: v for k, v in call.trail.items() if v is not None}}
+        if call.email:
+            entry["user"] = self.installation.audit_name(call.email)
+        entry["outcome"] = "ok" if error is None else "refused" if status_of(error) < 500 else "failed"
+        if error is not None:
+            entry["error"] = type(as_media_error(error)).__name__
+        (self.installation.audit.write_soon if soon else self.installation.audit.write)(entry)
+
+    def _limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        left = self.installation.settings.max_upload_bytes
+        for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                raise errors.UploadTooLargeError(
+                    "The file is larger than the server takes.", remedy="Ask the operator, or bring less."
+                )
+            yield chunk
+
+
+def _check_uploads(call: Call) -> None:
+    held = call.installation.catalog.count_uploads(call.email)
+    check_quota("files that are in no data room yet", held, call.installation.settings.max_uploads)
+
+
+class LocalTransport:
+    """The way in of the operator's own process: the same handlers, without HTTP.
+
+    Args:
+        service: Carries calls out.
+        email: As whom.
+    """
+
+    def __init__(self, service: MediaService, email: str) -> None:
+        self._service = service
+        self._email = email
+
+    def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Carry a method of the protocol out and return its result."""
+        return self._service.call(self._email, method, params)
+
+    def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
+        """Take a file in."""
+        if isinstance(source, Path):
+            with source.open("rb") as stream:
+                return self._service.upload(self._email, chunks_of(stream), name)
+        source.seek(0)
+        return self._service.upload(self._email, chunks_of(source), name)
+
+    def download(self, job_id: str, name: str) -> Iterator[bytes]:
+        """The bytes of a job's file, a piece at a time."""
+        with self._service.opening(self._email, job_id, name) as path, path.open("rb") as stream:
+            yield from chunks_of(stream)
+
+    def close(self) -> None:
+        """Write what of the audit log still waits."""
+        self._service.installation.audit.close()
+
+
+def open_local(home: str, user_email: str) -> LocalTransport:
+    """The handlers of an installation for a client in this process, which is the operator's.
+
+    Args:
+        home: The installation's folder; its other settings are the environment's.
+        user_email: As whom to call.
+    """
+    settings = Settings.from_environment()
+    installation = Installation(replace(settings, home=Path(home).expanduser().resolve()))
+    return LocalTransport(MediaService(installation), user_email.lower())

@@ -1,0 +1,106 @@
+"""The profile of an interactions table: how large, how dense, from when; no ids.
+
+Lives here: the numbers that the training dataset's page shows.
+Add here when a person needs one more number to trust a table.
+Keep out: names of users and items, and validity (`uploads.cells` says which rows are valid).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cleanroom_pipelines.engine import EngineSettings, open_engine, quote_identifier
+from cleanroom_pipelines.uploads import cells, checks
+from cleanroom_pipelines.uploads.roles import Role
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+def profile_interactions(
+    source: str | Path,
+    columns: Sequence[tuple[str, str]],
+    *,
+    engine_settings: EngineSettings | None = None,
+    top_items: int = 20,
+) -> dict[str, Any]:
+    """Profile an interactions table that passed its validation.
+
+    Args:
+        source: File, folder or glob of parquet, CSV (header) or JSON Lines.
+        columns: Declared column names and roles.
+        engine_settings: How much of the machine to use.
+        top_items: How many of the items with most users to give the share of users of.
+
+    Returns:
+        JSON-ready: `n_rows`, `n_valid_rows`, `n_users`, `n_items`, `n_users_with_two` (at least two valid rows),
+        `first_day` and `last_day` (ISO dates in UTC, or None), `rows_per_user` (quantile → rows),
+        `top_item_user_shares` (of the items with most users, best first, the share of users that touched each),
+        `n_nulls` (declared column → empty cells), `rows_per_month` ("2017-03" → valid rows with such a time).
+        No ids.
+
+    Raises:
+        TrainingDataError: The files cannot be found or read, or lack a declared column.
+        UsageError: The declaration itself is wrong.
+        EngineError: The engine failed for another reason than the files, such as lack of memory.
+    """
+    declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
+    tables = checks.find_upload(source, checks.INTERACTIONS)
+    checks.check_columns(tables, declared, checks.INTERACTIONS)
+    with checks.reading_of(checks.INTERACTIONS), open_engine(engine_settings, paths=tables.files) as engine:
+        engine.scan("upload", tables)
+        typed = cells.columns_of(engine, "upload", tables, declared)
+        counts = engine.fetch(_counts_sql(typed)).to_pylist()[0]
+        shape = engine.fetch(_shape_sql(typed), [list(QUANTILES), top_items]).to_pylist()[0]
+    n_users = shape["n_users"]
+    return {
+        "n_rows": counts["n_rows"],
+        "n_valid_rows": counts["n_valid_rows"],
+        "n_users": n_users,
+        "n_items": shape["n_items"],
+        "n_users_with_two": shape["n_users_with_two"],
+        "first_day": shape["first_day"],
+        "last_day": shape["last_day"],
+        "rows_per_user": {f"{q:g}": n for q, n in zip(QUANTILES, shape["quantiles"] or [], strict=False)},
+        "top_item_user_shares": [round(n / n_users, 6) for n in shape["top_items"] or []],
+        "n_nulls": {column.name: counts[f"n_nulls_{i}"] for i, column in enumerate(typed)},
+        "rows_per_month": {month["month"]: month["n_rows"] for month in shape["months"] or []},
+    }
+
+
+def _counts_sql(columns: Sequence[cells.Column]) -> str:
+    nulls = ", ".join(
+        f"count(*) - count({quote_identifier(column.name)}) AS n_nulls_{i}" for i, column in enumerate(columns)
+    )
+    return (
+        # one row: rows, valid rows, empty cells of each column
+        f"SELECT count(*) AS n_rows, count(*) FILTER ({cells.usable_row_sql(columns)}) AS n_valid_rows, {nulls} "
+        "FROM upload"
+    )
+
+
+def _shape_sql(columns: Sequence[cells.Column]) -> str:
+    by_role = {column.role: cells.value_sql(column) for column in columns}
+    seconds = by_role.get(Role.TIMESTAMP, "CAST(NULL AS BIGINT)")
+    return (
+        # one row per (user, item, month)
+        "WITH cube AS MATERIALIZED ("
+        f"SELECT {by_role[Role.USER_ID]} AS user_id, {by_role[Role.ITEM_ID]} AS item_id, "
+        f"date_trunc('month', make_timestamp({seconds} * 1000000)) AS month, count(*) AS n_rows, "
+        f"min({seconds}) AS first_second, max({seconds}) AS last_second "
+        f"FROM upload WHERE {cells.usable_row_sql(columns)} GROUP BY ALL), "
+        # one row per user
+        "per_user AS (SELECT user_id, sum(n_rows) AS n_rows FROM cube GROUP BY user_id), "
+        # one row per item
+        "per_item AS (SELECT item_id, count(DISTINCT user_id) AS n_users FROM cube GROUP BY item_id), "
+        # one row per month
+        "per_month AS (SELECT strftime(month, '%Y-%m') AS month, CAST(sum(n_rows) AS BIGINT) AS n_rows FROM cube "
+        "WHERE month IS NOT NULL GROUP BY 1), "
+        "users AS (SELECT count(*) AS n_users, count(*) FILTER (n_rows >= 2) AS n_users_with_two, "
+        "CAST(quantile_disc(n_rows, CAST($1 AS DOUBLE[])) AS BIGINT[]) AS quantiles FROM per_user), "
+        "items AS (SELECT count(*) AS n_items, max(n_users, CAST($2 AS BIGINT)) AS top_items FROM per_item), "
+        "months AS (SELECT list({month: month, n_rows: n_rows} ORDER BY month) AS months FROM per_month), "
+        "days AS (SELECT strftime(make_timestamp(min(first_second) * 1000000), '%Y-%m-%d') AS first_day, "
+        "strftime(make_timestamp(max(last_second) * 1000000), '%Y-%m-%d') AS last_day FROM cube) "
+        # one row
+        "SELECT * FROM users, items, months, days"
+    )

@@ -1,0 +1,307 @@
+"""The validation report: what is right and wrong with one upload, in counts and row numbers.
+
+Lives here: the report's shape, its closed list of codes, and its readable forms.
+Add here when a report has to say something it cannot say yet.
+Keep out: how rows are judged (`uploads.cells`, `schemas`), how files are read (`files`), and every cell value.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AliasPath, Field, model_serializer
+
+from cleanroom_pipelines.documents import Document
+from cleanroom_pipelines.errors import StatusCode
+
+REPORT_VERSION = "v0"
+MAX_RECORDED_ERRORS = 500
+_MAX_ROWS_SHOWN = 5
+
+
+class Outcome(StrEnum):
+    """Whether the upload can be used."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+
+
+class ErrorCode(StrEnum):
+    """What can be wrong with a cell, a row or a file; closed list.
+
+    A line that cannot be taken apart at all has NOT_ENOUGH_COLUMNS (or TOO_MANY_COLUMNS, where that is why).
+
+    Source: contracts/media.md, section 1.
+    """
+
+    EMPTY_CELL = "EMPTY_CELL"
+    INVALID_INTEGER_FORMAT = "INVALID_INTEGER_FORMAT"
+    INVALID_FLOAT_FORMAT = "INVALID_FLOAT_FORMAT"
+    INVALID_NUMBER_FORMAT = "INVALID_NUMBER_FORMAT"
+    INVALID_EMAIL_FORMAT = "INVALID_EMAIL_FORMAT"
+    INVALID_ISO_DATE_FORMAT = "INVALID_ISO_DATE_FORMAT"
+    INVALID_SHA256_HEX_FORMAT = "INVALID_SHA256_HEX_FORMAT"
+    INVALID_PHONE_E164_NUMBER = "INVALID_PHONE_E164_NUMBER"
+    INVALID_NUMERIC_RANGE = "INVALID_NUMERIC_RANGE"
+    NOT_ENOUGH_COLUMNS = "NOT_ENOUGH_COLUMNS"
+    TOO_MANY_COLUMNS = "TOO_MANY_COLUMNS"
+    EMPTY_FILE = "EMPTY_FILE"
+    DUPLICATE_VALUES = "DUPLICATE_VALUES"
+    INVALID_FILE_TYPE = "INVALID_FILE_TYPE"
+    INVALID_NUMBER_OF_ROWS = "INVALID_NUMBER_OF_ROWS"
+
+
+MESSAGES: Mapping[ErrorCode, str] = {
+    ErrorCode.EMPTY_CELL: "The cell is empty, or its line could not be read.",
+    ErrorCode.INVALID_INTEGER_FORMAT: "The cell is not a whole number.",
+    ErrorCode.INVALID_FLOAT_FORMAT: "The cell is not a number.",
+    ErrorCode.INVALID_NUMBER_FORMAT: "The cell is not a number.",
+    ErrorCode.INVALID_EMAIL_FORMAT: "The cell is not an e-mail address.",
+    ErrorCode.INVALID_ISO_DATE_FORMAT: "The cell is not a date.",
+    ErrorCode.INVALID_SHA256_HEX_FORMAT: "The cell is not a SHA-256 hash in hex.",
+    ErrorCode.INVALID_PHONE_E164_NUMBER: "The cell is not a phone number in E.164 form.",
+    ErrorCode.INVALID_NUMERIC_RANGE: "The number, or the length of the text, is outside its range.",
+    ErrorCode.NOT_ENOUGH_COLUMNS: "The line could not be split into its columns, or has too few.",
+    ErrorCode.TOO_MANY_COLUMNS: "The line has too many columns.",
+    ErrorCode.INVALID_FILE_TYPE: "The row holds the names of the columns; this file has no header.",
+    ErrorCode.DUPLICATE_VALUES: "An earlier row has the same key.",
+}
+
+
+@dataclass(frozen=True)
+class RecordedError(Document):
+    """One error: where it is, and what it is, never what the cell holds.
+
+    Args:
+        code: The reason.
+        message: The reason in words.
+        row: Number of the data row from 1, in file order across all files; None for the file as a whole.
+        column: Declared column name, or None for the row or the file as a whole.
+    """
+
+    code: ErrorCode
+    message: str
+    row: Annotated[int | None, Field(validation_alias=AliasPath("location", "row"))] = None
+    column: Annotated[str | None, Field(validation_alias=AliasPath("location", "column"))] = None
+
+    @model_serializer
+    def _with_location(self) -> dict[str, Any]:
+        location = {"row": self.row, "column": self.column}
+        return {"code": self.code, "location": location, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Errors(Document):
+    """Errors of one kind: all counted, the first 500 recorded in row order."""
+
+    n_errors: Annotated[int, Field(alias="numErrorsTotal")] = 0
+    recorded: Annotated[tuple[RecordedError, ...], Field(alias="recordedErrors")] = ()
+
+
+@dataclass(frozen=True)
+class _OfColumn(Document):
+    column: str
+
+
+@dataclass(frozen=True)
+class ColumnReport(Errors, _OfColumn):
+    """Errors of one declared column's cells."""
+
+
+@dataclass(frozen=True)
+class ColumnType(_OfColumn):
+    """A declared column's name and role, and its physical type: "text" for every cell of CSV and JSON Lines."""
+
+    role: str
+    type: str
+
+
+@dataclass(frozen=True)
+class SchemaReport(Errors):
+    """What was declared, what the files hold, and the columns whose type their role forbids: an error for each."""
+
+    columns: tuple[ColumnType, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableReport(Errors):
+    """The upload as a whole: its files, and lines that could not be taken apart.
+
+    Args:
+        n_files: Files read.
+        n_bytes: Their size on disk, in bytes.
+        format: "csv", "jsonl" or "parquet"; empty if nothing could be read.
+        n_unknown_columns: Columns that nobody declared; they are ignored.
+        unknown_columns: Their names, where the file surely has a header: a file without one would show its
+            first row here, so names are left out when a declared column is missing, and always for seeds.
+        n_users: Unique users of the valid rows, or unique ids of a seed.
+        n_users_with_two: Of them, those with at least two valid rows.
+        n_ids_changed: Matching ids of valid rows whose normal form differs from what was given; reports from
+            before there were matching ids lack it.
+    """
+
+    n_files: Annotated[int, Field(alias="numFiles")] = 0
+    n_bytes: Annotated[int, Field(alias="numBytes")] = 0
+    format: str = ""
+    n_unknown_columns: Annotated[int, Field(alias="numUnknownColumns")] = 0
+    unknown_columns: Annotated[tuple[str, ...], Field(alias="unknownColumns")] = ()
+    n_users: Annotated[int, Field(alias="numUsers")] = 0
+    n_users_with_two: Annotated[int, Field(alias="numUsersWithTwoRows")] = 0
+    n_ids_changed: Annotated[int, Field(alias="numIdsChanged")] = 0
+
+
+@dataclass(frozen=True)
+class UniquenessReport(Errors):
+    """Later duplicates of a key among the valid rows; the first of them wins.
+
+    They are errors where they are dropped (users tables), not in seeds, whose duplicates are only counted.
+
+    Args:
+        key_columns: The columns of the key; none where nothing must be unique (interactions).
+        n_unique: Distinct keys.
+        n_duplicates: Later duplicates.
+    """
+
+    key_columns: Annotated[tuple[str, ...], Field(alias="keyColumns")] = ()
+    n_unique: Annotated[int, Field(alias="numUnique")] = 0
+    n_duplicates: Annotated[int, Field(alias="numDuplicates")] = 0
+
+
+# What the contract puts into `table`, though it is said of the whole report.
+_IN_TABLE = ("what", "statusCode", "reason")
+
+
+@dataclass(frozen=True)
+class ValidationReport(Document):
+    """What is right and wrong with one upload; no cell value is ever in it.
+
+    Args:
+        what: What was validated, in words: "seed", "interactions table", "users table".
+        outcome: PASSED: usable, after dropping `n_rows_dropped` rows. FAILED: not usable, nothing was taken.
+        n_rows: Data rows, those that could not be taken apart included.
+        n_invalid_rows: Rows with at least one error; for a users table with later duplicates.
+        n_invalid_rows_by_code: The same by code; a row with two codes counts under both.
+        columns: Errors by declared column.
+        schema: Declared against actual types.
+        table: The upload as a whole.
+        uniqueness: Duplicates.
+        n_rows_dropped: Rows a reader must drop; 0 if FAILED.
+        status_code: The code a resource gets that fails for this report; None if PASSED.
+        reason: Why it failed and what to do, in one or two sentences; empty if PASSED.
+
+    Source: contracts/media.md, section 1.
+    """
+
+    what: str
+    outcome: Outcome
+    n_rows: Annotated[int, Field(alias="numRowsTotal")] = 0
+    n_invalid_rows: Annotated[int, Field(alias="numInvalidRowsTotal")] = 0
+    n_invalid_rows_by_code: Annotated[Mapping[ErrorCode, int], Field(alias="numInvalidRowsByErrorCode")] = field(
+        default_factory=dict
+    )
+    columns: tuple[ColumnReport, ...] = ()
+    schema: SchemaReport = SchemaReport()
+    table: TableReport = TableReport()
+    uniqueness: UniquenessReport = UniquenessReport()
+    n_rows_dropped: Annotated[int, Field(alias="dropInvalidRows")] = 0
+    status_code: Annotated[StatusCode | None, Field(alias="statusCode")] = None
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the upload can be used."""
+        return self.outcome is Outcome.PASSED
+
+    @property
+    def n_valid_rows(self) -> int:
+        """Rows that are used: neither invalid nor, in a users table, a later duplicate."""
+        return self.n_rows - self.n_invalid_rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract's JSON shape."""
+        report = super().as_dict()
+        report["table"] |= {name: report.pop(name) for name in _IN_TABLE}
+        report["numInvalidRowsByErrorCode"] = dict(sorted(report["numInvalidRowsByErrorCode"].items()))
+        report["dropInvalidRows"] = {"numInvalidRowsDropped": report["dropInvalidRows"]}
+        return {"version": REPORT_VERSION, "report": report}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Read `as_dict` back.
+
+        Raises:
+            ValueError: If it was written in another version of the shape.
+        """
+        if value.get("version") != REPORT_VERSION:
+            raise ValueError("The validation report has a version that is not read here.")
+        report, table = dict(value["report"]), dict(value["report"]["table"])
+        report |= {name: table.pop(name) for name in _IN_TABLE} | {"table": table}
+        report["dropInvalidRows"] = report["dropInvalidRows"]["numInvalidRowsDropped"]
+        return super().from_dict(report)
+
+
+def report_sentence(report: ValidationReport) -> str:
+    """The report in one sentence, or the reason of its failure."""
+    if not report.passed:
+        return report.reason
+    parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
+    if report.n_invalid_rows:
+        parts.append(f"{report.n_invalid_rows:,} are dropped ({report.n_invalid_rows / report.n_rows:.2%})")
+    if report.uniqueness.key_columns:
+        unique = "unique rows" if len(report.uniqueness.key_columns) > 1 else "unique ids"
+        parts.append(f"{report.uniqueness.n_unique:,} {unique}, {report.uniqueness.n_duplicates:,} duplicates")
+    elif report.table.n_users:
+        parts.append(f"{report.table.n_users:,} users")
+    return f"The {report.what} is valid: {'; '.join(parts)}."
+
+
+def report_markdown(report: ValidationReport) -> str:
+    """The report as a readable page: the sentence, the errors by code and column with first rows, the columns."""
+    lines = [f"**{report.outcome.value}.** {_text(report_sentence(report))}", ""]
+    if report.table.format:
+        files = "1 file" if report.table.n_files == 1 else f"{report.table.n_files:,} files"
+        lines += [f"Read {files} ({report.table.format}, {report.table.n_bytes:,} bytes).", ""]
+    rows = _error_rows(report)
+    if rows:
+        lines += ["| column | error | errors | first rows |", "|---|---|--:|---|", *rows, ""]
+    else:
+        lines += ["No errors.", ""]
+    if report.table.n_unknown_columns:
+        names = ", ".join(_code(name) for name in report.table.unknown_columns)
+        n_unknown = report.table.n_unknown_columns
+        ignored = "1 undeclared column is" if n_unknown == 1 else f"{n_unknown:,} undeclared columns are"
+        lines += [f"{ignored} ignored{names and ': '}{names}.", ""]
+    if report.schema.columns:
+        lines += ["| column | role | type |", "|---|---|---|"]
+        lines += [f"| {_code(each.column)} | {each.role} | {each.type} |" for each in report.schema.columns]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _error_rows(report: ValidationReport) -> list[str]:
+    groups: list[tuple[str, Errors]] = [(_code(column.column), column) for column in report.columns]
+    groups += [
+        ("types", report.schema),
+        ("whole row or file", report.table),
+        ("uniqueness", report.uniqueness),
+    ]
+    rows = []
+    for name, errors in groups:
+        codes = sorted({error.code for error in errors.recorded})
+        for code in codes:
+            found = [error for error in errors.recorded if error.code is code]
+            # Only the first 500 are recorded, so a column with more has an exact total but no exact split.
+            n_total = len(found) if errors.n_errors == len(errors.recorded) else None
+            count = f"{n_total:,}" if n_total is not None else f"≥ {len(found):,} of {errors.n_errors:,}"
+            numbers = [f"{error.row:,}" for error in found if error.row is not None]
+            more = ", …" if len(numbers) > _MAX_ROWS_SHOWN else ""
+            rows.append(f"| {name} | {code.value} | {count} | {', '.join(numbers[:_MAX_ROWS_SHOWN])}{more} |")
+    return rows
+
+
+def _code(name: str) -> str:
+    return "`" + _text(name).replace("`", "'") + "`"
+
+
+def _text(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,629 @@
+"""Reading one dataset of a data room: which rows of the uploads are valid, and what is wrong with the others.
+
+Lives here: the columns of each dataset, judging their rows batch by batch, dropping later duplicates, the report.
+Add here when a dataset is added, or a further reason fails one.
+Keep out: what is written for a room (`rooms`), valid cells (`room_schemas`), formats (`room_files`).
+
+The files of a dataset are read once, in batches. What is valid goes to Parquet files in scratch with the number of
+its row, matching ids as keyed digests only; then one query finds the later duplicates.
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
+from cleanroom_pipelines.errors import (
+    EngineError,
+    InputError,
+    StatusCode,
+    StorageFullError,
+    TrainingDataError,
+    UsageError,
+)
+from cleanroom_pipelines.identity import Dataset, MatchingId, judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.uploads import cells, checks
+from cleanroom_pipelines.uploads.report import (
+    MAX_RECORDED_ERRORS,
+    MESSAGES,
+    ColumnType,
+    ErrorCode,
+    Outcome,
+    RecordedError,
+    SchemaReport,
+    TableReport,
+    UniquenessReport,
+    ValidationReport,
+)
+from cleanroom_pipelines.uploads.room_files import RoomFile, column_names, open_room_file, scan_sql
+from cleanroom_pipelines.uploads.tally import Recorder, Tally
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+    from cleanroom_pipelines.uploads.room_schemas import RoomColumn
+    from cleanroom_pipelines.uploads.schemas import CellErrors
+
+# From the kind and the ids as given to the hashes that an ad destination takes; null where it can take none.
+ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
+
+MAX_BATCH_ROWS = 500_000
+CELLS_PER_BATCH = 4_000_000
+MIN_BATCH_ROWS = 10_000
+_SHARE_OF_ROWS = 0.9
+
+
+@dataclass(frozen=True)
+class RoomUpload:
+    """One uploaded file.
+
+    Args:
+        dataset: What it is.
+        path: Where it lies; its name means nothing.
+        matching_id: The kind of its ids, for MATCHING and SEED_AUDIENCES.
+        n_embeddings: How many numbers a row has, for EMBEDDINGS.
+
+    Raises:
+        UsageError: The dataset needs one of these, or has none.
+    """
+
+    dataset: Dataset
+    path: Path
+    matching_id: MatchingId | None = None
+    n_embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        has_ids = self.dataset.has_ids
+        if has_ids != (self.matching_id is not None):
+            raise UsageError(
+                f"The dataset {self.dataset} has {'a' if has_ids else 'no'} kind of matching id.",
+                remedy="Name the kind for matching tables and seed audiences only.",
+            )
+        if (self.dataset is Dataset.EMBEDDINGS) != bool(self.n_embeddings and self.n_embeddings > 0):
+            raise UsageError(
+                "Embeddings have a number of dimensions of at least 1, and no other dataset has one.",
+                remedy="Give n_embeddings for embeddings only.",
+            )
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a dataset is called, what is unique in it, and the code of a resource that fails for it."""
+
+    what: str
+    key: tuple[str, ...]
+    key_names: tuple[str, ...]
+    invalid: StatusCode
+    missing: StatusCode
+
+
+_BASE = (StatusCode.TRAINING_DATA_INVALID, StatusCode.TRAINING_DATA_NOT_FOUND)
+_RULES = {
+    Dataset.MATCHING: _Rules("matching table", ("user_id", "digest"), ("user_id", "matching_id"), *_BASE),
+    Dataset.SEGMENTS: _Rules("segments table", ("user_id", "segment"), ("user_id", "segment"), *_BASE),
+    Dataset.DEMOGRAPHICS: _Rules("demographics table", ("user_id",), ("user_id",), *_BASE),
+    Dataset.EMBEDDINGS: _Rules("embeddings table", ("user_id", "scope"), ("user_id", "scope"), *_BASE),
+    Dataset.SEED_AUDIENCES: _Rules(
+        "seed audiences",
+        ("digest", "audience_type"),
+        ("matching_id", "audience_type"),
+        StatusCode.SEED_INVALID,
+        StatusCode.SEED_NOT_FOUND,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ReadDataset:
+    """A dataset that was read.
+
+    Args:
+        dataset: What it is.
+        report: What is right and wrong with it.
+        rows: Scratch file of its valid rows, later duplicates included: `row_number` and the columns of the
+            room's file; None if it failed.
+        activation: Scratch file of the hashes for ad destinations; None without any.
+        n_embeddings: Numbers per row; 0 for other datasets.
+    """
+
+    dataset: Dataset
+    report: ValidationReport
+    rows: TableFiles | None
+    activation: TableFiles | None = None
+    n_embeddings: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How datasets are read.
+
+    Args:
+        scratch: An existing folder for everything that is written on the way, which the caller removes.
+        room_key: The secret of the digests.
+        activation: By destination, what makes its hashes.
+        batch_rows: Most rows per batch.
+        runtime: Engine, progress and cancellation.
+    """
+
+    scratch: Path
+    room_key: bytes = field(repr=False)
+    activation: Mapping[str, ActivationHasher] = field(default_factory=dict)
+    batch_rows: int = MAX_BATCH_ROWS
+    runtime: Runtime = Runtime()  # noqa: RUF009 frozen
+
+    def within(self, start: float, end: float) -> "Reading":
+        """The same for a part of the work, whose 0 to 1 is `start` to `end` of the whole."""
+        return replace(self, runtime=self.runtime.part(start, end))
+
+
+def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading) -> ReadDataset:
+    """Read a dataset from its files.
+
+    Args:
+        dataset: What it is.
+        files: Its uploads, in order; several for MATCHING and SEED_AUDIENCES only. Rows are numbered over all.
+        reading: How.
+
+    Returns:
+        The dataset. Whatever is wrong with the files fails the report, not the call.
+
+    Raises:
+        CancelledError: Somebody asked for it.
+        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        StorageFullError: Scratch is full.
+    """
+    rules = _RULES[dataset]
+    part = _Part(dataset, reading)
+    try:
+        with part.writing():
+            for number, upload in enumerate(files):
+                part.reading = reading.within(
+                    _SHARE_OF_ROWS * number / len(files), _SHARE_OF_ROWS * (number + 1) / len(files)
+                )
+                part.read(upload)
+    except InputError as error:
+        return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
+    reading.runtime.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
+    report = part.report()
+    if (reason := _no_rows(part.tally, rules)) is not None:
+        return ReadDataset(dataset, _failed(report, rules, *reason), None)
+    report = _with_duplicates(report, part, reading)
+    reading.runtime.tell(1.0, f"{rules.what}: validated")
+    return ReadDataset(
+        dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
+    )
+
+
+# --- Rows ---
+
+
+class _Part:
+    """A dataset while it is read: what its batches add up to, and where its valid rows go."""
+
+    def __init__(self, dataset: Dataset, reading: Reading) -> None:
+        self.dataset = dataset
+        self.reading = reading
+        self.tally = Tally([])
+        self.table = TableReport()
+        self.schema = SchemaReport()
+        self.columns: Sequence[RoomColumn] = ()
+        self.n_embeddings = 0
+        folder = Path(tempfile.mkdtemp(prefix=f"{dataset.key}-", dir=reading.scratch))
+        self._folder = folder
+        self._rows = _Sink(folder / "rows.parquet")
+        self._hashes = _Sink(folder / "hashes.parquet")
+
+    @property
+    def rows(self) -> TableFiles | None:
+        return self._rows.tables
+
+    @property
+    def hashes(self) -> TableFiles | None:
+        return self._hashes.tables
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._rows.close()
+            self._hashes.close()
+
+    def read(self, upload: RoomUpload) -> None:
+        """Read one file.
+
+        Raises:
+            InputError: The file as a whole cannot be used.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        file = open_room_file(upload.path, folder, max_bytes=self.reading.runtime.engine.unpacked_bytes)
+        formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
+        self.table = replace(
+            self.table,
+            n_files=self.table.n_files + 1,
+            n_bytes=self.table.n_bytes + file.n_bytes,
+            format=", ".join(formats),
+        )
+        with (
+            _damage_is_the_files(),
+            open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
+        ):
+            self._read_rows(engine, file, upload)
+        for left in folder.iterdir():
+            left.unlink()
+
+    def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> None:
+        from cleanroom_pipelines.uploads import room_schemas
+
+        columns = self._columns_of(engine, file, upload)
+        schema = room_schemas.room_schemas(columns)
+        select = ", ".join(
+            column.select_sql.format(name)
+            for column, name in zip(columns, column_names(len(columns)), strict=True)
+        )
+        n_rows_before = self.tally.n_readable_rows
+        batch_rows = min(self.reading.batch_rows, max(MIN_BATCH_ROWS, CELLS_PER_BATCH // len(columns)))
+        share_of = _share_done(engine, file)
+        stage = f"{_RULES[self.dataset].what}: validating rows"
+        engine.rejected_lines()
+        is_first = file.format == "csv"
+        for batch in engine.batches(f"SELECT {select} FROM upload", rows=batch_rows):
+            header = is_first and _is_header(columns, batch)
+            self._take(schema, columns, batch, upload.matching_id, header=header)
+            is_first = False
+            self.reading.runtime.tell(share_of(batch), stage)
+        rejected = engine.rejected_lines()
+        self.tally.add_rejected(rejected, n_rows_before, 0)
+        checks.check_quotes(rejected)
+
+    def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
+        named = _columns_of(self.dataset, file, upload)
+        if not file.has_columns(len(named)):
+            raise _wrong_number(file.n_columns, len(named))
+        engine.execute(f"CREATE OR REPLACE TEMP VIEW upload AS {scan_sql(file, len(named))}")
+        types = cells.physical_types(engine, "upload", file.tables, column_names(len(named)))
+        columns = [
+            replace(column, kind=types[name][0])
+            for column, name in zip(named, column_names(len(named)), strict=True)
+        ]
+        self._note_schema(columns, [types[name][1] for name in column_names(len(named))], upload)
+        return columns
+
+    def _note_schema(self, columns: "Sequence[RoomColumn]", types: Sequence[str], upload: RoomUpload) -> None:
+        self.columns = columns
+        self.n_embeddings = upload.n_embeddings or 0
+        self.tally.columns += [Recorder() for _ in range(len(self.tally.columns), len(columns))]
+        described = tuple(
+            ColumnType(
+                column.name,
+                upload.matching_id if upload.matching_id and column.name == "matching_id" else column.cell,
+                # A nested type in words holds the names of its fields, which may be anything.
+                type_ if column.fits else column.kind,
+            )
+            for column, type_ in zip(columns, types, strict=True)
+        )
+        misfits = [column for column in columns if not column.fits]
+        errors = tuple(
+            RecordedError(
+                ErrorCode.INVALID_FILE_TYPE,
+                f"The column takes {column.types_in_words}.",
+                column=column.name,
+            )
+            for column in misfits
+        )
+        seen = [column for column in described if column not in self.schema.columns]
+        self.schema = SchemaReport(len(errors), errors, (*self.schema.columns, *seen))
+        if misfits:
+            raise InputError(
+                f"Column {misfits[0].name!r} has a type that it cannot have.",
+                remedy=f"Convert it to {misfits[0].types_in_words}.",
+                problem="type",
+            )
+
+    def _take(
+        self,
+        schema: Sequence[Any],
+        columns: "Sequence[RoomColumn]",
+        batch: pa.RecordBatch,
+        kind: MatchingId | None,
+        *,
+        header: bool,
+    ) -> None:
+        from cleanroom_pipelines.uploads import schemas
+
+        errors = schemas.batch_errors(schema, batch)
+        if header:
+            errors.append(schemas.CellErrors(0, ErrorCode.INVALID_FILE_TYPE, np.zeros(1, np.int64)))
+        arrays = dict(zip([column.name for column in columns], batch.columns, strict=True))
+        changed = np.zeros(batch.num_rows, np.bool_)
+        given = arrays.get("matching_id")
+        if kind is not None and given is not None:
+            judged = judge_ids(kind, given)
+            position = [column.name for column in columns].index("matching_id")
+            errors += [
+                schemas.CellErrors(position, ErrorCode(problem.value), rows)
+                for problem, rows in judged.problems().items()
+            ]
+            changed = judged.changed
+            arrays["digest"] = room_digests(self.reading.room_key, kind.family, sha256_hex(judged))
+        valid = _valid_rows(errors, batch.num_rows)
+        numbers = self.tally.n_readable_rows + 1 + np.flatnonzero(valid)
+        self.tally.add_batch(errors, batch.num_rows)
+        self.table = replace(self.table, n_ids_changed=self.table.n_ids_changed + int((changed & valid).sum()))
+        kept = {name: array.filter(pa.array(valid)) for name, array in arrays.items()}
+        self._rows.write(_room_rows(self.dataset, kept, numbers, kind, columns))
+        if given is not None and kind is not None:
+            self._take_hashes(kind, kept)
+
+    def _take_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
+        for destination, hasher in self.reading.activation.items():
+            hashes = _hashes_of(destination, hasher, kind, kept["matching_id"])
+            names = pa.array([destination] * len(hashes), pa.string())
+            table = pa.table({"user_id": kept["user_id"], "destination": names, "hash": hashes})
+            self._hashes.write(table.filter(hashes.is_valid()))
+
+    def report(self) -> ValidationReport:
+        """What the rows read so far say."""
+        tally = self.tally
+        return ValidationReport(
+            _RULES[self.dataset].what,
+            Outcome.PASSED,
+            n_rows=tally.n_rows,
+            n_invalid_rows=tally.n_invalid_rows,
+            n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
+            columns=tuple(
+                tally.column_report(position, column.name) for position, column in enumerate(self.columns)
+            ),
+            schema=self.schema,
+            table=tally.with_lines(self.table),
+        )
+
+
+class _Sink:
+    """A Parquet file in scratch that grows by tables; there is none before the first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+        self._columns: tuple[str, ...] = ()
+
+    @property
+    def tables(self) -> TableFiles | None:
+        return TableFiles((self._path,), "parquet", self._columns) if self._columns else None
+
+    def write(self, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        try:
+            if self._writer is None:
+                self._writer = self._stack.enter_context(
+                    pq.ParquetWriter(self._path, table.schema, compression="lz4")
+                )
+                self._columns = tuple(table.column_names)
+            if table.num_rows:
+                self._writer.write_table(table)
+            return
+        except (OSError, pa.ArrowException) as error:
+            cause, is_full = type(error).__name__, os.strerror(errno.ENOSPC) in str(error)
+        # Outside the handler: Arrow's message may quote a cell, and __context__ would keep it.
+        if is_full:
+            raise StorageFullError("The disk is full.", remedy="Free some space and try again.")
+        raise EngineError(f"The valid rows could not be kept in scratch ({cause}).")
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _columns_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> "list[RoomColumn]":
+    from cleanroom_pipelines.uploads.room_schemas import Cell, RoomColumn
+
+    columns = {
+        Dataset.MATCHING: [("user_id", Cell.USER_ID), ("matching_id", Cell.MATCHING_ID)],
+        Dataset.SEGMENTS: [("user_id", Cell.USER_ID), ("segment", Cell.LABEL)],
+        Dataset.DEMOGRAPHICS: [("user_id", Cell.USER_ID), ("age", Cell.AGE), ("gender", Cell.GENDER)],
+        Dataset.EMBEDDINGS: [
+            ("user_id", Cell.USER_ID),
+            ("scope", Cell.SCOPE),
+            *((f"e{i}", Cell.NUMBER) for i in range(upload.n_embeddings or 0)),
+        ],
+        Dataset.SEED_AUDIENCES: [("matching_id", Cell.MATCHING_ID), ("audience_type", Cell.LABEL)],
+    }[dataset]
+    if dataset is Dataset.DEMOGRAPHICS:
+        columns = columns[: max(file.n_columns, 1)]
+    return [RoomColumn(name, cell, cells.CELL) for name, cell in columns]
+
+
+def _is_header(columns: "Sequence[RoomColumn]", batch: pa.RecordBatch) -> bool:
+    """Whether the first row is the columns' own names, which no upload has."""
+    cells_ = [column[0].as_py() for column in batch.columns] if batch.num_rows else []
+    return [str(cell).strip().lower() for cell in cells_] == [column.name for column in columns]
+
+
+def _room_rows(
+    dataset: Dataset,
+    kept: Mapping[str, pa.Array],
+    numbers: npt.NDArray[np.int64],
+    kind: MatchingId | None,
+    columns: "Sequence[RoomColumn]",
+) -> pa.Table:
+    """The valid rows of a batch with the columns of the room's file; no matching id is among them."""
+    from cleanroom_pipelines.uploads import room_schemas
+
+    rows: dict[str, pa.Array] = {"row_number": pa.array(numbers, pa.int64())}
+    nothing = pa.nulls(len(numbers), pa.string())
+    if dataset is Dataset.DEMOGRAPHICS:
+        rows["user_id"] = kept["user_id"]
+        rows["age"] = room_schemas.normal_ages(kept.get("age", nothing))
+        rows["gender"] = _or_null(kept.get("gender", nothing))
+    elif dataset is Dataset.EMBEDDINGS:
+        rows |= {"user_id": kept["user_id"], "scope": kept["scope"]}
+        rows |= {column.name: room_schemas.numbers_of(kept[column.name]) for column in columns[2:]}
+    else:
+        rows |= {name: array for name, array in kept.items() if name != "matching_id"}
+    if kind is not None:
+        rows["kind"] = pa.array([kind.value] * len(numbers), pa.string())
+    return pa.table(rows)
+
+
+def _or_null(texts: pa.Array) -> pa.Array:
+    import pyarrow.compute as pc
+
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _valid_rows(errors: "Sequence[CellErrors]", n_rows: int) -> npt.NDArray[np.bool_]:
+    valid = np.ones(n_rows, np.bool_)
+    for error in errors:
+        valid[error.rows] = False
+    return valid
+
+
+def _hashes_of(destination: str, hasher: ActivationHasher, kind: MatchingId, ids: pa.Array) -> pa.Array:
+    try:
+        return hasher(kind, ids)
+    except Exception as error:
+        cause = type(error).__name__
+    # Outside the handler: what the hasher saw may be in its error, and __context__ would keep it.
+    raise EngineError(f"The hashes for {destination} could not be made ({cause}).")
+
+
+def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], float]:
+    """By rows for Parquet, which knows them; for text by bytes, roughly: a batch is not as long as its text."""
+    if file.format == "parquet":
+        total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
+    else:
+        total = float(file.path.stat().st_size)
+    done = 0.0
+
+    def share(batch: pa.RecordBatch) -> float:
+        nonlocal done
+        done += float(batch.num_rows if file.format == "parquet" else batch.nbytes)
+        return min(1.0, done / total)
+
+    return share
+
+
+# --- What only a query over the whole dataset can tell ---
+
+
+def _with_duplicates(report: ValidationReport, part: _Part, reading: Reading) -> ValidationReport:
+    assert part.rows is not None
+    rules = _RULES[part.dataset]
+    key = ", ".join(rules.key)
+    with open_engine(reading.runtime.engine, paths=part.rows.files) as engine:
+        engine.scan("valid", part.rows)
+        counts = engine.fetch(
+            # one row: distinct keys, and of what the first column of the key names, all and those with two rows
+            f"WITH keys AS (SELECT {key}, count(*) AS n_rows FROM valid GROUP BY {key}), "
+            f"named AS (SELECT {rules.key[0]}, sum(n_rows) AS n_rows FROM keys GROUP BY {rules.key[0]}) "
+            "SELECT (SELECT count(*) FROM keys) AS n_unique, count(*) AS n_users, "
+            "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM named"
+        ).to_pylist()[0]
+        n_duplicates = report.n_valid_rows - counts["n_unique"]
+        recorded = _recorded_duplicates(engine, part, rules) if n_duplicates else ()
+    code = ErrorCode.DUPLICATE_VALUES
+    by_code = dict(report.n_invalid_rows_by_code) | ({code: n_duplicates} if n_duplicates else {})
+    return replace(
+        report,
+        n_invalid_rows=report.n_invalid_rows + n_duplicates,
+        n_invalid_rows_by_code=dict(sorted(by_code.items())),
+        table=replace(report.table, n_users=counts["n_users"], n_users_with_two=counts["n_users_with_two"]),
+        uniqueness=UniquenessReport(
+            n_duplicates,
+            recorded,
+            key_columns=rules.key_names,
+            n_unique=counts["n_unique"],
+            n_duplicates=n_duplicates,
+        ),
+    )
+
+
+def _recorded_duplicates(engine: Engine, part: _Part, rules: _Rules) -> tuple[RecordedError, ...]:
+    key = ", ".join(rules.key)
+    rows = engine.fetch(
+        # one row per later duplicate, the first 500 of them
+        f"WITH repeated AS (SELECT {key}, min(row_number) AS first_row FROM valid GROUP BY {key} "
+        "HAVING count(*) > 1) "
+        f"SELECT row_number FROM valid JOIN repeated USING ({key}) WHERE row_number > first_row "
+        "ORDER BY row_number LIMIT ?",
+        [MAX_RECORDED_ERRORS],
+    )["row_number"].to_pylist()
+    code = ErrorCode.DUPLICATE_VALUES
+    # The error is the row's, so it names a column only where the key has one.
+    column = rules.key_names[0] if len(rules.key_names) == 1 else None
+    return tuple(RecordedError(code, MESSAGES[code], part.tally.row_number(row), column) for row in rows)
+
+
+# --- What fails a dataset as a whole ---
+
+
+_WHOLE_FILE_CODES = {"missing": None, "empty": ErrorCode.EMPTY_FILE, "type": ErrorCode.INVALID_FILE_TYPE}
+
+
+@contextmanager
+def _damage_is_the_files() -> Iterator[None]:
+    with suppress(TrainingDataError):
+        # Which failures of the engine are the file's fault is known there, whatever the file is.
+        with checks.reading_of(checks.INTERACTIONS):
+            yield
+        return
+    raise InputError(
+        "The file could not be read to its end.",
+        remedy="Check that it is complete, and that its lines all end in the same way.",
+        problem="damaged",
+    )
+
+
+def _wrong_number(n_found: int, n_wanted: int) -> InputError:
+    many = n_found > n_wanted
+    return InputError(
+        f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_wanted:,}.",
+        remedy="Give the columns of this dataset, in their order.",
+        problem="too many columns" if many else "not enough columns",
+        code=(ErrorCode.TOO_MANY_COLUMNS if many else ErrorCode.NOT_ENOUGH_COLUMNS).value,
+    )
+
+
+def _no_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
+    if tally.n_rows == 0:
+        return ErrorCode.EMPTY_FILE, f"The {rules.what} has no rows. Give a file with at least one row."
+    if tally.n_invalid_rows < tally.n_rows:
+        return None
+    commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
+    reason = (
+        f"No row of the {rules.what} is valid, most for {commonest.value}. "
+        "Correct the rows that the validation report lists."
+    )
+    return ErrorCode.INVALID_NUMBER_OF_ROWS, reason
+
+
+def _failed_for(report: ValidationReport, rules: _Rules, error: InputError) -> ValidationReport:
+    problem = error.attributes.get("problem", "")
+    found = error.attributes.get("code")
+    code = ErrorCode(found) if found else _WHOLE_FILE_CODES.get(problem, ErrorCode.INVALID_FILE_TYPE)
+    failed = _failed(report, rules, code, f"The {rules.what} cannot be used. {error}")
+    return replace(failed, status_code=rules.missing) if problem == "missing" else failed
+
+
+def _failed(report: ValidationReport, rules: _Rules, code: ErrorCode | None, reason: str) -> ValidationReport:
+    table = report.table
+    if code:
+        recorded = (RecordedError(code, reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
+        table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
+    return replace(
+        report,
+        outcome=Outcome.FAILED,
+        table=table,
+        status_code=rules.invalid,
+        reason=reason,
+    )

@@ -1,0 +1,108 @@
+"""Adding up what is wrong with the rows of an upload, batch by batch.
+
+Lives here: exact totals, and the first 500 errors with the numbers of their rows in file order.
+Add here when a report needs another sum over batches.
+Keep out: judging rows (`schemas`) and reading files.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cleanroom_pipelines.uploads.report import (
+    MAX_RECORDED_ERRORS,
+    MESSAGES,
+    ColumnReport,
+    ErrorCode,
+    RecordedError,
+    TableReport,
+)
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.uploads.schemas import CellErrors
+
+
+@dataclass
+class Recorder:
+    """Counts the errors of one column and keeps the first 500 with their rows."""
+
+    n_total: int = 0
+    first: list[tuple[int, ErrorCode]] = field(default_factory=list)
+
+    def add(self, errors: "Sequence[CellErrors]", offset: int) -> None:
+        """Add a column's errors in one batch, whose first row is number `offset`."""
+        self.n_total += sum(len(error.rows) for error in errors)
+        room = MAX_RECORDED_ERRORS - len(self.first)
+        found = [(int(row) + offset, error.code) for error in errors for row in error.rows[:room]]
+        self.first += sorted(found)[:room]
+
+
+@dataclass
+class Tally:
+    """What the batches add up to. Rows are numbered from 1 over the rows that could be read."""
+
+    columns: list[Recorder]
+    n_readable_rows: int = 0
+    n_invalid_rows: int = 0
+    n_rows_by_code: Counter[ErrorCode] = field(default_factory=Counter)
+    rejected_codes: list[ErrorCode] = field(default_factory=list)
+    # For each rejected line, the number of readable rows before it.
+    rejected_after: list[int] = field(default_factory=list)
+
+    @property
+    def n_rows(self) -> int:
+        """All data rows, those that could not be taken apart included."""
+        return self.n_readable_rows + len(self.rejected_after)
+
+    def add_batch(self, errors: "Sequence[CellErrors]", n_rows: int) -> None:
+        """Add a batch of readable rows and their errors."""
+        for position, recorder in enumerate(self.columns):
+            recorder.add([error for error in errors if error.column == position], self.n_readable_rows + 1)
+        self.n_invalid_rows += _n_distinct(error.rows for error in errors)
+        for code in {error.code for error in errors}:
+            self.n_rows_by_code[code] += _n_distinct(error.rows for error in errors if error.code is code)
+        self.n_readable_rows += n_rows
+
+    def add_rejected(self, lines: pa.Table, n_rows_before_file: int, n_header_lines: int) -> None:
+        """Add the rejected lines of a file whose readable rows were added just before."""
+        for i, (line, reason) in enumerate(
+            zip(lines["line"].to_pylist(), lines["reason"].to_pylist(), strict=True)
+        ):
+            # A line's number counts blank lines too, which are no rows; the file's last row bounds the error.
+            after = n_rows_before_file + line - n_header_lines - 1 - i
+            self.rejected_after.append(min(after, self.n_readable_rows))
+            code = ErrorCode.TOO_MANY_COLUMNS if reason == "TOO MANY COLUMNS" else ErrorCode.NOT_ENOUGH_COLUMNS
+            self.rejected_codes.append(code)
+            self.n_rows_by_code[code] += 1
+            self.n_invalid_rows += 1
+
+    def row_number(self, readable: int) -> int:
+        """The number among all data rows of the row with this number among the readable ones."""
+        return readable + bisect_left(self.rejected_after, readable)
+
+    def column_report(self, position: int, name: str) -> ColumnReport:
+        """The errors of the column at a position, which the report calls `name`."""
+        recorder = self.columns[position]
+        recorded = (
+            RecordedError(code, MESSAGES[code], self.row_number(row), name) for row, code in recorder.first
+        )
+        return ColumnReport(name, recorder.n_total, tuple(recorded))
+
+    def with_lines(self, table: TableReport) -> TableReport:
+        """The report of a table with the lines that could not be taken apart."""
+        found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
+        recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
+        return replace(table, n_errors=len(self.rejected_after), recorded=tuple(recorded))
+
+
+def _n_distinct(rows: Iterable[npt.NDArray[np.int64]]) -> int:
+    arrays = list(rows)
+    if len(arrays) < 2:
+        return sum(len(array) for array in arrays)
+    return len(np.unique(np.concatenate(arrays)))

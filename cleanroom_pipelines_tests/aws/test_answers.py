@@ -1,0 +1,84 @@
+"""What goes over the wire when something is refused.
+
+Contract: each error has AWS's status and text; an error of the core becomes the API's own, and one that is not the
+caller's to mend says nothing of the installation.
+"""
+
+import pickle
+from typing import Any
+
+from cleanroom_pipelines.aws.answers import ApiError, from_cleanroom_error
+from cleanroom_pipelines.catalog import CatalogUnavailableError
+from cleanroom_pipelines.errors import (
+    ArtifactError,
+    CleanroomError,
+    ConfigurationError,
+    ConflictError,
+    EngineError,
+    InputError,
+    NotFoundError,
+    SeedError,
+    StorageFullError,
+    UsageError,
+)
+from cleanroom_pipelines.storage.objects import BucketForbiddenError
+
+from ..cases import assert_each
+from .requests import service_model
+
+
+def test_an_error_of_the_model_has_its_status_and_text() -> None:
+    def has_them(shape: Any) -> None:
+        error = ApiError(shape.name)
+        assert error.status == shape.metadata["error"]["httpStatusCode"]
+        if shape.name != "InternalServiceException":
+            assert error.message == shape.documentation.removeprefix("<p>").removesuffix("</p>")
+        assert str(error) == error.message
+
+    assert_each(has_them, service_model().error_shapes)
+
+
+def test_an_error_survives_the_way_between_processes() -> None:
+    error = ApiError("ServiceQuotaExceededException", "Too many.", members={"quotaValue": 5.0}, reason="quota")
+    error.headers["Retry-After"] = "1"
+    again = pickle.loads(pickle.dumps(error))
+    assert vars(again) == vars(error)
+
+
+def test_what_the_caller_can_mend_is_told() -> None:
+    def is_told(error: CleanroomError, name: str, status: int) -> None:
+        error.remedy = "Do right."
+        answer = from_cleanroom_error(error)
+        assert (answer.name, answer.status, answer.message) == (name, status, "Wrong. Do right.")
+        assert answer.reason == type(error).__name__
+
+    assert_each(
+        is_told,
+        [
+            (UsageError("Wrong."), "ValidationException", 400),
+            (InputError("Wrong."), "ValidationException", 400),
+            (SeedError("Wrong."), "ValidationException", 400),
+            (NotFoundError("Wrong."), "ResourceNotFoundException", 404),
+            (ConflictError("Wrong."), "ConflictException", 409),
+            (BucketForbiddenError("Wrong."), "AccessDeniedException", 403),
+        ],
+    )
+
+
+def test_what_the_operator_must_mend_is_not_told() -> None:
+    def is_not_told(kind: type[CleanroomError]) -> None:
+        answer = from_cleanroom_error(kind("A secret of the installation."))
+        assert (answer.name, answer.status) == ("InternalServiceException", 500)
+        assert "secret" not in answer.message
+
+    assert_each(is_not_told, [CleanroomError, ConfigurationError, ArtifactError, EngineError, StorageFullError])
+
+
+def test_a_database_that_does_not_answer_is_to_be_asked_again() -> None:
+    answer = from_cleanroom_error(CatalogUnavailableError("At postgresql://secret."))
+    assert (answer.name, answer.status, answer.headers) == (
+        "ServiceUnavailableException",
+        503,
+        {"Retry-After": "1"},
+    )
+    assert "secret" not in answer.message

@@ -1,0 +1,242 @@
+"""Contract: `cleanroom export` writes the best users of what `cleanroom generate` made, or of any list, for a
+destination, without Dagster; a percentage is one of all scored users. It ends with 0, or with 2 and one sentence
+that quotes no id, and then nothing is written."""
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.delivery.exports import verify_export
+from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
+
+from .. import worlds
+from ..cli.commands import Commands
+from ..offenders import offenders
+
+N_RANKED, N_SCORED = 400, 500
+USERS = [f"user-{number:03d}" for number in range(N_RANKED)]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(capsys, monkeypatch)
+
+
+@pytest.fixture
+def ranking(tmp_path: Path) -> Path:
+    """What `generate` leaves, with the rows of its file out of order."""
+    folder = tmp_path / "audience"
+    folder.mkdir()
+    ranks = list(range(1, N_RANKED + 1))
+    table = {"user_id": USERS[::-1], "rank": ranks[::-1], "score": [0.5] * N_RANKED}
+    pq.write_table(pa.table(table), folder / "ranked.parquet")
+    (folder / "metrics.json").write_text(json.dumps({"n_users": N_SCORED}))
+    return folder
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    path = tmp_path / "ids.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["user_id", "Email", "phone", "hashed_email"])
+        for number, user in enumerate(USERS):
+            writer.writerow([user, f"{user}@gmail.com", f"+4179{number:07d}" if number % 2 else "", ""])
+        writer.writerow([USERS[0], "second@example.com", "", ""])
+        writer.writerow(["stranger", "stranger@example.com", "", ""])
+    return path
+
+
+def lines(folder: Path) -> list[str]:
+    return [line for part in sorted(folder.glob("part-*.csv")) for line in part.read_text().splitlines()]
+
+
+def test_the_best_users_of_a_ranking(command: Commands, ranking: Path, tmp_path: Path) -> None:
+    ended = command("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out")
+    assert (ended.code, ended.out, ended.err) == (0, "50 users in 1 files.\n", "")
+    assert lines(tmp_path / "out") == ["user_id", *USERS[:50]]
+    assert verify_export(tmp_path / "out")["requested"] == 50
+
+
+def test_what_generate_makes_can_be_exported(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+    schema = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
+    model, audience, out = tmp_path / "model", tmp_path / "audience", tmp_path / "out"
+    steps = (
+        ("train", "--interactions", world.interactions, "--schema", schema, "--out", model),
+        ("generate", "--model", model, "--seed", world.seed, "--out", audience, "--min-matching-seed-size", "25"),
+        ("export", "--ranking", audience, "--size", "10%", "--out", out, "--memory", "600MB", "--holdout", "20%"),
+    )
+    for step in steps:
+        ended = command(*step)
+        assert ended.code == 0, ended.err
+    best = pq.read_table(audience / "ranked.parquet")["user_id"].to_pylist()[: worlds.N_USERS // 10]
+    delivered, held_out = lines(out)[1:], lines(tmp_path / "out-holdout")[1:]
+    assert sorted(delivered + held_out) == sorted(best)
+    assert delivered == [user for user in best if user in delivered]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_any_list_of_users(command: Commands, tmp_path: Path, suffix: str) -> None:
+    source, users = tmp_path / f"list.{suffix}", ["b", "a", "c", "a"]
+    if suffix == "csv":
+        source.write_text("USER_ID,x\n" + "".join(f"{user},1\n" for user in users))
+    elif suffix == "jsonl":
+        source.write_text("".join(f'{{"user_id": "{user}"}}\n' for user in users))
+    else:
+        pq.write_table(pa.table({"user_id": users}), source)
+    ended = command(
+        "export", "--ranking", source, "--size", "100%", "--out", tmp_path / "out", "--format", "plain"
+    )
+    assert ended.code == 0, ended.err
+    assert lines(tmp_path / "out") == ["b", "a", "c"]
+
+
+def test_paths_may_be_relative(
+    command: Commands, ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("export", "--ranking", ranking.name, "--size", "5", "--out", "1", "--holdout", "20%").code == 0
+    ended = command("export", "--ranking", ranking.name, "--size", "5", "--out", "2", "--delta-from", "1")
+    assert ended.code == 0, ended.err
+    verify_export(Path("2"))
+
+
+def test_the_seed_mode_of_an_artifact(command: Commands, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    schema = pa.schema(
+        [("user_id", pa.string()), ("rank", pa.int64()), ("score", pa.float64()), ("is_seed", pa.bool_())],
+        metadata={b"n_seed_users": b"2"},
+    )
+    columns = [USERS[:6], list(range(1, 7)), [0.5] * 6, [True, False, False, True, False, False]]
+    pq.write_table(pa.table(columns, schema=schema), folder / "ranking.parquet")
+    wanted = {"in_place": USERS[:3], "excluded": [USERS[1], USERS[2], USERS[4]]}
+    for mode, users in wanted.items():
+        out = tmp_path / mode
+        ended = command("export", "--ranking", folder, "--size", "50%", "--out", out, "--seed-mode", mode)
+        assert ended.code == 0, ended.err
+        assert lines(out) == ["user_id", *users]
+
+
+def test_everything_at_once(command: Commands, ranking: Path, ids: Path, tmp_path: Path) -> None:
+    common = (
+        "--ranking",
+        ranking,
+        "--destination",
+        "google",
+        "--ids",
+        ids,
+        "--gzip",
+        "--max-rows",
+        "40",
+        "--json",
+    )
+    common += ("--holdout", "10%", "--name", "spring")
+    first = command("export", *common, "--size", "10%", "--out", tmp_path / "1")
+    assert first.code == 0, first.err
+    ended = command("export", *common, "--size", "20%", "--out", tmp_path / "2", "--delta-from", tmp_path / "1")
+    assert ended.code == 0, ended.err
+    told = json.loads(ended.out)
+    assert told["manifest"] == verify_export(tmp_path / "2")
+    assert told["holdout"] == verify_export(tmp_path / "2-holdout")
+    assert told["warnings"] == ["Google Customer Match gets no HASHED_EMAIL."]
+    manifest = told["manifest"]
+    chosen = Holdout.parse("10%", holdout_salt(b"", "spring"))
+    held_out = [user for user in USERS[:100] if chosen.holds_out(user)]
+    assert manifest["holdout"] == {"share": "10%", "users": len(held_out)}
+    assert manifest["delivered"] == 100 - len(held_out)
+    assert manifest["columns"] == ["Email", "Phone"]
+    assert manifest["rows"] == json.loads(first.out)["manifest"]["rows"] + manifest["changes"]["added"]
+    assert all(file["rows"] <= 40 for file in manifest["files"])
+    rows = gzip.decompress((tmp_path / "2-holdout" / "part-00000.csv.gz").read_bytes()).decode().split()[1:]
+    assert rows == held_out[:40]
+
+
+def test_too_many_are_asked_for(command: Commands, ranking: Path, tmp_path: Path) -> None:
+    ended = command("export", "--ranking", ranking, "--size", "90%", "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert "400 users" in ended.out
+    assert "SIZE_EXCEEDS_POPULATION" in ended.out
+
+
+def test_what_cannot_be_done_is_told_and_nothing_written(
+    command: Commands, ranking: Path, ids: Path, tmp_path: Path
+) -> None:
+    options = [
+        ("--size", "0%"),
+        ("--size", "x"),
+        ("--holdout", "0%"),
+        ("--holdout", "90%"),
+        ("--holdout-out", "elsewhere"),
+        ("--seed-mode", "first"),
+        ("--destination", "google"),
+        ("--destination", "google", "--format", "csv"),
+        ("--ids", "{ids}"),
+        ("--destination", "plain", "--ids", "{ids}"),
+        ("--destination", "plain", "--format", "jsonl"),
+        ("--format", "parquet", "--gzip"),
+        ("--delta-from", "{ranking}"),
+        ("--ranking", "{ranking}-none"),
+        ("--ranking", "{ids}", "--destination", "google", "--ids", "{ranking}/ranked.parquet"),
+        ("--holdout", "10%", "--holdout-out", "{out}/holdout"),
+        ("--holdout", "10%", "--holdout-out", "{ranking}"),
+        ("--memory", "many"),
+        ("--max-rows", "0"),
+        ("--format", "xlsx"),
+    ]
+    out = tmp_path / "out"
+    before = set(tmp_path.iterdir())
+
+    def check(*given: str) -> None:
+        more = [option.format(ids=ids, ranking=ranking, out=out) for option in given]
+        ended = command("export", "--ranking", ranking, "--size", "10%", "--out", out, *more)
+        assert ended.code == 2
+        assert ended.out == ""
+        assert ended.err
+        assert "user-0" not in ended.err
+        assert set(tmp_path.iterdir()) == before
+
+    assert offenders(options, check) == []
+
+
+def test_a_delivery_that_fails_leaves_no_list_of_the_control_group(
+    command: Commands, ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def failing(source: str, target: str, **folders: int) -> None:
+        if target == "out":
+            raise OSError(5, "Input/output error")
+        rename(source, target, **folders)
+
+    monkeypatch.setattr(os, "rename", failing)
+    before = set(tmp_path.iterdir())
+    arguments = ("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out", "--holdout", "10%")
+    assert command(*arguments).code == 2
+    assert set(tmp_path.iterdir()) == before
+    monkeypatch.undo()
+    assert command(*arguments).code == 0
+
+
+def test_a_destination_that_takes_none_of_the_ids(command: Commands, ranking: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.csv"
+    ids.write_text("user_id,hashed_email\nuser-000," + "a" * 64 + "\n")
+    arguments = ("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out", "--ids", ids)
+    ended = command(*arguments, "--destination", "google")
+    assert ended.code == 2
+    assert ended.err.startswith("cleanroom: Google Customer Match normalises e-mail addresses in another way")
+    assert command(*arguments, "--destination", "meta").code == 0
+    assert lines(tmp_path / "out") == ["email", "a" * 64]
+
+
+def test_a_folder_that_exists_stays(command: Commands, ranking: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    ended = command("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,65 @@
+"""Contract: what the example of several hosts says exists: settings, programs, files; all of it parses.
+
+Its storage is opened for real by journeys/test_hosts.py; images and manifests cannot be run here.
+"""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cleanroom_pipelines.runs.installation import Settings
+
+from ..architecture.tree import ROOT
+
+EXAMPLE = ROOT / "data" / "example" / "hosts"
+PAGE = ROOT / "cleanroom_pipelines" / "runs" / "HOSTS.md"
+FILES = sorted(path for path in EXAMPLE.iterdir())
+
+
+def commands(value: Any) -> list[list[str]]:
+    """Every command in a YAML value."""
+    if isinstance(value, list):
+        return [found for one in value for found in commands(one)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["command"]] if isinstance(value.get("command"), list) else []
+    return own + [found for one in value.values() for found in commands(one)]
+
+
+@pytest.mark.parametrize("file", [*FILES, PAGE], ids=lambda file: file.name)
+def test_every_setting_that_is_named_exists(file: Path) -> None:
+    known = set(re.findall(r"CLEANROOM_[A-Z_]+", Settings.__doc__ or ""))
+    assert set(re.findall(r"CLEANROOM_[A-Z_]+", file.read_text())) <= known
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
+def test_every_program_that_is_started_exists(name: str) -> None:
+    for document in yaml.safe_load_all((EXAMPLE / name).read_text()):
+        for command in commands(document):
+            if "-m" in command:
+                assert find_spec(command[command.index("-m") + 1]) is not None
+            assert command[0] in {"python", "cleanroom", "dagster-daemon", "dagster-webserver", "sh"}
+
+
+def test_the_launchers_in_comments_are_yaml_too() -> None:
+    text = (EXAMPLE / "dagster.yaml").read_text()
+    assert yaml.safe_load(text)["storage"]["postgres"]["postgres_url"] == {"env": "DAGSTER_POSTGRES_URL"}
+    launchers = re.findall(r"^# run_launcher:\n(?:^#   .*\n)+", text, re.MULTILINE)
+    told = [yaml.safe_load(re.sub(r"^# ", "", one, flags=re.MULTILINE))["run_launcher"] for one in launchers]
+    assert [one["class"] for one in told] == ["DockerRunLauncher", "K8sRunLauncher"]
+    # Neither launcher starts a run without an image.
+    assert [one["config"].get("image") or one["config"].get("job_image") for one in told] == ["cleanroom"] * 2
+    made = {
+        document["metadata"]["name"] for document in yaml.safe_load_all((EXAMPLE / "kubernetes.yaml").read_text())
+    }
+    named = told[1]["config"]
+    assert {named["service_account_name"], *named["env_config_maps"], *named["env_secrets"]} <= made
+    assert named["instance_config_map"] in (EXAMPLE / "kubernetes.yaml").read_text(), "said how it is made"
+
+
+def test_the_page_names_every_file_of_the_example() -> None:
+    assert set(re.findall(r"data/example/hosts/([A-Za-z.]+)\)", PAGE.read_text())) == {file.name for file in FILES}

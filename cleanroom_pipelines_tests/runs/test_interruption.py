@@ -1,0 +1,152 @@
+"""A process that is told to end gives its work back, whatever becomes of the signal.
+
+Contract: DESIGN section 4, claims. A shutdown makes the version pending again at once and counts no attempt, also
+when the signal comes as the claim is taken, when a library makes an error of its own of it, and when it is asked
+for between two shards. A run that somebody stopped on purpose fails its version as CANCELLED.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+
+from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
+from cleanroom_pipelines.errors import ClaimLostError, EngineError, SeedError
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.signals import heeding_signals
+from cleanroom_pipelines.runs.work import Run, Work, working
+
+from .building import make_room
+
+KIND = Kind.CONFIGURED_AUDIENCE_MODEL
+
+
+class Interrupted(BaseException):
+    """What a handler of Dagster's raises."""
+
+
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
+def tell(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Sends this process a signal whose handler raises, as Dagster's do."""
+
+    def raise_it(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    before = signal.signal(request.param, raise_it)
+    yield lambda: os.kill(os.getpid(), request.param)
+    signal.signal(request.param, before)
+
+
+@pytest.fixture
+def key(installation: Installation) -> str:
+    """A resource that is pending, its parents finished."""
+    key = make_room(installation.catalog, declared=True).id
+    installation.catalog.request_version(KIND, key, Cause.BY_HAND)
+    return key
+
+
+def newest(installation: Installation, key: str) -> Version:
+    return installation.catalog.newest_version(KIND, key)
+
+
+def is_as_before(installation: Installation, key: str) -> bool:
+    version = newest(installation, key)
+    return (version.status, version.attempt) == ("CREATE_PENDING", 0)
+
+
+def test_a_signal_gives_the_work_back(installation: Installation, key: str, tell: Callable[[], None]) -> None:
+    with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
+        tell()
+    assert is_as_before(installation, key)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Query interrupted"), EngineError("It failed."), SeedError("Bad.")]
+)
+def test_a_signal_that_became_an_error_gives_the_work_back(
+    installation: Installation, key: str, tell: Callable[[], None], error: Exception
+) -> None:
+    with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)):
+        try:
+            tell()
+        except Interrupted:
+            raise error from None
+    assert is_as_before(installation, key)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_as_the_claim_is_taken_gives_it_back(
+    installation: Installation, key: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    claim = installation.catalog.claim
+
+    def interrupted(*arguments: object) -> None:
+        if when == "after":
+            claim(*arguments)
+        monkeypatch.setattr(installation.catalog, "claim", claim)
+        raise Interrupted
+
+    monkeypatch.setattr(installation.catalog, "claim", interrupted)
+    with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
+        pytest.fail("the body is not reached")
+    assert is_as_before(installation, key)
+
+
+def test_it_is_asked_for_between_two_shards(
+    installation: Installation, key: str, tell: Callable[[], None]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)) as work:
+        assert isinstance(work, Work)
+        assert not work.should_cancel()
+        with pytest.raises(Interrupted):
+            tell()
+        work.should_cancel()
+    assert is_as_before(installation, key)
+
+
+def test_a_run_that_was_stopped_on_purpose_is_cancelled(
+    installation: Installation, key: str, tell: Callable[[], None]
+) -> None:
+    with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2, lambda: True)):
+        tell()
+    version = newest(installation, key)
+    assert (version.status, version.status_code) == ("CREATE_FAILED", "CANCELLED")
+
+
+def test_what_another_run_took_over_is_left_to_it(
+    installation: Installation, key: str, tell: Callable[[], None]
+) -> None:
+    catalog = installation.catalog
+    with (
+        pytest.raises((Interrupted, ClaimLostError)),
+        working(installation, RECORDS[KIND], key, Run("run", 2)) as work,
+    ):
+        assert isinstance(work, Work)
+        catalog.release(work.claim)
+        assert catalog.claim(KIND, key, 2, "another") is not None
+        tell()
+    assert (newest(installation, key).status, newest(installation, key).run_id) == (
+        "CREATE_IN_PROGRESS",
+        "another",
+    )
+
+
+def test_an_error_without_a_signal_fails_the_work(installation: Installation, key: str) -> None:
+    with pytest.raises(SeedError), working(installation, RECORDS[KIND], key, Run("run", 2)):
+        raise SeedError("Bad.")
+    assert newest(installation, key).status == "CREATE_FAILED"
+
+
+def test_signals_are_told_at_once_and_only_inside(tell: Callable[[], None]) -> None:
+    with heeding_signals() as outer, heeding_signals() as inner:
+        assert inner is outer
+        assert not outer.wait(0.01)
+        with pytest.raises(Interrupted):
+            tell()
+        assert inner.is_set()
+        assert outer.wait(60)
+    with heeding_signals() as next_one:
+        assert not next_one.is_set()
+    assert signal.set_wakeup_fd(-1) == -1, "nothing is left installed"

@@ -1,0 +1,373 @@
+"""Generation jobs between two organisations, over the AWS API: what they tell, cost and refuse.
+
+Contract: privacy, sections 4 to 6 and 8. All that leaves of a seed is made of released values: with the noise
+held fixed, two seeds that differ by one person, or by hundreds, get the same answers. A list is in place and in an
+order that tells nothing, unless somebody with the right to it asked for another; then it says so. Both roads pay
+from one ledger.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cleanroom_pipelines.catalog import Kind, LedgerLine
+from cleanroom_pipelines.defs.pages import metadata_of
+from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.privacy import Price, Releaser
+from cleanroom_pipelines.runs.making import Made, newest_artifact
+from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
+from cleanroom_pipelines.similarity.private_lookalikes import choose
+from cleanroom_pipelines_tests.server.server import ADVERTISER, PUBLISHER, STRANGER
+
+from .. import worlds
+from ..conftest import StandingClock
+from ..worlds import WorldCache
+from .private_road import BRAND, GROUP, N_SEED, N_USERS, SEED, SHOP, Road, make_private_road, plain, road_at
+
+EXPORTED = N_USERS // 5
+NEIGHBOUR = SEED[:-1]
+
+
+@pytest.fixture
+def road(world_cache: WorldCache, tmp_path: Path) -> Iterator[Road]:
+    with road_at(world_cache.copy("private road", make_private_road, tmp_path / "road")) as opened:
+        yield opened
+
+
+def spend(road: Road, tenths: int, kind: str = "overlap", place: str = "room") -> None:
+    """Let a room of the pair have spent so much."""
+    line = LedgerLine(f"{tenths:064d}", kind, tenths, None, None, place)
+    assert road.installation.catalog.charge(road.pair.id, [line]) is not None
+
+
+def audited(road: Road, arn: str) -> list[str]:
+    """What the audit log says the lists of a job reveal."""
+    exports = {one.id for one in road.installation.catalog.iterate(Kind.EXPORT_JOB)}
+    entries = [one for one in road.installation.audit.entries() if one.get("resource") in exports]
+    return [one["kind"] for one in entries if one["operation"] == "export"]
+
+
+def test_a_job_states_its_price_its_noise_and_what_is_left_to_both_sides(road: Road) -> None:
+    arn = road.job("loyal")
+    starter, owner = road.told(arn)
+    assert starter["status"] == "ACTIVE", starter
+    assert plain(starter) == plain(owner)
+    message = starter["statusDetails"]["message"]
+    spent = road.spent / 10
+    assert f"for {spent:g} units" in message
+    assert f"Left: {100 - spent:g} of 100 units" in message
+    assert "2 for the seed's size (± 23 users)" in message
+    assert message.count("±") == 3
+    assert "at most 60% of cases" in message
+    assert "reveal" not in message
+    assert "statusCode" not in starter["statusDetails"]
+    assert 0.2 < starter["metrics"]["recallMetric"] <= 1
+    kinds = [line.kind for line in road.installation.catalog.ledger_lines(road.pair.id)]
+    assert sorted(kinds) == ["figures", "lookalike", "seed_size"]
+
+
+def test_the_list_is_in_place_and_its_order_tells_nothing(road: Road) -> None:
+    arn = road.job("loyal")
+    listed = road.export(arn)
+    best = road.ranking(arn)[:EXPORTED]
+    assert set(listed.users) == set(best), "nobody is left out or put first"
+    assert listed.users != tuple(best)
+    assert len(set(SEED) & set(best)) > 50, "so seed users are in it"
+    assert len(set(best) - set(SEED)) > 50
+    seed_places = [place for place, user in enumerate(listed.users) if user in set(SEED)]
+    middle = sum(seed_places) / len(seed_places)
+    assert abs(middle - EXPORTED / 2) < EXPORTED / 8, "neither first nor last"
+    places = {user: place for place, user in enumerate(listed.users)}
+    half = sum(places[user] < EXPORTED / 2 for user in best[: EXPORTED // 2])
+    assert abs(half - EXPORTED / 4) < EXPORTED / 8, "by rank neither"
+    assert "reveals" not in listed.manifest
+    assert audited(road, arn) == []
+
+
+def test_all_sizes_of_a_private_job_are_delivered_for_nothing_more(road: Road) -> None:
+    arn = road.job("loyal")
+    spent = road.spent
+    small, large = road.export(arn, 5, "small"), road.export(arn, 60, "large")
+    assert (len(small.users), len(large.users)) == (N_USERS // 20, N_USERS * 6 // 10)
+    assert set(small.users) < set(large.users)
+    assert road.spent == spent
+
+
+def test_the_seed_stands_first_where_its_provider_asks_and_every_place_says_so(road: Road) -> None:
+    arn = road.job("first", includeSeedInOutput=True)
+    listed = road.export(arn, 60)
+    assert set(listed.users[:N_SEED]) == set(SEED)
+    assert not set(listed.users[N_SEED:]) & set(SEED)
+    assert listed.users[:N_SEED] != SEED
+    ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
+    rest = listed.users[N_SEED:]
+    assert set(rest) == set(ranked[: len(rest)])
+    assert list(rest) != ranked[: len(rest)]
+    assert listed.manifest["reveals"] == ["seed"]
+    assert "begin with the seed's users" in road.message(arn)
+    assert audited(road, arn) == ["reveals_seed"]
+    assert road.told(arn)[0]["includeSeedInOutput"] is True
+
+
+def test_a_collaboration_may_leave_the_seed_out_and_every_place_says_so(road: Road) -> None:
+    arn = road.job("removed", collaborationId=road.collaboration(seed_removed=True))
+    listed = road.export(arn)
+    assert len(listed.users) == EXPORTED
+    assert not set(listed.users) & set(SEED)
+    assert listed.manifest["reveals"] == ["seed"]
+    assert "leave the seed out" in road.message(arn)
+    assert audited(road, arn) == ["reveals_seed"]
+    large = road.export(arn, 60, "large")
+    assert large.status["statusDetails"]["statusCode"] == StatusCode.SIZE_REVEALS_SEED
+    assert not re.search(r"\d", large.status["statusDetails"]["message"])
+
+
+@pytest.mark.parametrize("n_known", [430, 500])
+def test_whether_a_size_reveals_the_seed_is_decided_by_the_released_number(
+    road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int
+) -> None:
+    """Of 1,500 users 900 are asked for; that is half of the others only if the seed were negative."""
+    hold_noise(monkeypatch, size=500)
+    configured = worlds.the(road.installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+    road.publisher.update_configured_audience_model(
+        configuredAudienceModelArn=str(configured.arn),
+        audienceSizeConfig={"audienceSizeType": "ABSOLUTE", "audienceSizeBins": [500, 501]},
+    )
+    arn = road.job("removed", GROUP[:n_known], collaborationId=road.collaboration(seed_removed=True))
+    statuses = []
+    for size in (500, 501):
+        parameters = {"audienceSize": {"type": "ABSOLUTE", "value": size}}
+        road.advertiser.start_audience_export_job(name=f"of {size}", audienceGenerationJobArn=arn, **parameters)
+        road.work()
+        newest = road.publisher.list_audience_export_jobs()["audienceExportJobs"][-1]
+        statuses.append(newest["status"])
+    assert statuses == ["ACTIVE", "CREATE_FAILED"]
+
+
+def test_the_full_ensemble_keeps_the_output_of_aws_and_every_place_says_so(road: Road) -> None:
+    arn = road.job("full", collaborationId=road.collaboration(full_ensemble=True))
+    listed = road.export(arn)
+    ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
+    assert listed.users == tuple(ranked[:EXPORTED]), "best first, without the seed"
+    assert listed.manifest["reveals"] == ["ensemble", "seed"]
+    assert "full ensemble" in road.message(arn)
+    assert "no bound holds" in road.message(arn)
+    assert audited(road, arn) == ["reveals_ensemble", "reveals_seed"]
+    assert road.spent == 0
+
+
+def test_within_one_organisation_nothing_is_private_and_nothing_is_paid(road: Road) -> None:
+    road.installation.catalog.set_organization(SHOP, account_id=ADVERTISER)
+    arn = road.job("own")
+    listed = road.export(arn)
+    ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
+    assert listed.users == tuple(ranked[:EXPORTED])
+    assert "reveals" not in listed.manifest
+    assert "statusDetails" not in road.told(arn)[0]
+    assert road.installation.catalog.ledger_lines(road.pair.id) == ()
+
+
+def test_the_same_seed_again_is_free_and_tells_the_same(road: Road) -> None:
+    first = road.job("loyal")
+    spent = road.spent
+    again = road.job("loyal again")
+    assert road.spent == spent
+    assert plain(road.told(first)) == plain(road.told(again))
+    assert road.ranking(first) == road.ranking(again)
+    assert set(road.export(first, name="a").users) == set(road.export(again, name="b").users)
+
+
+def test_a_seed_that_differs_by_one_id_is_paid_anew_with_other_noise(road: Road) -> None:
+    first, spent = road.job("loyal"), road.spent
+    other = road.job("neighbour", NEIGHBOUR)
+    assert road.spent > 1.5 * spent
+    assert road.told(first)[0]["metrics"] != road.told(other)[0]["metrics"]
+    assert set(road.export(first, name="a").users) != set(road.export(other, name="b").users)
+
+
+def hold_noise(monkeypatch: pytest.MonkeyPatch, *, size: int) -> None:
+    """Let released values follow from the question alone and nothing from the data."""
+
+    def noised(_: Releaser, value: int, *, question: str, cell: str, price: Price) -> int:
+        kind = question.partition(" ")[0]
+        return size if kind == "seed" else (int(cell) * 7919 % 4001 - 2000) * 100 if kind == "lookalike" else 40
+
+    monkeypatch.setattr(Releaser, "noised", noised)
+
+
+@pytest.mark.parametrize("n_known", [N_SEED - 1, 260])
+def test_nothing_leaves_but_released_values_and_what_follows_from_them(
+    road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int
+) -> None:
+    """With the released values held fixed, other seeds get the same answers, lists, explanations and prices."""
+    hold_noise(monkeypatch, size=400)
+    one, other = road.job("one"), road.job("other", GROUP[-n_known:])
+    told = [plain(_of_money(road.told(arn))) for arn in (one, other)]
+    assert told[0] == told[1]
+    assert "400" not in told[0], "not even the released number by itself"
+    assert road.ranking(one) == road.ranking(other)
+    lists = [road.export(arn, size, f"{size} {arn[-3:]}") for arn in (one, other) for size in (5, 20, 60)]
+    for mine, theirs in zip(lists[:3], lists[3:], strict=True):
+        assert set(mine.users) == set(theirs.users)
+        assert plain(_of_files(mine.manifest)) == plain(_of_files(theirs.manifest))
+    summaries = [_version(road, arn).summary for arn in (one, other)]
+    assert plain([{**each, "privacy": ""} for each in summaries[:1]]) == plain(
+        [{**each, "privacy": ""} for each in summaries[1:]]
+    )
+    costs = [line.tenths for line in road.installation.catalog.ledger_lines(road.pair.id)]
+    assert sorted(costs[:3]) == sorted(costs[3:])
+
+
+def test_without_noise_the_same_answers_tell_one_person(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the test above can fail: exact values leave their mark in figures and order."""
+    monkeypatch.setattr(Releaser, "noised", lambda _, value, **__: value)
+    first, other = road.job("loyal"), road.job("neighbour", NEIGHBOUR)
+    assert road.ranking(first) != road.ranking(other)
+    assert road.told(first)[0]["metrics"] != road.told(other)[0]["metrics"]
+
+
+def _of_money(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what is left of the budget, of which the first of two jobs leaves more."""
+    for each in told:
+        each["statusDetails"]["message"] = re.sub(r"Left: [\d.]+", "Left: ", each["statusDetails"]["message"])
+    return told
+
+
+def _of_files(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Without what follows from the id of the export and the order."""
+    files = [{key: file[key] for key in file if key != "sha256"} for file in manifest["files"]]
+    return {**manifest, "files": files, "export": "", "generationJob": ""}
+
+
+def _version(road: Road, arn: str) -> Any:
+    return road.installation.catalog.newest_version(Kind.GENERATION_JOB, arn.rpartition("/")[2])
+
+
+def test_a_seed_too_small_for_a_proof_is_told_the_number_that_is_needed(road: Road) -> None:
+    arn = road.job("small", GROUP[:120])
+    starter, owner = road.told(arn)
+    assert starter["status"] == "CREATE_FAILED"
+    assert starter["statusDetails"]["statusCode"] == StatusCode.INSUFFICIENT_MATCHING_SEED
+    with pytest.raises(SeedError) as smallest:
+        choose(1)
+    assert re.findall(r"\d+", starter["statusDetails"]["message"]) == [str(smallest.value.attributes["needed"])]
+    assert owner["statusDetails"] == starter["statusDetails"]
+    assert road.spent == 20, "its size, and nothing else"
+
+
+def test_whether_enough_users_are_known_is_decided_by_the_released_number(
+    road: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_noise(monkeypatch, size=10)
+    arn = road.job("large")
+    assert road.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.INSUFFICIENT_MATCHING_SEED
+    hold_noise(monkeypatch, size=N_USERS - 50)
+    arn = road.job("larger", GROUP)
+    assert road.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.SEED_COVERS_POPULATION
+
+
+def test_a_job_that_certainly_cannot_be_paid_is_refused_at_the_start(road: Road) -> None:
+    spend(road, 985)
+    with pytest.raises(ClientError) as refused:
+        road.start("loyal")
+    error = refused.value.response
+    assert error["Error"]["Code"] == "ServiceQuotaExceededException"
+    assert error["ResponseMetadata"]["HTTPStatusCode"] == 402
+    assert error["quotaName"] == "privacy budget of the two organisations, in units"
+    assert error["quotaValue"] == 100.0
+    assert "1.5 of 100 units are left" in error["Error"]["Message"]
+    assert list(road.installation.catalog.iterate(Kind.GENERATION_JOB)) == []
+
+
+def test_what_does_not_pay_by_the_budget_of_the_pair_starts_all_the_same(road: Road) -> None:
+    spend(road, 985)
+    full = road.start("full", collaborationId=road.collaboration(full_ensemble=True))
+    road.installation.catalog.set_organization(SHOP, account_id=ADVERTISER)
+    assert full != road.start("own")
+
+
+def test_a_job_that_turns_out_too_dear_fails_and_computes_nothing(road: Road) -> None:
+    spend(road, 900)
+    arn = road.job("loyal")
+    starter, owner = road.told(arn)
+    assert starter["status"] == "CREATE_FAILED"
+    assert starter["statusDetails"]["statusCode"] == StatusCode.PRIVACY_BUDGET_SPENT
+    assert owner["statusDetails"] == starter["statusDetails"]
+    assert "8 of 100 are left" in starter["statusDetails"]["message"]
+    assert "metrics" not in starter
+    assert road.spent == 920, "the size of the seed was paid and told"
+    assert "audience" not in _version(road, arn).artifacts
+
+
+def test_what_was_paid_can_be_asked_when_the_budget_is_spent(road: Road) -> None:
+    first = road.job("loyal")
+    spend(road, 1000 - road.spent)
+    again = road.job("loyal again")
+    assert road.told(again)[0]["metrics"] == road.told(first)[0]["metrics"]
+    other = road.job("neighbour", NEIGHBOUR)
+    assert road.told(other)[0]["statusDetails"]["statusCode"] == StatusCode.PRIVACY_BUDGET_SPENT
+
+
+def test_a_month_gives_the_budget_anew_and_says_what_a_year_of_them_proves(
+    world_cache: WorldCache, tmp_path: Path
+) -> None:
+    clock = StandingClock()
+    clock.now = datetime.now(UTC) - timedelta(days=40)
+    folder = world_cache.copy("private road", make_private_road, tmp_path / "road")
+    with road_at(folder, clock=clock) as road:
+        catalog, collaboration = road.installation.catalog, road.collaboration(monthly=True)
+        spend(road, 985)
+        assert cannot_pay(catalog, road.pair) is not None
+        clock.now = datetime.now(UTC)
+        assert cannot_pay(catalog, road.pair) is None
+        arn = road.job("loyal", collaborationId=collaboration)
+        assert "60% of cases a month and 81% of a year's" in road.message(arn)
+        assert 0 < road.spent < 985
+        first = catalog.is_paid(road.pair.id, [line.key for line in catalog.ledger_lines(road.pair.id)])
+        clock.turn(days=40)
+        assert road.spent == 0
+        assert len(first) == 4, "what was paid stays paid"
+
+
+def test_both_roads_pay_from_one_ledger(road: Road) -> None:
+    catalog = road.installation.catalog
+    of_room = catalog.pair(
+        catalog.organization_of_user(f"anna@{SHOP}"), catalog.organization_of_user(f"ben@{BRAND}")
+    )
+    assert of_room == road.pair
+    road.job("loyal")
+    assert catalog.ledger(of_room.id).spent == road.spent > 0
+    before = road.spent
+    spend(road, 30)
+    assert road.message(road.job("loyal again")).count(f"Left: {100 - (before + 30) / 10:g} of") == 1
+
+
+def test_another_account_of_the_same_organization_starts_nothing_anew(road: Road) -> None:
+    catalog = road.installation.catalog
+    assert paying_pair(catalog, STRANGER, PUBLISHER, None) != road.pair
+    catalog.set_organization(BRAND, account_id=STRANGER)
+    assert paying_pair(catalog, STRANGER, PUBLISHER, None) == road.pair
+
+
+def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Road) -> None:
+    arn = road.job("first", includeSeedInOutput=True)
+    road.export(arn)
+    job = arn.rpartition("/")[2]
+    manifest, documents = newest_artifact(road.installation, Kind.GENERATION_JOB, job, "audience")
+    with worlds.without_pictures():
+        page = metadata_of(road.installation, Made("audience", job, "Made.", manifest, documents))
+    assert "units" in str(page["privacy"])
+    export = worlds.the(road.installation, Kind.EXPORT_JOB).id
+    manifest, documents = newest_artifact(road.installation, Kind.EXPORT_JOB, export, "audience_export")
+    page = metadata_of(road.installation, Made("audience_export", export, "Made.", manifest, documents))
+    assert page["reveals by design"] == "seed"
+
+
+def test_the_parties_of_the_private_road_are_of_two_organisations(road: Road) -> None:
+    organizations = {road.installation.catalog.organization_of_account(each) for each in (PUBLISHER, ADVERTISER)}
+    assert organizations == {SHOP, BRAND}

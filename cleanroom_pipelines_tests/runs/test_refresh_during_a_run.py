@@ -1,0 +1,63 @@
+"""Contract: a refresh that fires during a run destroys and doubles nothing: the run ends on what it began with.
+
+The refresh is real: the model is trained anew to its end in the midst of the job that ranks with the one before.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cleanroom_pipelines.catalog import Cause, ExportJob, Kind, Status
+from cleanroom_pipelines.delivery.exports import verify_export
+from cleanroom_pipelines.runs.making import make_audience
+from cleanroom_pipelines.runs.running import run_pending
+from cleanroom_pipelines.runs.seeds import start_job_from_file
+from cleanroom_pipelines.runs.work import Run
+from cleanroom_pipelines.similarity import ranking
+
+from .. import worlds
+
+
+def test_a_refresh_that_fires_during_a_run(
+    trained_home: Path, world: worlds.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worlds.installed(trained_home) as installation, dg.DagsterInstance.ephemeral() as instance:
+        catalog = installation.catalog
+        model = worlds.the(installation, Kind.AUDIENCE_MODEL)
+        job = start_job_from_file(
+            installation,
+            configured=worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL).id,
+            seed=worlds.write_seed(tmp_path / "seed.jsonl", world.seed_users),
+            name="Meanwhile",
+            export_size="largest",
+        )
+        before = catalog.current_version(Kind.AUDIENCE_MODEL, model.id)
+        assert before is not None
+        generate = ranking.generate
+
+        def generate_while_the_model_is_refreshed(**options: Any) -> Any:
+            catalog.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.REFRESH)
+            run_pending(installation, instance)
+            return generate(**options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ranking, "generate", generate_while_the_model_is_refreshed)
+            make_audience(installation, job.id, Run("job", number=1))
+        refreshed = catalog.current_version(Kind.AUDIENCE_MODEL, model.id)
+        assert refreshed is not None
+        assert refreshed.number == before.number + 1
+        ranked = catalog.newest_version(Kind.GENERATION_JOB, job.id)
+        assert before.ref in ranked.parents, "what was opened when the run began"
+
+        run_pending(installation, instance)
+        for kind in Kind:
+            for record in catalog.iterate(kind):
+                statuses = [version.status for version in catalog.versions(kind, record.id)]
+                assert set(statuses) == {Status.ACTIVE}, (kind, statuses)
+        export = worlds.the(installation, Kind.EXPORT_JOB)
+        assert isinstance(export, ExportJob)
+        assert len(catalog.versions(Kind.EXPORT_JOB, export.id)) == 1
+        place = installation.buckets.destination(export.account_id, str(export.output_location))
+        assert verify_export(place)["delivered"] > 0

@@ -1,0 +1,288 @@
+"""Contract: superseded artifacts go after the retention time; the current and the newest version of everything,
+what a current version was made from, and everything while work is open stay. What a killed process left goes after
+a day: drafts, unsealed copies, seeds that no job refers to."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.catalog import (
+    SEED,
+    AudienceModel,
+    Catalog,
+    Cause,
+    GenerationJob,
+    Kind,
+    Resource,
+    TrainingDatasetSpec,
+    Version,
+)
+from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore
+
+from ..conftest import StandingClock
+from .building import COLUMNS, make_room, parents_of, write_artifact
+
+
+def make(installation: Installation, version: Version, *, fails: bool = False) -> Version:
+    """Do a pending version's work as a run would: artifacts, then the end."""
+    catalog = installation.catalog
+    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    for asset in ASSETS_OF[version.kind]:
+        artifact = write_artifact(installation, asset, version.resource_id, version.number, report={"n": 1})
+        catalog.publish_artifact(claim, asset, artifact)
+    if fails:
+        return catalog.fail(claim, StatusCode.INTERNAL, "It failed. Try again.")
+    return catalog.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
+
+
+def make_all(installation: Installation) -> None:
+    while ready := installation.catalog.ready():
+        make(installation, ready[0])
+
+
+@pytest.fixture
+def room(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> dict[Kind, Resource]:
+    """A declared dataset, model and configured model, each with one version and its artifacts."""
+    with monkeypatch.context() as patched:
+        patched.setattr("cleanroom_pipelines_tests.runs.building.finish_all", lambda catalog: None)
+        make_room(installation.catalog, declared=True)
+    make_all(installation)
+    return {kind: next(installation.catalog.iterate(kind)) for kind in list(Kind)[:3]}
+
+
+def stored(installation: Installation, record: Resource) -> list[int]:
+    versions = installation.store.versions(ASSETS_OF[record.kind][0], record.id)
+    return [int(version.partition("-")[0]) for version in versions]
+
+
+def renew(installation: Installation, record: Resource, *, fails: bool = False) -> None:
+    version = installation.catalog.request_version(record.kind, record.id, Cause.BY_HAND)
+    make(installation, version, fails=fails)
+
+
+def test_superseded_versions_go_after_the_time(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    dataset = room[Kind.TRAINING_DATASET]
+    for _ in range(2):
+        clock.turn(days=1)
+        renew(installation, dataset)
+        make_all(installation)
+    assert stored(installation, dataset) == [1, 2, 3]
+    clock.turn(days=28.5)
+    assert delete_superseded(installation) == 0
+    clock.turn(days=1)
+    assert delete_superseded(installation) == 3  # the first of dataset, model and configured model
+    assert [stored(installation, record) for record in room.values()] == [[2, 3]] * 3
+    clock.turn(days=1)
+    assert delete_superseded(installation) == 3
+    assert delete_superseded(installation) == 0
+    for record in room.values():
+        (version,) = installation.store.versions(ASSETS_OF[record.kind][0], record.id)
+        installation.store.verify(ArtifactReference(ASSETS_OF[record.kind][0], record.id, version))
+
+
+def test_what_a_current_version_was_made_from_stays(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    dataset, model = room[Kind.TRAINING_DATASET], room[Kind.AUDIENCE_MODEL]
+    renew(installation, dataset)
+    while ready := installation.catalog.ready():
+        make(installation, ready[0], fails=True)  # so the model stays at its first version
+    renew(installation, dataset)
+    while ready := installation.catalog.ready():
+        make(installation, ready[0], fails=True)
+    clock.turn(days=400)
+    delete_superseded(installation)
+    assert installation.catalog.get(AudienceModel, model.id).current_version == 1
+    assert stored(installation, dataset) == [1, 3]
+
+
+def test_the_newest_version_stays_even_when_it_failed(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    configured = room[Kind.CONFIGURED_AUDIENCE_MODEL]
+    renew(installation, configured, fails=True)
+    renew(installation, configured, fails=True)
+    clock.turn(days=400)
+    delete_superseded(installation)
+    assert stored(installation, configured) == [1, 3]
+
+
+def test_what_was_current_when_work_began_stays_until_it_ends(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
+    other = catalog.create(TrainingDatasetSpec(name="other", source="y.csv", columns=COLUMNS))
+    claim = catalog.claim(other.kind, other.id, 1, "run that may read anything")
+    clock.turn(seconds=1)
+    renew(installation, dataset)
+    make_all(installation)
+    clock.turn(days=400)
+    assert claim is not None
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [1, 2]
+    catalog.fail(claim, StatusCode.INTERNAL, "It failed.")
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [2]
+
+
+def test_pending_work_holds_nothing_up(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
+    renew(installation, dataset)
+    make_all(installation)
+    clock.turn(days=400)
+    catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
+    assert delete_superseded(installation) > 0
+    assert stored(installation, dataset) == [2]
+
+
+def test_an_artifact_published_while_the_store_is_listed_stays(
+    installation: Installation,
+    clock: StandingClock,
+    room: dict[Kind, Resource],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A whole run may begin and end while the nightly job is at work."""
+    dataset, versions, ids = room[Kind.TRAINING_DATASET], ArtifactStore.versions, Catalog.ids
+    begun: list[str] = []
+
+    def once(name: str) -> None:
+        if name not in begun:
+            begun.append(name)
+            renew(installation, dataset)
+            make_all(installation)
+
+    monkeypatch.setattr(ArtifactStore, "versions", lambda *a: (once("before listing"), versions(*a))[1])
+    monkeypatch.setattr(Catalog, "ids", lambda *a: (once("before ids"), ids(*a))[1])
+    clock.turn(days=400)
+    delete_superseded(installation)
+    current = installation.catalog.current_version(dataset.kind, dataset.id)
+    installation.store.verify(
+        ArtifactReference("training_dataset", dataset.id, current.artifacts["training_dataset"])
+    )
+    assert current.number in stored(installation, dataset)
+
+
+def test_an_artifact_of_a_run_that_was_killed_goes(installation: Installation, room: dict[Kind, Resource]) -> None:
+    """The version is ACTIVE with another artifact; of a version that the catalogue does not know, nothing goes."""
+    dataset = room[Kind.TRAINING_DATASET]
+    (kept,) = installation.store.versions("training_dataset", dataset.id)
+    write_artifact(installation, "training_dataset", dataset.id, 1)
+    unknown = write_artifact(installation, "training_dataset", dataset.id, 7)
+    assert delete_superseded(installation) == 1
+    assert installation.store.versions("training_dataset", dataset.id) == [kept, unknown]
+
+
+def test_a_version_that_failed_keeps_its_artifacts_while_it_may_be_tried_again(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    dataset = room[Kind.TRAINING_DATASET]
+    renew(installation, dataset, fails=True)
+    write_artifact(installation, "training_dataset", dataset.id, 2)
+    clock.turn(days=400)
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [1, 2, 2]
+    renew(installation, dataset)
+    make_all(installation)
+    clock.turn(days=400)
+    delete_superseded(installation)
+    assert stored(installation, dataset) == [3]
+
+
+def test_retention_of_no_days(home: object, clock: StandingClock, room: dict[Kind, Resource]) -> None:
+    from cleanroom_pipelines.runs.installation import Settings
+
+    installation = Installation(Settings(home.root, seed_floor=1, retention_days=0), clock=clock)
+    renew(installation, room[Kind.TRAINING_DATASET])
+    make_all(installation)
+    assert delete_superseded(installation) == 3
+    assert stored(installation, room[Kind.TRAINING_DATASET]) == [2]
+
+
+def age(path: Path, clock: StandingClock, **ago: float) -> None:
+    at = (clock.now - timedelta(**ago)).timestamp()
+    os.utime(path, (at, at))
+
+
+def test_what_killed_processes_left_goes_after_a_day(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource], tmp_path: Path
+) -> None:
+    home = installation.home
+    seed = tmp_path / "seed.csv"
+    seed.write_text("user_id\n")
+    wanted = installation.vault.put("aaaaaaaaaaaa", seed, keep=True)
+    job = _job(installation, room, wanted)
+    for slot in ("bbbbbbbbbbbb", "cccccccccccc"):
+        installation.vault.put(slot, seed, keep=False)
+    installation.catalog.announce(SEED, "bbbbbbbbbbbb")
+    bucket = home.accounts / "000000000000" / "buckets" / "x"
+    left = [
+        home.artifacts / "audience" / "0123456789ab" / ".draft-abcdefgh",
+        home.scratch / "seed-abcdefgh",
+        home.scratch / "copy-abcdefgh",
+        home.seeds / "bbbbbbbbbbbb",
+        bucket / ".export-abcdefgh",
+        home.inbox_seeds / "x" / "accepted" / ".j.json.abcdefgh.draft",
+    ]
+    theirs = [bucket / ".export", bucket / "part-00000.csv", bucket / ".keep", home.seeds / "aaaaaaaaaaaa"]
+    theirs.append(home.seeds / "cccccccccccc")  # nothing says that no job owns it
+    for path in [*left, *theirs]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in {".draft", ".csv"}:
+            path.touch()
+        else:
+            path.mkdir(exist_ok=True)
+            (path / "file").touch()
+    for path in [*left, *theirs]:
+        age(path, clock, hours=23)
+    delete_superseded(installation)
+    assert all(path.exists() for path in [*left, *theirs])
+    clock.turn(hours=2)
+    delete_superseded(installation)
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in theirs)
+    assert installation.catalog.get(GenerationJob, job.id).seed_location == wanted
+    with installation.vault.opening(wanted) as path:
+        assert path.read_text() == "user_id\n"
+
+
+def test_what_lies_in_the_folder_of_a_live_process_stays_while_work_is_under_way(
+    installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
+) -> None:
+    left = installation.home.scratch / "seed-abcdefgh"
+    left.mkdir()
+    age(left, clock, days=9)
+    dataset = room[Kind.TRAINING_DATASET]
+    version = installation.catalog.request_version(Kind.TRAINING_DATASET, dataset.id, Cause.BY_HAND)
+    claim = installation.catalog.claim(Kind.TRAINING_DATASET, dataset.id, version.number, "run")
+    delete_superseded(installation)
+    assert left.exists()
+    assert claim is not None
+    installation.catalog.release(claim)
+    delete_superseded(installation)
+    assert not left.exists(), "what is pending reads nothing yet"
+
+
+def _job(installation: Installation, room: dict[Kind, Resource], location: str) -> Resource:
+    from cleanroom_pipelines.catalog import GenerationJobSpec
+
+    job = installation.catalog.create(
+        GenerationJobSpec(
+            name="Spring",
+            configured_audience_model_id=room[Kind.CONFIGURED_AUDIENCE_MODEL].id,
+            seed_location=location,
+            seed_digest="ab" * 32,
+            keep_seed=True,
+        )
+    )
+    make_all(installation)
+    return job

@@ -1,0 +1,67 @@
+"""Contract: a job started from a file has its seed in the vault, or there is neither job nor seed."""
+
+from pathlib import Path
+
+import pytest
+
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
+from cleanroom_pipelines.catalog import LARGEST, Kind, Origin
+from cleanroom_pipelines.errors import ConflictError, NotFoundError, SeedError, UsageError
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.seeds import start_job_from_file
+
+from .building import SEED, make_room
+
+
+@pytest.fixture
+def seed(tmp_path: Path) -> Path:
+    path = tmp_path / "members.csv"
+    path.write_bytes(SEED)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("", None), ("largest", LARGEST), ("5%", AudienceSize.parse("5%"))]
+)
+def test_a_job_and_its_seed(installation: Installation, seed: Path, size: str, expected: object) -> None:
+    configured = make_room(installation.catalog)
+    job = start_job_from_file(
+        installation, configured=configured.id, seed=seed, name="Spring", seed_mode="first", export_size=size
+    )
+    assert (job.export_size, job.seed_mode, job.origin) == (expected, SeedMode.FIRST, Origin.UI)
+    assert (job.seed_name, job.seed_bytes) == ("Spring", len(SEED))
+    assert job.seed_digest == installation.vault.digest(seed)
+    with installation.vault.opening(job.seed_location) as path:
+        assert path.read_bytes() == SEED
+    assert seed.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"configured": "nosuch-0123456789ab"}, NotFoundError),
+        ({"name": "Taken"}, ConflictError),
+        ({"name": "two\nlines"}, UsageError),
+        ({"seed_mode": "last"}, UsageError),
+        ({"export_size": "101%"}, UsageError),
+        ({"export_size": "7%"}, UsageError),
+        ({"export_size": "much"}, UsageError),
+        ({"seed": "missing.csv"}, SeedError),
+        ({"seed": "."}, SeedError),
+        ({"seed": "members.txt"}, SeedError),
+    ],
+)
+def test_what_is_wrong_leaves_nothing(
+    installation: Installation, seed: Path, changes: dict[str, str], error: type[Exception]
+) -> None:
+    configured = make_room(installation.catalog)
+    first = start_job_from_file(installation, configured=configured.id, seed=seed, name="Taken")
+    installation.vault.delete(first.seed_location)
+    seed.with_name("members.txt").write_bytes(SEED)
+    arguments = {"configured": configured.id, "seed": seed, "name": "Spring"} | changes
+    arguments["seed"] = seed.parent / arguments["seed"]
+    with pytest.raises(error) as caught:
+        start_job_from_file(installation, **arguments)
+    assert caught.value.remedy
+    assert len(list(installation.catalog.iterate(Kind.GENERATION_JOB))) == 1
+    assert list(installation.home.seeds.iterdir()) == []

@@ -1,0 +1,294 @@
+"""Which files can be taken in, and what fails one.
+
+Contract: the format is told by the content; a file that is not there, is damaged, is empty, or has another
+number of columns fails with a code, a status and a remedy; nothing that is wrong with a file raises. Rows that
+are wrong are dropped and counted, all of them, the first 500 recorded.
+"""
+
+import gzip
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleanroom_pipelines.engine import EngineSettings, Runtime
+from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.uploads.report import ErrorCode, ValidationReport, report_markdown
+from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload
+from cleanroom_pipelines_tests import damaged
+from cleanroom_pipelines_tests.offenders import offenders
+from cleanroom_pipelines_tests.uploads.uploads import report_on
+
+ENGINE = EngineSettings(memory_bytes=512 << 20, threads=1)
+ROWS = b"u1,a@x.ch\nu2,b@x.ch\n"
+
+
+def validate(
+    path: Path,
+    dataset: Dataset = Dataset.MATCHING,
+    kind: MatchingId | None = MatchingId.EMAIL,
+    n: int | None = None,
+) -> ValidationReport:
+    kind = kind if dataset in (Dataset.MATCHING, Dataset.SEED_AUDIENCES) else None
+    return report_on(RoomUpload(dataset, path, kind, n), runtime=Runtime(ENGINE))
+
+
+def parquet(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def found(report: ValidationReport) -> list[tuple[str, int | None, ErrorCode]]:
+    return [(c.column, e.row, e.code) for c in report.columns for e in c.recorded]
+
+
+# --- The format is told by the content ---
+
+
+def test_formats(tmp_path: Path) -> None:
+    ids = ["a@x.ch", "b@x.ch"]
+    contents = {
+        "lf": ROWS,
+        "bom": b"\xef\xbb\xbf" + ROWS,
+        "crlf": ROWS.replace(b"\n", b"\r\n"),
+        "cr": ROWS.replace(b"\n", b"\r"),
+        "no-end": ROWS[:-1],
+        "blank": b"\n\n" + ROWS.replace(b"\n", b"\n\n"),
+        "gzip": gzip.compress(ROWS),
+        "two-gzip": gzip.compress(ROWS[:10]) + gzip.compress(ROWS[10:]),
+        "parquet": parquet(tmp_path / "p", a=["u1", "u2"], b=ids).read_bytes(),
+        "parquet-gzip": gzip.compress(parquet(tmp_path / "p", A=["u1", "u2"], a=ids).read_bytes()),
+    }
+    (tmp_path / "in").mkdir()
+
+    def check(name: str, form: str) -> None:
+        path = tmp_path / "in" / name
+        path.write_bytes(contents[form])
+        report = validate(path)
+        assert report.passed, report.reason
+        assert (report.n_rows, report.n_invalid_rows, report.table.n_users) == (2, 0, 2)
+        assert report.table.n_bytes == path.stat().st_size
+        assert report.table.format in ("csv", "parquet")
+        assert [each.column for each in report.schema.columns] == ["user_id", "matching_id"]
+        assert "2 of 2 rows are usable" in report_markdown(report)
+
+    # Each form under a name that says nothing, one of each kind of file under names that say something else.
+    cases = [
+        *product(["upload"], contents),
+        *product(["x.parquet"], ["lf", "gzip"]),
+        *product(["x.csv"], ["gzip", "parquet", "parquet-gzip"]),
+        *product(["x.gz"], ["lf", "parquet"]),
+        *product(["a*b?[c].csv", "ü \n'.json"], ["lf", "parquet-gzip"]),
+    ]
+    assert offenders(cases, check) == []
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    ids = pa.array(["a", "b", "a"]).dictionary_encode()
+    report = validate(parquet(tmp_path / "p", u=[1, 2, None], m=ids), kind=MatchingId.STRING)
+    assert (report.n_rows, report.n_invalid_rows) == (3, 1)
+    vectors = {"u": [1, 2, 3, 4], "s": ["x"] * 4, "a": [1, 2, 3, None], "b": np.array([1.5, np.inf, -2, 3], "f4")}
+    report = validate(parquet(tmp_path / "p", **vectors), Dataset.EMBEDDINGS, n=2)
+    assert found(report) == [("e0", 4, ErrorCode.EMPTY_CELL), ("e1", 2, ErrorCode.INVALID_NUMERIC_RANGE)]
+    vectors["b"] = pa.array([float("nan"), 1, 2, 3])
+    report = validate(parquet(tmp_path / "p", **vectors), Dataset.EMBEDDINGS, n=2)
+    assert [(column, row) for column, row, _ in found(report)] == [("e0", 4), ("e1", 1)]
+    report = validate(parquet(tmp_path / "p", u=["a", "b"], a=[37, 151]), Dataset.DEMOGRAPHICS)
+    assert found(report) == [("age", 2, ErrorCode.INVALID_NUMERIC_RANGE)]
+
+
+def test_parquet_types_that_cannot_be(tmp_path: Path) -> None:
+    tables: list[tuple[Dataset, dict[str, list[object]]]] = [
+        (Dataset.MATCHING, {"u": [1.5], "m": ["a@x.ch"]}),
+        (Dataset.MATCHING, {"u": ["u"], "m": [["a@x.ch"]]}),
+        (Dataset.SEGMENTS, {"u": ["u"], "s": [b"bytes"]}),
+        (Dataset.EMBEDDINGS, {"u": ["u"], "s": ["s"], "e": ["1.5"]}),
+        (Dataset.DEMOGRAPHICS, {"u": ["u"], "a": ["18-24"], "g": [1]}),
+    ]
+
+    def check(dataset: Dataset, columns: dict[str, list[object]]) -> None:
+        n_embeddings = 1 if dataset is Dataset.EMBEDDINGS else None
+        report = validate(parquet(tmp_path / "p", **columns), dataset, n=n_embeddings)
+        assert not report.passed
+        assert report.schema.n_errors == 1
+        assert [error.code for error in report.table.recorded] == [ErrorCode.INVALID_FILE_TYPE]
+
+    assert offenders(tables, check) == []
+
+
+# --- What fails a file ---
+
+
+def test_files_that_fail(tmp_path: Path) -> None:
+    files = [
+        (b"", ErrorCode.EMPTY_FILE),
+        (gzip.compress(b"", mtime=0), ErrorCode.EMPTY_FILE),
+        (b"\xef\xbb\xbf", ErrorCode.EMPTY_FILE),
+        (b"\n\n\n", ErrorCode.EMPTY_FILE),
+        (b"u1,nobody\nu2,\n", ErrorCode.INVALID_NUMBER_OF_ROWS),
+        (b"user_id,matching_id\n", ErrorCode.INVALID_NUMBER_OF_ROWS),
+        (b"u1\nu2\nu3,a@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
+        (b"u1,a@x.ch,1\nu2,a@x.ch,2\nu3,a@x.ch\n", ErrorCode.TOO_MANY_COLUMNS),
+        (b"u1;a@x.ch\nu2;b@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
+        (b"PK\x03\x04\x00\x00 a spreadsheet", ErrorCode.NOT_ENOUGH_COLUMNS),
+        (b"PAR1 no parquet PAR1", ErrorCode.INVALID_FILE_TYPE),
+        *((damage(ROWS * 50_000), ErrorCode.INVALID_FILE_TYPE) for damage in damaged.GZIPS.values()),
+        (gzip.compress(ROWS, mtime=0)[:-8] + b"\x00" * 8, ErrorCode.INVALID_FILE_TYPE),
+        (b"\x1f\x8b no gzip", ErrorCode.INVALID_FILE_TYPE),
+        (b"u1,a@x.ch\r\nu2,b@x.ch\nu3,c@x.ch\r\n", ErrorCode.INVALID_FILE_TYPE),
+        (ROWS * 20 + b'u3,"a@x.ch\n' + ROWS * 20, ErrorCode.INVALID_FILE_TYPE),
+        (ROWS * 20 + b'u3,"a@x.ch\r' + ROWS.replace(b"\n", b"\r") * 20, ErrorCode.INVALID_FILE_TYPE),
+        (
+            ROWS * 20 + b'u3,"' + b"x" * 9_000 + b"@x.ch\nu" + b"x" * 9_000 + b",a@x.ch",
+            ErrorCode.INVALID_FILE_TYPE,
+        ),
+    ]
+    path = tmp_path / "upload"
+
+    def check(content: bytes, code: ErrorCode) -> None:
+        path.write_bytes(content)
+        report = validate(path)
+        assert not report.passed
+        assert report.status_code is StatusCode.TRAINING_DATA_INVALID
+        assert report.reason.count(". ") >= 1, "a reason says what is wrong and what to do"
+        assert report.n_rows_dropped == 0
+        assert report.table.recorded[0].code is code
+        assert report.table.n_errors >= 1
+
+    assert offenders(files, check) == []
+
+
+def test_a_seed_fails_with_its_own_status(tmp_path: Path) -> None:
+    (tmp_path / "upload").touch()
+    assert validate(tmp_path / "upload", Dataset.SEED_AUDIENCES).status_code is StatusCode.SEED_INVALID
+
+
+def test_utf16(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(ROWS.decode().encode("utf-16"))
+    assert not validate(tmp_path / "upload").passed
+
+
+def test_missing(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path / "a\x00b", tmp_path):
+        report = validate(path)
+        assert not report.passed
+    assert validate(tmp_path / "none").status_code is StatusCode.TRAINING_DATA_NOT_FOUND
+    assert validate(tmp_path / "none", Dataset.SEED_AUDIENCES).status_code is StatusCode.SEED_NOT_FOUND
+
+
+def test_parquet_of_other_columns(tmp_path: Path) -> None:
+    codes = {0: ErrorCode.NOT_ENOUGH_COLUMNS, 1: ErrorCode.NOT_ENOUGH_COLUMNS, 3: ErrorCode.TOO_MANY_COLUMNS}
+
+    def check(n_columns: int, code: ErrorCode) -> None:
+        report = validate(parquet(tmp_path / "p", **{f"c{i}": ["x"] for i in range(n_columns)}))
+        assert [error.code for error in report.table.recorded] == [code]
+
+    assert offenders(codes.items(), check) == []
+
+
+def test_a_damaged_parquet(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "p", u=[f"u{i}" for i in range(10_000)], m=["a@x.ch"] * 10_000)
+    content = bytearray(path.read_bytes())
+    content[100:5_000] = bytes(4_900)
+    path.write_bytes(content)
+    report = validate(path)
+    assert not report.passed
+    assert [error.code for error in report.table.recorded] == [ErrorCode.INVALID_FILE_TYPE]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "parquet"])
+def test_a_bomb_is_not_unpacked(tmp_path: Path, kind: str) -> None:
+    if kind == "gzip":
+        (tmp_path / "upload").write_bytes(gzip.compress(b"u1,a@x.ch\n" * 1_000_000))
+    else:
+        parquet(tmp_path / "upload", u=["u1"] * 1_000_000, m=["a@x.ch"] * 1_000_000)
+        assert (tmp_path / "upload").stat().st_size < 10_000
+    engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=tmp_path, unpacked_bytes=1 << 20)
+    report = report_on(
+        RoomUpload(Dataset.MATCHING, tmp_path / "upload", MatchingId.EMAIL), runtime=Runtime(engine)
+    )
+    assert not report.passed
+    assert report.reason is not None
+    assert "The file holds more than 1,048,576 bytes when it is unpacked." in report.reason
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+
+
+# --- Rows ---
+
+
+def test_a_header_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+
+    def check(dataset: Dataset, header: str, row: str) -> None:
+        path.write_text(f"{header}\n{row}\n")
+        report = validate(path, dataset, MatchingId.STRING)
+        assert report.passed
+        assert (report.n_rows, report.n_invalid_rows) == (2, 1)
+        assert report.columns[0].recorded[0].code is ErrorCode.INVALID_FILE_TYPE
+
+    headers = [
+        (Dataset.MATCHING, "User_ID, matching_id", "u1,a"),
+        (Dataset.SEGMENTS, "user_id,segment", "u1,Sport"),
+        (Dataset.DEMOGRAPHICS, "user_id,age,gender", "u1,18-24,f"),
+        (Dataset.DEMOGRAPHICS, "user_id", "u1"),
+        (Dataset.SEED_AUDIENCES, "matching_id,audience_type", "a,New"),
+    ]
+    assert offenders(headers, check) == []
+    path.write_text("u1,Sport\nuser_id,segment\n")
+    later = validate(path, Dataset.SEGMENTS)
+    assert later.n_invalid_rows_by_code.get(ErrorCode.INVALID_FILE_TYPE) is None, "the first row alone is a header"
+
+
+def test_totals_are_exact_and_records_stop(tmp_path: Path) -> None:
+    lines = [f"u{i},{'bad' if i % 2 else f'{i}@x.ch'}" for i in range(2_000)]
+    lines += ["u0,0@x.ch"] * 700 + ["u"] * 600
+    (tmp_path / "upload").write_text("\n".join(lines))
+    report = validate(tmp_path / "upload")
+    assert report.n_rows == 3_300
+    assert report.n_invalid_rows_by_code == {
+        ErrorCode.DUPLICATE_VALUES: 700,
+        ErrorCode.INVALID_EMAIL_FORMAT: 1_000,
+        ErrorCode.NOT_ENOUGH_COLUMNS: 600,
+    }
+    assert report.n_invalid_rows == report.n_rows_dropped == 2_300
+    for errors, first in (
+        (report.columns[1], 2),
+        (report.uniqueness, 2_001),
+        (report.table, 2_701),
+    ):
+        assert len(errors.recorded) == 500
+        assert errors.recorded[0].row == first
+    assert report.columns[1].n_errors == 1_000
+
+
+def test_a_quote_that_is_not_closed_at_the_end_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(ROWS + b'u3,"c@x.ch\nu4,d@x.ch\n')
+    report = validate(tmp_path / "upload")
+    assert report.passed
+    assert (report.n_rows, report.n_invalid_rows) == (3, 1)
+
+
+def test_a_line_that_is_no_utf8_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(b"u1,a@x.ch\nu\xff,b@x.ch\nu3,c@x.ch\n")
+    report = validate(tmp_path / "upload")
+    assert (report.n_rows, report.n_invalid_rows) == (3, 1)
+    assert report.table.recorded[0].row == 2
+
+
+def test_demographics_of_one_to_three_columns(tmp_path: Path) -> None:
+    def check(content: bytes) -> None:
+        (tmp_path / "upload").write_bytes(content)
+        assert validate(tmp_path / "upload", Dataset.DEMOGRAPHICS).passed
+
+    contents = [b'"user_id"\n"u1"\n', b"u1\nu2\n", b"u1,,\nu2,18-24,\n", b"u1,18-24\n"]
+    assert offenders(contents, check) == []
+
+
+def test_demographics_of_more_columns(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_text("u1,18-24,f,x\n")
+    report = validate(tmp_path / "upload", Dataset.DEMOGRAPHICS)
+    assert [error.code for error in report.table.recorded] == [ErrorCode.TOO_MANY_COLUMNS]
