@@ -84,12 +84,10 @@ from cleanroom_pipelines.catalog.records import (
 from cleanroom_pipelines.catalog.room_audiences import RoomAudiences
 from cleanroom_pipelines.catalog.room_specs import (
     AudienceListSpec,
-    CollaborationType,
     CustomAudienceSpec,
     DataLabSpec,
     DataRoomSpec,
     ParticipantSpec,
-    Permission,
 )
 from cleanroom_pipelines.catalog.rooms import Rooms
 from cleanroom_pipelines.catalog.spec_digests import spec_digest
@@ -162,7 +160,6 @@ __all__ = [
     "Claim",
     "Claims",
     "Collaboration",
-    "CollaborationType",
     "Columns",
     "ConfiguredAtStart",
     "ConfiguredAudienceModel",
@@ -190,7 +187,6 @@ __all__ = [
     "Pair",
     "ParentRef",
     "ParticipantSpec",
-    "Permission",
     "Proposal",
     "ProvenResource",
     "ProvenVersion",

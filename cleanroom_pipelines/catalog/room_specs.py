@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import Field
@@ -21,39 +20,11 @@ from cleanroom_pipelines.catalog.specs import Spec
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.identity import Dataset, inputs_of
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 MAX_PARTICIPANTS = 20
 MAX_EMAILS = 100
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
-
-
-class Permission(StrEnum):
-    """What a participant may do."""
-
-    VIEW_OVERLAP = "VIEW_OVERLAP"
-    VIEW_INSIGHTS = "VIEW_INSIGHTS"
-    PROVIDE_SEED_AUDIENCE = "PROVIDE_SEED_AUDIENCE"
-    PROVIDE_BASE_AUDIENCE = "PROVIDE_BASE_AUDIENCE"
-    CREATE_CUSTOM_AUDIENCE = "CREATE_CUSTOM_AUDIENCE"
-    EXPORT_AUDIENCE = "EXPORT_AUDIENCE"
-    MODEL_QUALITY = "MODEL_QUALITY"
-    MANAGE_USERS = "MANAGE_USERS"
-
-
-class CollaborationType(StrEnum):
-    """What a room is for; the values are the words of the wire."""
-
-    OVERLAP = "ENABLE_OVERLAP"
-    INSIGHTS = "ENABLE_INSIGHTS"
-    LOOKALIKE = "ENABLE_LOOKALIKE_AUDIENCES"
-    REMARKETING = "ENABLE_REMARKETING"
-    RULE_BASED = "ENABLE_RULED_BASED_AUDIENCES"
-    EXCLUSION = "ENABLE_EXCLUSION_TARGETING"
-
-    @property
-    def makes_audiences(self) -> bool:
-        """Whether audiences can be created where it is on."""
-        return self not in (CollaborationType.OVERLAP, CollaborationType.INSIGHTS)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, RoomJob, Upload, Version
-from cleanroom_pipelines.catalog.room_specs import Permission
 from cleanroom_pipelines.catalog.tables import (
     DataLabRow,
     DataRoomRow,
@@ -28,6 +27,7 @@ from cleanroom_pipelines.catalog.tables import (
 from cleanroom_pipelines.catalog.tombstones import UPLOAD, bury, own
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, inputs_of
+from cleanroom_pipelines.terms import Permission
 
 
 class Rooms(Database):

@@ -44,10 +44,11 @@ from cleanroom_pipelines.catalog.options import (
     ShareMetrics,
 )
 from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
-from cleanroom_pipelines.catalog.room_specs import CollaborationType, ParticipantSpec
+from cleanroom_pipelines.catalog.room_specs import ParticipantSpec
 from cleanroom_pipelines.catalog.specs import Columns, RequestedSeed
 from cleanroom_pipelines.documents import as_json, from_json
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.terms import CollaborationType
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

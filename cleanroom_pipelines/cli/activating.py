@@ -230,7 +230,7 @@ def _activation(
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation, hash_ids
     from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
-    from cleanroom_pipelines.identity import MatchingId
+    from cleanroom_pipelines.terms import MatchingId
 
     if destination in (None, AdDestination.PLAIN):
         if ids:
@@ -266,7 +266,7 @@ def _activation(
 
 
 def _kinds(columns: Sequence[str]) -> dict[Any, str]:
-    from cleanroom_pipelines.identity import MatchingId
+    from cleanroom_pipelines.terms import MatchingId
 
     kinds = {kind.value: kind for kind in MatchingId if kind is not MatchingId.STRING}
     found = dict[Any, str]()

@@ -54,7 +54,8 @@ import pyarrow.compute as pc
 
 from cleanroom_pipelines.delivery.formats import PLAIN, FileFormat
 from cleanroom_pipelines.errors import EngineError, UsageError
-from cleanroom_pipelines.identity import Family, JudgedIds, MatchingId, judge_ids, sha256_hex
+from cleanroom_pipelines.identity import JudgedIds, judge_ids, sha256_hex
+from cleanroom_pipelines.terms import Family, MatchingId
 
 
 class AdDestination(StrEnum):

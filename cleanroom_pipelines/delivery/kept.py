@@ -23,7 +23,7 @@ from cleanroom_pipelines.delivery.destinations import (
 )
 from cleanroom_pipelines.delivery.writing import HASHES, Activation
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 
 Hasher = Callable[[MatchingId, pa.Array], pa.Array]
 

@@ -43,10 +43,10 @@ from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.delivery.parts import UserSlice, stage_parts
 from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.identity import Family, MatchingId
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.storage.destinations import Destination
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
+from cleanroom_pipelines.terms import Family, MatchingId
 
 HASHES = pa.schema([("user_id", pa.string()), ("kind", pa.string()), ("hash", pa.string())])
 _AUDIENCE = pa.schema([("position", pa.int64()), ("user_id", pa.string())])

@@ -12,16 +12,13 @@ library alone parses 0.4), 44 for e-mail addresses (13 beyond ASCII), 65 for has
 from cleanroom_pipelines.identity.datasets import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.identity.digests import room_digests, sha256_hex
 from cleanroom_pipelines.identity.judging import IdProblem, JudgedIds, judge_ids
-from cleanroom_pipelines.identity.kinds import Family, MatchingId
 
 __all__ = [
     "BASE_DATASETS",
     "Dataset",
-    "Family",
     "IdProblem",
     "InputName",
     "JudgedIds",
-    "MatchingId",
     "inputs_of",
     "judge_ids",
     "room_digests",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
 
-from cleanroom_pipelines.identity.kinds import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 
 
 class Dataset(StrEnum):

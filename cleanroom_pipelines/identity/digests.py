@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.identity.judging import JudgedIds
-from cleanroom_pipelines.identity.kinds import Family
+from cleanroom_pipelines.terms import Family
 
 _BLOCK_BYTES = 64
 _MIN_KEY_BYTES = 16

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 
 from cleanroom_pipelines.errors import EngineError
 from cleanroom_pipelines.identity import phones
-from cleanroom_pipelines.identity.kinds import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 
 # What str.strip() takes away, as far as it is ASCII.
 _ASCII_SPACE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"

@@ -65,9 +65,8 @@ from cleanroom_pipelines.media.lookalike_audience_builder import (
     LookalikeAudienceBuilder,
     LookalikeAudienceDefinition,
 )
-from cleanroom_pipelines.media.matching import MatchingId
-from cleanroom_pipelines.media.media import CollaborationType, DataRoomAuditLog, DcrConfiguration, MediaDcr
-from cleanroom_pipelines.media.participant import Participant, Permission
+from cleanroom_pipelines.media.media import DataRoomAuditLog, DcrConfiguration, MediaDcr
+from cleanroom_pipelines.media.participant import Participant
 from cleanroom_pipelines.media.protocol import JobStatus
 from cleanroom_pipelines.media.remarketing_audience_builder import (
     RemarketingAudienceBuilder,
@@ -100,6 +99,7 @@ from cleanroom_pipelines.media.rule_based_builder import (
     RuleBasedAudienceDefinition,
 )
 from cleanroom_pipelines.media.validation_reports import ValidationReports
+from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 __all__ = [
     "Action",

@@ -26,8 +26,8 @@ from cleanroom_pipelines.media.errors import (
     ServerError,
     ServerUnavailableError,
 )
-from cleanroom_pipelines.media.matching import MatchingId
 from cleanroom_pipelines.media.protocol import PREFIX, UPLOADS, Method, as_media_error, error_from_dict, file_path
+from cleanroom_pipelines.terms import MatchingId
 
 if TYPE_CHECKING:
     import httpx

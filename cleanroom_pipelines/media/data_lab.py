@@ -16,9 +16,9 @@ from cleanroom_pipelines.media.errors import (
     NotProvisionedError,
     NotValidatedError,
 )
-from cleanroom_pipelines.media.matching import MatchingId
 from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.media.validation_reports import ValidationReports
+from cleanroom_pipelines.terms import MatchingId
 
 
 class DataLab:

@@ -30,23 +30,12 @@ from cleanroom_pipelines.media.definition import AudienceDefinition
 from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, NotFoundError
 from cleanroom_pipelines.media.exclusion_targeting_builder import ExclusionTargetingAudienceDefinition
 from cleanroom_pipelines.media.lookalike_audience_builder import LookalikeAudienceDefinition
-from cleanroom_pipelines.media.matching import MatchingId
 from cleanroom_pipelines.media.participant import Participant
 from cleanroom_pipelines.media.protocol import JobKind, Method
 from cleanroom_pipelines.media.remarketing_audience_builder import RemarketingAudienceDefinition
 from cleanroom_pipelines.media.results import BudgetProposal, PriceEstimate, PrivacyBudget
 from cleanroom_pipelines.media.rule_based_builder import RuleBasedAudienceDefinition
-
-
-class CollaborationType(StrEnum):
-    """What a data room is for."""
-
-    INSIGHTS = "ENABLE_INSIGHTS"
-    LOOKALIKE = "ENABLE_LOOKALIKE_AUDIENCES"
-    REMARKETING = "ENABLE_REMARKETING"
-    RULE_BASED = "ENABLE_RULED_BASED_AUDIENCES"
-    OVERLAP = "ENABLE_OVERLAP"
-    EXCLUSION = "ENABLE_EXCLUSION_TARGETING"
+from cleanroom_pipelines.terms import CollaborationType, MatchingId
 
 
 @dataclass(frozen=True)

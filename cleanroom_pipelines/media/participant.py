@@ -1,29 +1,16 @@
 """The groups of people in a data room, and what each may do.
 
-Lives here: `Participant` and `Permission`.
+Lives here: `Participant`.
 Add here when a participant can be allowed a further thing.
 Keep out: deciding who may do what; the server does.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Self
 
 from cleanroom_pipelines.media.errors import InvalidRequestError
-
-
-class Permission(StrEnum):
-    """What a participant may do."""
-
-    VIEW_OVERLAP = "VIEW_OVERLAP"
-    VIEW_INSIGHTS = "VIEW_INSIGHTS"
-    PROVIDE_SEED_AUDIENCE = "PROVIDE_SEED_AUDIENCE"
-    PROVIDE_BASE_AUDIENCE = "PROVIDE_BASE_AUDIENCE"
-    CREATE_CUSTOM_AUDIENCE = "CREATE_CUSTOM_AUDIENCE"
-    EXPORT_AUDIENCE = "EXPORT_AUDIENCE"
-    MODEL_QUALITY = "MODEL_QUALITY"
-    MANAGE_USERS = "MANAGE_USERS"
+from cleanroom_pipelines.terms import Permission
 
 
 @dataclass

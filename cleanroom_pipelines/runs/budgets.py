@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any, Self
 
-from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair, Permission
+from cleanroom_pipelines.catalog import DataRoom, Ledger, LedgerLine, Pair
 from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.privacy import (
@@ -29,6 +29,7 @@ from cleanroom_pipelines.privacy import (
 )
 from cleanroom_pipelines.privacy.accounting import attacker_success, composed_epsilon, right_at_most
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.terms import Permission
 
 MONTHS_OF_A_YEAR = 12
 _CHARGE = "charge"

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import CollaborationType, DataLab, DataRoom, Kind, Status, Version, hex_of
+from cleanroom_pipelines.catalog import DataLab, DataRoom, Kind, Status, Version, hex_of
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
@@ -25,6 +25,7 @@ from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.runs.room_inbox import make_room_inbox
 from cleanroom_pipelines.runs.work import Idle, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
+from cleanroom_pipelines.terms import CollaborationType
 
 ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
 SEALED_HASHES = "activation.sealed"

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError
-from cleanroom_pipelines.identity import Dataset, InputName, MatchingId
+from cleanroom_pipelines.identity import Dataset, InputName
 from cleanroom_pipelines.runs.inbox import Drop, RestingDrop, drops_in, one_at_a_time, rest
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.ways_in import acting_for
 
 FOLDERS = tuple(dataset.key for dataset in Dataset)

@@ -30,7 +30,8 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
-from cleanroom_pipelines.identity import Dataset, MatchingId, judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.identity import Dataset, judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,

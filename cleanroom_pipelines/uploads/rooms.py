@@ -28,7 +28,8 @@ from typing import Any
 from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, TableFiles, open_engine, stable_hash_sql
 from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ArtifactError, UsageError
-from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, MatchingId
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.room_reading import (
     ActivationHasher,

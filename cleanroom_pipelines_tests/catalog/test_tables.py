@@ -11,16 +11,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeDecorator
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import (
-    CollaborationType,
-    Kind,
-    ParentRef,
-    ParticipantSpec,
-    Permission,
-    RequestedSeed,
-)
+from cleanroom_pipelines.catalog import Kind, ParentRef, ParticipantSpec, RequestedSeed
 from cleanroom_pipelines.catalog.specs import LARGEST
 from cleanroom_pipelines.catalog.tables import ROWS, VersionRow
+from cleanroom_pipelines.terms import CollaborationType, Permission
 from cleanroom_pipelines.uploads.roles import Role
 
 MAY = (Permission.VIEW_OVERLAP, Permission.MANAGE_USERS)

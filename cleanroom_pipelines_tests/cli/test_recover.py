@@ -18,7 +18,6 @@ import pytest
 
 from cleanroom_pipelines.catalog import (
     AudienceListSpec,
-    CollaborationType,
     CustomAudienceSpec,
     DataLabSpec,
     DataRoom,
@@ -27,7 +26,6 @@ from cleanroom_pipelines.catalog import (
     Kind,
     Ledger,
     ParticipantSpec,
-    Permission,
     Status,
     TrainingDataset,
 )
@@ -37,6 +35,7 @@ from cleanroom_pipelines.runs.inbox import recover_drops
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.work import Run, working
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 from .. import homes, worlds
 from ..homes import Fault

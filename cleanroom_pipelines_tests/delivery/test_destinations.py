@@ -21,7 +21,8 @@ from cleanroom_pipelines.delivery.destinations import (
 )
 from cleanroom_pipelines.delivery.writing import hash_ids
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.identity import MatchingId, judge_ids, sha256_hex
+from cleanroom_pipelines.identity import judge_ids, sha256_hex
+from cleanroom_pipelines.terms import MatchingId
 
 from ..offenders import offenders
 

@@ -24,8 +24,8 @@ from cleanroom_pipelines.errors import (
     StorageFullError,
     UsageError,
 )
-from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.terms import MatchingId
 
 from ..offenders import offenders
 

@@ -11,8 +11,8 @@ from cleanroom_pipelines.delivery.destinations import AdDestination, Destination
 from cleanroom_pipelines.delivery.kept import hashers_to_keep, kept_activation
 from cleanroom_pipelines.delivery.writing import Activation, deliver, hash_ids
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.identity import MatchingId
 from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.terms import MatchingId
 
 IDS = {
     MatchingId.EMAIL: (["u1", "u2", "u2", "u3"], ["A.b+c@gmail.com", "two@example.com", "2@example.com", "no"]),

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.errors import EngineError, UsageError
-from cleanroom_pipelines.identity import Family, MatchingId, judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.identity import judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.terms import Family, MatchingId
 
 KEY = b"0123456789abcdef"
 RAW = {

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cleanroom_pipelines.identity import Dataset, InputName, MatchingId, inputs_of
+from cleanroom_pipelines.identity import Dataset, InputName, inputs_of
+from cleanroom_pipelines.terms import MatchingId
 
 from ..offenders import offenders
 

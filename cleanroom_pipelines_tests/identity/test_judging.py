@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.identity import Family, IdProblem, JudgedIds, MatchingId, judge_ids
+from cleanroom_pipelines.identity import IdProblem, JudgedIds, judge_ids
+from cleanroom_pipelines.terms import Family, MatchingId
 
 from ..offenders import offenders
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.identity import IdProblem, MatchingId, judge_ids
+from cleanroom_pipelines.identity import IdProblem, judge_ids
+from cleanroom_pipelines.terms import MatchingId
 
 from ..offenders import offenders
 

@@ -9,15 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cleanroom_pipelines.catalog import (
-    RECORDS,
-    CollaborationType,
-    CustomAudienceSpec,
-    DataRoom,
-    Kind,
-    ParentRef,
-    Permission,
-)
+from cleanroom_pipelines.catalog import RECORDS, CustomAudienceSpec, DataRoom, Kind, ParentRef
 from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.budgets import Budget, room_pair
@@ -26,6 +18,7 @@ from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.making_audiences import FILES
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 EVERYTHING = tuple(each.value for each in CollaborationType)
 STRANGER = "stranger@nowhere.example"

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines import media
-from cleanroom_pipelines.catalog import room_specs
-from cleanroom_pipelines.identity import MatchingId as IdentityMatchingId
 
 from ..cases import assert_each
 
@@ -346,20 +344,6 @@ def test_a_member_is_found_by_its_value() -> None:
         assert {kind(value).name for value in ENUMS[name].values()} == set(ENUMS[name])
 
     assert_each(is_found, ENUMS)
-
-
-def test_the_server_has_the_same_members() -> None:
-    def has_the_same(ours: type[Enum], theirs: type[Enum]) -> None:
-        assert {each.name: each.value for each in ours} == {each.name: each.value for each in theirs}
-
-    assert_each(
-        has_the_same,
-        [
-            (media.MatchingId, IdentityMatchingId),
-            (media.Permission, room_specs.Permission),
-            (media.CollaborationType, room_specs.CollaborationType),
-        ],
-    )
 
 
 def test_everything_that_is_named_exists() -> None:

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import update
 
 from cleanroom_pipelines import media
-from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, DataRoom, Kind, LedgerLine, Permission
+from cleanroom_pipelines.catalog import CustomAudience, DataRoom, Kind, LedgerLine
 from cleanroom_pipelines.catalog.tables import DataRoomRow
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.media import errors
@@ -26,6 +26,7 @@ from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Price
 from cleanroom_pipelines.privacy.prices import MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS, figures_price
 from cleanroom_pipelines.runs.budgets import Question
 from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 from ..cases import assert_each
 from ..databases import writing

@@ -18,7 +18,6 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import (
     AudienceListSpec,
     Catalog,
-    CollaborationType,
     ConfiguredAudienceModelSpec,
     CustomAudienceSpec,
     DataRoom,
@@ -27,7 +26,6 @@ from cleanroom_pipelines.catalog import (
     GenerationJobSpec,
     Kind,
     ParticipantSpec,
-    Permission,
     Resource,
     Version,
 )
@@ -37,6 +35,7 @@ from cleanroom_pipelines.runs.making_audiences import make_audience_list
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 from ..conftest import StandingClock
 from .building import make_room

@@ -15,14 +15,12 @@ from cleanroom_pipelines.catalog import (
     RECORDS,
     AudienceList,
     AudienceListSpec,
-    CollaborationType,
     CustomAudience,
     CustomAudienceSpec,
     DataRoom,
     DataRoomSpec,
     Kind,
     ParticipantSpec,
-    Permission,
     Resource,
     Version,
 )
@@ -31,6 +29,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 from .. import worlds
 

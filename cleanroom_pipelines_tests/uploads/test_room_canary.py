@@ -21,7 +21,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import CleanroomError, EngineError, StorageFullError
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown, report_sentence
 from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds
 from cleanroom_pipelines_tests.uploads.uploads import report_on

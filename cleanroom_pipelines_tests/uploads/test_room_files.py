@@ -16,7 +16,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ErrorCode, ValidationReport, report_markdown
 from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload
 from cleanroom_pipelines_tests import damaged

@@ -20,7 +20,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime, stable_hash
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, EngineError, UsageError
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.rooms import (
     BaseReport,

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime, stable_hash
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads import room_reading
 from cleanroom_pipelines.uploads.report import ErrorCode, ValidationReport
 from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds

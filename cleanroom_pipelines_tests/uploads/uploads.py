@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cleanroom_pipelines.engine import Runtime
-from cleanroom_pipelines.identity import MatchingId
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload, ingest_seeds, validate_base
 

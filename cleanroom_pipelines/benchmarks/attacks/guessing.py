@@ -21,9 +21,9 @@ import numpy as np
 
 from cleanroom_pipelines.benchmarks.attacks import aws, playing
 from cleanroom_pipelines.benchmarks.attacks.worlds import Templates, World, make_room, without_noise
-from cleanroom_pipelines.catalog import CollaborationType
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
+from cleanroom_pipelines.terms import CollaborationType
 
 N_OFF = 4
 """Worlds with the policy off: nothing in them is random."""

@@ -20,7 +20,7 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from cleanroom_pipelines.benchmarks.attacks.doors import Doors, InProcess, OpenDoors
-from cleanroom_pipelines.catalog import CollaborationType, Kind, Permission
+from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.privacy import Price
 from cleanroom_pipelines.runs.backups import back_up, restore
@@ -38,6 +38,7 @@ from cleanroom_pipelines.runs.making_audiences import make_audience_list, make_c
 from cleanroom_pipelines.runs.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import InstallationKey
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.example", "data@agency.example"
 N_USERS = 1_600

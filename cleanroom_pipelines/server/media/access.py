@@ -11,17 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cleanroom_pipelines.catalog import (
-    CollaborationType,
-    CustomAudience,
-    DataRoom,
-    ParticipantSpec,
-    Permission,
-)
+from cleanroom_pipelines.catalog import CustomAudience, DataRoom, ParticipantSpec
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError, QuotaExceededError
 from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 ABOUT_ROOMS = {
     JobKind.OVERLAP_STATISTICS: Permission.VIEW_OVERLAP,

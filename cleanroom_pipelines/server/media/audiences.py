@@ -23,13 +23,14 @@ from cleanroom_pipelines.audiences.definitions import (
     reachable,
     references,
 )
-from cleanroom_pipelines.catalog import CollaborationType, CustomAudience, CustomAudienceSpec, Kind, Permission
+from cleanroom_pipelines.catalog import CustomAudience, CustomAudienceSpec, Kind
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.media.errors import AudienceHasDependentsError
 from cleanroom_pipelines.runs.budgets import room_organizations
 from cleanroom_pipelines.runs.making import read_documents
 from cleanroom_pipelines.runs.making_audiences import resolver
 from cleanroom_pipelines.server.media.access import Call, Room, denied
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 _FOR = {
     Lookalike: (CollaborationType.LOOKALIKE, "lookalike audiences"),

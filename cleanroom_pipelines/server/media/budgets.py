@@ -13,7 +13,7 @@ from typing import Any
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
 from cleanroom_pipelines.audiences.overlap import question_about
-from cleanroom_pipelines.catalog import Cause, Kind, Permission, Proposal
+from cleanroom_pipelines.catalog import Cause, Kind, Proposal
 from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL, SHARE
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ArtifactError, ConflictError, NotFoundError
@@ -28,6 +28,7 @@ from cleanroom_pipelines.runs.making_audiences import resolver
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.server.media.audiences import Present, read_definition
+from cleanroom_pipelines.terms import Permission
 
 _KINDS = (REFILL, PERIOD, SHARE, FULL_LOOKALIKE)
 _PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)

@@ -15,16 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, parse_definition
-from cleanroom_pipelines.catalog import (
-    AudienceListSpec,
-    CollaborationType,
-    CustomAudience,
-    Kind,
-    Permission,
-    RoomJob,
-    Status,
-    Version,
-)
+from cleanroom_pipelines.catalog import AudienceListSpec, CustomAudience, Kind, RoomJob, Status, Version
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
@@ -39,6 +30,7 @@ from cleanroom_pipelines.server.media import audiences as room_audiences
 from cleanroom_pipelines.server.media import budgets as room_budgets
 from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.server.media.rooms import own_lab
+from cleanroom_pipelines.terms import CollaborationType, Permission
 
 _OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
 _NEEDS = {

@@ -11,25 +11,24 @@ from dataclasses import replace
 from typing import Any
 
 from cleanroom_pipelines.catalog import (
-    CollaborationType,
     DataLab,
     DataLabSpec,
     DataRoom,
     DataRoomSpec,
     Kind,
     ParticipantSpec,
-    Permission,
     Status,
     Upload,
 )
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, MatchingId
+from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
 from cleanroom_pipelines.runs.budgets import Budget, room_pair
 from cleanroom_pipelines.runs.making import newest_artifact
 from cleanroom_pipelines.server.media.access import Call, check_quota, denied
+from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 
 def whoami(call: Call) -> dict[str, Any]:
