@@ -46,7 +46,9 @@ def finish_with_artifacts(installation: Installation, version: Version) -> None:
         inputs = tuple(
             Input(asset, parent.id, artifact, "d")
             for parent in parents
-            for asset, artifact in catalog.version(parent.kind, parent.id, parent.version).artifacts.items()
+            for asset, artifact in catalog.resources.version(
+                parent.kind, parent.id, parent.version
+            ).artifacts.items()
         )
         for asset in ASSETS_OF[version.kind]:
             with held.drafting(asset, inputs, {}) as draft:
@@ -54,21 +56,21 @@ def finish_with_artifacts(installation: Installation, version: Version) -> None:
                 write_documents(draft.path, documents.get(asset, {"report": {"n": 1}}))
                 draft.facts["inputs"] = {}
         if version.kind is Kind.EXPORT_JOB:
-            catalog.publish_output(held.claim, OUTPUT)
+            catalog.work.publish_output(held.claim, OUTPUT)
         metrics = {"metrics": shared_metrics(METRICS)} if version.kind is Kind.GENERATION_JOB else {}
         held.finish("Made.", parents, **metrics)
 
 
 def work(installation: Installation) -> int:
     """A day's work: a new version of the dataset and of what follows; gives how many versions were made."""
-    (dataset, *_) = installation.catalog.ids(Kind.TRAINING_DATASET)
-    installation.catalog.request_version(Kind.TRAINING_DATASET, dataset, Cause.BY_HAND)
+    (dataset, *_) = installation.catalog.resources.ids(Kind.TRAINING_DATASET)
+    installation.catalog.work.request_version(Kind.TRAINING_DATASET, dataset, Cause.BY_HAND)
     return finish_pending(installation)
 
 
 def finish_pending(installation: Installation) -> int:
     n_versions = 0
-    while ready := installation.catalog.ready():
+    while ready := installation.catalog.work.ready():
         finish_with_artifacts(installation, ready[0])
         n_versions += 1
     return n_versions
@@ -80,7 +82,7 @@ def fill(installation: Installation) -> None:
         patch.setattr(building, "finish_all", lambda _: finish_pending(installation))
         building.make_room(installation.catalog, declared=True)
     work(installation)
-    (configured,) = installation.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
+    (configured,) = installation.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
     inbox = Inbox(installation, configured)
     inbox.drop("first.csv")
     inbox.register()
@@ -133,7 +135,7 @@ def empty_file(installation: Installation, folder: Path) -> None:
 def new_catalogue(installation: Installation, folder: Path) -> None:
     """The catalogue that opening a missing one creates."""
     other = Installation(Settings(folder / "new"))
-    other.catalog.ids(Kind.TRAINING_DATASET)
+    other.catalog.resources.ids(Kind.TRAINING_DATASET)
     with contextlib.closing(sqlite3.connect(other.home.root / "catalog.db")) as connection, connection:
         connection.execute("DELETE FROM installation")
     copy_catalog(other.home, folder / "copy")
@@ -149,12 +151,12 @@ def older_copy(installation: Installation, folder: Path) -> None:
 def copy_before_a_deletion(installation: Installation, folder: Path) -> None:
     copy_catalog(installation.home, folder / "older")
     catalog = installation.catalog
-    for job in catalog.ids(Kind.GENERATION_JOB):
-        catalog.request_delete(Kind.GENERATION_JOB, job)
-        catalog.begin_delete(Kind.GENERATION_JOB, job)
-        catalog.finish_delete(Kind.GENERATION_JOB, job)
-    (configured,) = catalog.ids(Kind.CONFIGURED_AUDIENCE_MODEL)
-    catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+    for job in catalog.resources.ids(Kind.GENERATION_JOB):
+        catalog.deletion.request_delete(Kind.GENERATION_JOB, job)
+        catalog.deletion.begin_delete(Kind.GENERATION_JOB, job)
+        catalog.deletion.finish_delete(Kind.GENERATION_JOB, job)
+    (configured,) = catalog.resources.ids(Kind.CONFIGURED_AUDIENCE_MODEL)
+    catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
     replace_catalog(installation.home, folder / "older")
 
 

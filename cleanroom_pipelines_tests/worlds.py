@@ -235,8 +235,8 @@ def _empty_catalog() -> bytes:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "catalog.db"
         catalog = Catalog(f"sqlite:///{file}", clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
-        catalog.migrate()
-        catalog.close()
+        catalog.database.migrate()
+        catalog.database.close()
         return file.read_bytes()
 
 
@@ -349,22 +349,22 @@ ROAD = tuple(Kind)[: tuple(Kind).index(Kind.EXPORT_JOB) + 1]
 
 def the(installation: Installation, kind: Kind, name: str | None = None) -> Resource:
     """The only resource of a kind, or the one of this name."""
-    (found,) = (one for one in installation.catalog.iterate(kind) if name is None or one.name == name)
+    (found,) = (one for one in installation.catalog.resources.iterate(kind) if name is None or one.name == name)
     return found
 
 
 def newest(installation: Installation, kind: Kind, name: str | None = None) -> Version:
     """The newest version of that resource."""
-    return installation.catalog.newest_version(kind, the(installation, kind, name).id)
+    return installation.catalog.resources.newest_version(kind, the(installation, kind, name).id)
 
 
 def statuses(installation: Installation) -> dict[str, list[str]]:
     """By resource name, the statuses of its versions from the first on."""
     catalog = installation.catalog
     return {
-        record.name: [version.status.value for version in catalog.versions(kind, record.id)]
+        record.name: [version.status.value for version in catalog.resources.versions(kind, record.id)]
         for kind in Kind
-        for record in catalog.iterate(kind)
+        for record in catalog.resources.iterate(kind)
     }
 
 

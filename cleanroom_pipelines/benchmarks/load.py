@@ -642,7 +642,7 @@ def _settle(installation: Installation, url: str, n_accounts: int) -> list[Accou
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
     accounts = []
     for account_id in ids:
-        installation.catalog.create_account(f"account {account_id}", account_id)
+        installation.catalog.parties.create_account(f"account {account_id}", account_id)
         account = Account(account_id, *issue_access_key(installation, account_id))
         others = [other for other in ids if other != account_id]
         accounts.append(_settled(installation.catalog, url, account, others))
@@ -674,14 +674,14 @@ def _settled(catalog: Catalog, url: str, account: Account, others: Sequence[str]
 
 def _close_all(catalog: Catalog) -> None:
     """Close all pending work as a run would that did it well."""
-    while ready := catalog.ready():
+    while ready := catalog.work.ready():
         for version in ready:
-            claim = catalog.claim(version.kind, version.resource_id, version.number, "benchmark")
+            claim = catalog.work.claim(version.kind, version.resource_id, version.number, "benchmark")
             assert claim is not None
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             kind, parent_id = record.parent_kind, record.parent_id
             parents = [ParentRef(kind, parent_id, 1)] if kind is not None and parent_id is not None else []
-            catalog.finish(claim, _SENTENCE, parents)
+            catalog.work.finish(claim, _SENTENCE, parents)
 
 
 def _drive(clients: Sequence[LoadClient], plan: LoadPlan, progress: Callable[[float, str], None]) -> float:
@@ -730,7 +730,7 @@ def check(catalog: Catalog, accounts: Sequence[Account], clients: Sequence[LoadC
         problems += [f"lost: one of {noun} that is {status}" for noun, _, status in missing.elements()]
         problems += [f"surplus: one of {noun} that is {status}" for noun, _, status in surplus.elements()]
     for kind in _NOUNS:
-        for record in catalog.iterate(kind):
+        for record in catalog.resources.iterate(kind):
             if record.arn in tags and dict(record.tags) != tags[record.arn]:
                 problems.append(f"the tags of a {kind.words} are not as they were left")
     return problems

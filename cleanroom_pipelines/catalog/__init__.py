@@ -5,10 +5,15 @@ Add here when a part is added.
 Keep out: Dagster, files, clocks and settings; they come in.
 """
 
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import URL
+
 from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESERVED_SECONDS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
-from cleanroom_pipelines.catalog.database import CatalogUnavailableError
-from cleanroom_pipelines.catalog.deletion import GOES_WITH
+from cleanroom_pipelines.catalog.database import CatalogUnavailableError, Database
+from cleanroom_pipelines.catalog.deletion import GOES_WITH, Deletion
 from cleanroom_pipelines.catalog.dossiers import (
     Dossier,
     Dossiers,
@@ -18,7 +23,7 @@ from cleanroom_pipelines.catalog.dossiers import (
     is_proof,
 )
 from cleanroom_pipelines.catalog.holding import Holding, holding
-from cleanroom_pipelines.catalog.identity import Identities
+from cleanroom_pipelines.catalog.identity import Ownership
 from cleanroom_pipelines.catalog.job_views import JobViews
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -81,6 +86,7 @@ from cleanroom_pipelines.catalog.records import (
     Version,
     configured_at_start,
 )
+from cleanroom_pipelines.catalog.resources import R
 from cleanroom_pipelines.catalog.room_audiences import RoomAudiences
 from cleanroom_pipelines.catalog.room_specs import (
     AudienceListSpec,
@@ -107,29 +113,92 @@ from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex
 from cleanroom_pipelines.catalog.users import Users
 from cleanroom_pipelines.catalog.work import Work
 from cleanroom_pipelines.catalog.workers import Workers
+from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 
-class Catalog(
-    Creation,
-    Work,
-    JobViews,
-    Workers,
-    Overview,
-    Parties,
-    Policies,
-    Users,
-    Rooms,
-    RoomAudiences,
-    Pairs,
-    Identities,
-    Tombstones,
-    Dossiers,
-):
+class _Resources(Creation, Overview):
+    """What exists, with its versions and tags."""
+
+
+class _Work(Work, Workers):
+    """What is to be done, and who is doing it."""
+
+
+class _Rooms(Rooms, RoomAudiences):
+    """Data rooms: uploads, provisioning, questions and audiences."""
+
+
+class _Parties(Parties, Policies):
+    """Accounts and what they own."""
+
+
+class _Deletions(Deletion, Tombstones):
+    """What is being deleted, and what was."""
+
+
+class Catalog:
     """The control plane: the truth about resources, their versions and who works on them.
 
     Safe to use from several threads and processes, to pickle and to take across a fork. The schema is brought up
     to date on first use.
+
+    Args:
+        url: See `Database`, as the others.
+        clock: Gives the present time.
+        token_hex: Gives random digits.
+        seed_floor: The smallest `min_matching_seed_size` that may be configured.
+        server_clock: Whether leases are measured in the time of a database server.
+        on_generation: Called with each raised generation.
+
+    Attributes:
+        database: The connection.
+        resources: What exists, with its versions and tags.
+        deletion: What is being deleted, and what was.
+        work: What is to be done, and who is doing it.
+        rooms: Data rooms: uploads, provisioning, questions and audiences.
+        parties: Accounts, collaborations, templates, buckets and policies.
+        users: Users of the Media API and their tokens.
+        pairs: Pairs of organisations and their privacy ledgers.
+        job_views: Jobs as the accounts see them that started them across accounts.
+        dossiers: Whole resources, for a catalogue that is built anew from manifests.
+        ownership: Whose catalogue this is.
     """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        clock: Callable[[], datetime],
+        token_hex: Callable[[int], str],
+        seed_floor: int = MIN_SEED_IDS,
+        server_clock: bool = False,
+        on_generation: Callable[[int], None] | None = None,
+    ) -> None:
+        self.database = Database(
+            url,
+            clock=clock,
+            token_hex=token_hex,
+            seed_floor=seed_floor,
+            server_clock=server_clock,
+            on_generation=on_generation,
+        )
+        self.resources = _Resources(self.database)
+        self.deletion = _Deletions(self.database)
+        self.work = _Work(self.database)
+        self.rooms = _Rooms(self.database)
+        self.parties = _Parties(self.database)
+        self.users = Users(self.database)
+        self.pairs = Pairs(self.database)
+        self.job_views = JobViews(self.database)
+        self.dossiers = Dossiers(self.database)
+        self.ownership = Ownership(self.database)
+
+    def __repr__(self) -> str:
+        return f"Catalog({self.database!r})"
+
+    def get(self, of: type[R], resource_id: str, account_id: str | None = None, region: str | None = None) -> R:
+        """A resource, by the class of its record; see `Resources.get`."""
+        return self.resources.get(of, resource_id, account_id, region)
 
 
 __all__ = [

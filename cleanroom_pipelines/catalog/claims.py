@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
@@ -53,7 +53,7 @@ _LONGEST_SECONDS = 300.0
 _MAX_SUMMARY_BYTES = 65_536
 
 
-class Claims(Database):
+class Claims(Part):
     """The part of the catalogue that a run speaks to."""
 
     def claim(
@@ -77,8 +77,8 @@ class Claims(Database):
             UsageError: The run id cannot be stored.
         """
         check_text("run id", run_id, 128)
-        with self._write() as session:
-            now = self._lease_time(session)
+        with self._database.write() as session:
+            now = self._database.lease_time(session)
             expires = now + timedelta(seconds=lease_seconds)
             resource = lock_resource(session, kind, resource_id)
             before = find_version(session, resource, number)
@@ -124,8 +124,8 @@ class Claims(Database):
         Returns:
             Whether this caller has it; False if another one reserved or claimed it first.
         """
-        with self._write() as session:
-            now = self._lease_time(session)
+        with self._database.write() as session:
+            now = self._database.lease_time(session)
             reserved = session.execute(
                 update(VersionRow)
                 .where(VersionRow.resource_id == version.resource_id, VersionRow.number == version.number)
@@ -142,9 +142,9 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource, version = self._held(session, claim)
-            let_go(session, resource, version, self._clock())
+            let_go(session, resource, version, self._database.now())
 
     def renew(self, claim: Claim) -> Claim:
         """Keep a claim for another lease from now.
@@ -152,8 +152,8 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
-        with self._write() as session:
-            expires = self._lease_time(session) + timedelta(seconds=claim.lease_seconds)
+        with self._database.write() as session:
+            expires = self._database.lease_time(session) + timedelta(seconds=claim.lease_seconds)
             _change_held(session, claim, lease_expires_at=expires)
         return Claim(**(vars(claim) | {"lease_expires_at": expires}))
 
@@ -165,12 +165,12 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource, version = self._held(session, claim)
             if version.cancel_requested:
-                _close_cancelled(session, resource, version, self._clock())
+                _close_cancelled(session, resource, version, self._database.now())
             else:
-                make_pending(session, resource, version, claim.attempt - 1, self._clock())
+                make_pending(session, resource, version, claim.attempt - 1, self._database.now())
 
     def report_progress(self, claim: Claim, share: float, stage: str) -> None:
         """Say how far the work is.
@@ -183,12 +183,12 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             _change_held(session, claim, progress=min(1.0, max(0.0, share)), progress_stage=stage)
 
     def is_cancel_requested(self, claim: Claim) -> bool:
         """Whether somebody asked for this work to stop; also if the claim is lost, since nobody wants it then."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(VersionRow, (claim.id, claim.number))
             return row is None or row.cancel_requested or not _is_held(row, claim)
 
@@ -200,7 +200,7 @@ class Claims(Database):
             NotFoundError: There is no such resource.
             ConflictError: There is nothing to cancel, or its output is being delivered.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource = lock_resource(session, kind, resource_id, account_id)
             newest = newest_version(session, resource)
             if newest.status in OPEN and is_being_delivered(newest):
@@ -208,7 +208,7 @@ class Claims(Database):
                     f"The {kind.words} {resource_id} is being delivered and cannot be cancelled any more.",
                     remedy="Wait until it has ended.",
                 )
-            cancel(session, resource, newest, self._clock())
+            cancel(session, resource, newest, self._database.now())
             return version_record(newest)
 
     def check_wanted(self, claim: Claim) -> None:
@@ -218,7 +218,7 @@ class Claims(Database):
             ClaimLostError: This run does not hold the claim any more.
             CancelledError: Somebody asked for the work to stop, or for its resource to be deleted.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             resource = session.get(ResourceRow, claim.id)
             version = session.get(VersionRow, (claim.id, claim.number))
             if resource is None or version is None or not _is_held(version, claim):
@@ -234,12 +234,12 @@ class Claims(Database):
             ClaimLostError: This run does not hold the claim any more; nothing may become visible.
             CancelledError: Somebody asked for the work to stop, or for its resource to be deleted; the same.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource, version = self._held(session, claim)
             _refuse_unwanted(resource, version)
             note_delivery(version, is_begun=True)
             version.progress_stage = "delivering"
-            version.lease_expires_at = self._clock() + timedelta(seconds=claim.lease_seconds)
+            version.lease_expires_at = self._database.now() + timedelta(seconds=claim.lease_seconds)
 
     def publish_artifact(self, claim: Claim, asset: str, artifact_version: str) -> None:
         """Note which artifact this version made.
@@ -252,7 +252,7 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more; the artifact must not be used.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             _, version = self._held(session, claim)
             version.artifacts = {**version.artifacts, asset: artifact_version}
 
@@ -262,7 +262,7 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more; nothing was changed.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             _, version = self._held(session, claim)
             version.artifacts = {name: kept for name, kept in version.artifacts.items() if name != asset}
 
@@ -273,7 +273,7 @@ class Claims(Database):
             ClaimLostError: This run does not hold the export any more.
             UsageError: The claim is no export job's.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource, _ = self._held(session, claim)
             if not isinstance(resource, ExportJobRow):
                 raise UsageError("Only an export job has an output.", remedy="Publish an artifact instead.")
@@ -293,8 +293,8 @@ class Claims(Database):
             UsageError: The summary is not small JSON.
         """
         _check_summary(summary)
-        now = self._clock()
-        with self._write() as session:
+        now = self._database.now()
+        with self._database.write() as session:
             resource, version = self._held(session, claim)
             _refuse_unwanted(resource, version)
             note_delivery(version, is_begun=False)
@@ -307,7 +307,7 @@ class Claims(Database):
             resource.current_version = max(version.number, resource.current_version or 0)
             session.flush()
             mirror(session, resource, now)
-            follow(session, resource, version, is_first=is_first, now=now, token_hex=self._token_hex)
+            follow(session, resource, version, is_first=is_first, now=now, token_hex=self._database.token_hex)
             raise_generation(session)
             return version_record(version)
 
@@ -322,9 +322,9 @@ class Claims(Database):
         Raises:
             ClaimLostError: This run does not hold it any more; nothing was changed.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource, version = self._held(session, claim)
-            close_failed(session, resource, version, code=status_code, message=message, now=self._clock())
+            close_failed(session, resource, version, code=status_code, message=message, now=self._database.now())
             return version_record(version)
 
     def reap(self, now: datetime | None = None) -> tuple[Reaped, ...]:
@@ -339,10 +339,10 @@ class Claims(Database):
         Returns:
             What was reaped, so that the runs can be reported failed.
         """
-        if self.had_outage(LEASE_SECONDS / 2):
+        if self._database.had_outage(LEASE_SECONDS / 2):
             return ()
-        with self._read() as session:
-            at = self._lease_time(session, now)
+        with self._database.read() as session:
+            at = self._database.lease_time(session, now)
             latest = at + timedelta(seconds=_LONGEST_SECONDS)
             query = select(VersionRow.kind, VersionRow.resource_id, VersionRow.number)
             query = query.where(VersionRow.status.in_(OPEN)).order_by(VersionRow.lease_expires_at)
@@ -353,7 +353,7 @@ class Claims(Database):
         return tuple(reaped for kind, key, number in silent if (reaped := self._reap_one(kind, key, number, at)))
 
     def _cut_leases(self, latest: datetime, expires: datetime) -> None:
-        with self._write() as session:
+        with self._database.write() as session:
             session.execute(
                 update(VersionRow)
                 .where(VersionRow.status.in_(OPEN), VersionRow.lease_expires_at > latest)
@@ -361,7 +361,7 @@ class Claims(Database):
             )
 
     def _reap_one(self, kind: Kind, resource_id: str, number: int, at: datetime) -> Reaped | None:
-        with self._write() as session:
+        with self._database.write() as session:
             try:
                 resource = lock_resource(session, kind, resource_id)
             except NotFoundError:

@@ -131,12 +131,12 @@ class Creation(Resources):
             spec = replace(spec, started_by=starter.account_id)
         for _ in range(3):
             try:
-                with self._write() as session:
+                with self._database.write() as session:
                     parent = _usable_parent(session, spec, account_id, region, parents_must_be_active)
-                    new_id = partition_key(starter.name if starter else spec.name, self._token_hex)
+                    new_id = partition_key(starter.name if starter else spec.name, self._database.token_hex)
                     named = _named(session, spec, new_id, (account_id, region), starter)
                     completed = _completed(session, named, parent, account_id, starter=starter)
-                    now = self._clock()
+                    now = self._database.now()
                     row = insert_resource(
                         session,
                         completed,
@@ -261,8 +261,8 @@ class Creation(Resources):
         digest: str | None,
         parents_must_be_active: bool,
     ) -> Resource:
-        now = self._clock()
-        with self._write() as session:
+        now = self._database.now()
+        with self._database.write() as session:
             row = find_resource(session, kind, resource_id, *place)
             spec = make_spec(row)
             spec.validate()
@@ -298,10 +298,10 @@ class Creation(Resources):
     def _check_seed_floor(self, spec: Spec) -> None:
         if not isinstance(spec, ConfiguredAudienceModelSpec):
             return
-        if not self.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
+        if not self._database.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
             raise UsageError(
                 "The minimum matching seed size is out of range.",
-                remedy=f"Give {self.seed_floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
+                remedy=f"Give {self._database.seed_floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
             )
 
 

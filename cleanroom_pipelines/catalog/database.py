@@ -75,7 +75,9 @@ class Database:
         on_generation: Called with the generation after each transaction that raised it. Picklable.
 
     Attributes:
-        on_change: Told of every change that was made or refused, if set; not pickled.
+        on_change: Called with every change that was made or rejected, if set; not pickled.
+        now: The clock.
+        token_hex: The source of random digits.
 
     Raises:
         ConfigurationError: The URL is not one of a database that can be used.
@@ -92,8 +94,8 @@ class Database:
         on_generation: Callable[[int], None] | None = None,
     ) -> None:
         self._url = _checked_url(url)
-        self._clock = clock
-        self._token_hex = token_hex
+        self.now = clock
+        self.token_hex = token_hex
         self.seed_floor = seed_floor
         self._server_clock = server_clock and self._url.get_backend_name() != "sqlite"
         self.on_change: Callable[[Change], None] | None = None
@@ -169,13 +171,13 @@ class Database:
             self._engine.dispose()
 
     @contextmanager
-    def _read(self) -> Iterator[Session]:
+    def read(self) -> Iterator[Session]:
         """One transaction that sees one state of the catalogue and changes nothing."""
         with self._noting_outages(), Session(self._current_engine()) as session:
             yield session
 
     @contextmanager
-    def _write(self) -> Iterator[Session]:
+    def write(self) -> Iterator[Session]:
         """One transaction that is carried out as a whole or not at all."""
         with self._noting_outages():
             engine = self._current_engine().execution_options(**{_WRITES: True})
@@ -189,7 +191,7 @@ class Database:
             self._on_generation(generation)
 
     @contextmanager
-    def _look(self) -> Iterator[Connection]:
+    def look(self) -> Iterator[Connection]:
         """A connection for looking at a database whose schema may be of any release; it is left as it is."""
         with _translated(), self._current_engine().connect() as connection:
             yield connection
@@ -212,15 +214,16 @@ class Database:
             _last_outage[self._url] = time.monotonic()
             raise
 
-    def _at(self, now: datetime | None) -> datetime:
-        return now if now is not None else self._clock()
+    def at(self, now: datetime | None) -> datetime:
+        """A given time, or the present one."""
+        return now if now is not None else self.now()
 
-    def _lease_time(self, session: Session, now: datetime | None = None) -> datetime:
+    def lease_time(self, session: Session, now: datetime | None = None) -> datetime:
         """The time in which leases and heartbeats are measured, UTC."""
         if now is None and self._server_clock:
             there: datetime = session.scalars(select(func.clock_timestamp())).one()
             return there.astimezone(UTC)
-        return self._at(now)
+        return self.at(now)
 
     def _ensure_schema(self) -> None:
         if not self._is_checked:
@@ -234,6 +237,17 @@ class Database:
         if self._engine is None:
             self._engine = _make_engine(self._url, stays_connected=self._turn is not None)
         return self._engine
+
+
+class Part:
+    """A part of the catalogue: methods about one noun, on the catalogue's database.
+
+    Args:
+        database: Where it reads and writes.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
 
 def _checked_url(url: str | URL) -> URL:

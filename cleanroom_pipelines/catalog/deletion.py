@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.claims import cancel
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind
@@ -33,7 +33,7 @@ _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
 GOES_WITH = {Kind.GENERATION_JOB: Kind.EXPORT_JOB, Kind.CUSTOM_AUDIENCE: Kind.AUDIENCE_LIST}
 
 
-class Deletion(Database):
+class Deletion(Part):
     """The part of the catalogue that deletes."""
 
     @noted
@@ -56,7 +56,7 @@ class Deletion(Database):
         if kind in GOES_WITH.values():
             parent = next(each for each, child in GOES_WITH.items() if child is kind)
             raise UsageError(f"An {kind.words} is not deleted by itself.", remedy=f"Delete its {parent.words}.")
-        with self._write() as session:
+        with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
@@ -64,9 +64,9 @@ class Deletion(Database):
                 _refuse_parent(session, row)
             if kind in _AT_ONCE:
                 last = resource_record(row)
-                _remove(session, (row,), self._clock())
+                _remove(session, (row,), self._database.now())
                 return last
-            mark_for_deletion(session, row, self._clock())
+            mark_for_deletion(session, row, self._database.now())
             return resource_record(row)
 
     def made_from(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
@@ -82,7 +82,7 @@ class Deletion(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             row = find_resource(session, kind, resource_id)
             return tuple(resource_record(each) for each in _made_from(session, row))
 
@@ -99,7 +99,7 @@ class Deletion(Database):
             .order_by(ResourceRow.updated_at, ResourceRow.id)
             .limit(limit)
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(resource_record(row) for row in session.scalars(query))
 
     def begin_delete(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
@@ -112,12 +112,12 @@ class Deletion(Database):
             NotFoundError: There is no such resource; it is gone already.
             ConflictError: Its deletion was not asked for, or a run is still at work on it.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = lock_resource(session, kind, resource_id)
             going = (row, *_children(session, row))
             _refuse_unasked(row)
             _refuse_at_work(session, going)
-            now = self._clock()
+            now = self._database.now()
             for each in going:
                 each.status, each.updated_at = Status.DELETE_IN_PROGRESS, now
             session.flush()
@@ -129,7 +129,7 @@ class Deletion(Database):
         Raises:
             ConflictError: Its deletion was not begun.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             try:
                 row = lock_resource(session, kind, resource_id)
             except NotFoundError:
@@ -142,7 +142,7 @@ class Deletion(Database):
             children = _children(session, row)
             if kind is Kind.DATA_ROOM:
                 session.execute(delete(RoomJobRow).where(RoomJobRow.data_room_id == row.id))
-            _remove(session, (*children, row), self._clock())
+            _remove(session, (*children, row), self._database.now())
 
     def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:
         """Note that a deletion could not be carried out; it may be asked for again.
@@ -156,10 +156,10 @@ class Deletion(Database):
             NotFoundError: There is no such resource.
             ConflictError: Its deletion was not asked for.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = lock_resource(session, kind, resource_id)
             _refuse_unasked(row)
-            row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._clock()
+            row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._database.now()
 
 
 def _remove(session: Session, rows: tuple[ResourceRow, ...], now: datetime) -> None:

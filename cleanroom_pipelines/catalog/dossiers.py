@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Enum, inspect, select
 from sqlalchemy.orm import ColumnProperty, Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import MAX_NAME, Kind
@@ -106,7 +106,7 @@ class Rebuilt:
     n_versions: int = 0
 
 
-class Dossiers(Database):
+class Dossiers(Part):
     """The part of the catalogue that writes down what it knows, and takes it back."""
 
     def dossier(self, kind: Kind, resource_id: str, number: int) -> Dossier:
@@ -115,7 +115,7 @@ class Dossiers(Database):
         Raises:
             NotFoundError: There is no such resource or version.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             resource = find_resource(session, kind, resource_id)
             parent = session.get(ResourceRow, resource.parent_id) if resource.parent_id else None
             view = session.get(JobViewRow, resource_id)
@@ -137,7 +137,7 @@ class Dossiers(Database):
             generation: That of the home; the catalogue's is raised above it.
         """
         n_versions = 0
-        with self._write() as session:
+        with self._database.write() as session:
             for proven in resources:
                 row = session.get(ResourceRow, proven.id)
                 if row is None:

@@ -22,10 +22,10 @@ class Holding:
         lost: Set when the claim is not held any more; the work is then in vain.
     """
 
-    def __init__(self, catalog: Claims, claim: Claim) -> None:
+    def __init__(self, claims: Claims, claim: Claim) -> None:
         self.claim = claim
         self.lost = threading.Event()
-        self._catalog = catalog
+        self._claims = claims
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease {claim.id}", daemon=True)
 
@@ -52,7 +52,7 @@ class Holding:
         between = wait = self.claim.lease_seconds / 3
         while not self._done.wait(wait):
             try:
-                self._catalog.renew(self.claim)
+                self._claims.renew(self.claim)
                 wait = between
             except ClaimLostError:
                 self.lost.set()
@@ -65,17 +65,17 @@ class Holding:
 
 
 @contextmanager
-def holding(catalog: Claims, claim: Claim) -> Iterator[Holding]:
+def holding(claims: Claims, claim: Claim) -> Iterator[Holding]:
     """Renew a claim's lease every third of it, in a thread of its own, until the body ends.
 
     Args:
-        catalog: Where the claim was taken.
+        claims: Where the claim was taken.
         claim: The claim.
 
     Yields:
         The holding; look at `lost` between steps of the work.
     """
-    held = Holding(catalog, claim)
+    held = Holding(claims, claim)
     held.start()
     try:
         yield held

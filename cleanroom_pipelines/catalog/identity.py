@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, case, inspect, select, text, update
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import RAISED, ClashError, Database
+from cleanroom_pipelines.catalog.database import RAISED, ClashError, Part
 from cleanroom_pipelines.catalog.tables import InstallationRow
 from cleanroom_pipelines.storage.identity import Identity
 
@@ -20,7 +20,7 @@ _THE_ROW = 1
 _TABLES_IN_USE = ("resources", "tokens", "access_keys", "uploads")
 
 
-class Identities(Database):
+class Ownership(Part):
     """The part of the catalogue that knows whose it is."""
 
     def identity(self) -> Identity | None:
@@ -34,7 +34,7 @@ class Identities(Database):
         """
         if not self.exists():
             return None
-        with self._look() as connection:
+        with self._database.look() as connection:
             if not inspect(connection).has_table(InstallationRow.__tablename__):
                 return None
             row = connection.execute(
@@ -46,7 +46,7 @@ class Identities(Database):
         """Whether nothing was ever kept in this catalogue; changes nothing, as `identity`."""
         if not self.exists():
             return True
-        with self._look() as connection:
+        with self._database.look() as connection:
             there = set(inspect(connection).get_table_names())
             return not any(_has_rows(connection, table) for table in _TABLES_IN_USE if table in there)
 
@@ -57,7 +57,7 @@ class Identities(Database):
             Whose it is now.
         """
         # another host may be faster, with another lock
-        with suppress(ClashError), self._write() as session:
+        with suppress(ClashError), self._database.write() as session:
             if session.get(InstallationRow, _THE_ROW) is None:
                 session.add(InstallationRow(number=_THE_ROW, **vars(identity)))
         found = self.identity()
@@ -66,7 +66,9 @@ class Identities(Database):
 
     def exists(self) -> bool:
         """Whether there is a database to look into; opening a missing SQLite file would create it."""
-        return self.file is None or (self.file.exists() and self.file.stat().st_size > 0)
+        return self._database.file is None or (
+            self._database.file.exists() and self._database.file.stat().st_size > 0
+        )
 
 
 def raise_generation(session: Session, at_least: int = 0) -> int:

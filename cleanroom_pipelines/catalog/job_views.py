@@ -56,7 +56,7 @@ class JobViews(Deletion):
         Raises:
             NotFoundError: There is none that this account may see.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             job = find_resource(session, Kind.GENERATION_JOB, job_id, region=region)
             seen = _seen(job, session.get(JobViewRow, job_id), account_id)
         if seen is None:
@@ -106,7 +106,7 @@ class JobViews(Deletion):
             wanted.append(GenerationJobRow.configured_audience_model_id == configured_audience_model_id)
         if collaboration_id is not None:
             wanted.append(GenerationJobRow.collaboration_id == collaboration_id)
-        with self._read() as session:
+        with self._database.read() as session:
             keys, token = _merged(session, own.where(*wanted), started.where(*wanted), limit=limit, after=after)
             rows = session.execute(
                 select(GenerationJobRow, JobViewRow)
@@ -127,7 +127,7 @@ class JobViews(Deletion):
         Raises:
             NotFoundError: There is none that this account may see.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             seen = _lock_seen(session, job_id, account_id, region)
             if isinstance(seen, JobViewRow):
                 session.delete(seen)
@@ -144,7 +144,7 @@ class JobViews(Deletion):
             UsageError: A tag breaks a rule, or there would be more than 50.
             NotFoundError: There is none that this account may see.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _lock_seen(session, job_id, account_id, region)
             merged = {**row.tags, **tags}
             check_tags(merged)
@@ -162,7 +162,7 @@ class JobViews(Deletion):
         """
         unwanted = set(keys)
         check_tag_keys(unwanted)
-        with self._write() as session:
+        with self._database.write() as session:
             row = _lock_seen(session, job_id, account_id, region)
             row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
 
@@ -202,7 +202,7 @@ class JobViews(Deletion):
         started = every.join(JobViewRow, JobViewRow.job_id == ExportJobRow.generation_job_id).where(
             JobViewRow.account_id == account_id, ExportJobRow.started_by == account_id
         )
-        with self._read() as session:
+        with self._database.read() as session:
             keys, token = _merged(session, own, started, limit=limit, after=after)
             rows = session.scalars(select(ExportJobRow).where(ExportJobRow.id.in_(keys)))
             seen = {row.id: _seen_export(row, account_id) for row in rows}

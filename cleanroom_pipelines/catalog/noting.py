@@ -57,17 +57,17 @@ def noted(method: F) -> F:
     @wraps(method)
     def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
         way = way_in()
-        if self.on_change is None or way == REQUEST:
+        if self._database.on_change is None or way == REQUEST:
             return method(self, *args, **kwargs)
         try:
             with acting_for(REQUEST):  # a marked method that calls another one is one change
                 result = method(self, *args, **kwargs)
         except CleanroomError as error:
             given = signature.bind(self, *args, **kwargs).arguments
-            self.on_change(_change(method.__name__, way, given, None, error))
+            self._database.on_change(_change(method.__name__, way, given, None, error))
             raise
         given = signature.bind(self, *args, **kwargs).arguments
-        self.on_change(_change(method.__name__, way, given, result, None))
+        self._database.on_change(_change(method.__name__, way, given, result, None))
         return result
 
     return cast(F, noting)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import and_, func, or_, select
 
-from cleanroom_pipelines.catalog.database import Database, damaged
+from cleanroom_pipelines.catalog.database import Part, damaged
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, GenerationJob, Resource, Status, Version
@@ -33,13 +33,13 @@ from cleanroom_pipelines.catalog.tables import (
 from cleanroom_pipelines.errors import UsageError
 
 
-class Overview(Database):
+class Overview(Part):
     """The part of the catalogue that supervision speaks to."""
 
     def ids(self, kind: Kind) -> tuple[str, ...]:
         """The partition keys of a kind, in order of creation."""
         row_type = ROWS[kind]
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(row_type.id).where(row_type.kind == kind)
             return tuple(session.scalars(query.order_by(row_type.created_at, row_type.id)))
 
@@ -47,7 +47,7 @@ class Overview(Database):
         """The partition keys of every kind, each in order of creation."""
         found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
         query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
-        with self._read() as session:
+        with self._database.read() as session:
             for kind, resource_id in session.execute(query):
                 found[kind].append(resource_id)
         return {kind: tuple(ids) for kind, ids in found.items()}
@@ -55,7 +55,7 @@ class Overview(Database):
     def iterate(self, kind: Kind) -> Iterator[Resource]:
         """All resources of a kind as they are now, in order of creation."""
         row_type = ROWS[kind]
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(row_type).where(row_type.kind == kind)
             rows = session.scalars(query.order_by(row_type.created_at, row_type.id))
             records = [resource_record(row) for row in rows]
@@ -70,7 +70,7 @@ class Overview(Database):
             .where(row_type.kind == kind, is_newest())
             .order_by(*PLACE)
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(
                 (resource_record(row), version_record(version)) for row, version in session.execute(query)
             )
@@ -79,20 +79,20 @@ class Overview(Database):
         """A text that changes when a resource is created or deleted; it costs the same however many there are."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)
         generation = select(InstallationRow.generation).scalar_subquery()
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.execute(select(generation, *(query.scalar_subquery() for query in newest))).one()
         return " ".join(map(str, row))
 
     def find(self, resource_id: str) -> Resource | None:
         """The resource with a partition key, of whatever kind; None if there is none."""
-        with self._read() as session:
+        with self._database.read() as session:
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
 
     def count(self, kind: Kind, account_id: str) -> int:
         """How many resources of a kind an account has, in all its regions."""
         query = select(func.count()).where(ResourceRow.kind == kind, ResourceRow.account_id == account_id)
-        with self._read() as session:
+        with self._database.read() as session:
             return session.scalar(query) or 0
 
     def count_unfinished_jobs(self, account_id: str) -> int:
@@ -105,7 +105,7 @@ class Overview(Database):
             .where(VersionRow.status.in_(OPEN), VersionRow.kind == Kind.GENERATION_JOB)
             .where(GenerationJobRow.started_by == account_id, GenerationJobRow.status.in_(OPEN))
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return session.scalar(query) or 0
 
     def unfinished(self) -> dict[Status, int]:
@@ -116,7 +116,7 @@ class Overview(Database):
             .where(VersionRow.status.in_(OPEN), ResourceRow.status.not_in(DELETING))
             .group_by(VersionRow.status)
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
@@ -125,12 +125,12 @@ class Overview(Database):
         Raises:
             NotFoundError: There is no such resource or version.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             return version_record(find_version(session, find_resource(session, kind, resource_id), number))
 
     def live_runs(self) -> frozenset[str]:
         """The runs that hold a claim, and the workers that have not been told dead."""
-        with self._read() as session:
+        with self._database.read() as session:
             claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             runs = {run_id for run_id in session.scalars(claimed) if run_id}
             return frozenset(runs | set(session.scalars(select(WorkerRow.worker_id))))
@@ -153,7 +153,7 @@ class Overview(Database):
                 )
             )
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def copy_to(self, target: Path) -> None:
@@ -162,9 +162,9 @@ class Overview(Database):
         Raises:
             UsageError: The catalogue is not an SQLite file.
         """
-        if self.file is None:
+        if self._database.file is None:
             raise UsageError("Only an SQLite catalogue is copied here.", remedy="Use the database's own tools.")
-        with closing(sqlite3.connect(self.file)) as source, closing(sqlite3.connect(target)) as copy:
+        with closing(sqlite3.connect(self._database.file)) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
 
     def check_file(self) -> None:
@@ -173,9 +173,9 @@ class Overview(Database):
         Raises:
             ConfigurationError: The file is damaged.
         """
-        if self.file is None:
+        if self._database.file is None:
             return
-        with self._look() as connection:
+        with self._database.look() as connection:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if found != "ok":
             raise damaged()

@@ -18,7 +18,7 @@ from itertools import combinations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.names import check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
@@ -51,18 +51,18 @@ def pair_id_of(a: str, b: str) -> str:
     return "pair-" + hashlib.sha256(json.dumps(sorted((a, b))).encode()).hexdigest()[:24]
 
 
-class Pairs(Database):
+class Pairs(Part):
     """The part of the catalogue that knows what pairs of organisations have spent."""
 
     def organization_of_user(self, email: str) -> str:
         """The organisation of a user: the operator's word, else the domain of the address."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(UserRow, email)
             return (row.organization if row else None) or organization_of_address(email)
 
     def organization_of_account(self, account_id: str) -> str:
         """The organisation of an account: the operator's word, else the account itself."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(AccountRow, account_id)
             return (row.organization if row else None) or account_id
 
@@ -77,7 +77,7 @@ class Pairs(Database):
             UsageError: The name cannot be used.
         """
         check_label("organization", organization, 255)
-        with self._write() as session:
+        with self._database.write() as session:
             row = session.get(UserRow, email) if email else session.get(AccountRow, account_id)
             if row is None:
                 raise NotFoundError("There is no such user or account.", remedy="Create it first.")
@@ -86,23 +86,23 @@ class Pairs(Database):
 
     def pair(self, a: str, b: str) -> Pair:
         """The pair of two organisations, or of one with itself; made where there is none."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(PairRow, pair_id_of(a, b))
             if row is not None and row.organizations:
                 return _pair(row)
-        with self._write() as session:
-            return _pair(_ensure(session, sorted((a, b)), self._clock()))
+        with self._database.write() as session:
+            return _pair(_ensure(session, sorted((a, b)), self._database.now()))
 
     def period_of(self, members: Iterable[str]) -> str:
         """What the budgets of each two organisations of some accounts last for: `month`, or empty for life."""
         organizations = {self.organization_of_account(member) for member in members}
-        with self._read() as session:
+        with self._database.read() as session:
             rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
             return "month" if rows and all(row is not None and row.period == "month" for row in rows) else ""
 
-    def pairs(self) -> tuple[Pair, ...]:
+    def all(self) -> tuple[Pair, ...]:
         """All pairs, by their organisations."""
-        with self._read() as session:
+        with self._database.read() as session:
             found = [_pair(row) for row in session.scalars(select(PairRow))]
         return tuple(sorted(found, key=lambda pair: pair.organizations))
 
@@ -113,12 +113,12 @@ class Pairs(Database):
             pair_id: The pair.
             organization: Who asks: what it can spend is limited by its share, where both providers set one.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             return self._ledger(session, _find(session, pair_id), organization)
 
     def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
         """Every line of a pair's ledger, in order."""
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
             return tuple(record_of(LedgerLine, row) for row in rows)
@@ -126,7 +126,7 @@ class Pairs(Database):
     def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
         """Those of some questions that were paid."""
         wanted = list(keys)
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(LedgerLineRow.key).where(
                 LedgerLineRow.pair_id == pair_id, LedgerLineRow.key.in_(wanted)
             )
@@ -156,8 +156,8 @@ class Pairs(Database):
         Raises:
             NotFoundError: There is no such pair.
         """
-        now = self._clock()
-        with self._write() as session:
+        now = self._database.now()
+        with self._database.write() as session:
             pair = _find(session, pair_id, lock=True)  # two questions at once must not both find the last unit
             known = session.scalars(
                 select(LedgerLineRow.key).where(
@@ -179,7 +179,7 @@ class Pairs(Database):
 
     def restore_lines(self, pair_id: str, lines: Sequence[LedgerLine]) -> None:
         """Add lines that the audit log holds and the catalogue does not, of a pair that it may not know."""
-        with self._write() as session:
+        with self._database.write() as session:
             if session.get(PairRow, pair_id) is None:
                 session.add(
                     PairRow(
@@ -187,7 +187,7 @@ class Pairs(Database):
                         organizations=[],
                         total_tenths=PAIR_TENTHS,
                         period="",
-                        created_at=self._clock(),
+                        created_at=self._database.now(),
                     )
                 )
         self.charge(pair_id, lines, anyway=True)
@@ -203,8 +203,8 @@ class Pairs(Database):
         Returns:
             How many pairs that are.
         """
-        now = self._clock()
-        with self._write() as session:
+        now = self._database.now()
+        with self._database.write() as session:
             query = select(PairRow)
             rows = session.scalars(query if pair_ids is None else query.where(PairRow.id.in_(pair_ids))).all()
             for row in rows:
@@ -242,7 +242,7 @@ class Pairs(Database):
             NotFoundError: There is no such pair.
             UsageError: The units are out of range, or a share names no organisation.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = self._propose(
                 session, pair_id, kind, tenths=tenths, share_of=share_of, data_room_id=data_room_id
             )
@@ -272,7 +272,7 @@ class Pairs(Database):
             UsageError: The units are out of range, or a share names no organisation.
             ConflictError: These are not the two organisations.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             check_both_approve(_pair(_find(session, pair_id)), organizations)
             row = self._propose(session, pair_id, kind, tenths=tenths, share_of=share_of)
             for organization in sorted(organizations):
@@ -287,7 +287,7 @@ class Pairs(Database):
             NotFoundError: There is no such proposal.
             ConflictError: The organisation is not of the pair.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = session.get(ProposalRow, proposal_id, with_for_update=True)
             if row is None:
                 raise NotFoundError("There is no such proposal.", remedy="See the list of them.")
@@ -299,14 +299,14 @@ class Pairs(Database):
 
     def proposals(self, pair_id: str) -> tuple[Proposal, ...]:
         """What was proposed to a pair, in order."""
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
             return tuple(record_of(Proposal, row) for row in rows)
 
     def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
         """Whether both organisations of a pair approved lookalikes by the full ensemble in a room."""
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(ProposalRow.id).where(
                 ProposalRow.pair_id == pair_id,
                 ProposalRow.data_room_id == data_room_id,
@@ -333,14 +333,14 @@ class Pairs(Database):
             raise UsageError("A share is that of one organisation.", remedy="Name the organisation.")
         _find(session, pair_id)
         row = ProposalRow(
-            id=make_uuid(self._token_hex),
+            id=make_uuid(self._database.token_hex),
             pair_id=pair_id,
             kind=kind,
             data_room_id=data_room_id,
             tenths=tenths,
             organization=share_of,
             approved_by=[],
-            created_at=self._clock(),
+            created_at=self._database.now(),
             effective_at=None,
         )
         session.add(row)
@@ -352,7 +352,7 @@ class Pairs(Database):
         if organization in pair.organizations and organization not in row.approved_by:
             row.approved_by = [*row.approved_by, organization]
         if row.effective_at is None and set(row.approved_by) == set(pair.organizations):
-            row.effective_at = self._clock()
+            row.effective_at = self._database.now()
             if row.kind == REFILL:
                 pair.total_tenths += row.tenths
             elif row.kind == PERIOD:
@@ -364,7 +364,7 @@ class Pairs(Database):
     def _ledger(self, session: Session, pair: PairRow, organization: str | None = None) -> Ledger:
         query = select(func.sum(LedgerLineRow.tenths)).where(LedgerLineRow.pair_id == pair.id)
         if pair.period == "month":
-            now = self._clock()
+            now = self._database.now()
             query = query.where(
                 LedgerLineRow.created_at >= now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             )

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import ClashError, Database
+from cleanroom_pipelines.catalog.database import ClashError, Part
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
     LOCAL_REGION,
@@ -52,7 +52,7 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 MAX_MEMBERS = 10
 
 
-class Parties(Database):
+class Parties(Part):
     """The part of the catalogue that knows the parties.
 
     The operator's own account, LOCAL_ACCOUNT, may do everything without having been created; it is created to give
@@ -75,7 +75,7 @@ class Parties(Database):
         check_new_account(name, account_id, organization)
         for _ in range(3):
             try:
-                with self._write() as session:
+                with self._database.write() as session:
                     taken = session.scalar(select(AccountRow).where(AccountRow.name == name))
                     if taken is not None:
                         raise _taken("an account", reason="name", existing_id=taken.id)
@@ -87,9 +87,9 @@ class Parties(Database):
                             existing_id=account_id,
                         )
                     row = AccountRow(
-                        id=account_id or _random_account_id(session, self._token_hex(8)),
+                        id=account_id or _random_account_id(session, self._database.token_hex(8)),
                         name=name,
-                        created_at=self._clock(),
+                        created_at=self._database.now(),
                         disabled=False,
                         organization=organization.lower() if organization else None,
                     )
@@ -106,12 +106,12 @@ class Parties(Database):
         Raises:
             NotFoundError: There is none.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             return record_of(Account, _find_account(session, account_id))
 
     def accounts(self) -> tuple[Account, ...]:
         """All accounts, in order of creation."""
-        with self._read() as session:
+        with self._database.read() as session:
             rows = session.scalars(select(AccountRow).order_by(AccountRow.created_at, AccountRow.id))
             return tuple(record_of(Account, row) for row in rows)
 
@@ -121,7 +121,7 @@ class Parties(Database):
         Raises:
             NotFoundError: There is none; the operator's own account is always there.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             if is_account_id(name_or_id):
                 _refuse_unknown(session, name_or_id)
                 return name_or_id
@@ -137,7 +137,7 @@ class Parties(Database):
         Raises:
             NotFoundError: There is none.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _find_account(session, account_id)
             row.disabled = disabled
             return record_of(Account, row)
@@ -158,13 +158,13 @@ class Parties(Database):
         """
         check_access_key_id(key_id)
         try:
-            with self._write() as session:
+            with self._database.write() as session:
                 account = _find_account(session, account_id)
                 row = AccessKeyRow(
                     id=key_id,
                     account_id=account.id,
                     sealed_secret=sealed_secret,
-                    created_at=self._clock(),
+                    created_at=self._database.now(),
                     disabled=False,
                 )
                 session.add(row)
@@ -176,7 +176,7 @@ class Parties(Database):
     def access_key(self, key_id: str) -> AccessKey | None:
         """An access key; None if there is none. It counts as disabled if its account is."""
         query = select(AccessKeyRow, AccountRow).join(AccountRow, AccountRow.id == AccessKeyRow.account_id)
-        with self._read() as session:
+        with self._database.read() as session:
             found = session.execute(query.where(AccessKeyRow.id == key_id)).first()
             return None if found is None else _access_key(found.AccessKeyRow, found.AccountRow)
 
@@ -186,7 +186,7 @@ class Parties(Database):
         Raises:
             NotFoundError: There is no such account.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             account = _find_account(session, account_id)
             query = select(AccessKeyRow).where(AccessKeyRow.account_id == account_id)
             rows = session.scalars(query.order_by(AccessKeyRow.created_at, AccessKeyRow.id))
@@ -199,7 +199,7 @@ class Parties(Database):
         Raises:
             NotFoundError: There is no such key.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = session.get(AccessKeyRow, key_id)
             if row is None:
                 raise NotFoundError("There is no such access key.", remedy="See the account's keys.")
@@ -231,16 +231,16 @@ class Parties(Database):
         """
         check_new_collaboration(name, members)
         try:
-            with self._write() as session:
+            with self._database.write() as session:
                 for member in members:
                     _refuse_unknown(session, member)
                 taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
                 if taken is not None:
                     raise _taken("a collaboration", reason="name", existing_id=taken.id)
                 row = CollaborationRow(
-                    id=make_uuid(self._token_hex),
+                    id=make_uuid(self._database.token_hex),
                     name=name,
-                    created_at=self._clock(),
+                    created_at=self._database.now(),
                     seed_removed=seed_removed,
                     full_ensemble=full_ensemble,
                 )
@@ -250,14 +250,16 @@ class Parties(Database):
                     session.add(MemberRow(collaboration_id=row.id, account_id=member, place=place, active=True))
                 session.flush()
                 if monthly:
-                    make_monthly(session, [_organization(session, member) for member in members], self._clock())
+                    make_monthly(
+                        session, [_organization(session, member) for member in members], self._database.now()
+                    )
                 return _collaboration(session, row)
         except ClashError:
             raise _taken("a collaboration", reason="name") from None
 
     def collaboration(self, collaboration_id: str) -> Collaboration | None:
         """A collaboration; None if there is none."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(CollaborationRow, collaboration_id)
             return None if row is None else _collaboration(session, row)
 
@@ -267,7 +269,7 @@ class Parties(Database):
         if account_id is not None:
             its = select(MemberRow.collaboration_id).where(MemberRow.account_id == account_id)
             query = query.where(CollaborationRow.id.in_(its))
-        with self._read() as session:
+        with self._database.read() as session:
             rows = session.scalars(query.order_by(CollaborationRow.created_at, CollaborationRow.id)).all()
             return tuple(_collaboration(session, row) for row in rows)
 
@@ -278,7 +280,7 @@ class Parties(Database):
         Raises:
             NotFoundError: There is no such collaboration, or the account was never a member.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = session.get(CollaborationRow, collaboration_id)
             member = session.get(MemberRow, (collaboration_id, account_id))
             if row is None or member is None:
@@ -314,7 +316,7 @@ class Parties(Database):
         """
         check_new_template(name, sql, region)
         try:
-            with self._write() as session:
+            with self._database.write() as session:
                 _refuse_unknown(session, account_id)
                 if collaboration_id is not None:
                     member = session.get(MemberRow, (collaboration_id, account_id))
@@ -333,13 +335,13 @@ class Parties(Database):
                 if taken is not None:
                     raise _taken("a template", reason="name", existing_id=taken.arn)
                 row = AnalysisTemplateRow(
-                    arn=make_template_arn(account_id, region, self._token_hex),
+                    arn=make_template_arn(account_id, region, self._database.token_hex),
                     account_id=account_id,
                     region=region,
                     name=name,
                     sql=sql,
                     collaboration_id=collaboration_id,
-                    created_at=self._clock(),
+                    created_at=self._database.now(),
                 )
                 session.add(row)
                 session.flush()
@@ -349,7 +351,7 @@ class Parties(Database):
 
     def template(self, arn: str) -> AnalysisTemplate | None:
         """An analysis template; None if there is none."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(AnalysisTemplateRow, arn)
             return None if row is None else record_of(AnalysisTemplate, row)
 
@@ -358,7 +360,7 @@ class Parties(Database):
         query = select(AnalysisTemplateRow)
         if account_id is not None:
             query = query.where(AnalysisTemplateRow.account_id == account_id)
-        with self._read() as session:
+        with self._database.read() as session:
             rows = session.scalars(query.order_by(AnalysisTemplateRow.created_at, AnalysisTemplateRow.arn))
             return tuple(record_of(AnalysisTemplate, row) for row in rows)
 
@@ -381,12 +383,12 @@ class Parties(Database):
         """
         check_new_bucket(name, url, profile)
         try:
-            with self._write() as session:
+            with self._database.write() as session:
                 _refuse_unknown(session, account_id)
                 if session.get(BucketRow, name) is not None:
                     raise _taken("a bucket", reason="name")
                 row = BucketRow(
-                    name=name, account_id=account_id, url=url, profile=profile, created_at=self._clock()
+                    name=name, account_id=account_id, url=url, profile=profile, created_at=self._database.now()
                 )
                 session.add(row)
                 session.flush()
@@ -396,7 +398,7 @@ class Parties(Database):
 
     def bucket(self, name: str) -> Bucket | None:
         """A registered bucket; None if nobody registered it."""
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(BucketRow, name)
             return None if row is None else record_of(Bucket, row)
 
@@ -405,7 +407,7 @@ class Parties(Database):
         query = select(BucketRow)
         if account_id is not None:
             query = query.where(BucketRow.account_id == account_id)
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(record_of(Bucket, row) for row in session.scalars(query.order_by(BucketRow.name)))
 
 

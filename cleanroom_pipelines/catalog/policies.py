@@ -9,7 +9,7 @@ import hashlib
 
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
@@ -20,7 +20,7 @@ from cleanroom_pipelines.errors import UsageError
 MAX_POLICY = 20_480
 
 
-class Policies(Database):
+class Policies(Part):
     """The part of the catalogue that keeps policies."""
 
     @noted
@@ -54,7 +54,7 @@ class Policies(Database):
         if not policy_text.strip() or len(policy_text) > MAX_POLICY or not is_storable(policy_text):
             raise UsageError("The policy cannot be used.", remedy=f"Give 1 to {MAX_POLICY:,} characters.")
         new_hash = hashlib.sha256(policy_text.encode()).hexdigest()
-        with self._write() as session:
+        with self._database.write() as session:
             row = _locked(session, configured_id, account_id, region)
             if must_exist is not None and must_exist is not (row.policy is not None):
                 raise UsageError(
@@ -81,7 +81,7 @@ class Policies(Database):
         Raises:
             NotFoundError: The account has no such configured audience model.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _locked(session, configured_id, account_id, region)
             had_one = row.policy is not None
             row.policy = row.policy_hash = None

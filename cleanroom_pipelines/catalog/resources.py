@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     lock_resource,
@@ -60,7 +60,7 @@ R = TypeVar("R", bound=Resource)
 _MAX_PAGE = 1000
 
 
-class Resources(Database):
+class Resources(Part):
     """The part of the catalogue that the ways in speak to."""
 
     def get(
@@ -77,7 +77,7 @@ class Resources(Database):
         Raises:
             NotFoundError: There is none, or it is another account's or region's.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             row = find_resource(session, record_type.kind, resource_id, account_id, region)
             return record_of(record_type, row)
 
@@ -101,7 +101,7 @@ class Resources(Database):
         Raises:
             NotFoundError: There is none.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             kind = record_type.kind
             row = find_named(session, kind, name, account_id=account_id, region=region, scope=generation_job_id)
             if row is None:
@@ -148,7 +148,7 @@ class Resources(Database):
             query = query.where(GenerationJobRow.collaboration_id == collaboration_id)
         if after is not None:
             query = query.where(tuple_(*PLACE) > tuple_(*read_token(after)))
-        with self._read() as session:
+        with self._database.read() as session:
             rows = session.scalars(query.order_by(*PLACE).limit(limit + 1)).all()
             items = tuple(resource_record(row) for row in rows[:limit])
         return Page(items, make_token(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
@@ -159,7 +159,7 @@ class Resources(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             resource = find_resource(session, kind, resource_id, account_id)
             query = select(VersionRow).where(VersionRow.resource_id == resource.id).order_by(VersionRow.number)
             return tuple(version_record(row) for row in session.scalars(query))
@@ -170,7 +170,7 @@ class Resources(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             return version_record(newest_version(session, find_resource(session, kind, resource_id, account_id)))
 
     def current_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version | None:
@@ -179,7 +179,7 @@ class Resources(Database):
         Raises:
             NotFoundError: There is no such resource.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             resource = find_resource(session, kind, resource_id, account_id)
             if resource.current_version is None:
                 return None
@@ -202,7 +202,7 @@ class Resources(Database):
         if origin is not None:
             query = query.where(GenerationJobRow.origin == origin)
         newest_first = query.order_by(GenerationJobRow.created_at.desc(), GenerationJobRow.id.desc())
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.scalars(newest_first.limit(1)).first()
             return None if row is None else record_of(GenerationJob, row)
 
@@ -216,7 +216,7 @@ class Resources(Database):
             UsageError: A tag breaks a rule, there would be more than 50, or the kind has no tags.
             NotFoundError: There is no such resource.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id)
             _refuse_untaggable(kind)
             merged = {**row.tags, **tags}
@@ -235,7 +235,7 @@ class Resources(Database):
         """
         unwanted = set(keys)
         check_tag_keys(unwanted)
-        with self._write() as session:
+        with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id)
             _refuse_untaggable(kind)
             row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
@@ -286,7 +286,7 @@ class Resources(Database):
             .where(GenerationJobRow.receipt_due.is_(True), GenerationJobRow.status.not_in(DELETING))
             .order_by(GenerationJobRow.created_at, GenerationJobRow.id)
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def settle_receipt(self, job_id: str, told: Iterable[Version]) -> None:
@@ -299,7 +299,7 @@ class Resources(Database):
         keys = {version.run_key for version in told}
         # The exports are locked too: whoever lets one be attempted again locks it, then notes a receipt as due.
         exports = select(ResourceRow).where(ResourceRow.parent_id == job_id, ResourceRow.kind == Kind.EXPORT_JOB)
-        with self._write() as session:
+        with self._database.write() as session:
             try:
                 job = lock_resource(session, Kind.GENERATION_JOB, job_id)
             except NotFoundError:
@@ -315,12 +315,12 @@ class Resources(Database):
     def _set_seed_location(
         self, job_id: str, location: str | None, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
-        with self._write() as session:
+        with self._database.write() as session:
             row = lock_resource(session, Kind.GENERATION_JOB, job_id)
             assert isinstance(row, GenerationJobRow)
             if row.requested_seed is None and digest not in (None, row.seed_digest):
                 raise UsageError("The job was started with another seed.", remedy="Start another job.")
-            move_seed(session, row.seed_location, location, self._clock())
+            move_seed(session, row.seed_location, location, self._database.now())
             row.seed_location = location
             row.seed_digest = digest or row.seed_digest
             row.seed_bytes = row.seed_bytes if n_bytes is None else n_bytes

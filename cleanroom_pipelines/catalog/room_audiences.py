@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.deletion import mark_for_deletion
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import Kind
@@ -27,7 +27,7 @@ from cleanroom_pipelines.catalog.tables import (
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
-class RoomAudiences(Database):
+class RoomAudiences(Part):
     """The part of the catalogue that knows which audiences a room has."""
 
     def custom_audiences(self, data_room_id: str, *, hidden: bool = False) -> tuple[CustomAudience, ...]:
@@ -43,7 +43,7 @@ class RoomAudiences(Database):
             .where(CustomAudienceRow.hidden == hidden)
             .order_by(CustomAudienceRow.created_at, CustomAudienceRow.id)
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(record_of(CustomAudience, row) for row in session.scalars(query))
 
     @noted
@@ -54,10 +54,10 @@ class RoomAudiences(Database):
             NotFoundError: There is no such audience.
             ConflictError: One is being deleted.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             for audience_id in sorted(set(audience_ids)):
                 row = _lock_audience(session, audience_id)
-                row.shared_with, row.updated_at = tuple(participant_ids), self._clock()
+                row.shared_with, row.updated_at = tuple(participant_ids), self._database.now()
 
     @noted
     def request_delete_audiences(
@@ -79,7 +79,7 @@ class RoomAudiences(Database):
             NotFoundError: There is no such audience.
             ConflictError: Others depend on them (`attributes["dependents"]`: their ids) and are to stay.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             wanted = set(audience_ids)
             for audience_id in wanted:
                 _lock_audience(session, audience_id)
@@ -95,9 +95,9 @@ class RoomAudiences(Database):
             for audience_id in going:
                 row = _lock_audience(session, audience_id)
                 if _was_delivered(session, row):
-                    _hide(row, self._clock())
+                    _hide(row, self._database.now())
                 else:
-                    mark_for_deletion(session, row, self._clock())
+                    mark_for_deletion(session, row, self._database.now())
             return tuple(going)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
@@ -30,13 +30,13 @@ from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, inputs_of
 from cleanroom_pipelines.terms import Permission
 
 
-class Rooms(Database):
+class Rooms(Part):
     """The part of the catalogue that keeps data rooms."""
 
     def data_rooms(self) -> tuple[DataRoom, ...]:
         """All rooms that are not being deleted, in order of creation."""
         query = select(DataRoomRow).where(DataRoomRow.status.not_in(DELETING))
-        with self._read() as session:
+        with self._database.read() as session:
             rows = session.scalars(query.order_by(DataRoomRow.created_at, DataRoomRow.id))
             return tuple(record_of(DataRoom, row) for row in rows)
 
@@ -64,8 +64,8 @@ class Rooms(Database):
             NotFoundError: There is no such room.
             ConflictError: It is being deleted.
         """
-        now = self._clock()
-        with self._write() as session:
+        now = self._database.now()
+        with self._database.write() as session:
             row = _lock_room(session, data_room_id)
             kept = inputs_of(row.inputs, *(each for each in Dataset if each not in remove))
             row.inputs = kept | dict(add)
@@ -85,7 +85,7 @@ class Rooms(Database):
             NotFoundError: There is no such room.
             ConflictError: It is being deleted.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _lock_room(session, data_room_id)
             row.participants = tuple(group.without(email) for group in row.participants)
             left = [group for group in row.participants if email in group.declined and not group.emails]
@@ -98,7 +98,7 @@ class Rooms(Database):
                     kept = inputs_of(kept, *BASE_DATASETS)
             if kept != row.inputs:
                 row.inputs = kept
-                pending_version(session, row, Cause.UPDATED, self._clock())
+                pending_version(session, row, Cause.UPDATED, self._database.now())
 
     @noted
     def take_back_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
@@ -109,7 +109,7 @@ class Rooms(Database):
             failed: Upload ids by dataset that could not be used.
             before: What was provisioned then.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _lock_room(session, data_room_id)
             inputs = dict(row.inputs)
             for dataset, upload in failed.items():
@@ -138,7 +138,7 @@ class Rooms(Database):
         """
         name = as_label(name)  # of a file: some systems keep names decomposed
         check_label("name of the file", name, 255)
-        with self._write() as session:
+        with self._database.write() as session:
             row = UploadRow(
                 id=upload_id,
                 owner_email=owner_email,
@@ -147,7 +147,7 @@ class Rooms(Database):
                 digest=digest,
                 matching_id=matching_id,
                 location=location,
-                created_at=self._clock(),
+                created_at=self._database.now(),
             )
             session.add(row)
             session.flush()
@@ -160,7 +160,7 @@ class Rooms(Database):
         Raises:
             NotFoundError: There is none of this id.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             row = session.get(UploadRow, upload_id)
             if row is None:
                 raise NotFoundError("There is no such dataset.", remedy="Upload the file first.")
@@ -169,37 +169,37 @@ class Rooms(Database):
     def count_uploads(self, email: str) -> int:
         """How many files a user has brought whose content is still there."""
         mine = UploadRow.owner_email == email, UploadRow.location.is_not(None)
-        with self._read() as session:
+        with self._database.read() as session:
             return session.scalar(select(func.count()).select_from(UploadRow).where(*mine)) or 0
 
     def count_owned(self, kind: Literal[Kind.DATA_LAB, Kind.DATA_ROOM], email: str) -> int:
         """How many labs or rooms a user owns that are not being deleted."""
         row = DataLabRow if kind is Kind.DATA_LAB else DataRoomRow
         query = select(func.count()).select_from(row).where(row.owner_email == email, row.status.not_in(DELETING))
-        with self._read() as session:
+        with self._database.read() as session:
             return session.scalar(query) or 0
 
     def uploads(self) -> tuple[Upload, ...]:
         """All files whose content is still there."""
-        with self._read() as session:
+        with self._database.read() as session:
             rows = session.scalars(select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
             return tuple(record_of(Upload, row) for row in rows)
 
     @noted
     def forget_upload(self, upload_id: str) -> None:
         """Note that a file's content was deleted; the rest stays."""
-        with self._write() as session:
+        with self._database.write() as session:
             row = session.get(UploadRow, upload_id)
             if row is not None:
                 row.location = None
-                bury(session, UPLOAD, [upload_id], self._clock())
+                bury(session, UPLOAD, [upload_id], self._database.now())
 
     def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
         """The uploads that a lab or room names, but for one room."""
         query = select(DataRoomRow.inputs)
         if but_of is not None:
             query = query.where(DataRoomRow.id != but_of)
-        with self._read() as session:
+        with self._database.read() as session:
             rooms = session.scalars(query).all()
             labs = session.scalars(select(DataLabRow.datasets)).all()
         return frozenset(upload for mapping in (*rooms, *labs) for upload in mapping.values())
@@ -215,9 +215,9 @@ class Rooms(Database):
         options: Mapping[str, Any],
     ) -> RoomJob:
         """Note a question; the answer is there when the target version is ACTIVE."""
-        with self._write() as session:
+        with self._database.write() as session:
             row = RoomJobRow(
-                id=make_uuid(self._token_hex),
+                id=make_uuid(self._database.token_hex),
                 email=email,
                 data_room_id=data_room_id,
                 kind=kind,
@@ -226,7 +226,7 @@ class Rooms(Database):
                 target_version=target.number,
                 options=dict(options),
                 cancelled=False,
-                created_at=self._clock(),
+                created_at=self._database.now(),
             )
             session.add(row)
             session.flush()
@@ -238,7 +238,7 @@ class Rooms(Database):
         Raises:
             NotFoundError: There is none of this id.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             return record_of(RoomJob, _find_job(session, job_id))
 
     @noted
@@ -248,7 +248,7 @@ class Rooms(Database):
         Raises:
             NotFoundError: There is none of this id.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _find_job(session, job_id)
             row.cancelled = True
             return record_of(RoomJob, row)

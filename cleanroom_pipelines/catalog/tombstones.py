@@ -17,7 +17,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.tables import DataLabRow, DataRoomRow, InstallationRow, TombstoneRow, UploadRow
@@ -26,7 +26,7 @@ SEED, UPLOAD = "seed", "upload"
 _N_KEYS = 500  # SQLite and PostgreSQL take so many values in one statement
 
 
-class Tombstones(Database):
+class Tombstones(Part):
     """The part of the catalogue that knows what was deleted."""
 
     def deleted(self, keys: Iterable[str], kind: str | None = None) -> frozenset[str]:
@@ -39,7 +39,7 @@ class Tombstones(Database):
         query = select(TombstoneRow.key).where(TombstoneRow.version == "")
         if kind is not None:
             query = query.where(TombstoneRow.kind == kind)
-        with self._read() as session:
+        with self._database.read() as session:
             return frozenset(
                 key
                 for some in _in_parts(sorted(set(keys)))
@@ -49,13 +49,13 @@ class Tombstones(Database):
     def deleted_artifacts(self, kind: Kind, key: str) -> frozenset[str]:
         """The versions of a resource's artifacts that were deleted."""
         query = select(TombstoneRow.version).where(TombstoneRow.kind == kind, TombstoneRow.key == key)
-        with self._read() as session:
+        with self._database.read() as session:
             return frozenset(session.scalars(query)) - {""}
 
     def announce(self, kind: str, key: str) -> None:
         """Write the tombstone of a seed or upload that is stored next and that no record names yet."""
-        with self._write() as session:
-            bury(session, kind, [key], self._clock())
+        with self._database.write() as session:
+            bury(session, kind, [key], self._database.now())
 
     def delete_artifacts(self, kind: Kind, key: str, versions: Sequence[str]) -> None:
         """Note that versions of an artifact are deleted, before their files are.
@@ -67,20 +67,20 @@ class Tombstones(Database):
         """
         if not versions:
             return
-        with self._write() as session:
+        with self._database.write() as session:
             raise_generation(session)
             for version in versions:
-                bury(session, kind, [key], self._clock(), version)
+                bury(session, kind, [key], self._database.now(), version)
 
     def give_up_uploads(self, before: datetime) -> None:
         """Note that uploads are deleted that were brought before a time and that no lab or room names."""
-        with self._write() as session:
+        with self._database.write() as session:
             named = _named_uploads(session)
             query = select(UploadRow).where(UploadRow.location.is_not(None), UploadRow.created_at < before)
             for row in session.scalars(query).all():
                 if row.id not in named:
                     row.location = None
-                    bury(session, UPLOAD, [row.id], self._clock())
+                    bury(session, UPLOAD, [row.id], self._database.now())
 
 
 def bury(session: Session, kind: str, keys: Iterable[str], now: datetime, version: str = "") -> None:

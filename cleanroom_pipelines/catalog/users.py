@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import ClashError, Database
+from cleanroom_pipelines.catalog.database import ClashError, Part
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
@@ -18,7 +18,7 @@ from cleanroom_pipelines.catalog.tables import TokenRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
-class Users(Database):
+class Users(Part):
     """The part of the catalogue that knows users."""
 
     @noted
@@ -31,19 +31,19 @@ class Users(Database):
         """
         check_email(email)
         try:
-            with self._write() as session:
+            with self._database.write() as session:
                 if session.get(UserRow, email) is not None:
                     raise _exists()
-                row = UserRow(email=email, created_at=self._clock(), disabled=False)
+                row = UserRow(email=email, created_at=self._database.now(), disabled=False)
                 session.add(row)
                 session.flush()
                 return record_of(User, row)
         except ClashError:
             raise _exists() from None
 
-    def users(self) -> tuple[User, ...]:
+    def all(self) -> tuple[User, ...]:
         """All users, by address."""
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(record_of(User, row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
 
     @noted
@@ -53,7 +53,7 @@ class Users(Database):
         Raises:
             NotFoundError: There is no such user.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = _find_user(session, email)
             row.disabled = disabled
             return record_of(User, row)
@@ -70,13 +70,13 @@ class Users(Database):
         Raises:
             NotFoundError: There is no such user.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             _find_user(session, email)
             row = TokenRow(
-                id=self._token_hex(8),
+                id=self._database.token_hex(8),
                 email=email,
                 digest=digest,
-                created_at=self._clock(),
+                created_at=self._database.now(),
                 expires_at=expires_at,
                 revoked=False,
             )
@@ -86,7 +86,7 @@ class Users(Database):
 
     def tokens(self, email: str) -> tuple[Token, ...]:
         """A user's tokens, in order of creation."""
-        with self._read() as session:
+        with self._database.read() as session:
             query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
             return tuple(record_of(Token, row) for row in session.scalars(query))
 
@@ -97,7 +97,7 @@ class Users(Database):
         Raises:
             NotFoundError: There is none of this id.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             row = session.get(TokenRow, token_id)
             if row is None:
                 raise NotFoundError("There is no such token.", remedy="See the list of the user's tokens.")
@@ -106,13 +106,13 @@ class Users(Database):
 
     def user_of_token(self, digest: str) -> str | None:
         """Whose token it is; None when it is unknown, revoked, expired, or its user is disabled."""
-        with self._read() as session:
+        with self._database.read() as session:
             found = session.execute(
                 select(TokenRow, UserRow.disabled)
                 .join(UserRow, UserRow.email == TokenRow.email)
                 .where(TokenRow.digest == digest)
             ).first()
-            if found is None or found[0].revoked or found[1] or found[0].expires_at <= self._clock():
+            if found is None or found[0].revoked or found[1] or found[0].expires_at <= self._database.now():
                 return None
             return str(found[0].email)
 

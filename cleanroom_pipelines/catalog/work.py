@@ -81,7 +81,7 @@ class Work(Claims):
             The stages by resource and number of the version. The queue is only read if one may be in it.
         """
         chosen = [] if resource_ids is None else [VersionRow.resource_id.in_(resource_ids)]
-        with self._read() as session:
+        with self._database.read() as session:
             at_work = session.scalars(
                 select(VersionRow).where(VersionRow.status == Status.CREATE_IN_PROGRESS, *chosen)
             ).all()
@@ -115,9 +115,11 @@ class Work(Claims):
 
     def _queue(self, per_owner: int) -> list[Queued]:
         """All ready versions in order, of each owner and kind the oldest so many."""
-        with self._read() as session:
+        with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
-            found = with_owner(query.where(is_unreserved(self._lease_time(session))), _RESOURCE).subquery()
+            found = with_owner(
+                query.where(is_unreserved(self._database.lease_time(session))), _RESOURCE
+            ).subquery()
             turn = func.row_number().over(
                 partition_by=(found.c.owner, found.c.kind), order_by=(found.c.created_at, found.c.resource_id)
             )
@@ -148,7 +150,7 @@ class Work(Claims):
         Returns:
             The versions that were failed, children and their children included.
         """
-        at = self._at(now)
+        at = self._database.at(now)
         settled: list[Version] = []
         while found := [
             version
@@ -173,9 +175,11 @@ class Work(Claims):
             NotFoundError: There is no such resource.
             ConflictError: The resource is being deleted.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource = lock_resource(session, kind, resource_id)
-            return version_record(pending_version(session, resource, cause, self._at(now), dict(params or {})))
+            return version_record(
+                pending_version(session, resource, cause, self._database.at(now), dict(params or {}))
+            )
 
     @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
@@ -185,7 +189,7 @@ class Work(Claims):
             NotFoundError: There is no such resource.
             ConflictError: Its newest version did not fail, its seed was deleted, or it is being deleted.
         """
-        with self._write() as session:
+        with self._database.write() as session:
             resource = lock_resource(session, kind, resource_id)
             refuse_deleting(resource)
             newest = newest_version(session, resource)
@@ -198,7 +202,7 @@ class Work(Claims):
                     f"The seed of the {kind.words} {resource_id} was deleted when it failed.",
                     remedy="Start a new job with the seed.",
                 )
-            make_pending(session, resource, newest, 0, self._at(now))
+            make_pending(session, resource, newest, 0, self._database.at(now))
             return version_record(newest)
 
     @noted
@@ -217,8 +221,8 @@ class Work(Claims):
             NotFoundError: There is no such resource.
             ConflictError: It is being deleted.
         """
-        with self._write() as session:
-            at = self._lease_time(session, now)
+        with self._database.write() as session:
+            at = self._database.lease_time(session, now)
             resource = lock_resource(session, kind, resource_id)
             refuse_deleting(resource)
             version = newest_version(session, resource)
@@ -260,7 +264,7 @@ class Work(Claims):
         Raises:
             NotFoundError: There is no such resource.
         """
-        with self._read() as session:
+        with self._database.read() as session:
             resource = find_resource(session, kind, resource_id)
             return tuple(resource_record(child) for child in followers(session, resource))
 
@@ -269,12 +273,12 @@ class Work(Claims):
         open_version = exists().where(VersionRow.resource_id == AudienceModelRow.id, VersionRow.status.in_(OPEN))
         query = (
             select(AudienceModelRow)
-            .where(AudienceModelRow.next_refresh_at <= self._at(now))
+            .where(AudienceModelRow.next_refresh_at <= self._database.at(now))
             .where(AudienceModelRow.current_version.is_not(None), ~open_version)
             .where(AudienceModelRow.status.not_in(DELETING))
             .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
         )
-        with self._read() as session:
+        with self._database.read() as session:
             return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
 
     @noted
@@ -295,8 +299,8 @@ class Work(Claims):
             UsageError: The model has no refresh.
             ConflictError: It is being deleted.
         """
-        at = self._at(now)
-        with self._write() as session:
+        at = self._database.at(now)
+        with self._database.write() as session:
             parent_id = find_resource(session, Kind.AUDIENCE_MODEL, model_id).parent_id
             assert parent_id is not None
             dataset = lock_resource(session, Kind.TRAINING_DATASET, parent_id)
@@ -317,13 +321,13 @@ class Work(Claims):
             return version_record(version)
 
     def _in_vain(self, limit: int) -> list[Row[Any]]:
-        with self._read() as session:
+        with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["in vain"]), ~_IS_AT_WORK)
-            query = query.where(is_unreserved(self._lease_time(session)))
+            query = query.where(is_unreserved(self._database.lease_time(session)))
             return list(session.execute(query.order_by(VersionRow.created_at, _RESOURCE.id).limit(limit)))
 
     def _settle(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
-        with self._write() as session:
+        with self._database.write() as session:
             try:
                 gate = lock_resource(session, gate_kind, gate_id)
                 resource = lock_resource(session, orphan.kind, orphan.resource_id)

@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete, or_, select
 
-from cleanroom_pipelines.catalog.database import Database
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.names import check_text
 from cleanroom_pipelines.catalog.tables import WorkerRow
 
 
-class Workers(Database):
+class Workers(Part):
     """The part of the catalogue that worker processes speak to."""
 
     def heartbeat_worker(self, worker_id: str, now: datetime | None = None) -> None:
@@ -28,8 +28,8 @@ class Workers(Database):
             UsageError: The id cannot be stored.
         """
         check_text("worker id", worker_id, 128)
-        with self._write() as session:
-            session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._lease_time(session, now)))
+        with self._database.write() as session:
+            session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._database.lease_time(session, now)))
 
     def dead_workers(self, now: datetime | None = None, silent_seconds: float = 60.0) -> tuple[str, ...]:
         """The workers that were not heard of for so long, the longest silent first.
@@ -37,11 +37,11 @@ class Workers(Database):
         None right after the database was away, when nobody could be heard. A heartbeat from the future was sent
         before the clock was put back; it counts as one of now.
         """
-        if self.had_outage(silent_seconds / 2):
+        if self._database.had_outage(silent_seconds / 2):
             return ()
         silent = timedelta(seconds=silent_seconds)
-        with self._read() as session:
-            at = self._lease_time(session, now)
+        with self._database.read() as session:
+            at = self._database.lease_time(session, now)
             is_odd = or_(WorkerRow.heartbeat_at <= at - silent, WorkerRow.heartbeat_at > at + silent)
             query = select(WorkerRow.worker_id, WorkerRow.heartbeat_at).where(is_odd)
             found = session.execute(query.order_by(WorkerRow.heartbeat_at, WorkerRow.worker_id)).all()
@@ -52,5 +52,5 @@ class Workers(Database):
 
     def forget_worker(self, worker_id: str) -> None:
         """Remove a worker that ended, or whose death was seen to."""
-        with self._write() as session:
+        with self._database.write() as session:
             session.execute(delete(WorkerRow).where(WorkerRow.worker_id == worker_id))

@@ -33,7 +33,7 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
 
     installation = open_installation()
     record = resource_of(installation.catalog, partition)
-    dependents = installation.catalog.made_from(record.kind, record.id)
+    dependents = installation.catalog.deletion.made_from(record.kind, record.id)
     if dependents and not with_dependents:
         raise ConflictError(
             f"On the {record.kind.words} {record.name!r} depend: {_counted(dependents)}.",
@@ -58,7 +58,7 @@ def resource_of(catalog: "Catalog", partition: str) -> "Resource":
     Raises:
         NotFoundError: There is none.
     """
-    record = catalog.find(partition)
+    record = catalog.resources.find(partition)
     if record is None:
         raise NotFoundError("No resource has this partition key.", remedy="See `cleanroom status`.")
     return record

@@ -74,14 +74,14 @@ def run_demo(*, as_json: bool = False) -> None:
     for change in changes:
         say(f"  {change.action}  {change.kind.words} {change.name!r}")
     run_pending_watched(installation)
-    job = installation.catalog.get_by_name(GenerationJob, _JOB)
+    job = installation.catalog.resources.get_by_name(GenerationJob, _JOB)
     _refuse_failures(installation)
     _, report = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "seed_validation_report")
     _, audience = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "audience")
     catches = count_catches(installation, job.id, folder)
     exports = [
         record
-        for record in installation.catalog.iterate(Kind.EXPORT_JOB)
+        for record in installation.catalog.resources.iterate(Kind.EXPORT_JOB)
         if isinstance(record, ExportJob) and record.generation_job_id == job.id
     ]
     seconds = time.monotonic() - begun
@@ -144,7 +144,7 @@ def prepare_tables(folder: Path) -> None:
 
 def count_catches(installation: Installation, job_id: str, folder: Path) -> list[Catch]:
     """Count how many later redeemers each size catches, beside random and beside the most active households."""
-    version = installation.catalog.current_version(Kind.GENERATION_JOB, job_id)
+    version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)
     if version is None:
         raise CleanroomError("The demo's audience was not made.", remedy="See `cleanroom status`.")
     reference = version.artifact("audience")
@@ -192,7 +192,7 @@ FROM scored, (SELECT unnest(?) AS share) GROUP BY among, share ORDER BY among, s
 
 def _refuse_failures(installation: Installation) -> None:
     for kind in Kind:
-        for record, newest in installation.catalog.with_newest(kind):
+        for record, newest in installation.catalog.resources.with_newest(kind):
             if newest.status is Status.CREATE_FAILED:
                 raise CleanroomError(f"The {kind.words} {record.id} failed: {newest.status_message}")
 

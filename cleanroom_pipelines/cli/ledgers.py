@@ -40,7 +40,7 @@ def ledger(  # noqa: PLR0917 click passes them by name
     accounts only, the operator records it: name an account of each with --approved-by. The effect is shown before.
     """
     installation = open_installation()
-    pairs = installation.catalog.pairs() if pair is None else (_named(installation, pair),)
+    pairs = installation.catalog.pairs.all() if pair is None else (_named(installation, pair),)
     changes = [each for each in (refill, period, share) if each is not None]
     if changes or approved_by:
         if pair is None or len(changes) != 1:
@@ -63,7 +63,7 @@ def _named(installation: Any, name: str) -> Any:
 
     organizations = [each.strip().lower() for each in name.split("+")]
     wanted = pair_id_of(*organizations) if len(organizations) == 2 else name
-    for each in installation.catalog.pairs():
+    for each in installation.catalog.pairs.all():
         if each.id == wanted:
             return each
     raise NotFoundError("There is no such pair of organisations.", remedy="See all: cleanroom ledger.")
@@ -92,15 +92,15 @@ def _agree(
 
     catalog = installation.catalog
     kind, tenths, share_of = change
-    accounts = [catalog.account_named(each) for each in approved_by]
-    organizations = {catalog.organization_of_account(each) for each in accounts}
+    accounts = [catalog.parties.account_named(each) for each in approved_by]
+    organizations = {catalog.pairs.organization_of_account(each) for each in accounts}
     check_both_approve(pair, organizations)
-    click.echo(_effect(catalog.ledger(pair.id, share_of), kind, tenths), err=True)
+    click.echo(_effect(catalog.pairs.ledger(pair.id, share_of), kind, tenths), err=True)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
         click.confirm("Did both organisations approve this?", abort=True, err=True)
-    catalog.agree(pair.id, kind, organizations, tenths=tenths, share_of=share_of)
+    catalog.pairs.agree(pair.id, kind, organizations, tenths=tenths, share_of=share_of)
     for each in accounts:
         approval = {"operation": "approve", "pair": pair.id, "kind": kind, "tenths": tenths, "account": each}
         installation.audit.write({"way": "cli", "outcome": "ok", **approval})
@@ -130,7 +130,7 @@ def _told(installation: Any, pair: Any) -> dict[str, Any]:
     from cleanroom_pipelines.privacy import in_units
     from cleanroom_pipelines.runs.budgets import bound_of, composed
 
-    ledger, lines = installation.catalog.ledger(pair.id), installation.catalog.ledger_lines(pair.id)
+    ledger, lines = installation.catalog.pairs.ledger(pair.id), installation.catalog.pairs.ledger_lines(pair.id)
     return {
         "id": pair.id,
         "organizations": list(pair.organizations),
@@ -162,7 +162,7 @@ def _told(installation: Any, pair: Any) -> dict[str, Any]:
                 "approved_by": list(each.approved_by),
                 "effective_at": each.effective_at.isoformat() if each.effective_at else None,
             }
-            for each in installation.catalog.proposals(pair.id)
+            for each in installation.catalog.pairs.proposals(pair.id)
         ],
     }
 

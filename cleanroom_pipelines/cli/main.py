@@ -198,11 +198,11 @@ def status(as_json: bool) -> None:
     from cleanroom_pipelines.catalog import Kind
 
     catalog = open_installation().catalog
-    catalog.check_file()
+    catalog.resources.check_file()
     rows: list[dict[str, Any]] = []
-    stages = catalog.stages()
+    stages = catalog.work.stages()
     for kind in Kind:
-        for record, newest in catalog.with_newest(kind):
+        for record, newest in catalog.resources.with_newest(kind):
             stage = stages.get((record.id, newest.number))
             rows.append(
                 {
@@ -249,7 +249,7 @@ def cancel(partition: str) -> None:
     """Ask the work on the resource with this partition key to stop."""
     catalog = open_installation().catalog
     record = resource_of(catalog, partition)
-    version = catalog.request_cancel(record.kind, record.id)
+    version = catalog.work.request_cancel(record.kind, record.id)
     click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
 
 

@@ -35,7 +35,7 @@ def account() -> None:
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
     """Create the account NAME with an access key; the secret is shown once."""
     installation = open_installation()
-    created = installation.catalog.create_account(name, account_id, organization)
+    created = installation.catalog.parties.create_account(name, account_id, organization)
     _print_key(installation, created.id, as_json=as_json)
 
 
@@ -44,9 +44,9 @@ def create_account(name: str, account_id: str | None, organization: str | None, 
 def list_accounts(as_json: bool) -> None:
     """Say which accounts there are, and their access keys."""
     catalog = open_installation().catalog
-    found = [(one, catalog.access_keys(one.id)) for one in catalog.accounts()]
+    found = [(one, catalog.parties.access_keys(one.id)) for one in catalog.parties.accounts()]
     if as_json:
-        print_json([_of_account(one, catalog.organization_of_account(one.id), keys) for one, keys in found])
+        print_json([_of_account(one, catalog.pairs.organization_of_account(one.id), keys) for one, keys in found])
     elif not found:
         click.echo("There are no accounts yet. Start with `cleanroom account create NAME`.")
     else:
@@ -54,7 +54,7 @@ def list_accounts(as_json: bool) -> None:
             [
                 one.id,
                 one.name,
-                catalog.organization_of_account(one.id),
+                catalog.pairs.organization_of_account(one.id),
                 "disabled" if one.disabled else "",
                 "\n".join(key.id + (" (disabled)" if key.disabled else "") for key in keys),
             ]
@@ -90,7 +90,7 @@ def account_key() -> None:
 def create_key(name_or_id: str, as_json: bool) -> None:
     """Give ACCOUNT another access key; the secret is shown once."""
     installation = open_installation()
-    _print_key(installation, installation.catalog.account_named(name_or_id), as_json=as_json)
+    _print_key(installation, installation.catalog.parties.account_named(name_or_id), as_json=as_json)
 
 
 @account_key.command("disable")
@@ -98,7 +98,7 @@ def create_key(name_or_id: str, as_json: bool) -> None:
 @_JSON
 def disable_key(access_key_id: str, as_json: bool) -> None:
     """Let an access key open nothing any more."""
-    open_installation().catalog.disable_access_key(access_key_id)
+    open_installation().catalog.parties.disable_access_key(access_key_id)
     if as_json:
         print_json({"access_key_id": access_key_id, "disabled": True})
     else:
@@ -141,9 +141,9 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
     """Let the accounts of --members collaborate."""
     catalog = open_installation().catalog
     wanted = [part.strip() for part in members.split(",")]
-    made = catalog.create_collaboration(
+    made = catalog.parties.create_collaboration(
         name,
-        [catalog.account_named(member) for member in wanted],
+        [catalog.parties.account_named(member) for member in wanted],
         seed_removed=seed == "removed",
         full_ensemble=privacy == "full",
         monthly=period == "month",
@@ -156,7 +156,7 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
 def list_collaborations(as_json: bool) -> None:
     """Say which collaborations there are, and who is in them."""
     catalog = open_installation().catalog
-    found = catalog.collaborations()
+    found = catalog.parties.collaborations()
     if as_json:
         print_json([_of_collaboration(catalog, one) for one in found])
     elif not found:
@@ -181,8 +181,10 @@ def list_collaborations(as_json: bool) -> None:
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
     """Let an account leave COLLABORATION (id or name): no more jobs start there for it or on its models."""
     catalog = open_installation().catalog
-    named = [one.id for one in catalog.collaborations() if name_or_id in (one.id, one.name)]
-    left = catalog.set_membership(named[0] if named else name_or_id, catalog.account_named(account), active=False)
+    named = [one.id for one in catalog.parties.collaborations() if name_or_id in (one.id, one.name)]
+    left = catalog.parties.set_membership(
+        named[0] if named else name_or_id, catalog.parties.account_named(account), active=False
+    )
     _print_made(_of_collaboration(catalog, left), "Left.", as_json=as_json)
 
 
@@ -211,7 +213,7 @@ def add_template(
         raise UsageError(
             f"The file of the SQL cannot be read ({type(error).__name__}).", remedy="Check its path."
         ) from None
-    added = catalog.add_template(name, catalog.account_named(account), sql, collaboration, region)
+    added = catalog.parties.add_template(name, catalog.parties.account_named(account), sql, collaboration, region)
     _print_made(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
 
 
@@ -219,7 +221,7 @@ def add_template(
 @_JSON
 def list_templates(as_json: bool) -> None:
     """Say which templates there are."""
-    found = open_installation().catalog.templates()
+    found = open_installation().catalog.parties.templates()
     if as_json:
         print_json([_of_template(one) for one in found])
     elif not found:
@@ -259,7 +261,7 @@ def register_bucket(name: str, *, account: str, url: str, profile: str, as_json:
 @_JSON
 def list_buckets(as_json: bool) -> None:
     """Say which buckets are registered, and to whom."""
-    found = open_installation().catalog.buckets()
+    found = open_installation().catalog.parties.buckets()
     if as_json:
         print_json([_of_bucket(one) for one in found])
     elif not found:
@@ -280,7 +282,7 @@ def _print_key(installation: "Installation", account_id: str, *, as_json: bool) 
         print_json(
             {
                 "account_id": account_id,
-                "organization": installation.catalog.organization_of_account(account_id),
+                "organization": installation.catalog.pairs.organization_of_account(account_id),
                 "access_key_id": key_id,
                 "secret_access_key": secret,
             }
@@ -292,8 +294,8 @@ def _print_key(installation: "Installation", account_id: str, *, as_json: bool) 
 
 def _set_disabled(name_or_id: str, disabled: bool, *, as_json: bool) -> None:
     catalog = open_installation().catalog
-    account_id = catalog.account_named(name_or_id)
-    catalog.set_account_disabled(account_id, disabled)
+    account_id = catalog.parties.account_named(name_or_id)
+    catalog.parties.set_account_disabled(account_id, disabled)
     _print_made(
         {"account_id": account_id, "disabled": disabled}, "Disabled." if disabled else "Enabled.", as_json=as_json
     )
@@ -303,7 +305,7 @@ def _register(
     name: str, account: str, url: str | None = None, profile: str | None = None, *, as_json: bool
 ) -> None:
     catalog = open_installation().catalog
-    registered = catalog.register_bucket(name, catalog.account_named(account), url, profile)
+    registered = catalog.parties.register_bucket(name, catalog.parties.account_named(account), url, profile)
     _print_made(_of_bucket(registered), f"The bucket is account {registered.account_id}'s.", as_json=as_json)
 
 
@@ -337,7 +339,7 @@ def _of_collaboration(catalog: "Catalog", one: "Collaboration") -> dict[str, Any
         "members": [{"account_id": member.account_id, "active": member.active} for member in one.members],
         "seed": "removed" if one.seed_removed else "in-place",
         "privacy": "full" if one.full_ensemble else "private",
-        "period": catalog.period_of(members) or "life",
+        "period": catalog.pairs.period_of(members) or "life",
     }
 
 

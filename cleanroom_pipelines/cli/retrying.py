@@ -30,7 +30,7 @@ def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
     queued, skipped = [], []
     for record in records:
         try:
-            queued.append(catalog.retry(record.kind, record.id))
+            queued.append(catalog.work.retry(record.kind, record.id))
         except ConflictError as error:
             if not failed:
                 raise
@@ -55,6 +55,6 @@ def failed_resources(catalog: "Catalog") -> "list[Resource]":
     return [
         record
         for kind in Kind
-        for record, newest in catalog.with_newest(kind)
+        for record, newest in catalog.resources.with_newest(kind)
         if newest.status is Status.CREATE_FAILED
     ]

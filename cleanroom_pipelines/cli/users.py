@@ -24,9 +24,9 @@ def user() -> None:
 def create_user(email: str, organization: str | None, as_json: bool) -> None:
     """Create a user by e-mail address."""
     catalog = open_installation().catalog
-    made = catalog.create_user(email.lower())
+    made = catalog.users.create_user(email.lower())
     if organization:
-        catalog.set_organization(organization, email=made.email)
+        catalog.pairs.set_organization(organization, email=made.email)
     print(json.dumps({"email": made.email}) if as_json else f"Created the user {made.email}.")
 
 
@@ -34,7 +34,7 @@ def create_user(email: str, organization: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def list_users(as_json: bool) -> None:
     """List the users."""
-    users = open_installation().catalog.users()
+    users = open_installation().catalog.users.all()
     if as_json:
         print(json.dumps([{"email": each.email, "disabled": each.disabled} for each in users]))
         return
@@ -46,7 +46,7 @@ def list_users(as_json: bool) -> None:
 @click.argument("email")
 def disable_user(email: str) -> None:
     """Let none of a user's tokens open anything."""
-    open_installation().catalog.set_user_disabled(email.lower(), True)
+    open_installation().catalog.users.set_user_disabled(email.lower(), True)
     print("Disabled.")
 
 
@@ -54,7 +54,7 @@ def disable_user(email: str) -> None:
 @click.argument("email")
 def enable_user(email: str) -> None:
     """Let a user's tokens open something again."""
-    open_installation().catalog.set_user_disabled(email.lower(), False)
+    open_installation().catalog.users.set_user_disabled(email.lower(), False)
     print("Enabled.")
 
 
@@ -81,7 +81,7 @@ def issue(email: str, days: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def list_tokens(email: str, as_json: bool) -> None:
     """List a user's tokens by id."""
-    tokens = open_installation().catalog.tokens(email.lower())
+    tokens = open_installation().catalog.users.tokens(email.lower())
     rows = [
         {"id": each.id, "expires_at": each.expires_at.isoformat(timespec="seconds"), "revoked": each.revoked}
         for each in tokens
@@ -97,5 +97,5 @@ def list_tokens(email: str, as_json: bool) -> None:
 @click.argument("token_id")
 def revoke(token_id: str) -> None:
     """Take a token back, by its id."""
-    open_installation().catalog.revoke_token(token_id)
+    open_installation().catalog.users.revoke_token(token_id)
     print("Revoked.")

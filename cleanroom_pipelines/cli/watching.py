@@ -52,7 +52,7 @@ def run_pending_watched(
 
         def on_failure(version: Version) -> None:
             with suppress(NotFoundError):  # deleted meanwhile
-                ended = installation.catalog.version(version.kind, version.resource_id, version.number)
+                ended = installation.catalog.resources.version(version.kind, version.resource_id, version.number)
                 why = ended.status_message or "Its run failed; see the Dagster UI."
                 click.echo(f"        {version.kind.words} {version.resource_id} failed: {why}", err=True)
 
@@ -67,7 +67,7 @@ def run_pending_watched(
                 on_failure=on_failure,
                 passed_over=tried,
             )
-            if not wait or left == 0 or not installation.catalog.unfinished():
+            if not wait or left == 0 or not installation.catalog.resources.unfinished():
                 return n_runs
             current.clear()
             show(0.0, "waiting for work of other processes")
@@ -76,7 +76,7 @@ def run_pending_watched(
 
 def unfinished_sentence(catalog: Catalog) -> str:
     """What is still pending or in progress, and what to do about it; empty if nothing is."""
-    counts = catalog.unfinished()
+    counts = catalog.resources.unfinished()
     parts = [
         f"{n} {'is' if n == 1 else 'are'} {words}"
         for status, words in (
@@ -97,7 +97,7 @@ def _watch(installation: Installation, current: list[Version], show) -> Iterator
     def watch() -> None:
         while not ended.wait(0.5):
             if current:
-                version = installation.catalog.newest_version(current[0].kind, current[0].resource_id)
+                version = installation.catalog.resources.newest_version(current[0].kind, current[0].resource_id)
                 show(version.progress, f"{version.kind.words}: {version.progress_stage}")
 
     thread = Thread(target=watch, name="progress", daemon=True)

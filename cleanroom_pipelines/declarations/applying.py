@@ -252,16 +252,16 @@ class _Applying:
         location = None
         if seed is not None and isinstance(spec, GenerationJobSpec):
             slot = self._new_slot()
-            self._catalog.announce(SEED, slot)
+            self._catalog.deletion.announce(SEED, slot)
             location = self._vault.put(slot, seed, keep=spec.keep_seed, digest=spec.seed_digest)
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:
-                record = self._catalog.create(
+                record = self._catalog.resources.create(
                     spec, account_id=self._account_id, region=self._region, declared=True, digest=digest
                 )
                 return self._note("create", spec, record.id)
-            self._catalog.update_declared(spec.kind, existing.id, spec, digest)
+            self._catalog.resources.update_declared(spec.kind, existing.id, spec, digest)
         except BaseException:
             self._vault.delete(location)
             raise
@@ -272,12 +272,12 @@ class _Applying:
     def _place_seed(self, before: GenerationJob, location: str) -> None:
         """Let an updated job have its seed where it is needed still, and nowhere else."""
         job = self._catalog.get(GenerationJob, before.id)
-        newest = self._catalog.newest_version(Kind.GENERATION_JOB, before.id)
+        newest = self._catalog.resources.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
             if job.seed_location != location:
-                self._catalog.place_seed(job.id, location)
+                self._catalog.resources.place_seed(job.id, location)
         else:
-            self._catalog.forget_seed(job.id)
+            self._catalog.resources.forget_seed(job.id)
             self._vault.delete(location)
         if before.seed_location != location:
             self._vault.delete(before.seed_location)
@@ -299,10 +299,11 @@ class _Applying:
     def _check_seed_floor(self, spec: Spec) -> None:
         if not isinstance(spec, ConfiguredAudienceModelSpec):
             return
-        if not self._catalog.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
+        floor = self._catalog.database.seed_floor
+        if not floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
             raise UsageError(
                 "The minimum matching seed size is out of range.",
-                remedy=f"Give {self._catalog.seed_floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
+                remedy=f"Give {floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
             )
 
     def _check_sizes(self, form: GenerationJobForm, sizes: Iterable[AudienceSize]) -> None:
@@ -358,7 +359,9 @@ class _Applying:
         return parent.id
 
     def _named(self, record_type: type[_R], name: str, generation_job_id: str = "") -> _R:
-        return self._catalog.get_by_name(record_type, name, self._account_id, self._region, generation_job_id)
+        return self._catalog.resources.get_by_name(
+            record_type, name, self._account_id, self._region, generation_job_id
+        )
 
     def _path(self, text: str) -> Path:
         return self._declaration.folder / text

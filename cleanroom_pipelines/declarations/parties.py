@@ -64,8 +64,8 @@ class ApplyingParties:
         self._note = note
         self._dry_run = dry_run
         # Of an account that a dry run would create the id is empty, unless it is declared.
-        self._accounts = {account.name: account.id for account in catalog.accounts()}
-        self._collaborations = {one.name: one for one in catalog.collaborations()}
+        self._accounts = {account.name: account.id for account in catalog.parties.accounts()}
+        self._collaborations = {one.name: one for one in catalog.parties.collaborations()}
         self._new_members: dict[str, Sequence[str]] = {}
 
     def account_of(self, name_or_id: str) -> str:
@@ -90,7 +90,9 @@ class ApplyingParties:
         if existing is not None:
             if form.id not in (None, existing):
                 raise ConflictError("The account of this name has another id.", remedy="Give its id, or none.")
-            if form.organization and form.organization.lower() != self._catalog.organization_of_account(existing):
+            if form.organization and form.organization.lower() != self._catalog.pairs.organization_of_account(
+                existing
+            ):
                 raise ConflictError(
                     "The account of this name belongs to another organisation.",
                     remedy="Give its organisation, or none: whose privacy budget it uses does not change.",
@@ -101,7 +103,7 @@ class ApplyingParties:
             raise ConflictError("The account of this id has another name.", remedy="Give its name.")
         account_id = form.id or ""
         if not self._dry_run:
-            account_id = self._catalog.create_account(form.name, form.id, form.organization).id
+            account_id = self._catalog.parties.create_account(form.name, form.id, form.organization).id
         self._accounts[form.name] = account_id
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
@@ -127,7 +129,7 @@ class ApplyingParties:
         self._new_members[form.name] = members
         new_id = ""
         if not self._dry_run:
-            made = self._catalog.create_collaboration(
+            made = self._catalog.parties.create_collaboration(
                 form.name,
                 members,
                 seed_removed=form.seed == "removed",
@@ -147,7 +149,7 @@ class ApplyingParties:
         existing = next(
             (
                 one
-                for one in self._catalog.templates(account_id)
+                for one in self._catalog.parties.templates(account_id)
                 if one.name == form.name and one.arn.split(":")[3] == region
             ),
             None,
@@ -164,14 +166,14 @@ class ApplyingParties:
         arn = ""
         if not self._dry_run:
             collaboration_id = collaboration.id if collaboration else None
-            arn = self._catalog.add_template(form.name, account_id, sql, collaboration_id, region).arn
+            arn = self._catalog.parties.add_template(form.name, account_id, sql, collaboration_id, region).arn
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
     def settle_bucket(self, form: BucketForm) -> None:
         """Register a bucket, or keep the one of this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)
-        existing = self._catalog.bucket(form.name)
+        existing = self._catalog.parties.bucket(form.name)
         if existing is not None:
             found = (existing.account_id, existing.url, existing.profile)
             if found != (account_id, form.url, form.credentials_profile):
@@ -182,13 +184,13 @@ class ApplyingParties:
             self._note(PartyKind.BUCKET, form.name, form.name, False)
             return
         if not self._dry_run:
-            self._catalog.register_bucket(form.name, account_id, form.url, form.credentials_profile)
+            self._catalog.parties.register_bucket(form.name, account_id, form.url, form.credentials_profile)
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
         """Whether a collaboration is as declared; a period of a month may have been approved since."""
         found = (existing.seed_removed, existing.full_ensemble)
-        period = self._catalog.period_of(member.account_id for member in existing.members)
+        period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:

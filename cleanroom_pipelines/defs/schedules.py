@@ -21,10 +21,10 @@ from cleanroom_pipelines.ways_in import acting_for
 def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
     """Asks for a new version of every model whose declared refresh is due; the sensor of pending work runs it."""
     catalog = installation.open().catalog
-    due = catalog.due_refreshes()
+    due = catalog.work.due_refreshes()
     with acting_for("schedule"):
         for model in due:
-            catalog.request_refresh(model.id)
+            catalog.work.request_refresh(model.id)
     return dg.SkipReason(f"Asked for {len(due)} refreshes." if due else "No declared refresh is due.")
 
 

@@ -149,7 +149,7 @@ def _work_requests(
     answers = [_requests_of_lane(opened, instance, unfinished, lane) for lane in Lane]
     reasons = [reason for _, reason in answers if reason]
     if not reasons:
-        is_pending = Status.CREATE_PENDING in opened.catalog.unfinished()
+        is_pending = Status.CREATE_PENDING in opened.catalog.resources.unfinished()
         reasons = [
             "All pending work has its run or waits for other work." if is_pending else "Nothing is pending."
         ]
@@ -166,7 +166,7 @@ def _requests_of_lane(
     waiting = [version for version in ready if version.run_key not in started]
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
-        reserved = [version for version in waiting if opened.catalog.reserve(version)]
+        reserved = [version for version in waiting if opened.catalog.work.reserve(version)]
         return [run_request(version, lane) for version in reserved], "All pending work has its run."
     is_worker = [
         run.job_name == work_through_pending.name and run.tags.get(LANE_TAG) == lane for run in unfinished

@@ -77,7 +77,7 @@ def back_up(installation: Installation, target: Path) -> None:
         folder = Path(tempfile.mkdtemp(prefix="backup-", dir=home.scratch))
     try:
         with full_disk_is_an_error(), replacing(target) as draft:
-            installation.catalog.copy_to(folder / _CATALOG)
+            installation.catalog.resources.copy_to(folder / _CATALOG)
             identity = _identity_of(folder)
             with tarfile.open(draft, "w") as archive:
                 _add_bytes(archive, _FORMAT_FILE, _FORMAT.encode())
@@ -218,10 +218,10 @@ def _identity_of(folder: Path) -> Identity | None:
     url = Home(folder).catalog_url
     opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
     try:
-        opened.check_file()
-        return opened.identity()
+        opened.resources.check_file()
+        return opened.ownership.identity()
     finally:
-        opened.close()
+        opened.database.close()
 
 
 def _digest(file: Path, n_bytes: int) -> str:

@@ -95,7 +95,7 @@ class Budget:
 
     def ledger_for(self, organization: str | None) -> Ledger:
         """What is spent now, with the share of the organisation that asks."""
-        return self.installation.catalog.ledger(self.pair.id, organization)
+        return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
         """What gives numbers their noise."""
@@ -105,12 +105,12 @@ class Budget:
     def is_paid(self, questions: Iterable[Question]) -> bool:
         """Whether all of some questions were paid."""
         keys = {question.key for question in questions}
-        return keys <= self.installation.catalog.is_paid(self.pair.id, keys)
+        return keys <= self.installation.catalog.pairs.is_paid(self.pair.id, keys)
 
     def cost(self, questions: Iterable[Question]) -> int:
         """Tenths of a unit that some questions still cost."""
         by_key = {question.key: question for question in questions}
-        paid = self.installation.catalog.is_paid(self.pair.id, by_key)
+        paid = self.installation.catalog.pairs.is_paid(self.pair.id, by_key)
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
 
     def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:
@@ -128,7 +128,7 @@ class Budget:
             return self.ledger_for(organization)
         lines = [_line(question, self.place, organization) for question in questions]
         # the log first: whatever ends in between, a line that was paid is in it
-        ledger = catalog.charge(
+        ledger = catalog.pairs.charge(
             self.pair.id,
             lines,
             organization=organization,
@@ -183,7 +183,7 @@ def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
     """
     base = _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False)
     seed = _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True)
-    return None if base is None or seed is None else installation.catalog.pair(base, seed)
+    return None if base is None or seed is None else installation.catalog.pairs.pair(base, seed)
 
 
 def room_organizations(installation: Installation, room: DataRoom) -> tuple[str | None, str | None]:
@@ -217,7 +217,7 @@ def replay(installation: Installation) -> int:
                 )
             )
     for pair_id, lines in by_pair.items():
-        installation.catalog.restore_lines(pair_id, lines)
+        installation.catalog.pairs.restore_lines(pair_id, lines)
     return sum(map(len, by_pair.values()))
 
 
@@ -235,12 +235,12 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     n_lines = replay(installation)
     if verdict.ok and verdict.n_entries and is_complete:  # an empty log is one that was lost
         asked = _asked_in_an_earlier_release(installation)
-        n_earlier = installation.catalog.spend_rest("unknown", asked) if asked else 0
+        n_earlier = installation.catalog.pairs.spend_rest("unknown", asked) if asked else 0
         earlier = f" {n_earlier} pairs were asked in an earlier release and count as spent." if n_earlier else ""
         return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
     for pair in _possible_pairs(installation):
-        installation.catalog.pair(*pair)
-    if not (n_pairs := installation.catalog.spend_rest("unknown")):
+        installation.catalog.pairs.pair(*pair)
+    if not (n_pairs := installation.catalog.pairs.spend_rest("unknown")):
         return ""
     return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
 
@@ -251,7 +251,7 @@ def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
     Those whose ledger an upgrade took over are not among them.
     """
     catalog, charged, found = installation.catalog, set[str](), set[str]()
-    pair_of = {room.id: room_pair(installation, room) for room in catalog.data_rooms()}
+    pair_of = {room.id: room_pair(installation, room) for room in catalog.rooms.data_rooms()}
     for entry in installation.audit.entries():
         if entry.get("operation") == _CHARGE:
             charged.add(str(entry.get("pair")))
@@ -259,14 +259,14 @@ def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
             pair = pair_of.get(str(entry.get("room")))
             if pair is not None and pair.id not in charged:
                 found.add(pair.id)
-    return {each for each in found if all(line.kind != _TAKEN_OVER for line in catalog.ledger_lines(each))}
+    return {each for each in found if all(line.kind != _TAKEN_OVER for line in catalog.pairs.ledger_lines(each))}
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
     """Every two organisations whose data may have met: those of two users, of two accounts, and of each room."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
-    rooms = [room_pair(installation, room) for room in catalog.data_rooms()]
+    rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]
     return {
         *combinations_with_replacement(sorted(users), 2),
         *combinations_with_replacement(sorted(accounts), 2),
@@ -276,12 +276,12 @@ def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
 
 def _organizations_of_users(installation: Installation) -> set[str]:
     catalog = installation.catalog
-    return {catalog.organization_of_user(user.email) for user in catalog.users()}
+    return {catalog.pairs.organization_of_user(user.email) for user in catalog.users.all()}
 
 
 def _organizations_of_accounts(installation: Installation) -> set[str]:
     catalog = installation.catalog
-    return {catalog.organization_of_account(account.id) for account in catalog.accounts()}
+    return {catalog.pairs.organization_of_account(account.id) for account in catalog.parties.accounts()}
 
 
 def _digest_of(installation: Installation, organization: str) -> str:
@@ -340,13 +340,13 @@ def _provider(
 ) -> str | None:
     catalog = installation.catalog
     for name, upload_id in sorted(room.inputs.items()):
-        owner = catalog.upload(upload_id).owner_email
+        owner = catalog.rooms.upload(upload_id).owner_email
         group = room.group_of(owner)
         # what the operator drops for a side is that side's, whoever owns the room
         if name.startswith(prefix) is seeds and group is not None and group.may(permission):
-            return catalog.organization_of_user(owner)
+            return catalog.pairs.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]
-    return catalog.organization_of_user(emails[0]) if emails else None
+    return catalog.pairs.organization_of_user(emails[0]) if emails else None
 
 
 def _line(question: Question, place: str, organization: str | None) -> LedgerLine:

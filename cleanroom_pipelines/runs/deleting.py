@@ -137,7 +137,7 @@ def delete_now(
         on_resource(record)
         try:
             with acting_for(REQUEST):  # noted below
-                installation.catalog.request_delete(record.kind, record.id)
+                installation.catalog.deletion.request_delete(record.kind, record.id)
         except NotFoundError:
             continue  # another process was quicker
         installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
@@ -199,7 +199,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         traced = partitions_with_traces(instance, assets)
         inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
         named = {*(folder.name for folder in folders), *(hex_of(name) for name in (*traced, *inboxes))}
-        deleted = installation.catalog.deleted(named)
+        deleted = installation.catalog.deletion.deleted(named)
         _tell_of_strangers(installation, named - deleted)
         left = [folder for folder in folders if folder.name in deleted and _is_older(folder, at)]
         for folder in left:
@@ -223,10 +223,12 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
 
 
 def _asked(installation: Installation) -> Iterator[Leaving]:
-    for record in installation.catalog.deletions():
+    for record in installation.catalog.deletion.deletions():
         children: Sequence[Resource] = ()
         if record.kind in GOES_WITH:
-            children = installation.catalog.list(GOES_WITH[record.kind], parent_id=record.id, limit=1000).items
+            children = installation.catalog.resources.list(
+                GOES_WITH[record.kind], parent_id=record.id, limit=1000
+            ).items
         yield Leaving(record.kind, record.id, tuple(child.id for child in children))
 
 
@@ -237,12 +239,12 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leav
         return []
     # Dagster first: whatever it knows had its row before.
     shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
-    known, gone = installation.catalog.ids_by_kind(), []
+    known, gone = installation.catalog.resources.ids_by_kind(), []
     for kind in KINDS:
         unknown = shown[kind] - set(known[kind])
         if not unknown:
             continue
-        deleted = installation.catalog.deleted(map(hex_of, unknown), kind)
+        deleted = installation.catalog.deletion.deleted(map(hex_of, unknown), kind)
         gone += [Leaving(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
     if not gone:
         comparison.note()
@@ -251,7 +253,7 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leav
 
 def _tell_of_strangers(installation: Installation, named: set[str]) -> None:
     """Log how much of the home belongs to no resource: it may be all that is left of one."""
-    known = {hex_of(partition) for kind in Kind for partition in installation.catalog.ids(kind)}
+    known = {hex_of(partition) for kind in Kind for partition in installation.catalog.resources.ids(kind)}
     if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
         _LOG.warning(
             "%d partitions belong to no resource and were not deleted here; they stay. See `cleanroom recover`.",
@@ -262,7 +264,7 @@ def _tell_of_strangers(installation: Installation, named: set[str]) -> None:
 def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
     catalog = installation.catalog
     try:
-        going = catalog.begin_delete(leaving.kind, leaving.id)
+        going = catalog.deletion.begin_delete(leaving.kind, leaving.id)
     except (NotFoundError, ConflictError):
         return False  # gone already, or a run has come to it
     asked = Leaving(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
@@ -270,7 +272,7 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
         for record in going:
             _delete_files(installation, record)
         _delete_parts(installation, instance, asked)
-        catalog.finish_delete(leaving.kind, leaving.id)
+        catalog.deletion.finish_delete(leaving.kind, leaving.id)
     except ConflictError:
         return False  # another host met something that made it fail
     except _PASSING as error:
@@ -282,7 +284,7 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
             "can be written, then ask for the deletion again."
         )
         with suppress(NotFoundError, ConflictError):  # another host has finished it meanwhile
-            catalog.fail_delete(leaving.kind, leaving.id, message)
+            catalog.deletion.fail_delete(leaving.kind, leaving.id, message)
         return False
     for kind, partition in asked.parts:
         hide_partition(instance, kind, partition)
@@ -320,12 +322,12 @@ def _delete_files(installation: Installation, record: Resource) -> None:
     if isinstance(record, DataLab):
         for upload_id in record.datasets.values():
             installation.uploads.delete(upload_id)
-            installation.catalog.forget_upload(upload_id)
+            installation.catalog.rooms.forget_upload(upload_id)
     if isinstance(record, DataRoom):
         # Files that were not taken in yet, but for those that a lab or another room names too.
-        for upload_id in {*record.inputs.values()} - installation.catalog.uploads_in_use(but_of=record.id):
+        for upload_id in {*record.inputs.values()} - installation.catalog.rooms.uploads_in_use(but_of=record.id):
             installation.uploads.delete(upload_id)
-            installation.catalog.forget_upload(upload_id)
+            installation.catalog.rooms.forget_upload(upload_id)
         forget_room_inbox(installation, record.id)
 
 

@@ -188,7 +188,7 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | None:
             return _register(installation, slot, note)
         if job.status in DELETING:
             return None
-        newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job.id)
+        newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
         if newest.status is Status.CREATE_FAILED:
             _take(installation, copy, slot, note | {"again": newest.run_key})
             resting.remove()
@@ -213,7 +213,7 @@ def recover_drops(installation: Installation) -> None:
             if job is None:
                 _register(installation, folder.name, note)
             elif note.get("again"):
-                newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job.id)
+                newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
                 if _is_asked_again(note, newest):
                     _try_again(installation, folder.name, job)
 
@@ -234,7 +234,7 @@ def settle_drop(installation: Installation, job_id: str) -> None:
 
 def settle_all_drops(installation: Installation) -> None:
     """Leave the receipts that are due and that a cut-off run did not get to."""
-    for job in installation.catalog.jobs_owed_a_receipt():
+    for job in installation.catalog.resources.jobs_owed_a_receipt():
         if job.status not in OPEN or any(path.exists() for path in _receipt_paths(installation, job)):
             settle_drop(installation, job.id)
 
@@ -283,15 +283,18 @@ def _settle(installation: Installation, job_id: str) -> None:
     if job.origin is not Origin.INBOX or job.status in DELETING:
         return
     accepted, rejected = _receipt_paths(installation, job)
-    newest = installation.catalog.newest_version(Kind.GENERATION_JOB, job_id)
+    newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job_id)
     if newest.status not in OPEN and job.seed_location and not job.keep_seed:
         note = installation.vault.folder_of(job.seed_location.partition("/")[0]) / _NOTE
         if note.is_file() and _is_asked_again(json.loads(note.read_text()), newest):
             return  # dropped again by a process that was cut off: recover_drops goes on from there
         installation.vault.delete(job.seed_location)
-        installation.catalog.forget_seed(job.id)
+        installation.catalog.resources.forget_seed(job.id)
     exports = _exports_of(installation, job_id)
-    ended = [newest, *(installation.catalog.newest_version(Kind.EXPORT_JOB, export.id) for export in exports)]
+    ended = [
+        newest,
+        *(installation.catalog.resources.newest_version(Kind.EXPORT_JOB, export.id) for export in exports),
+    ]
     if any(version.status in OPEN for version in ended):
         for stale in (accepted, rejected):
             stale.unlink(missing_ok=True)
@@ -310,7 +313,7 @@ def _settle(installation: Installation, job_id: str) -> None:
     right, wrong = (rejected, accepted) if failed else (accepted, rejected)
     wrong.unlink(missing_ok=True)
     _write_receipt(right, receipt)
-    installation.catalog.settle_receipt(job_id, ended)
+    installation.catalog.resources.settle_receipt(job_id, ended)
 
 
 def _configured(installation: Installation, drop: Drop) -> str:
@@ -368,18 +371,22 @@ def _still_written() -> StillWrittenError:
 
 
 def _job_of(installation: Installation, note: Mapping[str, Any]) -> GenerationJob | None:
-    return installation.catalog.find_generation_job_by_seed(note["configured_id"], note["digest"], Origin.INBOX)
+    return installation.catalog.resources.find_generation_job_by_seed(
+        note["configured_id"], note["digest"], Origin.INBOX
+    )
 
 
 def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
-    page = installation.catalog.list(Kind.EXPORT_JOB, parent_id=job_id, limit=1000)  # 25 sizes are allowed
+    page = installation.catalog.resources.list(
+        Kind.EXPORT_JOB, parent_id=job_id, limit=1000
+    )  # 25 sizes are allowed
     return [export for export in page.items if isinstance(export, ExportJob)]
 
 
 def _take(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
     """Move the copy of a drop into its slot, the note first: whoever finds both knows what they are for."""
     folder = installation.vault.folder_of(slot)
-    installation.catalog.announce(SEED, slot)
+    installation.catalog.deletion.announce(SEED, slot)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(folder / _NOTE, json.dumps(note).encode())
     if installation.vault.find(slot) is None:
@@ -394,7 +401,7 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
     mark = installation.key.digest("names of drops", slot.encode())
     for length in (8, 16):
         try:
-            return installation.catalog.create(
+            return installation.catalog.resources.create(
                 GenerationJobSpec(
                     name=f"{note['words']} {mark[:length]}",
                     description="Dropped into the inbox.",
@@ -429,17 +436,17 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
 def _try_again(installation: Installation, slot: str, job: GenerationJob) -> None:
     location = installation.vault.find(slot)
     assert location is not None
-    installation.catalog.place_seed(job.id, location)
+    installation.catalog.resources.place_seed(job.id, location)
     with suppress(ConflictError):  # somebody asked for another attempt meanwhile
-        installation.catalog.retry(Kind.GENERATION_JOB, job.id)
+        installation.catalog.work.retry(Kind.GENERATION_JOB, job.id)
     _settle(installation, job.id)  # the receipt of the failure goes
 
 
 def _retry_exports(installation: Installation, job: GenerationJob) -> None:
     for export in _exports_of(installation, job.id):
-        newest = installation.catalog.newest_version(Kind.EXPORT_JOB, export.id)
+        newest = installation.catalog.resources.newest_version(Kind.EXPORT_JOB, export.id)
         if newest.status is Status.CREATE_FAILED:
-            installation.catalog.retry(Kind.EXPORT_JOB, export.id)
+            installation.catalog.work.retry(Kind.EXPORT_JOB, export.id)
             _settle(installation, job.id)
 
 

@@ -197,7 +197,7 @@ class Installation:
             IdentityError: Home, catalogue and key do not belong together.
         """
         _ = self.opened
-        self.parts.catalog.on_change = self._note
+        self.parts.catalog.database.on_change = self._note
         return self.parts.catalog
 
     @cached_property
@@ -243,7 +243,7 @@ class Installation:
         return AuditLog(self.home.audit, self.key, self.clock)
 
     def _registered_bucket(self, name: str) -> RegisteredBucket | None:
-        found = self.catalog.bucket(name)
+        found = self.catalog.parties.bucket(name)
         if found is None:
             return None
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)

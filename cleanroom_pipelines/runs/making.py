@@ -157,7 +157,7 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
                 max_invalid_share=dataset.max_invalid_share,
                 runtime=work.runtime,
             )
-            earlier = installation.catalog.current_version(Kind.AUDIENCE_MODEL, partition)
+            earlier = installation.catalog.resources.current_version(Kind.AUDIENCE_MODEL, partition)
             if earlier is not None and "audience_model" in earlier.artifacts:
                 with (
                     installation.store.opening(earlier.artifact("audience_model")) as before,
@@ -525,7 +525,7 @@ def _export_before(
     installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
 ) -> Destination | None:
     """Where the export of the version before lies; None for the first."""
-    current = installation.catalog.current_version(Kind.EXPORT_JOB, export.id)
+    current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
     return _destination(installation, configured) / str(
@@ -553,7 +553,7 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 
 def _current(installation: Installation, kind: Kind, partition: str) -> Version:
     try:
-        version = installation.catalog.current_version(kind, partition)
+        version = installation.catalog.resources.current_version(kind, partition)
     except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
         version = None
     if version is None:
@@ -568,7 +568,7 @@ def _current(installation: Installation, kind: Kind, partition: str) -> Version:
 def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
     """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
     dataset = installation.catalog.get(TrainingDataset, partition)
-    newest = installation.catalog.newest_version(Kind.TRAINING_DATASET, partition)
+    newest = installation.catalog.resources.newest_version(Kind.TRAINING_DATASET, partition)
     if newest.status is Status.CREATE_FAILED:
         raise TrainingDataError(
             newest.status_message or "The training dataset did not pass its validation.",
@@ -619,7 +619,7 @@ def newest_artifact(
     Raises:
         ArtifactError: There is none, or it was altered.
     """
-    for version in reversed(installation.catalog.versions(kind, partition)):
+    for version in reversed(installation.catalog.resources.versions(kind, partition)):
         if asset in version.artifacts:
             return read_verified(installation, version.artifact(asset))
     raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")

@@ -59,7 +59,7 @@ def make_custom_audience(installation: Installation, partition: str, run: Run, *
         run: Who works.
         asset: `custom_audience` or `lookalike_statistics`; whichever comes first makes both.
     """
-    newest = installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition)
+    newest = installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition)
     if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
         return _read(installation, newest, asset)
     with working(installation, CustomAudience, partition, run) as work:
@@ -72,7 +72,9 @@ def make_custom_audience(installation: Installation, partition: str, run: Run, *
             else:
                 sentence = _make_set(question, engine, folders)
         work.finish(sentence, (question.parent,))
-    return _read(installation, installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset)
+    return _read(
+        installation, installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class _Question:
     def of(cls, installation: Installation, work: Work[CustomAudience]) -> "_Question":
         audience = work.record
         room = installation.catalog.get(DataRoom, audience.data_room_id)
-        version = installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+        version = installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
         definition = parse_definition(audience.definition)
         if version is None or "base_audience" not in version.artifacts:
             raise _not_provisioned("base audience")
@@ -124,7 +126,7 @@ class _Question:
     @property
     def organization(self) -> str:
         """Whose question it is."""
-        return self.installation.catalog.organization_of_user(self.work.record.created_by_email)
+        return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
         """The canonical text of a definition, seed audiences by their ids."""
@@ -136,7 +138,7 @@ class _Question:
         pair = self.budget.budget.pair
         if pair.organizations[0] == pair.organizations[1]:
             return True
-        return self.installation.catalog.is_full_lookalike(pair.id, self.room.id)
+        return self.installation.catalog.pairs.is_full_lookalike(pair.id, self.room.id)
 
     @property
     def reveals(self) -> list[str]:
@@ -219,11 +221,11 @@ class _Question:
         if not wanted:
             return {}
         found = {}
-        for audience in self.installation.catalog.custom_audiences(self.room.id):
+        for audience in self.installation.catalog.rooms.custom_audiences(self.room.id):
             text = canonical(parse_definition(audience.definition), self.resolve)
             if text not in wanted or text in found:
                 continue
-            version = self.installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+            version = self.installation.catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
             if version and self.parent in version.parents and "custom_audience" in version.artifacts:
                 found[text] = version.artifact("custom_audience")
         if len(found) < len(wanted):
@@ -394,8 +396,8 @@ def resolver(installation: Installation) -> Resolve:
 
 def _current_audience(installation: Installation, audience: CustomAudience) -> tuple[Version, Version]:
     """The audience's version on the room's present data, and that version of the room."""
-    room_version = installation.catalog.current_version(Kind.DATA_ROOM, audience.data_room_id)
-    version = installation.catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    room_version = installation.catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
+    version = installation.catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
     if room_version is None or version is None or room_version.ref not in version.parents:
         raise CleanroomError(
             "The audience is not made of the room's present data.",
@@ -418,7 +420,7 @@ def _pay_for_list(
     room = installation.catalog.get(DataRoom, audience.data_room_id)
     budget = RoomBudget.of(installation, room, room_version.artifacts)
     if budget is not None and told["questions"]:
-        organization = installation.catalog.organization_of_user(audience.created_by_email)
+        organization = installation.catalog.pairs.organization_of_user(audience.created_by_email)
         budget.budget.pay([Question.from_dict(each) for each in told["questions"]], organization)
 
 
@@ -429,10 +431,10 @@ def _delta_from(
     if not job_id:
         return None
     try:
-        earlier = installation.catalog.get(AudienceList, installation.catalog.room_job(job_id).target_id)
+        earlier = installation.catalog.get(AudienceList, installation.catalog.rooms.room_job(job_id).target_id)
     except NotFoundError:
         earlier = None
-    version = installation.catalog.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
+    version = installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
     if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
         raise UsageError("There is no such earlier list of yours.", remedy="Name a user list job of your own.")
     return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES

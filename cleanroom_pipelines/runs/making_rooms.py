@@ -105,8 +105,8 @@ class _State:
         self.room = room
         catalog = installation.catalog
         # as it is now: a run that made the assets before left them in the version
-        self.artifacts = dict(catalog.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
-        self.before = catalog.current_version(Kind.DATA_ROOM, room.id)
+        self.artifacts = dict(catalog.resources.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
+        self.before = catalog.resources.current_version(Kind.DATA_ROOM, room.id)
         self.made = set[str]()
 
     @property
@@ -151,7 +151,7 @@ class _State:
             return False
         if self.installation.store.manifest(earlier).data_version != self.work.data_version(asset, inputs, spec):
             return False
-        self.installation.catalog.publish_artifact(self.work.claim, asset, earlier.version)
+        self.installation.catalog.work.publish_artifact(self.work.claim, asset, earlier.version)
         self.artifacts[asset] = earlier.version
         return True
 
@@ -189,21 +189,21 @@ def tidy_room(installation: Installation, data_room_id: str, artifacts: Mapping[
             reference = ArtifactReference(asset, data_room_id, artifacts[asset])
             for upload_id in store.manifest(reference).facts.get("inputs", {}).values():
                 with suppress(NotFoundError):
-                    if location := catalog.upload(upload_id).location:
+                    if location := catalog.rooms.upload(upload_id).location:
                         installation.uploads.delete(location)
-                        catalog.forget_upload(upload_id)
+                        catalog.rooms.forget_upload(upload_id)
     removed = [asset for asset in ROOM_ASSETS if asset not in artifacts and store.versions(asset, data_room_id)]
     gone = [(asset, data_room_id) for asset in removed]
     if {"base_audience", "seed_audiences"} & set(removed):
         audiences = (
-            *catalog.custom_audiences(data_room_id),
-            *catalog.custom_audiences(data_room_id, hidden=True),
+            *catalog.rooms.custom_audiences(data_room_id),
+            *catalog.rooms.custom_audiences(data_room_id, hidden=True),
         )
         gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
     for asset, partition in gone:
         kind = Kind.DATA_ROOM if partition == data_room_id else Kind.CUSTOM_AUDIENCE
         versions = store.versions(asset, partition)
-        catalog.delete_artifacts(kind, hex_of(partition), versions)
+        catalog.deletion.delete_artifacts(kind, hex_of(partition), versions)
         for version in versions:
             store.delete(ArtifactReference(asset, partition, version))
 
@@ -459,11 +459,11 @@ def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message:
     for asset in ("base_audience", "seed_audiences"):
         if (earlier := state.earlier(asset)) is not None:
             before |= state.installation.store.manifest(earlier).facts.get("inputs", {})
-    state.installation.catalog.take_back_inputs(state.room.id, failed, before)
+    state.installation.catalog.rooms.take_back_inputs(state.room.id, failed, before)
     state.work.fail(code, message)
     for upload_id in failed.values():
         state.installation.uploads.delete(upload_id)
-        state.installation.catalog.forget_upload(upload_id)
+        state.installation.catalog.rooms.forget_upload(upload_id)
 
 
 def _what_is_new(
@@ -490,7 +490,7 @@ def _opening_uploads(
         uploads = []
         for name, upload_id in sorted(datasets.items()):
             dataset, matching_id = InputName.parse(name)
-            upload = installation.catalog.upload(upload_id)
+            upload = installation.catalog.rooms.upload(upload_id)
             path = stack.enter_context(installation.uploads.opening(upload.location, upload.digest))
             uploads.append(
                 RoomUpload(
@@ -505,14 +505,14 @@ def _opening_uploads(
 
 def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> tuple[Input, ...]:
     return tuple(
-        Input(name, "", "", installation.catalog.upload(upload_id).digest)
+        Input(name, "", "", installation.catalog.rooms.upload(upload_id).digest)
         for name, upload_id in sorted(datasets.items())
     )
 
 
 def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> Made | None:
     """What this run has made of the asset already, while it made another one that it closed the version with."""
-    newest: Version = installation.catalog.newest_version(Kind.DATA_ROOM, partition)
+    newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
     if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
         return None
     version = newest.artifacts.get(asset)

@@ -66,7 +66,7 @@ class Parts:
             with HomeIdentity(self.home.root).locked():
                 return self._claim()
         key = self._key_of(found)
-        self.catalog.migrate()
+        self.catalog.database.migrate()
         if kept.generation < found.generation:
             HomeIdentity(self.home.root).raise_to(found.generation)
         return Opened(key, found)
@@ -84,7 +84,7 @@ class Parts:
         """What home and catalogue say of themselves; refuses a catalogue that the home contradicts."""
         # The home first: its generation follows the catalogue's, so that what it says was true there before.
         kept = HomeIdentity(self.home.root).read()
-        found = self.catalog.identity()
+        found = self.catalog.ownership.identity()
         if kept is not None:
             _refuse_other(kept, found)
         return kept, found
@@ -98,9 +98,9 @@ class Parts:
             if kept is None:  # else another process was faster
                 _LOG.warning("The home did not say which installation it is; its key and its catalogue do.")
                 home.write(found)
-            self.catalog.migrate()
+            self.catalog.database.migrate()
             return Opened(key, found)
-        is_blank, holds = self.catalog.is_blank(), self.holds_something()
+        is_blank, holds = self.catalog.ownership.is_blank(), self.holds_something()
         if is_blank and holds:
             raise IdentityError(
                 "The catalogue is missing or empty, but the home holds what one catalogued.", remedy=WAY_BACK
@@ -108,8 +108,8 @@ class Parts:
         key = InstallationKey.load_or_create(self.key_file) if is_blank else load_key(self.key_file)
         if not is_blank:
             _LOG.warning("The home is of an earlier release; from now on it says which installation it is.")
-        self.catalog.migrate()
-        identity = self.catalog.identify(Identity(self.token_hex(16), 1, digest_of(key)))
+        self.catalog.database.migrate()
+        identity = self.catalog.ownership.identify(Identity(self.token_hex(16), 1, digest_of(key)))
         home.write(identity)
         return Opened(key, identity)
 

@@ -29,7 +29,7 @@ def issue_access_key(installation: Installation, account_id: str) -> tuple[str, 
     key_id = "AKIA" + base64.b32encode(bytes.fromhex(installation.token_hex(10))).decode()
     secret = base64.b64encode(bytes.fromhex(installation.token_hex(30))).decode()
     sealed = installation.key.seal(_PURPOSE, secret.encode()).decode()
-    installation.catalog.add_access_key(account_id, key_id, sealed)
+    installation.catalog.parties.add_access_key(account_id, key_id, sealed)
     return key_id, secret
 
 

@@ -87,11 +87,11 @@ class PrivateJob:
         """
         catalog = installation.catalog
         starter = job.started_by or job.account_id
-        agreed = catalog.collaboration(job.collaboration_id) if job.collaboration_id else None
+        agreed = catalog.parties.collaboration(job.collaboration_id) if job.collaboration_id else None
         pair = paying_pair(catalog, starter, configured.account_id, agreed)
         if pair is None:
             return None
-        mine = catalog.organization_of_account(starter)
+        mine = catalog.pairs.organization_of_account(starter)
         budget = Budget(installation, pair, job.id)
         return cls(installation, job, budget, model, mine, agreed is not None and agreed.seed_removed)
 
@@ -207,7 +207,7 @@ class PrivateJob:
 
     def _paid_vector(self, model: Path) -> PaidVector | None:
         """The vector of the version before, where the seed is the same and the representation was kept."""
-        version = self.installation.catalog.current_version(Kind.GENERATION_JOB, self.job.id)
+        version = self.installation.catalog.resources.current_version(Kind.GENERATION_JOB, self.job.id)
         if version is None or "audience" not in version.artifacts:
             return None
         reference = version.artifact("audience")
@@ -275,10 +275,10 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
     Returns:
         None where both sides are one organisation's, or their collaboration asks for the full ensemble.
     """
-    mine, theirs = catalog.organization_of_account(starter), catalog.organization_of_account(owner)
+    mine, theirs = catalog.pairs.organization_of_account(starter), catalog.pairs.organization_of_account(owner)
     if mine == theirs or (agreed is not None and agreed.full_ensemble):
         return None
-    return catalog.pair(mine, theirs)
+    return catalog.pairs.pair(mine, theirs)
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
@@ -286,10 +286,10 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 
     The seed's size is paid first. Where a job has paid for one, the same seed may come again, which is free.
     """
-    ledger = catalog.ledger(pair.id)
+    ledger = catalog.pairs.ledger(pair.id)
     if ledger.left >= COUNT.tenths:
         return None
-    has_paid = any(line.kind == _SEED_SIZE for line in catalog.ledger_lines(pair.id))
+    has_paid = any(line.kind == _SEED_SIZE for line in catalog.pairs.ledger_lines(pair.id))
     return None if has_paid else ledger
 
 
@@ -297,7 +297,7 @@ def reveals_by_ensemble(
     installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
     """What a list that the full ensemble ranked tells by design: nothing within one organisation."""
-    of = installation.catalog.organization_of_account
+    of = installation.catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
     return ["ensemble"] if mode is SeedMode.IN_PLACE else ["ensemble", "seed"]

@@ -91,8 +91,8 @@ def _missing(installation: Installation, instance: dg.DagsterInstance) -> Iterat
     catalog = installation.catalog
     for kind in Kind:
         current = {
-            record.id: catalog.version(kind, record.id, record.current_version)
-            for record in catalog.iterate(kind)
+            record.id: catalog.resources.version(kind, record.id, record.current_version)
+            for record in catalog.resources.iterate(kind)
             if record.current_version is not None
         }
         if not current:

@@ -126,13 +126,13 @@ class Recovery:
         """
         home = HomeIdentity(self.installation.home.root)
         with home.locked():
-            self.catalog.identify(self.identity)
-            rebuilt = self.catalog.rebuild(self.plan.resources, self.identity.generation)
-            identity = self.catalog.identity()
+            self.catalog.ownership.identify(self.identity)
+            rebuilt = self.catalog.dossiers.rebuild(self.plan.resources, self.identity.generation)
+            identity = self.catalog.ownership.identity()
             assert identity is not None
-            self.catalog.close()
+            self.catalog.database.close()
             if self.copy is not None:
-                file = self.installation.parts.catalog.file
+                file = self.installation.parts.catalog.database.file
                 assert file is not None
                 _take_the_place_of(file, self.copy, self.installation.clock())
             home.write(identity)
@@ -154,7 +154,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
         UsageError: The database cannot be used, and is not a file that a new one may take the place of.
     """
     parts, home = installation.parts, installation.home
-    if not parts.holds_something() and parts.catalog.is_blank():
+    if not parts.holds_something() and parts.catalog.ownership.is_blank():
         yield None
         return
     key = load_key(parts.key_file)
@@ -171,15 +171,15 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
         generation=max(kept.generation if kept else 1, known.generation if known else 1),
         key_digest=digest_of(key),
     )
-    if parts.catalog.file is None:
-        if not (state.is_kept or parts.catalog.is_blank()):
+    if parts.catalog.database.file is None:
+        if not (state.is_kept or parts.catalog.ownership.is_blank()):
             raise UsageError(
                 f"{state.sentence} A database is not replaced here.",
                 remedy="Let CLEANROOM_CATALOG_URL name an empty one, or restore it with its own tools.",
             )
         yield Recovery(_plan(installation, parts.catalog, key, state), installation, parts.catalog, identity, None)
         return
-    folder = Path(tempfile.mkdtemp(prefix=".recover-", dir=parts.catalog.file.parent))
+    folder = Path(tempfile.mkdtemp(prefix=".recover-", dir=parts.catalog.database.file.parent))
     try:
         copy = Catalog(
             Home(folder).catalog_url,
@@ -187,12 +187,12 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
             token_hex=installation.token_hex,
             seed_floor=installation.settings.seed_floor,
         )
-        assert copy.file is not None
+        assert copy.database.file is not None
         if state.is_kept:
-            parts.catalog.copy_to(copy.file)
+            parts.catalog.resources.copy_to(copy.database.file)
         plan = _plan(installation, copy, key, state)
-        yield Recovery(plan, installation, copy, identity, copy.file)
-        copy.close()
+        yield Recovery(plan, installation, copy, identity, copy.database.file)
+        copy.database.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -216,9 +216,9 @@ class _State:
 
 def _state_of(catalog: Catalog, kept: Identity | None, key_digest: str) -> _State:
     try:
-        if catalog.exists():
-            catalog.check_file()
-        found, is_blank = catalog.identity(), catalog.is_blank()
+        if catalog.ownership.exists():
+            catalog.resources.check_file()
+        found, is_blank = catalog.ownership.identity(), catalog.ownership.is_blank()
     except ConfigurationError as error:
         return _State(error.message)
     if found is None:
@@ -285,10 +285,10 @@ class _Stored:
 
 def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, state: _State) -> Plan:
     stored = _Stored(installation.parts.store, key)
-    records = [record for kind in Kind for record in catalog.iterate(kind)]
+    records = [record for kind in Kind for record in catalog.resources.iterate(kind)]
     known = {record.id: record for record in records}
-    versions = {record.id: catalog.versions(record.kind, record.id) for record in records}
-    deleted = catalog.deleted(hex_of(partition) for _, partition in stored.by_resource)
+    versions = {record.id: catalog.resources.versions(record.kind, record.id) for record in records}
+    deleted = catalog.deletion.deleted(hex_of(partition) for _, partition in stored.by_resource)
     builder = _Builder(installation, catalog, key, stored)
     proven, lost = list[ProvenResource](), list[Lost]()
     for (kind, partition), manifests in stored.by_resource.items():
@@ -356,7 +356,7 @@ class _Builder:
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
         """What the manifests of a resource prove beyond what the catalogue knows; None when that is nothing."""
-        deleted = self.catalog.deleted_artifacts(kind, hex_of(partition))
+        deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:
             if manifest.version not in deleted:

@@ -52,10 +52,10 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
             ) from None
         digest, n_bytes = installation.vault.digest(file), file.stat().st_size
         slot = installation.token_hex(12)
-        installation.catalog.announce(SEED, slot)
+        installation.catalog.deletion.announce(SEED, slot)
         location = installation.vault.put(slot, file, keep=job.keep_seed, move=True)
     try:
-        installation.catalog.place_seed(job.id, location, digest=digest, n_bytes=n_bytes)
+        installation.catalog.resources.place_seed(job.id, location, digest=digest, n_bytes=n_bytes)
     except BaseException:
         installation.vault.delete(location)
         raise
@@ -66,7 +66,7 @@ def _query(installation: Installation, account: str, requested: RequestedSeed, o
     """Write the rows of a query over the account's own tables, or of a template over its owner's."""
     text = requested.query
     if requested.template_arn is not None:
-        template = installation.catalog.template(requested.template_arn)
+        template = installation.catalog.parties.template(requested.template_arn)
         if template is None:
             raise SeedError("The analysis template is gone.", remedy="Name another one.")
         account, text = template.account_id, template.sql

@@ -83,12 +83,12 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     listed = [
         ArtifactReference(asset, resource_id, version)
         for kind in Kind
-        for resource_id in catalog.ids(kind)
+        for resource_id in catalog.resources.ids(kind)
         for asset in ASSETS_OF[kind]
         for version in store.versions(asset, resource_id)
     ]
-    resources = [record for kind in Kind for record in catalog.iterate(kind)]
-    versions = {record.id: catalog.versions(record.kind, record.id) for record in resources}
+    resources = [record for kind in Kind for record in catalog.resources.iterate(kind)]
+    versions = {record.id: catalog.resources.versions(record.kind, record.id) for record in resources}
     begun = [
         version.started_at
         for family in versions.values()
@@ -107,7 +107,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     ]
     for partition, references in groupby(superseded, key=lambda reference: reference.partition):
         of_one = list(references)
-        catalog.delete_artifacts(kinds[partition], hex_of(partition), [each.version for each in of_one])
+        catalog.deletion.delete_artifacts(kinds[partition], hex_of(partition), [each.version for each in of_one])
         for reference in of_one:
             store.delete(reference)
     if superseded:
@@ -180,11 +180,11 @@ def _delete_leftovers(
     for record in resources:
         if not isinstance(record, CustomAudience) or not record.hidden or record.created_at > at - _LEFTOVER_AFTER:
             continue
-        if not installation.catalog.list(Kind.AUDIENCE_LIST, parent_id=record.id, limit=1).items:
+        if not installation.catalog.resources.list(Kind.AUDIENCE_LIST, parent_id=record.id, limit=1).items:
             with suppress(NotFoundError, ConflictError):
-                installation.catalog.request_delete_audiences([record.id])
+                installation.catalog.rooms.request_delete_audiences([record.id])
     # a file that was brought and that no lab or room names after a day, or whose upload broke off
-    installation.catalog.give_up_uploads(at - _LEFTOVER_AFTER)
+    installation.catalog.deletion.give_up_uploads(at - _LEFTOVER_AFTER)
     files = (home.uploads / location for location in installation.uploads.locations())
     uploads = _with_tombstone(installation, UPLOAD, files)
     # what lies long in the folder of a process that lives may be in use as long as any work is under way
@@ -208,7 +208,7 @@ def _in_scratch(home: Home) -> Iterator[Path]:
 def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
     """Those of some files and folders whose names have a tombstone."""
     listed = list(paths)
-    deleted = installation.catalog.deleted((path.name for path in listed), kind)
+    deleted = installation.catalog.deletion.deleted((path.name for path in listed), kind)
     return [path for path in listed if path.name in deleted]
 
 

@@ -73,7 +73,7 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
                     "outcome": "ok",
                 }
             )
-            installation.catalog.provision(room.id, {str(name): upload.id}, n_embeddings=n_embeddings)
+            installation.catalog.rooms.provision(room.id, {str(name): upload.id}, n_embeddings=n_embeddings)
         resting.remove()
 
 
@@ -86,13 +86,13 @@ def _taken_in(
         mark = f"{room.id}/{folder}/{resting.state}/{number}"
         upload_id = installation.key.digest("dropped uploads", mark.encode())[:32]
         try:
-            upload = installation.catalog.upload(upload_id)
+            upload = installation.catalog.rooms.upload(upload_id)
         except NotFoundError:
             break
         if upload.location is not None or upload.id in room.inputs.values():
             return upload
         # it was refused, or nobody named it for a day, and its content is gone: the file is taken once more
-    installation.catalog.announce(UPLOAD, upload_id)
+    installation.catalog.deletion.announce(UPLOAD, upload_id)
     with resting.drop.path.open("rb") as stream:
         sealed = installation.uploads.put(upload_id, chunks_of(stream))
     try:
@@ -100,7 +100,7 @@ def _taken_in(
     except BaseException:
         installation.uploads.delete(sealed.location)
         raise
-    return installation.catalog.add_upload(
+    return installation.catalog.rooms.add_upload(
         upload_id,
         room.owner_email,
         f"dropped {folder}",

@@ -126,8 +126,8 @@ class LookalikeRun:
     def _paid_vector(self) -> PaidVector | None:
         """A vector of the same seed in the same representation that was paid for any lookalike of the room."""
         catalog, room = self.installation.catalog, self.room.room
-        for audience in catalog.custom_audiences(room.id):
-            version = catalog.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+        for audience in catalog.rooms.custom_audiences(room.id):
+            version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
             if version is None or "lookalike_statistics" not in version.artifacts:
                 continue
             reference = ArtifactReference(
@@ -241,7 +241,7 @@ def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str)
 
     The size is known where it is that of a seed audience, whose overlap was made.
     """
-    version = installation.catalog.current_version(Kind.DATA_ROOM, room.room.id)
+    version = installation.catalog.resources.current_version(Kind.DATA_ROOM, room.room.id)
     if room.room.hide_absolute_values:
         return HIDDEN_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
     if version is None or not {"overlap_statistics", "room_model"} <= set(version.artifacts):

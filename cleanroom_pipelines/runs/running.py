@@ -100,7 +100,7 @@ def run_pending(
             break
         version = ready[0]
         # A run that cannot even claim its row must not be started for ever.
-        if not installation.catalog.reserve(version):
+        if not installation.catalog.work.reserve(version):
             continue  # another process starts a run for it
         passed_over.add(version.run_key)
         on_start(version)
@@ -139,7 +139,7 @@ def ready_work(
     """
     ready = tuple(
         version
-        for version in installation.catalog.ready(limit=100, lane=lane)
+        for version in installation.catalog.work.ready(limit=100, lane=lane)
         if version.run_key not in passed_over and not (version.lease_expires_at and _is_queued(instance, version))
     )
     for kind in {version.kind for version in ready}:
@@ -175,12 +175,12 @@ def beating(
         wait = every_seconds
         while not ended.wait(wait):
             try:
-                installation.catalog.heartbeat_worker(worker)
+                installation.catalog.work.heartbeat_worker(worker)
                 wait = every_seconds
             except CleanroomError:
                 wait = every_seconds / 10
 
-    installation.catalog.heartbeat_worker(worker)
+    installation.catalog.work.heartbeat_worker(worker)
     thread = Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     try:
@@ -189,7 +189,7 @@ def beating(
         ended.set()
         thread.join()
         with suppress(CleanroomError):  # whoever looks after a minute finds it silent
-            installation.catalog.forget_worker(worker)
+            installation.catalog.work.forget_worker(worker)
 
 
 @contextmanager

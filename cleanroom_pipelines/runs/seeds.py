@@ -53,12 +53,12 @@ def start_job_from_file(
     if export_size:
         size = LARGEST if export_size == LARGEST else AudienceSize.parse(export_size)
     slot, digest = installation.token_hex(12), installation.vault.digest(seed)
-    installation.catalog.announce(SEED, slot)
+    installation.catalog.deletion.announce(SEED, slot)
     location = installation.vault.put(slot, seed, keep=False, digest=digest)
     try:
         with installation.vault.opening(location) as copy:
             n_bytes = copy.stat().st_size
-        job = installation.catalog.create(
+        job = installation.catalog.resources.create(
             GenerationJobSpec(
                 name=name,
                 configured_audience_model_id=configured,
@@ -80,10 +80,10 @@ def start_job_from_file(
 def forget_seed(installation: Installation, job: GenerationJob) -> None:
     """Delete a job's seed; its name, size, keyed digest and report stay."""
     installation.vault.delete(job.seed_location)
-    installation.catalog.forget_seed(job.id)
+    installation.catalog.resources.forget_seed(job.id)
 
 
 def forget_spent_seeds(installation: Installation) -> None:
     """Delete the seeds of jobs that ended while their run was killed before it could, or that failed for good."""
-    for job in installation.catalog.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
+    for job in installation.catalog.resources.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
         forget_seed(installation, job)

@@ -113,12 +113,13 @@ class Rounds:
             fail_runs_that_never_appeared(installation, instance)
             delete_pending(installation, instance)
             self._next_round = time.monotonic() + _ROUND_SECONDS
-        elif installation.catalog.deletions(limit=1):
+        elif installation.catalog.deletion.deletions(limit=1):
             delete_pending(installation, instance)
         if n_helpers_wanted(installation):
             self.help_scoring()
         if any(
-            version.run_key not in self._passed_over for version in installation.catalog.ready(lane=self._lane)
+            version.run_key not in self._passed_over
+            for version in installation.catalog.work.ready(lane=self._lane)
         ):
             run_pending(
                 installation,

@@ -38,21 +38,21 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     """Bring catalogue and Dagster together; cheap enough for every tick."""
     installation.check()
     catalog = installation.catalog
-    for reaped in catalog.reap():
+    for reaped in catalog.work.reap():
         _fail_run(
             instance, reaped.run_id, "Its process went silent; the work is tried again or has failed for good."
         )
-    for worker in catalog.dead_workers():
+    for worker in catalog.work.dead_workers():
         _fail_run(instance, worker, "Its process went silent.")
-        catalog.forget_worker(worker)
-    catalog.settle_orphans()
+        catalog.work.forget_worker(worker)
+    catalog.work.settle_orphans()
     forget_spent_seeds(installation)
     _sync_partitions(installation, instance)
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
     """Fail Dagster runs whose process died before it claimed anything; the default launcher never looks."""
-    live = installation.catalog.live_runs()
+    live = installation.catalog.resources.live_runs()
     deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         if record.dagster_run.run_id not in live and record.update_timestamp < deadline:
@@ -66,13 +66,13 @@ def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -
         return
     # Before the catalogue: whatever is shown had its row before.
     shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
-    ids = installation.catalog.ids_by_kind()
+    ids = installation.catalog.resources.ids_by_kind()
     for kind in KINDS:
         wanted = set(ids[kind])
         if wanted - shown[kind]:
             add_partitions(instance, kind, wanted)
         unknown = shown[kind] - wanted
-        deleted = installation.catalog.deleted(map(hex_of, unknown), kind) if unknown else frozenset()
+        deleted = installation.catalog.deletion.deleted(map(hex_of, unknown), kind) if unknown else frozenset()
         for partition in unknown:
             if (hex_of(partition) in deleted or not is_partition_key(partition)) and not has_runs(
                 instance, partition

@@ -70,7 +70,7 @@ class Comparison:
     def __init__(self, installation: Installation, instance: dg.DagsterInstance, name: str) -> None:
         self._storage = instance.daemon_cursor_storage
         self._key = f"cleanroom/{name}/{installation.opened.identity.id}"
-        self._mark = f"{installation.catalog.mark_of_change()} {installation.clock():%Y-%m-%dT%H}"
+        self._mark = f"{installation.catalog.resources.mark_of_change()} {installation.clock():%Y-%m-%dT%H}"
 
     @property
     def is_made(self) -> bool:

@@ -51,20 +51,20 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
         return None
     kind, resource_id, asset = needed
     try:
-        current = installation.catalog.current_version(kind, resource_id)
+        current = installation.catalog.resources.current_version(kind, resource_id)
     except NotFoundError:
         return None
     assets = _OF_ROOMS if kind is Kind.DATA_ROOM else (asset,)
     if current is None or not any(_is_stale(installation, current, each) for each in assets):
         return None
-    newest = installation.catalog.newest_version(kind, resource_id)
+    newest = installation.catalog.resources.newest_version(kind, resource_id)
     if newest.status is Status.CREATE_FAILED and newest.cause is Cause.UPGRADED:
         raise ArtifactError(
             f"The model in the {kind.words} {resource_id} is of an earlier release and could not be built again.",
             remedy=f"Fix what the status of {resource_id} names, try it again, then this.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
-    installation.catalog.request_version(kind, resource_id, Cause.UPGRADED)
+    installation.catalog.work.request_version(kind, resource_id, Cause.UPGRADED)
     return f"The model in the {kind.words} {resource_id} is of an earlier release and is built again first."
 
 
@@ -76,12 +76,12 @@ def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
         data_room_id: The room.
     """
     catalog = installation.catalog
-    current = catalog.current_version(Kind.DATA_ROOM, data_room_id)
+    current = catalog.resources.current_version(Kind.DATA_ROOM, data_room_id)
     if current is None or not any(_is_stale(installation, current, asset) for asset in _OF_ROOMS):
         return
-    newest = catalog.newest_version(Kind.DATA_ROOM, data_room_id)
+    newest = catalog.resources.newest_version(Kind.DATA_ROOM, data_room_id)
     if newest.number == current.number:
-        catalog.request_version(Kind.DATA_ROOM, data_room_id, Cause.UPGRADED)
+        catalog.work.request_version(Kind.DATA_ROOM, data_room_id, Cause.UPGRADED)
 
 
 def _model_of(installation: Installation, record: Resource, version: Version) -> tuple[Kind, str, str] | None:

@@ -39,14 +39,14 @@ def issue_token(installation: Installation, email: str, days: int = 90) -> tuple
         raise UsageError("The days of a token are out of range.", remedy=f"Give 1 to {MAX_DAYS}.")
     text = _PREFIX + base64.urlsafe_b64encode(bytes.fromhex(installation.token_hex(32))).decode().rstrip("=")
     expires_at = installation.clock() + timedelta(days=days)
-    return text, installation.catalog.add_token(email, _digest(installation, text), expires_at)
+    return text, installation.catalog.users.add_token(email, _digest(installation, text), expires_at)
 
 
 def user_of(installation: Installation, token: str) -> str | None:
     """The e-mail address of the user whose token this is; None when it opens nothing."""
     if not _TOKEN.fullmatch(token):
         return None
-    return installation.catalog.user_of_token(_digest(installation, token))
+    return installation.catalog.users.user_of_token(_digest(installation, token))
 
 
 def _digest(installation: Installation, token: str) -> str:

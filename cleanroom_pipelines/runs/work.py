@@ -105,7 +105,7 @@ class Work(Generic[_R]):
         """Write the progress to the catalogue, at most once a second."""
         if time.monotonic() - self._reported_at >= SECONDS_BETWEEN_REPORTS:
             self._reported_at = time.monotonic()
-            self.installation.catalog.report_progress(self.claim, share, stage)
+            self.installation.catalog.work.report_progress(self.claim, share, stage)
 
     def should_cancel(self) -> bool:
         """Whether to stop: somebody asked, the claim is gone or the process is to end. Asked between shards."""
@@ -116,7 +116,7 @@ class Work(Generic[_R]):
         if time.monotonic() - self._asked_at < SECONDS_BETWEEN_REPORTS:
             return False
         self._asked_at = time.monotonic()
-        return self.installation.catalog.is_cancel_requested(self.claim)
+        return self.installation.catalog.work.is_cancel_requested(self.claim)
 
     @property
     def runtime(self) -> Runtime:
@@ -146,18 +146,18 @@ class Work(Generic[_R]):
             yield draft
         assert draft.manifest is not None
         self.manifests[asset] = draft.manifest
-        self.installation.catalog.publish_artifact(self.claim, asset, version)
+        self.installation.catalog.work.publish_artifact(self.claim, asset, version)
 
     @property
     def fence(self) -> Fence:
         """What is asked before something becomes visible that the version's end still decides on."""
-        check = partial(self.installation.catalog.check_wanted, self.claim)
+        check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.turn + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
         """What is asked before something becomes visible outside; its last step is the end of all cancelling."""
-        return replace(self.fence, commit=partial(self.installation.catalog.begin_delivery, self.claim))
+        return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
     def withdrawing(self, asset: str) -> Iterator[None]:
@@ -169,7 +169,7 @@ class Work(Generic[_R]):
             if manifest is not None:
                 with suppress(CleanroomError):  # the error that is under way matters more
                     with suppress(ClaimLostError):  # then no version names it
-                        self.installation.catalog.withdraw_artifact(self.claim, asset)
+                        self.installation.catalog.work.withdraw_artifact(self.claim, asset)
                     reference = ArtifactReference(asset, self.record.id, manifest.version)
                     self.installation.store.delete(reference)
             raise
@@ -219,8 +219,8 @@ class Work(Generic[_R]):
         self.is_open = False
         try:
             if output_location is not None:
-                self.installation.catalog.publish_output(self.claim, output_location)
-            self.installation.catalog.finish(self.claim, {"sentence": sentence, **facts}, parents)
+                self.installation.catalog.work.publish_output(self.claim, output_location)
+            self.installation.catalog.work.finish(self.claim, {"sentence": sentence, **facts}, parents)
         except (ClaimLostError, CancelledError):
             self.is_open = True  # nothing was changed
             raise
@@ -229,13 +229,13 @@ class Work(Generic[_R]):
     def fail(self, status_code: StatusCode, message: str) -> None:
         """Close the version as CREATE_FAILED."""
         self.is_open = False
-        self.installation.catalog.fail(self.claim, status_code, message)
+        self.installation.catalog.work.fail(self.claim, status_code, message)
         self._notify(Status.CREATE_FAILED, status_code)
 
     def release(self) -> None:
         """Give the version back for another run."""
         self.is_open = False
-        self.installation.catalog.release(self.claim)
+        self.installation.catalog.work.release(self.claim)
 
     def data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
         """Keyed digest of what an asset is made from, and of the code that makes it."""
@@ -248,7 +248,7 @@ class Work(Generic[_R]):
 
     def _record(self) -> str:
         """What a lost catalogue can be rebuilt from, sealed: it holds names, addresses and queries."""
-        dossier = self.installation.catalog.dossier(self.record.kind, self.record.id, self.version.number)
+        dossier = self.installation.catalog.dossiers.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
     def _notify(self, status: Status, status_code: StatusCode | None) -> None:
@@ -316,11 +316,11 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     catalog, claim = installation.catalog, None
     if run.number is not None:
         with suppress(CleanroomError):
-            claim = catalog.claim(kind, partition, run.number, run.id)
+            claim = catalog.work.claim(kind, partition, run.number, run.id)
     if claim is None:
         yield
         return
-    with heeding_signals() as told, holding(catalog, claim) as keeper:
+    with heeding_signals() as told, holding(catalog.work, claim) as keeper:
         _held_by_runs[run.id] = keeper
         try:
             with ExitStack() as opened:
@@ -331,11 +331,11 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
             _opened_by_runs.pop(run.id, None)
             with suppress(CleanroomError):  # the steps have closed it, as a rule
                 if run.was_cancelled():
-                    catalog.fail(claim, StatusCode.CANCELLED, _STOPPED)
+                    catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
                 elif told.is_set():
-                    catalog.release(claim)
+                    catalog.work.release(claim)
                 else:
-                    catalog.abandon(claim)
+                    catalog.work.abandon(claim)
 
 
 # The claims that runs of this process hold from start to end, by run id.
@@ -357,7 +357,7 @@ def _holding(installation: Installation, claim: Claim) -> AbstractContextManager
     keeper = _held_by_runs.get(claim.run_id)
     if keeper is not None and keeper.is_of(claim):
         return nullcontext(keeper)
-    return holding(installation.catalog, claim)
+    return holding(installation.catalog.work, claim)
 
 
 def _close_failed(work: Work[Any], error: Exception) -> CleanroomError:
@@ -388,39 +388,39 @@ def _giving_back(installation: Installation, kind: Kind, partition: str, run: Ru
     except BaseException:
         catalog = installation.catalog
         with suppress(CleanroomError):
-            newest = catalog.newest_version(kind, partition)
+            newest = catalog.resources.newest_version(kind, partition)
             if newest.status is Status.CREATE_IN_PROGRESS and newest.run_id == run.id:
-                claim = catalog.claim(kind, partition, newest.number, run.id)
+                claim = catalog.work.claim(kind, partition, newest.number, run.id)
                 if claim is not None:
-                    catalog.release(claim)
+                    catalog.work.release(claim)
         raise
 
 
 def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> tuple[Version, Claim] | Idle:
     catalog = installation.catalog
-    newest = catalog.newest_version(kind, partition)
+    newest = catalog.resources.newest_version(kind, partition)
     number = run.number
     if number is None and newest.run_id == run.id and newest.status is Status.CREATE_IN_PROGRESS:
         number = newest.number  # the same run made the asset before this one
     if number is None:
         with acting_for("ui"):
-            by_hand = catalog.request_by_hand(kind, partition)
+            by_hand = catalog.work.request_by_hand(kind, partition)
         if by_hand.action == "verify":
             return Idle(by_hand.message, by_hand.version)
         if by_hand.action != "work":
             return Idle(by_hand.message)
         number = by_hand.version.number
-    claim = catalog.claim(kind, partition, number, run.id)
+    claim = catalog.work.claim(kind, partition, number, run.id)
     if claim is None:
         return Idle("Another run holds this work, or has done it; nothing was made here.")
-    version = catalog.version(kind, partition, number)
+    version = catalog.resources.version(kind, partition, number)
     try:
         reason = wait_for_rebuild(installation, catalog.get(RECORDS[kind], partition), version)
     except CleanroomError as error:
-        catalog.fail(claim, error.status_code, str(error))
+        catalog.work.fail(claim, error.status_code, str(error))
         raise
     if reason is not None:
-        catalog.release(claim)
+        catalog.work.release(claim)
         return Idle(reason)
     return version, claim
 

@@ -61,7 +61,7 @@ def make_gateway(
     open_key = lru_cache(maxsize=1000)(partial(open_access_key, installation))
 
     def find_key(key_id: str) -> Key | None:
-        found = installation.catalog.access_key(key_id)
+        found = installation.catalog.parties.access_key(key_id)
         if found is None:
             return None
         return Key(found.id, found.account_id, open_key(found), found.disabled)
@@ -102,7 +102,7 @@ def serve(
     # A writer lets go of the interpreter at each of its statements. With the usual 5 ms it waits that long to go
     # on while others compute, and all writers wait behind it: measured, half of the 99th percentile and more.
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
-    installation.catalog.stay_connected()
+    installation.catalog.database.stay_connected()
     server = make_server(make_gateway(installation))
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
@@ -224,7 +224,7 @@ def _workers(catalog: Catalog) -> Iterator[None]:
 def _small_questions(catalog: Catalog) -> frozenset[str]:
     """The small versions that are ready and that no process has begun; none while the database is away."""
     try:
-        return frozenset(version.run_key for version in catalog.ready(lane=Lane.SMALL))
+        return frozenset(version.run_key for version in catalog.work.ready(lane=Lane.SMALL))
     except CleanroomError:
         return frozenset()
 

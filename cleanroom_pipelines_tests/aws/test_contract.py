@@ -216,21 +216,21 @@ def test_every_operation_answers_by_its_shape(room: Room) -> None:
 
 def finish_deletion(room: Room, kind: Kind, arn: str) -> None:
     catalog, key = room.installation.catalog, arn.rpartition("/")[2]
-    catalog.begin_delete(kind, key)
-    catalog.finish_delete(kind, key)
+    catalog.deletion.begin_delete(kind, key)
+    catalog.deletion.finish_delete(kind, key)
 
 
 def test_a_failed_model_says_why(room: Room) -> None:
     arn = room.publisher.create_audience_model(name="m", trainingDatasetArn=room.dataset())["audienceModelArn"]
     catalog = room.installation.catalog
-    while ready := catalog.ready():
+    while ready := catalog.work.ready():
         version = ready[0]
-        claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+        claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
         assert claim is not None
         if version.kind is Kind.AUDIENCE_MODEL:
-            catalog.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "The table has too few users.")
+            catalog.work.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "The table has too few users.")
         else:
-            catalog.finish(claim, {"sentence": "Made."})
+            catalog.work.finish(claim, {"sentence": "Made."})
     seen = Watched(room.publisher)("GetAudienceModel", audienceModelArn=arn)
     assert seen["status"] == "CREATE_FAILED"
     assert seen["statusDetails"] == {

@@ -69,19 +69,19 @@ def key_of(arn: str) -> str:
 def test_a_bad_table_is_told_by_its_model_and_looked_at_again(room: Room) -> None:
     dataset = room.dataset()
     catalog = room.installation.catalog
-    [version] = catalog.ready()
-    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    [version] = catalog.work.ready()
+    claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
     assert claim is not None
-    catalog.fail(claim, StatusCode.TRAINING_DATA_NOT_FOUND, "No file lies there.")
+    catalog.work.fail(claim, StatusCode.TRAINING_DATA_NOT_FOUND, "No file lies there.")
     assert room.publisher.get_training_dataset(trainingDatasetArn=dataset)["status"] == "ACTIVE"
     create = room.publisher.create_audience_model
     first = create(name="first", trainingDatasetArn=dataset)["audienceModelArn"]
-    [again] = catalog.ready()
+    [again] = catalog.work.ready()
     assert again.resource_id == key_of(dataset), "its owner may have repaired the table since"
-    claim = catalog.claim(again.kind, again.resource_id, again.number, "run")
+    claim = catalog.work.claim(again.kind, again.resource_id, again.number, "run")
     assert claim is not None
-    catalog.fail(claim, StatusCode.TRAINING_DATA_INVALID, "A column is missing.")
-    catalog.settle_orphans()
+    catalog.work.fail(claim, StatusCode.TRAINING_DATA_INVALID, "A column is missing.")
+    catalog.work.settle_orphans()
     told = room.publisher.get_audience_model(audienceModelArn=first)
     assert (told["status"], told["statusDetails"]) == (
         "CREATE_FAILED",
@@ -163,7 +163,7 @@ def test_a_role_of_another_account_is_refused_everywhere(room: Room) -> None:
 
 
 def test_a_bucket_of_another_account_is_refused_everywhere(room: Room) -> None:
-    room.installation.catalog.register_bucket("theirs-alone", room.parties.advertiser.account_id)
+    room.installation.catalog.parties.register_bucket("theirs-alone", room.parties.advertiser.account_id)
     publisher, me, model = room.publisher, room.parties.publisher, room.model()
     configured = room.configured("mine", model)
     output = {"destination": {"s3Destination": {"s3Uri": "s3://theirs-alone/x"}}, "roleArn": me.role}
@@ -384,12 +384,12 @@ def test_an_update_does_not_reach_a_started_job(room: Room) -> None:
     catalog = room.installation.catalog
     old = catalog.get(ConfiguredAudienceModel, key_of(configured))
     assert old.audience_model_id == key_of(other)
-    kept = configured_at_start(catalog.newest_version(Kind.GENERATION_JOB, key_of(job)))
+    kept = configured_at_start(catalog.resources.newest_version(Kind.GENERATION_JOB, key_of(job)))
     assert kept is not None
     assert kept.audience_model_id != key_of(other)
     assert (kept.min_matching_seed_size, [size.value for size in kept.sizes]) == (25, [5, 10, 20])
     new_job = room.job(configured, "new")
-    new = configured_at_start(catalog.newest_version(Kind.GENERATION_JOB, key_of(new_job)))
+    new = configured_at_start(catalog.resources.newest_version(Kind.GENERATION_JOB, key_of(new_job)))
     assert new is not None
     assert (new.audience_model_id, new.min_matching_seed_size) == (key_of(other), 30)
 
@@ -519,10 +519,10 @@ def test_who_sees_the_metrics(room: Room) -> None:
 def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
     job = room.job(room.shared())
     catalog = room.installation.catalog
-    [version] = [each for each in catalog.ready() if each.kind is Kind.GENERATION_JOB]
-    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    [version] = [each for each in catalog.work.ready() if each.kind is Kind.GENERATION_JOB]
+    claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
     assert claim is not None
-    catalog.fail(claim, StatusCode.PARENT_NOT_ACTIVE, "The audience model lookalikes-0123456789ab failed.")
+    catalog.work.fail(claim, StatusCode.PARENT_NOT_ACTIVE, "The audience model lookalikes-0123456789ab failed.")
     own = job.replace(room.parties.advertiser.account_id, room.parties.publisher.account_id)
     owners = room.publisher.get_audience_generation_job(audienceGenerationJobArn=own)["statusDetails"]
     guests = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=job)["statusDetails"]
@@ -623,11 +623,13 @@ def test_there_are_fifty_tags_at_most(room: Room) -> None:
 def test_a_collaboration_must_exist_and_hold_both(room: Room) -> None:
     catalog, parties = room.installation.catalog, room.parties
     configured = room.shared()
-    both = catalog.create_collaboration("both", [parties.publisher.account_id, parties.advertiser.account_id])
-    without_owner = catalog.create_collaboration(
+    both = catalog.parties.create_collaboration(
+        "both", [parties.publisher.account_id, parties.advertiser.account_id]
+    )
+    without_owner = catalog.parties.create_collaboration(
         "other", [parties.stranger.account_id, parties.advertiser.account_id]
     )
-    without_caller = catalog.create_collaboration(
+    without_caller = catalog.parties.create_collaboration(
         "third", [parties.stranger.account_id, parties.publisher.account_id]
     )
     made_up = "01234567-89ab-4cde-8f01-23456789abcd"
@@ -642,15 +644,15 @@ def test_a_collaboration_must_exist_and_hold_both(room: Room) -> None:
     listed = room.advertiser.list_audience_generation_jobs(collaborationId=both.id)["audienceGenerationJobs"]
     assert [(one["audienceGenerationJobArn"], one["collaborationId"]) for one in listed] == [(job, both.id)]
     for who in (parties.publisher, parties.advertiser):
-        catalog.set_membership(both.id, who.account_id, False)
+        catalog.parties.set_membership(both.id, who.account_id, False)
         with raised(room.advertiser, "AccessDeniedException"):
             room.job(configured, "late", collaborationId=both.id)
-        catalog.set_membership(both.id, who.account_id, True)
+        catalog.parties.set_membership(both.id, who.account_id, True)
 
 
 def test_a_policy_can_require_a_collaboration(room: Room) -> None:
     parties = room.parties
-    collaboration = room.installation.catalog.create_collaboration(
+    collaboration = room.installation.catalog.parties.create_collaboration(
         "both", [parties.publisher.account_id, parties.advertiser.account_id]
     )
     configured = room.configured()
@@ -666,10 +668,12 @@ def test_a_policy_can_require_a_collaboration(room: Room) -> None:
 
 def test_whose_template_it_is(room: Room) -> None:
     catalog, parties = room.installation.catalog, room.parties
-    both = catalog.create_collaboration("both", [parties.publisher.account_id, parties.advertiser.account_id])
-    own = catalog.add_template("own", parties.advertiser.account_id, TEMPLATES_SQL)
-    lent = catalog.add_template("lent", parties.publisher.account_id, TEMPLATES_SQL, both.id)
-    kept = catalog.add_template("kept", parties.publisher.account_id, TEMPLATES_SQL)
+    both = catalog.parties.create_collaboration(
+        "both", [parties.publisher.account_id, parties.advertiser.account_id]
+    )
+    own = catalog.parties.add_template("own", parties.advertiser.account_id, TEMPLATES_SQL)
+    lent = catalog.parties.add_template("lent", parties.publisher.account_id, TEMPLATES_SQL, both.id)
+    kept = catalog.parties.add_template("kept", parties.publisher.account_id, TEMPLATES_SQL)
     configured = room.shared()
 
     def start(arn: str, **more: Any) -> str:
@@ -695,7 +699,9 @@ def test_whose_template_it_is(room: Room) -> None:
 
 def test_a_seed_has_exactly_one_source(room: Room) -> None:
     configured = room.shared()
-    template = room.installation.catalog.add_template("t", room.parties.advertiser.account_id, TEMPLATES_SQL)
+    template = room.installation.catalog.parties.add_template(
+        "t", room.parties.advertiser.account_id, TEMPLATES_SQL
+    )
 
     def is_refused(sources: dict[str, Any]) -> None:
         with raised(room.advertiser, "ValidationException") as told:

@@ -42,8 +42,8 @@ def spoil_and_check(
     datasets = [thing for client in clients for thing in client.things if thing.kind is Kind.TRAINING_DATASET]
     childless = next(thing for thing in datasets if not thing.n_children and thing.status == "ACTIVE")
     tagged = next(thing for thing in datasets if thing is not childless and thing.status == "ACTIVE")
-    catalog.request_delete(Kind.TRAINING_DATASET, childless.arn.rpartition("/")[2])
-    catalog.set_tags(Kind.TRAINING_DATASET, tagged.arn.rpartition("/")[2], {"somebody": "else"})
+    catalog.deletion.request_delete(Kind.TRAINING_DATASET, childless.arn.rpartition("/")[2])
+    catalog.resources.set_tags(Kind.TRAINING_DATASET, tagged.arn.rpartition("/")[2], {"somebody": "else"})
     connection = load.Connection(url, accounts[0])
     connection.call("CreateTrainingDataset", {"name": "surplus", **load.dataset_parameters(accounts[0])})
     connection.close()

@@ -108,7 +108,7 @@ class Builder:
 
     def create(self, spec: Spec) -> Resource:
         self.clock.turn(1)
-        return self.catalog.create(spec, declared=self.declared)
+        return self.catalog.resources.create(spec, declared=self.declared)
 
     def chain(self, **model_fields: object) -> tuple[Resource, Resource, Resource]:
         """A training dataset, a model and a configured model, all pending."""
@@ -124,21 +124,21 @@ class Builder:
         return () if version is None else (ParentRef(parent.kind, parent.id, version),)
 
     def make(self, version: Version, run_id: str = "run") -> Version:
-        claim = self.catalog.claim(version.kind, version.resource_id, version.number, run_id)
+        claim = self.catalog.work.claim(version.kind, version.resource_id, version.number, run_id)
         assert claim is not None
         record = self.catalog.get(RECORDS[version.kind], version.resource_id)
         self.made.append((version.resource_id, version.number))
-        return self.catalog.finish(claim, {"sentence": "Made."}, self.parents(record))
+        return self.catalog.work.finish(claim, {"sentence": "Made."}, self.parents(record))
 
     def drain(self) -> list[tuple[str, int]]:
         """Make everything that becomes ready; what was made, in order."""
         begin = len(self.made)
-        while ready := self.catalog.ready():
+        while ready := self.catalog.work.ready():
             self.make(ready[0])
         return self.made[begin:]
 
     def newest(self, record: Resource) -> Version:
-        return self.catalog.newest_version(record.kind, record.id)
+        return self.catalog.resources.newest_version(record.kind, record.id)
 
     def again(self, record: Resource) -> Resource:
         return self.catalog.get(RECORDS[record.kind], record.id)

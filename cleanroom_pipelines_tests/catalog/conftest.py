@@ -36,8 +36,8 @@ class Kept:
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.url, clock=self.clock, token_hex=self.numbered)
-        self.catalog.stay_connected()
-        self.catalog.migrate()
+        self.catalog.database.stay_connected()
+        self.catalog.database.migrate()
 
     def empty(self) -> None:
         """Remove all rows, and begin time and ids anew."""
@@ -58,7 +58,7 @@ def quick_disk() -> Iterator[None]:
 def kept_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     kept = Kept(f"sqlite:///{tmp_path_factory.mktemp('kept')}/catalog.db")
     yield kept
-    kept.catalog.close()
+    kept.catalog.database.close()
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def kept_on_postgresql(postgresql_server: str) -> Iterator[Kept]:
     with own_schema(postgresql_server) as url:
         kept = Kept(url)
         yield kept
-        kept.catalog.close()
+        kept.catalog.database.close()
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def open_catalog(url: str) -> Catalog:
     global _open  # noqa: PLW0603 - it lives from one race to the next
     if _open is None or _open[0] != url:
         if _open is not None:
-            _open[1].close()
+            _open[1].database.close()
         _open = url, Catalog(url, clock=utc_now, token_hex=secrets.token_hex)
     return _open[1]
 
@@ -54,17 +54,17 @@ def open_catalog(url: str) -> Catalog:
 def first_open(url: str, n: int) -> str:
     catalog = open_catalog(url)
     together()
-    return catalog.create(dataset_spec(f"d{n}")).id
+    return catalog.resources.create(dataset_spec(f"d{n}")).id
 
 
 def claim_one(url: str, n: int, kind: Kind, resource_id: str) -> str | None:
     catalog = open_catalog(url)
     catalog.get(RECORDS[kind], resource_id)
     together()
-    claim = catalog.claim(kind, resource_id, 1, f"run{n}")
+    claim = catalog.work.claim(kind, resource_id, 1, f"run{n}")
     if claim is None:
         return None
-    catalog.finish(claim, {"run": claim.run_id})
+    catalog.work.finish(claim, {"run": claim.run_id})
     return claim.run_id
 
 
@@ -75,26 +75,28 @@ def drain(url: str, n: int, n_rounds: int) -> list[tuple[str, int, str]]:
     together()
     idle = 0
     while idle < n_rounds:
-        catalog.reap()
-        catalog.settle_orphans()
-        ready = catalog.ready()
+        catalog.work.reap()
+        catalog.work.settle_orphans()
+        ready = catalog.work.ready()
         idle = 0 if ready else idle + 1
         for version in ready:
             # Short leases: some run out while their holder is at it, and are reaped or taken over.
-            claim = catalog.claim(version.kind, version.resource_id, version.number, f"{n}:{len(closed)}", 0.02)
+            claim = catalog.work.claim(
+                version.kind, version.resource_id, version.number, f"{n}:{len(closed)}", 0.02
+            )
             if claim is None:
                 continue
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             try:
-                catalog.publish_artifact(claim, "asset", claim.run_id)
+                catalog.work.publish_artifact(claim, "asset", claim.run_id)
                 if secrets.randbelow(4) == 0:
-                    catalog.release(claim)
+                    catalog.work.release(claim)
                     continue
                 parents = []
                 if record.parent_kind is not None and record.parent_id is not None:
                     parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                     parents = [ParentRef(parent.kind, parent.id, parent.current_version or 0)]
-                catalog.finish(claim, {"run": claim.run_id}, parents)
+                catalog.work.finish(claim, {"run": claim.run_id}, parents)
             except ClaimLostError:
                 continue
             closed.append((version.resource_id, version.number, claim.run_id))
@@ -105,11 +107,11 @@ def hold_and_close(url: str, n: int, resource_id: str) -> str:
     """Take a claim whose lease is over at once, then try to close it, whoever has it by then."""
     catalog = open_catalog(url)
     together()
-    claim = catalog.claim(Kind.TRAINING_DATASET, resource_id, 1, f"run{n}", lease_seconds=0.0)
+    claim = catalog.work.claim(Kind.TRAINING_DATASET, resource_id, 1, f"run{n}", lease_seconds=0.0)
     if claim is None:
         return "none"
     try:
-        catalog.fail(claim, StatusCode.INTERNAL, claim.run_id)
+        catalog.work.fail(claim, StatusCode.INTERNAL, claim.run_id)
     except ClaimLostError:
         return "lost"
     return claim.run_id
@@ -120,7 +122,7 @@ def drop_seed(url: str, n: int, configured_id: str) -> tuple[str, Any]:
     spec = job_spec(configured_id, f"drop {n}", origin=Origin.INBOX, export_size="largest")
     together()
     try:
-        return "made", catalog.create(spec).id
+        return "made", catalog.resources.create(spec).id
     except ConflictError as error:
         return error.attributes["reason"], error.attributes["existing_id"]
 
@@ -129,7 +131,7 @@ def take_name(url: str, n: int) -> tuple[str, Any]:
     catalog = open_catalog(url)
     together()
     try:
-        return "made", catalog.create(dataset_spec("the same", description=str(n))).id
+        return "made", catalog.resources.create(dataset_spec("the same", description=str(n))).id
     except ConflictError as error:
         return error.attributes["reason"], error.attributes["existing_id"]
 
@@ -140,18 +142,18 @@ def ask(url: str, n: int, resource_id: str, n_times: int) -> set[int]:
     together()
     numbers = set()
     for _ in range(n_times):
-        asked = catalog.request_by_hand(Kind.TRAINING_DATASET, resource_id, run_id=f"run{n}")
+        asked = catalog.work.request_by_hand(Kind.TRAINING_DATASET, resource_id, run_id=f"run{n}")
         numbers.add(asked.version.number)
-        claim = catalog.claim(Kind.TRAINING_DATASET, resource_id, asked.version.number, f"run{n}")
+        claim = catalog.work.claim(Kind.TRAINING_DATASET, resource_id, asked.version.number, f"run{n}")
         if claim is not None:
-            catalog.finish(claim, {"run": claim.run_id})
+            catalog.work.finish(claim, {"run": claim.run_id})
     return numbers
 
 
 def refresh(url: str, _: int, model_id: str) -> int:
     catalog = open_catalog(url)
     together()
-    return catalog.request_refresh(model_id).number
+    return catalog.work.request_refresh(model_id).number
 
 
 def update(url: str, n: int, configured_id: str, n_times: int) -> None:
@@ -161,7 +163,7 @@ def update(url: str, n: int, configured_id: str, n_times: int) -> None:
     for time in range(n_times):
         value = 100 + time
         changes = {"min_matching_seed_size": value} if n % 2 else {"description": str(value)}
-        catalog.update_configured_audience_model(configured_id, **changes)
+        catalog.resources.update_configured_audience_model(configured_id, **changes)
 
 
 def put_policy(url: str, n: int, configured_id: str, previous: str | None) -> str | None:
@@ -172,7 +174,9 @@ def put_policy(url: str, n: int, configured_id: str, previous: str | None) -> st
     policy = f'{{"by": {n}, "after": "{previous}"}}'
     together()
     try:
-        return catalog.put_policy(configured_id, LOCAL_ACCOUNT, policy, previous_hash=previous, must_exist=exists)
+        return catalog.parties.put_policy(
+            configured_id, LOCAL_ACCOUNT, policy, previous_hash=previous, must_exist=exists
+        )
     except UsageError:
         return None
 
@@ -184,8 +188,8 @@ def start_as_guest(url: str, n: int, configured_id: str, own_id: str, name: str)
     together()
     try:
         if n % 2:
-            return "own", catalog.create(spec, account_id=GUEST).id
-        return "guest", catalog.create(spec, starter=Starter(GUEST, name)).id
+            return "own", catalog.resources.create(spec, account_id=GUEST).id
+        return "guest", catalog.resources.create(spec, starter=Starter(GUEST, name)).id
     except ConflictError as error:
         return error.attributes["reason"], error.attributes["existing_id"]
 
@@ -194,7 +198,9 @@ def start_for_all(url: str, n: int, configured_id: str, name: str) -> str:
     """Each process is another guest; the names in the owner's account must not clash."""
     catalog = open_catalog(url)
     together()
-    return catalog.create(job_spec(configured_id, name), starter=Starter(f"{n:012d}" if n else GUEST, name)).id
+    return catalog.resources.create(
+        job_spec(configured_id, name), starter=Starter(f"{n:012d}" if n else GUEST, name)
+    ).id
 
 
 def delete_on_both_sides(url: str, n: int, job_id: str) -> str:
@@ -204,15 +210,17 @@ def delete_on_both_sides(url: str, n: int, job_id: str) -> str:
     together()
     try:
         if n % 3 == 0:
-            catalog.delete_seen_job(job_id, GUEST)
+            catalog.job_views.delete_seen_job(job_id, GUEST)
             return "guest"
         if n % 3 == 1:
-            catalog.delete_seen_job(job_id, LOCAL_ACCOUNT)
-            catalog.begin_delete(Kind.GENERATION_JOB, job_id)
-            catalog.finish_delete(Kind.GENERATION_JOB, job_id)
+            catalog.job_views.delete_seen_job(job_id, LOCAL_ACCOUNT)
+            catalog.deletion.begin_delete(Kind.GENERATION_JOB, job_id)
+            catalog.deletion.finish_delete(Kind.GENERATION_JOB, job_id)
             return "owner"
-        catalog.set_seen_job_tags(job_id, GUEST, {"a": str(n)})
-        catalog.create(ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=size, started_by=GUEST))
+        catalog.job_views.set_seen_job_tags(job_id, GUEST, {"a": str(n)})
+        catalog.resources.create(
+            ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=size, started_by=GUEST)
+        )
     except CleanroomError as error:
         return type(error).__name__
     return "exported"
@@ -224,12 +232,12 @@ def create_parties(url: str, n: int) -> list[str]:
     made = []
     together()
     for what, make in {
-        "account": lambda: catalog.create_account("shop"),
-        "id": lambda: catalog.create_account(f"own {n}", GUEST),
-        "collaboration": lambda: catalog.create_collaboration("retail", [LOCAL_ACCOUNT, GUEST]),
-        "template": lambda: catalog.add_template("buyers", LOCAL_ACCOUNT, "SELECT 1"),
-        "bucket": lambda: catalog.register_bucket("seeds", LOCAL_ACCOUNT),
-        "key": lambda: catalog.add_access_key(GUEST, "AKIA" + "A" * 16, str(n)),
+        "account": lambda: catalog.parties.create_account("shop"),
+        "id": lambda: catalog.parties.create_account(f"own {n}", GUEST),
+        "collaboration": lambda: catalog.parties.create_collaboration("retail", [LOCAL_ACCOUNT, GUEST]),
+        "template": lambda: catalog.parties.add_template("buyers", LOCAL_ACCOUNT, "SELECT 1"),
+        "bucket": lambda: catalog.parties.register_bucket("seeds", LOCAL_ACCOUNT),
+        "key": lambda: catalog.parties.add_access_key(GUEST, "AKIA" + "A" * 16, str(n)),
     }.items():
         try:
             make()
@@ -243,16 +251,16 @@ def tag(url: str, n: int, resource_id: str, n_times: int) -> None:
     catalog = open_catalog(url)
     together()
     for time in range(n_times):
-        catalog.set_tags(Kind.TRAINING_DATASET, resource_id, {f"{n}.{time}": "x"})
+        catalog.resources.set_tags(Kind.TRAINING_DATASET, resource_id, {f"{n}.{time}": "x"})
 
 
 def publish(url: str, n: int, resource_id: str, n_times: int) -> None:
     catalog = open_catalog(url)
-    claim = catalog.claim(Kind.TRAINING_DATASET, resource_id, 1, "shared")
+    claim = catalog.work.claim(Kind.TRAINING_DATASET, resource_id, 1, "shared")
     assert claim is not None
     together()
     for time in range(n_times):
-        catalog.publish_artifact(claim, f"{n}.{time}", "v")
+        catalog.work.publish_artifact(claim, f"{n}.{time}", "v")
 
 
 def delete_or_add(url: str, n: int, job_id: str) -> str:
@@ -262,11 +270,11 @@ def delete_or_add(url: str, n: int, job_id: str) -> str:
     together()
     try:
         if n % 2:
-            catalog.create(spec)
+            catalog.resources.create(spec)
             return "added"
-        catalog.request_delete(Kind.GENERATION_JOB, job_id)
-        catalog.begin_delete(Kind.GENERATION_JOB, job_id)
-        catalog.finish_delete(Kind.GENERATION_JOB, job_id)
+        catalog.deletion.request_delete(Kind.GENERATION_JOB, job_id)
+        catalog.deletion.begin_delete(Kind.GENERATION_JOB, job_id)
+        catalog.deletion.finish_delete(Kind.GENERATION_JOB, job_id)
     except CleanroomError as error:
         return type(error).__name__
     return "deleted"

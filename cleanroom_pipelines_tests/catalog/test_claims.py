@@ -32,13 +32,13 @@ def model_id(builder: Builder) -> str:
 
 
 def take(catalog: Catalog, model_id: str, run_id: str = "run", number: int = 1) -> Claim:
-    claim = catalog.claim(Kind.AUDIENCE_MODEL, model_id, number, run_id)
+    claim = catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, number, run_id)
     assert claim is not None
     return claim
 
 
 def look(catalog: Catalog, model_id: str) -> Version:
-    return catalog.newest_version(Kind.AUDIENCE_MODEL, model_id)
+    return catalog.resources.newest_version(Kind.AUDIENCE_MODEL, model_id)
 
 
 @on_both_dialects
@@ -49,7 +49,7 @@ def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) ->
     version = look(catalog, model_id)
     assert (version.status, version.run_id, version.started_at) == (Status.CREATE_IN_PROGRESS, "run", clock.now)
     assert catalog.get(AudienceModel, model_id).status is Status.CREATE_IN_PROGRESS
-    assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
+    assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
 
 
 @on_both_dialects
@@ -59,7 +59,7 @@ def test_the_holder_may_claim_again(catalog: Catalog, clock: Clock, model_id: st
     again = take(catalog, model_id)
     assert again.attempt == first.attempt == 1
     assert again.lease_expires_at == clock.now + timedelta(seconds=60)
-    catalog.finish(first, {})
+    catalog.work.finish(first, {})
 
 
 def test_what_does_not_exist_cannot_be_claimed(catalog: Catalog, model_id: str) -> None:
@@ -69,35 +69,35 @@ def test_what_does_not_exist_cannot_be_claimed(catalog: Catalog, model_id: str) 
         (Kind.TRAINING_DATASET, model_id, 1),
     ]:
         with pytest.raises(NotFoundError):
-            catalog.claim(kind, key, number, "run")
+            catalog.work.claim(kind, key, number, "run")
     with pytest.raises(UsageError):
-        catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "")
+        catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "")
 
 
 @pytest.mark.parametrize("closed_as", [Status.ACTIVE, Status.CREATE_FAILED])
 def test_what_is_closed_cannot_be_claimed(catalog: Catalog, model_id: str, closed_as: Status) -> None:
     claim = take(catalog, model_id)
     if closed_as is Status.ACTIVE:
-        catalog.finish(claim, {})
+        catalog.work.finish(claim, {})
     else:
-        catalog.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "Too small. Add users.")
-    assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
+        catalog.work.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "Too small. Add users.")
+    assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
     assert look(catalog, model_id).status is closed_as
 
 
 @on_both_dialects
 def test_a_lease_that_ran_out_can_be_taken_over(catalog: Catalog, clock: Clock, model_id: str) -> None:
     silent = take(catalog, model_id)
-    catalog.publish_artifact(silent, "audience_model", "v1")
+    catalog.work.publish_artifact(silent, "audience_model", "v1")
     clock.turn(59)
-    assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
+    assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
     clock.turn(1)
     other = take(catalog, model_id, "other")
     assert (other.attempt, other.run_id) == (2, "other")
     assert look(catalog, model_id).artifacts == {}
     with pytest.raises(ClaimLostError):
-        catalog.finish(silent, {})
-    catalog.finish(other, {})
+        catalog.work.finish(silent, {})
+    catalog.work.finish(other, {})
 
 
 @on_both_dialects
@@ -105,8 +105,8 @@ def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id:
     claim = take(catalog, model_id)
     for _ in range(5):
         clock.turn(50)
-        claim = catalog.renew(claim)
-        assert catalog.reap() == ()
+        claim = catalog.work.renew(claim)
+        assert catalog.work.reap() == ()
     assert claim.lease_expires_at == clock.now + timedelta(seconds=60)
     assert look(catalog, model_id).lease_expires_at == claim.lease_expires_at
 
@@ -115,9 +115,9 @@ def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id:
 def test_a_holder_whose_lease_ran_out_unnoticed_still_holds(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     clock.turn(3600)
-    catalog.renew(claim)
-    assert catalog.reap() == ()
-    assert catalog.finish(claim, {}).status is Status.ACTIVE
+    catalog.work.renew(claim)
+    assert catalog.work.reap() == ()
+    assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
 
 @on_both_dialects
@@ -126,7 +126,7 @@ def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalo
     for n in range(1, 6):
         claim = take(catalog, model_id, f"run{n}")
         assert claim.attempt == 1
-        catalog.release(claim)
+        catalog.work.release(claim)
         version = look(catalog, model_id)
         assert (version.status, version.attempt, version.run_id) == (Status.CREATE_PENDING, 0, None)
         keys.add(version.run_key)
@@ -137,7 +137,7 @@ def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalo
 def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: str) -> None:
     claim = take(catalog, model_id)
     for share, expected in [(0.25, 0.25), (-1.0, 0.0), (7.0, 1.0)]:
-        catalog.report_progress(claim, share, "Counts items")
+        catalog.work.report_progress(claim, share, "Counts items")
         version = look(catalog, model_id)
         assert (version.progress, version.progress_stage) == (expected, "Counts items")
 
@@ -145,11 +145,11 @@ def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: s
 @on_both_dialects
 def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
-    catalog.publish_artifact(claim, "audience_model", "v1")
-    catalog.publish_artifact(claim, "report", "v2")
+    catalog.work.publish_artifact(claim, "audience_model", "v1")
+    catalog.work.publish_artifact(claim, "report", "v2")
     clock.turn(30)
     parent = ParentRef(Kind.TRAINING_DATASET, "d", 1)
-    version = catalog.finish(claim, {"sentence": "Done.", "n_users": 5}, [parent])
+    version = catalog.work.finish(claim, {"sentence": "Done.", "n_users": 5}, [parent])
     assert version == look(catalog, model_id)
     assert (version.status, version.progress, version.finished_at) == (Status.ACTIVE, 1.0, clock.now)
     assert (version.artifacts, version.parents) == ({"audience_model": "v1", "report": "v2"}, (parent,))
@@ -162,14 +162,14 @@ def test_a_summary_must_be_small_json(catalog: Catalog, model_id: str) -> None:
     claim = take(catalog, model_id)
     for value in (float("nan"), object(), "y" * 70_000):
         with pytest.raises(UsageError, match="summary"):
-            catalog.finish(claim, {"x": value})
-    catalog.finish(claim, {})
+            catalog.work.finish(claim, {"x": value})
+    catalog.work.finish(claim, {})
 
 
 def test_a_failure_keeps_its_code_and_its_artifacts(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
-    catalog.publish_artifact(claim, "report", "v1")
-    version = catalog.fail(claim, StatusCode.TRAINING_DATA_INVALID, "Bad rows. Repair them.")
+    catalog.work.publish_artifact(claim, "report", "v1")
+    version = catalog.work.fail(claim, StatusCode.TRAINING_DATA_INVALID, "Bad rows. Repair them.")
     assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.TRAINING_DATA_INVALID)
     assert (version.artifacts, version.finished_at) == ({"report": "v1"}, clock.now)
     model = catalog.get(AudienceModel, model_id)
@@ -179,13 +179,13 @@ def test_a_failure_keeps_its_code_and_its_artifacts(catalog: Catalog, clock: Clo
 
 def calls_of_a_holder(catalog: Catalog, claim: Claim) -> dict[str, Callable[[], object]]:
     return {
-        "renew": lambda: catalog.renew(claim),
-        "release": lambda: catalog.release(claim),
-        "report_progress": lambda: catalog.report_progress(claim, 0.5, "x"),
-        "publish_artifact": lambda: catalog.publish_artifact(claim, "a", "v"),
-        "publish_output": lambda: catalog.publish_output(claim, "o"),
-        "finish": lambda: catalog.finish(claim, {}),
-        "fail": lambda: catalog.fail(claim, StatusCode.INTERNAL, "x"),
+        "renew": lambda: catalog.work.renew(claim),
+        "release": lambda: catalog.work.release(claim),
+        "report_progress": lambda: catalog.work.report_progress(claim, 0.5, "x"),
+        "publish_artifact": lambda: catalog.work.publish_artifact(claim, "a", "v"),
+        "publish_output": lambda: catalog.work.publish_output(claim, "o"),
+        "finish": lambda: catalog.work.finish(claim, {}),
+        "fail": lambda: catalog.work.fail(claim, StatusCode.INTERNAL, "x"),
     }
 
 
@@ -195,31 +195,31 @@ def test_only_the_holder_may_write(builder: Builder, model_id: str, why: str) ->
     catalog, clock = builder.catalog, builder.clock
     claim = take(catalog, model_id)
     if why == "closed":
-        catalog.fail(claim, StatusCode.INTERNAL, "Closed.")
+        catalog.work.fail(claim, StatusCode.INTERNAL, "Closed.")
     elif why == "released":
-        catalog.release(claim)
+        catalog.work.release(claim)
     elif why == "deleted":
-        configured = catalog.list(Kind.CONFIGURED_AUDIENCE_MODEL).items[0]
-        catalog.request_delete(configured.kind, configured.id)
-        catalog.request_delete(Kind.AUDIENCE_MODEL, model_id)
+        configured = catalog.resources.list(Kind.CONFIGURED_AUDIENCE_MODEL).items[0]
+        catalog.deletion.request_delete(configured.kind, configured.id)
+        catalog.deletion.request_delete(Kind.AUDIENCE_MODEL, model_id)
         clock.turn(60)
-        catalog.reap()
-        catalog.begin_delete(Kind.AUDIENCE_MODEL, model_id)
-        catalog.finish_delete(Kind.AUDIENCE_MODEL, model_id)
+        catalog.work.reap()
+        catalog.deletion.begin_delete(Kind.AUDIENCE_MODEL, model_id)
+        catalog.deletion.finish_delete(Kind.AUDIENCE_MODEL, model_id)
     else:
         clock.turn(60)
         if why != "taken over":
-            catalog.reap()
+            catalog.work.reap()
         if why != "reaped":
             take(catalog, model_id, "run" if why == "taken again by itself" else "other")
-    before = None if why == "deleted" else catalog.versions(Kind.AUDIENCE_MODEL, model_id)
+    before = None if why == "deleted" else catalog.resources.versions(Kind.AUDIENCE_MODEL, model_id)
     for name, call in calls_of_a_holder(catalog, claim).items():
         with pytest.raises(ClaimLostError) as caught:
             call()
         assert caught.value.remedy, name
-        assert catalog.is_cancel_requested(claim), name
+        assert catalog.work.is_cancel_requested(claim), name
         if before is not None:
-            assert catalog.versions(Kind.AUDIENCE_MODEL, model_id) == before, name
+            assert catalog.resources.versions(Kind.AUDIENCE_MODEL, model_id) == before, name
 
 
 def test_an_output_is_an_exports(builder: Builder) -> None:
@@ -227,14 +227,14 @@ def test_an_output_is_an_exports(builder: Builder) -> None:
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
     catalog = builder.catalog
-    claim = catalog.claim(export.kind, export.id, 1, "run")
+    claim = catalog.work.claim(export.kind, export.id, 1, "run")
     assert claim is not None
-    catalog.publish_output(claim, "exports/1")
+    catalog.work.publish_output(claim, "exports/1")
     assert catalog.get(ExportJob, export.id).output_location == "exports/1"
-    other = catalog.claim(dataset.kind, dataset.id, 1, "run")
+    other = catalog.work.claim(dataset.kind, dataset.id, 1, "run")
     assert other is not None
     with pytest.raises(UsageError):
-        catalog.publish_output(other, "exports/1")
+        catalog.work.publish_output(other, "exports/1")
 
 
 class TestReap:
@@ -243,8 +243,8 @@ class TestReap:
     @on_both_dialects
     def test_nothing_is_reaped_before_its_time(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         take(catalog, model_id)
-        assert catalog.reap(clock.now + timedelta(seconds=59)) == ()
-        assert len(catalog.reap(clock.now + timedelta(seconds=60))) == 1
+        assert catalog.work.reap(clock.now + timedelta(seconds=59)) == ()
+        assert len(catalog.work.reap(clock.now + timedelta(seconds=60))) == 1
 
     @on_both_dialects
     def test_three_attempts_then_internal(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
@@ -253,42 +253,44 @@ class TestReap:
             keys.append(look(catalog, model_id).run_key)
             assert take(catalog, model_id, f"run{attempt}").attempt == attempt
             clock.turn(60)
-            (reaped,) = catalog.reap()
+            (reaped,) = catalog.work.reap()
             assert reaped.run_id == f"run{attempt}"
             assert reaped.version == look(catalog, model_id)
-            assert catalog.reap() == ()
+            assert catalog.work.reap() == ()
         assert len(set(keys)) == MAX_ATTEMPTS
         version = look(catalog, model_id)
         assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.INTERNAL)
         assert "try again" in (version.status_message or "")
         assert catalog.get(AudienceModel, model_id).status is Status.CREATE_FAILED
-        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
+        assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
 
     @on_both_dialects
     def test_what_was_renewed_meanwhile_is_left(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         claim = take(catalog, model_id)
         clock.turn(60)
-        with after_next_transaction(lambda: catalog.renew(claim)):  # the reaper has looked, and locked nothing yet
-            assert catalog.reap() == ()
-        assert catalog.finish(claim, {}).status is Status.ACTIVE
+        with after_next_transaction(
+            lambda: catalog.work.renew(claim)
+        ):  # the reaper has looked, and locked nothing yet
+            assert catalog.work.reap() == ()
+        assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
     @on_both_dialects
     def test_the_last_attempt_is_not_taken_over(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             take(catalog, model_id, f"run{attempt}")
             clock.turn(60)
-        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
-        (reaped,) = catalog.reap()
+        assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
+        (reaped,) = catalog.work.reap()
         assert reaped.version.status is Status.CREATE_FAILED
 
     def test_a_silent_run_that_was_cancelled_is_not_tried_again(
         self, catalog: Catalog, clock: Clock, model_id: str
     ) -> None:
         take(catalog, model_id)
-        catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
         clock.turn(60)
-        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
-        (reaped,) = catalog.reap()
+        assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "other") is None
+        (reaped,) = catalog.work.reap()
         assert reaped.version.status_code is StatusCode.CANCELLED
 
 
@@ -296,28 +298,28 @@ class TestCancel:
     """A pending version is cancelled at once, one in progress when its run looks."""
 
     def test_pending(self, catalog: Catalog, model_id: str) -> None:
-        version = catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        version = catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
         assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.CANCELLED)
-        assert catalog.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
+        assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
 
     @on_both_dialects
     def test_in_progress(self, catalog: Catalog, model_id: str) -> None:
         claim = take(catalog, model_id)
-        assert not catalog.is_cancel_requested(claim)
-        assert catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id).cancel_requested
-        assert catalog.is_cancel_requested(claim)
-        catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
-        assert catalog.retry(Kind.AUDIENCE_MODEL, model_id).cancel_requested is False
+        assert not catalog.work.is_cancel_requested(claim)
+        assert catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id).cancel_requested
+        assert catalog.work.is_cancel_requested(claim)
+        catalog.work.fail(claim, StatusCode.CANCELLED, "Stopped.")
+        assert catalog.work.retry(Kind.AUDIENCE_MODEL, model_id).cancel_requested is False
 
     def test_a_claim_that_is_given_back(self, catalog: Catalog, model_id: str) -> None:
         claim = take(catalog, model_id)
-        catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
-        catalog.release(claim)
+        catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+        catalog.work.release(claim)
         assert look(catalog, model_id).status_code is StatusCode.CANCELLED
 
     def test_nothing_to_cancel(self, catalog: Catalog, model_id: str) -> None:
-        catalog.finish(take(catalog, model_id), {})
+        catalog.work.finish(take(catalog, model_id), {})
         with pytest.raises(ConflictError):
-            catalog.request_cancel(Kind.AUDIENCE_MODEL, model_id)
+            catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
         with pytest.raises(NotFoundError):
-            catalog.request_cancel(Kind.AUDIENCE_MODEL, "nobody")
+            catalog.work.request_cancel(Kind.AUDIENCE_MODEL, "nobody")

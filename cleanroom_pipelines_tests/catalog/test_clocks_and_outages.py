@@ -28,15 +28,15 @@ HOUR = 3600.0
 
 @pytest.fixture
 def dataset(catalog: Catalog) -> str:
-    return catalog.create(dataset_spec()).id
+    return catalog.resources.create(dataset_spec()).id
 
 
 def newest(catalog: Catalog, key: str) -> Version:
-    return catalog.newest_version(Kind.TRAINING_DATASET, key)
+    return catalog.resources.newest_version(Kind.TRAINING_DATASET, key)
 
 
 def take(catalog: Catalog, key: str, run: str = "run") -> Claim:
-    claim = catalog.claim(Kind.TRAINING_DATASET, key, 1, run)
+    claim = catalog.work.claim(Kind.TRAINING_DATASET, key, 1, run)
     assert claim is not None
     return claim
 
@@ -46,74 +46,74 @@ def test_work_of_a_dead_run_is_not_stuck_when_the_clock_was_put_back(
 ) -> None:
     take(catalog, dataset)
     clock.turn(-HOUR)
-    assert catalog.reap() == (), "it may be alive"
+    assert catalog.work.reap() == (), "it may be alive"
     clock.turn(LEASE_SECONDS + 1)
-    (reaped,) = catalog.reap()
+    (reaped,) = catalog.work.reap()
     assert reaped.version.status is Status.CREATE_PENDING
 
 
 def test_a_live_run_outlasts_a_clock_that_was_put_back(catalog: Catalog, clock: Clock, dataset: str) -> None:
     claim = take(catalog, dataset)
     clock.turn(-HOUR)
-    assert catalog.reap() == ()
+    assert catalog.work.reap() == ()
     for _ in range(6):  # as its holder does every third of a lease
-        claim = catalog.renew(claim)
+        claim = catalog.work.renew(claim)
         clock.turn(LEASE_SECONDS / 3)
-        assert catalog.reap() == ()
-    assert catalog.finish(claim, {}).status is Status.ACTIVE
+        assert catalog.work.reap() == ()
+    assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
 
 def test_a_heartbeat_from_the_future_ages_from_now_on(catalog: Catalog, clock: Clock) -> None:
-    catalog.heartbeat_worker("worker")
+    catalog.work.heartbeat_worker("worker")
     clock.turn(-HOUR)
-    assert catalog.dead_workers() == ()
+    assert catalog.work.dead_workers() == ()
     clock.turn(61)
-    assert catalog.dead_workers() == ("worker",)
+    assert catalog.work.dead_workers() == ("worker",)
 
 
 def test_nobody_is_dead_right_after_an_outage(clock: Clock, tmp_path: Path) -> None:
     # a database of its own: the process remembers the outage
     catalog = Catalog(f"sqlite:///{tmp_path}/c.db", clock=clock, token_hex=Numbered())
-    dataset = catalog.create(dataset_spec()).id
+    dataset = catalog.resources.create(dataset_spec()).id
     take(catalog, dataset)
-    catalog.heartbeat_worker("worker")
+    catalog.work.heartbeat_worker("worker")
     clock.turn(LEASE_SECONDS + 1)
-    assert not catalog.had_outage(HOUR)
+    assert not catalog.database.had_outage(HOUR)
     with database_away(), pytest.raises(CatalogUnavailableError):
-        catalog.ready()
-    assert catalog.had_outage(HOUR)
-    assert catalog.reap() == ()
-    assert catalog.dead_workers() == ()
+        catalog.work.ready()
+    assert catalog.database.had_outage(HOUR)
+    assert catalog.work.reap() == ()
+    assert catalog.work.dead_workers() == ()
     assert newest(catalog, dataset).status is Status.CREATE_IN_PROGRESS
 
 
 def test_a_version_is_reserved_for_one_run(catalog: Catalog, clock: Clock, dataset: str) -> None:
-    (ready,) = catalog.ready()
-    assert catalog.reserve(ready)
-    assert not catalog.reserve(ready), "another process starts a run for it"
-    assert catalog.ready() == ()
+    (ready,) = catalog.work.ready()
+    assert catalog.work.reserve(ready)
+    assert not catalog.work.reserve(ready), "another process starts a run for it"
+    assert catalog.work.ready() == ()
     clock.turn(RESERVED_SECONDS + 1)
-    (again,) = catalog.ready()
-    assert catalog.reserve(again), "the run never came"
+    (again,) = catalog.work.ready()
+    assert catalog.work.reserve(again), "the run never came"
     assert take(catalog, dataset).attempt == 1
-    assert not catalog.reserve(again)
+    assert not catalog.work.reserve(again)
 
 
 def test_a_reservation_from_before_the_clock_was_put_back_ends(
     catalog: Catalog, clock: Clock, dataset: str
 ) -> None:
-    (ready,) = catalog.ready()
-    assert catalog.reserve(ready)
+    (ready,) = catalog.work.ready()
+    assert catalog.work.reserve(ready)
     clock.turn(-HOUR)
-    catalog.reap()
+    catalog.work.reap()
     clock.turn(LEASE_SECONDS + 1)
-    assert catalog.ready() == (newest(catalog, dataset),)
+    assert catalog.work.ready() == (newest(catalog, dataset),)
 
 
 def test_what_is_abandoned_counts_as_an_attempt(catalog: Catalog, dataset: str) -> None:
     for attempt in (1, 2, 3):
         claim = take(catalog, dataset, f"run {attempt}")
-        catalog.abandon(claim)
+        catalog.work.abandon(claim)
         assert newest(catalog, dataset).attempt == attempt
     assert newest(catalog, dataset).status is Status.CREATE_FAILED
 
@@ -132,13 +132,13 @@ def _reaps_no_live_work(url: str, clock: Clock, skew_seconds: float) -> None:
     clock.now = skewed.now = skewed.now.replace(year=2020)
     skewed.turn(skew_seconds)
     ours, theirs = (Catalog(url, clock=each, token_hex=Numbered(), server_clock=True) for each in (clock, skewed))
-    key = ours.create(dataset_spec()).id
+    key = ours.resources.create(dataset_spec()).id
     claim = take(ours, key)
-    ours.heartbeat_worker("worker")
-    assert theirs.reap() == ()
-    assert theirs.dead_workers() == ()
-    assert theirs.claim(Kind.TRAINING_DATASET, key, 1, "other") is None
+    ours.work.heartbeat_worker("worker")
+    assert theirs.work.reap() == ()
+    assert theirs.work.dead_workers() == ()
+    assert theirs.work.claim(Kind.TRAINING_DATASET, key, 1, "other") is None
     assert claim.lease_expires_at - clock.now > timedelta(days=365), "the server's clock, not the host's"
-    assert ours.finish(claim, {}).status is Status.ACTIVE
+    assert ours.work.finish(claim, {}).status is Status.ACTIVE
     for each in (ours, theirs):
-        each.close()
+        each.database.close()

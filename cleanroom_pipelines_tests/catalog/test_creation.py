@@ -43,7 +43,7 @@ def test_every_kind_is_created_with_its_first_version_pending(builder: Builder) 
         assert record == builder.again(record)
         assert record.status is (Status.ACTIVE if record.kind in at_once else Status.CREATE_PENDING)
         assert (record.account_id, record.declared, record.current_version) == (LOCAL_ACCOUNT, True, None)
-        (version,) = builder.catalog.versions(record.kind, record.id)
+        (version,) = builder.catalog.resources.versions(record.kind, record.id)
         assert (version.number, version.status, version.cause) == (1, Status.CREATE_PENDING, Cause.CREATED)
         assert (version.attempt, version.turn, version.run_id) == (0, 0, None)
         assert version.run_key == f"{record.id}:1:0"
@@ -84,9 +84,9 @@ def test_a_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
     assert caught.value.remedy
     assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
     builder.create(model_spec(first.id, name="baskets"))
-    catalog.create(spec, account_id=OTHER_ACCOUNT)
-    catalog.create(spec, region="eu-west-1")
-    assert len(catalog.list(Kind.TRAINING_DATASET).items) == 3
+    catalog.resources.create(spec, account_id=OTHER_ACCOUNT)
+    catalog.resources.create(spec, region="eu-west-1")
+    assert len(catalog.resources.list(Kind.TRAINING_DATASET).items) == 3
 
 
 @on_both_dialects
@@ -111,7 +111,7 @@ def test_a_parent_must_exist_for_the_same_account(builder: Builder) -> None:
         with pytest.raises(NotFoundError):
             builder.create(spec)
     with pytest.raises(NotFoundError):
-        builder.catalog.create(model_spec(dataset.id, "theirs"), account_id=OTHER_ACCOUNT)
+        builder.catalog.resources.create(model_spec(dataset.id, "theirs"), account_id=OTHER_ACCOUNT)
 
 
 def test_a_parent_must_be_of_the_same_region(builder: Builder) -> None:
@@ -119,34 +119,36 @@ def test_a_parent_must_be_of_the_same_region(builder: Builder) -> None:
     job = builder.create(job_spec(configured.id))
     for spec in (model_spec(dataset.id), configured_spec(model.id), job_spec(configured.id), export_spec(job.id)):
         with pytest.raises(NotFoundError):
-            builder.catalog.create(spec, region="eu-west-1")
-    there = builder.catalog.create(dataset_spec(), region="eu-west-1")
-    own = builder.catalog.create(model_spec(there.id), region="eu-west-1")
+            builder.catalog.resources.create(spec, region="eu-west-1")
+    there = builder.catalog.resources.create(dataset_spec(), region="eu-west-1")
+    own = builder.catalog.resources.create(model_spec(there.id), region="eu-west-1")
     with pytest.raises(NotFoundError):
-        builder.catalog.update_configured_audience_model(configured.id, audience_model_id=own.id)
+        builder.catalog.resources.update_configured_audience_model(configured.id, audience_model_id=own.id)
     with pytest.raises(NotFoundError):
-        builder.catalog.update_configured_audience_model(configured.id, region="eu-west-1", description="x")
+        builder.catalog.resources.update_configured_audience_model(
+            configured.id, region="eu-west-1", description="x"
+        )
 
 
 def test_the_api_refuses_a_parent_that_is_not_active(builder: Builder) -> None:
     catalog = builder.catalog
     dataset, model, configured = builder.chain()
-    catalog.create(model_spec(dataset.id, "on a dataset"), parents_must_be_active=True)
+    catalog.resources.create(model_spec(dataset.id, "on a dataset"), parents_must_be_active=True)
     with pytest.raises(ConflictError, match="not ACTIVE"):
-        catalog.create(configured_spec(model.id, "early"), parents_must_be_active=True)
+        catalog.resources.create(configured_spec(model.id, "early"), parents_must_be_active=True)
     job = builder.create(job_spec(configured.id))
     with pytest.raises(ConflictError, match="not ACTIVE"):
-        catalog.create(export_spec(job.id), parents_must_be_active=True)
+        catalog.resources.create(export_spec(job.id), parents_must_be_active=True)
     builder.drain()
-    catalog.create(configured_spec(model.id, "early"), parents_must_be_active=True)
-    catalog.create(export_spec(job.id), parents_must_be_active=True)
+    catalog.resources.create(configured_spec(model.id, "early"), parents_must_be_active=True)
+    catalog.resources.create(export_spec(job.id), parents_must_be_active=True)
 
 
 def test_nothing_is_left_of_a_creation_that_was_refused(builder: Builder) -> None:
     *_, configured = builder.chain()
     with pytest.raises(UsageError):
         builder.create(job_spec(configured.id, export_size=AudienceSize.parse("7%")))
-    assert builder.catalog.list(Kind.GENERATION_JOB).items == ()
+    assert builder.catalog.resources.list(Kind.GENERATION_JOB).items == ()
 
 
 def test_an_export_size_must_be_an_allowed_one(builder: Builder) -> None:
@@ -170,9 +172,9 @@ def test_the_minimum_seed_size_has_the_operators_floor(
     assert configured.min_matching_seed_size == 500
     for size in refused:
         with pytest.raises(UsageError, match="seed size"):
-            catalog.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
+            catalog.resources.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
     for size in accepted:
-        catalog.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
+        catalog.resources.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
 
 
 def test_jobs_inherit_tags_where_the_configured_model_says_so(builder: Builder) -> None:
@@ -213,7 +215,7 @@ def test_a_seed_dropped_twice_is_one_job(builder: Builder) -> None:
     other = builder.create(configured_spec(model.id, "other"))
     builder.create(replace(drop, configured_audience_model_id=other.id, name="other"))
     builder.create(replace(drop, name="another seed", seed_digest="0" * 64))
-    assert len(builder.catalog.list(Kind.GENERATION_JOB).items) == 4
+    assert len(builder.catalog.resources.list(Kind.GENERATION_JOB).items) == 4
 
 
 def test_an_error_holds_none_of_what_was_to_be_stored(builder: Builder) -> None:
@@ -232,7 +234,7 @@ class TestUpdate:
         other = builder.create(model_spec(dataset.id, "other"))
         builder.drain()
         sizes = (AudienceSize.parse("2%"),)
-        updated = builder.catalog.update_configured_audience_model(
+        updated = builder.catalog.resources.update_configured_audience_model(
             configured.id, audience_model_id=other.id, sizes=sizes, min_matching_seed_size=30, description="new"
         )
         assert (updated.audience_model_id, updated.sizes, updated.min_matching_seed_size) == (other.id, sizes, 30)
@@ -243,7 +245,7 @@ class TestUpdate:
     def test_what_no_artifact_is_made_from_makes_no_version(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         builder.drain()
-        updated = builder.catalog.update_configured_audience_model(
+        updated = builder.catalog.resources.update_configured_audience_model(
             configured.id, share_metrics=ShareMetrics.ALL, description="shared"
         )
         assert updated.share_metrics is ShareMetrics.ALL
@@ -253,12 +255,12 @@ class TestUpdate:
         *_, configured = builder.chain()
         for changes in ({"name": "x"}, {"tags": {}}, {"child_tag_policy": "NONE"}, {"status": "x"}):
             with pytest.raises(UsageError, match="cannot change"):
-                builder.catalog.update_configured_audience_model(configured.id, **changes)
+                builder.catalog.resources.update_configured_audience_model(configured.id, **changes)
         assert builder.again(configured) == configured
 
     def test_the_rules_hold_for_changes_too(self, builder: Builder) -> None:
         *_, configured = builder.chain()
-        update = builder.catalog.update_configured_audience_model
+        update = builder.catalog.resources.update_configured_audience_model
         with pytest.raises(UsageError):
             update(configured.id, sizes=())
         with pytest.raises(UsageError):
@@ -279,7 +281,7 @@ class TestConfiguredAtStart:
         job = undeclared.create(job_spec(configured.id))
         kept = ConfiguredAtStart(model.id, configured.sizes, configured.min_matching_seed_size)
         sizes = (AudienceSize.parse("2%"),)
-        undeclared.catalog.update_configured_audience_model(
+        undeclared.catalog.resources.update_configured_audience_model(
             configured.id, audience_model_id=other.id, sizes=sizes, min_matching_seed_size=30
         )
         assert configured_at_start(undeclared.newest(job)) == kept
@@ -291,8 +293,8 @@ class TestConfiguredAtStart:
         job = undeclared.create(job_spec(configured.id))
         kept = configured_at_start(undeclared.newest(job))
         assert kept is not None
-        undeclared.catalog.request_cancel(job.kind, job.id)
-        undeclared.catalog.retry(job.kind, job.id)
+        undeclared.catalog.work.request_cancel(job.kind, job.id)
+        undeclared.catalog.work.retry(job.kind, job.id)
         assert configured_at_start(undeclared.newest(job)) == kept
 
     def test_a_declared_job_follows(self, builder: Builder) -> None:
@@ -308,7 +310,7 @@ class TestDeclared:
     def test_a_change_of_the_work_makes_a_version_that_propagates(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         builder.drain()
-        changed = builder.catalog.update_declared(
+        changed = builder.catalog.resources.update_declared(
             Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id, window_start=5), "digest"
         )
         assert (changed.spec_digest, changed.window_start) == ("digest", 5)
@@ -319,44 +321,50 @@ class TestDeclared:
         dataset, model, _ = builder.chain()
         builder.drain()
         spec = model_spec(dataset.id, description="new", tags={"a": "1"}, refresh_every_seconds=60)
-        changed = builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, spec)
+        changed = builder.catalog.resources.update_declared(Kind.AUDIENCE_MODEL, model.id, spec)
         assert (changed.description, changed.tags) == ("new", {"a": "1"})
         assert (changed.next_refresh_at - builder.clock.now).total_seconds() == 60
         assert builder.drain() == []
-        changed = builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id))
+        changed = builder.catalog.resources.update_declared(Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id))
         assert changed.next_refresh_at is None
 
     def test_a_change_of_pending_work_needs_no_second_version(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
-        builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id, window_start=5))
-        assert [v.number for v in builder.catalog.versions(Kind.AUDIENCE_MODEL, model.id)] == [1]
+        builder.catalog.resources.update_declared(
+            Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id, window_start=5)
+        )
+        assert [v.number for v in builder.catalog.resources.versions(Kind.AUDIENCE_MODEL, model.id)] == [1]
 
     def test_a_change_during_the_work_makes_a_second_version(self, builder: Builder) -> None:
         dataset, *_ = builder.chain()
-        claim = builder.catalog.claim(Kind.TRAINING_DATASET, dataset.id, 1, "run")
-        builder.catalog.update_declared(Kind.TRAINING_DATASET, dataset.id, dataset_spec(source="elsewhere"))
-        assert builder.catalog.ready() == ()
+        claim = builder.catalog.work.claim(Kind.TRAINING_DATASET, dataset.id, 1, "run")
+        builder.catalog.resources.update_declared(
+            Kind.TRAINING_DATASET, dataset.id, dataset_spec(source="elsewhere")
+        )
+        assert builder.catalog.work.ready() == ()
         assert claim is not None
-        builder.catalog.finish(claim, {})
-        assert [(v.resource_id, v.number) for v in builder.catalog.ready()] == [(dataset.id, 2)]
+        builder.catalog.work.finish(claim, {})
+        assert [(v.resource_id, v.number) for v in builder.catalog.work.ready()] == [(dataset.id, 2)]
 
     def test_the_same_sizes_in_another_order_are_no_change(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
         sizes = tuple(AudienceSize.parse(size) for size in ("20%", "5%", "1%"))
-        builder.catalog.update_declared(configured.kind, configured.id, configured_spec(model.id, sizes=sizes))
+        builder.catalog.resources.update_declared(
+            configured.kind, configured.id, configured_spec(model.id, sizes=sizes)
+        )
         assert builder.drain() == []
 
     def test_a_deleted_seed_stays_deleted_unless_it_is_another(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         builder.drain()
-        builder.catalog.forget_seed(job.id)
+        builder.catalog.resources.forget_seed(job.id)
         same = job_spec(configured.id, description="new")
-        assert builder.catalog.update_declared(job.kind, job.id, same).seed_location is None
+        assert builder.catalog.resources.update_declared(job.kind, job.id, same).seed_location is None
         assert builder.drain() == []
         other = job_spec(configured.id, seed_location="seeds/2", seed_digest="0" * 64)
-        assert builder.catalog.update_declared(job.kind, job.id, other).seed_location == "seeds/2"
+        assert builder.catalog.resources.update_declared(job.kind, job.id, other).seed_location == "seeds/2"
         assert builder.drain() == [(job.id, 2)]
 
     def test_a_jobs_inherited_tags_stay(self, builder: Builder) -> None:
@@ -368,22 +376,22 @@ class TestDeclared:
         )
         job = builder.create(job_spec(tagged.id))
         spec = job_spec(tagged.id, tags={"r": "2"})
-        assert builder.catalog.update_declared(job.kind, job.id, spec).tags == {"p": "1", "r": "2"}
+        assert builder.catalog.resources.update_declared(job.kind, job.id, spec).tags == {"p": "1", "r": "2"}
 
     def test_name_and_kind_stay(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
         with pytest.raises(UsageError, match="name"):
-            builder.catalog.update_declared(Kind.TRAINING_DATASET, dataset.id, dataset_spec("other"))
+            builder.catalog.resources.update_declared(Kind.TRAINING_DATASET, dataset.id, dataset_spec("other"))
         with pytest.raises(UsageError, match="kind"):
-            builder.catalog.update_declared(Kind.AUDIENCE_MODEL, model.id, dataset_spec())
+            builder.catalog.resources.update_declared(Kind.AUDIENCE_MODEL, model.id, dataset_spec())
         with pytest.raises(NotFoundError):
-            builder.catalog.update_declared(Kind.TRAINING_DATASET, "nobody", dataset_spec())
+            builder.catalog.resources.update_declared(Kind.TRAINING_DATASET, "nobody", dataset_spec())
 
 
 @on_both_dialects
 def test_ids_that_collide_are_drawn_again(url: str, builder: Builder) -> None:
     first = builder.create(dataset_spec())
     repeating = Catalog(url, clock=builder.clock, token_hex=Numbered())
-    second = repeating.create(dataset_spec("baskets!"))
+    second = repeating.resources.create(dataset_spec("baskets!"))
     assert second.id.startswith("baskets-")
     assert second.id != first.id

@@ -45,38 +45,38 @@ def test_the_migrations_end_where_the_code_expects(tmp_path: Path) -> None:
 @on_both_dialects
 def test_the_migrated_schema_is_that_of_the_tables(empty_url: str) -> None:
     catalog = opened(empty_url)
-    catalog.migrate()
+    catalog.database.migrate()
     with engine_on(empty_url).connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, Base.metadata) == []
-    catalog.close()
+    catalog.database.close()
 
 
 @on_both_dialects
 def test_migrating_twice_changes_nothing(empty_url: str) -> None:
     first = opened(empty_url)
-    dataset = first.create(dataset_spec())
-    first.migrate()
+    dataset = first.resources.create(dataset_spec())
+    first.database.migrate()
     second = opened(empty_url)
-    second.migrate()
+    second.database.migrate()
     assert second.get(TrainingDataset, dataset.id) == dataset
-    first.close()
-    second.close()
+    first.database.close()
+    second.database.close()
 
 
 @on_both_dialects
 def test_a_newer_catalogue_is_left_alone(empty_url: str) -> None:
     newer = opened(empty_url)
-    newer.migrate()
+    newer.database.migrate()
     with writing(empty_url) as session:
         session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     older = opened(empty_url)
     with pytest.raises(ConfigurationError, match="newer version"):
-        older.list(Kind.TRAINING_DATASET)
-    newer.close()
-    older.close()
+        older.resources.list(Kind.TRAINING_DATASET)
+    newer.database.close()
+    older.database.close()
 
 
 @on_both_dialects
@@ -86,12 +86,12 @@ def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
         session.execute(text(f"CREATE TABLE {in_the_way} (other INTEGER)"))
     failing = opened(empty_url)
     with pytest.raises(CatalogUnavailableError):
-        failing.migrate()
+        failing.database.migrate()
     assert inspect(engine_on(empty_url)).get_table_names() == [in_the_way]
     with writing(empty_url) as session:
         session.execute(text(f"DROP TABLE {in_the_way}"))
-    failing.create(dataset_spec())
-    failing.close()
+    failing.resources.create(dataset_spec())
+    failing.database.close()
 
 
 def test_sqlite_is_set_up_for_many_processes_and_power_cuts(tmp_path: Path) -> None:
@@ -103,33 +103,33 @@ def test_sqlite_is_set_up_for_many_processes_and_power_cuts(tmp_path: Path) -> N
 
     catalog = opened(f"sqlite:///{tmp_path}/c.db")
     with waiting_for_the_disk(), in_each_transaction(look):
-        catalog.create(dataset_spec())
-        catalog.list(Kind.TRAINING_DATASET)
+        catalog.resources.create(dataset_spec())
+        catalog.resources.list(Kind.TRAINING_DATASET)
     assert found == [wanted, wanted]
 
 
 @on_both_dialects
 def test_a_refused_transaction_leaves_nothing(empty_url: str) -> None:
     catalog = opened(empty_url)
-    dataset = catalog.create(dataset_spec())
+    dataset = catalog.resources.create(dataset_spec())
     with writing(empty_url) as session:  # its row would be stored, that of its first version not
         session.execute(text("CREATE UNIQUE INDEX one_of_each ON versions (status)"))
     with pytest.raises(ClashError):
-        catalog.create(dataset_spec("half-way"))
-    assert catalog.list(Kind.TRAINING_DATASET).items == (dataset,)
-    catalog.close()
+        catalog.resources.create(dataset_spec("half-way"))
+    assert catalog.resources.list(Kind.TRAINING_DATASET).items == (dataset,)
+    catalog.database.close()
 
 
 def test_a_transaction_that_our_own_code_breaks_off_leaves_nothing(catalog: Catalog) -> None:
-    dataset = catalog.create(dataset_spec())
+    dataset = catalog.resources.create(dataset_spec())
 
     def break_off(session: Session, _: object) -> None:
         assert session.new, "rows were stored"
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), listening(Session, "after_flush", break_off):
-        catalog.create(dataset_spec("half-way"))
-    assert catalog.list(Kind.TRAINING_DATASET).items == (dataset,)
+        catalog.resources.create(dataset_spec("half-way"))
+    assert catalog.resources.list(Kind.TRAINING_DATASET).items == (dataset,)
 
 
 @on_both_dialects
@@ -146,20 +146,20 @@ def test_what_the_database_refuses_is_not_quoted(
 ) -> None:
     catalog = opened(empty_url)
     claims = [
-        catalog.claim(Kind.TRAINING_DATASET, catalog.create(dataset_spec(name)).id, 1, "run")
+        catalog.work.claim(Kind.TRAINING_DATASET, catalog.resources.create(dataset_spec(name)).id, 1, "run")
         for name in ("first", "second")
     ]
     assert None not in claims
     first, second = (claim for claim in claims if claim is not None)
-    catalog.report_progress(first, 0.25, CANARY)
+    catalog.work.report_progress(first, 0.25, CANARY)
     with writing(empty_url) as session:
         session.execute(text(change))
     with pytest.raises(expected) as caught:
-        catalog.report_progress(second, 0.5, CANARY)
+        catalog.work.report_progress(second, 0.5, CANARY)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     with reading(empty_url) as session:
         assert sorted(session.scalars(text("SELECT progress FROM versions"))) == [0.0, 0.25]
-    catalog.close()
+    catalog.database.close()
 
 
 def test_urls_that_cannot_be_used() -> None:
@@ -177,31 +177,31 @@ def test_urls_that_cannot_be_used() -> None:
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened"):
-        opened(f"sqlite:///{tmp_path}/nowhere/c.db").migrate()
+        opened(f"sqlite:///{tmp_path}/nowhere/c.db").database.migrate()
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "c.db").write_text("canary " * 1000)
     with pytest.raises(ConfigurationError, match="not a database") as caught:
-        opened(f"sqlite:///{tmp_path}/c.db").migrate()
+        opened(f"sqlite:///{tmp_path}/c.db").database.migrate()
     assert "canary" not in str(caught.value)
 
 
 def test_a_database_that_stays_locked(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/c.db"
     waiter = opened(url)
-    dataset = waiter.create(dataset_spec())
+    dataset = waiter.resources.create(dataset_spec())
     with impatient(0.1), writing(url) as session:
         session.execute(text("SELECT 1"))  # the transaction begins, and holds the lock, with its first statement
         assert waiter.get(TrainingDataset, dataset.id) == dataset  # reading goes on
         with pytest.raises(CatalogUnavailableError) as caught:
-            waiter.create(dataset_spec("other"))
+            waiter.resources.create(dataset_spec("other"))
     assert caught.value.remedy
-    waiter.create(dataset_spec("other"))
+    waiter.resources.create(dataset_spec("other"))
 
 
 def test_a_copy_that_is_not_in_wal_mode_is_switched(tmp_path: Path, catalog: Catalog) -> None:
-    dataset = catalog.create(dataset_spec())
+    dataset = catalog.resources.create(dataset_spec())
     copy_without_wal(catalog, tmp_path / "c.db")
     assert opened(f"sqlite:///{tmp_path}/c.db").get(TrainingDataset, dataset.id) == dataset
     assert journal_mode(tmp_path / "c.db") == "wal"
@@ -221,13 +221,13 @@ def test_the_switch_waits_for_another_process_that_writes(tmp_path: Path, catalo
                 writer.execute("ROLLBACK")
 
         with listening(Engine, "connect", lambda connection, _: connection.set_trace_callback(traced)):
-            opened(f"sqlite:///{file}").migrate()
+            opened(f"sqlite:///{file}").database.migrate()
     assert tries.count("PRAGMA journal_mode=WAL") == 3
     assert journal_mode(file) == "wal"
 
 
 def copy_without_wal(catalog: Catalog, file: Path) -> None:
-    catalog.copy_to(file)
+    catalog.resources.copy_to(file)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     assert journal_mode(file) == "delete"
@@ -244,20 +244,20 @@ def test_a_server_that_is_not_there() -> None:
     catalog = opened("postgresql://user:secret@127.0.0.1:1/nowhere")
     assert "secret" not in repr(catalog)
     with pytest.raises(CatalogUnavailableError, match="does not answer") as caught:
-        catalog.migrate()
+        catalog.database.migrate()
     assert "secret" not in str(caught.value)
 
 
 def _names(catalog: Catalog, out: "multiprocessing.Queue[list[str]]") -> None:
-    catalog.create(dataset_spec("from the child"))
-    out.put([record.name for record in catalog.list(Kind.TRAINING_DATASET).items])
+    catalog.resources.create(dataset_spec("from the child"))
+    out.put([record.name for record in catalog.resources.list(Kind.TRAINING_DATASET).items])
 
 
 @on_both_dialects
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_a_catalog_goes_into_another_process(empty_url: str, method: str) -> None:
     catalog = Catalog(empty_url, clock=utc_now, token_hex=secrets.token_hex)
-    catalog.create(dataset_spec("from the parent"))
+    catalog.resources.create(dataset_spec("from the parent"))
     processes = multiprocessing.get_context(method)
     out = processes.Queue()
     child = processes.Process(target=_names, args=(catalog, out))
@@ -265,9 +265,9 @@ def test_a_catalog_goes_into_another_process(empty_url: str, method: str) -> Non
     assert out.get(timeout=60) == ["from the parent", "from the child"]
     child.join()
     assert child.exitcode == 0
-    catalog.create(dataset_spec("after"))  # the parent's connections still work
-    assert len(catalog.list(Kind.TRAINING_DATASET).items) == 3
-    catalog.close()
+    catalog.resources.create(dataset_spec("after"))  # the parent's connections still work
+    assert len(catalog.resources.list(Kind.TRAINING_DATASET).items) == 3
+    catalog.database.close()
 
 
 def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) -> None:
@@ -284,23 +284,25 @@ def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) 
 def test_a_connected_catalogue_keeps_its_log_and_loses_no_writer(tmp_path: Path) -> None:
     file = tmp_path / "catalog.db"
     catalog = Catalog(f"sqlite:///{file}", clock=utc_now, token_hex=secrets.token_hex)
-    catalog.stay_connected()
+    catalog.database.stay_connected()
     with ThreadPoolExecutor(16) as threads:
-        made = list(threads.map(lambda number: catalog.create(dataset_spec(name=f"Set {number}")), range(48)))
+        made = list(
+            threads.map(lambda number: catalog.resources.create(dataset_spec(name=f"Set {number}")), range(48))
+        )
     assert (tmp_path / "catalog.db-wal").exists(), "a connection stays"
-    assert sorted(catalog.ids(Kind.TRAINING_DATASET)) == sorted(record.id for record in made)
+    assert sorted(catalog.resources.ids(Kind.TRAINING_DATASET)) == sorted(record.id for record in made)
     beside = opened(f"sqlite:///{file}")
-    beside.create(dataset_spec(name="Another's"))
-    assert len(catalog.ids(Kind.TRAINING_DATASET)) == 49, "it sees what another process writes"
-    catalog.close()
+    beside.resources.create(dataset_spec(name="Another's"))
+    assert len(catalog.resources.ids(Kind.TRAINING_DATASET)) == 49, "it sees what another process writes"
+    catalog.database.close()
     assert not (tmp_path / "catalog.db-wal").exists()
 
 
 def test_a_copy_of_a_connected_catalogue_is_not_connected(tmp_path: Path) -> None:
     catalog = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}", clock=utc_now, token_hex=secrets.token_hex)
-    catalog.stay_connected()
-    dataset = catalog.create(dataset_spec())
+    catalog.database.stay_connected()
+    dataset = catalog.resources.create(dataset_spec())
     copy = pickle.loads(pickle.dumps(catalog))
-    catalog.close()
+    catalog.database.close()
     assert copy.get(TrainingDataset, dataset.id) == dataset
     assert not (tmp_path / "catalog.db-wal").exists(), "no connection stays"

@@ -16,9 +16,9 @@ OTHER_ACCOUNT = "111122223333"
 
 
 def delete(builder: Builder, record: Resource) -> None:
-    builder.catalog.request_delete(record.kind, record.id)
-    builder.catalog.begin_delete(record.kind, record.id)
-    builder.catalog.finish_delete(record.kind, record.id)
+    builder.catalog.deletion.request_delete(record.kind, record.id)
+    builder.catalog.deletion.begin_delete(record.kind, record.id)
+    builder.catalog.deletion.finish_delete(record.kind, record.id)
 
 
 def test_what_is_depended_on_stays(builder: Builder) -> None:
@@ -26,7 +26,7 @@ def test_what_is_depended_on_stays(builder: Builder) -> None:
     builder.create(job_spec(configured.id))
     for record in (dataset, model, configured):
         with pytest.raises(ConflictError, match="depends on"):
-            builder.catalog.request_delete(record.kind, record.id)
+            builder.catalog.deletion.request_delete(record.kind, record.id)
         assert builder.again(record) == record
 
 
@@ -34,9 +34,9 @@ def test_a_model_stays_while_a_job_that_was_started_on_it_is_under_way(undeclare
     dataset, model, configured = undeclared.chain()
     other = undeclared.create(model_spec(dataset.id, "other"))
     job = undeclared.create(job_spec(configured.id))
-    undeclared.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
+    undeclared.catalog.resources.update_configured_audience_model(configured.id, audience_model_id=other.id)
     with pytest.raises(ConflictError, match="depends on"):
-        undeclared.catalog.request_delete(model.kind, model.id)
+        undeclared.catalog.deletion.request_delete(model.kind, model.id)
     assert undeclared.again(model).status is Status.CREATE_PENDING
     undeclared.drain()
     assert undeclared.again(job).status is Status.ACTIVE
@@ -50,9 +50,9 @@ def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder, ur
     builder.create(export_spec(job.id))
     builder.drain()
     delete(builder, job)
-    builder.catalog.request_delete(configured.kind, configured.id)
+    builder.catalog.deletion.request_delete(configured.kind, configured.id)
     delete(builder, model)
-    builder.catalog.request_delete(dataset.kind, dataset.id)
+    builder.catalog.deletion.request_delete(dataset.kind, dataset.id)
     with reading(url) as session:
         counts = {
             table.name: session.scalar(select(func.count()).select_from(table))
@@ -64,7 +64,7 @@ def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder, ur
 
 def test_datasets_and_configured_models_go_at_once(builder: Builder) -> None:
     _, _, configured = builder.chain()
-    assert builder.catalog.request_delete(configured.kind, configured.id) == configured
+    assert builder.catalog.deletion.request_delete(configured.kind, configured.id) == configured
     with pytest.raises(NotFoundError):
         builder.again(configured)
 
@@ -75,28 +75,30 @@ def test_models_go_in_steps(builder: Builder) -> None:
     model = builder.create(model_spec(dataset.id))
     catalog = builder.catalog
     with pytest.raises(ConflictError, match="Nobody asked"):
-        catalog.begin_delete(model.kind, model.id)
-    assert catalog.request_delete(model.kind, model.id).status is Status.DELETE_PENDING
+        catalog.deletion.begin_delete(model.kind, model.id)
+    assert catalog.deletion.request_delete(model.kind, model.id).status is Status.DELETE_PENDING
     with pytest.raises(ConflictError, match="not begun"):
-        catalog.finish_delete(model.kind, model.id)
-    assert [record.id for record in catalog.deletions()] == [model.id]
-    (going,) = catalog.begin_delete(model.kind, model.id)
+        catalog.deletion.finish_delete(model.kind, model.id)
+    assert [record.id for record in catalog.deletion.deletions()] == [model.id]
+    (going,) = catalog.deletion.begin_delete(model.kind, model.id)
     assert (going.id, going.status) == (model.id, Status.DELETE_IN_PROGRESS)
-    assert catalog.request_delete(model.kind, model.id).status is Status.DELETE_IN_PROGRESS
-    assert [record.id for record in catalog.deletions()] == [model.id]  # whoever began may have been killed
-    assert catalog.begin_delete(model.kind, model.id) == (going,)
-    assert catalog.claim(model.kind, model.id, 1, "run") is None
-    catalog.finish_delete(model.kind, model.id)
-    catalog.finish_delete(model.kind, model.id)
-    assert catalog.deletions() == ()
+    assert catalog.deletion.request_delete(model.kind, model.id).status is Status.DELETE_IN_PROGRESS
+    assert [record.id for record in catalog.deletion.deletions()] == [
+        model.id
+    ]  # whoever began may have been killed
+    assert catalog.deletion.begin_delete(model.kind, model.id) == (going,)
+    assert catalog.work.claim(model.kind, model.id, 1, "run") is None
+    catalog.deletion.finish_delete(model.kind, model.id)
+    catalog.deletion.finish_delete(model.kind, model.id)
+    assert catalog.deletion.deletions() == ()
     with pytest.raises(NotFoundError):
-        catalog.begin_delete(model.kind, model.id)
+        catalog.deletion.begin_delete(model.kind, model.id)
 
 
 def test_pending_work_is_cancelled_and_its_parent_is_settled(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
-    builder.catalog.request_delete(model.kind, model.id)
+    builder.catalog.deletion.request_delete(model.kind, model.id)
     assert builder.newest(model).status_code is StatusCode.CANCELLED
     assert builder.again(model).status is Status.DELETE_PENDING
 
@@ -107,40 +109,40 @@ def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     builder.drain()
     model = builder.create(model_spec(dataset.id))
     catalog = builder.catalog
-    claim = catalog.claim(model.kind, model.id, 1, "run")
+    claim = catalog.work.claim(model.kind, model.id, 1, "run")
     assert claim is not None
-    catalog.request_delete(model.kind, model.id)
-    assert catalog.is_cancel_requested(claim)
-    assert catalog.deletions() == ()
+    catalog.deletion.request_delete(model.kind, model.id)
+    assert catalog.work.is_cancel_requested(claim)
+    assert catalog.deletion.deletions() == ()
     with pytest.raises(ConflictError, match="at work"):
-        catalog.begin_delete(model.kind, model.id)
-    catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
+        catalog.deletion.begin_delete(model.kind, model.id)
+    catalog.work.fail(claim, StatusCode.CANCELLED, "Stopped.")
     assert catalog.get(RECORDS[model.kind], model.id).status is Status.DELETE_PENDING
-    assert [record.id for record in catalog.deletions()] == [model.id]
+    assert [record.id for record in catalog.deletion.deletions()] == [model.id]
 
 
 def test_what_goes_cannot_be_claimed(builder: Builder, url: str) -> None:
     dataset = builder.create(dataset_spec())
     builder.drain()
     model = builder.create(model_spec(dataset.id))
-    builder.catalog.request_delete(model.kind, model.id)
+    builder.catalog.deletion.request_delete(model.kind, model.id)
     with writing(url) as session:  # however it came to be pending
         session.execute(update(VersionRow).values(status=Status.CREATE_PENDING))
-    assert builder.catalog.claim(model.kind, model.id, 1, "run") is None
+    assert builder.catalog.work.claim(model.kind, model.id, 1, "run") is None
 
 
 def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id, export_size="largest"))
-    builder.make(builder.newest(builder.catalog.list(Kind.TRAINING_DATASET).items[0]))
-    builder.make(builder.newest(builder.catalog.list(Kind.AUDIENCE_MODEL).items[0]))
-    claim = builder.catalog.claim(job.kind, job.id, 1, "run")
+    builder.make(builder.newest(builder.catalog.resources.list(Kind.TRAINING_DATASET).items[0]))
+    builder.make(builder.newest(builder.catalog.resources.list(Kind.AUDIENCE_MODEL).items[0]))
+    claim = builder.catalog.work.claim(job.kind, job.id, 1, "run")
     assert claim is not None
-    builder.catalog.request_delete(job.kind, job.id)
+    builder.catalog.deletion.request_delete(job.kind, job.id)
     with pytest.raises(CancelledError):
-        builder.catalog.finish(claim, {})
+        builder.catalog.work.finish(claim, {})
     assert builder.again(job).status is Status.DELETE_PENDING
-    assert builder.catalog.list(Kind.EXPORT_JOB).items == ()
+    assert builder.catalog.resources.list(Kind.EXPORT_JOB).items == ()
 
 
 @on_both_dialects
@@ -151,18 +153,18 @@ def test_a_job_takes_its_exports_with_it(builder: Builder) -> None:
     builder.drain()
     catalog = builder.catalog
     with pytest.raises(UsageError, match="generation job"):
-        catalog.request_delete(Kind.EXPORT_JOB, next(iter(exports)))
-    catalog.request_delete(job.kind, job.id)
-    going = catalog.begin_delete(job.kind, job.id)
+        catalog.deletion.request_delete(Kind.EXPORT_JOB, next(iter(exports)))
+    catalog.deletion.request_delete(job.kind, job.id)
+    going = catalog.deletion.begin_delete(job.kind, job.id)
     assert [going[0].id, {record.id for record in going[1:]}] == [job.id, exports]
-    catalog.finish_delete(job.kind, job.id)
-    assert catalog.list(Kind.EXPORT_JOB).items == ()
+    catalog.deletion.finish_delete(job.kind, job.id)
+    assert catalog.resources.list(Kind.EXPORT_JOB).items == ()
 
 
 def test_nothing_is_created_below_what_goes(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
-    builder.catalog.request_delete(model.kind, model.id)
+    builder.catalog.deletion.request_delete(model.kind, model.id)
     with pytest.raises(ConflictError, match="being deleted"):
         builder.create(configured_spec(model.id))
 
@@ -172,16 +174,16 @@ def test_a_deletion_that_failed_may_be_asked_for_again(builder: Builder) -> None
     model = builder.create(model_spec(dataset.id))
     catalog = builder.catalog
     with pytest.raises(ConflictError):
-        catalog.fail_delete(model.kind, model.id, "x")
-    catalog.request_delete(model.kind, model.id)
-    catalog.fail_delete(model.kind, model.id, "The disk is away. Mount it.")
+        catalog.deletion.fail_delete(model.kind, model.id, "x")
+    catalog.deletion.request_delete(model.kind, model.id)
+    catalog.deletion.fail_delete(model.kind, model.id, "The disk is away. Mount it.")
     failed = catalog.get(RECORDS[model.kind], model.id)
     assert (failed.status, failed.status_message) == (Status.DELETE_FAILED, "The disk is away. Mount it.")
-    assert catalog.deletions() == ()
+    assert catalog.deletion.deletions() == ()
     delete(builder, model)
 
 
 def test_another_accounts_resource_is_not_there(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     with pytest.raises(NotFoundError):
-        builder.catalog.request_delete(dataset.kind, dataset.id, OTHER_ACCOUNT)
+        builder.catalog.deletion.request_delete(dataset.kind, dataset.id, OTHER_ACCOUNT)

@@ -21,16 +21,16 @@ def job_id(builder: Builder) -> str:
 
 
 def take(catalog: Catalog, job_id: str, run_id: str = "run") -> Claim:
-    claim = catalog.claim(KIND, job_id, 1, run_id)
+    claim = catalog.work.claim(KIND, job_id, 1, run_id)
     assert claim is not None
     return claim
 
 
 def asks(catalog: Catalog, claim: Claim) -> dict[str, Callable[[], object]]:
     return {
-        "check_wanted": lambda: catalog.check_wanted(claim),
-        "begin_delivery": lambda: catalog.begin_delivery(claim),
-        "finish": lambda: catalog.finish(claim, {}),
+        "check_wanted": lambda: catalog.work.check_wanted(claim),
+        "begin_delivery": lambda: catalog.work.begin_delivery(claim),
+        "finish": lambda: catalog.work.finish(claim, {}),
     }
 
 
@@ -46,12 +46,12 @@ def test_the_holder_may(catalog: Catalog, job_id: str, ask: str) -> None:
 @pytest.mark.parametrize("why", ["cancelled", "deleted"])
 def test_a_cancel_comes_before_the_delivery(catalog: Catalog, job_id: str, ask: str, why: str) -> None:
     claim = take(catalog, job_id)
-    (catalog.request_cancel if why == "cancelled" else catalog.request_delete)(KIND, job_id)
-    before = catalog.newest_version(KIND, job_id)
+    (catalog.work.request_cancel if why == "cancelled" else catalog.deletion.request_delete)(KIND, job_id)
+    before = catalog.resources.newest_version(KIND, job_id)
     with pytest.raises(CancelledError):
         asks(catalog, claim)[ask]()
-    assert catalog.newest_version(KIND, job_id) == before
-    catalog.fail(claim, StatusCode.CANCELLED, "Stopped.")
+    assert catalog.resources.newest_version(KIND, job_id) == before
+    catalog.work.fail(claim, StatusCode.CANCELLED, "Stopped.")
 
 
 @pytest.mark.parametrize("ask", [*ASKS[:2], "withdraw_artifact"])
@@ -59,21 +59,21 @@ def test_a_cancel_comes_before_the_delivery(catalog: Catalog, job_id: str, ask: 
 def test_whoever_lost_the_claim_may_not(catalog: Catalog, clock: Clock, job_id: str, ask: str, why: str) -> None:
     claim = take(catalog, job_id)
     if why == "given back and taken again":
-        catalog.release(claim)
+        catalog.work.release(claim)
         assert take(catalog, job_id).attempt == claim.attempt  # the same run, the same count
     elif why == "closed":
-        catalog.finish(claim, {})
+        catalog.work.finish(claim, {})
     else:
         clock.turn(61)
         if why == "taken over":
             take(catalog, job_id, "other")
         else:
-            catalog.reap()
+            catalog.work.reap()
         if why == "gone":
-            catalog.request_delete(KIND, job_id)
-            catalog.begin_delete(KIND, job_id)
-            catalog.finish_delete(KIND, job_id)
-    may = asks(catalog, claim) | {"withdraw_artifact": lambda: catalog.withdraw_artifact(claim, "audience")}
+            catalog.deletion.request_delete(KIND, job_id)
+            catalog.deletion.begin_delete(KIND, job_id)
+            catalog.deletion.finish_delete(KIND, job_id)
+    may = asks(catalog, claim) | {"withdraw_artifact": lambda: catalog.work.withdraw_artifact(claim, "audience")}
     with pytest.raises(ClaimLostError):
         may[ask]()
 
@@ -83,51 +83,51 @@ def test_a_cancel_after_the_delivery_is_refused_until_it_is_closed(
 ) -> None:
     first = take(catalog, job_id)
     clock.turn(59)
-    catalog.begin_delivery(first)
-    assert catalog.newest_version(KIND, job_id).progress_stage == "delivering"
+    catalog.work.begin_delivery(first)
+    assert catalog.resources.newest_version(KIND, job_id).progress_stage == "delivering"
     clock.turn(59)
-    assert catalog.reap() == (), "the lease was renewed"
+    assert catalog.work.reap() == (), "the lease was renewed"
     clock.turn(2)
 
     def refused() -> bool:
         with pytest.raises(ConflictError, match="being delivered"):
-            catalog.request_cancel(KIND, job_id)
+            catalog.work.request_cancel(KIND, job_id)
         return True
 
     assert refused(), "though its run is silent"
-    catalog.reap()
+    catalog.work.reap()
     assert refused(), "though it waits for another run"
     second = take(catalog, job_id, "other")
     assert refused(), "though the other run does not deliver yet"
-    catalog.finish(second, {})
-    assert catalog.newest_version(KIND, job_id).params == {}
+    catalog.work.finish(second, {})
+    assert catalog.resources.newest_version(KIND, job_id).params == {}
 
 
 def test_what_failed_after_all_and_is_tried_again_can_be_cancelled(catalog: Catalog, job_id: str) -> None:
     claim = take(catalog, job_id)
-    catalog.begin_delivery(claim)
-    catalog.fail(claim, StatusCode.DESTINATION_NOT_WRITABLE, "Full.")
-    catalog.retry(KIND, job_id)
-    assert catalog.request_cancel(KIND, job_id).status_code is StatusCode.CANCELLED
+    catalog.work.begin_delivery(claim)
+    catalog.work.fail(claim, StatusCode.DESTINATION_NOT_WRITABLE, "Full.")
+    catalog.work.retry(KIND, job_id)
+    assert catalog.work.request_cancel(KIND, job_id).status_code is StatusCode.CANCELLED
 
 
 def test_deleted_while_it_is_delivered_it_is_closed_first(catalog: Catalog, job_id: str) -> None:
     claim = take(catalog, job_id)
-    catalog.begin_delivery(claim)
-    catalog.request_delete(KIND, job_id)
-    assert catalog.deletions() == ()
-    catalog.check_wanted(claim)
-    assert catalog.finish(claim, {}).status is Status.ACTIVE
-    assert [record.id for record in catalog.deletions()] == [job_id]
+    catalog.work.begin_delivery(claim)
+    catalog.deletion.request_delete(KIND, job_id)
+    assert catalog.deletion.deletions() == ()
+    catalog.work.check_wanted(claim)
+    assert catalog.work.finish(claim, {}).status is Status.ACTIVE
+    assert [record.id for record in catalog.deletion.deletions()] == [job_id]
 
 
 def test_deleted_before_the_next_attempt_delivers_it_is_not(catalog: Catalog, clock: Clock, job_id: str) -> None:
-    catalog.begin_delivery(take(catalog, job_id))
+    catalog.work.begin_delivery(take(catalog, job_id))
     clock.turn(61)
     second = take(catalog, job_id, "other")
-    catalog.request_delete(KIND, job_id)
+    catalog.deletion.request_delete(KIND, job_id)
     with pytest.raises(CancelledError):
-        catalog.begin_delivery(second)
+        catalog.work.begin_delivery(second)
 
 
 def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: str) -> None:
@@ -142,12 +142,12 @@ def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: s
     clock.turn(61)
     begin("takes over")
     clock.turn(61)
-    catalog.reap()
-    catalog.release(begin("after it was reaped"))
+    catalog.work.reap()
+    catalog.work.release(begin("after it was reaped"))
     claim = begin("after it was given back")
     assert take(catalog, job_id, claim.run_id).turn == claim.turn, "the holder's own"
-    catalog.fail(claim, StatusCode.INTERNAL, "Failed.")
-    catalog.retry(KIND, job_id)
+    catalog.work.fail(claim, StatusCode.INTERNAL, "Failed.")
+    catalog.work.retry(KIND, job_id)
     begin("from the beginning")
     assert turns == sorted(set(turns))
 
@@ -155,7 +155,7 @@ def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: s
 def test_what_was_published_is_taken_back(catalog: Catalog, job_id: str) -> None:
     claim = take(catalog, job_id)
     for asset in ("seed_validation_report", "audience"):
-        catalog.publish_artifact(claim, asset, "0001-0")
+        catalog.work.publish_artifact(claim, asset, "0001-0")
     for _ in range(2):
-        catalog.withdraw_artifact(claim, "audience")
-        assert catalog.newest_version(KIND, job_id).artifacts == {"seed_validation_report": "0001-0"}
+        catalog.work.withdraw_artifact(claim, "audience")
+        assert catalog.resources.newest_version(KIND, job_id).artifacts == {"seed_validation_report": "0001-0"}

@@ -83,8 +83,8 @@ def test_a_label_is_always_fit_and_stays(text: str) -> None:
 
 
 def test_a_files_name_is_put_right(catalog: Catalog) -> None:
-    catalog.create_user("data@publisher.example")
-    upload = catalog.add_upload(
+    catalog.users.create_user("data@publisher.example")
+    upload = catalog.rooms.add_upload(
         "00ff",
         "data@publisher.example",
         "Cafe\u0301\u202e.csv",

@@ -21,15 +21,15 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def claim(catalog: Catalog) -> Claim:
-    dataset = catalog.create(dataset_spec())
-    taken = catalog.claim(Kind.TRAINING_DATASET, dataset.id, 1, "run", LEASE_SECONDS)
+    dataset = catalog.resources.create(dataset_spec())
+    taken = catalog.work.claim(Kind.TRAINING_DATASET, dataset.id, 1, "run", LEASE_SECONDS)
     assert taken is not None
     return taken
 
 
 def renewals(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, n: int) -> threading.Event:
     """Set once the lease was renewed n times."""
-    done, renew, times = threading.Event(), catalog.renew, iter(range(1, 10_000))
+    done, renew, times = threading.Event(), catalog.work.renew, iter(range(1, 10_000))
 
     def counted(claim: Claim) -> Claim:
         renewed = renew(claim)
@@ -37,34 +37,34 @@ def renewals(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, n: int) -> threa
             done.set()
         return renewed
 
-    monkeypatch.setattr(catalog, "renew", counted)
+    monkeypatch.setattr(catalog.work, "renew", counted)
     return done
 
 
 def test_the_lease_outlives_itself(catalog: Catalog, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
     renewed = renewals(catalog, monkeypatch, 5)
-    with holding(catalog, claim) as held:
+    with holding(catalog.work, claim) as held:
         assert renewed.wait(PATIENCE_SECONDS)
         assert not held.lost.is_set()
-        version = catalog.newest_version(claim.kind, claim.id)
+        version = catalog.resources.newest_version(claim.kind, claim.id)
         assert version.lease_expires_at is not None
         assert version.lease_expires_at > claim.lease_expires_at
-    assert catalog.finish(claim, {}).status is Status.ACTIVE
+    assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
 
 def test_a_lost_claim_is_told(catalog: Catalog, claim: Claim) -> None:
-    with holding(catalog, claim) as held:
+    with holding(catalog.work, claim) as held:
         assert not held.lost.is_set()
-        catalog.release(claim)
+        catalog.work.release(claim)
         assert held.lost.wait(PATIENCE_SECONDS)
     with pytest.raises(ClaimLostError):
-        catalog.finish(claim, {})
+        catalog.work.finish(claim, {})
 
 
 def test_a_database_that_is_away_for_a_moment_loses_nothing(
     catalog: Catalog, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renewed, renew, failures = threading.Event(), catalog.renew, iter([True, True])
+    renewed, renew, failures = threading.Event(), catalog.work.renew, iter([True, True])
 
     def flaky(claim: Claim) -> Claim:
         if next(failures, False):
@@ -73,18 +73,18 @@ def test_a_database_that_is_away_for_a_moment_loses_nothing(
         renewed.set()
         return held
 
-    monkeypatch.setattr(catalog, "renew", flaky)
-    with holding(catalog, claim) as held:
+    monkeypatch.setattr(catalog.work, "renew", flaky)
+    with holding(catalog.work, claim) as held:
         assert renewed.wait(PATIENCE_SECONDS)
         assert not held.lost.is_set()
 
 
 def test_the_bodys_error_comes_out_and_the_thread_ends(catalog: Catalog, claim: Claim) -> None:
-    with pytest.raises(ZeroDivisionError), holding(catalog, claim):
+    with pytest.raises(ZeroDivisionError), holding(catalog.work, claim):
         (thread,) = [each for each in threading.enumerate() if each.name == f"lease {claim.id}"]
         raise ZeroDivisionError
     assert not thread.is_alive()
-    assert catalog.newest_version(claim.kind, claim.id).status is Status.CREATE_IN_PROGRESS
+    assert catalog.resources.newest_version(claim.kind, claim.id).status is Status.CREATE_IN_PROGRESS
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -94,6 +94,6 @@ def test_an_unforeseen_error_of_the_thread_counts_as_lost(
     def broken(_: Claim) -> Claim:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(catalog, "renew", broken)
-    with holding(catalog, claim) as held:
+    monkeypatch.setattr(catalog.work, "renew", broken)
+    with holding(catalog.work, claim) as held:
         assert held.lost.wait(PATIENCE_SECONDS)

@@ -24,53 +24,53 @@ OURS = Identity("0" * 32, 1, "a" * 64)
 
 def test_a_missing_database_is_not_created_by_looking(tmp_path: Path) -> None:
     catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=Clock(), token_hex=Numbered())
-    assert catalog.identity() is None
-    assert catalog.is_blank()
+    assert catalog.ownership.identity() is None
+    assert catalog.ownership.is_blank()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_identity_is_given_once(empty_url: str) -> None:
     catalog = Catalog(empty_url, clock=Clock(), token_hex=Numbered())
-    assert catalog.identity() is None
-    assert catalog.identify(OURS) == OURS
-    assert catalog.identify(replace(OURS, id="1" * 32)) == OURS
-    assert catalog.is_blank()
-    catalog.create(dataset_spec())
-    assert not catalog.is_blank()
-    catalog.close()
+    assert catalog.ownership.identity() is None
+    assert catalog.ownership.identify(OURS) == OURS
+    assert catalog.ownership.identify(replace(OURS, id="1" * 32)) == OURS
+    assert catalog.ownership.is_blank()
+    catalog.resources.create(dataset_spec())
+    assert not catalog.ownership.is_blank()
+    catalog.database.close()
 
 
 def test_the_generation_rises_with_every_version_however_many_at_once(url: str) -> None:
     told: list[int] = []
     catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex, on_generation=told.append)
-    catalog.identify(OURS)
-    made = [catalog.create(dataset_spec(name=f"Set {number}")) for number in range(12)]
-    assert catalog.identity() == OURS
+    catalog.ownership.identify(OURS)
+    made = [catalog.resources.create(dataset_spec(name=f"Set {number}")) for number in range(12)]
+    assert catalog.ownership.identity() == OURS
 
     def publish(dataset_id: str) -> None:
-        claim = catalog.claim(Kind.TRAINING_DATASET, dataset_id, 1, "run")
-        catalog.finish(claim, {"sentence": "Made."})
+        claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset_id, 1, "run")
+        catalog.work.finish(claim, {"sentence": "Made."})
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(publish, [dataset.id for dataset in made]))
-    assert catalog.identity().generation == 13
+    assert catalog.ownership.identity().generation == 13
     assert sorted(told) == list(range(2, 14))
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda one: catalog.request_delete(one.kind, one.id), made))
-    assert catalog.identity().generation == 25
-    assert catalog.deleted(hex_of(one.id) for one in made) == {hex_of(one.id) for one in made}
-    assert catalog.deleted([hex_of(made[0].id)], Kind.AUDIENCE_MODEL) == frozenset()
-    catalog.close()
+        list(threads.map(lambda one: catalog.deletion.request_delete(one.kind, one.id), made))
+    assert catalog.ownership.identity().generation == 25
+    assert catalog.deletion.deleted(hex_of(one.id) for one in made) == {hex_of(one.id) for one in made}
+    assert catalog.deletion.deleted([hex_of(made[0].id)], Kind.AUDIENCE_MODEL) == frozenset()
+    catalog.database.close()
 
 
 def test_a_transaction_that_fails_raises_nothing(builder: Builder) -> None:
     catalog = builder.catalog
-    catalog.identify(OURS)
+    catalog.ownership.identify(OURS)
     dataset = builder.create(dataset_spec())
-    claim = catalog.claim(dataset.kind, dataset.id, 1, "run")
+    claim = catalog.work.claim(dataset.kind, dataset.id, 1, "run")
     with pytest.raises(ValueError, match="kept as JSON"):
-        catalog.finish(claim, {"sentence": object()})
-    assert catalog.identity() == OURS
+        catalog.work.finish(claim, {"sentence": object()})
+    assert catalog.ownership.identity() == OURS
 
 
 def test_a_seed_has_a_tombstone_while_no_job_names_it(builder: Builder) -> None:
@@ -78,29 +78,29 @@ def test_a_seed_has_a_tombstone_while_no_job_names_it(builder: Builder) -> None:
     *_, configured = builder.chain()
     slots = ["aaaaaaaaaaaa", "bbbbbbbbbbbb"]
     for slot in slots:
-        catalog.announce(SEED, slot)
-        catalog.announce(SEED, slot)
-    assert catalog.deleted(slots, SEED) == set(slots)
+        catalog.deletion.announce(SEED, slot)
+        catalog.deletion.announce(SEED, slot)
+    assert catalog.deletion.deleted(slots, SEED) == set(slots)
     job = builder.create(job_spec(configured.id, seed_location="aaaaaaaaaaaa/seed.csv"))
-    assert catalog.deleted(slots, SEED) == {"bbbbbbbbbbbb"}
-    catalog.place_seed(job.id, "bbbbbbbbbbbb/seed.csv")
-    assert catalog.deleted(slots, SEED) == {"aaaaaaaaaaaa"}
-    catalog.forget_seed(job.id)
-    assert catalog.deleted(slots, SEED) == set(slots)
+    assert catalog.deletion.deleted(slots, SEED) == {"bbbbbbbbbbbb"}
+    catalog.resources.place_seed(job.id, "bbbbbbbbbbbb/seed.csv")
+    assert catalog.deletion.deleted(slots, SEED) == {"aaaaaaaaaaaa"}
+    catalog.resources.forget_seed(job.id)
+    assert catalog.deletion.deleted(slots, SEED) == set(slots)
 
 
 def test_an_upload_has_a_tombstone_while_nothing_names_it(catalog: Catalog, clock: Clock) -> None:
-    catalog.announce(UPLOAD, "00ff00ff")
-    catalog.add_upload(
+    catalog.deletion.announce(UPLOAD, "00ff00ff")
+    catalog.rooms.add_upload(
         "00ff00ff", "a@example.com", "x", n_bytes=1, digest="ab", matching_id=None, location="00ff00ff"
     )
-    assert catalog.deleted(["00ff00ff"], UPLOAD) == frozenset()
-    catalog.give_up_uploads(clock())
-    assert catalog.deleted(["00ff00ff"], UPLOAD) == frozenset(), "it was brought just now"
+    assert catalog.deletion.deleted(["00ff00ff"], UPLOAD) == frozenset()
+    catalog.deletion.give_up_uploads(clock())
+    assert catalog.deletion.deleted(["00ff00ff"], UPLOAD) == frozenset(), "it was brought just now"
     clock.turn(1)
-    catalog.give_up_uploads(clock())
-    assert catalog.deleted(["00ff00ff"], UPLOAD) == {"00ff00ff"}
-    assert catalog.upload("00ff00ff").location is None
+    catalog.deletion.give_up_uploads(clock())
+    assert catalog.deletion.deleted(["00ff00ff"], UPLOAD) == {"00ff00ff"}
+    assert catalog.rooms.upload("00ff00ff").location is None
 
 
 def test_a_dossier_holds_what_the_catalogue_knew(
@@ -111,24 +111,27 @@ def test_a_dossier_holds_what_the_catalogue_knew(
     job = undeclared.create(job_spec(configured.id, tags={"a": "1"}))
     undeclared.drain()
     kinds = (dataset, model, configured, job)
-    dossiers = {one.id: json.loads(json.dumps(catalog.dossier(one.kind, one.id, 1))) for one in kinds}
+    dossiers = {one.id: json.loads(json.dumps(catalog.dossiers.dossier(one.kind, one.id, 1))) for one in kinds}
     new = Catalog(
         f"sqlite:///{tmp_path_factory.mktemp('new')}/catalog.db", clock=undeclared.clock, token_hex=Numbered()
     )
-    new.identify(OURS)
+    new.ownership.identify(OURS)
     proven = []
     for one in kinds:
-        version = catalog.version(one.kind, one.id, 1)
+        version = catalog.resources.version(one.kind, one.id, 1)
         made_at, dossier = version.finished_at, dossiers[one.id]
         told = ProvenVersion(1, {}, version.parents, made_at, version.summary, dossier=dossier)
         seed = job.seed_location if one is job else None
         proven.append(ProvenResource(one.kind, one.id, (told,), dossiers[one.id], seed))
-    rebuilt = new.rebuild(proven, generation=9)
+    rebuilt = new.dossiers.rebuild(proven, generation=9)
     assert (rebuilt.n_resources, rebuilt.n_versions) == (4, 4)
-    assert new.identity().generation == 10
+    assert new.ownership.identity().generation == 10
     for one in kinds:
         assert replace(new.get(RECORDS[one.kind], one.id), updated_at=one.updated_at) == replace(
             catalog.get(RECORDS[one.kind], one.id), updated_at=one.updated_at
         )
-        assert new.version(one.kind, one.id, 1).parents == catalog.version(one.kind, one.id, 1).parents
-    new.close()
+        assert (
+            new.resources.version(one.kind, one.id, 1).parents
+            == catalog.resources.version(one.kind, one.id, 1).parents
+        )
+    new.database.close()

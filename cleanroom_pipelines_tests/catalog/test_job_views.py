@@ -47,26 +47,26 @@ def start(
     """A job that an account starts on the owner's configured model."""
     builder.clock.turn(1)
     spec = job_spec(configured.id, name, seed_location=None, seed_digest=None, requested_seed=SEED)
-    return builder.catalog.create(spec, starter=Starter(account, name, **starter))
+    return builder.catalog.resources.create(spec, starter=Starter(account, name, **starter))
 
 
 def own(builder: Builder, account: str) -> Resource:
     """A configured model of an account of its own."""
     catalog = builder.catalog
-    dataset = catalog.create(dataset_spec(), account_id=account)
-    model = catalog.create(model_spec(dataset.id), account_id=account)
-    return catalog.create(configured_spec(model.id), account_id=account)
+    dataset = catalog.resources.create(dataset_spec(), account_id=account)
+    model = catalog.resources.create(model_spec(dataset.id), account_id=account)
+    return catalog.resources.create(configured_spec(model.id), account_id=account)
 
 
 def export(builder: Builder, job: Resource, started_by: str | None, name: str = "top") -> Resource:
     builder.clock.turn(1)
-    return builder.catalog.create(replace(export_spec(job.id, name), started_by=started_by))
+    return builder.catalog.resources.create(replace(export_spec(job.id, name), started_by=started_by))
 
 
 @on_both_dialects
 def test_one_execution_with_two_names(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured, description="mine")
-    seen_by = undeclared.catalog.seen_job
+    seen_by = undeclared.catalog.job_views.seen_job
     owners, starters = seen_by(job.id, OWNER), seen_by(job.id, ALPHA)
     assert (owners.is_owner, owners.is_starter) == (True, False)
     assert (starters.is_owner, starters.is_starter) == (False, True)
@@ -77,7 +77,7 @@ def test_one_execution_with_two_names(undeclared: Builder, configured: Resource)
     assert owners.job.started_by == starters.job.started_by == ALPHA
     assert owners.job.arn == f"arn:aws:cleanrooms-ml:{LOCAL_REGION}:{OWNER}:audience-generation-job/{job.id}"
     assert starters.job.arn == f"arn:aws:cleanrooms-ml:{LOCAL_REGION}:{ALPHA}:audience-generation-job/{job.id}"
-    assert len(undeclared.catalog.list(Kind.GENERATION_JOB).items) == 1
+    assert len(undeclared.catalog.resources.list(Kind.GENERATION_JOB).items) == 1
     undeclared.drain()
     assert seen_by(job.id, OWNER).job.status is seen_by(job.id, ALPHA).job.status is Status.ACTIVE
 
@@ -86,18 +86,18 @@ def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource
     job = start(undeclared, configured)
     catalog = undeclared.catalog
     for account, region in ((BETA, None), (ALPHA, "eu-west-1"), (OWNER, "eu-west-1")):
-        for call in (catalog.seen_job, catalog.delete_seen_job):
+        for call in (catalog.job_views.seen_job, catalog.job_views.delete_seen_job):
             with pytest.raises(NotFoundError):
                 call(job.id, account, region)
         with pytest.raises(NotFoundError):
-            catalog.set_seen_job_tags(job.id, account, {"a": "1"}, region)
+            catalog.job_views.set_seen_job_tags(job.id, account, {"a": "1"}, region)
         with pytest.raises(NotFoundError):
-            catalog.remove_seen_job_tags(job.id, account, ["a"], region)
-    assert catalog.list_seen_jobs(BETA, LOCAL_REGION).items == ()
-    assert catalog.list_seen_jobs(ALPHA, "eu-west-1").items == ()
+            catalog.job_views.remove_seen_job_tags(job.id, account, ["a"], region)
+    assert catalog.job_views.list_seen_jobs(BETA, LOCAL_REGION).items == ()
+    assert catalog.job_views.list_seen_jobs(ALPHA, "eu-west-1").items == ()
     with pytest.raises(NotFoundError):
         catalog.get(GenerationJob, job.id, ALPHA)
-    assert {seen.account_id for seen in (catalog.seen_job(job.id, a).job for a in (OWNER, ALPHA))} == {
+    assert {seen.account_id for seen in (catalog.job_views.seen_job(job.id, a).job for a in (OWNER, ALPHA))} == {
         OWNER,
         ALPHA,
     }
@@ -106,16 +106,16 @@ def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource
 def test_neither_is_told_the_others_locations(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured)
     catalog = undeclared.catalog
-    catalog.place_seed(job.id, "vault/canary", digest="ab" * 16, n_bytes=7)
-    assert "canary" not in repr(vars(catalog.seen_job(job.id, OWNER).job))
-    assert catalog.seen_job(job.id, ALPHA).job.requested_seed == SEED
+    catalog.resources.place_seed(job.id, "vault/canary", digest="ab" * 16, n_bytes=7)
+    assert "canary" not in repr(vars(catalog.job_views.seen_job(job.id, OWNER).job))
+    assert catalog.job_views.seen_job(job.id, ALPHA).job.requested_seed == SEED
     undeclared.drain()
     made = export(undeclared, job, ALPHA)
-    claim = catalog.claim(made.kind, made.id, 1, "run")
+    claim = catalog.work.claim(made.kind, made.id, 1, "run")
     assert claim is not None
-    catalog.publish_output(claim, "s3://owners/canary")
-    (theirs,) = catalog.list_seen_exports(ALPHA, LOCAL_REGION).items
-    (owners,) = catalog.list_seen_exports(OWNER, LOCAL_REGION).items
+    catalog.work.publish_output(claim, "s3://owners/canary")
+    (theirs,) = catalog.job_views.list_seen_exports(ALPHA, LOCAL_REGION).items
+    (owners,) = catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION).items
     assert (theirs.output_location, owners.output_location) == (None, "s3://owners/canary")
     assert (theirs.account_id, theirs.id) == (ALPHA, owners.id)
     assert "canary" not in repr(vars(theirs))
@@ -123,10 +123,10 @@ def test_neither_is_told_the_others_locations(undeclared: Builder, configured: R
 
 def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resource, url: str) -> None:
     job = undeclared.create(job_spec(configured.id, tags={"a": "1"}))
-    seen = undeclared.catalog.seen_job(job.id, OWNER)
+    seen = undeclared.catalog.job_views.seen_job(job.id, OWNER)
     assert seen.job == job
     assert (seen.is_owner, seen.is_starter) == (True, True)
-    same = undeclared.catalog.create(
+    same = undeclared.catalog.resources.create(
         job_spec(configured.id, "x"), starter=Starter(OWNER, "same", "words", {"b": "2"})
     )
     assert (same.name, same.description, same.tags) == ("same", "words", {"b": "2"})
@@ -143,22 +143,22 @@ def test_tags_follow_the_policy(undeclared: Builder, policy: ChildTagPolicy) -> 
     )
     job = start(undeclared, tagged, tags={"a": "request", "r": "2"})
     inherits = policy is ChildTagPolicy.FROM_PARENT_RESOURCE
-    assert catalog.seen_job(job.id, OWNER).job.tags == ({"a": "parent", "p": "1"} if inherits else {})
-    assert catalog.seen_job(job.id, ALPHA).job.tags == {"a": "request", "r": "2"}
-    catalog.set_seen_job_tags(job.id, ALPHA, {"r": "3", "s": ""})
-    catalog.remove_seen_job_tags(job.id, ALPHA, ["a", "unknown"])
-    assert catalog.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
-    catalog.set_seen_job_tags(job.id, OWNER, {"o": "9"})
-    assert catalog.tags(Kind.GENERATION_JOB, job.id) == ({"a": "parent", "p": "1"} if inherits else {}) | {
-        "o": "9"
-    }
-    assert catalog.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
+    assert catalog.job_views.seen_job(job.id, OWNER).job.tags == ({"a": "parent", "p": "1"} if inherits else {})
+    assert catalog.job_views.seen_job(job.id, ALPHA).job.tags == {"a": "request", "r": "2"}
+    catalog.job_views.set_seen_job_tags(job.id, ALPHA, {"r": "3", "s": ""})
+    catalog.job_views.remove_seen_job_tags(job.id, ALPHA, ["a", "unknown"])
+    assert catalog.job_views.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
+    catalog.job_views.set_seen_job_tags(job.id, OWNER, {"o": "9"})
+    assert catalog.resources.tags(Kind.GENERATION_JOB, job.id) == (
+        {"a": "parent", "p": "1"} if inherits else {}
+    ) | {"o": "9"}
+    assert catalog.job_views.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
     with pytest.raises(UsageError):
-        catalog.set_seen_job_tags(job.id, ALPHA, {str(n): "" for n in range(49)})
+        catalog.job_views.set_seen_job_tags(job.id, ALPHA, {str(n): "" for n in range(49)})
     with pytest.raises(UsageError):
-        catalog.set_seen_job_tags(job.id, ALPHA, {"aws:x": ""})
+        catalog.job_views.set_seen_job_tags(job.id, ALPHA, {"aws:x": ""})
     with pytest.raises(UsageError):
-        catalog.remove_seen_job_tags(job.id, ALPHA, ["aws:x"])
+        catalog.job_views.remove_seen_job_tags(job.id, ALPHA, ["aws:x"])
 
 
 @on_both_dialects
@@ -168,18 +168,18 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
     first = start(undeclared, configured)
     for attempt in (
         lambda: start(undeclared, configured),
-        lambda: catalog.create(job_spec(theirs.id), account_id=ALPHA),
+        lambda: catalog.resources.create(job_spec(theirs.id), account_id=ALPHA),
     ):
         with pytest.raises(ConflictError, match="'spring' exists in this account") as caught:
             attempt()
         assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
-    mine = catalog.create(job_spec(theirs.id, "autumn"), account_id=ALPHA)
+    mine = catalog.resources.create(job_spec(theirs.id, "autumn"), account_id=ALPHA)
     with pytest.raises(ConflictError) as caught:
         start(undeclared, configured, "autumn")
     assert caught.value.attributes["existing_id"] == mine.id
     start(undeclared, configured, account=BETA)  # the name is free for others
     undeclared.create(job_spec(configured.id))  # and for the owner
-    assert len(catalog.list(Kind.GENERATION_JOB).items) == 4
+    assert len(catalog.resources.list(Kind.GENERATION_JOB).items) == 4
 
 
 @on_both_dialects
@@ -188,10 +188,10 @@ def test_a_starter_is_never_refused_for_a_name_of_the_owner(undeclared: Builder,
     undeclared.create(job_spec(configured.id, f"{ALPHA}-spring"))
     first = start(undeclared, configured)
     assert first.name == f"{ALPHA}-spring~{first.id[-6:]}"
-    catalog.delete_seen_job(first.id, ALPHA)
+    catalog.job_views.delete_seen_job(first.id, ALPHA)
     again = start(undeclared, configured)
     assert again.name == f"{ALPHA}-spring~{again.id[-6:]}"
-    assert catalog.seen_job(again.id, ALPHA).job.name == "spring"
+    assert catalog.job_views.seen_job(again.id, ALPHA).job.name == "spring"
 
 
 def test_a_long_name_is_cut_and_stays_apart(undeclared: Builder, configured: Resource) -> None:
@@ -205,7 +205,7 @@ def test_a_long_name_is_cut_and_stays_apart(undeclared: Builder, configured: Res
     assert names[0] != names[1]
     assert names[2] == f"{ALPHA}-{'y' * 50}"
     assert names[3].startswith(f"{ALPHA}-{'z' * 43}~")
-    assert [undeclared.catalog.seen_job(job.id, ALPHA).job.name for job in jobs[:2]] == [long, other]
+    assert [undeclared.catalog.job_views.seen_job(job.id, ALPHA).job.name for job in jobs[:2]] == [long, other]
 
 
 @given(name=st.text(min_size=1, max_size=63), mark=st.sampled_from(["", "abcdef"]))
@@ -224,14 +224,14 @@ def test_a_copy_keeps_the_rules_of_a_resource(undeclared: Builder, configured: R
         Starter(ALPHA, "fine", None, {"aws:x": ""}),
     ):
         with pytest.raises(UsageError):
-            undeclared.catalog.create(job_spec(configured.id), starter=starter)
-    assert undeclared.catalog.list(Kind.GENERATION_JOB).items == ()
+            undeclared.catalog.resources.create(job_spec(configured.id), starter=starter)
+    assert undeclared.catalog.resources.list(Kind.GENERATION_JOB).items == ()
 
 
 def test_a_starter_needs_the_owners_model_in_its_region(undeclared: Builder, configured: Resource) -> None:
     for account, region in ((BETA, LOCAL_REGION), (OWNER, "eu-west-1")):
         with pytest.raises(NotFoundError):
-            undeclared.catalog.create(
+            undeclared.catalog.resources.create(
                 job_spec(configured.id), account_id=account, region=region, starter=Starter(ALPHA, "spring")
             )
 
@@ -241,17 +241,17 @@ def test_the_starters_deletion_leaves_the_owner_everything(undeclared: Builder, 
     job = start(undeclared, configured)
     undeclared.drain()
     made = export(undeclared, job, ALPHA)
-    catalog.delete_seen_job(job.id, ALPHA)
+    catalog.job_views.delete_seen_job(job.id, ALPHA)
     with pytest.raises(NotFoundError):
-        catalog.seen_job(job.id, ALPHA)
-    assert catalog.list_seen_jobs(ALPHA, LOCAL_REGION).items == ()
-    assert catalog.list_seen_exports(ALPHA, LOCAL_REGION).items == ()
+        catalog.job_views.seen_job(job.id, ALPHA)
+    assert catalog.job_views.list_seen_jobs(ALPHA, LOCAL_REGION).items == ()
+    assert catalog.job_views.list_seen_exports(ALPHA, LOCAL_REGION).items == ()
     with pytest.raises(NotFoundError):
-        catalog.delete_seen_job(job.id, ALPHA)
+        catalog.job_views.delete_seen_job(job.id, ALPHA)
     with pytest.raises(NotFoundError):
         export(undeclared, job, ALPHA, "more")
-    assert catalog.seen_job(job.id, OWNER).job.status is Status.ACTIVE
-    assert [one.id for one in catalog.list_seen_exports(OWNER, LOCAL_REGION).items] == [made.id]
+    assert catalog.job_views.seen_job(job.id, OWNER).job.status is Status.ACTIVE
+    assert [one.id for one in catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION).items] == [made.id]
 
 
 @on_both_dialects
@@ -261,18 +261,18 @@ def test_the_owners_deletion_is_seen_by_the_starter_and_takes_its_copy(
     catalog = undeclared.catalog
     job = start(undeclared, configured)
     undeclared.drain()
-    catalog.delete_seen_job(job.id, OWNER)
-    assert catalog.seen_job(job.id, ALPHA).job.status is Status.DELETE_PENDING
-    catalog.begin_delete(Kind.GENERATION_JOB, job.id)
-    assert catalog.seen_job(job.id, ALPHA).job.status is Status.DELETE_IN_PROGRESS
+    catalog.job_views.delete_seen_job(job.id, OWNER)
+    assert catalog.job_views.seen_job(job.id, ALPHA).job.status is Status.DELETE_PENDING
+    catalog.deletion.begin_delete(Kind.GENERATION_JOB, job.id)
+    assert catalog.job_views.seen_job(job.id, ALPHA).job.status is Status.DELETE_IN_PROGRESS
     with pytest.raises(ConflictError, match="being deleted"):
         export(undeclared, job, ALPHA)
-    catalog.finish_delete(Kind.GENERATION_JOB, job.id)
+    catalog.deletion.finish_delete(Kind.GENERATION_JOB, job.id)
     for account in (OWNER, ALPHA):
         with pytest.raises(NotFoundError):
-            catalog.seen_job(job.id, account)
-        assert catalog.list_seen_jobs(account, LOCAL_REGION).items == ()
-    catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured.id)
+            catalog.job_views.seen_job(job.id, account)
+        assert catalog.job_views.list_seen_jobs(account, LOCAL_REGION).items == ()
+    catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured.id)
     with reading(url) as session:
         assert session.query(JobViewRow).count() == 0
 
@@ -282,10 +282,10 @@ def test_the_starter_may_delete_while_the_owners_deletion_is_under_way(
 ) -> None:
     catalog = undeclared.catalog
     job = start(undeclared, configured)
-    catalog.delete_seen_job(job.id, OWNER)
-    catalog.delete_seen_job(job.id, ALPHA)
-    catalog.begin_delete(Kind.GENERATION_JOB, job.id)
-    catalog.finish_delete(Kind.GENERATION_JOB, job.id)
+    catalog.job_views.delete_seen_job(job.id, OWNER)
+    catalog.job_views.delete_seen_job(job.id, ALPHA)
+    catalog.deletion.begin_delete(Kind.GENERATION_JOB, job.id)
+    catalog.deletion.finish_delete(Kind.GENERATION_JOB, job.id)
 
 
 @on_both_dialects
@@ -304,16 +304,16 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
             export(undeclared, job_of, starter)
 
     def seen(account: str, **filters: str) -> list[str]:
-        return [one.id for one in catalog.list_seen_exports(account, LOCAL_REGION, **filters).items]
+        return [one.id for one in catalog.job_views.list_seen_exports(account, LOCAL_REGION, **filters).items]
 
     assert seen(OWNER) == [owners.id, theirs.id, third.id]
     assert seen(OWNER, generation_job_id=job.id) == [owners.id, theirs.id]
     assert seen(ALPHA) == seen(ALPHA, generation_job_id=job.id) == [theirs.id]
     assert seen(ALPHA, generation_job_id=other.id) == seen(BETA) == []
-    assert catalog.list_seen_exports(OWNER, "eu-west-1").items == ()
-    page = catalog.list_seen_exports(OWNER, LOCAL_REGION, limit=2)
+    assert catalog.job_views.list_seen_exports(OWNER, "eu-west-1").items == ()
+    page = catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION, limit=2)
     assert [one.id for one in page.items] == [owners.id, theirs.id]
-    rest = catalog.list_seen_exports(OWNER, LOCAL_REGION, limit=2, after=page.after)
+    rest = catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION, limit=2, after=page.after)
     assert ([one.id for one in rest.items], rest.after) == ([third.id], None)
     undeclared.drain()
     assert {catalog.get(ExportJob, key).status for key in seen(OWNER)} == {Status.ACTIVE}
@@ -323,7 +323,7 @@ def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured:
     job = start(undeclared, configured)
     spec = ExportJobSpec(name="x", generation_job_id=job.id, size=AudienceSize.parse("7%"), started_by=ALPHA)
     with pytest.raises(UsageError, match="allows"):
-        undeclared.catalog.create(spec)
+        undeclared.catalog.resources.create(spec)
 
 
 @on_both_dialects
@@ -332,28 +332,28 @@ def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -
     theirs = own(undeclared, ALPHA)
     first = start(undeclared, configured, "first")
     undeclared.clock.turn(1)
-    second = catalog.create(job_spec(theirs.id, "second", collaboration_id="c"), account_id=ALPHA)
+    second = catalog.resources.create(job_spec(theirs.id, "second", collaboration_id="c"), account_id=ALPHA)
     undeclared.clock.turn(1)
     spec = job_spec(configured.id, "third", collaboration_id="c")
-    third = catalog.create(spec, starter=Starter(ALPHA, "third"))
+    third = catalog.resources.create(spec, starter=Starter(ALPHA, "third"))
 
     def seen(account: str, **filters: str) -> list[str]:
-        return [one.job.id for one in catalog.list_seen_jobs(account, LOCAL_REGION, **filters).items]
+        return [one.job.id for one in catalog.job_views.list_seen_jobs(account, LOCAL_REGION, **filters).items]
 
     assert seen(ALPHA) == [first.id, second.id, third.id]
     assert seen(OWNER) == [first.id, third.id]
     assert seen(ALPHA, configured_audience_model_id=configured.id) == [first.id, third.id]
     assert seen(ALPHA, configured_audience_model_id=theirs.id) == [second.id]
     assert seen(ALPHA, collaboration_id="c") == [second.id, third.id]
-    listed = catalog.list_seen_jobs(ALPHA, LOCAL_REGION)
+    listed = catalog.job_views.list_seen_jobs(ALPHA, LOCAL_REGION)
     assert [one.job.name for one in listed.items] == ["first", "second", "third"]
     assert [one.is_owner for one in listed.items] == [False, True, False]
-    assert listed.items[0] == catalog.seen_job(first.id, ALPHA)
+    assert listed.items[0] == catalog.job_views.seen_job(first.id, ALPHA)
     for limit in (0, 1001):
         with pytest.raises(UsageError):
-            catalog.list_seen_jobs(ALPHA, LOCAL_REGION, limit=limit)
+            catalog.job_views.list_seen_jobs(ALPHA, LOCAL_REGION, limit=limit)
     with pytest.raises(UsageError, match="token"):
-        catalog.list_seen_exports(ALPHA, LOCAL_REGION, after="x")
+        catalog.job_views.list_seen_exports(ALPHA, LOCAL_REGION, after="x")
 
 
 _numbers = itertools.count()
@@ -386,18 +386,18 @@ def test_paging_over_own_and_started_jobs_is_stable_under_inserts(
             clock.turn(0 if same_instant else 1)
             name = next(names)
             if is_started:
-                job: GenerationJob = catalog.create(
+                job: GenerationJob = catalog.resources.create(
                     job_spec(configured.id, name), account_id=owner, starter=Starter(starter, name)
                 )
             else:
-                job = catalog.create(job_spec(theirs.id, name), account_id=starter)
+                job = catalog.resources.create(job_spec(theirs.id, name), account_id=starter)
             made.append(job.id)
         return made
 
     there, during, seen = insert(before), [], []
     token, waiting = None, iter(inserts)
     while True:
-        page = catalog.list_seen_jobs(starter, LOCAL_REGION, limit=limit, after=token)
+        page = catalog.job_views.list_seen_jobs(starter, LOCAL_REGION, limit=limit, after=token)
         assert len(page.items) <= limit
         seen += [one.job.id for one in page.items]
         if page.after is None:

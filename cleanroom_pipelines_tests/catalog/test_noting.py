@@ -92,14 +92,14 @@ def test_every_method_that_changes_something_is_noted() -> None:
 @pytest.fixture
 def changes(catalog: Catalog) -> list[Change]:
     found: list[Change] = []
-    catalog.on_change = found.append
+    catalog.database.on_change = found.append
     return found
 
 
 def test_a_change_names_its_resource_and_way(catalog: Catalog, changes: list[Change]) -> None:
     with acting_for("cli"):
-        key = catalog.create(dataset_spec()).id
-    catalog.request_version(Kind.TRAINING_DATASET, key, Cause.BY_HAND)
+        key = catalog.resources.create(dataset_spec()).id
+    catalog.work.request_version(Kind.TRAINING_DATASET, key, Cause.BY_HAND)
     assert [(each.operation, each.way, each.resource, each.error) for each in changes] == [
         ("create", "cli", key, None),
         ("request_version", "worker", key, None),
@@ -108,12 +108,12 @@ def test_a_change_names_its_resource_and_way(catalog: Catalog, changes: list[Cha
 
 def test_a_refusal_is_noted(catalog: Catalog, changes: list[Change]) -> None:
     with pytest.raises(CleanroomError) as refused, acting_for("ui"):
-        catalog.retry(Kind.TRAINING_DATASET, "nothing-000000000000")
+        catalog.work.retry(Kind.TRAINING_DATASET, "nothing-000000000000")
     (change,) = changes
     assert (change.operation, change.way, change.error) == ("retry", "ui", refused.value)
 
 
 def test_what_a_request_changes_is_noted_by_the_request(catalog: Catalog, changes: list[Change]) -> None:
     with acting_for(REQUEST):
-        catalog.create(dataset_spec())
+        catalog.resources.create(dataset_spec())
     assert changes == []

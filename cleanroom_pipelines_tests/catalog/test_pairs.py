@@ -21,12 +21,12 @@ def line(text: str, tenths: int = 20) -> LedgerLine:
 
 
 def pair_of(catalog: Catalog, pair_id: str) -> tuple[str, ...]:
-    return next(each.organizations for each in catalog.pairs() if each.id == pair_id)
+    return next(each.organizations for each in catalog.pairs.all() if each.id == pair_id)
 
 
 @pytest.fixture
 def pair(catalog: Catalog) -> str:
-    return catalog.pair("publisher.example", "advertiser.example").id
+    return catalog.pairs.pair("publisher.example", "advertiser.example").id
 
 
 @pytest.mark.parametrize(
@@ -44,26 +44,26 @@ def test_an_organisation_is_the_domain_or_at_public_mail_the_address(email: str,
 
 
 def test_the_operators_word_goes_before_the_address(catalog: Catalog) -> None:
-    catalog.create_user("data@publisher.example")
-    catalog.create_user("one@gmail.com")
-    account = catalog.create_account("alpha").id
-    assert catalog.organization_of_user("data@publisher.example") == "publisher.example"
-    assert catalog.organization_of_account(account) == account
-    catalog.set_organization("Publisher", email="data@publisher.example")
-    catalog.set_organization("publisher", email="one@gmail.com")
-    catalog.set_organization("publisher", account_id=account)
-    told = {catalog.organization_of_user(each) for each in ("data@publisher.example", "one@gmail.com")}
-    assert told | {catalog.organization_of_account(account)} == {"publisher"}
+    catalog.users.create_user("data@publisher.example")
+    catalog.users.create_user("one@gmail.com")
+    account = catalog.parties.create_account("alpha").id
+    assert catalog.pairs.organization_of_user("data@publisher.example") == "publisher.example"
+    assert catalog.pairs.organization_of_account(account) == account
+    catalog.pairs.set_organization("Publisher", email="data@publisher.example")
+    catalog.pairs.set_organization("publisher", email="one@gmail.com")
+    catalog.pairs.set_organization("publisher", account_id=account)
+    told = {catalog.pairs.organization_of_user(each) for each in ("data@publisher.example", "one@gmail.com")}
+    assert told | {catalog.pairs.organization_of_account(account)} == {"publisher"}
     for nobody in ({"email": "nobody@x.example"}, {"account_id": "999999999999"}):
         with pytest.raises(NotFoundError):
-            catalog.set_organization("x", **nobody)  # type: ignore[arg-type]
+            catalog.pairs.set_organization("x", **nobody)  # type: ignore[arg-type]
 
 
 @on_both_dialects
 def test_a_pair_is_two_organisations_in_either_order(catalog: Catalog, pair: str) -> None:
-    assert catalog.pair("advertiser.example", "publisher.example").id == pair
-    assert catalog.pair("publisher.example", "publisher.example").id != pair
-    assert [each.organizations for each in catalog.pairs()] == [
+    assert catalog.pairs.pair("advertiser.example", "publisher.example").id == pair
+    assert catalog.pairs.pair("publisher.example", "publisher.example").id != pair
+    assert [each.organizations for each in catalog.pairs.all()] == [
         ("advertiser.example", "publisher.example"),
         ("publisher.example", "publisher.example"),
     ]
@@ -71,17 +71,17 @@ def test_a_pair_is_two_organisations_in_either_order(catalog: Catalog, pair: str
 
 @on_both_dialects
 def test_what_was_paid_is_free_and_what_is_too_much_changes_nothing(catalog: Catalog, pair: str) -> None:
-    paid = catalog.charge(pair, [line("a"), line("b", 900)])
+    paid = catalog.pairs.charge(pair, [line("a"), line("b", 900)])
     assert paid is not None
     assert (paid.spent, paid.total, paid.left) == (920, 1000, 80)
-    again = catalog.charge(pair, [line("a"), line("c", 80)])
+    again = catalog.pairs.charge(pair, [line("a"), line("c", 80)])
     assert again is not None
     assert again.spent == 1000
-    assert catalog.charge(pair, [line("a"), line("d", 1)]) is None
-    assert catalog.is_paid(pair, [line("a").key, line("d").key]) == {line("a").key}
-    assert {each.key for each in catalog.ledger_lines(pair)} == {line(each).key for each in "abc"}
+    assert catalog.pairs.charge(pair, [line("a"), line("d", 1)]) is None
+    assert catalog.pairs.is_paid(pair, [line("a").key, line("d").key]) == {line("a").key}
+    assert {each.key for each in catalog.pairs.ledger_lines(pair)} == {line(each).key for each in "abc"}
     with pytest.raises(NotFoundError):
-        catalog.charge("pair-" + "0" * 24, [line("a")])
+        catalog.pairs.charge("pair-" + "0" * 24, [line("a")])
 
 
 @on_both_dialects
@@ -95,62 +95,62 @@ def test_a_line_that_cannot_be_noted_is_not_paid(catalog: Catalog, pair: str) ->
         noted.append(paid.key)
 
     with pytest.raises(OSError):
-        catalog.charge(pair, [line("a"), line("b")], note=note)
-    assert catalog.ledger_lines(pair) == ()
+        catalog.pairs.charge(pair, [line("a"), line("b")], note=note)
+    assert catalog.pairs.ledger_lines(pair) == ()
     noted.clear()
-    assert catalog.charge(pair, [line("a")], note=note) is not None
-    assert catalog.charge(pair, [line("a")], note=note) is not None, "what was paid is noted once"
-    assert catalog.charge(pair, [line("c", 990)], note=note) is None
+    assert catalog.pairs.charge(pair, [line("a")], note=note) is not None
+    assert catalog.pairs.charge(pair, [line("a")], note=note) is not None, "what was paid is noted once"
+    assert catalog.pairs.charge(pair, [line("c", 990)], note=note) is None
     assert noted == [line("a").key]
 
 
 @on_both_dialects
 def test_questions_at_once_do_not_both_get_the_last_units(catalog: Catalog, pair: str) -> None:
-    assert catalog.charge(pair, [line("a", 970)]) is not None
+    assert catalog.pairs.charge(pair, [line("a", 970)]) is not None
     with ThreadPoolExecutor(4) as threads:
-        paid = list(threads.map(lambda text: catalog.charge(pair, [line(text)]), "bcde"))
+        paid = list(threads.map(lambda text: catalog.pairs.charge(pair, [line(text)]), "bcde"))
     assert sum(each is not None for each in paid) == 1
-    assert catalog.ledger(pair).spent == 990
+    assert catalog.pairs.ledger(pair).spent == 990
 
 
 @on_both_dialects
 def test_a_refill_takes_effect_once_when_both_approved(catalog: Catalog, pair: str) -> None:
-    wanted = catalog.propose(pair, "refill", "advertiser.example", tenths=500)
+    wanted = catalog.pairs.propose(pair, "refill", "advertiser.example", tenths=500)
     for _ in range(2):
-        approved = catalog.approve(wanted.id, "advertiser.example")
+        approved = catalog.pairs.approve(wanted.id, "advertiser.example")
         assert (approved.approved_by, approved.effective_at) == (["advertiser.example"], None)
     with pytest.raises(ConflictError):
-        catalog.approve(wanted.id, "third.example")
-    assert catalog.propose(pair, "refill", "third.example", tenths=500).approved_by == []
+        catalog.pairs.approve(wanted.id, "third.example")
+    assert catalog.pairs.propose(pair, "refill", "third.example", tenths=500).approved_by == []
     for _ in range(2):
-        assert catalog.approve(wanted.id, "publisher.example").effective_at is not None
-        assert catalog.ledger(pair).total == 1500
+        assert catalog.pairs.approve(wanted.id, "publisher.example").effective_at is not None
+        assert catalog.pairs.ledger(pair).total == 1500
     with pytest.raises(NotFoundError):
-        catalog.approve("no-such-proposal", "publisher.example")
+        catalog.pairs.approve("no-such-proposal", "publisher.example")
     for tenths in (0, -10, 1001):
         with pytest.raises(UsageError):
-            catalog.propose(pair, "refill", "publisher.example", tenths=tenths)
+            catalog.pairs.propose(pair, "refill", "publisher.example", tenths=tenths)
 
 
 @on_both_dialects
 def test_a_share_limits_one_organisation_once_both_approved(catalog: Catalog, clock: Clock, pair: str) -> None:
     agency = replace(line("a", 150), organization="agency.example")
-    assert catalog.charge(pair, [agency], organization="agency.example") is not None
-    wanted = catalog.propose(pair, "share", "advertiser.example", tenths=200, share_of="agency.example")
-    assert catalog.ledger(pair, "agency.example").left == 850, "one provider does not limit anybody alone"
+    assert catalog.pairs.charge(pair, [agency], organization="agency.example") is not None
+    wanted = catalog.pairs.propose(pair, "share", "advertiser.example", tenths=200, share_of="agency.example")
+    assert catalog.pairs.ledger(pair, "agency.example").left == 850, "one provider does not limit anybody alone"
     clock.turn(1)
-    assert catalog.approve(wanted.id, "publisher.example").organization == "agency.example"
-    ledger = catalog.ledger(pair, "agency.example")
+    assert catalog.pairs.approve(wanted.id, "publisher.example").organization == "agency.example"
+    ledger = catalog.pairs.ledger(pair, "agency.example")
     assert (ledger.share, ledger.spent_of_share, ledger.left) == (200, 150, 50)
-    assert catalog.ledger(pair, "advertiser.example").left == 850
+    assert catalog.pairs.ledger(pair, "advertiser.example").left == 850
     too_much = replace(line("b", 60), organization="agency.example")
-    assert catalog.charge(pair, [too_much], organization="agency.example") is None
-    assert catalog.charge(pair, [agency], organization="agency.example") is not None, "what was paid is free"
-    assert catalog.charge(pair, [line("b", 60)], organization="advertiser.example") is not None
+    assert catalog.pairs.charge(pair, [too_much], organization="agency.example") is None
+    assert catalog.pairs.charge(pair, [agency], organization="agency.example") is not None, "what was paid is free"
+    assert catalog.pairs.charge(pair, [line("b", 60)], organization="advertiser.example") is not None
     clock.turn(1)
-    catalog.agree(pair, "share", pair_of(catalog, pair), tenths=0, share_of="agency.example")
-    assert catalog.ledger(pair, "agency.example").left == 0, "the newest share counts"
-    assert catalog.ledger(pair, "other.example").share is None
+    catalog.pairs.agree(pair, "share", pair_of(catalog, pair), tenths=0, share_of="agency.example")
+    assert catalog.pairs.ledger(pair, "agency.example").left == 0, "the newest share counts"
+    assert catalog.pairs.ledger(pair, "other.example").share is None
 
 
 def test_a_share_is_of_an_organisation_and_in_range(catalog: Catalog, pair: str) -> None:
@@ -160,55 +160,57 @@ def test_a_share_is_of_an_organisation_and_in_range(catalog: Catalog, pair: str)
         {"tenths": 10},
     ):
         with pytest.raises(UsageError):
-            catalog.propose(pair, "share", "publisher.example", **given)  # type: ignore[arg-type]
+            catalog.pairs.propose(pair, "share", "publisher.example", **given)  # type: ignore[arg-type]
     with pytest.raises(UsageError):
-        catalog.propose(pair, "refill", "publisher.example", tenths=10, share_of="agency.example")
-    assert catalog.proposals(pair) == ()
+        catalog.pairs.propose(pair, "refill", "publisher.example", tenths=10, share_of="agency.example")
+    assert catalog.pairs.proposals(pair) == ()
 
 
 @on_both_dialects
 def test_questions_at_once_do_not_pass_a_share(catalog: Catalog, pair: str) -> None:
-    catalog.agree(pair, "share", pair_of(catalog, pair), tenths=30, share_of="agency.example")
+    catalog.pairs.agree(pair, "share", pair_of(catalog, pair), tenths=30, share_of="agency.example")
     lines = [replace(line(text), organization="agency.example") for text in "abcd"]
     with ThreadPoolExecutor(4) as threads:
-        paid = list(threads.map(lambda each: catalog.charge(pair, [each], organization="agency.example"), lines))
+        paid = list(
+            threads.map(lambda each: catalog.pairs.charge(pair, [each], organization="agency.example"), lines)
+        )
     assert sum(each is not None for each in paid) == 1
 
 
 @on_both_dialects
 def test_by_the_month_what_was_spent_before_is_over(catalog: Catalog, clock: Clock, pair: str) -> None:
-    catalog.charge(pair, [line("a", 1000)])
+    catalog.pairs.charge(pair, [line("a", 1000)])
     clock.turn(40 * DAY)
-    assert catalog.charge(pair, [line("b")]) is None, "a pair's life has no months"
-    wanted = catalog.propose(pair, "period", "advertiser.example")
-    assert catalog.charge(pair, [line("b")]) is None
-    catalog.approve(wanted.id, "publisher.example")
-    paid = catalog.charge(pair, [line("b")])
+    assert catalog.pairs.charge(pair, [line("b")]) is None, "a pair's life has no months"
+    wanted = catalog.pairs.propose(pair, "period", "advertiser.example")
+    assert catalog.pairs.charge(pair, [line("b")]) is None
+    catalog.pairs.approve(wanted.id, "publisher.example")
+    paid = catalog.pairs.charge(pair, [line("b")])
     assert paid is not None
     assert (paid.spent, paid.period) == (20, "month")
-    assert catalog.is_paid(pair, [line("a").key]), "and still free"
-    assert len(catalog.ledger_lines(pair)) == 2
+    assert catalog.pairs.is_paid(pair, [line("a").key]), "and still free"
+    assert len(catalog.pairs.ledger_lines(pair)) == 2
 
 
 @on_both_dialects
 def test_the_full_ensemble_is_of_one_room_and_the_pair_that_approved_it(catalog: Catalog, pair: str) -> None:
-    wanted = catalog.propose(pair, "full_lookalike", "advertiser.example", data_room_id="room")
-    assert not catalog.is_full_lookalike(pair, "room")
-    catalog.approve(wanted.id, "publisher.example")
-    assert catalog.is_full_lookalike(pair, "room")
-    assert not catalog.is_full_lookalike(pair, "another room")
-    other = catalog.pair("publisher.example", "third.example").id
-    assert not catalog.is_full_lookalike(other, "room")
+    wanted = catalog.pairs.propose(pair, "full_lookalike", "advertiser.example", data_room_id="room")
+    assert not catalog.pairs.is_full_lookalike(pair, "room")
+    catalog.pairs.approve(wanted.id, "publisher.example")
+    assert catalog.pairs.is_full_lookalike(pair, "room")
+    assert not catalog.pairs.is_full_lookalike(pair, "another room")
+    other = catalog.pairs.pair("publisher.example", "third.example").id
+    assert not catalog.pairs.is_full_lookalike(other, "room")
 
 
 @on_both_dialects
 def test_what_the_audit_log_holds_counts_even_beyond_the_budget(catalog: Catalog, pair: str) -> None:
-    catalog.charge(pair, [line("a", 990)])
-    catalog.restore_lines(pair, [line("a", 990), line("b", 500)])
-    assert catalog.ledger(pair).spent == 1490
-    assert catalog.ledger(pair).left == 0
+    catalog.pairs.charge(pair, [line("a", 990)])
+    catalog.pairs.restore_lines(pair, [line("a", 990), line("b", 500)])
+    assert catalog.pairs.ledger(pair).spent == 1490
+    assert catalog.pairs.ledger(pair).left == 0
     unknown = "pair-" + "1" * 24
-    catalog.restore_lines(unknown, [line("a")])
-    assert catalog.ledger(unknown).spent == 20
-    assert catalog.spend_rest("unknown") == 2
-    assert catalog.ledger(unknown).left == 0
+    catalog.pairs.restore_lines(unknown, [line("a")])
+    assert catalog.pairs.ledger(unknown).spent == 20
+    assert catalog.pairs.spend_rest("unknown") == 2
+    assert catalog.pairs.ledger(unknown).left == 0

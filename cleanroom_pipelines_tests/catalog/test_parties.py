@@ -19,38 +19,42 @@ KEY_ID = "AKIA" + "ABCDEFGHIJKLMN27"
 @pytest.fixture
 def two(catalog: Catalog, clock: Clock) -> Catalog:
     """A catalogue with the accounts alpha and beta."""
-    catalog.create_account("alpha", ALPHA)
+    catalog.parties.create_account("alpha", ALPHA)
     clock.turn(1)
-    catalog.create_account("beta", BETA)
+    catalog.parties.create_account("beta", BETA)
     clock.turn(1)
     return catalog
 
 
 def test_accounts(two: Catalog) -> None:
-    assert two.account(ALPHA) == Account(ALPHA, "alpha", SOME_DAY, False)
-    assert [account.name for account in two.accounts()] == ["alpha", "beta"]
-    made = two.create_account("Körbe 🙂")
+    assert two.parties.account(ALPHA) == Account(ALPHA, "alpha", SOME_DAY, False)
+    assert [account.name for account in two.parties.accounts()] == ["alpha", "beta"]
+    made = two.parties.create_account("Körbe 🙂")
     assert len(made.id) == 12
     assert made.id.isdigit()
     assert made.id != LOCAL_ACCOUNT
-    assert (two.account_named("alpha"), two.account_named(ALPHA), two.account_named(made.name)) == (
+    assert (
+        two.parties.account_named("alpha"),
+        two.parties.account_named(ALPHA),
+        two.parties.account_named(made.name),
+    ) == (
         ALPHA,
         ALPHA,
         made.id,
     )
     for unknown in ("gamma", "999999999999"):
         with pytest.raises(NotFoundError):
-            two.account_named(unknown)
+            two.parties.account_named(unknown)
         with pytest.raises(NotFoundError):
-            two.account(unknown)
+            two.parties.account(unknown)
 
 
 @pytest.mark.parametrize(("name", "account_id", "reason"), [("alpha", None, "name"), ("gamma", ALPHA, "id")])
 def test_a_taken_account(two: Catalog, name: str, account_id: str | None, reason: str) -> None:
     with pytest.raises(ConflictError) as caught:
-        two.create_account(name, account_id)
+        two.parties.create_account(name, account_id)
     assert caught.value.attributes == {"reason": reason, "existing_id": ALPHA}
-    assert len(two.accounts()) == 2
+    assert len(two.parties.accounts()) == 2
 
 
 def test_an_account_that_cannot_be(catalog: Catalog) -> None:
@@ -63,156 +67,156 @@ def test_an_account_that_cannot_be(catalog: Catalog) -> None:
         ("a", "1"),
         ("a", "x" * 12),
     ]
-    assert accepted_of(wrong, lambda each: catalog.create_account(*each)) == []
-    assert catalog.accounts() == ()
+    assert accepted_of(wrong, lambda each: catalog.parties.create_account(*each)) == []
+    assert catalog.parties.accounts() == ()
 
 
 def test_the_operators_account_needs_no_row_and_may_have_one(catalog: Catalog) -> None:
-    assert catalog.account_named(LOCAL_ACCOUNT) == LOCAL_ACCOUNT
-    catalog.register_bucket("operators", LOCAL_ACCOUNT)
+    assert catalog.parties.account_named(LOCAL_ACCOUNT) == LOCAL_ACCOUNT
+    catalog.parties.register_bucket("operators", LOCAL_ACCOUNT)
     with pytest.raises(NotFoundError):
-        catalog.add_access_key(LOCAL_ACCOUNT, KEY_ID, "sealed")
-    catalog.create_account("operator", LOCAL_ACCOUNT)
-    catalog.add_access_key(LOCAL_ACCOUNT, KEY_ID, "sealed")
-    key = catalog.access_key(KEY_ID)
+        catalog.parties.add_access_key(LOCAL_ACCOUNT, KEY_ID, "sealed")
+    catalog.parties.create_account("operator", LOCAL_ACCOUNT)
+    catalog.parties.add_access_key(LOCAL_ACCOUNT, KEY_ID, "sealed")
+    key = catalog.parties.access_key(KEY_ID)
     assert key is not None
     assert key.account_id == LOCAL_ACCOUNT
 
 
 @on_both_dialects
 def test_access_keys(two: Catalog) -> None:
-    made = two.add_access_key(ALPHA, KEY_ID, "sealed")
-    assert made == two.access_key(KEY_ID)
+    made = two.parties.add_access_key(ALPHA, KEY_ID, "sealed")
+    assert made == two.parties.access_key(KEY_ID)
     assert (made.account_id, made.sealed_secret, made.disabled) == (ALPHA, "sealed", False)
     assert "sealed" not in repr(made)
-    assert two.access_key("AKIA" + "A" * 16) is None
-    other = two.add_access_key(ALPHA, "AKIA" + "B" * 16, "sealed")
-    assert [key.id for key in two.access_keys(ALPHA)] == sorted([KEY_ID, other.id])
-    assert two.access_keys(BETA) == ()
+    assert two.parties.access_key("AKIA" + "A" * 16) is None
+    other = two.parties.add_access_key(ALPHA, "AKIA" + "B" * 16, "sealed")
+    assert [key.id for key in two.parties.access_keys(ALPHA)] == sorted([KEY_ID, other.id])
+    assert two.parties.access_keys(BETA) == ()
     for again in (ALPHA, BETA):
         with pytest.raises(ConflictError):
-            two.add_access_key(again, KEY_ID, "other")
-    two.disable_access_key(KEY_ID)
-    two.disable_access_key(KEY_ID)
-    assert [key.disabled for key in two.access_keys(ALPHA)] == [True, False]
+            two.parties.add_access_key(again, KEY_ID, "other")
+    two.parties.disable_access_key(KEY_ID)
+    two.parties.disable_access_key(KEY_ID)
+    assert [key.disabled for key in two.parties.access_keys(ALPHA)] == [True, False]
     for wrong in ("AKIA" + "A" * 15, "AKIA" + "a" * 16, "AKIA" + "1" * 16, "ASIA" + "A" * 16):
         with pytest.raises(UsageError):
-            two.add_access_key(ALPHA, wrong, "sealed")
+            two.parties.add_access_key(ALPHA, wrong, "sealed")
     with pytest.raises(NotFoundError):
-        two.disable_access_key("AKIA" + "C" * 16)
+        two.parties.disable_access_key("AKIA" + "C" * 16)
     with pytest.raises(NotFoundError):
-        two.access_keys("999999999999")
+        two.parties.access_keys("999999999999")
 
 
 def test_a_disabled_account_disables_its_keys(two: Catalog) -> None:
-    two.add_access_key(ALPHA, KEY_ID, "sealed")
-    assert two.set_account_disabled(ALPHA, True).disabled
-    assert two.access_keys(ALPHA)[0].disabled
-    key = two.access_key(KEY_ID)
+    two.parties.add_access_key(ALPHA, KEY_ID, "sealed")
+    assert two.parties.set_account_disabled(ALPHA, True).disabled
+    assert two.parties.access_keys(ALPHA)[0].disabled
+    key = two.parties.access_key(KEY_ID)
     assert key is not None
     assert key.disabled
-    two.set_account_disabled(ALPHA, False)
-    assert two.account(ALPHA).disabled is False
-    assert two.access_keys(ALPHA)[0].disabled is False
+    two.parties.set_account_disabled(ALPHA, False)
+    assert two.parties.account(ALPHA).disabled is False
+    assert two.parties.access_keys(ALPHA)[0].disabled is False
     with pytest.raises(NotFoundError):
-        two.set_account_disabled("999999999999", True)
+        two.parties.set_account_disabled("999999999999", True)
 
 
 @on_both_dialects
 def test_collaborations(two: Catalog) -> None:
-    made = two.create_collaboration("retail", [BETA, ALPHA])
+    made = two.parties.create_collaboration("retail", [BETA, ALPHA])
     assert is_uuid(made.id)
     assert made.members == (Member(BETA, True), Member(ALPHA, True))
-    assert two.collaboration(made.id) == made
-    assert two.collaboration("nowhere") is None
-    assert two.collaborations() == two.collaborations(ALPHA) == (made,)
-    assert two.collaborations(LOCAL_ACCOUNT) == ()
-    left = two.set_membership(made.id, ALPHA, False)
+    assert two.parties.collaboration(made.id) == made
+    assert two.parties.collaboration("nowhere") is None
+    assert two.parties.collaborations() == two.parties.collaborations(ALPHA) == (made,)
+    assert two.parties.collaborations(LOCAL_ACCOUNT) == ()
+    left = two.parties.set_membership(made.id, ALPHA, False)
     assert (left.has_active(ALPHA), left.has_active(BETA), left.has_active(LOCAL_ACCOUNT)) == (False, True, False)
-    assert two.collaboration(made.id) == left
-    assert two.collaborations(ALPHA) == (left,)
-    assert two.set_membership(made.id, ALPHA, True) == made
+    assert two.parties.collaboration(made.id) == left
+    assert two.parties.collaborations(ALPHA) == (left,)
+    assert two.parties.set_membership(made.id, ALPHA, True) == made
     for collaboration, account in ((made.id, LOCAL_ACCOUNT), ("nowhere", ALPHA)):
         with pytest.raises(NotFoundError):
-            two.set_membership(collaboration, account, False)
+            two.parties.set_membership(collaboration, account, False)
     with pytest.raises(ConflictError):
-        two.create_collaboration("retail", [ALPHA, BETA])
+        two.parties.create_collaboration("retail", [ALPHA, BETA])
 
 
 def test_members_that_cannot_be(two: Catalog) -> None:
-    many = [two.create_account(f"a{n}").id for n in range(11)]
+    many = [two.parties.create_account(f"a{n}").id for n in range(11)]
     for members in ([], [ALPHA], [ALPHA, ALPHA], many):
         with pytest.raises(UsageError):
-            two.create_collaboration("retail", members)
+            two.parties.create_collaboration("retail", members)
     with pytest.raises(NotFoundError):
-        two.create_collaboration("retail", [ALPHA, "999999999999"])
-    assert two.collaborations() == ()
-    assert len(two.create_collaboration("ten", many[:10]).members) == 10
-    two.create_collaboration("with the operator", [ALPHA, LOCAL_ACCOUNT])
+        two.parties.create_collaboration("retail", [ALPHA, "999999999999"])
+    assert two.parties.collaborations() == ()
+    assert len(two.parties.create_collaboration("ten", many[:10]).members) == 10
+    two.parties.create_collaboration("with the operator", [ALPHA, LOCAL_ACCOUNT])
 
 
 @on_both_dialects
 def test_templates(two: Catalog) -> None:
-    made = two.add_template("buyers", ALPHA, "SELECT user_id\nFROM shop.buyers")
+    made = two.parties.add_template("buyers", ALPHA, "SELECT user_id\nFROM shop.buyers")
     parts = made.arn.split(":")
     assert parts[:5] == ["arn", "aws", "cleanrooms", "us-east-1", ALPHA]
     _, membership, kind, template = parts[5].split("/")
     assert kind == "analysistemplate"
     assert is_uuid(membership)
     assert is_uuid(template)
-    assert two.template(made.arn) == made
+    assert two.parties.template(made.arn) == made
     assert "shop" not in repr(made)
-    assert two.template("nowhere") is None
-    elsewhere = two.add_template("buyers", ALPHA, "SELECT 1", region="eu-west-1")
+    assert two.parties.template("nowhere") is None
+    elsewhere = two.parties.add_template("buyers", ALPHA, "SELECT 1", region="eu-west-1")
     assert ":eu-west-1:" in elsewhere.arn
-    theirs = two.add_template("buyers", BETA, "SELECT 1")
-    assert set(two.templates(ALPHA)) == {made, elsewhere}
-    assert set(two.templates()) == {made, elsewhere, theirs}
+    theirs = two.parties.add_template("buyers", BETA, "SELECT 1")
+    assert set(two.parties.templates(ALPHA)) == {made, elsewhere}
+    assert set(two.parties.templates()) == {made, elsewhere, theirs}
     with pytest.raises(ConflictError) as caught:
-        two.add_template("buyers", ALPHA, "SELECT secret")
+        two.parties.add_template("buyers", ALPHA, "SELECT secret")
     assert "secret" not in str(caught.value)
     for wrong in ("", "  ", "x" * 500_001, "SELECT '\0'", "SELECT '\ud800'"):
         with pytest.raises(UsageError):
-            two.add_template("other", ALPHA, wrong)
+            two.parties.add_template("other", ALPHA, wrong)
     with pytest.raises(UsageError, match="region"):
-        two.add_template("other", ALPHA, "SELECT 1", region="here")
+        two.parties.add_template("other", ALPHA, "SELECT 1", region="here")
     with pytest.raises(NotFoundError):
-        two.add_template("other", "999999999999", "SELECT 1")
+        two.parties.add_template("other", "999999999999", "SELECT 1")
 
 
 def test_a_template_of_a_collaboration_is_an_active_members(two: Catalog) -> None:
-    collaboration = two.create_collaboration("retail", [BETA, ALPHA])
-    made = two.add_template("buyers", ALPHA, "SELECT 1", collaboration.id)
+    collaboration = two.parties.create_collaboration("retail", [BETA, ALPHA])
+    made = two.parties.add_template("buyers", ALPHA, "SELECT 1", collaboration.id)
     assert made.collaboration_id == collaboration.id
-    two.set_membership(collaboration.id, ALPHA, False)
+    two.parties.set_membership(collaboration.id, ALPHA, False)
     for account, where in ((ALPHA, collaboration.id), (LOCAL_ACCOUNT, collaboration.id), (BETA, "nowhere")):
         with pytest.raises(NotFoundError):
-            two.add_template("other", account, "SELECT 1", where)
+            two.parties.add_template("other", account, "SELECT 1", where)
 
 
 def test_buckets(two: Catalog, clock: Clock) -> None:
-    local = two.register_bucket("seeds.alpha-1", ALPHA)
+    local = two.parties.register_bucket("seeds.alpha-1", ALPHA)
     assert local == Bucket("seeds.alpha-1", ALPHA, None, None, clock.now)
-    real = two.register_bucket("exports", BETA, "s3://real-bucket/a b/c", "partner")
-    assert two.bucket("exports") == real
+    real = two.parties.register_bucket("exports", BETA, "s3://real-bucket/a b/c", "partner")
+    assert two.parties.bucket("exports") == real
     assert (real.url, real.profile) == ("s3://real-bucket/a b/c", "partner")
-    assert two.bucket("nobody") is None
-    assert two.buckets() == (real, local)
-    assert two.buckets(ALPHA) == (local,)
+    assert two.parties.bucket("nobody") is None
+    assert two.parties.buckets() == (real, local)
+    assert two.parties.buckets(ALPHA) == (local,)
     for account in (ALPHA, BETA):
         with pytest.raises(ConflictError):
-            two.register_bucket("exports", account)
+            two.parties.register_bucket("exports", account)
     with pytest.raises(NotFoundError):
-        two.register_bucket("other", "999999999999")
+        two.parties.register_bucket("other", "999999999999")
     assert pickle.loads(pickle.dumps(real)) == real
 
 
 def test_bucket_names_that_s3_refuses(two: Catalog) -> None:
     names = ["", "ab", "x" * 64, "Upper", "under_score", "-a-", "a..b", "192.168.5.4", "xn--abc", "abc-s3alias"]
     names += ["a/b", "ä" * 5]
-    assert accepted_of(names, lambda name: two.register_bucket(name, ALPHA)) == []
-    assert accepted_of(names, lambda name: two.register_bucket("fine", ALPHA, f"s3://{name}")) == []
-    assert two.buckets() == ()
+    assert accepted_of(names, lambda name: two.parties.register_bucket(name, ALPHA)) == []
+    assert accepted_of(names, lambda name: two.parties.register_bucket("fine", ALPHA, f"s3://{name}")) == []
+    assert two.parties.buckets() == ()
 
 
 def test_bucket_urls_that_cannot_be_used(two: Catalog) -> None:
@@ -226,13 +230,13 @@ def test_bucket_urls_that_cannot_be_used(two: Catalog) -> None:
         "S3://bucket",
     ]
     urls += ["bucket"]
-    assert accepted_of(urls, lambda url: two.register_bucket("fine", ALPHA, url)) == []
-    assert two.buckets() == ()
+    assert accepted_of(urls, lambda url: two.parties.register_bucket("fine", ALPHA, url)) == []
+    assert two.parties.buckets() == ()
 
 
 def test_a_real_bucket_has_both_url_and_profile(two: Catalog) -> None:
     with pytest.raises(UsageError, match="profile"):
-        two.register_bucket("fine", ALPHA, profile="partner")
+        two.parties.register_bucket("fine", ALPHA, profile="partner")
     with pytest.raises(UsageError, match="profile"):
-        two.register_bucket("fine", ALPHA, "s3://bucket/")
-    two.register_bucket("fine", ALPHA, "s3://bucket/", "partner")
+        two.parties.register_bucket("fine", ALPHA, "s3://bucket/")
+    two.parties.register_bucket("fine", ALPHA, "s3://bucket/", "partner")

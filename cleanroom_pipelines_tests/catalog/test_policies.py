@@ -29,12 +29,12 @@ def policy_of(catalog: Catalog, configured_id: str) -> tuple[str | None, str | N
 def test_a_policy_is_put_read_and_removed(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
     assert policy_of(catalog, configured) == (None, None)
-    assert catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
+    assert catalog.parties.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
     assert policy_of(catalog, configured) == (TEXT, HASH)
-    assert catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
-    assert catalog.delete_policy(configured, LOCAL_ACCOUNT) is True
+    assert catalog.parties.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
+    assert catalog.parties.delete_policy(configured, LOCAL_ACCOUNT) is True
     assert policy_of(catalog, configured) == (None, None)
-    assert catalog.delete_policy(configured, LOCAL_ACCOUNT) is False
+    assert catalog.parties.delete_policy(configured, LOCAL_ACCOUNT) is False
 
 
 @on_both_dialects
@@ -42,36 +42,42 @@ def test_conditions(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
     for case in product((False, True), (None, False, True), (None, "right", "wrong")):
         there_is, must_exist, given = case
-        catalog.delete_policy(configured, LOCAL_ACCOUNT)
+        catalog.parties.delete_policy(configured, LOCAL_ACCOUNT)
         if there_is:
-            catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT)
+            catalog.parties.put_policy(configured, LOCAL_ACCOUNT, TEXT)
         before = policy_of(catalog, configured)
         previous = {None: None, "right": HASH, "wrong": "0" * 64}[given]
         holds = must_exist in (None, there_is) and (given is None or (given == "right" and there_is))
         if holds:
-            catalog.put_policy(configured, LOCAL_ACCOUNT, "{}", previous_hash=previous, must_exist=must_exist)
+            catalog.parties.put_policy(
+                configured, LOCAL_ACCOUNT, "{}", previous_hash=previous, must_exist=must_exist
+            )
             assert policy_of(catalog, configured) == ("{}", hashlib.sha256(b"{}").hexdigest()), case
             continue
         with pytest.raises(UsageError) as caught:
-            catalog.put_policy(configured, LOCAL_ACCOUNT, "{}", previous_hash=previous, must_exist=must_exist)
+            catalog.parties.put_policy(
+                configured, LOCAL_ACCOUNT, "{}", previous_hash=previous, must_exist=must_exist
+            )
         assert caught.value.remedy, case
         assert policy_of(catalog, configured) == before, case
 
 
 def test_a_text_that_cannot_be_kept(builder: Builder, configured: str) -> None:
     texts = ["", " \n", "x" * 20_481, "a\0b", "\udc00"]
-    assert accepted_of(texts, lambda text: builder.catalog.put_policy(configured, LOCAL_ACCOUNT, text)) == []
+    assert (
+        accepted_of(texts, lambda text: builder.catalog.parties.put_policy(configured, LOCAL_ACCOUNT, text)) == []
+    )
     assert policy_of(builder.catalog, configured) == (None, None)
 
 
 def test_another_accounts_policy_is_not_there(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
-    catalog.put_policy(configured, LOCAL_ACCOUNT, TEXT)
+    catalog.parties.put_policy(configured, LOCAL_ACCOUNT, TEXT)
     for account, region in (("111122223333", None), (LOCAL_ACCOUNT, "eu-west-1")):
         with pytest.raises(NotFoundError):
-            catalog.put_policy(configured, account, "{}", region=region)
+            catalog.parties.put_policy(configured, account, "{}", region=region)
         with pytest.raises(NotFoundError):
             catalog.get(ConfiguredAudienceModel, configured, account, region)
         with pytest.raises(NotFoundError):
-            catalog.delete_policy(configured, account, region)
+            catalog.parties.delete_policy(configured, account, region)
     assert policy_of(catalog, configured) == (TEXT, HASH)

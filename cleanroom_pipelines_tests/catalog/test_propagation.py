@@ -24,7 +24,7 @@ from .dialects import on_both_dialects
 
 
 def remake(builder: Builder, record: Resource, cause: Cause = Cause.BY_HAND) -> list[tuple[str, int]]:
-    builder.catalog.request_version(record.kind, record.id, cause)
+    builder.catalog.work.request_version(record.kind, record.id, cause)
     return builder.drain()
 
 
@@ -41,7 +41,7 @@ def test_a_new_version_runs_down_the_whole_chain(builder: Builder) -> None:
     assert remake(builder, dataset) == [(record.id, 2) for record in (dataset, model, configured, job, export)]
     assert remake(builder, configured) == [(record.id, 3) for record in (configured, job, export)]
     assert builder.newest(job).parents == (ParentRef(configured.kind, configured.id, 3),)
-    causes = [version.cause for version in builder.catalog.versions(job.kind, job.id)]
+    causes = [version.cause for version in builder.catalog.resources.versions(job.kind, job.id)]
     assert causes == [Cause.CREATED, Cause.PARENT, Cause.PARENT]
 
 
@@ -62,9 +62,10 @@ def test_exactly_the_dependents_follow(builder: Builder) -> None:
     builder.drain()
     assert remake(builder, ours) == [(ours.id, 2), (mine.id, 2), (job.id, 2)]
     assert builder.newest(other).number == builder.newest(untouched).number == 1
-    assert builder.catalog.dependents(dataset.kind, dataset.id) == (builder.again(ours), builder.again(other)) or (
-        builder.catalog.dependents(dataset.kind, dataset.id) == (builder.again(other), builder.again(ours))
-    )
+    assert builder.catalog.work.dependents(dataset.kind, dataset.id) == (
+        builder.again(ours),
+        builder.again(other),
+    ) or (builder.catalog.work.dependents(dataset.kind, dataset.id) == (builder.again(other), builder.again(ours)))
 
 
 def test_a_job_without_its_seed_does_not_follow(builder: Builder) -> None:
@@ -73,7 +74,7 @@ def test_a_job_without_its_seed_does_not_follow(builder: Builder) -> None:
     builder.drain()
     assert remake(builder, configured) == [(configured.id, 2)]
     assert builder.newest(job).number == 1
-    assert builder.catalog.dependents(configured.kind, configured.id) == ()
+    assert builder.catalog.work.dependents(configured.kind, configured.id) == ()
 
 
 def test_undeclared_resources_never_change(builder: Builder, undeclared: Builder) -> None:
@@ -90,10 +91,10 @@ def test_undeclared_resources_never_change(builder: Builder, undeclared: Builder
 def test_a_failed_child_is_tried_again_with_its_new_parent(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     builder.make(builder.newest(dataset))
-    claim = builder.catalog.claim(model.kind, model.id, 1, "run")
+    claim = builder.catalog.work.claim(model.kind, model.id, 1, "run")
     assert claim is not None
-    builder.catalog.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "Too small.")
-    builder.catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
+    builder.catalog.work.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "Too small.")
+    builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
     assert builder.drain()[:2] == [(dataset.id, 2), (model.id, 2)]
     assert builder.again(model).status is Status.ACTIVE
 
@@ -101,12 +102,12 @@ def test_a_failed_child_is_tried_again_with_its_new_parent(builder: Builder) -> 
 def test_a_child_that_was_at_work_meanwhile_is_made_again_once(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     builder.drain()
-    builder.catalog.request_version(model.kind, model.id, Cause.BY_HAND)
-    claim = builder.catalog.claim(model.kind, model.id, 2, "slow")
+    builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
+    claim = builder.catalog.work.claim(model.kind, model.id, 2, "slow")
     parents = builder.parents(model)
     assert remake(builder, dataset) == [(dataset.id, 2)]
     assert claim is not None
-    builder.catalog.finish(claim, {}, parents)  # made from version 1 of the dataset
+    builder.catalog.work.finish(claim, {}, parents)  # made from version 1 of the dataset
     assert builder.drain() == [(model.id, 3), (configured.id, 2)]
 
 
@@ -116,15 +117,15 @@ def test_an_older_version_that_ends_late_changes_nothing(builder: Builder) -> No
     builder.drain()
     catalog = builder.catalog
     for _ in range(2):
-        version = catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
-        assert catalog.claim(dataset.kind, dataset.id, version.number, f"run{version.number}")
-    second = catalog.claim(dataset.kind, dataset.id, 2, "run2")
-    third = catalog.claim(dataset.kind, dataset.id, 3, "run3")
+        version = catalog.work.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
+        assert catalog.work.claim(dataset.kind, dataset.id, version.number, f"run{version.number}")
+    second = catalog.work.claim(dataset.kind, dataset.id, 2, "run2")
+    third = catalog.work.claim(dataset.kind, dataset.id, 3, "run3")
     assert second is not None
     assert third is not None
-    catalog.finish(third, {})
+    catalog.work.finish(third, {})
     builder.make(builder.newest(model))
-    catalog.finish(second, {})
+    catalog.work.finish(second, {})
     assert catalog.get(TrainingDataset, dataset.id).current_version == 3
     assert builder.newest(model).number == 2
 
@@ -133,11 +134,11 @@ def test_a_failing_new_version_leaves_the_resource_on_its_old_one(builder: Build
     dataset, model, configured = builder.chain()
     builder.drain()
     catalog = builder.catalog
-    catalog.request_version(model.kind, model.id, Cause.BY_HAND)
+    catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
     assert catalog.get(RECORDS[model.kind], model.id).status is Status.ACTIVE
-    claim = catalog.claim(model.kind, model.id, 2, "run")
+    claim = catalog.work.claim(model.kind, model.id, 2, "run")
     assert claim is not None
-    catalog.fail(claim, StatusCode.STORAGE_FULL, "The disk is full. Free some space.")
+    catalog.work.fail(claim, StatusCode.STORAGE_FULL, "The disk is full. Free some space.")
     failed = catalog.get(RECORDS[model.kind], model.id)
     assert (failed.status, failed.current_version) == (Status.ACTIVE, 1)
     assert (failed.status_code, failed.status_message) == (
@@ -154,7 +155,7 @@ class TestExport:
     """A job with an export size brings one export, when it is ready for the first time."""
 
     def exports(self, builder: Builder, job: Resource) -> tuple[ExportJob, ...]:
-        items = builder.catalog.list(Kind.EXPORT_JOB, parent_id=job.id).items
+        items = builder.catalog.resources.list(Kind.EXPORT_JOB, parent_id=job.id).items
         assert all(isinstance(item, ExportJob) for item in items)
         return items  # type: ignore[return-value]
 

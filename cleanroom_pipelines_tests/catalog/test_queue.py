@@ -24,7 +24,8 @@ OTHERS = "111111111111"
 
 def order(builder: Builder, lane: Lane | None = None) -> list[str]:
     return [
-        builder.catalog.get(RECORDS[each.kind], each.resource_id).name for each in builder.catalog.ready(lane=lane)
+        builder.catalog.get(RECORDS[each.kind], each.resource_id).name
+        for each in builder.catalog.work.ready(lane=lane)
     ]
 
 
@@ -37,13 +38,13 @@ def configured(undeclared: Builder) -> str:
 
 def ask(builder: Builder, clock: Clock, configured: str, name: str, account: str) -> None:
     clock.turn(1)
-    builder.catalog.create(job_spec(configured, name, started_by=account))
+    builder.catalog.resources.create(job_spec(configured, name, started_by=account))
 
 
 def start_next(builder: Builder, lane: Lane | None = None) -> str:
-    version: Version = builder.catalog.ready(lane=lane)[0]
+    version: Version = builder.catalog.work.ready(lane=lane)[0]
     name: str = builder.catalog.get(RECORDS[version.kind], version.resource_id).name
-    assert builder.catalog.claim(version.kind, version.resource_id, version.number, f"run of {name}")
+    assert builder.catalog.work.claim(version.kind, version.resource_id, version.number, f"run of {name}")
     return name
 
 
@@ -81,7 +82,7 @@ def test_small_work_does_not_wait_behind_heavy_work(undeclared: Builder, clock: 
     account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     ask(undeclared, clock, configured, "done", account)
     undeclared.drain()
-    (done,) = undeclared.catalog.iterate(Kind.GENERATION_JOB)
+    (done,) = undeclared.catalog.resources.iterate(Kind.GENERATION_JOB)
     for number in range(3):
         ask(undeclared, clock, configured, f"job{number}", account)
     clock.turn(1)
@@ -111,8 +112,8 @@ def test_users_take_turns_too(catalog: Catalog, clock: Clock) -> None:
             owner_email=f"{email}@a.example",
             datasets={"matching:EMAIL": "upload"},
         )
-        catalog.create(lab)
-    assert [catalog.get(RECORDS[each.kind], each.resource_id).name for each in catalog.ready()][:2] == [
+        catalog.resources.create(lab)
+    assert [catalog.get(RECORDS[each.kind], each.resource_id).name for each in catalog.work.ready()][:2] == [
         "many0",
         "only",
     ]
@@ -140,16 +141,16 @@ def test_every_open_version_has_a_stage(undeclared: Builder, clock: Clock) -> No
         "partners": "waiting for what it is made from",
     }
     undeclared.make(undeclared.newest(dataset))
-    claim = undeclared.catalog.claim(model.kind, model.id, 1, "run")
+    claim = undeclared.catalog.work.claim(model.kind, model.id, 1, "run")
     assert claim
     assert str(stages(undeclared)["weekly"]) == "starting"
-    undeclared.catalog.report_progress(claim, 0.4, "counting items")
+    undeclared.catalog.work.report_progress(claim, 0.4, "counting items")
     assert str(stages(undeclared)["weekly"]) == "counting items, 40%"
-    assert undeclared.catalog.stages([dataset.id]) == {}
-    assert undeclared.catalog.stages([model.id]).keys() == {(model.id, 1)}
+    assert undeclared.catalog.work.stages([dataset.id]) == {}
+    assert undeclared.catalog.work.stages([model.id]).keys() == {(model.id, 1)}
 
 
 def stages(builder: Builder) -> dict[str, Stage]:
-    found = builder.catalog.stages()
-    records = [record for kind in Kind for record in builder.catalog.iterate(kind)]
+    found = builder.catalog.work.stages()
+    records = [record for kind in Kind for record in builder.catalog.resources.iterate(kind)]
     return {record.name: stage for record in records for (id_, _), stage in found.items() if id_ == record.id}

@@ -43,8 +43,8 @@ def test_many_open_a_new_catalogue_at_once(race: Race, empty_url: str) -> None:
     keys = race(racing.first_open, empty_url)
     assert len(set(keys)) == N_PROCESSES
     catalog = racing.open_catalog(empty_url)
-    assert {record.id for record in catalog.list(Kind.TRAINING_DATASET).items} == set(keys)
-    catalog.close()
+    assert {record.id for record in catalog.resources.list(Kind.TRAINING_DATASET).items} == set(keys)
+    catalog.database.close()
 
 
 @on_both_dialects
@@ -83,8 +83,8 @@ def test_many_drain_one_catalogue(race: Race, url: str, builder: Builder) -> Non
     versions = [
         version
         for kind in Kind
-        for record in builder.catalog.list(kind, limit=1000).items
-        for version in builder.catalog.versions(record.kind, record.id)
+        for record in builder.catalog.resources.list(kind, limit=1000).items
+        for version in builder.catalog.resources.versions(record.kind, record.id)
     ]
     assert {version.status for version in versions} <= set(racing.FINISHED)
     active = {(v.resource_id, v.number): v for v in versions if v.status is Status.ACTIVE}
@@ -94,8 +94,8 @@ def test_many_drain_one_catalogue(race: Race, url: str, builder: Builder) -> Non
         assert version.run_id == run_id == version.summary["run"] == version.artifacts["asset"]
         assert version.attempt <= 3
     # A lease of 20 ms may run out three times; whatever became of it, each ready job has exactly its one export.
-    jobs = [r for r in builder.catalog.list(Kind.GENERATION_JOB).items if r.current_version]
-    exports = builder.catalog.list(Kind.EXPORT_JOB).items
+    jobs = [r for r in builder.catalog.resources.list(Kind.GENERATION_JOB).items if r.current_version]
+    exports = builder.catalog.resources.list(Kind.EXPORT_JOB).items
     assert sorted(export.parent_id or "" for export in exports) == sorted(job.id for job in jobs)
 
 
@@ -108,17 +108,17 @@ def test_a_seed_dropped_many_times_at_once_is_one_job_and_one_export(
     assert Counter(how for how, _ in answers) == {"made": 1, "seed": N_PROCESSES - 1}
     assert len({key for _, key in answers}) == 1
     builder.drain()
-    assert len(builder.catalog.list(Kind.GENERATION_JOB).items) == 1
-    assert len(builder.catalog.list(Kind.EXPORT_JOB).items) == 1
+    assert len(builder.catalog.resources.list(Kind.GENERATION_JOB).items) == 1
+    assert len(builder.catalog.resources.list(Kind.EXPORT_JOB).items) == 1
 
 
 @on_both_dialects
 def test_a_name_is_taken_once(race: Race, url: str, builder: Builder) -> None:
-    builder.catalog.migrate()
+    builder.catalog.database.migrate()
     answers = race(racing.take_name, url)
     assert Counter(how for how, _ in answers) == {"made": 1, "name": N_PROCESSES - 1}
     assert {key for _, key in answers} == {
-        record.id for record in builder.catalog.list(Kind.TRAINING_DATASET).items
+        record.id for record in builder.catalog.resources.list(Kind.TRAINING_DATASET).items
     }
 
 
@@ -129,7 +129,7 @@ def test_versions_asked_for_at_once_are_numbered_without_gap_or_double(
     dataset = builder.create(dataset_spec())
     asked = set().union(*race(racing.ask, url, dataset.id, 5))
     builder.drain()
-    versions = builder.catalog.versions(dataset.kind, dataset.id)
+    versions = builder.catalog.resources.versions(dataset.kind, dataset.id)
     assert [version.number for version in versions] == list(range(1, len(versions) + 1))
     assert asked == {version.number for version in versions}
     assert {version.status for version in versions} == {Status.ACTIVE}
@@ -144,11 +144,11 @@ def test_a_refresh_asked_for_at_once_happens_once(race: Race, url: str, builder:
     builder.drain()
     builder.clock.turn(60)
     assert race(racing.refresh, url, model.id) == [2] * N_PROCESSES
-    assert [version.cause for version in builder.catalog.versions(model.kind, model.id)] == [
+    assert [version.cause for version in builder.catalog.resources.versions(model.kind, model.id)] == [
         Cause.CREATED,
         Cause.REFRESH,
     ]
-    assert len(builder.catalog.versions(dataset.kind, dataset.id)) == 2
+    assert len(builder.catalog.resources.versions(dataset.kind, dataset.id)) == 2
 
 
 @on_both_dialects
@@ -172,15 +172,15 @@ def test_one_replaces_a_policy(race: Race, url: str, builder: Builder) -> None:
 def test_a_name_is_one_job_of_ones_own_or_one_copy(race: Race, url: str, undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     catalog = undeclared.catalog
-    dataset = catalog.create(dataset_spec(), account_id=racing.GUEST)
-    model = catalog.create(model_spec(dataset.id), account_id=racing.GUEST)
-    own = catalog.create(configured_spec(model.id), account_id=racing.GUEST)
+    dataset = catalog.resources.create(dataset_spec(), account_id=racing.GUEST)
+    model = catalog.resources.create(model_spec(dataset.id), account_id=racing.GUEST)
+    own = catalog.resources.create(configured_spec(model.id), account_id=racing.GUEST)
     for n in range(N_ROUNDS):
         answers = race(racing.start_as_guest, url, configured.id, own.id, f"j{n}")
         how = Counter(answer for answer, _ in answers)
         assert how["name"] == N_PROCESSES - 1
         assert len({key for _, key in answers}) == 1
-    assert len(catalog.list_seen_jobs(racing.GUEST, LOCAL_REGION).items) == N_ROUNDS
+    assert len(catalog.job_views.list_seen_jobs(racing.GUEST, LOCAL_REGION).items) == N_ROUNDS
 
 
 @on_both_dialects
@@ -189,7 +189,10 @@ def test_guests_do_not_meet(race: Race, url: str, undeclared: Builder) -> None:
     for n in range(N_ROUNDS):
         keys = race(racing.start_for_all, url, configured.id, f"j{n}")
         assert len(set(keys)) == N_PROCESSES
-    assert len(undeclared.catalog.list_seen_jobs(LOCAL_ACCOUNT, LOCAL_REGION).items) == N_ROUNDS * N_PROCESSES
+    assert (
+        len(undeclared.catalog.job_views.list_seen_jobs(LOCAL_ACCOUNT, LOCAL_REGION).items)
+        == N_ROUNDS * N_PROCESSES
+    )
 
 
 @on_both_dialects
@@ -197,20 +200,22 @@ def test_the_deletions_of_both_sides_do_not_cross(race: Race, url: str, undeclar
     *_, configured = undeclared.chain()
     undeclared.drain()
     for n in range(N_ROUNDS):
-        job = undeclared.catalog.create(job_spec(configured.id, f"j{n}"), starter=Starter(racing.GUEST, f"j{n}"))
+        job = undeclared.catalog.resources.create(
+            job_spec(configured.id, f"j{n}"), starter=Starter(racing.GUEST, f"j{n}")
+        )
         undeclared.drain()
         answers = Counter(race(racing.delete_on_both_sides, url, job.id))
         assert answers["owner"] >= 1
         assert answers["guest"] <= 1
         assert set(answers) <= {"guest", "owner", "exported", "ConflictError", "NotFoundError"}
         for account in (LOCAL_ACCOUNT, racing.GUEST):
-            assert undeclared.catalog.list_seen_jobs(account, LOCAL_REGION).items == ()
-            assert undeclared.catalog.list_seen_exports(account, LOCAL_REGION).items == ()
+            assert undeclared.catalog.job_views.list_seen_jobs(account, LOCAL_REGION).items == ()
+            assert undeclared.catalog.job_views.list_seen_exports(account, LOCAL_REGION).items == ()
 
 
 @on_both_dialects
 def test_what_a_party_has_is_made_once(race: Race, url: str, builder: Builder) -> None:
-    builder.catalog.migrate()
+    builder.catalog.database.migrate()
     made = Counter(what for lines in race(racing.create_parties, url) for what in lines)
     assert made == dict.fromkeys(("account", "id", "collaboration", "template", "bucket", "key"), 1)
 
@@ -241,5 +246,5 @@ def test_a_deletion_and_new_children_do_not_cross(race: Race, url: str, builder:
         answers = Counter(race(racing.delete_or_add, url, job.id))
         assert answers["deleted"] >= 1
         assert set(answers) <= {"deleted", "added", "ConflictError", "NotFoundError"}
-        assert builder.catalog.list(Kind.GENERATION_JOB).items == ()
-        assert builder.catalog.list(Kind.EXPORT_JOB).items == ()
+        assert builder.catalog.resources.list(Kind.GENERATION_JOB).items == ()
+        assert builder.catalog.resources.list(Kind.EXPORT_JOB).items == ()

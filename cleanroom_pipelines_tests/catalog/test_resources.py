@@ -51,21 +51,21 @@ def test_get_by_name(builder: Builder) -> None:
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
     catalog = builder.catalog
-    assert catalog.get_by_name(TrainingDataset, "baskets") == dataset
-    assert catalog.get_by_name(ExportJob, "top", generation_job_id=job.id) == export
+    assert catalog.resources.get_by_name(TrainingDataset, "baskets") == dataset
+    assert catalog.resources.get_by_name(ExportJob, "top", generation_job_id=job.id) == export
     for kind, name, account in [
         (Kind.TRAINING_DATASET, "Baskets", LOCAL_ACCOUNT),
         (Kind.TRAINING_DATASET, "baskets", OTHER_ACCOUNT),
         (Kind.EXPORT_JOB, "top", LOCAL_ACCOUNT),
     ]:
         with pytest.raises(NotFoundError):
-            catalog.get_by_name(RECORDS[kind], name, account)
+            catalog.resources.get_by_name(RECORDS[kind], name, account)
 
 
 @on_both_dialects
 def test_find_by_seed_gives_the_newest(builder: Builder) -> None:
     *_, configured = builder.chain()
-    find = builder.catalog.find_generation_job_by_seed
+    find = builder.catalog.resources.find_generation_job_by_seed
     assert find(configured.id, SEED_DIGEST) is None
     dropped = builder.create(job_spec(configured.id, "dropped", origin=Origin.INBOX))
     newer = builder.create(job_spec(configured.id, "newer", origin=Origin.API))
@@ -80,7 +80,7 @@ def test_the_filters_of_a_listing(builder: Builder) -> None:
     first = builder.create(job_spec(configured.id, "first", collaboration_id="c1"))
     second = builder.create(job_spec(configured.id, "second"))
     export = builder.create(export_spec(second.id))
-    listed = builder.catalog.list
+    listed = builder.catalog.resources.list
     assert listed(Kind.GENERATION_JOB, collaboration_id="c1").items == (first,)
     assert listed(Kind.GENERATION_JOB, parent_id=configured.id).items == (first, second)
     assert listed(Kind.EXPORT_JOB, parent_id=first.id).items == ()
@@ -109,14 +109,14 @@ def test_paging_is_stable_under_inserts(
 
     def insert(n: int) -> list[str]:
         clock.turn(0 if same_instant else 1)
-        return [catalog.create(dataset_spec(f"d{next(names)}"), account_id=account).id for _ in range(n)]
+        return [catalog.resources.create(dataset_spec(f"d{next(names)}"), account_id=account).id for _ in range(n)]
 
     before = insert(n_before)
     during: list[str] = []
     seen: list[str] = []
     token, waiting = None, iter(inserts)
     while True:
-        page = catalog.list(Kind.TRAINING_DATASET, account, limit=limit, after=token)
+        page = catalog.resources.list(Kind.TRAINING_DATASET, account, limit=limit, after=token)
         assert len(page.items) <= limit
         seen += [record.id for record in page.items]
         if page.after is None:
@@ -131,28 +131,35 @@ def test_paging_is_stable_under_inserts(
 
 def test_a_token_that_is_none_of_ours(catalog: Catalog) -> None:
     tokens = ["", "x", "!!!", "MjAyNg==", "MjAyNi0wMS0wMSBhIGI=", "MjAyNi0wMS0wMSBh", "\u00e9"]
-    assert accepted_of(tokens, lambda token: catalog.list(Kind.TRAINING_DATASET, after=token), match="token") == []
+    assert (
+        accepted_of(
+            tokens, lambda token: catalog.resources.list(Kind.TRAINING_DATASET, after=token), match="token"
+        )
+        == []
+    )
 
 
 def test_page_sizes_out_of_range(catalog: Catalog) -> None:
-    assert accepted_of([0, -1, 1001], lambda limit: catalog.list(Kind.TRAINING_DATASET, limit=limit)) == []
+    assert (
+        accepted_of([0, -1, 1001], lambda limit: catalog.resources.list(Kind.TRAINING_DATASET, limit=limit)) == []
+    )
 
 
 @on_both_dialects
 def test_tags_are_set_and_removed(builder: Builder) -> None:
     dataset = builder.create(dataset_spec(tags={"a": "1", "b": "2"}))
     catalog = builder.catalog
-    catalog.set_tags(dataset.kind, dataset.id, {"b": "3", "c": ""})
-    assert catalog.tags(dataset.kind, dataset.id) == {"a": "1", "b": "3", "c": ""}
-    catalog.remove_tags(dataset.kind, dataset.id, ["a", "unknown"])
-    assert catalog.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
+    catalog.resources.set_tags(dataset.kind, dataset.id, {"b": "3", "c": ""})
+    assert catalog.resources.tags(dataset.kind, dataset.id) == {"a": "1", "b": "3", "c": ""}
+    catalog.resources.remove_tags(dataset.kind, dataset.id, ["a", "unknown"])
+    assert catalog.resources.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
     with pytest.raises(UsageError):
-        catalog.set_tags(dataset.kind, dataset.id, {str(n): "" for n in range(49)})
+        catalog.resources.set_tags(dataset.kind, dataset.id, {str(n): "" for n in range(49)})
     with pytest.raises(UsageError):
-        catalog.remove_tags(dataset.kind, dataset.id, ["aws:x"])
+        catalog.resources.remove_tags(dataset.kind, dataset.id, ["aws:x"])
     with pytest.raises(NotFoundError):
-        catalog.set_tags(dataset.kind, dataset.id, {"x": "y"}, OTHER_ACCOUNT)
-    assert catalog.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
+        catalog.resources.set_tags(dataset.kind, dataset.id, {"x": "y"}, OTHER_ACCOUNT)
+    assert catalog.resources.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
 
 
 def test_an_export_job_has_no_tags(builder: Builder) -> None:
@@ -160,18 +167,18 @@ def test_an_export_job_has_no_tags(builder: Builder) -> None:
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
     with pytest.raises(UsageError):
-        builder.catalog.set_tags(export.kind, export.id, {"a": "1"})
+        builder.catalog.resources.set_tags(export.kind, export.id, {"a": "1"})
     with pytest.raises(UsageError):
-        builder.catalog.remove_tags(export.kind, export.id, ["a"])
+        builder.catalog.resources.remove_tags(export.kind, export.id, ["a"])
 
 
 def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id, seed_name="spring.jsonl", seed_bytes=9))
     catalog = builder.catalog
-    catalog.place_seed(job.id, "kept/1")
+    catalog.resources.place_seed(job.id, "kept/1")
     assert catalog.get(GenerationJob, job.id).seed_location == "kept/1"
-    catalog.forget_seed(job.id)
+    catalog.resources.forget_seed(job.id)
     left = catalog.get(GenerationJob, job.id)
     assert (left.seed_location, left.seed_name, left.seed_bytes, left.seed_digest) == (
         None,
@@ -180,9 +187,9 @@ def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
         SEED_DIGEST,
     )
     with pytest.raises(NotFoundError):
-        catalog.forget_seed("nobody")
+        catalog.resources.forget_seed("nobody")
     with pytest.raises(UsageError):
-        catalog.place_seed(job.id, "a\nb")
+        catalog.resources.place_seed(job.id, "a\nb")
 
 
 @on_both_dialects
@@ -201,13 +208,15 @@ def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -
     assert pickle.loads(pickle.dumps(job)) == job
     for wrong in ({"digest": "no"}, {"n_bytes": -1}):
         with pytest.raises(UsageError):
-            catalog.place_seed(job.id, "vault/1", **wrong)
-    catalog.place_seed(job.id, "vault/1", digest="ab" * 32, n_bytes=1234)
-    catalog.forget_seed(job.id)
+            catalog.resources.place_seed(job.id, "vault/1", **wrong)
+    catalog.resources.place_seed(job.id, "vault/1", digest="ab" * 32, n_bytes=1234)
+    catalog.resources.forget_seed(job.id)
     left = catalog.get(GenerationJob, job.id)
     assert (left.seed_location, left.seed_digest, left.seed_bytes) == (None, "ab" * 32, 1234)
     assert left.requested_seed == seed
-    catalog.place_seed(job.id, "vault/2", digest="cd" * 32, n_bytes=1)  # fetched again, it was another one
+    catalog.resources.place_seed(
+        job.id, "vault/2", digest="cd" * 32, n_bytes=1
+    )  # fetched again, it was another one
     assert catalog.get(GenerationJob, job.id).seed_digest == "cd" * 32
 
 
@@ -215,39 +224,39 @@ def test_a_seed_that_was_given_stays_what_it_is(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     with pytest.raises(UsageError, match="another seed"):
-        builder.catalog.place_seed(job.id, "kept/1", digest="ab" * 32)
-    builder.catalog.place_seed(job.id, "kept/1", digest=SEED_DIGEST)
+        builder.catalog.resources.place_seed(job.id, "kept/1", digest="ab" * 32)
+    builder.catalog.resources.place_seed(job.id, "kept/1", digest=SEED_DIGEST)
     assert builder.again(job).seed_location == "kept/1"
 
 
 def test_regions_are_apart(builder: Builder) -> None:
     dataset, *_ = builder.chain()
     catalog = builder.catalog
-    there = catalog.create(dataset_spec(), region="eu-west-1")
+    there = catalog.resources.create(dataset_spec(), region="eu-west-1")
     assert catalog.get(RECORDS[dataset.kind], there.id, LOCAL_ACCOUNT, "eu-west-1") == there
-    assert catalog.list(Kind.TRAINING_DATASET, region="eu-west-1").items == (there,)
-    assert catalog.list(Kind.TRAINING_DATASET, LOCAL_ACCOUNT, region="us-east-1").items == (dataset,)
-    assert catalog.list(Kind.TRAINING_DATASET).items == (dataset, there)
+    assert catalog.resources.list(Kind.TRAINING_DATASET, region="eu-west-1").items == (there,)
+    assert catalog.resources.list(Kind.TRAINING_DATASET, LOCAL_ACCOUNT, region="us-east-1").items == (dataset,)
+    assert catalog.resources.list(Kind.TRAINING_DATASET).items == (dataset, there)
     assert there.arn == f"arn:aws:cleanrooms-ml:eu-west-1:{LOCAL_ACCOUNT}:training-dataset/{there.id}"
     with pytest.raises(NotFoundError):
         catalog.get(RECORDS[dataset.kind], dataset.id, LOCAL_ACCOUNT, "eu-west-1")
     with pytest.raises(NotFoundError):
-        catalog.request_delete(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
+        catalog.deletion.request_delete(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
 
 
 def test_versions_and_the_current_one(builder: Builder) -> None:
     dataset, *_ = builder.chain()
     catalog = builder.catalog
-    assert catalog.current_version(dataset.kind, dataset.id) is None
+    assert catalog.resources.current_version(dataset.kind, dataset.id) is None
     builder.drain()
-    catalog.request_by_hand(dataset.kind, dataset.id)
-    assert [version.number for version in catalog.versions(dataset.kind, dataset.id)] == [1, 2]
-    assert catalog.newest_version(dataset.kind, dataset.id).number == 2
-    current = catalog.current_version(dataset.kind, dataset.id)
+    catalog.work.request_by_hand(dataset.kind, dataset.id)
+    assert [version.number for version in catalog.resources.versions(dataset.kind, dataset.id)] == [1, 2]
+    assert catalog.resources.newest_version(dataset.kind, dataset.id).number == 2
+    current = catalog.resources.current_version(dataset.kind, dataset.id)
     assert current is not None
     assert current.number == 1
     with pytest.raises(NotFoundError):
-        catalog.versions(dataset.kind, "nobody")
+        catalog.resources.versions(dataset.kind, "nobody")
 
 
 @on_both_dialects

@@ -104,11 +104,11 @@ def first_schema(empty_url: str) -> str:
 def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     for kind in Kind:
-        for record in catalog.list(kind).items:
+        for record in catalog.resources.list(kind).items:
             assert record.status is Status.ACTIVE
-            assert len(catalog.versions(kind, record.id)) == 1
-            assert configured_at_start(catalog.newest_version(kind, record.id)) is None
-    (job,) = catalog.list(Kind.GENERATION_JOB).items
+            assert len(catalog.resources.versions(kind, record.id)) == 1
+            assert configured_at_start(catalog.resources.newest_version(kind, record.id)) is None
+    (job,) = catalog.resources.list(Kind.GENERATION_JOB).items
     assert isinstance(job, GenerationJob)
     assert (job.seed_location, job.seed_digest, job.seed_name, job.seed_bytes) == (
         "kept/1",
@@ -117,15 +117,15 @@ def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock
         9,
     )
     assert (job.keep_seed, job.export_size, job.origin, job.requested_seed) == (True, "largest", "inbox", None)
-    exports = catalog.list(Kind.EXPORT_JOB).items
+    exports = catalog.resources.list(Kind.EXPORT_JOB).items
     assert [(export.started_by, export.output_location) for export in exports] == [
         (LOCAL_ACCOUNT, "s3://b/o/5"),
         (LOCAL_ACCOUNT, None),
     ]
-    assert catalog.accounts() == catalog.buckets() == catalog.collaborations() == ()
+    assert catalog.parties.accounts() == catalog.parties.buckets() == catalog.parties.collaborations() == ()
     with reading(first_schema) as session:
         assert session.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == HEAD_REVISION
-    catalog.close()
+    catalog.database.close()
 
 
 @on_both_dialects
@@ -136,29 +136,29 @@ def test_it_can_be_worked_with_afterwards(first_schema: str, clock: Clock) -> No
     new = builder.create(job_spec("c-000000000003", seed_location=None, seed_digest=None, requested_seed=wanted))
     builder.create(export_spec("j-000000000004", "another"))
     builder.drain()
-    assert {job.id for job in catalog.list(Kind.GENERATION_JOB).items} == {"j-000000000004", new.id}
-    assert len(catalog.list(Kind.EXPORT_JOB, parent_id="j-000000000004").items) == 3
+    assert {job.id for job in catalog.resources.list(Kind.GENERATION_JOB).items} == {"j-000000000004", new.id}
+    assert len(catalog.resources.list(Kind.EXPORT_JOB, parent_id="j-000000000004").items) == 3
     # The rules of the rebuilt table hold still: one drop, one job; and the job goes with all that is its.
-    catalog.request_delete(Kind.GENERATION_JOB, "j-000000000004")
-    catalog.begin_delete(Kind.GENERATION_JOB, "j-000000000004")
-    catalog.finish_delete(Kind.GENERATION_JOB, "j-000000000004")
+    catalog.deletion.request_delete(Kind.GENERATION_JOB, "j-000000000004")
+    catalog.deletion.begin_delete(Kind.GENERATION_JOB, "j-000000000004")
+    catalog.deletion.finish_delete(Kind.GENERATION_JOB, "j-000000000004")
     with reading(first_schema) as session:
         assert session.scalar(text("SELECT count(*) FROM generation_jobs")) == 1
         assert session.scalar(text("SELECT count(*) FROM export_jobs")) == 0
-    catalog.close()
+    catalog.database.close()
 
 
 @on_both_dialects
 def test_the_way_back(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
-    catalog.migrate()
-    catalog.close()
+    catalog.database.migrate()
+    catalog.database.close()
     with writing(first_schema) as session:
         command.downgrade(migrations(session.connection()), "0001")
     again = Catalog(first_schema, clock=clock, token_hex=Numbered())
-    (job,) = again.list(Kind.GENERATION_JOB).items
+    (job,) = again.resources.list(Kind.GENERATION_JOB).items
     assert job.seed_digest == SEED_DIGEST
-    again.close()
+    again.database.close()
 
 
 # the ledgers of the last release
@@ -235,31 +235,31 @@ def test_what_participants_spent_counts_for_their_pair_of_organisations(last_sch
     """One unit of before is 0.1-differentially private, so rho = 0.005: 3.9 units of today, rounded up to 4."""
     assert Fraction(1, 10) ** 2 / 2 / (10 * RHO_OF_TENTH) == Fraction(5000, 1280)
     catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
-    found = {each.organizations: catalog.ledger(each.id) for each in catalog.pairs()}
+    found = {each.organizations: catalog.pairs.ledger(each.id) for each in catalog.pairs.all()}
     assert {pair: (ledger.spent, ledger.total, ledger.period) for pair, ledger in found.items()} == {
         ("advertiser.example", "publisher.example"): (360, 1000, ""),
         ("one@gmail.com", "publisher.example"): (1000, 1000, ""),
     }
-    pair = catalog.pair("publisher.example", "advertiser.example")
-    (line,) = catalog.ledger_lines(pair.id)
+    pair = catalog.pairs.pair("publisher.example", "advertiser.example")
+    (line,) = catalog.pairs.ledger_lines(pair.id)
     assert (line.kind, line.tenths, line.variance) == ("before", 360, None)
-    assert catalog.charge(pair.id, [LedgerLine("a" * 64, "size", 640)]) is not None
-    assert catalog.charge(pair.id, [LedgerLine("b" * 64, "size", 1)]) is None
-    catalog.close()
+    assert catalog.pairs.charge(pair.id, [LedgerLine("a" * 64, "size", 640)]) is not None
+    assert catalog.pairs.charge(pair.id, [LedgerLine("b" * 64, "size", 1)]) is None
+    catalog.database.close()
 
 
 @on_both_dialects
 def test_the_way_back_from_ledgers_of_pairs(last_schema: str, clock: Clock) -> None:
     catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
-    catalog.migrate()
-    catalog.create_user("data@publisher.example")
-    catalog.set_organization("publisher", email="data@publisher.example")
-    catalog.close()
+    catalog.database.migrate()
+    catalog.users.create_user("data@publisher.example")
+    catalog.pairs.set_organization("publisher", email="data@publisher.example")
+    catalog.database.close()
     with writing(last_schema) as session:
         command.downgrade(migrations(session.connection()), "0005")
         assert session.scalar(text("SELECT count(*) FROM privacy_ledger")) == 0
         assert session.scalar(text("SELECT count(*) FROM data_rooms")) == 3
     again = Catalog(last_schema, clock=clock, token_hex=Numbered())
-    assert again.pairs() == ()
-    assert again.organization_of_user("data@publisher.example") == "publisher.example"
-    again.close()
+    assert again.pairs.all() == ()
+    assert again.pairs.organization_of_user("data@publisher.example") == "publisher.example"
+    again.database.close()

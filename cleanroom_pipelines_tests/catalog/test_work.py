@@ -18,17 +18,17 @@ DAY = 86_400
 
 
 def ready(builder: Builder) -> list[str]:
-    return [version.resource_id for version in builder.catalog.ready()]
+    return [version.resource_id for version in builder.catalog.work.ready()]
 
 
 def take(builder: Builder, record: Resource, run_id: str = "run") -> Claim:
-    claim = builder.catalog.claim(record.kind, record.id, builder.newest(record).number, run_id)
+    claim = builder.catalog.work.claim(record.kind, record.id, builder.newest(record).number, run_id)
     assert claim is not None
     return claim
 
 
 def fail(builder: Builder, record: Resource, code: StatusCode = StatusCode.TRAINING_DATA_INVALID) -> None:
-    builder.catalog.fail(take(builder, record), code, "It failed. Repair it.")
+    builder.catalog.work.fail(take(builder, record), code, "It failed. Repair it.")
 
 
 class TestReady:
@@ -42,7 +42,7 @@ class TestReady:
         assert ready(builder) == [dataset.id]
         claim = take(builder, dataset)
         assert ready(builder) == []
-        builder.catalog.finish(claim, {})
+        builder.catalog.work.finish(claim, {})
         assert ready(builder) == [model.id]
         builder.make(builder.newest(model))
         # the job is made from the model itself and need not wait for the configured model's own asset
@@ -56,11 +56,11 @@ class TestReady:
         undeclared.drain()
         job = undeclared.create(job_spec(configured.id))
         other = undeclared.create(model_spec(dataset.id, "other"))
-        undeclared.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
+        undeclared.catalog.resources.update_configured_audience_model(configured.id, audience_model_id=other.id)
         later = undeclared.create(job_spec(configured.id, "later"))
         assert ready(undeclared) == [job.id, other.id]
         fail(undeclared, other)
-        undeclared.catalog.settle_orphans()
+        undeclared.catalog.work.settle_orphans()
         assert undeclared.newest(job).status is Status.CREATE_PENDING
         assert undeclared.newest(later).status_code is StatusCode.PARENT_NOT_ACTIVE
 
@@ -71,7 +71,7 @@ class TestReady:
         models = [builder.create(model_spec(first.id, f"m{n}")).id for n in range(3)]
         second = builder.create(dataset_spec("second"))
         assert ready(builder) == [second.id, *models]
-        assert [version.resource_id for version in builder.catalog.ready(limit=2)] == [second.id, models[0]]
+        assert [version.resource_id for version in builder.catalog.work.ready(limit=2)] == [second.id, models[0]]
 
     @on_both_dialects
     def test_a_parent_that_is_being_made_again_is_waited_for(self, builder: Builder) -> None:
@@ -79,26 +79,26 @@ class TestReady:
         builder.drain()
         job = builder.create(job_spec(configured.id))
         assert ready(builder) == [job.id]
-        builder.catalog.request_version(model.kind, model.id, Cause.BY_HAND)
+        builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
         assert ready(builder) == [model.id]
 
     @on_both_dialects
     def test_a_parent_whose_new_version_failed_still_has_its_old_one(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
-        builder.catalog.request_version(model.kind, model.id, Cause.BY_HAND)
+        builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
         fail(builder, model)
         job = builder.create(job_spec(configured.id))
-        assert builder.catalog.settle_orphans() == ()
+        assert builder.catalog.work.settle_orphans() == ()
         assert ready(builder) == [job.id]
 
     @on_both_dialects
     def test_two_versions_of_one_resource_are_not_made_at_once(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         claim = take(builder, dataset)
-        builder.catalog.request_version(dataset.kind, dataset.id, Cause.DECLARED)
+        builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.DECLARED)
         assert ready(builder) == []
-        builder.catalog.finish(claim, {})
+        builder.catalog.work.finish(claim, {})
         assert ready(builder) == [dataset.id]
 
     @on_both_dialects
@@ -106,7 +106,7 @@ class TestReady:
         dataset = builder.create(dataset_spec())
         builder.drain()
         model = builder.create(model_spec(dataset.id))
-        builder.catalog.request_delete(model.kind, model.id)
+        builder.catalog.deletion.request_delete(model.kind, model.id)
         assert ready(builder) == []
 
 
@@ -118,9 +118,9 @@ class TestOrphans:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         export = builder.create(export_spec(job.id))
-        assert builder.catalog.settle_orphans() == ()
+        assert builder.catalog.work.settle_orphans() == ()
         fail(builder, dataset)
-        settled = builder.catalog.settle_orphans()
+        settled = builder.catalog.work.settle_orphans()
         assert [version.resource_id for version in settled] == [model.id, configured.id, job.id, export.id]
         # the model tells what is wrong with the data, since its dataset is ACTIVE whatever it holds
         assert settled[0].status_code is StatusCode.TRAINING_DATA_INVALID
@@ -133,14 +133,14 @@ class TestOrphans:
         assert builder.again(dataset).status is Status.ACTIVE
         assert builder.again(model).status is Status.CREATE_FAILED
         assert builder.again(job).status is Status.CREATE_FAILED
-        assert builder.catalog.settle_orphans() == ()
+        assert builder.catalog.work.settle_orphans() == ()
         assert ready(builder) == []
 
     def test_they_come_back_when_the_parent_does(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         fail(builder, dataset)
-        builder.catalog.settle_orphans()
-        builder.catalog.retry(dataset.kind, dataset.id)
+        builder.catalog.work.settle_orphans()
+        builder.catalog.work.retry(dataset.kind, dataset.id)
         assert builder.drain() == [(dataset.id, 1), (model.id, 2), (configured.id, 2)]
 
     @on_both_dialects
@@ -148,8 +148,8 @@ class TestOrphans:
         dataset, *_ = builder.chain()
         take(builder, dataset)
         builder.clock.turn(60)
-        builder.catalog.reap()
-        assert builder.catalog.settle_orphans() == ()
+        builder.catalog.work.reap()
+        assert builder.catalog.work.settle_orphans() == ()
         assert ready(builder) == [dataset.id]
 
 
@@ -159,8 +159,8 @@ class TestRequests:
     def test_a_pending_version_is_not_doubled(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         builder.drain()
-        first = builder.catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND, {"x": 1})
-        assert builder.catalog.request_version(dataset.kind, dataset.id, Cause.DECLARED) == first
+        first = builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.BY_HAND, {"x": 1})
+        assert builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.DECLARED) == first
         assert (first.number, first.params, first.cause) == (2, {"x": 1}, Cause.BY_HAND)
 
     def test_retry_counts_attempts_anew(self, builder: Builder) -> None:
@@ -169,7 +169,7 @@ class TestRequests:
         key = builder.newest(model).run_key
         fail(builder, model)
         assert builder.again(model).status is Status.CREATE_FAILED
-        version = builder.catalog.retry(model.kind, model.id)
+        version = builder.catalog.work.retry(model.kind, model.id)
         assert (version.number, version.status, version.attempt) == (1, Status.CREATE_PENDING, 0)
         assert (version.status_code, version.status_message, version.finished_at) == (None, None, None)
         assert version.run_key != key
@@ -180,10 +180,10 @@ class TestRequests:
         dataset = builder.create(dataset_spec())
         for _ in range(2):
             with pytest.raises(ConflictError):
-                builder.catalog.retry(dataset.kind, dataset.id)
+                builder.catalog.work.retry(dataset.kind, dataset.id)
             builder.drain()
         with pytest.raises(NotFoundError):
-            builder.catalog.retry(dataset.kind, "nobody")
+            builder.catalog.work.retry(dataset.kind, "nobody")
 
 
 class TestByHand:
@@ -191,38 +191,38 @@ class TestByHand:
 
     def test_pending_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
-        asked = builder.catalog.request_by_hand(dataset.kind, dataset.id)
+        asked = builder.catalog.work.request_by_hand(dataset.kind, dataset.id)
         assert (asked.action, asked.version.number) == ("work", 1)
         take(builder, dataset)
 
     def test_pending_below_a_pending_parent_waits(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
-        asked = builder.catalog.request_by_hand(model.kind, model.id)
+        asked = builder.catalog.work.request_by_hand(model.kind, model.id)
         assert asked.action == "waiting"
         assert dataset.id in asked.message
-        asked = builder.catalog.request_by_hand(job.kind, job.id)
+        asked = builder.catalog.work.request_by_hand(job.kind, job.id)
         assert asked.action == "waiting"
         assert model.id in asked.message
 
     def test_declared_and_active_is_a_new_version(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
-        asked = builder.catalog.request_by_hand(model.kind, model.id)
+        asked = builder.catalog.work.request_by_hand(model.kind, model.id)
         assert (asked.action, asked.version.number, asked.version.cause) == ("work", 2, Cause.BY_HAND)
-        assert builder.catalog.request_by_hand(model.kind, model.id).version.number == 2
+        assert builder.catalog.work.request_by_hand(model.kind, model.id).version.number == 2
         assert builder.drain() == [(model.id, 2), (configured.id, 2)]
 
     def test_failed_is_another_attempt(self, undeclared: Builder) -> None:
         dataset = undeclared.create(dataset_spec())
         fail(undeclared, dataset)
-        asked = undeclared.catalog.request_by_hand(dataset.kind, dataset.id)
+        asked = undeclared.catalog.work.request_by_hand(dataset.kind, dataset.id)
         assert (asked.action, asked.version.number, asked.version.status) == ("work", 1, Status.CREATE_PENDING)
 
     def test_undeclared_and_active_is_verified(self, undeclared: Builder) -> None:
         dataset = undeclared.create(dataset_spec())
         undeclared.drain()
-        asked = undeclared.catalog.request_by_hand(dataset.kind, dataset.id)
+        asked = undeclared.catalog.work.request_by_hand(dataset.kind, dataset.id)
         assert (asked.action, asked.version) == ("verify", undeclared.newest(dataset))
         assert undeclared.newest(dataset).number == 1
 
@@ -230,43 +230,43 @@ class TestByHand:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         builder.drain()
-        assert builder.catalog.request_by_hand(job.kind, job.id).action == "work"
+        assert builder.catalog.work.request_by_hand(job.kind, job.id).action == "work"
         builder.drain()
-        builder.catalog.forget_seed(job.id)
-        assert builder.catalog.request_by_hand(job.kind, job.id).action == "verify"
+        builder.catalog.resources.forget_seed(job.id)
+        assert builder.catalog.work.request_by_hand(job.kind, job.id).action == "verify"
 
     def test_held_is_busy_but_not_for_its_holder(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         take(builder, dataset, "holder")
-        asked = builder.catalog.request_by_hand(dataset.kind, dataset.id, run_id="other")
+        asked = builder.catalog.work.request_by_hand(dataset.kind, dataset.id, run_id="other")
         assert (asked.action, asked.run_id) == ("busy", "holder")
-        assert builder.catalog.request_by_hand(dataset.kind, dataset.id).action == "busy"
-        assert builder.catalog.request_by_hand(dataset.kind, dataset.id, run_id="holder").action == "work"
+        assert builder.catalog.work.request_by_hand(dataset.kind, dataset.id).action == "busy"
+        assert builder.catalog.work.request_by_hand(dataset.kind, dataset.id, run_id="holder").action == "work"
 
     @on_both_dialects
     def test_held_by_a_silent_run_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         for run, attempt in [("first", 1), ("second", 2), ("third", 3), ("after it failed", 1)]:
-            asked = builder.catalog.request_by_hand(dataset.kind, dataset.id, run_id=run)
+            asked = builder.catalog.work.request_by_hand(dataset.kind, dataset.id, run_id=run)
             assert (asked.action, asked.version.status) == ("work", Status.CREATE_PENDING)
             assert take(builder, dataset, run).attempt == attempt
             builder.clock.turn(60)
 
     def test_every_answer_has_a_sentence(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
-        messages = [builder.catalog.request_by_hand(model.kind, model.id).message]
+        messages = [builder.catalog.work.request_by_hand(model.kind, model.id).message]
         take(builder, dataset)
-        messages.append(builder.catalog.request_by_hand(dataset.kind, dataset.id).message)
+        messages.append(builder.catalog.work.request_by_hand(dataset.kind, dataset.id).message)
         assert all(message.endswith(".") and len(message) > 20 for message in messages)
 
     def test_what_is_gone_or_going(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         model = builder.create(model_spec(dataset.id))
-        builder.catalog.request_delete(model.kind, model.id)
+        builder.catalog.deletion.request_delete(model.kind, model.id)
         with pytest.raises(ConflictError):
-            builder.catalog.request_by_hand(model.kind, model.id)
+            builder.catalog.work.request_by_hand(model.kind, model.id)
         with pytest.raises(NotFoundError):
-            builder.catalog.request_by_hand(Kind.AUDIENCE_MODEL, "nobody")
+            builder.catalog.work.request_by_hand(Kind.AUDIENCE_MODEL, "nobody")
 
 
 class TestRefresh:
@@ -276,7 +276,7 @@ class TestRefresh:
     def test_due_after_its_interval(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=7 * DAY, refresh_window_seconds=90 * DAY)
         builder.drain()
-        due = builder.catalog.due_refreshes
+        due = builder.catalog.work.due_refreshes
         assert due() == ()
         assert due(builder.clock.now + timedelta(days=6)) == ()
         assert [record.id for record in due(builder.clock.now + timedelta(days=7))] == [model.id]
@@ -288,51 +288,51 @@ class TestRefresh:
         builder.drain()
         old = {record.id: builder.newest(record) for record in (model, job)}
         builder.clock.turn(DAY)
-        version = builder.catalog.request_refresh(model.id)
+        version = builder.catalog.work.request_refresh(model.id)
         assert (version.number, version.cause, version.params) == (2, Cause.REFRESH, {"window_seconds": 90 * DAY})
         assert builder.drain() == [(dataset.id, 2), (model.id, 2), (configured.id, 2), (job.id, 2)]
         assert builder.newest(other).number == 1
         for record in (model, job):
-            assert builder.catalog.versions(record.kind, record.id)[0] == old[record.id]
+            assert builder.catalog.resources.versions(record.kind, record.id)[0] == old[record.id]
 
     def test_asked_twice_it_happens_once(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.drain()
         builder.clock.turn(DAY)
-        first = builder.catalog.request_refresh(model.id)
-        assert builder.catalog.due_refreshes() == ()
-        assert builder.catalog.request_refresh(model.id) == first
+        first = builder.catalog.work.request_refresh(model.id)
+        assert builder.catalog.work.due_refreshes() == ()
+        assert builder.catalog.work.request_refresh(model.id) == first
         builder.drain()
-        assert builder.catalog.due_refreshes() == ()
+        assert builder.catalog.work.due_refreshes() == ()
         assert builder.newest(model).number == 2
 
     def test_missed_refreshes_are_not_caught_up_on(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.drain()
         builder.clock.turn(10 * DAY)
-        builder.catalog.request_refresh(model.id)
+        builder.catalog.work.request_refresh(model.id)
         builder.drain()
-        assert builder.catalog.due_refreshes() == ()
+        assert builder.catalog.work.due_refreshes() == ()
         builder.clock.turn(DAY)
-        assert len(builder.catalog.due_refreshes()) == 1
+        assert len(builder.catalog.work.due_refreshes()) == 1
 
     def test_a_model_that_is_being_made_is_not_due(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.clock.turn(2 * DAY)
-        assert builder.catalog.due_refreshes() == ()
+        assert builder.catalog.work.due_refreshes() == ()
         builder.drain()
-        assert len(builder.catalog.due_refreshes()) == 1
-        builder.catalog.request_version(model.kind, model.id, Cause.BY_HAND)
-        assert builder.catalog.due_refreshes() == ()
+        assert len(builder.catalog.work.due_refreshes()) == 1
+        builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
+        assert builder.catalog.work.due_refreshes() == ()
 
     def test_a_refresh_on_data_that_turned_bad_fails_and_the_model_stays(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.drain()
         builder.clock.turn(DAY)
-        builder.catalog.request_refresh(model.id)
+        builder.catalog.work.request_refresh(model.id)
         fail(builder, dataset)
         assert ready(builder) == []
-        (settled,) = builder.catalog.settle_orphans()
+        (settled,) = builder.catalog.work.settle_orphans()
         assert (settled.resource_id, settled.status_code) == (model.id, StatusCode.TRAINING_DATA_INVALID)
         left = builder.again(model)
         assert (left.status, left.current_version) == (Status.ACTIVE, 1)
@@ -342,9 +342,9 @@ class TestRefresh:
         _, model, _ = builder.chain()
         builder.drain()
         with pytest.raises(UsageError):
-            builder.catalog.request_refresh(model.id)
+            builder.catalog.work.request_refresh(model.id)
         with pytest.raises(NotFoundError):
-            builder.catalog.request_refresh("nobody")
+            builder.catalog.work.request_refresh("nobody")
         assert builder.newest(model).number == 1
 
     @given(st.integers(1, 10**7), st.integers(-(10**8), 10**8))
@@ -365,7 +365,7 @@ def test_configured_models_wait_for_a_model_of_their_own(builder: Builder) -> No
     builder.make(builder.newest(dataset))
     builder.make(builder.newest(other))
     assert set(ready(builder)) == {model.id}
-    moved = builder.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
+    moved = builder.catalog.resources.update_configured_audience_model(configured.id, audience_model_id=other.id)
     assert moved.audience_model_id == other.id
     assert set(ready(builder)) == {model.id, configured.id}
     builder.create(configured_spec(other.id, "second"))

@@ -11,22 +11,22 @@ from .dialects import on_both_dialects
 
 @on_both_dialects
 def test_who_is_dead(catalog: Catalog, clock: Clock) -> None:
-    catalog.heartbeat_worker("a")
+    catalog.work.heartbeat_worker("a")
     clock.turn(30)
-    catalog.heartbeat_worker("b")
-    assert catalog.dead_workers() == ()
+    catalog.work.heartbeat_worker("b")
+    assert catalog.work.dead_workers() == ()
     clock.turn(30)
-    assert catalog.dead_workers() == ("a",)
-    catalog.heartbeat_worker("a")
-    assert catalog.dead_workers() == ()
+    assert catalog.work.dead_workers() == ("a",)
+    catalog.work.heartbeat_worker("a")
+    assert catalog.work.dead_workers() == ()
     clock.turn(60)
-    assert catalog.dead_workers() == ("b", "a")
-    assert catalog.dead_workers(silent_seconds=90) == ("b",)
-    catalog.forget_worker("b")
-    catalog.forget_worker("nobody")
-    assert catalog.dead_workers() == ("a",)
+    assert catalog.work.dead_workers() == ("b", "a")
+    assert catalog.work.dead_workers(silent_seconds=90) == ("b",)
+    catalog.work.forget_worker("b")
+    catalog.work.forget_worker("nobody")
+    assert catalog.work.dead_workers() == ("a",)
 
 
 def test_an_id_that_cannot_be_stored(catalog: Catalog) -> None:
     with pytest.raises(UsageError):
-        catalog.heartbeat_worker("a\0")
+        catalog.work.heartbeat_worker("a\0")

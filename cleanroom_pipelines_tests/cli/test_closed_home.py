@@ -44,7 +44,7 @@ def test_a_finished_home_is_closed(
     assert command("user", "create", "data@publisher.example").code == 0
     assert command("account", "create", "advertiser").code == 0
     home = Home(tmp_path / "home")
-    kept = Installation(Settings(home.root)).catalog.iterate(Kind.EXPORT_JOB)
+    kept = Installation(Settings(home.root)).catalog.resources.iterate(Kind.EXPORT_JOB)
     assert [export.status for export in kept] == ["ACTIVE"]
     assert list(home.dagster_home.rglob("*.db")), "Dagster's databases are among the files"
     assert list(home.accounts.rglob("part-*")), "so are exports"
@@ -54,12 +54,12 @@ def test_a_finished_home_is_closed(
 def test_the_catalogue_is_closed_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "home"))
     catalog = Installation.from_environment().catalog
-    catalog.stay_connected()
-    catalog.create_user("data@publisher.example")
+    catalog.database.stay_connected()
+    catalog.users.create_user("data@publisher.example")
     beside = {path.name for path in (tmp_path / "home").glob("catalog.db*")}
     assert beside == {"catalog.db", "catalog.db-wal", "catalog.db-shm"}
     assert open_paths(tmp_path / "home") == []
-    catalog.close()
+    catalog.database.close()
 
 
 def test_a_home_that_was_open_is_closed_and_the_log_says_so_once(

@@ -108,9 +108,12 @@ def test_a_restored_home_is_the_same_installation_and_goes_on(
     assert command("restore", backup).code == 0
     assert command("status").code == 0
     restored = Installation.from_environment()
-    assert restored.opened.identity == home.catalog.identity()
+    assert restored.opened.identity == home.catalog.ownership.identity()
     n_versions = homes.work(restored)
-    assert restored.catalog.identity().generation == home.catalog.identity().generation + n_versions
+    assert (
+        restored.catalog.ownership.identity().generation
+        == home.catalog.ownership.identity().generation + n_versions
+    )
     assert command("status").code == 0
 
 
@@ -126,13 +129,13 @@ def test_a_backup_made_while_others_work_is_of_one_moment(
         homes.work(home)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(home.catalog), "copy_to", copy_and_work)
+        patched.setattr(type(home.catalog.resources), "copy_to", copy_and_work)
         assert command("backup", tmp_path / "backup.tar").code == 0
     monkeypatch.setenv("CLEANROOM_HOME", str(elsewhere))
     assert command("restore", tmp_path / "backup.tar").code == 0
     assert command("status").code == 0
     kept = Installation.from_environment().opened.identity
-    assert kept.generation < home.catalog.identity().generation
+    assert kept.generation < home.catalog.ownership.identity().generation
 
 
 FOREIGN = {

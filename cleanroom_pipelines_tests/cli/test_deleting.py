@@ -78,6 +78,6 @@ def test_on_a_terminal_it_asks_first(
     monkeypatch.setattr("click.confirm", answer)
     assert command("delete", job.id).code == 0
     assert asked == [f"Delete the generation job {job.name!r}? This cannot be undone."]
-    assert list(installation.catalog.iterate(Kind.GENERATION_JOB)) == []
-    assert list(installation.catalog.iterate(Kind.EXPORT_JOB)) == []
-    assert len(list(installation.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL))) == 1
+    assert list(installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == []
+    assert list(installation.catalog.resources.iterate(Kind.EXPORT_JOB)) == []
+    assert len(list(installation.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL))) == 1

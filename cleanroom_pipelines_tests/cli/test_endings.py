@@ -160,4 +160,4 @@ def test_closed_streams_are_no_place_for_the_catalogue(tmp_path: Path) -> None:
     )
     assert closed.returncode == 0
     with worlds.installed(home) as installation:
-        assert [user.email for user in installation.catalog.users()] == ["somebody@shop.example"]
+        assert [user.email for user in installation.catalog.users.all()] == ["somebody@shop.example"]

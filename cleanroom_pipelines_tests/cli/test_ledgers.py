@@ -17,7 +17,7 @@ from .commands import Commands
 
 
 def pay(installation: Installation) -> Budget:
-    pair = installation.catalog.pair("publisher.example", "advertiser.example")
+    pair = installation.catalog.pairs.pair("publisher.example", "advertiser.example")
     budget = Budget(installation, pair, "r-000000000001")
     budget.pay([Question.of("insights", "content", "secret text", INSIGHTS)], "advertiser.example")
     budget.pay([Question.of("size", "content", "another text", COUNT)], "advertiser.example")
@@ -56,10 +56,10 @@ def test_organisations_are_said_where_users_and_accounts_are_made(
     assert command("account", "create", "alpha", "--id", "111122223333", "--organization", "Publisher").code == 0
     assert command("account", "create", "beta", "--id", "444455556666").code == 0
     catalog = installation.catalog
-    assert catalog.organization_of_user("one@gmail.com") == "publisher"
-    assert catalog.organization_of_user("two@publisher.example") == "publisher.example"
-    assert catalog.organization_of_account("111122223333") == "publisher"
-    assert catalog.organization_of_account("444455556666") == "444455556666"
+    assert catalog.pairs.organization_of_user("one@gmail.com") == "publisher"
+    assert catalog.pairs.organization_of_user("two@publisher.example") == "publisher.example"
+    assert catalog.pairs.organization_of_account("111122223333") == "publisher"
+    assert catalog.pairs.organization_of_account("444455556666") == "444455556666"
 
 
 PUBLISHER, ADVERTISER, STRANGER = "222222222222", "111111111111", "333333333333"
@@ -72,8 +72,8 @@ def of_accounts(installation: Installation) -> Budget:
     """A pair whose organisations have accounts only."""
     catalog = installation.catalog
     for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER), ("stranger", STRANGER)):
-        catalog.create_account(name, account_id)
-    return Budget(installation, catalog.pair(PUBLISHER, ADVERTISER), "g-000000000001")
+        catalog.parties.create_account(name, account_id)
+    return Budget(installation, catalog.pairs.pair(PUBLISHER, ADVERTISER), "g-000000000001")
 
 
 def approvals(installation: Installation) -> list[tuple[str, str, int, str]]:
@@ -131,10 +131,10 @@ def test_who_paid_is_known_again_from_the_audit_log(
     installation.audit.flush()
     (entry,) = (each for each in installation.audit.entries() if each["operation"] == "charge")
     assert ADVERTISER not in json.dumps(entry)
-    with create_engine(f"sqlite:///{installation.catalog.file}").begin() as connection:
+    with create_engine(f"sqlite:///{installation.catalog.database.file}").begin() as connection:
         connection.execute(text("DELETE FROM ledger_lines"))
     replay(installation)
-    (line,) = installation.catalog.ledger_lines(of_accounts.pair.id)
+    (line,) = installation.catalog.pairs.ledger_lines(of_accounts.pair.id)
     assert line.organization == ADVERTISER
 
 
@@ -163,7 +163,7 @@ def test_what_is_not_approved_by_both_and_confirmed_changes_nothing(
     before = of_accounts.ledger
     assert command("ledger", PAIR, *options).code != 0
     assert of_accounts.ledger == before
-    assert installation.catalog.proposals(of_accounts.pair.id) == ()
+    assert installation.catalog.pairs.proposals(of_accounts.pair.id) == ()
     assert approvals(installation) == []
 
 

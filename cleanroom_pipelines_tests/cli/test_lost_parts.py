@@ -193,21 +193,21 @@ def test_a_home_behind_its_catalogue_is_caught_up(home: Installation, command: C
 def test_the_generation_rises_with_every_version_published_or_deleted(home: Installation) -> None:
     def generations() -> set[int]:
         kept = json.loads((home.home.root / "installation.json").read_text())
-        return {kept["generation"], home.catalog.identity().generation}
+        return {kept["generation"], home.catalog.ownership.identity().generation}
 
     catalog = home.catalog
     (before,) = generations()
     n_versions = homes.work(home)
     assert n_versions >= 3
     assert generations() == {before + n_versions}
-    for number, job in enumerate(catalog.ids(Kind.GENERATION_JOB), before + n_versions):
-        catalog.request_delete(Kind.GENERATION_JOB, job)
+    for number, job in enumerate(catalog.resources.ids(Kind.GENERATION_JOB), before + n_versions):
+        catalog.deletion.request_delete(Kind.GENERATION_JOB, job)
         assert generations() == {number}
-        catalog.begin_delete(Kind.GENERATION_JOB, job)
-        catalog.finish_delete(Kind.GENERATION_JOB, job)
+        catalog.deletion.begin_delete(Kind.GENERATION_JOB, job)
+        catalog.deletion.finish_delete(Kind.GENERATION_JOB, job)
         assert generations() == {number + 1}
-    (configured,) = catalog.ids(Kind.CONFIGURED_AUDIENCE_MODEL)
-    catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+    (configured,) = catalog.resources.ids(Kind.CONFIGURED_AUDIENCE_MODEL)
+    catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
     assert generations() == {number + 2}
     assert delete_superseded(home, home.clock() + timedelta(days=400)) > 0
     (after,) = generations()

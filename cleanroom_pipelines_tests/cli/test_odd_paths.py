@@ -79,7 +79,7 @@ def live(command: Commands, folder: Path, declared: Path, monkeypatch: pytest.Mo
     rows = json.loads(command("status", "--json").out)
     assert {row["status"] for row in rows} == {"ACTIVE"}
     installation = Installation.from_environment()
-    (export,) = installation.catalog.iterate(Kind.EXPORT_JOB)
+    (export,) = installation.catalog.resources.iterate(Kind.EXPORT_JOB)
     bucket = installation.home.accounts / export.account_id / "buckets"
     exported = bucket / str(export.output_location).removeprefix("s3://")
     assert len(list(exported.glob("part-*"))) == 1
@@ -200,7 +200,7 @@ def test_a_pattern_of_a_declaration_is_not_looked_for_in_its_folder(tmp_path: Pa
     declared = worlds.declare(folder / "c.yaml", interactions=Path("events-*.parquet"), seed=None)
     with worlds.installed(tmp_path / "home") as installation:
         worlds.apply(installation, declared)
-        (dataset,) = installation.catalog.iterate(Kind.TRAINING_DATASET)
+        (dataset,) = installation.catalog.resources.iterate(Kind.TRAINING_DATASET)
         assert [file.name for file in find_tables(dataset.source).files] == [
             "events-1.parquet",
             "events-2.parquet",

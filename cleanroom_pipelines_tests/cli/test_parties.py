@@ -46,7 +46,7 @@ def test_an_account_comes_with_a_key(command: Commands, installation: Installati
     assert made["account_id"] == ALPHA
     assert re.fullmatch("AKIA[A-Z2-7]{16}", made["access_key_id"])
     assert re.fullmatch("[A-Za-z0-9+/]{40}", made["secret_access_key"])
-    key = installation.catalog.access_key(made["access_key_id"])
+    key = installation.catalog.parties.access_key(made["access_key_id"])
     assert key is not None
     assert open_access_key(installation, key) == made["secret_access_key"]
     assert re.fullmatch("[0-9]{12}", read(command("account", "create", "beta", "--json"))["account_id"])
@@ -60,9 +60,9 @@ def test_an_account_is_of_an_organization(command: Commands, installation: Insta
     listed = {one["name"]: one["organization"] for one in read(command("account", "list", "--json"))}
     assert listed == {"alpha": "shop.example", "beta": own["account_id"]}
     assert "shop.example" in command("account", "list").out
-    assert installation.catalog.organization_of_account(ALPHA) == "shop.example"
+    assert installation.catalog.pairs.organization_of_account(ALPHA) == "shop.example"
     assert "organization cannot be used" in refused(command("account", "create", "gamma", "--organization", ""))
-    assert len(installation.catalog.accounts()) == 2, "nothing is made half"
+    assert len(installation.catalog.parties.accounts()) == 2, "nothing is made half"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_collaboration_has_terms(
     assert read(command("collaboration", "list", "--json")) == [made]
     shown = command("collaboration", "list").out
     assert all(f"{name} {value}" in shown for name, value in named.items())
-    (kept,) = installation.catalog.collaborations()
+    (kept,) = installation.catalog.parties.collaborations()
     assert (kept.seed_removed, kept.full_ensemble) == (terms[0] == "removed", terms[1] == "full")
-    ledger = installation.catalog.ledger(installation.catalog.pair(*two.values()).id)
+    ledger = installation.catalog.pairs.ledger(installation.catalog.pairs.pair(*two.values()).id)
     assert (ledger.period or "life") == terms[2]
 
 
@@ -104,7 +104,7 @@ def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installati
 
 
 def test_two_keys_are_two(installation: Installation) -> None:
-    installation.catalog.create_account("alpha", ALPHA)
+    installation.catalog.parties.create_account("alpha", ALPHA)
     first, second = (issue_access_key(installation, ALPHA) for _ in range(2))
     assert len({*first, *second}) == 4
     with pytest.raises(NotFoundError):
@@ -112,9 +112,9 @@ def test_two_keys_are_two(installation: Installation) -> None:
 
 
 def test_a_key_of_another_installation_does_not_open(installation: Installation) -> None:
-    installation.catalog.create_account("alpha", ALPHA)
+    installation.catalog.parties.create_account("alpha", ALPHA)
     sealed = installation.key.seal("something else", b"secret").decode()
-    key = installation.catalog.add_access_key(ALPHA, "AKIA" + "A" * 16, sealed)
+    key = installation.catalog.parties.add_access_key(ALPHA, "AKIA" + "A" * 16, sealed)
     with pytest.raises(ConfigurationError):
         open_access_key(installation, key)
 

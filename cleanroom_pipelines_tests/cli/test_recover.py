@@ -76,11 +76,11 @@ def described(installation: Installation) -> dict[str, Any]:
     """All that a catalogue says of resources and versions, but for when and by whom it was changed last."""
     catalog, found = installation.catalog, {}
     for kind in Kind:
-        for record in catalog.iterate(kind):
+        for record in catalog.resources.iterate(kind):
             versions = [
                 (each.number, each.status, dict(each.artifacts), set(each.parents), each.cause, each.params)
                 + ((each.summary.get("metrics"),) if each.status is Status.ACTIVE else (each.status_message,))
-                for each in catalog.versions(kind, record.id)
+                for each in catalog.resources.versions(kind, record.id)
             ]
             found[record.id] = {**asdict(record), "updated_at": None, "versions": versions}
     return found
@@ -91,8 +91,8 @@ def assert_all_is_there(home: Installation, before: dict[str, bytes | None], tmp
     changed = {name for name, content in before.items() if now.get(name, b"") != content}
     assert changed <= {"home/installation.json", *(name for name in before if name.startswith("home/audit/"))}
     for kind in Kind:
-        for record in home.catalog.iterate(kind):
-            for version in home.catalog.versions(kind, record.id):
+        for record in home.catalog.resources.iterate(kind):
+            for version in home.catalog.resources.versions(kind, record.id):
                 for asset, artifact in version.artifacts.items():
                     home.store.verify(ArtifactReference(asset, record.id, artifact))
 
@@ -123,17 +123,17 @@ def test_a_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command
 def test_an_older_catalogue_gets_what_came_later(
     home: Installation, tmp_path: Path, command: Commands, fault: Fault
 ) -> None:
-    home.catalog.create_user("data@publisher.example")
+    home.catalog.users.create_user("data@publisher.example")
     fault(home, tmp_path)
     before = homes.listing(tmp_path)
     shown = json.loads(command("recover", "--dry-run", "--json").out)
     assert homes.listing(tmp_path) == before
     assert command("recover", "--yes").code == 0
     rebuilt = Installation.from_environment()
-    assert [user.email for user in rebuilt.catalog.users()] == ["data@publisher.example"]
-    (dataset,) = rebuilt.catalog.ids(Kind.TRAINING_DATASET)
+    assert [user.email for user in rebuilt.catalog.users.all()] == ["data@publisher.example"]
+    (dataset,) = rebuilt.catalog.resources.ids(Kind.TRAINING_DATASET)
     stored = rebuilt.store.versions("training_dataset", dataset)
-    versions = rebuilt.catalog.versions(Kind.TRAINING_DATASET, dataset)
+    versions = rebuilt.catalog.resources.versions(Kind.TRAINING_DATASET, dataset)
     assert [version.artifacts["training_dataset"] for version in versions] == stored
     assert {version.status for version in versions} == {Status.ACTIVE}
     assert rebuilt.catalog.get(TrainingDataset, dataset).current_version == len(stored)
@@ -184,18 +184,18 @@ def test_manifests_of_an_earlier_release_give_versions_and_no_resources(
     shown = json.loads(command("recover", "--yes", "--json").out)
     assert shown["lost"] == []
     rebuilt = Installation.from_environment()
-    version = rebuilt.catalog.newest_version(Kind.TRAINING_DATASET, dataset)
+    version = rebuilt.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset)
     assert version.status is Status.ACTIVE
     assert version.artifacts["training_dataset"] == rebuilt.store.versions("training_dataset", dataset)[-1]
-    (model,) = rebuilt.catalog.iterate(Kind.AUDIENCE_MODEL)
-    assert rebuilt.catalog.newest_version(Kind.AUDIENCE_MODEL, model.id).parents[0].id == dataset
+    (model,) = rebuilt.catalog.resources.iterate(Kind.AUDIENCE_MODEL)
+    assert rebuilt.catalog.resources.newest_version(Kind.AUDIENCE_MODEL, model.id).parents[0].id == dataset
 
     homes.no_catalogue(home, tmp_path)
     ended = command("recover", "--yes")
     assert ended.code == 0
     assert "cannot be rebuilt" in ended.out
     assert dataset in ended.out
-    assert list(Installation.from_environment().catalog.ids(Kind.TRAINING_DATASET)) == []
+    assert list(Installation.from_environment().catalog.resources.ids(Kind.TRAINING_DATASET)) == []
     assert homes_ids(home, "training_dataset") == [dataset], "its artifacts stay"
 
 
@@ -207,20 +207,20 @@ def homes_ids(home: Installation, asset: str) -> list[str]:
 
 def test_what_was_deleted_does_not_come_back(home: Installation, tmp_path: Path, command: Commands) -> None:
     catalog = home.catalog
-    (job, *_) = catalog.ids(Kind.GENERATION_JOB)
-    catalog.request_delete(Kind.GENERATION_JOB, job)
-    catalog.begin_delete(Kind.GENERATION_JOB, job)
-    catalog.finish_delete(Kind.GENERATION_JOB, job)
+    (job, *_) = catalog.resources.ids(Kind.GENERATION_JOB)
+    catalog.deletion.request_delete(Kind.GENERATION_JOB, job)
+    catalog.deletion.begin_delete(Kind.GENERATION_JOB, job)
+    catalog.deletion.finish_delete(Kind.GENERATION_JOB, job)
     assert job in homes_ids(home, "audience"), "a run that was killed left it"
     homes.older_copy(home, tmp_path)
     assert job not in command("recover", "--yes").out
-    assert job not in Installation.from_environment().catalog.ids(Kind.GENERATION_JOB)
+    assert job not in Installation.from_environment().catalog.resources.ids(Kind.GENERATION_JOB)
 
 
 def test_a_version_that_was_not_finished_is_not_active(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:
-    (job, *_) = home.catalog.ids(Kind.GENERATION_JOB)
+    (job, *_) = home.catalog.resources.ids(Kind.GENERATION_JOB)
     for path in (home.home.artifacts / "audience" / job[-12:]).iterdir():
         shutil.rmtree(path)
     homes.no_catalogue(home, tmp_path)
@@ -228,11 +228,11 @@ def test_a_version_that_was_not_finished_is_not_active(
     rebuilt = Installation.from_environment().catalog
     assert rebuilt.get(GenerationJob, job).status is Status.CREATE_FAILED
     assert rebuilt.get(GenerationJob, job).current_version is None
-    assert rebuilt.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try it again.")
+    assert rebuilt.resources.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try it again.")
 
 
 def test_a_seed_that_waits_is_registered_again(home: Installation, tmp_path: Path, command: Commands) -> None:
-    (configured,) = home.catalog.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
+    (configured,) = home.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
     inbox = homes.Inbox(home, configured)
     inbox.drop("third.csv", homes.SEED + b"y\n")
     (job,) = inbox.register()
@@ -240,7 +240,7 @@ def test_a_seed_that_waits_is_registered_again(home: Installation, tmp_path: Pat
     assert command("recover", "--yes").code == 0
     rebuilt = Installation.from_environment()
     recover_drops(rebuilt)
-    found = rebuilt.catalog.find_generation_job_by_seed(configured.id, job.seed_digest)
+    found = rebuilt.catalog.resources.find_generation_job_by_seed(configured.id, job.seed_digest)
     with rebuilt.vault.opening(found.seed_location) as path:
         assert path.read_bytes() == homes.SEED + b"y\n"
 
@@ -256,7 +256,7 @@ def make_room(home: Installation) -> DataRoom:
         }.items()
     )
     upload = home.uploads.put("0123456789abcdef", [b"x"])
-    catalog.add_upload(
+    catalog.rooms.add_upload(
         upload.location,
         PEOPLE["aa"],
         "ids.csv",
@@ -265,10 +265,10 @@ def make_room(home: Installation) -> DataRoom:
         matching_id=None,
         location=upload.location,
     )
-    catalog.create(
+    catalog.resources.create(
         DataLabSpec(name="Lab", mark="11", owner_email=PEOPLE["aa"], datasets={"matching:EMAIL": upload.location})
     )
-    room = catalog.create(
+    room = catalog.resources.create(
         DataRoomSpec(
             name="Spring",
             mark="22",
@@ -285,9 +285,13 @@ def make_room(home: Installation) -> DataRoom:
         "created_by_email": PEOPLE["bb"],
         "definition": {"type": "segment"},
     }
-    first = catalog.create(CustomAudienceSpec(name="All", mark="33", **audience))
-    second = catalog.create(CustomAudienceSpec(name="Both", mark="44", references=(first.id,), **audience))
-    catalog.create(AudienceListSpec(name="List", mark="55", custom_audience_id=second.id, delivered_to="bb"))
+    first = catalog.resources.create(CustomAudienceSpec(name="All", mark="33", **audience))
+    second = catalog.resources.create(
+        CustomAudienceSpec(name="Both", mark="44", references=(first.id,), **audience)
+    )
+    catalog.resources.create(
+        AudienceListSpec(name="List", mark="55", custom_audience_id=second.id, delivered_to="bb")
+    )
     homes.finish_pending(home)
     assert isinstance(room, DataRoom)
     return room
@@ -295,7 +299,7 @@ def make_room(home: Installation) -> DataRoom:
 
 def pay(home: Installation, *texts: str) -> Ledger:
     """Pay for counts of the room's data, 2 units each."""
-    (room,) = home.catalog.data_rooms()
+    (room,) = home.catalog.rooms.data_rooms()
     pair = room_pair(home, room)
     assert pair is not None
     budget = Budget(home, pair, room.id)
@@ -305,7 +309,7 @@ def pay(home: Installation, *texts: str) -> Ledger:
 def lines(home: Installation) -> set[tuple[str, int, str | None, str | None]]:
     """What stands in the ledgers of all pairs."""
     catalog = home.catalog
-    found = [line for pair in catalog.pairs() for line in catalog.ledger_lines(pair.id)]
+    found = [line for pair in catalog.pairs.all() for line in catalog.pairs.ledger_lines(pair.id)]
     return {(line.key, line.tenths, line.variance, line.sensitivity) for line in found}
 
 
@@ -313,8 +317,8 @@ def test_a_data_room_comes_back_with_what_its_pair_spent(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:
     room = make_room(home)
-    (first,) = (each for each in home.catalog.custom_audiences(room.id) if each.name == "All")
-    (upload,) = home.catalog.uploads()
+    (first,) = (each for each in home.catalog.rooms.custom_audiences(room.id) if each.name == "All")
+    (upload,) = home.catalog.rooms.uploads()
     assert pay(home, "a", "b").spent == 40
     wanted, paid = described(home), lines(home)
     homes.no_catalogue(home, tmp_path)
@@ -327,9 +331,9 @@ def test_a_data_room_comes_back_with_what_its_pair_spent(
     assert lines(rebuilt) == paid
     assert pay(rebuilt, "a").spent == 40, "what was paid stays free"
     assert pay(rebuilt, "c").spent == 60
-    assert rebuilt.catalog.upload(upload.id).location == upload.location
+    assert rebuilt.catalog.rooms.upload(upload.id).location == upload.location
     with pytest.raises(Exception, match="built on these"):
-        rebuilt.catalog.request_delete_audiences([first.id])
+        rebuilt.catalog.rooms.request_delete_audiences([first.id])
 
 
 @pytest.mark.parametrize("fault", ["changed", "cut off", "gone"])
@@ -354,9 +358,9 @@ def test_where_the_audit_log_does_not_hold_all_every_pair_counts_as_spent(
     with pytest.raises(BudgetSpentError):
         pay(rebuilt, "c")
     (pair,) = (
-        each for each in rebuilt.catalog.pairs() if set(each.organizations) == {"pub.example", "adv.example"}
+        each for each in rebuilt.catalog.pairs.all() if set(each.organizations) == {"pub.example", "adv.example"}
     )
-    ledger = rebuilt.catalog.ledger(pair.id)
+    ledger = rebuilt.catalog.pairs.ledger(pair.id)
     assert ledger.spent == ledger.total == 1000
 
 
@@ -391,7 +395,7 @@ def test_an_older_catalogue_is_refused_and_then_gets_what_was_paid_since(
     homes.copy_catalog(home.home, tmp_path / "older")
     pay(home, "b", "c")
     paid = lines(home)
-    home.catalog.close()
+    home.catalog.database.close()
     homes.replace_catalog(home.home, tmp_path / "older")
     assert command("status").code == 2
     assert command("ledger").code == 2, "nothing is asked of it"
@@ -406,9 +410,9 @@ def test_after_a_restore_every_pair_counts_as_spent_unless_nothing_was_asked(
     home: Installation, tmp_path: Path, command: Commands, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
     make_room(home)
-    home.catalog.create_user("plans@agency.example")
+    home.catalog.users.create_user("plans@agency.example")
     for name in PEOPLE.values():
-        home.catalog.create_user(name)
+        home.catalog.users.create_user(name)
     pay(home, "a")
     assert command("backup", tmp_path / "b.tar").code == 0
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "elsewhere"))
@@ -423,8 +427,8 @@ def test_after_a_restore_every_pair_counts_as_spent_unless_nothing_was_asked(
     with pytest.raises(BudgetSpentError):
         pay(restored, "b")
     # two whose data had not met when the backup was made may have met since
-    other = restored.catalog.pair("agency.example", "pub.example")
-    assert restored.catalog.ledger(other.id).left == 0
+    other = restored.catalog.pairs.pair("agency.example", "pub.example")
+    assert restored.catalog.pairs.ledger(other.id).left == 0
 
 
 def test_manifests_tell_nothing_to_who_has_not_the_key(home: Installation) -> None:
@@ -435,9 +439,9 @@ def test_manifests_tell_nothing_to_who_has_not_the_key(home: Installation) -> No
 
 
 def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation, command: Commands) -> None:
-    (dataset,) = home.catalog.ids(Kind.TRAINING_DATASET)
-    home.catalog.request_version(Kind.TRAINING_DATASET, dataset, homes.Cause.BY_HAND)
-    newest = home.catalog.newest_version(Kind.TRAINING_DATASET, dataset)
+    (dataset,) = home.catalog.resources.ids(Kind.TRAINING_DATASET)
+    home.catalog.work.request_version(Kind.TRAINING_DATASET, dataset, homes.Cause.BY_HAND)
+    newest = home.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset)
     with working(home, TrainingDataset, dataset, Run("run", newest.number)) as held:
         with held.drafting("training_dataset", (), {}) as draft:
             (draft.path / "report.json").write_text("{}")

@@ -26,14 +26,14 @@ def catalog(command: Commands, installation: Installation, world: worlds.World) 
 
 def take(installation: Installation, kind: Kind) -> Claim:
     record = worlds.the(installation, kind)
-    claim = installation.catalog.claim(kind, record.id, 1, "another process")
+    claim = installation.catalog.work.claim(kind, record.id, 1, "another process")
     assert claim is not None
     return claim
 
 
 def fail(installation: Installation, kind: Kind) -> str:
     claim = take(installation, kind)
-    installation.catalog.fail(claim, StatusCode.INTERNAL, "It failed.")
+    installation.catalog.work.fail(claim, StatusCode.INTERNAL, "It failed.")
     return claim.id
 
 
@@ -41,7 +41,7 @@ def test_a_failed_version_is_queued_again(command: Commands, installation: Insta
     key = fail(installation, Kind.TRAINING_DATASET)
     ended = command("retry", key)
     assert (ended.code, ended.out, ended.err) == (0, "Queued 1 failed version.\n", "")
-    version = catalog.newest_version(Kind.TRAINING_DATASET, key)
+    version = catalog.resources.newest_version(Kind.TRAINING_DATASET, key)
     assert (version.status, version.attempt) == (Status.CREATE_PENDING, 0)
 
 
@@ -49,9 +49,9 @@ def test_everything_that_failed_is_queued_parents_first(
     command: Commands, installation: Installation, catalog: Catalog
 ) -> None:
     fail(installation, Kind.TRAINING_DATASET)
-    assert len(catalog.settle_orphans()) == 4
+    assert len(catalog.work.settle_orphans()) == 4
     job = worlds.the(installation, Kind.GENERATION_JOB)
-    catalog.forget_seed(job.id)
+    catalog.resources.forget_seed(job.id)
     ended = json.loads(command("retry", "--failed", "--json").out)
     kinds = [resource_of(catalog, each["partition"]).kind for each in ended["queued"]]
     assert kinds == [
@@ -104,13 +104,13 @@ def test_run_waits_for_what_other_processes_hold(
     with worlds.installed(trained_home) as installation:
         catalog, count = installation.catalog, Catalog.unfinished
         configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-        version = catalog.request_version(configured.kind, configured.id, Cause.BY_HAND)
-        held = [catalog.claim(configured.kind, configured.id, version.number, "another process")]
+        version = catalog.work.request_version(configured.kind, configured.id, Cause.BY_HAND)
+        held = [catalog.work.claim(configured.kind, configured.id, version.number, "another process")]
 
         def then_give_back(self: Catalog) -> dict[Status, int]:
             counted = count(self)
             while held and (claim := held.pop()):
-                catalog.release(claim)
+                catalog.work.release(claim)
             return counted
 
         monkeypatch.setattr(Catalog, "unfinished", then_give_back)

@@ -84,13 +84,13 @@ def test_a_torn_log(command: Commands, killed: Path, world: World, tear: str) ->
             assert command("recover", "--yes").code == 0
         assert command("run").code == 0
     with worlds.installed(home) as installation:
-        applied = list(installation.catalog.iterate(Kind.GENERATION_JOB))
+        applied = list(installation.catalog.resources.iterate(Kind.GENERATION_JOB))
         if not applied:  # nothing of it was ever published
             worlds.apply(installation, world.declaration)
             assert command("run").code == 0
         ended_as = worlds.statuses(installation)
         assert {status for statuses in ended_as.values() for status in statuses} == {"ACTIVE"}
-        (export,) = installation.catalog.iterate(Kind.EXPORT_JOB)
+        (export,) = installation.catalog.resources.iterate(Kind.EXPORT_JOB)
         bucket = home / "accounts" / "000000000000" / "buckets" / "audiences" / "shop"
         (folder,) = bucket.iterdir()
         assert folder.name == export.id.rsplit("-", 1)[-1]

@@ -72,15 +72,15 @@ class Room:
 
     def state(self) -> dict[str, Any]:
         """Everything that applying could change."""
-        records = [record for kind in Kind for record in self.catalog.iterate(kind)]
+        records = [record for kind in Kind for record in self.catalog.resources.iterate(kind)]
         return {
             "records": records,
-            "versions": [self.catalog.versions(record.kind, record.id) for record in records],
+            "versions": [self.catalog.resources.versions(record.kind, record.id) for record in records],
             "seeds": sorted(str(path) for path in self.installation.home.seeds.rglob("*")),
         }
 
     def one(self, kind: Kind) -> Any:
-        (record,) = self.catalog.iterate(kind)
+        (record,) = self.catalog.resources.iterate(kind)
         return record
 
 

@@ -24,30 +24,30 @@ NewRoom = Callable[[], Room]
 
 def finish_all(catalog: Catalog) -> None:
     """Do all pending work without doing any."""
-    while ready := catalog.ready():
+    while ready := catalog.work.ready():
         for version in ready:
-            claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+            claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             parents = ()
             if record.parent_id is not None:
                 parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                 parents = (ParentRef(parent.kind, parent.id, parent.current_version),)
-            catalog.finish(claim, {"sentence": "Made."}, parents)
+            catalog.work.finish(claim, {"sentence": "Made."}, parents)
 
 
 def finish_jobs(room: Room) -> None:
     """Do all pending work, and forget the seeds that are not kept, as the runs do."""
     finish_all(room.catalog)
-    for job in room.catalog.iterate(Kind.GENERATION_JOB):
+    for job in room.catalog.resources.iterate(Kind.GENERATION_JOB):
         if not job.keep_seed:
             room.installation.vault.delete(job.seed_location)
-            room.catalog.forget_seed(job.id)
+            room.catalog.resources.forget_seed(job.id)
     finish_all(room.catalog)
 
 
 def n_versions(room: Room) -> dict[str, int]:
-    records = [record for kind in Kind for record in room.catalog.iterate(kind)]
-    return {record.name: len(room.catalog.versions(record.kind, record.id)) for record in records}
+    records = [record for kind in Kind for record in room.catalog.resources.iterate(kind)]
+    return {record.name: len(room.catalog.resources.versions(record.kind, record.id)) for record in records}
 
 
 def seed_files(room: Room) -> list[str]:
@@ -148,7 +148,10 @@ def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
     assert actions(changes) == dry
     assert dry[:2] == [("create", "Other baskets"), ("update", "Shoppers")]
     assert room.one(Kind.AUDIENCE_MODEL).training_dataset_id == changes[0].id
-    assert [record.name for record in room.catalog.iterate(Kind.TRAINING_DATASET)] == ["Baskets", "Other baskets"]
+    assert [record.name for record in room.catalog.resources.iterate(Kind.TRAINING_DATASET)] == [
+        "Baskets",
+        "Other baskets",
+    ]
 
 
 def test_another_seed_of_the_same_name_makes_a_new_version(room: Room) -> None:
@@ -241,7 +244,7 @@ def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
 
 
 def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
-    room.catalog.create(
+    room.catalog.resources.create(
         TrainingDatasetSpec(name="Baskets", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
     before = room.state()
@@ -252,7 +255,7 @@ def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
 
 
 def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
-    dataset = room.catalog.create(
+    dataset = room.catalog.resources.create(
         TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
     room.raw = {"audience_models": [{"name": "Shoppers", "training_dataset": "Theirs"}]}
@@ -261,12 +264,14 @@ def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
 
 
 def test_what_is_being_deleted_is_told(room: Room) -> None:
-    dataset = room.catalog.create(
+    dataset = room.catalog.resources.create(
         TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))),
         declared=True,
     )
-    model = room.catalog.create(AudienceModelSpec(name="Shoppers", training_dataset_id=dataset.id), declared=True)
-    room.catalog.request_delete(Kind.AUDIENCE_MODEL, model.id)
+    model = room.catalog.resources.create(
+        AudienceModelSpec(name="Shoppers", training_dataset_id=dataset.id), declared=True
+    )
+    room.catalog.deletion.request_delete(Kind.AUDIENCE_MODEL, model.id)
     before = room.state()
     for raw in (room.raw, {"configured_audience_models": room.raw["configured_audience_models"]}):
         room.raw = raw
@@ -348,7 +353,7 @@ def failing_for_jobs(create: Any) -> Any:
 def test_a_long_name_still_tells_its_exports_apart(room: Room, mend: Mend) -> None:
     mend("generation_jobs.0.name", "x" * 63)
     room.apply()
-    names = {record.name for record in room.catalog.iterate(Kind.EXPORT_JOB)}
+    names = {record.name for record in room.catalog.resources.iterate(Kind.EXPORT_JOB)}
     assert names == {"x" * 60 + " 5%", "x" * 59 + " 20%"}
 
 

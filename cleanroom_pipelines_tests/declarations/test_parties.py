@@ -50,11 +50,11 @@ def state(room: Room) -> Any:
     catalog = room.catalog
     return (
         room.state(),
-        catalog.accounts(),
-        catalog.collaborations(),
-        catalog.templates(),
-        catalog.buckets(),
-        [catalog.access_keys(account.id) for account in catalog.accounts()],
+        catalog.parties.accounts(),
+        catalog.parties.collaborations(),
+        catalog.parties.templates(),
+        catalog.parties.buckets(),
+        [catalog.parties.access_keys(account.id) for account in catalog.parties.accounts()],
     )
 
 
@@ -68,21 +68,21 @@ def test_everything_is_made_parties_first(parties: Room) -> None:
         *[PartyKind.BUCKET] * 2,
     ]
     catalog = parties.catalog
-    accounts = {account.name: account for account in catalog.accounts()}
+    accounts = {account.name: account for account in catalog.parties.accounts()}
     assert set(accounts) == {"alpha", "beta"}
     beta = accounts["beta"]
     assert accounts["alpha"].id == ALPHA
-    (retail,) = catalog.collaborations()
+    (retail,) = catalog.parties.collaborations()
     assert [member.account_id for member in retail.members] == [ALPHA, beta.id, LOCAL_ACCOUNT]
-    buyers, own = sorted(catalog.templates(), key=lambda template: template.name)
+    buyers, own = sorted(catalog.parties.templates(), key=lambda template: template.name)
     assert (buyers.account_id, buyers.sql, buyers.collaboration_id) == (beta.id, SQL, retail.id)
     assert (own.account_id, own.collaboration_id) == (LOCAL_ACCOUNT, None)
-    exports, seeds = catalog.buckets()
+    exports, seeds = catalog.parties.buckets()
     assert (seeds.account_id, seeds.url) == (ALPHA, None)
     assert (exports.account_id, exports.url, exports.profile) == (LOCAL_ACCOUNT, "s3://real/prefix", "partner")
     made = [ALPHA, beta.id, retail.id, buyers.arn, own.arn, "seeds", "exports"]
     assert [change.id for change in changes[: len(NAMES)]] == made
-    assert catalog.access_keys(ALPHA) == ()
+    assert catalog.parties.access_keys(ALPHA) == ()
 
 
 def test_applied_again_nothing_changes(parties: Room) -> None:
@@ -109,12 +109,12 @@ def test_the_resources_are_the_accounts(new_room: Callable[[], Room]) -> None:
         parties.raw |= {"account": account, "region": "eu-west-1"}
         assert {action for action, _ in actions(parties.apply(dry_run=True))} == {"create"}
         parties.apply()
-        owner = parties.catalog.account_named(account)
+        owner = parties.catalog.parties.account_named(account)
         for kind in Kind:
-            for record in parties.catalog.iterate(kind):
+            for record in parties.catalog.resources.iterate(kind):
                 assert (record.account_id, record.region, record.declared) == (owner, "eu-west-1", True)
         assert parties.one(Kind.GENERATION_JOB).started_by == owner
-        own = next(one for one in parties.catalog.templates() if one.name == "own buyers")
+        own = next(one for one in parties.catalog.parties.templates() if one.name == "own buyers")
         assert own.arn.startswith(f"arn:aws:cleanrooms:eu-west-1:{owner}:")
         before = state(parties)
         assert {action for action, _ in actions(parties.apply())} == {"keep"}
@@ -131,11 +131,11 @@ def test_the_same_names_of_two_accounts_and_regions_are_apart(parties: Room, men
         parties.raw["buckets"] = []
         changes = [change for change in parties.apply() if isinstance(change.kind, Kind)]
         assert {change.action for change in changes} == {"create"}
-    assert len(parties.catalog.list(Kind.GENERATION_JOB).items) == 3
+    assert len(parties.catalog.resources.list(Kind.GENERATION_JOB).items) == 3
 
 
 def test_accounts_that_a_command_made_are_taken_as_they_are(parties: Room) -> None:
-    beta = parties.catalog.create_account("beta", BETA)
+    beta = parties.catalog.parties.create_account("beta", BETA)
     changes = parties.apply()
     assert actions(changes)[:2] == [("create", "alpha"), ("keep", "beta")]
     assert changes[1].id == beta.id
@@ -144,12 +144,12 @@ def test_accounts_that_a_command_made_are_taken_as_they_are(parties: Room) -> No
 def test_organizations_and_terms_are_declared(parties: Room) -> None:
     parties.apply()
     catalog = parties.catalog
-    beta = catalog.account_named("beta")
-    assert [catalog.organization_of_account(each) for each in (ALPHA, beta)] == ["alpha group", beta]
-    (retail,) = catalog.collaborations()
+    beta = catalog.parties.account_named("beta")
+    assert [catalog.pairs.organization_of_account(each) for each in (ALPHA, beta)] == ["alpha group", beta]
+    (retail,) = catalog.parties.collaborations()
     assert (retail.seed_removed, retail.full_ensemble) == (True, False)
-    assert catalog.ledger(catalog.pair("alpha group", beta).id).period == "month"
-    assert catalog.period_of([ALPHA, beta, LOCAL_ACCOUNT]) == "month"
+    assert catalog.pairs.ledger(catalog.pairs.pair("alpha group", beta).id).period == "month"
+    assert catalog.pairs.period_of([ALPHA, beta, LOCAL_ACCOUNT]) == "month"
 
 
 def test_a_period_that_both_approved_later_is_kept(parties: Room, mend: Mend) -> None:
@@ -157,23 +157,23 @@ def test_a_period_that_both_approved_later_is_kept(parties: Room, mend: Mend) ->
     mend("collaborations.0.period", "life")
     parties.apply()
     catalog = parties.catalog
-    pair = catalog.pair("alpha group", catalog.account_named("beta"))
-    assert catalog.ledger(pair.id).period == ""
+    pair = catalog.pairs.pair("alpha group", catalog.parties.account_named("beta"))
+    assert catalog.pairs.ledger(pair.id).period == ""
     with pytest.raises(ConflictError):
         mend("collaborations.0.period", "month")
         parties.apply()
     mend("collaborations.0.period", "life")
-    proposed = catalog.propose(pair.id, "period", "alpha group")
-    catalog.approve(proposed.id, pair.organizations[0 if pair.organizations[0] != "alpha group" else 1])
+    proposed = catalog.pairs.propose(pair.id, "period", "alpha group")
+    catalog.pairs.approve(proposed.id, pair.organizations[0 if pair.organizations[0] != "alpha group" else 1])
     assert ("keep", "retail") in actions(parties.apply())
 
 
 def test_who_left_is_not_brought_back(parties: Room) -> None:
     parties.apply()
-    (retail,) = parties.catalog.collaborations()
-    left = parties.catalog.set_membership(retail.id, ALPHA, False)
+    (retail,) = parties.catalog.parties.collaborations()
+    left = parties.catalog.parties.set_membership(retail.id, ALPHA, False)
     assert actions(parties.apply())[2] == ("keep", "retail")
-    assert parties.catalog.collaborations() == (left,)
+    assert parties.catalog.parties.collaborations() == (left,)
 
 
 RELIED_ON = [

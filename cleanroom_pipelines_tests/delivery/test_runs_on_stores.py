@@ -34,11 +34,11 @@ def test_a_run_exports_to_a_real_store(
         worlds.dagster_at(room / "dagster", one_file=True) as instance,
     ):
         store.client().create_bucket(Bucket="real")
-        installation.catalog.register_bucket("audiences", OWN, "s3://real/publisher", PROFILE)
+        installation.catalog.parties.register_bucket("audiences", OWN, "s3://real/publisher", PROFILE)
         before = set(installation.home.accounts.rglob("*"))
         (export,) = (each for each in worlds.apply(installation, declaration) if each.action == "create")
         assert run_pending(installation, instance) == 1
-        version = installation.catalog.newest_version(Kind.EXPORT_JOB, export.id)
+        version = installation.catalog.resources.newest_version(Kind.EXPORT_JOB, export.id)
         assert (version.status, version.status_message) == ("ACTIVE", None)
 
         folder = f"publisher/shop/{export.id.rsplit('-', 1)[-1]}"
@@ -62,8 +62,8 @@ def test_a_run_does_not_write_to_another_accounts_bucket(
         worlds.installed(room / "home") as installation,
         worlds.dagster_at(room / "dagster", one_file=True) as instance,
     ):
-        other = installation.catalog.create_account("Other").id
-        installation.catalog.register_bucket("audiences", other)
+        other = installation.catalog.parties.create_account("Other").id
+        installation.catalog.parties.register_bucket("audiences", other)
         name = "Lookalikes for a bucket of theirs"
         theirs = worlds.declare(
             tmp_path / "theirs.yaml", interactions=world.interactions, seed=None, configured={"name": name}

@@ -106,14 +106,16 @@ def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) 
         wait_until(lambda: any((inbox / "accepted").glob("*.json")), seconds=900, what="a receipt")
         export.click()
         see(browser, lambda: "june-buyers" in browser.current_url)
-        (exported,) = (key for key in installation.catalog.ids(Kind.EXPORT_JOB) if key.startswith("june"))
+        (exported,) = (
+            key for key in installation.catalog.resources.ids(Kind.EXPORT_JOB) if key.startswith("june")
+        )
         see_version(installation, Kind.EXPORT_JOB, exported, 1)
         browser.get(browser.current_url)  # the details of a partition that was looked at do not follow its run
         see(browser, lambda: "Materialized" in body(browser) and "destination" in body(browser), 120)
         snap("export")
         assert not [path for path in inbox.iterdir() if path.is_file()]
 
-        job = installation.catalog.ids(Kind.GENERATION_JOB)[-1]
+        job = installation.catalog.resources.ids(Kind.GENERATION_JOB)[-1]
         browser.get(f"{url}/assets/audience?view=partitions&partition={job}")
         see(browser, lambda: "as many as chance" in body(browser))
         picture = see(browser, lambda: texts(browser, "*", "[Show Markdown]"))[-1]
@@ -123,15 +125,15 @@ def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) 
         assert see(browser, lambda: browser.execute_script("return arguments[0].naturalWidth", images[0])) > 300
         snap("picture")
 
-        dataset = installation.catalog.ids(Kind.TRAINING_DATASET)[0]
+        dataset = installation.catalog.resources.ids(Kind.TRAINING_DATASET)[0]
         browser.get(f"{url}/assets/training_dataset?view=partitions&partition={dataset}")
         see(browser, lambda: texts(browser, "button", "Materialize"))[0].click()
         see(browser, lambda: texts(browser, "button", "Launch"))[-1].click()
         see_version(installation, Kind.TRAINING_DATASET, dataset, 2)
         # the model follows its dataset; the first version stays what it was
-        model = installation.catalog.ids(Kind.AUDIENCE_MODEL)[0]
+        model = installation.catalog.resources.ids(Kind.AUDIENCE_MODEL)[0]
         see_version(installation, Kind.AUDIENCE_MODEL, model, 2)
-        first = installation.catalog.version(Kind.AUDIENCE_MODEL, model, 1)
+        first = installation.catalog.resources.version(Kind.AUDIENCE_MODEL, model, 1)
         assert first.status is Status.ACTIVE
         snap("new_version")
 
@@ -150,7 +152,7 @@ def apply_through_the_command(declaration: Path, home: Path) -> None:
 
 def see_active(installation: Installation, kind: Kind) -> str:
     """The only resource of a kind, once its work is done."""
-    (key,) = wait_until(lambda: installation.catalog.ids(kind), seconds=300, what=f"a {kind.words}")
+    (key,) = wait_until(lambda: installation.catalog.resources.ids(kind), seconds=300, what=f"a {kind.words}")
     see_version(installation, kind, key, 1)
     return key
 

@@ -130,8 +130,8 @@ def open_versions(installation: Installation) -> list[str]:
     return [
         record.name
         for kind in worlds.ROAD
-        for record in catalog.iterate(kind)
-        if catalog.newest_version(kind, record.id).status not in (Status.ACTIVE, Status.CREATE_FAILED)
+        for record in catalog.resources.iterate(kind)
+        if catalog.resources.newest_version(kind, record.id).status not in (Status.ACTIVE, Status.CREATE_FAILED)
     ]
 
 
@@ -202,15 +202,16 @@ def test_workers_and_a_daemon_on_several_hosts_do_each_job_once(hosts: Hosts) ->
 
             def finished_jobs() -> int:
                 return sum(
-                    installation.catalog.newest_version(Kind.GENERATION_JOB, job.id).status is Status.ACTIVE
-                    for job in installation.catalog.iterate(Kind.GENERATION_JOB)
+                    installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id).status
+                    is Status.ACTIVE
+                    for job in installation.catalog.resources.iterate(Kind.GENERATION_JOB)
                 )
 
             worlds.wait_until(lambda: finished_jobs() >= 1, seconds=STANDSTILL, every=0.3, what="the first job")
             interrupted = kill_with_a_claim(hosts, "worker-0", worker, installation, instance)
             worlds.wait_until(
                 lambda: (
-                    len(list(installation.catalog.iterate(Kind.EXPORT_JOB))) == N_JOBS
+                    len(list(installation.catalog.resources.iterate(Kind.EXPORT_JOB))) == N_JOBS
                     and not open_versions(installation)
                 ),
                 seconds=STANDSTILL,
@@ -222,8 +223,8 @@ def test_workers_and_a_daemon_on_several_hosts_do_each_job_once(hosts: Hosts) ->
             catalog = installation.catalog
             made_by, untold = set(), []
             for kind in worlds.ROAD:
-                for record in catalog.iterate(kind):
-                    (version,) = catalog.versions(kind, record.id)
+                for record in catalog.resources.iterate(kind):
+                    (version,) = catalog.resources.versions(kind, record.id)
                     assert version.status is Status.ACTIVE, version.status_message
                     with reading(url_of(installation)) as session:
                         row = VersionRow.resource_id == record.id

@@ -54,12 +54,12 @@ def test_a_hundred_files_at_once(
 
         assert [path for path in inbox.iterdir() if path.is_file()] == []
         assert not (inbox / REJECTED).exists() or not list((inbox / REJECTED).iterdir())
-        jobs = list(installation.catalog.iterate(Kind.GENERATION_JOB))
-        exports = list(installation.catalog.iterate(Kind.EXPORT_JOB))
+        jobs = list(installation.catalog.resources.iterate(Kind.GENERATION_JOB))
+        exports = list(installation.catalog.resources.iterate(Kind.EXPORT_JOB))
         assert len(jobs) == N_FILES
         assert sorted(export.parent_id for export in exports) == sorted(job.id for job in jobs)
         for record in (*jobs, *exports):
-            (version,) = installation.catalog.versions(record.kind, record.id)
+            (version,) = installation.catalog.resources.versions(record.kind, record.id)
             assert version.status == "ACTIVE"
         for export in exports:
             manifest, _ = newest_artifact(installation, Kind.EXPORT_JOB, export.id, "audience_export")

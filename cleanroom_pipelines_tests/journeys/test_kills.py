@@ -122,12 +122,12 @@ class Shop:
             if not any(version.status in OPEN for version in self.newest(Kind.GENERATION_JOB)):
                 self.drop()
         else:
-            catalog.request_by_hand(Kind(stage), worlds.the(self.installation, Kind(stage)).id)
+            catalog.work.request_by_hand(Kind(stage), worlds.the(self.installation, Kind(stage)).id)
 
     def newest(self, kind: Kind) -> list[Version]:
         """The newest version of each resource of a kind."""
         catalog = self.installation.catalog
-        return [catalog.newest_version(kind, record.id) for record in catalog.iterate(kind)]
+        return [catalog.resources.newest_version(kind, record.id) for record in catalog.resources.iterate(kind)]
 
 
 @contextmanager
@@ -179,8 +179,8 @@ def in_progress(installation: Installation) -> list[str]:
     return [
         version.kind.words
         for kind in worlds.ROAD
-        for record in installation.catalog.iterate(kind)
-        for version in installation.catalog.versions(kind, record.id)
+        for record in installation.catalog.resources.iterate(kind)
+        for version in installation.catalog.resources.versions(kind, record.id)
         if version.status is Status.CREATE_IN_PROGRESS
     ]
 
@@ -191,14 +191,14 @@ def assert_whole(installation: Installation) -> Counter[str]:
     with sqlite3.connect(installation.home.root / "catalog.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     for kind in Kind:
-        for record in installation.catalog.iterate(kind):
+        for record in installation.catalog.resources.iterate(kind):
             whole = dict[str, list[str]]()
             for asset in ASSETS_OF[kind]:
                 whole[asset] = installation.store.versions(asset, record.id)
                 for version in whole[asset]:
                     installation.store.verify(ArtifactReference(asset, record.id, version))
                     seen[asset] += 1
-            for version in installation.catalog.versions(kind, record.id):
+            for version in installation.catalog.resources.versions(kind, record.id):
                 if version.status is Status.ACTIVE:
                     assert set(version.artifacts) == set(ASSETS_OF[kind])
                     assert all(name in whole[asset] for asset, name in version.artifacts.items())
@@ -219,33 +219,33 @@ def expire_leases(installation: Installation) -> int:
     with writing(url_of(installation)) as session:
         of_somebody = VersionRow.status.in_(OPEN), VersionRow.lease_expires_at.is_not(None)
         session.execute(update(VersionRow).where(*of_somebody).values(lease_expires_at=installation.clock()))
-    catalog.reap()
-    catalog.settle_orphans()
+    catalog.work.reap()
+    catalog.work.settle_orphans()
     n_retried = 0
     for kind in worlds.ROAD:
-        for record in catalog.iterate(kind):
-            newest = catalog.newest_version(kind, record.id)
+        for record in catalog.resources.iterate(kind):
+            newest = catalog.resources.newest_version(kind, record.id)
             if newest.status is Status.CREATE_FAILED:
                 assert newest.status_code in (StatusCode.INTERNAL, StatusCode.PARENT_NOT_ACTIVE), (
                     newest.status_message
                 )
-                catalog.retry(kind, record.id)
+                catalog.work.retry(kind, record.id)
                 n_retried += 1
     return n_retried
 
 
 def assert_ended_once(shop: Shop) -> None:
     installation, catalog = shop.installation, shop.installation.catalog
-    assert catalog.ready() == ()
+    assert catalog.work.ready() == ()
     ended = worlds.statuses(installation)
     assert {status for statuses in ended.values() for status in statuses} == {"ACTIVE"}
-    jobs = list(catalog.iterate(Kind.GENERATION_JOB))
+    jobs = list(catalog.resources.iterate(Kind.GENERATION_JOB))
     assert len(jobs) == shop.n_declared + shop.n_dropped
-    exports = list(catalog.iterate(Kind.EXPORT_JOB))
+    exports = list(catalog.resources.iterate(Kind.EXPORT_JOB))
     assert sorted(export.parent_id for export in exports) == sorted(job.id for job in jobs)
     for export in exports:
-        assert len(catalog.versions(Kind.EXPORT_JOB, export.id)) == 1
-        version = catalog.newest_version(Kind.EXPORT_JOB, export.id).artifacts["audience_export"]
+        assert len(catalog.resources.versions(Kind.EXPORT_JOB, export.id)) == 1
+        version = catalog.resources.newest_version(Kind.EXPORT_JOB, export.id).artifacts["audience_export"]
         manifest = installation.store.manifest(ArtifactReference("audience_export", export.id, version))
         assert verify_exported_files(installation, export.id, manifest) == worlds.N_USERS // 5
     assert len(exported(installation)) == len(exports), "each export is stored once"

@@ -25,7 +25,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Server, list[str], Installation]]:
     installation = Installation(Settings(home=tmp_path / "home"))
     tokens = []
     for email in PEOPLE:
-        installation.catalog.create_user(email)
+        installation.catalog.users.create_user(email)
         tokens.append(issue_token(installation, email)[0])
     with serving(tmp_path / "home") as server:
         yield server, tokens, installation
@@ -63,7 +63,7 @@ def test_the_script_walks_through_the_whole_api(
     written = b"".join(path.read_bytes() for path in installation.home.audit.iterdir())
     for secret in (*tokens, *PEOPLE, "household-"):
         assert secret.encode() not in written
-    (room,) = installation.catalog.data_rooms()
+    (room,) = installation.catalog.rooms.data_rooms()
     for asset in ("base_audience", "seed_audiences", "overlap_statistics", "room_model"):
         worlds.wait_until(
             lambda asset=asset: installation.store.versions(asset, room.id) == [],  # type: ignore[misc]

@@ -119,7 +119,7 @@ def register(installation: Installation) -> None:
         ("publisher-wrong", endpoint.PUBLISHER, f"s3://{STORED}/{STORE_PREFIX}/out", WRONG),
         ("advertiser-nowhere", endpoint.ADVERTISER, f"s3://{NOWHERE}", "own"),
     ):
-        installation.catalog.register_bucket(name, account, url, profile)
+        installation.catalog.parties.register_bucket(name, account, url, profile)
 
 
 def output(parties: endpoint.Parties, url: str) -> dict[str, Any]:

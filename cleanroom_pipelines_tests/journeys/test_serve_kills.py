@@ -277,9 +277,9 @@ class Person:
             assert time.monotonic() < deadline, f"a {kind.words} is still {seen['status']}"
             if seen["status"] == "CREATE_FAILED":
                 assert seen["statusDetails"]["statusCode"] in ("INTERNAL", "PARENT_NOT_ACTIVE"), seen
-                for record in self.site.installation.catalog.iterate(kind):
+                for record in self.site.installation.catalog.resources.iterate(kind):
                     if record.status is Status.CREATE_FAILED:
-                        self.site.installation.catalog.retry(kind, record.id)
+                        self.site.installation.catalog.work.retry(kind, record.id)
             time.sleep(0.2)
 
 
@@ -433,7 +433,9 @@ def site_is_quiet(site: Site) -> None:
     """Wait until all work and deletions are done."""
     catalog = site.installation.catalog
     worlds.wait_until(
-        lambda: not (catalog.ready() or site.holders() or catalog.deletions()), seconds=STANDSTILL, what="an end"
+        lambda: not (catalog.work.ready() or site.holders() or catalog.deletion.deletions()),
+        seconds=STANDSTILL,
+        what="an end",
     )
 
 
@@ -441,7 +443,7 @@ def assert_ended_once(installation: Installation, journey: Journey) -> int:
     """Everything is there once and ACTIVE; gives how many attempts it took beyond the first ones."""
     n_attempts = 0
     catalog, home = installation.catalog, installation.home
-    names = {kind: Counter(record.name for record in catalog.iterate(kind)) for kind in Kind}
+    names = {kind: Counter(record.name for record in catalog.resources.iterate(kind)) for kind in Kind}
     advertiser = journey.advertiser.party.account_id
     assert names[Kind.TRAINING_DATASET] == Counter(["events", *journey.sets])
     assert names[Kind.AUDIENCE_MODEL] == Counter(["model"])
@@ -450,8 +452,8 @@ def assert_ended_once(installation: Installation, journey: Journey) -> int:
     assert names[Kind.GENERATION_JOB] == Counter(guests), "the publisher's own are deleted"
     assert names[Kind.EXPORT_JOB] == Counter(journey.exports[::2]), "theirs went with them"
     for kind in Kind:
-        for record in catalog.iterate(kind):
-            versions = catalog.versions(kind, record.id)
+        for record in catalog.resources.iterate(kind):
+            versions = catalog.resources.versions(kind, record.id)
             assert [version.status for version in versions] == [Status.ACTIVE]
             assert all(1 <= version.attempt <= MAX_ATTEMPTS for version in versions)
             n_attempts += sum(version.attempt - 1 for version in versions)
@@ -489,6 +491,6 @@ def assert_nothing_left(site: Site) -> None:
     left = [path for path in home.scratch_root.iterdir() if path != home.scratch and not path.name.startswith(".")]
     assert left == [], "the folders of processes that ended"
     assert [path for path in home.seeds.rglob("seed.*") if path.is_file()] == [], "no seed is left"
-    keys = {key for kind in Kind for key in site.installation.catalog.ids(kind)}
+    keys = {key for kind in Kind for key in site.installation.catalog.resources.ids(kind)}
     shown = {key for kind in Kind for key in site.instance.get_dynamic_partitions(f"{kind.value}s")}
     assert shown == keys, "Dagster shows what there is"

@@ -29,8 +29,8 @@ SHARES = (0.01, 0.05, 0.1, 0.2)
 def ranking_of(home: Path) -> tuple[pd.DataFrame, bool]:
     """The demo's ranking, and whether it lies in parts."""
     installation = Installation(Settings(home))
-    (job,) = installation.catalog.iterate(Kind.GENERATION_JOB)
-    version = installation.catalog.current_version(Kind.GENERATION_JOB, job.id)
+    (job,) = installation.catalog.resources.iterate(Kind.GENERATION_JOB)
+    version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job.id)
     assert version is not None
     with installation.store.opening(
         ArtifactReference("audience", job.id, version.artifacts["audience"])

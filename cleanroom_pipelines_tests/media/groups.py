@@ -79,11 +79,11 @@ class MediaWorld:
         Who brings its two sides belongs to two organisations of the room's own, so that it shares no budget.
         """
         service = MediaService(installation)
-        known = {user.email for user in installation.catalog.users()}
+        known = {user.email for user in installation.catalog.users.all()}
         for side in SIDES:
             if email(side) not in known:
-                installation.catalog.create_user(email(side))
-            installation.catalog.set_organization(f"{side}-{installation.token_hex(8)}", email=email(side))
+                installation.catalog.users.create_user(email(side))
+            installation.catalog.pairs.set_organization(f"{side}-{installation.token_hex(8)}", email=email(side))
         participants = [
             {"emails": [email(name)], "role": name, "permissions": [each.value for each in permissions]}
             for name, permissions in groups.items()
@@ -124,13 +124,13 @@ class MediaWorld:
     def provision(self) -> None:
         """Let both sides be provisioned; the room's version is pending."""
         inputs = {"matching:EMAIL": self.upload("base"), "seeds:EMAIL": self.upload("seed")}
-        self.installation.catalog.provision(self.room, inputs)
+        self.installation.catalog.rooms.provision(self.room, inputs)
 
     def audience(
         self, group: str, definition: Mapping[str, Any] = LOOKALIKE, *, shared: Iterable[str] = (), name: str = ""
     ) -> str:
         """An audience of a group, whatever it may; its id."""
-        record = self.installation.catalog.create(
+        record = self.installation.catalog.resources.create(
             CustomAudienceSpec(
                 name=name or self.installation.token_hex(4),
                 mark=self.installation.token_hex(8),
@@ -153,24 +153,24 @@ class MediaWorld:
     ) -> int:
         """Close the newest version as a run would that made these documents; its number."""
         catalog = self.installation.catalog
-        claim = catalog.claim(kind, key, catalog.newest_version(kind, key).number, "run")
+        claim = catalog.work.claim(kind, key, catalog.resources.newest_version(kind, key).number, "run")
         assert claim is not None
         for asset, documents in (artifacts or {}).items():
             self.write(claim, asset, key, documents, files or {})
         record = catalog.get(RECORDS[kind], key)
         parents: tuple[ParentRef, ...] = ()
         if record.parent_kind is not None and record.parent_id is not None:
-            parent = catalog.current_version(record.parent_kind, record.parent_id)
+            parent = catalog.resources.current_version(record.parent_kind, record.parent_id)
             parents = () if parent is None else (ParentRef(parent.kind, record.parent_id, parent.number),)
-        catalog.finish(claim, {"sentence": "Made."}, parents)
+        catalog.work.finish(claim, {"sentence": "Made."}, parents)
         return claim.number
 
     def fail(self, kind: Kind, key: str, code: StatusCode, message: str) -> None:
         """Close the newest version as a run would that failed."""
         catalog = self.installation.catalog
-        claim = catalog.claim(kind, key, catalog.newest_version(kind, key).number, "run")
+        claim = catalog.work.claim(kind, key, catalog.resources.newest_version(kind, key).number, "run")
         assert claim is not None
-        catalog.fail(claim, code, message)
+        catalog.work.fail(claim, code, message)
 
     @property
     def budget(self) -> Budget:
@@ -216,4 +216,4 @@ class MediaWorld:
             for name, content in (files or {}).items():
                 (draft.path / FILES).mkdir(exist_ok=True)
                 (draft.path / FILES / name).write_bytes(content)
-        self.installation.catalog.publish_artifact(claim, asset, version)
+        self.installation.catalog.work.publish_artifact(claim, asset, version)

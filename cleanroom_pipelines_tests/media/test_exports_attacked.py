@@ -49,8 +49,8 @@ class Asking:
     def kinds(self) -> list[str]:
         """What was paid, in words."""
         catalog = self.world.installation.catalog
-        (pair,) = catalog.pairs()
-        return sorted(line.kind for line in catalog.ledger_lines(pair.id))
+        (pair,) = catalog.pairs.all()
+        return sorted(line.kind for line in catalog.pairs.ledger_lines(pair.id))
 
     def listed(self, audience_id: str) -> tuple[list[str], list[str]]:
         """The lines of a list in their order, and what it says that it reveals."""
@@ -118,12 +118,14 @@ def test_one_customer_more_is_another_question_and_paid_anew(asking: Asking) -> 
     # a third one is more than is left
     world.provision_seeds(seed_file({"loyal": world.seeds["loyal"] - {min(world.seeds["loyal"])}}))
     spent = asking.spent()
-    world.installation.catalog.charge(
-        world.installation.catalog.pairs()[0].id, [LedgerLine("f" * 64, "size", round((99 - spent) * 10))]
+    world.installation.catalog.pairs.charge(
+        world.installation.catalog.pairs.all()[0].id, [LedgerLine("f" * 64, "size", round((99 - spent) * 10))]
     )
     world.run()
-    (like,) = [each for each in world.installation.catalog.custom_audiences(world.room.id) if each.name == "like"]
-    newest = world.installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, like.id)
+    (like,) = [
+        each for each in world.installation.catalog.rooms.custom_audiences(world.room.id) if each.name == "like"
+    ]
+    newest = world.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, like.id)
     assert newest.status_code == "PRIVACY_BUDGET_SPENT"
     with pytest.raises(BudgetSpentError):
         asking.answer("audience_size", audience={"kind": "custom", "id": like.id})
@@ -184,8 +186,8 @@ def test_what_reveals_says_so_in_the_manifest_the_answer_and_the_page(asking: As
         users, reveals = asking.listed(audience)
         assert users
         assert reveals == [label]
-        (made,) = world.installation.catalog.list(Kind.AUDIENCE_LIST, parent_id=audience).items
-        version = world.installation.catalog.current_version(Kind.AUDIENCE_LIST, made.id)
+        (made,) = world.installation.catalog.resources.list(Kind.AUDIENCE_LIST, parent_id=audience).items
+        version = world.installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, made.id)
         assert version is not None
         reference = ArtifactReference("audience_user_list", made.id, version.artifacts["audience_user_list"])
         assert world.installation.store.manifest(reference).facts["reveals"] == [label]
@@ -234,8 +236,8 @@ def test_the_budget_ends_and_both_providers_refill_it(asking: Asking) -> None:
     assert size(definition=rule) == first, "the same question in other words"
     assert size(audience={"kind": "seed", "audience_type": "loyal"}) == first
     assert asking.spent() == 12
-    (pair,) = catalog.pairs()
-    assert catalog.charge(pair.id, [LedgerLine("f" * 64, "size", 870)]) is not None
+    (pair,) = catalog.pairs.all()
+    assert catalog.pairs.charge(pair.id, [LedgerLine("f" * 64, "size", 870)]) is not None
     new = {"kind": "remarketing", "audience_type": "new"}
     with pytest.raises(BudgetSpentError) as caught:
         size(definition=new)
@@ -268,16 +270,16 @@ def test_deleting_says_what_is_built_on_it_and_no_more(asking: Asking) -> None:
     assert caught.value.attributes["n_others"] == 0
     asking.call("delete_audiences", audience_ids=[lookalike], delete_dependent_audiences=True)
     asking.world.run()
-    assert asking.world.installation.catalog.custom_audiences(asking.world.room.id) == ()
+    assert asking.world.installation.catalog.rooms.custom_audiences(asking.world.room.id) == ()
 
 
 def test_drafts_go_after_a_day(asking: Asking) -> None:
     asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "loyal"})
     installation = asking.world.installation
-    assert len(installation.catalog.custom_audiences(asking.world.room.id, hidden=True)) == 1
+    assert len(installation.catalog.rooms.custom_audiences(asking.world.room.id, hidden=True)) == 1
     delete_superseded(installation, installation.clock() + timedelta(days=2))
     asking.world.run()
-    assert installation.catalog.custom_audiences(asking.world.room.id, hidden=True) == ()
+    assert installation.catalog.rooms.custom_audiences(asking.world.room.id, hidden=True) == ()
 
 
 def test_the_audit_view_names_no_definition_of_others(asking: Asking) -> None:

@@ -72,7 +72,7 @@ def take_in(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
     """Let what both sides provided be taken in, if it is not yet; types of seeds by the digest of their ids."""
     digests = digests or {"loyal": "l"}
     seeds = {"digests": digests, "seeds": {"by_type": dict.fromkeys(digests, 500)}}
-    if world.installation.catalog.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING":
+    if world.installation.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING":
         world.finish(Kind.DATA_ROOM, world.room, {"base_audience": {}, "seed_audiences": seeds})
 
 
@@ -130,7 +130,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """An installation in which each test has a room of its own."""
     home = tmp_path_factory.mktemp("media") / "home"
     shared = Installation(Settings(home, seed_floor=1, max_rooms=10_000, max_labs=10_000, max_uploads=10_000))
-    shared.catalog.stay_connected()  # as a server does
+    shared.catalog.database.stay_connected()  # as a server does
     return shared
 
 
@@ -225,10 +225,10 @@ def test_what_a_side_brought_goes_with_the_last_of_it(world: MediaWorld) -> None
     world.finish(Kind.DATA_ROOM, world.room)
     assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": True, "seeds": True}
     world.call("insights", "decline_room", room_id=world.room)
-    assert catalog.newest_version(Kind.DATA_ROOM, world.room).number == 1, "nothing was theirs"
+    assert catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number == 1, "nothing was theirs"
     world.call("base", "decline_room", room_id=world.room)
     assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": False, "seeds": True}
-    assert catalog.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING"
+    assert catalog.resources.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING"
     world.call("seed", "decline_room", room_id=world.room)
     assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": False, "seeds": False}
 
@@ -260,7 +260,7 @@ def test_a_user_has_so_many_rooms_labs_and_uploads(tmp_path: Path) -> None:
         for upload in uploads[:2]
     ]
     is_over(2, lambda: world.call(STRANGER, "create_lab", name="lab", datasets={"matching:EMAIL": uploads[2]}))
-    world.installation.catalog.forget_upload(uploads[0])
+    world.installation.catalog.rooms.forget_upload(uploads[0])
     world.upload(STRANGER)
     world.upload("base")
     assert len(labs) == 2
@@ -589,7 +589,7 @@ def test_every_line_of_the_ledger_is_in_the_audit_log(world: MediaWorld) -> None
     world.new_lines()
     size_of(world, audience)
     (line,) = [each for each in world.new_lines() if each["operation"] == "charge"]
-    (paid,) = world.installation.catalog.ledger_lines(world.budget.pair.id)
+    (paid,) = world.installation.catalog.pairs.ledger_lines(world.budget.pair.id)
     wanted = (world.budget.pair.id, paid.key, "size", 20, paid.variance, paid.sensitivity, world.room)
     told = tuple(line[name] for name in ("pair", "question", "kind", "tenths", "variance", "sensitivity", "room"))
     assert told == wanted
@@ -602,12 +602,12 @@ def test_a_new_room_begins_with_what_its_two_organisations_have_spent(shared: In
     pair = world.budget.pair
     size_of(world, made(world))
     spend(world, 100)
-    organizations = {side: shared.catalog.organization_of_user(email(side)) for side in SIDES}
+    organizations = {side: shared.catalog.pairs.organization_of_user(email(side)) for side in SIDES}
     colleagues = {}
     for side, organization in organizations.items():
         colleagues[side] = f"{shared.token_hex(8)}@elsewhere.example"
-        shared.catalog.create_user(colleagues[side])
-        shared.catalog.set_organization(organization, email=colleagues[side])
+        shared.catalog.users.create_user(colleagues[side])
+        shared.catalog.pairs.set_organization(organization, email=colleagues[side])
     participants = [
         {
             "emails": [colleagues["base"]],
@@ -641,7 +641,7 @@ def test_a_new_room_begins_with_what_its_two_organisations_have_spent(shared: In
 def spend(world: MediaWorld, tenths: int) -> None:
     """Let the pair have paid something else."""
     line = LedgerLine(world.installation.token_hex(32), "size", tenths)
-    assert world.installation.catalog.charge(world.budget.pair.id, [line]) is not None
+    assert world.installation.catalog.pairs.charge(world.budget.pair.id, [line]) is not None
 
 
 def test_a_spent_budget_answers_only_what_was_paid_until_both_providers_refill_it(world: MediaWorld) -> None:
@@ -671,7 +671,7 @@ def test_a_spent_budget_answers_only_what_was_paid_until_both_providers_refill_i
 
 def test_a_share_limits_the_people_of_one_organisation(world: MediaWorld) -> None:
     audience = made(world)
-    organization = world.installation.catalog.organization_of_user(email("create"))
+    organization = world.installation.catalog.pairs.organization_of_user(email("create"))
     wanted = proposal(world, "base", kind="share", organization=email("create"), units=1)
     assert (wanted["organization"], wanted["is_effective"]) == (organization, False)
     world.call("seed", "approve", room_id=world.room, proposal_id=wanted["id"])
@@ -736,17 +736,19 @@ def test_a_colleague_without_a_side_of_its_own_speaks_for_nobody(shared: Install
     world = MediaWorld.open(shared)
     world.provision()
     colleague = email("create")
-    if colleague not in {user.email for user in shared.catalog.users()}:
-        shared.catalog.create_user(colleague)
+    if colleague not in {user.email for user in shared.catalog.users.all()}:
+        shared.catalog.users.create_user(colleague)
     try:
-        shared.catalog.set_organization(shared.catalog.organization_of_user(email("seed")), email=colleague)
+        shared.catalog.pairs.set_organization(
+            shared.catalog.pairs.organization_of_user(email("seed")), email=colleague
+        )
         wanted = proposal(world, "create")
         assert wanted["approved_by"] == []
         refused = told_of(lambda: world.call("create", "approve", room_id=world.room, proposal_id=wanted["id"]))
         assert refused["type"] == "PermissionDeniedError"
-        assert proposal(world, "seed")["approved_by"] == [shared.catalog.organization_of_user(email("seed"))]
+        assert proposal(world, "seed")["approved_by"] == [shared.catalog.pairs.organization_of_user(email("seed"))]
     finally:
-        shared.catalog.set_organization("media.example", email=colleague)
+        shared.catalog.pairs.set_organization("media.example", email=colleague)
 
 
 def test_the_full_ensemble_is_on_once_both_providers_approved_it_for_the_room(shared: Installation) -> None:
@@ -762,7 +764,7 @@ def test_the_full_ensemble_is_on_once_both_providers_approved_it_for_the_room(sh
     assert world.call("base", "approve", room_id=world.room, proposal_id=wanted["id"])["is_effective"]
     assert is_on()
     # another provider takes the place of the one that approved
-    shared.catalog.set_organization(f"base-{shared.token_hex(8)}", email=email("base"))
+    shared.catalog.pairs.set_organization(f"base-{shared.token_hex(8)}", email=email("base"))
     assert not is_on()
 
 
@@ -783,7 +785,7 @@ def test_a_price_is_told_before_asking_and_changes_nothing(shared: Installation)
     assert price("audience_size", definition=REMARKETING) == (2, False)
     assert price("audience_size", definition=LOOKALIKE) == (72, True)
     assert price("lookalike_statistics", audience=custom(world.audience("all"))) == (72, True)
-    n_audiences = len(shared.catalog.custom_audiences(world.room, hidden=True))
+    n_audiences = len(shared.catalog.rooms.custom_audiences(world.room, hidden=True))
     assert n_audiences == 0, "nothing is made for a price"
     assert world.spent == 0
     spend(world, 500)
@@ -799,7 +801,7 @@ def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
     take_in(world)
 
     def versions() -> int:
-        return len(shared.catalog.versions(Kind.DATA_ROOM, world.room))
+        return len(shared.catalog.resources.versions(Kind.DATA_ROOM, world.room))
 
     told = world.call("create", "get_estimate", room_id=world.room, kind="base_figures")
     assert (told["units"], told["is_at_most"]) == (10, False)
@@ -809,7 +811,7 @@ def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
     assert world.call("create", **renew)["privacy"]["price"] == 10
     assert (world.spent, versions()) == (100, before + 1)
     assert told_of(lambda: world.call("create", **renew))["type"] == "ConflictError", "it is being made"
-    (line,) = shared.catalog.ledger_lines(world.budget.pair.id)
+    (line,) = shared.catalog.pairs.ledger_lines(world.budget.pair.id)
     answered = {"base_figures": {"question": line.key}}
     seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": 500}}}
     world.finish(
@@ -824,10 +826,10 @@ def test_new_figures_that_cannot_be_paid_change_nothing(shared: Installation) ->
     world.provision()
     take_in(world)
     spend(world, 901)
-    before = shared.catalog.newest_version(Kind.DATA_ROOM, world.room).number
+    before = shared.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number
     told = told_of(lambda: world.call("create", "renew_base_figures", room_id=world.room))
     assert (told["type"], told["attributes"]["cost"]) == ("BudgetSpentError", 10)
-    assert shared.catalog.newest_version(Kind.DATA_ROOM, world.room).number == before
+    assert shared.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number == before
 
 
 def test_the_most_that_a_lookalike_can_cost_is_what_the_smallest_costs(shared: Installation) -> None:
@@ -982,12 +984,12 @@ def test_an_answer_stays_that_of_before_if_the_new_data_cannot_be_used(world: Me
 def test_reports_are_told_of_what_failed(world: MediaWorld) -> None:
     catalog = world.installation.catalog
     job = world.ask("seed", "seeds_report")
-    claim = catalog.claim(
-        Kind.DATA_ROOM, world.room, catalog.newest_version(Kind.DATA_ROOM, world.room).number, "run"
+    claim = catalog.work.claim(
+        Kind.DATA_ROOM, world.room, catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number, "run"
     )
     assert claim is not None
     world.write(claim, "seed_audiences", world.room, {"report": {"outcome": "FAILED"}})
-    catalog.fail(claim, StatusCode.SEED_INVALID, "The file cannot be used.")
+    catalog.work.fail(claim, StatusCode.SEED_INVALID, "The file cannot be used.")
     assert world.call("seed", "get_job_result", job_id=job["id"]) == {"outcome": "FAILED"}
     with pytest.raises(errors.ValidationFailedError):
         answer(world, "create", "data_attributes")
@@ -1126,7 +1128,7 @@ def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(errors.UploadTooLargeError):
         world.upload("base", b"01234567890")
     assert installation.uploads.locations() == frozenset()
-    assert world.upload("base", b"0123456789") in {each.id for each in installation.catalog.uploads()}
+    assert world.upload("base", b"0123456789") in {each.id for each in installation.catalog.rooms.uploads()}
 
 
 def test_the_operators_own_client_goes_through_the_same_handlers(tmp_path: Path) -> None:
@@ -1142,4 +1144,4 @@ def test_the_operators_own_client_goes_through_the_same_handlers(tmp_path: Path)
         room.get_overlap_statistics()
     file = tmp_path / "matching.csv"
     file.write_text("u,a@b.example\n")
-    assert str(client.upload_dataset(file)) in {each.id for each in world.installation.catalog.uploads()}
+    assert str(client.upload_dataset(file)) in {each.id for each in world.installation.catalog.rooms.uploads()}

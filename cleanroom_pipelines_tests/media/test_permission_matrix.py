@@ -65,7 +65,7 @@ class Place:
 def place(shared_server: Server) -> Iterator[Place]:
     installation = Installation(Settings(home=shared_server.home))
     for email in EVERYBODY:
-        installation.catalog.create_user(email)
+        installation.catalog.users.create_user(email)
     tokens = {email: issue_token(installation, email)[0] for email in EVERYBODY}
     with httpx.Client(base_url=shared_server.url, timeout=300, trust_env=False) as http:
         yield Place(http, tokens, installation)
@@ -181,7 +181,9 @@ def test_who_declined_is_not(place: Place) -> None:
 
 
 def counts(place: Place) -> list[int]:
-    return [len(place.installation.catalog.ids(kind)) for kind in (Kind.CUSTOM_AUDIENCE, Kind.AUDIENCE_LIST)]
+    return [
+        len(place.installation.catalog.resources.ids(kind)) for kind in (Kind.CUSTOM_AUDIENCE, Kind.AUDIENCE_LIST)
+    ]
 
 
 def test_an_audience_of_another_group_is_as_one_that_does_not_exist(place: Place) -> None:
@@ -262,7 +264,7 @@ def test_a_revoked_token_opens_nothing(place: Place) -> None:
     text, kept = issue_token(place.installation, "none@x.example")
     headers = {"Authorization": f"Bearer {text}"}
     assert place.http.post(f"{PREFIX}/whoami", json={}, headers=headers).status_code == 200
-    place.installation.catalog.revoke_token(kept.id)
+    place.installation.catalog.users.revoke_token(kept.id)
     assert place.http.post(f"{PREFIX}/whoami", json={}, headers=headers).status_code == 401
 
 

@@ -47,15 +47,15 @@ def test_a_key_tells_questions_apart(one: tuple[str, str, int], other: tuple[str
 def catalog() -> Iterator[Catalog]:
     with tempfile.TemporaryDirectory() as folder:
         catalog = Catalog(f"sqlite:///{Path(folder) / 'catalog.db'}", clock=Clock(), token_hex=token_hex)
-        catalog.stay_connected()
-        catalog.migrate()
+        catalog.database.stay_connected()
+        catalog.database.migrate()
         with without_waiting_for_the_disk():
             yield catalog
-        catalog.close()
+        catalog.database.close()
 
 
 def fresh_pair(catalog: Catalog) -> Pair:
-    return catalog.pair("advertiser.example", f"publisher-{len(catalog.pairs())}.example")
+    return catalog.pairs.pair("advertiser.example", f"publisher-{len(catalog.pairs.all())}.example")
 
 
 def line(name: str, price: Price = COUNT) -> LedgerLine:
@@ -74,31 +74,33 @@ def test_nobody_spends_more_than_there_is(catalog: Catalog, baskets: list[list[t
     pair, paid = fresh_pair(catalog), dict[tuple[str, int], int]()
     for basket in baskets:
         new = {each: each[1] for each in basket if each not in paid}
-        found = catalog.charge(pair.id, [line(name, Price(tenths)) for name, tenths in basket])
+        found = catalog.pairs.charge(pair.id, [line(name, Price(tenths)) for name, tenths in basket])
         if sum(paid.values()) + sum(new.values()) > PAIR_TENTHS:
             assert found is None, "all of a basket or nothing"
         else:
             paid |= new
             assert found is not None
             assert found.spent == sum(paid.values())
-        ledger = catalog.ledger(pair.id)
+        ledger = catalog.pairs.ledger(pair.id)
         assert (ledger.spent, ledger.left) == (sum(paid.values()), PAIR_TENTHS - sum(paid.values()))
-    assert sorted(each.tenths for each in catalog.ledger_lines(pair.id)) == sorted(paid.values())
+    assert sorted(each.tenths for each in catalog.pairs.ledger_lines(pair.id)) == sorted(paid.values())
 
 
 def test_what_was_paid_is_free_whoever_asks_and_also_when_all_is_spent(catalog: Catalog) -> None:
     pair = fresh_pair(catalog)
-    assert catalog.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))]) is not None
-    assert catalog.charge(pair.id, [line("b", Price(2))]) is None
-    again = catalog.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))])
+    assert catalog.pairs.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))]) is not None
+    assert catalog.pairs.charge(pair.id, [line("b", Price(2))]) is None
+    again = catalog.pairs.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))])
     assert again is not None
     assert again.spent == PAIR_TENTHS - 1
-    assert catalog.charge(pair.id, [line("b", Price(1))]) is not None
-    assert catalog.charge(pair.id, [line("c", Price(1))]) is None
+    assert catalog.pairs.charge(pair.id, [line("b", Price(1))]) is not None
+    assert catalog.pairs.charge(pair.id, [line("c", Price(1))]) is None
 
 
 def test_a_pair_is_one_in_either_order_and_no_other(catalog: Catalog) -> None:
     a, b = fresh_pair(catalog), fresh_pair(catalog)
-    assert catalog.pair(*reversed(a.organizations)).id == a.id
-    assert catalog.charge(a.id, [line("a", Price(PAIR_TENTHS))]) is not None
-    assert catalog.charge(b.id, [line("a", Price(PAIR_TENTHS))]) is not None, "the same question of another pair"
+    assert catalog.pairs.pair(*reversed(a.organizations)).id == a.id
+    assert catalog.pairs.charge(a.id, [line("a", Price(PAIR_TENTHS))]) is not None
+    assert catalog.pairs.charge(b.id, [line("a", Price(PAIR_TENTHS))]) is not None, (
+        "the same question of another pair"
+    )

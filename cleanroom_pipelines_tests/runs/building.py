@@ -29,14 +29,14 @@ SEED = f"user_id\n{CANARY}\nberta\n".encode()
 
 def make_room(catalog: Catalog, name: str = "Partners", declared: bool = False) -> ConfiguredAudienceModel:
     """A configured audience model, its parents and itself finished."""
-    dataset = catalog.create(
+    dataset = catalog.resources.create(
         TrainingDatasetSpec(name=f"{name} baskets", source="x.csv", columns=COLUMNS), declared=declared
     )
-    model = catalog.create(
+    model = catalog.resources.create(
         AudienceModelSpec(name=f"{name} model", training_dataset_id=dataset.id), declared=declared
     )
     sizes = tuple(AudienceSize.parse(size) for size in ("1%", "5%", "20%"))
-    configured = catalog.create(
+    configured = catalog.resources.create(
         ConfiguredAudienceModelSpec(
             name=name, audience_model_id=model.id, sizes=sizes, output_url="s3://audiences/x"
         ),
@@ -55,10 +55,10 @@ def parents_of(catalog: Catalog, version: Version) -> tuple[ParentRef, ...]:
 
 
 def finish_all(catalog: Catalog) -> None:
-    while ready := catalog.ready():
+    while ready := catalog.work.ready():
         for version in ready:
-            claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
-            catalog.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
+            claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
+            catalog.work.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
 
 
 def write_artifact(installation: Installation, asset: str, resource_id: str, number: int, **files: object) -> str:
@@ -98,14 +98,14 @@ class Inbox:
         return [register_drop(self.installation, drop) for drop in self.drops()]
 
     def jobs(self) -> list[object]:
-        return list(self.catalog.iterate(Kind.GENERATION_JOB))
+        return list(self.catalog.resources.iterate(Kind.GENERATION_JOB))
 
     def newest(self, record: object) -> Version:
-        return self.catalog.newest_version(record.kind, record.id)
+        return self.catalog.resources.newest_version(record.kind, record.id)
 
     def claim(self, record: object) -> object:
         version = self.newest(record)
-        return self.catalog.claim(version.kind, version.resource_id, version.number, "run")
+        return self.catalog.work.claim(version.kind, version.resource_id, version.number, "run")
 
     def fail(self, record: object, code: StatusCode = StatusCode.SEED_TOO_SMALL, *, settle: bool = True) -> None:
         """End the record's newest version as failed, with its report, as a run does."""
@@ -119,16 +119,16 @@ class Inbox:
                 report={"passed": False, "rows": 2},
                 outcome={"usable": False},
             )
-            self.catalog.publish_artifact(claim, "seed_validation_report", artifact)
-        self.catalog.fail(claim, code, "The seed is too small. Give a larger one.")
+            self.catalog.work.publish_artifact(claim, "seed_validation_report", artifact)
+        self.catalog.work.fail(claim, code, "The seed is too small. Give a larger one.")
         if settle:
             self.settle(record)
 
     def finish(self, record: object, *, settle: bool = True) -> None:
         claim = self.claim(record)
         if record.kind is Kind.EXPORT_JOB:
-            self.catalog.publish_output(claim, "s3://audiences/x/1")
-        self.catalog.finish(
+            self.catalog.work.publish_output(claim, "s3://audiences/x/1")
+        self.catalog.work.finish(
             claim, {"sentence": "Finds twice as many."}, parents_of(self.catalog, self.newest(record))
         )
         if settle:
@@ -138,7 +138,7 @@ class Inbox:
         settle_drop(self.installation, record.generation_job_id if record.kind is Kind.EXPORT_JOB else record.id)
 
     def export_of(self, job: object) -> object:
-        (export,) = self.catalog.list(Kind.EXPORT_JOB, parent_id=job.id).items
+        (export,) = self.catalog.resources.list(Kind.EXPORT_JOB, parent_id=job.id).items
         return export
 
     def receipts(self, state: str) -> list[dict[str, object]]:

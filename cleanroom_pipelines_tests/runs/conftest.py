@@ -32,7 +32,7 @@ def inbox(world_cache: WorldCache, clock: StandingClock, tmp_path: Path) -> Inbo
         worlds.with_catalog(installation.home)
         _ = installation.key  # made before anything is cut off
         make_room(installation.catalog)
-        installation.catalog.close()
+        installation.catalog.database.close()
 
     original = world_cache.original("room without work", make)
     shutil.copytree(original / "home", tmp_path / "home")

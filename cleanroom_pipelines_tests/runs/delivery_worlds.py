@@ -70,7 +70,7 @@ class Delivery:
 
     @property
     def version(self) -> Version:
-        return self.catalog.newest_version(self.record.kind, self.record.id)
+        return self.catalog.resources.newest_version(self.record.kind, self.record.id)
 
     @property
     def asset(self) -> str:
@@ -92,12 +92,12 @@ class Delivery:
         make(self.installation, self.record.id, Run(run, self.version.number))
 
     def delete(self) -> None:
-        self.catalog.request_delete(self.parent.kind, self.parent.id)
+        self.catalog.deletion.request_delete(self.parent.kind, self.parent.id)
 
     def pause(self) -> None:
         """Let a holder's lease run out, as if its process had stood still."""
         self.clock.turn(seconds=61)
-        self.catalog.reap()
+        self.catalog.work.reap()
 
 
 def export_delivery(
@@ -111,7 +111,7 @@ def export_delivery(
         bucket: Gives the objects of the bucket that exports go to; None: a folder of the home.
     """
     catalog = installation.catalog
-    configured = catalog.create(
+    configured = catalog.resources.create(
         ConfiguredAudienceModelSpec(
             name="Small files",
             audience_model_id=make_room(catalog).audience_model_id,
@@ -121,7 +121,7 @@ def export_delivery(
         )
     )
     close(catalog, configured)
-    job = catalog.create(
+    job = catalog.resources.create(
         GenerationJobSpec(
             name="Loyal",
             configured_audience_model_id=configured.id,
@@ -131,7 +131,7 @@ def export_delivery(
             seed_digest="0" * 32,
         )
     )
-    claim = catalog.claim(job.kind, job.id, 1, "generation")
+    claim = catalog.work.claim(job.kind, job.id, 1, "generation")
     assert claim is not None
     reference = ArtifactReference("audience", job.id, "0001-00000000")
     with installation.store.drafting(reference, code_version="1", data_version="d", created_at="now") as draft:
@@ -141,9 +141,11 @@ def export_delivery(
             schema=RANKING_SCHEMA,
         )
         pq.write_table(table.replace_schema_metadata(ranking_metadata(0)), draft.path / RANKING_FILE)
-    catalog.publish_artifact(claim, "audience", reference.version)
-    catalog.finish(claim, {"sentence": "Ranked."})
-    export = catalog.create(ExportJobSpec(name="Best", generation_job_id=job.id, size=AudienceSize.parse("20%")))
+    catalog.work.publish_artifact(claim, "audience", reference.version)
+    catalog.work.finish(claim, {"sentence": "Ranked."})
+    export = catalog.resources.create(
+        ExportJobSpec(name="Best", generation_job_id=job.id, size=AudienceSize.parse("20%"))
+    )
     folder = export.id.rsplit("-", 1)[-1]
     here = installation.home.accounts / ACCOUNT / "buckets" / "audiences"
 
@@ -159,9 +161,9 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
     """The list of a room's audience of 10 users, for a group."""
     catalog = installation.catalog
     room = make_data_room(catalog)
-    version = catalog.current_version(Kind.DATA_ROOM, room.id)
+    version = catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     assert version is not None
-    audience = catalog.create(
+    audience = catalog.resources.create(
         CustomAudienceSpec(
             name="Loyal",
             mark="0b",
@@ -171,15 +173,15 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
             created_by_email=ANALYST,
         )
     )
-    claim = catalog.claim(audience.kind, audience.id, 1, "audience")
+    claim = catalog.work.claim(audience.kind, audience.id, 1, "audience")
     assert claim is not None
     reference = ArtifactReference("custom_audience", audience.id, "0001-00000000")
     with installation.store.drafting(reference, code_version="1", data_version="d", created_at="now") as draft:
         pq.write_table(pa.table({"user_id": USERS[:N_DELIVERED]}), draft.path / "users.parquet")
         (draft.path / "audience.json").write_text(json.dumps({"is_enough": True, "questions": [], "reveals": []}))
-    catalog.publish_artifact(claim, "custom_audience", reference.version)
-    catalog.finish(claim, {"sentence": "Made."}, (version.ref,))
-    record = catalog.create(
+    catalog.work.publish_artifact(claim, "custom_audience", reference.version)
+    catalog.work.finish(claim, {"sentence": "Made."}, (version.ref,))
+    record = catalog.resources.create(
         AudienceListSpec(
             name="list",
             mark="0c",
@@ -191,7 +193,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
 
     def files() -> dict[str, bytes]:
         """What the group may fetch."""
-        current = catalog.current_version(record.kind, record.id)
+        current = catalog.resources.current_version(record.kind, record.id)
         if current is None:
             return {}
         artifact = ArtifactReference("audience_user_list", record.id, current.artifacts["audience_user_list"])
@@ -203,7 +205,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
 
 def make_data_room(catalog: Catalog) -> DataRoom:
     """A room of a publisher and an advertiser, nothing provisioned."""
-    room = catalog.create(
+    room = catalog.resources.create(
         DataRoomSpec(
             name="Spring",
             mark="0a",
@@ -225,9 +227,9 @@ def make_data_room(catalog: Catalog) -> DataRoom:
 
 def close(catalog: Catalog, record: Resource) -> None:
     """Close a resource's first version as ACTIVE, nothing made."""
-    claim = catalog.claim(record.kind, record.id, 1, "run")
+    claim = catalog.work.claim(record.kind, record.id, 1, "run")
     assert claim is not None
-    catalog.finish(claim, {"sentence": "Made."})
+    catalog.work.finish(claim, {"sentence": "Made."})
 
 
 def below(folder: Path) -> list[Path]:

@@ -54,7 +54,7 @@ def make_private_road(folder: Path) -> None:
     installation = Installation(Settings.from_environment(worlds.settings(folder / "home")))
     parties = [add_party(installation, name, account) for name, account in _ACCOUNTS.items()]
     for account, organization in ((PUBLISHER, SHOP), (ADVERTISER, BRAND)):
-        installation.catalog.set_organization(organization, account_id=account)
+        installation.catalog.pairs.set_organization(organization, account_id=account)
     table = installation.home.accounts / PUBLISHER / "warehouse" / DATABASE / TABLE
     table.mkdir(parents=True)
     worlds.write_events(table / "a.parquet", _events())
@@ -72,7 +72,7 @@ def make_private_road(folder: Path) -> None:
     )
     road.work()
     (folder / "parties.json").write_text(json.dumps([vars(party) for party in parties]))
-    installation.catalog.close()
+    installation.catalog.database.close()
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def road_at(folder: Path, **more: Any) -> Iterator["Road"]:
     installation = Installation(Settings.from_environment(worlds.settings(folder / "home")), **more)
     parties = [add_party(installation, name, account) for name, account in _ACCOUNTS.items()]
     yield Road(installation, Parties(*parties))
-    installation.catalog.close()
+    installation.catalog.database.close()
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,16 @@ class Road:
     @property
     def pair(self) -> Pair:
         """The pair that pays."""
-        return self.installation.catalog.pair(SHOP, BRAND)
+        return self.installation.catalog.pairs.pair(SHOP, BRAND)
 
     @property
     def spent(self) -> int:
         """Tenths of a unit that the pair has spent."""
-        return self.installation.catalog.ledger(self.pair.id).spent
+        return self.installation.catalog.pairs.ledger(self.pair.id).spent
 
     def collaboration(self, **terms: bool) -> str:
         """A collaboration of the two on these terms."""
-        made = self.installation.catalog.create_collaboration("both", [PUBLISHER, ADVERTISER], **terms)
+        made = self.installation.catalog.parties.create_collaboration("both", [PUBLISHER, ADVERTISER], **terms)
         return made.id
 
     def start(self, name: str, users: Sequence[str] = SEED, **changes: Any) -> str:
@@ -145,7 +145,7 @@ class Road:
 
     def work(self) -> None:
         """Do all pending work, as a worker does."""
-        while ready := self.installation.catalog.ready():
+        while ready := self.installation.catalog.work.ready():
             for version in ready:
                 self._do(version)
 
@@ -187,7 +187,7 @@ class Road:
     def ranking(self, arn: str) -> list[str]:
         """The ranking of a job, best first; the operator's."""
         job = arn.rpartition("/")[2]
-        version = self.installation.catalog.current_version(Kind.GENERATION_JOB, job)
+        version = self.installation.catalog.resources.current_version(Kind.GENERATION_JOB, job)
         assert version is not None
         folder = self.installation.home.artifacts / "audience" / job[-12:] / version.artifacts["audience"]
         table = pq.read_table(folder / "ranking.parquet").sort_by("rank")

@@ -60,7 +60,7 @@ class RoomWorld:
     def upload(self, text: str, matching_id: str | None = None, owner: str = PUBLISHER) -> str:
         """Bring a file; gives its id."""
         sealed = self.installation.uploads.put(self.installation.token_hex(16), [text.encode()])
-        upload = self.installation.catalog.add_upload(
+        upload = self.installation.catalog.rooms.add_upload(
             sealed.location,
             owner,
             "a file",
@@ -83,11 +83,11 @@ class RoomWorld:
             "segments": self.upload(file("segments")),
             "demographics": self.upload(file("demographics")),
         }
-        self.installation.catalog.provision(self.room.id, uploads)
+        self.installation.catalog.rooms.provision(self.room.id, uploads)
 
     def provision_seeds(self, text: str | None = None) -> None:
         upload = self.upload(self.files["seeds"] if text is None else text, owner=ADVERTISER)
-        self.installation.catalog.provision(self.room.id, {"seeds:EMAIL": upload}, (Dataset.SEED_AUDIENCES,))
+        self.installation.catalog.rooms.provision(self.room.id, {"seeds:EMAIL": upload}, (Dataset.SEED_AUDIENCES,))
 
     def run(self) -> int:
         """Do what is pending."""
@@ -95,7 +95,7 @@ class RoomWorld:
 
     def version(self) -> Version:
         """The room's current version."""
-        version = self.installation.catalog.current_version(Kind.DATA_ROOM, self.room.id)
+        version = self.installation.catalog.resources.current_version(Kind.DATA_ROOM, self.room.id)
         assert version is not None
         return version
 
@@ -113,7 +113,7 @@ class RoomWorld:
     def users_of(self, record: Resource) -> list[str]:
         """The users of an audience or a list, in their order."""
         asset = "custom_audience" if isinstance(record, CustomAudience) else "audience_user_list"
-        version = self.installation.catalog.current_version(record.kind, record.id)
+        version = self.installation.catalog.resources.current_version(record.kind, record.id)
         assert version is not None, self.installation.catalog.get(RECORDS[record.kind], record.id).status_message
         reference = ArtifactReference(asset, record.id, version.artifacts[asset])
         with self.installation.store.opening(reference) as folder:
@@ -133,7 +133,7 @@ class RoomWorld:
             hidden=hidden,
             references=references,
         )
-        record = self.installation.catalog.create(spec, declared=not hidden)
+        record = self.installation.catalog.resources.create(spec, declared=not hidden)
         assert isinstance(record, CustomAudience)
         return record
 
@@ -145,7 +145,7 @@ class RoomWorld:
             delivered_to=ADVERTISERS,
             options=options,
         )
-        record = self.installation.catalog.create(spec)
+        record = self.installation.catalog.resources.create(spec)
         assert isinstance(record, AudienceList)
         return record
 
@@ -231,7 +231,7 @@ def room_world(
         hide_absolute_values=hide,
         activation=("meta",),
     )
-    room = installation.catalog.create(spec, declared=True)
+    room = installation.catalog.resources.create(spec, declared=True)
     assert isinstance(room, DataRoom)
     return planned_world(installation, instance, room, random_seed)
 

@@ -51,8 +51,8 @@ def contents(root: Path) -> dict[str, bytes | None]:
 
 
 def records(catalog: Catalog) -> list[object]:
-    found = [record for kind in Kind for record in catalog.iterate(kind)]
-    return [(record, catalog.versions(record.kind, record.id)) for record in found]
+    found = [record for kind in Kind for record in catalog.resources.iterate(kind)]
+    return [(record, catalog.resources.versions(record.kind, record.id)) for record in found]
 
 
 def test_a_round_trip(full: Installation, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_round_trip(full: Installation, tmp_path: Path) -> None:
     restored = Installation(Settings(root, seed_floor=1), clock=full.clock)
     assert records(restored.catalog) == records(full.catalog)
     assert restored.key == full.key
-    (job,) = restored.catalog.iterate(Kind.GENERATION_JOB)
+    (job,) = restored.catalog.resources.iterate(Kind.GENERATION_JOB)
     with restored.vault.opening(job.seed_location) as path:
         assert path.read_bytes() == SEED
     (version,) = restored.store.versions("audience", job.id)
@@ -135,7 +135,7 @@ def test_the_catalogue_is_read_while_others_write(full: Installation, tmp_path: 
     adding = tarfile.TarFile.addfile
 
     def write_meanwhile(*arguments: object) -> None:
-        if not list(full.catalog.ids(Kind.TRAINING_DATASET))[1:]:
+        if not list(full.catalog.resources.ids(Kind.TRAINING_DATASET))[1:]:
             make_room(full.catalog, "Others")
         adding(*arguments)
 

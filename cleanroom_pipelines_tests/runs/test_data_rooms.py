@@ -142,28 +142,28 @@ def test_a_file_that_cannot_be_used_changes_nothing(filled: RoomWorld) -> None:
     filled.provision_seeds("one column only\n" * 30)
     filled.run()
     assert filled.version() == before
-    newest = filled.installation.catalog.newest_version(Kind.DATA_ROOM, filled.room.id)
+    newest = filled.installation.catalog.resources.newest_version(Kind.DATA_ROOM, filled.room.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "SEED_INVALID")
     report = document(filled, filled.room, "seed_audiences", "report")["report"]
     assert report["outcome"] == "FAILED"
     assert filled.installation.uploads.locations() == frozenset()
     filled.provision_base()  # and the bad seed does not come back with the next change
     filled.run()
-    assert filled.installation.catalog.newest_version(Kind.DATA_ROOM, filled.room.id).status == "ACTIVE"
+    assert filled.installation.catalog.resources.newest_version(Kind.DATA_ROOM, filled.room.id).status == "ACTIVE"
     assert "seed_audiences" in filled.version().artifacts
 
 
 def test_what_is_taken_out_is_gone_at_once(filled: RoomWorld) -> None:
     audience = filled.audience(REMARKETING)
     filled.run()
-    filled.installation.catalog.provision(filled.room.id, {}, BASE_DATASETS)
+    filled.installation.catalog.rooms.provision(filled.room.id, {}, BASE_DATASETS)
     filled.run()
     assert set(filled.version().artifacts) == {"seed_audiences"}
     store = filled.installation.store
     for asset in ("base_audience", "overlap_statistics", "insights", "room_model"):
         assert store.versions(asset, filled.room.id) == []
     assert store.versions("custom_audience", audience.id) == []
-    newest = filled.installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    newest = filled.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "PARENT_NOT_ACTIVE")
 
 
@@ -205,7 +205,7 @@ def test_a_lookalike_says_what_sets_it_apart_free(filled: RoomWorld) -> None:
     assert min(strengths) > 3
     pair = room_pair(filled.installation, filled.room)
     assert pair is not None
-    lines = {each.kind for each in filled.installation.catalog.ledger_lines(pair.id)}
+    lines = {each.kind for each in filled.installation.catalog.pairs.ledger_lines(pair.id)}
     assert lines == {"base", "size", "lookalike", "figures"}
 
 
@@ -227,13 +227,13 @@ def test_only_values_that_the_room_names_set_a_lookalike_apart(world: RoomWorld)
 def test_too_few_seed_users_are_told_without_a_number(filled: RoomWorld) -> None:
     rare = filled.audience({**LOOKALIKE, "source": {"kind": "seed", "audience_type": "rare"}})
     filled.run()
-    newest = filled.installation.catalog.newest_version(Kind.CUSTOM_AUDIENCE, rare.id)
+    newest = filled.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, rare.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
     assert not any(character.isdigit() for character in newest.status_message or "")
 
 
 def files_of(world: RoomWorld, record: Resource) -> str:
-    version = world.installation.catalog.current_version(record.kind, record.id)
+    version = world.installation.catalog.resources.current_version(record.kind, record.id)
     assert version is not None
     reference = ArtifactReference("audience_user_list", record.id, version.artifacts["audience_user_list"])
     with world.installation.store.opening(reference) as folder:
@@ -276,7 +276,7 @@ def spent(world: RoomWorld) -> int:
     """Tenths of a unit that the room's two organisations have spent."""
     pair = room_pair(world.installation, world.room)
     assert pair is not None
-    return world.installation.catalog.ledger(pair.id).spent
+    return world.installation.catalog.pairs.ledger(pair.id).spent
 
 
 def test_a_refreshed_base_is_ranked_by_the_paid_vector_free(filled: RoomWorld) -> None:
@@ -319,7 +319,7 @@ def test_figures_of_the_base_stay_until_new_ones_are_paid(filled: RoomWorld) -> 
     paid = spent(filled)
     room.budget.pay([room.question_of_base()])
     assert spent(filled) == paid + 100
-    filled.installation.catalog.request_version(Kind.DATA_ROOM, filled.room.id, Cause.UPDATED)
+    filled.installation.catalog.work.request_version(Kind.DATA_ROOM, filled.room.id, Cause.UPDATED)
     filled.run()
     renewed, after = figures_of_base(filled), filled.version().artifacts
     assert abs(renewed["addressable"] - (len(filled.users) - 900)) < 100
@@ -336,7 +336,7 @@ def test_figures_of_the_base_stay_until_new_ones_are_paid(filled: RoomWorld) -> 
 def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:
     delivered = filled.deliver(filled.audience({"kind": "remarketing", "audience_type": "rare"}))
     filled.run()
-    newest = filled.installation.catalog.newest_version(Kind.AUDIENCE_LIST, delivered.id)
+    newest = filled.installation.catalog.resources.newest_version(Kind.AUDIENCE_LIST, delivered.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
 
 
@@ -345,10 +345,10 @@ def test_an_audience_goes_unless_a_list_of_it_was_delivered(filled: RoomWorld) -
     never, delivered = filled.audience(REMARKETING, name="never"), filled.audience(REMARKETING, name="delivered")
     filled.deliver(delivered)
     filled.run()
-    assert set(catalog.request_delete_audiences([never.id, delivered.id])) == {never.id, delivered.id}
+    assert set(catalog.rooms.request_delete_audiences([never.id, delivered.id])) == {never.id, delivered.id}
     filled.run()
-    assert catalog.custom_audiences(filled.room.id) == (), "nobody sees either"
-    assert catalog.ids(Kind.CUSTOM_AUDIENCE) == (delivered.id,)
+    assert catalog.rooms.custom_audiences(filled.room.id) == (), "nobody sees either"
+    assert catalog.resources.ids(Kind.CUSTOM_AUDIENCE) == (delivered.id,)
     assert filled.installation.store.versions("custom_audience", never.id) == []
     assert filled.instance.get_dynamic_partitions("custom_audiences") == [delivered.id]
     filled.audience(REMARKETING, name="delivered")  # its name is free
@@ -418,7 +418,7 @@ def test_hidden_counts_are_nowhere(undrawn: None, tmp_path: Path) -> None:
         assert {each["strength"] for each in told["explanation"]} == {None}, "they follow from the size"
         pair = room_pair(installation, world.room)
         assert pair is not None
-        lines = {each.kind: each.tenths for each in installation.catalog.ledger_lines(pair.id)}
+        lines = {each.kind: each.tenths for each in installation.catalog.pairs.ledger_lines(pair.id)}
         assert (lines["lookalike"], lines["figures"]) == (150, 100), "a price by size would tell the size"
         insights = document(world, world.room, "insights", "insights")["result"]["audiences"]
         assert {row["addressable_size"] for each in insights for row in each["rows"]} == {None}
@@ -456,7 +456,7 @@ def test_what_holds_too_much_is_refused_and_leaves_nothing(
     for drop in find_room_drops(world.installation):
         provision_drop(world.installation, drop)
     brought = world.installation.uploads.put("ab" * 16, [bomb])
-    world.installation.catalog.add_upload(
+    world.installation.catalog.rooms.add_upload(
         "ab" * 16,
         "lab@a.example",
         "a file",
@@ -465,14 +465,14 @@ def test_what_holds_too_much_is_refused_and_leaves_nothing(
         matching_id=None,
         location=brought.location,
     )
-    lab = world.installation.catalog.create(
+    lab = world.installation.catalog.resources.create(
         DataLabSpec(name="lab", mark="cd" * 8, owner_email="lab@a.example", datasets={"matching:EMAIL": "ab" * 16})
     )
     world.run()
-    assert world.installation.catalog.newest_version(Kind.DATA_LAB, lab.id).status == "CREATE_FAILED"
+    assert world.installation.catalog.resources.newest_version(Kind.DATA_LAB, lab.id).status == "CREATE_FAILED"
     reports = document(world, lab, "data_lab", "reports")
     assert "The file holds more than 64,000,000 bytes" in json.dumps(reports)
-    newest = world.installation.catalog.newest_version(Kind.DATA_ROOM, world.room.id)
+    newest = world.installation.catalog.resources.newest_version(Kind.DATA_ROOM, world.room.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "SEED_INVALID")
     report = document(world, world.room, "seed_audiences", "report")["report"]
     assert "The file holds more than 64,000,000 bytes when it is unpacked." in json.dumps(report)
@@ -517,11 +517,11 @@ def test_a_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     filled.deliver(delivered)
     filled.audience(rule({"kind": "custom", "id": delivered.id}, "f"), delivered.id, name="women")
     filled.run()
-    installation.catalog.request_delete_audiences([delivered.id], with_dependents=True)  # hidden for good
+    installation.catalog.rooms.request_delete_audiences([delivered.id], with_dependents=True)  # hidden for good
     filled.audience(LOOKALIKE, name="a draft", hidden=True)
     filled.provision_seeds()  # a file that nobody takes in any more
     catalog = installation.catalog
-    catalog.add_room_job(
+    catalog.rooms.add_room_job(
         email="analyst@adv.example",
         data_room_id=room.id,
         kind="overlap",
@@ -530,11 +530,11 @@ def test_a_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     )
     assert len(installation.uploads.locations()) == 1
     with pytest.raises(ConflictError):
-        catalog.request_delete(Kind.DATA_ROOM, room.id)
+        catalog.deletion.request_delete(Kind.DATA_ROOM, room.id)
 
-    going = (*catalog.made_from(Kind.DATA_ROOM, room.id), room)
+    going = (*catalog.deletion.made_from(Kind.DATA_ROOM, room.id), room)
     delete_now(installation, filled.instance, going)
-    assert [record for kind in Kind for record in catalog.iterate(kind)] == []
+    assert [record for kind in Kind for record in catalog.resources.iterate(kind)] == []
     assert [path for path in installation.home.artifacts.rglob("*") if path.is_file()] == []
     assert installation.uploads.locations() == frozenset()
     with create_engine(installation.home.catalog_url).connect() as connection:
@@ -551,8 +551,8 @@ def test_a_lab_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
         owner_email="publisher@pub.example",
         datasets={"matching:EMAIL": upload},
     )
-    world.installation.catalog.create(spec, declared=True)
-    world.installation.catalog.provision(world.room.id, {"matching:EMAIL": upload})
+    world.installation.catalog.resources.create(spec, declared=True)
+    world.installation.catalog.rooms.provision(world.room.id, {"matching:EMAIL": upload})
     delete_now(world.installation, world.instance, [world.room])
     assert world.installation.uploads.locations() == {upload}
 
@@ -561,7 +561,7 @@ def test_another_room_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None
     other = room_world(world.installation, world.instance)
     upload = world.upload(world.files["matching"])
     for room in (world.room, other.room):
-        world.installation.catalog.provision(room.id, {"matching:EMAIL": upload})
+        world.installation.catalog.rooms.provision(room.id, {"matching:EMAIL": upload})
     delete_now(world.installation, world.instance, [world.room])
     assert world.installation.uploads.locations() == {upload}
     delete_now(world.installation, world.instance, [other.room])

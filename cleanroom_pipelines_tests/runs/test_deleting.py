@@ -67,7 +67,7 @@ class Room:
         supervise(installation, instance)
         assert room.delete() == 0
         for kind in Kind:
-            for record in room.catalog.iterate(kind):
+            for record in room.catalog.resources.iterate(kind):
                 room.make(record)
 
     @cached_property
@@ -76,13 +76,13 @@ class Room:
 
     @cached_property
     def jobs(self) -> list[Resource]:
-        return list(self.catalog.iterate(Kind.GENERATION_JOB))
+        return list(self.catalog.resources.iterate(Kind.GENERATION_JOB))
 
     def add_job(self, name: str) -> Resource:
         slot = self.installation.token_hex(12)
         seed = self.installation.home.scratch / "seed.csv"
         seed.write_text(f"user_id\n{CANARY}\n")
-        job = self.catalog.create(
+        job = self.catalog.resources.create(
             GenerationJobSpec(
                 name=name,
                 configured_audience_model_id=self.configured.id,
@@ -91,7 +91,9 @@ class Room:
                 keep_seed=True,
             )
         )
-        self.catalog.create(ExportJobSpec(name=name, generation_job_id=job.id, size=AudienceSize.parse("5%")))
+        self.catalog.resources.create(
+            ExportJobSpec(name=name, generation_job_id=job.id, size=AudienceSize.parse("5%"))
+        )
         return job
 
     def make(self, record: Resource, **tags: str) -> None:
@@ -118,12 +120,12 @@ class Room:
         assert result.success
 
     def export_of(self, job: Resource) -> Resource:
-        (export,) = self.catalog.list(Kind.EXPORT_JOB, parent_id=job.id).items
+        (export,) = self.catalog.resources.list(Kind.EXPORT_JOB, parent_id=job.id).items
         return export
 
     def asked(self) -> list[str]:
         """Ask for the first job to go; gives its partition and its export's."""
-        self.catalog.request_delete(Kind.GENERATION_JOB, self.jobs[0].id)
+        self.catalog.deletion.request_delete(Kind.GENERATION_JOB, self.jobs[0].id)
         return [self.jobs[0].id, self.export_of(self.jobs[0]).id]
 
     def delete(self) -> int:
@@ -191,15 +193,17 @@ def assert_gone(room: Room, partitions: list[str]) -> None:
     for partition in partitions:
         assert room.stored(partition) == []
         assert room.told(partition) == []
-    ids = {key for kind in Kind for key in room.catalog.ids(kind)}
+    ids = {key for kind in Kind for key in room.catalog.resources.ids(kind)}
     assert not ids & set(partitions)
     for kind in Kind:
-        assert set(room.instance.get_dynamic_partitions(KINDS[kind].partition_set)) == set(room.catalog.ids(kind))
+        assert set(room.instance.get_dynamic_partitions(KINDS[kind].partition_set)) == set(
+            room.catalog.resources.ids(kind)
+        )
 
 
 def assert_rest_is_whole(room: Room) -> None:
     for kind in Kind:
-        for record in room.catalog.iterate(kind):
+        for record in room.catalog.resources.iterate(kind):
             assert room.stored(record.id) == sorted(ASSETS_OF[kind])
             for asset in ASSETS_OF[kind]:
                 (version,) = room.installation.store.versions(asset, record.id)
@@ -275,17 +279,20 @@ def test_what_killed_writers_and_deleters_left_in_the_store_goes_too(room: Room)
 
 
 def test_a_model_goes_after_what_was_made_from_it(room: Room) -> None:
-    model, dataset = room.configured.audience_model_id, next(iter(room.catalog.ids(Kind.TRAINING_DATASET)))
+    model, dataset = (
+        room.configured.audience_model_id,
+        next(iter(room.catalog.resources.ids(Kind.TRAINING_DATASET))),
+    )
     configured = room.configured.id
     jobs = [job.id for job in room.jobs]
     exports = [room.export_of(job).id for job in room.jobs]
     for job in jobs:
-        room.catalog.request_delete(Kind.GENERATION_JOB, job)
+        room.catalog.deletion.request_delete(Kind.GENERATION_JOB, job)
     assert room.delete() == 2
-    room.catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
-    room.catalog.request_delete(Kind.AUDIENCE_MODEL, model)
+    room.catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured)
+    room.catalog.deletion.request_delete(Kind.AUDIENCE_MODEL, model)
     assert room.delete() == 2
-    room.catalog.request_delete(Kind.TRAINING_DATASET, dataset)
+    room.catalog.deletion.request_delete(Kind.TRAINING_DATASET, dataset)
     assert room.delete() == 1, "the last one goes too, though the catalogue is empty now"
     assert_gone(room, [*jobs, *exports, configured, model, dataset])
 
@@ -297,12 +304,14 @@ def test_what_a_dataset_and_a_configured_model_kept_in_the_home_goes(room: Room)
     inbox.drop("broken.txt")
     inbox.register()
     assert (inbox.folder / "rejected").is_dir()
-    cache = installation.home.day_caches / path_of_partition(next(iter(room.catalog.ids(Kind.TRAINING_DATASET))))
+    cache = installation.home.day_caches / path_of_partition(
+        next(iter(room.catalog.resources.ids(Kind.TRAINING_DATASET)))
+    )
     cache.mkdir(parents=True)
     (cache / "0.parquet").touch()
     for kind in (Kind.GENERATION_JOB, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.AUDIENCE_MODEL, Kind.TRAINING_DATASET):
-        for key in room.catalog.ids(kind):
-            room.catalog.request_delete(kind, key)
+        for key in room.catalog.resources.ids(kind):
+            room.catalog.deletion.request_delete(kind, key)
         room.delete()
     assert not inbox.folder.exists()
     assert not cache.exists()
@@ -311,9 +320,9 @@ def test_what_a_dataset_and_a_configured_model_kept_in_the_home_goes(room: Room)
 def test_a_seed_dropped_for_a_deleted_model_is_refused_and_not_lost_in_silence(room: Room) -> None:
     inbox = Inbox(room.installation, room.configured)
     for job in room.jobs:
-        room.catalog.request_delete(Kind.GENERATION_JOB, job.id)
+        room.catalog.deletion.request_delete(Kind.GENERATION_JOB, job.id)
     room.delete()
-    room.catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, room.configured.id)
+    room.catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, room.configured.id)
     dropped = inbox.drop()
     room.delete()
     assert dropped.exists()
@@ -329,7 +338,7 @@ def test_the_receipt_of_a_dropped_seed_goes_with_its_job(room: Room) -> None:
     (job,) = inbox.register()
     inbox.fail(job)
     assert len(inbox.receipts("rejected")) == 1
-    room.catalog.request_delete(Kind.GENERATION_JOB, job.id)
+    room.catalog.deletion.request_delete(Kind.GENERATION_JOB, job.id)
     assert room.delete() == 1
     assert inbox.receipts("rejected") == []
     assert inbox.seeds() == [f"user_id\n{CANARY}\n".encode()] * 2, "the other jobs' seeds"
@@ -420,9 +429,9 @@ def test_a_store_that_fails_is_told_and_tried_again_when_asked_again(
 
 def test_a_store_that_fails_for_what_is_gone_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     room.asked()
-    room.catalog.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)
+    room.catalog.deletion.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)
     room.delete()
-    room.catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, room.configured.id)
+    room.catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, room.configured.id)
     with monkeypatch.context() as patched:
         patched.setattr(LocalFileSystem, "rm", lambda *_, **__: 1 / 0)
         assert room.delete() == 0
@@ -439,7 +448,7 @@ def test_a_run_that_is_at_work_is_waited_for(room: Room, status: dg.DagsterRunSt
         pass
 
     run = room.instance.create_run_for_job(late, status=status, tags={PARTITION: export})
-    room.installation.catalog.heartbeat_worker(run.run_id)
+    room.installation.catalog.work.heartbeat_worker(run.run_id)
     assert find_leaving(room.installation, room.instance) == ()
     assert room.delete() == 0
     assert room.stored(first)
@@ -469,11 +478,11 @@ def replace_clock(installation: Installation, **span: float) -> Installation:
 
 def test_work_that_is_under_way_is_waited_for(room: Room) -> None:
     job = room.add_job("Job 3")
-    version = room.catalog.newest_version(Kind.GENERATION_JOB, job.id)
-    claim = room.catalog.claim(Kind.GENERATION_JOB, job.id, version.number, "run")
-    room.catalog.request_delete(Kind.GENERATION_JOB, job.id)
+    version = room.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
+    claim = room.catalog.work.claim(Kind.GENERATION_JOB, job.id, version.number, "run")
+    room.catalog.deletion.request_delete(Kind.GENERATION_JOB, job.id)
     assert room.delete() == 0
-    room.catalog.release(claim)
+    room.catalog.work.release(claim)
     assert room.delete() == 1
     with pytest.raises(NotFoundError):
         room.catalog.get(GenerationJob, job.id)
@@ -486,7 +495,7 @@ def test_several_at_once_delete_each_once(
     if hosts == "several":  # which share catalogue, Dagster's database and store, but no lock
         monkeypatch.setattr(processes.fcntl, "flock", lambda *_: None)
     partitions = [*room.asked(), room.jobs[1].id, room.export_of(room.jobs[1]).id]
-    room.catalog.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)
+    room.catalog.deletion.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)
 
     def delete(instance: dg.DagsterInstance) -> int:
         return delete_pending(room.installation, instance)
@@ -499,7 +508,7 @@ def test_several_at_once_delete_each_once(
     assert sum(counts) >= 1
     if hosts == "one":
         assert sum(counts) == 2
-    while room.catalog.deletions():
+    while room.catalog.deletion.deletions():
         room.delete()
     assert_gone(room, partitions)
 
@@ -551,4 +560,4 @@ def test_runs_of_other_projects_stay(room: Room) -> None:
 
 def test_an_export_is_not_deleted_by_itself(room: Room) -> None:
     with pytest.raises(UsageError):
-        room.catalog.request_delete(Kind.EXPORT_JOB, room.export_of(room.jobs[0]).id)
+        room.catalog.deletion.request_delete(Kind.EXPORT_JOB, room.export_of(room.jobs[0]).id)

@@ -91,11 +91,11 @@ def do_pending(installation: Installation, run: str) -> None:
     catalog = installation.catalog
     recover_drops(installation)
     settle_all_drops(installation)
-    catalog.reap()
-    catalog.settle_orphans()
+    catalog.work.reap()
+    catalog.work.settle_orphans()
     forget_spent_seeds(installation)
     for number in range(9):
-        if not (ready := catalog.ready()):
+        if not (ready := catalog.work.ready()):
             return
         version = ready[0]
         make(installation, version.kind, version.resource_id, Run(f"{run} {number}", version.number))
@@ -115,8 +115,8 @@ def take_from_inbox(folder: Path, *, later: timedelta = timedelta()) -> None:
 
 def refresh(folder: Path, *, later: timedelta = timedelta()) -> None:
     installation = opened(folder, later=timedelta(days=8) + later)
-    for model in installation.catalog.due_refreshes():
-        installation.catalog.request_refresh(model.id)
+    for model in installation.catalog.work.due_refreshes():
+        installation.catalog.work.request_refresh(model.id)
     do_pending(installation, f"run after {later}")
 
 
@@ -133,10 +133,10 @@ def assert_ended_once(installation: Installation, n_versions: int = 1) -> None:
     """Each version is ACTIVE, the store has its artifacts and no other, and nothing is left beside them."""
     catalog, home = installation.catalog, installation.home
     delete_superseded(installation, installation.clock() + timedelta(days=2))
-    assert catalog.ready() == ()
+    assert catalog.work.ready() == ()
     for kind in Kind:
-        for record in catalog.iterate(kind):
-            versions = catalog.versions(kind, record.id)
+        for record in catalog.resources.iterate(kind):
+            versions = catalog.resources.versions(kind, record.id)
             assert {version.status for version in versions} == {Status.ACTIVE}
             for asset in ASSETS_OF[kind]:
                 named = [version.artifacts[asset] for version in versions if asset in version.artifacts]
@@ -182,13 +182,13 @@ def check_refresh(installation: Installation) -> None:
     assert_ended_once(installation)
     for kind in (Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL):
         record = worlds.the(installation, kind)
-        assert [version.number for version in installation.catalog.versions(kind, record.id)] == [1, 2]
+        assert [version.number for version in installation.catalog.resources.versions(kind, record.id)] == [1, 2]
 
 
 def check_inbox(installation: Installation) -> None:
     """One job with its seed in the vault, the dropped file is away."""
     job = worlds.the(installation, Kind.GENERATION_JOB)
-    assert installation.catalog.newest_version(job.kind, job.id).status is Status.CREATE_PENDING
+    assert installation.catalog.resources.newest_version(job.kind, job.id).status is Status.CREATE_PENDING
     assert len([path for path in installation.home.seeds.rglob("seed.*") if path.is_file()]) == 1
     folder = installation.home.inbox_seeds / worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL).id
     assert [path for path in folder.iterdir() if path.is_file()] == []
@@ -226,7 +226,7 @@ def export_on_a_disk(folder: Path) -> None:
 def export_on_a_store(folder: Path) -> None:
     installation = opened(folder)
     worlds.with_catalog(installation.home)
-    installation.catalog.register_bucket("audiences", ACCOUNT, f"s3://{BUCKET}", PROFILE)
+    installation.catalog.parties.register_bucket("audiences", ACCOUNT, f"s3://{BUCKET}", PROFILE)
     export_delivery(installation, StandingClock())
 
 

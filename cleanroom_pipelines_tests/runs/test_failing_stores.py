@@ -108,7 +108,7 @@ def proxy(store: ObjectStore) -> Iterator[Proxy]:
 @pytest.fixture
 def delivery(proxy: Proxy, store: ObjectStore, home: Home, clock: StandingClock) -> Delivery:
     installation = Installation(Settings(home.root, seed_floor=1), clock=clock)
-    installation.catalog.register_bucket("audiences", ACCOUNT, f"s3://{REAL}", PROXIED)
+    installation.catalog.parties.register_bucket("audiences", ACCOUNT, f"s3://{REAL}", PROXIED)
     return export_delivery(installation, clock, lambda: store.objects(REAL))
 
 
@@ -144,7 +144,7 @@ def test_a_store_that_keeps_failing_is_named_and_another_attempt_delivers(
     assert "Try again" in str(version.status_message)
     assert [name for name in delivery.files() if name.endswith("manifest.json")] == []
     proxy.n_left = 0
-    delivery.catalog.retry(delivery.record.kind, delivery.record.id)
+    delivery.catalog.work.retry(delivery.record.kind, delivery.record.id)
     delivery.make("second")
     assert_delivered(delivery, attempt=delivery.manifest["attempt"])  # type: ignore[arg-type]
 

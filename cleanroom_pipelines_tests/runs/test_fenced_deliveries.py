@@ -63,7 +63,7 @@ def delivery(request: pytest.FixtureRequest, home: Home, clock: StandingClock) -
     installation = Installation(Settings(home.root, seed_floor=1), clock=clock)
     if request.param == "export on a store":
         store = request.getfixturevalue("store")
-        installation.catalog.register_bucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)
+        installation.catalog.parties.register_bucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)
         return export_delivery(installation, clock, lambda: store.objects(REAL))
     if request.param == "list on a store":
         store = request.getfixturevalue("store")
@@ -92,7 +92,7 @@ def last_step(delivery: Delivery) -> Moment:
     if delivery.asset == "audience_user_list":
         return lambda action: at(Catalog, "finish", lambda *_: True, action)
     name = delivery.record.id.rsplit("-", 1)[-1]
-    if delivery.installation.catalog.bucket("audiences") is None:
+    if delivery.installation.catalog.parties.bucket("audiences") is None:
         return lambda action: at(os, "rename", lambda _, target, **__: target == name, action)
     return lambda action: at(
         botocore.httpsession.URLLib3Session,
@@ -134,7 +134,7 @@ def test_undisturbed_it_is_delivered_once(delivery: Delivery) -> None:
 
 
 def test_cancelled_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None:
-    cancel = lambda: delivery.catalog.request_cancel(delivery.record.kind, delivery.record.id)  # noqa: E731
+    cancel = lambda: delivery.catalog.work.request_cancel(delivery.record.kind, delivery.record.id)  # noqa: E731
     with middle(delivery)(cancel), pytest.raises(CancelledError):
         delivery.make("first")
     assert (delivery.version.status, delivery.version.status_code) == ("CREATE_FAILED", "CANCELLED")
@@ -147,20 +147,20 @@ def test_deleted_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None:
     assert (delivery.version.status, delivery.version.status_code) == ("CREATE_FAILED", "CANCELLED")
     assert_nothing(delivery)
     parent = delivery.parent
-    assert [record.id for record in delivery.catalog.deletions()] == [parent.id], "the deletion goes on"
-    delivery.catalog.begin_delete(parent.kind, parent.id)
+    assert [record.id for record in delivery.catalog.deletion.deletions()] == [parent.id], "the deletion goes on"
+    delivery.catalog.deletion.begin_delete(parent.kind, parent.id)
 
 
 def test_paused_over_its_lease_and_cancelled_it_delivers_nothing(delivery: Delivery) -> None:
     def pause_and_cancel() -> None:
         delivery.pause()
-        delivery.catalog.request_cancel(delivery.record.kind, delivery.record.id)
+        delivery.catalog.work.request_cancel(delivery.record.kind, delivery.record.id)
 
     with middle(delivery)(pause_and_cancel), pytest.raises(ClaimLostError):
         delivery.make("first")
     assert (delivery.version.status, delivery.version.status_code) == ("CREATE_FAILED", "CANCELLED")
     assert_nothing(delivery)
-    delivery.catalog.retry(delivery.record.kind, delivery.record.id)
+    delivery.catalog.work.retry(delivery.record.kind, delivery.record.id)
     delivery.make("second")
     assert delivery.version.status is Status.ACTIVE
 
@@ -210,7 +210,7 @@ def test_a_cancel_at_the_last_step_decides_or_is_refused(delivery: Delivery) -> 
 
     def cancel() -> None:
         try:
-            delivery.catalog.request_cancel(delivery.record.kind, delivery.record.id)
+            delivery.catalog.work.request_cancel(delivery.record.kind, delivery.record.id)
         except ConflictError:
             told.append(False)
         else:
@@ -232,7 +232,7 @@ def test_once_it_is_being_delivered_nobody_cancels_it_though_its_run_is_lost(del
     def pause_and_cancel() -> None:
         delivery.pause()
         with pytest.raises(ConflictError, match="being delivered"):
-            delivery.catalog.request_cancel(delivery.record.kind, delivery.record.id)
+            delivery.catalog.work.request_cancel(delivery.record.kind, delivery.record.id)
         raise KeyboardInterrupt  # the run ends there
 
     with last_step(delivery)(pause_and_cancel), pytest.raises(KeyboardInterrupt):
@@ -266,14 +266,14 @@ def test_delivered_but_not_closed_it_is_delivered_again(delivery: Delivery) -> N
 @pytest.mark.parametrize("delivery", ["list on a disk"], indirect=True)
 def test_a_list_whose_job_was_cancelled_cannot_be_fetched(delivery: Delivery) -> None:
     catalog, parent = delivery.catalog, delivery.parent
-    job = catalog.add_room_job(
+    job = catalog.rooms.add_room_job(
         email=ANALYST, data_room_id=parent.parent_id, kind="user_list", target=delivery.version, options={}
     )
     delivery.make("first")
     call = Call(delivery.installation, ANALYST, {})
     with open_file(call, job.id, "part-00000.csv") as path:
         assert path.read_bytes() == delivery.files()["part-00000.csv"]
-    catalog.cancel_room_job(job.id)
+    catalog.rooms.cancel_room_job(job.id)
     with pytest.raises(PermissionDeniedError), open_file(call, job.id, "part-00000.csv"):
         pass
 

@@ -329,7 +329,7 @@ def test_a_model_that_goes_meanwhile_is_told(inbox: Inbox) -> None:
     inbox.drop()
     with cut_off(Catalog, "create", after=False):
         inbox.register()
-    inbox.catalog.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, inbox.configured.id)
+    inbox.catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, inbox.configured.id)
     recover_drops(inbox.installation)
     recover_drops(inbox.installation)
     (receipt,) = inbox.receipts(REJECTED)
@@ -505,7 +505,7 @@ def test_dropped_again_while_it_is_made_or_after_it_was_made_it_is_one_job(inbox
     inbox.drop()
     inbox.register()
     assert inbox.newest(job).turn == 0
-    inbox.catalog.finish(claim, {"sentence": "Made."})
+    inbox.catalog.work.finish(claim, {"sentence": "Made."})
     inbox.drop()
     inbox.register()
     inbox.finish(inbox.export_of(job))
@@ -575,13 +575,13 @@ def test_while_its_job_is_deleted_the_drop_waits(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job)
-    inbox.catalog.request_delete(Kind.GENERATION_JOB, job.id)
+    inbox.catalog.deletion.request_delete(Kind.GENERATION_JOB, job.id)
     inbox.drop()
     assert inbox.register() == [None]
     settle_all_drops(inbox.installation)
     assert inbox.lying() == ["members.csv"]
-    inbox.catalog.begin_delete(Kind.GENERATION_JOB, job.id)
-    inbox.catalog.finish_delete(Kind.GENERATION_JOB, job.id)
+    inbox.catalog.deletion.begin_delete(Kind.GENERATION_JOB, job.id)
+    inbox.catalog.deletion.finish_delete(Kind.GENERATION_JOB, job.id)
     (new,) = inbox.register()
     assert new.id != job.id
     assert inbox.lying() == []
@@ -590,7 +590,7 @@ def test_while_its_job_is_deleted_the_drop_waits(inbox: Inbox) -> None:
 def test_cancelled_and_dropped_again_it_is_attempted_again(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
-    inbox.catalog.request_cancel(Kind.GENERATION_JOB, job.id)
+    inbox.catalog.work.request_cancel(Kind.GENERATION_JOB, job.id)
     settle_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED)[0]["statusCode"] == "CANCELLED"
     assert inbox.seeds() == []
@@ -613,7 +613,7 @@ def test_a_second_export_by_hand_counts_too(inbox: Inbox) -> None:
     (job,) = inbox.register()
     inbox.finish(job)
     inbox.finish(inbox.export_of(job))
-    more = inbox.catalog.create(
+    more = inbox.catalog.resources.create(
         ExportJobSpec(name="more", generation_job_id=job.id, size=AudienceSize.parse("1%"))
     )
     inbox.fail(more, StatusCode.STORAGE_FULL)
@@ -631,7 +631,7 @@ def test_drops_come_in_the_order_of_their_names(inbox: Inbox) -> None:
 
 def test_a_job_whose_receipt_lies_there_is_not_looked_at_until_more_is_asked_of_it(inbox: Inbox) -> None:
     def owed() -> list[str]:
-        return [job.id for job in inbox.catalog.jobs_owed_a_receipt()]
+        return [job.id for job in inbox.catalog.resources.jobs_owed_a_receipt()]
 
     inbox.drop()
     (job,) = inbox.register()
@@ -640,9 +640,9 @@ def test_a_job_whose_receipt_lies_there_is_not_looked_at_until_more_is_asked_of_
     inbox.fail(inbox.export_of(job), StatusCode.DESTINATION_NOT_WRITABLE)
     assert owed() == []
     told = [inbox.newest(job), inbox.newest(inbox.export_of(job))]
-    inbox.catalog.retry(Kind.EXPORT_JOB, inbox.export_of(job).id)
+    inbox.catalog.work.retry(Kind.EXPORT_JOB, inbox.export_of(job).id)
     assert owed() == [job.id]
-    inbox.catalog.settle_receipt(job.id, told)  # by a process that looked before
+    inbox.catalog.resources.settle_receipt(job.id, told)  # by a process that looked before
     assert owed() == [job.id]
     settle_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED) == []

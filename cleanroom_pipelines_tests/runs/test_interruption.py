@@ -43,12 +43,12 @@ def tell(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
 def key(installation: Installation) -> str:
     """A resource that is pending, its parents finished."""
     key = make_room(installation.catalog, declared=True).id
-    installation.catalog.request_version(KIND, key, Cause.BY_HAND)
+    installation.catalog.work.request_version(KIND, key, Cause.BY_HAND)
     return key
 
 
 def newest(installation: Installation, key: str) -> Version:
-    return installation.catalog.newest_version(KIND, key)
+    return installation.catalog.resources.newest_version(KIND, key)
 
 
 def is_as_before(installation: Installation, key: str) -> bool:
@@ -80,15 +80,15 @@ def test_a_signal_that_became_an_error_gives_the_work_back(
 def test_a_signal_as_the_claim_is_taken_gives_it_back(
     installation: Installation, key: str, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    claim = installation.catalog.claim
+    claim = installation.catalog.work.claim
 
     def interrupted(*arguments: object) -> None:
         if when == "after":
             claim(*arguments)
-        monkeypatch.setattr(installation.catalog, "claim", claim)
+        monkeypatch.setattr(installation.catalog.work, "claim", claim)
         raise Interrupted
 
-    monkeypatch.setattr(installation.catalog, "claim", interrupted)
+    monkeypatch.setattr(installation.catalog.work, "claim", interrupted)
     with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
         pytest.fail("the body is not reached")
     assert is_as_before(installation, key)
@@ -124,8 +124,8 @@ def test_what_another_run_took_over_is_left_to_it(
         working(installation, RECORDS[KIND], key, Run("run", 2)) as work,
     ):
         assert isinstance(work, Work)
-        catalog.release(work.claim)
-        assert catalog.claim(KIND, key, 2, "another") is not None
+        catalog.work.release(work.claim)
+        assert catalog.work.claim(KIND, key, 2, "another") is not None
         tell()
     assert (newest(installation, key).status, newest(installation, key).run_id) == (
         "CREATE_IN_PROGRESS",

@@ -42,12 +42,12 @@ def road(world_cache: WorldCache, tmp_path: Path) -> Iterator[Road]:
 def spend(road: Road, tenths: int, kind: str = "overlap", place: str = "room") -> None:
     """Let a room of the pair have spent so much."""
     line = LedgerLine(f"{tenths:064d}", kind, tenths, None, None, place)
-    assert road.installation.catalog.charge(road.pair.id, [line]) is not None
+    assert road.installation.catalog.pairs.charge(road.pair.id, [line]) is not None
 
 
 def audited(road: Road, arn: str) -> list[str]:
     """What the audit log says the lists of a job reveal."""
-    exports = {one.id for one in road.installation.catalog.iterate(Kind.EXPORT_JOB)}
+    exports = {one.id for one in road.installation.catalog.resources.iterate(Kind.EXPORT_JOB)}
     entries = [one for one in road.installation.audit.entries() if one.get("resource") in exports]
     return [one["kind"] for one in entries if one["operation"] == "export"]
 
@@ -67,7 +67,7 @@ def test_a_job_states_its_price_its_noise_and_what_is_left_to_both_sides(road: R
     assert "reveal" not in message
     assert "statusCode" not in starter["statusDetails"]
     assert 0.2 < starter["metrics"]["recallMetric"] <= 1
-    kinds = [line.kind for line in road.installation.catalog.ledger_lines(road.pair.id)]
+    kinds = [line.kind for line in road.installation.catalog.pairs.ledger_lines(road.pair.id)]
     assert sorted(kinds) == ["figures", "lookalike", "seed_size"]
 
 
@@ -162,14 +162,14 @@ def test_the_full_ensemble_keeps_the_output_of_aws_and_every_place_says_so(road:
 
 
 def test_within_one_organisation_nothing_is_private_and_nothing_is_paid(road: Road) -> None:
-    road.installation.catalog.set_organization(SHOP, account_id=ADVERTISER)
+    road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
     arn = road.job("own")
     listed = road.export(arn)
     ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
     assert listed.users == tuple(ranked[:EXPORTED])
     assert "reveals" not in listed.manifest
     assert "statusDetails" not in road.told(arn)[0]
-    assert road.installation.catalog.ledger_lines(road.pair.id) == ()
+    assert road.installation.catalog.pairs.ledger_lines(road.pair.id) == ()
 
 
 def test_the_same_seed_again_is_free_and_tells_the_same(road: Road) -> None:
@@ -219,7 +219,7 @@ def test_nothing_leaves_but_released_values_and_what_follows_from_them(
     assert plain([{**each, "privacy": ""} for each in summaries[:1]]) == plain(
         [{**each, "privacy": ""} for each in summaries[1:]]
     )
-    costs = [line.tenths for line in road.installation.catalog.ledger_lines(road.pair.id)]
+    costs = [line.tenths for line in road.installation.catalog.pairs.ledger_lines(road.pair.id)]
     assert sorted(costs[:3]) == sorted(costs[3:])
 
 
@@ -245,7 +245,7 @@ def _of_files(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(road: Road, arn: str) -> Any:
-    return road.installation.catalog.newest_version(Kind.GENERATION_JOB, arn.rpartition("/")[2])
+    return road.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, arn.rpartition("/")[2])
 
 
 def test_a_seed_too_small_for_a_proof_is_told_the_number_that_is_needed(road: Road) -> None:
@@ -281,13 +281,13 @@ def test_a_job_that_certainly_cannot_be_paid_is_refused_at_the_start(road: Road)
     assert error["quotaName"] == "privacy budget of the two organisations, in units"
     assert error["quotaValue"] == 100.0
     assert "1.5 of 100 units are left" in error["Error"]["Message"]
-    assert list(road.installation.catalog.iterate(Kind.GENERATION_JOB)) == []
+    assert list(road.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == []
 
 
 def test_what_does_not_pay_by_the_budget_of_the_pair_starts_all_the_same(road: Road) -> None:
     spend(road, 985)
     full = road.start("full", collaborationId=road.collaboration(full_ensemble=True))
-    road.installation.catalog.set_organization(SHOP, account_id=ADVERTISER)
+    road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
     assert full != road.start("own")
 
 
@@ -328,7 +328,9 @@ def test_a_month_gives_the_budget_anew_and_says_what_a_year_of_them_proves(
         arn = road.job("loyal", collaborationId=collaboration)
         assert "60% of cases a month and 81% of a year's" in road.message(arn)
         assert 0 < road.spent < 985
-        first = catalog.is_paid(road.pair.id, [line.key for line in catalog.ledger_lines(road.pair.id)])
+        first = catalog.pairs.is_paid(
+            road.pair.id, [line.key for line in catalog.pairs.ledger_lines(road.pair.id)]
+        )
         clock.turn(days=40)
         assert road.spent == 0
         assert len(first) == 4, "what was paid stays paid"
@@ -336,12 +338,12 @@ def test_a_month_gives_the_budget_anew_and_says_what_a_year_of_them_proves(
 
 def test_both_roads_pay_from_one_ledger(road: Road) -> None:
     catalog = road.installation.catalog
-    of_room = catalog.pair(
-        catalog.organization_of_user(f"anna@{SHOP}"), catalog.organization_of_user(f"ben@{BRAND}")
+    of_room = catalog.pairs.pair(
+        catalog.pairs.organization_of_user(f"anna@{SHOP}"), catalog.pairs.organization_of_user(f"ben@{BRAND}")
     )
     assert of_room == road.pair
     road.job("loyal")
-    assert catalog.ledger(of_room.id).spent == road.spent > 0
+    assert catalog.pairs.ledger(of_room.id).spent == road.spent > 0
     before = road.spent
     spend(road, 30)
     assert road.message(road.job("loyal again")).count(f"Left: {100 - (before + 30) / 10:g} of") == 1
@@ -350,7 +352,7 @@ def test_both_roads_pay_from_one_ledger(road: Road) -> None:
 def test_another_account_of_the_same_organization_starts_nothing_anew(road: Road) -> None:
     catalog = road.installation.catalog
     assert paying_pair(catalog, STRANGER, PUBLISHER, None) != road.pair
-    catalog.set_organization(BRAND, account_id=STRANGER)
+    catalog.pairs.set_organization(BRAND, account_id=STRANGER)
     assert paying_pair(catalog, STRANGER, PUBLISHER, None) == road.pair
 
 
@@ -369,5 +371,7 @@ def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Roa
 
 
 def test_the_parties_of_the_private_road_are_of_two_organisations(road: Road) -> None:
-    organizations = {road.installation.catalog.organization_of_account(each) for each in (PUBLISHER, ADVERTISER)}
+    organizations = {
+        road.installation.catalog.pairs.organization_of_account(each) for each in (PUBLISHER, ADVERTISER)
+    }
     assert organizations == {SHOP, BRAND}

@@ -33,31 +33,31 @@ def test_a_refresh_that_fires_during_a_run(
             name="Meanwhile",
             export_size="largest",
         )
-        before = catalog.current_version(Kind.AUDIENCE_MODEL, model.id)
+        before = catalog.resources.current_version(Kind.AUDIENCE_MODEL, model.id)
         assert before is not None
         generate = ranking.generate
 
         def generate_while_the_model_is_refreshed(**options: Any) -> Any:
-            catalog.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.REFRESH)
+            catalog.work.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.REFRESH)
             run_pending(installation, instance)
             return generate(**options)
 
         with monkeypatch.context() as patched:
             patched.setattr(ranking, "generate", generate_while_the_model_is_refreshed)
             make_audience(installation, job.id, Run("job", number=1))
-        refreshed = catalog.current_version(Kind.AUDIENCE_MODEL, model.id)
+        refreshed = catalog.resources.current_version(Kind.AUDIENCE_MODEL, model.id)
         assert refreshed is not None
         assert refreshed.number == before.number + 1
-        ranked = catalog.newest_version(Kind.GENERATION_JOB, job.id)
+        ranked = catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
         assert before.ref in ranked.parents, "what was opened when the run began"
 
         run_pending(installation, instance)
         for kind in Kind:
-            for record in catalog.iterate(kind):
-                statuses = [version.status for version in catalog.versions(kind, record.id)]
+            for record in catalog.resources.iterate(kind):
+                statuses = [version.status for version in catalog.resources.versions(kind, record.id)]
                 assert set(statuses) == {Status.ACTIVE}, (kind, statuses)
         export = worlds.the(installation, Kind.EXPORT_JOB)
         assert isinstance(export, ExportJob)
-        assert len(catalog.versions(Kind.EXPORT_JOB, export.id)) == 1
+        assert len(catalog.resources.versions(Kind.EXPORT_JOB, export.id)) == 1
         place = installation.buckets.destination(export.account_id, str(export.output_location))
         assert verify_export(place)["delivered"] > 0

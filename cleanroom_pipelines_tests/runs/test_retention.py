@@ -32,17 +32,17 @@ from .building import COLUMNS, make_room, parents_of, write_artifact
 def make(installation: Installation, version: Version, *, fails: bool = False) -> Version:
     """Do a pending version's work as a run would: artifacts, then the end."""
     catalog = installation.catalog
-    claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+    claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
     for asset in ASSETS_OF[version.kind]:
         artifact = write_artifact(installation, asset, version.resource_id, version.number, report={"n": 1})
-        catalog.publish_artifact(claim, asset, artifact)
+        catalog.work.publish_artifact(claim, asset, artifact)
     if fails:
-        return catalog.fail(claim, StatusCode.INTERNAL, "It failed. Try again.")
-    return catalog.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
+        return catalog.work.fail(claim, StatusCode.INTERNAL, "It failed. Try again.")
+    return catalog.work.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
 
 
 def make_all(installation: Installation) -> None:
-    while ready := installation.catalog.ready():
+    while ready := installation.catalog.work.ready():
         make(installation, ready[0])
 
 
@@ -53,7 +53,7 @@ def room(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> dict[Ki
         patched.setattr("cleanroom_pipelines_tests.runs.building.finish_all", lambda catalog: None)
         make_room(installation.catalog, declared=True)
     make_all(installation)
-    return {kind: next(installation.catalog.iterate(kind)) for kind in list(Kind)[:3]}
+    return {kind: next(installation.catalog.resources.iterate(kind)) for kind in list(Kind)[:3]}
 
 
 def stored(installation: Installation, record: Resource) -> list[int]:
@@ -62,7 +62,7 @@ def stored(installation: Installation, record: Resource) -> list[int]:
 
 
 def renew(installation: Installation, record: Resource, *, fails: bool = False) -> None:
-    version = installation.catalog.request_version(record.kind, record.id, Cause.BY_HAND)
+    version = installation.catalog.work.request_version(record.kind, record.id, Cause.BY_HAND)
     make(installation, version, fails=fails)
 
 
@@ -93,10 +93,10 @@ def test_what_a_current_version_was_made_from_stays(
 ) -> None:
     dataset, model = room[Kind.TRAINING_DATASET], room[Kind.AUDIENCE_MODEL]
     renew(installation, dataset)
-    while ready := installation.catalog.ready():
+    while ready := installation.catalog.work.ready():
         make(installation, ready[0], fails=True)  # so the model stays at its first version
     renew(installation, dataset)
-    while ready := installation.catalog.ready():
+    while ready := installation.catalog.work.ready():
         make(installation, ready[0], fails=True)
     clock.turn(days=400)
     delete_superseded(installation)
@@ -119,8 +119,8 @@ def test_what_was_current_when_work_began_stays_until_it_ends(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
-    other = catalog.create(TrainingDatasetSpec(name="other", source="y.csv", columns=COLUMNS))
-    claim = catalog.claim(other.kind, other.id, 1, "run that may read anything")
+    other = catalog.resources.create(TrainingDatasetSpec(name="other", source="y.csv", columns=COLUMNS))
+    claim = catalog.work.claim(other.kind, other.id, 1, "run that may read anything")
     clock.turn(seconds=1)
     renew(installation, dataset)
     make_all(installation)
@@ -128,7 +128,7 @@ def test_what_was_current_when_work_began_stays_until_it_ends(
     assert claim is not None
     delete_superseded(installation)
     assert stored(installation, dataset) == [1, 2]
-    catalog.fail(claim, StatusCode.INTERNAL, "It failed.")
+    catalog.work.fail(claim, StatusCode.INTERNAL, "It failed.")
     delete_superseded(installation)
     assert stored(installation, dataset) == [2]
 
@@ -140,7 +140,7 @@ def test_pending_work_holds_nothing_up(
     renew(installation, dataset)
     make_all(installation)
     clock.turn(days=400)
-    catalog.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
+    catalog.work.request_version(dataset.kind, dataset.id, Cause.BY_HAND)
     assert delete_superseded(installation) > 0
     assert stored(installation, dataset) == [2]
 
@@ -165,7 +165,7 @@ def test_an_artifact_published_while_the_store_is_listed_stays(
     monkeypatch.setattr(Catalog, "ids", lambda *a: (once("before ids"), ids(*a))[1])
     clock.turn(days=400)
     delete_superseded(installation)
-    current = installation.catalog.current_version(dataset.kind, dataset.id)
+    current = installation.catalog.resources.current_version(dataset.kind, dataset.id)
     installation.store.verify(
         ArtifactReference("training_dataset", dataset.id, current.artifacts["training_dataset"])
     )
@@ -223,7 +223,7 @@ def test_what_killed_processes_left_goes_after_a_day(
     job = _job(installation, room, wanted)
     for slot in ("bbbbbbbbbbbb", "cccccccccccc"):
         installation.vault.put(slot, seed, keep=False)
-    installation.catalog.announce(SEED, "bbbbbbbbbbbb")
+    installation.catalog.deletion.announce(SEED, "bbbbbbbbbbbb")
     bucket = home.accounts / "000000000000" / "buckets" / "x"
     left = [
         home.artifacts / "audience" / "0123456789ab" / ".draft-abcdefgh",
@@ -262,12 +262,12 @@ def test_what_lies_in_the_folder_of_a_live_process_stays_while_work_is_under_way
     left.mkdir()
     age(left, clock, days=9)
     dataset = room[Kind.TRAINING_DATASET]
-    version = installation.catalog.request_version(Kind.TRAINING_DATASET, dataset.id, Cause.BY_HAND)
-    claim = installation.catalog.claim(Kind.TRAINING_DATASET, dataset.id, version.number, "run")
+    version = installation.catalog.work.request_version(Kind.TRAINING_DATASET, dataset.id, Cause.BY_HAND)
+    claim = installation.catalog.work.claim(Kind.TRAINING_DATASET, dataset.id, version.number, "run")
     delete_superseded(installation)
     assert left.exists()
     assert claim is not None
-    installation.catalog.release(claim)
+    installation.catalog.work.release(claim)
     delete_superseded(installation)
     assert not left.exists(), "what is pending reads nothing yet"
 
@@ -275,7 +275,7 @@ def test_what_lies_in_the_folder_of_a_live_process_stays_while_work_is_under_way
 def _job(installation: Installation, room: dict[Kind, Resource], location: str) -> Resource:
     from cleanroom_pipelines.catalog import GenerationJobSpec
 
-    job = installation.catalog.create(
+    job = installation.catalog.resources.create(
         GenerationJobSpec(
             name="Spring",
             configured_audience_model_id=room[Kind.CONFIGURED_AUDIENCE_MODEL].id,

@@ -63,5 +63,5 @@ def test_what_is_wrong_leaves_nothing(
     with pytest.raises(error) as caught:
         start_job_from_file(installation, **arguments)
     assert caught.value.remedy
-    assert len(list(installation.catalog.iterate(Kind.GENERATION_JOB))) == 1
+    assert len(list(installation.catalog.resources.iterate(Kind.GENERATION_JOB))) == 1
     assert list(installation.home.seeds.iterdir()) == []

@@ -87,7 +87,7 @@ def ended(room: Installation, kind: Kind) -> Callable[[], Version | None]:
     """The newest version of the only resource of a kind, once it is closed."""
 
     def look() -> Version | None:
-        if not room.catalog.ids(kind):
+        if not room.catalog.resources.ids(kind):
             return None
         version = worlds.newest(room, kind)
         return version if version.status in (Status.ACTIVE, Status.CREATE_FAILED) else None
@@ -96,7 +96,7 @@ def ended(room: Installation, kind: Kind) -> Callable[[], Version | None]:
 
 
 def runs_of(room: Installation, history: dg.DagsterInstance, kind: Kind) -> list[dg.DagsterRun]:
-    (key,) = room.catalog.ids(kind)
+    (key,) = room.catalog.resources.ids(kind)
     return list(history.get_runs(dg.RunsFilter(tags={"dagster/partition": key})))
 
 
@@ -113,7 +113,7 @@ def test_it_does_what_comes_and_deletes_what_is_asked_to_go(
 
     monkeypatch.setattr(Rounds, "turn", looked)
     with working(room):
-        worlds.wait_until(room.catalog.live_runs, seconds=240, what="the worker to begin")
+        worlds.wait_until(room.catalog.resources.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)
         applied.set()
         worlds.wait_until(lambda: after_a_look, seconds=240, what="a look that begins after it was declared")
@@ -121,15 +121,15 @@ def test_it_does_what_comes_and_deletes_what_is_asked_to_go(
         (run,) = runs_of(room, history, Kind.TRAINING_DATASET)
         assert run.status is dg.DagsterRunStatus.SUCCESS
         assert run.tags["cleanroom/worker"].startswith("serve-")
-        (key,) = room.catalog.ids(Kind.TRAINING_DATASET)
-        room.catalog.request_delete(Kind.TRAINING_DATASET, key)
+        (key,) = room.catalog.resources.ids(Kind.TRAINING_DATASET)
+        room.catalog.deletion.request_delete(Kind.TRAINING_DATASET, key)
 
         def is_gone() -> bool:
             is_stored = room.store.versions("training_dataset", key) != []
             return not is_stored and key not in history.get_dynamic_partitions("training_datasets")
 
         worlds.wait_until(is_gone, seconds=240, what="the deletion")
-    assert room.catalog.live_runs() == frozenset(), "it said good-bye"
+    assert room.catalog.resources.live_runs() == frozenset(), "it said good-bye"
 
 
 def test_a_failing_look_does_not_end_it(
@@ -157,7 +157,7 @@ def test_what_cannot_be_claimed_is_not_started_without_end(
     room: Installation, history: dg.DagsterInstance, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worlds.apply(room, dataset)
-    monkeypatch.setattr(type(room.catalog), "claim", lambda *_, **__: None)
+    monkeypatch.setattr(type(room.catalog.work), "claim", lambda *_, **__: None)
     with working(room):
         worlds.wait_until(lambda: runs_of(room, history, Kind.TRAINING_DATASET), seconds=240, what="the first run")
         looks = threading.Event()
@@ -169,7 +169,7 @@ def test_what_cannot_be_claimed_is_not_started_without_end(
                 looks.set()
             return ready(*arguments, **options)
 
-        monkeypatch.setattr(type(room.catalog), "ready", count)
+        monkeypatch.setattr(type(room.catalog.work), "ready", count)
         assert looks.wait(240)
     assert len(runs_of(room, history, Kind.TRAINING_DATASET)) == 1
 
@@ -221,8 +221,8 @@ def test_two_beside_each_other_do_nothing_twice(
             lambda: all(run.is_finished for run in history.get_runs()), seconds=240, what="the runs' end"
         )
     for kind in list(Kind)[:3]:
-        (key,) = room.catalog.ids(kind)
-        assert [version.status for version in room.catalog.versions(kind, key)] == ["ACTIVE"]
+        (key,) = room.catalog.resources.ids(kind)
+        assert [version.status for version in room.catalog.resources.versions(kind, key)] == ["ACTIVE"]
         assert len(worlds.materializations(history, ASSETS_OF[kind][0], key)) == 1
 
 
@@ -250,7 +250,7 @@ def test_signals_give_back_what_is_under_way(room: Installation, tmp_path: Path)
         worker.assert_ended_well()
     version = worlds.newest(room, Kind.TRAINING_DATASET)
     assert (version.status, version.attempt) == ("CREATE_PENDING", 0), "at once, and not counted"
-    assert room.catalog.live_runs() == frozenset()
+    assert room.catalog.resources.live_runs() == frozenset()
 
     with process(room, tmp_path / "second.log") as worker:
         worlds.wait_until(lambda: claimed(room), seconds=240, what="the claim", every=0.005)
@@ -258,7 +258,7 @@ def test_signals_give_back_what_is_under_way(room: Installation, tmp_path: Path)
         worker.process.join()
     version = worlds.newest(room, Kind.TRAINING_DATASET)
     assert version.status == "CREATE_IN_PROGRESS"
-    worlds.later(room, seconds=61).catalog.reap()
+    worlds.later(room, seconds=61).catalog.work.reap()
     assert worlds.newest(room, Kind.TRAINING_DATASET).status == "CREATE_PENDING"
 
     with process(room, tmp_path / "third.log") as worker:

@@ -54,7 +54,7 @@ def room_without_job(world: worlds.World, tmp_path_factory: pytest.TempPathFacto
             make(installation, ASSETS_OF[kind][0], worlds.the(installation, kind).id)
         for account in (OWNER, STARTER):
             # of one organisation: jobs between two are private (test_private_jobs.py)
-            installation.catalog.create_account(f"Account {account[0]}", account, "One house")
+            installation.catalog.parties.create_account(f"Account {account[0]}", account, "One house")
     return home
 
 
@@ -101,11 +101,11 @@ def start(
         seed_mode=mode,
     )
     options = {} if starter == OWNER else {"starter": Starter(STARTER, "Theirs")}
-    return room.catalog.create(spec, account_id=OWNER, **options)
+    return room.catalog.resources.create(spec, account_id=OWNER, **options)
 
 
 def newest(room: Installation, job: GenerationJob) -> Version:
-    return room.catalog.newest_version(Kind.GENERATION_JOB, job.id)
+    return room.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
 
 
 def rank(room: Installation, world: worlds.World, **options: object) -> GenerationJob:
@@ -116,7 +116,7 @@ def rank(room: Installation, world: worlds.World, **options: object) -> Generati
 
 
 def export(room: Installation, job: GenerationJob, size: str) -> Version:
-    exported = room.catalog.create(
+    exported = room.catalog.resources.create(
         ExportJobSpec(
             name=f"Export {size}",
             generation_job_id=job.id,
@@ -129,7 +129,7 @@ def export(room: Installation, job: GenerationJob, size: str) -> Version:
         make(room, "audience_export", exported.id)
     except CleanroomError as error:
         assert error.status_code is StatusCode.SIZE_REVEALS_SEED
-    return room.catalog.newest_version(Kind.EXPORT_JOB, exported.id)
+    return room.catalog.resources.newest_version(Kind.EXPORT_JOB, exported.id)
 
 
 def test_the_summary_holds_what_the_api_shows(ranked: Installation) -> None:
@@ -181,7 +181,7 @@ def test_one_s_own_seed_and_a_seed_that_is_in_the_list_are_no_secret(
 def test_a_job_keeps_what_it_was_started_with(room: Installation, world: worlds.World) -> None:
     job = start(room, world.seed_users)
     configured = worlds.the(room, Kind.CONFIGURED_AUDIENCE_MODEL)
-    room.catalog.update_configured_audience_model(
+    room.catalog.resources.update_configured_audience_model(
         configured.id, sizes=(AudienceSize.parse("7%"),), min_matching_seed_size=400
     )
     make(room, "audience", job.id)
@@ -194,16 +194,18 @@ def test_a_job_tried_again_after_its_model_was_replaced_and_deleted_says_so(
     room: Installation, world: worlds.World
 ) -> None:
     job = start(room, world.seed_users)
-    claim = room.catalog.claim(Kind.GENERATION_JOB, job.id, 1, "another run")
-    room.catalog.fail(claim, StatusCode.STORAGE_FULL, "The disk is full.")
+    claim = room.catalog.work.claim(Kind.GENERATION_JOB, job.id, 1, "another run")
+    room.catalog.work.fail(claim, StatusCode.STORAGE_FULL, "The disk is full.")
     configured, model = worlds.the(room, Kind.CONFIGURED_AUDIENCE_MODEL), worlds.the(room, Kind.AUDIENCE_MODEL)
-    other = room.catalog.create(AudienceModelSpec(name="Other", training_dataset_id=model.training_dataset_id))
+    other = room.catalog.resources.create(
+        AudienceModelSpec(name="Other", training_dataset_id=model.training_dataset_id)
+    )
     make(room, "audience_model", other.id)
-    room.catalog.update_configured_audience_model(configured.id, audience_model_id=other.id)
-    room.catalog.request_delete(Kind.AUDIENCE_MODEL, model.id)
-    room.catalog.begin_delete(Kind.AUDIENCE_MODEL, model.id)
-    room.catalog.finish_delete(Kind.AUDIENCE_MODEL, model.id)
-    room.catalog.retry(Kind.GENERATION_JOB, job.id)
+    room.catalog.resources.update_configured_audience_model(configured.id, audience_model_id=other.id)
+    room.catalog.deletion.request_delete(Kind.AUDIENCE_MODEL, model.id)
+    room.catalog.deletion.begin_delete(Kind.AUDIENCE_MODEL, model.id)
+    room.catalog.deletion.finish_delete(Kind.AUDIENCE_MODEL, model.id)
+    room.catalog.work.retry(Kind.GENERATION_JOB, job.id)
     with pytest.raises(CleanroomError):
         make(room, "audience", job.id)
     version = newest(room, job)

@@ -303,7 +303,7 @@ def provisioned(installation: Installation, room: DataRoom) -> list[tuple[str, b
     """What the room names, and the content that is sealed for it."""
     found = []
     for dataset, upload_id in sorted(installation.catalog.get(DataRoom, room.id).inputs.items()):
-        upload = installation.catalog.upload(upload_id)
+        upload = installation.catalog.rooms.upload(upload_id)
         with installation.uploads.opening(upload.location, upload.digest) as path:
             found.append((dataset, path.read_bytes()))
     return found
@@ -380,8 +380,8 @@ def test_cut_off_anywhere_a_file_provisions_its_room_once(
     provision(installation)
     assert provisioned(installation, room) == [("matching:EMAIL", FIRST)]
     assert not path.exists()
-    assert len(installation.uploads.locations()) == len(installation.catalog.uploads()) == 1
-    assert len(installation.catalog.versions(Kind.DATA_ROOM, room.id)) == 2
+    assert len(installation.uploads.locations()) == len(installation.catalog.rooms.uploads()) == 1
+    assert len(installation.catalog.resources.versions(Kind.DATA_ROOM, room.id)) == 2
 
 
 def test_the_same_content_dropped_later_provisions_again(installation: Installation, room: DataRoom) -> None:
@@ -389,7 +389,7 @@ def test_the_same_content_dropped_later_provisions_again(installation: Installat
     for _ in range(2):
         drop_at(installation, room, FIRST)
         provision(installation)
-    assert len(installation.catalog.uploads()) == 2
+    assert len(installation.catalog.rooms.uploads()) == 2
 
 
 def test_a_file_whose_upload_was_forgotten_before_its_room_knew_it_is_taken_once_more(
@@ -398,9 +398,9 @@ def test_a_file_whose_upload_was_forgotten_before_its_room_knew_it_is_taken_once
     path = drop_at(installation, room, FIRST)
     with after(Catalog, "add_upload", interrupt), pytest.raises(CutOffError):
         provision(installation)
-    (upload,) = installation.catalog.uploads()
+    (upload,) = installation.catalog.rooms.uploads()
     installation.uploads.delete(upload.location)  # what retention does after a day
-    installation.catalog.forget_upload(upload.id)
+    installation.catalog.rooms.forget_upload(upload.id)
     provision(installation)
     assert provisioned(installation, room) == [("matching:EMAIL", FIRST)]
     assert not path.exists()
@@ -415,7 +415,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
 
     def bring(content: bytes) -> Upload:
         sealed = installation.uploads.put(installation.token_hex(16), [content])
-        return installation.catalog.add_upload(
+        return installation.catalog.rooms.add_upload(
             sealed.location,
             room.owner_email,
             "file",
@@ -428,7 +428,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
     wanted, other = bring(FIRST), bring(OTHER)
     uploads = installation.home.uploads
     shutil.copyfile(uploads / str(other.location), uploads / str(wanted.location))
-    version = installation.catalog.provision(room.id, {"matching:EMAIL": wanted.id})
+    version = installation.catalog.rooms.provision(room.id, {"matching:EMAIL": wanted.id})
     with pytest.raises(ConfigurationError, match="not the one"):
         make_room_asset(installation, room.id, Run("run", version.number), asset="base_audience", finishes=True)
     assert list(installation.home.scratch.iterdir()) == []

@@ -141,9 +141,9 @@ def add_party(installation: Installation, name: str, account_id: str | None = No
     """Make an account, if there is none of that id, and give it a key."""
     catalog = installation.catalog
     try:
-        account = catalog.account(account_id or "")
+        account = catalog.parties.account(account_id or "")
     except NotFoundError:
-        account = catalog.create_account(name, account_id)
+        account = catalog.parties.create_account(name, account_id)
     return Party(account.id, *issue_access_key(installation, account.id))
 
 
@@ -156,7 +156,7 @@ def settle(installation: Installation) -> Parties:
     )
     for party in (parties.publisher, parties.advertiser):
         # of one organisation: 40 seed users are too few for a private ranking
-        installation.catalog.set_organization("Loyal group", account_id=party.account_id)
+        installation.catalog.pairs.set_organization("Loyal group", account_id=party.account_id)
     accounts = installation.home.accounts
     worlds.write_events(
         _folder(accounts / PUBLISHER / "warehouse" / DATABASE / TABLE) / "a.parquet", worlds.events()
@@ -175,7 +175,7 @@ def _settled() -> tuple[Parties, dict[str, bytes]]:
     with TemporaryDirectory() as folder:
         installation = installation_at(Path(folder))
         parties = settle(installation)
-        installation.catalog.close()
+        installation.catalog.database.close()
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         return parties, {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -416,7 +416,7 @@ class Room:
         for path, content in files.items():
             (_folder((home / path).parent) / Path(path).name).write_bytes(content)
         installation = installation_at(home, **more)
-        installation.catalog.stay_connected()  # as a server does
+        installation.catalog.database.stay_connected()  # as a server does
         return cls(installation, parties, make_gateway(installation, is_strict=True))
 
     def client(self, party: Party, region: str = REGION) -> Any:
@@ -443,9 +443,9 @@ class Room:
     def finish(self) -> None:
         """Close all pending work as if it had been done well."""
         catalog = self.installation.catalog
-        while ready := catalog.ready():
+        while ready := catalog.work.ready():
             for version in ready:
-                claim = catalog.claim(version.kind, version.resource_id, version.number, "run")
+                claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
                 assert claim is not None
                 record = catalog.get(RECORDS[version.kind], version.resource_id)
                 parents = ()
@@ -453,8 +453,8 @@ class Room:
                     parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                     parents = (ParentRef(parent.kind, parent.id, parent.current_version or 1),)
                 if version.kind is Kind.EXPORT_JOB:
-                    catalog.publish_output(claim, f"{OUTPUT}/{record.id}/")
-                catalog.finish(claim, SUMMARY, parents)
+                    catalog.work.publish_output(claim, f"{OUTPUT}/{record.id}/")
+                catalog.work.finish(claim, SUMMARY, parents)
 
     def dataset(self, name: str = "events", **changes: Any) -> str:
         """A training dataset of the publisher's; its ARN."""

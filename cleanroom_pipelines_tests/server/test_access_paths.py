@@ -171,7 +171,8 @@ def measured(world: World, look: Callable[[World], Any]) -> Cost:
     """The cost of a look that was made once before: what is opened once for good counts nothing."""
     look(world)
     world.room.installation.audit.flush()
-    world.room.installation.catalog.close()  # with its connections, the pages of the database that they keep
+    # with its connections, the pages of the database that they keep
+    world.room.installation.catalog.database.close()
     n_statements = 0
 
     def heard(*_: Any) -> None:
@@ -328,16 +329,16 @@ def opened(folder: Path) -> Iterator[World]:
     group.finish(Kind.DATA_ROOM, group.room)
     audience = group.audience("export")
     group.finish(Kind.CUSTOM_AUDIENCE, audience)
-    delivered = catalog.create(
+    delivered = catalog.resources.create(
         AudienceListSpec(name="list", mark="0c", custom_audience_id=audience, delivered_to=group.ids["export"])
     )
     told = {"list": {"files": [], "manifest": {}, "reveals": []}}
     group.finish(Kind.AUDIENCE_LIST, delivered.id, {"audience_user_list": told})
-    room_job = catalog.add_room_job(
+    room_job = catalog.rooms.add_room_job(
         email=email("export"),
         data_room_id=group.room,
         kind="user_list",
-        target=catalog.newest_version(Kind.AUDIENCE_LIST, delivered.id),
+        target=catalog.resources.newest_version(Kind.AUDIENCE_LIST, delivered.id),
         options={},
     )
     datasets = room.publisher.list_training_datasets()["trainingDatasets"]

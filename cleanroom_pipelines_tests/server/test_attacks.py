@@ -518,9 +518,13 @@ def test_sql_that_reaches_too_far(room: Room, shared: str) -> None:
 
 def test_a_template_of_another_account_is_refused(room: Room, shared: str) -> None:
     catalog, parties = room.installation.catalog, room.parties
-    both = catalog.create_collaboration("both", [parties.publisher.account_id, parties.stranger.account_id])
-    lent = catalog.add_template(SEEDS_CANARY, parties.stranger.account_id, f"{LOYAL} -- {SEEDS_CANARY}", both.id)
-    kept = catalog.add_template("kept", parties.stranger.account_id, LOYAL)
+    both = catalog.parties.create_collaboration(
+        "both", [parties.publisher.account_id, parties.stranger.account_id]
+    )
+    lent = catalog.parties.add_template(
+        SEEDS_CANARY, parties.stranger.account_id, f"{LOYAL} -- {SEEDS_CANARY}", both.id
+    )
+    kept = catalog.parties.add_template("kept", parties.stranger.account_id, LOYAL)
     never = re.sub("[0-9a-f]{12}$", "0" * 12, kept.arn)
     before, answers = everything(room.installation), []
     for arn in (lent.arn, kept.arn, never):
@@ -543,12 +547,12 @@ def test_a_collaboration_is_of_its_members(room: Room, shared: str) -> None:
         catalog, parties = room.installation.catalog, room.parties
         ids = [parties.advertiser.account_id, parties.publisher.account_id, parties.stranger.account_id]
         if member == "is no member":
-            found = catalog.create_collaboration(member, ids[1:]).id
+            found = catalog.parties.create_collaboration(member, ids[1:]).id
         elif member == "never was":
             found = "01234567-89ab-cdef-0123-456789abcdef"
         else:
-            found = catalog.create_collaboration(member, ids).id
-            catalog.set_membership(found, ids[1 if "owner" in member else 0], False)
+            found = catalog.parties.create_collaboration(member, ids).id
+            catalog.parties.set_membership(found, ids[1 if "owner" in member else 0], False)
         before = everything(room.installation)
         asked = job_parameters(parties.advertiser, shared, "c", collaborationId=found)
         answer = room.ask(parties.advertiser, build("StartAudienceGenerationJob", asked))
@@ -784,7 +788,7 @@ def test_neither_side_is_shown_what_is_the_other_s(told: Told) -> None:
     assert PLACES_CANARY not in of_advertiser
     assert CANARY not in of_publisher + of_advertiser
     installation = installation_at(told.server.home)
-    digests = [record.seed_digest for record in installation.catalog.iterate(Kind.GENERATION_JOB)]
+    digests = [record.seed_digest for record in installation.catalog.resources.iterate(Kind.GENERATION_JOB)]
     assert any(digests)
     for digest in filter(None, digests):
         assert digest not in of_publisher + of_advertiser
@@ -801,7 +805,9 @@ def test_no_log_status_or_event_holds_a_canary(told: Told) -> None:
     log = told.server.log.read_text(errors="replace")
     audit = in_audit(installation)
     catalog = "\n".join(everything(installation)[0])
-    messages = [record.status_message or "" for kind in Kind for record in installation.catalog.iterate(kind)]
+    messages = [
+        record.status_message or "" for kind in Kind for record in installation.catalog.resources.iterate(kind)
+    ]
     for word in (CANARY, SEEDS_CANARY, *secrets):
         for text in (log, audit, *messages):
             assert word not in text
@@ -826,7 +832,7 @@ def test_an_answer_that_fails_tells_nothing_of_the_inside(room: Room, monkeypatc
         raise RuntimeError(f"{CANARY} at {room.installation.home.root}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(room.installation.catalog), "list", break_down)
+        patch.setattr(type(room.installation.catalog.resources), "list", break_down)
         answer: RawAnswer = room.ask(room.parties.publisher, build("ListAudienceModels", {}))
     assert (answer.status, answer.error) == (500, "InternalServiceException")
     assert CANARY not in answer.body.decode() + json.dumps(dict(answer.headers))

@@ -49,7 +49,7 @@ CANARY = "kanarienvogel"
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Room:
     opened = Room.open(tmp_path_factory.mktemp("objects") / "home")
-    opened.installation.catalog.register_bucket("publisher-own", opened.parties.publisher.account_id)
+    opened.installation.catalog.parties.register_bucket("publisher-own", opened.parties.publisher.account_id)
     return opened
 
 

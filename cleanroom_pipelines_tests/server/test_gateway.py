@@ -130,7 +130,7 @@ def test_whoever_signs_wrongly_learns_nothing_of_the_key(room: Room) -> None:
         "another's key": {"key_id": room.parties.advertiser.key_id},
     }
     said = {name: ask(room.gateway, signed_at(LIST, stranger, host=HOST, **how)) for name, how in tries.items()}
-    catalog.disable_access_key(stranger.key_id)
+    catalog.parties.disable_access_key(stranger.key_id)
     said["disabled key"] = ask(room.gateway, signed_at(LIST, stranger, host=HOST))
     assert {answer.status for answer in said.values()} == {403}
     assert len({said_in(answer) for answer in said.values()}) == 1

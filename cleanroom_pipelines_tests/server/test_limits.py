@@ -195,7 +195,7 @@ def test_members_that_nobody_knows_are_counted(room: Room) -> None:
     entry = entry_of(room.installation, answer)
     assert (entry["outcome"], entry["n_unknown_members"]) == ("ok", 10_000)
     assert CANARY not in in_audit(room.installation)
-    assert room.installation.catalog.count(Kind.TRAINING_DATASET, room.parties.publisher.account_id) == 1
+    assert room.installation.catalog.resources.count(Kind.TRAINING_DATASET, room.parties.publisher.account_id) == 1
 
 
 def test_a_page_that_is_none(room: Room) -> None:

@@ -35,7 +35,7 @@ class Door:
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
         self.gateway: Gateway = make_gateway(installation)
-        installation.catalog.create_user(USER)
+        installation.catalog.users.create_user(USER)
         self.token, self.kept = issue_token(installation, USER)
         self.world = MediaWorld.open(installation, {"export": GROUPS["export"]})
 
@@ -71,11 +71,11 @@ def test_a_token_says_who_calls(door: Door) -> None:
 
 
 CLOSED: dict[str, Callable[[Door, StandingClock], object]] = {
-    "revoked": lambda door, clock: door.installation.catalog.revoke_token(door.kept.id),
+    "revoked": lambda door, clock: door.installation.catalog.users.revoke_token(door.kept.id),
     "another": lambda door, clock: setattr(door, "token", "crt_" + "A" * 43),
     "cut short": lambda door, clock: setattr(door, "token", door.token[:-1]),
     "empty": lambda door, clock: setattr(door, "token", ""),
-    "disabled": lambda door, clock: door.installation.catalog.set_user_disabled(USER, True),
+    "disabled": lambda door, clock: door.installation.catalog.users.set_user_disabled(USER, True),
     "expired": lambda door, clock: clock.turn(days=90),
 }
 
@@ -84,7 +84,7 @@ def test_a_token_that_opens_nothing_is_refused_in_one_way(door: Door, clock: Sta
     told: set[str] = set()
 
     def is_refused(_: str, close: Callable[[Door, StandingClock], object]) -> None:
-        door.installation.catalog.set_user_disabled(USER, False)
+        door.installation.catalog.users.set_user_disabled(USER, False)
         door.token, door.kept = issue_token(door.installation, USER)
         door.call("whoami")
         close(door, clock)
@@ -102,7 +102,7 @@ def test_a_token_that_opens_nothing_is_refused_in_one_way(door: Door, clock: Sta
             "UnauthorizedError",
         )
         assert "user" not in line
-        assert door.installation.catalog.uploads() == ()
+        assert door.installation.catalog.rooms.uploads() == ()
 
     assert_each(is_refused, CLOSED.items())
     assert len(told) == 1
@@ -195,7 +195,7 @@ def test_an_upload_is_kept_sealed_and_is_its_senders(door: Door) -> None:
     content = b"u1,canary@b.example\n" * 1000
     answer = door.send("PUT", "/uploads", content, query="name=my%20file.csv&matching_id=EMAIL")
     told = json.loads(answer.body)["result"]
-    upload = door.installation.catalog.upload(told["manifest_hash"])
+    upload = door.installation.catalog.rooms.upload(told["manifest_hash"])
     assert (told["name"], told["n_bytes"]) == ("my file.csv", len(content))
     assert (upload.owner_email, upload.name, upload.matching_id) == (USER, "my file.csv", "EMAIL")
     files = [path for path in door.installation.home.root.rglob("*") if path.is_file()]
@@ -218,7 +218,7 @@ def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:
     door = Door(Installation(Settings(tmp_path / "home", seed_floor=1, max_upload_bytes=1000)))
     assert door.send("PUT", "/uploads", b"x" * 1000).status == 200
     refused(door.send("PUT", "/uploads", b"x" * 1001), 413, "UploadTooLargeError")
-    assert len(door.installation.uploads.locations()) == len(door.installation.catalog.uploads()) == 1
+    assert len(door.installation.uploads.locations()) == len(door.installation.catalog.rooms.uploads()) == 1
     assert not list(Path(door.installation.home.scratch_root).rglob("upload-*"))
 
 
@@ -227,9 +227,9 @@ def listed(door: Door, content: bytes) -> str:
     job = door.call("start_job", room_id=door.world.room, kind="user_list", audience=SEED)
     catalog = door.installation.catalog
     door.world.finish(Kind.DATA_ROOM, door.world.room)
-    (audience,) = catalog.custom_audiences(door.world.room, hidden=True)
+    (audience,) = catalog.rooms.custom_audiences(door.world.room, hidden=True)
     door.world.finish(Kind.CUSTOM_AUDIENCE, audience.id)
-    (made,) = catalog.list(Kind.AUDIENCE_LIST, parent_id=audience.id).items
+    (made,) = catalog.resources.list(Kind.AUDIENCE_LIST, parent_id=audience.id).items
     document = {"list": {"files": [{"name": "part.csv"}], "manifest": {}, "reveals": []}}
     files = {"part.csv": content, "other.csv": b"not told of"}
     door.world.finish(Kind.AUDIENCE_LIST, made.id, {"audience_user_list": document}, files)
@@ -244,7 +244,7 @@ def test_a_file_of_a_job_is_given_whole_and_to_its_user_alone(door: Door) -> Non
     assert answer.headers["content-length"] == str(len(content))
     line = door.last_line()
     assert (line["operation"], line["outcome"], line["room"]) == ("download", "ok", door.world.room)
-    door.installation.catalog.create_user("stranger@nowhere.example")
+    door.installation.catalog.users.create_user("stranger@nowhere.example")
     door.token, _ = issue_token(door.installation, "stranger@nowhere.example")
     refused(door.send("GET", f"/jobs/{job}/files/part.csv"), 403, "PermissionDeniedError")
 

@@ -55,7 +55,7 @@ class Shell:
 
     def make(self, asset: str, partition: str) -> None:
         """What an asset's body does for the version that waits, without a run of Dagster's; failures end it."""
-        newest = self.installation.catalog.newest_version(worlds.kind_of(asset), partition)
+        newest = self.installation.catalog.resources.newest_version(worlds.kind_of(asset), partition)
         with suppress(CleanroomError):
             worlds.make(self.installation, asset, partition, Run(f"made {partition}", newest.number))
 

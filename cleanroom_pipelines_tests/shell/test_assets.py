@@ -221,7 +221,9 @@ def test_seed_modes_are_honoured_and_sizes_cut(again: Shell) -> None:
     job_id, catalog = again.partition("audience"), again.installation.catalog
     for mode in SeedMode:
         size = AudienceSize.parse("10%")
-        catalog.create(ExportJobSpec(name=f"As {mode}", generation_job_id=job_id, size=size, seed_mode=mode))
+        catalog.resources.create(
+            ExportJobSpec(name=f"As {mode}", generation_job_id=job_id, size=size, seed_mode=mode)
+        )
     assert again.run_pending() == 3
     ranking, seed = ranking_of(again, job_id), set(again.world.seed_users)
     users = {
@@ -249,7 +251,9 @@ def test_an_export_is_verified_where_it_was_written(again: Shell) -> None:
     export, configured = (
         worlds.the(again.installation, kind) for kind in (Kind.EXPORT_JOB, Kind.CONFIGURED_AUDIENCE_MODEL)
     )
-    again.installation.catalog.update_configured_audience_model(configured.id, output_url="s3://elsewhere/now")
+    again.installation.catalog.resources.update_configured_audience_model(
+        configured.id, output_url="s3://elsewhere/now"
+    )
     manifest, _ = newest_artifact(again.installation, Kind.EXPORT_JOB, export.id, "audience_export")
     assert verify_exported_files(again.installation, export.id, manifest) == worlds.N_USERS // 5
 
@@ -299,7 +303,7 @@ def test_another_key_gives_other_digests(finished: Shell, new_shell: Callable[[s
 def test_a_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
     installation = again.installation
     configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-    installation.catalog.create(
+    installation.catalog.resources.create(
         GenerationJobSpec(
             name="Once more",
             configured_audience_model_id=configured.id,
@@ -310,5 +314,7 @@ def test_a_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
     before = len(worlds.materializations(again.instance, "audience_model"))
     assert again.run_pending() == 1
     assert len(worlds.materializations(again.instance, "audience_model")) == before
-    first, second = (ranking_of(again, job.id) for job in installation.catalog.iterate(Kind.GENERATION_JOB))
+    first, second = (
+        ranking_of(again, job.id) for job in installation.catalog.resources.iterate(Kind.GENERATION_JOB)
+    )
     assert first == second

@@ -440,7 +440,7 @@ def test_bad_seeds_fail_their_jobs(trained: Shell, bad_seeds: dict[str, Path], e
         faults[name] = [fault for fault, is_right in is_as_wanted.items() if not is_right]
     assert offending(faults) == {}
     assert worlds.materializations(trained.instance, "audience") == []
-    assert list(installation.catalog.iterate(Kind.EXPORT_JOB)) == []
+    assert list(installation.catalog.resources.iterate(Kind.EXPORT_JOB)) == []
     assert not any(path.is_file() for path in installation.home.seeds.rglob("*")), "the seeds are gone"
     assert drafts_in(installation.home.root) == []
 

@@ -65,7 +65,7 @@ def add_undeclared(shell: Shell, name: str = "By API") -> str:
         output_url="s3://audiences/api",
         min_matching_seed_size=25,
     )
-    return shell.installation.catalog.create(spec).id
+    return shell.installation.catalog.resources.create(spec).id
 
 
 # What a click means
@@ -88,7 +88,7 @@ def test_a_declared_resource_gets_a_new_version_and_its_dependents_follow(again:
         version = worlds.newest(again.installation, kind)
         assert (version.number, version.status, version.cause) == (2, "ACTIVE", "parent")
         assert [parent.version for parent in version.parents] == [2]
-    assert catalog.ready() == ()
+    assert catalog.work.ready() == ()
     after = artifacts_of(again)
     assert {name: after[name] for name in before} == before, "what was there stays as it was"
     assert len(after) > len(before)
@@ -104,7 +104,7 @@ def test_an_undeclared_active_resource_is_verified(trained: Shell) -> None:
     assert str(second.metadata["summary"].value).startswith("**Verified: all ")
     assert not str(first.metadata["summary"].value).startswith("**Verified")
     assert first.tags["dagster/data_version"] == second.tags["dagster/data_version"]  # type: ignore[index]
-    versions = trained.installation.catalog.versions(Kind.CONFIGURED_AUDIENCE_MODEL, key)
+    versions = trained.installation.catalog.resources.versions(Kind.CONFIGURED_AUDIENCE_MODEL, key)
     assert [version.number for version in versions] == [1]
     assert artifacts_of(trained) == before
 
@@ -179,7 +179,7 @@ def test_a_failed_resource_gets_another_attempt(new_shell: Callable[[str], Shell
 
 def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
     dataset, model = trained.partition("training_dataset"), trained.partition("audience_model")
-    trained.installation.catalog.request_by_hand(Kind.TRAINING_DATASET, dataset)
+    trained.installation.catalog.work.request_by_hand(Kind.TRAINING_DATASET, dataset)
     result = trained.materialize("audience_model", partition=model)
     assert result.success
     assert len(worlds.materializations(trained.instance, "audience_model")) == 1
@@ -188,8 +188,8 @@ def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
 
 def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
     catalog, dataset = trained.installation.catalog, trained.partition("training_dataset")
-    asked = catalog.request_by_hand(Kind.TRAINING_DATASET, dataset)
-    claim = catalog.claim(Kind.TRAINING_DATASET, dataset, asked.version.number, "another run")
+    asked = catalog.work.request_by_hand(Kind.TRAINING_DATASET, dataset)
+    claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset, asked.version.number, "another run")
     assert claim is not None
     result = trained.materialize("training_dataset", partition=dataset)
     assert result.success
@@ -253,7 +253,7 @@ WRONG_FIELDS = [
 def test_a_wrong_form_fails_and_starts_nothing(trained: Shell) -> None:
     for field, value, sentence in WRONG_FIELDS:
         assert sentence in failure_of(start(trained, **{field: value})), (field, value)
-        assert list(trained.installation.catalog.iterate(Kind.GENERATION_JOB)) == [], (field, value)
+        assert list(trained.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == [], (field, value)
         assert list(trained.installation.home.seeds.iterdir()) == [], "no copy of the seed is left"
 
 
@@ -262,7 +262,7 @@ def test_the_same_name_twice_is_a_conflict(trained: Shell) -> None:
     result = start(trained)
     assert not result.success
     assert "name" in log_of(result, trained)
-    assert len(list(trained.installation.catalog.iterate(Kind.GENERATION_JOB))) == 1
+    assert len(list(trained.installation.catalog.resources.iterate(Kind.GENERATION_JOB))) == 1
     assert len(list(trained.installation.home.seeds.iterdir())) == 1
 
 
@@ -291,7 +291,7 @@ def while_training(
 
 
 def pending_model(shell: Shell) -> Version:
-    return shell.installation.catalog.request_by_hand(
+    return shell.installation.catalog.work.request_by_hand(
         Kind.AUDIENCE_MODEL, shell.partition("audience_model")
     ).version
 
@@ -302,13 +302,13 @@ def test_progress_is_reported(
     seen = list[Version]()
     catalog, version = trained.installation.catalog, pending_model(trained)
     stages = while_training(
-        lambda _: seen.append(catalog.version(version.kind, version.resource_id, version.number))
+        lambda _: seen.append(catalog.resources.version(version.kind, version.resource_id, version.number))
     )
     assert trained.run_pending() == 2
     assert seen[0].status == "CREATE_IN_PROGRESS"
     assert 0 < seen[0].progress < 1
     assert seen[0].progress_stage == stages[2]
-    done = catalog.version(version.kind, version.resource_id, version.number)
+    done = catalog.resources.version(version.kind, version.resource_id, version.number)
     assert (done.status, done.progress) == ("ACTIVE", 1.0)
 
 
@@ -317,9 +317,9 @@ def test_cancelling_stops_between_shards(
 ) -> None:
     before, version = artifacts_of(trained), pending_model(trained)
     catalog = trained.installation.catalog
-    stages = while_training(lambda _: catalog.request_cancel(version.kind, version.resource_id) and None)
+    stages = while_training(lambda _: catalog.work.request_cancel(version.kind, version.resource_id) and None)
     trained.run_pending()
-    ended = catalog.version(version.kind, version.resource_id, version.number)
+    ended = catalog.resources.version(version.kind, version.resource_id, version.number)
     assert (ended.status, ended.status_code) == ("CREATE_FAILED", StatusCode.CANCELLED)
     assert len(stages) <= 4, "it stops at the next place where it looks"
     assert artifacts_of(trained) == before
@@ -340,7 +340,7 @@ def test_a_run_stopped_in_the_ui_is_cancelled(
     while_training(stop)
     result = trained.materialize("audience_model", partition=version.resource_id)
     assert not result.success
-    ended = catalog.version(version.kind, version.resource_id, version.number)
+    ended = catalog.resources.version(version.kind, version.resource_id, version.number)
     assert (ended.status, ended.status_code) == ("CREATE_FAILED", StatusCode.CANCELLED)
     run = trained.instance.get_run_by_id(result.run_id)
     assert run is not None
@@ -354,9 +354,9 @@ def test_a_shutdown_gives_the_work_back(
     while_training(lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         trained.run_pending()
-    ended = catalog.version(version.kind, version.resource_id, version.number)
+    ended = catalog.resources.version(version.kind, version.resource_id, version.number)
     assert (ended.status, ended.attempt) == ("CREATE_PENDING", 0)
     assert ended.run_key != version.run_key, "Dagster starts no second run under a key it has seen"
     assert artifacts_of(trained) == before
     assert trained.run_pending() == 2
-    assert catalog.version(version.kind, version.resource_id, version.number).status == "ACTIVE"
+    assert catalog.resources.version(version.kind, version.resource_id, version.number).status == "ACTIVE"

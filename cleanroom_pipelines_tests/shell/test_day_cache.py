@@ -27,7 +27,7 @@ def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
         make_training_dataset(installation, dataset.id, Run("first", 1))
         for number in (1, 2):
             if number == 2:
-                installation.catalog.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.BY_HAND)
+                installation.catalog.work.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.BY_HAND)
             manifest = make_audience_model(installation, model.id, Run(f"run {number}", number)).manifest
             assert manifest is not None
             made[number] = {file.name: file.sha256 for file in manifest.files if file.name != "training.json"}
@@ -39,10 +39,10 @@ def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
         assert len(counted) == 3
         assert made[1] == made[2]
 
-        deleted = installation.catalog.create(
+        deleted = installation.catalog.resources.create(
             TrainingDatasetSpec(name="deleted", source="x.csv", columns=dataset.columns)
         )
-        installation.catalog.request_delete(deleted.kind, deleted.id)
+        installation.catalog.deletion.request_delete(deleted.kind, deleted.id)
         gone, unknown = (installation.home.day_caches / name for name in (deleted.id[-12:], "0123456789ab"))
         for folder in (gone, unknown):
             folder.mkdir()

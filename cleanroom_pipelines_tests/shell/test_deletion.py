@@ -48,8 +48,8 @@ def shown(shell: Shell) -> dict[str, set[str]]:
 
 
 def ask(shell: Shell, kind: Kind) -> str:
-    (key,) = shell.installation.catalog.ids(kind)
-    shell.installation.catalog.request_delete(kind, key)
+    (key,) = shell.installation.catalog.resources.ids(kind)
+    shell.installation.catalog.deletion.request_delete(kind, key)
     return key
 
 
@@ -90,7 +90,7 @@ def test_the_sensor_asks_for_one_run_that_deletes(again: Shell) -> None:
 def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:
     job = again.partition("audience")
     run = as_run(again, "generate_audience", dg.DagsterRunStatus.STARTED, **{"dagster/partition": job})
-    again.installation.catalog.heartbeat_worker(run)
+    again.installation.catalog.work.heartbeat_worker(run)
     ask(again, Kind.GENERATION_JOB)
     assert tick(again, "pending_work").run_requests == []
     again.instance.report_run_failed(again.instance.get_run_by_id(run))
@@ -142,13 +142,13 @@ def test_a_resource_younger_than_the_last_look_is_run_too(trained: Shell, monkey
                 sizes=(AudienceSize.parse("10%"),),
                 output_url="s3://audiences/x",
             )
-            created.append(catalog.create(spec).id)
+            created.append(catalog.resources.create(spec).id)
         return 0
 
     created: list[str] = []
     monkeypatch.setattr(running, "delete_pending", look_then_create)
     assert run_pending(trained.installation, trained.instance) == 1
-    assert catalog.newest_version(Kind.CONFIGURED_AUDIENCE_MODEL, created[0]).status == "ACTIVE"
+    assert catalog.resources.newest_version(Kind.CONFIGURED_AUDIENCE_MODEL, created[0]).status == "ACTIVE"
 
 
 def test_the_files_of_the_home_that_name_a_deleted_job_are_none(again: Shell) -> None:

@@ -59,7 +59,7 @@ def test_a_worker_rebuilds_what_the_ui_shows(
     assert shown(lost) == shown(finished)
     for kind in worlds.ROAD:
         assert set(lost.instance.get_dynamic_partitions(KINDS[kind].partition_set)) == set(
-            lost.installation.catalog.ids(kind)
+            lost.installation.catalog.resources.ids(kind)
         )
     assert homes.listing(lost.installation.home.root) == before
 
@@ -104,8 +104,8 @@ def test_a_restored_backup_brings_the_ui_back(
 def test_what_was_rebuilt_goes_with_its_resource(lost: Shell) -> None:
     rebuild_history(lost.installation, lost.instance)
     tick(lost, "pending_work")
-    (job,) = lost.installation.catalog.ids(Kind.GENERATION_JOB)
-    lost.installation.catalog.request_delete(Kind.GENERATION_JOB, job)
+    (job,) = lost.installation.catalog.resources.ids(Kind.GENERATION_JOB)
+    lost.installation.catalog.deletion.request_delete(Kind.GENERATION_JOB, job)
     assert delete_pending(lost.installation, lost.instance) == 1
     assert lost.instance.get_materialized_partitions(dg.AssetKey("audience")) == set()
 

@@ -43,7 +43,7 @@ def add_models(shell: Shell, n: int) -> list[str]:
         )
         for number in range(n)
     )
-    return [shell.installation.catalog.create(spec).id for spec in specs]
+    return [shell.installation.catalog.resources.create(spec).id for spec in specs]
 
 
 def test_nothing_pending_starts_nothing(trained: Shell) -> None:
@@ -57,7 +57,7 @@ def test_one_run_a_version(trained: Shell) -> None:
     requests = tick(trained, "pending_work").run_requests
     assert {request.partition_key for request in requests} == {first, second}
     for request in requests:
-        version = trained.installation.catalog.newest_version(
+        version = trained.installation.catalog.resources.newest_version(
             Kind.CONFIGURED_AUDIENCE_MODEL, request.partition_key
         )
         assert request.job_name == "configure_audience_model"
@@ -71,7 +71,7 @@ def test_a_version_whose_run_has_not_claimed_it_yet_gets_no_second(trained: Shel
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
     run = as_run(trained, request.job_name, RUNNING, **tags)
     for later in (0.0, RESERVED_SECONDS + 1):
-        worlds.later(trained.installation, seconds=later).catalog.heartbeat_worker(run)
+        worlds.later(trained.installation, seconds=later).catalog.work.heartbeat_worker(run)
         again = tick(trained, "pending_work", later=later)
         assert again.run_requests == []
         assert again.skip_message == "All pending work has its run or waits for other work."
@@ -111,7 +111,7 @@ def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
         assert made.partition == key
     inner = [run for run in trained.instance.get_runs() if run.tags.get("cleanroom/worker") == result.run_id]
     assert len(inner) == 4
-    assert trained.installation.catalog.live_runs() == frozenset()
+    assert trained.installation.catalog.resources.live_runs() == frozenset()
 
 
 def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(trained: Shell) -> None:
@@ -119,13 +119,13 @@ def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(train
     catalog, kind = trained.installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL
     keys = set()
     for attempt in (1, 2, 3):
-        keys.add(catalog.newest_version(kind, key).run_key)
+        keys.add(catalog.resources.newest_version(kind, key).run_key)
         run_id = as_run(trained, "configure_audience_model", RUNNING, **{"dagster/partition": key})
-        assert catalog.claim(kind, key, 1, run_id) is not None
+        assert catalog.work.claim(kind, key, 1, run_id) is not None
         assert tick(trained, "pending_work").run_requests == [], "its lease has not run out"
         assert status_of(trained, run_id) is RUNNING
         requests = tick(trained, "pending_work", later=61).run_requests
-        version = catalog.newest_version(kind, key)
+        version = catalog.resources.newest_version(kind, key)
         assert status_of(trained, run_id) is dg.DagsterRunStatus.FAILURE
         if attempt < 3:
             assert (version.status, version.attempt) == ("CREATE_PENDING", attempt)
@@ -140,10 +140,10 @@ def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(train
 def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.DagsterRunStatus) -> None:
     lost = as_run(trained, "work_through_pending", status)
     alive = as_run(trained, "work_through_pending", RUNNING)
-    trained.installation.catalog.heartbeat_worker(alive)
+    trained.installation.catalog.work.heartbeat_worker(alive)
     tick(trained, "pending_work")
     assert status_of(trained, lost) is status, "starting a process takes its time"
-    worlds.later(trained.installation, seconds=200).catalog.heartbeat_worker(alive)
+    worlds.later(trained.installation, seconds=200).catalog.work.heartbeat_worker(alive)
     tick(trained, "pending_work", later=200)
     assert status_of(trained, lost) is dg.DagsterRunStatus.FAILURE
     assert status_of(trained, alive) is RUNNING
@@ -161,10 +161,10 @@ def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(traine
 
 def test_a_worker_that_went_silent_is_failed_and_forgotten(trained: Shell) -> None:
     worker = as_run(trained, "work_through_pending", RUNNING)
-    trained.installation.catalog.heartbeat_worker(worker)
+    trained.installation.catalog.work.heartbeat_worker(worker)
     tick(trained, "pending_work", later=61)
     assert status_of(trained, worker) is dg.DagsterRunStatus.FAILURE
-    assert trained.installation.catalog.live_runs() == frozenset()
+    assert trained.installation.catalog.resources.live_runs() == frozenset()
 
 
 def test_partitions_are_those_of_the_catalogue(trained: Shell) -> None:
@@ -174,7 +174,7 @@ def test_partitions_are_those_of_the_catalogue(trained: Shell) -> None:
     tick(trained, "pending_work")
     shown = set(trained.instance.get_dynamic_partitions("configured_audience_models"))
     # Nothing says that a resource of that key was deleted: it may be what a lost catalogue knew.
-    assert shown == {stranger, *trained.installation.catalog.ids(Kind.CONFIGURED_AUDIENCE_MODEL)}
+    assert shown == {stranger, *trained.installation.catalog.resources.ids(Kind.CONFIGURED_AUDIENCE_MODEL)}
     assert key in shown
 
 

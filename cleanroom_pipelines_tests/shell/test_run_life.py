@@ -26,8 +26,8 @@ POOL = "memory"
 def pending_model(shell: Shell) -> Version:
     catalog = shell.installation.catalog
     model = worlds.the(shell.installation, Kind.AUDIENCE_MODEL)
-    catalog.request_by_hand(Kind.AUDIENCE_MODEL, model.id)
-    return catalog.newest_version(Kind.AUDIENCE_MODEL, model.id)
+    catalog.work.request_by_hand(Kind.AUDIENCE_MODEL, model.id)
+    return catalog.resources.newest_version(Kind.AUDIENCE_MODEL, model.id)
 
 
 def started(shell: Shell, version: Version) -> dg.DagsterRun:
@@ -38,7 +38,7 @@ def started(shell: Shell, version: Version) -> dg.DagsterRun:
 
 
 def now_of(shell: Shell, version: Version) -> Version:
-    return shell.installation.catalog.version(version.kind, version.resource_id, version.number)
+    return shell.installation.catalog.resources.version(version.kind, version.resource_id, version.number)
 
 
 def test_a_run_that_waits_for_the_pool_holds_its_version(trained: Shell) -> None:
@@ -62,7 +62,7 @@ def test_a_run_that_waits_for_the_pool_holds_its_version(trained: Shell) -> None
         worlds.wait_until(pending, seconds=60, what="a step that waits for the pool")
         waiting = now_of(trained, version)
         assert waiting.status is Status.CREATE_IN_PROGRESS
-        assert waiting.run_id in trained.installation.catalog.live_runs()
+        assert waiting.run_id in trained.installation.catalog.resources.live_runs()
     finally:
         storage.free_concurrency_slots_for_run("another run")
         thread.join()
@@ -76,7 +76,7 @@ def test_a_version_is_held_between_the_steps_of_its_run(trained: Shell) -> None:
     opened, catalog = trained.installation, trained.installation.catalog
     with alive(opened, run, trained.instance):
         assert now_of(trained, version).run_id == run.run_id
-        assert run.run_id in catalog.live_runs()
+        assert run.run_id in catalog.resources.live_runs()
         of_run = run_of(run, trained.instance)
         with working(opened, RECORDS[version.kind], version.resource_id, of_run) as work:
             assert isinstance(work, Work)
@@ -84,7 +84,7 @@ def test_a_version_is_held_between_the_steps_of_its_run(trained: Shell) -> None:
         assert len(renewing) == 1, "one thread renews, in a step and between two"
     assert now_of(trained, version).status is Status.CREATE_PENDING, "no step closed it"
     assert now_of(trained, version).attempt == 1
-    assert catalog.live_runs() == frozenset()
+    assert catalog.resources.live_runs() == frozenset()
 
 
 def test_a_run_that_was_stopped_while_it_waited_is_cancelled(trained: Shell) -> None:
@@ -97,7 +97,7 @@ def test_a_run_that_was_stopped_while_it_waited_is_cancelled(trained: Shell) -> 
 
 def test_heartbeats_outlast_a_database_that_is_away(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog, missed, heard = trained.installation.catalog, threading.Event(), threading.Event()
-    send: Callable[[str], None] = catalog.heartbeat_worker
+    send: Callable[[str], None] = catalog.work.heartbeat_worker
 
     def watched(worker: str) -> None:
         try:
@@ -108,10 +108,10 @@ def test_heartbeats_outlast_a_database_that_is_away(trained: Shell, monkeypatch:
         if missed.is_set():
             heard.set()
 
-    monkeypatch.setattr(catalog, "heartbeat_worker", watched)
+    monkeypatch.setattr(catalog.work, "heartbeat_worker", watched)
     with beating(trained.installation, "worker", every_seconds=0.05):
         with database_away():
             assert missed.wait(60)
         assert heard.wait(60), "the thread goes on"
-        assert catalog.live_runs() == {"worker"}
-    assert catalog.live_runs() == frozenset()
+        assert catalog.resources.live_runs() == {"worker"}
+    assert catalog.resources.live_runs() == frozenset()

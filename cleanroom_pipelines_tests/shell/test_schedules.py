@@ -156,7 +156,7 @@ def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_we
     assert (users(before, "part") - users(after, "removed")) | users(after, "added") == users(after, "part")
     assert users(after, "added") <= users(after, "part")
     kept_out = []
-    for version in installation.catalog.versions(Kind.EXPORT_JOB, export.id):
+    for version in installation.catalog.resources.versions(Kind.EXPORT_JOB, export.id):
         reference = ArtifactReference("audience_export", export.id, version.artifacts["audience_export"])
         with installation.store.opening(reference) as folder:
             kept_out.append(users(folder / "holdout", "part"))
@@ -183,7 +183,7 @@ def test_housekeeping_deletes_what_was_superseded_and_nothing_current(
     gone = {path for path in files if not path.exists()}
     assert gone
     for kind in Kind:
-        for record in shell.installation.catalog.iterate(kind):
+        for record in shell.installation.catalog.resources.iterate(kind):
             for asset in worlds.newest(shell.installation, kind, record.name).artifacts:
                 newest_artifact(shell.installation, kind, record.id, asset)
     forgotten = worlds.newest(shell.installation, Kind.GENERATION_JOB, "Forgotten")

@@ -37,7 +37,7 @@ def receipts_in(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def jobs(shell: Shell) -> list[GenerationJob]:
-    return list(shell.installation.catalog.iterate(Kind.GENERATION_JOB))  # type: ignore[arg-type]
+    return list(shell.installation.catalog.resources.iterate(Kind.GENERATION_JOB))  # type: ignore[arg-type]
 
 
 def test_an_empty_inbox(trained: Shell) -> None:
@@ -156,7 +156,7 @@ def test_bad_drops_are_rejected_with_their_reasons(trained: Shell) -> None:
         assert receipt["message"]
     assert not (folder / "accepted").exists() or not any((folder / "accepted").iterdir())
     assert not any(path.is_file() for path in trained.installation.home.seeds.rglob("*"))
-    assert list(trained.installation.catalog.iterate(Kind.EXPORT_JOB)) == []
+    assert list(trained.installation.catalog.resources.iterate(Kind.EXPORT_JOB)) == []
 
 
 def test_one_drop_that_cannot_be_taken_does_not_stop_the_others(

@@ -211,7 +211,7 @@ def test_a_cancelled_job_leaves_nothing_open(
     def then_cancel(folder: Path, *arguments: object) -> None:
         lay_open(folder, *arguments)  # type: ignore[arg-type]
         job = worlds.the(installation, Kind.GENERATION_JOB)
-        installation.catalog.request_cancel(Kind.GENERATION_JOB, job.id)
+        installation.catalog.work.request_cancel(Kind.GENERATION_JOB, job.id)
 
     monkeypatch.setattr(work, "SECONDS_BETWEEN_REPORTS", 0.0)  # so that the run asks at the next shard
     monkeypatch.setattr(shared_scoring, "lay_open", then_cancel)

@@ -41,7 +41,7 @@ def start_job(shell: Shell) -> str:
 def test_a_job_waits_until_its_stale_model_is_built_again(stale: Shell) -> None:
     key = start_job(stale)
     stale.run_pending()
-    job = stale.installation.catalog.newest_version(Kind.GENERATION_JOB, key)
+    job = stale.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, key)
     assert (job.status, job.attempt) == (Status.ACTIVE, 1)
     model = worlds.newest(stale.installation, Kind.AUDIENCE_MODEL)
     assert (model.number, model.status, model.cause) == (2, Status.ACTIVE, Cause.UPGRADED)
@@ -52,7 +52,7 @@ def test_a_job_whose_model_cannot_be_built_again_says_so(stale: Shell, monkeypat
     key = start_job(stale)
     monkeypatch.setenv("CLEANROOM_SIZE_PROFILE", "aws")  # for which the table is too small
     stale.run_pending()
-    job = stale.installation.catalog.newest_version(Kind.GENERATION_JOB, key)
+    job = stale.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, key)
     assert job.status is Status.CREATE_FAILED
     assert job.status_code == "PARENT_NOT_ACTIVE"
     assert "earlier release" in (job.status_message or "")
@@ -61,6 +61,8 @@ def test_a_job_whose_model_cannot_be_built_again_says_so(stale: Shell, monkeypat
     catalog = stale.installation.catalog
     monkeypatch.delenv("CLEANROOM_SIZE_PROFILE")
     for kind in (Kind.AUDIENCE_MODEL, Kind.GENERATION_JOB):
-        catalog.retry(kind, worlds.the(stale.installation, kind).id)
+        catalog.work.retry(kind, worlds.the(stale.installation, kind).id)
     stale.run_pending()
-    assert catalog.newest_version(Kind.GENERATION_JOB, key).status is Status.ACTIVE, "once the cause is gone"
+    assert catalog.resources.newest_version(Kind.GENERATION_JOB, key).status is Status.ACTIVE, (
+        "once the cause is gone"
+    )

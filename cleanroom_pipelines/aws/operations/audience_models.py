@@ -41,7 +41,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
         raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
     dataset = own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET)
     _look_again(endpoint, caller, dataset)
-    record = endpoint.catalog.create(
+    record = endpoint.catalog.resources.create(
         AudienceModelSpec(
             name=parameters["name"],
             description=parameters.get("description"),
@@ -80,16 +80,16 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteAudienceModel: DELETE_PENDING; a run removes what belongs to it."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
-    endpoint.catalog.request_delete(_KIND, key, caller.account_id, caller.region)
+    endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
 
 
 def _look_again(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
     """Have a dataset that was found bad validated again: its owner may have repaired the table since."""
-    newest = endpoint.catalog.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
+    newest = endpoint.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
     if newest.status is Status.CREATE_FAILED:
         with suppress(ConflictError):  # somebody else was faster
-            endpoint.catalog.retry(Kind.TRAINING_DATASET, dataset)
+            endpoint.catalog.work.retry(Kind.TRAINING_DATASET, dataset)
 
 
 def _summary(record: AudienceModel) -> dict[str, object]:

@@ -50,7 +50,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
         child_tag_policy=ChildTagPolicy(parameters.get("childResourceTagOnCreatePolicy", "NONE")),
         **_output(endpoint, caller, parameters),
     )
-    record = endpoint.catalog.create(
+    record = endpoint.catalog.resources.create(
         spec, account_id=caller.account_id, region=caller.region, parents_must_be_active=True
     )
     return {"configuredAudienceModelArn": record.arn}
@@ -89,7 +89,7 @@ def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
         changes["sizes"] = sizes
     if "description" in parameters:
         changes["description"] = parameters["description"]
-    record = endpoint.catalog.update_configured_audience_model(
+    record = endpoint.catalog.resources.update_configured_audience_model(
         key, caller.account_id, region=caller.region, parents_must_be_active=True, **changes
     )
     return {"configuredAudienceModelArn": record.arn}
@@ -102,7 +102,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteConfiguredAudienceModel: its policy goes with it."""
-    endpoint.catalog.request_delete(_KIND, _key(caller, parameters), caller.account_id, caller.region)
+    endpoint.catalog.deletion.request_delete(_KIND, _key(caller, parameters), caller.account_id, caller.region)
     return None
 
 
@@ -113,7 +113,7 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
     endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
     read_policy(text, parameters["configuredAudienceModelArn"])
     condition = parameters.get("policyExistenceCondition")
-    policy_hash = endpoint.catalog.put_policy(
+    policy_hash = endpoint.catalog.parties.put_policy(
         key,
         caller.account_id,
         text,
@@ -140,7 +140,7 @@ def delete_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) ->
     record = _find(endpoint, caller, parameters)
     if record.policy is None:
         raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")
-    endpoint.catalog.delete_policy(record.id, caller.account_id)
+    endpoint.catalog.parties.delete_policy(record.id, caller.account_id)
     return None
 
 

@@ -118,7 +118,7 @@ def check_quota(endpoint: Endpoint, account_id: str, kind: Kind) -> None:
     Raises:
         ApiError: The account has as many as it may.
     """
-    if endpoint.catalog.count(kind, account_id) >= endpoint.max_resources:
+    if endpoint.catalog.resources.count(kind, account_id) >= endpoint.max_resources:
         raise quota_exceeded(f"{kind.words}s per account", endpoint.max_resources)
 
 
@@ -133,7 +133,7 @@ def quota_exceeded(name: str, value: int) -> ApiError:
 
 def page_of(endpoint: Endpoint, caller: Caller, kind: Kind, parameters: Parameters) -> Page:
     """A page of the caller's resources of one kind."""
-    return endpoint.catalog.list(kind, caller.account_id, region=caller.region, **paging(parameters))
+    return endpoint.catalog.resources.list(kind, caller.account_id, region=caller.region, **paging(parameters))
 
 
 def shown_page(page: Page | SeenJobs, member: str, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
@@ -154,7 +154,7 @@ def times(record: Resource) -> dict[str, Any]:
 def stages_of(endpoint: Endpoint, records: Iterable[Resource]) -> dict[str, Stage]:
     """Where the work on those resources is that are pending or in progress, by id."""
     waiting = [record.id for record in records if record.status in _OPEN]
-    found = endpoint.catalog.stages(waiting) if waiting else {}
+    found = endpoint.catalog.work.stages(waiting) if waiting else {}
     return {resource_id: stage for (resource_id, _), stage in sorted(found.items(), key=lambda each: each[0])}
 
 

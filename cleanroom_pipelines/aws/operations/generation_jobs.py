@@ -60,12 +60,12 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     is_guest = not is_own(caller, parts)
     if is_guest:
         _check_policy(endpoint, caller, parameters, parts)
-    if endpoint.catalog.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
+    if endpoint.catalog.resources.count_unfinished_jobs(caller.account_id) >= endpoint.max_unfinished_jobs:
         raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
     check_quota(endpoint, parts.account_id, _KIND)
     _check_budget(endpoint, caller, parameters, parts)
     name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
-    record = endpoint.catalog.create(
+    record = endpoint.catalog.resources.create(
         GenerationJobSpec(
             name=name,
             # a guest's words are in its own copy of the job
@@ -119,7 +119,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if parts is not None and not _names_one(endpoint, caller, parts):
         return {"audienceGenerationJobs": []}
-    page = endpoint.catalog.list_seen_jobs(
+    page = endpoint.catalog.job_views.list_seen_jobs(
         caller.account_id,
         caller.region,
         configured_audience_model_id=parts.id if parts else None,
@@ -131,7 +131,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteAudienceGenerationJob: the owner's deletes everything, a guest's its own view."""
-    endpoint.catalog.delete_seen_job(
+    endpoint.catalog.job_views.delete_seen_job(
         own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )
     return None
@@ -164,7 +164,7 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
     """A template is for its own account, and for the members of the collaboration it was made in."""
-    template = endpoint.catalog.template(arn)
+    template = endpoint.catalog.parties.template(arn)
     if template is not None and template.account_id == caller.account_id:
         return
     if template is None or collaboration_id is None or template.collaboration_id != collaboration_id:
@@ -175,7 +175,7 @@ def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_
 def _check_collaboration(endpoint: Endpoint, account_id: str, collaboration_id: str | None) -> None:
     if collaboration_id is None:
         return
-    collaboration = endpoint.catalog.collaboration(collaboration_id)
+    collaboration = endpoint.catalog.parties.collaboration(collaboration_id)
     active = {member.account_id for member in collaboration.members if member.active} if collaboration else set()
     if account_id not in active:
         raise ApiError("AccessDeniedException", "The caller is no active member of such a collaboration.")
@@ -210,7 +210,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
 def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
     """Refuse what the privacy budget of the two organisations certainly cannot pay."""
     collaboration_id = parameters.get("collaborationId")
-    agreed = endpoint.catalog.collaboration(collaboration_id) if collaboration_id else None
+    agreed = endpoint.catalog.parties.collaboration(collaboration_id) if collaboration_id else None
     pair = paying_pair(endpoint.catalog, caller.account_id, parts.account_id, agreed)
     spent = cannot_pay(endpoint.catalog, pair) if pair else None
     if spent is not None:
@@ -226,7 +226,7 @@ def _told_of_privacy(endpoint: Endpoint, job: GenerationJob) -> dict[str, str] |
     """Price, noise and what the lists of an active job tell: the API has no member for them."""
     if job.status is not Status.ACTIVE:
         return None
-    version = endpoint.catalog.current_version(_KIND, job.id)
+    version = endpoint.catalog.resources.current_version(_KIND, job.id)
     told = version.summary.get("privacy") if version else None
     return {"message": told} if told else None
 
@@ -253,7 +253,7 @@ def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> SeenJob:
     key = own_arn(caller, parameters["audienceGenerationJobArn"], _KIND)
-    return endpoint.catalog.seen_job(key, caller.account_id, caller.region)
+    return endpoint.catalog.job_views.seen_job(key, caller.account_id, caller.region)
 
 
 def _summary(seen: SeenJob) -> dict[str, object]:
@@ -291,7 +291,7 @@ def _metrics(endpoint: Endpoint, seen: SeenJob) -> dict[str, object] | None:
     job = seen.job
     if job.status is not Status.ACTIVE or not (seen.is_owner or _is_shared(endpoint, job)):
         return None
-    version = endpoint.catalog.current_version(_KIND, job.id)
+    version = endpoint.catalog.resources.current_version(_KIND, job.id)
     metrics = version.summary.get("metrics") if version else None
     if metrics is None:
         return None

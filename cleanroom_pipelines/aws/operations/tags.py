@@ -13,9 +13,11 @@ def tag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """TagResource: adds tags, or gives those that exist new values."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        endpoint.catalog.set_seen_job_tags(parts.id, caller.account_id, parameters["tags"], caller.region)
+        endpoint.catalog.job_views.set_seen_job_tags(
+            parts.id, caller.account_id, parameters["tags"], caller.region
+        )
     else:
-        endpoint.catalog.set_tags(parts.kind, parts.id, parameters["tags"], caller.account_id)
+        endpoint.catalog.resources.set_tags(parts.kind, parts.id, parameters["tags"], caller.account_id)
     return {}
 
 
@@ -23,9 +25,11 @@ def untag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """UntagResource: keys that no tag has are passed over."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        endpoint.catalog.remove_seen_job_tags(parts.id, caller.account_id, parameters["tagKeys"], caller.region)
+        endpoint.catalog.job_views.remove_seen_job_tags(
+            parts.id, caller.account_id, parameters["tagKeys"], caller.region
+        )
     else:
-        endpoint.catalog.remove_tags(parts.kind, parts.id, parameters["tagKeys"], caller.account_id)
+        endpoint.catalog.resources.remove_tags(parts.kind, parts.id, parameters["tagKeys"], caller.account_id)
     return {}
 
 
@@ -33,8 +37,10 @@ def list_for_resource(endpoint: Endpoint, caller: Caller, parameters: Parameters
     """ListTagsForResource."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        return {"tags": dict(endpoint.catalog.seen_job(parts.id, caller.account_id, caller.region).job.tags)}
-    return {"tags": dict(endpoint.catalog.tags(parts.kind, parts.id, caller.account_id))}
+        return {
+            "tags": dict(endpoint.catalog.job_views.seen_job(parts.id, caller.account_id, caller.region).job.tags)
+        }
+    return {"tags": dict(endpoint.catalog.resources.tags(parts.kind, parts.id, caller.account_id))}
 
 
 def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> ArnParts:

@@ -43,7 +43,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
     columns = tuple((column["columnName"], Role(column["columnTypes"][0])) for column in schema)
     _check_columns(columns)
     source = warehouse_table(endpoint.home, caller.account_id, table["databaseName"], table["tableName"])
-    record = endpoint.catalog.create(
+    record = endpoint.catalog.resources.create(
         TrainingDatasetSpec(
             name=parameters["name"],
             description=parameters.get("description"),
@@ -80,7 +80,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteTrainingDataset: the table itself stays, it is the caller's."""
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
-    endpoint.catalog.request_delete(_KIND, key, caller.account_id, caller.region)
+    endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
 
 

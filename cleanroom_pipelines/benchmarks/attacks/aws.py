@@ -28,7 +28,7 @@ def make_model(world: World) -> None:
     """Makes the template: both accounts, the publisher's model, and the advertiser's leave to use it."""
     home, catalog = world.installation.home, world.installation.catalog
     for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER)):
-        catalog.create_account(name, account_id)
+        catalog.parties.create_account(name, account_id)
     rows = [(each, item) for each in sorted({*POPULATION.users, VICTIM}) for item in POPULATION.segments[each]]
     folder = home.accounts / PUBLISHER / "warehouse" / _DATABASE / "events"
     folder.mkdir(parents=True)

@@ -160,7 +160,7 @@ def open_installation(home: Path, world: str = "") -> Installation:
     installation = Installation(settings)
     key = _WorldKey(installation.key.secret, world)
     installation.__dict__["opened"] = replace(installation.opened, key=key)
-    installation.catalog.stay_connected()
+    installation.catalog.database.stay_connected()
     return installation
 
 
@@ -210,7 +210,7 @@ class World:
         """Close what is held open."""
         self.doors.close()
         self.installation.audit.close()
-        self.installation.catalog.close()
+        self.installation.catalog.database.close()
 
     def back_up(self) -> None:
         """Back the home up, as the operator does."""
@@ -242,7 +242,7 @@ class World:
     def work(self) -> None:
         """Do what is pending, as a run would."""
         catalog = self.installation.catalog
-        while ready := catalog.ready():
+        while ready := catalog.work.ready():
             for version in ready:
                 run = Run(self.installation.token_hex(8), version.number)
                 with suppress(CleanroomError):

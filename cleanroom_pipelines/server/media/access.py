@@ -57,7 +57,7 @@ class Call:
     @property
     def organization(self) -> str:
         """The organisation of the caller."""
-        return self.installation.catalog.organization_of_user(self.email)
+        return self.installation.catalog.pairs.organization_of_user(self.email)
 
     def text(self, name: str, default: Any = _MISSING) -> str:
         """A text; refused when it is something else."""
@@ -159,7 +159,7 @@ class Room:
 
     def visible(self) -> list[CustomAudience]:
         """The audiences that the group sees."""
-        audiences = self.installation.catalog.custom_audiences(self.id)
+        audiences = self.installation.catalog.rooms.custom_audiences(self.id)
         return [audience for audience in audiences if audience.is_seen_by(self.group.id)]
 
     def audience(self, audience_id: str) -> CustomAudience:

@@ -56,7 +56,7 @@ def share_audiences(call: Call) -> dict[str, Any]:
     audiences = [_own(room, each) for each in call.texts("audience_ids")]
     groups = room.participants(call.texts("participant_ids"))
     call.trail["resource"] = [each.id for each in audiences][:8] or None
-    call.installation.catalog.share_audiences([each.id for each in audiences], groups)
+    call.installation.catalog.rooms.share_audiences([each.id for each in audiences], groups)
     return {}
 
 
@@ -67,7 +67,7 @@ def delete_audiences(call: Call) -> dict[str, Any]:
     call.trail["resource"] = [each.id for each in audiences][:8] or None
     visible = {each.id for each in room.visible()}
     try:
-        gone = call.installation.catalog.request_delete_audiences(
+        gone = call.installation.catalog.rooms.request_delete_audiences(
             [each.id for each in audiences], with_dependents=call.flag("delete_dependent_audiences")
         )
     except ConflictError as error:
@@ -110,7 +110,7 @@ def add_audience(
     hidden: bool = False,
 ) -> CustomAudience:
     """Put an audience into the catalogue; a hidden one is for one question and in no listing."""
-    record = call.installation.catalog.create(
+    record = call.installation.catalog.resources.create(
         CustomAudienceSpec(
             name=name,
             mark=call.installation.token_hex(8),
@@ -155,7 +155,7 @@ def seed_digests(room: Room) -> Mapping[str, str]:
 def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
     """Whether the seed's provider created an audience and the base's provider receives it."""
     base, seed = room_organizations(room.installation, room.record)
-    of_user = room.installation.catalog.organization_of_user
+    of_user = room.installation.catalog.pairs.organization_of_user
     return of_user(audience.created_by_email) == seed and all(of_user(each) == base for each in room.group.emails)
 
 
@@ -200,7 +200,7 @@ def as_told(room: Room, audience: CustomAudience, present: Present) -> dict[str,
 
 def _documents(room: Room, asset: str) -> dict[str, Any]:
     """The documents of an asset of the room's current version; empty if it has none."""
-    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    version = room.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     if version is None or asset not in version.artifacts:
         return {}
     with room.installation.store.opening(version.artifact(asset)) as folder:

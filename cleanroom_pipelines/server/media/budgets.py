@@ -82,13 +82,13 @@ def renew_base_figures(call: Call) -> dict[str, Any]:
     room = call.room(_ASKED_WITH[_BASE_FIGURES])
     state = _state(room)
     catalog = call.installation.catalog
-    if catalog.newest_version(Kind.DATA_ROOM, room.id).status in OPEN:
+    if catalog.resources.newest_version(Kind.DATA_ROOM, room.id).status in OPEN:
         raise ConflictError("The room's data are just being made.", remedy="Ask again when they are there.")
     question = state.question_of_base()
     price = state.budget.cost([question])
     state.budget.pay([question], call.organization)
     if _told_of_base(room) != question.key:
-        catalog.request_version(Kind.DATA_ROOM, room.id, Cause.UPDATED)
+        catalog.work.request_version(Kind.DATA_ROOM, room.id, Cause.UPDATED)
     return {"privacy": {"price": in_units(price), **state.budget.as_dict(call.organization)}}
 
 
@@ -109,7 +109,7 @@ def propose(call: Call) -> dict[str, Any]:
     if kind not in _KINDS:
         raise InvalidRequestError("This cannot be proposed.", remedy=f"Propose one of {', '.join(_KINDS)}.")
     catalog = call.installation.catalog
-    proposal = catalog.propose(
+    proposal = catalog.pairs.propose(
         budget.pair.id,
         kind,
         call.organization if _is_provider(room) else "",
@@ -126,11 +126,11 @@ def approve(call: Call) -> dict[str, Any]:
     budget = of(room)
     if not _is_provider(room):
         raise denied()
-    known = {each.id for each in call.installation.catalog.proposals(budget.pair.id)}
+    known = {each.id for each in call.installation.catalog.pairs.proposals(budget.pair.id)}
     if call.text("proposal_id") not in known:
         raise denied()
     try:
-        proposal = call.installation.catalog.approve(call.text("proposal_id"), call.organization)
+        proposal = call.installation.catalog.pairs.approve(call.text("proposal_id"), call.organization)
     except (ConflictError, NotFoundError):
         raise denied() from None
     return _told(call, budget, proposal)
@@ -140,7 +140,7 @@ def list_proposals(call: Call) -> dict[str, Any]:
     """What was proposed to the room's pair, with the bound that each would give."""
     room = call.room()
     budget = of(room)
-    found = call.installation.catalog.proposals(budget.pair.id)
+    found = call.installation.catalog.pairs.proposals(budget.pair.id)
     shown = [each for each in found if each.data_room_id in (None, room.id)]
     return {"proposals": [_as_dict(budget, each) for each in shown]}
 
@@ -156,7 +156,7 @@ def _participating(room: Room, organization: str) -> str:
     named = organization.lower()
     for group in room.record.participants:
         for email in group.emails:
-            if named in {email, found := catalog.organization_of_user(email)}:
+            if named in {email, found := catalog.pairs.organization_of_user(email)}:
                 return found
     raise InvalidRequestError(
         "No participant of the room is of this organisation.", remedy="Name the organisation of a participant."
@@ -207,7 +207,7 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
 
 
 def _state(room: Room) -> RoomBudget:
-    version = room.installation.catalog.current_version(Kind.DATA_ROOM, room.id)
+    version = room.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     state = None
     if version is not None:
         state = RoomBudget.of(room.installation, room.record, version.artifacts)

@@ -72,8 +72,8 @@ def start_job(call: Call) -> dict[str, Any]:
 def start_lab(call: Call) -> dict[str, Any]:
     """Ask how the validation of a lab goes."""
     lab = own_lab(call)
-    version = call.installation.catalog.newest_version(Kind.DATA_LAB, lab.id)
-    job = call.installation.catalog.add_room_job(
+    version = call.installation.catalog.resources.newest_version(Kind.DATA_LAB, lab.id)
+    job = call.installation.catalog.rooms.add_room_job(
         email=call.email, data_room_id=None, kind=JobKind.LAB_VALIDATION.value, target=version, options={}
     )
     return _tell(call, job)
@@ -89,7 +89,7 @@ def cancel_job(call: Call) -> dict[str, Any]:
     job = _own(call)
     if _state(call, job).status is not JobStatus.RUNNING:
         return _tell(call, job)
-    return _tell(call, call.installation.catalog.cancel_room_job(job.id))
+    return _tell(call, call.installation.catalog.rooms.cancel_room_job(job.id))
 
 
 def get_job_result(call: Call) -> Any:
@@ -127,7 +127,7 @@ def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
     if JobKind(job.kind) is not JobKind.USER_LIST or job.data_room_id is None:
         raise denied()
     call.room_of(job.data_room_id, Permission.EXPORT_AUDIENCE)
-    version = call.installation.catalog.version(job.target_kind, job.target_id, job.target_version)
+    version = call.installation.catalog.resources.version(job.target_kind, job.target_id, job.target_version)
     if version.status is not Status.ACTIVE or job.cancelled:
         raise denied()
     call.trail["resource"] = job.target_id
@@ -154,7 +154,9 @@ def _state(call: Call, job: RoomJob) -> _State:
     except NotFoundError:
         return _State(JobStatus.FAILED, error=errors.JobFailedError("What was asked about is gone."))
     if version.status in _OPEN and not job.cancelled:
-        stage = call.installation.catalog.stages([version.resource_id]).get((version.resource_id, version.number))
+        stage = call.installation.catalog.work.stages([version.resource_id]).get(
+            (version.resource_id, version.number)
+        )
         if stage is None:  # it has ended in between: the next look says how
             return _State(JobStatus.RUNNING, version.progress, version.progress_stage)
         return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
@@ -179,13 +181,17 @@ def _answering(call: Call, job: RoomJob) -> Version:
         NotFoundError: What was asked about is gone.
     """
     catalog, wanted = call.installation.catalog, job.options.get("room_version")
-    target = catalog.version(job.target_kind, job.target_id, job.target_version)
+    target = catalog.resources.version(job.target_kind, job.target_id, job.target_version)
     if wanted is None or target.status is not Status.ACTIVE or job.data_room_id is None:
         return target
-    room = catalog.version(Kind.DATA_ROOM, job.data_room_id, wanted)
+    room = catalog.resources.version(Kind.DATA_ROOM, job.data_room_id, wanted)
     if room.status is not Status.ACTIVE:
         return room if room.status in _OPEN else target  # data that cannot be used change nothing
-    later = [each for each in catalog.versions(target.kind, target.resource_id) if each.number >= target.number]
+    later = [
+        each
+        for each in catalog.resources.versions(target.kind, target.resource_id)
+        if each.number >= target.number
+    ]
     return next((each for each in later if not _is_before(each, room)), later[-1])
 
 
@@ -213,7 +219,7 @@ def _why(version: Version) -> errors.MediaError:
 
 def _has_report(call: Call, job: RoomJob, kind: JobKind) -> bool:
     asset = {JobKind.LAB_VALIDATION: "data_lab", JobKind.BASE_REPORTS: "base_audience"}.get(kind, "seed_audiences")
-    versions = call.installation.catalog.versions(job.target_kind, job.target_id)
+    versions = call.installation.catalog.resources.versions(job.target_kind, job.target_id)
     return any(asset in version.artifacts for version in versions)
 
 
@@ -232,7 +238,7 @@ def _tell(call: Call, job: RoomJob) -> dict[str, Any]:
 
 def _own(call: Call) -> RoomJob:
     try:
-        job = call.installation.catalog.room_job(call.text("job_id"))
+        job = call.installation.catalog.rooms.room_job(call.text("job_id"))
     except NotFoundError:
         raise denied() from None
     if job.email != call.email:
@@ -245,7 +251,7 @@ def _own(call: Call) -> RoomJob:
 def _note(
     call: Call, room: Room, kind: JobKind, target: Version, options: Mapping[str, Any] | None = None
 ) -> RoomJob:
-    return call.installation.catalog.add_room_job(
+    return call.installation.catalog.rooms.add_room_job(
         email=call.email, data_room_id=room.id, kind=kind.value, target=target, options=options or {}
     )
 
@@ -253,10 +259,10 @@ def _note(
 def _room_version(call: Call, room: Room) -> Version:
     """The version that answers: the one that is being made, else the current one."""
     queue_room_rebuild(call.installation, room.id)
-    newest = call.installation.catalog.newest_version(Kind.DATA_ROOM, room.id)
+    newest = call.installation.catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
     if newest.status in _OPEN:
         return newest
-    return call.installation.catalog.current_version(Kind.DATA_ROOM, room.id) or newest
+    return call.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id) or newest
 
 
 def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
@@ -299,9 +305,9 @@ def _target_of(
     if kind is JobKind.LOOKALIKE_STATISTICS and not isinstance(definition, Lookalike):
         raise errors.InvalidRequestError("The audience is no lookalike.", remedy="Ask about a lookalike audience.")
     if kind is not JobKind.USER_LIST:
-        newest = catalog.newest_version(Kind.DATA_ROOM, room.id)
+        newest = catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
         waits = {"room_version": newest.number} if newest.status in _OPEN else {}
-        return catalog.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
+        return catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
     room_audiences.check_export(room, audience)
     options = _list_options(call, room)
     spec = AudienceListSpec(
@@ -311,9 +317,9 @@ def _target_of(
         delivered_to=room.group.id,
         options=options,
     )
-    made = catalog.create(spec)
+    made = catalog.resources.create(spec)
     call.trail["resource"] = audience.id
-    return catalog.newest_version(Kind.AUDIENCE_LIST, made.id), options
+    return catalog.resources.newest_version(Kind.AUDIENCE_LIST, made.id), options
 
 
 def _list_options(call: Call, room: Room) -> dict[str, Any]:

@@ -39,12 +39,12 @@ def whoami(call: Call) -> dict[str, Any]:
 def create_room(call: Call) -> dict[str, Any]:
     """Create a room; its owner is the caller."""
     catalog, token_hex = call.installation.catalog, call.installation.token_hex
-    owned = catalog.count_owned(Kind.DATA_ROOM, call.email)
+    owned = catalog.rooms.count_owned(Kind.DATA_ROOM, call.email)
     check_quota("data rooms of one owner", owned, call.installation.settings.max_rooms)
     groups = [_group(value, token_hex(8)) for value in call.objects("participants")]
     types = _members(CollaborationType, call.texts("collaboration_types"), "collaboration type")
     kinds = _members(MatchingId, call.texts("matching_ids"), "kind of matching ids")
-    record = catalog.create(
+    record = catalog.resources.create(
         DataRoomSpec(
             name=call.text("name"),
             mark=token_hex(8),
@@ -69,7 +69,7 @@ def get_room(call: Call) -> dict[str, Any]:
 
 def list_rooms(call: Call) -> dict[str, Any]:
     """The rooms that the caller is in."""
-    mine = [room for room in call.installation.catalog.data_rooms() if room.group_of(call.email)]
+    mine = [room for room in call.installation.catalog.rooms.data_rooms() if room.group_of(call.email)]
     return {
         "rooms": [{"id": room.id, "name": room.name, "created_at": room.created_at.isoformat()} for room in mine]
     }
@@ -77,13 +77,13 @@ def list_rooms(call: Call) -> dict[str, Any]:
 
 def create_lab(call: Call) -> dict[str, Any]:
     """Create a lab of uploads, and begin to validate it."""
-    owned = call.installation.catalog.count_owned(Kind.DATA_LAB, call.email)
+    owned = call.installation.catalog.rooms.count_owned(Kind.DATA_LAB, call.email)
     check_quota("data labs of one owner", owned, call.installation.settings.max_labs)
     datasets = call.mapping("datasets") or {}
     for name, upload_id in datasets.items():
         _check_lab_input(name)
         _upload(call, upload_id)
-    record = call.installation.catalog.create(
+    record = call.installation.catalog.resources.create(
         DataLabSpec(
             name=call.text("name"),
             mark=call.installation.token_hex(8),
@@ -131,18 +131,18 @@ def provision_base(call: Call) -> dict[str, Any]:
             remedy="Build a lab of the room's kinds.",
         )
     for upload_id in lab.datasets.values():
-        if call.installation.catalog.upload(upload_id).location is None:
+        if call.installation.catalog.rooms.upload(upload_id).location is None:
             raise NotValidatedError(
                 "The data lab's files went into a room already and were deleted.", remedy="Bring them again."
             )
-    call.installation.catalog.provision(room.id, lab.datasets, BASE_DATASETS, n_embeddings=lab.n_embeddings)
+    call.installation.catalog.rooms.provision(room.id, lab.datasets, BASE_DATASETS, n_embeddings=lab.n_embeddings)
     return {}
 
 
 def deprovision_base(call: Call) -> dict[str, Any]:
     """Take the base audience out of a room."""
     room = call.room(Permission.PROVIDE_BASE_AUDIENCE)
-    call.installation.catalog.provision(room.id, {}, BASE_DATASETS, n_embeddings=0)
+    call.installation.catalog.rooms.provision(room.id, {}, BASE_DATASETS, n_embeddings=0)
     return {}
 
 
@@ -167,14 +167,14 @@ def provision_seeds(call: Call) -> dict[str, Any]:
         add[name] = upload.id
     if not add:
         raise InvalidRequestError("No file was named.", remedy="Give the hash of an upload.")
-    call.installation.catalog.provision(room.id, add, (Dataset.SEED_AUDIENCES,))
+    call.installation.catalog.rooms.provision(room.id, add, (Dataset.SEED_AUDIENCES,))
     return {}
 
 
 def deprovision_seeds(call: Call) -> dict[str, Any]:
     """Take the seed audiences out of a room."""
     room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
-    call.installation.catalog.provision(room.id, {}, (Dataset.SEED_AUDIENCES,))
+    call.installation.catalog.rooms.provision(room.id, {}, (Dataset.SEED_AUDIENCES,))
     return {}
 
 
@@ -214,7 +214,7 @@ def decline_room(call: Call) -> dict[str, Any]:
         raise ConflictError(
             "The owner of a data room cannot decline it.", remedy="Ask the operator to delete the data room."
         )
-    call.installation.catalog.decline_room(room.id, call.email)
+    call.installation.catalog.rooms.decline_room(room.id, call.email)
     return {}
 
 
@@ -238,13 +238,14 @@ def _room(call: Call, record: DataRoom) -> dict[str, Any]:
         "created_at": record.created_at.isoformat(),
         "privacy": ReleasePolicy().as_dict(budget.ledger.total if budget else PAIR_TENTHS),
         "ledger": spent,
-        "full_lookalike": pair is not None and call.installation.catalog.is_full_lookalike(pair.id, record.id),
+        "full_lookalike": pair is not None
+        and call.installation.catalog.pairs.is_full_lookalike(pair.id, record.id),
     }
 
 
 def _lab(call: Call, record: DataLab) -> dict[str, Any]:
     documents: Mapping[str, Any] = {}
-    newest = call.installation.catalog.newest_version(Kind.DATA_LAB, record.id)
+    newest = call.installation.catalog.resources.newest_version(Kind.DATA_LAB, record.id)
     if "data_lab" in newest.artifacts:
         _, documents = newest_artifact(call.installation, Kind.DATA_LAB, record.id, "data_lab")
     error = None
@@ -274,7 +275,7 @@ def _check_lab_input(name: str) -> None:
 
 def _upload(call: Call, upload_id: object) -> Upload:
     try:
-        upload = call.installation.catalog.upload(str(upload_id))
+        upload = call.installation.catalog.rooms.upload(str(upload_id))
     except CleanroomError:
         raise denied() from None
     if upload.owner_email != call.email:

@@ -102,10 +102,10 @@ class MediaService:
                 )
             _check_uploads(call)
             upload_id = self.installation.token_hex(16)
-            self.installation.catalog.announce(UPLOAD, upload_id)
+            self.installation.catalog.deletion.announce(UPLOAD, upload_id)
             sealed = self.installation.uploads.put(upload_id, self._limited(chunks))
             try:
-                self.installation.catalog.add_upload(
+                self.installation.catalog.rooms.add_upload(
                     upload_id,
                     email,
                     name or "file",
@@ -183,7 +183,7 @@ class MediaService:
 
 
 def _check_uploads(call: Call) -> None:
-    held = call.installation.catalog.count_uploads(call.email)
+    held = call.installation.catalog.rooms.count_uploads(call.email)
     check_quota("files that are in no data room yet", held, call.installation.settings.max_uploads)
 
 

@@ -60,7 +60,7 @@ class HttpDoors:
     def media(self, email: str) -> HttpTransport:
         if email not in self._media:
             with suppress(ConflictError):
-                self._installation.catalog.create_user(email)
+                self._installation.catalog.users.create_user(email)
             token, _ = issue_token(self._installation, email)
             self._media[email] = HttpTransport(self._url, token)
         return self._media[email]

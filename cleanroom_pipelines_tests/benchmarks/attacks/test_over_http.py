@@ -49,9 +49,9 @@ def _answered(found: Mapping[str, Numbers]) -> list[str]:
 
 def _check_paid(world: World) -> None:
     catalog = world.installation.catalog
-    by_pair = {pair.id: catalog.ledger_lines(pair.id) for pair in catalog.pairs()}
+    by_pair = {pair.id: catalog.pairs.ledger_lines(pair.id) for pair in catalog.pairs.all()}
     ((pair_id, lines),) = ((each, of) for each, of in by_pair.items() if {line.kind for line in of} - {_UNKNOWN})
-    ledger = catalog.ledger(pair_id)
+    ledger = catalog.pairs.ledger(pair_id)
     world.installation.audit.flush()
     entries = list(world.installation.audit.entries())
     charged = {each["question"]: each["tenths"] for each in entries if each.get("operation") == "charge"}
