@@ -126,7 +126,7 @@ def delete_now(
     Args:
         installation: Where.
         instance: Dagster's instance of this home.
-        records: What is to go, each after what was made from it (`Catalog.made_from`).
+        records: What is to go, each after what was made from it (`catalog.deletion.made_from`).
         max_seconds: How long to wait for a run that is at work on one; it was asked to stop.
         on_resource: Told what is deleted next.
 

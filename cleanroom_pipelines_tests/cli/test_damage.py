@@ -122,7 +122,7 @@ def test_a_backup_made_while_others_work_is_of_one_moment(
 ) -> None:
     """The generation that the home is given is that of the copied catalogue."""
     monkeypatch.setenv("CLEANROOM_HOME", str(home.home.root))
-    copy_to = type(home.catalog).copy_to
+    copy_to = type(home.catalog.resources).copy_to
 
     def copy_and_work(catalog: object, target: Path) -> None:
         copy_to(catalog, target)

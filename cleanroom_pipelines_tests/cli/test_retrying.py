@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Cause, Claim, Kind, Status
+from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.cli.deleting import resource_of
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.installation import Installation
@@ -102,18 +103,18 @@ def test_run_waits_for_what_other_processes_hold(
     command: Commands, trained_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with worlds.installed(trained_home) as installation:
-        catalog, count = installation.catalog, Catalog.unfinished
+        catalog, count = installation.catalog, Overview.unfinished
         configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
         version = catalog.work.request_version(configured.kind, configured.id, Cause.BY_HAND)
         held = [catalog.work.claim(configured.kind, configured.id, version.number, "another process")]
 
-        def then_give_back(self: Catalog) -> dict[Status, int]:
+        def then_give_back(self: Overview) -> dict[Status, int]:
             counted = count(self)
             while held and (claim := held.pop()):
                 catalog.work.release(claim)
             return counted
 
-        monkeypatch.setattr(Catalog, "unfinished", then_give_back)
+        monkeypatch.setattr(Overview, "unfinished", then_give_back)
         ended = command("run", "--wait")
         assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
         assert worlds.newest(installation, configured.kind).status is Status.ACTIVE

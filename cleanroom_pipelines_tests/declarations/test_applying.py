@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, AudienceModelSpec, Catalog, Kind, ParentRef, TrainingDatasetSpec
+from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, UsageError
 from cleanroom_pipelines.uploads.roles import Role
 
@@ -332,7 +333,7 @@ def test_the_refresh_says_whether_seeds_are_kept(new_room: NewRoom) -> None:
 
 def test_a_seed_is_not_left_behind_when_its_job_cannot_be_made(room: Room) -> None:
     with (
-        mock.patch.object(Catalog, "create", autospec=True, side_effect=failing_for_jobs(Catalog.create)),
+        mock.patch.object(Creation, "create", autospec=True, side_effect=failing_for_jobs(Creation.create)),
         pytest.raises(KeyboardInterrupt),
     ):
         room.apply()
@@ -342,7 +343,7 @@ def test_a_seed_is_not_left_behind_when_its_job_cannot_be_made(room: Room) -> No
 
 
 def failing_for_jobs(create: Any) -> Any:
-    def failing(catalog: Catalog, spec: Any, **options: Any) -> Any:
+    def failing(catalog: Creation, spec: Any, **options: Any) -> Any:
         if spec.kind is Kind.GENERATION_JOB:
             raise KeyboardInterrupt
         return create(catalog, spec, **options)

@@ -20,6 +20,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Status
+from cleanroom_pipelines.catalog.claims import Claims
 from cleanroom_pipelines.delivery.exports import verify_export, write_export
 from cleanroom_pipelines.errors import (
     CancelledError,
@@ -254,7 +255,7 @@ def test_a_run_that_is_stopped_before_its_last_step_is_tried_again(delivery: Del
 def test_delivered_but_not_closed_it_is_delivered_again(delivery: Delivery) -> None:
     """The catalogue goes away after the last step: the export did not fail, and the next attempt closes it."""
     away = CatalogUnavailableError("Away.")
-    with mock.patch.object(Catalog, "finish", side_effect=away), pytest.raises(CatalogUnavailableError):
+    with mock.patch.object(Claims, "finish", side_effect=away), pytest.raises(CatalogUnavailableError):
         delivery.make("first")
     assert delivery.version.status is Status.CREATE_IN_PROGRESS
     assert delivery.manifest["attempt"] == 1

@@ -11,7 +11,6 @@ import pytest
 from cleanroom_pipelines.catalog import (
     SEED,
     AudienceModel,
-    Catalog,
     Cause,
     GenerationJob,
     Kind,
@@ -19,6 +18,7 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     Version,
 )
+from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
@@ -152,7 +152,7 @@ def test_an_artifact_published_while_the_store_is_listed_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A whole run may begin and end while the nightly job is at work."""
-    dataset, versions, ids = room[Kind.TRAINING_DATASET], ArtifactStore.versions, Catalog.ids
+    dataset, versions, ids = room[Kind.TRAINING_DATASET], ArtifactStore.versions, Overview.ids
     begun: list[str] = []
 
     def once(name: str) -> None:
@@ -162,7 +162,7 @@ def test_an_artifact_published_while_the_store_is_listed_stays(
             make_all(installation)
 
     monkeypatch.setattr(ArtifactStore, "versions", lambda *a: (once("before listing"), versions(*a))[1])
-    monkeypatch.setattr(Catalog, "ids", lambda *a: (once("before ids"), ids(*a))[1])
+    monkeypatch.setattr(Overview, "ids", lambda *a: (once("before ids"), ids(*a))[1])
     clock.turn(days=400)
     delete_superseded(installation)
     current = installation.catalog.resources.current_version(dataset.kind, dataset.id)

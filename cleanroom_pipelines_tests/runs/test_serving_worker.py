@@ -161,7 +161,7 @@ def test_what_cannot_be_claimed_is_not_started_without_end(
     with working(room):
         worlds.wait_until(lambda: runs_of(room, history, Kind.TRAINING_DATASET), seconds=240, what="the first run")
         looks = threading.Event()
-        ready, asked = type(room.catalog).ready, []
+        ready, asked = type(room.catalog.work).ready, []
 
         def count(*arguments: object, **options: object) -> object:
             asked.append(None)
