@@ -89,7 +89,7 @@ def fill(installation: Installation) -> None:
     finish_pending(installation)
     inbox.drop("second.csv", SEED + b"x\n")
     inbox.register()
-    installation.uploads.put("00ff00ff", [b"sealed until it is taken in"])
+    installation.uploads.seal("00ff00ff", [b"sealed until it is taken in"])
     installation.audit.write({"way": "cli", "operation": "delete", "outcome": "ok"})
     (installation.home.day_caches / "0123456789ab").mkdir(parents=True)
     (installation.home.day_caches / "0123456789ab" / "0.parquet").touch()
@@ -100,7 +100,7 @@ def listing(root: Path) -> dict[str, bytes | None]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
         for path in root.rglob("*")
-        if not path.name.startswith("catalog.db")
+        if not path.name.startswith(("catalog.db", "audit.db-"))
         and not path.name.endswith(".lock")
         and "scratch" not in path.relative_to(root).parts
     }

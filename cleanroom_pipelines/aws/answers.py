@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from cleanroom_pipelines.catalog import CatalogUnavailableError
-from cleanroom_pipelines.errors import CleanroomError, ConflictError, InputError, NotFoundError, UsageError
+from cleanroom_pipelines.errors import (
+    CleanroomError,
+    ConflictError,
+    InputError,
+    NotFoundError,
+    StoreUnavailableError,
+    UsageError,
+)
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
 
 ErrorName = Literal[
@@ -118,6 +125,6 @@ def from_cleanroom_error(error: CleanroomError) -> ApiError:
         return ApiError("ResourceNotFoundException", str(error), reason=reason)
     if isinstance(error, ConflictError):
         return ApiError("ConflictException", str(error), reason=reason)
-    if isinstance(error, CatalogUnavailableError):
+    if isinstance(error, CatalogUnavailableError | StoreUnavailableError):
         return ApiError("ServiceUnavailableException", headers={"Retry-After": "1"}, reason=reason)
     return ApiError("InternalServiceException", reason=reason)

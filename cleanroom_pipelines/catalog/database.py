@@ -1,9 +1,8 @@
 """The database: connections, transactions and the schema's version.
 
-Lives here: how SQLite and PostgreSQL are opened, the read and write transactions, migration under a lock, and the
-translation of SQLAlchemy's errors.
-Add here when a database needs another setting.
-Keep out: rows and rules.
+Lives here: the read and write transactions, migration under a lock, and the translation of SQLAlchemy's errors.
+Add here when a transaction needs another rule.
+Keep out: rows and rules; how SQLite and PostgreSQL are opened (storage.databases).
 """
 
 import os
@@ -19,21 +18,18 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
-    NullPool,
-    QueuePool,
-    create_engine,
-    event,
     func,
     inspect,
     make_url,
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from cleanroom_pipelines.storage.databases import BUSY_SECONDS, WRITES, make_engine
 from cleanroom_pipelines.storage.identity import WAY_BACK
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
@@ -45,8 +41,6 @@ VERSION_TABLE = "catalog_revision"
 # Where a transaction's session notes the generation that it raised the installation to.
 RAISED = "generation"
 
-_BUSY_SECONDS = 30
-_WRITES = "cleanroom_writes"
 _ADVISORY_LOCK = 7_265_616_301
 
 # When each database last failed to answer this process, in its monotonic seconds.
@@ -123,6 +117,11 @@ class Database:
         """The file of an SQLite database; None for a server's."""
         return Path(str(self._url.database)) if self._url.get_backend_name() == "sqlite" else None
 
+    @property
+    def server(self) -> URL | None:
+        """The URL of a server's database; None for an SQLite file."""
+        return None if self.file else self._url
+
     def migrate(self) -> None:
         """Bring the database to this code's schema; several processes may do so at once.
 
@@ -137,7 +136,7 @@ class Database:
         self._is_checked = True
 
     def _migrate_under_lock(self) -> None:
-        engine = self._current_engine().execution_options(**{_WRITES: True})
+        engine = self._current_engine().execution_options(**WRITES)
         with engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 _switch_to_wal(connection)
@@ -180,7 +179,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """One transaction that is carried out as a whole or not at all."""
         with self._noting_outages():
-            engine = self._current_engine().execution_options(**{_WRITES: True})
+            engine = self._current_engine().execution_options(**WRITES)
             with (
                 self._turn or nullcontext(),
                 Session(engine, expire_on_commit=False) as session,
@@ -235,7 +234,7 @@ class Database:
             self._inherited += [self._engine] if self._engine is not None else []
             self._engine, self._pid, self._turn = None, os.getpid(), None
         if self._engine is None:
-            self._engine = _make_engine(self._url, stays_connected=self._turn is not None)
+            self._engine = make_engine(self._url, stays_connected=self._turn is not None)
         return self._engine
 
 
@@ -272,42 +271,10 @@ def _checked_url(url: str | URL) -> URL:
     return parsed
 
 
-def _make_engine(url: URL, *, stays_connected: bool = False) -> Engine:
-    # hide_parameters: an error's text otherwise quotes what was to be stored.
-    if url.get_backend_name() != "sqlite":
-        try:
-            return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=5)
-        except (ImportError, NoSuchModuleError):
-            raise ConfigurationError(
-                "The driver for PostgreSQL is not installed.",
-                remedy="Install cleanroom_pipelines with the extra postgresql.",
-            ) from None
-    options: dict[str, Any] = {"poolclass": NullPool}  # SQLite's connections do not survive a fork
-    if stays_connected:
-        options = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": -1}
-    connect_args = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
-    engine = create_engine(url, hide_parameters=True, connect_args=connect_args, **options)
-    event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own transactions begin too late; see _begin_sqlite
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL may lose the last commits on a power cut
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A write that begins as a read fails at once, without waiting, if another one wrote in between.
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
 def _switch_to_wal(connection: Connection) -> None:
     # SQLite answers "locked" at once, without waiting, while another process opens the same new file.
     cursor = connection.connection.cursor()
-    for _ in range(_BUSY_SECONDS * 20):
+    for _ in range(BUSY_SECONDS * 20):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return

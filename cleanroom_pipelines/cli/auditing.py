@@ -28,8 +28,7 @@ def audit() -> None:
 @click.pass_context
 def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
     """Say whether anything in the audit log was altered, removed, moved, inserted or cut off (exit code 2)."""
-    log = _open_log()
-    verdict = log.verify(expect=_head(expect))
+    verdict = open_installation().audit.verify(expect=_head(expect))
     if as_json:
         print_json(
             {
@@ -59,7 +58,7 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def show(account: str | None, since: str | None, as_json: bool) -> None:
     """Print the entries of the audit log, without verifying them."""
-    entries = _open_log().entries(account=account, since=_moment(since))
+    entries = open_installation().audit.entries(account=account, since=_moment(since))
     if as_json:
         _print_array(entries)
         return
@@ -70,13 +69,6 @@ def show(account: str | None, since: str | None, as_json: bool) -> None:
         )
         rest = (_word(entry[field]) for field in ("error", "cut_off") if field in entry)
         click.echo("  ".join((*words, *rest)))
-
-
-def _open_log() -> Any:
-    from cleanroom_pipelines.storage.audit import AuditLog
-
-    installation = open_installation()
-    return AuditLog(installation.home.audit, installation.key, installation.clock)
 
 
 def _head(text: str | None) -> Any:

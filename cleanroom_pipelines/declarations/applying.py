@@ -46,7 +46,7 @@ from cleanroom_pipelines.errors import (
     UsageError,
 )
 from cleanroom_pipelines.storage import SeedVault
-from cleanroom_pipelines.storage.seed_vault import seed_suffix
+from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 
 # Stands for the id of a parent that a dry run would have created.
@@ -253,7 +253,7 @@ class _Applying:
         if seed is not None and isinstance(spec, GenerationJobSpec):
             slot = self._new_slot()
             self._catalog.deletion.announce(SEED, slot)
-            location = self._vault.put(slot, seed, keep=spec.keep_seed, digest=spec.seed_digest)
+            location = self._vault.put(slot, seed, digest=spec.seed_digest)
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:

@@ -30,7 +30,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.opening import digest_of
 from cleanroom_pipelines.storage import Home, InstallationKey
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, is_leftover, replacing
-from cleanroom_pipelines.storage.audit_index import INDEX
+from cleanroom_pipelines.storage.audit import DATABASE, HEADS
 from cleanroom_pipelines.storage.identity import IDENTITY_FILE, HomeIdentity, Identity
 
 _FORMAT = "cleanroom-backup-1"
@@ -38,7 +38,8 @@ _FORMAT_FILE, _END_FILE = "FORMAT", "END"
 _CATALOG, _KEY = "catalog.db", "installation.key"
 _FILES = frozenset({_FORMAT_FILE, _END_FILE, _CATALOG, _KEY, IDENTITY_FILE})
 # Seeds first after the catalogue: they go when their jobs end.
-_PARTS = ("seeds", "uploads", "inbox", "artifacts", "accounts", "audit")
+_AUDIT = "audit"
+_PARTS = ("seeds", "uploads", "inbox", "artifacts", "accounts", _AUDIT)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -78,6 +79,8 @@ def back_up(installation: Installation, target: Path) -> None:
     try:
         with full_disk_is_an_error(), replacing(target) as draft:
             installation.catalog.resources.copy_to(folder / _CATALOG)
+            (folder / _AUDIT).mkdir()
+            installation.audit.copy_to(folder / _AUDIT)
             identity = _identity_of(folder)
             with tarfile.open(draft, "w") as archive:
                 _add_bytes(archive, _FORMAT_FILE, _FORMAT.encode())
@@ -87,6 +90,8 @@ def back_up(installation: Installation, target: Path) -> None:
                     _add_bytes(archive, IDENTITY_FILE, identity.to_json())
                 for part in _PARTS:
                     _add_folder(archive, home.root / part, part)
+                for path in sorted((folder / _AUDIT).iterdir()):
+                    _add_file(archive, path, f"{_AUDIT}/{path.name}")
             _add_end(draft)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -143,7 +148,8 @@ def _add_folder(archive: tarfile.TarFile, folder: Path, name: str) -> None:
     entry.type, entry.mode = tarfile.DIRTYPE, 0o700
     archive.addfile(entry)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if is_leftover(path.name) or path.is_symlink() or f"{name}/{path.name}".startswith(f"audit/{INDEX}"):
+        is_copied = name == _AUDIT and path.name.startswith((DATABASE, HEADS))  # in one state, by `copy_to`
+        if is_leftover(path.name) or path.is_symlink() or is_copied:
             continue
         if path.is_dir():
             _add_folder(archive, path, f"{name}/{path.name}")

@@ -51,7 +51,7 @@ from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_d
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.open_files import FileState, may_be_being_written
 from cleanroom_pipelines.storage.processes import locked
-from cleanroom_pipelines.storage.seed_vault import seed_suffix
+from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.ways_in import acting_for
 
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -391,7 +391,7 @@ def _take(installation: Installation, copy: Path, slot: str, note: Mapping[str, 
     write_durably(folder / _NOTE, json.dumps(note).encode())
     if installation.vault.find(slot) is None:
         # otherwise the same content was taken in before, by a process that was cut off
-        installation.vault.put(slot, copy, keep=False, move=True)
+        installation.vault.put(slot, copy, move=True)
 
 
 def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | None:

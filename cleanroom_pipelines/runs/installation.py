@@ -27,7 +27,7 @@ from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
 from cleanroom_pipelines.storage.identity import HomeIdentity
 from cleanroom_pipelines.storage.layout import is_partition_key
-from cleanroom_pipelines.storage.upload_vault import UploadVault
+from cleanroom_pipelines.storage.vault import Vault
 
 T = TypeVar("T")
 
@@ -224,9 +224,9 @@ class Installation:
         return SeedVault(self.home, self.key)
 
     @cached_property
-    def uploads(self) -> UploadVault:
+    def uploads(self) -> Vault:
         """The files that were brought to data rooms and not taken in yet."""
-        return UploadVault(self.home, self.key)
+        return Vault(self.home, self.key)
 
     def room_key(self, data_room_id: str) -> bytes:
         """The key of one data room: its matching ids and its noise are of no use in another one."""
@@ -240,7 +240,7 @@ class Installation:
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
-        return AuditLog(self.home.audit, self.key, self.clock)
+        return AuditLog(self.home.audit, self.key, self.clock, self.parts.catalog.server)
 
     def _registered_bucket(self, name: str) -> RegisteredBucket | None:
         found = self.catalog.parties.bucket(name)

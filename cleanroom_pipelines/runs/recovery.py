@@ -53,7 +53,7 @@ from cleanroom_pipelines.storage import (
 )
 from cleanroom_pipelines.storage.artifacts import sync_folder
 from cleanroom_pipelines.storage.identity import HomeIdentity, Identity
-from cleanroom_pipelines.storage.upload_vault import UploadVault
+from cleanroom_pipelines.storage.vault import Vault
 
 _UNFINISHED = (
     StatusCode.INTERNAL,
@@ -445,7 +445,7 @@ class _Builder:
 
     def _with_files(self, dossier: Dossier) -> Dossier:
         """The dossier with the locations of those uploads only whose files are still there."""
-        there = UploadVault(self.installation.home, self.key).locations()
+        there = Vault(self.installation.home, self.key).locations()
         uploads = [
             upload if upload["location"] in there else {**upload, "location": None}
             for upload in dossier.get("uploads", ())

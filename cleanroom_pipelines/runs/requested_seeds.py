@@ -53,7 +53,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
         digest, n_bytes = installation.vault.digest(file), file.stat().st_size
         slot = installation.token_hex(12)
         installation.catalog.deletion.announce(SEED, slot)
-        location = installation.vault.put(slot, file, keep=job.keep_seed, move=True)
+        location = installation.vault.put(slot, file, move=True)
     try:
         installation.catalog.resources.place_seed(job.id, location, digest=digest, n_bytes=n_bytes)
     except BaseException:

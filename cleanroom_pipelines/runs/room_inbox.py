@@ -21,7 +21,7 @@ from cleanroom_pipelines.errors import InputError, NotFoundError
 from cleanroom_pipelines.identity import Dataset, InputName
 from cleanroom_pipelines.runs.inbox import Drop, RestingDrop, drops_in, one_at_a_time, rest
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.ways_in import acting_for
 
@@ -94,7 +94,7 @@ def _taken_in(
         # it was refused, or nobody named it for a day, and its content is gone: the file is taken once more
     installation.catalog.deletion.announce(UPLOAD, upload_id)
     with resting.drop.path.open("rb") as stream:
-        sealed = installation.uploads.put(upload_id, chunks_of(stream))
+        sealed = installation.uploads.seal(upload_id, chunks_of(stream))
     try:
         resting.check()
     except BaseException:

@@ -54,7 +54,7 @@ def start_job_from_file(
         size = LARGEST if export_size == LARGEST else AudienceSize.parse(export_size)
     slot, digest = installation.token_hex(12), installation.vault.digest(seed)
     installation.catalog.deletion.announce(SEED, slot)
-    location = installation.vault.put(slot, seed, keep=False, digest=digest)
+    location = installation.vault.put(slot, seed, digest=digest)
     try:
         with installation.vault.opening(location) as copy:
             n_bytes = copy.stat().st_size

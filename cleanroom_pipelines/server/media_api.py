@@ -20,7 +20,7 @@ from cleanroom_pipelines.runs.users import user_of
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.requests import Reply, Request
-from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.storage.vault import chunks_of
 
 _LOG = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 << 20

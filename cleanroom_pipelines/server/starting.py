@@ -103,6 +103,7 @@ def serve(
     # on while others compute, and all writers wait behind it: measured, half of the 99th percentile and more.
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
     installation.catalog.database.stay_connected()
+    installation.audit.stay_connected()
     server = make_server(make_gateway(installation))
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"

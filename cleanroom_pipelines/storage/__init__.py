@@ -9,7 +9,7 @@ from cleanroom_pipelines.storage.artifacts import ArtifactReference, ArtifactSto
 from cleanroom_pipelines.storage.destinations import Destination
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.keys import InstallationKey
-from cleanroom_pipelines.storage.seed_vault import SeedVault
+from cleanroom_pipelines.storage.vault import SeedVault
 
 __all__ = [
     "ArtifactReference",

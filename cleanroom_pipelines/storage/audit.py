@@ -5,55 +5,81 @@ Add here when an entry must say something more; say then why it cannot carry dat
 Keep out: deciding what is written when (the ways in); data. Entries have a closed set of fields, each of a shape
 that no e-mail, cell or location has.
 
-`audit.jsonl` holds one entry a line. Its last member is an HMAC over the HMAC of the entry before and the line's
-own bytes, under a key derived from the installation key. `audit.head` gets the number and the HMAC of the newest
-entry after each write, so that a log that lost its end says so. Both are only ever appended to. Someone who cuts
-both files back to the same moment, or puts back older copies of both, leaves no trace in them: keep what `verify`
-calls the head somewhere else from time to time, and give it to a later `verify`.
+A row of the table holds an entry as a line of JSON. Its last member is an HMAC over the HMAC of the entry before
+and the line's own bytes, under a key derived from the installation key. The table is in `audit.db`, or on the
+catalogue's server. `audit.head` gets the number and the HMAC of the newest entry after each transaction, so that a
+log that lost its end says so; it may lack the newest ones after a kill, never hold one that the table lacks.
+Someone who cuts both back to the same moment, or restores older copies of both, leaves no trace in them: keep what
+`verify` calls the head somewhere else from time to time, and give it to a later `verify`.
 
-`audit.index` says where the entries of each data room stand, and can be deleted at any time.
-
-A million entries of a request each take about 450 MB, their heads at most 80 MB; nothing is rotated or deleted.
+Releases before the table wrote the same lines into `audit.jsonl`. They are imported once, as they are; the file
+stays as evidence.
 """
 
 import atexit
-import errno
 import hashlib
 import hmac
 import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from io import BytesIO
 from pathlib import Path
-from threading import Condition, Event, Thread
-from typing import Any, BinaryIO
+from threading import Event, Lock, Thread
+from typing import IO, Any
 
-from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, StorageFullError, StoreUnavailableError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, sync_folder
-from cleanroom_pipelines.storage.audit_index import INDEX, Level, Place, RoomIndex
+from cleanroom_pipelines.storage.databases import WRITES, make_engine
 from cleanroom_pipelines.storage.keys import InstallationKey
 from cleanroom_pipelines.storage.processes import locked
 
-_LOG, _HEAD, _LOCK = "audit.jsonl", "audit.head", "audit.lock"
-_PURPOSE = "audit log"
-_BATCH = 512  # entries that one flush to disk may carry
+DATABASE, HEADS = "audit.db", "audit.head"
+_OLD_LOG, _LOCK = "audit.jsonl", "audit.lock"
+_BATCH = 512  # entries that one transaction may carry
 _MOST_WAITING = 4096  # entries of `write_soon` after which the caller writes them itself
 _SOON_SECONDS = 1.0
-_MOST_RESOURCES = 8
-_UNINDEXED_BYTES = 1 << 18  # of the log; a look at a room reads no more than about so much of what is not its own
+_MOST_UNRECORDED = 2 * _BATCH  # entries that a kill between table and heads may leave out of the heads
+_PAGE = 256
 _LINE_BYTES = 1 << 16  # more than the longest entry takes
-_LINE = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),.*,"mac":"([0-9a-f]{64})"\}\n', re.DOTALL)
-_MAC_BYTES = len(',"mac":""}\n') + 64  # what stands behind the bytes that the HMAC covers
-_HEAD_LINE = re.compile(rb"([1-9][0-9]{0,17}):([0-9a-f]{64})\n")
-MOST_CUT_BYTES = _BATCH * _LINE_BYTES  # no append that was cut off leaves more
-_MOST_UNRECORDED = 2 * _BATCH  # entries that a kill between the two files may leave out of the heads
+_MOST_CUT_BYTES = _BATCH * _LINE_BYTES  # no append that was cut off in a release before the table left more
 _CUT_OFF = "cut_off"
+_LINE = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),.*,"mac":"([0-9a-f]{64})"\}\n?', re.DOTALL)
+_MAC_BYTES = len(',"mac":""}') + 64  # what follows the bytes that the HMAC covers
+_HEAD = re.compile(rb"([1-9][0-9]{0,17}):([0-9a-f]{64})\n?")
+_IS_FULL = ("disk is full", "disk I/O error", "No space left")  # the second where SQLite's log finds no place
+_IS_CLOSED = ("unable to open", "readonly")
+
+_ENTRIES = Table(
+    "audit_entries",
+    MetaData(),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("line", LargeBinary, nullable=False),
+    Column("room", String),
+    Index("audit_entries_room", "room", "place"),
+)
 
 _ARN = r"arn:aws[-a-z]*:[a-z0-9-]{1,40}:[a-z0-9-]{0,40}:[0-9]{12}:[a-zA-Z0-9_/.-]{1,1024}"
 _ID = r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}"
@@ -78,9 +104,8 @@ _TEXTS = {
     "sensitivity": re.compile(r"[0-9]{1,20}(/[0-9]{1,20})?"),
 }
 _RESOURCE = re.compile(f"{_ARN}|{_ID}")
+_MOST_RESOURCES = 8
 _NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
-_REQUIRED = ("way", "operation")
-FIELDS = frozenset({*_TEXTS, *_NUMBERS, "resource"})
 
 
 @dataclass(frozen=True)
@@ -105,10 +130,10 @@ class AuditHead:
         Raises:
             ValueError: It is not of that form.
         """
-        match = _HEAD_LINE.fullmatch(text.encode("utf-8", "replace") + b"\n")
-        if match is None:
+        head = None if text.endswith("\n") else _head(_HEAD, text.encode("utf-8", "replace"))
+        if head is None:
             raise ValueError("not of the form SEQUENCE:HMAC")
-        return cls(int(match.group(1)), match.group(2).decode())
+        return head
 
 
 _NOTHING = AuditHead(0, "0" * 64)
@@ -123,8 +148,8 @@ class AuditVerdict:
         n_entries: Entries whose place in the chain is right, from the first one on.
         problem: What is wrong, in one sentence without the entry's content.
         at: Number of the entry at which it is wrong.
-        cut_off: Numbers that the entries would have had whose writing was cut off by a kill or a power cut. They
-            were never confirmed to anybody; what is left of them lies in the log and is covered by the chain.
+        cut_off: Numbers that the entries would have had whose writing was cut off by a kill or a power cut, in a
+            release before the table. They were never confirmed; the chain covers what is left of them.
         head: The newest entry; worth keeping elsewhere.
     """
 
@@ -137,42 +162,43 @@ class AuditVerdict:
 
 
 class AuditLog:
-    """The audit log in one folder; any number of threads and processes may use it at once.
+    """The audit log of one home; any number of threads and processes may use it at once.
 
     Args:
-        folder: Where it lies; made, readable by its owner only, when the first entry is written.
+        folder: Where its files are; made, readable by its owner only, when the first entry is written.
         key: The installation key.
         clock: Gives the time in UTC.
+        server: The catalogue's database on a server, which then holds the table; None: a file in the folder.
     """
 
-    _queue: "list[_Waiting]"
-    _thread: Thread | None
+    def __init__(
+        self, folder: Path, key: InstallationKey, clock: Callable[[], datetime], server: URL | None = None
+    ) -> None:
+        self._folder, self._key, self._clock, self._server = folder, key, clock, server
+        self._file = folder / DATABASE
+        self._inherited: list[Engine | None] = []
+        self._engine: Engine | None = None
+        self._stays_connected = False
+        self._start_anew()
 
-    def __init__(self, folder: Path, key: InstallationKey, clock: Callable[[], datetime]) -> None:
-        self._folder = folder
-        self._log = folder / _LOG
-        self._heads = folder / _HEAD
-        self._index = RoomIndex(folder / INDEX)
-        self._key = key
-        self._clock = clock
-        self._start_empty()
+    _thread: Thread | None
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Write an entry; it is on disk when this returns.
 
-        Threads that write at the same time share one flush to disk.
+        Threads that write at the same time share one transaction.
 
         Args:
-            entry: `way` and `operation`, and whichever fit of `request_id`, `account`, `access_key`, `resource`
-                (one id or ARN, or up to 8), `user`, `room`, `participant`, `dataset`, `outcome`, `error`,
-                `n_unknown_members` and `n_bytes`; None is as good as absent. The time is added.
+            entry: `way` and `operation`, and whichever of the other `_TEXTS` and `_NUMBERS` apply, and `resource`
+                (one id or ARN, or up to 8); None is as good as absent. The time is added.
 
         Raises:
-            ValueError: A field is not one of these, or its value has not the shape of what it names.
+            ValueError: A field is not one of these, or its value does not have the field's shape.
             StorageFullError: The disk is full; nothing was written.
+            StoreUnavailableError: The database does not answer; nothing was written.
             ConfigurationError: The log cannot be written.
         """
-        self._put(_Waiting(self._dated(entry), is_awaited=True)).outcome()
+        self._write_up_to(self._queued(entry), is_awaited=True)
 
     def write_soon(self, entry: Mapping[str, Any]) -> None:
         """Write an entry within about a second, together with others; for reads, which change nothing.
@@ -185,77 +211,75 @@ class AuditLog:
 
         Raises:
             ValueError: As for `write`.
-            StorageFullError: The disk is full, and many entries wait already.
-            ConfigurationError: The log cannot be written, and many entries wait already.
+            CleanroomError: As for `write`, if many entries wait already.
         """
-        waiting = _Waiting(self._dated(entry), is_awaited=False)
         if len(self._queue) >= _MOST_WAITING:
             self.flush()
-        self._put(waiting)
+        self._queued(entry)
+        if self._thread is None:
+            with self._turn:
+                if self._thread is None:
+                    self._ends = Event()
+                    self._thread = Thread(target=self._keep_flushing, args=(self._ends,), daemon=True)
+                    self._thread.start()
+                    atexit.register(self._close_at_exit)
 
     def flush(self) -> None:
         """Write the entries that wait.
 
         Raises:
-            StorageFullError: The disk is full; they wait on.
-            ConfigurationError: The log cannot be written; they wait on.
+            CleanroomError: As for `write`; they wait on.
         """
-        if self._queue:
-            self._put(_Waiting(None, is_awaited=True)).outcome()
+        self._check_process()
+        if waiting := self._queue[-1:]:
+            self._write_up_to(waiting[0], is_awaited=False)
 
     def close(self) -> None:
-        """Write the entries that wait and end the thread that writes; the log may be used again.
+        """Write the entries that wait and close the database; the log may be used again.
 
         Raises:
-            StorageFullError: The disk is full; the entries that waited are lost.
-            ConfigurationError: The log cannot be written; the entries that waited are lost.
+            CleanroomError: As for `write`; they wait on.
         """
-        thread = self._thread
-        if thread is None or os.getpid() != self._pid:
-            return
-        atexit.unregister(self._close_at_exit)
+        self._check_process()
+        with self._turn:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._ends.set()
+            thread.join()
+            atexit.unregister(self._close_at_exit)
         try:
             self.flush()
         finally:
-            with self._condition:
-                self._ends = True
-                self._condition.notify_all()
-            thread.join()
-            with self._condition:
-                self._ends = False
-                self._queue = [each for each in self._queue if each.is_awaited]
+            with self._turn:
+                if self._engine is not None:
+                    self._engine.dispose()
 
-    def entries(self, *, account: str | None = None, since: datetime | None = None) -> Iterator[dict[str, Any]]:
+    def stay_connected(self) -> None:
+        """Keep connections between transactions: a write to a file takes a quarter of the time then.
+
+        For a process that never forks, before its first use.
+        """
+        self._stays_connected = True
+
+    def entries(
+        self, *, account: str | None = None, since: datetime | None = None, room: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Read the entries in the order they were written, without verifying them.
 
         Args:
             account: Only those of this account.
             since: Only those of this time or later.
+            room: Only those of this data room, which are found without reading the others.
 
         Yields:
             `sequence`, `time` (ISO, UTC) and the fields of each entry.
         """
         earliest = "" if since is None else _iso(since)
-        n_bytes, _ = self._lengths()
-        for line in _lines(self._log, n_bytes):
-            entry = _parsed(line)
+        for row in self._rows(self._end()[0], room):
+            entry = _parsed(row.line)
             if entry is None or str(entry.get("time", "")) < earliest:
                 continue
-            if account is None or entry.get("account") == account:
-                entry.pop("mac", None)
-                yield entry
-
-    def entries_of_room(self, room: str) -> Iterator[dict[str, Any]]:
-        """Read the entries of one data room in the order they were written, without verifying them.
-
-        Yields:
-            As `entries`.
-        """
-        n_bytes, _ = self._lengths()
-        places = self._places(room) if n_bytes and self._bring_index_level(n_bytes) else None
-        lines = _lines(self._log, n_bytes) if places is None else _lines_at(self._log, n_bytes, places)
-        for line in lines:
-            if (entry := _parsed(line)) is not None and entry.get("room") == room:
+            if account in (None, entry.get("account")) and room in (None, entry.get("room")):
                 entry.pop("mac", None)
                 yield entry
 
@@ -269,242 +293,192 @@ class AuditLog:
             expect: A head that an earlier `verify` found: shows also a log that was cut back before it together
                 with `audit.head`.
         """
-        n_log, n_heads = self._lengths()
-        return _Pass(self._secret, _read_heads(self._heads, n_heads), expect).verdict(_lines(self._log, n_log))
+        place, n_bytes = self._end()
+        heads = (head for line in _lines(self._folder / HEADS, n_bytes) if (head := _head(_HEAD, line)))
+        reading = _Pass(self._secret, heads, expect)
+        problem, at = None, None
+        try:
+            for row in self._rows(place):
+                reading.read(row.line)
+                if row.room != _room_of(row.line):
+                    raise _Broken("The room that an entry is found by was altered.", reading.last.sequence)
+            reading.end()
+        except _Broken as broken:
+            problem, at = broken.args
+        last = reading.last
+        return AuditVerdict(problem is None, last.sequence, problem, at, tuple(reading.cut_off), last)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the database and the heads to an existing folder while others go on writing; one consistent state.
+
+        What is not there is not copied.
+        """
+        with self._locked() as engine:
+            if engine is not None and self._server is None:
+                with (
+                    closing(sqlite3.connect(self._file)) as source,
+                    closing(sqlite3.connect(folder / DATABASE)) as copy,
+                ):
+                    source.backup(copy)
+            if (heads := self._folder / HEADS).exists():
+                (folder / HEADS).write_bytes(heads.read_bytes())
 
     @cached_property
     def _secret(self) -> bytes:
-        return self._key.derive(_PURPOSE)
+        return self._key.derive("audit log")
 
-    def _start_empty(self) -> None:
+    def _start_anew(self) -> None:
         self._pid = os.getpid()
-        self._queue = []
-        self._condition = Condition()
+        self._queue: list[dict[str, Any]] = []
+        self._turn = Lock()
         self._thread = None
-        self._ends = False
+        self._ends = Event()
+        self._inherited.append(self._engine)
+        self._engine = None
         self._n_unsynced = 0  # entries whose heads may still be in the machine's memory
-        self._n_written = 0  # length of the log after this process last wrote
-        self._n_indexed = 0  # how much of it this process knows to be in the index
 
-    def _dated(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {"time": _iso(self._clock()), **_checked(entry)}
-
-    def _put(self, waiting: "_Waiting") -> "_Waiting":
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            # a forked child: its parent writes what waits there, and its locks may be held by nobody
-            self._start_empty()
-        with self._condition:
-            self._queue.append(waiting)
-            if waiting.is_awaited or len(self._queue) == 1:
-                self._condition.notify_all()
-            if self._thread is None:
-                self._thread = Thread(target=self._serve, name="audit log", daemon=True)
-                self._thread.start()
-                atexit.register(self._close_at_exit)
+            # a forked child: its parent writes what waits there; its connections and locks are the parent's
+            self._start_anew()
+
+    def _queued(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        self._check_process()
+        waiting = {"time": _iso(self._clock()), **_checked(entry)}
+        self._queue.append(waiting)
         return waiting
 
-    def _serve(self) -> None:
-        """Write what waits: at once if somebody waits for it, else after a second; then all of it together."""
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._queue or self._ends)
-                self._condition.wait_for(lambda: self._ends or self._is_awaited(), _SOON_SECONDS)
-                if self._ends and not self._is_awaited():
-                    self._thread = None
-                    return
-                batch = self._queue[:_BATCH]
-            error: Exception | None = None
-            try:
-                self._append([each.entry for each in batch if each.entry is not None])
-            except Exception as raised:  # whoever waits is told; reads are tried again
-                error = raised
-            with self._condition:
-                if error is None:
-                    ended, self._queue = batch, self._queue[len(batch) :]
-                else:  # also those behind this batch: nothing is written before it
-                    ended = [each for each in self._queue if each.is_awaited]
-                    self._queue = [each for each in self._queue if not each.is_awaited]
-                is_idle = not self._queue
-            for each in ended:
-                each.end(error)
-            if is_idle:
-                with suppress(CleanroomError):  # the next write tries again, and tells
-                    self._sync_heads()
-            if self._n_written - self._n_indexed > _UNINDEXED_BYTES:
-                self._bring_index_level(self._n_written)
-                self._n_indexed = self._n_written  # also where it could not be: it is tried after as much more
+    def _write_up_to(self, last: dict[str, Any], *, is_awaited: bool) -> None:
+        """Write what waits, up to an entry and others in its last batch, unless another thread has done so.
 
-    def _is_awaited(self) -> bool:
-        return any(each.is_awaited for each in reversed(self._queue))
+        Args:
+            last: The entry.
+            is_awaited: Do not write it later where it cannot be written now: its writer gets the error.
+        """
+        with self._turn:
+            while any(each is last for each in self._queue):
+                batch = self._queue[:_BATCH]
+                try:
+                    self._append(batch)
+                except BaseException:
+                    if is_awaited:
+                        self._queue[:] = [each for each in self._queue if each is not last]
+                    raise
+                del self._queue[: len(batch)]
+
+    def _keep_flushing(self, ends: Event) -> None:
+        while not ends.wait(_SOON_SECONDS):
+            with suppress(CleanroomError):  # it is tried again
+                self.flush()
 
     def _close_at_exit(self) -> None:
-        with suppress(CleanroomError):  # nobody is left to be told
+        with suppress(CleanroomError):  # no caller is left
             self.close()
 
-    def _sync_heads(self) -> None:
-        if self._n_unsynced:
-            with _trouble_is_an_error(), _appending(self._heads) as heads:
-                os.fsync(heads)
-            self._n_unsynced = 0
-
     def _append(self, entries: list[dict[str, Any]]) -> None:
-        """Append a batch to the log, flushed to disk, then its end to the heads; all of it or nothing.
-
-        The heads are flushed when nothing waits, or after hundreds of entries: a power cut may make them a little
-        older than the log, which the next append mends.
-        """
-        if self._n_unsynced >= _BATCH:
-            self._sync_heads()
-        if not entries:
-            return
-        with _trouble_is_an_error():
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self._folder / _LOCK), _appending(self._log) as log, _appending(self._heads) as heads:
-                last, lines = self._continue(log, heads)
-                for entry in entries:
+        """Append a batch to the table, all of it or nothing, then its end to the heads."""
+        with self._locked(creates=True) as engine, _private(self._folder / HEADS, "ab+") as heads:
+            assert engine is not None
+            with engine.execution_options(**WRITES).begin() as connection:
+                place, before = _newest(connection)
+                last, rows = before, []
+                for place, entry in enumerate(entries, place + 1):  # noqa: B020
                     last, line = self._link(last, entry)
-                    lines += line
-                n_log, n_heads = _size(log), _size(heads)
-                try:
-                    _write_all(log, lines)
-                    os.fsync(log)
-                    _write_all(heads, f"{last}\n".encode())
-                    self._n_written = n_log + len(lines)
-                    if not n_log:
-                        sync_folder(self._folder)
-                except BaseException:
-                    with suppress(OSError):  # what cannot be taken back counts as cut off
-                        os.ftruncate(log, n_log)
-                        os.ftruncate(heads, n_heads)
-                    raise
-        self._n_unsynced += len(entries)
-
-    def _continue(self, log: int, heads: int) -> tuple[AuditHead, bytes]:
-        """The entry to go on from, and what to append before anything else.
-
-        The fast way is the usual one: the log ends with the entry that the heads end with. Otherwise a writer was
-        killed: what is right up to there stays, the rest is accounted for in an entry of its own.
-        """
-        n_log = _size(log)
-        recorded, is_torn = _end_of_heads(heads)
-        tail = _tail(log, n_log, _LINE_BYTES)
-        if _head_of(tail[tail.rfind(b"\n", 0, -1) + 1 :]) == recorded and not is_torn:
-            return recorded, b""
-        tail = _tail(log, n_log, MOST_CUT_BYTES)
-        last, rest = self._last_right_one(tail, recorded)
-        if is_torn or last.sequence > recorded.sequence:
-            # before the log grows again, so that it is never more than a batch ahead of the heads
-            _write_all(heads, b"\n" * is_torn + (f"{last}\n".encode() if last.sequence else b""))
-            os.fsync(heads)
-        if not rest:
-            return last, b""
-        if whole := self._next(last, rest + b"\n"):
-            return whole, b"\n"  # it lacked nothing but its end of line
-        end_of_line = b"" if rest.endswith(b"\n") else b"\n"
-        cut = _Cut()
-        cut.add(rest + end_of_line)
-        last, line = self._link(last, {"time": _iso(self._clock()), _CUT_OFF: cut.as_dict()})
-        return last, end_of_line + line
-
-    def _last_right_one(self, tail: bytes, recorded: AuditHead) -> tuple[AuditHead, bytes]:
-        """The last entry up to which the chain is right, as far as the end of the log shows, and what follows."""
-        lines = BytesIO(tail).readlines()
-        heads = {at: head for at, line in enumerate(lines, 1) if (head := _head_of(line))}
-        at = next((at for at, head in heads.items() if head == recorded), 0)
-        if not at and heads and not self._next(_NOTHING, lines[0]):
-            at = max(heads)  # the recorded one is gone: `verify` will tell, and the service goes on
-        last = heads.get(at, _NOTHING)
-        while at < len(lines) and (following := self._next(last, lines[at])):
-            last, at = following, at + 1
-        if not at and len(tail) == MOST_CUT_BYTES:
-            raise ConfigurationError(
-                "The end of the audit log cannot be read.", remedy="Run `cleanroom audit verify` and move it away."
-            )
-        return last, b"".join(lines[at:])
-
-    def _next(self, last: AuditHead, line: bytes) -> AuditHead | None:
-        """The head that a line makes, if it is the right one after another."""
-        head = _head_of(line)
-        is_right = head is not None and head == AuditHead(last.sequence + 1, _mac(self._secret, last, line))
-        return head if is_right else None
-
-    def _places(self, room: str) -> list[Place] | None:
-        try:
-            return self._index.places(room)
-        except sqlite3.Error:
-            return None
-
-    def _bring_index_level(self, n_bytes: int) -> bool:
-        """Bring the index level with the first bytes of the log; whether it can be used."""
-        try:
-            with self._log.open("rb") as stream:
-                return self._index.bring_level(partial(_ends_at, stream), partial(_behind, stream, n_bytes))
-        except OSError:
-            return False
+                    rows.append(_row(place, line))
+                connection.execute(insert(_ENTRIES), rows)
+            self._n_unsynced += len(entries)
+            with suppress(OSError):  # the entries are written; the heads catch up with the next ones
+                _record(heads, before, last)
+                if self._n_unsynced >= _BATCH:
+                    os.fsync(heads.fileno())
+                    self._n_unsynced = 0
 
     def _link(self, last: AuditHead, entry: Mapping[str, Any]) -> tuple[AuditHead, bytes]:
         """The line that an entry becomes after another, and the head it makes."""
         fields = json.dumps(entry, sort_keys=True, separators=(",", ":"))[1:-1]
         body = f'{{"sequence":{last.sequence + 1},{fields}'.encode()
-        mac = _mac(self._secret, last, body + bytes(_MAC_BYTES))
+        mac = _mac(self._secret, last, body)
         return AuditHead(last.sequence + 1, mac), body + f',"mac":"{mac}"}}\n'.encode()
 
-    def _lengths(self) -> tuple[int, int]:
-        """How long the log and the heads are between two writes."""
-        if not self._folder.is_dir():
-            return 0, 0
+    @contextmanager
+    def _locked(self, *, creates: bool = False) -> Iterator[Engine | None]:
+        """Hold the log against all other processes; gives the database, None where nothing was ever written."""
+        self._check_process()
         with _trouble_is_an_error():
+            if not creates and not self._folder.is_dir():
+                yield None
+                return
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self._folder / _LOCK):
+                is_there = self._server is not None or self._file.exists()
+                if self._engine is None or not is_there:
+                    is_there |= creates or (self._folder / _OLD_LOG).exists()
+                    self._engine = self._opened() if is_there else None
+                yield self._engine
+
+    def _opened(self) -> Engine:
+        """Open the database; the first time, create the table and import what was written elsewhere before."""
+        if self._server is None and not self._file.exists():
+            _private(self._file, "xb").close()
+            sync_folder(self._folder)
+        engine = make_engine(self._server or _url(self._file), stays_connected=self._stays_connected)
+        if self._server is None:
+            with closing(engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")
+        with engine.execution_options(**WRITES).begin() as connection:
+            if not inspect(connection).has_table(_ENTRIES.name):
+                _ENTRIES.create(connection)
+                self._import(connection)
+        with suppress(FileNotFoundError):
+            (self._folder / _OLD_LOG).chmod(0o400)
+            (self._folder / "audit.index").unlink()  # which could be made from the old log
+        return engine
+
+    def _import(self, connection: Connection) -> None:
+        """Import every line of an earlier log as it is, right or not."""
+        if self._server is not None and self._file.exists():  # the catalogue has moved to the server since
+            before = make_engine(_url(self._file))
+            lines: Iterable[bytes] = (row.line for row in _pages(before, None, None))
+        else:
+            file = self._folder / _OLD_LOG
+            lines = _lines(file, file.stat().st_size) if file.exists() else ()
+        reading, is_right, rows = _Pass(self._secret, iter(()), None), True, []
+        place = 0
+        for place, line in enumerate(lines, 1):
+            rows.append(_row(place, line))
+            if len(rows) == _PAGE:
+                connection.execute(insert(_ENTRIES), rows)
+                rows = []
             try:
-                with locked(self._folder / _LOCK):
-                    return _length(self._log), _length(self._heads)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise
-            return _length(self._log), _length(self._heads)  # a copy that nobody can write to
+                if is_right:
+                    reading.read(line)
+            except _Broken:
+                is_right = False
+        if is_right and reading.cut and not any(_head(_LINE, line) for line in reading.cut):
+            # a kill cut the last append off
+            _, line = self._link(reading.last, {"time": _iso(self._clock()), _CUT_OFF: _account(reading.cut)})
+            rows.append(_row(place + 1, line))
+        if rows:
+            connection.execute(insert(_ENTRIES), rows)
 
+    def _end(self) -> tuple[int, int]:
+        """The last place in the table and the length of the heads between two writes."""
+        heads = self._folder / HEADS
+        with self._locked() as engine:
+            n_bytes = heads.stat().st_size if heads.exists() else 0
+            if engine is None:
+                return 0, n_bytes
+            with engine.connect() as connection:
+                query = select(_ENTRIES.c.place).order_by(_ENTRIES.c.place.desc()).limit(1)
+                return connection.scalar(query) or 0, n_bytes
 
-class _Waiting:
-    """An entry that is to be written, or none: then only what waits before it."""
-
-    def __init__(self, entry: dict[str, Any] | None, *, is_awaited: bool) -> None:
-        self.entry = entry
-        self.is_awaited = is_awaited
-        self._is_done = Event()
-        self._error: Exception | None = None
-
-    def end(self, error: Exception | None) -> None:
-        self._error = error
-        self._is_done.set()
-
-    def outcome(self) -> None:
-        """Wait for it; raises what went wrong."""
-        self._is_done.wait()
-        if self._error is not None:
-            raise self._error
-
-
-class _Cut:
-    """Bytes in the log that are no entries, until an entry accounts for them."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self.n_bytes = 0
-
-    def add(self, line: bytes) -> None:
-        self._digest.update(line)
-        self.n_bytes += len(line)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"n_bytes": self.n_bytes, "sha256": self._digest.hexdigest()}
+    def _rows(self, until: int, room: str | None = None) -> Iterator[Row[Any]]:
+        if until and self._engine is not None:
+            yield from _pages(self._engine, until, room)
 
 
 class _Broken(Exception):  # noqa: N818
-    """The chain is broken."""
-
-    def __init__(self, problem: str, at: int) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.at = at
+    """The chain is broken: what is wrong, and at which entry."""
 
 
 class _Pass:
@@ -517,64 +491,43 @@ class _Pass:
     """
 
     def __init__(self, secret: bytes, heads: Iterator[AuditHead], expect: AuditHead | None) -> None:
-        self._secret = secret
-        self._heads = heads
+        self._secret, self._heads, self._expect = secret, heads, expect
         self._next_head = next(heads, None)
         self._recorded = 0  # number of the newest entry that the heads agree with
-        self._expect = expect
-        self._last = _NOTHING
-        self._cut = _Cut()
-        self._suspicion: str | None = (
-            None  # what is wrong with the first line of the cut, if it looks like an entry
-        )
-        self._cut_off: list[int] = []
+        self.last = _NOTHING
+        self.cut: list[bytes] = []  # lines that are not entries, until one accounts for them
+        self._n_cut = 0  # bytes
+        self.cut_off: list[int] = []
 
-    def verdict(self, lines: Iterator[bytes]) -> AuditVerdict:
-        """Read all lines."""
-        problem, at = None, None
-        try:
-            for line in lines:
-                self._read(line)
-            self._end()
-        except _Broken as broken:
-            problem, at = broken.problem, broken.at
-        n_entries = self._last.sequence
-        return AuditVerdict(problem is None, n_entries, problem, at, tuple(self._cut_off), self._last)
-
-    def _read(self, line: bytes) -> None:
-        due = self._last.sequence + 1
-        ended = line if line.endswith(b"\n") else line + b"\n"
-        head = _head_of(ended)
-        if head is None or head != AuditHead(due, _mac(self._secret, self._last, ended)):
-            if head is not None and self._suspicion is None:
-                self._suspicion = _no_entry(due - 1) if self._cut.n_bytes else _suspicion(due, head.sequence)
-            self._cut.add(line)
-            if self._cut.n_bytes > MOST_CUT_BYTES:
+    def read(self, line: bytes) -> None:
+        """Read the next line."""
+        n = self.last.sequence + 1
+        head = AuditHead(n, _mac(self._secret, self.last, line.removesuffix(b"\n")[:-_MAC_BYTES]))
+        if _head(_LINE, line) != head:
+            self.cut.append(line)
+            self._n_cut += len(line)
+            if self._n_cut > _MOST_CUT_BYTES:
                 raise self._not_accounted_for()
             return
-        accounted = json.loads(ended).get(_CUT_OFF) if _CUT_OFF.encode() in ended else None
-        if accounted != (self._cut.as_dict() if self._cut.n_bytes else None):
+        accounted = json.loads(line).get(_CUT_OFF) if _CUT_OFF.encode() in line else None
+        if accounted != (_account(self.cut) if self.cut else None):
             raise self._not_accounted_for()
-        if self._cut.n_bytes:
-            self._cut_off.append(due)
-            self._cut, self._suspicion = _Cut(), None
-        self._last = head
-        self._compare()
-
-    def _compare(self) -> None:
-        """Compare the entry just read with what is known of it from elsewhere."""
-        n = self._last.sequence
-        if self._expect is not None and self._expect.sequence == n and self._expect != self._last:
+        if self.cut:
+            self.cut_off.append(n)
+            self.cut, self._n_cut = [], 0
+        self.last = head
+        if self._expect is not None and self._expect.sequence == n and self._expect != self.last:
             raise _Broken(f"Entry {n} is not the expected one: the log was cut back and went on.", n)
         while self._next_head is not None and self._next_head.sequence <= n:
-            if self._next_head != self._last:
+            if self._next_head != self.last:
                 raise _Broken(f"Entry {n} is not the one first written: the log was cut back and went on.", n)
             self._recorded = n
             self._next_head = next(self._heads, None)
 
-    def _end(self) -> None:
-        n = self._last.sequence
-        if self._suspicion is not None:
+    def end(self) -> None:
+        """Compare the end with what is known of it from elsewhere."""
+        n = self.last.sequence
+        if any(_head(_LINE, line) for line in self.cut):
             raise self._not_accounted_for()
         if self._next_head is not None:
             raise _Broken(
@@ -584,62 +537,56 @@ class _Pass:
             raise _Broken(f"The log ends after entry {n}, before the expected one: its end was cut off.", n + 1)
         if n - self._recorded > _MOST_UNRECORDED:
             raise _Broken(f"The record of newest entries ends at entry {self._recorded}: it was cut off.", n)
-        if self._cut.n_bytes:
-            self._cut_off.append(n + 1)
+        if self.cut:
+            raise self._not_accounted_for()
 
     def _not_accounted_for(self) -> _Broken:
-        n = self._last.sequence
-        return _Broken(self._suspicion or _no_entry(n), n + 1)
-
-
-def _no_entry(last: int) -> str:
-    return f"What follows entry {last} is no entry: altered or inserted."
-
-
-def _suspicion(due: int, sequence: int) -> str:
-    if sequence != due:
-        return f"Entry {due} is not in its place: entries were removed, moved or inserted."
-    if due == 1:
-        return "Entry 1 was altered, or the log belongs to another installation's key."
-    return f"Entry {due} was altered or inserted."
+        due = self.last.sequence + 1
+        head = _head(_LINE, self.cut[0]) if self.cut else None
+        if head is None:
+            return _Broken(f"What follows entry {due - 1} is not an entry: altered or inserted.", due)
+        if head.sequence != due:
+            return _Broken(f"Entry {due} is not in its place: entries were removed, moved or inserted.", due)
+        if due == 1:
+            return _Broken("Entry 1 was altered, or the log belongs to another installation's key.", due)
+        return _Broken(f"Entry {due} was altered or inserted.", due)
 
 
 def fits(field: str, value: object) -> bool:
-    """Whether a value may stand in a field of an entry: what comes from outside is asked before it is written.
+    """Whether a value may be in a field of an entry; checked before what comes from outside is written.
 
     Args:
         field: Name of the field.
-        value: Whatever somebody sent.
+        value: What was sent.
     """
     if field in _TEXTS:
         return isinstance(value, str) and _TEXTS[field].fullmatch(value) is not None
     if field in _NUMBERS:
         return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-    if field == "resource":
-        several = [value] if isinstance(value, str) else value
-        return (
-            isinstance(several, list | tuple)
-            and 1 <= len(several) <= _MOST_RESOURCES
-            and all(isinstance(each, str) and _RESOURCE.fullmatch(each) for each in several)
-        )
-    return False
+    several = [value] if isinstance(value, str) else value
+    return (
+        field == "resource"
+        and isinstance(several, list | tuple)
+        and 1 <= len(several) <= _MOST_RESOURCES
+        and all(isinstance(each, str) and _RESOURCE.fullmatch(each) for each in several)
+    )
 
 
 def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an entry that are given.
 
     Raises:
-        ValueError: One is not allowed or missing, or its value has not its field's shape.
+        ValueError: One is not allowed or missing, or its value does not have its field's shape.
     """
     given = {field: value for field, value in entry.items() if value is not None}
     for field, value in given.items():
-        if field not in FIELDS:
+        if field not in {*_TEXTS, *_NUMBERS, "resource"}:
             raise ValueError("An entry of the audit log has no such field; it must not carry data.")
         if not fits(field, value):
-            raise ValueError(f"The value of {field} has not the shape that the audit log allows.")
-    missing = [field for field in _REQUIRED if field not in given]
-    if missing:
-        raise ValueError(f"An entry of the audit log needs {missing[0]}.")
+            raise ValueError(f"The value of {field} does not have the shape that the audit log allows.")
+    for field in ("way", "operation"):
+        if field not in given:
+            raise ValueError(f"An entry of the audit log needs {field}.")
     return given
 
 
@@ -647,15 +594,66 @@ def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _head_of(line: bytes) -> AuditHead | None:
-    """The head that a line says it makes; None if it is no entry's line."""
-    match = _LINE.fullmatch(line)
+def _head(form: re.Pattern[bytes], line: bytes) -> AuditHead | None:
+    """The head that a line of the log makes, or one of the heads holds; None if it is another line."""
+    match = form.fullmatch(line)
     return AuditHead(int(match.group(1)), match.group(2).decode()) if match else None
 
 
-def _mac(secret: bytes, last: AuditHead, line: bytes) -> str:
-    """The HMAC of a line after another; the line ends with as many bytes as the HMAC and its name take."""
-    return hmac.digest(secret, bytes.fromhex(last.mac) + line[:-_MAC_BYTES], "sha256").hex()
+def _mac(secret: bytes, last: AuditHead, body: bytes) -> str:
+    """The HMAC of an entry after another."""
+    return hmac.digest(secret, bytes.fromhex(last.mac) + body, "sha256").hex()
+
+
+def _account(cut: list[bytes]) -> dict[str, Any]:
+    return {"n_bytes": sum(map(len, cut)), "sha256": hashlib.sha256(b"".join(cut)).hexdigest()}
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None for what is not one, which `verify` reports."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _room_of(line: bytes) -> str | None:
+    room = (_parsed(line) or {}).get("room") if b'"room":' in line else None
+    return room if fits("room", room) else None
+
+
+def _row(place: int, line: bytes) -> dict[str, Any]:
+    return {"place": place, "line": line, "room": _room_of(line)}
+
+
+def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[Any]]:
+    """Rows in their order, in short transactions, so that a slow reader keeps none open."""
+    place, query = _ENTRIES.c.place, select(_ENTRIES).order_by(_ENTRIES.c.place).limit(_PAGE)
+    query = query if until is None else query.where(place <= until)
+    query = query if room is None else query.where(_ENTRIES.c.room == room)
+    page: Sequence[Row[Any]] = ()
+    while not page or len(page) == _PAGE:
+        with _trouble_is_an_error(), engine.connect() as connection:
+            page = connection.execute(query.where(place > (page[-1].place if page else 0))).all()
+        yield from page
+        if not page:
+            return
+
+
+def _newest(connection: Connection) -> tuple[int, AuditHead]:
+    """The last place in the table and the newest entry; what a forger appended is left to `verify`."""
+    query = select(_ENTRIES.c.place, _ENTRIES.c.line).order_by(_ENTRIES.c.place.desc())
+    for limit in (1, _PAGE):
+        rows = connection.execute(query.limit(limit)).all()
+        for row in rows:
+            if head := _head(_LINE, row.line):
+                return rows[0].place, head
+        if len(rows) < limit:
+            return rows[0].place if rows else 0, _NOTHING
+    raise ConfigurationError(
+        "The end of the audit log cannot be read.", remedy="Run `cleanroom audit verify` and restore a backup."
+    )
 
 
 def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
@@ -668,98 +666,44 @@ def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
             yield line
 
 
-def _lines_at(file: Path, n_bytes: int, places: Iterable[Place]) -> Iterator[bytes]:
-    """The lines of the first bytes of a file at some places."""
-    with _trouble_is_an_error(), file.open("rb") as stream:
-        for place in places:
-            if place.offset + place.n_bytes <= n_bytes:
-                stream.seek(place.offset)
-                yield stream.read(place.n_bytes)
+def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
+    """Append the newest head, and the one before where a kill kept it from being appended."""
+    heads.seek(-min(heads.seek(0, os.SEEK_END), _PAGE), os.SEEK_END)
+    *whole, rest = heads.read().split(b"\n")
+    recorded = next((head for line in reversed(whole) if (head := _head(_HEAD, line))), _NOTHING)
+    missed = f"{before}\n" if before.sequence > recorded.sequence else ""
+    heads.write((b"\n" if rest else b"") + f"{missed}{last}\n".encode())
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line; None for what an append that was cut off left, of which `verify` tells."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) else None
+def _private(file: Path, mode: str) -> IO[bytes]:
+    """Open a file that is made readable by its owner only, whatever the program's umask."""
+    return open(file, mode, buffering=0, opener=partial(os.open, mode=0o600))
 
 
-def _ends_at(stream: BinaryIO, level: Level) -> bool:
-    """Whether the log has an entry of the level's HMAC that ends there."""
-    if not level.n_bytes:
-        return True
-    stream.seek(max(0, level.n_bytes - _LINE_BYTES))
-    tail = stream.read(min(_LINE_BYTES, level.n_bytes))
-    head = _head_of(tail[tail.rfind(b"\n", 0, -1) + 1 :])
-    return head is not None and head.mac == level.mac and _size(stream.fileno()) >= level.n_bytes
-
-
-def _behind(stream: BinaryIO, n_bytes: int, level: Level) -> tuple[Level, list[tuple[str, Place]]]:
-    """The level of the first bytes of the log, and the rooms' entries between another level and it."""
-    found: list[tuple[str, Place]] = []
-    at = level.n_bytes
-    stream.seek(at)
-    while at < n_bytes and (line := stream.readline(min(_LINE_BYTES, n_bytes - at))):
-        if b'"room":' in line and (entry := _parsed(line)) is not None and isinstance(entry.get("room"), str):
-            found.append((entry["room"], Place(at, len(line))))
-        at += len(line)
-        if (head := _head_of(line)) is not None:
-            level = Level(at, head.mac)
-    return level, found
-
-
-def _read_heads(file: Path, n_bytes: int) -> Iterator[AuditHead]:
-    for line in _lines(file, n_bytes):
-        if match := _HEAD_LINE.fullmatch(line if line.endswith(b"\n") else line + b"\n"):
-            yield AuditHead(int(match.group(1)), match.group(2).decode())
-
-
-def _end_of_heads(descriptor: int) -> tuple[AuditHead, bool]:
-    """The newest head in a file, and whether writing the one after it was cut off."""
-    tail = _tail(descriptor, _size(descriptor), _LINE_BYTES)
-    found = [match for line in tail.split(b"\n")[:-1] if (match := _HEAD_LINE.fullmatch(line + b"\n"))]
-    newest = AuditHead(int(found[-1].group(1)), found[-1].group(2).decode()) if found else _NOTHING
-    return newest, bool(tail) and not tail.endswith(b"\n")
-
-
-@contextmanager
-def _appending(file: Path) -> Iterator[int]:
-    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _size(descriptor: int) -> int:
-    return os.fstat(descriptor).st_size
-
-
-def _length(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
-
-
-def _tail(descriptor: int, size: int, n_bytes: int) -> bytes:
-    return os.pread(descriptor, n_bytes, max(0, size - n_bytes))
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(descriptor, content) :]
+def _url(file: Path) -> URL:
+    return URL.create("sqlite", database=str(file))
 
 
 @contextmanager
 def _trouble_is_an_error() -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
+    """Turn the errors of the operating system and of the database into ours."""
     try:
         with full_disk_is_an_error():
             yield
     except CleanroomError:
         raise
-    except OSError as error:
+    except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+        reason = str(getattr(error, "orig", error))
+        if any(sign in reason for sign in _IS_FULL):
+            raise StorageFullError(
+                "The disk of the audit log is full, or fails.", remedy="Free some space and try again."
+            ) from None
+        if isinstance(error, OperationalError) and not any(sign in reason for sign in _IS_CLOSED):
+            raise StoreUnavailableError(
+                "The database of the audit log does not answer or stayed locked.",
+                remedy="See that it runs and is not held by another program, then try again.",
+            ) from None
         raise ConfigurationError(
             f"The audit log cannot be read or written ({type(error).__name__}).",
-            remedy="Check who may use the audit folder of the home.",
+            remedy="Check who may use the audit folder of the home; restore a damaged file from a backup.",
         ) from None

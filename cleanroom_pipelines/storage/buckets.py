@@ -27,8 +27,7 @@ from cleanroom_pipelines.storage.objects import (
 )
 from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, StoreClients
 from cleanroom_pipelines.storage.s3_urls import MAX_KEY, split_s3_url
-from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts
-from cleanroom_pipelines.storage.seed_vault import seed_suffix
+from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _MAX_SEED_FILES = 1000

@@ -113,7 +113,7 @@ class Home:
 
     @property
     def seeds(self) -> Path:
-        """Seeds of jobs that have not ended, and encrypted ones that a refresh needs."""
+        """Sealed seeds of jobs that have not ended, and those that a refresh needs."""
         return self.root / "seeds"
 
     @property
@@ -143,7 +143,7 @@ class Home:
 
     @property
     def audit(self) -> Path:
-        """The audit log and the record of its newest entries; made when the first entry is written."""
+        """The audit log, unless a server holds it, and the record of its newest entries."""
         return self.root / "audit"
 
     @property

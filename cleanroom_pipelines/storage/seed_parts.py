@@ -1,6 +1,7 @@
-"""Several files of one seed, made one.
+"""The formats of seeds, and several files of one seed, made one.
 
-Lives here: putting JSON Lines, CSV or parquet files of the same columns after one another.
+Lives here: the formats that names tell; putting JSON Lines, CSV or parquet files of the same columns after one
+another.
 Add here when a further format of seeds is read.
 Keep out: what their columns mean (uploads); fetching them (buckets).
 """
@@ -16,6 +17,7 @@ from cleanroom_pipelines.errors import SeedError
 Format = Literal["jsonl", "csv", "parquet"]
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_SUFFIXES = sorted((suffix + packed for suffix in _FORMATS for packed in ("", ".gz")), key=len, reverse=True)
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_ONCE = 65_536
 _BOM = b"\xef\xbb\xbf"
@@ -23,6 +25,21 @@ _BOM = b"\xef\xbb\xbf"
 
 class SeedTooLarge(Exception):  # noqa: N818  told by whoever knows the limit
     """More bytes than are taken."""
+
+
+def seed_suffix(file: Path) -> str:
+    """The suffix that names a seed's format, such as `.csv.gz`.
+
+    Raises:
+        SeedError: The file's name ends in none that is read here.
+    """
+    for suffix in _SUFFIXES:
+        if file.name.lower().endswith(suffix):
+            return suffix
+    raise SeedError(
+        "The seed has a format that is not read here.",
+        remedy="Give .jsonl, .csv or .parquet, each also as .gz.",
+    )
 
 
 def format_of_part(name: str) -> Format | None:

@@ -12,6 +12,7 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.installation import Installation
 
 from .. import worlds
+from ..storage.auditing import lines_of
 from .commands import Commands, Ended
 
 EMAIL = "data@publisher.example"
@@ -91,9 +92,9 @@ def test_what_was_typed_in_place_of_an_id_is_in_no_entry(watched: Watched) -> No
         if ended.code != 2 or [each[2] for each in entries] != ["refused"]:
             silent.append(words)
     assert silent == []
-    assert secret.encode() not in (watched.installation.home.audit / "audit.jsonl").read_bytes()
+    assert secret.encode() not in b"".join(lines_of(watched.installation.home.audit))
 
 
 def test_no_entry_holds_an_address(watched: Watched) -> None:
     watched("user", "create", EMAIL)
-    assert EMAIL.encode() not in (watched.installation.home.audit / "audit.jsonl").read_bytes()
+    assert EMAIL.encode() not in b"".join(lines_of(watched.installation.home.audit))

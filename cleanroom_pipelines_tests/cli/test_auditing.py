@@ -13,6 +13,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.audit import AuditLog
 
 from ..cases import assert_each
+from ..storage.auditing import lines_of, put_lines
 
 A, B = "111122223333", "444455556666"
 
@@ -56,8 +57,8 @@ def test_a_log_that_nobody_wrote(installation: Installation) -> None:
 
 
 def test_a_changed_log(log: AuditLog, installation: Installation) -> None:
-    file = installation.home.audit / "audit.jsonl"
-    file.write_text(file.read_text().replace(B, A))
+    folder = installation.home.audit
+    put_lines(folder, [line.replace(B.encode(), A.encode()) for line in lines_of(folder)])
     ended = run("verify")
     assert isinstance(ended.exception, InputError), "which the command turns into a sentence and exit code 2"
     assert str(ended.exception).startswith("Entry 2 was altered or inserted. ")
@@ -69,16 +70,17 @@ def test_a_changed_log(log: AuditLog, installation: Installation) -> None:
 
 def test_a_log_that_was_cut_back_with_its_heads(log: AuditLog, installation: Installation) -> None:
     head = str(log.verify().head)
-    for name in ("audit.jsonl", "audit.head"):
-        file = installation.home.audit / name
-        file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    heads = installation.home.audit / "audit.head"
+    heads.write_text("".join(heads.read_text().splitlines(keepends=True)[:2]))
+    put_lines(installation.home.audit, lines_of(installation.home.audit)[:2])
     assert run("verify").exit_code == 0
     assert isinstance(run("verify", "--expect", head).exception, InputError)
 
 
-def test_an_append_that_was_cut_off(log: AuditLog, installation: Installation) -> None:
-    with (installation.home.audit / "audit.jsonl").open("a") as stream:
-        stream.write('{"sequence":4,')
+def test_an_append_that_was_cut_off_before_the_table(log: AuditLog, installation: Installation) -> None:
+    folder = installation.home.audit
+    (folder / "audit.jsonl").write_bytes(b"".join([*lines_of(folder), b'{"sequence":4,']))
+    (folder / "audit.db").unlink()
     ended = run("verify")
     assert ended.exit_code == 0
     assert "Before entry 4 an append was cut off" in ended.output
@@ -115,8 +117,8 @@ def test_what_is_shown(log: AuditLog) -> None:
 def test_nothing_that_a_forger_wrote_reaches_the_terminal_as_it_is(
     log: AuditLog, installation: Installation
 ) -> None:
-    with (installation.home.audit / "audit.jsonl").open("a") as stream:
-        stream.write('{"operation":"\\u001b[2Jhidden\\nline","way":["\\u009b"],"time":7}\n[]\n')
+    forged = b'{"operation":"\\u001b[2Jhidden\\nline","way":["\\u009b"],"time":7}\n'
+    put_lines(installation.home.audit, [*lines_of(installation.home.audit), forged, b"[]\n"])
     ended = run("show")
     assert ended.exit_code == 0
     assert len(ended.output.splitlines()) == 4

@@ -39,6 +39,7 @@ from cleanroom_pipelines.terms import CollaborationType, Permission
 
 from .. import homes, worlds
 from ..homes import Fault
+from ..storage.auditing import lines_of, put_lines
 from .commands import Commands
 
 PEOPLE = {"aa": "data@pub.example", "bb": "crm@adv.example"}
@@ -255,7 +256,7 @@ def make_room(home: Installation) -> DataRoom:
             "bb": (Permission.PROVIDE_SEED_AUDIENCE, Permission.CREATE_CUSTOM_AUDIENCE),
         }.items()
     )
-    upload = home.uploads.put("0123456789abcdef", [b"x"])
+    upload = home.uploads.seal("0123456789abcdef", [b"x"])
     catalog.rooms.add_upload(
         upload.location,
         PEOPLE["aa"],
@@ -343,15 +344,13 @@ def test_where_the_audit_log_does_not_hold_all_every_pair_counts_as_spent(
     make_room(home)
     pay(home, "a", "b")
     home.audit.close()
-    log = home.home.audit / "audit.jsonl"
+    folder = home.home.audit
     if fault == "gone":
-        shutil.rmtree(home.home.audit)
+        shutil.rmtree(folder)
     elif fault == "changed":
-        log.write_bytes(
-            log.read_bytes().replace(b'"tenths": 20', b'"tenths": 10').replace(b'"tenths":20', b'"tenths":10')
-        )
+        put_lines(folder, [line.replace(b'"tenths":20', b'"tenths":10') for line in lines_of(folder)])
     else:
-        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+        put_lines(folder, lines_of(folder)[:-1])
     homes.no_catalogue(home, tmp_path)
     assert "count as spent" in command("recover", "--yes").out
     rebuilt = Installation.from_environment()

@@ -289,7 +289,7 @@ def test_a_seed_lies_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> N
         room.apply()
         assert len(seed_files(room)) == 1
         assert room.one(Kind.GENERATION_JOB).seed_location == seed_files(room)[0]
-        assert seed_files(room)[0].endswith(".sealed") is keep
+        assert seed_files(room)[0].endswith(".vault")
         finish_jobs(room)
         mend_in(room, "generation_jobs.0.description", "words")
         room.apply()
@@ -306,7 +306,7 @@ def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend)
     mend("generation_jobs.0.keep_seed", True)
     room.apply()
     (kept,) = seed_files(room)
-    assert kept.endswith(".sealed")
+    assert kept.endswith(".vault")
     assert room.one(Kind.GENERATION_JOB).seed_location == kept
     assert room.one(Kind.GENERATION_JOB).keep_seed
     mend("generation_jobs.0.keep_seed", False)

@@ -15,6 +15,7 @@ from cleanroom_pipelines_tests.server.server import Server, serving
 
 from .. import worlds
 from ..architecture.tree import ROOT
+from ..storage.auditing import lines_of
 
 SCRIPT = ROOT / "data" / "example" / "data_room.py"
 PEOPLE = ("data@publisher.example", "crm@advertiser.example", "plans@agency.example")
@@ -60,7 +61,7 @@ def test_the_script_walks_through_the_whole_api(
     assert told["privacy budget after"] == "120 units"
     assert told["refused"].startswith("Other audiences are built on these.")
     assert installation.audit.verify().ok
-    written = b"".join(path.read_bytes() for path in installation.home.audit.iterdir())
+    written = b"".join(lines_of(installation.home.audit))
     for secret in (*tokens, *PEOPLE, "household-"):
         assert secret.encode() not in written
     (room,) = installation.catalog.rooms.data_rooms()

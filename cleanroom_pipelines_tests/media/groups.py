@@ -20,6 +20,8 @@ from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
+from ..storage.auditing import lines_of
+
 EVERYTHING = tuple(each.value for each in CollaborationType)
 STRANGER = "stranger@nowhere.example"
 # a group a permission; the owner of the room has none
@@ -193,10 +195,8 @@ class MediaWorld:
     def new_lines(self) -> list[dict[str, Any]]:
         """What the audit log got since this was last asked; a log of many rooms is long to read."""
         self.installation.audit.flush()
-        with (self.installation.home.audit / "audit.jsonl").open("rb") as log:
-            log.seek(self.n_read)
-            lines = log.readlines()
-            self.n_read = log.tell()
+        lines = lines_of(self.installation.home.audit, self.n_read)
+        self.n_read += len(lines)
         return [json.loads(line) for line in lines]
 
     def write(

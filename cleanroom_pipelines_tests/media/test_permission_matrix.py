@@ -20,6 +20,7 @@ from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.server.server import Server
 
 from ..cases import assert_each
+from ..storage.auditing import lines_of
 
 P = Permission
 EVERYBODY = ("base@x.example", "seed@x.example", "none@x.example", "stranger@x.example")
@@ -245,7 +246,7 @@ def test_refusals_are_audited_and_nobody_is_named(place: Place) -> None:
     assert ask(place, "base@x.example", room, "overlap statistics").status_code == 403
     entries = [entry for entry in place.installation.audit.entries() if entry.get("room") == room]
     assert entries[-1]["outcome"] == "refused"
-    written = b"".join(path.read_bytes() for path in place.installation.home.audit.iterdir())
+    written = b"".join(lines_of(place.installation.home.audit))
     for email in EVERYBODY:
         assert email.encode() not in written
     for token in place.tokens.values():

@@ -146,8 +146,13 @@ class Inbox:
         return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
 
     def seeds(self) -> list[bytes]:
-        folder = self.installation.home.seeds
-        return [path.read_bytes() for path in folder.rglob("seed.*") if path.is_file()]
+        """The content of the seeds in the vault, without what seals them."""
+        vault, folder = self.installation.vault, self.installation.home.seeds
+        found = []
+        for location in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("seed.*")):
+            with vault.opening(location) as seed:
+                found.append(seed.read_bytes())
+        return found
 
     def lying(self) -> list[str]:
         """The files that lie in the folder itself."""

@@ -59,7 +59,7 @@ class RoomWorld:
 
     def upload(self, text: str, matching_id: str | None = None, owner: str = PUBLISHER) -> str:
         """Bring a file; gives its id."""
-        sealed = self.installation.uploads.put(self.installation.token_hex(16), [text.encode()])
+        sealed = self.installation.uploads.seal(self.installation.token_hex(16), [text.encode()])
         upload = self.installation.catalog.rooms.add_upload(
             sealed.location,
             owner,

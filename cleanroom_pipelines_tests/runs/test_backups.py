@@ -20,6 +20,7 @@ from cleanroom_pipelines.runs.backups import back_up, restore
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.storage import ArtifactReference
 
+from ..storage.auditing import lines_of
 from .building import SEED, Inbox, make_room, write_artifact
 
 
@@ -35,7 +36,7 @@ def full(installation: Installation) -> Installation:
     bucket.mkdir(parents=True)
     (bucket / "part-00000.csv").write_text("user_id\n")
     (installation.home.accounts / "empty").mkdir()
-    installation.uploads.put("00ff00ff", [b"sealed until it is taken in"])
+    installation.uploads.seal("00ff00ff", [b"sealed until it is taken in"])
     return installation
 
 
@@ -45,7 +46,9 @@ def contents(root: Path) -> dict[str, bytes | None]:
     found: dict[str, bytes | None] = {}
     for path in root.rglob("*"):
         name = path.relative_to(root).as_posix()
-        if name.split("/")[0] not in left_out:
+        if path.name == "audit.db":
+            found[name] = b"".join(lines_of(path.parent))
+        elif name.split("/")[0] not in left_out:
             found[name] = path.read_bytes() if path.is_file() else None
     return found
 

@@ -455,7 +455,7 @@ def test_what_holds_too_much_is_refused_and_leaves_nothing(
     (inbox / "seed_audiences" / "file.csv").write_bytes(bomb)
     for drop in find_room_drops(world.installation):
         provision_drop(world.installation, drop)
-    brought = world.installation.uploads.put("ab" * 16, [bomb])
+    brought = world.installation.uploads.seal("ab" * 16, [bomb])
     world.installation.catalog.rooms.add_upload(
         "ab" * 16,
         "lab@a.example",

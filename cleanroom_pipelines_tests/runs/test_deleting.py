@@ -86,7 +86,7 @@ class Room:
             GenerationJobSpec(
                 name=name,
                 configured_audience_model_id=self.configured.id,
-                seed_location=self.installation.vault.put(slot, seed, keep=False, move=True),
+                seed_location=self.installation.vault.put(slot, seed, move=True),
                 seed_digest="ab" * 32,
                 keep_seed=True,
             )

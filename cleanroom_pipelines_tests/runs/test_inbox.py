@@ -289,7 +289,7 @@ def test_cut_off_while_moving_between_disks(inbox: Inbox, after_copy: bool) -> N
             raise OSError(18, "Invalid cross-device link")
         replace(source, target)
 
-    owner, name = (Path, "unlink") if after_copy else (inbox_module.seed_suffix.__globals__["shutil"], "copyfile")
+    owner, name = (Path, "unlink") if after_copy else (inbox_module.shutil, "copyfile")
     unlink = Path.unlink
 
     def stopping(first: Path, *arguments: Any, **options: Any) -> None:

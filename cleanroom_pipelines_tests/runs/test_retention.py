@@ -219,10 +219,10 @@ def test_what_killed_processes_left_goes_after_a_day(
     home = installation.home
     seed = tmp_path / "seed.csv"
     seed.write_text("user_id\n")
-    wanted = installation.vault.put("aaaaaaaaaaaa", seed, keep=True)
+    wanted = installation.vault.put("aaaaaaaaaaaa", seed)
     job = _job(installation, room, wanted)
     for slot in ("bbbbbbbbbbbb", "cccccccccccc"):
-        installation.vault.put(slot, seed, keep=False)
+        installation.vault.put(slot, seed)
     installation.catalog.deletion.announce(SEED, "bbbbbbbbbbbb")
     bucket = home.accounts / "000000000000" / "buckets" / "x"
     left = [

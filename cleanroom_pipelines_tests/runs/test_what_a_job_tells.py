@@ -96,7 +96,7 @@ def start(
     spec = GenerationJobSpec(
         name="Theirs",
         configured_audience_model_id=worlds.the(room, Kind.CONFIGURED_AUDIENCE_MODEL).id,
-        seed_location=room.vault.put(room.token_hex(12), seed, keep=False, move=True),
+        seed_location=room.vault.put(room.token_hex(12), seed, move=True),
         seed_digest=digest,
         seed_mode=mode,
     )

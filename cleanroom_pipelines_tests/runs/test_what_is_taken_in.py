@@ -29,7 +29,7 @@ from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.work import Run, Work, holding_for_run, working
 from cleanroom_pipelines.storage import ArtifactReference, SeedVault, artifacts, open_files
 from cleanroom_pipelines.storage.audit import AuditLog
-from cleanroom_pipelines.storage.upload_vault import UploadVault
+from cleanroom_pipelines.storage.vault import Vault
 
 from .. import worlds
 from ..conftest import StandingClock
@@ -173,15 +173,12 @@ def test_a_seed_that_was_altered_in_the_vault_is_not_used(inbox: Inbox, damage: 
     assert (version.status, version.status_code) == ("CREATE_FAILED", "SEED_INVALID")
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_seed_of_another_job_is_not_used_in_its_place(
-    installation: Installation, tmp_path: Path, keep: bool
-) -> None:
+def test_a_seed_of_another_job_is_not_used_in_its_place(installation: Installation, tmp_path: Path) -> None:
     vault, places = installation.vault, {}
     for slot, content in (("00000000", FIRST), ("11111111", OTHER)):
         file = tmp_path / "seed.csv"
         file.write_bytes(content)
-        places[slot] = (vault.put(slot, file, keep=keep), vault.digest(file))
+        places[slot] = (vault.put(slot, file), vault.digest(file))
     (location, digest), (other, _) = places.values()
     shutil.copyfile(installation.home.seeds / other, installation.home.seeds / location)
     with pytest.raises(SeedError, match="was altered"), vault.opening(location, digest):
@@ -189,16 +186,13 @@ def test_a_seed_of_another_job_is_not_used_in_its_place(
     assert list(installation.home.scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_file_that_changes_while_it_is_put_is_refused(
-    installation: Installation, tmp_path: Path, keep: bool
-) -> None:
+def test_a_file_that_changes_while_it_is_put_is_refused(installation: Installation, tmp_path: Path) -> None:
     file = tmp_path / "seed.csv"
     file.write_bytes(FIRST)
     digest = installation.vault.digest(file)
     append(file)
     with pytest.raises(SeedError, match="changed while"):
-        installation.vault.put("00000000", file, keep=keep, digest=digest)
+        installation.vault.put("00000000", file, digest=digest)
     assert list(installation.home.seeds.iterdir()) == []
 
 
@@ -326,7 +320,7 @@ def test_a_room_does_not_take_what_changes_meanwhile(
     installation: Installation, room: DataRoom, change: Callable[[Path], None]
 ) -> None:
     path = drop_at(installation, room, FIRST)
-    with after(UploadVault, "put", lambda: change(path)), pytest.raises(StillWrittenError):
+    with after(Vault, "seal", lambda: change(path)), pytest.raises(StillWrittenError):
         provision(installation)
     assert provisioned(installation, room) == []
     assert installation.uploads.locations() == frozenset()
@@ -350,7 +344,7 @@ def test_what_comes_after_a_room_took_a_file_is_another_drop(
 
 
 STEPS = [
-    (UploadVault, "put"),
+    (Vault, "seal"),
     (Catalog, "add_upload"),
     (AuditLog, "write"),
     (Catalog, "provision"),
@@ -414,7 +408,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
     """Sealed and whole, but not what the catalogue names."""
 
     def bring(content: bytes) -> Upload:
-        sealed = installation.uploads.put(installation.token_hex(16), [content])
+        sealed = installation.uploads.seal(installation.token_hex(16), [content])
         return installation.catalog.rooms.add_upload(
             sealed.location,
             room.owner_email,
@@ -429,7 +423,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
     uploads = installation.home.uploads
     shutil.copyfile(uploads / str(other.location), uploads / str(wanted.location))
     version = installation.catalog.rooms.provision(room.id, {"matching:EMAIL": wanted.id})
-    with pytest.raises(ConfigurationError, match="not the one"):
+    with pytest.raises(ConfigurationError, match="is another one"):
         make_room_asset(installation, room.id, Run("run", version.number), asset="base_audience", finishes=True)
     assert list(installation.home.scratch.iterdir()) == []
 

@@ -22,6 +22,7 @@ from cleanroom_pipelines.server.gateway import Gateway, Receive
 from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines_tests.aws.requests import RawAnswer, RawRequest, sign
 
+from ..storage.auditing import lines_of
 from .server import REGION, Party
 
 Altering = Callable[[RawRequest], RawRequest]
@@ -147,7 +148,7 @@ def said_in(answer: RawAnswer) -> str:
 def in_audit(installation: Installation) -> str:
     """Everything the audit log holds, as it lies on disk."""
     installation.audit.flush()
-    return "".join(path.read_text() for path in sorted(installation.home.audit.glob("audit.*")))
+    return b"".join(lines_of(installation.home.audit)).decode()
 
 
 async def converse(gateway: Gateway, request: RawRequest, receive: Receive) -> RawAnswer | None:

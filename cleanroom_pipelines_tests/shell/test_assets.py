@@ -307,7 +307,7 @@ def test_a_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
         GenerationJobSpec(
             name="Once more",
             configured_audience_model_id=configured.id,
-            seed_location=installation.vault.put(installation.token_hex(12), again.world.seed, keep=False),
+            seed_location=installation.vault.put(installation.token_hex(12), again.world.seed),
             seed_digest=installation.vault.digest(again.world.seed),
         )
     )

@@ -1,14 +1,18 @@
-"""Writers of the audit log that tests start as processes of their own.
+"""Writers of the audit log that tests start as processes of their own, and its rows past its rules.
 
-Lives here: what such a process does. It imports no test and no pytest, for each of them has to import it.
+Lives here: what such a process does, and reading and replacing the lines of the table as a forger can. It imports
+no test and no pytest, for each process has to import it.
 """
 
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from cleanroom_pipelines.storage import InstallationKey
-from cleanroom_pipelines.storage.audit import AuditLog
+from cleanroom_pipelines.storage.audit import AuditLog, _room_of
 
 KEY = InstallationKey(bytes(range(32)))
 ENTRY = {"way": "api", "operation": "DeleteAudienceModel", "account": "111122223333", "outcome": "accepted"}
@@ -25,3 +29,18 @@ def write_some(folder: Path, name: int, n_entries: int, barrier: Barrier) -> Non
         log.write({**ENTRY, "request_id": f"{name}-{number}"})
         log.write_soon({**ENTRY, "request_id": f"{name}-s{number}"})
     log.close()
+
+
+def lines_of(folder: Path, after: int = 0) -> list[bytes]:
+    """The lines of the table in their order, without the first so many."""
+    query = "SELECT line FROM audit_entries WHERE place > ? ORDER BY place"
+    with closing(sqlite3.connect(folder / "audit.db")) as connection:
+        return [line for (line,) in connection.execute(query, (after,))]
+
+
+def put_lines(folder: Path, lines: Iterable[bytes]) -> None:
+    """Replace the lines of the table; of each, a room is what the log itself would note."""
+    with closing(sqlite3.connect(folder / "audit.db")) as connection, connection:
+        connection.execute("DELETE FROM audit_entries")
+        rows = [(place, line, _room_of(line)) for place, line in enumerate(lines, 1)]
+        connection.executemany("INSERT INTO audit_entries (place, line, room) VALUES (?, ?, ?)", rows)

@@ -1,6 +1,6 @@
-"""Contract: a seed lies in a slot of its own while its job needs it, whole or not at all; one that is kept lies
-there sealed only, and its unsealed copy is gone after use. No text that a user typed reaches a path, and nothing
-but a seed's own slot is ever deleted."""
+"""Contract: a seed is in a slot of its own while its job needs it, whole or not at all and sealed only, and its
+unsealed copy is deleted after use; what a release before put there opens, too. No text that a user typed reaches a
+path, and nothing but a seed's own slot is ever deleted."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.errors import ConfigurationError, SeedError, StorageFullError, UsageError
+from cleanroom_pipelines.errors import SeedError, StorageFullError, UsageError
 from cleanroom_pipelines.storage import Home, InstallationKey, SeedVault
 
 from ..offenders import offenders
@@ -41,16 +41,13 @@ def holds_canary(folder: Path) -> bool:
     return any(CANARY in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("move", [False, True])
-def test_a_seed_is_put_opened_and_deleted(
-    home: Home, vault: SeedVault, seed: Path, keep: bool, move: bool
-) -> None:
+def test_a_seed_is_put_opened_and_deleted(home: Home, vault: SeedVault, seed: Path, move: bool) -> None:
     content = seed.read_bytes()
-    location = vault.put(SLOT, seed, keep=keep, move=move)
-    assert location == vault.find(SLOT) == f"{SLOT}/seed.csv" + (".sealed" if keep else "")
+    location = vault.put(SLOT, seed, move=move)
+    assert location == vault.find(SLOT) == f"{SLOT}/seed.csv.vault"
     assert seed.exists() is not move
-    assert holds_canary(home.seeds) is not keep
+    assert not holds_canary(home.seeds)
     with vault.opening(location) as path:
         assert path.read_bytes() == content
         assert path.name == "seed.csv"
@@ -65,7 +62,7 @@ def test_a_seed_is_put_opened_and_deleted(
 
 
 def test_the_unsealed_copy_goes_even_when_the_work_fails(home: Home, vault: SeedVault, seed: Path) -> None:
-    location = vault.put(SLOT, seed, keep=True)
+    location = vault.put(SLOT, seed)
     for error in (ValueError("x"), KeyboardInterrupt()):
         with pytest.raises(type(error)), vault.opening(location) as path:
             assert CANARY in path.read_bytes()
@@ -75,7 +72,7 @@ def test_the_unsealed_copy_goes_even_when_the_work_fails(home: Home, vault: Seed
 
 
 def test_a_slot_is_its_owners_only(home: Home, vault: SeedVault, seed: Path) -> None:
-    vault.put(SLOT, seed, keep=False)
+    vault.put(SLOT, seed)
     assert (home.seeds / SLOT).stat().st_mode & 0o077 == 0
     assert home.seeds.stat().st_mode & 0o077 == 0
 
@@ -84,8 +81,8 @@ def test_the_name_gives_only_the_format(vault: SeedVault, tmp_path: Path) -> Non
     def check(suffix: str) -> None:
         path = tmp_path / f"..' ünd\n🛒.csv.x{suffix.upper()}"
         path.write_bytes(b"x")
-        location = vault.put(SLOT, path, keep=False)
-        assert location == f"{SLOT}/seed{suffix}"
+        location = vault.put(SLOT, path)
+        assert location == f"{SLOT}/seed{suffix}.vault"
         vault.delete(location)
 
     suffixes = [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz", ".parquet.gz"]
@@ -96,7 +93,7 @@ def test_another_format_is_refused(home: Home, vault: SeedVault, tmp_path: Path)
     def check(name: str) -> None:
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(SeedError) as caught:
-            vault.put(SLOT, tmp_path / name, keep=False, move=True)
+            vault.put(SLOT, tmp_path / name, move=True)
         assert caught.value.status_code == "SEED_INVALID"
         assert (tmp_path / name).exists()
         assert below(home.seeds) == []
@@ -139,7 +136,7 @@ def test_nothing_but_a_seed_is_opened_or_deleted(home: Home, vault: SeedVault, s
         f"{SLOT}/seed.csv\0",
         "/etc/hostname",
     ]
-    vault.put(SLOT, seed, keep=False)
+    vault.put(SLOT, seed)
     (home.root / "catalog.db").write_bytes(b"catalogue")
     (home.seeds / SLOT / "drop.json").write_text("{}")
     before = below(home.root)
@@ -164,73 +161,72 @@ def test_a_link_in_a_slot_is_not_followed(home: Home, vault: SeedVault, tmp_path
     assert below(other) == ["seed.csv"]
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_drop_from_another_disk_is_whole_before_it_goes(
-    home: Home, vault: SeedVault, seed: Path, keep: bool
-) -> None:
+def test_a_drop_is_whole_before_it_goes(home: Home, vault: SeedVault, seed: Path) -> None:
     content, replace = seed.read_bytes(), os.replace
 
-    def across(source: Path, target: Path) -> None:
-        if source == seed:
-            raise OSError(18, "Invalid cross-device link")
+    def watched(source: Path, target: Path) -> None:
         assert seed.read_bytes() == content
         replace(source, target)
 
-    with mock.patch.object(os, "replace", across):
-        location = vault.put(SLOT, seed, keep=keep, move=True)
+    with mock.patch.object(os, "replace", watched):
+        location = vault.put(SLOT, seed, move=True)
     assert not seed.exists()
     with vault.opening(location) as path:
         assert path.read_bytes() == content
     assert len(below(home.seeds)) == 2
 
 
-def test_a_copy_that_is_cut_off_is_no_seed(home: Home, vault: SeedVault, seed: Path) -> None:
-    def half(source: Path, target: Path) -> None:
-        target.write_bytes(source.read_bytes()[:10])
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize("error", [OSError(28, os.strerror(28)), KeyboardInterrupt()])
+def test_what_is_cut_off_leaves_the_drop_and_nothing_else(
+    home: Home, vault: SeedVault, seed: Path, error: BaseException
+) -> None:
     with (
-        mock.patch.object(shutil, "copyfile", half),
-        mock.patch.object(os, "replace", side_effect=OSError(18, "Invalid cross-device link")),
-        pytest.raises(KeyboardInterrupt),
+        mock.patch.object(os, "replace", side_effect=error),
+        pytest.raises(StorageFullError if isinstance(error, OSError) else KeyboardInterrupt),
     ):
-        vault.put(SLOT, seed, keep=False, move=True)
+        vault.put(SLOT, seed, move=True)
     assert seed.exists()
     assert vault.find(SLOT) is None
     assert below(home.seeds) == []
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_full_disk_leaves_the_drop_and_nothing_else(
-    home: Home, vault: SeedVault, seed: Path, keep: bool
-) -> None:
-    full = OSError(28, os.strerror(28))
-    with (
-        mock.patch.object(os, "replace", side_effect=full),
-        mock.patch.object(shutil, "copyfile", side_effect=full),
-        pytest.raises(StorageFullError),
-    ):
-        vault.put(SLOT, seed, keep=keep, move=True)
-    assert seed.exists()
-    assert below(home.seeds) == []
-
-
-def test_a_full_disk_keeps_what_else_lies_in_the_slot(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_a_full_disk_keeps_what_else_is_in_the_slot(home: Home, vault: SeedVault, seed: Path) -> None:
     (home.seeds / SLOT).mkdir()
     (home.seeds / SLOT / "drop.json").write_text("{}")
-    with (
-        mock.patch.object(shutil, "copyfile", side_effect=OSError(28, os.strerror(28))),
-        pytest.raises(StorageFullError),
-    ):
-        vault.put(SLOT, seed, keep=False)
+    full = OSError(28, os.strerror(28))
+    with mock.patch.object(os, "replace", side_effect=full), pytest.raises(StorageFullError):
+        vault.put(SLOT, seed)
     assert below(home.seeds) == [SLOT, f"{SLOT}/drop.json"]
 
 
+BEFORE = {
+    "seed.csv": b"user_id\nanna\n",
+    "seed.csv.sealed": b"gAAAAABrDTWv3rMBUlXvdJVtGJXftKrsijCRd3mfmv5jNwbgf8Sfv2vAPTlnHh5KJGuQo2zd8P01WhnKvI2xIIyf_"
+    b"dxWsiz3EA==",
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_seed_of_an_earlier_release_opens_and_is_deleted(home: Home, vault: SeedVault, name: str) -> None:
+    (home.seeds / SLOT).mkdir()
+    (home.seeds / SLOT / name).write_bytes(BEFORE[name])
+    location = vault.find(SLOT)
+    assert location == f"{SLOT}/{name}"
+    digest = "3a2e1ba7913c183e25320712104e9d61d9f6893649fdefeaf1773abd3c013d25"
+    with vault.opening(location, digest) as path:
+        assert (path.name, path.read_bytes()) == ("seed.csv", b"user_id\nanna\n")
+    with pytest.raises(SeedError, match="was altered"), vault.opening(location, "0" * 64):
+        pytest.fail("opened")
+    assert below(home.scratch) == []
+    vault.delete(location)
+    assert below(home.seeds) == []
+
+
 def test_a_sealed_seed_that_was_altered_is_refused(home: Home, vault: SeedVault, seed: Path) -> None:
-    location = vault.put(SLOT, seed, keep=True)
+    location = vault.put(SLOT, seed)
     path = home.seeds / location
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ConfigurationError), vault.opening(location):
+    with pytest.raises(SeedError, match="was altered"), vault.opening(location):
         pytest.fail("opened")
     assert below(home.scratch) == []
 

@@ -188,7 +188,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     """What happened in the room: one's own group's actions in full, others' without what they were about."""
     room = call.room()
     entries = []
-    for entry in call.installation.audit.entries_of_room(room.id):
+    for entry in call.installation.audit.entries(room=room.id):
         is_own = entry.get("participant") == room.group.id
         entries.append(
             {

@@ -18,7 +18,7 @@ from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.server.media import audiences, budgets, jobs, rooms
 from cleanroom_pipelines.server.media.access import Call, check_quota
-from cleanroom_pipelines.storage.upload_vault import chunks_of
+from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 _CALLS: Mapping[Method, Callable[[Call], Any]] = {
@@ -103,7 +103,7 @@ class MediaService:
             _check_uploads(call)
             upload_id = self.installation.token_hex(16)
             self.installation.catalog.deletion.announce(UPLOAD, upload_id)
-            sealed = self.installation.uploads.put(upload_id, self._limited(chunks))
+            sealed = self.installation.uploads.seal(upload_id, self._limited(chunks))
             try:
                 self.installation.catalog.rooms.add_upload(
                     upload_id,

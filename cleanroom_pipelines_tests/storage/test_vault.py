@@ -7,7 +7,7 @@ import pytest
 
 from cleanroom_pipelines.errors import ConfigurationError, InputError
 from cleanroom_pipelines.storage import Home, InstallationKey
-from cleanroom_pipelines.storage.upload_vault import UploadVault
+from cleanroom_pipelines.storage.vault import Vault
 
 from ..offenders import offenders
 
@@ -15,19 +15,19 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> UploadVault:
-    return UploadVault(Home.open(tmp_path), InstallationKey(b"k" * 32))
+def vault(tmp_path: Path) -> Vault:
+    return Vault(Home.open(tmp_path), InstallationKey(b"k" * 32))
 
 
 def chunks(content: bytes, size: int = 100_000) -> list[bytes]:
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
-def test_a_file_opens_as_it_came(vault: UploadVault, tmp_path: Path) -> None:
+def test_a_file_opens_as_it_came(vault: Vault, tmp_path: Path) -> None:
     def check(n_bytes: int) -> None:
         content = os.urandom(n_bytes)
         location = f"{n_bytes:08x}"
-        sealed = vault.put(location, chunks(content))
+        sealed = vault.seal(location, chunks(content))
         assert sealed.n_bytes == n_bytes
         with vault.opening(sealed.location) as path:
             assert path.read_bytes() == content
@@ -39,9 +39,19 @@ def test_a_file_opens_as_it_came(vault: UploadVault, tmp_path: Path) -> None:
     assert offenders([0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 17], check) == []
 
 
-def test_the_digest_is_the_contents_and_the_installations(tmp_path: Path, vault: UploadVault) -> None:
-    once, again = vault.put("00000001", [b"same"]), vault.put("00000002", [b"sa", b"me"])
-    other = UploadVault(Home.open(tmp_path / "other"), InstallationKey(b"o" * 32)).put("00000001", [b"same"])
+def test_a_file_of_an_earlier_release_opens(vault: Vault, tmp_path: Path) -> None:
+    """The form stays: nonce, pieces, purpose of the key."""
+    (tmp_path / "uploads").mkdir()
+    sealed = "000102030405060708090a0b062179567ad0d5da015ba8a720e6bdd7dbabf16280cd40fdb614b8fd96"
+    (tmp_path / "uploads" / "00ff00ff").write_bytes(bytes.fromhex(sealed))
+    digest = "9c5687a95d5dddb8183904ab244282521fdad40d9469487fafde2240fffab62f"
+    with vault.opening("00ff00ff", digest) as path:
+        assert path.read_bytes() == b"user_id\nanna\n"
+
+
+def test_the_digest_is_the_contents_and_the_installations(tmp_path: Path, vault: Vault) -> None:
+    once, again = vault.seal("00000001", [b"same"]), vault.seal("00000002", [b"sa", b"me"])
+    other = Vault(Home.open(tmp_path / "other"), InstallationKey(b"o" * 32)).seal("00000001", [b"same"])
     assert once.digest == again.digest != other.digest
     assert (tmp_path / "uploads" / "00000001").read_bytes() != (tmp_path / "uploads" / "00000002").read_bytes()
 
@@ -60,8 +70,8 @@ def damaged(content: bytes) -> dict[str, bytes]:
     }
 
 
-def test_a_damaged_file_does_not_open(vault: UploadVault, tmp_path: Path) -> None:
-    vault.put("00ff00ff", [os.urandom(2 * MIB + 5)])
+def test_a_damaged_file_does_not_open(vault: Vault, tmp_path: Path) -> None:
+    vault.seal("00ff00ff", [os.urandom(2 * MIB + 5)])
     file = tmp_path / "uploads" / "00ff00ff"
     damages = damaged(file.read_bytes())
 
@@ -74,18 +84,18 @@ def test_a_damaged_file_does_not_open(vault: UploadVault, tmp_path: Path) -> Non
     assert offenders(damages, check) == []
 
 
-def test_a_file_that_breaks_off_leaves_nothing(vault: UploadVault, tmp_path: Path) -> None:
+def test_a_file_that_breaks_off_leaves_nothing(vault: Vault, tmp_path: Path) -> None:
     def breaks_off():  # type: ignore[no-untyped-def]
         yield b"x" * MIB
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        vault.put("00ff00ff", breaks_off())
+        vault.seal("00ff00ff", breaks_off())
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-def test_nothing_else_opens(vault: UploadVault) -> None:
-    vault.put("00ff00ff", [b"x"])
+def test_nothing_else_opens(vault: Vault) -> None:
+    vault.seal("00ff00ff", [b"x"])
 
     def check(location: str | None) -> None:
         with pytest.raises(InputError), vault.opening(location):
@@ -94,8 +104,8 @@ def test_nothing_else_opens(vault: UploadVault) -> None:
     assert offenders([None, "", "../installation.key", "00ff00fe", "00FF00FE", "/etc/passwd"], check) == []
 
 
-def test_what_is_deleted_is_gone(vault: UploadVault) -> None:
-    sealed = vault.put("00ff00ff", [b"x"])
+def test_what_is_deleted_is_gone(vault: Vault) -> None:
+    sealed = vault.seal("00ff00ff", [b"x"])
     assert vault.locations() == {"00ff00ff"}
     vault.delete(sealed.location)
     vault.delete(sealed.location)
