@@ -240,7 +240,7 @@ class Installation:
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
-        return AuditLog(self.home.audit, self.key, self.clock, self.parts.catalog.server)
+        return AuditLog(self.home.audit, self.key, self.clock, self.parts.catalog.database.server)
 
     def _registered_bucket(self, name: str) -> RegisteredBucket | None:
         found = self.catalog.parties.bucket(name)
