@@ -274,7 +274,7 @@ def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) 
     dataset, *_ = builder.chain()
     catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex, seed_floor=5)
     copy = pickle.loads(pickle.dumps(catalog))
-    assert copy.seed_floor == 5
+    assert copy.database.seed_floor == 5
     assert copy.get(TrainingDataset, dataset.id) == pickle.loads(pickle.dumps(dataset))
     version = builder.newest(dataset)
     assert pickle.loads(pickle.dumps(version)) == version

@@ -6,16 +6,19 @@ Contract: README, security: the audit log has every change and every refusal. Wh
 
 import ast
 import inspect
+import secrets
 import textwrap
+from collections.abc import Callable
 
 import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Cause, Kind
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
-from .building import dataset_spec
+from .building import dataset_spec, utc_now
 
 BOOKKEEPING = {
     # which installation it is, what is about to be in the home, and what the caller notes (retention, recovery)
@@ -55,30 +58,36 @@ BOOKKEEPING = {
 
 
 def calls_of_self(function: object) -> set[str]:
-    """Names of the methods of its own that a method calls."""
+    """Names of the methods of its own, and of its database, that a method calls."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))  # type: ignore[arg-type]
     return {
         node.func.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == "self"
+        and ast.unparse(node.func.value) in ("self", "self._database")
     }
+
+
+def methods() -> dict[str, Callable[..., object]]:
+    """The methods of the catalogue's parts; no two share a name."""
+    catalog = Catalog("sqlite://", clock=utc_now, token_hex=secrets.token_hex)
+    parts = [each for each in vars(catalog).values() if isinstance(each, Part)]
+    return {name: each for part in parts for name, each in inspect.getmembers(type(part), inspect.isfunction)}
 
 
 def changing_methods() -> set[str]:
     """The methods of the catalogue that write, themselves or by way of others."""
-    calls = {name: calls_of_self(each) for name, each in inspect.getmembers(Catalog, inspect.isfunction)}
-    found = {"_write"}
+    calls = {name: calls_of_self(each) for name, each in methods().items()}
+    found = {"write"}
     while more := {name for name, called in calls.items() if called & found} - found:
         found |= more
-    return {name for name in found if not name.startswith("_")}
+    return {name for name in found - {"write"} if not name.startswith("_")}
 
 
 def is_noted(name: str) -> bool:
     """Whether a method is marked, or changes something only through one that is."""
-    method = getattr(Catalog, name)
+    method = methods()[name]
     return method is not inspect.unwrap(method) or calls_of_self(method) & {"create", "put_policy"} != set()
 
 
