@@ -278,7 +278,7 @@ def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) 
     assert copy.get(TrainingDataset, dataset.id) == pickle.loads(pickle.dumps(dataset))
     version = builder.newest(dataset)
     assert pickle.loads(pickle.dumps(version)) == version
-    copy.close()
+    copy.database.close()
 
 
 def test_a_connected_catalogue_keeps_its_log_and_loses_no_writer(tmp_path: Path) -> None:

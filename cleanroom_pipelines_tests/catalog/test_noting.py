@@ -71,7 +71,7 @@ def calls_of_self(function: object) -> set[str]:
 
 def methods() -> dict[str, Callable[..., object]]:
     """The methods of the catalogue's parts; no two share a name."""
-    catalog = Catalog("sqlite://", clock=utc_now, token_hex=secrets.token_hex)
+    catalog = Catalog("sqlite:///nowhere.db", clock=utc_now, token_hex=secrets.token_hex)
     parts = [each for each in vars(catalog).values() if isinstance(each, Part)]
     return {name: each for part in parts for name, each in inspect.getmembers(type(part), inspect.isfunction)}
 
