@@ -19,13 +19,14 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from cleanroom_pipelines.audiences.definitions import (
+    AttributeFilter,
     BaseRef,
     CombineOperator,
     CustomRef,
     Definition,
+    DefinitionPath,
     Exclusion,
     FileRef,
-    Filter,
     FilterOperator,
     Filters,
     Lookalike,
@@ -35,7 +36,6 @@ from cleanroom_pipelines.audiences.definitions import (
     Resolve,
     RuleBased,
     SeedRef,
-    Trail,
     as_rule,
     reachable,
 )
@@ -224,9 +224,9 @@ class _Questions:
         return _text(self.formula(definition))
 
     def formula(self, definition: Definition) -> _Formula:
-        return self._formula(definition, Trail(self._resolve))
+        return self._formula(definition, DefinitionPath(self._resolve))
 
-    def _formula(self, definition: Definition, trail: Trail) -> _Formula:
+    def _formula(self, definition: Definition, trail: DefinitionPath) -> _Formula:
         if isinstance(definition, Lookalike):
             source = _text(self._source(definition.source, trail))
             return _fact("lookalike", source, str(definition.reach), str(definition.exclude_seed_audience))
@@ -242,7 +242,7 @@ class _Questions:
                 users = _all([users, _not(other)])
         return users
 
-    def _source(self, ref: Ref, trail: Trail) -> _Formula:
+    def _source(self, ref: Ref, trail: DefinitionPath) -> _Formula:
         if isinstance(ref, BaseRef):
             return _EVERYBODY
         if isinstance(ref, SeedRef):
@@ -262,7 +262,7 @@ def _condition(filters: Filters | None) -> _Formula:
     return join(_single(each) for each in filters.filters)
 
 
-def _single(condition: Filter) -> _Formula:
+def _single(condition: AttributeFilter) -> _Formula:
     values = [_fact("has", condition.attribute, value) for value in condition.values]
     if condition.operator is FilterOperator.CONTAINS_ANY:
         return _any(values)

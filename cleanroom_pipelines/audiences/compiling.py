@@ -17,11 +17,12 @@ from sqlglot import exp
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import (
     SEGMENTS,
+    AttributeFilter,
     BaseRef,
     CombineOperator,
     Definition,
+    DefinitionPath,
     FileRef,
-    Filter,
     FilterOperator,
     Filters,
     Lookalike,
@@ -30,7 +31,6 @@ from cleanroom_pipelines.audiences.definitions import (
     Resolve,
     RuleBased,
     SeedRef,
-    Trail,
     as_rule,
 )
 from cleanroom_pipelines.audiences.relations import MATCHED
@@ -82,7 +82,7 @@ def compile_definition(
             not among those given.
     """
     compiler = _Compiler(resolve, lookalikes or {}, files or {}, n_rows or {}, matched)
-    users = compiler.distinct(compiler.definition(definition, Trail(resolve)))
+    users = compiler.distinct(compiler.definition(definition, DefinitionPath(resolve)))
     for number, step in enumerate(compiler.steps):
         users = users.with_(_step_name(number), as_=step, copy=False)
     return Query(users.sql(dialect="duckdb"), tuple(compiler.parameters))
@@ -138,7 +138,7 @@ class _Compiler:
     steps: list[exp.Query] = field(default_factory=list)
     audiences: dict[str, str] = field(default_factory=dict)
 
-    def definition(self, definition: Definition, trail: Trail) -> _Users:
+    def definition(self, definition: Definition, trail: DefinitionPath) -> _Users:
         if isinstance(definition, Lookalike):
             return self._lookalike(definition)
         rule = definition if isinstance(definition, RuleBased) else as_rule(definition)
@@ -187,7 +187,7 @@ class _Compiler:
         self.steps.append(query)
         return _step_name(len(self.steps) - 1)
 
-    def _operand(self, source: Ref, filters: Filters | None, trail: Trail) -> _Users:
+    def _operand(self, source: Ref, filters: Filters | None, trail: DefinitionPath) -> _Users:
         users = self._source(source, trail)
         if filters is None or not filters.filters:
             return users
@@ -205,7 +205,7 @@ class _Compiler:
                 users.keep(each.others, is_in=each.is_in)
         return users
 
-    def _source(self, ref: Ref, trail: Trail) -> _Users:
+    def _source(self, ref: Ref, trail: DefinitionPath) -> _Users:
         if isinstance(ref, BaseRef):
             return _Users([_select(_USERS)], is_unique=True)
         if isinstance(ref, SeedRef):
@@ -231,7 +231,7 @@ class _Compiler:
             )
         return _Users([_select(relation)], is_unique=True)
 
-    def _condition(self, condition: Filter) -> "exp.Condition | _Membership":
+    def _condition(self, condition: AttributeFilter) -> "exp.Condition | _Membership":
         if condition.attribute == SEGMENTS:
             return self._of_segments(condition)
         column = _column("users", condition.attribute)
@@ -243,7 +243,7 @@ class _Compiler:
             return exp.Paren(this=exp.or_(exp.Is(this=column.copy(), expression=exp.Null()), exp.not_(is_one)))
         return is_one
 
-    def _of_segments(self, condition: Filter) -> "_Membership":
+    def _of_segments(self, condition: AttributeFilter) -> "_Membership":
         segments = _select(_SEGMENTS)
         segment = _column("users", "segment")
         if condition.operator in (FilterOperator.EMPTY, FilterOperator.NOT_EMPTY):

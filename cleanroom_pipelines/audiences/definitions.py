@@ -118,7 +118,7 @@ Ref = BaseRef | SeedRef | CustomRef | FileRef
 
 
 @dataclass(frozen=True)
-class Filter(Document):
+class AttributeFilter(Document):
     """A condition on one attribute of a user; texts are compared exactly.
 
     CONTAINS_NONE keeps users whose attribute is missing.
@@ -168,7 +168,7 @@ class Filters(Document):
     """
 
     operator: MatchOperator
-    filters: tuple[Filter, ...]
+    filters: tuple[AttributeFilter, ...]
 
     def __post_init__(self) -> None:
         _check_number(len(self.filters), MAX_FILTERS, "filters")
@@ -336,9 +336,9 @@ def reachable(
         UsageError: A cycle, references more than 20 deep, or more than 200 audiences.
     """
     found: dict[Ref, None] = {}
-    start = Trail(resolve, () if own_id is None else (own_id,))
+    start = DefinitionPath(resolve, () if own_id is None else (own_id,))
 
-    def follow(each: Definition, trail: Trail) -> None:
+    def follow(each: Definition, trail: DefinitionPath) -> None:
         if isinstance(each, Lookalike) and not through_lookalikes:
             return
         for ref in references(each):
@@ -357,7 +357,7 @@ def reachable(
 
 
 @dataclass(frozen=True)
-class Trail:
+class DefinitionPath:
     """The custom audiences on the way to where one stands, so that a cycle is seen.
 
     Args:
@@ -368,7 +368,7 @@ class Trail:
     resolve: Resolve
     ids: tuple[str, ...] = ()
 
-    def enter(self, id_: str) -> "tuple[Definition, Trail]":
+    def enter(self, id_: str) -> "tuple[Definition, DefinitionPath]":
         """Follow a reference.
 
         Raises:
@@ -381,7 +381,7 @@ class Trail:
                 problem="cycle",
             )
         _check_number(len(self.ids) + 1, MAX_DEPTH, "references, one behind the other")
-        return self.resolve(id_), Trail(self.resolve, (*self.ids, id_))
+        return self.resolve(id_), DefinitionPath(self.resolve, (*self.ids, id_))
 
 
 class _Reader:
@@ -456,12 +456,12 @@ def _filters(value: object) -> Filters:
     return Filters(operator, tuple(_items(keys["filters"], "filters", _filter)))
 
 
-def _filter(value: object) -> Filter:
+def _filter(value: object) -> AttributeFilter:
     keys = _keys(value, "filter", needed=("attribute", "operator"), optional=("values",))
     values = keys.get("values")
     if values is not None and not isinstance(values, list | tuple):
         raise UsageError("The values of a filter are no list.", remedy="Put them in brackets.")
-    return Filter(keys["attribute"], _member(FilterOperator, keys["operator"]), tuple(values or ()))
+    return AttributeFilter(keys["attribute"], _member(FilterOperator, keys["operator"]), tuple(values or ()))
 
 
 def _items(value: object, name: str, read: Callable[[object], Any]) -> Iterator[Any]:

@@ -58,7 +58,7 @@ class _Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class InsightsRow:
+class ReleasedInsightsRow:
     """One cell: users that share an interest, an age, a gender or two of these.
 
     Args:
@@ -100,7 +100,7 @@ class InsightsRow:
 
 
 @dataclass(frozen=True)
-class AudienceInsights:
+class ReleasedAudienceInsights:
     """The table of one type of seed audience.
 
     Args:
@@ -109,7 +109,7 @@ class AudienceInsights:
     """
 
     audience_type: str
-    rows: tuple[InsightsRow, ...]
+    rows: tuple[ReleasedInsightsRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The table as JSON."""
@@ -117,7 +117,7 @@ class AudienceInsights:
 
 
 @dataclass(frozen=True)
-class Insights:
+class ReleasedInsights:
     """What sets the matched users of each seed audience apart.
 
     Args:
@@ -126,7 +126,7 @@ class Insights:
         noise: How far the counts behind the numbers may be off, for JSON.
     """
 
-    audiences: tuple[AudienceInsights, ...]
+    audiences: tuple[ReleasedAudienceInsights, ...]
     questions: tuple[str, ...]
     noise: dict[str, Any]
 
@@ -202,7 +202,7 @@ def base_figures(relations: Relations, releaser: Releaser, salt: str) -> BaseFig
 
 def insights(
     relations: Relations, releaser: Releaser, figures: BaseFigures, salt: str, seeds: Mapping[str, str] = NAMES
-) -> Insights:
+) -> ReleasedInsights:
     """Count and release what sets the matched users of each seed audience apart.
 
     Args:
@@ -229,7 +229,7 @@ def insights(
                 n_in_cell.get((audience_type, cell), 0), question=question, cell=_name_of(cell), price=INSIGHTS
             )
             rows.append(
-                InsightsRow(
+                ReleasedInsightsRow(
                     *cell,
                     overlap=in_overlap,
                     affinity_ratio=affinity_ratio(in_overlap, overlap, matchable, figures.matchable),
@@ -238,9 +238,9 @@ def insights(
                     addressable=figures.addressable_in(cell),
                 )
             )
-        tables.append(AudienceInsights(audience_type, tuple(rows)))
+        tables.append(ReleasedAudienceInsights(audience_type, tuple(rows)))
         questions.append(question)
-    return Insights(tuple(tables), tuple(questions), releaser.noise_of(INSIGHTS))
+    return ReleasedInsights(tuple(tables), tuple(questions), releaser.noise_of(INSIGHTS))
 
 
 def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from cleanroom_pipelines.audiences.canonical import NAMES, canonical
 from cleanroom_pipelines.audiences.definitions import (
+    AttributeFilter,
     BaseRef,
     Definition,
-    Filter,
     FilterOperator,
     Filters,
     MatchOperator,
@@ -39,7 +39,7 @@ ORDER BY ids.audience_type"""
 
 
 @dataclass(frozen=True)
-class OverlapRow:
+class ReleasedOverlapRow:
     """How one type of seed audience and the base audience meet.
 
     Args:
@@ -70,7 +70,7 @@ class OverlapRow:
 
 
 @dataclass(frozen=True)
-class OverlapStatistics:
+class ReleasedOverlap:
     """How the seed audiences and the base audience meet.
 
     Args:
@@ -80,7 +80,7 @@ class OverlapStatistics:
         noise: How far the numbers may be off, for JSON.
     """
 
-    rows: tuple[OverlapRow, ...]
+    rows: tuple[ReleasedOverlapRow, ...]
     questions: tuple[str, ...]
     price: Price
     noise: dict[str, Any]
@@ -97,7 +97,7 @@ class OverlapStatistics:
 
 def overlap_statistics(
     relations: Relations, releaser: Releaser, seeds: Mapping[str, str] = NAMES
-) -> OverlapStatistics:
+) -> ReleasedOverlap:
     """Count and release how the seed audiences and the base audience meet.
 
     Args:
@@ -115,9 +115,11 @@ def overlap_statistics(
     for counts in relations.engine.fetch(_COUNTS).to_pylist():
         question = question_about(counts["audience_type"], seeds=seeds)
         overlap = releaser.count(counts["n_matched"], question=question, price=COUNT)
-        rows.append(OverlapRow(counts["audience_type"], counts["n_ids"], overlap, ratio(overlap, counts["n_ids"])))
+        rows.append(
+            ReleasedOverlapRow(counts["audience_type"], counts["n_ids"], overlap, ratio(overlap, counts["n_ids"]))
+        )
         questions.append(question)
-    return OverlapStatistics(tuple(rows), tuple(questions), COUNT, releaser.noise_of(COUNT))
+    return ReleasedOverlap(tuple(rows), tuple(questions), COUNT, releaser.noise_of(COUNT))
 
 
 def question_about(
@@ -135,7 +137,9 @@ def question_about(
     """
     try:
         source = BaseRef() if audience_type is None else SeedRef(audience_type)
-        filters = tuple(Filter(name, FilterOperator.CONTAINS_ANY, (value,)) for name, value in values.items())
+        filters = tuple(
+            AttributeFilter(name, FilterOperator.CONTAINS_ANY, (value,)) for name, value in values.items()
+        )
         return canonical(RuleBased(source, Filters(MatchOperator.MATCH_ALL, filters)), _no_audiences, seeds)
     except UsageError:
         # A file can hold a text that no definition can name (with a NUL). Then nobody can ask in another way.

@@ -90,13 +90,13 @@ class Shape:
     choices: tuple[str, ...] = ()
     reserved_prefix: str = ""
     is_union: bool = False
-    members: Mapping[str, "Member"] = field(default_factory=dict, repr=False)
+    members: Mapping[str, "ShapeMember"] = field(default_factory=dict, repr=False)
     key: "Shape | None" = None
     element: "Shape | None" = None
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class ShapeMember:
     """A member of a structure.
 
     Attributes:
@@ -224,10 +224,10 @@ class _Builder:
             element=self.shape(inner["shape"]) if inner else None,
         )
 
-    def _members(self, found: Mapping[str, Any]) -> dict[str, Member]:
+    def _members(self, found: Mapping[str, Any]) -> dict[str, ShapeMember]:
         required = set(found.get("required", ()))
         return {
-            name: Member(
+            name: ShapeMember(
                 name=name,
                 wire_name=member.get("locationName", name),
                 location=member.get("location", "body"),

@@ -81,7 +81,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Statement:
+class PolicyStatement:
     """One statement.
 
     Args:
@@ -103,7 +103,7 @@ class Statement:
 class Policy:
     """A policy that can be evaluated."""
 
-    statements: tuple[Statement, ...]
+    statements: tuple[PolicyStatement, ...]
 
     def speaks_to(self, account: str) -> bool:
         """Whether it has anything for an account: a statement that allows it something, under whatever conditions.
@@ -335,7 +335,11 @@ _OPERATORS: Final = _operators()
 
 
 def _applies(
-    statement: Statement, caller_account: str, action: str, resource_arn: str, found: Mapping[str, tuple[str, ...]]
+    statement: PolicyStatement,
+    caller_account: str,
+    action: str,
+    resource_arn: str,
+    found: Mapping[str, tuple[str, ...]],
 ) -> bool:
     return (
         (statement.accounts is None or caller_account in statement.accounts)
@@ -419,14 +423,14 @@ class _Reader:
             raise _RefusedError("Statement", "Member must be a statement or a list of at least one")
         return Policy(tuple(self._statement(f"Statement[{at}]", each) for at, each in enumerate(statements)))
 
-    def _statement(self, where: str, statement: Any) -> Statement:
+    def _statement(self, where: str, statement: Any) -> PolicyStatement:
         required = ("Effect", "Principal", "Action", "Resource")
         _check_elements(where, statement, _STATEMENT_ELEMENTS, required=required)
         if not isinstance(statement.get("Sid", ""), str):
             raise _RefusedError(f"{where}.Sid", "Member must be a string")
         if statement["Effect"] not in ("Allow", "Deny"):
             raise _RefusedError(f"{where}.Effect", "Member must be Allow or Deny")
-        return Statement(
+        return PolicyStatement(
             is_deny=statement["Effect"] == "Deny",
             accounts=self._accounts(f"{where}.Principal", statement["Principal"]),
             actions=tuple(

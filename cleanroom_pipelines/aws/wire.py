@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.aws.constraints import Checked, from_text
-from cleanroom_pipelines.aws.model import Member, Operation, Shape, operations
+from cleanroom_pipelines.aws.model import Operation, Shape, ShapeMember, operations
 
 MAX_BODY_BYTES: Final = 1 << 20
 
@@ -30,7 +30,7 @@ _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True)
-class Call:
+class OperationCall:
     """A request that was understood.
 
     Attributes:
@@ -102,7 +102,7 @@ def read(
     body: bytes,
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
-) -> Call:
+) -> OperationCall:
     """Read a request and hold it against the model.
 
     Args:
@@ -134,10 +134,10 @@ def read(
         raise ApiError(
             "ValidationException", f"{count}: {'; '.join(checked.problems)}", reason="constraint broken"
         )
-    return Call(operation, parameters, checked.n_unknown)
+    return OperationCall(operation, parameters, checked.n_unknown)
 
 
-def _members(shape: Shape, location: str) -> dict[str, Member]:
+def _members(shape: Shape, location: str) -> dict[str, ShapeMember]:
     return {member.wire_name: member for member in shape.members.values() if member.location == location}
 
 

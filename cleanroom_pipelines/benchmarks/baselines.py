@@ -20,7 +20,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 @dataclass
-class Table:
+class UserFeatures:
     """What a baseline may look at.
 
     Args:
@@ -62,26 +62,26 @@ class Table:
         return np.asarray(model.user_factors / np.where(lengths > 0, lengths, 1.0))
 
 
-Baseline = Callable[[Table, Int64], Float64]
+Baseline = Callable[[UserFeatures, Int64], Float64]
 
 
-def random(table: Table, seed: Int64) -> Float64:
+def random(table: UserFeatures, seed: Int64) -> Float64:
     """No order at all."""
     rng = np.random.default_rng([table.random_seed, len(seed), int(seed[0])])
     return np.asarray(rng.random(table.counts.shape[0]))
 
 
-def activity(table: Table, seed: Int64) -> Float64:
+def activity(table: UserFeatures, seed: Int64) -> Float64:
     """The most active users, whatever the seed."""
     return np.asarray(table.counts.sum(axis=1), dtype=np.float64).ravel()
 
 
-def als_centroid(table: Table, seed: Int64) -> Float64:
+def als_centroid(table: UserFeatures, seed: Int64) -> Float64:
     """Cosine to the mean of the seed's ALS factors."""
     return np.asarray(table.factors @ table.factors[seed].mean(axis=0), dtype=np.float64)
 
 
-def lightgbm_raw(table: Table, seed: Int64) -> Float64:
+def lightgbm_raw(table: UserFeatures, seed: Int64) -> Float64:
     """LightGBM with its defaults on raw counts and the 100 commonest items."""
     import lightgbm
 
@@ -90,7 +90,7 @@ def lightgbm_raw(table: Table, seed: Int64) -> Float64:
     return np.asarray(lightgbm.train(parameters, data, 100).predict(table.raw))
 
 
-def logistic_tfidf(table: Table, seed: Int64) -> Float64:
+def logistic_tfidf(table: UserFeatures, seed: Int64) -> Float64:
     """Balanced logistic regression on TF-IDF rows with scikit-learn's defaults."""
     from sklearn.linear_model import LogisticRegression
 
@@ -98,7 +98,7 @@ def logistic_tfidf(table: Table, seed: Int64) -> Float64:
     return np.asarray(model.fit(table.tfidf, _labels(table, seed)).decision_function(table.tfidf))
 
 
-def nearest_neighbours(table: Table, seed: Int64) -> Float64:
+def nearest_neighbours(table: UserFeatures, seed: Int64) -> Float64:
     """Mean of the 10 best TF-IDF cosines to seed users."""
     seed_rows = table.tfidf[seed].T.tocsc()
     best = np.zeros(table.counts.shape[0])
@@ -119,7 +119,7 @@ BASELINES: Mapping[str, Baseline] = {
 }
 
 
-def _labels(table: Table, seed: Int64) -> npt.NDArray[np.int8]:
+def _labels(table: UserFeatures, seed: Int64) -> npt.NDArray[np.int8]:
     labels = np.zeros(table.counts.shape[0], dtype=np.int8)
     labels[seed] = 1
     return labels

@@ -75,7 +75,7 @@ class LoadPlan:
 
 
 @dataclass(frozen=True)
-class Account:
+class LoadAccount:
     """An account, and what it has from the beginning.
 
     Args:
@@ -160,7 +160,7 @@ class Connection:
         account: Whose key signs.
     """
 
-    def __init__(self, url: str, account: Account) -> None:
+    def __init__(self, url: str, account: LoadAccount) -> None:
         from botocore.auth import SigV4Auth
         from botocore.credentials import Credentials
 
@@ -238,7 +238,11 @@ class LoadClient:
     """
 
     def __init__(
-        self, number: int, accounts: Sequence[Account], random_seed: int, connect: Callable[[Account], Connection]
+        self,
+        number: int,
+        accounts: Sequence[LoadAccount],
+        random_seed: int,
+        connect: Callable[[LoadAccount], Connection],
     ) -> None:
         self.account = accounts[number % len(accounts)]
         self.things: list[Thing] = []
@@ -479,7 +483,7 @@ def _expect(is_so: bool, what: str) -> None:
         raise _UnexpectedError(f"{what} is not what was made")
 
 
-def dataset_parameters(account: Account) -> dict[str, Any]:
+def dataset_parameters(account: LoadAccount) -> dict[str, Any]:
     """What creates a training dataset, but for its name."""
     roles = (("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"))
     schema = [{"columnName": name, "columnTypes": [role]} for name, role in roles]
@@ -488,7 +492,7 @@ def dataset_parameters(account: Account) -> dict[str, Any]:
     return {"roleArn": account.role, "trainingData": [data]}
 
 
-def _configured(account: Account) -> dict[str, Any]:
+def _configured(account: LoadAccount) -> dict[str, Any]:
     destination = {"s3Destination": {"s3Uri": f"s3://audiences-of-{account.id}/shop"}}
     return {
         "audienceModelArn": account.model,
@@ -499,7 +503,7 @@ def _configured(account: Account) -> dict[str, Any]:
     }
 
 
-def _seed(account: Account) -> dict[str, Any]:
+def _seed(account: LoadAccount) -> dict[str, Any]:
     return {"roleArn": account.role, "dataSource": {"s3Uri": f"s3://seeds-of-{account.id}/loyal.jsonl"}}
 
 
@@ -513,7 +517,7 @@ def _policy(configured: str, account_ids: Sequence[str]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-Check = Callable[[Catalog, Sequence[Account], Sequence[LoadClient], str], list[str]]
+Check = Callable[[Catalog, Sequence[LoadAccount], Sequence[LoadClient], str], list[str]]
 
 
 def run_load(
@@ -637,19 +641,19 @@ def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
         process.stdout.close()
 
 
-def _settle(installation: Installation, url: str, n_accounts: int) -> list[Account]:
+def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
     """Make the accounts and what they have from the beginning."""
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
     accounts = []
     for account_id in ids:
         installation.catalog.parties.create_account(f"account {account_id}", account_id)
-        account = Account(account_id, *issue_access_key(installation, account_id))
+        account = LoadAccount(account_id, *issue_access_key(installation, account_id))
         others = [other for other in ids if other != account_id]
         accounts.append(_settled(installation.catalog, url, account, others))
     return accounts
 
 
-def _settled(catalog: Catalog, url: str, account: Account, others: Sequence[str]) -> Account:
+def _settled(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
     connection = Connection(url, account)
 
     def made(name: str, member: str, parameters: Mapping[str, Any]) -> str:
@@ -698,7 +702,7 @@ def _drive(clients: Sequence[LoadClient], plan: LoadPlan, progress: Callable[[fl
     return time.monotonic() - start
 
 
-def check(catalog: Catalog, accounts: Sequence[Account], clients: Sequence[LoadClient], url: str) -> list[str]:
+def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[LoadClient], url: str) -> list[str]:
     """Say what is there that should not be, is not there that should be, or is otherwise than it was left.
 
     Args:

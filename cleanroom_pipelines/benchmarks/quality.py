@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
-from cleanroom_pipelines.benchmarks.baselines import BASELINES, Table
+from cleanroom_pipelines.benchmarks.baselines import BASELINES, UserFeatures
 from cleanroom_pipelines.engine import (
     EngineSettings,
     Progress,
@@ -83,7 +83,7 @@ class Data:
         schema: Roles of its columns.
         users: Users table, or None.
         users_schema: Its roles, or None to infer them.
-        campaigns: Table of responders with columns user_id, campaign and start (epoch seconds), or None.
+        campaigns: UserFeatures of responders with columns user_id, campaign and start (epoch seconds), or None.
         name: What to call it.
     """
 
@@ -285,7 +285,7 @@ def _run_kind(
             yield task, row
 
 
-def table_of(model: Model, random_seed: int) -> Table:
+def table_of(model: Model, random_seed: int) -> UserFeatures:
     """What baselines see of a model's users."""
     shards = [model.shard(shard) for shard in range(model.n_shards)]
     counts = sp.vstack(
@@ -298,7 +298,7 @@ def table_of(model: Model, random_seed: int) -> Table:
         ],
         format="csr",
     )
-    return Table(counts, np.vstack([shard.dense for shard in shards]), random_seed)
+    return UserFeatures(counts, np.vstack([shard.dense for shard in shards]), random_seed)
 
 
 def trained(source: Source, batch: Batch, training: TrainingSettings, *, with_users: bool) -> Model:

@@ -111,7 +111,7 @@ from cleanroom_pipelines.catalog.specs import (
 )
 from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex_of
 from cleanroom_pipelines.catalog.users import Users
-from cleanroom_pipelines.catalog.work import Work
+from cleanroom_pipelines.catalog.work import Scheduling
 from cleanroom_pipelines.catalog.workers import Workers
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
@@ -120,7 +120,7 @@ class _Resources(Creation, Overview):
     """What exists, with its versions and tags."""
 
 
-class _Work(Work, Workers):
+class _Work(Scheduling, Workers):
     """What is to be done, and who is doing it."""
 
 

@@ -56,7 +56,7 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode,
 _LONGEST_QUEUE = 10_000
 
 
-class Work(Claims):
+class Scheduling(Claims):
     """The part of the catalogue that sensors, schedules and commands speak to."""
 
     def ready(self, limit: int = 100, lane: Lane | None = None) -> tuple[Version, ...]:

@@ -5,7 +5,7 @@ Add here when a further kind of resource can be declared.
 Keep out: doing the pending work that a declaration leads to (runs).
 """
 
-from cleanroom_pipelines.declarations.applying import Change, apply_declaration
+from cleanroom_pipelines.declarations.applying import DeclaredChange, apply_declaration
 from cleanroom_pipelines.declarations.form import Declaration, read_declaration
 
-__all__ = ["Change", "Declaration", "apply_declaration", "read_declaration"]
+__all__ = ["Declaration", "DeclaredChange", "apply_declaration", "read_declaration"]

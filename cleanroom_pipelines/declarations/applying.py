@@ -35,7 +35,7 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.catalog.names import check_account
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
-from cleanroom_pipelines.declarations.form import Declaration, GenerationJobForm
+from cleanroom_pipelines.declarations.form import Declaration, JobForm
 from cleanroom_pipelines.declarations.parties import ApplyingParties, PartyKind
 from cleanroom_pipelines.errors import (
     CleanroomError,
@@ -55,7 +55,7 @@ _NEW = "new"
 
 
 @dataclass(frozen=True)
-class Change:
+class DeclaredChange:
     """What applying does, or would do, to one resource or party.
 
     Args:
@@ -78,7 +78,7 @@ def apply_declaration(
     *,
     new_slot: Callable[[], str],
     dry_run: bool = False,
-) -> list[Change]:
+) -> list[DeclaredChange]:
     """Create what is missing and update what differs, parents first; never deletes.
 
     What can be told beforehand is checked beforehand: a declaration that is wrong changes nothing.
@@ -122,11 +122,11 @@ class _Applying:
         self._new_slot = new_slot
         self._dry_run = dry_run
         self._ids: dict[tuple[Kind, str], str] = {}
-        self._changes: list[Change] = []
+        self._changes: list[DeclaredChange] = []
         self._parties = ApplyingParties(catalog, declaration, self._note_party, dry_run=dry_run)
         self._account_id, self._region = "", declaration.region
 
-    def run(self) -> list[Change]:
+    def run(self) -> list[DeclaredChange]:
         self._settle_parties()
         self._settle_all("training_datasets", self._datasets())
         self._settle_all("audience_models", self._models())
@@ -162,7 +162,7 @@ class _Applying:
                 parties.settle_bucket(bucket)
 
     def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool) -> None:
-        self._changes.append(Change("create" if is_new else "keep", kind, name, party_id))
+        self._changes.append(DeclaredChange("create" if is_new else "keep", kind, name, party_id))
 
     def _settle_all(self, section: str, specs: Iterator[Spec]) -> None:
         for number in range(len(getattr(self._declaration, section))):
@@ -213,7 +213,7 @@ class _Applying:
                 delivery=form.delivery.model_dump() if form.delivery else None,
             )
 
-    def _job(self, form: GenerationJobForm) -> Spec:
+    def _job(self, form: JobForm) -> Spec:
         seed = self._path(form.seed)
         if not seed.is_file():
             raise SeedError(
@@ -306,7 +306,7 @@ class _Applying:
                 remedy=f"Give {floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
             )
 
-    def _check_sizes(self, form: GenerationJobForm, sizes: Iterable[AudienceSize]) -> None:
+    def _check_sizes(self, form: JobForm, sizes: Iterable[AudienceSize]) -> None:
         allowed = self._allowed_sizes(form.configured_audience_model)
         if allowed is not None and not set(sizes) <= set(allowed):
             raise UsageError(
@@ -324,7 +324,7 @@ class _Applying:
             return None  # told when the parent is looked up
         return found.sizes
 
-    def _keeps_seed(self, form: GenerationJobForm) -> bool:
+    def _keeps_seed(self, form: JobForm) -> bool:
         if form.keep_seed is not None:
             return form.keep_seed
         models = {
@@ -339,7 +339,7 @@ class _Applying:
         )
 
     def _note(self, action: Literal["create", "update", "keep"], spec: Spec, resource_id: str) -> str:
-        self._changes.append(Change(action, spec.kind, spec.name, resource_id))
+        self._changes.append(DeclaredChange(action, spec.kind, spec.name, resource_id))
         resource_id = resource_id or _NEW
         self._ids[spec.kind, spec.name] = resource_id
         return resource_id

@@ -101,7 +101,7 @@ class _Named(_Form):
     tags: dict[str, str] = Field(default_factory=dict)
 
 
-class Table(_Form):
+class TableForm(_Form):
     """A table: where it lies and what its columns mean."""
 
     source: str
@@ -113,11 +113,11 @@ class TrainingDatasetForm(_Named):
 
     source: str
     columns: dict[str, RoleWord]
-    users: Table | None = None
+    users: TableForm | None = None
     max_invalid_share: float = 0.05
 
 
-class Window(_Form):
+class WindowForm(_Form):
     """A half-open training window."""
 
     start: Moment | None = None
@@ -136,7 +136,7 @@ class AudienceModelForm(_Named):
     """An audience model of a training dataset of the same file or of the catalogue."""
 
     training_dataset: Text
-    window: Window = Window()
+    window: WindowForm = WindowForm()
     refresh: Refresh | None = None
 
 
@@ -176,7 +176,7 @@ class ConfiguredAudienceModelForm(_Named):
     delivery: DeliveryForm | None = None
 
 
-class GenerationJobForm(_Named):
+class JobForm(_Named):
     """A generation job; `seed` is relative to the declaration file.
 
     Without `keep_seed`, the refresh of its audience model says whether the seed is kept.
@@ -235,7 +235,7 @@ class _Sections(_Form):
     training_datasets: list[TrainingDatasetForm] = Field(default_factory=list)
     audience_models: list[AudienceModelForm] = Field(default_factory=list)
     configured_audience_models: list[ConfiguredAudienceModelForm] = Field(default_factory=list)
-    generation_jobs: list[GenerationJobForm] = Field(default_factory=list)
+    generation_jobs: list[JobForm] = Field(default_factory=list)
 
 
 class Declaration(_Sections):

@@ -52,7 +52,7 @@ class Filter:
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
             raise InvalidDefinitionError("The values of a filter are a list.", remedy="Put them in brackets.")
         with definition_errors():
-            checked = definitions.Filter(self.attribute, operator, tuple(self.values))
+            checked = definitions.AttributeFilter(self.attribute, operator, tuple(self.values))
         object.__setattr__(self, "values", list(checked.values))
 
     def as_dict(self) -> dict[str, Any]:

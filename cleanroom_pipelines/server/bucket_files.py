@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote
 from cleanroom_pipelines.aws import wire
 from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.errors import NotFoundError, SeedError, StorageFullError
-from cleanroom_pipelines.server.callers import Doorkeeper, Trail
+from cleanroom_pipelines.server.callers import AuditTrail, Doorkeeper
 from cleanroom_pipelines.server.lookalike_api import as_api_error
 from cleanroom_pipelines.server.requests import Reply, Request
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
@@ -55,13 +55,13 @@ class BucketFiles:
 
     def answer(self, request: Request) -> Reply:
         """Answer a request without a body."""
-        trail = Trail(request.id, {"operation": "GetObject"}, is_read=True)
+        trail = AuditTrail(request.id, {"operation": "GetObject"}, is_read=True)
         return self._noted(request, trail, lambda: self._get(request, trail))
 
-    def begin(self, request: Request) -> "Upload | Reply":
+    def begin(self, request: Request) -> "FileUpload | Reply":
         """Check who uploads what where; its body is then fed to what is returned, or refused before it is read."""
-        trail = Trail(request.id, {"operation": "PutObject"})
-        begun: list[Upload] = []
+        trail = AuditTrail(request.id, {"operation": "PutObject"})
+        begun: list[FileUpload] = []
 
         def check() -> Reply:
             declared = request.header("x-amz-content-sha256")
@@ -77,7 +77,7 @@ class BucketFiles:
             if int(request.header("content-length") or 0) > self.most_bytes:
                 raise self._too_large()
             handle, path = tempfile.mkstemp(prefix="upload-", dir=self.scratch)
-            begun.append(Upload(self, request, trail, place, declared, handle, Path(path)))
+            begun.append(FileUpload(self, request, trail, place, declared, handle, Path(path)))
             return Reply(200, {})
 
         try:
@@ -87,7 +87,7 @@ class BucketFiles:
             return self._noted(request, trail, lambda: _raise(refused))
         return begun[0]
 
-    def _get(self, request: Request, trail: Trail) -> Reply:
+    def _get(self, request: Request, trail: AuditTrail) -> Reply:
         if request.method not in ("GET", "HEAD"):
             raise ApiError("UnknownOperationException", status=405, headers={"Allow": "GET, PUT"})
         caller = self.door.admit(request, _NOTHING, trail)
@@ -120,7 +120,7 @@ class BucketFiles:
         place = self.buckets.locate(caller.account_id, "s3://" + "/".join(segments))
         return place, parse_qs(request.raw_query, keep_blank_values=True)
 
-    def _noted(self, request: Request, trail: Trail, answer: Callable[[], Reply]) -> Reply:
+    def _noted(self, request: Request, trail: AuditTrail, answer: Callable[[], Reply]) -> Reply:
         error: ApiError | None = None
         reply: Reply | None = None
         try:
@@ -143,7 +143,7 @@ class BucketFiles:
 
 
 @dataclass
-class Upload:
+class FileUpload:
     """An object that is being uploaded.
 
     Args:
@@ -158,7 +158,7 @@ class Upload:
 
     files: BucketFiles
     request: Request
-    trail: Trail
+    trail: AuditTrail
     place: ObjectPlace
     declared: str
     handle: int

@@ -21,7 +21,7 @@ FindKey = Callable[[str], Key | None]
 
 
 @dataclass
-class Trail:
+class AuditTrail:
     """What the audit log will say of a request; filled in while it is answered.
 
     Args:
@@ -56,7 +56,7 @@ class Doorkeeper:
     clock: Callable[[], datetime]
     rate: RateLimit
 
-    def admit(self, request: Request, body_sha256: str, trail: Trail) -> Caller:
+    def admit(self, request: Request, body_sha256: str, trail: AuditTrail) -> Caller:
         """Say who signed a request.
 
         Raises:
@@ -76,7 +76,7 @@ class Doorkeeper:
             raise ApiError("ThrottlingException")
         return caller
 
-    def note(self, trail: Trail, error: ApiError | None) -> None:
+    def note(self, trail: AuditTrail, error: ApiError | None) -> None:
         """Write a request down, before it is answered; looks and throttled requests a moment later."""
         outcome = "ok" if error is None else "refused" if error.status < 500 else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}

@@ -15,7 +15,7 @@ import anyio.to_thread
 from cleanroom_pipelines.aws import wire
 from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
-from cleanroom_pipelines.server.bucket_files import PREFIX, BucketFiles, Upload
+from cleanroom_pipelines.server.bucket_files import PREFIX, BucketFiles, FileUpload
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES, MediaApi, MediaUpload
 from cleanroom_pipelines.server.requests import Reply, Request
@@ -112,7 +112,7 @@ class Gateway:
         return await anyio.to_thread.run_sync(self.api.refuse, request, error)
 
     async def _upload(
-        self, begin: Callable[[Request], Upload | MediaUpload | Reply], request: Request, receive: Receive
+        self, begin: Callable[[Request], FileUpload | MediaUpload | Reply], request: Request, receive: Receive
     ) -> Reply:
         """Take a body of any size to a file, once it was found who sends it."""
         upload = await anyio.to_thread.run_sync(begin, request)
@@ -120,7 +120,7 @@ class Gateway:
             return upload
         return await self._receive(upload, receive)
 
-    async def _receive(self, upload: Upload | MediaUpload, receive: Receive) -> Reply:
+    async def _receive(self, upload: FileUpload | MediaUpload, receive: Receive) -> Reply:
         latest = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True

@@ -14,7 +14,7 @@ from cleanroom_pipelines.aws.handlers import OPERATIONS
 from cleanroom_pipelines.aws.model import operations
 from cleanroom_pipelines.aws.operations.endpoint import Endpoint
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.server.callers import Doorkeeper, Trail
+from cleanroom_pipelines.server.callers import AuditTrail, Doorkeeper
 from cleanroom_pipelines.server.requests import Reply, Request
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
@@ -40,7 +40,7 @@ class LookalikeApi:
 
     def answer(self, request: Request, body: bytes) -> Reply:
         """Answer one request; whatever happens, the client gets an answer and the log an entry."""
-        trail = Trail(request.id)
+        trail = AuditTrail(request.id)
         error: ApiError | None = None
         try:
             reply = self._answer(request, body, trail)
@@ -57,12 +57,12 @@ class LookalikeApi:
     def refuse(self, request: Request, error: ApiError) -> Reply:
         """Answer a request that cannot be read as one; the log gets its entry all the same."""
         try:
-            self.door.note(Trail(request.id), error)
+            self.door.note(AuditTrail(request.id), error)
         except Exception as raised:
             error = as_api_error(raised)
         return Reply(*wire.write_error(error, request.id))
 
-    def _answer(self, request: Request, body: bytes, trail: Trail) -> Reply:
+    def _answer(self, request: Request, body: bytes, trail: AuditTrail) -> Reply:
         caller = self.door.admit(request, hashlib.sha256(body).hexdigest(), trail)
         operation, labels = wire.route(request.method, request.raw_path)
         trail.entry["operation"] = operation.name

@@ -41,7 +41,7 @@ from cleanroom_pipelines.uploads.cells import (
 from cleanroom_pipelines.uploads.checks import (
     INTERACTIONS,
     USERS,
-    Upload,
+    UploadKind,
     check_columns,
     check_times,
     check_types,
@@ -317,7 +317,7 @@ def _of_population(engine: Engine, population: TableFiles | None) -> str:
     return " AND CAST(user_id AS VARCHAR) IN (SELECT name FROM population)"
 
 
-def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, upload: Upload) -> None:
+def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, upload: UploadKind) -> None:
     """Refuse a table with too many bad rows.
 
     Raises:

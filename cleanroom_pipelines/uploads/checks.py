@@ -41,7 +41,7 @@ _UNIT_FLOORS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (MAX_SECONDS,
 
 
 @dataclass(frozen=True)
-class Upload:
+class UploadKind:
     """A kind of upload.
 
     Args:
@@ -69,21 +69,21 @@ class Upload:
         return self.error(message, remedy=remedy, status_code=code, problem=problem)
 
 
-INTERACTIONS = Upload(
+INTERACTIONS = UploadKind(
     "interactions table",
     TrainingDataError,
     StatusCode.TRAINING_DATA_NOT_FOUND,
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
 )
-USERS = Upload(
+USERS = UploadKind(
     "users table",
     TrainingDataError,
     StatusCode.TRAINING_DATA_NOT_FOUND,
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
 )
-SEED = Upload(
+SEED = UploadKind(
     "seed",
     SeedError,
     StatusCode.SEED_NOT_FOUND,
@@ -94,7 +94,7 @@ SEED = Upload(
 )
 
 
-def find_upload(source: str | Path, upload: Upload) -> TableFiles:
+def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
     """Find the files of an upload.
 
     Args:
@@ -112,7 +112,7 @@ def find_upload(source: str | Path, upload: Upload) -> TableFiles:
         ) from None
 
 
-def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], upload: Upload) -> None:
+def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], upload: UploadKind) -> None:
     """Refuse an upload without a declared column; the names told are the declared ones only.
 
     Raises:
@@ -128,7 +128,7 @@ def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], uplo
         )
 
 
-def check_types(columns: Sequence[Column], upload: Upload) -> None:
+def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
     """Refuse an upload with a column whose type its role forbids.
 
     Raises:
@@ -144,7 +144,7 @@ def check_types(columns: Sequence[Column], upload: Upload) -> None:
         )
 
 
-def check_times(column: str, upload: Upload, *, n_too_large: int, smallest: int | None, n_rows: int) -> None:
+def check_times(column: str, upload: UploadKind, *, n_too_large: int, smallest: int | None, n_rows: int) -> None:
     """Refuse times that are mostly too large for seconds, and tell what they look like.
 
     Args:
@@ -167,7 +167,7 @@ def check_times(column: str, upload: Upload, *, n_too_large: int, smallest: int 
     )
 
 
-def check_quotes(rejected: pa.Table, upload: Upload | None = None) -> None:
+def check_quotes(rejected: pa.Table, upload: UploadKind | None = None) -> None:
     """Refuse text in which a quote is opened and not closed.
 
     It would otherwise take all rows behind it out of the file, and count as one bad row.
@@ -189,7 +189,7 @@ def check_quotes(rejected: pa.Table, upload: Upload | None = None) -> None:
     )
 
 
-def count_rejected(engine: Engine, upload: Upload) -> int:
+def count_rejected(engine: Engine, upload: UploadKind) -> int:
     """How many lines of an upload the queries since `Engine.rejected_lines` was last asked skipped.
 
     Raises:
@@ -206,7 +206,7 @@ def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:
 
 
 @contextmanager
-def reading_of(upload: Upload) -> Iterator[None]:
+def reading_of(upload: UploadKind) -> Iterator[None]:
     """Turn the engine's failures that are the files' fault into the upload's own error.
 
     Raises:

@@ -29,7 +29,7 @@ from cleanroom_pipelines.engine import (
 from cleanroom_pipelines.errors import EngineError, InputError, StatusCode
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.cells import Column
-from cleanroom_pipelines.uploads.checks import Upload
+from cleanroom_pipelines.uploads.checks import UploadKind
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
@@ -178,7 +178,7 @@ def validate_seed(
 
 @dataclass(frozen=True)
 class _Rules:
-    upload: Upload
+    upload: UploadKind
     counts_duplicates: bool
     drops_duplicates: bool
     names_unknown_columns: bool
@@ -399,7 +399,7 @@ def _verdict_of(error: InputError) -> _Verdict:
 
 
 def _not_seconds(
-    engine: Engine, columns: Sequence[Column], report: ValidationReport, upload: Upload
+    engine: Engine, columns: Sequence[Column], report: ValidationReport, upload: UploadKind
 ) -> _Verdict | None:
     position = next((i for i, column in enumerate(columns) if column.role is Role.TIMESTAMP), None)
     if position is None or columns[position].kind == cells.TIME:
@@ -439,7 +439,7 @@ def _too_many_invalid(tally: Tally, report: ValidationReport, task: _Task) -> _V
     return _Verdict(None, upload.invalid, reason)
 
 
-def _too_few(upload: Upload, n_found: int, n_least: int, unit: str) -> _Verdict:
+def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verdict:
     reason = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are needed. Give more data."
     return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import (
+    AttributeFilter,
     BaseRef,
     Combinator,
     CombineOperator,
     CustomRef,
     Definition,
     Exclusion,
-    Filter,
     FilterOperator,
     Filters,
     Lookalike,
@@ -142,7 +142,7 @@ def filtered(users: frozenset[str], filters: Filters | None, room: Room) -> froz
     return frozenset(user for user in users if join(holds(each, user, room) for each in filters.filters))
 
 
-def holds(condition: Filter, user: str, room: Room) -> bool:
+def holds(condition: AttributeFilter, user: str, room: Room) -> bool:
     if condition.attribute == "segments":
         found = {segment for owner, segment in room.segments if owner == user}
     else:
@@ -172,13 +172,13 @@ class Inventing:
     def some(self, items: Iterable[Item], share: float) -> list[Item]:
         return [item for item in items if self.random.random() < share]
 
-    def condition(self) -> Filter:
+    def condition(self) -> AttributeFilter:
         attribute = self.random.choice(("age", "gender", "segments"))
         operator = self.random.choice(list(FilterOperator))
         is_single = operator is FilterOperator.CONTAINS_ALL and attribute != "segments"
         # With repetitions: a list is not yet a set.
         values = self.random.choices([*self.texts, "nobody's"], k=1 if is_single else self.random.randint(1, 3))
-        return Filter(attribute, operator, tuple(values))
+        return AttributeFilter(attribute, operator, tuple(values))
 
     def filters(self) -> Filters | None:
         if self.random.random() < 0.4:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.audiences.canonical import canonical, lookalikes_of
 from cleanroom_pipelines.audiences.definitions import (
+    AttributeFilter,
     BaseRef,
     Combinator,
     CombineOperator,
     Definition,
     FileRef,
-    Filter,
     FilterOperator,
     Filters,
     MatchOperator,
@@ -116,5 +116,5 @@ def test_a_room_without_segments_and_seeds_still_answers(tmp_path: Path) -> None
         assert count(engine, RuleBased(BaseRef()), room.resolve, {}) == 5
         assert count(engine, Remarketing("Buyers"), room.resolve, {}) == 0
         assert source_of(SeedRef("Buyers"), room) == frozenset()
-        no_segments = Filters(MatchOperator.MATCH_ALL, (Filter("segments", FilterOperator.EMPTY),))
+        no_segments = Filters(MatchOperator.MATCH_ALL, (AttributeFilter("segments", FilterOperator.EMPTY),))
         assert count(engine, RuleBased(BaseRef(), no_segments), room.resolve, {}) == 5

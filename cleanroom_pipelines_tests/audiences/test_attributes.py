@@ -14,7 +14,7 @@ from cleanroom_pipelines.audiences.attributes import (
     data_attributes,
     in_reading_order,
 )
-from cleanroom_pipelines.audiences.definitions import Filter, FilterOperator
+from cleanroom_pipelines.audiences.definitions import AttributeFilter, FilterOperator
 from cleanroom_pipelines.errors import UsageError
 
 from .plain_rooms import SEGMENTS, PlainRoom, random_room
@@ -61,9 +61,9 @@ def test_every_operator_can_be_used_with_every_value_that_filters_can_hold(tmp_p
         values = tuple(value for value in attribute.values if "\x00" not in value)
         assert len(values) > 1
         for operator in attribute.operators:
-            assert Filter(attribute.name, operator, values)
+            assert AttributeFilter(attribute.name, operator, values)
     with pytest.raises(UsageError):
-        Filter("age", FilterOperator.CONTAINS_ALL, attributes[0].values)
+        AttributeFilter("age", FilterOperator.CONTAINS_ALL, attributes[0].values)
 
 
 def test_awkward_texts_come_through_exactly(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from cleanroom_pipelines.audiences.canonical import (
     what_it_needs,
 )
 from cleanroom_pipelines.audiences.definitions import (
+    AttributeFilter,
     BaseRef,
     Combinator,
     CombineOperator,
     CustomRef,
     Definition,
     Exclusion,
-    Filter,
     FilterOperator,
     Filters,
     Lookalike,
@@ -80,13 +80,13 @@ class Phrasing:
         conditions = [self.condition(each) for each in self.shuffled(filters.filters)]  # type: ignore[arg-type]
         return Filters(operator, tuple(conditions))
 
-    def condition(self, condition: Filter) -> Filter:
+    def condition(self, condition: AttributeFilter) -> AttributeFilter:
         values = tuple(str(value) for value in self.shuffled(condition.values))
         operator = condition.operator
         one = (FilterOperator.CONTAINS_ANY, FilterOperator.CONTAINS_ALL)
         if operator in one and len(set(values)) == 1:
             operator = self.random.choice(one)
-        return Filter(condition.attribute, operator, values)
+        return AttributeFilter(condition.attribute, operator, values)
 
     def rule(self, rule: RuleBased) -> RuleBased:
         source, filters = self.source(rule.source), self.filters(rule.filters)
@@ -159,9 +159,9 @@ def is_true(fact: list[str], user: str, room: Room) -> bool:
         text = json.dumps(alone, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         return user in room.users_of_question(text)
     if kind == "empty":
-        return holds(Filter(rest[0], FilterOperator.EMPTY), user, room)
+        return holds(AttributeFilter(rest[0], FilterOperator.EMPTY), user, room)
     assert kind == "has"
-    return holds(Filter(rest[0], FilterOperator.CONTAINS_ANY, (rest[1],)), user, room)
+    return holds(AttributeFilter(rest[0], FilterOperator.CONTAINS_ANY, (rest[1],)), user, room)
 
 
 def anything(ref: Ref, *combinators: tuple[CombineOperator, Ref]) -> RuleBased:
@@ -207,11 +207,12 @@ def test_different_questions_have_different_texts() -> None:
         Lookalike(SEED, 6),
         Lookalike(OTHER, 5),
         *(
-            RuleBased(BASE, Filters(MatchOperator.MATCH_ALL, (Filter("segments", operator, ("a", "A")),)))
+            RuleBased(BASE, Filters(MatchOperator.MATCH_ALL, (AttributeFilter("segments", operator, ("a", "A")),)))
             for operator in FilterOperator
         ),
         RuleBased(
-            BASE, Filters(MatchOperator.MATCH_ALL, (Filter("age", FilterOperator.CONTAINS_ANY, ("a", "A")),))
+            BASE,
+            Filters(MatchOperator.MATCH_ALL, (AttributeFilter("age", FilterOperator.CONTAINS_ANY, ("a", "A")),)),
         ),
     ]
     assert len({canonical(each, resolve) for each in different}) == len(different)
@@ -223,7 +224,9 @@ def test_a_question_too_large_for_a_diagram_has_one_text_too(sets: list[Filters]
     large = Filters(
         MatchOperator.MATCH_ANY,
         tuple(
-            Filter("segments", FilterOperator.CONTAINS_ALL, tuple(f"{part}-{number}" for number in range(80)))
+            AttributeFilter(
+                "segments", FilterOperator.CONTAINS_ALL, tuple(f"{part}-{number}" for number in range(80))
+            )
             for part in range(5)
         ),
     )
@@ -235,7 +238,7 @@ def test_a_question_too_large_for_a_diagram_has_one_text_too(sets: list[Filters]
 
 
 LIKE = CustomRef("like")
-YOUNG = Filters(MatchOperator.MATCH_ALL, (Filter("age", FilterOperator.CONTAINS_ANY, ("18-24",)),))
+YOUNG = Filters(MatchOperator.MATCH_ALL, (AttributeFilter("age", FilterOperator.CONTAINS_ANY, ("18-24",)),))
 
 
 def test_what_reveals_membership_needs_a_switch() -> None:

@@ -18,13 +18,13 @@ from cleanroom_pipelines.audiences.compiling import compile_definition
 from cleanroom_pipelines.audiences.definitions import (
     MAX_COMBINATORS,
     MAX_DEPTH,
+    AttributeFilter,
     BaseRef,
     Combinator,
     CombineOperator,
     CustomRef,
     Definition,
     FileRef,
-    Filter,
     FilterOperator,
     Filters,
     Lookalike,
@@ -87,7 +87,9 @@ def count_in(room: Room, folder: Path, definition: Definition, audiences: dict[s
 
 
 def test_the_longest_chain_is_not_too_deep_for_anybody(room: Room, tmp_path: Path) -> None:
-    some = Filters(MatchOperator.MATCH_ANY, (Filter("segments", FilterOperator.CONTAINS_NONE, ("v1", "v2")),))
+    some = Filters(
+        MatchOperator.MATCH_ANY, (AttributeFilter("segments", FilterOperator.CONTAINS_NONE, ("v1", "v2")),)
+    )
     combinators = tuple(
         Combinator(OPERATORS[number % 3], BaseRef() if number % 3 else SEED, None if number % 3 else some)
         for number in range(MAX_COMBINATORS - 1)
@@ -146,7 +148,7 @@ def test_the_largest_of_overlapping_lists_comes_first() -> None:
 def test_there_is_a_limit_to_values_of_all_audiences_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "MAX_PARAMETERS", 25)
     values = tuple(f"{number}" for number in range(10))
-    filters = Filters(MatchOperator.MATCH_ALL, (Filter("segments", FilterOperator.CONTAINS_ANY, values),))
+    filters = Filters(MatchOperator.MATCH_ALL, (AttributeFilter("segments", FilterOperator.CONTAINS_ANY, values),))
     audiences: dict[str, Definition] = {f"{number}": RuleBased(BaseRef(), filters) for number in range(3)}
     combinators = tuple(Combinator(CombineOperator.UNION, CustomRef(id_)) for id_ in audiences)
     compile_definition(RuleBased(BaseRef(), None, combinators[:2]), audiences.__getitem__)

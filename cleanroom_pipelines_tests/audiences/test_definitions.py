@@ -20,6 +20,7 @@ from cleanroom_pipelines.audiences.definitions import (
     MAX_FILTERS,
     MAX_TEXT,
     MAX_VALUES,
+    AttributeFilter,
     BaseRef,
     Combinator,
     CombineOperator,
@@ -27,7 +28,6 @@ from cleanroom_pipelines.audiences.definitions import (
     Definition,
     Exclusion,
     FileRef,
-    Filter,
     FilterOperator,
     Filters,
     Lookalike,
@@ -59,7 +59,7 @@ def one(**parts: Any) -> dict[str, Any]:
     return rule(filters={"operator": "AND", "filters": [condition]})
 
 
-FILTERS = Filters(MatchOperator.MATCH_ANY, (Filter("age", FilterOperator.CONTAINS_ANY, ("5-9",)),))
+FILTERS = Filters(MatchOperator.MATCH_ANY, (AttributeFilter("age", FilterOperator.CONTAINS_ANY, ("5-9",)),))
 FILTERS_TEXT = (
     '{"operator": "OR", "filters": [{"attribute": "age", "operator": "CONTAINS_ANY_OF", "values": ["5-9"]}]}'
 )
@@ -126,7 +126,7 @@ def test_a_condition_that_needs_no_values() -> None:
         condition = {"attribute": "gender", "operator": operator, **values}
         read = parse_definition(rule(filters={"operator": "OR", "filters": [condition]}))
         assert read == RuleBased(
-            BaseRef(), Filters(MatchOperator.MATCH_ANY, (Filter("gender", FilterOperator(operator)),))
+            BaseRef(), Filters(MatchOperator.MATCH_ANY, (AttributeFilter("gender", FilterOperator(operator)),))
         )
 
     values = [{}, {"values": None}, {"values": []}, {"values": ["ignored"]}]

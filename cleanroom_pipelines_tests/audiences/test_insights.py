@@ -15,7 +15,7 @@ from cleanroom_pipelines.audiences.canonical import NAMES
 from cleanroom_pipelines.audiences.insights import (
     BASE_QUESTION,
     BaseFigures,
-    Insights,
+    ReleasedInsights,
     base_figures,
     insights,
 )
@@ -57,7 +57,7 @@ def asked(room: PlainRoom) -> dict[Cell, set[str]]:
     return {cell: cells.get(cell, set()) for cell in [*singles, *pairs]}  # type: ignore[misc]
 
 
-def tables_of(relations: Relations, releaser: Releaser) -> Insights:
+def tables_of(relations: Relations, releaser: Releaser) -> ReleasedInsights:
     return insights(relations, releaser, base_figures(relations, releaser, SALT), SALT)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import (
-    Filter,
+    AttributeFilter,
     FilterOperator,
     Filters,
     MatchOperator,
@@ -122,7 +122,9 @@ def test_the_overlap_is_the_size_of_the_remarketing_audience() -> None:
     assert question_about("it's") == canonical(Remarketing("it's"), nobody)
     digests = {"it's": "5eed"}
     assert question_about("it's", seeds=digests) == canonical(Remarketing("it's"), nobody, digests)
-    asked = Filters(MatchOperator.MATCH_ANY, (Filter("age", FilterOperator.CONTAINS_ALL, ("65+", "65+")),))
+    asked = Filters(
+        MatchOperator.MATCH_ANY, (AttributeFilter("age", FilterOperator.CONTAINS_ALL, ("65+", "65+")),)
+    )
     assert question_about("T", {"age": "65+"}) == canonical(RuleBased(SeedRef("T"), asked), nobody)
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.aws.constraints import MAX_PROBLEMS, parse_timestamp
 from cleanroom_pipelines.aws.model import OPERATION_NAMES, operations
-from cleanroom_pipelines.aws.wire import MAX_BODY_BYTES, Call, read, route, write, write_error
+from cleanroom_pipelines.aws.wire import MAX_BODY_BYTES, OperationCall, read, route, write, write_error
 
 from ..cases import assert_each
 from .examples import MARK, Broken, broken, example, right
@@ -37,7 +37,7 @@ WITH_OUTPUT = [name for name in OPERATION_NAMES if operation_model(name).output_
 each_operation = settings(max_examples=4 * settings().max_examples, suppress_health_check=list(HealthCheck))
 
 
-def understood(request: RawRequest) -> Call:
+def understood(request: RawRequest) -> OperationCall:
     operation, labels = route(request.method, request.raw_path)
     return read(operation, labels, request.raw_query, request.headers, request.body)
 

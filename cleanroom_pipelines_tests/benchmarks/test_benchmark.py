@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cleanroom_pipelines.benchmarks import quality, scale
-from cleanroom_pipelines.benchmarks.baselines import BASELINES, Table
+from cleanroom_pipelines.benchmarks.baselines import BASELINES, UserFeatures
 from cleanroom_pipelines.benchmarks.synthetic import SyntheticSettings, interest_of, write_interactions
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity import Window
@@ -103,7 +103,7 @@ def test_every_baseline_scores_every_user() -> None:
     import scipy.sparse as sp
 
     rng = np.random.default_rng(0)
-    table = Table(sp.csr_matrix(rng.poisson(0.4, (120, 30)).astype(float)), np.zeros((120, 1), np.float32))
+    table = UserFeatures(sp.csr_matrix(rng.poisson(0.4, (120, 30)).astype(float)), np.zeros((120, 1), np.float32))
     for name in (*FAST, "LightGBM raw"):
         scores = BASELINES[name](table, np.arange(30))
         assert scores.shape == (120,)

@@ -36,7 +36,7 @@ def test_eight_clients_get_right_answers_and_lose_nothing() -> None:
 
 
 def spoil_and_check(
-    catalog: Catalog, accounts: Sequence[load.Account], clients: Sequence[load.LoadClient], url: str
+    catalog: Catalog, accounts: Sequence[load.LoadAccount], clients: Sequence[load.LoadClient], url: str
 ) -> list[str]:
     """What goes wrong behind the clients' backs: one more dataset, one fewer, and another's tags."""
     datasets = [thing for client in clients for thing in client.things if thing.kind is Kind.TRAINING_DATASET]
@@ -74,7 +74,7 @@ class Wrong(load.Connection):
 
 
 def test_a_wrong_answer_is_a_problem() -> None:
-    accounts = [load.Account(f"00000000000{number}", "AKIA", "secret") for number in (1, 2)]
+    accounts = [load.LoadAccount(f"00000000000{number}", "AKIA", "secret") for number in (1, 2)]
     client = load.LoadClient(0, accounts, 0, partial(Wrong, "http://127.0.0.1:1"))
     client.run(time.monotonic(), seconds=0.2, pace_per_second=100)
     calls = [problem for problem in client.problems if "the health check" not in problem]

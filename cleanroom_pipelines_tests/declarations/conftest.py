@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.declarations import Change, apply_declaration, read_declaration
+from cleanroom_pipelines.declarations import DeclaredChange, apply_declaration, read_declaration
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.storage import Home
 
@@ -61,7 +61,7 @@ class Room:
         path.write_text(yaml.safe_dump(self.raw, allow_unicode=True))
         return path
 
-    def apply(self, dry_run: bool = False) -> list[Change]:
+    def apply(self, dry_run: bool = False) -> list[DeclaredChange]:
         return apply_declaration(
             self.catalog,
             self.installation.vault,
@@ -84,7 +84,7 @@ class Room:
         return record
 
 
-def actions(changes: list[Change]) -> list[tuple[str, str]]:
+def actions(changes: list[DeclaredChange]) -> list[tuple[str, str]]:
     return [(change.action, change.name) for change in changes]
 
 

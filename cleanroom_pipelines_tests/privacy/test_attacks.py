@@ -18,19 +18,19 @@ from cleanroom_pipelines.audiences import insights as insights_module
 from cleanroom_pipelines.audiences import overlap as overlap_module
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import (
+    AttributeFilter,
     BaseRef,
     Combinator,
     CombineOperator,
     CustomRef,
     Definition,
-    Filter,
     FilterOperator,
     Filters,
     MatchOperator,
     RuleBased,
     SeedRef,
 )
-from cleanroom_pipelines.audiences.insights import Insights, base_figures, insights
+from cleanroom_pipelines.audiences.insights import ReleasedInsights, base_figures, insights
 from cleanroom_pipelines.audiences.overlap import overlap_statistics
 from cleanroom_pipelines.audiences.relations import Relations
 from cleanroom_pipelines.privacy import (
@@ -319,7 +319,7 @@ def busy_room(*, with_x: bool = True, in_seed: bool = True) -> PlainRoom:
 Cells = dict[object, int | None]
 
 
-def answers_of(table: Insights) -> Cells:
+def answers_of(table: ReleasedInsights) -> Cells:
     return {(row.interest, row.age, row.gender): row.overlap.value for row in table.audiences[0].rows}
 
 
@@ -449,8 +449,10 @@ def phrasings(n: int) -> tuple[list[Definition], dict[str, Definition]]:
     found: list[Definition] = []
     while len(found) < n:
         filters = [
-            Filter("segments", FilterOperator.CONTAINS_ANY, _shuffled(random_, ["Sport", "it's"])),
-            Filter("age", random_.choice([FilterOperator.CONTAINS_ANY, FilterOperator.CONTAINS_ALL]), ("18-24",)),
+            AttributeFilter("segments", FilterOperator.CONTAINS_ANY, _shuffled(random_, ["Sport", "it's"])),
+            AttributeFilter(
+                "age", random_.choice([FilterOperator.CONTAINS_ANY, FilterOperator.CONTAINS_ALL]), ("18-24",)
+            ),
         ]
         filters = list(_shuffled(random_, filters * random_.randint(1, 2)))
         combinators = [

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from cleanroom_pipelines.audiences.attributes import data_attributes
-from cleanroom_pipelines.audiences.insights import BaseFigures, Insights, base_figures, insights
-from cleanroom_pipelines.audiences.overlap import OverlapStatistics, overlap_statistics
+from cleanroom_pipelines.audiences.insights import BaseFigures, ReleasedInsights, base_figures, insights
+from cleanroom_pipelines.audiences.overlap import ReleasedOverlap, overlap_statistics
 from cleanroom_pipelines.privacy import BudgetSpentError, Released, Releaser, budget_spent
 
 from ..audiences.plain_rooms import PlainRoom
@@ -35,7 +35,7 @@ def room() -> PlainRoom:
     return PlainRoom(users, segments, matching, seeds.assign(audience_type="T"))
 
 
-Outputs = tuple[OverlapStatistics, Insights, list[dict[str, Any]]]
+Outputs = tuple[ReleasedOverlap, ReleasedInsights, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")

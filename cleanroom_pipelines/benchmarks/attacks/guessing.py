@@ -97,7 +97,7 @@ NAMES = tuple(name for play in PLAYS for name in play.names)
 
 
 @dataclass(frozen=True)
-class Result:
+class AttackResult:
     """How far an attack got.
 
     Args:
@@ -129,7 +129,7 @@ class Result:
 
 def run_attacks(
     n_worlds: int, only: str | None = None, progress: Callable[[float, str], None] = lambda share, name: None
-) -> list[Result]:
+) -> list[AttackResult]:
     """Attack so many worlds in every way.
 
     Args:
@@ -158,7 +158,7 @@ def run_attacks(
     return results
 
 
-def report(results: Sequence[Result]) -> str:
+def report(results: Sequence[AttackResult]) -> str:
     """A table for people."""
     lines = ["| attack | worlds | right | ± | policy off |", "|---|--:|--:|--:|--:|"]
     lines += [
@@ -170,7 +170,7 @@ def report(results: Sequence[Result]) -> str:
 
 def attack(
     templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None] = lambda share: None
-) -> list[Result]:
+) -> list[AttackResult]:
     """Attack so many worlds in one way of asking.
 
     Args:
@@ -202,7 +202,7 @@ def attack(
         off = run_many(min(N_OFF, n_worlds), is_off=True)
     worlds = run_many(n_worlds, is_off=False)
     return [
-        Result(name, n_worlds, _share_right(_of(worlds, name), _of(exact, name)),
+        AttackResult(name, n_worlds, _share_right(_of(worlds, name), _of(exact, name)),
                _share_right(_of(off, name), _of(exact_off, name)))
         for name in play.names
     ]  # fmt: skip

@@ -75,7 +75,7 @@ VICTIM_INTERESTS = frozenset(f"interest {number:02d}" for number in range(N_INTE
 
 
 @dataclass(frozen=True)
-class Population:
+class PublisherUsers:
     """The publisher's users, the same in all worlds.
 
     Args:
@@ -130,7 +130,7 @@ class Population:
         }
 
 
-POPULATION = Population.make()
+POPULATION = PublisherUsers.make()
 
 
 @dataclass(frozen=True)
