@@ -25,6 +25,7 @@ from cleanroom_pipelines.storage import Home, open_files
 
 from . import worlds
 from .collecting import MARKS, marks_of, place_of
+from .databases import share_compiled_statements
 from .worlds import World, WorldCache
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("nightly", max_examples=1_000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+share_compiled_statements()
 
 
 @pytest.hookimpl(tryfirst=True)

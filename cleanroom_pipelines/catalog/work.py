@@ -59,7 +59,9 @@ _LONGEST_QUEUE = 10_000
 class Scheduling(Claims):
     """The part of the catalogue that sensors, schedules and commands speak to."""
 
-    def ready(self, limit: int = 100, lane: Lane | None = None) -> tuple[Version, ...]:
+    def ready(
+        self, limit: int = 100, lane: Lane | None = None, parent_id: str | None = None
+    ) -> tuple[Version, ...]:
         """The pending versions that can be built now and have no run yet, in the order of the queue.
 
         A dataset is always ready. Every other resource waits until what it is made from has a current version and
@@ -68,8 +70,10 @@ class Scheduling(Claims):
         Args:
             limit: The first so many.
             lane: Only those of one lane.
+            parent_id: Only those of resources that are made from this one.
         """
-        return tuple(each.version for each in self._queue(limit) if lane in (None, each.lane))[:limit]
+        queue = self._queue(limit, parent_id)
+        return tuple(each.version for each in queue if lane in (None, each.lane))[:limit]
 
     def stages(self, resource_ids: Collection[str] | None = None) -> dict[tuple[str, int], Stage]:
         """Where the open versions of resources are; one that is neither pending nor in progress is left out.
@@ -113,10 +117,12 @@ class Scheduling(Claims):
             places[each.version.resource_id, each.version.number] = lanes[each.lane]
         return places
 
-    def _queue(self, per_owner: int) -> list[Queued]:
+    def _queue(self, per_owner: int, parent_id: str | None = None) -> list[Queued]:
         """All ready versions in order, of each owner and kind the oldest so many."""
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
+            if parent_id is not None:
+                query = query.where(_RESOURCE.parent_id == parent_id)
             found = with_owner(
                 query.where(is_unreserved(self._database.lease_time(session))), _RESOURCE
             ).subquery()

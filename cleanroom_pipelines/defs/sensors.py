@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Lane, Status
+from cleanroom_pipelines.catalog import RECORDS, Lane, Status
 from cleanroom_pipelines.defs.jobs import (
     asset_jobs,
     carry_out_deletions,
@@ -32,7 +32,14 @@ from cleanroom_pipelines.runs.inbox import (
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.rebuilding import has_history
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
-from cleanroom_pipelines.runs.running import LANE_TAG, UNFINISHED, ready_work, run_request
+from cleanroom_pipelines.runs.running import (
+    LANE_TAG,
+    PARTITION_TAG,
+    UNFINISHED,
+    WORKER_TAG,
+    ready_work,
+    run_request,
+)
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
 
@@ -163,7 +170,14 @@ def _requests_of_lane(
     if not ready:
         return [], ""
     started = {run.tags.get("dagster/run_key") for run in unfinished}
-    waiting = [version for version in ready if version.run_key not in started]
+    # a worker does what follows from what it builds
+    followed = {run.tags.get(PARTITION_TAG) for run in unfinished if WORKER_TAG in run.tags}
+    waiting = [
+        version
+        for version in ready
+        if version.run_key not in started
+        and opened.catalog.get(RECORDS[version.kind], version.resource_id).parent_id not in followed
+    ]
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
         reserved = [version for version in waiting if opened.catalog.work.reserve(version)]

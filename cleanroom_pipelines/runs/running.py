@@ -69,7 +69,8 @@ def run_pending(
         on_failure: Told each version whose run failed.
         should_stop: Asked before each; nothing more is started then.
         passed_over: Run keys that are not started; those that were are added.
-        lane: Do the work of one lane only.
+        lane: Do the work of one lane only, and after each heavy version the small ones that are made from it, such
+            as its export: a process of their own would cost seconds.
 
     Returns:
         How many runs were made; a run that failed counts.
@@ -79,7 +80,7 @@ def run_pending(
     """
     instance = instance or _instance()
     repository = load_repository()
-    begun, n_runs = time.monotonic(), 0
+    begun, n_runs, made_last = time.monotonic(), 0, ""
     passed_over = set() if passed_over is None else passed_over
     installation.check()
     keep_house(installation, instance)
@@ -95,7 +96,8 @@ def run_pending(
             break
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break
-        ready = ready_work(installation, instance, passed_over, lane)
+        follows = lane is Lane.HEAVY and ready_work(installation, instance, passed_over, Lane.SMALL, made_last)
+        ready = follows or ready_work(installation, instance, passed_over, lane)
         if not ready:
             break
         version = ready[0]
@@ -116,6 +118,7 @@ def run_pending(
         except dg.DagsterUnknownPartitionError:
             continue  # its resource was deleted this very moment
         n_runs += 1
+        made_last = made_last if follows else version.resource_id
         if _was_interrupted(result):
             raise KeyboardInterrupt
         if not result.success:
@@ -128,6 +131,7 @@ def ready_work(
     instance: dg.DagsterInstance,
     passed_over: Collection[str] = (),
     lane: Lane | None = None,
+    parent_id: str | None = None,
 ) -> tuple[Version, ...]:
     """The versions that can be run now, each of a partition that Dagster knows.
 
@@ -136,10 +140,11 @@ def ready_work(
         instance: Where they are to be run.
         passed_over: Run keys to leave out.
         lane: Only those of one lane.
+        parent_id: Only those of resources that are made from this one.
     """
     ready = tuple(
         version
-        for version in installation.catalog.work.ready(limit=100, lane=lane)
+        for version in installation.catalog.work.ready(limit=100, lane=lane, parent_id=parent_id)
         if version.run_key not in passed_over and not (version.lease_expires_at and _is_queued(instance, version))
     )
     for kind in {version.kind for version in ready}:

@@ -21,7 +21,7 @@ from cleanroom_pipelines_tests.audiences.test_algebra_oracle import lookalike_fi
 
 pytestmark = pytest.mark.spark
 # Every definition is a Spark job or two; the worlds are the same in each run.
-FEW = settings(deadline=None, max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(deadline=None, max_examples=6, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @FEW

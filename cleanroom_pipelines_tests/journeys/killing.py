@@ -147,6 +147,7 @@ def _work(folder: Path, moment: Moment | None, told: Connection) -> None:
     os.setsid()
     steps = _Steps(folder, moment)
     with (
+        worlds.without_pictures(),
         worlds.installed(folder / "home") as installation,
         worlds.dagster_at(folder / "dagster", one_file=True) as instance,
     ):

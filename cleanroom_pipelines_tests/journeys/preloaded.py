@@ -4,8 +4,6 @@ Add here what takes a part of a second to load, which every one of fifty process
 """
 
 import lightgbm  # noqa: F401
-import matplotlib.backends.backend_agg
-import matplotlib.figure  # noqa: F401
 
 import cleanroom_pipelines.engine.duckdb_engine
 import cleanroom_pipelines.similarity.ranking

@@ -36,7 +36,7 @@ from .developing import keep_no_output
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
 
-N_WORKERS, N_JOBS = 2, 8
+N_WORKERS, N_JOBS = 2, 6
 STANDSTILL = 600.0  # seconds in which nothing came of it any more, however busy the machine is
 BUCKET = "artifacts-of-all-hosts"
 EXAMPLE = ROOT / "data" / "example" / "hosts"

@@ -492,14 +492,16 @@ class Room:
         return str(self.advertiser.start_audience_generation_job(**parameters)["audienceGenerationJobArn"])
 
 
-def wait_until_ended(look: Callable[[], Mapping[str, Any]], *, seconds: float = 300) -> Mapping[str, Any]:
+def wait_until_ended(
+    look: Callable[[], Mapping[str, Any]], *, seconds: float = 300, every: float = 0.2
+) -> Mapping[str, Any]:
     """Look at a model, job or export until it is neither pending nor under way."""
 
     def ended() -> Mapping[str, Any] | None:
         seen = look()
         return None if seen["status"] in ("CREATE_PENDING", "CREATE_IN_PROGRESS") else seen
 
-    return worlds.wait_until(ended, seconds=seconds, what="the end of the work", every=0.2)
+    return worlds.wait_until(ended, seconds=seconds, what="the end of the work", every=every)
 
 
 def wait_until_gone(look: Callable[[], Any], missing: type[Exception], *, seconds: float = 300) -> None:

@@ -1,9 +1,9 @@
 """What is pending becomes runs, once each, and nothing stays in progress for ever.
 
-Contract: DESIGN section 4, claims. One run a version under a key of its own; where many wait, workers; a silent
-run is reported failed and its version is pending again, after three attempts CREATE_FAILED; the partitions that
-Dagster shows are those of the catalogue; whatever a body raises, its version is closed and its message holds no
-data.
+Contract: DESIGN section 4, claims. One run a version under a key of its own; where many wait, workers, which also
+do the small work that follows from what they build; a silent run is reported failed and its version is pending
+again, after three attempts CREATE_FAILED; the partitions that Dagster shows are those of the catalogue; whatever a
+body raises, its version is closed and its message holds no data.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,9 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind, TrainingDataset
+from cleanroom_pipelines.catalog import RESERVED_SECONDS, ConfiguredAudienceModelSpec, Kind, Lane, TrainingDataset
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.supervision import supervise
 
 from .. import worlds
@@ -112,6 +113,34 @@ def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
     inner = [run for run in trained.instance.get_runs() if run.tags.get("cleanroom/worker") == result.run_id]
     assert len(inner) == 4
     assert trained.installation.catalog.resources.live_runs() == frozenset()
+
+
+def test_a_worker_of_heavy_work_does_the_small_work_that_follows_from_it(
+    trained: Shell, world: worlds.World
+) -> None:
+    worlds.apply(trained.installation, world.declaration)
+    (other,) = add_models(trained, 1)
+    started: list[Kind] = []
+    n_runs = run_pending(
+        trained.installation,
+        trained.instance,
+        lane=Lane.HEAVY,
+        on_start=lambda version: started.append(version.kind),
+    )
+    assert (n_runs, started) == (2, [Kind.GENERATION_JOB, Kind.EXPORT_JOB])
+    assert [version.resource_id for version in trained.installation.catalog.work.ready()] == [other], (
+        "not made from it"
+    )
+
+
+def test_what_follows_from_a_workers_work_gets_no_run_of_its_own(trained: Shell) -> None:
+    (key,) = add_models(trained, 1)
+    model = {"dagster/partition": trained.partition("audience_model")}
+    run = as_run(trained, "train_audience_model", RUNNING, **model, **{"cleanroom/worker": "a worker"})
+    assert tick(trained, "pending_work").run_requests == []
+    trained.instance.report_run_failed(trained.instance.get_run_by_id(run) or pytest.fail())
+    (request,) = tick(trained, "pending_work").run_requests
+    assert request.partition_key == key
 
 
 def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(trained: Shell) -> None:

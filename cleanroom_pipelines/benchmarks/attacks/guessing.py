@@ -25,7 +25,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
 from cleanroom_pipelines.terms import CollaborationType
 
-N_OFF = 4
+N_OFF = 2
 """Worlds with the policy off: nothing in them is random."""
 
 Make = Callable[[World], None]
