@@ -90,7 +90,7 @@ def _fresh_files_rest(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Where the kernel cannot tell who writes a file, let dropped ones be taken without the minute of quiet."""
     path = tmp_path_factory.mktemp("resting") / "fresh"
     path.touch()
-    if open_files.may_be_being_written(path, time.time()):
+    if open_files.may_still_be_written(path, time.time()):
         open_files.QUIET_SECONDS = float("-inf")
 
 

@@ -19,9 +19,9 @@ from sqlalchemy import create_engine
 import cleanroom_pipelines.catalog as catalog_package
 from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
+from cleanroom_pipelines.runs.building import shared_metrics, write_documents
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import shared_metrics, write_documents
 from cleanroom_pipelines.runs.work import Run, Work, working
 from cleanroom_pipelines.storage import Home, Input
 from cleanroom_pipelines_tests.runs import building
@@ -58,7 +58,7 @@ def finish_with_artifacts(installation: Installation, version: Version) -> None:
         if version.kind is Kind.EXPORT_JOB:
             catalog.work.publish_output(held.claim, OUTPUT)
         metrics = {"metrics": shared_metrics(METRICS)} if version.kind is Kind.GENERATION_JOB else {}
-        held.finish("Made.", parents, **metrics)
+        held.finish("AssetResult.", parents, **metrics)
 
 
 def work(installation: Installation) -> int:

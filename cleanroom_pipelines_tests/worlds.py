@@ -29,7 +29,6 @@ import yaml
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.defs import pictures
-from cleanroom_pipelines.runs import making
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.running import run_pending
@@ -143,7 +142,7 @@ def write_world(folder: Path, **changes: Mapping[str, Any]) -> World:
     """Write the files of a small clean room.
 
     Args:
-        folder: Made if it does not exist.
+        folder: AssetResult if it does not exist.
         **changes: As for `declare`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +199,7 @@ class WorldCache:
         Args:
             name: As for `original`.
             make: As for `original`.
-            target: Made by this; gives it back.
+            target: AssetResult by this; gives it back.
         """
         return Path(shutil.copytree(self.original(name, make), target, symlinks=True))
 
@@ -266,7 +265,7 @@ def dagster_at(folder: Path, *, one_file: bool = False, output: bool = False) ->
     """A Dagster instance that keeps its events and logs in a folder.
 
     Args:
-        folder: Made if it does not exist.
+        folder: AssetResult if it does not exist.
         one_file: Keep all events in one database; one for each run, as Dagster does, costs a test much time.
         output: With one file: keep what each step prints too, for which Dagster starts processes.
     """
@@ -386,7 +385,7 @@ def kind_of(asset: str) -> Kind:
 
 def make(installation: Installation, asset: str, partition: str, run: Run) -> None:
     """Do an asset's work as its body in Dagster does."""
-    getattr(making, f"make_{asset}")(installation, partition, run)
+    getattr(building, f"build_{asset}")(installation, partition, run)
 
 
 def wait_until(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:

@@ -29,7 +29,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
 from cleanroom_pipelines.catalog.names import Kind, check_text
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
-from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ParentRef, Reaped, Status, Version
+from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ExpiredClaims, ParentRef, Status, Version
 from cleanroom_pipelines.catalog.tables import (
     ExportJobRow,
     ResourceRow,
@@ -85,11 +85,18 @@ class Claims(Part):
             if before.status is Status.CREATE_IN_PROGRESS and before.run_id == run_id:
                 before.lease_expires_at = expires
                 return Claim(
-                    kind, resource_id, number, run_id, before.attempt, lease_seconds, expires, turn=before.turn
+                    kind,
+                    resource_id,
+                    number,
+                    run_id,
+                    before.attempt,
+                    lease_seconds,
+                    expires,
+                    queue_generation=before.queue_generation,
                 )
             if resource.status in DELETING:
                 return None
-            turn = before.turn + (before.status is Status.CREATE_IN_PROGRESS)
+            queue_generation = before.queue_generation + (before.status is Status.CREATE_IN_PROGRESS)
             free = or_(
                 VersionRow.status == Status.CREATE_PENDING,
                 and_(VersionRow.status == Status.CREATE_IN_PROGRESS, VersionRow.lease_expires_at <= now),
@@ -103,7 +110,7 @@ class Claims(Part):
                     run_id=run_id,
                     lease_expires_at=expires,
                     attempt=VersionRow.attempt + 1,
-                    turn=turn,
+                    queue_generation=queue_generation,
                     started_at=now,
                     artifacts={},
                     progress=0.0,
@@ -114,7 +121,7 @@ class Claims(Part):
             if taken is None:
                 return None
             mirror(session, resource, now)
-            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, turn)
+            return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, queue_generation)
 
     def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
         """Keep a pending version for a run that is about to start, so that nobody else starts one for it.
@@ -129,7 +136,10 @@ class Claims(Part):
             reserved = session.execute(
                 update(VersionRow)
                 .where(VersionRow.resource_id == version.resource_id, VersionRow.number == version.number)
-                .where(VersionRow.status == Status.CREATE_PENDING, VersionRow.turn == version.turn)
+                .where(
+                    VersionRow.status == Status.CREATE_PENDING,
+                    VersionRow.queue_generation == version.queue_generation,
+                )
                 .where(is_unreserved(now))
                 .values(lease_expires_at=now + timedelta(seconds=seconds))
                 .returning(VersionRow.number)
@@ -144,7 +154,7 @@ class Claims(Part):
         """
         with self._database.write() as session:
             resource, version = self._held(session, claim)
-            let_go(session, resource, version, self._database.now())
+            requeue(session, resource, version, self._database.now())
 
     def renew(self, claim: Claim) -> Claim:
         """Keep a claim for another lease from now.
@@ -327,7 +337,7 @@ class Claims(Part):
             close_failed(session, resource, version, code=status_code, message=message, now=self._database.now())
             return version_record(version)
 
-    def reap(self, now: datetime | None = None) -> tuple[Reaped, ...]:
+    def reap(self, now: datetime | None = None) -> tuple[ExpiredClaims, ...]:
         """Release expired claims: requeue their versions, or fail them after MAX_ATTEMPTS.
 
         Nothing is released right after the database was away: its holders could not renew. A lease that ends later
@@ -360,7 +370,7 @@ class Claims(Part):
                 .values(lease_expires_at=expires)
             )
 
-    def _reap_one(self, kind: Kind, resource_id: str, number: int, at: datetime) -> Reaped | None:
+    def _reap_one(self, kind: Kind, resource_id: str, number: int, at: datetime) -> ExpiredClaims | None:
         with self._database.write() as session:
             try:
                 resource = lock_resource(session, kind, resource_id)
@@ -370,8 +380,8 @@ class Claims(Part):
             run_id = version.run_id
             if not is_silent(version, at) or run_id is None:
                 return None
-            let_go(session, resource, version, at)
-            return Reaped(version_record(version), run_id)
+            requeue(session, resource, version, at)
+            return ExpiredClaims(version_record(version), run_id)
 
     def _held(self, session: Session, claim: Claim) -> tuple[ResourceRow, VersionRow]:
         try:
@@ -390,7 +400,7 @@ def _change_held(session: Session, claim: Claim, **values: Any) -> None:
         .where(VersionRow.resource_id == claim.id, VersionRow.number == claim.number)
         .where(VersionRow.status == Status.CREATE_IN_PROGRESS)
         .where(VersionRow.run_id == claim.run_id, VersionRow.attempt == claim.attempt)
-        .where(VersionRow.turn == claim.turn)
+        .where(VersionRow.queue_generation == claim.queue_generation)
         .values(**values)
         .returning(VersionRow.number)
     ).scalar()
@@ -409,7 +419,7 @@ def is_silent(version: VersionRow, at: datetime) -> bool:
     return version.status is Status.CREATE_IN_PROGRESS and expires is not None and expires <= at
 
 
-def let_go(session: Session, resource: ResourceRow, version: VersionRow, at: datetime) -> None:
+def requeue(session: Session, resource: ResourceRow, version: VersionRow, at: datetime) -> None:
     """Take a version from a silent run: pending again while attempts are left, else CREATE_FAILED."""
     if version.cancel_requested:
         _close_cancelled(session, resource, version, at)
@@ -446,14 +456,14 @@ def _close_cancelled(session: Session, resource: ResourceRow, version: VersionRo
 
 
 def _is_held(version: VersionRow, claim: Claim) -> bool:
-    holder = (Status.CREATE_IN_PROGRESS, claim.run_id, claim.attempt, claim.turn)
-    return (version.status, version.run_id, version.attempt, version.turn) == holder
+    holder = (Status.CREATE_IN_PROGRESS, claim.run_id, claim.attempt, claim.queue_generation)
+    return (version.status, version.run_id, version.attempt, version.queue_generation) == holder
 
 
 def _refuse_unwanted(resource: ResourceRow, version: VersionRow) -> None:
     """Raises CancelledError if nobody wants the version any more; what its run delivers already is finished."""
     is_unwanted = version.cancel_requested or resource.status in DELETING
-    if is_unwanted and not is_being_delivered(version, version.turn):
+    if is_unwanted and not is_being_delivered(version, version.queue_generation):
         raise CancelledError(f"The work on the {resource.kind.words} {resource.id} was cancelled.")
 
 

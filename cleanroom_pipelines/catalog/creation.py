@@ -110,7 +110,7 @@ class Creation(Resources):
                 with its own name, description and tags, and the owner's is named after both (`owner_job_name`).
 
         Returns:
-            The resource; a job as its owner sees it, which `seen_job` tells as the starter does.
+            The resource; a job as its owner sees it, which `job_view` tells as the starter does.
 
         Raises:
             UsageError: The spec breaks a rule, or an export's size is not one of the configured model's.
@@ -279,7 +279,7 @@ class Creation(Resources):
             completed = _completed(session, spec, parent, row.account_id, is_new=False)
             wanted = spec_values(completed) | {"tags": dict(completed.tags)}
             changed = {name for name, value in wanted.items() if _differs(getattr(row, name), value)}
-            is_work = bool(changed - SPECS[kind].beside_the_work)
+            is_work = bool(changed - SPECS[kind].fields_without_rebuild)
             if isinstance(row, GenerationJobRow) and row.seed_location is None and not is_work:
                 changed.discard("seed_location")  # the seed was used and deleted; it is not wanted back
             if isinstance(row, GenerationJobRow) and "seed_location" in changed:

@@ -25,7 +25,7 @@ from cleanroom_pipelines.catalog.tables import (
     kept_audience_model_id,
     resource_record,
 )
-from cleanroom_pipelines.catalog.tombstones import bury, hex_of, move_seed
+from cleanroom_pipelines.catalog.tombstones import add_tombstone, hex_of, move_seed
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
@@ -170,7 +170,7 @@ def _remove(session: Session, rows: tuple[ResourceRow, ...], now: datetime) -> N
         session.execute(delete(ResourceRow).where(ResourceRow.id == resource_id))
     raise_generation(session)
     for kind, resource_id in named:
-        bury(session, kind, [hex_of(resource_id)], now)
+        add_tombstone(session, kind, [hex_of(resource_id)], now)
     for seed in seeds:
         move_seed(session, seed, None, now)
 

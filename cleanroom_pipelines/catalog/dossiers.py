@@ -204,7 +204,7 @@ def _insert_version(session: Session, resource: ResourceRow, proven: ProvenVersi
             "started_at": None,
             "run_id": None,
             "attempt": 1,
-            "turn": 0,
+            "queue_generation": 0,
         }
         if proven.dossier:
             kept = _values_from_json(VersionRow, proven.dossier["version"])

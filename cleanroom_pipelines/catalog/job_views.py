@@ -19,7 +19,7 @@ from cleanroom_pipelines.catalog.deletion import Deletion
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind, check_tag_keys, check_tags
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, Page, SeenJob, SeenJobs
+from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, JobView, JobViewPage, Page
 from cleanroom_pipelines.catalog.resources import check_page, make_token, read_token
 from cleanroom_pipelines.catalog.specs import Starter
 from cleanroom_pipelines.catalog.tables import (
@@ -45,7 +45,7 @@ _OTHERS_SEED: Mapping[str, Any] = {
 class JobViews(Deletion):
     """The part of the catalogue that tells a job to its two accounts."""
 
-    def seen_job(self, job_id: str, account_id: str, region: str | None = None) -> SeenJob:
+    def job_view(self, job_id: str, account_id: str, region: str | None = None) -> JobView:
         """A generation job as an account sees it; nothing of the seed where the other account gave it.
 
         Args:
@@ -63,7 +63,7 @@ class JobViews(Deletion):
             raise _no_such_job()
         return seen
 
-    def list_seen_jobs(
+    def list_job_views(
         self,
         account_id: str,
         region: str,
@@ -72,7 +72,7 @@ class JobViews(Deletion):
         collaboration_id: str | None = None,
         limit: int = 100,
         after: str | None = None,
-    ) -> SeenJobs:
+    ) -> JobViewPage:
         """Some generation jobs of an account in order of creation, its own and those it started elsewhere.
 
         Args:
@@ -114,10 +114,10 @@ class JobViews(Deletion):
                 .where(GenerationJobRow.id.in_(keys))
             )
             seen = {job.id: _seen(job, view, account_id) for job, view in rows}
-        return SeenJobs(tuple(one for key in keys if (one := seen.get(key)) is not None), token)
+        return JobViewPage(tuple(one for key in keys if (one := seen.get(key)) is not None), token)
 
     @noted
-    def delete_seen_job(self, job_id: str, account_id: str, region: str | None = None) -> None:
+    def delete_job_view(self, job_id: str, account_id: str, region: str | None = None) -> None:
         """Delete a job for one of its accounts; neither can keep the other from it.
 
         The starter's copy is gone when this returns; the owner keeps the audience and all its exports. The owner's
@@ -135,7 +135,7 @@ class JobViews(Deletion):
         self.request_delete(Kind.GENERATION_JOB, job_id, account_id)
 
     @noted
-    def set_seen_job_tags(
+    def set_job_view_tags(
         self, job_id: str, account_id: str, tags: Mapping[str, str], region: str | None = None
     ) -> None:
         """Add tags to this account's copy of a job, or give those that exist new values.
@@ -151,7 +151,7 @@ class JobViews(Deletion):
             row.tags = merged
 
     @noted
-    def remove_seen_job_tags(
+    def remove_job_view_tags(
         self, job_id: str, account_id: str, keys: Iterable[str], region: str | None = None
     ) -> None:
         """Remove tags from this account's copy of a job; keys that no tag has are passed over.
@@ -166,7 +166,7 @@ class JobViews(Deletion):
             row = _lock_seen(session, job_id, account_id, region)
             row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
 
-    def list_seen_exports(
+    def list_viewed_exports(
         self,
         account_id: str,
         region: str,
@@ -273,16 +273,16 @@ def _merged(
     return [key for _, key in found[:limit]], token
 
 
-def _seen(job: ResourceRow, view: JobViewRow | None, account_id: str) -> SeenJob | None:
+def _seen(job: ResourceRow, view: JobViewRow | None, account_id: str) -> JobView | None:
     record = record_of(GenerationJob, job)
     if job.account_id == account_id:
         is_starter = record.started_by == account_id
         seen = record if is_starter else replace(record, **_OTHERS_SEED)
-        return SeenJob(seen, True, is_starter, job.account_id)
+        return JobView(seen, True, is_starter, job.account_id)
     if view is None or view.account_id != account_id:
         return None
     own = replace(record, account_id=account_id, name=view.name, description=view.description, tags=view.tags)
-    return SeenJob(own, False, True, job.account_id)
+    return JobView(own, False, True, job.account_id)
 
 
 def _lock_seen(session: Session, job_id: str, account_id: str, region: str | None) -> ResourceRow | JobViewRow:

@@ -174,7 +174,7 @@ def add_version(
         params=params or {},
         created_at=now,
         attempt=0,
-        turn=0,
+        queue_generation=0,
         progress=0.0,
         progress_stage="",
         cancel_requested=False,
@@ -213,7 +213,7 @@ def make_pending(
     version.status_code = version.status_message = None
     version.run_id = version.lease_expires_at = version.started_at = version.finished_at = None
     version.attempt = attempt
-    version.turn += 1
+    version.queue_generation += 1
     version.progress, version.progress_stage, version.cancel_requested = 0.0, "", False
     session.flush()
     _owe_receipt(session, resource)
@@ -251,7 +251,7 @@ def close_failed(
 def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
     """Note that this attempt delivers the version's output now, or that the version is closed."""
     others = {name: value for name, value in version.params.items() if name != _DELIVERY}
-    version.params = others | ({_DELIVERY: version.turn} if is_begun else {})
+    version.params = others | ({_DELIVERY: version.queue_generation} if is_begun else {})
 
 
 def is_being_delivered(version: VersionRow, turn: int | None = None) -> bool:

@@ -87,7 +87,7 @@ class Version:
         run_id: The run that holds, or last held, the claim.
         lease_expires_at: Until when the claim stands without being renewed.
         attempt: How many times it was claimed, less the claims that were given back.
-        turn: How many times it was made pending again or taken over; part of the run key.
+        queue_generation: How many times it was made pending again or taken over; part of the run key.
         progress: 0 to 1.
         progress_stage: What is being done.
         cancel_requested: Whether somebody asked for the work to stop.
@@ -110,7 +110,7 @@ class Version:
     run_id: str | None
     lease_expires_at: datetime | None
     attempt: int
-    turn: int
+    queue_generation: int
     progress: float
     progress_stage: str
     cancel_requested: bool
@@ -122,7 +122,7 @@ class Version:
         Not the attempt: a released claim and an attempt by hand give attempts back, and Dagster never starts a
         second run under a key it has seen.
         """
-        return f"{self.resource_id}:{self.number}:{self.turn}"
+        return f"{self.resource_id}:{self.number}:{self.queue_generation}"
 
     @property
     def ref(self) -> ParentRef:
@@ -312,7 +312,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class SeenJob:
+class JobView:
     """A generation job as one of its two accounts sees it.
 
     Attributes:
@@ -329,7 +329,7 @@ class SeenJob:
 
 
 @dataclass(frozen=True)
-class SeenJobs:
+class JobViewPage:
     """Some of the generation jobs that an account sees.
 
     Attributes:
@@ -337,7 +337,7 @@ class SeenJobs:
         after: The token that continues the listing; None at the end.
     """
 
-    items: tuple[SeenJob, ...]
+    items: tuple[JobView, ...]
     after: str | None
 
 
@@ -679,8 +679,8 @@ class Claim:
         attempt: From 1; the holder of an earlier attempt has lost the claim.
         lease_seconds: How long the claim stands without being renewed.
         lease_expires_at: UTC.
-        turn: How many attempts were made before. Unlike `attempt`, which a released claim gives back, it only
-            rises, so what an attempt leaves outside of the catalogue can be told from what a later one leaves.
+        queue_generation: How many attempts were made before. Unlike `attempt`, which a released claim gives back,
+            it only rises, so what an attempt leaves outside of the catalogue can be told from what a later one leaves.
     """
 
     kind: Kind
@@ -690,11 +690,11 @@ class Claim:
     attempt: int
     lease_seconds: float
     lease_expires_at: datetime
-    turn: int = 0
+    queue_generation: int = 0
 
 
 @dataclass(frozen=True)
-class Reaped:
+class ExpiredClaims:
     """A version whose run went silent.
 
     Attributes:
@@ -707,7 +707,7 @@ class Reaped:
 
 
 @dataclass(frozen=True)
-class ByHand:
+class ManualRequest:
     """What "Materialize" on a partition means now.
 
     Attributes:

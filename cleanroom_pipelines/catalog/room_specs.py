@@ -83,7 +83,7 @@ class DataLabSpec(_MarkedSpec):
     """
 
     kind = Kind.DATA_LAB
-    beside_the_work = Spec.beside_the_work | {"mark", "owner_email"}
+    fields_without_rebuild = Spec.fields_without_rebuild | {"mark", "owner_email"}
 
     owner_email: str
     datasets: Mapping[str, str]
@@ -121,7 +121,7 @@ class DataRoomSpec(_MarkedSpec):
     """
 
     kind = Kind.DATA_ROOM
-    beside_the_work = Spec.beside_the_work | {"mark", "owner_email"}
+    fields_without_rebuild = Spec.fields_without_rebuild | {"mark", "owner_email"}
 
     owner_email: str
     participants: tuple[ParticipantSpec, ...]
@@ -214,7 +214,13 @@ class CustomAudienceSpec(_MarkedSpec):
 
     kind = Kind.CUSTOM_AUDIENCE
     parent_kind = Kind.DATA_ROOM
-    beside_the_work = Spec.beside_the_work | {"mark", "shared_with", "created_by", "created_by_email", "hidden"}
+    fields_without_rebuild = Spec.fields_without_rebuild | {
+        "mark",
+        "shared_with",
+        "created_by",
+        "created_by_email",
+        "hidden",
+    }
 
     data_room_id: str
     definition: Mapping[str, Any]
@@ -246,7 +252,7 @@ class AudienceListSpec(_MarkedSpec):
 
     kind = Kind.AUDIENCE_LIST
     parent_kind = Kind.CUSTOM_AUDIENCE
-    beside_the_work = Spec.beside_the_work | {"mark"}
+    fields_without_rebuild = Spec.fields_without_rebuild | {"mark"}
 
     custom_audience_id: str
     delivered_to: str

@@ -24,7 +24,7 @@ from cleanroom_pipelines.catalog.tables import (
     record_of,
     version_record,
 )
-from cleanroom_pipelines.catalog.tombstones import UPLOAD, bury, own
+from cleanroom_pipelines.catalog.tombstones import UPLOAD, add_tombstone, own
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, inputs_of
 from cleanroom_pipelines.terms import Permission
@@ -101,7 +101,7 @@ class Rooms(Part):
                 pending_version(session, row, Cause.UPDATED, self._database.now())
 
     @noted
-    def take_back_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
+    def restore_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
         """Let a room be provisioned as before where an upload could not be used, unless others came meanwhile.
 
         Args:
@@ -192,7 +192,7 @@ class Rooms(Part):
             row = session.get(UploadRow, upload_id)
             if row is not None:
                 row.location = None
-                bury(session, UPLOAD, [upload_id], self._database.now())
+                add_tombstone(session, UPLOAD, [upload_id], self._database.now())
 
     def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
         """The uploads that a lab or room names, but for one room."""

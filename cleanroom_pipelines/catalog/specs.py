@@ -57,7 +57,7 @@ class Spec:
     kind: ClassVar[Kind]
     parent_kind: ClassVar[Kind | None] = None
     # Fields whose change needs no new version, because no artifact is made from them.
-    beside_the_work: ClassVar[frozenset[str]] = frozenset({"name", "description", "tags"})
+    fields_without_rebuild: ClassVar[frozenset[str]] = frozenset({"name", "description", "tags"})
     # Fields that came later; unset they are no part of the digest, so that what was declared before stays kept.
     came_later: ClassVar[frozenset[str]] = frozenset()
 
@@ -92,7 +92,7 @@ class TrainingDatasetSpec(Spec):
     """
 
     kind = Kind.TRAINING_DATASET
-    beside_the_work = Spec.beside_the_work | {"role_arn"}
+    fields_without_rebuild = Spec.fields_without_rebuild | {"role_arn"}
 
     source: str
     columns: Columns
@@ -171,7 +171,7 @@ class AudienceModelSpec(Spec):
 
     kind = Kind.AUDIENCE_MODEL
     parent_kind = Kind.TRAINING_DATASET
-    beside_the_work = Spec.beside_the_work | {
+    fields_without_rebuild = Spec.fields_without_rebuild | {
         "refresh_every_seconds",
         "refresh_window_seconds",
         "kms_key_arn",
@@ -231,7 +231,7 @@ class ConfiguredAudienceModelSpec(Spec):
 
     kind = Kind.CONFIGURED_AUDIENCE_MODEL
     parent_kind = Kind.AUDIENCE_MODEL
-    beside_the_work = Spec.beside_the_work | {
+    fields_without_rebuild = Spec.fields_without_rebuild | {
         "share_metrics",
         "share_explanation",
         "child_tag_policy",
@@ -380,7 +380,7 @@ class GenerationJobSpec(Spec):
 
     kind = Kind.GENERATION_JOB
     parent_kind = Kind.CONFIGURED_AUDIENCE_MODEL
-    beside_the_work = Spec.beside_the_work | {
+    fields_without_rebuild = Spec.fields_without_rebuild | {
         # The digest says whether the seed is another one; its place does not.
         "seed_location",
         "seed_name",
@@ -453,7 +453,7 @@ class ExportJobSpec(Spec):
 
     kind = Kind.EXPORT_JOB
     parent_kind = Kind.GENERATION_JOB
-    beside_the_work = Spec.beside_the_work | {"started_by"}
+    fields_without_rebuild = Spec.fields_without_rebuild | {"started_by"}
     came_later = frozenset({"started_by"})
 
     generation_job_id: str

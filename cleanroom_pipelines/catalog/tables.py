@@ -487,7 +487,7 @@ class VersionRow(Base):
     run_id: Mapped[str | None] = mapped_column(String(128))
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempt: Mapped[int]
-    turn: Mapped[int]
+    queue_generation: Mapped[int] = mapped_column("turn")
     progress: Mapped[float]
     progress_stage: Mapped[str] = mapped_column(Text)
     cancel_requested: Mapped[bool]

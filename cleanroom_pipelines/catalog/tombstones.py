@@ -55,7 +55,7 @@ class Tombstones(Part):
     def announce(self, kind: str, key: str) -> None:
         """Write the tombstone of a seed or upload that is stored next and that no record names yet."""
         with self._database.write() as session:
-            bury(session, kind, [key], self._database.now())
+            add_tombstone(session, kind, [key], self._database.now())
 
     def delete_artifacts(self, kind: Kind, key: str, versions: Sequence[str]) -> None:
         """Note that versions of an artifact are deleted, before their files are.
@@ -70,9 +70,9 @@ class Tombstones(Part):
         with self._database.write() as session:
             raise_generation(session)
             for version in versions:
-                bury(session, kind, [key], self._database.now(), version)
+                add_tombstone(session, kind, [key], self._database.now(), version)
 
-    def give_up_uploads(self, before: datetime) -> None:
+    def abandon_uploads(self, before: datetime) -> None:
         """Note that uploads are deleted that were brought before a time and that no lab or room names."""
         with self._database.write() as session:
             named = _named_uploads(session)
@@ -80,10 +80,10 @@ class Tombstones(Part):
             for row in session.scalars(query).all():
                 if row.id not in named:
                     row.location = None
-                    bury(session, UPLOAD, [row.id], self._database.now())
+                    add_tombstone(session, UPLOAD, [row.id], self._database.now())
 
 
-def bury(session: Session, kind: str, keys: Iterable[str], now: datetime, version: str = "") -> None:
+def add_tombstone(session: Session, kind: str, keys: Iterable[str], now: datetime, version: str = "") -> None:
     """Write tombstones in the transaction that deletes what they name; those that exist stay as they are."""
     generation = session.scalar(select(InstallationRow.generation)) or 0
     for key in keys:
@@ -101,7 +101,7 @@ def move_seed(session: Session, before: str | None, after: str | None, now: date
     """Let a job have another seed, or none: the old slot gets a tombstone, the new one loses its."""
     old, new = (location.partition("/")[0] if location else None for location in (before, after))
     if old and old != new:
-        bury(session, SEED, [old], now)
+        add_tombstone(session, SEED, [old], now)
     if new:
         own(session, SEED, new)
 

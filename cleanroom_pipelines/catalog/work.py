@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from cleanroom_pipelines.catalog.claims import Claims, is_silent, is_unreserved, let_go
+from cleanroom_pipelines.catalog.claims import Claims, is_silent, is_unreserved, requeue
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_resource,
@@ -33,8 +33,8 @@ from cleanroom_pipelines.catalog.records import (
     DELETING,
     OPEN,
     AudienceModel,
-    ByHand,
     Cause,
+    ManualRequest,
     Resource,
     Stage,
     Status,
@@ -212,9 +212,9 @@ class Scheduling(Claims):
             return version_record(newest)
 
     @noted
-    def request_by_hand(
+    def request_manually(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
-    ) -> ByHand:
+    ) -> ManualRequest:
         """Decide what "Materialize" on this partition means now, and make it pending where it means work.
 
         Args:
@@ -234,12 +234,12 @@ class Scheduling(Claims):
             version = newest_version(session, resource)
             key = f"{kind.words} {resource_id}"
             if is_silent(version, at) and version.run_id != run_id:
-                let_go(session, resource, version, at)
+                requeue(session, resource, version, at)
             if version.status is Status.CREATE_IN_PROGRESS:
                 if version.run_id == run_id:
-                    return ByHand("work", version_record(version), run_id, "This run is at work on it.")
+                    return ManualRequest("work", version_record(version), run_id, "This run is at work on it.")
                 message = f"Another run is at work on version {version.number} of the {key}; nothing to do here."
-                return ByHand("busy", version_record(version), version.run_id, message)
+                return ManualRequest("busy", version_record(version), version.run_id, message)
             if version.status is Status.ACTIVE:
                 if not resource.declared or (
                     isinstance(resource, GenerationJobRow) and not resource.seed_location
@@ -248,7 +248,7 @@ class Scheduling(Claims):
                         f"Version {version.number} of the {key} is ACTIVE and does not change; its artifacts are "
                         "checked against their manifests."
                     )
-                    return ByHand("verify", version_record(version), None, message)
+                    return ManualRequest("verify", version_record(version), None, message)
                 version = pending_version(session, resource, Cause.BY_HAND, at)
                 message = f"Version {version.number} of the {key} is made, as asked by hand."
             elif version.status is Status.CREATE_FAILED:
@@ -261,8 +261,8 @@ class Scheduling(Claims):
                 message = (
                     f"Version {version.number} of the {key} waits for the {gate.gate_kind.words} {gate.gate_id}."
                 )
-                return ByHand("waiting", version_record(version), None, message)
-            return ByHand("work", version_record(version), None, message)
+                return ManualRequest("waiting", version_record(version), None, message)
+            return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
         """The children that get a new version with each of this resource's.

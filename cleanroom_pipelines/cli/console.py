@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.signals import TOLD_BY, Told, heeding_signals
+from cleanroom_pipelines.runs.signals import TOLD_BY, Told, handle_signals
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.installation import Installation
@@ -68,7 +68,7 @@ class Ending:
 @contextmanager
 def ending_on_signals() -> Iterator[Ending]:
     """Let SIGINT and SIGTERM raise KeyboardInterrupt, in the main thread."""
-    with heeding_signals() as told:
+    with handle_signals() as told:
         ending = Ending(told)
         if threading.current_thread() is not threading.main_thread():
             yield ending

@@ -23,8 +23,8 @@ from cleanroom_pipelines.cli.watching import run_pending_watched
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import newest_artifact
 
 CAMPAIGN = 18
 CAMPAIGN_STARTS = "2017-10-30"

@@ -16,7 +16,7 @@ from cleanroom_pipelines.defs.assets.lookalike import (
 )
 from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.making import newest_artifact, verify_exported_files
+from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
 
 
 @dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])

@@ -18,7 +18,7 @@ from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.running import LANE_TAG, run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.shared_scoring import help_scoring
-from cleanroom_pipelines.runs.signals import heeding_signals
+from cleanroom_pipelines.runs.signals import handle_signals
 from cleanroom_pipelines.runs.work import without_data
 from cleanroom_pipelines.ways_in import acting_for
 
@@ -50,11 +50,11 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
         max_seconds=_WORKER_SECONDS,
         lane=Lane(lane) if lane else None,
     )
-    context.log.info(f"Made {n_runs} runs.")
+    context.log.info(f"AssetResult {n_runs} runs.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
-def work_through_pending() -> None:
+def run_all_pending() -> None:
     """Does what is pending, many small pieces in one process."""
     work_through()
 
@@ -63,7 +63,7 @@ def work_through_pending() -> None:
 def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Score shards of audiences whose runs have laid them open for help."""
     opened = installation.open()
-    with without_data(), heeding_signals() as told:
+    with without_data(), handle_signals() as told:
         n_users = help_scoring(opened, told.is_set)
     context.log.info(f"Scored {n_users:,} users for other runs.")
 
@@ -122,7 +122,7 @@ def delete_superseded_versions(context: dg.OpExecutionContext, installation: Ins
 
 
 @dg.job(executor_def=dg.in_process_executor)
-def keep_house() -> None:
+def housekeeping() -> None:
     """Deletes superseded artifacts after the retention time, and what came after the deletion of its resource."""
     delete_superseded_versions()
 
@@ -131,7 +131,7 @@ def keep_house() -> None:
 def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Report the materialisations that Dagster's storage lacks of the catalogue's current versions."""
     opened = installation.open()
-    with without_data(), heeding_signals() as told:
+    with without_data(), handle_signals() as told:
         n_rebuilt = rebuild_history(opened, context.instance, told.is_set)
     context.log.info(f"Rebuilt {n_rebuilt} materialisations.")
 
@@ -143,7 +143,7 @@ def rebuild_materializations() -> None:
 
 
 @dg.op
-def delete_what_was_asked(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+def delete_requested(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Carry out the deletions that were asked for."""
     opened = installation.open()
     n_deleted = delete_pending(opened, context.instance)
@@ -153,4 +153,4 @@ def delete_what_was_asked(context: dg.OpExecutionContext, installation: Installa
 @dg.job(executor_def=dg.in_process_executor)
 def carry_out_deletions() -> None:
     """Deletes what was asked to go: seeds, artifacts, and what Dagster knows of them."""
-    delete_what_was_asked()
+    delete_requested()

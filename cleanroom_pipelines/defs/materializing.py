@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 
 from cleanroom_pipelines.defs.pages import metadata_of
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import Made
 from cleanroom_pipelines.runs.running import run_of
 from cleanroom_pipelines.runs.work import without_data
 
@@ -19,7 +19,7 @@ Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
 
 
 def materialize(
-    context: dg.AssetExecutionContext, installation: Installation, make: Callable[..., Made], **options: Any
+    context: dg.AssetExecutionContext, installation: Installation, make: Callable[..., AssetResult], **options: Any
 ) -> Results:
     """Make one partition and yield its materialisation.
 
@@ -28,7 +28,7 @@ def materialize(
     Args:
         context: The run.
         installation: Where to work.
-        make: The function of runs.making.
+        make: The function of runs.building.
         **options: Passed on to it.
     """
     with without_data():

@@ -14,9 +14,9 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import RECORDS, Resource
 from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.runs.making import Made
 
 Metadata = dict[str, Any]
 
@@ -36,7 +36,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
 }
 
 
-def metadata_of(installation: Installation, made: Made) -> Metadata:
+def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
     """All metadata of one materialisation, the sentence first.
 
     Args:
@@ -200,7 +200,7 @@ def _partition_markdown(installation: Installation, record: Resource) -> str:
     return "\n".join(lines)
 
 
-def _inputs_table(made: Made) -> dg.MetadataValue:
+def _inputs_table(made: AssetResult) -> dg.MetadataValue:
     assert made.manifest is not None
     return dg.MetadataValue.table(
         [

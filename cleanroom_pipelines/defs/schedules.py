@@ -7,7 +7,7 @@ Keep out: how often a model is refreshed; its declaration says that.
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.jobs import keep_house, work_through_pending
+from cleanroom_pipelines.defs.jobs import housekeeping, run_all_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.ways_in import acting_for
 
@@ -15,7 +15,7 @@ from cleanroom_pipelines.ways_in import acting_for
 @dg.schedule(
     description="Asks for a new version of every model whose declared refresh is due.",
     cron_schedule="*/5 * * * *",
-    job=work_through_pending,
+    job=run_all_pending,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
@@ -31,7 +31,7 @@ def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: Inst
 @dg.schedule(
     description="Deletes superseded artifacts every night.",
     cron_schedule="30 3 * * *",
-    job=keep_house,
+    job=housekeeping,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly_housekeeping(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:

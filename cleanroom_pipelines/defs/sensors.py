@@ -16,18 +16,18 @@ from cleanroom_pipelines.defs.jobs import (
     asset_jobs,
     carry_out_deletions,
     rebuild_materializations,
+    run_all_pending,
     score_shards,
-    work_through_pending,
 )
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.deleting import find_leaving
+from cleanroom_pipelines.runs.deleting import find_pending_deletions
 from cleanroom_pipelines.runs.inbox import (
     StillWrittenError,
+    close_all_drops,
     find_drops,
     recover_drops,
     register_drop,
-    settle_all_drops,
 )
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.rebuilding import has_history
@@ -53,7 +53,7 @@ _MAX_WORKERS = {Lane.SMALL: 2, Lane.HEAVY: 1}
     description="Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    job=work_through_pending,
+    job=run_all_pending,
 )
 def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.
@@ -84,7 +84,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
             n_left += 1
             continue
         n_registered, n_refused = n_registered + (registered is not None), n_refused + (registered is None)
-    settle_all_drops(opened)
+    close_all_drops(opened)
     message = (
         f"Registered {n_registered} seeds, refused {n_refused}; {len(seen) - n_left} may still be being written."
     )
@@ -97,7 +97,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     description="Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    job=work_through_pending,
+    job=run_all_pending,
 )
 def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.
@@ -132,7 +132,7 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     description="Starts runs for what is pending in the catalogue, and ends what went silent.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    jobs=[*asset_jobs, work_through_pending, score_shards, carry_out_deletions, rebuild_materializations],
+    jobs=[*asset_jobs, run_all_pending, score_shards, carry_out_deletions, rebuild_materializations],
 )
 def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Starts runs for what is pending in the catalogue, deletions included, and ends what went silent."""
@@ -182,12 +182,10 @@ def _requests_of_lane(
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
         reserved = [version for version in waiting if opened.catalog.work.reserve(version)]
         return [run_request(version, lane) for version in reserved], "All pending work has its run."
-    is_worker = [
-        run.job_name == work_through_pending.name and run.tags.get(LANE_TAG) == lane for run in unfinished
-    ]
+    is_worker = [run.job_name == run_all_pending.name and run.tags.get(LANE_TAG) == lane for run in unfinished]
     n_workers = sum(is_worker)
     wanted = min(_MAX_WORKERS[lane], -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
-    worker = dg.RunRequest(job_name=work_through_pending.name, tags={LANE_TAG: lane.value})
+    worker = dg.RunRequest(job_name=run_all_pending.name, tags={LANE_TAG: lane.value})
     return [worker] * (wanted - n_workers), f"{n_workers} workers are at {len(ready)} pending {lane} versions."
 
 
@@ -202,7 +200,7 @@ def _deletion_requests(
 ) -> list[dg.RunRequest]:
     """A run that deletes, if something can be deleted and none does; a store may be too slow for a tick."""
     is_under_way = any(run.job_name == carry_out_deletions.name for run in unfinished)
-    if is_under_way or not find_leaving(opened, instance):
+    if is_under_way or not find_pending_deletions(opened, instance):
         return []
     return [dg.RunRequest(job_name=carry_out_deletions.name)]
 

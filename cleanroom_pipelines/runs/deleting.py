@@ -45,8 +45,8 @@ from cleanroom_pipelines.runs.room_inbox import forget_room_inbox
 from cleanroom_pipelines.runs.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
 from cleanroom_pipelines.runs.traces import (
     Comparison,
+    has_active_run,
     hide_partition,
-    is_at_work,
     partitions_with_traces,
     remove_traces,
     shown_partitions,
@@ -66,7 +66,7 @@ _PASSING = (CatalogUnavailableError, DBAPIError)
 
 
 @dataclass(frozen=True)
-class Leaving:
+class PendingDeletion:
     """A resource that is to go, with those that go with it.
 
     Args:
@@ -109,7 +109,7 @@ def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> 
             _clear(installation, instance, leaving)
             if leaving.is_gone
             else _carry_out(installation, instance, leaving)
-            for leaving in find_leaving(installation, instance)
+            for leaving in find_pending_deletions(installation, instance)
         )
 
 
@@ -160,13 +160,15 @@ def delete_now(
             time.sleep(_ASK_AGAIN_SECONDS)
 
 
-def find_leaving(installation: Installation, instance: dg.DagsterInstance) -> tuple[Leaving, ...]:
+def find_pending_deletions(
+    installation: Installation, instance: dg.DagsterInstance
+) -> tuple[PendingDeletion, ...]:
     """What can be deleted now; cheap enough for every tick."""
     found = (*_asked(installation), *_gone(installation, instance))
     created_since = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
 
-    def is_busy(leaving: Leaving) -> bool:
-        return is_at_work(instance, [partition for _, partition in leaving.parts], created_since)
+    def is_busy(leaving: PendingDeletion) -> bool:
+        return has_active_run(instance, [partition for _, partition in leaving.parts], created_since)
 
     if any(is_busy(leaving) for leaving in found):
         fail_runs_that_never_appeared(installation, instance)
@@ -210,7 +212,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
             for partition in traced
             if is_partition_key(partition)
             and hex_of(partition) in deleted
-            and not is_at_work(instance, [partition], created_since)
+            and not has_active_run(instance, [partition], created_since)
         ]
         for partition in runs:
             remove_traces(instance, assets, partition)
@@ -222,17 +224,17 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         return len(left) + len(runs) + n_inboxes
 
 
-def _asked(installation: Installation) -> Iterator[Leaving]:
+def _asked(installation: Installation) -> Iterator[PendingDeletion]:
     for record in installation.catalog.deletion.deletions():
         children: Sequence[Resource] = ()
         if record.kind in GOES_WITH:
             children = installation.catalog.resources.list(
                 GOES_WITH[record.kind], parent_id=record.id, limit=1000
             ).items
-        yield Leaving(record.kind, record.id, tuple(child.id for child in children))
+        yield PendingDeletion(record.kind, record.id, tuple(child.id for child in children))
 
 
-def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leaving]:
+def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
     """The partitions that Dagster knows and whose resources were deleted."""
     comparison = Comparison(installation, instance, "gone")
     if comparison.is_made:
@@ -245,7 +247,7 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Leav
         if not unknown:
             continue
         deleted = installation.catalog.deletion.deleted(map(hex_of, unknown), kind)
-        gone += [Leaving(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
+        gone += [PendingDeletion(kind, key, is_gone=True) for key in sorted(unknown) if hex_of(key) in deleted]
     if not gone:
         comparison.note()
     return gone
@@ -261,13 +263,13 @@ def _tell_of_strangers(installation: Installation, named: set[str]) -> None:
         )
 
 
-def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
+def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> bool:
     catalog = installation.catalog
     try:
         going = catalog.deletion.begin_delete(leaving.kind, leaving.id)
     except (NotFoundError, ConflictError):
         return False  # gone already, or a run has come to it
-    asked = Leaving(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
+    asked = PendingDeletion(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
     try:
         for record in going:
             _delete_files(installation, record)
@@ -291,7 +293,7 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
     return True
 
 
-def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> bool:
+def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> bool:
     try:
         if is_partition_key(leaving.id):
             _delete_leftovers(installation, leaving)
@@ -304,7 +306,7 @@ def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Le
     return True
 
 
-def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: Leaving) -> None:
+def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> None:
     for kind, partition in leaving.parts:
         for asset in ASSETS_OF[kind]:
             installation.store.delete_partition(asset, partition)
@@ -331,7 +333,7 @@ def _delete_files(installation: Installation, record: Resource) -> None:
         forget_room_inbox(installation, record.id)
 
 
-def _delete_leftovers(installation: Installation, leaving: Leaving) -> None:
+def _delete_leftovers(installation: Installation, leaving: PendingDeletion) -> None:
     """Delete what a resource that is gone had outside of the store."""
     if leaving.kind is Kind.TRAINING_DATASET:
         shutil.rmtree(installation.home.day_caches / path_of_partition(leaving.id), ignore_errors=True)

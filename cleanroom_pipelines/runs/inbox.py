@@ -49,7 +49,7 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.layout import path_of_partition
-from cleanroom_pipelines.storage.open_files import FileState, may_be_being_written
+from cleanroom_pipelines.storage.open_files import FileState, may_still_be_written
 from cleanroom_pipelines.storage.processes import locked
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.ways_in import acting_for
@@ -101,7 +101,7 @@ class RestingDrop:
         """
         path = self.drop.path
         try:
-            is_written = may_be_being_written(path, self.clock().timestamp())
+            is_written = may_still_be_written(path, self.clock().timestamp())
         except FileNotFoundError:
             is_written = True
         if is_written or not self.state.still_is(path):
@@ -126,7 +126,7 @@ def rest(installation: Installation, drop: Drop) -> RestingDrop:
     state = FileState.of(drop.path)
     if (state.n_bytes, state.modified_ns) != drop.signature:
         raise _still_written()
-    if may_be_being_written(drop.path, installation.clock().timestamp()):
+    if may_still_be_written(drop.path, installation.clock().timestamp()):
         raise _still_written()
     return RestingDrop(drop, state, installation.clock)
 
@@ -218,12 +218,12 @@ def recover_drops(installation: Installation) -> None:
                     _try_again(installation, folder.name, job)
 
 
-def is_taken_drop(slot: Path) -> bool:
+def is_accepted_drop(slot: Path) -> bool:
     """Whether a slot of the vault holds a drop; `recover_drops` knows what becomes of it."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
-def settle_drop(installation: Installation, job_id: str) -> None:
+def close_drop(installation: Installation, job_id: str) -> None:
     """Leave the receipt of a dropped seed once its job has ended: exported, or failed; its seed goes.
 
     Does nothing for other jobs, for jobs under way, and when the receipt lies there already.
@@ -232,11 +232,11 @@ def settle_drop(installation: Installation, job_id: str) -> None:
         _settle(installation, job_id)
 
 
-def settle_all_drops(installation: Installation) -> None:
+def close_all_drops(installation: Installation) -> None:
     """Leave the receipts that are due and that a cut-off run did not get to."""
     for job in installation.catalog.resources.jobs_owed_a_receipt():
         if job.status not in OPEN or any(path.exists() for path in _receipt_paths(installation, job)):
-            settle_drop(installation, job.id)
+            close_drop(installation, job.id)
 
 
 def forget_receipts(installation: Installation, job: GenerationJob) -> None:

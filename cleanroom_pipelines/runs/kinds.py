@@ -2,7 +2,7 @@
 
 Lives here: a row per kind (partition set, job) and a row per asset (kind, code version, page).
 Add here the row of a further asset, or of a further kind.
-Keep out: records and tables (catalog), how an asset is made (making*.py) and drawn (defs/assets).
+Keep out: records and tables (catalog), how an asset is built (building*.py) and drawn (defs/assets).
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ KINDS: Mapping[Kind, KindRow] = {
     Kind.EXPORT_JOB: KindRow("export_jobs", "export_audience"),
     Kind.DATA_LAB: KindRow("data_labs", "validate_data_lab"),
     Kind.DATA_ROOM: KindRow("data_rooms", "build_data_room"),
-    Kind.CUSTOM_AUDIENCE: KindRow("custom_audiences", "make_custom_audience"),
+    Kind.CUSTOM_AUDIENCE: KindRow("custom_audiences", "build_custom_audience"),
     Kind.AUDIENCE_LIST: KindRow("audience_lists", "deliver_audience"),
 }
 ASSETS: Mapping[str, AssetRow] = {

@@ -2,7 +2,7 @@
 
 Lives here: whether a job is private, its released seed size, its ranking and metrics, the order of its exports.
 Add here when a private job tells something more.
-Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (making.py).
+Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (building.py).
 
 The seed is neither removed nor marked in what is delivered, unless the collaboration or the starter says so: then
 the list tells who is in the seed, and its manifest says that it does.

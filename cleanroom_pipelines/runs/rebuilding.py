@@ -17,9 +17,9 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.runs.building import AssetResult, read_stored
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import Made, read_stored
 from cleanroom_pipelines.storage import ArtifactReference
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +65,9 @@ def rebuild_history(
             return n_reported
         try:
             manifest, documents = read_stored(installation, reference)
-            made = Made(reference.asset, reference.partition, "Rebuilt from the catalogue.", manifest, documents)
+            made = AssetResult(
+                reference.asset, reference.partition, "Rebuilt from the catalogue.", manifest, documents
+            )
             metadata = metadata_of(installation, made)
         except (CleanroomError, ValueError, KeyError) as error:
             _LOG.warning("A materialisation could not be rebuilt (%s).", type(error).__name__)

@@ -38,9 +38,9 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.catalog.spec_digests import SPECS
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, IdentityError, StatusCode, UsageError
+from cleanroom_pipelines.runs.building import shared_metrics
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.runs.making import shared_metrics
 from cleanroom_pipelines.runs.opening import digest_of, load_key
 from cleanroom_pipelines.runs.work import unseal_dossier
 from cleanroom_pipelines.storage import (

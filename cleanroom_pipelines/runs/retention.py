@@ -27,7 +27,7 @@ from cleanroom_pipelines.catalog import (
     hex_of,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
-from cleanroom_pipelines.runs.inbox import is_taken_drop
+from cleanroom_pipelines.runs.inbox import is_accepted_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference, Home
@@ -43,7 +43,7 @@ _LEFTOVER_AFTER = timedelta(days=1)
 _DONE, _EVERY = ".cleaned", timedelta(days=1)
 
 
-def keep_house(installation: Installation, instance: "dg.DagsterInstance") -> None:
+def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> None:
     """Clean up after dead processes now, and once a day after everything else that nothing needs.
 
     Every process that works does so, whatever is pending: an installation without Dagster's schedules is cleaned
@@ -73,7 +73,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     Returns:
         How many artifact versions were deleted.
     """
-    from cleanroom_pipelines.runs.making_rooms import tidy_room
+    from cleanroom_pipelines.runs.building_rooms import delete_unused_room_data
 
     installation.check()
     clean_up_after_the_dead(installation.home.scratch_root)
@@ -117,7 +117,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     for record in resources:
         newest = max(versions[record.id], key=lambda version: version.number, default=None)
         if record.kind is Kind.DATA_ROOM and newest is not None and newest.status is Status.ACTIVE:
-            tidy_room(installation, record.id, newest.artifacts)
+            delete_unused_room_data(installation, record.id, newest.artifacts)
     _delete_leftovers(installation, resources, at, is_quiet=not begun)
     return len(superseded)
 
@@ -173,7 +173,7 @@ def _delete_leftovers(
         for record in resources
         if isinstance(record, GenerationJob) and record.seed_location
     }
-    slots = [path for path in home.seeds.iterdir() if path.name not in wanted and not is_taken_drop(path)]
+    slots = [path for path in home.seeds.iterdir() if path.name not in wanted and not is_accepted_drop(path)]
     slots = _with_tombstone(installation, SEED, slots)
     caches = _with_tombstone(installation, Kind.TRAINING_DATASET, home.day_caches.glob("*"))
     # drafts that were sized; what was delivered of a hidden audience stays, since later lists are held against it
@@ -184,7 +184,7 @@ def _delete_leftovers(
             with suppress(NotFoundError, ConflictError):
                 installation.catalog.rooms.request_delete_audiences([record.id])
     # a file that was brought and that no lab or room names after a day, or whose upload broke off
-    installation.catalog.deletion.give_up_uploads(at - _LEFTOVER_AFTER)
+    installation.catalog.deletion.abandon_uploads(at - _LEFTOVER_AFTER)
     files = (home.uploads / location for location in installation.uploads.locations())
     uploads = _with_tombstone(installation, UPLOAD, files)
     # what lies long in the folder of a process that lives may be in use as long as any work is under way

@@ -16,8 +16,8 @@ from cleanroom_pipelines.catalog import DataRoom
 from cleanroom_pipelines.privacy import COUNT, Price, Releaser
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
+from cleanroom_pipelines.runs.building import read_stored
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import read_stored
 from cleanroom_pipelines.storage import ArtifactReference
 
 _NO_SEEDS: Mapping[str, str] = MappingProxyType({})

@@ -2,7 +2,7 @@
 
 Lives here: `LookalikeRun`: both rankings, the users of a reach, and what may be told of them.
 Add here when a lookalike of a room is ranked in a further way.
-Keep out: private rankings themselves (private_rankings.py), the audience's record (making_audiences.py).
+Keep out: private rankings themselves (private_rankings.py), the audience's record (building_audiences.py).
 """
 
 from collections.abc import Collection, Mapping
@@ -24,8 +24,8 @@ from cleanroom_pipelines.privacy.prices import (
     figures_price,
 )
 from cleanroom_pipelines.runs.budgets import Question
+from cleanroom_pipelines.runs.building import read_documents, read_stored
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import read_documents, read_stored
 from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.work import Work

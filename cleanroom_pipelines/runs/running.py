@@ -2,7 +2,7 @@
 
 Lives here: running the job of each kind of work here, what is ready to be run, and the heartbeat of whoever runs.
 Add here when running needs something more.
-Keep out: when to run (sensors, schedules) and what a run makes (making.py).
+Keep out: when to run (sensors, schedules) and what a run makes (building.py).
 """
 
 import time
@@ -17,11 +17,11 @@ import dagster as dg
 from cleanroom_pipelines.catalog import Lane, Version
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.runs.deleting import delete_pending
-from cleanroom_pipelines.runs.inbox import recover_drops, settle_all_drops
+from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
-from cleanroom_pipelines.runs.retention import keep_house
+from cleanroom_pipelines.runs.retention import housekeeping
 from cleanroom_pipelines.runs.supervision import supervise
 from cleanroom_pipelines.runs.traces import add_partitions
 from cleanroom_pipelines.runs.work import Run, holding_for_run
@@ -83,9 +83,9 @@ def run_pending(
     begun, n_runs, made_last = time.monotonic(), 0, ""
     passed_over = set() if passed_over is None else passed_over
     installation.check()
-    keep_house(installation, instance)
+    housekeeping(installation, instance)
     recover_drops(installation)
-    settle_all_drops(installation)
+    close_all_drops(installation)
     supervise(installation, instance)
     if not has_history(installation, instance):
         rebuild_history(installation, instance, should_stop)

@@ -26,13 +26,13 @@ from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.runs.dagster_home import dagster_instance
 from cleanroom_pipelines.runs.deleting import delete_pending
-from cleanroom_pipelines.runs.inbox import recover_drops, settle_all_drops
+from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
-from cleanroom_pipelines.runs.retention import keep_house
+from cleanroom_pipelines.runs.retention import housekeeping
 from cleanroom_pipelines.runs.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
-from cleanroom_pipelines.runs.signals import TOLD_BY, Told, heeding_signals
+from cleanroom_pipelines.runs.signals import TOLD_BY, Told, handle_signals
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
 from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
 
@@ -102,9 +102,9 @@ class Rounds:
         installation.check()
         if time.monotonic() >= self._next_long_round:
             self._passed_over.clear()
-            keep_house(installation, instance)
+            housekeeping(installation, instance)
             recover_drops(installation)
-            settle_all_drops(installation)
+            close_all_drops(installation)
             if not has_history(installation, instance):
                 rebuild_history(installation, instance, self.should_stop)
             self._next_long_round = time.monotonic() + _LONG_ROUND_SECONDS
@@ -143,7 +143,7 @@ class Rounds:
 @contextmanager
 def _told_to_end() -> Iterator[Told]:
     """Be told to end instead of dying of it; only in the main thread."""
-    with heeding_signals() as told:
+    with handle_signals() as told:
         if threading.current_thread() is not threading.main_thread():
             yield told
             return

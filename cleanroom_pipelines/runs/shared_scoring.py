@@ -68,7 +68,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
             folder = Path(name)
             if n_ranges > 1:
                 plan = {"asset": model.asset, "partition": model.partition, "version": model.version}
-                lay_open(folder, fit, plan | {"ranges": ranges})
+                publish_scoring(folder, fit, plan | {"ranges": ranges})
             with open_engine(installation.engine_settings, paths=(opened.folder,)) as engine:
                 return score_together(engine, folder, (opened, fit), ranges, tell)
 
@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
     return n_users
 
 
-def lay_open(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
+def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
     """Write what helpers need into the folder: the fit without its seed, and last the plan, which they look for.
 
     Args:

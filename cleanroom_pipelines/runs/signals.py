@@ -47,7 +47,7 @@ _active: list[Told] = []
 
 
 @contextmanager
-def heeding_signals() -> Iterator[Told]:
+def handle_signals() -> Iterator[Told]:
     """Heed the signals that have a handler until the body ends; within another such body, the same.
 
     Outside of the main thread nothing is told.

@@ -92,7 +92,7 @@ def has_runs(instance: dg.DagsterInstance, partition: str) -> bool:
     return bool(instance.get_runs(_runs_of([partition]), limit=1))
 
 
-def is_at_work(instance: dg.DagsterInstance, partitions: Sequence[str], created_since: datetime) -> bool:
+def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], created_since: datetime) -> bool:
     """Whether a run of these partitions is under way, and so may still write events.
 
     Args:

@@ -2,7 +2,7 @@
 
 Lives here: deciding what a run is to do, holding the claim while it does it, and closing it however it ends.
 Add here when the life of a claim gets a further turn.
-Keep out: what is made (making.py) and Dagster.
+Keep out: what is made (building.py) and Dagster.
 """
 
 import json
@@ -37,7 +37,7 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.notices import send_notice
-from cleanroom_pipelines.runs.signals import heeding_signals
+from cleanroom_pipelines.runs.signals import handle_signals
 from cleanroom_pipelines.runs.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
 from cleanroom_pipelines.storage.artifacts import of_the_machine
@@ -74,7 +74,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Idle:
+class NothingToDo:
     """Nothing to make: another run is at it, it waits for its parent, or it was verified.
 
     Args:
@@ -152,7 +152,7 @@ class Work(Generic[_R]):
     def fence(self) -> Fence:
         """What is asked before something becomes visible that the version's end still decides on."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
-        return Fence(self.claim.turn + 1, check, check)
+        return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
@@ -265,7 +265,7 @@ class Work(Generic[_R]):
 @contextmanager
 def working(
     installation: Installation, record_type: type[_R], partition: str, run: Run
-) -> Iterator[Work[_R] | Idle]:
+) -> Iterator[Work[_R] | NothingToDo]:
     """Claim what the run is to do and close the claim however the body ends.
 
     A body that raises one of our errors fails the version with its code; any other error becomes INTERNAL, without
@@ -284,9 +284,9 @@ def working(
         CleanroomError: What the body raised, free of data.
     """
     kind = record_type.kind
-    with heeding_signals() as told, _giving_back(installation, kind, partition, run):
+    with handle_signals() as told, _giving_back(installation, kind, partition, run):
         outcome = _claim(installation, kind, partition, run)
-        if isinstance(outcome, Idle):
+        if isinstance(outcome, NothingToDo):
             yield outcome
             return
         version, claim = outcome
@@ -320,7 +320,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     if claim is None:
         yield
         return
-    with heeding_signals() as told, holding(catalog.work, claim) as keeper:
+    with handle_signals() as told, holding(catalog.work, claim) as keeper:
         _held_by_runs[run.id] = keeper
         try:
             with ExitStack() as opened:
@@ -396,7 +396,9 @@ def _giving_back(installation: Installation, kind: Kind, partition: str, run: Ru
         raise
 
 
-def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> tuple[Version, Claim] | Idle:
+def _claim(
+    installation: Installation, kind: Kind, partition: str, run: Run
+) -> tuple[Version, Claim] | NothingToDo:
     catalog = installation.catalog
     newest = catalog.resources.newest_version(kind, partition)
     number = run.number
@@ -404,15 +406,15 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
         number = newest.number  # the same run made the asset before this one
     if number is None:
         with acting_for("ui"):
-            by_hand = catalog.work.request_by_hand(kind, partition)
+            by_hand = catalog.work.request_manually(kind, partition)
         if by_hand.action == "verify":
-            return Idle(by_hand.message, by_hand.version)
+            return NothingToDo(by_hand.message, by_hand.version)
         if by_hand.action != "work":
-            return Idle(by_hand.message)
+            return NothingToDo(by_hand.message)
         number = by_hand.version.number
     claim = catalog.work.claim(kind, partition, number, run.id)
     if claim is None:
-        return Idle("Another run holds this work, or has done it; nothing was made here.")
+        return NothingToDo("Another run holds this work, or has done it; nothing was made here.")
     version = catalog.resources.version(kind, partition, number)
     try:
         reason = wait_for_rebuild(installation, catalog.get(RECORDS[kind], partition), version)
@@ -421,7 +423,7 @@ def _claim(installation: Installation, kind: Kind, partition: str, run: Run) -> 
         raise
     if reason is not None:
         catalog.work.release(claim)
-        return Idle(reason)
+        return NothingToDo(reason)
     return version, claim
 
 

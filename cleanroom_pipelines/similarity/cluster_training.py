@@ -2,7 +2,7 @@
 
 Lives here: `write_shards_on_cluster`, which makes of the tables of parcels what training writes on one machine.
 Add here when a number per user is added to the shards.
-Keep out: reading and checking tables (reading), making users of interactions (parcels), the representation
+Keep out: reading and checking tables (reading), making users of interactions (cluster_dictionaries), the representation
 (representing), one machine's road (training).
 
 What comes to the machine that trains is one row per candidate item (at most 2^20), a few numbers per dense
@@ -24,8 +24,8 @@ import pyarrow as pa
 from cleanroom_pipelines.engine import STABLE_HASH_BITS, Engine
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
+from cleanroom_pipelines.similarity.cluster_dictionaries import unpack_pairs
 from cleanroom_pipelines.similarity.pairs import ShardPairs
-from cleanroom_pipelines.similarity.parcels import unpack_pairs
 from cleanroom_pipelines.similarity.representing import write_items
 from cleanroom_pipelines.similarity.shards import USERS_FOLDER, ShardArrays, Written, shard_bits, write_shard
 from cleanroom_pipelines.similarity.specs import TrainingSettings

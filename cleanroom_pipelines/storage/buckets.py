@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cleanroom_pipelines.errors import ConfigurationError, NotFoundError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, replacing
-from cleanroom_pipelines.storage.destinations import Destination, refuse_links
+from cleanroom_pipelines.storage.destinations import Destination, reject_links
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines.storage.objects import (
@@ -98,7 +98,7 @@ class Buckets:
         bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            refuse_links(bucket, "/".join(segments[:-1]))
+            reject_links(bucket, "/".join(segments[:-1]))
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
 
@@ -117,7 +117,7 @@ class Buckets:
         bucket = self._bucket(account_id, name, StatusCode.DESTINATION_NOT_WRITABLE)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            refuse_links(bucket, key)
+            reject_links(bucket, key)
         elif len(bucket.full_key(key)) + _ROOM_FOR_EXPORT > MAX_KEY:
             raise UsageError(
                 "The destination is too long for the keys of an export.", remedy="Give a shorter one."

@@ -71,7 +71,7 @@ def folder_on_disk(folder: Path) -> Destination:
     return Destination(folder.name, LocalBucket(folder.parent), folder.name)
 
 
-def refuse_links(bucket: LocalBucket, key: str) -> None:
+def reject_links(bucket: LocalBucket, key: str) -> None:
     """Refuse a key that a link would lead out of its bucket.
 
     Raises:

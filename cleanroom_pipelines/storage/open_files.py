@@ -50,7 +50,7 @@ class FileState:
             return False
 
 
-def may_be_being_written(path: Path, now: float) -> bool:
+def may_still_be_written(path: Path, now: float) -> bool:
     """Whether somebody may be writing a file.
 
     Args:

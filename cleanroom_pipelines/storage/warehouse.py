@@ -41,7 +41,7 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
     return warehouse / database / table
 
 
-def refuse_links(home: Home, account_id: str, folder: Path) -> None:
+def reject_links(home: Home, account_id: str, folder: Path) -> None:
     """Refuse a table of a warehouse that a link would lead out of its folder, as `warehouse_table` did by name.
 
     Args:

@@ -142,7 +142,7 @@ def ask(url: str, n: int, resource_id: str, n_times: int) -> set[int]:
     together()
     numbers = set()
     for _ in range(n_times):
-        asked = catalog.work.request_by_hand(Kind.TRAINING_DATASET, resource_id, run_id=f"run{n}")
+        asked = catalog.work.request_manually(Kind.TRAINING_DATASET, resource_id, run_id=f"run{n}")
         numbers.add(asked.version.number)
         claim = catalog.work.claim(Kind.TRAINING_DATASET, resource_id, asked.version.number, f"run{n}")
         if claim is not None:
@@ -210,14 +210,14 @@ def delete_on_both_sides(url: str, n: int, job_id: str) -> str:
     together()
     try:
         if n % 3 == 0:
-            catalog.job_views.delete_seen_job(job_id, GUEST)
+            catalog.job_views.delete_job_view(job_id, GUEST)
             return "guest"
         if n % 3 == 1:
-            catalog.job_views.delete_seen_job(job_id, LOCAL_ACCOUNT)
+            catalog.job_views.delete_job_view(job_id, LOCAL_ACCOUNT)
             catalog.deletion.begin_delete(Kind.GENERATION_JOB, job_id)
             catalog.deletion.finish_delete(Kind.GENERATION_JOB, job_id)
             return "owner"
-        catalog.job_views.set_seen_job_tags(job_id, GUEST, {"a": str(n)})
+        catalog.job_views.set_job_view_tags(job_id, GUEST, {"a": str(n)})
         catalog.resources.create(
             ExportJobSpec(name=f"e{n}", generation_job_id=job_id, size=size, started_by=GUEST)
         )

@@ -45,7 +45,7 @@ def test_every_kind_is_created_with_its_first_version_pending(builder: Builder) 
         assert (record.account_id, record.declared, record.current_version) == (LOCAL_ACCOUNT, True, None)
         (version,) = builder.catalog.resources.versions(record.kind, record.id)
         assert (version.number, version.status, version.cause) == (1, Status.CREATE_PENDING, Cause.CREATED)
-        assert (version.attempt, version.turn, version.run_id) == (0, 0, None)
+        assert (version.attempt, version.queue_generation, version.run_id) == (0, 0, None)
         assert version.run_key == f"{record.id}:1:0"
     assert (export.arn is None) and job.arn.endswith(f":audience-generation-job/{job.id}")
 

@@ -135,7 +135,7 @@ def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: s
 
     def begin(run: str) -> Claim:
         claim = take(catalog, job_id, run)
-        turns.append(claim.turn)
+        turns.append(claim.queue_generation)
         return claim
 
     begin("first")
@@ -145,7 +145,7 @@ def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: s
     catalog.work.reap()
     catalog.work.release(begin("after it was reaped"))
     claim = begin("after it was given back")
-    assert take(catalog, job_id, claim.run_id).turn == claim.turn, "the holder's own"
+    assert take(catalog, job_id, claim.run_id).queue_generation == claim.queue_generation, "the holder's own"
     catalog.work.fail(claim, StatusCode.INTERNAL, "Failed.")
     catalog.work.retry(KIND, job_id)
     begin("from the beginning")

@@ -49,7 +49,7 @@ def test_the_generation_rises_with_every_version_however_many_at_once(url: str) 
 
     def publish(dataset_id: str) -> None:
         claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset_id, 1, "run")
-        catalog.work.finish(claim, {"sentence": "Made."})
+        catalog.work.finish(claim, {"sentence": "AssetResult."})
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(publish, [dataset.id for dataset in made]))
@@ -95,10 +95,10 @@ def test_an_upload_has_a_tombstone_while_nothing_names_it(catalog: Catalog, cloc
         "00ff00ff", "a@example.com", "x", n_bytes=1, digest="ab", matching_id=None, location="00ff00ff"
     )
     assert catalog.deletion.deleted(["00ff00ff"], UPLOAD) == frozenset()
-    catalog.deletion.give_up_uploads(clock())
+    catalog.deletion.abandon_uploads(clock())
     assert catalog.deletion.deleted(["00ff00ff"], UPLOAD) == frozenset(), "it was brought just now"
     clock.turn(1)
-    catalog.deletion.give_up_uploads(clock())
+    catalog.deletion.abandon_uploads(clock())
     assert catalog.deletion.deleted(["00ff00ff"], UPLOAD) == {"00ff00ff"}
     assert catalog.rooms.upload("00ff00ff").location is None
 

@@ -66,7 +66,7 @@ def export(builder: Builder, job: Resource, started_by: str | None, name: str = 
 @on_both_dialects
 def test_one_execution_with_two_names(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured, description="mine")
-    seen_by = undeclared.catalog.job_views.seen_job
+    seen_by = undeclared.catalog.job_views.job_view
     owners, starters = seen_by(job.id, OWNER), seen_by(job.id, ALPHA)
     assert (owners.is_owner, owners.is_starter) == (True, False)
     assert (starters.is_owner, starters.is_starter) == (False, True)
@@ -86,18 +86,18 @@ def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource
     job = start(undeclared, configured)
     catalog = undeclared.catalog
     for account, region in ((BETA, None), (ALPHA, "eu-west-1"), (OWNER, "eu-west-1")):
-        for call in (catalog.job_views.seen_job, catalog.job_views.delete_seen_job):
+        for call in (catalog.job_views.job_view, catalog.job_views.delete_job_view):
             with pytest.raises(NotFoundError):
                 call(job.id, account, region)
         with pytest.raises(NotFoundError):
-            catalog.job_views.set_seen_job_tags(job.id, account, {"a": "1"}, region)
+            catalog.job_views.set_job_view_tags(job.id, account, {"a": "1"}, region)
         with pytest.raises(NotFoundError):
-            catalog.job_views.remove_seen_job_tags(job.id, account, ["a"], region)
-    assert catalog.job_views.list_seen_jobs(BETA, LOCAL_REGION).items == ()
-    assert catalog.job_views.list_seen_jobs(ALPHA, "eu-west-1").items == ()
+            catalog.job_views.remove_job_view_tags(job.id, account, ["a"], region)
+    assert catalog.job_views.list_job_views(BETA, LOCAL_REGION).items == ()
+    assert catalog.job_views.list_job_views(ALPHA, "eu-west-1").items == ()
     with pytest.raises(NotFoundError):
         catalog.get(GenerationJob, job.id, ALPHA)
-    assert {seen.account_id for seen in (catalog.job_views.seen_job(job.id, a).job for a in (OWNER, ALPHA))} == {
+    assert {seen.account_id for seen in (catalog.job_views.job_view(job.id, a).job for a in (OWNER, ALPHA))} == {
         OWNER,
         ALPHA,
     }
@@ -107,15 +107,15 @@ def test_neither_is_told_the_others_locations(undeclared: Builder, configured: R
     job = start(undeclared, configured)
     catalog = undeclared.catalog
     catalog.resources.place_seed(job.id, "vault/canary", digest="ab" * 16, n_bytes=7)
-    assert "canary" not in repr(vars(catalog.job_views.seen_job(job.id, OWNER).job))
-    assert catalog.job_views.seen_job(job.id, ALPHA).job.requested_seed == SEED
+    assert "canary" not in repr(vars(catalog.job_views.job_view(job.id, OWNER).job))
+    assert catalog.job_views.job_view(job.id, ALPHA).job.requested_seed == SEED
     undeclared.drain()
     made = export(undeclared, job, ALPHA)
     claim = catalog.work.claim(made.kind, made.id, 1, "run")
     assert claim is not None
     catalog.work.publish_output(claim, "s3://owners/canary")
-    (theirs,) = catalog.job_views.list_seen_exports(ALPHA, LOCAL_REGION).items
-    (owners,) = catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION).items
+    (theirs,) = catalog.job_views.list_viewed_exports(ALPHA, LOCAL_REGION).items
+    (owners,) = catalog.job_views.list_viewed_exports(OWNER, LOCAL_REGION).items
     assert (theirs.output_location, owners.output_location) == (None, "s3://owners/canary")
     assert (theirs.account_id, theirs.id) == (ALPHA, owners.id)
     assert "canary" not in repr(vars(theirs))
@@ -123,7 +123,7 @@ def test_neither_is_told_the_others_locations(undeclared: Builder, configured: R
 
 def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resource, url: str) -> None:
     job = undeclared.create(job_spec(configured.id, tags={"a": "1"}))
-    seen = undeclared.catalog.job_views.seen_job(job.id, OWNER)
+    seen = undeclared.catalog.job_views.job_view(job.id, OWNER)
     assert seen.job == job
     assert (seen.is_owner, seen.is_starter) == (True, True)
     same = undeclared.catalog.resources.create(
@@ -143,22 +143,22 @@ def test_tags_follow_the_policy(undeclared: Builder, policy: ChildTagPolicy) -> 
     )
     job = start(undeclared, tagged, tags={"a": "request", "r": "2"})
     inherits = policy is ChildTagPolicy.FROM_PARENT_RESOURCE
-    assert catalog.job_views.seen_job(job.id, OWNER).job.tags == ({"a": "parent", "p": "1"} if inherits else {})
-    assert catalog.job_views.seen_job(job.id, ALPHA).job.tags == {"a": "request", "r": "2"}
-    catalog.job_views.set_seen_job_tags(job.id, ALPHA, {"r": "3", "s": ""})
-    catalog.job_views.remove_seen_job_tags(job.id, ALPHA, ["a", "unknown"])
-    assert catalog.job_views.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
-    catalog.job_views.set_seen_job_tags(job.id, OWNER, {"o": "9"})
+    assert catalog.job_views.job_view(job.id, OWNER).job.tags == ({"a": "parent", "p": "1"} if inherits else {})
+    assert catalog.job_views.job_view(job.id, ALPHA).job.tags == {"a": "request", "r": "2"}
+    catalog.job_views.set_job_view_tags(job.id, ALPHA, {"r": "3", "s": ""})
+    catalog.job_views.remove_job_view_tags(job.id, ALPHA, ["a", "unknown"])
+    assert catalog.job_views.job_view(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
+    catalog.job_views.set_job_view_tags(job.id, OWNER, {"o": "9"})
     assert catalog.resources.tags(Kind.GENERATION_JOB, job.id) == (
         {"a": "parent", "p": "1"} if inherits else {}
     ) | {"o": "9"}
-    assert catalog.job_views.seen_job(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
+    assert catalog.job_views.job_view(job.id, ALPHA).job.tags == {"r": "3", "s": ""}
     with pytest.raises(UsageError):
-        catalog.job_views.set_seen_job_tags(job.id, ALPHA, {str(n): "" for n in range(49)})
+        catalog.job_views.set_job_view_tags(job.id, ALPHA, {str(n): "" for n in range(49)})
     with pytest.raises(UsageError):
-        catalog.job_views.set_seen_job_tags(job.id, ALPHA, {"aws:x": ""})
+        catalog.job_views.set_job_view_tags(job.id, ALPHA, {"aws:x": ""})
     with pytest.raises(UsageError):
-        catalog.job_views.remove_seen_job_tags(job.id, ALPHA, ["aws:x"])
+        catalog.job_views.remove_job_view_tags(job.id, ALPHA, ["aws:x"])
 
 
 @on_both_dialects
@@ -188,10 +188,10 @@ def test_a_starter_is_never_refused_for_a_name_of_the_owner(undeclared: Builder,
     undeclared.create(job_spec(configured.id, f"{ALPHA}-spring"))
     first = start(undeclared, configured)
     assert first.name == f"{ALPHA}-spring~{first.id[-6:]}"
-    catalog.job_views.delete_seen_job(first.id, ALPHA)
+    catalog.job_views.delete_job_view(first.id, ALPHA)
     again = start(undeclared, configured)
     assert again.name == f"{ALPHA}-spring~{again.id[-6:]}"
-    assert catalog.job_views.seen_job(again.id, ALPHA).job.name == "spring"
+    assert catalog.job_views.job_view(again.id, ALPHA).job.name == "spring"
 
 
 def test_a_long_name_is_cut_and_stays_apart(undeclared: Builder, configured: Resource) -> None:
@@ -205,7 +205,7 @@ def test_a_long_name_is_cut_and_stays_apart(undeclared: Builder, configured: Res
     assert names[0] != names[1]
     assert names[2] == f"{ALPHA}-{'y' * 50}"
     assert names[3].startswith(f"{ALPHA}-{'z' * 43}~")
-    assert [undeclared.catalog.job_views.seen_job(job.id, ALPHA).job.name for job in jobs[:2]] == [long, other]
+    assert [undeclared.catalog.job_views.job_view(job.id, ALPHA).job.name for job in jobs[:2]] == [long, other]
 
 
 @given(name=st.text(min_size=1, max_size=63), mark=st.sampled_from(["", "abcdef"]))
@@ -241,17 +241,17 @@ def test_the_starters_deletion_leaves_the_owner_everything(undeclared: Builder, 
     job = start(undeclared, configured)
     undeclared.drain()
     made = export(undeclared, job, ALPHA)
-    catalog.job_views.delete_seen_job(job.id, ALPHA)
+    catalog.job_views.delete_job_view(job.id, ALPHA)
     with pytest.raises(NotFoundError):
-        catalog.job_views.seen_job(job.id, ALPHA)
-    assert catalog.job_views.list_seen_jobs(ALPHA, LOCAL_REGION).items == ()
-    assert catalog.job_views.list_seen_exports(ALPHA, LOCAL_REGION).items == ()
+        catalog.job_views.job_view(job.id, ALPHA)
+    assert catalog.job_views.list_job_views(ALPHA, LOCAL_REGION).items == ()
+    assert catalog.job_views.list_viewed_exports(ALPHA, LOCAL_REGION).items == ()
     with pytest.raises(NotFoundError):
-        catalog.job_views.delete_seen_job(job.id, ALPHA)
+        catalog.job_views.delete_job_view(job.id, ALPHA)
     with pytest.raises(NotFoundError):
         export(undeclared, job, ALPHA, "more")
-    assert catalog.job_views.seen_job(job.id, OWNER).job.status is Status.ACTIVE
-    assert [one.id for one in catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION).items] == [made.id]
+    assert catalog.job_views.job_view(job.id, OWNER).job.status is Status.ACTIVE
+    assert [one.id for one in catalog.job_views.list_viewed_exports(OWNER, LOCAL_REGION).items] == [made.id]
 
 
 @on_both_dialects
@@ -261,17 +261,17 @@ def test_the_owners_deletion_is_seen_by_the_starter_and_takes_its_copy(
     catalog = undeclared.catalog
     job = start(undeclared, configured)
     undeclared.drain()
-    catalog.job_views.delete_seen_job(job.id, OWNER)
-    assert catalog.job_views.seen_job(job.id, ALPHA).job.status is Status.DELETE_PENDING
+    catalog.job_views.delete_job_view(job.id, OWNER)
+    assert catalog.job_views.job_view(job.id, ALPHA).job.status is Status.DELETE_PENDING
     catalog.deletion.begin_delete(Kind.GENERATION_JOB, job.id)
-    assert catalog.job_views.seen_job(job.id, ALPHA).job.status is Status.DELETE_IN_PROGRESS
+    assert catalog.job_views.job_view(job.id, ALPHA).job.status is Status.DELETE_IN_PROGRESS
     with pytest.raises(ConflictError, match="being deleted"):
         export(undeclared, job, ALPHA)
     catalog.deletion.finish_delete(Kind.GENERATION_JOB, job.id)
     for account in (OWNER, ALPHA):
         with pytest.raises(NotFoundError):
-            catalog.job_views.seen_job(job.id, account)
-        assert catalog.job_views.list_seen_jobs(account, LOCAL_REGION).items == ()
+            catalog.job_views.job_view(job.id, account)
+        assert catalog.job_views.list_job_views(account, LOCAL_REGION).items == ()
     catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, configured.id)
     with reading(url) as session:
         assert session.query(JobViewRow).count() == 0
@@ -282,8 +282,8 @@ def test_the_starter_may_delete_while_the_owners_deletion_is_under_way(
 ) -> None:
     catalog = undeclared.catalog
     job = start(undeclared, configured)
-    catalog.job_views.delete_seen_job(job.id, OWNER)
-    catalog.job_views.delete_seen_job(job.id, ALPHA)
+    catalog.job_views.delete_job_view(job.id, OWNER)
+    catalog.job_views.delete_job_view(job.id, ALPHA)
     catalog.deletion.begin_delete(Kind.GENERATION_JOB, job.id)
     catalog.deletion.finish_delete(Kind.GENERATION_JOB, job.id)
 
@@ -304,16 +304,16 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
             export(undeclared, job_of, starter)
 
     def seen(account: str, **filters: str) -> list[str]:
-        return [one.id for one in catalog.job_views.list_seen_exports(account, LOCAL_REGION, **filters).items]
+        return [one.id for one in catalog.job_views.list_viewed_exports(account, LOCAL_REGION, **filters).items]
 
     assert seen(OWNER) == [owners.id, theirs.id, third.id]
     assert seen(OWNER, generation_job_id=job.id) == [owners.id, theirs.id]
     assert seen(ALPHA) == seen(ALPHA, generation_job_id=job.id) == [theirs.id]
     assert seen(ALPHA, generation_job_id=other.id) == seen(BETA) == []
-    assert catalog.job_views.list_seen_exports(OWNER, "eu-west-1").items == ()
-    page = catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION, limit=2)
+    assert catalog.job_views.list_viewed_exports(OWNER, "eu-west-1").items == ()
+    page = catalog.job_views.list_viewed_exports(OWNER, LOCAL_REGION, limit=2)
     assert [one.id for one in page.items] == [owners.id, theirs.id]
-    rest = catalog.job_views.list_seen_exports(OWNER, LOCAL_REGION, limit=2, after=page.after)
+    rest = catalog.job_views.list_viewed_exports(OWNER, LOCAL_REGION, limit=2, after=page.after)
     assert ([one.id for one in rest.items], rest.after) == ([third.id], None)
     undeclared.drain()
     assert {catalog.get(ExportJob, key).status for key in seen(OWNER)} == {Status.ACTIVE}
@@ -338,22 +338,22 @@ def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -
     third = catalog.resources.create(spec, starter=Starter(ALPHA, "third"))
 
     def seen(account: str, **filters: str) -> list[str]:
-        return [one.job.id for one in catalog.job_views.list_seen_jobs(account, LOCAL_REGION, **filters).items]
+        return [one.job.id for one in catalog.job_views.list_job_views(account, LOCAL_REGION, **filters).items]
 
     assert seen(ALPHA) == [first.id, second.id, third.id]
     assert seen(OWNER) == [first.id, third.id]
     assert seen(ALPHA, configured_audience_model_id=configured.id) == [first.id, third.id]
     assert seen(ALPHA, configured_audience_model_id=theirs.id) == [second.id]
     assert seen(ALPHA, collaboration_id="c") == [second.id, third.id]
-    listed = catalog.job_views.list_seen_jobs(ALPHA, LOCAL_REGION)
+    listed = catalog.job_views.list_job_views(ALPHA, LOCAL_REGION)
     assert [one.job.name for one in listed.items] == ["first", "second", "third"]
     assert [one.is_owner for one in listed.items] == [False, True, False]
-    assert listed.items[0] == catalog.job_views.seen_job(first.id, ALPHA)
+    assert listed.items[0] == catalog.job_views.job_view(first.id, ALPHA)
     for limit in (0, 1001):
         with pytest.raises(UsageError):
-            catalog.job_views.list_seen_jobs(ALPHA, LOCAL_REGION, limit=limit)
+            catalog.job_views.list_job_views(ALPHA, LOCAL_REGION, limit=limit)
     with pytest.raises(UsageError, match="token"):
-        catalog.job_views.list_seen_exports(ALPHA, LOCAL_REGION, after="x")
+        catalog.job_views.list_viewed_exports(ALPHA, LOCAL_REGION, after="x")
 
 
 _numbers = itertools.count()
@@ -397,7 +397,7 @@ def test_paging_over_own_and_started_jobs_is_stable_under_inserts(
     there, during, seen = insert(before), [], []
     token, waiting = None, iter(inserts)
     while True:
-        page = catalog.job_views.list_seen_jobs(starter, LOCAL_REGION, limit=limit, after=token)
+        page = catalog.job_views.list_job_views(starter, LOCAL_REGION, limit=limit, after=token)
         assert len(page.items) <= limit
         seen += [one.job.id for one in page.items]
         if page.after is None:

@@ -25,7 +25,7 @@ BOOKKEEPING = {
     "identify",
     "rebuild",
     "announce",
-    "give_up_uploads",
+    "abandon_uploads",
     "delete_artifacts",
     # ledgers of pairs, whose payments are lines of their own with their amounts (runs.budgets)
     "pair",

@@ -180,7 +180,7 @@ def test_a_name_is_one_job_of_ones_own_or_one_copy(race: Race, url: str, undecla
         how = Counter(answer for answer, _ in answers)
         assert how["name"] == N_PROCESSES - 1
         assert len({key for _, key in answers}) == 1
-    assert len(catalog.job_views.list_seen_jobs(racing.GUEST, LOCAL_REGION).items) == N_ROUNDS
+    assert len(catalog.job_views.list_job_views(racing.GUEST, LOCAL_REGION).items) == N_ROUNDS
 
 
 @on_both_dialects
@@ -190,7 +190,7 @@ def test_guests_do_not_meet(race: Race, url: str, undeclared: Builder) -> None:
         keys = race(racing.start_for_all, url, configured.id, f"j{n}")
         assert len(set(keys)) == N_PROCESSES
     assert (
-        len(undeclared.catalog.job_views.list_seen_jobs(LOCAL_ACCOUNT, LOCAL_REGION).items)
+        len(undeclared.catalog.job_views.list_job_views(LOCAL_ACCOUNT, LOCAL_REGION).items)
         == N_ROUNDS * N_PROCESSES
     )
 
@@ -209,8 +209,8 @@ def test_the_deletions_of_both_sides_do_not_cross(race: Race, url: str, undeclar
         assert answers["guest"] <= 1
         assert set(answers) <= {"guest", "owner", "exported", "ConflictError", "NotFoundError"}
         for account in (LOCAL_ACCOUNT, racing.GUEST):
-            assert undeclared.catalog.job_views.list_seen_jobs(account, LOCAL_REGION).items == ()
-            assert undeclared.catalog.job_views.list_seen_exports(account, LOCAL_REGION).items == ()
+            assert undeclared.catalog.job_views.list_job_views(account, LOCAL_REGION).items == ()
+            assert undeclared.catalog.job_views.list_viewed_exports(account, LOCAL_REGION).items == ()
 
 
 @on_both_dialects

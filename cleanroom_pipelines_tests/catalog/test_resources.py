@@ -249,7 +249,7 @@ def test_versions_and_the_current_one(builder: Builder) -> None:
     catalog = builder.catalog
     assert catalog.resources.current_version(dataset.kind, dataset.id) is None
     builder.drain()
-    catalog.work.request_by_hand(dataset.kind, dataset.id)
+    catalog.work.request_manually(dataset.kind, dataset.id)
     assert [version.number for version in catalog.resources.versions(dataset.kind, dataset.id)] == [1, 2]
     assert catalog.resources.newest_version(dataset.kind, dataset.id).number == 2
     current = catalog.resources.current_version(dataset.kind, dataset.id)

@@ -191,38 +191,38 @@ class TestByHand:
 
     def test_pending_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
-        asked = builder.catalog.work.request_by_hand(dataset.kind, dataset.id)
+        asked = builder.catalog.work.request_manually(dataset.kind, dataset.id)
         assert (asked.action, asked.version.number) == ("work", 1)
         take(builder, dataset)
 
     def test_pending_below_a_pending_parent_waits(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
-        asked = builder.catalog.work.request_by_hand(model.kind, model.id)
+        asked = builder.catalog.work.request_manually(model.kind, model.id)
         assert asked.action == "waiting"
         assert dataset.id in asked.message
-        asked = builder.catalog.work.request_by_hand(job.kind, job.id)
+        asked = builder.catalog.work.request_manually(job.kind, job.id)
         assert asked.action == "waiting"
         assert model.id in asked.message
 
     def test_declared_and_active_is_a_new_version(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
-        asked = builder.catalog.work.request_by_hand(model.kind, model.id)
+        asked = builder.catalog.work.request_manually(model.kind, model.id)
         assert (asked.action, asked.version.number, asked.version.cause) == ("work", 2, Cause.BY_HAND)
-        assert builder.catalog.work.request_by_hand(model.kind, model.id).version.number == 2
+        assert builder.catalog.work.request_manually(model.kind, model.id).version.number == 2
         assert builder.drain() == [(model.id, 2), (configured.id, 2)]
 
     def test_failed_is_another_attempt(self, undeclared: Builder) -> None:
         dataset = undeclared.create(dataset_spec())
         fail(undeclared, dataset)
-        asked = undeclared.catalog.work.request_by_hand(dataset.kind, dataset.id)
+        asked = undeclared.catalog.work.request_manually(dataset.kind, dataset.id)
         assert (asked.action, asked.version.number, asked.version.status) == ("work", 1, Status.CREATE_PENDING)
 
     def test_undeclared_and_active_is_verified(self, undeclared: Builder) -> None:
         dataset = undeclared.create(dataset_spec())
         undeclared.drain()
-        asked = undeclared.catalog.work.request_by_hand(dataset.kind, dataset.id)
+        asked = undeclared.catalog.work.request_manually(dataset.kind, dataset.id)
         assert (asked.action, asked.version) == ("verify", undeclared.newest(dataset))
         assert undeclared.newest(dataset).number == 1
 
@@ -230,33 +230,33 @@ class TestByHand:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         builder.drain()
-        assert builder.catalog.work.request_by_hand(job.kind, job.id).action == "work"
+        assert builder.catalog.work.request_manually(job.kind, job.id).action == "work"
         builder.drain()
         builder.catalog.resources.forget_seed(job.id)
-        assert builder.catalog.work.request_by_hand(job.kind, job.id).action == "verify"
+        assert builder.catalog.work.request_manually(job.kind, job.id).action == "verify"
 
     def test_held_is_busy_but_not_for_its_holder(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         take(builder, dataset, "holder")
-        asked = builder.catalog.work.request_by_hand(dataset.kind, dataset.id, run_id="other")
+        asked = builder.catalog.work.request_manually(dataset.kind, dataset.id, run_id="other")
         assert (asked.action, asked.run_id) == ("busy", "holder")
-        assert builder.catalog.work.request_by_hand(dataset.kind, dataset.id).action == "busy"
-        assert builder.catalog.work.request_by_hand(dataset.kind, dataset.id, run_id="holder").action == "work"
+        assert builder.catalog.work.request_manually(dataset.kind, dataset.id).action == "busy"
+        assert builder.catalog.work.request_manually(dataset.kind, dataset.id, run_id="holder").action == "work"
 
     @on_both_dialects
     def test_held_by_a_silent_run_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         for run, attempt in [("first", 1), ("second", 2), ("third", 3), ("after it failed", 1)]:
-            asked = builder.catalog.work.request_by_hand(dataset.kind, dataset.id, run_id=run)
+            asked = builder.catalog.work.request_manually(dataset.kind, dataset.id, run_id=run)
             assert (asked.action, asked.version.status) == ("work", Status.CREATE_PENDING)
             assert take(builder, dataset, run).attempt == attempt
             builder.clock.turn(60)
 
     def test_every_answer_has_a_sentence(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
-        messages = [builder.catalog.work.request_by_hand(model.kind, model.id).message]
+        messages = [builder.catalog.work.request_manually(model.kind, model.id).message]
         take(builder, dataset)
-        messages.append(builder.catalog.work.request_by_hand(dataset.kind, dataset.id).message)
+        messages.append(builder.catalog.work.request_manually(dataset.kind, dataset.id).message)
         assert all(message.endswith(".") and len(message) > 20 for message in messages)
 
     def test_what_is_gone_or_going(self, builder: Builder) -> None:
@@ -264,9 +264,9 @@ class TestByHand:
         model = builder.create(model_spec(dataset.id))
         builder.catalog.deletion.request_delete(model.kind, model.id)
         with pytest.raises(ConflictError):
-            builder.catalog.work.request_by_hand(model.kind, model.id)
+            builder.catalog.work.request_manually(model.kind, model.id)
         with pytest.raises(NotFoundError):
-            builder.catalog.work.request_by_hand(Kind.AUDIENCE_MODEL, "nobody")
+            builder.catalog.work.request_manually(Kind.AUDIENCE_MODEL, "nobody")
 
 
 class TestRefresh:

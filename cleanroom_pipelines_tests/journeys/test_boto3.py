@@ -77,7 +77,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
 
 
 @dataclass
-class Made:
+class AssetResult:
     """What the publisher has made."""
 
     dataset: str
@@ -86,7 +86,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(journey: Journey) -> Made:
+def made(journey: Journey) -> AssetResult:
     """A trained and shared model of the publisher's."""
     publisher, me = journey.publisher, journey.parties.publisher
     dataset = publisher.create_training_dataset(**dataset_parameters(me))["trainingDatasetArn"]
@@ -99,10 +99,10 @@ def made(journey: Journey) -> Made:
         configuredAudienceModelArn=arn,
         configuredAudienceModelPolicy=policy_for(arn, journey.parties.advertiser.account_id),
     )
-    return Made(dataset, model, arn)
+    return AssetResult(dataset, model, arn)
 
 
-def test_from_an_uploaded_seed_to_a_downloaded_audience_and_away(journey: Journey, made: Made) -> None:
+def test_from_an_uploaded_seed_to_a_downloaded_audience_and_away(journey: Journey, made: AssetResult) -> None:
     publisher, advertiser, parties = journey.publisher, journey.advertiser, journey.parties
     seed = "".join(json.dumps({"user_id": user}) + "\n" for user in SEED_USERS).encode()
     assert upload(journey.server.url, parties.advertiser, "campaign-seeds/spring.jsonl", seed).status == 200
@@ -167,7 +167,7 @@ def test_from_an_uploaded_seed_to_a_downloaded_audience_and_away(journey: Journe
     assert publisher.list_audience_export_jobs()["audienceExportJobs"] == []
 
 
-def test_a_model_and_its_dataset_go_in_order(journey: Journey, made: Made) -> None:
+def test_a_model_and_its_dataset_go_in_order(journey: Journey, made: AssetResult) -> None:
     publisher = journey.publisher
     passing = dataset_parameters(journey.parties.publisher, "passing")
     dataset = publisher.create_training_dataset(**passing)["trainingDatasetArn"]
@@ -186,7 +186,7 @@ def test_a_model_and_its_dataset_go_in_order(journey: Journey, made: Made) -> No
         publisher.get_training_dataset(trainingDatasetArn=dataset)
 
 
-def test_a_seed_by_sql(journey: Journey, made: Made) -> None:
+def test_a_seed_by_sql(journey: Journey, made: AssetResult) -> None:
     advertiser, me = journey.advertiser, journey.parties.advertiser
     sql = {"queryString": "SELECT user_id FROM shop.customers WHERE visits >= 5"}
     asked = job_parameters(me, made.configured, "by-sql", seedAudience={"roleArn": me.role, "sqlParameters": sql})
@@ -198,7 +198,7 @@ def test_a_seed_by_sql(journey: Journey, made: Made) -> None:
     advertiser.delete_audience_generation_job(audienceGenerationJobArn=job)
 
 
-def test_a_seed_that_is_not_there_fails_its_job_with_a_reason(journey: Journey, made: Made) -> None:
+def test_a_seed_that_is_not_there_fails_its_job_with_a_reason(journey: Journey, made: AssetResult) -> None:
     advertiser = journey.advertiser
     asked = job_parameters(journey.parties.advertiser, made.configured, "nowhere")
     asked["seedAudience"]["dataSource"]["s3Uri"] = "s3://advertiser-seeds/nowhere.jsonl"
@@ -210,7 +210,7 @@ def test_a_seed_that_is_not_there_fails_its_job_with_a_reason(journey: Journey, 
     assert "nowhere.jsonl" not in json.dumps(seen, default=str)
 
 
-def test_the_paginators_give_everything_once_and_end(journey: Journey, made: Made) -> None:
+def test_the_paginators_give_everything_once_and_end(journey: Journey, made: AssetResult) -> None:
     advertiser, publisher = journey.advertiser, journey.publisher
     names = [f"table-{number}" for number in range(5)]
     for name in names:
@@ -227,7 +227,7 @@ def test_the_paginators_give_everything_once_and_end(journey: Journey, made: Mad
         assert found.get(member, []) == getattr(publisher, operation)()[member]
 
 
-def test_every_documented_error_is_boto3_s_own_class(journey: Journey, made: Made) -> None:
+def test_every_documented_error_is_boto3_s_own_class(journey: Journey, made: AssetResult) -> None:
     publisher, advertiser, me = journey.publisher, journey.advertiser, journey.parties.publisher
     with raised(publisher, "ValidationException") as told:
         publisher.create_audience_model(name="x" * 64, trainingDatasetArn=made.dataset)
@@ -279,7 +279,7 @@ def test_an_unsigned_client_is_refused(journey: Journey) -> None:
         unsigned.list_audience_models()
 
 
-def test_the_audit_log_has_every_change_and_every_refusal(journey: Journey, made: Made) -> None:
+def test_the_audit_log_has_every_change_and_every_refusal(journey: Journey, made: AssetResult) -> None:
     publisher, me = journey.publisher, journey.parties.publisher
     publisher.create_training_dataset(**dataset_parameters(me, "audited"))
     publisher.tag_resource(resourceArn=made.model, tags={"audited": "yes"})

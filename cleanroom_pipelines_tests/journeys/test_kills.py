@@ -29,9 +29,9 @@ from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.runs.building import verify_exported_files
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import verify_exported_files
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -122,7 +122,7 @@ class Shop:
             if not any(version.status in OPEN for version in self.newest(Kind.GENERATION_JOB)):
                 self.drop()
         else:
-            catalog.work.request_by_hand(Kind(stage), worlds.the(self.installation, Kind(stage)).id)
+            catalog.work.request_manually(Kind(stage), worlds.the(self.installation, Kind(stage)).id)
 
     def newest(self, kind: Kind) -> list[Version]:
         """The newest version of each resource of a kind."""

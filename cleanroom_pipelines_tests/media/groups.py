@@ -13,9 +13,9 @@ from cleanroom_pipelines.catalog import RECORDS, CustomAudienceSpec, DataRoom, K
 from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.budgets import Budget, room_pair
+from cleanroom_pipelines.runs.building_audiences import FILES
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
-from cleanroom_pipelines.runs.making_audiences import FILES
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.terms import CollaborationType, Permission
@@ -164,7 +164,7 @@ class MediaWorld:
         if record.parent_kind is not None and record.parent_id is not None:
             parent = catalog.resources.current_version(record.parent_kind, record.parent_id)
             parents = () if parent is None else (ParentRef(parent.kind, record.parent_id, parent.number),)
-        catalog.work.finish(claim, {"sentence": "Made."}, parents)
+        catalog.work.finish(claim, {"sentence": "AssetResult."}, parents)
         return claim.number
 
     def fail(self, kind: Kind, key: str, code: StatusCode, message: str) -> None:

@@ -17,7 +17,7 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.runs.inbox import Drop, find_drops, register_drop, settle_drop
+from cleanroom_pipelines.runs.inbox import Drop, close_drop, find_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.uploads.roles import Role
@@ -58,7 +58,7 @@ def finish_all(catalog: Catalog) -> None:
     while ready := catalog.work.ready():
         for version in ready:
             claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
-            catalog.work.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
+            catalog.work.finish(claim, {"sentence": "AssetResult."}, parents_of(catalog, version))
 
 
 def write_artifact(installation: Installation, asset: str, resource_id: str, number: int, **files: object) -> str:
@@ -135,7 +135,7 @@ class Inbox:
             self.settle(record)
 
     def settle(self, record: object) -> None:
-        settle_drop(self.installation, record.generation_job_id if record.kind is Kind.EXPORT_JOB else record.id)
+        close_drop(self.installation, record.generation_job_id if record.kind is Kind.EXPORT_JOB else record.id)
 
     def export_of(self, job: object) -> object:
         (export,) = self.catalog.resources.list(Kind.EXPORT_JOB, parent_id=job.id).items

@@ -29,9 +29,9 @@ from cleanroom_pipelines.catalog import (
     Resource,
     Version,
 )
+from cleanroom_pipelines.runs.building import build_audience_export
+from cleanroom_pipelines.runs.building_audiences import build_audience_list
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import make_audience_export
-from cleanroom_pipelines.runs.making_audiences import make_audience_list
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata
 from cleanroom_pipelines.storage import ArtifactReference
@@ -88,7 +88,7 @@ class Delivery:
 
     def make(self, run: str) -> None:
         """Deliver it, as a run does."""
-        make = make_audience_export if self.record.kind is Kind.EXPORT_JOB else make_audience_list
+        make = build_audience_export if self.record.kind is Kind.EXPORT_JOB else build_audience_list
         make(self.installation, self.record.id, Run(run, self.version.number))
 
     def delete(self) -> None:
@@ -180,7 +180,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
         pq.write_table(pa.table({"user_id": USERS[:N_DELIVERED]}), draft.path / "users.parquet")
         (draft.path / "audience.json").write_text(json.dumps({"is_enough": True, "questions": [], "reveals": []}))
     catalog.work.publish_artifact(claim, "custom_audience", reference.version)
-    catalog.work.finish(claim, {"sentence": "Made."}, (version.ref,))
+    catalog.work.finish(claim, {"sentence": "AssetResult."}, (version.ref,))
     record = catalog.resources.create(
         AudienceListSpec(
             name="list",
@@ -229,7 +229,7 @@ def close(catalog: Catalog, record: Resource) -> None:
     """Close a resource's first version as ACTIVE, nothing made."""
     claim = catalog.work.claim(record.kind, record.id, 1, "run")
     assert claim is not None
-    catalog.work.finish(claim, {"sentence": "Made."})
+    catalog.work.finish(claim, {"sentence": "AssetResult."})
 
 
 def below(folder: Path) -> list[Path]:

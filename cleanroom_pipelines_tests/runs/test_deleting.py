@@ -23,7 +23,7 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, GenerationJobSpec, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.runs import deleting
-from cleanroom_pipelines.runs.deleting import delete_pending, find_leaving, sweep_deleted
+from cleanroom_pipelines.runs.deleting import delete_pending, find_pending_deletions, sweep_deleted
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.supervision import supervise
@@ -449,7 +449,7 @@ def test_a_run_that_is_at_work_is_waited_for(room: Room, status: dg.DagsterRunSt
 
     run = room.instance.create_run_for_job(late, status=status, tags={PARTITION: export})
     room.installation.catalog.work.heartbeat_worker(run.run_id)
-    assert find_leaving(room.installation, room.instance) == ()
+    assert find_pending_deletions(room.installation, room.instance) == ()
     assert room.delete() == 0
     assert room.stored(first)
     room.instance.report_run_failed(run)

@@ -25,19 +25,19 @@ from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.delivery.exports import verify_export
-from cleanroom_pipelines.runs.inbox import find_drops, recover_drops, register_drop, settle_all_drops
+from cleanroom_pipelines.runs.building import (
+    build_audience,
+    build_audience_export,
+    build_audience_model,
+    build_configured_audience_model,
+    build_seed_validation_report,
+    build_training_dataset,
+)
+from cleanroom_pipelines.runs.building_audiences import build_audience_list
+from cleanroom_pipelines.runs.building_rooms import ROOM_ASSETS, build_room_asset
+from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, recover_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import (
-    make_audience,
-    make_audience_export,
-    make_audience_model,
-    make_configured_audience_model,
-    make_seed_validation_report,
-    make_training_dataset,
-)
-from cleanroom_pipelines.runs.making_audiences import make_audience_list
-from cleanroom_pipelines.runs.making_rooms import ROOM_ASSETS, make_room_asset
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.seeds import forget_spent_seeds
 from cleanroom_pipelines.runs.work import Run
@@ -70,18 +70,18 @@ def opened(folder: Path, *, later: timedelta = timedelta()) -> Installation:
 def make(installation: Installation, kind: Kind, key: str, run: Run) -> None:
     """Make all assets of a version, as its run does."""
     if kind is Kind.GENERATION_JOB:
-        make_seed_validation_report(installation, key, run)
-        make_audience(installation, key, run)
+        build_seed_validation_report(installation, key, run)
+        build_audience(installation, key, run)
     elif kind is Kind.DATA_ROOM:
         for asset in ROOM_ASSETS:
-            make_room_asset(installation, key, run, asset=asset, finishes=asset == ROOM_ASSETS[-1])
+            build_room_asset(installation, key, run, asset=asset, finishes=asset == ROOM_ASSETS[-1])
     else:
         makers = {
-            Kind.TRAINING_DATASET: make_training_dataset,
-            Kind.AUDIENCE_MODEL: make_audience_model,
-            Kind.CONFIGURED_AUDIENCE_MODEL: make_configured_audience_model,
-            Kind.EXPORT_JOB: make_audience_export,
-            Kind.AUDIENCE_LIST: make_audience_list,
+            Kind.TRAINING_DATASET: build_training_dataset,
+            Kind.AUDIENCE_MODEL: build_audience_model,
+            Kind.CONFIGURED_AUDIENCE_MODEL: build_configured_audience_model,
+            Kind.EXPORT_JOB: build_audience_export,
+            Kind.AUDIENCE_LIST: build_audience_list,
         }
         makers[kind](installation, key, run)
 
@@ -90,7 +90,7 @@ def do_pending(installation: Installation, run: str) -> None:
     """Do what is pending, with what every process that works does before."""
     catalog = installation.catalog
     recover_drops(installation)
-    settle_all_drops(installation)
+    close_all_drops(installation)
     catalog.work.reap()
     catalog.work.settle_orphans()
     forget_spent_seeds(installation)

@@ -23,11 +23,11 @@ from cleanroom_pipelines.runs.inbox import (
     ACCEPTED,
     REJECTED,
     Drop,
+    close_all_drops,
+    close_drop,
     find_drops,
     recover_drops,
     register_drop,
-    settle_all_drops,
-    settle_drop,
 )
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import SeedVault
@@ -355,7 +355,7 @@ def test_a_name_that_is_taken_is_not_in_the_way(inbox: Inbox) -> None:
 def test_what_ended_well_leaves_a_receipt_and_no_seed(inbox: Inbox) -> None:
     inbox.drop("Anna Maria.csv")
     (job,) = inbox.register()
-    settle_drop(inbox.installation, job.id)
+    close_drop(inbox.installation, job.id)
     assert inbox.receipts(ACCEPTED) == inbox.receipts(REJECTED) == []
     inbox.finish(job)
     assert inbox.receipts(ACCEPTED) == []  # its export is still to be made
@@ -391,7 +391,7 @@ def test_an_export_that_failed_is_rejected(inbox: Inbox) -> None:
     (receipt,) = inbox.receipts(REJECTED)
     assert receipt["statusCode"] == "DESTINATION_NOT_WRITABLE"
     assert receipt["exports"] == []
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED) == [receipt]
 
 
@@ -420,12 +420,12 @@ def test_a_receipt_that_a_cut_off_run_did_not_leave_is_left_later(inbox: Inbox) 
     inbox.fail(failed, settle=False)
     inbox.finish(well, settle=False)
     inbox.finish(inbox.export_of(well), settle=False)
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert [receipt["job"] for receipt in inbox.receipts(REJECTED)] == [failed.id]
     assert [receipt["job"] for receipt in inbox.receipts(ACCEPTED)] == [well.id]
     assert inbox.seeds() == []
     before = {path: path.stat().st_mtime_ns for path in inbox.folder.rglob("*.json")}
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert {path: path.stat().st_mtime_ns for path in inbox.folder.rglob("*.json")} == before
 
 
@@ -439,7 +439,7 @@ def test_settling_cut_off_anywhere_is_finished_later(inbox: Inbox, owner: object
     inbox.fail(job, settle=False)
     with cut_off(owner, name, after):
         inbox.settle(job)
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert len(inbox.receipts(REJECTED)) == 1
     assert inbox.receipts(ACCEPTED) == []
     assert inbox.seeds() == []
@@ -452,7 +452,7 @@ def test_a_damaged_report_does_not_stop_the_receipt(inbox: Inbox) -> None:
     inbox.fail(job, settle=False)
     for path in inbox.installation.home.artifacts.rglob("report.json"):
         path.write_text("{")
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     (receipt,) = inbox.receipts(REJECTED)
     assert receipt["report"] is None
 
@@ -465,8 +465,8 @@ def test_other_jobs_get_no_receipt(inbox: Inbox, tmp_path: Path) -> None:
         inbox.installation, configured=inbox.configured.id, seed=tmp_path / "members.csv", name="By hand"
     )
     inbox.fail(job)
-    settle_all_drops(inbox.installation)
-    settle_drop(inbox.installation, "gone-0123456789ab")
+    close_all_drops(inbox.installation)
+    close_drop(inbox.installation, "gone-0123456789ab")
     assert not inbox.folder.exists()
     assert inbox.seeds() == [SEED]  # materialised again, it is wanted
 
@@ -484,7 +484,7 @@ def test_dropped_again_after_a_failure_it_is_attempted_again(inbox: Inbox, name:
     assert again.id == job.id
     assert inbox.lying() == []
     version = inbox.newest(job)
-    assert (version.number, version.status, version.turn) == (1, Status.CREATE_PENDING, 1)
+    assert (version.number, version.status, version.queue_generation) == (1, Status.CREATE_PENDING, 1)
     assert inbox.receipts(REJECTED) == []
     with inbox.installation.vault.opening(again.seed_location) as path:
         assert path.read_bytes() == SEED
@@ -504,8 +504,8 @@ def test_dropped_again_while_it_is_made_or_after_it_was_made_it_is_one_job(inbox
     claim = inbox.claim(job)
     inbox.drop()
     inbox.register()
-    assert inbox.newest(job).turn == 0
-    inbox.catalog.work.finish(claim, {"sentence": "Made."})
+    assert inbox.newest(job).queue_generation == 0
+    inbox.catalog.work.finish(claim, {"sentence": "AssetResult."})
     inbox.drop()
     inbox.register()
     inbox.finish(inbox.export_of(job))
@@ -545,7 +545,7 @@ AGAIN: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("owner, name", AGAIN)
-@pytest.mark.parametrize("first", [recover_drops, settle_all_drops])
+@pytest.mark.parametrize("first", [recover_drops, close_all_drops])
 def test_another_attempt_cut_off_anywhere_is_made(
     inbox: Inbox, owner: object, name: str, after: bool, first: Callable[[Installation], None]
 ) -> None:
@@ -558,16 +558,16 @@ def test_another_attempt_cut_off_anywhere_is_made(
     first(inbox.installation)
     recover_drops(inbox.installation)
     inbox.register()
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert inbox.lying() == []
-    assert inbox.newest(job).turn == 1
+    assert inbox.newest(job).queue_generation == 1
     assert inbox.newest(job).status is Status.CREATE_PENDING
     assert inbox.seeds() == [SEED]
     assert inbox.receipts(REJECTED) == []
     # what was asked for once is done once
     inbox.fail(job)
     recover_drops(inbox.installation)
-    assert inbox.newest(job).turn == 1
+    assert inbox.newest(job).queue_generation == 1
     assert inbox.seeds() == []
 
 
@@ -578,7 +578,7 @@ def test_while_its_job_is_deleted_the_drop_waits(inbox: Inbox) -> None:
     inbox.catalog.deletion.request_delete(Kind.GENERATION_JOB, job.id)
     inbox.drop()
     assert inbox.register() == [None]
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert inbox.lying() == ["members.csv"]
     inbox.catalog.deletion.begin_delete(Kind.GENERATION_JOB, job.id)
     inbox.catalog.deletion.finish_delete(Kind.GENERATION_JOB, job.id)
@@ -591,7 +591,7 @@ def test_cancelled_and_dropped_again_it_is_attempted_again(inbox: Inbox) -> None
     inbox.drop()
     (job,) = inbox.register()
     inbox.catalog.work.request_cancel(Kind.GENERATION_JOB, job.id)
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED)[0]["statusCode"] == "CANCELLED"
     assert inbox.seeds() == []
     inbox.drop()
@@ -644,7 +644,7 @@ def test_a_job_whose_receipt_lies_there_is_not_looked_at_until_more_is_asked_of_
     assert owed() == [job.id]
     inbox.catalog.resources.settle_receipt(job.id, told)  # by a process that looked before
     assert owed() == [job.id]
-    settle_all_drops(inbox.installation)
+    close_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED) == []
     inbox.finish(inbox.export_of(job))
     assert (owed(), len(inbox.receipts(ACCEPTED))) == ([], 1)

@@ -15,7 +15,7 @@ import pytest
 from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.errors import ClaimLostError, EngineError, SeedError
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.signals import heeding_signals
+from cleanroom_pipelines.runs.signals import handle_signals
 from cleanroom_pipelines.runs.work import Run, Work, working
 
 from .building import make_room
@@ -140,13 +140,13 @@ def test_an_error_without_a_signal_fails_the_work(installation: Installation, ke
 
 
 def test_signals_are_told_at_once_and_only_inside(tell: Callable[[], None]) -> None:
-    with heeding_signals() as outer, heeding_signals() as inner:
+    with handle_signals() as outer, handle_signals() as inner:
         assert inner is outer
         assert not outer.wait(0.01)
         with pytest.raises(Interrupted):
             tell()
         assert inner.is_set()
         assert outer.wait(60)
-    with heeding_signals() as next_one:
+    with handle_signals() as next_one:
         assert not next_one.is_set()
     assert signal.set_wakeup_fd(-1) == -1, "nothing is left installed"

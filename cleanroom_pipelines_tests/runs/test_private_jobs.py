@@ -19,7 +19,7 @@ from cleanroom_pipelines.catalog import Kind, LedgerLine
 from cleanroom_pipelines.defs.pages import metadata_of
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.privacy import Price, Releaser
-from cleanroom_pipelines.runs.making import Made, newest_artifact
+from cleanroom_pipelines.runs.building import AssetResult, newest_artifact
 from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
 from cleanroom_pipelines.similarity.private_lookalikes import choose
 from cleanroom_pipelines_tests.server.server import ADVERTISER, PUBLISHER, STRANGER
@@ -362,11 +362,11 @@ def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Roa
     job = arn.rpartition("/")[2]
     manifest, documents = newest_artifact(road.installation, Kind.GENERATION_JOB, job, "audience")
     with worlds.without_pictures():
-        page = metadata_of(road.installation, Made("audience", job, "Made.", manifest, documents))
+        page = metadata_of(road.installation, AssetResult("audience", job, "Made.", manifest, documents))
     assert "units" in str(page["privacy"])
     export = worlds.the(road.installation, Kind.EXPORT_JOB).id
     manifest, documents = newest_artifact(road.installation, Kind.EXPORT_JOB, export, "audience_export")
-    page = metadata_of(road.installation, Made("audience_export", export, "Made.", manifest, documents))
+    page = metadata_of(road.installation, AssetResult("audience_export", export, "Made.", manifest, documents))
     assert page["reveals by design"] == "seed"
 
 

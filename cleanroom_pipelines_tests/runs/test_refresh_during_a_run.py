@@ -11,7 +11,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import Cause, ExportJob, Kind, Status
 from cleanroom_pipelines.delivery.exports import verify_export
-from cleanroom_pipelines.runs.making import make_audience
+from cleanroom_pipelines.runs.building import build_audience
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.work import Run
@@ -44,7 +44,7 @@ def test_a_refresh_that_fires_during_a_run(
 
         with monkeypatch.context() as patched:
             patched.setattr(ranking, "generate", generate_while_the_model_is_refreshed)
-            make_audience(installation, job.id, Run("job", number=1))
+            build_audience(installation, job.id, Run("job", number=1))
         refreshed = catalog.resources.current_version(Kind.AUDIENCE_MODEL, model.id)
         assert refreshed is not None
         assert refreshed.number == before.number + 1

@@ -24,9 +24,9 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import CleanroomError, SeedError, StatusCode
+from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import newest_artifact
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.similarity.ranking import generate
 

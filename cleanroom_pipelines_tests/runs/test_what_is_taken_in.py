@@ -19,10 +19,10 @@ import pytest
 from cleanroom_pipelines.catalog import Catalog, DataRoom, GenerationJob, Kind, Upload
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
+from cleanroom_pipelines.runs.building import build_seed_validation_report
+from cleanroom_pipelines.runs.building_rooms import build_room_asset
 from cleanroom_pipelines.runs.inbox import StillWrittenError
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import make_seed_validation_report
-from cleanroom_pipelines.runs.making_rooms import make_room_asset
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.runs.running import load_repository
 from cleanroom_pipelines.runs.seeds import start_job_from_file
@@ -168,7 +168,7 @@ def test_a_seed_that_was_altered_in_the_vault_is_not_used(inbox: Inbox, damage: 
     (job,) = inbox.register()
     damage(inbox.installation.home.seeds / job.seed_location)
     with pytest.raises(SeedError, match="was altered"):
-        make_seed_validation_report(inbox.installation, job.id, Run("run", 1))
+        build_seed_validation_report(inbox.installation, job.id, Run("run", 1))
     version = inbox.newest(job)
     assert (version.status, version.status_code) == ("CREATE_FAILED", "SEED_INVALID")
 
@@ -251,8 +251,8 @@ def test_a_system_without_leases_waits(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "seed.csv"
     path.touch()
     changed = path.stat().st_mtime
-    assert open_files.may_be_being_written(path, changed + 59)
-    assert not open_files.may_be_being_written(path, changed + 61)
+    assert open_files.may_still_be_written(path, changed + 59)
+    assert not open_files.may_still_be_written(path, changed + 61)
 
 
 def test_opening_the_file_while_it_is_looked_at_ends_nobody(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_opening_the_file_while_it_is_looked_at_ends_nobody(tmp_path: Path) -> N
         return call(descriptor, command, argument)
 
     with mock.patch.object(fcntl, "fcntl", meanwhile):
-        assert not open_files.may_be_being_written(path, 0)
+        assert not open_files.may_still_be_written(path, 0)
     assert len(opened) == 1
 
 
@@ -424,7 +424,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
     shutil.copyfile(uploads / str(other.location), uploads / str(wanted.location))
     version = installation.catalog.rooms.provision(room.id, {"matching:EMAIL": wanted.id})
     with pytest.raises(ConfigurationError, match="is another one"):
-        make_room_asset(installation, room.id, Run("run", version.number), asset="base_audience", finishes=True)
+        build_room_asset(installation, room.id, Run("run", version.number), asset="base_audience", finishes=True)
     assert list(installation.home.scratch.iterdir()) == []
 
 

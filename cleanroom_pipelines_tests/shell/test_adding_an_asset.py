@@ -15,16 +15,16 @@ PACKAGE = Path(cleanroom_pipelines.__file__).parent
 
 _ROW = '    "export_receipt": AssetRow(Kind.EXPORT_JOB, "1", "receipt_page.export_receipt"),\n'
 _FILES = {
-    "runs/making_receipts.py": '''"""A receipt for each export."""
+    "runs/building_receipts.py": '''"""A receipt for each export."""
 
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import Made
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.work import Run
 
 
-def make_receipt(installation: Installation, partition: str, run: Run) -> Made:
+def make_receipt(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Make nothing yet."""
-    return Made("export_receipt", partition, "Nothing to do.")
+    return AssetResult("export_receipt", partition, "Nothing to do.")
 ''',
     "defs/assets/receipt.py": '''"""Receipts."""
 
@@ -33,7 +33,7 @@ import dagster as dg
 from cleanroom_pipelines.defs.declaring import PUBLISHER, asset
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.making_receipts import make_receipt
+from cleanroom_pipelines.runs.building_receipts import make_receipt
 
 
 @asset("lookalike", PUBLISHER, {"python"}, deps=["audience_export"])

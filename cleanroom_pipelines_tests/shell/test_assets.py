@@ -17,8 +17,8 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
+from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import newest_artifact, verify_exported_files
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -196,7 +196,7 @@ def test_nothing_was_made_twice(finished: Shell) -> None:
         assert len(finished.installation.store.versions(asset, partition)) == 1
     for kind in worlds.ROAD:
         version = worlds.newest(finished.installation, kind)
-        assert (version.attempt, version.turn) == (1, 0), "no claim was given back on the way"
+        assert (version.attempt, version.queue_generation) == (1, 0), "no claim was given back on the way"
 
 
 def test_no_seed_is_left_behind(finished: Shell) -> None:

@@ -179,7 +179,7 @@ def test_a_failed_resource_gets_another_attempt(new_shell: Callable[[str], Shell
 
 def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
     dataset, model = trained.partition("training_dataset"), trained.partition("audience_model")
-    trained.installation.catalog.work.request_by_hand(Kind.TRAINING_DATASET, dataset)
+    trained.installation.catalog.work.request_manually(Kind.TRAINING_DATASET, dataset)
     result = trained.materialize("audience_model", partition=model)
     assert result.success
     assert len(worlds.materializations(trained.instance, "audience_model")) == 1
@@ -188,7 +188,7 @@ def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
 
 def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
     catalog, dataset = trained.installation.catalog, trained.partition("training_dataset")
-    asked = catalog.work.request_by_hand(Kind.TRAINING_DATASET, dataset)
+    asked = catalog.work.request_manually(Kind.TRAINING_DATASET, dataset)
     claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset, asked.version.number, "another run")
     assert claim is not None
     result = trained.materialize("training_dataset", partition=dataset)
@@ -291,7 +291,7 @@ def while_training(
 
 
 def pending_model(shell: Shell) -> Version:
-    return shell.installation.catalog.work.request_by_hand(
+    return shell.installation.catalog.work.request_manually(
         Kind.AUDIENCE_MODEL, shell.partition("audience_model")
     ).version
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from cleanroom_pipelines.catalog import Cause, Kind, TrainingDatasetSpec
-from cleanroom_pipelines.runs.making import make_audience_model, make_training_dataset
+from cleanroom_pipelines.runs.building import build_audience_model, build_training_dataset
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import ArtifactReference
@@ -24,11 +24,11 @@ def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
         worlds.apply(installation, declaration)
         dataset = worlds.the(installation, Kind.TRAINING_DATASET)
         model = worlds.the(installation, Kind.AUDIENCE_MODEL)
-        make_training_dataset(installation, dataset.id, Run("first", 1))
+        build_training_dataset(installation, dataset.id, Run("first", 1))
         for number in (1, 2):
             if number == 2:
                 installation.catalog.work.request_version(Kind.AUDIENCE_MODEL, model.id, Cause.BY_HAND)
-            manifest = make_audience_model(installation, model.id, Run(f"run {number}", number)).manifest
+            manifest = build_audience_model(installation, model.id, Run(f"run {number}", number)).manifest
             assert manifest is not None
             made[number] = {file.name: file.sha256 for file in manifest.files if file.name != "training.json"}
             reference = ArtifactReference("audience_model", model.id, manifest.version)
@@ -58,6 +58,6 @@ def test_a_single_file_is_not_kept(tmp_path: Path) -> None:
     world = worlds.write_world(tmp_path / "files")
     with worlds.installed(tmp_path / "home") as installation:
         worlds.apply(installation, world.declaration)
-        make_training_dataset(installation, worlds.the(installation, Kind.TRAINING_DATASET).id, Run("a", 1))
-        make_audience_model(installation, worlds.the(installation, Kind.AUDIENCE_MODEL).id, Run("b", 1))
+        build_training_dataset(installation, worlds.the(installation, Kind.TRAINING_DATASET).id, Run("a", 1))
+        build_audience_model(installation, worlds.the(installation, Kind.AUDIENCE_MODEL).id, Run("b", 1))
         assert not installation.home.day_caches.exists()

@@ -114,7 +114,7 @@ def test_the_night_sweeps_what_a_queued_run_left(again: Shell) -> None:
     again.run_pending()
     as_run(again, "generate_audience", dg.DagsterRunStatus.CANCELED, **{"dagster/partition": job})
     assert named(again, job)
-    result = repository().get_job("keep_house").execute_in_process(instance=again.instance)
+    result = repository().get_job("housekeeping").execute_in_process(instance=again.instance)
     assert result.success
     assert named(again, job) == []
 

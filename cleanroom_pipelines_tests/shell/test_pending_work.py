@@ -85,17 +85,17 @@ def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: S
     as_run(trained, request.job_name, dg.DagsterRunStatus.FAILURE, **tags)
     assert tick(trained, "pending_work").run_requests == [], "the version is reserved for it"
     (worker,) = tick(trained, "pending_work", later=RESERVED_SECONDS + 1).run_requests
-    assert worker.job_name == "work_through_pending", "Dagster starts no second run under a key it has seen"
+    assert worker.job_name == "run_all_pending", "Dagster starts no second run under a key it has seen"
 
 
 def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
     add_models(trained, 12)
     requests = tick(trained, "pending_work").run_requests
-    assert [request.job_name for request in requests] == ["work_through_pending"] * 2
+    assert [request.job_name for request in requests] == ["run_all_pending"] * 2
     small = {"cleanroom/lane": "small"}
-    as_run(trained, "work_through_pending", RUNNING, **small)
+    as_run(trained, "run_all_pending", RUNNING, **small)
     assert len(tick(trained, "pending_work").run_requests) == 1
-    as_run(trained, "work_through_pending", WAITING, **small)
+    as_run(trained, "run_all_pending", WAITING, **small)
     found = tick(trained, "pending_work")
     assert found.run_requests == []
     assert found.skip_message == "2 workers are at 12 pending small versions."
@@ -104,7 +104,7 @@ def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
 def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
 
     keys = add_models(trained, 4)
-    job = repository().get_job("work_through_pending")
+    job = repository().get_job("run_all_pending")
     result = job.execute_in_process(instance=trained.instance, raise_on_error=False)
     assert result.success
     for key in keys:
@@ -167,8 +167,8 @@ def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(train
 
 @pytest.mark.parametrize("status", [RUNNING, WAITING])
 def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.DagsterRunStatus) -> None:
-    lost = as_run(trained, "work_through_pending", status)
-    alive = as_run(trained, "work_through_pending", RUNNING)
+    lost = as_run(trained, "run_all_pending", status)
+    alive = as_run(trained, "run_all_pending", RUNNING)
     trained.installation.catalog.work.heartbeat_worker(alive)
     tick(trained, "pending_work")
     assert status_of(trained, lost) is status, "starting a process takes its time"
@@ -185,11 +185,11 @@ def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(traine
     as_run(trained, request.job_name, WAITING, **tags)
     assert tick(trained, "pending_work").run_requests == []
     (instead,) = tick(trained, "pending_work", later=200).run_requests
-    assert instead.job_name == "work_through_pending"
+    assert instead.job_name == "run_all_pending"
 
 
 def test_a_worker_that_went_silent_is_failed_and_forgotten(trained: Shell) -> None:
-    worker = as_run(trained, "work_through_pending", RUNNING)
+    worker = as_run(trained, "run_all_pending", RUNNING)
     trained.installation.catalog.work.heartbeat_worker(worker)
     tick(trained, "pending_work", later=61)
     assert status_of(trained, worker) is dg.DagsterRunStatus.FAILURE

@@ -26,7 +26,7 @@ POOL = "memory"
 def pending_model(shell: Shell) -> Version:
     catalog = shell.installation.catalog
     model = worlds.the(shell.installation, Kind.AUDIENCE_MODEL)
-    catalog.work.request_by_hand(Kind.AUDIENCE_MODEL, model.id)
+    catalog.work.request_manually(Kind.AUDIENCE_MODEL, model.id)
     return catalog.resources.newest_version(Kind.AUDIENCE_MODEL, model.id)
 
 

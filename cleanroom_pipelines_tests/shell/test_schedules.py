@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import newest_artifact
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -174,8 +174,8 @@ def test_housekeeping_deletes_what_was_superseded_and_nothing_current(
     shell = replace(refreshed.shell, installation=Installation.from_environment(), folder=tmp_path)
     files = files_of(shell)
     (request,) = schedule_tick(shell, "nightly_housekeeping").run_requests
-    assert request.job_name in (None, "keep_house")
-    house = repository().get_job("keep_house")
+    assert request.job_name in (None, "housekeeping")
+    house = repository().get_job("housekeeping")
     assert house.execute_in_process(instance=shell.instance).success
     assert [path for path in files if not path.exists()] == []
     monkeypatch.setenv("CLEANROOM_RETENTION_DAYS", "1e-9")

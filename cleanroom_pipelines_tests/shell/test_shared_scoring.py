@@ -161,16 +161,16 @@ def test_whoever_falls_silent_is_taken_over(
     alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    lay_open = shared_scoring.lay_open
+    publish_scoring = shared_scoring.publish_scoring
 
     def with_dead_helpers(folder: Path, *arguments: object) -> None:
-        lay_open(folder, *arguments)  # type: ignore[arg-type]
+        publish_scoring(folder, *arguments)  # type: ignore[arg-type]
         for number in (0, N_SHARDS - 1):
             claim = folder / f"{number}.claim"
             claim.touch()
             os.utime(claim, (time.time() - 3_600, time.time() - 3_600))
 
-    monkeypatch.setattr(shared_scoring, "lay_open", with_dead_helpers)
+    monkeypatch.setattr(shared_scoring, "publish_scoring", with_dead_helpers)
     run_pending(installation, dagster)
     assert ranking(installation) == alone
 
@@ -179,15 +179,15 @@ def test_what_helpers_get_does_not_tell_who_the_seed_is(
     world: World, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    lay_open, seen = shared_scoring.lay_open, []
+    publish_scoring, seen = shared_scoring.publish_scoring, []
 
     def looked_at(folder: Path, *arguments: object) -> None:
-        lay_open(folder, *arguments)  # type: ignore[arg-type]
+        publish_scoring(folder, *arguments)  # type: ignore[arg-type]
         seen.append({path.name: path.read_bytes() for path in folder.iterdir()})
         with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
             assert all(len(arrays[name]) == 0 for name in arrays if name.startswith(("seed", "held_out")))
 
-    monkeypatch.setattr(shared_scoring, "lay_open", looked_at)
+    monkeypatch.setattr(shared_scoring, "publish_scoring", looked_at)
     run_pending(installation, dagster)
     (files,) = seen
     assert {"plan.json", "fit.json", "arrays.npz", "trees.txt"} == set(files)
@@ -206,15 +206,15 @@ def test_a_cancelled_job_leaves_nothing_open(
     shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
-    lay_open = shared_scoring.lay_open
+    publish_scoring = shared_scoring.publish_scoring
 
     def then_cancel(folder: Path, *arguments: object) -> None:
-        lay_open(folder, *arguments)  # type: ignore[arg-type]
+        publish_scoring(folder, *arguments)  # type: ignore[arg-type]
         job = worlds.the(installation, Kind.GENERATION_JOB)
         installation.catalog.work.request_cancel(Kind.GENERATION_JOB, job.id)
 
     monkeypatch.setattr(work, "SECONDS_BETWEEN_REPORTS", 0.0)  # so that the run asks at the next shard
-    monkeypatch.setattr(shared_scoring, "lay_open", then_cancel)
+    monkeypatch.setattr(shared_scoring, "publish_scoring", then_cancel)
     run_pending(installation, dagster)
     version = worlds.newest(installation, Kind.GENERATION_JOB)
     assert version.status_code == "CANCELLED"

@@ -13,10 +13,10 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.catalog import (
     ArnParts,
     Catalog,
+    JobViewPage,
     Kind,
     Page,
     Resource,
-    SeenJobs,
     Stage,
     Status,
     parse_arn,
@@ -136,7 +136,7 @@ def page_of(endpoint: Endpoint, caller: Caller, kind: Kind, parameters: Paramete
     return endpoint.catalog.resources.list(kind, caller.account_id, region=caller.region, **paging(parameters))
 
 
-def shown_page(page: Page | SeenJobs, member: str, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
+def shown_page(page: Page | JobViewPage, member: str, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
     """A page of a listing as the API shows it."""
     return {member: [show(record) for record in page.items], "nextToken": page.after}
 

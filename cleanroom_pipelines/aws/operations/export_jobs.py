@@ -27,7 +27,7 @@ from cleanroom_pipelines.catalog import ExportJob, ExportJobSpec, Kind, Stage, m
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """StartAudienceExportJob: the size must be one of the configured model's."""
     key = own_arn(caller, parameters["audienceGenerationJobArn"], Kind.GENERATION_JOB)
-    seen = endpoint.catalog.job_views.seen_job(key, caller.account_id, caller.region)
+    seen = endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
     size = parameters["audienceSize"]
     kind, value = SizeType(size["type"]), size["value"]
     if kind is SizeType.PERCENTAGE and value > 100:
@@ -53,8 +53,8 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
     arn = parameters.get("audienceGenerationJobArn")
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:
-        endpoint.catalog.job_views.seen_job(key, caller.account_id, caller.region)
-    page = endpoint.catalog.job_views.list_seen_exports(
+        endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
+    page = endpoint.catalog.job_views.list_viewed_exports(
         caller.account_id, caller.region, generation_job_id=key, **paging(parameters)
     )
     stages = stages_of(endpoint, page.items)

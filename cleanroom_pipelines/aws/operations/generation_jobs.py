@@ -31,10 +31,10 @@ from cleanroom_pipelines.catalog import (
     ConfiguredAudienceModel,
     GenerationJob,
     GenerationJobSpec,
+    JobView,
     Kind,
     Origin,
     RequestedSeed,
-    SeenJob,
     ShareMetrics,
     Starter,
     Status,
@@ -119,7 +119,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if parts is not None and not _names_one(endpoint, caller, parts):
         return {"audienceGenerationJobs": []}
-    page = endpoint.catalog.job_views.list_seen_jobs(
+    page = endpoint.catalog.job_views.list_job_views(
         caller.account_id,
         caller.region,
         configured_audience_model_id=parts.id if parts else None,
@@ -131,7 +131,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """DeleteAudienceGenerationJob: the owner's deletes everything, a guest's its own view."""
-    endpoint.catalog.job_views.delete_seen_job(
+    endpoint.catalog.job_views.delete_job_view(
         own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )
     return None
@@ -251,12 +251,12 @@ def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
     return parts.region == caller.region
 
 
-def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> SeenJob:
+def _find(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> JobView:
     key = own_arn(caller, parameters["audienceGenerationJobArn"], _KIND)
-    return endpoint.catalog.job_views.seen_job(key, caller.account_id, caller.region)
+    return endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
 
 
-def _summary(seen: SeenJob) -> dict[str, object]:
+def _summary(seen: JobView) -> dict[str, object]:
     job = seen.job
     configured = make_arn(
         Kind.CONFIGURED_AUDIENCE_MODEL, seen.owner_account_id, job.region, job.configured_audience_model_id
@@ -286,7 +286,7 @@ def _shown_seed(seed: RequestedSeed | None) -> dict[str, object] | None:
     return {"roleArn": seed.role_arn, "sqlParameters": sql}
 
 
-def _metrics(endpoint: Endpoint, seen: SeenJob) -> dict[str, object] | None:
+def _metrics(endpoint: Endpoint, seen: JobView) -> dict[str, object] | None:
     """Recall, and relevance per size; a null relevance is an entry without a score."""
     job = seen.job
     if job.status is not Status.ACTIVE or not (seen.is_owner or _is_shared(endpoint, job)):

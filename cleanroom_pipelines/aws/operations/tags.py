@@ -13,7 +13,7 @@ def tag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """TagResource: adds tags, or gives those that exist new values."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        endpoint.catalog.job_views.set_seen_job_tags(
+        endpoint.catalog.job_views.set_job_view_tags(
             parts.id, caller.account_id, parameters["tags"], caller.region
         )
     else:
@@ -25,7 +25,7 @@ def untag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """UntagResource: keys that no tag has are passed over."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
-        endpoint.catalog.job_views.remove_seen_job_tags(
+        endpoint.catalog.job_views.remove_job_view_tags(
             parts.id, caller.account_id, parameters["tagKeys"], caller.region
         )
     else:
@@ -38,7 +38,7 @@ def list_for_resource(endpoint: Endpoint, caller: Caller, parameters: Parameters
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
         return {
-            "tags": dict(endpoint.catalog.job_views.seen_job(parts.id, caller.account_id, caller.region).job.tags)
+            "tags": dict(endpoint.catalog.job_views.job_view(parts.id, caller.account_id, caller.region).job.tags)
         }
     return {"tags": dict(endpoint.catalog.resources.tags(parts.kind, parts.id, caller.account_id))}
 

@@ -25,17 +25,17 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.privacy import Price
 from cleanroom_pipelines.runs.backups import back_up, restore
 from cleanroom_pipelines.runs.budgets import restore_ledgers
-from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.making import (
-    make_audience,
-    make_audience_export,
-    make_audience_model,
-    make_configured_audience_model,
-    make_seed_validation_report,
-    make_training_dataset,
+from cleanroom_pipelines.runs.building import (
+    build_audience,
+    build_audience_export,
+    build_audience_model,
+    build_configured_audience_model,
+    build_seed_validation_report,
+    build_training_dataset,
 )
-from cleanroom_pipelines.runs.making_audiences import make_audience_list, make_custom_audience
-from cleanroom_pipelines.runs.making_rooms import ROOM_ASSETS, make_data_lab, make_room_asset
+from cleanroom_pipelines.runs.building_audiences import build_audience_list, build_custom_audience
+from cleanroom_pipelines.runs.building_rooms import ROOM_ASSETS, build_data_lab, build_room_asset
+from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import InstallationKey
 from cleanroom_pipelines.terms import CollaborationType, Permission
@@ -396,18 +396,18 @@ def _group(role: str, emails: list[str], *permissions: Permission) -> dict[str, 
 
 
 def _make_job(installation: Installation, key: str, run: Run) -> object:
-    make_seed_validation_report(installation, key, run)
-    return make_audience(installation, key, run)
+    build_seed_validation_report(installation, key, run)
+    return build_audience(installation, key, run)
 
 
 _MAKERS: Mapping[Kind, Callable[[Installation, str, Run], object]] = {
-    Kind.TRAINING_DATASET: make_training_dataset,
-    Kind.AUDIENCE_MODEL: make_audience_model,
-    Kind.CONFIGURED_AUDIENCE_MODEL: make_configured_audience_model,
+    Kind.TRAINING_DATASET: build_training_dataset,
+    Kind.AUDIENCE_MODEL: build_audience_model,
+    Kind.CONFIGURED_AUDIENCE_MODEL: build_configured_audience_model,
     Kind.GENERATION_JOB: _make_job,
-    Kind.EXPORT_JOB: make_audience_export,
-    Kind.DATA_LAB: make_data_lab,
-    Kind.DATA_ROOM: lambda home, key, run: make_room_asset(home, key, run, asset=ROOM_ASSETS[-1], finishes=True),
-    Kind.CUSTOM_AUDIENCE: lambda home, key, run: make_custom_audience(home, key, run, asset="custom_audience"),
-    Kind.AUDIENCE_LIST: make_audience_list,
+    Kind.EXPORT_JOB: build_audience_export,
+    Kind.DATA_LAB: build_data_lab,
+    Kind.DATA_ROOM: lambda home, key, run: build_room_asset(home, key, run, asset=ROOM_ASSETS[-1], finishes=True),
+    Kind.CUSTOM_AUDIENCE: lambda home, key, run: build_custom_audience(home, key, run, asset="custom_audience"),
+    Kind.AUDIENCE_LIST: build_audience_list,
 }

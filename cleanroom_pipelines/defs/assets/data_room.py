@@ -2,7 +2,7 @@
 
 Lives here: the ten assets of group `data_room`. A body is a translation: who runs → core call → what to show.
 Add here when a room gets a further asset.
-Keep out: what is made (runs.making_rooms, runs.making_audiences) and how it is shown (defs.pages).
+Keep out: what is made (runs.building_rooms, runs.building_audiences) and how it is shown (defs.pages).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from cleanroom_pipelines.defs.declaring import (
 )
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs import making_audiences, making_rooms
+from cleanroom_pipelines.runs import building_audiences, building_rooms
 from cleanroom_pipelines.runs.kinds import ASSETS
 
 _GROUP = "data_room"
@@ -31,7 +31,7 @@ _BOTH_SIDES = ("base_audience", "seed_audiences")
 @asset(_GROUP, PUBLISHER, {"duckdb", "pandera"})
 def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """A publisher's uploads, validated before they go into a data room."""
-    yield from materialize(context, installation.open(), making_rooms.make_data_lab)
+    yield from materialize(context, installation.open(), building_rooms.build_data_lab)
 
 
 def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequence[str] = ()) -> dg.AssetSpec:
@@ -100,11 +100,11 @@ def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequen
 )
 def data_room(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """What a room holds and tells; made again is only what depends on what changed."""
-    selected = [name for name in making_rooms.ROOM_ASSETS if dg.AssetKey(name) in context.selected_asset_keys]
+    selected = [name for name in building_rooms.ROOM_ASSETS if dg.AssetKey(name) in context.selected_asset_keys]
     for name in selected:
         finishes = name == selected[-1]
         yield from materialize(
-            context, installation.open(), making_rooms.make_room_asset, asset=name, finishes=finishes
+            context, installation.open(), building_rooms.build_room_asset, asset=name, finishes=finishes
         )
 
 
@@ -112,7 +112,7 @@ def data_room(context: dg.AssetExecutionContext, installation: InstallationResou
 def custom_audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """The users of a lookalike, rule-based, remarketing or exclusion audience of a room."""
     yield from materialize(
-        context, installation.open(), making_audiences.make_custom_audience, asset="custom_audience"
+        context, installation.open(), building_audiences.build_custom_audience, asset="custom_audience"
     )
 
 
@@ -120,11 +120,11 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """How well a lookalike audience finds held-out users of its source, and the reach table."""
     yield from materialize(
-        context, installation.open(), making_audiences.make_custom_audience, asset="lookalike_statistics"
+        context, installation.open(), building_audiences.build_custom_audience, asset="lookalike_statistics"
     )
 
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "file"}, deps=["custom_audience"])
 def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """One delivery of an audience's users to a group of a room, as plain ids or for an ad destination."""
-    yield from materialize(context, installation.open(), making_audiences.make_audience_list)
+    yield from materialize(context, installation.open(), building_audiences.build_audience_list)

@@ -27,8 +27,8 @@ from cleanroom_pipelines.catalog import CustomAudience, CustomAudienceSpec, Kind
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.media.errors import AudienceHasDependentsError
 from cleanroom_pipelines.runs.budgets import room_organizations
-from cleanroom_pipelines.runs.making import read_documents
-from cleanroom_pipelines.runs.making_audiences import resolver
+from cleanroom_pipelines.runs.building import read_documents
+from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.server.media.access import Call, Room, denied
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -47,7 +47,7 @@ def create_audience(call: Call) -> dict[str, Any]:
     shared_with = room.participants(call.texts("shared_with"))
     record = add_audience(call, room, definition, name=call.text("name"), shared_with=shared_with)
     call.trail["resource"] = record.id
-    return as_told(room, record, Present.of(room))
+    return shown_audience(room, record, Present.of(room))
 
 
 def share_audiences(call: Call) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Present:
         )
 
 
-def as_told(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
+def shown_audience(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
     """An audience as its group, or one that it is shared with, sees it."""
     return {
         "id": audience.id,

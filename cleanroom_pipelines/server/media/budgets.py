@@ -23,8 +23,8 @@ from cleanroom_pipelines.privacy import INSIGHTS, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
 from cleanroom_pipelines.runs.budgets import Budget, Question, bound_of, ledger_after, room_pair
-from cleanroom_pipelines.runs.making import newest_artifact
-from cleanroom_pipelines.runs.making_audiences import resolver
+from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.server.media.audiences import Present, read_definition

@@ -23,8 +23,8 @@ from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
 from cleanroom_pipelines.privacy import in_units
 from cleanroom_pipelines.runs.budgets import Question
-from cleanroom_pipelines.runs.making import newest_artifact, read_documents
-from cleanroom_pipelines.runs.making_audiences import FILES
+from cleanroom_pipelines.runs.building import newest_artifact, read_documents
+from cleanroom_pipelines.runs.building_audiences import FILES
 from cleanroom_pipelines.runs.upgrading import queue_room_rebuild
 from cleanroom_pipelines.server.media import audiences as room_audiences
 from cleanroom_pipelines.server.media import budgets as room_budgets
@@ -410,7 +410,9 @@ def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
         {"kind": "seed", "audience_type": kind, "size": None, "created_at": created, "is_empty": None}
         for kind in present.seed_types
     ]
-    return {"audiences": [*seeds, *(room_audiences.as_told(room, each, present) for each in room.visible())]}
+    return {
+        "audiences": [*seeds, *(room_audiences.shown_audience(room, each, present) for each in room.visible())]
+    }
 
 
 def _size(call: Call, room: Room, job: RoomJob) -> Any:

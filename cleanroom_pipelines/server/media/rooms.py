@@ -26,7 +26,7 @@ from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
 from cleanroom_pipelines.runs.budgets import Budget, room_pair
-from cleanroom_pipelines.runs.making import newest_artifact
+from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.server.media.access import Call, check_quota, denied
 from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 

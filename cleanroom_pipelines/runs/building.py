@@ -40,7 +40,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.privacy import BudgetSpentError
 from cleanroom_pipelines.runs.budgets import write_down_reveals
-from cleanroom_pipelines.runs.inbox import settle_drop
+from cleanroom_pipelines.runs.inbox import close_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import (
     PrivateJob,
@@ -52,19 +52,19 @@ from cleanroom_pipelines.runs.private_jobs import (
 from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.runs.shared_scoring import shared_scoring
-from cleanroom_pipelines.runs.work import Idle, Run, Work, working
+from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
 from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.destinations import folder_on_disk
 from cleanroom_pipelines.storage.layout import path_of_partition
-from cleanroom_pipelines.storage.warehouse import refuse_links
+from cleanroom_pipelines.storage.warehouse import reject_links
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.rankings import Audience
 
 
 @dataclass(frozen=True)
-class Made:
+class AssetResult:
     """What a run made, or why it made nothing.
 
     Args:
@@ -84,7 +84,7 @@ class Made:
     made: bool = True
 
 
-def make_training_dataset(installation: Installation, partition: str, run: Run) -> Made:
+def build_training_dataset(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Validate the interactions against their declared columns and profile them.
 
     A table that fails validation still leaves its report; the version is CREATE_FAILED and fails the models that
@@ -94,10 +94,10 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
     from cleanroom_pipelines.uploads.profile import profile_interactions
 
     with working(installation, TrainingDataset, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _idle(installation, "training_dataset", partition, work)
         dataset = work.record
-        refuse_links(installation.home, dataset.account_id, Path(dataset.source))
+        reject_links(installation.home, dataset.account_id, Path(dataset.source))
         limits = _population_floors(installation)
         report = validate_interactions(
             dataset.source,
@@ -131,18 +131,18 @@ def make_training_dataset(installation: Installation, partition: str, run: Run) 
         return made
 
 
-def make_audience_model(installation: Installation, partition: str, run: Run) -> Made:
+def build_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Train the similarity model of a dataset and window, without any seed."""
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.specs import SizeProfile
     from cleanroom_pipelines.similarity.training import train
 
     with working(installation, AudienceModel, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _idle(installation, "audience_model", partition, work)
         model = work.record
         dataset, parent = _usable_dataset(installation, model.training_dataset_id)
-        refuse_links(installation.home, dataset.account_id, Path(dataset.source))
+        reject_links(installation.home, dataset.account_id, Path(dataset.source))
         inputs = (
             *_table_inputs(installation, dataset),
             installation.store.as_input(parent.artifact("training_dataset")),
@@ -176,10 +176,10 @@ def make_audience_model(installation: Installation, partition: str, run: Run) ->
         return made
 
 
-def make_configured_audience_model(installation: Installation, partition: str, run: Run) -> Made:
+def build_configured_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Write down what a configured audience model allows, on which version of its model."""
     with working(installation, ConfiguredAudienceModel, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _idle(installation, "configured_audience_model", partition, work)
         configured = work.record
         model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
@@ -207,9 +207,9 @@ def make_configured_audience_model(installation: Installation, partition: str, r
         return made
 
 
-def make_seed_validation_report(
+def build_seed_validation_report(
     installation: Installation, partition: str, run: Run, *, audience_follows: bool = True
-) -> Made:
+) -> AssetResult:
     """Say what is right and wrong with a seed, in counts only.
 
     Args:
@@ -219,23 +219,23 @@ def make_seed_validation_report(
         audience_follows: Whether the same run goes on to make the audience; else the job is given back.
     """
     with working(installation, GenerationJob, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _idle(installation, "seed_validation_report", partition, work)
         made = _make_report(work)
         if not audience_follows and work.is_open:
             work.release()
     if not work.is_open:
-        settle_drop(installation, partition)
+        close_drop(installation, partition)
     return made
 
 
-def make_audience(installation: Installation, partition: str, run: Run) -> Made:
+def build_audience(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Rank all training users by their similarity to the seed and measure how good the ranking is."""
     from cleanroom_pipelines.similarity.ranking import generate
 
     try:
         with working(installation, GenerationJob, partition, run) as work:
-            if isinstance(work, Idle):
+            if isinstance(work, NothingToDo):
                 return _idle(installation, "audience", partition, work)
             if "seed_validation_report" not in work.version.artifacts:
                 _make_report(work)
@@ -275,7 +275,7 @@ def make_audience(installation: Installation, partition: str, run: Run) -> Made:
                 forget_seed(installation, job)
             return made
     finally:
-        settle_drop(installation, partition)
+        close_drop(installation, partition)
 
 
 def _make_private_audience(
@@ -284,7 +284,7 @@ def _make_private_audience(
     configured: ConfiguredAudienceModel,
     inputs: tuple[Input, ...],
     settings: Mapping[str, Any],
-) -> Made:
+) -> AssetResult:
     """Rank by one noised vector and measure by released numbers."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
     from cleanroom_pipelines.similarity.seeds import matched_seed_users
@@ -323,12 +323,12 @@ def _make_private_audience(
     return made
 
 
-def make_audience_export(installation: Installation, partition: str, run: Run) -> Made:
+def build_audience_export(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Write the best users at one allowed size to the configured model's destination."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
 
     with working(installation, ExportJob, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _idle(installation, "audience_export", partition, work)
         export = work.record
         audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
@@ -397,7 +397,7 @@ def make_audience_export(installation: Installation, partition: str, run: Run) -
             sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
             made = _made(work, "audience_export", sentence, documents)
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
-    settle_drop(installation, job.id)
+    close_drop(installation, job.id)
     return made
 
 
@@ -441,7 +441,7 @@ def _destination(installation: Installation, configured: ConfiguredAudienceModel
     return installation.buckets.destination(configured.account_id, configured.output_url)
 
 
-def _make_report(work: Work[GenerationJob]) -> Made:
+def _make_report(work: Work[GenerationJob]) -> AssetResult:
     from cleanroom_pipelines.similarity.seeds import match_seed
     from cleanroom_pipelines.uploads.files import validate_seed
     from cleanroom_pipelines.uploads.report import report_sentence
@@ -533,16 +533,16 @@ def _export_before(
     )
 
 
-def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> Made:
-    return Made(asset, work.record.id, sentence, work.manifests[asset], documents)
+def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
+    return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 
-def _idle(installation: Installation, asset: str, partition: str, idle: Idle) -> Made:
+def _idle(installation: Installation, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
     if idle.verified is None or asset not in idle.verified.artifacts:
-        return Made(asset, partition, idle.message, made=False)
+        return AssetResult(asset, partition, idle.message, made=False)
     manifest, documents = read_verified(installation, idle.verified.artifact(asset))
     sentence = f"Verified: all {len(manifest.files)} files are as they were made. {idle.message}"
-    return Made(asset, partition, sentence, manifest, documents, made=False)
+    return AssetResult(asset, partition, sentence, manifest, documents, made=False)
 
 
 def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:

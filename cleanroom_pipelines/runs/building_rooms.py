@@ -2,7 +2,7 @@
 
 Lives here: validating a lab, and making the six assets of a room; what did not change is taken over.
 Add here when a room gets a further asset.
-Keep out: the room's audiences (`making_audiences.py`), pictures and metadata (defs), computing (the core).
+Keep out: the room's audiences (`building_audiences.py`), pictures and metadata (defs), computing (the core).
 
 A version of a room is one state of its data. Its assets are made in one run; each is made again only if what it is
 made from has changed, and is otherwise the artifact of the version before.
@@ -18,12 +18,12 @@ from cleanroom_pipelines.catalog import DataLab, DataRoom, Kind, Status, Version
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
+from cleanroom_pipelines.runs.building import AssetResult, read_documents, read_verified, write_documents
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.making import Made, read_documents, read_verified, write_documents
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.runs.room_inbox import make_room_inbox
-from cleanroom_pipelines.runs.work import Idle, Run, Work, working
+from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
 from cleanroom_pipelines.terms import CollaborationType
 
@@ -34,12 +34,12 @@ SEALED_HASHES = "activation.sealed"
 _HASHES = "activation hashes"
 
 
-def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
+def build_data_lab(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Validate what a publisher brought, before it goes into a room."""
     from cleanroom_pipelines.uploads.rooms import validate_base
 
     with working(installation, DataLab, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _nothing("data_lab", partition, work.message)
         lab = work.record
         with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
@@ -57,7 +57,7 @@ def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
             if report.passed
             else f"These datasets cannot be used: {', '.join(failed)}. See their reports."
         )
-        made = Made("data_lab", partition, sentence, work.manifests["data_lab"], documents)
+        made = AssetResult("data_lab", partition, sentence, work.manifests["data_lab"], documents)
         if report.passed:
             work.finish(sentence)
         else:
@@ -65,7 +65,9 @@ def make_data_lab(installation: Installation, partition: str, run: Run) -> Made:
         return made
 
 
-def make_room_asset(installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool) -> Made:
+def build_room_asset(
+    installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool
+) -> AssetResult:
     """Make one asset of a room, and those before it that the version still lacks.
 
     Args:
@@ -78,7 +80,7 @@ def make_room_asset(installation: Installation, partition: str, run: Run, *, ass
     if (made := _made_by(installation, partition, run, asset)) is not None:
         return made
     with working(installation, DataRoom, partition, run) as work:
-        if isinstance(work, Idle):
+        if isinstance(work, NothingToDo):
             return _nothing(asset, partition, work.message)
         state = _State(installation, work)
         last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
@@ -91,7 +93,7 @@ def make_room_asset(installation: Installation, partition: str, run: Run, *, ass
         if finishes:
             make_room_inbox(installation, state.room)
             work.finish(state.sentence)
-            tidy_room(installation, state.room.id, state.artifacts)
+            delete_unused_room_data(installation, state.room.id, state.artifacts)
         return state.result_of(asset)
 
 
@@ -163,7 +165,7 @@ class _State:
         self.artifacts[asset] = self.work.manifests[asset].version
         self.made.add(asset)
 
-    def result_of(self, asset: str) -> Made:
+    def result_of(self, asset: str) -> AssetResult:
         """What the run made of one asset."""
         if asset not in self.made:
             why = (
@@ -173,7 +175,7 @@ class _State:
         return _read(self.installation, self.reference(asset))
 
 
-def tidy_room(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
+def delete_unused_room_data(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
     """Delete the files that a room has taken in, and what its sides do not provide any more.
 
     A run does so at once when its version is there, and housekeeping after one that was killed just then.
@@ -459,7 +461,7 @@ def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message:
     for asset in ("base_audience", "seed_audiences"):
         if (earlier := state.earlier(asset)) is not None:
             before |= state.installation.store.manifest(earlier).facts.get("inputs", {})
-    state.installation.catalog.rooms.take_back_inputs(state.room.id, failed, before)
+    state.installation.catalog.rooms.restore_inputs(state.room.id, failed, before)
     state.work.fail(code, message)
     for upload_id in failed.values():
         state.installation.uploads.delete(upload_id)
@@ -510,7 +512,7 @@ def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> t
     )
 
 
-def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> Made | None:
+def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
     """What this run has made of the asset already, while it made another one that it closed the version with."""
     newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
     if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
@@ -521,9 +523,9 @@ def _made_by(installation: Installation, partition: str, run: Run, asset: str) -
     return _read(installation, newest.artifact(asset))
 
 
-def _read(installation: Installation, reference: ArtifactReference) -> Made:
+def _read(installation: Installation, reference: ArtifactReference) -> AssetResult:
     manifest, documents = read_verified(installation, reference)
-    return Made(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
+    return AssetResult(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
 
 
 _SENTENCES = {
@@ -536,5 +538,5 @@ _SENTENCES = {
 }
 
 
-def _nothing(asset: str, partition: str, message: str) -> Made:
-    return Made(asset, partition, message, made=False)
+def _nothing(asset: str, partition: str, message: str) -> AssetResult:
+    return AssetResult(asset, partition, message, made=False)

@@ -2,7 +2,7 @@
 
 Lives here: making a custom audience with its statistics, and delivering one to a group.
 Add here when an audience of a room is made or delivered in a further way.
-Keep out: the room's own assets (`making_rooms.py`), who may ask (the way in), computing (the core).
+Keep out: the room's own assets (`building_rooms.py`), who may ask (the way in), computing (the core).
 
 The exact users of an audience lie in its artifact and are the operator's; documents hold released numbers only.
 """
@@ -36,11 +36,11 @@ from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
+from cleanroom_pipelines.runs.building import AssetResult, read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.making import Made, read_documents, read_verified, write_documents
-from cleanroom_pipelines.runs.making_rooms import unseal_hashes
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
-from cleanroom_pipelines.runs.work import Idle, Run, Work, working
+from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, Input
 
 USERS_FILE = "users.parquet"
@@ -50,7 +50,7 @@ FILES = "files"
 _ROWS_AT_ONCE = 100_000
 
 
-def make_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> Made:
+def build_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> AssetResult:
     """Find the users of an audience, and for a lookalike say how good it is.
 
     Args:
@@ -63,8 +63,8 @@ def make_custom_audience(installation: Installation, partition: str, run: Run, *
     if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
         return _read(installation, newest, asset)
     with working(installation, CustomAudience, partition, run) as work:
-        if isinstance(work, Idle):
-            return Made(asset, partition, work.message, made=False)
+        if isinstance(work, NothingToDo):
+            return AssetResult(asset, partition, work.message, made=False)
         question = _Question.of(installation, work)
         with question.opening() as (folders, engine):
             if isinstance(question.definition, Lookalike):
@@ -312,7 +312,7 @@ def _sentence(released: Released) -> str:
     return f"The audience holds about {released.value:,} users."
 
 
-def make_audience_list(installation: Installation, partition: str, run: Run) -> Made:
+def build_audience_list(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Deliver an audience's users to a group."""
     from cleanroom_pipelines.delivery.destinations import AdDestination
     from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
@@ -322,8 +322,8 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
 
     asset = "audience_user_list"
     with working(installation, AudienceList, partition, run) as work:
-        if isinstance(work, Idle):
-            return Made(asset, partition, work.message, made=False)
+        if isinstance(work, NothingToDo):
+            return AssetResult(asset, partition, work.message, made=False)
         record = work.record
         options, catalog = record.options, installation.catalog
         audience = catalog.get(CustomAudience, record.custom_audience_id)
@@ -381,7 +381,7 @@ def make_audience_list(installation: Installation, partition: str, run: Run) -> 
             write_down_reveals(installation, record.id, told["reveals"], room=audience.data_room_id)
             sentence = "The list was delivered."
             work.finish(sentence, (version.ref,))
-        return Made(asset, partition, sentence, work.manifests[asset], {"list": document})
+        return AssetResult(asset, partition, sentence, work.manifests[asset], {"list": document})
 
 
 def resolver(installation: Installation) -> Resolve:
@@ -473,12 +473,12 @@ def _n_rows(users: Path) -> int:
     return int(pq.read_metadata(users).num_rows)
 
 
-def _read(installation: Installation, version: Version, asset: str) -> Made:
+def _read(installation: Installation, version: Version, asset: str) -> AssetResult:
     if asset not in version.artifacts:
-        return Made(asset, version.resource_id, "There is nothing of this kind to tell of it.", made=False)
+        return AssetResult(asset, version.resource_id, "There is nothing of this kind to tell of it.", made=False)
     manifest, documents = read_verified(installation, version.artifact(asset))
     sentence = str(version.summary.get("sentence", "")) or "The audience was made."
-    return Made(asset, version.resource_id, sentence, manifest, documents)
+    return AssetResult(asset, version.resource_id, sentence, manifest, documents)
 
 
 def _not_provisioned(what: str) -> CleanroomError:
