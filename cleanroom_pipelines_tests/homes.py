@@ -58,7 +58,7 @@ def finish_with_artifacts(installation: Installation, version: Version) -> None:
         if version.kind is Kind.EXPORT_JOB:
             catalog.work.publish_output(held.claim, OUTPUT)
         metrics = {"metrics": shared_metrics(METRICS)} if version.kind is Kind.GENERATION_JOB else {}
-        held.finish("AssetResult.", parents, **metrics)
+        held.finish("Made.", parents, **metrics)
 
 
 def work(installation: Installation) -> int:

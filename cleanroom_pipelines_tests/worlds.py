@@ -29,6 +29,7 @@ import yaml
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.runs import building
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.running import run_pending
@@ -142,7 +143,7 @@ def write_world(folder: Path, **changes: Mapping[str, Any]) -> World:
     """Write the files of a small clean room.
 
     Args:
-        folder: AssetResult if it does not exist.
+        folder: Made if it does not exist.
         **changes: As for `declare`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +200,7 @@ class WorldCache:
         Args:
             name: As for `original`.
             make: As for `original`.
-            target: AssetResult by this; gives it back.
+            target: Made by this; gives it back.
         """
         return Path(shutil.copytree(self.original(name, make), target, symlinks=True))
 
@@ -265,7 +266,7 @@ def dagster_at(folder: Path, *, one_file: bool = False, output: bool = False) ->
     """A Dagster instance that keeps its events and logs in a folder.
 
     Args:
-        folder: AssetResult if it does not exist.
+        folder: Made if it does not exist.
         one_file: Keep all events in one database; one for each run, as Dagster does, costs a test much time.
         output: With one file: keep what each step prints too, for which Dagster starts processes.
     """

@@ -680,7 +680,7 @@ class Claim:
         lease_seconds: How long the claim stands without being renewed.
         lease_expires_at: UTC.
         queue_generation: How many attempts were made before. Unlike `attempt`, which a released claim gives back,
-            it only rises, so what an attempt leaves outside of the catalogue can be told from what a later one leaves.
+            it only rises, so what an attempt leaves outside the catalogue can be told from a later one's.
     """
 
     kind: Kind

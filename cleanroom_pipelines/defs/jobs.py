@@ -50,7 +50,7 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
         max_seconds=_WORKER_SECONDS,
         lane=Lane(lane) if lane else None,
     )
-    context.log.info(f"AssetResult {n_runs} runs.")
+    context.log.info(f"Finished {n_runs} runs.")
 
 
 @dg.job(executor_def=dg.in_process_executor)

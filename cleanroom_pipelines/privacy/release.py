@@ -189,7 +189,7 @@ def released(value: int, policy: ReleasePolicy = _POLICY, *, price: Price, is_hi
     """A count derived from released values alone, with threshold and rounding.
 
     Args:
-        value: AssetResult of released values.
+        value: Made of released values.
         policy: The policy.
         price: Whose noise is in it.
         is_hidden: Whether it is told to nobody.

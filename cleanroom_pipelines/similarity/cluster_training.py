@@ -2,8 +2,8 @@
 
 Lives here: `write_shards_on_cluster`, which makes of the tables of parcels what training writes on one machine.
 Add here when a number per user is added to the shards.
-Keep out: reading and checking tables (reading), making users of interactions (cluster_dictionaries), the representation
-(representing), one machine's road (training).
+Keep out: reading and checking tables (reading), users of interactions (cluster_dictionaries), the
+representation (representing), training on one machine (training).
 
 What comes to the machine that trains is one row per candidate item (at most 2^20), a few numbers per dense
 feature, per parcel and per shard. Shuffled are: counts of interactions by item, interactions by parcel of users,

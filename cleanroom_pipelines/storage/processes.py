@@ -82,7 +82,7 @@ def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
     """Hold a lock file until the body ends; gives whether it was free.
 
     Args:
-        path: AssetResult if it is missing.
+        path: Made if it is missing.
         waits: Wait until it is free.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -230,7 +230,7 @@ def test_a_failed_model_says_why(room: Room) -> None:
         if version.kind is Kind.AUDIENCE_MODEL:
             catalog.work.fail(claim, StatusCode.TRAINING_DATA_TOO_SMALL, "The table has too few users.")
         else:
-            catalog.work.finish(claim, {"sentence": "AssetResult."})
+            catalog.work.finish(claim, {"sentence": "Made."})
     seen = Watched(room.publisher)("GetAudienceModel", audienceModelArn=arn)
     assert seen["status"] == "CREATE_FAILED"
     assert seen["statusDetails"] == {

@@ -128,7 +128,7 @@ class Builder:
         assert claim is not None
         record = self.catalog.get(RECORDS[version.kind], version.resource_id)
         self.made.append((version.resource_id, version.number))
-        return self.catalog.work.finish(claim, {"sentence": "AssetResult."}, self.parents(record))
+        return self.catalog.work.finish(claim, {"sentence": "Made."}, self.parents(record))
 
     def drain(self) -> list[tuple[str, int]]:
         """Make everything that becomes ready; what was made, in order."""

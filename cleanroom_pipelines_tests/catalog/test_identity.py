@@ -49,7 +49,7 @@ def test_the_generation_rises_with_every_version_however_many_at_once(url: str) 
 
     def publish(dataset_id: str) -> None:
         claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset_id, 1, "run")
-        catalog.work.finish(claim, {"sentence": "AssetResult."})
+        catalog.work.finish(claim, {"sentence": "Made."})
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(publish, [dataset.id for dataset in made]))

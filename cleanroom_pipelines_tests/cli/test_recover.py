@@ -445,4 +445,4 @@ def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation
         with held.drafting("training_dataset", (), {}) as draft:
             (draft.path / "report.json").write_text("{}")
         assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
-        held.finish("AssetResult.")
+        held.finish("Made.")

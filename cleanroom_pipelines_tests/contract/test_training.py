@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
-from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window
+from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window, cluster_dictionaries
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
 from cleanroom_pipelines.similarity.specs import InteractionsSchema

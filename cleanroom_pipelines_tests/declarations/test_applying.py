@@ -33,7 +33,7 @@ def finish_all(catalog: Catalog) -> None:
             if record.parent_id is not None:
                 parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                 parents = (ParentRef(parent.kind, parent.id, parent.current_version),)
-            catalog.work.finish(claim, {"sentence": "AssetResult."}, parents)
+            catalog.work.finish(claim, {"sentence": "Made."}, parents)
 
 
 def finish_jobs(room: Room) -> None:

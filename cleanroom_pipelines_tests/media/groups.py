@@ -164,7 +164,7 @@ class MediaWorld:
         if record.parent_kind is not None and record.parent_id is not None:
             parent = catalog.resources.current_version(record.parent_kind, record.parent_id)
             parents = () if parent is None else (ParentRef(parent.kind, record.parent_id, parent.number),)
-        catalog.work.finish(claim, {"sentence": "AssetResult."}, parents)
+        catalog.work.finish(claim, {"sentence": "Made."}, parents)
         return claim.number
 
     def fail(self, kind: Kind, key: str, code: StatusCode, message: str) -> None:

@@ -58,7 +58,7 @@ def finish_all(catalog: Catalog) -> None:
     while ready := catalog.work.ready():
         for version in ready:
             claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
-            catalog.work.finish(claim, {"sentence": "AssetResult."}, parents_of(catalog, version))
+            catalog.work.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
 
 
 def write_artifact(installation: Installation, asset: str, resource_id: str, number: int, **files: object) -> str:

@@ -180,7 +180,7 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
         pq.write_table(pa.table({"user_id": USERS[:N_DELIVERED]}), draft.path / "users.parquet")
         (draft.path / "audience.json").write_text(json.dumps({"is_enough": True, "questions": [], "reveals": []}))
     catalog.work.publish_artifact(claim, "custom_audience", reference.version)
-    catalog.work.finish(claim, {"sentence": "AssetResult."}, (version.ref,))
+    catalog.work.finish(claim, {"sentence": "Made."}, (version.ref,))
     record = catalog.resources.create(
         AudienceListSpec(
             name="list",
@@ -229,7 +229,7 @@ def close(catalog: Catalog, record: Resource) -> None:
     """Close a resource's first version as ACTIVE, nothing made."""
     claim = catalog.work.claim(record.kind, record.id, 1, "run")
     assert claim is not None
-    catalog.work.finish(claim, {"sentence": "AssetResult."})
+    catalog.work.finish(claim, {"sentence": "Made."})
 
 
 def below(folder: Path) -> list[Path]:

@@ -505,7 +505,7 @@ def test_dropped_again_while_it_is_made_or_after_it_was_made_it_is_one_job(inbox
     inbox.drop()
     inbox.register()
     assert inbox.newest(job).queue_generation == 0
-    inbox.catalog.work.finish(claim, {"sentence": "AssetResult."})
+    inbox.catalog.work.finish(claim, {"sentence": "Made."})
     inbox.drop()
     inbox.register()
     inbox.finish(inbox.export_of(job))

@@ -38,7 +38,7 @@ def make(installation: Installation, version: Version, *, fails: bool = False) -
         catalog.work.publish_artifact(claim, asset, artifact)
     if fails:
         return catalog.work.fail(claim, StatusCode.INTERNAL, "It failed. Try again.")
-    return catalog.work.finish(claim, {"sentence": "AssetResult."}, parents_of(catalog, version))
+    return catalog.work.finish(claim, {"sentence": "Made."}, parents_of(catalog, version))
 
 
 def make_all(installation: Installation) -> None:

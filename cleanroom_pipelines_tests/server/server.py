@@ -47,7 +47,7 @@ OUTPUT = "s3://publisher-audiences/shop"
 _BUCKETS = "/_cleanroom/buckets"
 # what a job that ended well says of itself
 SUMMARY = {
-    "sentence": "AssetResult.",
+    "sentence": "Made.",
     "metrics": {
         "recall": 0.75,
         "recall_at": {"type": "PERCENTAGE", "value": 20},
@@ -192,7 +192,7 @@ def serving(
     """Run `cleanroom serve` on a home, on a free port, until the block ends.
 
     Args:
-        home: AssetResult if it does not exist.
+        home: Made if it does not exist.
         *arguments: Such as `--no-worker`.
         environment: Variables beside those that keep it small.
         log: Where its words go; beside the home if not given.
