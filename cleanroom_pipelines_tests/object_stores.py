@@ -3,7 +3,8 @@
 Keep out: what is kept there.
 """
 
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,18 +13,32 @@ from unittest import mock
 
 import boto3
 import pytest
-from botocore.httpsession import URLLib3Session
 from botocore.loaders import create_loader
 from moto.server import ThreadedMotoServer
+from werkzeug.test import run_wsgi_app
 
 PROFILE = "shop"
 _AMBIENT = ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
+
+
+Reply = tuple[Iterable[bytes], str, Any]
+
+
+class Request:
+    """A request as the store got it."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self.method, self.url = str(environ["REQUEST_METHOD"]), str(environ["RAW_URI"])
+        self.headers = {
+            name[5:].replace("_", "-").lower(): text for name, text in environ.items() if name[:5] == "HTTP_"
+        }
 
 
 class ObjectStore:
     """A running store, and the profile files that lead to it."""
 
     def __init__(self, server: ThreadedMotoServer, folder: Path) -> None:
+        self._server = server
         host, port = server.get_host_and_port()
         self.url = f"http://{host}:{port}"
         self.config, self.credentials = folder / "config", folder / "credentials"
@@ -38,6 +53,30 @@ class ObjectStore:
         if key is not None:
             with self.credentials.open("a") as stream:
                 stream.write(f"[{name}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+
+    @contextmanager
+    def tampering(self, send: Callable[[Callable[[], Reply], "Request"], Reply]) -> Iterator[None]:
+        """Put a fault between the store and the network.
+
+        Args:
+            send: Called in place of each answer, with what answers and with the request; returns what the client
+                shall see, or raises ConnectionError to drop the connection.
+        """
+        server = self._server._server
+        assert server is not None
+        app = server.app
+
+        def tampered(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+            try:
+                body, status, headers = send(lambda: run_wsgi_app(app, environ), Request(environ))
+            except ConnectionError:
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                raise
+            start_response(status, list(headers))
+            return body
+
+        with mock.patch.object(server, "app", tampered):
+            yield
 
     def client(self, service: str = "s3", key: str = "root", secret: str = "root") -> Any:
         """A client of the test's own."""
@@ -75,24 +114,6 @@ def running_server() -> Iterator[ThreadedMotoServer]:
         yield server
     finally:
         server.stop()
-
-
-@contextmanager
-def tampering(send: Callable[[Callable[[], Any], Any], Any]) -> Iterator[None]:
-    """Put a fault between boto3 and the network.
-
-    Args:
-        send: Called in place of each sending, with what sends and with the request (`method`, `url`, `headers`);
-            returns or raises what the client shall see.
-    """
-    really = URLLib3Session.send
-
-    def sending(session: URLLib3Session, request: Any) -> Any:
-        return send(lambda: really(session, request), request)
-
-    # A store that cannot be reached is tried again, after seconds.
-    with mock.patch.object(URLLib3Session, "send", sending), mock.patch("botocore.endpoint.time"):
-        yield
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
     from cleanroom_pipelines.delivery.writing import deliver
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
-    from cleanroom_pipelines.storage.destinations import folder_on_disk
+    from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     out = Path(arguments["out"])
     everybody = AudienceSize(SizeType.PERCENTAGE, 100)

@@ -112,7 +112,7 @@ def export_audience(
     from cleanroom_pipelines.cli.bare import engine_settings
     from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
     from cleanroom_pipelines.delivery.writing import deliver
-    from cleanroom_pipelines.storage.destinations import folder_on_disk
+    from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     settings = engine_settings(memory, None)
     if settings.memory_bytes:

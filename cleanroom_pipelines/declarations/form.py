@@ -17,7 +17,7 @@ from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, is_ac
 from cleanroom_pipelines.declarations.reading import load_yaml
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import CleanroomError, UsageError
-from cleanroom_pipelines.storage.destinations import split_destination
+from cleanroom_pipelines.storage.s3_urls import split_s3_url
 from cleanroom_pipelines.uploads.roles import Role
 
 PARTY_SECTIONS = ("accounts", "collaborations", "templates", "buckets")
@@ -68,7 +68,7 @@ def _as_text(value: object) -> object:
 
 def _checked_output(value: object) -> object:
     if isinstance(value, str):
-        split_destination(value)
+        split_s3_url(value, what="destination")
     return value
 
 

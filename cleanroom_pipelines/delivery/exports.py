@@ -27,7 +27,7 @@ from cleanroom_pipelines.errors import (
     UsageError,
 )
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
-from cleanroom_pipelines.storage.destinations import Destination, folder_on_disk
+from cleanroom_pipelines.storage.buckets import ObjectPlace, folder_on_disk
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.objects import BucketError, FolderDraft
 
@@ -149,7 +149,7 @@ class ExportManifest:
 
 
 def write_export(
-    destination: Destination,
+    destination: ObjectPlace,
     users: Iterable[Sequence[str]],
     *,
     export: str,
@@ -257,7 +257,7 @@ def write_export(
     return manifest
 
 
-def verify_export(place: Destination | Path) -> Mapping[str, Any]:
+def verify_export(place: ObjectPlace | Path) -> Mapping[str, Any]:
     """Check an export's files against its manifest and return the manifest.
 
     Args:
@@ -290,7 +290,7 @@ class EarlierExport:
         destination: The advertising destination whose rules its files follow.
     """
 
-    place: Destination
+    place: ObjectPlace
     export: str
     format: FileFormat
     destination: str | None
@@ -314,7 +314,7 @@ class EarlierExport:
             copy.unlink()
 
 
-def open_earlier_export(place: Destination | Path) -> EarlierExport:
+def open_earlier_export(place: ObjectPlace | Path) -> EarlierExport:
     """Read the manifest of an earlier export.
 
     Args:
@@ -458,7 +458,7 @@ def _check_counts(manifest: Mapping[str, Any]) -> None:
         raise ArtifactError("The export's manifest contradicts itself.", remedy="Start the export again.")
 
 
-def _read_manifest(place: Destination) -> bytes:
+def _read_manifest(place: ObjectPlace) -> bytes:
     file = place / MANIFEST
     with file.bucket.open(file.key) as opened:
         if opened.n_bytes > _MAX_MANIFEST_BYTES:
@@ -466,7 +466,7 @@ def _read_manifest(place: Destination) -> bytes:
         return b"".join(opened.chunks())
 
 
-def _measure(file: Destination, copy: Path | None = None) -> tuple[int, str]:
+def _measure(file: ObjectPlace, copy: Path | None = None) -> tuple[int, str]:
     n_bytes, digest = 0, hashlib.sha256()
     with file.bucket.open(file.key) as opened, copy.open("wb") if copy else nullcontext() as copied:
         for chunk in opened.chunks():
@@ -477,11 +477,6 @@ def _measure(file: Destination, copy: Path | None = None) -> tuple[int, str]:
     return n_bytes, digest.hexdigest()
 
 
-def _names_of_parts(place: Destination) -> set[str]:
-    names = set[str]()
-    after: str | None = ""
-    while after is not None:
-        page = place.bucket.list(place.key, after=after, deep=False)
-        names |= {entry.key.rsplit("/", 1)[-1] for entry in page.entries}
-        after = page.after
+def _names_of_parts(place: ObjectPlace) -> set[str]:
+    names = (entry.key.rsplit("/", 1)[-1] for entry in place.bucket.list(place.key, deep=False))
     return {name for name in names if name.startswith((f"{_PARTS}-", f"{_ADDED}-", f"{_REMOVED}-"))}

@@ -44,7 +44,7 @@ from cleanroom_pipelines.delivery.parts import UserSlice, stage_parts
 from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
-from cleanroom_pipelines.storage.destinations import Destination
+from cleanroom_pipelines.storage.buckets import ObjectPlace
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.terms import Family, MatchingId
 
@@ -83,7 +83,7 @@ class Delivery:
 
 
 def deliver(
-    place: Destination,
+    place: ObjectPlace,
     users: Iterable[pa.Array],
     *,
     export: str,
@@ -93,8 +93,8 @@ def deliver(
     max_rows: int = ROWS_PER_PART,
     gzip: bool = False,
     holdout: Holdout | None = None,
-    holdout_place: Destination | None = None,
-    delta_from: Destination | Path | None = None,
+    holdout_place: ObjectPlace | None = None,
+    delta_from: ObjectPlace | Path | None = None,
     reveals: Sequence[str] = (),
     engine: EngineSettings | None = None,
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
@@ -226,7 +226,7 @@ def _format_of(format_: str | Activation) -> tuple[FileFormat, Activation | None
     return list_format(format_), None
 
 
-def _comparable(place: Destination | Path, format_: FileFormat, activation: Activation | None) -> EarlierExport:
+def _comparable(place: ObjectPlace | Path, format_: FileFormat, activation: Activation | None) -> EarlierExport:
     earlier = open_earlier_export(place)
     same = earlier.format.holds_users and format_.holds_users
     if not same and activation is not None:

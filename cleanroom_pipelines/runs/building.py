@@ -53,9 +53,9 @@ from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.runs.shared_scoring import shared_scoring
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
-from cleanroom_pipelines.storage import ArtifactReference, Destination, Input, Manifest
+from cleanroom_pipelines.storage import ArtifactReference, Input, Manifest, ObjectPlace
 from cleanroom_pipelines.storage.artifacts import MANIFEST
-from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.warehouse import reject_links
 
@@ -437,7 +437,7 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     return int(written["delivered"])
 
 
-def _destination(installation: Installation, configured: ConfiguredAudienceModel) -> Destination:
+def _destination(installation: Installation, configured: ConfiguredAudienceModel) -> ObjectPlace:
     return installation.buckets.destination(configured.account_id, configured.output_url)
 
 
@@ -523,7 +523,7 @@ def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is
 
 def _export_before(
     installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
-) -> Destination | None:
+) -> ObjectPlace | None:
     """Where the export of the version before lies; None for the first."""
     current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:

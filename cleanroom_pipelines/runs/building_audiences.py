@@ -318,7 +318,7 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
     from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
     from cleanroom_pipelines.delivery.kept import kept_activation
     from cleanroom_pipelines.delivery.writing import deliver
-    from cleanroom_pipelines.storage.destinations import folder_on_disk
+    from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     asset = "audience_user_list"
     with working(installation, AudienceList, partition, run) as work:

@@ -42,7 +42,7 @@ class Settings:
     Args:
         home: CLEANROOM_HOME, the folder that holds the installation.
         catalog_url: CLEANROOM_CATALOG_URL, any SQLAlchemy URL; None: SQLite in the home.
-        artifacts_url: CLEANROOM_ARTIFACTS_URL, any fsspec URL; None: a folder of the home.
+        artifacts_url: CLEANROOM_ARTIFACTS_URL, a folder or the URL of an object store; None: a folder of the home.
         key_file: CLEANROOM_KEY_FILE; None: in the home.
         memory_bytes: CLEANROOM_MEMORY, such as 8GB: memory of one engine; None: 60 % of RAM.
         threads: CLEANROOM_THREADS; None: one per core.

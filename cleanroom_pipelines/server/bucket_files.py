@@ -18,6 +18,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -108,9 +109,10 @@ class BucketFiles:
         bucket = request.raw_path.removeprefix(PREFIX).split("/")[0]
         prefix = query.get("prefix", [""])[0].strip("/")
         place = self.buckets.locate(caller.account_id, f"s3://{unquote(bucket)}/{prefix}")
-        page = place.list(after=query.get("after", [""])[0], limit=_MOST_LISTED)
-        listed = [{"key": entry.key, "bytes": entry.n_bytes} for entry in page.entries]
-        body = json.dumps({"objects": listed, "after": page.after}).encode()
+        found = [*islice(place.list(after=query.get("after", [""])[0]), _MOST_LISTED + 1)]
+        listed = [{"key": entry.key, "bytes": entry.n_bytes} for entry in found[:_MOST_LISTED]]
+        after = listed[-1]["key"] if len(found) > _MOST_LISTED else None
+        body = json.dumps({"objects": listed, "after": after}).encode()
         return Reply(200, {"Content-Type": "application/json", "x-amzn-RequestId": request.id}, body)
 
     def _place(self, request: Request, caller: Caller) -> tuple[ObjectPlace, dict[str, list[str]]]:

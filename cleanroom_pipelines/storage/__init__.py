@@ -6,7 +6,7 @@ Keep out: what the files mean; records of resources (catalogue).
 """
 
 from cleanroom_pipelines.storage.artifacts import ArtifactReference, ArtifactStore, Draft, Input, Manifest
-from cleanroom_pipelines.storage.destinations import Destination
+from cleanroom_pipelines.storage.buckets import ObjectPlace
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.keys import InstallationKey
 from cleanroom_pipelines.storage.vault import SeedVault
@@ -14,11 +14,11 @@ from cleanroom_pipelines.storage.vault import SeedVault
 __all__ = [
     "ArtifactReference",
     "ArtifactStore",
-    "Destination",
     "Draft",
     "Home",
     "Input",
     "InstallationKey",
     "Manifest",
+    "ObjectPlace",
     "SeedVault",
 ]

@@ -15,27 +15,30 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlencode, urlparse
-
-import fsspec
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote, urlsplit
 
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CleanroomError,
     ConfigurationError,
+    NotFoundError,
     StorageFullError,
     StoreUnavailableError,
 )
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
+from cleanroom_pipelines.storage.objects import CHUNK_BYTES, PATIENCE, BucketError, OpenedObject, Patience
 from cleanroom_pipelines.storage.processes import remembered
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -151,47 +154,52 @@ class Draft:
     manifest: Manifest | None = None
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long an S3-compatible store is waited for: by default about half a minute for one call.
+class _Folder:
+    """What is below a folder of this machine; links in it are the operator's own, as in no bucket."""
 
-    Args:
-        connect_seconds: For a connection.
-        answer_seconds: Without a byte of an answer.
-        n_tries: Of one call, the first included.
-    """
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-    connect_seconds: float = 5.0
-    answer_seconds: float = 10.0
-    n_tries: int = 3
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(path.name for path in (self._root / folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def open(self, path: str) -> OpenedObject:
+        try:
+            stream = (self._root / path).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError("There is no such file.") from None
+        chunks = iter(partial(stream.read, CHUNK_BYTES), b"")
+        return OpenedObject(os.fstat(stream.fileno()).st_size, chunks, nullcontext, stream.close)
+
+    def delete(self, path: str) -> None:
+        target = self._root / path
+        with suppress(FileNotFoundError):
+            (shutil.rmtree if target.is_dir() else os.unlink)(target)
 
 
 class ArtifactStore:
-    """Artifacts under one fsspec URL.
+    """Artifacts in one folder, or below one URL.
 
     Args:
         url: Root, such as a local path or `s3://bucket/prefix`.
         scratch: Local folder for drafts and copies of remote artifacts.
-        patience: How long an S3-compatible store is waited for.
+        patience: How long a real store is waited for.
 
     Raises:
-        ConfigurationError: The URL's kind of store is not known, or its driver is not installed.
+        ConfigurationError: The URL cannot be read, or its kind of store is not known.
     """
 
-    def __init__(self, url: str, scratch: Path, patience: Patience = Patience()) -> None:
+    def __init__(self, url: str, scratch: Path, patience: Patience = PATIENCE) -> None:
         check_store_url(url)
-        self._is_local = _is_local(url)
-        if self._is_local:
-            # not url_to_fs, which gives "::" in a folder's name a meaning
-            self._fs = fsspec.filesystem("file")
-            path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
-            self._root = str(self._fs._strip_protocol(path))
-        elif urlparse(url).scheme == _S3:
-            self._fs, self._root = _open_s3(url, patience)
-        else:
-            # other processes write there too, so no listing may be remembered
-            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._scratch = scratch
+        self._folder: Path | None = None
+        if _is_local(url):
+            path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
+            self._folder = Path(path).expanduser().absolute()
+        self._files = _Folder(self._folder) if self._folder else _bucket_at(url, scratch, patience)
 
     @contextmanager
     def drafting(
@@ -222,11 +230,9 @@ class ArtifactStore:
             StorageFullError: The disk is full.
             ArtifactError: This version exists already.
         """
-        target = Path(self._root) / reference.path if self._is_local else None
+        target = self._folder / reference.path if self._folder else None
         parent = target.parent if target else self._scratch
-        with self._reached():
-            is_there = self._fs.exists(f"{self._root}/{reference.path}/{MANIFEST}")
-        if is_there:
+        if self._is_finished(reference.path):
             raise ArtifactError("This version of the artifact exists already.")
         with full_disk_is_an_error():
             parent.mkdir(parents=True, exist_ok=True)
@@ -264,9 +270,8 @@ class ArtifactStore:
             ArtifactError: There is none: the version was never finished, or was deleted.
         """
         try:
-            with self._reached():
-                text = self._fs.cat_file(f"{self._root}/{reference.path}/{MANIFEST}").decode()
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            text = self._read(f"{reference.path}/{MANIFEST}").decode()
+        except (NotFoundError, UnicodeDecodeError):
             raise ArtifactError(
                 f"The artifact of {reference.asset} is missing.", remedy="Build it again."
             ) from None
@@ -288,8 +293,8 @@ class ArtifactStore:
             StorageFullError: The disk is too full for a copy of a remote artifact.
         """
         manifest = self.manifest(reference)
-        if self._is_local:
-            folder = Path(self._root) / reference.path
+        if self._folder:
+            folder = self._folder / reference.path
             _verify(folder, manifest)
             yield folder
             return
@@ -300,8 +305,14 @@ class ArtifactStore:
                 target = folder / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # what is missing is told by _verify
-                with self._reached(), suppress(FileNotFoundError):
-                    self._fs.get_file(f"{self._root}/{reference.path}/{entry.name}", str(target))
+                with (
+                    suppress(NotFoundError),
+                    self._reached(),
+                    full_disk_is_an_error(),
+                    self._files.open(f"{reference.path}/{entry.name}") as opened,
+                    target.open("wb") as copy,
+                ):
+                    copy.writelines(opened.chunks())
             _verify(folder, manifest)
             yield folder
         finally:
@@ -315,14 +326,14 @@ class ArtifactStore:
         """
         entry = next((entry for entry in self.manifest(reference).files if entry.name == name), None)
         content = b""
-        with suppress(FileNotFoundError):
-            content = self._fs.cat_file(f"{self._root}/{reference.path}/{name}")
+        with suppress(NotFoundError):
+            content = self._read(f"{reference.path}/{name}")
         if entry is None or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise ArtifactError(
                 f"The artifact of {reference.asset} was altered or is incomplete.",
                 remedy="Materialise the asset again.",
             )
-        return bytes(content)
+        return content
 
     def verify(self, reference: ArtifactReference) -> Manifest:
         """Check every file of a version against its manifest and return it.
@@ -335,14 +346,9 @@ class ArtifactStore:
 
     def versions(self, asset: str, partition: str) -> list[str]:
         """All finished versions of a partition, oldest first."""
-        folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
-        with self._reached():
-            try:
-                names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self._fs.ls(folder, detail=False)]
-            except FileNotFoundError:
-                return []
-            versions = filter(is_version, names)
-            finished = {name for name in versions if self._fs.exists(f"{folder}/{name}/{MANIFEST}")}
+        folder = f"{path_of_asset(asset)}/{path_of_partition(partition)}"
+        versions = filter(is_version, self._names(folder))
+        finished = [name for name in versions if self._is_finished(f"{folder}/{name}")]
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
     def as_input(self, reference: ArtifactReference) -> Input:
@@ -356,65 +362,60 @@ class ArtifactStore:
 
     def manifests(self, asset: str) -> Iterator[Manifest | None]:
         """The manifests of all finished versions of an asset; None for one that cannot be read."""
-        root = f"{self._root}/{path_of_asset(asset)}"
+        root = path_of_asset(asset)
         for partition in self._names(root):
             for version in filter(is_version, self._names(f"{root}/{partition}")):
                 try:
-                    text = self._fs.cat_file(f"{root}/{partition}/{version}/{MANIFEST}").decode()
-                except FileNotFoundError:
+                    text = self._read(f"{root}/{partition}/{version}/{MANIFEST}").decode()
+                except NotFoundError:
                     continue  # never finished, or being deleted
                 except UnicodeDecodeError:
                     text = ""
                 try:
                     manifest = Manifest.from_json(text)
                     reference = ArtifactReference(manifest.asset, manifest.partition, manifest.version)
-                    is_its_own = reference.path == f"{path_of_asset(asset)}/{partition}/{version}"
+                    is_its_own = reference.path == f"{root}/{partition}/{version}"
                 except CleanroomError:
                     is_its_own = False
                 yield manifest if is_its_own else None
 
-    def _names(self, folder: str) -> list[str]:
-        try:
-            found = self._fs.ls(folder, detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
-
     def is_empty(self) -> bool:
         """Whether nothing was ever stored here."""
-        try:
-            return not self._fs.ls(self._root, detail=False)
-        except FileNotFoundError:
-            return True
+        return not self._names("")
 
     def delete(self, reference: ArtifactReference) -> None:
         """Delete a version, its manifest first, so that no reader meets a half-deleted one."""
-        folder = f"{self._root}/{reference.path}"
-        for path in (f"{folder}/{MANIFEST}", folder):
-            with self._reached(), suppress(FileNotFoundError):
-                self._fs.rm(path, recursive=path == folder)
+        self._delete(f"{reference.path}/{MANIFEST}")
+        self._delete(reference.path)
 
     def delete_partition(self, asset: str, partition: str) -> None:
         """Delete all versions of a partition, and what a writer or a deletion that was killed left of one."""
         for version in self.versions(asset, partition):
             self.delete(ArtifactReference(asset, partition, version))
-        folder = f"{self._root}/{path_of_asset(asset)}/{path_of_partition(partition)}"
-        with suppress(FileNotFoundError):
-            self._fs.rm(folder, recursive=True)
+        self._delete(f"{path_of_asset(asset)}/{path_of_partition(partition)}")
+
+    def _is_finished(self, folder: str) -> bool:
+        return MANIFEST in self._names(folder)
+
+    def _names(self, folder: str) -> Sequence[str]:
+        with self._reached():
+            return self._files.names(folder)
+
+    def _read(self, path: str) -> bytes:
+        with self._reached(), self._files.open(path) as opened:
+            return b"".join(opened.chunks())
+
+    def _delete(self, path: str) -> None:
+        with self._reached():
+            self._files.delete(path)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Tell the failures of a remote store from those of this machine."""
         try:
-            with full_disk_is_an_error():
-                yield
-        except (CleanroomError, FileNotFoundError, NotADirectoryError):
-            raise
-        except OSError as error:
-            if self._is_local:
-                raise
+            yield
+        except BucketError as error:
             raise StoreUnavailableError(
-                f"The store of the artifacts does not answer or refused ({type(error).__name__}).",
+                f"The store of the artifacts does not answer or refused. {error.message}",
                 remedy="Check CLEANROOM_ARTIFACTS_URL, its credentials and that the store is up; then try again.",
             ) from None
 
@@ -430,19 +431,19 @@ class ArtifactStore:
         # a new partition's folder must outlive a power cut too, up to the root
         for folder in target.parents:
             sync_folder(folder)
-            if folder == Path(self._root):
+            if folder == self._folder:
                 break
 
     def _upload(self, folder: Path, reference: ArtifactReference, manifest: Manifest, fence: Fence) -> None:
-        base = f"{self._root}/{reference.path}"
         try:
+            assert not isinstance(self._files, _Folder)
             for name in (*(entry.name for entry in manifest.files), MANIFEST):
                 fence.check()
-                with self._reached():
-                    self._fs.put_file(str(folder / name), f"{base}/{name}")
+                with self._reached(), (folder / name).open("rb") as source:
+                    self._files.put(f"{reference.path}/{name}", source)
         except BaseException:
             with suppress(Exception):  # the store that failed may fail again; without a manifest nothing is read
-                self._fs.rm(base, recursive=True)
+                self._files.delete(reference.path)
             raise
 
 
@@ -450,67 +451,18 @@ def check_store_url(url: str) -> None:
     """Refuse the URL of a store that cannot be opened here; nothing is connected.
 
     Raises:
-        ConfigurationError: The URL's kind of store is not known, or its driver is not installed.
+        ConfigurationError: It cannot be read, or its kind of store is not known.
     """
-    if _is_local(url):
-        return
-    if urlparse(url).scheme == _S3:
-        _open_s3(url, Patience())
-        return
-    try:
-        fsspec.get_filesystem_class(urlparse(url).scheme)
-    except ValueError:
-        raise ConfigurationError(
-            "The URL of the artifacts names an unknown kind of store.",
-            remedy="Give a folder or a URL such as s3://.",
-        ) from None
-    except ImportError:
-        raise ConfigurationError(
-            "The driver for the store of the artifacts is not installed.",
-            remedy="Install the fsspec driver of this kind of URL, such as gcsfs for gs://.",
-        ) from None
+    if not _is_local(url):
+        from cleanroom_pipelines.storage.remote_bucket import open_url
+
+        open_url(url)
 
 
-def _open_s3(url: str, patience: Patience) -> tuple[Any, str]:
-    """An S3-compatible store by pyarrow's own client, and the root in it; nothing is connected.
+def _bucket_at(url: str, scratch: Path, patience: Patience) -> "RemoteBucket":
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, open_url
 
-    Decided 2026-11-27: s3fs, fsspec's driver, asks for a botocore older than the one whose service model the AWS
-    endpoint is held against. Credentials are those of the AWS tools (environment, profile, instance). What else is
-    needed stands in the URL: `?region=…`, and of another store than Amazon's
-    `?endpoint_override=host:port&scheme=http`.
-    """
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
-
-    parsed = urlparse(url)
-    query = dict(parse_qsl(parsed.query))
-    if "endpoint_override" in query:
-        query.setdefault("region", "us-east-1")
-    store = None
-    # Without a region the client would ask Amazon for the bucket's.
-    if parsed.netloc and "region" in query:
-        with suppress(ValueError, pa.ArrowException):
-            _, root = FileSystem.from_uri(parsed._replace(query=urlencode(query)).geturl())
-            store = S3FileSystem(  # the same, since what is read from a URL waits as long as it takes
-                access_key=parsed.username and unquote(parsed.username),
-                secret_key=parsed.password and unquote(parsed.password),
-                region=query["region"],
-                scheme=query.get("scheme"),
-                endpoint_override=query.get("endpoint_override"),
-                allow_bucket_creation=query.get("allow_bucket_creation") == "true",
-                allow_bucket_deletion=query.get("allow_bucket_deletion") == "true",
-                tls_ca_file_path=query.get("tls_ca_file_path"),
-                connect_timeout=patience.connect_seconds,
-                request_timeout=patience.answer_seconds,
-                retry_strategy=AwsStandardS3RetryStrategy(max_attempts=patience.n_tries),
-            )
-    if store is None:
-        raise ConfigurationError(
-            "The URL of the artifacts cannot be read.",
-            remedy="Write s3://bucket/prefix?region=name, or of another store than Amazon's "
-            "s3://bucket/prefix?endpoint_override=host:port&scheme=https.",
-        )
-    return ArrowFSWrapper(store), root.rstrip("/")
+    return RemoteBucket(partial(open_url, url, patience), scratch)
 
 
 def is_leftover(name: str) -> bool:
@@ -519,7 +471,7 @@ def is_leftover(name: str) -> bool:
 
 
 def _is_local(url: str) -> bool:
-    return urlparse(url).scheme in ("", "file")
+    return urlsplit(url).scheme in ("", "file")
 
 
 def _is_inside(name: str) -> bool:

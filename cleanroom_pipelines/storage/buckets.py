@@ -8,31 +8,34 @@ Keep out: how bytes reach a disk (local_bucket) or a store (remote_bucket); reco
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.errors import ConfigurationError, NotFoundError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, replacing
-from cleanroom_pipelines.storage.destinations import Destination, reject_links
+from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines.storage.objects import (
     Bucket,
     BucketError,
     BucketForbiddenError,
+    FolderDraft,
     ObjectEntry,
-    ObjectPage,
     OpenedObject,
 )
-from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, StoreClients
 from cleanroom_pipelines.storage.s3_urls import MAX_KEY, split_s3_url
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _MAX_SEED_FILES = 1000
 _ROOM_FOR_EXPORT = 64  # /<12 hex>-v<number>/part-<number>.parquet
-_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Buckets:
     def __init__(self, home: Home, find_bucket: Callable[[str], RegisteredBucket | None]) -> None:
         self._home = home
         self._find = find_bucket
-        self._clients = StoreClients()
+        self._real = dict[RegisteredBucket, "RemoteBucket"]()
 
     def locate(self, account_id: str, s3_uri: str) -> "ObjectPlace":
         """Find what a URL means for an account; nothing is read or connected.
@@ -98,11 +101,11 @@ class Buckets:
         bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            reject_links(bucket, "/".join(segments[:-1]))
+            _refuse_links(bucket, "/".join(segments[:-1]))
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
 
-    def destination(self, account_id: str, s3_uri: str) -> Destination:
+    def destination(self, account_id: str, s3_uri: str) -> "ObjectPlace":
         """Find the folder below which an account's exports go; nothing is written or connected.
 
         Args:
@@ -117,14 +120,14 @@ class Buckets:
         bucket = self._bucket(account_id, name, StatusCode.DESTINATION_NOT_WRITABLE)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            reject_links(bucket, key)
-        elif len(bucket.full_key(key)) + _ROOM_FOR_EXPORT > MAX_KEY:
+            _refuse_links(bucket, key)
+        elif len(bucket.prefix) + len(key) + _ROOM_FOR_EXPORT > MAX_KEY:
             raise UsageError(
                 "The destination is too long for the keys of an export.", remedy="Give a shorter one."
             )
-        return Destination("/".join((f"s3://{name}", *segments)), bucket, key)
+        return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder=True)
 
-    def _bucket(self, account_id: str, name: str, status_code: StatusCode) -> LocalBucket | RemoteBucket:
+    def _bucket(self, account_id: str, name: str, status_code: StatusCode) -> "LocalBucket | RemoteBucket":
         if not _ACCOUNT.fullmatch(account_id):
             raise UsageError("The bucket's account is not 12 digits.", remedy="Give an account id of 12 digits.")
         registered = self._find(name)
@@ -136,9 +139,15 @@ class Buckets:
             )
         if registered is None or registered.url is None:
             return LocalBucket(self._home.accounts / account_id / "buckets" / name)
-        assert registered.profile is not None
-        real, prefix = split_s3_url(registered.url)
-        return RemoteBucket(self._clients, registered.profile, real, "/".join(prefix), self._home.scratch)
+        if registered not in self._real:
+            from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, open_bucket
+
+            assert registered.profile is not None
+            real, segments = split_s3_url(registered.url)
+            prefix = "/".join(segments)
+            opening = partial(open_bucket, registered.profile, real, prefix)
+            self._real[registered] = RemoteBucket(opening, self._home.scratch, prefix)
+        return self._real[registered]
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,32 @@ class ObjectPlace:
     bucket: Bucket = field(repr=False)
     key: str
     is_folder: bool = False
+
+    def __truediv__(self, segment: str) -> "ObjectPlace":
+        key = f"{self.key}/{segment}" if self.key else segment
+        return ObjectPlace(f"{self.url}/{segment}", self.bucket, key)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder or file of this machine that it means; None on a real store."""
+        return self.bucket.path(self.key) if isinstance(self.bucket, LocalBucket) else None
+
+    def drafting(
+        self,
+        *,
+        owner: str,
+        marker: str,
+        attempt_of: Callable[[bytes], int | None],
+        fence: Fence = UNFENCED,
+    ) -> AbstractContextManager[FolderDraft]:
+        """Write the folder; see Bucket.drafting.
+
+        Raises:
+            UsageError: It is a whole bucket.
+        """
+        if not self.key:
+            raise UsageError("A bucket itself cannot be written as one folder.", remedy="Name a folder in it.")
+        return self.bucket.drafting(self.key, owner=owner, marker=marker, attempt_of=attempt_of, fence=fence)
 
     def exists(self) -> bool:
         """Whether there is an object of this key; a folder is none.
@@ -176,17 +211,13 @@ class ObjectPlace:
             raise NotFoundError("There is no such object in the bucket.", remedy="Check its key.")
         return self.bucket.open(self.key)
 
-    def list(self, *, after: str = "", limit: int = 1000) -> ObjectPage:
-        """The objects below this key, at any depth, a page at a time, in the order of their keys.
-
-        Args:
-            after: What the page before gave; empty at first.
-            limit: Most objects of a page, 1 to 1,000.
+    def list(self, *, after: str = "") -> Iterator[ObjectEntry]:
+        """The objects below this key, at any depth, in the order of their keys, beginning after a key.
 
         Raises:
             BucketError: The bucket cannot be read.
         """
-        return self.bucket.list(self.key, after=after, limit=limit)
+        return self.bucket.list(self.key, after=after)
 
     def store(self, source: Path) -> None:
         """Write the object whole or not at all, in place of what has its key.
@@ -242,7 +273,11 @@ class ObjectPlace:
             n_bytes = self.bucket.size(self.key)
             if n_bytes is not None:
                 return [ObjectEntry(self.key, n_bytes)]
-        found = [entry for entry in self._files() if entry.n_bytes and format_of_part(entry.key)]
+        found = [
+            entry
+            for entry in self.bucket.list(self.key, deep=False)
+            if entry.n_bytes and format_of_part(entry.key) and entry.key.rsplit("/", 1)[-1][0] not in "._"
+        ]
         if not found:
             raise NotFoundError("Nothing is there.")
         if len(found) > _MAX_SEED_FILES:
@@ -253,31 +288,15 @@ class ObjectPlace:
             raise SeedTooLarge
         return found
 
-    def _files(self) -> Iterator[ObjectEntry]:
-        after: str | None = ""
-        while after is not None:
-            page = self.bucket.list(self.key, after=after, deep=False)
-            for entry in page.entries:
-                if not entry.key.rsplit("/", 1)[-1].startswith((".", "_")):
-                    yield entry
-            after = page.after
-
     def _take(self, entry: ObjectEntry, path: Path, max_bytes: int) -> int:
-        """Copy an object to a file; begins anew when the connection breaks."""
-        for left in reversed(range(_TRIES)):
-            try:
-                with self.bucket.open(entry.key) as opened, path.open("wb") as stream:
-                    if opened.n_bytes > max_bytes:
-                        raise SeedTooLarge
-                    for chunk in opened.chunks():
-                        stream.write(chunk)
-                        if stream.tell() > max_bytes:
-                            raise SeedTooLarge
-                    return stream.tell()
-            except BucketError as error:
-                if error.problem != "unreachable" or not left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        with self.bucket.open(entry.key) as opened, path.open("wb") as stream:
+            if opened.n_bytes > max_bytes:
+                raise SeedTooLarge
+            for chunk in opened.chunks():
+                stream.write(chunk)
+                if stream.tell() > max_bytes:
+                    raise SeedTooLarge
+            return stream.tell()
 
     def _take_all(self, entries: Sequence[ObjectEntry], target: Path, max_bytes: int) -> None:
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as name:
@@ -287,6 +306,19 @@ class ObjectPlace:
                 left -= self._take(entry, part, left)
                 parts.append(part)
             merge_parts(parts, target, max_bytes=max_bytes)
+
+
+def folder_on_disk(folder: Path) -> ObjectPlace:
+    """A folder of this machine as a place, for the caller that looks at what was exported there."""
+    return ObjectPlace(folder.name, LocalBucket(folder.parent), folder.name)
+
+
+def _refuse_links(bucket: LocalBucket, key: str) -> None:
+    """Refuse a key that a link would lead out of its bucket."""
+    try:
+        bucket.check(key)
+    except BucketError as error:
+        raise UsageError("The place leads out of its bucket.", remedy=error.remedy) from None
 
 
 @contextmanager

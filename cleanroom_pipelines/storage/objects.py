@@ -22,7 +22,7 @@ class BucketError(CleanroomError):
     """A bucket cannot be read or written.
 
     Its attribute `problem` says why: `denied`, `unreachable`, `no bucket`, `in the way`, `link`, `changed`,
-    `not implemented` or `failed`.
+    `region`, `not implemented` or `failed`.
     """
 
     @property
@@ -36,6 +36,24 @@ class BucketForbiddenError(CleanroomError):
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How long a real store is waited for: by default at most about a minute for one call.
+
+    Args:
+        connect_seconds: For a connection.
+        answer_seconds: Without a byte of an answer. Sending a piece counts: 5 MiB must be through by then.
+        n_tries: Of one call, the first included.
+    """
+
+    connect_seconds: float = 5.0
+    answer_seconds: float = 20.0
+    n_tries: int = 3
+
+
+PATIENCE = Patience()
+
+
+@dataclass(frozen=True)
 class ObjectEntry:
     """One object: its key in the bucket and its size."""
 
@@ -43,32 +61,27 @@ class ObjectEntry:
     n_bytes: int
 
 
-@dataclass(frozen=True)
-class ObjectPage:
-    """A part of a listing.
-
-    Args:
-        entries: Objects in the order of their keys' bytes.
-        after: Where the next page begins: give it back; None at the end.
-    """
-
-    entries: tuple[ObjectEntry, ...]
-    after: str | None
-
-
 class OpenedObject:
     """An object being read; close it, or use it in `with`.
 
     Args:
         n_bytes: Its size when it was opened.
-        stream: Its bytes.
+        chunks: Its bytes, about a megabyte at a time.
         telling: Turns the store's errors into a BucketError.
+        close: Called at the end.
     """
 
-    def __init__(self, n_bytes: int, stream: Any, telling: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        n_bytes: int,
+        chunks: Iterator[bytes],
+        telling: Callable[[], AbstractContextManager[Any]],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         self.n_bytes = n_bytes
-        self._stream = stream
+        self._chunks = chunks
         self._telling = telling
+        self.close = close
 
     def __enter__(self) -> "OpenedObject":
         return self
@@ -77,7 +90,7 @@ class OpenedObject:
         self.close()
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes, at most a megabyte at a time.
+        """Its bytes, about a megabyte at a time.
 
         Raises:
             BucketError: The store failed, or the object ended before its size.
@@ -85,17 +98,13 @@ class OpenedObject:
         n_read = 0
         while True:
             with self._telling():
-                chunk = self._stream.read(CHUNK_BYTES)
-            if not chunk:
+                chunk = next(self._chunks, None)
+            if chunk is None:
                 break
             n_read += len(chunk)
             yield chunk
         if n_read < self.n_bytes:
             raise BucketError("An object ended before its end.", remedy="Try again.", problem="unreachable")
-
-    def close(self) -> None:
-        """Let go of the object."""
-        self._stream.close()
 
 
 class Sink(io.RawIOBase):
@@ -162,8 +171,10 @@ class Bucket(Protocol):
             StorageFullError: The disk is full.
         """
 
-    def list(self, folder: str, *, after: str = "", limit: int = 1000, deep: bool = True) -> ObjectPage:
+    def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """The objects of a folder, and when `deep` those of the folders below it; none when there is none.
+
+        They come in the order of their keys' bytes, beginning after a key; nothing is read before one is taken.
 
         Raises:
             BucketError: The bucket cannot be read.

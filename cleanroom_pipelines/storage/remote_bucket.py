@@ -1,26 +1,46 @@
-"""Buckets on a real S3-compatible store.
+"""Buckets on a real object store: S3 or one that speaks as it does, Google Cloud Storage, Azure.
 
-Lives here: the only code that speaks to such a store, through boto3, each bucket with its own credentials alone.
+Lives here: the only code that speaks to such a store, through obstore, each bucket with its own credentials alone.
 Add here when a real bucket learns something new, or a store answers with a code that should be told apart.
 Keep out: which buckets are real and whose they are (buckets).
+
+Tried on S3 only, as moto has it; Google's and Azure's clients are obstore's own and only hold artifacts.
+
+Limits of obstore 0.12: a key with an empty segment (`a//b`) cannot be listed, nor can what is beside it. Its
+threads do not survive a fork: a process that has used a store must not fork one that uses it too. A signal waits
+until a call has ended.
 """
 
 import re
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store, from_url
 
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConfigurationError, NotFoundError
 from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.objects import (
+    CHUNK_BYTES,
+    PATIENCE,
     BucketError,
     ObjectEntry,
-    ObjectPage,
     OpenedObject,
+    Patience,
     Sink,
     later_attempt,
 )
@@ -28,115 +48,234 @@ from cleanroom_pipelines.storage.s3_urls import is_plain_segment
 
 MAX_FILES_OF_A_FOLDER = 1000
 _TRIES = 5
-_PIECE_BYTES = 8 << 20
+_PAGE = 1000
+_PIECE_BYTES = 5 << 20  # S3's least
 _MAX_PIECES = 10_000  # S3's own limit
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_DENIED = {
-    "401",
-    "403",
-    "AccessDenied",
-    "AllAccessDisabled",
-    "AuthFailure",
-    "ExpiredToken",
-    "Forbidden",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-}
-# what a store answers when the object is not as the condition says
-_CHANGED = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
-# an error of the store's own, which passes
-_FAILING = {"500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown"}
-_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
+_STATUS = re.compile(r"status code: ([0-9]{3})")
+_CAUSE = re.compile(r"credential provider: ([A-Za-z]{1,64})|kind: ([A-Za-z]{1,64})")
+_EXPIRED = {"ExpiredToken", "InvalidToken"}  # with status 400
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9_.\[-][A-Za-z0-9_.:\[\]-]*(/[A-Za-z0-9_./~-]*)?")
+_REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # What the machine itself may do is no bucket's: without these, a profile without credentials would borrow it.
 _AMBIENT = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
+_OF_S3_URLS = {"region", "endpoint_override", "scheme", "tls_ca_file_path"}
 
 
-class StoreClients:
-    """A client a credentials profile, made when first used and again after its credentials were refused."""
+def open_url(url: str, patience: Patience = PATIENCE) -> Any:
+    """Open the store of a URL; nothing is connected.
 
-    def __init__(self) -> None:
-        self._clients = dict[str, Any]()
-        self._lock = threading.Lock()  # making a client is not thread-safe, using one is
+    Credentials are those of the cloud's own tools: of S3 the environment, the profile, the instance. What else S3
+    needs is in the URL: `s3://bucket/prefix?region=…`, and of another store than Amazon's
+    `?endpoint_override=host:port&scheme=http`.
 
-    def get(self, profile: str) -> Any:
-        """The client of a profile of the AWS configuration files.
+    Raises:
+        ConfigurationError: It cannot be read, or its kind of store is not known.
+    """
+    try:
+        if urlsplit(url).scheme == "s3":
+            return _open_s3_url(url, patience)
+        return from_url(url, **_waiting(patience))
+    except (BaseError, ValueError, OSError):
+        raise ConfigurationError(
+            "The URL of the artifacts cannot be read, or names an unknown kind of store.",
+            remedy="Write a folder, gs://bucket/prefix, abfs://container@account.dfs.core.windows.net/prefix, "
+            "s3://bucket/prefix?region=name, or of another store than Amazon's "
+            "s3://bucket/prefix?endpoint_override=host:port&scheme=https.",
+        ) from None
 
-        Raises:
-            ConfigurationError: boto3 is not installed.
-            BucketError: The profile cannot be used.
-        """
-        with self._lock:
-            if profile not in self._clients:
-                self._clients[profile] = _connect(profile)
-            return self._clients[profile]
 
-    def forget(self, profile: str) -> None:
-        """Read the profile again next time."""
-        with self._lock:
-            self._clients.pop(profile, None)
+def _open_s3_url(url: str, patience: Patience) -> S3Store:
+    parsed = urlsplit(url)
+    query = dict(parse_qsl(parsed.query))
+    if not parsed.hostname or query.keys() - _OF_S3_URLS:
+        raise ValueError("no bucket, or an unknown option")
+    keys: dict[str, Any] = {}
+    if parsed.username and parsed.password:
+        keys = {"access_key_id": unquote(parsed.username), "secret_access_key": unquote(parsed.password)}
+    else:
+        with suppress(ImportError):  # without botocore obstore looks for credentials itself, but in no profile
+            import botocore.session
+
+            keys = {"credential_provider": _credentials(botocore.session.Session())}
+    other = query.get("endpoint_override")
+    return _open_s3(
+        parsed.hostname,
+        parsed.path.strip("/"),
+        region=query.get("region") or ("us-east-1" if other else ""),
+        endpoint=other and f"{query.get('scheme', 'https')}://{other}",
+        authority=query.get("tls_ca_file_path"),
+        patience=patience,
+        **keys,
+    )
+
+
+def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
+    """Open a bucket with a profile of the AWS configuration files alone; nothing is connected.
+
+    Raises:
+        ConfigurationError: botocore is not installed.
+        BucketError: The profile cannot be used.
+    """
+    try:
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        raise ConfigurationError(
+            "A bucket on a real object store needs botocore, which is not installed.",
+            remedy="Install the extra: pip install 'cleanroom-pipelines[api]'.",
+        ) from None
+    try:
+        session = botocore.session.Session(profile=profile)
+        resolver = session.get_component("credential_provider")
+        for name in _AMBIENT:
+            resolver.remove(name)
+        settings: dict[str, Any] = session.get_scoped_config()
+        own = _section(session.full_config.get("services", {}).get(settings.get("services"), {}), "s3")
+        return _open_s3(
+            bucket,
+            prefix,
+            region=settings.get("region") or "us-east-1",
+            endpoint=own.get("endpoint_url") or settings.get("endpoint_url"),
+            style=_section(settings, "s3").get("addressing_style"),
+            authority=session.get_config_variable("ca_bundle"),
+            patience=PATIENCE,
+            credential_provider=_credentials(session),
+        )
+    except BotoCoreError as error:
+        raise _error("denied", type(error).__name__) from None
+    except (BaseError, ValueError, OSError):
+        raise BucketError("The bucket's credentials profile cannot be used.", remedy=_IN_THE_PROFILE) from None
+
+
+def _open_s3(
+    bucket: str,
+    prefix: str,
+    *,
+    region: str,
+    endpoint: str | None,
+    style: str | None = None,
+    authority: str | None,
+    patience: Patience,
+    **keys: Any,
+) -> S3Store:
+    is_virtual = style == "virtual" or (style != "path" and not endpoint and "." not in bucket)
+    address = endpoint or f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
+    urlsplit(address).port  # noqa: B018 - raises a ValueError where it is none
+    if not (_REGION.fullmatch(region) and _ENDPOINT.fullmatch(address)):
+        raise ValueError("obstore panics where it cannot make requests of them")
+    client: dict[str, Any] = {"allow_http": address.startswith("http://")}
+    if authority:
+        client["root_certificate"] = Path(authority).read_bytes()
+    # whatever is left out here is taken from variables of the process
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        region=region,
+        aws_endpoint_url_s3=address.replace("://", f"://{bucket}.", 1) if is_virtual else address,
+        virtual_hosted_style_request=is_virtual,
+        skip_signature=False,
+        conditional_put="etag",
+        checksum_algorithm="SHA256",  # buckets with an object lock want one
+        disable_bulk_delete=True,
+        **_waiting(patience, **client),
+        **keys,
+    )
+
+
+def _section(settings: Any, name: str) -> dict[str, Any]:
+    """A nested section of a configuration file; empty where there is none, or only a text."""
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _waiting(patience: Patience, **client: Any) -> dict[str, Any]:
+    longest = patience.n_tries * (patience.connect_seconds + patience.answer_seconds)
+    return {
+        "client_options": {
+            "connect_timeout": timedelta(seconds=patience.connect_seconds),
+            "read_timeout": timedelta(seconds=patience.answer_seconds),
+            "timeout": timedelta(days=1),  # of a whole object, however large
+            **client,
+        },
+        "retry_config": {"max_retries": patience.n_tries - 1, "retry_timeout": timedelta(seconds=longest)},
+    }
+
+
+def _credentials(session: Any) -> Callable[[], Any]:
+    def provide() -> dict[str, Any]:
+        from botocore.exceptions import NoCredentialsError
+
+        found = session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        key = found.get_frozen_credentials()
+        return {
+            "access_key_id": key.access_key,
+            "secret_access_key": key.secret_key,
+            "token": key.token,
+            # botocore renews what expires ten minutes before
+            "expires_at": datetime.now(UTC) + timedelta(minutes=5),
+        }
+
+    return provide
 
 
 class RemoteBucket:
     """A bucket of a real store, or what lies under a prefix of it.
 
     Args:
-        clients: Where clients come from.
-        profile: The credentials profile of this bucket.
-        bucket: Its name on the store.
-        prefix: Put before every key, without a slash at its end; may be empty.
+        opening: Opens the store: when it is first used, and again after its credentials were refused.
         scratch: A local folder for files on their way.
+        prefix: What the store puts before every key, without a slash at its end.
     """
 
-    def __init__(self, clients: StoreClients, profile: str, bucket: str, prefix: str, scratch: Path) -> None:
-        self._clients = clients
-        self._profile = profile
-        self._bucket = bucket
-        self._prefix = prefix
+    def __init__(self, opening: Callable[[], Any], scratch: Path, prefix: str = "") -> None:
+        self.prefix = prefix
+        self._opening = opening
+        self._opened: Any = None
         self._scratch = scratch
 
     def size(self, key: str) -> int | None:
         """See Bucket.size."""
         head = self._head(key)
-        return None if head is None else int(head["ContentLength"])
+        return None if head is None else int(head.meta["size"])
 
     def open(self, key: str) -> OpenedObject:
         """See Bucket.open."""
-        with self._telling():
-            answer = self._client.get_object(Bucket=self._bucket, Key=self.full_key(key))
-        return OpenedObject(int(answer["ContentLength"]), answer["Body"], self._telling)
+        with self._store() as store:
+            found = obstore.get(store, key)
+            return OpenedObject(found.meta["size"], found.stream(CHUNK_BYTES), self._store)
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See Bucket.put."""
-        with self._telling():
-            client = self._client
-            from boto3.s3.transfer import TransferConfig
+        self._put(key, source)
 
-            client.upload_fileobj(
-                source, self._bucket, self.full_key(key), Config=TransferConfig(use_threads=False)
-            )
-
-    def list(self, folder: str, *, after: str = "", limit: int = 1000, deep: bool = True) -> ObjectPage:
+    def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """See Bucket.list."""
-        base = self.full_key(f"{folder}/" if folder else "")
-        question: dict[str, Any] = {"Bucket": self._bucket, "Prefix": base, "MaxKeys": limit}
-        if after:
-            question["StartAfter"] = self.full_key(after)
-        if not deep:
-            question["Delimiter"] = "/"
-        with self._telling():
-            answer = self._client.list_objects_v2(**question)
-        own = len(self.full_key(""))
-        found = [ObjectEntry(str(each["Key"])[own:], int(each["Size"])) for each in answer.get("Contents", ())]
-        last = max(
-            [entry.key for entry in found]
-            # with a delimiter a page may end in a folder; whatever is in it was told
-            + [f"{str(each['Prefix'])[own:]}\U0010ffff" for each in answer.get("CommonPrefixes", ())],
-            default=None,
-        )
-        plain = tuple(entry for entry in found if all(map(is_plain_segment, entry.key.split("/"))))
-        return ObjectPage(plain, last if answer.get("IsTruncated") else None)
+        for entry in self._list(folder, after, deep):
+            if all(map(is_plain_segment, entry.key.split("/"))):
+                yield entry
+
+    def names(self, folder: str) -> Sequence[str]:
+        """The names of the folders and objects directly in a folder; empty when there is none.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+        with self._store() as store:
+            found = obstore.list_with_delimiter(store, folder or None)
+        paths = {*found["common_prefixes"], *(each["path"] for each in found["objects"])} - {folder}
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+    def delete(self, folder: str) -> None:
+        """Delete an object of this key and all below it.
+
+        Raises:
+            BucketError: The bucket cannot be written.
+        """
+        for key in (*[entry.key for entry in self._list(folder)], folder):
+            self._delete(key)
 
     @contextmanager
     def drafting(
@@ -178,7 +317,14 @@ class RemoteBucket:
             BucketError: Something else lies there.
             ClaimLostError: A later attempt has written there.
         """
-        there = self._list_raw(folder) - set(but)
+        found = [*islice(self._list(folder), MAX_FILES_OF_A_FOLDER + 1)]
+        if len(found) > MAX_FILES_OF_A_FOLDER:
+            raise BucketError(
+                "Many other objects lie where the folder belongs.",
+                remedy="Remove what lies there.",
+                problem="in the way",
+            )
+        there = {entry.key for entry in found} - set(but)
         for key in there:
             self._refuse_other(self._head(key), owner, fence)
         return there
@@ -186,7 +332,7 @@ class RemoteBucket:
     def _refuse_other(self, head: Any, owner: str, fence: Fence) -> None:
         if head is None:
             return  # nothing is there, or not any more
-        if head.get("Metadata", {}).get(_OWNER) != owner:
+        if head.attributes.get(_OWNER) != owner:
             raise BucketError(
                 "Something else lies where the folder belongs.",
                 remedy="Remove what lies there.",
@@ -195,24 +341,27 @@ class RemoteBucket:
         if _attempt_of(head) > fence.attempt:
             raise later_attempt()
 
-    def _list_raw(self, folder: str) -> set[str]:
-        with self._telling():
-            answer = self._client.list_objects_v2(
-                Bucket=self._bucket, Prefix=self.full_key(f"{folder}/"), MaxKeys=MAX_FILES_OF_A_FOLDER
-            )
-        if answer.get("IsTruncated"):
-            raise BucketError(
-                "Many other objects lie where the folder belongs.",
-                remedy="Remove what lies there.",
-                problem="in the way",
-            )
-        own = len(self.full_key(""))
-        # a console makes an empty object named like the folder
-        return {str(each["Key"])[own:] for each in answer.get("Contents", ())} - {f"{folder}/"}
+    def _list(self, folder: str, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
+        with self._store() as store:
+            pages: Iterator[Sequence[Any]]
+            if deep:
+                pages = iter(obstore.list(store, folder or None, offset=after or None, chunk_size=_PAGE))
+            else:
+                flat = obstore.list_with_delimiter(store, folder or None)["objects"]
+                found = sorted(flat, key=lambda each: each["path"].encode())
+                pages = iter([[each for each in found if each["path"].encode() > after.encode()]])
+        while True:
+            with self._store():
+                page = next(pages, None)
+            if page is None:
+                return
+            # a console makes an empty object named like the folder
+            yield from (ObjectEntry(each["path"], each["size"]) for each in page if each["path"] != folder)
 
-    def _label(self, key: str, name: str) -> str | None:
+    def _is_by(self, labels: dict[str, str], key: str) -> bool:
+        """Whether what has a key was written by the writer of these labels."""
         head = self._head(key)
-        return None if head is None else head.get("Metadata", {}).get(name)
+        return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 
     def _put_marker(self, key: str, path: Path, labels: dict[str, str], fence: Fence) -> None:
         """Write the marker unless another one was written since it was looked at.
@@ -224,22 +373,17 @@ class RemoteBucket:
         is_conditional = True
         for _ in range(_TRIES):
             head = self._head(key)
-            if head is not None and head.get("Metadata", {}).get(_WRITER) == labels[_WRITER]:
+            if head is not None and head.attributes.get(_WRITER) == labels[_WRITER]:
                 return  # it was written, and only the answer was lost
             self._refuse_other(head, labels[_OWNER], fence)
-            condition = {"IfNoneMatch": "*"} if head is None else {"IfMatch": head["ETag"]}
+            seen = head and {name: head.meta[name] for name in ("e_tag", "version") if head.meta[name]}
             try:
-                with self._telling():
-                    self._client.put_object(
-                        Bucket=self._bucket,
-                        Key=self.full_key(key),
-                        Body=path.read_bytes(),
-                        Metadata=labels,
-                        **(condition if is_conditional else {}),
-                    )
+                with self._store() as store:
+                    mode: Any = (seen or "create") if is_conditional else "overwrite"
+                    obstore.put(store, key, path.read_bytes(), attributes=labels, mode=mode, use_multipart=False)
                 return
             except BucketError as error:
-                if error.problem == "unreachable" and self._label(key, _WRITER) == labels[_WRITER]:
+                if error.problem == "unreachable" and self._is_by(labels, key):
                     return
                 if error.problem not in ("changed", "not implemented"):
                     raise
@@ -248,64 +392,57 @@ class RemoteBucket:
 
     def _head(self, key: str) -> Any:
         try:
-            with self._telling():
-                return self._client.head_object(Bucket=self._bucket, Key=self.full_key(key))
+            with self._store() as store:
+                return obstore.get(store, key, options={"head": True})
         except NotFoundError:
             return None
 
-    def _upload(self, key: str, path: Path, labels: dict[str, str], check: Callable[[], None]) -> None:
-        """Write an object and ask immediately before it becomes visible."""
-        place: dict[str, Any] = {"Bucket": self._bucket, "Key": self.full_key(key)}
-        size = path.stat().st_size
-        with path.open("rb") as source:
-            if size <= _PIECE_BYTES:
-                content = source.read()
-                check()
-                with self._telling():
-                    self._client.put_object(**place, Body=content, Metadata=labels)
-                return
-            with self._telling():
-                place["UploadId"] = self._client.create_multipart_upload(**place, Metadata=labels)["UploadId"]
-            try:
-                pieces = [*self._upload_pieces(place, source, max(_PIECE_BYTES, size // _MAX_PIECES + 1))]
-                check()
-                with self._telling():
-                    self._client.complete_multipart_upload(**place, MultipartUpload={"Parts": pieces})
-            except BaseException:
-                with suppress(Exception):  # what is under way matters more
-                    self._client.abort_multipart_upload(**place)
-                raise
+    def _put(
+        self,
+        key: str,
+        source: IO[bytes],
+        labels: dict[str, str] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write an object and ask before it becomes visible."""
+        n_bytes = source.seek(0, 2)
+        source.seek(0)
+        piece_bytes = max(_PIECE_BYTES, n_bytes // _MAX_PIECES + 1)
 
-    def _upload_pieces(self, place: dict[str, Any], source: IO[bytes], n_bytes: int) -> Iterator[dict[str, Any]]:
-        number = 0
-        while content := source.read(n_bytes):
-            number += 1
-            with self._telling():
-                answer = self._client.upload_part(**place, PartNumber=number, Body=content)
-            told = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
-            yield {"PartNumber": number, **told}
+        def pieces() -> Iterator[bytes]:
+            while piece := source.read(piece_bytes):
+                yield piece
+            check()  # what it raises ends the upload, and obstore takes back what was sent
+
+        with self._store() as store:
+            obstore.put(
+                store,
+                key,
+                pieces(),
+                attributes=labels,
+                use_multipart=n_bytes > piece_bytes,
+                chunk_size=piece_bytes,
+                max_concurrency=1,
+            )
 
     def _delete(self, key: str) -> None:
-        with self._telling():
-            self._client.delete_object(Bucket=self._bucket, Key=self.full_key(key))
-
-    @property
-    def _client(self) -> Any:
-        return self._clients.get(self._profile)
-
-    def full_key(self, key: str) -> str:
-        """The key on the store."""
-        return f"{self._prefix}/{key}" if self._prefix else key
+        with suppress(NotFoundError), self._store() as store:
+            obstore.delete(store, key)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _store(self) -> Iterator[Any]:
+        """Give the store, and turn its errors into ours, of which they keep a code or class alone."""
         try:
-            with _store_errors():
-                yield
-        except BucketError as error:
-            if error.problem == "denied":
-                self._clients.forget(self._profile)
+            if self._opened is None:
+                self._opened = self._opening()
+            yield self._opened
+        except CleanroomError:
             raise
+        except (BaseError, FileNotFoundError, ValueError) as error:
+            told = _told(error)
+            if isinstance(told, BucketError) and told.problem == "denied":
+                self._opened = None
+            raise told from None
 
 
 _OWNER = "cleanroom-export"
@@ -349,7 +486,8 @@ class _RemoteDraft:
             self._bucket._put_marker(key, path, self._labels, self._fence)
         else:
             self._written.add(key)
-            self._bucket._upload(key, path, self._labels, self._fence.check)
+            with path.open("rb") as source:
+                self._bucket._put(key, source, self._labels, self._fence.check)
         path.unlink()
 
     def take_back(self) -> None:
@@ -361,138 +499,62 @@ class _RemoteDraft:
         if marker is not None and self._fence.attempt in (0, _attempt_of(marker)):
             return
         for key in sorted(self._written):
-            if self._bucket._label(key, _WRITER) == self._labels[_WRITER]:
+            if self._bucket._is_by(self._labels, key):
                 self._bucket._delete(key)
 
 
 def _attempt_of(head: Any) -> int:
-    number = head.get("Metadata", {}).get(_ATTEMPT, "")
+    number = head.attributes.get(_ATTEMPT, "")
     return int(number) if number.isdecimal() else 0  # before 2026-11-29 the label was no number
 
 
-def _connect(profile: str) -> Any:
-    try:
-        import boto3
-        import botocore.session
-        from botocore.config import Config
-    except ImportError:
-        raise ConfigurationError(
-            "A bucket on a real object store needs boto3, which is not installed.",
-            remedy="Install the extra: pip install 'cleanroom-pipelines[api]'.",
-        ) from None
-    with _store_errors():
-        session = botocore.session.Session(profile=profile)
-        resolver = session.get_component("credential_provider")
-        for name in _AMBIENT:
-            resolver.remove(name)
-        settings = session.get_scoped_config()
-        # given here, since variables of the process would win over the profile
-        return boto3.Session(botocore_session=session).client(
-            "s3",
-            endpoint_url=_endpoint(session, settings),
-            region_name=settings.get("region") or "us-east-1",
-            config=Config(
-                ignore_configured_endpoint_urls=True,
-                connect_timeout=5,
-                read_timeout=30,
-                retries={"mode": "standard", "total_max_attempts": 3},
-            ),
-        )
-
-
-def _endpoint(session: Any, settings: dict[str, Any]) -> str | None:
-    services = session.full_config.get("services", {}).get(settings.get("services"), {})
-    own = services.get("s3", {})
-    return (own.get("endpoint_url") if isinstance(own, dict) else None) or settings.get("endpoint_url")
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """Turn boto's errors into ours, of which they keep the code or class alone."""
-    try:
-        yield
-    except CleanroomError:
-        raise
-    except Exception as error:
-        told = _told(error)
-        if told is None:
-            raise
-        raise told from None
-
-
-def _told(error: Exception) -> CleanroomError | None:
-    import urllib3.exceptions
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        ConfigNotFound,
-        ConfigParseError,
-        CredentialRetrievalError,
-        NoCredentialsError,
-        PartialCredentialsError,
-        ProfileNotFound,
-    )
-
-    if isinstance(error, ClientError):
-        return _answered(str(error.response.get("Error", {}).get("Code", "")))
-    name = type(error).__name__
-    if isinstance(
-        error,
-        ProfileNotFound
-        | NoCredentialsError
-        | PartialCredentialsError
-        | CredentialRetrievalError
-        | ConfigParseError
-        | ConfigNotFound,
-    ):
-        return _refused(name)
-    if isinstance(error, BotoCoreError | urllib3.exceptions.HTTPError):
-        return BucketError(
-            f"The bucket's store cannot be reached ({name}).",
-            remedy="Check the endpoint_url of the bucket's credentials profile, and that the store is up.",
-            problem="unreachable",
-        )
-    if isinstance(error, ValueError):
-        return BucketError(
-            "The bucket's credentials profile cannot be used.",
-            remedy="Check its endpoint_url and region in the AWS configuration file.",
-        )
-    return None
-
-
-def _answered(code: str) -> CleanroomError:
-    if code in _MISSING:
+def _told(error: Exception) -> CleanroomError:
+    text = str(error)
+    status, code, cause = _STATUS.search(text), _CODE.search(text), _CAUSE.search(text)
+    number, what = int(status[1]) if status else 0, type(error).__name__
+    if found := code or status or cause:
+        what = found[found.lastindex or 0]
+    if isinstance(error, FileNotFoundError) and what != "NoSuchBucket":
         return NotFoundError("There is no such object in the bucket.", remedy="Check its key.")
-    if code == "NoSuchBucket":
-        return BucketError(
-            "The bucket does not exist on its store.",
-            remedy="Create it there, or register the bucket with another URL.",
-            problem="no bucket",
-        )
-    if code in _CHANGED:
-        return BucketError(
-            "An object was changed by another writer meanwhile.", remedy="Try again.", problem="changed"
-        )
-    if code == "NotImplemented":
-        return BucketError(
-            "The bucket's store cannot do this.", remedy="Use another store.", problem="not implemented"
-        )
-    return _refused_with(code if _CODE.fullmatch(code) else "unknown")
+    return _error(_problem_of(number, what, error), what)
 
 
-def _refused_with(code: str) -> BucketError:
-    if code in _FAILING:
-        return BucketError(
-            f"The bucket's store is failing ({code}).", remedy="Try again when it is up.", problem="unreachable"
-        )
-    if code in _DENIED:
-        return _refused(code)
-    return BucketError(f"The bucket's store refused the request ({code}).", remedy="Check the bucket there.")
+def _error(problem: str, what: str) -> BucketError:
+    message, remedy = _PROBLEMS[problem]
+    return BucketError(f"{message} ({what}).", remedy=remedy, problem=problem.replace("failing", "unreachable"))
 
 
-def _refused(name: str) -> BucketError:
-    return BucketError(
-        f"The bucket's store does not accept the bucket's credentials, or they may not do this ({name}).",
-        remedy="Check the bucket's credentials profile in the AWS configuration files.",
-        problem="denied",
-    )
+def _problem_of(number: int, what: str, error: Exception) -> str:
+    if "configured region" in str(error) or what == "AuthorizationHeaderMalformed":
+        return "region"
+    if isinstance(error, AlreadyExistsError | PreconditionError):
+        return "changed"
+    if number in (401, 403) or what in _EXPIRED or isinstance(error, UnauthenticatedError):
+        return "denied"
+    if number >= 500 and number != 501:
+        return "failing"
+    by_number = {404: "no bucket", 409: "changed", 429: "failing", 501: "not implemented"}
+    otherwise = "failed" if number or isinstance(error, InvalidPathError) else "unreachable"
+    return by_number.get(number, otherwise)
+
+
+_IN_THE_PROFILE = "Check the bucket's credentials profile in the AWS configuration files."
+_PROBLEMS = {
+    "changed": ("An object was changed by another writer meanwhile", "Try again."),
+    "denied": (
+        "The bucket's store does not accept the bucket's credentials, or they may not do this",
+        _IN_THE_PROFILE,
+    ),
+    "failed": ("The bucket's store refused the request, or holds a key such as a//b", "Check the bucket there."),
+    "failing": ("The bucket's store is failing", "Try again when it is up."),
+    "no bucket": (
+        "The bucket does not exist on its store",
+        "Create it there, or register the bucket with another URL.",
+    ),
+    "not implemented": ("The bucket's store cannot do this", "Use another store."),
+    "region": ("The bucket is in another region than its profile says", _IN_THE_PROFILE),
+    "unreachable": (
+        "The bucket's store cannot be reached",
+        "Check the endpoint_url of the bucket's credentials profile, and that the store is up.",
+    ),
+}

@@ -18,7 +18,7 @@ from cleanroom_pipelines.delivery.writing import deliver
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.rankings import RANKING_SCHEMA, ranking_metadata, select_audience
-from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines_tests.similarity.cluster_like import use_cluster_like
 
 N_USERS = 300

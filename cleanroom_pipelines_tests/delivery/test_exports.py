@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.delivery.exports import ExportManifest, verify_export, write_export
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, DestinationError, StorageFullError
-from cleanroom_pipelines.storage import Destination
+from cleanroom_pipelines.storage import ObjectPlace
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 
 from ..examples import one_in
@@ -44,18 +44,18 @@ NASTY = [
 USERS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
 
 
-def place_in(folder: Path) -> Destination:
+def place_in(folder: Path) -> ObjectPlace:
     key = "spring/0123456789ab"
-    return Destination(f"s3://audiences/{key}", LocalBucket(folder), key)
+    return ObjectPlace(f"s3://audiences/{key}", LocalBucket(folder), key)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Destination:
+def place(tmp_path: Path) -> ObjectPlace:
     return place_in(tmp_path)
 
 
 def export(
-    place: Destination, users: Sequence[Sequence[str]], format_: str = "jsonl", **options: object
+    place: ObjectPlace, users: Sequence[Sequence[str]], format_: str = "jsonl", **options: object
 ) -> ExportManifest:
     arguments = {"export": "e-1", "generation_job": "g-1", "requested": 100} | options
     return write_export(place, users, format_=format_, **arguments)
@@ -115,7 +115,7 @@ def test_every_user_comes_back_in_order(
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
-def test_pandas_reads_the_same(place: Destination, format_: str) -> None:
+def test_pandas_reads_the_same(place: ObjectPlace, format_: str) -> None:
     users = [user for user in NASTY if "\r" not in user]
     export(place, [users], format_)
     path = place.folder / f"part-00000.{format_}"
@@ -126,7 +126,7 @@ def test_pandas_reads_the_same(place: Destination, format_: str) -> None:
     assert list(frame["user_id"]) == users
 
 
-def test_the_manifest_says_counts_and_digests_only(place: Destination) -> None:
+def test_the_manifest_says_counts_and_digests_only(place: ObjectPlace) -> None:
     export(place, [["anna@example.com"]], requested=7)
     text = (place.folder / "manifest.json").read_text()
     manifest = json.loads(text)
@@ -145,7 +145,7 @@ def test_the_same_users_make_the_same_bytes(tmp_path: Path, format_: str) -> Non
         assert path.read_bytes() == (second.folder / path.name).read_bytes()
 
 
-def test_nothing_is_seen_before_all_is_there(place: Destination) -> None:
+def test_nothing_is_seen_before_all_is_there(place: ObjectPlace) -> None:
     def watching() -> Iterator[list[str]]:
         for user in "abc":
             assert not place.folder.exists()
@@ -162,7 +162,7 @@ def test_nothing_is_seen_before_all_is_there(place: Destination) -> None:
     assert read(place.folder) == ["a", "b", "c"]
 
 
-def test_the_manifest_is_written_last(place: Destination) -> None:
+def test_the_manifest_is_written_last(place: ObjectPlace) -> None:
     opened = list[str]()
     open_ = os.open
 
@@ -188,7 +188,7 @@ def test_the_manifest_is_written_last(place: Destination) -> None:
     ],
 )
 def test_an_attempt_that_fails_leaves_nothing(
-    place: Destination, error: BaseException, expected: type[BaseException]
+    place: ObjectPlace, error: BaseException, expected: type[BaseException]
 ) -> None:
     def failing() -> Iterator[list[str]]:
         yield ["a"]
@@ -201,7 +201,7 @@ def test_an_attempt_that_fails_leaves_nothing(
     assert read(place.folder) == ["a"]
 
 
-def test_being_cancelled_while_writing_leaves_nothing(place: Destination) -> None:
+def test_being_cancelled_while_writing_leaves_nothing(place: ObjectPlace) -> None:
     def cancel(n_users: int) -> None:
         raise CancelledError("stop")
 
@@ -211,7 +211,7 @@ def test_being_cancelled_while_writing_leaves_nothing(place: Destination) -> Non
 
 
 @pytest.mark.parametrize("above", [0, 1])
-def test_a_file_in_the_way_is_told_and_stays(place: Destination, above: int) -> None:
+def test_a_file_in_the_way_is_told_and_stays(place: ObjectPlace, above: int) -> None:
     in_the_way = [place.folder, *place.folder.parents][above]
     in_the_way.parent.mkdir(parents=True, exist_ok=True)
     in_the_way.write_text("theirs")
@@ -223,7 +223,7 @@ def test_a_file_in_the_way_is_told_and_stays(place: Destination, above: int) -> 
     assert [path.name for path in in_the_way.parent.iterdir()] == [in_the_way.name]
 
 
-def test_a_folder_that_may_not_be_written_is_told(place: Destination) -> None:
+def test_a_folder_that_may_not_be_written_is_told(place: ObjectPlace) -> None:
     """Root may write everywhere, so the refusal of the operating system is played."""
     refusal = PermissionError(13, "Permission denied", str(place.folder))
     for function in ("mkdir", "open", "rename"):
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_written_is_told(place: Destination) -> None:
         assert "spring" not in str(caught.value)
 
 
-def test_somebody_elses_folder_is_not_replaced(place: Destination) -> None:
+def test_somebody_elses_folder_is_not_replaced(place: ObjectPlace) -> None:
     place.folder.mkdir(parents=True)
 
     def check(theirs: str) -> None:
@@ -245,7 +245,7 @@ def test_somebody_elses_folder_is_not_replaced(place: Destination) -> None:
     assert offenders(["{}", '{"export": "e-2"}', "no json", "[]"], check) == []
 
 
-def test_a_link_in_the_way_is_not_followed(place: Destination, tmp_path: Path) -> None:
+def test_a_link_in_the_way_is_not_followed(place: ObjectPlace, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     place.folder.parent.mkdir(parents=True)
@@ -256,7 +256,7 @@ def test_a_link_in_the_way_is_not_followed(place: Destination, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("is_empty", [False, True])
-def test_an_attempt_that_was_cut_off_is_replaced(place: Destination, is_empty: bool) -> None:
+def test_an_attempt_that_was_cut_off_is_replaced(place: ObjectPlace, is_empty: bool) -> None:
     if is_empty:
         place.folder.mkdir(parents=True)
     else:
@@ -267,7 +267,7 @@ def test_an_attempt_that_was_cut_off_is_replaced(place: Destination, is_empty: b
     assert [path.name for path in place.folder.parent.iterdir()] == [place.folder.name]
 
 
-def test_the_earlier_attempt_stays_when_the_new_one_cannot_take_its_place(place: Destination) -> None:
+def test_the_earlier_attempt_stays_when_the_new_one_cannot_take_its_place(place: ObjectPlace) -> None:
     export(place, [["old"]])
     rename = os.rename
 
@@ -295,7 +295,7 @@ def add_part(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [alter, drop_line, Path.unlink, add_part])
-def test_damage_is_told(place: Destination, damage: object) -> None:
+def test_damage_is_told(place: ObjectPlace, damage: object) -> None:
     export(place, [["a", "b", "c"]], rows_per_part=2)
     verify_export(place)
     damage(place.folder / "part-00000.jsonl")
@@ -303,7 +303,7 @@ def test_damage_is_told(place: Destination, damage: object) -> None:
         verify_export(place)
 
 
-def test_an_altered_manifest_is_told(place: Destination) -> None:
+def test_an_altered_manifest_is_told(place: ObjectPlace) -> None:
     changes: list[dict[str, object]] = [
         {"delivered": 4},
         {"files": []},
@@ -324,7 +324,7 @@ def test_an_altered_manifest_is_told(place: Destination) -> None:
     assert offenders(changes, check) == []
 
 
-def test_a_missing_manifest_is_told(place: Destination) -> None:
+def test_a_missing_manifest_is_told(place: ObjectPlace) -> None:
     export(place, [["a"]])
 
     def check(content: bytes | None) -> None:
@@ -337,7 +337,7 @@ def test_a_missing_manifest_is_told(place: Destination) -> None:
     assert offenders([None, b"", b"[]", b"null", b"\xff"], check) == []
 
 
-def test_a_readers_own_marks_do_no_harm(place: Destination) -> None:
+def test_a_readers_own_marks_do_no_harm(place: ObjectPlace) -> None:
     export(place, [["a"]])
     (place.folder / "_SUCCESS").touch()
     verify_export(place)

@@ -24,7 +24,7 @@ from cleanroom_pipelines.errors import (
     StorageFullError,
     UsageError,
 )
-from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
 
 from ..offenders import offenders

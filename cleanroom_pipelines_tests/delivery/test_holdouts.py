@@ -18,7 +18,7 @@ from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.delivery.writing import Activation, Delivery, deliver, hash_ids
 from cleanroom_pipelines.engine import open_engine
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
 
 from ..examples import one_in

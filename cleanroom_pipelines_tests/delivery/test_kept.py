@@ -11,7 +11,7 @@ from cleanroom_pipelines.delivery.destinations import AdDestination, Destination
 from cleanroom_pipelines.delivery.kept import hashers_to_keep, kept_activation
 from cleanroom_pipelines.delivery.writing import Activation, deliver, hash_ids
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
 
 IDS = {

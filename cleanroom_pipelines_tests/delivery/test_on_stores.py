@@ -10,9 +10,8 @@ from moto.server import ThreadedMotoServer
 from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.delivery.writing import deliver
-from cleanroom_pipelines.storage import Destination, Home
-from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
-from cleanroom_pipelines.storage.destinations import folder_on_disk
+from cleanroom_pipelines.storage import Home, ObjectPlace
+from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket, folder_on_disk
 
 from ..object_stores import PROFILE, ObjectStore, empty_store
 
@@ -26,7 +25,7 @@ def store(store_server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectSt
         yield running
 
 
-def write(places: dict[str, Destination]) -> None:
+def write(places: dict[str, ObjectPlace]) -> None:
     users = [f"user-{number}" for number in range(200)]
     for export, chosen, since in (("first", users[:150], None), ("second", users[50:], places["first"])):
         deliver(

@@ -3,7 +3,6 @@ attempt that was cut off is no export; the next attempt takes its place, and nob
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,10 +17,10 @@ from cleanroom_pipelines.errors import (
     DestinationError,
     StorageFullError,
 )
-from cleanroom_pipelines.storage import Destination, Home
+from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 
-from ..object_stores import PROFILE, ObjectStore, empty_store, running_server, tampering
+from ..object_stores import PROFILE, ObjectStore, Reply, Request, empty_store, running_server
 from ..offenders import offenders
 
 ACCOUNT = "111111111111"
@@ -37,18 +36,18 @@ def store(store_server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectSt
         yield running
 
 
-def place_at(home: Home, url: str = "s3://real/shop", profile: str = PROFILE) -> Destination:
+def place_at(home: Home, url: str = "s3://real/shop", profile: str = PROFILE) -> ObjectPlace:
     buckets = Buckets(home, lambda name: RegisteredBucket(name, ACCOUNT, url, profile))
     return buckets.destination(ACCOUNT, "s3://audiences/spring") / FOLDER
 
 
 @pytest.fixture
-def place(home: Home, store: ObjectStore) -> Destination:
+def place(home: Home, store: ObjectStore) -> ObjectPlace:
     return place_at(home)
 
 
 def export(
-    place: Destination, users: object = USERS, *, format_: str = "jsonl", rows_per_part: int = 2, **options: object
+    place: ObjectPlace, users: object = USERS, *, format_: str = "jsonl", rows_per_part: int = 2, **options: object
 ) -> ExportManifest:
     arguments = {"export": "e-1", "generation_job": "g-1", "requested": 100} | options
     return write_export(place, users, format_=format_, rows_per_part=rows_per_part, **arguments)  # type: ignore
@@ -60,7 +59,7 @@ def names(store: ObjectStore) -> list[str]:
 
 @pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet"])
 def test_the_bytes_are_those_of_a_local_export(
-    place: Destination, home: Home, store: ObjectStore, format_: str
+    place: ObjectPlace, home: Home, store: ObjectStore, format_: str
 ) -> None:
     local = Buckets(home, lambda _: None).destination(ACCOUNT, "s3://audiences/spring") / FOLDER
     told = list[int]()
@@ -74,7 +73,7 @@ def test_the_bytes_are_those_of_a_local_export(
     assert list(home.scratch.iterdir()) == []
 
 
-def test_the_manifest_is_uploaded_last(place: Destination, store: ObjectStore) -> None:
+def test_the_manifest_is_uploaded_last(place: ObjectPlace, store: ObjectStore) -> None:
     seen = list[list[str]]()
     export(place, on_users=lambda _: seen.append(names(store)))
     parts = [f"part-{number:05d}.jsonl" for number in range(3)]
@@ -86,7 +85,7 @@ def test_the_manifest_is_uploaded_last(place: Destination, store: ObjectStore) -
     "error", [CancelledError("stop"), KeyboardInterrupt(), StorageFullError("full"), OSError(30, "read-only")]
 )
 def test_an_attempt_that_fails_takes_back_what_it_wrote(
-    place: Destination, home: Home, store: ObjectStore, error: BaseException
+    place: ObjectPlace, home: Home, store: ObjectStore, error: BaseException
 ) -> None:
     def failing() -> Iterator[list[str]]:
         yield from USERS
@@ -106,14 +105,14 @@ def test_a_store_that_goes_down_leaves_no_manifest(home: Home, store: ObjectStor
     """It fails at the nth upload and from then on, and the next attempt takes what was left over."""
     n_uploads = 0
 
-    def failing(send: Callable[[], Any], request: Any) -> Any:
+    def failing(send: Callable[[], Reply], request: Request) -> Reply:
         nonlocal n_uploads
         n_uploads += request.method == "PUT"
         if request.method in ("PUT", "HEAD") and n_uploads > nth:
             raise ConnectionError
         return send()
 
-    with tampering(failing), pytest.raises(DestinationError):
+    with store.tampering(failing), pytest.raises(DestinationError):
         export(place_at(home))
     assert names(store) == [f"part-{number:05d}.jsonl" for number in range(nth)]
     with pytest.raises(ArtifactError, match="missing or incomplete"):
@@ -135,7 +134,7 @@ def test_a_store_that_really_goes_down_is_told(home: Home, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_a_retry_replaces_its_own_attempt(place: Destination, store: ObjectStore, is_whole: bool) -> None:
+def test_a_retry_replaces_its_own_attempt(place: ObjectPlace, store: ObjectStore, is_whole: bool) -> None:
     export(place, [["old", "older", "oldest"]], rows_per_part=1)
     if not is_whole:
         store.client().delete_object(Bucket="real", Key=f"{BASE}/manifest.json")
@@ -147,7 +146,7 @@ def test_a_retry_replaces_its_own_attempt(place: Destination, store: ObjectStore
     verify_export(place)
 
 
-def test_a_retry_that_fails_leaves_the_whole_attempt(place: Destination) -> None:
+def test_a_retry_that_fails_leaves_the_whole_attempt(place: ObjectPlace) -> None:
     export(place)
     with pytest.raises(CancelledError):
         export(place, on_users=mock.Mock(side_effect=CancelledError("stop")))
@@ -182,7 +181,7 @@ def test_an_attempt_takes_back_only_what_is_its_own(home: Home, store: ObjectSto
     assert store.objects("real") == {f"{BASE}/part-00000.jsonl": b'{"user_id": "x"}\n{"user_id": "y"}\n'}
 
 
-def test_what_is_somebody_elses_stays(place: Destination, store: ObjectStore) -> None:
+def test_what_is_somebody_elses_stays(place: ObjectPlace, store: ObjectStore) -> None:
     def check(key: str | None) -> None:
         if key is None:
             export(place, export="e-2")
@@ -201,7 +200,7 @@ def test_what_is_somebody_elses_stays(place: Destination, store: ObjectStore) ->
     assert offenders(["manifest.json", "part-00000.jsonl", "x", "below/x", None], check) == []
 
 
-def test_a_folder_that_many_others_use_is_left_alone(place: Destination, store: ObjectStore) -> None:
+def test_a_folder_that_many_others_use_is_left_alone(place: ObjectPlace, store: ObjectStore) -> None:
     for number in range(3):
         store.put("real", f"{BASE}/{number}", b"theirs")
     with (
@@ -211,7 +210,7 @@ def test_a_folder_that_many_others_use_is_left_alone(place: Destination, store: 
         export(place)
 
 
-def test_what_lies_beside_is_not_touched(place: Destination, store: ObjectStore) -> None:
+def test_what_lies_beside_is_not_touched(place: ObjectPlace, store: ObjectStore) -> None:
     beside = {BASE: b"1", f"{BASE}0/part-00000.jsonl": b"2", "shop/spring/x": b"3", f"{BASE}/": b""}
     for key, content in beside.items():
         store.put("real", key, content)
@@ -223,7 +222,7 @@ def test_what_lies_beside_is_not_touched(place: Destination, store: ObjectStore)
     }
 
 
-def test_damage_is_told(place: Destination, store: ObjectStore) -> None:
+def test_damage_is_told(place: ObjectPlace, store: ObjectStore) -> None:
     export(place)
     objects = store.objects("real")
     part, manifest, added = (

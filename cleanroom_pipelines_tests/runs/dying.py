@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from botocore.httpsession import URLLib3Session
+import obstore
 from sqlalchemy.engine.default import DefaultDialect
 
 from cleanroom_pipelines.storage.home import CLOSED_UMASK
@@ -90,13 +90,14 @@ def _work(work: Callable[[Path], None], folder: Path, boundary: int) -> None:
     boundaries = _Boundaries(folder, boundary)
     with without_waiting_for_the_disk():
         _around(DefaultDialect, "do_commit", boundaries.count)
-        _around(URLLib3Session, "send", boundaries.count)
+        for name in ("put", "get", "list", "list_with_delimiter", "delete"):
+            _around(obstore, name, boundaries.count)
         sys.addaudithook(boundaries.hear)
         work(folder)
     os._exit(0)  # nothing that a library does at the end is a part of the work
 
 
-def _around(owner: type, name: str, count: Callable[[], None]) -> None:
+def _around(owner: object, name: str, count: Callable[[], None]) -> None:
     """Count a boundary before and one after each call."""
     original = getattr(owner, name)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, GenerationJobSpec, Kind, Resource
@@ -27,7 +26,7 @@ from cleanroom_pipelines.runs.deleting import delete_pending, find_pending_delet
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.supervision import supervise
-from cleanroom_pipelines.storage import ArtifactReference, processes
+from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, processes
 from cleanroom_pipelines.storage.layout import path_of_partition
 
 from .. import worlds
@@ -350,7 +349,7 @@ STEPS: dict[str, tuple[Callable[[Room], tuple[object, str]], tuple[int, ...]]] =
     "seed": (lambda room: (type(room.installation.vault), "delete"), (1,)),
     "receipts": (lambda room: (deleting, "forget_receipts"), (1,)),
     "all versions of an asset": (lambda room: (type(room.installation.store), "delete_partition"), (2, 3)),
-    "manifest, version, folder": (lambda room: (LocalFileSystem, "rm"), (1, 2, 3)),
+    "manifest, version, folder": (lambda room: (ArtifactStore, "_delete"), (1, 2, 3)),
     "events": (lambda room: (type(room.instance.event_log_storage), "delete_events"), (1,)),
     "output": (lambda room: (type(room.instance.compute_log_manager), "delete_logs"), (1,)),
     "results": (lambda room: (type(room.instance), "wipe_asset_cached_status"), (1,)),
@@ -414,7 +413,7 @@ def test_a_store_that_fails_is_told_and_tried_again_when_asked_again(
         raise PermissionError(13, "denied", "/secret/place")
 
     with monkeypatch.context() as patched:
-        patched.setattr(LocalFileSystem, "rm", fail)
+        patched.setattr(ArtifactStore, "_delete", fail)
         assert room.delete() == 0
     job = room.catalog.get(GenerationJob, partitions[0])
     assert job.status == "DELETE_FAILED"
@@ -433,7 +432,7 @@ def test_a_store_that_fails_for_what_is_gone_is_tried_again(room: Room, monkeypa
     room.delete()
     room.catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, room.configured.id)
     with monkeypatch.context() as patched:
-        patched.setattr(LocalFileSystem, "rm", lambda *_, **__: 1 / 0)
+        patched.setattr(ArtifactStore, "_delete", lambda *_, **__: 1 / 0)
         assert room.delete() == 0
     assert room.delete() == 1
     assert_gone(room, [room.configured.id])

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from unittest import mock
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -94,7 +93,7 @@ def proxy_before(store: ObjectStore) -> Iterator[Proxy]:
 
 @pytest.fixture
 def store(store_server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectStore]:
-    with empty_store(store_server, tmp_path) as running, mock.patch("botocore.endpoint.time"):
+    with empty_store(store_server, tmp_path) as running:
         running.client().create_bucket(Bucket=REAL)
         yield running
 

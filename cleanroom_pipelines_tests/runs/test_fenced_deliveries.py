@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from unittest import mock
 
-import botocore.exceptions
-import botocore.httpsession
+import obstore
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -33,12 +32,12 @@ from cleanroom_pipelines.media.errors import PermissionDeniedError
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.server.media.access import Call
 from cleanroom_pipelines.server.media.jobs import open_file
-from cleanroom_pipelines.storage import Destination, Home
+from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.fences import Fence
 
 from ..conftest import StandingClock
-from ..object_stores import PROFILE, ObjectStore, empty_store, running_server
+from ..object_stores import PROFILE, ObjectStore, Reply, Request, empty_store, running_server
 from .delivery_worlds import ACCOUNT, ANALYST, N_DELIVERED, Delivery, at, export_delivery, list_delivery
 
 Moment = Callable[[Callable[[], object]], AbstractContextManager[None]]
@@ -95,12 +94,7 @@ def last_step(delivery: Delivery) -> Moment:
     name = delivery.record.id.rsplit("-", 1)[-1]
     if delivery.installation.catalog.parties.bucket("audiences") is None:
         return lambda action: at(os, "rename", lambda _, target, **__: target == name, action)
-    return lambda action: at(
-        botocore.httpsession.URLLib3Session,
-        "send",
-        lambda _, request: request.method == "PUT" and request.url.endswith("manifest.json"),
-        action,
-    )
+    return lambda action: at(obstore, "put", lambda _store, key, *_, **__: key.endswith("manifest.json"), action)
 
 
 def assert_nothing(delivery: Delivery) -> None:
@@ -280,7 +274,7 @@ def test_a_list_whose_job_was_cancelled_cannot_be_fetched(delivery: Delivery) ->
 
 
 @pytest.fixture(params=["on a disk", "on a store"])
-def place(request: pytest.FixtureRequest, home: Home) -> Destination:
+def place(request: pytest.FixtureRequest, home: Home) -> ObjectPlace:
     if request.param == "on a store":
         request.getfixturevalue("store")
         registered = RegisteredBucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)
@@ -288,7 +282,7 @@ def place(request: pytest.FixtureRequest, home: Home) -> Destination:
     return Buckets(home, lambda _: None).destination(ACCOUNT, "s3://audiences/x") / "1"
 
 
-def write(place: Destination, attempt: int, **hooks: Callable[..., None]) -> None:
+def write(place: ObjectPlace, attempt: int, **hooks: Callable[..., None]) -> None:
     """Write what only this attempt writes: one user more than its number."""
     users = [f"{attempt}-{number}" for number in range(attempt + 1)]
     on_users = hooks.pop("on_users", lambda _: None)
@@ -306,7 +300,7 @@ def write(place: Destination, attempt: int, **hooks: Callable[..., None]) -> Non
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_an_earlier_attempt_does_not_replace_a_later_one(place: Destination, attempt: int) -> None:
+def test_an_earlier_attempt_does_not_replace_a_later_one(place: ObjectPlace, attempt: int) -> None:
     write(place, 3)
     with pytest.raises(ClaimLostError, match="later attempt"):
         write(place, attempt)
@@ -314,7 +308,7 @@ def test_an_earlier_attempt_does_not_replace_a_later_one(place: Destination, att
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_later_attempt_replaces_an_earlier_one(place: Destination, first: int) -> None:
+def test_a_later_attempt_replaces_an_earlier_one(place: ObjectPlace, first: int) -> None:
     write(place, first)
     write(place, 3)
     assert (verify_export(place)["attempt"], verify_export(place)["delivered"]) == (3, 4)
@@ -323,7 +317,7 @@ def test_a_later_attempt_replaces_an_earlier_one(place: Destination, first: int)
 @pytest.mark.parametrize(("step", "n_allowed"), [("check", 0), ("commit", 0), ("check", 1), ("check", 2)])
 @pytest.mark.parametrize("error", [CancelledError("Stop."), ClaimLostError("Gone.")])
 def test_what_was_staged_is_removed_when_the_fence_says_no(
-    place: Destination, home: Home, step: str, n_allowed: int, error: CleanroomError
+    place: ObjectPlace, home: Home, step: str, n_allowed: int, error: CleanroomError
 ) -> None:
     answers = iter([None] * n_allowed)
 
@@ -339,11 +333,11 @@ def test_what_was_staged_is_removed_when_the_fence_says_no(
     assert list(home.scratch.iterdir()) == []
 
 
-def everything(place: Destination) -> list[str]:
+def everything(place: ObjectPlace) -> list[str]:
     """All that lies beside the place, drafts too."""
     if place.folder is not None:
         return [path.name for path in place.folder.parent.iterdir()]
-    return [entry.key for entry in place.bucket.list("").entries]
+    return [entry.key for entry in place.bucket.list("")]
 
 
 @pytest.mark.parametrize("rename", ["away", "in"])
@@ -372,9 +366,9 @@ def test_a_late_part_of_an_earlier_attempt_is_not_one_of_the_later(store: Object
 
     with (
         at(
-            botocore.httpsession.URLLib3Session,
-            "send",
-            lambda _, request: request.method == "PUT" and request.url.endswith("part-00001-2.jsonl"),
+            obstore,
+            "put",
+            lambda _store, key, *_, **__: key.endswith("part-00001-2.jsonl"),
             lambda: write(place, 4),
         ),
         pytest.raises(ClaimLostError),
@@ -410,21 +404,22 @@ def test_a_manifest_is_there_though_the_answer_is_lost_or_conditions_are_unknown
 ) -> None:
     registered = RegisteredBucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)
     place = Buckets(home, lambda _: registered).destination(ACCOUNT, "s3://audiences/x") / "1"
-    send, conditions = botocore.httpsession.URLLib3Session.send, list[object]()
+    conditions = list[object]()
 
-    def sending(session: object, request: object) -> object:
+    def sending(send: Callable[[], Reply], request: Request) -> Reply:
         if request.method != "PUT" or not request.url.endswith("manifest.json"):
-            return send(session, request)
-        condition = request.headers.get("If-None-Match")
+            return send()
+        condition = request.headers.get("if-none-match")
         conditions.append(condition)
         if answer == "501" and condition:
-            raise botocore.exceptions.ClientError({"Error": {"Code": "NotImplemented"}}, "PutObject")
-        answered = send(session, request)
+            return [b"<Error><Code>NotImplemented</Code></Error>"], "501 Not Implemented", []
+        answered = send()
         if answer == "lost":
-            raise botocore.exceptions.ReadTimeoutError(endpoint_url=request.url)
+            raise ConnectionError
         return answered
 
-    with mock.patch.object(botocore.httpsession.URLLib3Session, "send", sending):
+    with store.tampering(sending):
         write(place, 1)
     assert verify_export(place)["attempt"] == 1
-    assert len(conditions) >= 2, "it was asked for again"
+    assert conditions[0] == "*"
+    assert answer == "lost" or conditions[-1] is None, "it was asked for again"

@@ -29,7 +29,7 @@ def test_nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("HOME", "/srv/cleanroom", "home", Path("/srv/cleanroom")),
         ("CATALOG_URL", "postgresql://host/db", "catalog_url", "postgresql://host/db"),
         ("CATALOG_URL", "sqlite:////tmp/catalog.db", "catalog_url", "sqlite:////tmp/catalog.db"),
-        ("ARTIFACTS_URL", "memory://bucket/x", "artifacts_url", "memory://bucket/x"),
+        ("ARTIFACTS_URL", "gs://bucket/x", "artifacts_url", "gs://bucket/x"),
         ("ARTIFACTS_URL", "/srv/artifacts", "artifacts_url", "/srv/artifacts"),
         (
             "ARTIFACTS_URL",

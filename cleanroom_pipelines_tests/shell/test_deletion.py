@@ -10,13 +10,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import ConfiguredAudienceModelSpec, GenerationJob, Kind
 from cleanroom_pipelines.runs import running
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.running import run_pending
+from cleanroom_pipelines.storage import ArtifactStore
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -100,7 +100,7 @@ def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:
 def test_a_failed_deletion_is_told_and_asks_for_no_run(again: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ask(again, Kind.GENERATION_JOB)
     with monkeypatch.context() as patched:
-        patched.setattr(LocalFileSystem, "rm", lambda *_, **__: 1 / 0)
+        patched.setattr(ArtifactStore, "_delete", lambda *_, **__: 1 / 0)
         again.run_pending()
     assert again.installation.catalog.get(GenerationJob, job).status == "DELETE_FAILED"
     assert tick(again, "pending_work").run_requests == []

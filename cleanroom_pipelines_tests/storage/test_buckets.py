@@ -75,7 +75,7 @@ def test_a_bucket_is_a_folder_of_the_caller(buckets: Buckets, home: Home, tmp_pa
     with place.open() as opened:
         assert opened.n_bytes == 7
         assert b"".join(opened.chunks()) == b"content"
-    assert [entry.key for entry in buckets.locate(MINE, f"s3://{bucket}/a").list().entries] == ["a/seed.jsonl"]
+    assert [entry.key for entry in buckets.locate(MINE, f"s3://{bucket}/a").list()] == ["a/seed.jsonl"]
 
 
 def test_the_same_name_means_another_folder_for_another_account(buckets: Buckets, home: Home) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.storage import Destination, Home
+from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets
 
 from ..offenders import offenders
@@ -21,7 +21,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home.open(tmp_path_factory.mktemp("home"))
 
 
-def destination(home: Home, account: str, url: str) -> Destination:
+def destination(home: Home, account: str, url: str) -> ObjectPlace:
     """The place of a URL where no bucket is registered."""
     return Buckets(home, lambda _: None).destination(account, url)
 

@@ -5,15 +5,17 @@ says one sentence with the store's code and no more."""
 import json
 import os
 import re
+import socket
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import httpx
 import pytest
-from botocore.exceptions import ConnectionClosedError
 from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, NotFoundError, SeedError, UsageError
@@ -21,7 +23,7 @@ from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.storage.buckets import Buckets, ObjectPlace, RegisteredBucket
 from cleanroom_pipelines.storage.objects import BucketError
 
-from ..object_stores import PROFILE, ObjectStore, empty_store, tampering
+from ..object_stores import PROFILE, ObjectStore, Reply, Request, empty_store
 from ..offenders import offenders
 
 ACCOUNT = "111111111111"
@@ -67,7 +69,7 @@ def test_a_large_object_comes_back(buckets: Buckets, store: ObjectStore, tmp_pat
     content = os.urandom(1 << 20) * 17
     place = buckets.locate(ACCOUNT, "s3://advertiser/seed.jsonl")
     place.store(keep(tmp_path, content))
-    assert store.client().head_object(Bucket="real", Key="shop/in/seed.jsonl")["ETag"].endswith('-3"')
+    assert store.client().head_object(Bucket="real", Key="shop/in/seed.jsonl")["ETag"].endswith('-4"')
     assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == content
 
 
@@ -84,7 +86,7 @@ def test_other_prefixes_are_not_reached(buckets: Buckets, store: ObjectStore) ->
     for key in ("shop/in", "shop/in2/seed.jsonl", "shop/out/seed.jsonl", "seed.jsonl"):
         store.put("real", key, b"theirs")
     store.put("real", "shop/in/seed.jsonl", b"mine")
-    assert [entry.key for entry in buckets.locate(ACCOUNT, "s3://shelf").list().entries] == ["seed.jsonl"]
+    assert [entry.key for entry in buckets.locate(ACCOUNT, "s3://shelf").list()] == ["seed.jsonl"]
     for url in (
         "s3://shelf/../out/seed.jsonl",
         "s3://shelf/%2e%2e/out/seed.jsonl",
@@ -126,11 +128,11 @@ def test_a_listing_is_paged_as_a_local_one(buckets: Buckets, home: Home, store: 
     def pages(place: ObjectPlace, limit: int) -> list[tuple[str, int]]:
         found, after = list[tuple[str, int]](), ""
         while True:
-            page = place.bucket.list("a", after=after, limit=limit, deep=deep)
-            found += [(entry.key, entry.n_bytes) for entry in page.entries]
-            if page.after is None:
+            page = [*islice(place.bucket.list("a", after=after, deep=deep), limit)]
+            found += [(entry.key, entry.n_bytes) for entry in page]
+            if len(page) < limit:
                 return found
-            after = page.after
+            after = page[-1].key
 
     for limit in (1, 2, 3, 100):
         assert pages(buckets.locate(ACCOUNT, "s3://shelf"), limit) == pages(local, limit)
@@ -153,7 +155,7 @@ CALLS: dict[str, Callable[[ObjectPlace, Path], object]] = {
     "store": lambda place, path: place.store(keep(path, b"x")),
     "exists": lambda place, path: place.exists(),
     "open": lambda place, path: place.open(),
-    "list": lambda place, path: place.list(),
+    "list": lambda place, path: list(place.list()),
 }
 
 
@@ -162,7 +164,7 @@ def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: 
     place = buckets_at(home, profile="down").locate(ACCOUNT, "s3://shelf/seed.jsonl")
 
     def check(call: str) -> None:
-        with pytest.raises(CleanroomError, match=r"cannot be reached \(EndpointConnectionError\)") as caught:
+        with pytest.raises(CleanroomError, match=r"cannot be reached \(Connect\)") as caught:
             CALLS[call](place, tmp_path)
         assert caught.value.attributes["problem"] == "unreachable"
         assert caught.value.status_code == ("SEED_NOT_FOUND" if call == "fetch" else "INTERNAL")
@@ -170,8 +172,7 @@ def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: 
         assert "127.0.0.1" not in str(caught.value)
         assert caught.value.__suppress_context__
 
-    with tampering(lambda send, _: send()):
-        assert offenders(CALLS, check) == []
+    assert offenders(CALLS, check) == []
 
 
 def test_a_bucket_that_is_not_there_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
@@ -218,11 +219,11 @@ def test_variables_of_the_process_do_not_win_over_the_profile(
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
     seen = list[str]()
 
-    def noting(send: Callable[[], Any], request: Any) -> Any:
-        seen.append(str(request.headers))
+    def noting(send: Callable[[], Reply], request: Request) -> Reply:
+        seen.append(request.headers["authorization"])
         return send()
 
-    with tampering(noting):
+    with store.tampering(noting):
         place.store(keep(tmp_path, b"x"))
     assert list(store.objects("real")) == ["shop/in/seed.jsonl"]
     assert seen
@@ -238,15 +239,24 @@ def test_a_profile_without_an_endpoint_means_aws(
         stream.write("[profile aws]\nregion = eu-west-1\n")
     with store.credentials.open("a") as stream:
         stream.write("[aws]\naws_access_key_id = a\naws_secret_access_key = b\n")
-    asked = list[str]()
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        asked = list[bytes]()
 
-    def unplugged(send: Callable[[], Any], request: Any) -> Any:
-        asked.append(request.url)
-        raise ConnectionClosedError(endpoint_url=request.url)
+        def refuse() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = proxy.accept()
+                    with connection:
+                        asked.append(connection.recv(65536).splitlines()[0])
 
-    with tampering(unplugged), pytest.raises(BucketError, match="cannot be reached"):
-        buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
-    assert set(asked) == {"https://real.s3.eu-west-1.amazonaws.com/seed.jsonl"}
+        refusing = threading.Thread(target=refuse, daemon=True)
+        refusing.start()
+        with pytest.raises(BucketError, match="cannot be reached"):
+            buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
+        proxy.shutdown(socket.SHUT_RDWR)
+        refusing.join(30)
+    assert set(asked) == {b"CONNECT real.s3.eu-west-1.amazonaws.com:443 HTTP/1.1"}
 
 
 def test_an_endpoint_of_s3_alone_is_found(home: Home, store: ObjectStore) -> None:
@@ -307,14 +317,27 @@ def test_corrected_credentials_are_read_without_a_restart(
 
 
 def test_an_endpoint_that_is_none_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
-    store.write_profile("odd", url="no url")
-    with pytest.raises(BucketError, match="profile cannot be used"):
-        buckets_at(home, profile="odd").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
+    def check(number: int, url: str) -> None:
+        store.write_profile(f"odd{number}", url=url)
+        with pytest.raises(BucketError, match="profile cannot be used"):
+            buckets_at(home, profile=f"odd{number}").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
+
+    urls = [
+        "no url",
+        "ftp://store",
+        "http://",
+        "http://a b",
+        "http://store:99999",
+        "http://store:x",
+        "http://:80",
+        "http://s/?x",
+    ]
+    assert offenders(enumerate(urls), check) == []
 
 
-def test_without_boto3_the_extra_is_named(home: Home) -> None:
+def test_without_botocore_the_extra_is_named(home: Home) -> None:
     with (
-        mock.patch.dict(sys.modules, {"boto3": None}),
+        mock.patch.dict(sys.modules, {"botocore.session": None}),
         pytest.raises(ConfigurationError, match=r"cleanroom-pipelines\[api\]"),
     ):
         buckets_at(home).locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
@@ -323,25 +346,46 @@ def test_without_boto3_the_extra_is_named(home: Home) -> None:
 def test_a_connection_that_breaks_is_tried_again(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     store.put("real", "shop/in/seed.jsonl", b"x" * 3_000_000)
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
-    n_opened = 0
+    n_opened, n_broken = 0, 2
 
-    def breaking(send: Callable[[], Any], request: Any) -> Any:
+    def breaking(send: Callable[[], Reply], request: Request) -> Reply:
         nonlocal n_opened
-        answer = send()
+        body, status, headers = send()
         if request.method == "GET" and request.url.endswith("/seed.jsonl"):
             n_opened += 1
-            if n_opened <= broken:
-                answer.raw.read(1_000_000)  # a third of it does not arrive
-        return answer
+            if n_opened <= n_broken:
+                return a_third(body), status, headers
+        return body, status, headers
 
-    with tampering(breaking):
-        broken = 2
+    def a_third(body: Iterable[bytes]) -> Iterator[bytes]:
+        yield b"".join(body)[: 1_000_000 if n_broken == 2 else 1000]
+        raise ConnectionError
+
+    with store.tampering(breaking):
         assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x" * 3_000_000
         assert n_opened == 3
-        n_opened, broken = 0, 3
+        n_opened, n_broken = 0, 10**6
         with pytest.raises(SeedError) as caught:
             place.fetch(tmp_path / "seed", max_bytes=LIMIT)
     assert caught.value.attributes["problem"] == "unreachable"
+
+
+def test_a_key_that_no_path_could_be_is_told(buckets: Buckets, store: ObjectStore) -> None:
+    store.put("real", "shop/in/a//b", b"x")
+    with pytest.raises(BucketError, match="a//b"):
+        list(buckets.locate(ACCOUNT, "s3://shelf").list())
+
+
+def test_a_bucket_of_another_region_is_told(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+    redirect: Reply = ([b"<Error><Code>PermanentRedirect</Code></Error>"], "301 Moved Permanently", [])
+    place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
+
+    def check(call: str) -> None:
+        with pytest.raises(CleanroomError, match="another region"):
+            CALLS[call](place, tmp_path)
+
+    with store.tampering(lambda *_: redirect):
+        assert offenders(CALLS, check) == []
 
 
 def test_a_missing_object_is_told(buckets: Buckets, store: ObjectStore) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.errors import StoreUnavailableError
-from cleanroom_pipelines.storage.artifacts import ArtifactReference, ArtifactStore, Patience
+from cleanroom_pipelines.storage.artifacts import ArtifactReference, ArtifactStore
+from cleanroom_pipelines.storage.objects import Patience
 
 REFERENCE = ArtifactReference("audience", "x-0123456789ab", "0001-abcdef01")
 IMPATIENT = Patience(connect_seconds=0.5, answer_seconds=0.5, n_tries=2)
