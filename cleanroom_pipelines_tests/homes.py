@@ -27,6 +27,8 @@ from cleanroom_pipelines.storage import Home, Input
 from cleanroom_pipelines_tests.runs import building
 from cleanroom_pipelines_tests.runs.building import SEED, Inbox, parents_of
 
+from .storage.auditing import lines_of
+
 WITHIN = ("", "-wal", "-shm")
 OUTPUT = "s3://audiences/x/1"
 METRICS = {
@@ -235,9 +237,13 @@ def no_identity(installation: Installation, folder: Path) -> None:
 
 
 def last_release(installation: Installation, folder: Path) -> None:
-    """A home as the release before `installation.json` left it."""
+    """A home as the release before `installation.json` left it, which kept its audit log in a file."""
     no_identity(installation, folder)
     downgrade(installation.home)
+    audit = installation.home.audit
+    (audit / "audit.jsonl").write_bytes(b"".join(lines_of(audit)))
+    for path in audit.glob("audit.db*"):
+        path.unlink()
 
 
 def downgrade(home: Home) -> None:

@@ -361,8 +361,8 @@ class AuditLog:
                 try:
                     self._append(batch)
                 except BaseException:
-                    if is_awaited:
-                        self._queue[:] = [each for each in self._queue if each is not last]
+                    if is_awaited:  # in one step, for others append meanwhile
+                        del self._queue[next(at for at, each in enumerate(self._queue) if each is last)]
                     raise
                 del self._queue[: len(batch)]
 

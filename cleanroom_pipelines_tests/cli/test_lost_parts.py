@@ -177,6 +177,8 @@ def test_a_home_of_the_release_before_is_adopted(
     caplog.clear()
     assert command("status").code == 0
     assert caplog.text == ""
+    verdict = Installation.from_environment().audit.verify()
+    assert (verdict.ok, verdict.n_entries) == (True, rest["home/audit/audit.jsonl"].count(b"\n"))
     homes.no_catalogue(home, tmp_path)
     assert command("status").code == 2
 

@@ -5,6 +5,7 @@ error before anything happens; no field takes data; and a log of a release befor
 Source: contract 3.20 of the AWS-compatible API.
 """
 
+import itertools
 import json
 import multiprocessing
 import re
@@ -418,6 +419,34 @@ def test_a_defect_reaches_the_caller(log: AuditLog, monkeypatch: pytest.MonkeyPa
             log.write(ENTRY)
     log.write(ENTRY)
     assert log.verify().n_entries == 1
+
+
+def test_what_is_confirmed_is_written_where_others_fail(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    confirmed, refused = set(), set()
+    newest, calls = audit_module._newest, itertools.count()
+
+    def often_full(connection: object) -> object:
+        return refuse(connection) if next(calls) % 3 == 0 else newest(connection)
+
+    def work(name: int) -> None:
+        for number in range(25):
+            try:
+                log.write({**ENTRY, "request_id": f"{name}-{number}"})
+                confirmed.add(f"{name}-{number}")
+            except StorageFullError:
+                refused.add(f"{name}-{number}")
+
+    monkeypatch.setattr(audit_module, "_newest", often_full)
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    assert sorted(request_ids(log)) == sorted(confirmed)
+    assert len(confirmed | refused) == 200
+    assert min(len(confirmed), len(refused)) > 10
+    assert log.verify().ok
 
 
 def test_a_copy_is_whole_while_others_write(log: AuditLog, folder: Path, tmp_path: Path) -> None:
