@@ -94,6 +94,7 @@ def _answer(question: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Write all users of a ranking, best first, as JSON Lines."""
     from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
+    from cleanroom_pipelines.delivery.exports import ExportOptions
     from cleanroom_pipelines.delivery.writing import deliver
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
     from cleanroom_pipelines.storage.buckets import folder_on_disk
@@ -104,11 +105,7 @@ def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
     deliver(
         folder_on_disk(out),
         audience.user_ids(),
-        export="benchmark",
-        generation_job=None,
-        requested=audience.requested,
-        format_="jsonl",
-        max_rows=_USERS_PER_FILE,
+        ExportOptions("benchmark", audience.requested, "jsonl", max_rows=_USERS_PER_FILE),
         engine=_engine_settings(arguments),
         slices=audience.slices,
     )

@@ -110,8 +110,9 @@ def export_audience(
     """
     from cleanroom_pipelines.audiences.sizes import AudienceSize
     from cleanroom_pipelines.cli.bare import engine_settings
+    from cleanroom_pipelines.delivery.exports import ExportHooks, ExportOptions
     from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
-    from cleanroom_pipelines.delivery.writing import deliver
+    from cleanroom_pipelines.delivery.writing import ControlGroup, deliver
     from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     settings = engine_settings(memory, None)
@@ -128,24 +129,19 @@ def export_audience(
     if holdout and out.resolve() in (holdout_folder.resolve(), *holdout_folder.resolve().parents):
         raise UsageError("The control group's list would lie in the delivery.", remedy="Give --holdout-out.")
     with (
-        _activation(destination, format_, ids, settings) as (format_or_activation, warnings),
+        _activation(destination, format_, ids, settings) as (format_of_list, activation, warnings),
         _users(ranking, AudienceSize.parse(size), seed_mode, settings) as audience,
         _removed_on_failure(holdout_folder if holdout else None),
     ):
         delivery = deliver(
             folder_on_disk(out.absolute()),
             audience.user_ids,
-            export=name,
-            generation_job=None,
-            requested=audience.requested,
-            format_=format_or_activation,
-            max_rows=max_rows,
-            gzip=gzip,
-            holdout=kept_out,
-            holdout_place=folder_on_disk(holdout_folder.absolute()) if kept_out else None,
+            ExportOptions(name, audience.requested, format_of_list, max_rows=max_rows, gzip=gzip),
+            activation=activation,
+            control_group=ControlGroup(kept_out, folder_on_disk(holdout_folder.absolute())) if kept_out else None,
             delta_from=delta_from,
             engine=settings,
-            on_users=lambda n: progress(n / max(1, audience.requested), "writing"),
+            hooks=ExportHooks(on_users=lambda n: progress(n / max(1, audience.requested), "writing")),
         )
     return {
         "manifest": delivery.manifest.as_dict(),
@@ -225,8 +221,8 @@ def _population(ranking: Path) -> int | None:
 @contextmanager
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
-) -> Iterator[tuple[Any, list[str]]]:
-    """What `deliver` takes as format, and the sentences about ids that are left out."""
+) -> Iterator[tuple[str, Any, list[str]]]:
+    """The format of a list of users, the activation of a destination, and warnings about ids that are left out."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation, hash_ids
     from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
@@ -237,14 +233,14 @@ def _activation(
             raise UsageError("A list of user ids needs no other ids.", remedy="Leave --ids out.")
         if destination and format_ not in (None, "plain"):
             raise UsageError("A plain list has a format of its own.", remedy="Leave --format out.")
-        yield "plain" if destination else format_ or "csv", []
+        yield "plain" if destination else format_ or "csv", None, []
         return
     if format_:
         raise UsageError("A destination has a format of its own.", remedy="Leave --format out.")
     where = AdDestination(destination)
     if ids is None:
         require_served(where, MatchingId.STRING)
-        yield Activation(where, (MatchingId.STRING,)), []
+        yield "plain", Activation(where, (MatchingId.STRING,)), []
         return
     tables = find_tables(ids, what="ids file")
     user_id = _column(tables.columns, "user_id", "ids file")
@@ -262,7 +258,7 @@ def _activation(
                 for place, kind in enumerate(served, start=1):
                     yield hash_ids(where, kind, batch.column(0), batch.column(place))
 
-        yield Activation(where, tuple(served), hashes()), left_out
+        yield "plain", Activation(where, tuple(served), hashes()), left_out
 
 
 def _kinds(columns: Sequence[str]) -> dict[Any, str]:

@@ -148,92 +148,122 @@ class ExportManifest:
         ]
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export is, and how its files are written.
+
+    Args:
+        export: Id of the export job, for the manifest.
+        requested: Users requested, control group included.
+        format_: `jsonl` ({"user_id": …} a line), `csv` (header user_id), `parquet` (column user_id), `plain` (one
+            id a line, no header), or the format of a destination.
+        generation_job: Id of the generation job, for the manifest; None where there is none.
+        max_rows: Most rows in a file.
+        gzip: Compress each file; its name then ends in `.gz`.
+        ad_destination: The advertising destination whose rules the files follow, for the manifest.
+    """
+
+    export: str
+    requested: int
+    format_: str | FileFormat = "plain"
+    generation_job: str | None = None
+    max_rows: int = ROWS_PER_PART
+    gzip: bool = False
+    ad_destination: str | None = None
+
+    @property
+    def file_format(self) -> FileFormat:
+        """The format of the files."""
+        return self.format_ if isinstance(self.format_, FileFormat) else list_format(self.format_)
+
+
+@dataclass(frozen=True)
+class ExportHooks:
+    """What is called while an export is written.
+
+    Args:
+        fence: Asked before anything becomes visible.
+        on_users: Called with the number of rows in parts so far.
+        on_staged: Called with the manifest when only the last step is left, the one that publishes the export.
+    """
+
+    fence: Fence = UNFENCED
+    on_users: Callable[[int], None] = lambda _: None
+    on_staged: Callable[[ExportManifest], None] = lambda _: None
+
+
 def write_export(
     destination: ObjectPlace,
     users: Iterable[Sequence[str]],
+    options: ExportOptions,
     *,
-    export: str,
-    generation_job: str | None,
-    requested: int,
-    format_: str | FileFormat,
-    rows_per_part: int = ROWS_PER_PART,
     staged: Iterable[StagedPart] | None = None,
-    gzip: bool = False,
     delivered: int | None = None,
-    ad_destination: str | None = None,
     changes: Changes | None = None,
     facts: Mapping[str, Any] | None = None,
-    fence: Fence = UNFENCED,
-    on_users: Callable[[int], None] = lambda _: None,
-    on_staged: Callable[[ExportManifest], None] = lambda _: None,
+    hooks: ExportHooks | None = None,
 ) -> ExportManifest:
     """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`; the same bytes everywhere.
 
-    A local folder appears whole or not at all: it is written beside its place and renamed. On a real store each
-    file is uploaded when it is complete and the manifest last; without it there is no export.
+    A local folder appears whole or not at all: it is written next to its place and renamed. On a real store each
+    file is uploaded when it is complete and the manifest last; without a manifest there is no export.
 
     Args:
         destination: The folder to create; what an earlier attempt at the same export left there is replaced.
         users: Batches of user ids, best first; of a file of hashes, batches of its lines.
-        export: Id of the export job, for the manifest.
-        generation_job: Id of the generation job, for the manifest.
-        requested: Users asked for.
-        format_: `jsonl` ({"user_id": …} a line), `csv` (header user_id), `parquet` (column user_id), `plain` (one
-            id a line, no header), or the format of a destination.
-        rows_per_part: Most rows in a file.
-        staged: The same rows as files that are written already (`export_parts`); then `users` is not read.
-        gzip: Compress each file; its name then ends in `.gz`.
+        options: What the export is.
+        staged: The same rows as files that are written already (`parts`); then `users` is not read.
         delivered: Users that the rows stand for; None where a row is a user.
-        ad_destination: The advertising destination whose rules the files follow, for the manifest.
         changes: What changed since an earlier export: `added-00000.<format>`, … and `removed-00000.<format>`, ….
         facts: More for the manifest: counts, never user data.
-        fence: Asked before anything becomes visible.
-        on_users: Called with the number of rows in parts so far.
-        on_staged: Called when only the last step is left, the one that makes it an export.
+        hooks: What is called meanwhile.
 
     Raises:
-        ClaimLostError: The fence says so, or a later attempt was faster; nothing is left of this one.
-        CancelledError: The fence says so; nothing is left.
+        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; nothing is left of this one.
+        CancelledError: The fence reports a cancellation; nothing is left.
         DestinationError: The place cannot be written.
         StorageFullError: The disk is full.
         UsageError: The options contradict each other.
     """
-    files = _Files(format_ if isinstance(format_, FileFormat) else list_format(format_), rows_per_part, gzip)
+    hooks = hooks or ExportHooks()
+    files = _Files(options.file_format, options.max_rows, options.gzip)
 
     def attempt_of(manifest: bytes) -> int | None:
         try:
             found = json.loads(manifest)
-            return int(found.get("attempt", 0)) if found["export"] == export else None
+            return int(found.get("attempt", 0)) if found["export"] == options.export else None
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     try:
         with (
             full_disk_is_an_error(),
-            destination.drafting(owner=export, marker=MANIFEST, attempt_of=attempt_of, fence=fence) as draft,
+            destination.drafting(
+                owner=options.export, marker=MANIFEST, attempt_of=attempt_of, fence=hooks.fence
+            ) as draft,
         ):
             if staged is None:
-                parts = files.write(draft, _PARTS, users, on_users)
+                parts = files.write(draft, _PARTS, users, hooks.on_users)
             else:
-                parts = files.take(draft, _PARTS, staged, on_users)
+                parts = files.take(draft, _PARTS, staged, hooks.on_users)
             written = files.write_changes(draft, changes) if changes else None
             n_rows = sum(part.n_users for part in parts)
             manifest = ExportManifest(
-                export=export,
-                generation_job=generation_job,
-                requested=requested,
+                export=options.export,
+                generation_job=options.generation_job,
+                requested=options.requested,
                 delivered=n_rows if delivered is None else delivered,
                 format=files.format.name,
                 parts=parts,
-                is_gzipped=gzip,
-                destination=ad_destination,
+                is_gzipped=options.gzip,
+                destination=options.ad_destination,
                 columns=None if files.format.name in LISTS_OF_USERS else files.format.header,
                 n_rows=None if files.format.holds_users else n_rows,
                 changes=written,
                 facts=facts,
-                attempt=fence.attempt or None,
+                attempt=hooks.fence.attempt or None,
             )
-            on_staged(manifest)
+            hooks.on_staged(manifest)
             with draft.creating(MANIFEST) as sink:
                 sink.write(json.dumps(manifest.as_dict(), indent=1).encode())
     except StorageFullError:

@@ -17,7 +17,7 @@ folder as parquet and the engine finds the rows, within its memory and on its di
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,21 @@ from cleanroom_pipelines.delivery.destinations import (
     line_around,
 )
 from cleanroom_pipelines.delivery.exports import (
-    ROWS_PER_PART,
     Changes,
     EarlierExport,
+    ExportHooks,
     ExportManifest,
+    ExportOptions,
     open_earlier_export,
     write_export,
 )
-from cleanroom_pipelines.delivery.formats import CSV, LISTS_OF_USERS, FileFormat, list_format
+from cleanroom_pipelines.delivery.formats import CSV, LISTS_OF_USERS, FileFormat
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.delivery.parts import UserSlice, stage_parts
 from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.storage.buckets import ObjectPlace
-from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.terms import Family, MatchingId
 
 HASHES = pa.schema([("user_id", pa.string()), ("kind", pa.string()), ("hash", pa.string())])
@@ -82,120 +82,101 @@ class Delivery:
     holdout: ExportManifest | None
 
 
+@dataclass(frozen=True)
+class ControlGroup:
+    """Users who are kept out of a delivery, and the folder of their list, outside the delivery's."""
+
+    holdout: Holdout
+    place: ObjectPlace
+
+
 def deliver(
     place: ObjectPlace,
     users: Iterable[pa.Array],
+    options: ExportOptions,
     *,
-    export: str,
-    generation_job: str | None,
-    requested: int,
-    format_: str | Activation,
-    max_rows: int = ROWS_PER_PART,
-    gzip: bool = False,
-    holdout: Holdout | None = None,
-    holdout_place: ObjectPlace | None = None,
+    activation: Activation | None = None,
+    control_group: ControlGroup | None = None,
     delta_from: ObjectPlace | Path | None = None,
     reveals: Sequence[str] = (),
     engine: EngineSettings | None = None,
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
-    fence: Fence = UNFENCED,
-    on_users: Callable[[int], None] = lambda _: None,
-    on_staged: Callable[[ExportManifest], None] = lambda _: None,
+    hooks: ExportHooks | None = None,
 ) -> Delivery:
     """Write an audience to its destination, whole or not at all.
 
     Args:
         place: The folder to create; see `write_export`.
         users: Batches of user ids, best first, each user once.
-        export: Id of the export, for the manifest.
-        generation_job: Id of the generation job, for the manifest; None where there is none.
-        requested: Users asked for, before the control group is taken out.
-        format_: `jsonl`, `csv`, `parquet` or `plain`, or the destination and the hashes of its files.
-        max_rows: Most rows in a file.
-        gzip: Compress each file.
-        holdout: The control group to keep out.
-        holdout_place: The folder for the control group's list, outside of `place`; needed with `holdout`.
-        delta_from: An earlier export: its differences are written beside the parts.
-        reveals: What the list tells by design; the manifest says so.
-        engine: How much of the machine finding the rows may use; its scratch folder gets the users for a while.
+        options: What the export is.
+        activation: The destination and the hashes of its files, whose format they then have.
+        control_group: Who is kept out.
+        delta_from: An earlier export: the differences are written next to the parts.
+        reveals: What the list reveals by design; the manifest repeats it.
+        engine: How much of the machine finding the rows may use; its scratch folder holds the users for a while.
         slices: The same users in slices of so many, for files that a cluster writes.
-        fence: Asked before anything becomes visible at `place`.
-        on_users: Called with the number of rows written so far.
-        on_staged: Called with the manifest when only the last step is left, the one that makes it a delivery.
+        hooks: What is called meanwhile.
 
     Raises:
-        ClaimLostError: The fence says so, or a later attempt was faster; nothing is left of this one.
-        CancelledError: The fence says so; nothing is left.
+        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; nothing is left of this one.
+        CancelledError: The fence reports a cancellation; nothing is left.
         UsageError: The options contradict each other, or the earlier export holds other ids.
-        DestinationRuleError: The destination does not take ids of a kind.
+        DestinationRuleError: The destination does not accept ids of a kind.
         ArtifactError: The earlier export is missing or was altered.
         DestinationError: A place cannot be written or read.
         StorageFullError: The disk is full.
         EngineError: The engine failed.
     """
-    format_of_files, activation = _format_of(format_)
-    if (holdout is None) != (holdout_place is None):
-        raise UsageError("A control group needs a place for its list.", remedy="Give both, or neither.")
-    earlier = None if delta_from is None else _comparable(delta_from, format_of_files, activation)
-    options: dict[str, Any] = {"export": export, "generation_job": generation_job, "rows_per_part": max_rows}
-    delivery: dict[str, Any] = options | {
-        "requested": requested,
-        "format_": format_of_files,
-        "gzip": gzip,
-        "ad_destination": activation.destination.value if activation else None,
-        "fence": fence,
-        "on_users": on_users,
-        "on_staged": on_staged,
-    }
+    if activation is not None:
+        format_ = file_format(activation.destination, activation.kinds)
+        options = replace(options, format_=format_, ad_destination=activation.destination.value)
+    holds_users = options.file_format.holds_users
+    earlier = None if delta_from is None else _comparable(delta_from, options)
     labels = {"reveals": list(reveals)} if reveals else {}
     settings = engine or EngineSettings()
-    if holdout is None and earlier is None and format_of_files.holds_users:
+    if control_group is None and earlier is None and holds_users:
         if settings.url is None or slices is None:
             rows_of_users = (batch.to_pylist() for batch in users)
-            return Delivery(write_export(place, rows_of_users, facts=labels, **delivery), None)
+            return Delivery(write_export(place, rows_of_users, options, facts=labels, hooks=hooks), None)
         with (
             tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch) as staging,
             open_configured_engine(settings, paths=[staging]) as cluster,
         ):
-            staged = stage_parts(cluster, slices(max_rows), format_of_files, Path(staging), gzip=gzip)
-            return Delivery(write_export(place, (), staged=staged, facts=labels, **delivery), None)
+            of_users = slices(options.max_rows)
+            staged = stage_parts(cluster, of_users, options.file_format, Path(staging), gzip=options.gzip)
+            return Delivery(write_export(place, (), options, staged=staged, facts=labels, hooks=hooks), None)
     with (
         tempfile.TemporaryDirectory(prefix="delivery-", dir=settings.scratch) as scratch,
         open_engine(settings, paths=[scratch]) as opened,
     ):
         rows = _Rows(opened, Path(scratch))
+        holdout = control_group.holdout if control_group else None
         rows.take_users(users, holdout)
-        if format_of_files.holds_users:
+        if activation is None or holds_users:
             rows.deliver_users()
         else:
-            assert activation is not None
-            rows.deliver_hashes(activation, format_of_files)
+            rows.deliver_hashes(activation, options.file_format)
         if earlier is not None:
             rows.take_earlier(earlier)
         facts = rows.facts(holdout)
         kept = None
-        if holdout is not None and holdout_place is not None:
-            # before the delivery, so that there is none whose control group is not known
-            kept = write_export(
-                holdout_place,
-                rows.held_out(),
+        if control_group is not None:
+            # before the delivery, so that no delivery exists whose control group is unknown
+            lists_users = options.file_format.name in LISTS_OF_USERS
+            of_group = replace(
+                options,
                 requested=facts["holdout"]["users"],
-                format_=format_of_files if format_of_files.name in LISTS_OF_USERS else CSV,
-                gzip=gzip,
-                facts={"holdout": facts["holdout"]},
-                **options,
+                format_=options.format_ if lists_users else CSV,
+                ad_destination=None,
             )
-        return Delivery(
-            write_export(
-                place,
-                rows.delivered(),
-                delivered=rows.n_delivered(),
-                changes=None if earlier is None else Changes(earlier.export, rows.added(), rows.removed()),
-                facts={**facts, **labels},
-                **delivery,
-            ),
-            kept,
+            held_out = {"holdout": facts["holdout"]}
+            kept = write_export(control_group.place, rows.held_out(), of_group, facts=held_out)
+        changes = None if earlier is None else Changes(earlier.export, rows.added(), rows.removed())
+        n_delivered, facts = rows.n_delivered(), {**facts, **labels}
+        written = write_export(
+            place, rows.delivered(), options, delivered=n_delivered, changes=changes, facts=facts, hooks=hooks
         )
+        return Delivery(written, kept)
 
 
 def hash_ids(destination: AdDestination, kind: MatchingId, user_ids: pa.Array, ids: pa.Array) -> pa.RecordBatch:
@@ -220,17 +201,12 @@ def hash_ids(destination: AdDestination, kind: MatchingId, user_ids: pa.Array, i
     return batch.filter(pc.and_(pc.is_valid(batch.column("user_id")), pc.is_valid(batch.column("hash"))))
 
 
-def _format_of(format_: str | Activation) -> tuple[FileFormat, Activation | None]:
-    if isinstance(format_, Activation):
-        return file_format(format_.destination, format_.kinds), format_
-    return list_format(format_), None
-
-
-def _comparable(place: ObjectPlace | Path, format_: FileFormat, activation: Activation | None) -> EarlierExport:
+def _comparable(place: ObjectPlace | Path, options: ExportOptions) -> EarlierExport:
     earlier = open_earlier_export(place)
+    format_ = options.file_format
     same = earlier.format.holds_users and format_.holds_users
-    if not same and activation is not None:
-        same = (earlier.destination, earlier.format) == (activation.destination.value, format_)
+    if not same and options.ad_destination is not None:
+        same = (earlier.destination, earlier.format) == (options.ad_destination, format_)
     if not same:
         raise UsageError(
             "The earlier export holds other ids than this one will.",

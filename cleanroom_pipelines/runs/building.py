@@ -24,9 +24,15 @@ from cleanroom_pipelines.catalog import (
     Version,
     configured_at_start,
 )
-from cleanroom_pipelines.delivery.exports import ROWS_PER_PART, ExportManifest, verify_export
+from cleanroom_pipelines.delivery.exports import (
+    ROWS_PER_PART,
+    ExportHooks,
+    ExportManifest,
+    ExportOptions,
+    verify_export,
+)
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
-from cleanroom_pipelines.delivery.writing import deliver
+from cleanroom_pipelines.delivery.writing import ControlGroup, deliver
 from cleanroom_pipelines.engine import Runtime, find_tables
 from cleanroom_pipelines.errors import (
     ArtifactError,
@@ -378,21 +384,20 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             written = deliver(
                 place,
                 in_keyed_order(installation, job, ranked_users, n_first, stack) if is_private else ranked_users,
-                export=partition,
-                generation_job=job.id,
-                requested=selection.requested,
-                format_=configured.export_format.value,
-                max_rows=int(str(options.get("max_rows") or ROWS_PER_PART)),
-                gzip=bool(options.get("gzip")),
-                holdout=holdout,
-                holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
+                ExportOptions(
+                    export=partition,
+                    requested=selection.requested,
+                    format_=configured.export_format.value,
+                    generation_job=job.id,
+                    max_rows=int(str(options.get("max_rows") or ROWS_PER_PART)),
+                    gzip=bool(options.get("gzip")),
+                ),
+                control_group=ControlGroup(holdout, folder_on_disk(draft.path / "holdout")) if holdout else None,
                 delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
                 reveals=reveals,
                 engine=installation.engine_settings,
                 slices=None if is_private else selection.slices,
-                fence=work.delivery_fence,
-                on_users=tell,
-                on_staged=note,
+                hooks=ExportHooks(work.delivery_fence, tell, note),
             ).manifest
             sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
             made = _made(work, "audience_export", sentence, documents)

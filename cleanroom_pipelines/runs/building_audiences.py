@@ -315,9 +315,10 @@ def _sentence(released: Released) -> str:
 def build_audience_list(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Deliver an audience's users to a group."""
     from cleanroom_pipelines.delivery.destinations import AdDestination
+    from cleanroom_pipelines.delivery.exports import ExportHooks, ExportOptions
     from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
     from cleanroom_pipelines.delivery.kept import kept_activation
-    from cleanroom_pipelines.delivery.writing import deliver
+    from cleanroom_pipelines.delivery.writing import ControlGroup, deliver
     from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     asset = "audience_user_list"
@@ -346,33 +347,34 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
                 )
             )
             destination = AdDestination(options.get("destination") or "plain")
-            format_: Any = "plain"
+            activation = None
             if destination is not AdDestination.PLAIN:
                 base = room_version.artifact("base_audience")
                 hashes = scratch / "activation.parquet"
                 unseal_hashes(installation, stack.enter_context(installation.store.opening(base)), hashes)
-                format_ = kept_activation(hashes, destination)
+                activation = kept_activation(hashes, destination)
             delta_from = _delta_from(installation, stack, options, record)
             inputs = (installation.store.as_input(reference),)
             with work.drafting(asset, inputs, dict(options)) as draft:
-                holdout = None
+                control_group = None
                 if share := options.get("holdout"):
                     salt = holdout_salt(installation.room_key(audience.data_room_id), audience.id)
                     holdout = Holdout.parse(str(share), salt)
+                    control_group = ControlGroup(holdout, folder_on_disk(draft.path / "holdout"))
                 delivered = deliver(
                     folder_on_disk(draft.path / FILES),
                     _batches(users),
-                    export=partition,
-                    generation_job=None,
-                    requested=_n_rows(users),
-                    format_=format_,
-                    max_rows=int(options.get("max_rows") or 1_000_000),
-                    gzip=bool(options.get("gzip")),
-                    holdout=holdout,
-                    holdout_place=folder_on_disk(draft.path / "holdout") if holdout else None,
+                    ExportOptions(
+                        export=partition,
+                        requested=_n_rows(users),
+                        max_rows=int(options.get("max_rows") or 1_000_000),
+                        gzip=bool(options.get("gzip")),
+                    ),
+                    activation=activation,
+                    control_group=control_group,
                     delta_from=delta_from,
                     engine=installation.engine_settings,
-                    fence=work.fence,  # the group sees the list when the version is closed
+                    hooks=ExportHooks(work.fence),  # the group sees the list when the version is closed
                 )
                 (draft.path / USERS_FILE).write_bytes(users.read_bytes())
                 draft.facts["reveals"] = told["reveals"]

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
-from cleanroom_pipelines.delivery.exports import verify_export, write_export
+from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.delivery.parts import StagedPart
-from cleanroom_pipelines.delivery.writing import deliver
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.rankings import RANKING_SCHEMA, ranking_metadata, select_audience
 from cleanroom_pipelines.storage.buckets import folder_on_disk
+from cleanroom_pipelines_tests.delivery.exporting import delivered
+from cleanroom_pipelines_tests.delivery.exporting import exported as exported_as
 from cleanroom_pipelines_tests.similarity.cluster_like import use_cluster_like
 
 N_USERS = 300
@@ -48,7 +49,7 @@ def exported(
     ranking: Path, mode: SeedMode, n_users: int, out: Path, engine: EngineSettings | None, **options: object
 ) -> dict[str, bytes]:
     audience = select_audience(ranking, AudienceSize(SizeType.ABSOLUTE, n_users), mode)
-    deliver(
+    delivered(
         folder_on_disk(out),
         audience.user_ids(),
         export="e",
@@ -104,7 +105,7 @@ def test_an_altered_staged_file_is_no_export(tmp_path: Path) -> None:
     staged.write_text("user_id\nx\n")
     part = StagedPart(staged, 1, staged.stat().st_size, "0" * 64)
     with pytest.raises(ArtifactError):
-        write_export(
+        exported_as(
             folder_on_disk(tmp_path / "out"),
             (),
             staged=[part],

@@ -15,13 +15,14 @@ from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.delivery.exports import open_earlier_export, verify_export
 from cleanroom_pipelines.delivery.formats import LISTS_OF_USERS, FileFormat
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
-from cleanroom_pipelines.delivery.writing import Activation, Delivery, deliver, hash_ids
+from cleanroom_pipelines.delivery.writing import Activation, Delivery, hash_ids
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ArtifactError, UsageError
 from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
 
 from ..examples import one_in
+from .exporting import delivered
 
 FORMATS = sorted(LISTS_OF_USERS)
 NASTY = [
@@ -54,7 +55,7 @@ def write(
     share: str | None = None,
     **options: object,
 ) -> Delivery:
-    return deliver(
+    return delivered(
         folder_on_disk(folder),
         [pa.array(users[:7], pa.string()), pa.array(users[7:], pa.string())],
         export=folder.name,

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.delivery.exports import ExportManifest, verify_export, write_export
+from cleanroom_pipelines.delivery.exports import ExportManifest, verify_export
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, DestinationError, StorageFullError
 from cleanroom_pipelines.storage import ObjectPlace
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
+from cleanroom_pipelines_tests.delivery.exporting import exported as exported_as
 
 from ..examples import one_in
 from ..offenders import offenders
@@ -58,7 +59,7 @@ def export(
     place: ObjectPlace, users: Sequence[Sequence[str]], format_: str = "jsonl", **options: object
 ) -> ExportManifest:
     arguments = {"export": "e-1", "generation_job": "g-1", "requested": 100} | options
-    return write_export(place, users, format_=format_, **arguments)
+    return exported_as(place, users, format_=format_, **arguments)
 
 
 def read_part(path: Path) -> list[str]:
@@ -93,7 +94,7 @@ def test_every_user_comes_back_in_order(
     place = place_in(tmp_path_factory.mktemp("export"))
     wanted = [user for batch in batches for user in batch]
     told: list[int] = []
-    manifest = export(place, batches, format_, rows_per_part=rows_per_part, on_users=told.append)
+    manifest = export(place, batches, format_, max_rows=rows_per_part, on_users=told.append)
     assert read(place.folder) == wanted
     assert manifest.delivered == len(wanted) == told[-1]
     sizes = [part.n_users for part in manifest.parts]
@@ -158,7 +159,7 @@ def test_nothing_is_seen_before_all_is_there(place: ObjectPlace) -> None:
         rename(source, target, **folders)
 
     with mock.patch.object(os, "rename", renaming):
-        export(place, watching(), rows_per_part=1)
+        export(place, watching(), max_rows=1)
     assert read(place.folder) == ["a", "b", "c"]
 
 
@@ -172,7 +173,7 @@ def test_the_manifest_is_written_last(place: ObjectPlace) -> None:
         return open_(path, flags, *arguments, **folders)
 
     with mock.patch.object(os, "open", opening):
-        export(place, [["a", "b"]], rows_per_part=1)
+        export(place, [["a", "b"]], max_rows=1)
     assert opened == ["part-00000.jsonl", "part-00001.jsonl", "manifest.json"]
     verify_export(place)
 
@@ -195,7 +196,7 @@ def test_an_attempt_that_fails_leaves_nothing(
         raise error
 
     with pytest.raises(expected):
-        export(place, failing(), rows_per_part=1)
+        export(place, failing(), max_rows=1)
     assert list(place.folder.parent.iterdir()) == []
     export(place, [["a"]])
     assert read(place.folder) == ["a"]
@@ -260,7 +261,7 @@ def test_an_attempt_that_was_cut_off_is_replaced(place: ObjectPlace, is_empty: b
     if is_empty:
         place.folder.mkdir(parents=True)
     else:
-        export(place, [["old", "older"]], rows_per_part=1)
+        export(place, [["old", "older"]], max_rows=1)
     export(place, [["new"]])
     assert read(place.folder) == ["new"]
     verify_export(place)
@@ -296,7 +297,7 @@ def add_part(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [alter, drop_line, Path.unlink, add_part])
 def test_damage_is_told(place: ObjectPlace, damage: object) -> None:
-    export(place, [["a", "b", "c"]], rows_per_part=2)
+    export(place, [["a", "b", "c"]], max_rows=2)
     verify_export(place)
     damage(place.folder / "part-00000.jsonl")
     with pytest.raises(ArtifactError):

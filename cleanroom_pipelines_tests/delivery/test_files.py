@@ -15,7 +15,7 @@ import pytest
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.delivery.exports import open_earlier_export, verify_export
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
-from cleanroom_pipelines.delivery.writing import Activation, Delivery, deliver, hash_ids
+from cleanroom_pipelines.delivery.writing import Activation, Delivery, hash_ids
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CancelledError,
@@ -28,6 +28,7 @@ from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
 
 from ..offenders import offenders
+from .exporting import delivered
 
 USERS = ["u1", "u2", "u3"]
 EMAIL, PHONE, STRING = MatchingId.EMAIL, MatchingId.PHONE_NUMBER, MatchingId.STRING
@@ -59,7 +60,7 @@ def write(
     folder: Path, users: Sequence[str] = USERS, format_: str | Activation = "csv", **options: object
 ) -> Delivery:
     arguments = {"export": "e-1", "generation_job": None, "requested": len(users)} | options
-    return deliver(folder_on_disk(folder), [pa.array(users, pa.string())], format_=format_, **arguments)  # type: ignore
+    return delivered(folder_on_disk(folder), [pa.array(users, pa.string())], format_=format_, **arguments)  # type: ignore
 
 
 def read(folder: Path) -> list[str]:

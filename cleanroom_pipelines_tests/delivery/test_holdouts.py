@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.delivery.exports import open_earlier_export, verify_export
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
-from cleanroom_pipelines.delivery.writing import Activation, Delivery, deliver, hash_ids
+from cleanroom_pipelines.delivery.writing import Activation, Delivery, hash_ids
 from cleanroom_pipelines.engine import open_engine
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.storage.buckets import folder_on_disk
@@ -23,6 +23,7 @@ from cleanroom_pipelines.terms import MatchingId
 
 from ..examples import one_in
 from ..offenders import offenders
+from .exporting import delivered
 
 KEY = b"k" * 32
 N_USERS = 20_000
@@ -39,7 +40,7 @@ def group(chosen: Holdout) -> set[str]:
 
 
 def write(folder: Path, users: list[str], chosen: Holdout | None, format_: str | Activation = "csv") -> Delivery:
-    return deliver(
+    return delivered(
         folder_on_disk(folder / "delivered"),
         [pa.array(users, pa.string())],
         export="e-1",
@@ -175,20 +176,6 @@ def test_no_hash_of_the_group_goes_out(
     facts = delivery.manifest.as_dict()
     accounted = facts["holdout"]["users"] + facts["usersWithoutHash"] + facts["usersSharedWithHoldout"]
     assert accounted + facts["delivered"] == len(users)
-
-
-def test_a_group_needs_a_place_for_its_list(tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        deliver(
-            folder_on_disk(tmp_path / "x"),
-            [],
-            export="e",
-            generation_job=None,
-            requested=1,
-            format_="csv",
-            holdout=holdout(),
-        )
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_delivery_says_nothing_of_who_is_held_out(tmp_path: Path) -> None:

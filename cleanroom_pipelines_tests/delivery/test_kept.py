@@ -9,10 +9,12 @@ import pytest
 
 from cleanroom_pipelines.delivery.destinations import AdDestination, DestinationRuleError
 from cleanroom_pipelines.delivery.kept import hashers_to_keep, kept_activation
-from cleanroom_pipelines.delivery.writing import Activation, deliver, hash_ids
+from cleanroom_pipelines.delivery.writing import Activation, hash_ids
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
+
+from .exporting import delivered
 
 IDS = {
     MatchingId.EMAIL: (["u1", "u2", "u2", "u3"], ["A.b+c@gmail.com", "two@example.com", "2@example.com", "no"]),
@@ -38,7 +40,7 @@ def keep(file: Path, *destinations: AdDestination, kinds: tuple[MatchingId, ...]
 
 
 def written(folder: Path, format_: Activation) -> str:
-    deliver(
+    delivered(
         folder_on_disk(folder), [pa.array(USERS)], export="e", generation_job=None, requested=6, format_=format_
     )
     return (folder / "part-00000.csv").read_text()

@@ -9,11 +9,11 @@ from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
-from cleanroom_pipelines.delivery.writing import deliver
 from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket, folder_on_disk
 
 from ..object_stores import PROFILE, ObjectStore, empty_store
+from .exporting import delivered
 
 ACCOUNT = "111111111111"
 
@@ -28,7 +28,7 @@ def store(store_server: ThreadedMotoServer, tmp_path: Path) -> Iterator[ObjectSt
 def write(places: dict[str, ObjectPlace]) -> None:
     users = [f"user-{number}" for number in range(200)]
     for export, chosen, since in (("first", users[:150], None), ("second", users[50:], places["first"])):
-        deliver(
+        delivered(
             places[export],
             [pa.array(chosen)],
             export=export,

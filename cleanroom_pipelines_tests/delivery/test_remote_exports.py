@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cleanroom_pipelines.delivery.exports import ExportManifest, verify_export, write_export
+from cleanroom_pipelines.delivery.exports import ExportManifest, verify_export
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CancelledError,
@@ -19,6 +19,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
+from cleanroom_pipelines_tests.delivery.exporting import exported as exported_as
 
 from ..object_stores import PROFILE, ObjectStore, Reply, Request, empty_store, running_server
 from ..offenders import offenders
@@ -47,10 +48,10 @@ def place(home: Home, store: ObjectStore) -> ObjectPlace:
 
 
 def export(
-    place: ObjectPlace, users: object = USERS, *, format_: str = "jsonl", rows_per_part: int = 2, **options: object
+    place: ObjectPlace, users: object = USERS, *, format_: str = "jsonl", max_rows: int = 2, **options: object
 ) -> ExportManifest:
     arguments = {"export": "e-1", "generation_job": "g-1", "requested": 100} | options
-    return write_export(place, users, format_=format_, rows_per_part=rows_per_part, **arguments)  # type: ignore
+    return exported_as(place, users, format_=format_, max_rows=max_rows, **arguments)  # type: ignore
 
 
 def names(store: ObjectStore) -> list[str]:
@@ -135,7 +136,7 @@ def test_a_store_that_really_goes_down_is_told(home: Home, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_a_retry_replaces_its_own_attempt(place: ObjectPlace, store: ObjectStore, is_whole: bool) -> None:
-    export(place, [["old", "older", "oldest"]], rows_per_part=1)
+    export(place, [["old", "older", "oldest"]], max_rows=1)
     if not is_whole:
         store.client().delete_object(Bucket="real", Key=f"{BASE}/manifest.json")
     export(place)

@@ -354,7 +354,7 @@ STEPS: dict[str, tuple[Callable[[Room], tuple[object, str]], tuple[int, ...]]] =
     "output": (lambda room: (type(room.instance.compute_log_manager), "delete_logs"), (1,)),
     "results": (lambda room: (type(room.instance), "wipe_asset_cached_status"), (1,)),
     "run": (lambda room: (type(room.instance.run_storage), "delete_run"), (1, 2)),
-    "row": (lambda room: (type(room.catalog), "finish_delete"), (1,)),
+    "row": (lambda room: (type(room.catalog.deletion), "finish_delete"), (1,)),
     "partition": (lambda room: (deleting, "hide_partition"), (1, 2)),
 }
 

@@ -18,9 +18,9 @@ import obstore
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cleanroom_pipelines.catalog import Catalog, CatalogUnavailableError, Status
+from cleanroom_pipelines.catalog import CatalogUnavailableError, Status
 from cleanroom_pipelines.catalog.claims import Claims
-from cleanroom_pipelines.delivery.exports import verify_export, write_export
+from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
@@ -35,6 +35,7 @@ from cleanroom_pipelines.server.media.jobs import open_file
 from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
 from cleanroom_pipelines.storage.fences import Fence
+from cleanroom_pipelines_tests.delivery.exporting import exported as exported_as
 
 from ..conftest import StandingClock
 from ..object_stores import PROFILE, ObjectStore, Reply, Request, empty_store, running_server
@@ -83,14 +84,14 @@ def moment(request: pytest.FixtureRequest, delivery: Delivery) -> Moment:
 
 def middle(delivery: Delivery) -> Moment:
     if delivery.asset == "audience_export":
-        return lambda action: at(Catalog, "report_progress", lambda *_: True, action)
+        return lambda action: at(Claims, "report_progress", lambda *_: True, action)
     return lambda action: at(os, "open", lambda path, *_, **__: path == "part-00001.csv", action)
 
 
 def last_step(delivery: Delivery) -> Moment:
     """When nothing is asked any more, for an export; for a list the version's end is the last step."""
     if delivery.asset == "audience_user_list":
-        return lambda action: at(Catalog, "finish", lambda *_: True, action)
+        return lambda action: at(Claims, "finish", lambda *_: True, action)
     name = delivery.record.id.rsplit("-", 1)[-1]
     if delivery.installation.catalog.parties.bucket("audiences") is None:
         return lambda action: at(os, "rename", lambda _, target, **__: target == name, action)
@@ -286,14 +287,14 @@ def write(place: ObjectPlace, attempt: int, **hooks: Callable[..., None]) -> Non
     """Write what only this attempt writes: one user more than its number."""
     users = [f"{attempt}-{number}" for number in range(attempt + 1)]
     on_users = hooks.pop("on_users", lambda _: None)
-    write_export(
+    exported_as(
         place,
         [users],
         export="e",
         generation_job=None,
         requested=attempt,
         format_="jsonl",
-        rows_per_part=1,
+        max_rows=1,
         fence=Fence(attempt, **hooks),
         on_users=on_users,
     )
@@ -392,9 +393,9 @@ def test_a_large_file_is_asked_for_before_it_is_complete(store: ObjectStore, hom
         raise CancelledError("Stop.")
 
     with pytest.raises(CancelledError):
-        write_export(place, [users], fence=Fence(1, check=cancel), **options)
+        exported_as(place, [users], fence=Fence(1, check=cancel), **options)
     assert (n_pending, pending(), store.objects(REAL)) == ([1], [], {})
-    write_export(place, [users], fence=Fence(1), **options)
+    exported_as(place, [users], fence=Fence(1), **options)
     assert verify_export(place)["delivered"] == len(users)
 
 

@@ -16,7 +16,10 @@ from unittest import mock
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, Kind, Origin, Status
+from cleanroom_pipelines.catalog import ExportJobSpec, GenerationJob, Kind, Origin, Status
+from cleanroom_pipelines.catalog.creation import Creation
+from cleanroom_pipelines.catalog.resources import Resources
+from cleanroom_pipelines.catalog.work import Scheduling
 from cleanroom_pipelines.errors import StatusCode, StorageFullError
 from cleanroom_pipelines.runs import inbox as inbox_module
 from cleanroom_pipelines.runs.inbox import (
@@ -254,7 +257,7 @@ STEPS: list[tuple[object, str]] = [
     (Path, "mkdir"),
     (inbox_module, "write_durably"),
     (SeedVault, "put"),
-    (Catalog, "create"),
+    (Creation, "create"),
 ]
 
 
@@ -316,7 +319,7 @@ def test_cut_off_while_moving_between_disks(inbox: Inbox, after_copy: bool) -> N
 
 def test_the_same_content_of_another_format_after_a_cut(inbox: Inbox) -> None:
     inbox.drop("members.csv")
-    with cut_off(Catalog, "create", after=False):
+    with cut_off(Creation, "create", after=False):
         inbox.register()
     inbox.drop("members.jsonl")
     inbox.register()
@@ -327,7 +330,7 @@ def test_the_same_content_of_another_format_after_a_cut(inbox: Inbox) -> None:
 
 def test_a_model_that_goes_meanwhile_is_told(inbox: Inbox) -> None:
     inbox.drop()
-    with cut_off(Catalog, "create", after=False):
+    with cut_off(Creation, "create", after=False):
         inbox.register()
     inbox.catalog.deletion.request_delete(Kind.CONFIGURED_AUDIENCE_MODEL, inbox.configured.id)
     recover_drops(inbox.installation)
@@ -431,7 +434,7 @@ def test_a_receipt_that_a_cut_off_run_did_not_leave_is_left_later(inbox: Inbox) 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
-    "owner, name", [(SeedVault, "delete"), (Catalog, "forget_seed"), (inbox_module, "write_durably")]
+    "owner, name", [(SeedVault, "delete"), (Resources, "forget_seed"), (inbox_module, "write_durably")]
 )
 def test_settling_cut_off_anywhere_is_finished_later(inbox: Inbox, owner: object, name: str, after: bool) -> None:
     inbox.drop()
@@ -537,8 +540,8 @@ def test_dropped_again_after_its_export_failed_it_is_exported_again(inbox: Inbox
 AGAIN: list[tuple[object, str]] = [
     (inbox_module, "write_durably"),
     (SeedVault, "put"),
-    (Catalog, "place_seed"),
-    (Catalog, "retry"),
+    (Resources, "place_seed"),
+    (Scheduling, "retry"),
     (Path, "unlink"),
 ]
 

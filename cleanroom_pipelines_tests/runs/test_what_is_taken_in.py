@@ -16,7 +16,8 @@ from unittest import mock
 import dagster as dg
 import pytest
 
-from cleanroom_pipelines.catalog import Catalog, DataRoom, GenerationJob, Kind, Upload
+from cleanroom_pipelines.catalog import DataRoom, GenerationJob, Kind, Upload
+from cleanroom_pipelines.catalog.rooms import Rooms
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
 from cleanroom_pipelines.runs.building import build_seed_validation_report
@@ -334,7 +335,7 @@ def test_what_comes_after_a_room_took_a_file_is_another_drop(
     installation: Installation, room: DataRoom, change: Callable[[Path], None]
 ) -> None:
     path = drop_at(installation, room, FIRST)
-    with after(Catalog, "provision", lambda: change(path)):
+    with after(Rooms, "provision", lambda: change(path)):
         provision(installation)
     assert provisioned(installation, room) == [("matching:EMAIL", FIRST)]
     assert path.exists()
@@ -345,9 +346,9 @@ def test_what_comes_after_a_room_took_a_file_is_another_drop(
 
 STEPS = [
     (Vault, "seal"),
-    (Catalog, "add_upload"),
+    (Rooms, "add_upload"),
     (AuditLog, "write"),
-    (Catalog, "provision"),
+    (Rooms, "provision"),
 ]
 
 
@@ -390,7 +391,7 @@ def test_a_file_whose_upload_was_forgotten_before_its_room_knew_it_is_taken_once
     installation: Installation, room: DataRoom
 ) -> None:
     path = drop_at(installation, room, FIRST)
-    with after(Catalog, "add_upload", interrupt), pytest.raises(CutOffError):
+    with after(Rooms, "add_upload", interrupt), pytest.raises(CutOffError):
         provision(installation)
     (upload,) = installation.catalog.rooms.uploads()
     installation.uploads.delete(upload.location)  # what retention does after a day
