@@ -73,6 +73,7 @@ from cleanroom_pipelines.media.protocol import (
     error_from_dict,
     status_of,
 )
+from cleanroom_pipelines.server import media as handlers
 
 from ..cases import assert_each
 from .fake_server import DROP, Answer, FakeServer, Sent, refusal, result, serving
@@ -225,7 +226,7 @@ def test_rooms_are_listed(server: FakeServer, client: Client) -> None:
 
 def serve_from_home(monkeypatch: pytest.MonkeyPatch, transport: Any) -> list[tuple[str, str]]:
     opened: list[tuple[str, str]] = []
-    server = ModuleType("server")
+    server = ModuleType("service")
 
     def open_local(home: str, user_email: str) -> Any:
         opened.append((home, user_email))
@@ -233,7 +234,7 @@ def serve_from_home(monkeypatch: pytest.MonkeyPatch, transport: Any) -> list[tup
 
     server.open_local = open_local  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cleanroom_pipelines.server.media.service", server)
-    monkeypatch.setattr(media, "server", server, raising=False)
+    monkeypatch.setattr(handlers, "service", server, raising=False)
     return opened
 
 
