@@ -1,8 +1,8 @@
-"""What the assets are made of: for each, record → core call → artifact → closed version.
+"""Building the lookalike assets: record → core call → artifact → closed version.
 
-Lives here: one function per asset, free of Dagster, so that a run, a worker or a test does the same.
-Add here when an asset is added.
-Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
+Lives here: one function per asset, free of Dagster, so that runs, workers and tests share the same code.
+Add here when a lookalike asset is added.
+Keep out: charts and metadata (defs), computation (the core), claims (work.py).
 """
 
 import json
@@ -65,15 +65,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AssetResult:
-    """What a run made, or why it made nothing.
+    """Result of building an asset, or the reason that nothing was built.
 
     Args:
         asset: Name of the asset.
         partition: Partition key.
-        sentence: What a person should know first.
-        manifest: The manifest of what was made or verified; None when nothing was.
-        documents: The small JSON files of the artifact by name without `.json`.
-        made: Whether something new was made, as opposed to verified.
+        sentence: Summary for people, in one sentence.
+        manifest: Manifest of the artifact that was built or verified; None when there was neither.
+        documents: The artifact's small JSON files by name without `.json`.
+        made: Whether a new artifact was built, rather than an existing one verified.
     """
 
     asset: str
@@ -87,8 +87,8 @@ class AssetResult:
 def build_training_dataset(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Validate the interactions against their declared columns and profile them.
 
-    A table that fails validation still leaves its report; the version is CREATE_FAILED and fails the models that
-    need it.
+    A table that fails validation still gets a report. Its version becomes CREATE_FAILED, and models that need it
+    fail.
     """
     from cleanroom_pipelines.uploads.files import validate_interactions, validate_users
     from cleanroom_pipelines.uploads.profile import profile_interactions
@@ -163,13 +163,13 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
                     installation.store.opening(earlier.artifact("audience_model")) as before,
                     suppress(ArtifactError),
                 ):
-                    keep_representation(draft.path, before)  # one of an older format has none
+                    keep_representation(draft.path, before)  # artifacts in an older format have none
             documents = {"training": report.as_dict()}
             write_documents(draft.path, documents)
             draft.facts.update(n_users=report.n_users, n_items=report.n_items)
         sentence = (
-            f"Learnt {report.n_users:,} users and {report.n_items:,} items "
-            f"from {report.n_interactions:,} interactions."
+            f"Trained on {report.n_users:,} users, {report.n_items:,} items "
+            f"and {report.n_interactions:,} interactions."
         )
         made = _made(work, "audience_model", sentence, documents)
         work.finish(sentence, (parent.ref,), n_users=report.n_users, n_items=report.n_items)
@@ -177,7 +177,7 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
 
 
 def build_configured_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Write down what a configured audience model allows, on which version of its model."""
+    """Record the permitted uses of a configured audience model and the model version they apply to."""
     with working(installation, ConfiguredAudienceModel, partition, run) as work:
         if isinstance(work, NothingToDo):
             return _idle(installation, "configured_audience_model", partition, work)
@@ -198,8 +198,8 @@ def build_configured_audience_model(installation: Installation, partition: str, 
             documents = {"configuration": configuration}
             write_documents(draft.path, documents)
         sentence = (
-            f"Allows audiences of {', '.join(configuration['sizes'])} from seeds of which at least "
-            f"{configured.min_matching_seed_size:,} users are known."
+            f"Allows audiences of {', '.join(configuration['sizes'])} from seeds with at least "
+            f"{configured.min_matching_seed_size:,} matched users."
         )
         made = _made(work, "configured_audience_model", sentence, documents)
         (installation.home.inbox_seeds / partition).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -210,13 +210,13 @@ def build_configured_audience_model(installation: Installation, partition: str, 
 def build_seed_validation_report(
     installation: Installation, partition: str, run: Run, *, audience_follows: bool = True
 ) -> AssetResult:
-    """Say what is right and wrong with a seed, in counts only.
+    """Validate a seed and report on it, in counts only.
 
     Args:
-        installation: Where to work.
+        installation: The installation to work on.
         partition: Partition key of the generation job.
-        run: Who works.
-        audience_follows: Whether the same run goes on to make the audience; else the job is given back.
+        run: The run that does the work.
+        audience_follows: Whether the same run builds the audience next; otherwise the job is requeued.
     """
     with working(installation, GenerationJob, partition, run) as work:
         if isinstance(work, NothingToDo):
@@ -285,7 +285,7 @@ def _make_private_audience(
     inputs: tuple[Input, ...],
     settings: Mapping[str, Any],
 ) -> AssetResult:
-    """Rank by one noised vector and measure by released numbers."""
+    """Rank with one noised vector and measure quality with released numbers."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
     from cleanroom_pipelines.similarity.seeds import matched_seed_users
 
@@ -324,7 +324,7 @@ def _make_private_audience(
 
 
 def build_audience_export(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Write the best users at one allowed size to the configured model's destination."""
+    """Export the most similar users, at one allowed size, to the configured model's destination."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
 
     with working(installation, ExportJob, partition, run) as work:
@@ -349,7 +349,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             documents: dict[str, Any] = {}
 
             def note(written: ExportManifest) -> None:
-                """Finish the artifact before the export is there: then only the version is left to be closed."""
+                """Finish the artifact before the export appears, so that only closing the version remains."""
                 warnings = list(selection.warnings)
                 documents["export"] = {
                     **written.as_dict(),
@@ -394,7 +394,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
                 on_users=tell,
                 on_staged=note,
             ).manifest
-            sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
+            sentence = f"Exported {written.delivered:,} users ({export.size}) to {place.url}."
             made = _made(work, "audience_export", sentence, documents)
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     close_drop(installation, job.id)
@@ -408,7 +408,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Where the seed stands in a list, and what the list reveals; a private job's are settled by its ranking."""
+    """Position of the seed in a list, and what the list reveals; a private job's ranking decides both."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -416,24 +416,24 @@ def _mode_of(
 
 
 def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """The control group by the audience's own salt: the same users at each refresh, others for another one."""
+    """Holdout group by the audience's own salt: stable across refreshes, different between audiences."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
 
 
 def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:
-    """Check the files of an export against their manifest and return the users they hold.
+    """Check the files of an export against their manifest and return the number of users in them.
 
     Raises:
         ArtifactError: A file is missing or was altered, or the counts differ.
     """
     export = installation.catalog.get(ExportJob, partition)
-    # where it was written: the configured model may name another place by now
+    # where it was written: the configured model may have another destination by now
     beside = str(export.output_location).rpartition("/")[0]
     place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
     written = verify_export(place)
     if written["delivered"] != manifest.facts["delivered"]:
-        raise ArtifactError("The export holds another number of users than its asset says.")
+        raise ArtifactError("The export's number of users differs from its manifest.")
     return int(written["delivered"])
 
 
@@ -459,7 +459,7 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
                 match = match_seed(folder, seed, engine=installation.engine_settings)
             private = PrivateJob.of(installation, job, configured, model)
             documents["match"] = match.as_dict()
-            sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
+            sentence = f"{sentence} {match.n_matched:,} of its users matched ({match.match_rate:.0%})."
             if private is not None:
                 try:
                     with installation.store.opening(model.artifact("audience_model")) as folder:
@@ -469,7 +469,7 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
             elif match.n_matched < configured.min_matching_seed_size:
                 failure = (
                     StatusCode.INSUFFICIENT_MATCHING_SEED,
-                    "Fewer seed users are known than the configured model asks for. Give a larger seed.",
+                    "The seed has fewer matched users than the configured model requires. Give a larger seed.",
                 )
     with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
         documents["outcome"] = {
@@ -488,9 +488,9 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What the two sides of a job may be shown of its metrics: kept with the job, so that nobody opens a file.
+    """Metrics that both sides of a job may see; stored with the job, so that reading them opens no file.
 
-    No counts of the seed: the sentence of the summary holds one and is the operator's.
+    They hold no counts of the seed. The summary sentence does, and only the operator sees it.
     """
     main = metrics["recall_at"]
     return {
@@ -506,16 +506,16 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
-    """Across accounts: of a list that holds most users but the seed's, who is missing is the seed.
+    """Reject an export so large that the users missing from it reveal the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.
     """
-    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # of a private job the released number
+    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # the released number, for a private job
     if 2 * (selection.requested if is_private else selection.delivered) > n_others:
         raise UsageError(
-            "This size would deliver more than half of the users who are not in the seed, and so tell by who is "
-            "missing who is in it.",
+            "This size would deliver more than half of the users outside the seed, so the missing users would "
+            "reveal the seed.",
             remedy="Export a smaller size.",
             status_code=StatusCode.SIZE_REVEALS_SEED,
         )
@@ -524,7 +524,7 @@ def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is
 def _export_before(
     installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
 ) -> ObjectPlace | None:
-    """Where the export of the version before lies; None for the first."""
+    """Location of the previous version's export; None for the first version."""
     current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
@@ -541,12 +541,12 @@ def _idle(installation: Installation, asset: str, partition: str, idle: NothingT
     if idle.verified is None or asset not in idle.verified.artifacts:
         return AssetResult(asset, partition, idle.message, made=False)
     manifest, documents = read_verified(installation, idle.verified.artifact(asset))
-    sentence = f"Verified: all {len(manifest.files)} files are as they were made. {idle.message}"
+    sentence = f"Verified: all {len(manifest.files)} files match the manifest. {idle.message}"
     return AssetResult(asset, partition, sentence, manifest, documents, made=False)
 
 
 def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Write small JSON documents into an artifact, by name without `.json`."""
+    """Write small JSON documents into an artifact; names come without `.json`."""
     for name, document in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
 
@@ -554,24 +554,24 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 def _current(installation: Installation, kind: Kind, partition: str) -> Version:
     try:
         version = installation.catalog.resources.current_version(kind, partition)
-    except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
+    except NotFoundError:  # the job's model may have been replaced and deleted since the job started
         version = None
     if version is None:
         raise CleanroomError(
-            f"The {kind.words} this is made from is not active.",
-            remedy=f"Repair what the status of that {kind.words} names, then try again.",
+            f"The {kind.words} that this depends on is not active.",
+            remedy=f"Fix the problem shown in the status of that {kind.words}, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     return version
 
 
 def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
-    """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
+    """A dataset with its current version; raises if the newest version failed, so that dependent models fail."""
     dataset = installation.catalog.get(TrainingDataset, partition)
     newest = installation.catalog.resources.newest_version(Kind.TRAINING_DATASET, partition)
     if newest.status is Status.CREATE_FAILED:
         raise TrainingDataError(
-            newest.status_message or "The training dataset did not pass its validation.",
+            newest.status_message or "The training dataset failed validation.",
             status_code=newest.status_code or StatusCode.TRAINING_DATA_INVALID,
         )
     return dataset, _current(installation, Kind.TRAINING_DATASET, partition)
@@ -580,7 +580,7 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
 def _family(
     installation: Installation, work: Work[GenerationJob]
 ) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
-    """The job, what it may do, and the model's version: as it was started, unless it follows its declaration."""
+    """The job, its configured model and the model's version: as at its start, unless it follows a declaration."""
     job = work.record
     configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
@@ -617,16 +617,16 @@ def newest_artifact(
     """The newest stored artifact of a partition: its manifest and its JSON documents, verified.
 
     Raises:
-        ArtifactError: There is none, or it was altered.
+        ArtifactError: There is no such artifact, or it was altered.
     """
     for version in reversed(installation.catalog.resources.versions(kind, partition)):
         if asset in version.artifacts:
             return read_verified(installation, version.artifact(asset))
-    raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")
+    raise ArtifactError(f"The {asset} of this partition was never built.", remedy="Build it first.")
 
 
 def read_verified(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest of a stored artifact and its JSON documents, once all of its files are verified.
+    """Verify all files of a stored artifact, then return its manifest and JSON documents.
 
     Raises:
         ArtifactError: It is missing, or was altered.
@@ -636,7 +636,7 @@ def read_verified(installation: Installation, reference: ArtifactReference) -> t
 
 
 def read_stored(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest of a stored artifact and its JSON documents, each verified; its tables are not opened.
+    """Read a stored artifact's manifest and verified JSON documents without opening its tables.
 
     Raises:
         ArtifactError: It is missing, or a document was altered.
@@ -658,7 +658,7 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
-    """Where a table of many files, as one partitioned by day is, keeps what was counted of each."""
+    """Folder that caches counts per file for a table of many files, such as one partitioned by day."""
     if len(find_tables(dataset.source, what="interactions table").files) < 2:
         return None
     folder = installation.home.day_caches / path_of_partition(dataset.id)
@@ -667,7 +667,7 @@ def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | N
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """The declared window; a refresh's own length, ending where the data end, takes its place."""
+    """The declared window, or for a refresh with a length of its own, that length up to the end of the data."""
     if seconds := version.params.get("window_seconds"):
         return {"start": None, "end": None, "seconds": seconds}
     return {"start": model.window_start, "end": model.window_end, "seconds": None}

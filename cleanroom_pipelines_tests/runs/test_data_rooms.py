@@ -94,7 +94,7 @@ def document(world: RoomWorld, record: Resource, asset: str, name: str) -> Any:
 def test_an_empty_room_is_made_and_says_so(world: RoomWorld) -> None:
     world.run()
     assert world.version().artifacts == {}
-    assert world.version().summary["sentence"] == "Nothing is provisioned."
+    assert world.version().summary["sentence"] == "The room holds no data."
 
 
 def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> None:
