@@ -124,7 +124,9 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
         except (CleanroomError, OSError) as error:
             n_left += 1
             context.log.warning(f"A file in the data-room inbox could not be ingested ({type(error).__name__}).")
-    message = f"Ingested {n_taken} files; {len(seen) - n_left} may be incomplete, {n_left} could not be ingested."
+    message = (
+        f"Ingested {n_taken} files; {len(seen) - n_left} may still be incomplete, {n_left} could not be ingested."
+    )
     if not (n_taken or seen):
         message = "The data-room inbox is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))

@@ -203,9 +203,7 @@ def _refuse_foreign(members: Sequence[tarfile.TarInfo]) -> None:
         if not is_part and not (member.name in _FILES and member.isfile()):
             raise InputError("The backup has unexpected content.", remedy="Give a file that `backup` wrote.")
     if len(set(names)) < len(names) or not {_CATALOG, _KEY} <= set(names):
-        raise InputError(
-            "A backup part is missing or duplicated.", remedy="Give a file that `backup` wrote."
-        )
+        raise InputError("A backup part is missing or duplicated.", remedy="Give a file that `backup` wrote.")
 
 
 def _check_restored(home: Path) -> None:
@@ -216,9 +214,7 @@ def _check_restored(home: Path) -> None:
             HomeIdentity(home).write(identity)
             key = InstallationKey.load(home / _KEY)
             if digest_of(key) != identity.key_digest:
-                raise InputError(
-                    "The backup's key does not match its catalogue.", remedy="Give another backup."
-                )
+                raise InputError("The backup's key does not match its catalogue.", remedy="Give another backup.")
     except ConfigurationError as error:
         raise InputError(f"The backup is damaged: {error.message}", remedy="Give another copy of it.") from None
 

@@ -241,8 +241,8 @@ def _identity_of(root: Path) -> Identity | None:
 
 def _another_key() -> IdentityError:
     return IdentityError(
-        "The installation key is another one than this installation was made with.",
-        remedy="Check CLEANROOM_KEY_FILE, or take the key from a backup.",
+        "The installation key does not belong to this installation.",
+        remedy="Check CLEANROOM_KEY_FILE, or restore the key from a backup.",
     )
 
 
