@@ -109,7 +109,7 @@ def test_the_seed_stands_first_where_its_provider_asks_and_every_place_says_so(r
     assert set(rest) == set(ranked[: len(rest)])
     assert list(rest) != ranked[: len(rest)]
     assert listed.manifest["reveals"] == ["seed"]
-    assert "begin with the seed's users" in road.message(arn)
+    assert "start with the seed's users" in road.message(arn)
     assert audited(road, arn) == ["reveals_seed"]
     assert road.told(arn)[0]["includeSeedInOutput"] is True
 
