@@ -188,13 +188,13 @@ def _check(source: Path) -> None:
         if marker is None or marker.read() != _FORMAT.encode():
             raise InputError("This file is not a clean-room backup.", remedy="Give a file that `backup` wrote.")
         last = archive.getmembers()[-1]
-        _refuse_foreign(archive.getmembers())
+        _reject_foreign(archive.getmembers())
         end = archive.extractfile(last) if last.name == _END_FILE else None
         if end is None or end.read().decode() != _digest(source, last.offset):
             raise InputError("The backup is damaged or truncated.", remedy="Give another copy of it.")
 
 
-def _refuse_foreign(members: Sequence[tarfile.TarInfo]) -> None:
+def _reject_foreign(members: Sequence[tarfile.TarInfo]) -> None:
     """Reject unexpected content: unknown parts, links, devices, duplicate names."""
     names = [member.name for member in members]
     for member in members:

@@ -33,7 +33,7 @@ from cleanroom_pipelines.terms import Permission
 
 MONTHS_OF_A_YEAR = 12
 _CHARGE = "charge"
-_TAKEN_OVER = "before"  # marks the line that a catalogue upgrade writes
+_CARRIED_OVER = "before"  # marks the line that a catalogue upgrade writes
 _ANSWERS_OF_BEFORE = frozenset(
     f"get_job_result.{kind}"
     for kind in ("overlap_statistics", "insights", "audience_size", "lookalike_statistics")
@@ -132,7 +132,7 @@ class Budget:
             self.pair.id,
             lines,
             organization=organization,
-            note=lambda line: _write_down(self.installation, self.pair.id, line),
+            note=lambda line: _audit_payment(self.installation, self.pair.id, line),
         )
         if ledger is None:
             now, cost = self.ledger_for(organization), self.cost(questions)
@@ -234,7 +234,7 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     verdict = installation.audit.verify()
     n_lines = replay(installation)
     if verdict.ok and verdict.n_entries and is_complete:  # an empty log counts as lost
-        asked = _asked_in_an_earlier_release(installation)
+        asked = _queried_in_earlier_release(installation)
         n_earlier = installation.catalog.pairs.spend_rest("unknown", asked) if asked else 0
         earlier = f" {n_earlier} pairs were queried in an earlier release and count as spent." if n_earlier else ""
         return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
@@ -245,7 +245,7 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     return f"Later questions are unknown, so the privacy budgets of {n_pairs} pairs count as spent."
 
 
-def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
+def _queried_in_earlier_release(installation: Installation) -> set[str]:
     """Ids of pairs that got answers before their first recorded payment; earlier releases recorded none.
 
     Pairs whose ledger was carried over by an upgrade are excluded.
@@ -259,7 +259,7 @@ def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
             pair = pair_of.get(str(entry.get("room")))
             if pair is not None and pair.id not in charged:
                 found.add(pair.id)
-    return {each for each in found if all(line.kind != _TAKEN_OVER for line in catalog.pairs.ledger_lines(each))}
+    return {each for each in found if all(line.kind != _CARRIED_OVER for line in catalog.pairs.ledger_lines(each))}
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
@@ -362,7 +362,7 @@ def _line(question: Question, place: str, organization: str | None) -> LedgerLin
     )
 
 
-def _write_down(installation: Installation, pair_id: str, line: LedgerLine) -> None:
+def _audit_payment(installation: Installation, pair_id: str, line: LedgerLine) -> None:
     installation.audit.write(
         {
             "way": "worker",

@@ -95,7 +95,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
 
     with working(installation, TrainingDataset, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "training_dataset", partition, work)
+            return _nothing_to_do(installation, "training_dataset", partition, work)
         dataset = work.record
         reject_links(installation.home, dataset.account_id, Path(dataset.source))
         limits = _population_floors(installation)
@@ -123,7 +123,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
             write_documents(draft.path, documents)
             draft.facts["passed"] = report.passed
         sentence = _dataset_sentence(documents)
-        made = _made(work, "training_dataset", sentence, documents)
+        made = _result(work, "training_dataset", sentence, documents)
         if report.passed:
             work.finish(sentence)
         else:
@@ -139,7 +139,7 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
 
     with working(installation, AudienceModel, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "audience_model", partition, work)
+            return _nothing_to_do(installation, "audience_model", partition, work)
         model = work.record
         dataset, parent = _usable_dataset(installation, model.training_dataset_id)
         reject_links(installation.home, dataset.account_id, Path(dataset.source))
@@ -171,7 +171,7 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
             f"Trained on {report.n_users:,} users, {report.n_items:,} items "
             f"and {report.n_interactions:,} interactions."
         )
-        made = _made(work, "audience_model", sentence, documents)
+        made = _result(work, "audience_model", sentence, documents)
         work.finish(sentence, (parent.ref,), n_users=report.n_users, n_items=report.n_items)
         return made
 
@@ -180,7 +180,7 @@ def build_configured_audience_model(installation: Installation, partition: str, 
     """Record the permitted uses of a configured audience model and the model version they apply to."""
     with working(installation, ConfiguredAudienceModel, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "configured_audience_model", partition, work)
+            return _nothing_to_do(installation, "configured_audience_model", partition, work)
         configured = work.record
         model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
         configuration: dict[str, Any] = {
@@ -201,7 +201,7 @@ def build_configured_audience_model(installation: Installation, partition: str, 
             f"Allows audiences of {', '.join(configuration['sizes'])} from seeds with at least "
             f"{configured.min_matching_seed_size:,} matched users."
         )
-        made = _made(work, "configured_audience_model", sentence, documents)
+        made = _result(work, "configured_audience_model", sentence, documents)
         (installation.home.inbox_seeds / partition).mkdir(mode=0o700, parents=True, exist_ok=True)
         work.finish(sentence, (model.ref,))
         return made
@@ -220,8 +220,8 @@ def build_seed_validation_report(
     """
     with working(installation, GenerationJob, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "seed_validation_report", partition, work)
-        made = _make_report(work)
+            return _nothing_to_do(installation, "seed_validation_report", partition, work)
+        made = _build_report(work)
         if not audience_follows and work.is_open:
             work.release()
     if not work.is_open:
@@ -236,16 +236,16 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
     try:
         with working(installation, GenerationJob, partition, run) as work:
             if isinstance(work, NothingToDo):
-                return _idle(installation, "audience", partition, work)
+                return _nothing_to_do(installation, "audience", partition, work)
             if "seed_validation_report" not in work.version.artifacts:
-                _make_report(work)
+                _build_report(work)
                 if not work.is_open:
                     raise SeedError("The seed cannot be used.", remedy="See its validation report.")
             job, configured, model = _family(installation, work)
             inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             if (private := PrivateJob.of(installation, job, configured, model)) is not None:
-                return _make_private_audience(work, private, configured, inputs, settings)
+                return _build_private_audience(work, private, configured, inputs, settings)
             with (
                 work.opening_input(model.artifact("audience_model")) as model_folder,
                 installation.vault.opening(job.seed_location, job.seed_digest) as seed,
@@ -264,7 +264,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
                 reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
                 draft.facts["reveals"] = reveals
             documents = {"metrics": report.metrics, "explanation": report.explanation}
-            made = _made(work, "audience", report.sentence, documents)
+            made = _result(work, "audience", report.sentence, documents)
             work.finish(
                 report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
@@ -278,7 +278,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
         close_drop(installation, partition)
 
 
-def _make_private_audience(
+def _build_private_audience(
     work: Work[GenerationJob],
     private: PrivateJob,
     configured: ConfiguredAudienceModel,
@@ -311,7 +311,7 @@ def _make_private_audience(
         write_documents(draft.path, documents)
         draft.facts.update(reveals=private.reveals, private_mode=private.mode.value)
     sentence = documents["metrics"]["sentence"]
-    made = _made(work, "audience", sentence, documents)
+    made = _result(work, "audience", sentence, documents)
     work.finish(
         sentence,
         (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
@@ -329,7 +329,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
 
     with working(installation, ExportJob, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "audience_export", partition, work)
+            return _nothing_to_do(installation, "audience_export", partition, work)
         export = work.record
         audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
         job = installation.catalog.get(GenerationJob, export.generation_job_id)
@@ -364,14 +364,14 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
                 drafting.close()
                 write_down_reveals(installation, export.id, reveals, account=export.account_id)
 
-            def tell(n_users: int) -> None:
+            def report_users(n_users: int) -> None:
                 work.report_progress(n_users / max(1, selection.delivered), "writing")
                 if work.should_cancel():
                     raise CancelledError("The export was cancelled.")
 
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
-                _refuse_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
+                _reject_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
             holdout = _holdout_of(installation, job, options)
             n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
             ranked_users = selection.user_ids()
@@ -391,11 +391,11 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
                 engine=installation.engine_settings,
                 slices=None if is_private else selection.slices,
                 fence=work.delivery_fence,
-                on_users=tell,
+                on_users=report_users,
                 on_staged=note,
             ).manifest
             sentence = f"Exported {written.delivered:,} users ({export.size}) to {place.url}."
-            made = _made(work, "audience_export", sentence, documents)
+            made = _result(work, "audience_export", sentence, documents)
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     close_drop(installation, job.id)
     return made
@@ -441,7 +441,7 @@ def _destination(installation: Installation, configured: ConfiguredAudienceModel
     return installation.buckets.destination(configured.account_id, configured.output_url)
 
 
-def _make_report(work: Work[GenerationJob]) -> AssetResult:
+def _build_report(work: Work[GenerationJob]) -> AssetResult:
     from cleanroom_pipelines.similarity.seeds import match_seed
     from cleanroom_pipelines.uploads.files import validate_seed
     from cleanroom_pipelines.uploads.report import report_sentence
@@ -479,7 +479,7 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
         }
         write_documents(draft.path, documents)
         draft.facts["usable"] = failure is None
-    made = _made(work, "seed_validation_report", sentence, documents)
+    made = _result(work, "seed_validation_report", sentence, documents)
     if failure:
         work.fail(*failure)
         if not job.keep_seed:
@@ -505,7 +505,7 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
+def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
     """Reject an export so large that the users missing from it reveal the seed.
 
     Raises:
@@ -533,11 +533,11 @@ def _export_before(
     )
 
 
-def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
+def _result(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
     return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 
-def _idle(installation: Installation, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
+def _nothing_to_do(installation: Installation, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
     if idle.verified is None or asset not in idle.verified.artifacts:
         return AssetResult(asset, partition, idle.message, made=False)
     manifest, documents = read_verified(installation, idle.verified.artifact(asset))

@@ -68,9 +68,9 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
         question = _Question.of(installation, work)
         with question.opening() as (folders, engine):
             if isinstance(question.definition, Lookalike):
-                sentence = _make_lookalike(question, engine, folders)
+                sentence = _build_lookalike(question, engine, folders)
             else:
-                sentence = _make_set(question, engine, folders)
+                sentence = _build_set(question, engine, folders)
         work.finish(sentence, (question.parent,))
     return _read(
         installation, installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset
@@ -242,7 +242,7 @@ def _lookalike_files(folders: Mapping[str, Path]) -> dict[str, Path]:
     return {name.removeprefix(prefix): path for name, path in folders.items() if name.startswith(prefix)}
 
 
-def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+def _build_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
     staged, counted = folders["scratch"] / USERS_FILE, folders["scratch"] / "counted.parquet"
     question.find(engine, folders, question.definition, staged)
     n_users = question.find_counted(engine, folders, question.definition, counted)
@@ -251,7 +251,7 @@ def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) 
     return _publish(question, staged, size, [question.budget.question("size", text)])
 
 
-def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
     from cleanroom_pipelines.runs.room_lookalikes import LookalikeRun
 
     lookalike = question.definition
@@ -331,9 +331,9 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
         reference = version.artifact("custom_audience")
         with work.withdrawing(asset), ExitStack() as stack:
             folder = stack.enter_context(installation.store.opening(reference))
-            told = read_documents(folder)["audience"]
-            _pay_for_list(installation, audience, room_version, told)
-            if not told["is_enough"]:
+            published = read_documents(folder)["audience"]
+            _pay_for_list(installation, audience, room_version, published)
+            if not published["is_enough"]:
                 raise CleanroomError(
                     "The audience has too few users to deliver a list.",
                     remedy="Define a larger audience.",
@@ -375,10 +375,10 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
                     fence=work.fence,  # the group sees the list once the version is closed
                 )
                 (draft.path / USERS_FILE).write_bytes(users.read_bytes())
-                draft.facts["reveals"] = told["reveals"]
-                document = _told_of(delivered.manifest.as_dict(), told["reveals"])
+                draft.facts["reveals"] = published["reveals"]
+                document = _published(delivered.manifest.as_dict(), published["reveals"])
                 write_documents(draft.path, {"list": document})
-            write_down_reveals(installation, record.id, told["reveals"], room=audience.data_room_id)
+            write_down_reveals(installation, record.id, published["reveals"], room=audience.data_room_id)
             sentence = "The list was delivered."
             work.finish(sentence, (version.ref,))
         return AssetResult(asset, partition, sentence, work.manifests[asset], {"list": document})
@@ -408,10 +408,10 @@ def _current_audience(installation: Installation, audience: CustomAudience) -> t
 
 
 def _pay_for_list(
-    installation: Installation, audience: CustomAudience, room_version: Version, told: Mapping[str, Any]
+    installation: Installation, audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
 ) -> None:
     """Pay for the size that decides whether a list is delivered."""
-    if "questions" not in told:
+    if "questions" not in published:
         raise CleanroomError(
             "The audience was built by an earlier release and is being rebuilt.",
             remedy="Request the list again in a moment.",
@@ -419,9 +419,9 @@ def _pay_for_list(
         )
     room = installation.catalog.get(DataRoom, audience.data_room_id)
     budget = RoomBudget.of(installation, room, room_version.artifacts)
-    if budget is not None and told["questions"]:
+    if budget is not None and published["questions"]:
         organization = installation.catalog.pairs.organization_of_user(audience.created_by_email)
-        budget.budget.pay([Question.from_dict(each) for each in told["questions"]], organization)
+        budget.budget.pay([Question.from_dict(each) for each in published["questions"]], organization)
 
 
 def _delta_from(
@@ -440,7 +440,7 @@ def _delta_from(
     return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
-def _told_of(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
+def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
     """Facts the group may see about its list: its files, but no count of users missing from it."""
     files = [
         {

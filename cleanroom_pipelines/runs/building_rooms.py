@@ -77,7 +77,7 @@ def build_room_asset(
         asset: One of ROOM_ASSETS.
         finishes: Whether this is the run's last asset: then the remaining assets are built and the version closes.
     """
-    if (made := _made_by(installation, partition, run, asset)) is not None:
+    if (made := _already_built(installation, partition, run, asset)) is not None:
         return made
     with working(installation, DataRoom, partition, run) as work:
         if isinstance(work, NothingToDo):
@@ -146,7 +146,7 @@ class _State:
         """An artifact of this version, as the input of another one."""
         return self.installation.store.as_input(self.reference(asset))
 
-    def take_over(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
+    def reuse(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
         """Reuse the previous version's artifact if it was built from the same inputs."""
         earlier = self.earlier(asset)
         if earlier is None:
@@ -210,7 +210,7 @@ def delete_unused_room_data(installation: Installation, data_room_id: str, artif
             store.delete(ArtifactReference(asset, partition, version))
 
 
-def _make_base(state: _State) -> None:
+def _build_base(state: _State) -> None:
     from cleanroom_pipelines.delivery.destinations import AdDestination
     from cleanroom_pipelines.delivery.kept import hashers_to_keep
     from cleanroom_pipelines.uploads.rooms import ingest_base
@@ -220,9 +220,9 @@ def _make_base(state: _State) -> None:
         return
     spec = {"activation": state.room.activation, "datasets": sorted(inputs)}
     uploads_as_inputs = _upload_inputs(installation, inputs)
-    if state.take_over("base_audience", uploads_as_inputs, spec):
+    if state.reuse("base_audience", uploads_as_inputs, spec):
         return
-    new, kept, previous = _what_is_new(state, inputs)
+    new, kept, previous = _changed_inputs(state, inputs)
     with ExitStack() as stack:
         uploads = stack.enter_context(_opening_uploads(installation, new, state.room.n_embeddings))
         earlier = stack.enter_context(installation.store.opening(previous)) if previous and kept else None
@@ -254,17 +254,17 @@ def _make_base(state: _State) -> None:
             )
     if not report.passed:
         message = "The base audience failed validation. See its validation reports."
-        _refuse(state, new, StatusCode.TRAINING_DATA_INVALID, message)
+        _fail_validation(state, new, StatusCode.TRAINING_DATA_INVALID, message)
 
 
-def _make_seeds(state: _State) -> None:
+def _build_seeds(state: _State) -> None:
     from cleanroom_pipelines.uploads.rooms import ingest_seeds
 
     installation, inputs = state.installation, state.seed_inputs
     if not inputs:
         return
     uploads_as_inputs = _upload_inputs(installation, inputs)
-    if state.take_over("seed_audiences", uploads_as_inputs, {}):
+    if state.reuse("seed_audiences", uploads_as_inputs, {}):
         return
     with (
         _opening_uploads(installation, inputs, 0) as uploads,
@@ -283,10 +283,10 @@ def _make_seeds(state: _State) -> None:
             write_documents(draft.path, {"report": report.report.as_dict()})
     if not report.passed:
         message = "The seed audiences failed validation. See their validation report."
-        _refuse(state, inputs, StatusCode.SEED_INVALID, message)
+        _fail_validation(state, inputs, StatusCode.SEED_INVALID, message)
 
 
-def _make_attributes(state: _State) -> None:
+def _build_attributes(state: _State) -> None:
     from cleanroom_pipelines.audiences.attributes import data_attributes
     from cleanroom_pipelines.audiences.insights import base_figures
     from cleanroom_pipelines.audiences.relations import open_room_relations
@@ -296,11 +296,11 @@ def _make_attributes(state: _State) -> None:
         return
     inputs = (state.input_of("base_audience"),)
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    figures = None if room is None else _figures_of_before(state, room)
+    figures = None if room is None else _earlier_figures(state, room)
     spec = room.spec if room else {}
     if figures and figures.get("is_renewed"):
         spec = {**spec, "figures": figures["question"]}  # so that assets based on the earlier figures are rebuilt
-    if state.take_over("data_attributes", inputs, spec):
+    if state.reuse("data_attributes", inputs, spec):
         return
     with (
         state.opening("base_audience") as (base,),
@@ -323,7 +323,7 @@ def _make_attributes(state: _State) -> None:
         write_documents(draft.path, documents | ({"base_figures": figures} if figures else {}))
 
 
-def _figures_of_before(state: _State, room: RoomBudget) -> dict[str, Any] | None:
+def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
     """Previously released figures of the base: dated, valid until the base is removed or new figures are paid.
 
     Returns:
@@ -342,7 +342,7 @@ def _figures_of_before(state: _State, room: RoomBudget) -> dict[str, Any] | None
     return dict(found) if found else None
 
 
-def _make_overlap(state: _State) -> None:
+def _build_overlap(state: _State) -> None:
     from cleanroom_pipelines.audiences.overlap import overlap_statistics
     from cleanroom_pipelines.audiences.relations import open_room_relations
     from cleanroom_pipelines.engine import open_engine
@@ -351,7 +351,7 @@ def _make_overlap(state: _State) -> None:
         return
     inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    if room is None or state.take_over("overlap_statistics", inputs, room.spec):
+    if room is None or state.reuse("overlap_statistics", inputs, room.spec):
         return
     with (
         state.opening("base_audience", "seed_audiences") as (base, seeds),
@@ -368,7 +368,7 @@ def _make_overlap(state: _State) -> None:
         write_documents(draft.path, {"overlap": document})
 
 
-def _make_insights(state: _State) -> None:
+def _build_insights(state: _State) -> None:
     from cleanroom_pipelines.audiences.insights import BaseFigures, insights
     from cleanroom_pipelines.audiences.overlap import question_about
     from cleanroom_pipelines.audiences.relations import open_room_relations
@@ -382,15 +382,15 @@ def _make_insights(state: _State) -> None:
         state.input_of("data_attributes"),
     )
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    if room is None or state.take_over("insights", inputs, room.spec):
+    if room is None or state.reuse("insights", inputs, room.spec):
         return
     with (
         state.opening("base_audience", "seed_audiences", "data_attributes") as (base, seeds, attributes),
         open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
     ):
-        if (told := read_documents(attributes).get("base_figures")) is None:
+        if (published := read_documents(attributes).get("base_figures")) is None:
             return  # the pair could not pay for them
-        figures = BaseFigures.from_dict(told["figures"], is_hidden=state.room.hide_absolute_values)
+        figures = BaseFigures.from_dict(published["figures"], is_hidden=state.room.hide_absolute_values)
         relations = open_room_relations(engine, base, seeds)
         with state.drafting("insights", inputs, room.spec) as draft:
             found = insights(relations, room.releaser(), figures, room.salt, room.seeds)
@@ -408,14 +408,14 @@ def _make_insights(state: _State) -> None:
             write_documents(draft.path, {"insights": document})
 
 
-def _make_model(state: _State) -> None:
+def _build_model(state: _State) -> None:
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.rooms import train_room
 
     if "base_audience" not in state.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
         return
     inputs = (state.input_of("base_audience"),)
-    if state.take_over("room_model", inputs, {}):
+    if state.reuse("room_model", inputs, {}):
         return
     with state.opening("base_audience") as (base,):
         features = read_documents(base)["base"]
@@ -429,12 +429,12 @@ def _make_model(state: _State) -> None:
 
 
 _MAKERS: Mapping[str, Callable[[_State], None]] = {
-    "base_audience": _make_base,
-    "seed_audiences": _make_seeds,
-    "data_attributes": _make_attributes,
-    "overlap_statistics": _make_overlap,
-    "insights": _make_insights,
-    "room_model": _make_model,
+    "base_audience": _build_base,
+    "seed_audiences": _build_seeds,
+    "data_attributes": _build_attributes,
+    "overlap_statistics": _build_overlap,
+    "insights": _build_insights,
+    "room_model": _build_model,
 }
 
 
@@ -455,7 +455,7 @@ def _has_both(state: _State) -> bool:
     return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
 
 
-def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
+def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
     """Close the version as failed: the room keeps its previous state, and the unusable files are deleted."""
     before: dict[str, str] = {}
     for asset in ("base_audience", "seed_audiences"):
@@ -468,7 +468,7 @@ def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message:
         state.installation.catalog.rooms.forget_upload(upload_id)
 
 
-def _what_is_new(
+def _changed_inputs(
     state: _State, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
     """Uploads to ingest, datasets that stay unchanged, and the artifacts that hold those."""
@@ -512,7 +512,7 @@ def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> t
     )
 
 
-def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
+def _already_built(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
     """Result for an asset that this run already built on the way to the asset that closed the version."""
     newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
     if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:

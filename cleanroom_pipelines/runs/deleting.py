@@ -106,10 +106,10 @@ def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> 
         if not is_free:
             return 0
         return sum(
-            _clear(installation, instance, leaving)
-            if leaving.is_gone
-            else _carry_out(installation, instance, leaving)
-            for leaving in find_pending_deletions(installation, instance)
+            _clear(installation, instance, pending)
+            if pending.is_gone
+            else _carry_out(installation, instance, pending)
+            for pending in find_pending_deletions(installation, instance)
         )
 
 
@@ -164,15 +164,15 @@ def find_pending_deletions(
     installation: Installation, instance: dg.DagsterInstance
 ) -> tuple[PendingDeletion, ...]:
     """Find resources that can be deleted now; cheap enough for every tick."""
-    found = (*_asked(installation), *_gone(installation, instance))
+    found = (*_requested(installation), *_deleted(installation, instance))
     created_since = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
 
-    def is_busy(leaving: PendingDeletion) -> bool:
-        return has_active_run(instance, [partition for _, partition in leaving.parts], created_since)
+    def is_busy(pending: PendingDeletion) -> bool:
+        return has_active_run(instance, [partition for _, partition in pending.parts], created_since)
 
-    if any(is_busy(leaving) for leaving in found):
+    if any(is_busy(pending) for pending in found):
         fail_runs_that_never_appeared(installation, instance)
-    return tuple(leaving for leaving in found if not is_busy(leaving))
+    return tuple(pending for pending in found if not is_busy(pending))
 
 
 def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
@@ -223,7 +223,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         return len(left) + len(runs) + n_inboxes
 
 
-def _asked(installation: Installation) -> Iterator[PendingDeletion]:
+def _requested(installation: Installation) -> Iterator[PendingDeletion]:
     for record in installation.catalog.deletion.deletions():
         children: Sequence[Resource] = ()
         if record.kind in GOES_WITH:
@@ -233,7 +233,7 @@ def _asked(installation: Installation) -> Iterator[PendingDeletion]:
         yield PendingDeletion(record.kind, record.id, tuple(child.id for child in children))
 
 
-def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
+def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
     """Partitions that still exist in Dagster although their resources were deleted."""
     comparison = Comparison(installation, instance, "gone")
     if comparison.is_made:
@@ -262,18 +262,18 @@ def _log_unknown_partitions(installation: Installation, named: set[str]) -> None
         )
 
 
-def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> bool:
+def _carry_out(installation: Installation, instance: dg.DagsterInstance, pending: PendingDeletion) -> bool:
     catalog = installation.catalog
     try:
-        going = catalog.deletion.begin_delete(leaving.kind, leaving.id)
+        going = catalog.deletion.begin_delete(pending.kind, pending.id)
     except (NotFoundError, ConflictError):
         return False  # already deleted, or a run has started on it
-    asked = PendingDeletion(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
+    asked = PendingDeletion(pending.kind, pending.id, tuple(record.id for record in going[1:]))
     try:
         for record in going:
             _delete_files(installation, record)
         _delete_parts(installation, instance, asked)
-        catalog.deletion.finish_delete(leaving.kind, leaving.id)
+        catalog.deletion.finish_delete(pending.kind, pending.id)
     except ConflictError:
         return False  # another host marked the deletion as failed
     except _PASSING as error:
@@ -285,19 +285,19 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving
             "writable, then request the deletion again."
         )
         with suppress(NotFoundError, ConflictError):  # another host finished it in the meantime
-            catalog.deletion.fail_delete(leaving.kind, leaving.id, message)
+            catalog.deletion.fail_delete(pending.kind, pending.id, message)
         return False
     for kind, partition in asked.parts:
         hide_partition(instance, kind, partition)
     return True
 
 
-def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> bool:
+def _clear(installation: Installation, instance: dg.DagsterInstance, pending: PendingDeletion) -> bool:
     try:
-        if is_partition_key(leaving.id):
-            _delete_leftovers(installation, leaving)
-            _delete_parts(installation, instance, leaving)
-        hide_partition(instance, leaving.kind, leaving.id)
+        if is_partition_key(pending.id):
+            _delete_leftovers(installation, pending)
+            _delete_parts(installation, instance, pending)
+        hide_partition(instance, pending.kind, pending.id)
     except Exception as error:
         # no caller waits for it; Dagster still knows the partition, so a later call retries
         _LOG.warning("The cleanup of a deleted resource was postponed (%s).", type(error).__name__)
@@ -305,8 +305,8 @@ def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: Pe
     return True
 
 
-def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> None:
-    for kind, partition in leaving.parts:
+def _delete_parts(installation: Installation, instance: dg.DagsterInstance, pending: PendingDeletion) -> None:
+    for kind, partition in pending.parts:
         for asset in ASSETS_OF[kind]:
             installation.store.delete_partition(asset, partition)
         remove_traces(instance, ASSETS_OF[kind], partition)
@@ -332,14 +332,14 @@ def _delete_files(installation: Installation, record: Resource) -> None:
         forget_room_inbox(installation, record.id)
 
 
-def _delete_leftovers(installation: Installation, leaving: PendingDeletion) -> None:
+def _delete_leftovers(installation: Installation, pending: PendingDeletion) -> None:
     """Delete data that a deleted resource had outside of the store."""
-    if leaving.kind is Kind.TRAINING_DATASET:
-        shutil.rmtree(installation.home.day_caches / path_of_partition(leaving.id), ignore_errors=True)
-    if leaving.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
-        forget_inbox(installation, leaving.id)
-    if leaving.kind is Kind.DATA_ROOM:
-        forget_room_inbox(installation, leaving.id)
+    if pending.kind is Kind.TRAINING_DATASET:
+        shutil.rmtree(installation.home.day_caches / path_of_partition(pending.id), ignore_errors=True)
+    if pending.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
+        forget_inbox(installation, pending.id)
+    if pending.kind is Kind.DATA_ROOM:
+        forget_room_inbox(installation, pending.id)
 
 
 def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:

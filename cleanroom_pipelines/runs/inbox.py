@@ -178,20 +178,20 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | None:
         except FileNotFoundError:
             return None
         except (SeedError, UsageError) as error:
-            _refuse(installation, resting, error)
+            _reject(installation, resting, error)
             return None
         job = _job_of(installation, note)
         if job is None:
-            _take(installation, copy, slot, note)
+            _store(installation, copy, slot, note)
             resting.remove()
             return _register(installation, slot, note)
         if job.status in DELETING:
             return None
         newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
         if newest.status is Status.CREATE_FAILED:
-            _take(installation, copy, slot, note | {"again": newest.run_key})
+            _store(installation, copy, slot, note | {"again": newest.run_key})
             resting.remove()
-            _try_again(installation, slot, job)
+            _retry_job(installation, slot, job)
         else:
             _retry_exports(installation, job)
             resting.remove()  # same content, same job: its receipt stays
@@ -213,8 +213,8 @@ def recover_drops(installation: Installation) -> None:
                 _register(installation, folder.name, note)
             elif note.get("again"):
                 newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
-                if _is_asked_again(note, newest):
-                    _try_again(installation, folder.name, job)
+                if _is_retry_requested(note, newest):
+                    _retry_job(installation, folder.name, job)
 
 
 def is_accepted_drop(slot: Path) -> bool:
@@ -285,7 +285,7 @@ def _settle(installation: Installation, job_id: str) -> None:
     newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job_id)
     if newest.status not in OPEN and job.seed_location and not job.keep_seed:
         note = installation.vault.folder_of(job.seed_location.partition("/")[0]) / _NOTE
-        if note.is_file() and _is_asked_again(json.loads(note.read_text()), newest):
+        if note.is_file() and _is_retry_requested(json.loads(note.read_text()), newest):
             return  # dropped again, but the process was interrupted: recover_drops continues from there
         installation.vault.delete(job.seed_location)
         installation.catalog.resources.forget_seed(job.id)
@@ -383,7 +383,7 @@ def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
     return [export for export in page.items if isinstance(export, ExportJob)]
 
 
-def _take(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
+def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
     """Move the copy of a drop into its slot, after its note, so that a slot with a seed always has a note."""
     folder = installation.vault.folder_of(slot)
     installation.catalog.deletion.announce(SEED, slot)
@@ -428,12 +428,12 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
     else:
         refused = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
     folder = installation.home.inbox_seeds / note["configured_id"]
-    _write_refusal(folder, refused, note["bytes"], note["digest"])
+    _write_rejection(folder, refused, note["bytes"], note["digest"])
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
     return None
 
 
-def _try_again(installation: Installation, slot: str, job: GenerationJob) -> None:
+def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> None:
     location = installation.vault.find(slot)
     assert location is not None
     installation.catalog.resources.place_seed(job.id, location)
@@ -450,7 +450,7 @@ def _retry_exports(installation: Installation, job: GenerationJob) -> None:
             _settle(installation, job.id)
 
 
-def _is_asked_again(note: Mapping[str, Any], newest: Version) -> bool:
+def _is_retry_requested(note: Mapping[str, Any], newest: Version) -> bool:
     # the run key changes with each attempt, so each request is carried out once
     return newest.status is Status.CREATE_FAILED and newest.run_key == note.get("again")
 
@@ -463,7 +463,7 @@ def _no_such_model() -> UsageError:
     )
 
 
-def _refuse(installation: Installation, resting: RestingDrop, error: CleanroomError) -> None:
+def _reject(installation: Installation, resting: RestingDrop, error: CleanroomError) -> None:
     installation.check()
     drop = resting.drop
     try:
@@ -472,7 +472,7 @@ def _refuse(installation: Installation, resting: RestingDrop, error: CleanroomEr
         return  # another process got there first
     except OSError:
         digest = installation.key.digest("unreadable drops", repr(drop.path.name).encode())
-    _write_refusal(drop.path.parent, error, drop.signature[0], digest)
+    _write_rejection(drop.path.parent, error, drop.signature[0], digest)
     entry = {"way": "inbox", "operation": "take_seed", "outcome": "refused", "error": type(error).__name__}
     with suppress(UsageError):  # other folder names must not reach the log
         path_of_partition(drop.configured_id)
@@ -481,7 +481,7 @@ def _refuse(installation: Installation, resting: RestingDrop, error: CleanroomEr
     resting.remove()
 
 
-def _write_refusal(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
+def _write_rejection(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
     receipt = {
         "job": None,
         "status": Status.CREATE_FAILED.value,

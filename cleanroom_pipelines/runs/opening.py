@@ -78,7 +78,7 @@ class Parts:
             IdentityError: They no longer belong together.
         """
         _, found = self._compare()
-        _refuse_other(opened.identity, found)
+        _reject_other(opened.identity, found)
 
     def _compare(self) -> tuple[Identity | None, Identity | None]:
         """Read the identities of home and catalogue, and reject a catalogue that does not match the home."""
@@ -86,7 +86,7 @@ class Parts:
         kept = HomeIdentity(self.home.root).read()
         found = self.catalog.ownership.identity()
         if kept is not None:
-            _refuse_other(kept, found)
+            _reject_other(kept, found)
         return kept, found
 
     def _claim(self) -> Opened:
@@ -131,7 +131,7 @@ class Parts:
         return self.key_file.exists() and not self.store.is_empty()
 
 
-def _refuse_other(known: Identity, found: Identity | None) -> None:
+def _reject_other(known: Identity, found: Identity | None) -> None:
     """Reject a catalogue that is not the known one, or is older."""
     if found is None:
         raise IdentityError(

@@ -44,7 +44,7 @@ from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
 _SEED_SIZE = "seed_size"
-_TELLS = {
+_REVEALS = {
     "ensemble": (
         "Ranked by the full ensemble, as the collaboration requires. Comparing its lists and figures can reveal "
         "individuals, and no privacy bound applies."
@@ -173,7 +173,7 @@ class PrivateJob:
             made, prices = paid.rank(model, out, runtime=runtime), (0, 0, 0)
         else:
             kept = self.seed_size(n_matched, minimum).kept() or 0
-            _refuse_covering(kept, n_users)
+            _reject_covering(kept, n_users)
             ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
             made = ranking.make(
                 seed_users,
@@ -233,7 +233,7 @@ class PrivateJob:
             f"An attacker who knows everything else is right about one person in at most {bound}."
         )
         return {
-            "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),
+            "statement": " ".join([statement, *(_REVEALS[each] for each in self.tells)]),
             "price": price,
             **budget,
         }
@@ -254,7 +254,7 @@ class PrivateJob:
         return f"seed {self.job.seed_digest}"
 
 
-def _refuse_covering(n_seed_users: int, n_users: int) -> None:
+def _reject_covering(n_seed_users: int, n_users: int) -> None:
     if n_users - n_seed_users < max(_LEAST_OTHERS, n_seed_users / 10):
         raise SeedError(
             "The seed covers almost the whole population, so too few users remain for comparison.",
@@ -305,7 +305,7 @@ def reveals_by_ensemble(
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
     """Statements about what a job ranked by the full ensemble reveals; none within one organisation."""
-    told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
+    told = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(told)} if reveals else {}
 
 

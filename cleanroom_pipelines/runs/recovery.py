@@ -134,7 +134,7 @@ class Recovery:
             if self.copy is not None:
                 file = self.installation.parts.catalog.database.file
                 assert file is not None
-                _take_the_place_of(file, self.copy, self.installation.clock())
+                _replace_catalogue(file, self.copy, self.installation.clock())
             home.write(identity)
         return rebuilt
 
@@ -246,7 +246,7 @@ def _another_key() -> IdentityError:
     )
 
 
-def _take_the_place_of(file: Path, copy: Path, at: datetime) -> None:
+def _replace_catalogue(file: Path, copy: Path, at: datetime) -> None:
     """Replace the catalogue with a rebuilt one, and keep the old file under another name."""
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
@@ -273,7 +273,7 @@ class _Stored:
 
     def dossier(self, manifests: Sequence[Manifest]) -> Dossier | None:
         """Dossier in the newest of the manifests; None if this key opens none of them."""
-        for manifest in sorted(manifests, key=_made_at, reverse=True):
+        for manifest in sorted(manifests, key=_built_at, reverse=True):
             if manifest.record:
                 with suppress(ConfigurationError, ValueError):
                     return unseal_dossier(self._key, manifest.record)
@@ -312,7 +312,7 @@ def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, st
         resources=tuple(wanted),
         known={record.id: record.name for record in records},
         lost=tuple(lost),
-        gone=tuple(_gone(records, versions, wanted, stored)),
+        gone=tuple(_incomplete(records, versions, wanted, stored)),
         n_unreadable=stored.n_unreadable,
     )
 
@@ -322,7 +322,7 @@ def _creation(resource: ProvenResource) -> tuple[int, str, str]:
     return tuple(Kind).index(resource.kind), created, resource.id
 
 
-def _gone(
+def _incomplete(
     records: Sequence[Resource],
     versions: Mapping[str, Sequence[Version]],
     proven: Sequence[ProvenResource],
@@ -363,7 +363,7 @@ class _Builder:
                 by_number[int(manifest.version.partition("-")[0])].append(manifest)
         there = {version.number: version for version in known or ()}
         found = (self._version(kind, partition, number, each) for number, each in sorted(by_number.items()))
-        proven = tuple(version for version in found if _is_news(version, there.get(version.number)))
+        proven = tuple(version for version in found if _proves_more(version, there.get(version.number)))
         if not proven:
             return None
         if known is not None:
@@ -374,7 +374,7 @@ class _Builder:
         )
 
     def _version(self, kind: Kind, partition: str, number: int, manifests: Sequence[Manifest]) -> ProvenVersion:
-        newest = {manifest.asset: manifest for manifest in sorted(manifests, key=_made_at)}
+        newest = {manifest.asset: manifest for manifest in sorted(manifests, key=_built_at)}
         dossier = self.stored.dossier(manifests)
         if dossier is not None and dossier["version"]["number"] != number:
             dossier = None
@@ -385,23 +385,23 @@ class _Builder:
                 asset: version for asset, version in earlier.items() if self.stored.has(asset, partition, version)
             } | artifacts
         if kind is Kind.DATA_ROOM:
-            artifacts = self._with_taken_over(partition, artifacts)
+            artifacts = self._with_reused(partition, artifacts)
         failure = _failure_of(kind, newest, artifacts, dossier)
         return ProvenVersion(
             number=number,
             artifacts=artifacts,
             parents=_parents_of(partition, newest.values(), dossier),
-            made_at=max(map(_made_at, manifests)),
+            made_at=max(map(_built_at, manifests)),
             summary={} if failure else self._summary(newest),
             failure=failure,
             dossier=dossier,
             output_location=self._output(newest) if failure is None else None,
         )
 
-    def _with_taken_over(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
+    def _with_reused(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
         """Add artifacts of earlier versions that this version reused because they depend on its artifacts."""
         found = dict(artifacts)
-        earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_made_at)
+        earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_built_at)
         for asset in ASSETS_OF[Kind.DATA_ROOM]:
             for manifest in earlier:
                 own = [each for each in manifest.inputs if each.partition == partition]
@@ -453,7 +453,7 @@ class _Builder:
         return {**dossier, "uploads": uploads}
 
 
-def _is_news(proven: ProvenVersion, known: Version | None) -> bool:
+def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
     """Whether artifacts prove more about a version than an older catalogue holds."""
     if known is None:
         return True
@@ -489,10 +489,10 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
         return {"custom_audience"}
-    return _wanted_of_room(artifacts, dossier) if kind is Kind.DATA_ROOM else set()
+    return _required_of_room(artifacts, dossier) if kind is Kind.DATA_ROOM else set()
 
 
-def _wanted_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
+def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
     """Assets of a finished room version with these inputs."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
@@ -518,7 +518,7 @@ def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier 
     return tuple(found.values())
 
 
-def _made_at(manifest: Manifest) -> datetime:
+def _built_at(manifest: Manifest) -> datetime:
     try:
         at = datetime.fromisoformat(manifest.created_at)
     except ValueError:

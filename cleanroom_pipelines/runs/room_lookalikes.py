@@ -120,7 +120,7 @@ class LookalikeRun:
                 runtime=runtime,
             )
             price = ranking.figures
-        told = self._told(made["figures"], size, price)
+        told = self._published(made["figures"], size, price)
         told["explanation"] = self._explained(made["explanation"])
         return {"statistics": {"result": told}, "vector": made["vector"]}
 
@@ -140,7 +140,7 @@ class LookalikeRun:
                 return paid
         return None
 
-    def _told(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
+    def _published(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
         """The published statistics: released sizes next to the rates."""
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 

@@ -59,21 +59,21 @@ def work_until_stopped(
     load_repository()  # takes seconds: load it before there is work
     worker = f"serve-{installation.token_hex(6)}"
     with (
-        _told_to_end() as told,
+        _stop_signals() as stop_signal,
         dagster_instance(installation) as instance,
         beating(installation, worker),
     ):
-        rounds = Rounds(installation, instance, worker, lambda: told.is_set() or stop(), lane)
+        rounds = Rounds(installation, instance, worker, lambda: stop_signal.is_set() or stop(), lane)
         while not rounds.should_stop():
             try:
                 rounds.turn()
             except KeyboardInterrupt:
-                if not told.is_set():
+                if not stop_signal.is_set():
                     raise
             except Exception as error:
-                told_error = error if isinstance(error, CleanroomError) else without_data_of(error)
-                _LOG.warning("%s The worker continues.", told_error)
-            told.wait(poll_seconds)
+                safe_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+                _LOG.warning("%s The worker continues.", safe_error)
+            stop_signal.wait(poll_seconds)
 
 
 class Rounds:
@@ -140,17 +140,17 @@ class Rounds:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[Told]:
+def _stop_signals() -> Iterator[Told]:
     """Report stop signals instead of dying from them; only in the main thread."""
-    with handle_signals() as told:
+    with handle_signals() as stop_signal:
         if threading.current_thread() is not threading.main_thread():
-            yield told
+            yield stop_signal
             return
         before = {number: signal.getsignal(number) for number in TOLD_BY}
         try:
             for number in TOLD_BY:
                 signal.signal(number, lambda *_: None)
-            yield told
+            yield stop_signal
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -182,9 +182,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     try:
         work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
     except Exception as error:
-        told = error if isinstance(error, CleanroomError) else without_data_of(error)
-        sys.stderr.write(f"cleanroom: {told}\n")
-        sys.exit(1 if isinstance(told, UnexpectedError) else 2)
+        safe_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+        sys.stderr.write(f"cleanroom: {safe_error}\n")
+        sys.exit(1 if isinstance(safe_error, UnexpectedError) else 2)
 
 
 if __name__ == "__main__":

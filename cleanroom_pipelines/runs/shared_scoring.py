@@ -153,7 +153,7 @@ def score_together(
     while missing := [k for k in range(n_ranges) if not _scores_file(folder, k).exists()]:
         share = 1 - len(missing) / n_ranges
         tell(share)
-        mine = next((k for k in missing if _take(folder, k) or _is_silent(folder, f"{k}.claim")), None)
+        mine = next((k for k in missing if _claim(folder, k) or _is_dead(folder, f"{k}.claim")), None)
         if mine is None:
             os.utime(folder / _PLAN)
             time.sleep(_LOOK_SECONDS)
@@ -165,7 +165,7 @@ def score_together(
             if n_ranges > 1:
                 os.utime(folder / _PLAN)
 
-        _keep(folder, mine, score_users(engine, model, fit.scorer, range(*ranges[mine]), on_share))
+        _write_scores(folder, mine, score_users(engine, model, fit.scorer, range(*ranges[mine]), on_share))
     return np.concatenate([np.load(_scores_file(folder, k), allow_pickle=False) for k in range(n_ranges)])
 
 
@@ -179,7 +179,7 @@ def _help_one(installation: Installation, folder: Path, should_stop: Callable[[]
     ranges = plan["ranges"]
     n_users = 0
     # Start from the end, which the publishing run reaches last.
-    taken = (k for k in reversed(range(len(ranges))) if _take(folder, k))
+    taken = (k for k in reversed(range(len(ranges))) if _claim(folder, k))
     first = next(taken, None)
     if first is None:
         return 0
@@ -203,7 +203,7 @@ def _help_one(installation: Installation, folder: Path, should_stop: Callable[[]
             except BaseException:
                 claim.unlink(missing_ok=True)  # another run may claim it at once
                 raise
-            _keep(folder, number, scores)
+            _write_scores(folder, number, scores)
             n_users += len(scores)
     return n_users
 
@@ -216,7 +216,7 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 def _open_folders(installation: Installation) -> list[Path]:
     """Folders published by live runs; a killed run leaves its folder behind, but its scores are not needed."""
     folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
-    return [folder for folder in folders if not _is_silent(folder, _PLAN)]
+    return [folder for folder in folders if not _is_dead(folder, _PLAN)]
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _plan_of(folder: Path) -> dict[str, Any]:
     return plan
 
 
-def _take(folder: Path, number: int) -> bool:
+def _claim(folder: Path, number: int) -> bool:
     """Claim a range; only one claimant succeeds."""
     try:
         os.close(os.open(folder / f"{number}.claim", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -236,7 +236,7 @@ def _take(folder: Path, number: int) -> bool:
     return True
 
 
-def _is_silent(folder: Path, name: str) -> bool:
+def _is_dead(folder: Path, name: str) -> bool:
     """Whether a file was not touched for a minute, by the file system's clock."""
     clock = folder / "clock"
     try:
@@ -247,7 +247,7 @@ def _is_silent(folder: Path, name: str) -> bool:
     return age > _SILENT_SECONDS
 
 
-def _keep(folder: Path, number: int, scores: Float64) -> None:
+def _write_scores(folder: Path, number: int, scores: Float64) -> None:
     """Write scores atomically; a late writer writes the same bytes."""
     target = _scores_file(folder, number)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".part")

@@ -284,7 +284,7 @@ def working(
         CleanroomError: The body's error, free of data.
     """
     kind = record_type.kind
-    with handle_signals() as told, _requeueing_if_interrupted(installation, kind, partition, run):
+    with handle_signals() as stop_signal, _requeueing_if_interrupted(installation, kind, partition, run):
         outcome = _claim(installation, kind, partition, run)
         if isinstance(outcome, NothingToDo):
             yield outcome
@@ -292,13 +292,13 @@ def working(
         version, claim = outcome
         record = installation.catalog.get(record_type, partition)
         with _holding(installation, claim) as keeper:
-            work = Work(installation, record, version, claim, keeper.lost.is_set, told.is_set)
+            work = Work(installation, record, version, claim, keeper.lost.is_set, stop_signal.is_set)
             try:
                 yield work
             except ClaimLostError:
                 raise
             except Exception as error:
-                if told.is_set():  # DuckDB turns a signal into its own error
+                if stop_signal.is_set():  # DuckDB turns a signal into its own error
                     _end_interrupted(work, run)
                     raise KeyboardInterrupt from None
                 raise _close_failed(work, error) from None
@@ -320,7 +320,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     if claim is None:
         yield
         return
-    with handle_signals() as told, holding(catalog.work, claim) as keeper:
+    with handle_signals() as stop_signal, holding(catalog.work, claim) as keeper:
         _held_by_runs[run.id] = keeper
         try:
             with ExitStack() as opened:
@@ -332,7 +332,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
             with suppress(CleanroomError):  # usually the steps have closed it
                 if run.was_cancelled():
                     catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
-                elif told.is_set():
+                elif stop_signal.is_set():
                     catalog.work.release(claim)
                 else:
                     catalog.work.abandon(claim)
