@@ -1,4 +1,4 @@
-"""The shell: what Dagster loads.
+"""The shell: all Dagster definitions.
 
 Lives here: assets, checks, jobs, partitions, resources, schedules, sensors, and the metadata of results.
 Add here when Dagster must show or start something new.

@@ -305,8 +305,8 @@ def reveals_by_ensemble(
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
     """Statements about what a job ranked by the full ensemble reveals; none within one organisation."""
-    told = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
-    return {"privacy": " ".join(told)} if reveals else {}
+    statements = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
+    return {"privacy": " ".join(statements)} if reveals else {}
 
 
 def in_keyed_order(

@@ -94,8 +94,8 @@ class LookalikeRun:
             min_seed_users=_LEAST_OF_A_FIT,
             runtime=self.work.runtime.part(0.0, 0.9),
         )
-        told = released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
-        return {"statistics": {"result": told}}
+        statistics = released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
+        return {"statistics": {"result": statistics}}
 
     def rank_privately(self) -> dict[str, Any]:
         """Rank with one noised vector; reuse the paid one if only the base has changed since.
@@ -120,9 +120,9 @@ class LookalikeRun:
                 runtime=runtime,
             )
             price = ranking.figures
-        told = self._published(made["figures"], size, price)
-        told["explanation"] = self._explained(made["explanation"])
-        return {"statistics": {"result": told}, "vector": made["vector"]}
+        statistics = self._published(made["figures"], size, price)
+        statistics["explanation"] = self._explained(made["explanation"])
+        return {"statistics": {"result": statistics}, "vector": made["vector"]}
 
     def _paid_vector(self) -> PaidVector | None:
         """A vector paid for any lookalike of the room with the same seed and representation."""
@@ -148,13 +148,14 @@ class LookalikeRun:
         # the error of a share would reveal the number of users behind it
         withheld = ("tpr_error", "auc_error") if self.room.room.hide_absolute_values else ()
 
-        def told(entry: Mapping[str, Any]) -> dict[str, Any]:
+        def published(entry: Mapping[str, Any]) -> dict[str, Any]:
             return {name: None if name in withheld else value for name, value in entry.items()}
 
         return {
-            **told({name: value for name, value in found.items() if name != "cumulated"}),
+            **published({name: value for name, value in found.items() if name != "cumulated"}),
             "reach": [
-                {**told(entry), "size": reach_size_of(entry["reach"], addressable)} for entry in found["reach"]
+                {**published(entry), "size": reach_size_of(entry["reach"], addressable)}
+                for entry in found["reach"]
             ],
             "seed_size": seed.value,
             "addressable_size": addressable.value,

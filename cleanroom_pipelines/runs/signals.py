@@ -59,11 +59,11 @@ def handle_signals() -> Iterator[Told]:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        told = Told(ours)
+        record = Told(ours)
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        _active.append(told)
+        _active.append(record)
         try:
-            yield told
+            yield record
         finally:
             _active.clear()
             signal.set_wakeup_fd(before)
