@@ -1,6 +1,6 @@
-"""The shell: what Dagster loads.
+"""The shell: all Dagster definitions.
 
-Lives here: assets, checks, jobs, partitions, resources, schedules, sensors, and how their results look.
-Add here when something must be seen or started in Dagster.
-Keep out: computing, and the life of records (runs).
+Lives here: assets, checks, jobs, partitions, resources, schedules, sensors, and the metadata of results.
+Add here when Dagster must show or start something new.
+Keep out: computation, and the lifecycle of records (runs).
 """

@@ -1,7 +1,7 @@
-"""Asset checks: what must hold of an asset, per partition.
+"""Asset checks: conditions every partition of an asset must meet.
 
-Lives here: one check per promise. A check reads what was stored; it computes nothing again.
-Add here when an asset promises something more.
+Lives here: one check per guarantee. A check reads stored results and recomputes nothing.
+Add here when an asset gets another guarantee.
 Keep out: catching errors. A check that cannot be evaluated fails.
 """
 
@@ -38,7 +38,7 @@ def dataset_is_valid(
 def seed_is_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The seed is valid and enough of its users are known; an audience is made of no other."""
+    """The seed is valid and the model knows enough of its users; otherwise no audience is built."""
     _, documents = newest_artifact(
         installation.open(), Kind.GENERATION_JOB, context.partition_key, "seed_validation_report"
     )
@@ -53,7 +53,7 @@ def seed_is_usable(
 def recall_beats_chance(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The lower bound of the recall is above what a random ranking would find."""
+    """The lower confidence bound of recall is above the recall of a random ranking."""
     _, documents = newest_artifact(installation.open(), Kind.GENERATION_JOB, context.partition_key, "audience")
     main = documents["metrics"]["recall_at"]
     return dg.AssetCheckResult(
@@ -71,7 +71,7 @@ def recall_beats_chance(
 def export_matches_manifest(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """Every exported file is what the manifest says, and together they hold the delivered users."""
+    """Every exported file matches the manifest, and together they hold all delivered users."""
     opened = installation.open()
     manifest, _ = newest_artifact(opened, Kind.EXPORT_JOB, context.partition_key, "audience_export")
     delivered = verify_exported_files(opened, context.partition_key, manifest)

@@ -1,7 +1,7 @@
-"""How assets are declared: what the registry says of them, and what they share.
+"""Declaring assets: applying the registry, and the settings all assets share.
 
-Lives here: partition sets by kind, the decorator of assets, owners, freshness and the pool of heavy work.
-Add here what every asset declares.
+Lives here: partition sets by kind, the asset decorator, owners, freshness and the pool of heavy work.
+Add here when every asset must declare something more.
 Keep out: single assets (assets/) and the registry (runs.kinds).
 """
 
@@ -16,7 +16,7 @@ from cleanroom_pipelines.runs.kinds import ASSETS, KINDS
 PARTITIONS = {kind: dg.DynamicPartitionsDefinition(name=row.partition_set) for kind, row in KINDS.items()}
 
 HEAVY = "memory"
-"""The pool of training and ranking, which take most of a machine's memory: one at a time, whoever started it."""
+"""Pool for training and ranking. They take most of a machine's memory, so one runs at a time."""
 
 PUBLISHER, ADVERTISER = "team:publisher", "team:advertiser"
 WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=12))
@@ -32,15 +32,15 @@ def asset(
     deps: Sequence[str] = (),
     pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Declare the function of an asset's name as that asset; its docstring is the description.
+    """Declare a function as the asset of the same name; its docstring becomes the description.
 
     Args:
         group: Group in the graph.
         owner: PUBLISHER or ADVERTISER.
-        kinds: What it is made with, for the graph.
+        kinds: Technologies it uses, shown in the graph.
         freshness: When it counts as stale.
-        deps: Names of the assets it is made from.
-        pool: HEAVY, for what must not run beside other heavy work.
+        deps: Names of upstream assets.
+        pool: HEAVY for work that must not run at the same time as other heavy work.
     """
 
     def declare(function: Callable[..., Any]) -> dg.AssetsDefinition:
@@ -61,10 +61,9 @@ def asset(
 
 
 def dependencies(asset_name: str, made_from: Sequence[str]) -> list[dg.AssetDep]:
-    """What an asset is made from, as the graph draws it.
+    """Upstream assets, as the graph shows them.
 
-    Which partitions and versions were used stands in the metadata: a mapping between the partitions of two kinds
-    can only say "all".
+    The metadata names the partitions and versions used: a partition mapping between two kinds can only say "all".
     """
     kind = ASSETS[asset_name].kind
     return [

@@ -1,7 +1,7 @@
-"""Jobs: what can be started, by sensors or from a launchpad.
+"""Jobs that sensors or the launchpad can start.
 
 Lives here: one job per kind of work, the worker, and the form that starts a generation job.
-Add here when something must be startable in Dagster.
+Add here when Dagster must be able to start something new.
 Keep out: the work itself.
 """
 
@@ -29,7 +29,7 @@ asset_jobs = [
         KINDS[kind].job,
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
-        description=f"Makes {' and '.join(assets)} of one partition.",
+        description=f"Builds {' and '.join(assets)} for one partition.",
     )
     for kind, assets in ASSETS_OF.items()
 ]
@@ -37,9 +37,9 @@ asset_jobs = [
 
 @dg.op
 def work_through(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Do pending work one after the other, each as a run of its own in this process.
+    """Do pending work item by item, each as its own run in this process.
 
-    A process start costs seconds; where many small jobs wait, one process for all of them makes them quick.
+    Starting a process takes seconds, so many small jobs finish sooner in one shared process.
     """
     opened = installation.open()
     lane = context.run.tags.get(LANE_TAG)
@@ -55,45 +55,45 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
 
 @dg.job(executor_def=dg.in_process_executor)
 def run_all_pending() -> None:
-    """Does what is pending, many small pieces in one process."""
+    """Does all pending work in one process."""
     work_through()
 
 
 @dg.op
 def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score shards of audiences whose runs have laid them open for help."""
+    """Score shards of audiences whose runs have published them for help."""
     opened = installation.open()
-    with without_data(), handle_signals() as told:
-        n_users = help_scoring(opened, told.is_set)
+    with without_data(), handle_signals() as interruption:
+        n_users = help_scoring(opened, interruption.is_set)
     context.log.info(f"Scored {n_users:,} users for other runs.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
-    """Helps to score a large audience: takes ranges of its model's shards until none is left."""
+    """Helps score a large audience: claims ranges of its model's shards until all are scored."""
     score_what_is_open()
 
 
 class GenerationJobForm(dg.Config):
-    """What a person fills in to start a generation job."""
+    """Form that starts a generation job."""
 
     configured_audience_model: str
     """Partition key of the configured audience model."""
     seed_path: str
     """The seed's path on the machine that runs Dagster: .jsonl, .csv or .parquet, each also .gz."""
     name: str
-    """A name for the job, not used before."""
+    """A unique name for the job."""
     seed_mode: str = "excluded"
     """excluded, first or in_place."""
     export_size: str = ""
-    """The size to export when the audience is ready, such as 5% or largest; empty for no export."""
+    """Size to export when the audience is ready, such as 5% or largest; empty for no export."""
 
 
 @dg.op
 def start_job(
     context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource
 ) -> None:
-    """Register a generation job; the sensor of pending work does the rest."""
+    """Register a generation job; the pending_work sensor then runs it."""
     with acting_for("ui"):
         job = start_job_from_file(
             installation.open(),
@@ -103,7 +103,7 @@ def start_job(
             seed_mode=config.seed_mode,
             export_size=config.export_size,
         )
-    context.log.info(f"The job is partition {job.id} of the asset audience; it starts within seconds.")
+    context.log.info(f"Registered job {job.id}, a partition of the asset audience. It starts within seconds.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
@@ -114,37 +114,37 @@ def start_generation_job() -> None:
 
 @dg.op
 def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Delete artifacts that were superseded long enough ago, and what came after the deletion of its resource."""
+    """Delete artifacts superseded longer ago than the retention time, and leftovers of deleted resources."""
     opened = installation.open()
     n_deleted = delete_superseded(opened)
     n_swept = sweep_deleted(opened, context.instance)
-    context.log.info(f"Deleted {n_deleted} superseded versions, and {n_swept} things of deleted resources.")
+    context.log.info(f"Deleted {n_deleted} superseded versions and {n_swept} leftovers of deleted resources.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
 def housekeeping() -> None:
-    """Deletes superseded artifacts after the retention time, and what came after the deletion of its resource."""
+    """Deletes superseded artifacts after the retention time, and leftovers of deleted resources."""
     delete_superseded_versions()
 
 
 @dg.op
 def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Report the materialisations that Dagster's storage lacks of the catalogue's current versions."""
+    """Report materialisations of current versions that are missing in Dagster's storage."""
     opened = installation.open()
-    with without_data(), handle_signals() as told:
-        n_rebuilt = rebuild_history(opened, context.instance, told.is_set)
+    with without_data(), handle_signals() as interruption:
+        n_rebuilt = rebuild_history(opened, context.instance, interruption.is_set)
     context.log.info(f"Rebuilt {n_rebuilt} materialisations.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
 def rebuild_materializations() -> None:
-    """Rebuilds what Dagster's storage lacks, after it was lost or a backup was restored."""
+    """Rebuilds missing materialisations after Dagster's storage was lost or a backup was restored."""
     rebuild_what_is_missing()
 
 
 @dg.op
 def delete_requested(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Carry out the deletions that were asked for."""
+    """Carry out requested deletions."""
     opened = installation.open()
     n_deleted = delete_pending(opened, context.instance)
     context.log.info(f"Deleted {n_deleted} resources.")
@@ -152,5 +152,5 @@ def delete_requested(context: dg.OpExecutionContext, installation: InstallationR
 
 @dg.job(executor_def=dg.in_process_executor)
 def carry_out_deletions() -> None:
-    """Deletes what was asked to go: seeds, artifacts, and what Dagster knows of them."""
+    """Carries out requested deletions: seeds, artifacts, and Dagster's runs and events."""
     delete_requested()

@@ -1,7 +1,8 @@
-"""From what was made to what Dagster records.
+"""Reporting build results to Dagster.
 
 Lives here: the translation every asset body shares.
-Keep out: how one asset's result looks (pages.py).
+Add here when every materialisation must report something more.
+Keep out: the metadata of single assets (pages.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -21,15 +22,15 @@ Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
 def materialize(
     context: dg.AssetExecutionContext, installation: Installation, make: Callable[..., AssetResult], **options: Any
 ) -> Results:
-    """Make one partition and yield its materialisation.
+    """Build one partition and yield its materialisation.
 
-    Yields nothing when another run holds the work: the run then ends as success and says so in its log.
+    Yields nothing when another run holds the work: the run then succeeds and says so in its log.
 
     Args:
         context: The run.
-        installation: Where to work.
-        make: The function of runs.building.
-        **options: Passed on to it.
+        installation: The installation to work on.
+        make: A function of runs.building.
+        **options: Passed on to `make`.
     """
     with without_data():
         made = make(installation, context.partition_key, run_of(context.run, context.instance), **options)

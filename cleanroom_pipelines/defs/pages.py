@@ -1,7 +1,7 @@
-"""What a person sees of an asset in the Dagster UI: one sentence first, then numbers, tables and pictures.
+"""Asset metadata in the Dagster UI: a summary sentence, then numbers, tables and pictures.
 
 Lives here: the metadata of each asset.
-Add here when an asset has something more to show.
+Add here when an asset must show something more.
 Keep out: ids, e-mails and cells; only counts, shares and names of resources.
 """
 
@@ -25,7 +25,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
         ("user_id", "VARCHAR", "user of the training dataset"),
         ("rank", "BIGINT", "1 is most similar to the seed"),
         ("score", "DOUBLE", "similarity in [0, 1]"),
-        ("is_seed", "BOOLEAN", "whether the seed names this user; never leaves the home"),
+        ("is_seed", "BOOLEAN", "whether this user is in the seed; never exported"),
     ),
     "audience_export": (("user_id", "VARCHAR", "user, most similar first"),),
     "audience_model": (
@@ -37,11 +37,11 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
 
 
 def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
-    """All metadata of one materialisation, the sentence first.
+    """All metadata of one materialisation, starting with the summary sentence.
 
     Args:
-        installation: Where the resource's record and its parents lie.
-        made: What was made or verified.
+        installation: Holds the record of the resource and of its parents.
+        made: The result of building or verifying the asset.
     """
     assert made.manifest is not None
     row = ASSETS[made.asset]
@@ -81,7 +81,7 @@ def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata
 
 
 def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """What was trained on, and how long it took."""
+    """Training data and training times."""
     training = documents["training"]
     page: Metadata = {
         "dagster/row_count": training["n_pairs"],
@@ -94,7 +94,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         days = (
             datetime.fromtimestamp(training[end], UTC).date().isoformat() for end in ("first_time", "last_time")
         )
-        page["learnt from"] = " to ".join(days)
+        page["training period"] = " to ".join(days)
     if table := training["profile"].get("users_table"):
         share = table["n_matched_users"] / training["n_users"]
         page["users with a row in the users table"] = f"{table['n_matched_users']:,} ({share:.0%})"
@@ -104,7 +104,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """What the model may be used for."""
+    """Permitted uses of the model."""
     configuration = documents["configuration"]
     return {
         "dagster/row_count": len(configuration["sizes"]),
@@ -114,7 +114,7 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
 
 
 def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The validation report, and how much of the seed is known."""
+    """The validation report, and the match with the model's users."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     report = documents["report"]["report"]
@@ -124,19 +124,19 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
         "report": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(documents["report"]))),
     }
     if message := documents["outcome"]["message"]:
-        page["why not"] = f"{documents['outcome']['statusCode']}: {message}"
+        page["reason not usable"] = f"{documents['outcome']['statusCode']}: {message}"
     if match := documents.get("match"):
         page["match"] = dg.MetadataValue.json(match)
     return page
 
 
 def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """How good the ranking is, and what sets the seed apart."""
+    """Quality of the ranking, and the items and features that distinguish the seed."""
     metrics, explanation = documents["metrics"], documents["explanation"]
     main = metrics["recall_at"]
     page: Metadata = {
         "held-out seed users found": dg.MetadataValue.md(_bars_markdown(metrics)),
-        "picture: how good is it": pictures.quality(metrics),
+        "picture: audience quality": pictures.quality(metrics),
         "dagster/row_count": metrics["n_users"],
         f"recall at {main['size']}": round(main["recall"], 3),
         f"recall at {main['size']}, random": round(main["recall_random"], 3),
@@ -151,17 +151,17 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     else:
         page["signals"] = dg.MetadataValue.json(explanation["signals"])
     if apart := _apart(explanation):
-        page["picture: what sets it apart"] = pictures.explanation(apart)
-        page["what sets the seed apart"] = _apart_table(apart)
+        page["picture: distinguishing features"] = pictures.explanation(apart)
+        page["distinguishing features"] = _apart_table(apart)
     else:
-        page["what sets the seed apart"] = (
-            "Nothing that 25 seed users or more carry is more common than chance explains."
+        page["distinguishing features"] = (
+            "No item or feature value of at least 25 seed users is more common in the seed than chance explains."
         )
     return page
 
 
 def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """What was delivered, and where."""
+    """The delivered users, files and destination."""
     export = documents["export"]
     return {
         "dagster/row_count": export["delivered"],
@@ -184,7 +184,7 @@ def _page_at(place: str) -> Callable[[Resource, Mapping[str, Any]], Metadata]:
 
 
 def _partition_markdown(installation: Installation, record: Resource) -> str:
-    """What this partition is: name, description, dates, status, parents as links."""
+    """Name, description, dates, status and linked parents of the partition."""
     lines = [f"**{_escaped(record.name)}** ({record.kind.words} `{record.id}`)", ""]
     if record.description:
         lines += [_escaped(record.description), ""]
@@ -236,7 +236,7 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def _bars_markdown(metrics: Mapping[str, Any]) -> str:
-    """Recall beside random as bars of text: Dagster shows markdown below 1,000 characters without a click."""
+    """Recall next to random as text bars: Dagster shows markdown below 1,000 characters without a click."""
     sizes = metrics["sizes"][:5]
     lines = ["| size | this audience | random |", "|---|---|---|"]
     for row in sizes:
@@ -247,7 +247,7 @@ def _bars_markdown(metrics: Mapping[str, Any]) -> str:
 
 
 def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Items and feature values that set the seed apart, by one name each, the clearest first."""
+    """Items and feature values that distinguish the seed, one name each, strongest first."""
     items = [{"name": f"item {entry['item_id']}", **entry} for entry in explanation["items"]]
     features = [{**entry, "name": f"{entry['column']} {entry['value']}"} for entry in explanation["features"]]
     return features + items
@@ -255,8 +255,8 @@ def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     if "strength" in apart[0]:
-        told = [{"": entry["name"], "deviations above chance": f"{entry['strength']:.1f}"} for entry in apart]
-        return dg.MetadataValue.table([dg.TableRecord(row) for row in told], schema=_schema(*told[0]))
+        strengths = [{"": entry["name"], "deviations above chance": f"{entry['strength']:.1f}"} for entry in apart]
+        return dg.MetadataValue.table([dg.TableRecord(row) for row in strengths], schema=_schema(*strengths[0]))
     rows = [
         {
             "": entry["name"],
@@ -279,7 +279,7 @@ def _declared_columns(asset: str, record: Resource) -> tuple[tuple[str, str, str
 
     if not isinstance(record, TrainingDataset) or asset != "training_dataset":
         return ()
-    return tuple((name, role.value, "as declared") for name, role in record.columns)
+    return tuple((name, role.value, "declared column") for name, role in record.columns)
 
 
 def _schema(*names: str) -> dg.TableSchema:
@@ -291,5 +291,5 @@ def _list_markdown(lines: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A user's words as plain text inside markdown."""
+    """User-supplied text, escaped for markdown."""
     return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~" else character for character in text)

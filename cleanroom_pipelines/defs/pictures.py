@@ -1,8 +1,8 @@
-"""Pictures for people who would rather look than read.
+"""Charts of metrics for the Dagster UI.
 
-Lives here: drawing metrics as PNG inside markdown, below Dagster's 100 kB a value.
-Add here when a number is easier seen than read.
-Keep out: numbers that are not in the documents already.
+Lives here: drawing metrics as PNG inside markdown, below Dagster's limit of 100 kB per value.
+Add here when a chart shows a metric better than text does.
+Keep out: numbers that are not already in the documents.
 """
 
 import base64
@@ -13,11 +13,11 @@ from typing import Any
 import dagster as dg
 
 _SEED, _POPULATION, _RANDOM = "#d1495b", "#30638e", "#8d99ae"
-_MAX_BYTES = 70_000  # base64 makes four bytes of three
+_MAX_BYTES = 70_000  # base64 turns three bytes into four
 
 
 def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
-    """Recall beside random, ROC, relevance and lift by size, and where seed and population score."""
+    """Recall next to random, ROC, relevance and lift by size, and score distributions."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
@@ -26,7 +26,7 @@ def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
         _draw_scores(axes[1][1], metrics)
     else:  # a private ranking releases no scores
         axes[1][1].set_axis_off()
-    return _as_markdown(figure, "how good the audience is")
+    return _as_markdown(figure, "audience quality")
 
 
 def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
@@ -41,15 +41,15 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     else:
         axis.barh([entry["name"][:40] for entry in top], [entry["strength"] for entry in top], color=_SEED)
         axis.set_xlabel("standard deviations above noise and chance")
-    axis.set_title("What sets the seed apart")
-    return _as_markdown(figure, "what sets the seed apart")
+    axis.set_title("Items and features that distinguish the seed")
+    return _as_markdown(figure, "items and features that distinguish the seed")
 
 
 def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
-    """Interactions by month."""
+    """Number of interactions by month."""
     rows = profile["rows_per_month"]
     if not rows:
-        return dg.MetadataValue.md("The table has no times.")
+        return dg.MetadataValue.md("The table has no timestamps.")
     figure, axes = _figure(1, 1, 8, 2.6)
     axis = axes[0][0]
     axis.bar(list(rows), list(rows.values()), color=_POPULATION)
@@ -59,7 +59,7 @@ def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def overlap(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Released users that each seed audience shares with the base; where hidden, its match rate."""
+    """Released overlap of each seed audience with the base, or its match rate where sizes are hidden."""
     is_hidden = all(row["overlap_size"] is None for row in rows)
     key, label = ("match_rate", "match rate") if is_hidden else ("overlap_size", "users in both, with noise")
     shown = list(reversed(rows[:20]))
@@ -72,7 +72,7 @@ def overlap(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
 
 
 def affinity(audience_type: str, rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Released affinity by segment, age and gender, the clearest first."""
+    """Released affinity by segment, age and gender, highest first."""
     ranked = sorted(rows, key=lambda row: -row["affinity_ratio"])
     shown = list(reversed(ranked[:20]))
     names = [str(row["interest"] or row["age"] or row["gender"])[:40] for row in shown]
@@ -82,12 +82,12 @@ def affinity(audience_type: str, rows: list[Mapping[str, Any]]) -> dg.MetadataVa
     axis.barh(names, [row["affinity_ratio"] for row in shown], color=colours)
     axis.axvline(1, color=_RANDOM, linestyle="--")
     axis.set_xlabel("times as common in the overlap as among the matchable users")
-    axis.set_title(f"Affinity of {audience_type[:40]}: segments red, demographics blue")
+    axis.set_title(f"Affinity of {audience_type[:40]} (red: segments, blue: demographics)")
     return _as_markdown(figure, "affinity by segment and demographics")
 
 
 def reach(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """How many of the held-out source users each reach finds, beside random."""
+    """Share of held-out source users found at each reach, next to random."""
     figure, axes = _figure(1, 1, 7, 3.6)
     axis = axes[0][0]
     reaches = [row["reach"] for row in rows]
@@ -95,9 +95,9 @@ def reach(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
     axis.plot(reaches, [each / 100 for each in reaches], color=_RANDOM, linestyle="--", label="random")
     axis.set_xlabel("reach, % of all relevant users")
     axis.set_ylabel("held-out source users found")
-    axis.set_title("What a reach finds")
+    axis.set_title("Held-out source users found by reach")
     axis.legend(frameon=False)
-    return _as_markdown(figure, "what a reach finds")
+    return _as_markdown(figure, "held-out source users found by reach")
 
 
 def _draw_recall(axis: Any, metrics: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ def _draw_recall(axis: Any, metrics: Mapping[str, Any]) -> None:
 def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
     axis.plot([point["fpr"] for point in metrics["roc"]], [point["tpr"] for point in metrics["roc"]], color=_SEED)
     axis.plot([0, 1], [0, 1], color=_RANDOM, linestyle="--")
-    axis.set_xlabel("share of other users passed")
+    axis.set_xlabel("share of other users included")
     axis.set_ylabel("share of held-out seed users found")
     axis.set_title(f"ROC, area {metrics['auc']:.3f} (random 0.5)")
 
@@ -155,7 +155,7 @@ def _draw_scores(axis: Any, metrics: Mapping[str, Any]) -> None:
         axis.bar(edges[:-1], shares, edges[1] - edges[0], align="edge", color=colour, alpha=0.55, label=name)
     axis.set_xlabel("score (seed users held out)")
     axis.set_ylabel("share of users")
-    axis.set_title("Where seed and population score")
+    axis.set_title("Scores of seed and population")
     axis.legend(frameon=False)
 
 
@@ -172,14 +172,14 @@ def _figure(n_rows: int, n_columns: int, width: float, height: float) -> tuple[A
 
 
 def _as_markdown(figure: Any, alternative: str) -> dg.MetadataValue:
-    from PIL import Image  # of matplotlib
+    from PIL import Image  # a dependency of matplotlib
 
     for dots_per_inch in (80, 60, 45):
         figure.set_dpi(dots_per_inch)
         figure.canvas.draw()
         drawn = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())
         buffer = io.BytesIO()
-        # few colours: a third of the bytes, so that it is seldom drawn anew
+        # few colours: a third of the bytes, so a chart rarely needs a second, smaller rendering
         drawn.convert("RGB").quantize(64, method=Image.Quantize.FASTOCTREE).save(buffer, format="PNG")
         if buffer.tell() <= _MAX_BYTES:
             break

@@ -1,6 +1,7 @@
-"""Resources: how the shell reaches the installation.
+"""Resources: access to the installation.
 
-Lives here: the one resource every asset, sensor and schedule takes, and the executor of runs.
+Lives here: the one resource that every asset, sensor and schedule uses, and the executor of runs.
+Add here when Dagster code needs another shared resource.
 Keep out: settings (runs.installation).
 """
 
@@ -14,15 +15,15 @@ from cleanroom_pipelines.runs.running import alive
 
 
 class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The installation that the environment names (CLEANROOM_HOME and its siblings)."""
+    """The installation set by CLEANROOM_HOME and the other CLEANROOM_* variables."""
 
     def open(self) -> Installation:
-        """Open it; its parts open when first used."""
+        """Open the installation; its parts open on first use."""
         return Installation.from_environment()
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["InstallationResource"]:
-        """Keep a run alive in the catalogue while Dagster executes it; sensors and schedules have no run."""
+        """Send heartbeats for a run while Dagster executes it; sensors and schedules have no run."""
         if context.run is None or context.instance is None:
             yield self
             return
@@ -32,8 +33,8 @@ class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """The resources by the name under which assets take them, and one process for every run.
+    """Resources by the names assets use, and the executor that keeps each run in one process.
 
-    What is materialised by hand runs in Dagster's own job, where a process for each step would cost seconds.
+    Manual materialisations run in Dagster's own job, where a process per step would take seconds.
     """
     return dg.Definitions(resources={"installation": InstallationResource()}, executor=dg.in_process_executor)

@@ -1,8 +1,8 @@
-"""What a person sees of a data room's assets in the Dagster UI; numbers of both sides only as they were released.
+"""Metadata of data-room assets in the Dagster UI. Counts that join both sides appear only as released.
 
-Lives here: the metadata of each asset of group `data_room`, by the documents of its artifact.
-Add here when an asset of a room has something more to show.
-Keep out: the other road's pages (`pages.py`), drawing (`pictures.py`), and every exact count of both sides.
+Lives here: the metadata of each asset in group `data_room`, read from its artifact's documents.
+Add here when a room's asset must show something more.
+Keep out: pages of lookalike assets (`pages.py`), drawing (`pictures.py`), and exact counts that join both sides.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _MOST_ROWS = 100
 
 
 def data_lab(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Reports and counts of what a publisher brought."""
+    """Reports and counts of a publisher's uploads."""
     page = _reports(documents["reports"])
     if documents["statistics"]:
         page["statistics"] = dg.MetadataValue.json(documents["statistics"])
@@ -44,7 +44,7 @@ def seed_audiences(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def data_attributes(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """How many values each attribute has."""
+    """Number of values of each attribute."""
     rows = [
         {
             "attribute": each["name"],
@@ -59,28 +59,28 @@ def data_attributes(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Released overlaps as bars and a table."""
-    told = documents["overlap"]["with_own_counts"]  # the operator's page
+    released = documents["overlap"]["with_own_counts"]  # this page is for the operator
     rows = [
         {
             "seed audience": row["audience_type"],
-            "shared users": _told(row["overlap_size"]),
+            "shared users": _released(row["overlap_size"]),
             "match rate": "too few" if row["match_rate"] is None else f"{row['match_rate']:.0%}",
             "": "indicative" if row["overlap_size"] is not None and row["overlap_size"] < 150 else "",
         }
-        for row in told["rows"]
+        for row in released["rows"]
     ]
     page: Metadata = {}
     if rows:
-        page["picture: overlap"] = pictures.overlap(told["rows"])
+        page["picture: overlap"] = pictures.overlap(released["rows"])
         page["overlap"] = _table(rows)
-    return page | {"noise": told["noise"]["statement"]} | _budget(documents["overlap"])
+    return page | {"noise": released["noise"]["statement"]} | _budget(documents["overlap"])
 
 
 def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Released affinities as a picture for the first seed audiences, and a table."""
-    told = documents["insights"]["result"]
+    """Released affinities: a picture and a table for each of the first three seed audiences."""
+    released = documents["insights"]["result"]
     page: Metadata = {}
-    for number, audience in enumerate(told["audiences"][:3], start=1):
+    for number, audience in enumerate(released["audiences"][:3], start=1):
         shown = [row for row in audience["rows"] if row["affinity_ratio"] is not None]
         single = [row for row in shown if sum(row[key] is not None for key in ("interest", "age", "gender")) == 1]
         if single:
@@ -99,11 +99,11 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         ]
         if rows:
             page[f"insights {number}"] = _table(rows)
-    return page | {"noise of each count": told["noise"]["statement"]} | _budget(documents["insights"])
+    return page | {"noise per count": released["noise"]["statement"]} | _budget(documents["insights"])
 
 
 def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Nothing but that it is there: its numbers are the publisher's."""
+    """No metadata: the model's numbers belong to the publisher."""
     return {}
 
 
@@ -112,7 +112,7 @@ def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     size = documents["audience"]["released"]
     reveals = ", ".join(documents["audience"]["reveals"]) or "nothing"
     page: Metadata = {
-        "size": _told(size["size"]),
+        "size": _released(size["size"]),
         "noise": size["noise"]["statement"],
         "reveals by design": reveals,
     }
@@ -121,22 +121,22 @@ def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """The curve, the reach table and the AUC."""
-    told = documents["statistics"]["result"]
+    released = documents["statistics"]["result"]
     rows = [
         {
             "reach": f"{row['reach']}%",
-            "users": _told(row["size"]),
-            "finds of the held-out source": _share(row["tpr"]),
-            "of the others": _share(row["fpr"]),
+            "users": _released(row["size"]),
+            "held-out source users found": _share(row["tpr"]),
+            "other users included": _share(row["fpr"]),
         }
-        for row in told["reach"]
+        for row in released["reach"]
     ]
     return {
-        "picture: reach": pictures.reach(told["reach"]),
-        "AUC": told["auc"],
+        "picture: reach": pictures.reach(released["reach"]),
+        "AUC": released["auc"],
         "reach": _table(rows),
-        "noise of each count": told["noise"]["statement"],
-        **_budget(told),
+        "noise per count": released["noise"]["statement"],
+        **_budget(released),
     }
 
 
@@ -145,7 +145,7 @@ def _share(value: float | None) -> str:
 
 
 def _budget(document: Mapping[str, Any]) -> Metadata:
-    """What the two organisations have left, and what the bound promises, when the asset was made."""
+    """The pair's remaining budget and its privacy bound, as of when the asset was built."""
     privacy = document.get("privacy")
     if privacy is None:
         return {}
@@ -157,12 +157,12 @@ def _budget(document: Mapping[str, Any]) -> Metadata:
 
 
 def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """What was delivered: files, and what the list tells by design."""
-    told = documents["list"]
+    """The delivered files, and what the list reveals by design."""
+    delivered = documents["list"]
     return {
-        "files": len(told["files"]),
-        "reveals by design": ", ".join(told["reveals"]) or "nothing",
-        "manifest": dg.MetadataValue.json(told["manifest"]),
+        "files": len(delivered["files"]),
+        "reveals by design": ", ".join(delivered["reveals"]) or "nothing",
+        "manifest": dg.MetadataValue.json(delivered["manifest"]),
     }
 
 
@@ -175,8 +175,8 @@ def _reports(reports: Mapping[str, Any]) -> Metadata:
     }
 
 
-def _told(number: int | None) -> str:
-    return "not told" if number is None else f"{number:,}"
+def _released(number: int | None) -> str:
+    return "not released" if number is None else f"{number:,}"
 
 
 def _table(rows: list[dict[str, str]]) -> dg.MetadataValue:

@@ -1,7 +1,7 @@
-"""Schedules: what happens at its time.
+"""Schedules: work that runs at set times.
 
-Lives here: declared refreshes and housekeeping.
-Add here when something must happen regularly.
+Lives here: declared refreshes and nightly cleanup.
+Add here when something else must run regularly.
 Keep out: how often a model is refreshed; its declaration says that.
 """
 
@@ -13,19 +13,19 @@ from cleanroom_pipelines.ways_in import acting_for
 
 
 @dg.schedule(
-    description="Asks for a new version of every model whose declared refresh is due.",
+    description="Requests a new version of every model whose declared refresh is due.",
     cron_schedule="*/5 * * * *",
     job=run_all_pending,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
-    """Asks for a new version of every model whose declared refresh is due; the sensor of pending work runs it."""
+    """Requests a new version of every model whose declared refresh is due; the pending_work sensor runs it."""
     catalog = installation.open().catalog
     due = catalog.work.due_refreshes()
     with acting_for("schedule"):
         for model in due:
             catalog.work.request_refresh(model.id)
-    return dg.SkipReason(f"Asked for {len(due)} refreshes." if due else "No declared refresh is due.")
+    return dg.SkipReason(f"Requested {len(due)} refreshes." if due else "No declared refresh is due.")
 
 
 @dg.schedule(
@@ -35,5 +35,5 @@ def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: Inst
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly_housekeeping(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Starts the job that deletes what nothing needs any more."""
+    """Starts the job that deletes superseded artifacts."""
     return dg.RunRequest()

@@ -1,8 +1,8 @@
-"""Sensors: what happens without a click.
+"""Sensors: work that starts automatically.
 
-Lives here: the inbox and the pending work.
-Add here when something else should start by itself.
-Keep out: doing it. A sensor looks, registers and asks for runs.
+Lives here: the sensors for the inboxes and for pending work.
+Add here when something else should start automatically.
+Keep out: doing the work. A sensor finds work, registers it and requests runs.
 """
 
 import json
@@ -44,21 +44,22 @@ from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
 
 _TICK_SECONDS = 5
-# Up to so many versions get a run of their own; beyond it, workers take many in one process each.
+# Up to this many versions get a run each; beyond that, each worker process handles many versions.
 _RUNS_OF_THEIR_OWN = 2
 _MAX_WORKERS = {Lane.SMALL: 2, Lane.HEAVY: 1}
 
 
 @dg.sensor(
-    description="Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.",
+    description="Registers every complete file in inbox/seeds/<configured audience model>/ as a generation job.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     job=run_all_pending,
 )
 def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
-    """Makes every complete file in inbox/seeds/<configured audience model>/ a generation job.
+    """Registers every complete file in inbox/seeds/<configured audience model>/ as a generation job.
 
-    A file is complete when its size and time of change are those of the tick before, and nobody writes it.
+    A file is complete when its size and modification time have not changed since the last tick and no process
+    writes to it.
     """
     opened = installation.open()
     recover_drops(opened)
@@ -76,9 +77,9 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
             seen[key] = list(drop.signature)
             continue
         except (CleanroomError, OSError) as error:
-            # one file that cannot be taken now must not keep the others waiting
+            # one file that cannot be accepted now must not delay the others
             context.log.warning(
-                f"A dropped seed could not be taken ({type(error).__name__}); the next tick tries again."
+                f"A dropped seed could not be accepted ({type(error).__name__}). The next tick retries."
             )
             seen[key] = list(drop.signature)
             n_left += 1
@@ -86,23 +87,24 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
         n_registered, n_refused = n_registered + (registered is not None), n_refused + (registered is None)
     close_all_drops(opened)
     message = (
-        f"Registered {n_registered} seeds, refused {n_refused}; {len(seen) - n_left} may still be being written."
+        f"Registered {n_registered} seeds, rejected {n_refused}; {len(seen) - n_left} may still be incomplete."
     )
     if not (n_registered or n_refused or seen):
-        message = "The inbox is empty."
+        message = "The seed inbox is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
 
 
 @dg.sensor(
-    description="Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.",
+    description="Provisions data rooms with complete files from inbox/rooms/<data room>/<dataset>/.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     job=run_all_pending,
 )
 def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
-    """Provisions data rooms with every complete file in inbox/rooms/<data room>/<dataset>/.
+    """Provisions data rooms with complete files from inbox/rooms/<data room>/<dataset>/.
 
-    A file is complete when its size and time of change are those of the tick before, and nobody writes it.
+    A file is complete when its size and modification time have not changed since the last tick and no process
+    writes to it.
     """
     opened = installation.open()
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
@@ -121,21 +123,23 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
             continue
         except (CleanroomError, OSError) as error:
             n_left += 1
-            context.log.warning(f"A file dropped for a data room stays ({type(error).__name__}).")
-    message = f"Took in {n_taken} files; {len(seen) - n_left} may still be being written, {n_left} stay."
+            context.log.warning(f"A file in the data-room inbox could not be ingested ({type(error).__name__}).")
+    message = (
+        f"Ingested {n_taken} files; {len(seen) - n_left} may still be incomplete, {n_left} could not be ingested."
+    )
     if not (n_taken or seen):
-        message = "The inbox of data rooms is empty."
+        message = "The data-room inbox is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
 
 
 @dg.sensor(
-    description="Starts runs for what is pending in the catalogue, and ends what went silent.",
+    description="Starts runs for pending work in the catalogue, and ends runs that stopped responding.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     jobs=[*asset_jobs, run_all_pending, score_shards, carry_out_deletions, rebuild_materializations],
 )
 def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
-    """Starts runs for what is pending in the catalogue, deletions included, and ends what went silent."""
+    """Starts runs for pending work, including deletions, and ends runs that stopped responding."""
     opened, instance = installation.open(), context.instance
     supervise(opened, instance)
     fail_runs_that_never_appeared(opened, instance)
@@ -152,15 +156,13 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
 def _work_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> tuple[list[dg.RunRequest], str]:
-    """The runs that pending versions need, or why they need none."""
-    answers = [_requests_of_lane(opened, instance, unfinished, lane) for lane in Lane]
-    reasons = [reason for _, reason in answers if reason]
+    """Run requests for pending versions, or the reason that there are none."""
+    by_lane = [_requests_of_lane(opened, instance, unfinished, lane) for lane in Lane]
+    reasons = [reason for _, reason in by_lane if reason]
     if not reasons:
         is_pending = Status.CREATE_PENDING in opened.catalog.resources.unfinished()
-        reasons = [
-            "All pending work has its run or waits for other work." if is_pending else "Nothing is pending."
-        ]
-    return [request for requests, _ in answers for request in requests], " ".join(reasons)
+        reasons = ["All pending work has a run or waits for other work." if is_pending else "No work is pending."]
+    return [request for requests, _ in by_lane for request in requests], " ".join(reasons)
 
 
 def _requests_of_lane(
@@ -170,7 +172,7 @@ def _requests_of_lane(
     if not ready:
         return [], ""
     started = {run.tags.get("dagster/run_key") for run in unfinished}
-    # a worker does what follows from what it builds
+    # a worker also builds the children of the versions it builds
     followed = {run.tags.get(PARTITION_TAG) for run in unfinished if WORKER_TAG in run.tags}
     waiting = [
         version
@@ -181,16 +183,17 @@ def _requests_of_lane(
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
         reserved = [version for version in waiting if opened.catalog.work.reserve(version)]
-        return [run_request(version, lane) for version in reserved], "All pending work has its run."
+        return [run_request(version, lane) for version in reserved], "All pending work already has runs."
     is_worker = [run.job_name == run_all_pending.name and run.tags.get(LANE_TAG) == lane for run in unfinished]
     n_workers = sum(is_worker)
     wanted = min(_MAX_WORKERS[lane], -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1
     worker = dg.RunRequest(job_name=run_all_pending.name, tags={LANE_TAG: lane.value})
-    return [worker] * (wanted - n_workers), f"{n_workers} workers are at {len(ready)} pending {lane} versions."
+    reason = f"{n_workers} workers are processing {len(ready)} pending {lane} versions."
+    return [worker] * (wanted - n_workers), reason
 
 
 def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:
-    """The runs that would find shards to score for another run."""
+    """Run requests for helpers, as many as would find shards to score."""
     n_running = sum(run.job_name == score_shards.name for run in unfinished)
     return [dg.RunRequest(job_name=score_shards.name) for _ in range(n_helpers_wanted(opened) - n_running)]
 
@@ -198,7 +201,7 @@ def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) 
 def _deletion_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> list[dg.RunRequest]:
-    """A run that deletes, if something can be deleted and none does; a store may be too slow for a tick."""
+    """One deletion run, unless one is running or nothing can be deleted; stores may be too slow for a tick."""
     is_under_way = any(run.job_name == carry_out_deletions.name for run in unfinished)
     if is_under_way or not find_pending_deletions(opened, instance):
         return []
@@ -208,7 +211,7 @@ def _deletion_requests(
 def _rebuilding_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> list[dg.RunRequest]:
-    """A run that rebuilds what Dagster's storage lacks, if it lacks something and none does."""
+    """One rebuild run, unless one is running or Dagster's storage is complete."""
     is_under_way = any(run.job_name == rebuild_materializations.name for run in unfinished)
     if is_under_way or has_history(opened, instance):
         return []
@@ -216,5 +219,5 @@ def _rebuilding_requests(
 
 
 def _was_tried(instance: dg.DagsterInstance, run_key: str) -> bool:
-    """Whether a run of this key ended without ever claiming its version: Dagster would not start another."""
+    """Whether a run with this key ended before claiming its version; Dagster would not start another."""
     return bool(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1))

@@ -1,7 +1,7 @@
-"""How pending records get run: in this process, in a worker, by the daemon.
+"""Running pending work: in this process, in a worker, or by the daemon.
 
 Lives here: the installation (settings and the parts they open), the work of each kind, the inbox, notices,
-retention, backups, and running what is pending.
-Add here when a pending record must be done in a further place or way.
-Keep out: what an asset looks like in Dagster (defs), and any computing on users' data (the core).
+retention, backups, and running pending work.
+Add here when pending work must run in another place or way.
+Keep out: how Dagster shows an asset (defs), and computation on users' data (the core).
 """

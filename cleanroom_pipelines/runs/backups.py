@@ -1,8 +1,8 @@
-"""Backing an installation up into one file, and restoring it.
+"""Backing up an installation to one file, and restoring it.
 
-Lives here: what belongs to a backup, in which order it is read, and how a damaged one is recognised.
-Add here when the home gets a part that must survive.
-Keep out: Dagster's own history; what its UI shows is rebuilt from the catalogue (rebuilding.py).
+Lives here: the parts of a backup, the order in which they are read, and detection of damaged backups.
+Add here when the home gets another part that must survive.
+Keep out: Dagster's own history; its UI is rebuilt from the catalogue (rebuilding.py).
 """
 
 import hashlib
@@ -37,26 +37,26 @@ _FORMAT = "cleanroom-backup-1"
 _FORMAT_FILE, _END_FILE = "FORMAT", "END"
 _CATALOG, _KEY = "catalog.db", "installation.key"
 _FILES = frozenset({_FORMAT_FILE, _END_FILE, _CATALOG, _KEY, IDENTITY_FILE})
-# Seeds first after the catalogue: they go when their jobs end.
+# Seeds come right after the catalogue: they are deleted when their jobs end.
 _AUDIT = "audit"
 _PARTS = ("seeds", "uploads", "inbox", "artifacts", "accounts", _AUDIT)
 _CHUNK_BYTES = 1 << 20
 
 
 def back_up(installation: Installation, target: Path) -> None:
-    """Write the catalogue, the key, artifacts, seeds, warehouses and buckets of a local home into one tar file.
+    """Back up the catalogue, key, artifacts, seeds, warehouses and buckets of a local home to one tar file.
 
-    The catalogue is copied first and consistently, and the copy is checked; artifacts are immutable, so whatever
-    it refers to is complete in the copy, work that goes on meanwhile included. Links are left out: what they lead
-    to is not in the home. The file holds the installation key: keep it as safe.
+    The catalogue is copied first, consistently, and the copy is checked. Artifacts are immutable, so the backup
+    holds everything the catalogue refers to, even while work continues. Links are skipped: their targets are
+    outside of the home. The file contains the installation key, so store it just as securely.
 
     Args:
-        installation: What to back up.
-        target: The file to make.
+        installation: The installation to back up.
+        target: The file to create.
 
     Raises:
-        UsageError: The catalogue or the artifacts do not lie in the home (their own tools back them up), or the
-            target's folder is not there or is itself backed up.
+        UsageError: The catalogue or the artifacts are outside of the home (their own tools back them up), or the
+            target's folder is missing or is itself backed up.
         ConflictError: The target exists.
         ConfigurationError: The catalogue's file is damaged.
         StorageFullError: The disk is full; nothing is left behind.
@@ -64,15 +64,15 @@ def back_up(installation: Installation, target: Path) -> None:
     settings, home = installation.settings, installation.home
     if settings.catalog_url or settings.artifacts_url:
         raise UsageError(
-            "Only an installation that lies wholly in its home is backed up here.",
-            remedy="Back the database and the object store up with their own tools.",
+            "Only an installation stored entirely in its home can be backed up with this command.",
+            remedy="Back up the database and the object store with their own tools.",
         )
     if os.path.lexists(target):
-        raise ConflictError("The backup file exists already.", remedy="Give another name.")
+        raise ConflictError("The backup file already exists.", remedy="Give another name.")
     if not target.parent.is_dir():
-        raise UsageError("The folder of the backup file does not exist.", remedy="Make it first.")
+        raise UsageError("The folder of the backup file does not exist.", remedy="Create it first.")
     if any(target.resolve().is_relative_to(home.root / part) for part in _PARTS):
-        raise UsageError("The backup file would hold itself.", remedy="Put it outside of the home.")
+        raise UsageError("The backup file would contain itself.", remedy="Write it outside of the home.")
     key = installation.key.secret
     with full_disk_is_an_error():
         folder = Path(tempfile.mkdtemp(prefix="backup-", dir=home.scratch))
@@ -100,15 +100,15 @@ def back_up(installation: Installation, target: Path) -> None:
 def restore(source: Path, root: Path) -> None:
     """Restore a backup into a folder that does not exist or is empty.
 
-    The key lies in the home afterwards, wherever it lay before.
+    The restored home contains the key, even if it was stored elsewhere before.
 
     Args:
         source: A file that `back_up` wrote.
         root: The new home.
 
     Raises:
-        InputError: The file is not a backup, holds what no backup holds, or is damaged; nothing is left behind.
-        ConflictError: The folder holds something.
+        InputError: The file is not a backup, has unexpected content, or is damaged; nothing is left behind.
+        ConflictError: The folder is not empty.
         StorageFullError: The disk is full; nothing is left behind.
     """
     if os.path.lexists(root) and (not root.is_dir() or any(root.iterdir())):
@@ -116,7 +116,7 @@ def restore(source: Path, root: Path) -> None:
     with _damage_is_an_error():
         _check(source)
     root.parent.mkdir(parents=True, exist_ok=True)
-    # An empty folder that is there may be a mounted volume, which nothing can take the place of.
+    # An existing empty folder may be a mounted volume, which cannot be replaced.
     is_there = root.exists()
     with full_disk_is_an_error():
         draft = Path(tempfile.mkdtemp(prefix=".restore-", dir=root if is_there else root.parent))
@@ -161,7 +161,7 @@ def _add_file(archive: tarfile.TarFile, path: Path, name: str) -> None:
     try:
         stream = path.open("rb")
     except FileNotFoundError:
-        return  # its job has ended meanwhile
+        return  # its job ended in the meantime
     with stream:
         status = os.fstat(stream.fileno())
         entry = tarfile.TarInfo(name)
@@ -176,7 +176,7 @@ def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _add_end(draft: Path) -> None:
-    """Close the archive with the digest of all that stands before: a tar file cut short looks whole otherwise."""
+    """End the archive with a digest of everything before it; otherwise a truncated tar file looks complete."""
     with tarfile.open(draft, "a") as archive:
         _add_bytes(archive, _END_FILE, _digest(draft, archive.offset).encode())
 
@@ -186,41 +186,41 @@ def _check(source: Path) -> None:
         first = archive.next()
         marker = archive.extractfile(first) if first and first.name == _FORMAT_FILE else None
         if marker is None or marker.read() != _FORMAT.encode():
-            raise InputError("This file is no backup of this project.", remedy="Give one that `backup` wrote.")
+            raise InputError("This file is not a clean-room backup.", remedy="Give a file that `backup` wrote.")
         last = archive.getmembers()[-1]
-        _refuse_foreign(archive.getmembers())
+        _reject_foreign(archive.getmembers())
         end = archive.extractfile(last) if last.name == _END_FILE else None
         if end is None or end.read().decode() != _digest(source, last.offset):
-            raise InputError("The backup is damaged or cut short.", remedy="Give another copy of it.")
+            raise InputError("The backup is damaged or truncated.", remedy="Give another copy of it.")
 
 
-def _refuse_foreign(members: Sequence[tarfile.TarInfo]) -> None:
-    """Refuse what no backup holds: another part, a link, a device, a name twice."""
+def _reject_foreign(members: Sequence[tarfile.TarInfo]) -> None:
+    """Reject unexpected content: unknown parts, links, devices, duplicate names."""
     names = [member.name for member in members]
     for member in members:
         path = PurePosixPath(member.name)
         is_part = path.parts[0] in _PARTS and ".." not in path.parts and (member.isfile() or member.isdir())
         if not is_part and not (member.name in _FILES and member.isfile()):
-            raise InputError("The backup holds what no backup holds.", remedy="Give one that `backup` wrote.")
+            raise InputError("The backup has unexpected content.", remedy="Give a file that `backup` wrote.")
     if len(set(names)) < len(names) or not {_CATALOG, _KEY} <= set(names):
-        raise InputError("The backup lacks a part or holds one twice.", remedy="Give one that `backup` wrote.")
+        raise InputError("A backup part is missing or duplicated.", remedy="Give a file that `backup` wrote.")
 
 
 def _check_restored(home: Path) -> None:
-    """Refuse a damaged catalogue, and parts that do not belong together."""
+    """Reject a damaged catalogue, and parts that do not belong together."""
     try:
         identity = _identity_of(home)
         if identity is not None:
             HomeIdentity(home).write(identity)
             key = InstallationKey.load(home / _KEY)
             if digest_of(key) != identity.key_digest:
-                raise InputError("The key of the backup is not its catalogue's.", remedy="Give another backup.")
+                raise InputError("The backup's key does not match its catalogue.", remedy="Give another backup.")
     except ConfigurationError as error:
         raise InputError(f"The backup is damaged: {error.message}", remedy="Give another copy of it.") from None
 
 
 def _identity_of(folder: Path) -> Identity | None:
-    """Check the catalogue in a folder for damage and read whose it is; None before the release that says so."""
+    """Check a folder's catalogue for damage and read its identity; None for releases that stored none."""
     url = Home(folder).catalog_url
     opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
     try:

@@ -1,11 +1,11 @@
-"""The privacy budget of a pair, as whoever answers a question uses it.
+"""The privacy budget of a pair of organisations: paying for answers and adding their noise.
 
-Lives here: which two organisations a room or a job is between, paying for answers, and their noise.
-Add here when a further kind of place asks questions about two organisations' data.
-Keep out: prices and noise (privacy), keeping what was spent (catalog.pairs).
+Lives here: finding a room's or job's two organisations, paying for answers, and the noise of those answers.
+Add here when questions about two organisations' data come from another kind of place.
+Keep out: prices and noise (privacy), storing payments (catalog.pairs).
 
-Every line is also in the audit log, before the answer leaves: a catalogue that is lost or older is brought up to
-it by `recover` (`replay`).
+Each payment is written to the audit log before its answer is returned. If the catalogue is lost or older,
+`recover` replays the payments from the log (`replay`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ from cleanroom_pipelines.terms import Permission
 
 MONTHS_OF_A_YEAR = 12
 _CHARGE = "charge"
-_TAKEN_OVER = "before"  # of the line that an upgrade of the catalogue makes
+_CARRIED_OVER = "before"  # marks the line that a catalogue upgrade writes
 _ANSWERS_OF_BEFORE = frozenset(
     f"get_job_result.{kind}"
     for kind in ("overlap_statistics", "insights", "audience_size", "lookalike_statistics")
@@ -42,13 +42,13 @@ _ANSWERS_OF_BEFORE = frozenset(
 
 @dataclass(frozen=True)
 class Question(Document):
-    """What is paid for.
+    """A question to pay for.
 
     Args:
-        kind: In a word, for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
-        key: What the ledger knows it by.
-        tenths: What it costs, in tenths of a unit.
-        sensitivity: Squared L2 length by which one person moves the answer's values.
+        kind: One word for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
+        key: Its key in the ledger.
+        tenths: Its price, in tenths of a unit.
+        sensitivity: Squared L2 distance by which one person can change the answer's values.
     """
 
     kind: str
@@ -58,28 +58,28 @@ class Question(Document):
 
     @classmethod
     def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
-        """A question by its text, which may hold data: only a digest is kept.
+        """Create a question from its text. The text may hold data, so only its digest is kept.
 
         Args:
-            kind: In a word.
+            kind: One word for people.
             content: Keyed digest of the data that the answer reads.
             text: The canonical text of the question.
-            price: What it costs.
+            price: The question's price.
         """
         return cls(kind, question_key(content, text, price.tenths), price.tenths, price.sensitivity)
 
     @property
     def price(self) -> Price:
-        """What it costs, and so how noisy the answer is."""
+        """The question's price, which determines the noise of its answer."""
         return Price(self.tenths, self.sensitivity)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A pair's budget in one place.
+    """A pair's budget, used by one room or job.
 
     Args:
-        installation: Where.
+        installation: The installation that holds the budget.
         pair: The two organisations.
         place: Partition key of the room or job that asks.
     """
@@ -90,35 +90,35 @@ class Budget:
 
     @property
     def ledger(self) -> Ledger:
-        """What is spent now."""
+        """The pair's current ledger."""
         return self.ledger_for(None)
 
     def ledger_for(self, organization: str | None) -> Ledger:
-        """What is spent now, with the share of the organisation that asks."""
+        """The pair's current ledger, limited to the share of the asking organisation."""
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
-        """What gives numbers their noise."""
+        """A releaser that adds noise to numbers."""
         key = self.installation.key.derive(f"noise of {self.pair.id}")
         return Releaser(key, content, hide_absolute_values)
 
     def is_paid(self, questions: Iterable[Question]) -> bool:
-        """Whether all of some questions were paid."""
+        """Whether all given questions are already paid."""
         keys = {question.key for question in questions}
         return keys <= self.installation.catalog.pairs.is_paid(self.pair.id, keys)
 
     def cost(self, questions: Iterable[Question]) -> int:
-        """Tenths of a unit that some questions still cost."""
+        """Remaining cost of the given questions, in tenths of a unit."""
         by_key = {question.key: question for question in questions}
         paid = self.installation.catalog.pairs.is_paid(self.pair.id, by_key)
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
 
     def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:
-        """Pay for questions together; what was paid before is free.
+        """Pay for several questions at once; questions paid earlier are free.
 
         Args:
-            questions: What is asked.
-            organization: Who asks.
+            questions: The questions.
+            organization: The organisation that asks.
 
         Raises:
             BudgetSpentError: Too little is left; nothing was spent.
@@ -127,12 +127,12 @@ class Budget:
         if self.is_paid(questions):
             return self.ledger_for(organization)
         lines = [_line(question, self.place, organization) for question in questions]
-        # the log first: whatever ends in between, a line that was paid is in it
+        # log first: even if the process dies in between, the log holds every paid line
         ledger = catalog.pairs.charge(
             self.pair.id,
             lines,
             organization=organization,
-            note=lambda line: _write_down(self.installation, self.pair.id, line),
+            note=lambda line: _audit_payment(self.installation, self.pair.id, line),
         )
         if ledger is None:
             now, cost = self.ledger_for(organization), self.cost(questions)
@@ -142,12 +142,12 @@ class Budget:
         return ledger
 
     def as_dict(self, organization: str | None = None) -> dict[str, Any]:
-        """What every answer and page states of the pair's budget, in units, for JSON.
+        """The pair's budget in units, as every answer and page shows it, for JSON.
 
-        Not who the pair is: the organisation of somebody with a public mail address is that address.
+        It does not name the pair: for a user with a public mail address, the organisation is that address.
 
         Args:
-            organization: Who asks; what is left then respects its share, which is stated.
+            organization: The organisation that asks; the remaining budget is then limited to its share.
         """
         ledger = self.ledger_for(organization)
         share = {} if ledger.share is None else {"share": in_units(ledger.share)}
@@ -161,7 +161,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """The bound that a pair's total proves; with a period, that of twelve months beside it."""
+    """The bound that a pair's total guarantees; with a period, also the bound over twelve months."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
@@ -169,17 +169,17 @@ def bound_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
-    """The ledger that a pair has once a proposal is in force."""
+    """The pair's ledger as it will be once a proposal takes effect."""
     if kind == REFILL:
         return replace(ledger, total=ledger.total + tenths)
     return replace(ledger, period="month") if kind == PERIOD else ledger
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """The organisations that provide a room's two sides: those whose data it holds, else whoever may bring them.
+    """Organisations that provide a room's two sides: those whose data it holds, else those allowed to upload.
 
     Returns:
-        None where nobody may bring one of the sides.
+        None if no organisation may upload one of the sides.
     """
     base = _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False)
     seed = _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True)
@@ -187,7 +187,7 @@ def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
 
 
 def room_organizations(installation: Installation, room: DataRoom) -> tuple[str | None, str | None]:
-    """The organisations that provide the base and the seeds of a room."""
+    """Organisations that provide the base and the seeds of a room."""
     return (
         _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False),
         _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True),
@@ -195,10 +195,10 @@ def room_organizations(installation: Installation, room: DataRoom) -> tuple[str 
 
 
 def replay(installation: Installation) -> int:
-    """Bring the ledgers of a catalogue up to what the audit log says was spent.
+    """Add payments from the audit log that are missing in the catalogue's ledgers.
 
     Returns:
-        Lines of the log that were read.
+        Number of log lines read.
     """
     by_pair: dict[str, list[LedgerLine]] = {}
     known = _organizations_of_users(installation) | _organizations_of_accounts(installation)
@@ -222,33 +222,33 @@ def replay(installation: Installation) -> int:
 
 
 def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> str:
-    """Bring every ledger up to the audit log; where that does not hold all, every pair counts as spent.
+    """Update every ledger from the audit log; if the log is incomplete, mark every pair's budget as spent.
 
     Args:
-        installation: Where.
-        is_complete: Whether nothing was asked that the log does not hold, for all the operator knows.
+        installation: The installation to work on.
+        is_complete: Whether, as far as the operator knows, the log holds every question ever asked.
 
     Returns:
-        What was done, for people.
+        A sentence that says what was done.
     """
     verdict = installation.audit.verify()
     n_lines = replay(installation)
-    if verdict.ok and verdict.n_entries and is_complete:  # an empty log is one that was lost
-        asked = _asked_in_an_earlier_release(installation)
+    if verdict.ok and verdict.n_entries and is_complete:  # an empty log counts as lost
+        asked = _queried_in_earlier_release(installation)
         n_earlier = installation.catalog.pairs.spend_rest("unknown", asked) if asked else 0
-        earlier = f" {n_earlier} pairs were asked in an earlier release and count as spent." if n_earlier else ""
+        earlier = f" {n_earlier} pairs were queried in an earlier release and count as spent." if n_earlier else ""
         return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
     for pair in _possible_pairs(installation):
         installation.catalog.pairs.pair(*pair)
     if not (n_pairs := installation.catalog.pairs.spend_rest("unknown")):
         return ""
-    return f"It is not known what was asked since: the privacy budgets of {n_pairs} pairs count as spent."
+    return f"Later questions are unknown, so the privacy budgets of {n_pairs} pairs count as spent."
 
 
-def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
-    """Ids of pairs that were answered something before their first payment: releases before wrote none down.
+def _queried_in_earlier_release(installation: Installation) -> set[str]:
+    """Ids of pairs that got answers before their first recorded payment; earlier releases recorded none.
 
-    Those whose ledger an upgrade took over are not among them.
+    Pairs whose ledger was carried over by an upgrade are excluded.
     """
     catalog, charged, found = installation.catalog, set[str](), set[str]()
     pair_of = {room.id: room_pair(installation, room) for room in catalog.rooms.data_rooms()}
@@ -259,11 +259,11 @@ def _asked_in_an_earlier_release(installation: Installation) -> set[str]:
             pair = pair_of.get(str(entry.get("room")))
             if pair is not None and pair.id not in charged:
                 found.add(pair.id)
-    return {each for each in found if all(line.kind != _TAKEN_OVER for line in catalog.pairs.ledger_lines(each))}
+    return {each for each in found if all(line.kind != _CARRIED_OVER for line in catalog.pairs.ledger_lines(each))}
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
-    """Every two organisations whose data may have met: those of two users, of two accounts, and of each room."""
+    """All pairs of organisations whose data may have been joined: of users, of accounts, and of each room."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]
@@ -285,7 +285,7 @@ def _organizations_of_accounts(installation: Installation) -> set[str]:
 
 
 def _digest_of(installation: Installation, organization: str) -> str:
-    """An organisation as the audit log names it: it may be an address."""
+    """Digest that stands for an organisation in the audit log, because its name may be an address."""
     return installation.key.digest("organization", organization.encode())
 
 
@@ -297,14 +297,14 @@ def write_down_reveals(
     account: str | None = None,
     room: str | None = None,
 ) -> None:
-    """Write into the audit log that a list tells something by design.
+    """Record in the audit log that a list reveals something by design.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         resource: Partition key of the list or export.
-        reveals: What it tells, in a word each.
-        account: Whose export it is, on the road of accounts.
-        room: Whose list it is, on that of data rooms.
+        reveals: What it reveals, one word each.
+        account: Account that owns the export, in the lookalike (AWS) API.
+        room: Room that the list belongs to, in the data-room (Media) API.
     """
     for each in reveals:
         installation.audit.write(
@@ -321,9 +321,9 @@ def write_down_reveals(
 
 
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
-    """What lines of a ledger prove together, recomputed from each one's own noise.
+    """The bound that ledger lines guarantee together, recomputed from the noise of each line.
 
-    A line whose noise is not known counts as one Gaussian of its price.
+    A line with unknown noise counts as one Gaussian of its price.
     """
     spent = [_spent(line) for line in lines if line.tenths > 0]
     tenths = sum(each.tenths for each in spent)
@@ -342,7 +342,7 @@ def _provider(
     for name, upload_id in sorted(room.inputs.items()):
         owner = catalog.rooms.upload(upload_id).owner_email
         group = room.group_of(owner)
-        # what the operator drops for a side is that side's, whoever owns the room
+        # files that the operator drops for a side belong to that side, whoever owns the room
         if name.startswith(prefix) is seeds and group is not None and group.may(permission):
             return catalog.pairs.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]
@@ -362,7 +362,7 @@ def _line(question: Question, place: str, organization: str | None) -> LedgerLin
     )
 
 
-def _write_down(installation: Installation, pair_id: str, line: LedgerLine) -> None:
+def _audit_payment(installation: Installation, pair_id: str, line: LedgerLine) -> None:
     installation.audit.write(
         {
             "way": "worker",

@@ -1,8 +1,8 @@
-"""What the assets are made of: for each, record → core call → artifact → closed version.
+"""Building the lookalike assets: record → core call → artifact → closed version.
 
-Lives here: one function per asset, free of Dagster, so that a run, a worker or a test does the same.
-Add here when an asset is added.
-Keep out: pictures and metadata (defs), computing (the core), claims (work.py).
+Lives here: one function per asset, free of Dagster, so that runs, workers and tests share the same code.
+Add here when a lookalike asset is added.
+Keep out: charts and metadata (defs), computation (the core), claims (work.py).
 """
 
 import json
@@ -71,15 +71,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AssetResult:
-    """What a run made, or why it made nothing.
+    """Result of building an asset, or the reason that nothing was built.
 
     Args:
         asset: Name of the asset.
         partition: Partition key.
-        sentence: What a person should know first.
-        manifest: The manifest of what was made or verified; None when nothing was.
-        documents: The small JSON files of the artifact by name without `.json`.
-        made: Whether something new was made, as opposed to verified.
+        sentence: Summary for people, in one sentence.
+        manifest: Manifest of the artifact that was built or verified; None when there was neither.
+        documents: The artifact's small JSON files by name without `.json`.
+        made: Whether a new artifact was built, rather than an existing one verified.
     """
 
     asset: str
@@ -93,15 +93,15 @@ class AssetResult:
 def build_training_dataset(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Validate the interactions against their declared columns and profile them.
 
-    A table that fails validation still leaves its report; the version is CREATE_FAILED and fails the models that
-    need it.
+    A table that fails validation still gets a report. Its version becomes CREATE_FAILED, and models that need it
+    fail.
     """
     from cleanroom_pipelines.uploads.files import validate_interactions, validate_users
     from cleanroom_pipelines.uploads.profile import profile_interactions
 
     with working(installation, TrainingDataset, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "training_dataset", partition, work)
+            return _nothing_to_do(installation, "training_dataset", partition, work)
         dataset = work.record
         reject_links(installation.home, dataset.account_id, Path(dataset.source))
         limits = _population_floors(installation)
@@ -129,7 +129,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
             write_documents(draft.path, documents)
             draft.facts["passed"] = report.passed
         sentence = _dataset_sentence(documents)
-        made = _made(work, "training_dataset", sentence, documents)
+        made = _result(work, "training_dataset", sentence, documents)
         if report.passed:
             work.finish(sentence)
         else:
@@ -145,7 +145,7 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
 
     with working(installation, AudienceModel, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "audience_model", partition, work)
+            return _nothing_to_do(installation, "audience_model", partition, work)
         model = work.record
         dataset, parent = _usable_dataset(installation, model.training_dataset_id)
         reject_links(installation.home, dataset.account_id, Path(dataset.source))
@@ -169,24 +169,24 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
                     installation.store.opening(earlier.artifact("audience_model")) as before,
                     suppress(ArtifactError),
                 ):
-                    keep_representation(draft.path, before)  # one of an older format has none
+                    keep_representation(draft.path, before)  # artifacts in an older format have none
             documents = {"training": report.as_dict()}
             write_documents(draft.path, documents)
             draft.facts.update(n_users=report.n_users, n_items=report.n_items)
         sentence = (
-            f"Learnt {report.n_users:,} users and {report.n_items:,} items "
-            f"from {report.n_interactions:,} interactions."
+            f"Trained on {report.n_users:,} users, {report.n_items:,} items "
+            f"and {report.n_interactions:,} interactions."
         )
-        made = _made(work, "audience_model", sentence, documents)
+        made = _result(work, "audience_model", sentence, documents)
         work.finish(sentence, (parent.ref,), n_users=report.n_users, n_items=report.n_items)
         return made
 
 
 def build_configured_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Write down what a configured audience model allows, on which version of its model."""
+    """Record the permitted uses of a configured audience model and the model version they apply to."""
     with working(installation, ConfiguredAudienceModel, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "configured_audience_model", partition, work)
+            return _nothing_to_do(installation, "configured_audience_model", partition, work)
         configured = work.record
         model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
         configuration: dict[str, Any] = {
@@ -204,10 +204,10 @@ def build_configured_audience_model(installation: Installation, partition: str, 
             documents = {"configuration": configuration}
             write_documents(draft.path, documents)
         sentence = (
-            f"Allows audiences of {', '.join(configuration['sizes'])} from seeds of which at least "
-            f"{configured.min_matching_seed_size:,} users are known."
+            f"Allows audiences of {', '.join(configuration['sizes'])} from seeds with at least "
+            f"{configured.min_matching_seed_size:,} matched users."
         )
-        made = _made(work, "configured_audience_model", sentence, documents)
+        made = _result(work, "configured_audience_model", sentence, documents)
         (installation.home.inbox_seeds / partition).mkdir(mode=0o700, parents=True, exist_ok=True)
         work.finish(sentence, (model.ref,))
         return made
@@ -216,18 +216,18 @@ def build_configured_audience_model(installation: Installation, partition: str, 
 def build_seed_validation_report(
     installation: Installation, partition: str, run: Run, *, audience_follows: bool = True
 ) -> AssetResult:
-    """Say what is right and wrong with a seed, in counts only.
+    """Validate a seed and report on it, in counts only.
 
     Args:
-        installation: Where to work.
+        installation: The installation to work on.
         partition: Partition key of the generation job.
-        run: Who works.
-        audience_follows: Whether the same run goes on to make the audience; else the job is given back.
+        run: The run that does the work.
+        audience_follows: Whether the same run builds the audience next; otherwise the job is requeued.
     """
     with working(installation, GenerationJob, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "seed_validation_report", partition, work)
-        made = _make_report(work)
+            return _nothing_to_do(installation, "seed_validation_report", partition, work)
+        made = _build_report(work)
         if not audience_follows and work.is_open:
             work.release()
     if not work.is_open:
@@ -242,16 +242,16 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
     try:
         with working(installation, GenerationJob, partition, run) as work:
             if isinstance(work, NothingToDo):
-                return _idle(installation, "audience", partition, work)
+                return _nothing_to_do(installation, "audience", partition, work)
             if "seed_validation_report" not in work.version.artifacts:
-                _make_report(work)
+                _build_report(work)
                 if not work.is_open:
                     raise SeedError("The seed cannot be used.", remedy="See its validation report.")
             job, configured, model = _family(installation, work)
             inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             if (private := PrivateJob.of(installation, job, configured, model)) is not None:
-                return _make_private_audience(work, private, configured, inputs, settings)
+                return _build_private_audience(work, private, configured, inputs, settings)
             with (
                 work.opening_input(model.artifact("audience_model")) as model_folder,
                 installation.vault.opening(job.seed_location, job.seed_digest) as seed,
@@ -270,7 +270,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
                 reveals = reveals_by_ensemble(installation, job, configured, job.seed_mode)
                 draft.facts["reveals"] = reveals
             documents = {"metrics": report.metrics, "explanation": report.explanation}
-            made = _made(work, "audience", report.sentence, documents)
+            made = _result(work, "audience", report.sentence, documents)
             work.finish(
                 report.sentence,
                 (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
@@ -284,14 +284,14 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
         close_drop(installation, partition)
 
 
-def _make_private_audience(
+def _build_private_audience(
     work: Work[GenerationJob],
     private: PrivateJob,
     configured: ConfiguredAudienceModel,
     inputs: tuple[Input, ...],
     settings: Mapping[str, Any],
 ) -> AssetResult:
-    """Rank by one noised vector and measure by released numbers."""
+    """Rank with one noised vector and measure quality with released numbers."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
     from cleanroom_pipelines.similarity.seeds import matched_seed_users
 
@@ -317,7 +317,7 @@ def _make_private_audience(
         write_documents(draft.path, documents)
         draft.facts.update(reveals=private.reveals, private_mode=private.mode.value)
     sentence = documents["metrics"]["sentence"]
-    made = _made(work, "audience", sentence, documents)
+    made = _result(work, "audience", sentence, documents)
     work.finish(
         sentence,
         (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
@@ -330,12 +330,12 @@ def _make_private_audience(
 
 
 def build_audience_export(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Write the best users at one allowed size to the configured model's destination."""
+    """Export the most similar users, at one allowed size, to the configured model's destination."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
 
     with working(installation, ExportJob, partition, run) as work:
         if isinstance(work, NothingToDo):
-            return _idle(installation, "audience_export", partition, work)
+            return _nothing_to_do(installation, "audience_export", partition, work)
         export = work.record
         audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
         job = installation.catalog.get(GenerationJob, export.generation_job_id)
@@ -355,7 +355,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             documents: dict[str, Any] = {}
 
             def note(written: ExportManifest) -> None:
-                """Finish the artifact before the export is there: then only the version is left to be closed."""
+                """Finish the artifact before the export appears, so that only closing the version remains."""
                 warnings = list(selection.warnings)
                 documents["export"] = {
                     **written.as_dict(),
@@ -370,14 +370,14 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
                 drafting.close()
                 write_down_reveals(installation, export.id, reveals, account=export.account_id)
 
-            def tell(n_users: int) -> None:
+            def report_users(n_users: int) -> None:
                 work.report_progress(n_users / max(1, selection.delivered), "writing")
                 if work.should_cancel():
                     raise CancelledError("The export was cancelled.")
 
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
-                _refuse_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
+                _reject_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
             holdout = _holdout_of(installation, job, options)
             n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
             ranked_users = selection.user_ids()
@@ -397,10 +397,10 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
                 reveals=reveals,
                 engine=installation.engine_settings,
                 slices=None if is_private else selection.slices,
-                hooks=ExportHooks(work.delivery_fence, tell, note),
+                hooks=ExportHooks(work.delivery_fence, report_users, note),
             ).manifest
-            sentence = f"{written.delivered:,} users ({export.size}) lie at {place.url}."
-            made = _made(work, "audience_export", sentence, documents)
+            sentence = f"Exported {written.delivered:,} users ({export.size}) to {place.url}."
+            made = _result(work, "audience_export", sentence, documents)
             work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
     close_drop(installation, job.id)
     return made
@@ -413,7 +413,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Where the seed stands in a list, and what the list reveals; a private job's are settled by its ranking."""
+    """Position of the seed in a list, and what the list reveals; a private job's ranking decides both."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -421,24 +421,24 @@ def _mode_of(
 
 
 def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """The control group by the audience's own salt: the same users at each refresh, others for another one."""
+    """Holdout group by the audience's own salt: stable across refreshes, different between audiences."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
 
 
 def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:
-    """Check the files of an export against their manifest and return the users they hold.
+    """Check the files of an export against their manifest and return the number of users in them.
 
     Raises:
         ArtifactError: A file is missing or was altered, or the counts differ.
     """
     export = installation.catalog.get(ExportJob, partition)
-    # where it was written: the configured model may name another place by now
+    # where it was written: the configured model may have another destination by now
     beside = str(export.output_location).rpartition("/")[0]
     place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
     written = verify_export(place)
     if written["delivered"] != manifest.facts["delivered"]:
-        raise ArtifactError("The export holds another number of users than its asset says.")
+        raise ArtifactError("The export's number of users differs from its manifest.")
     return int(written["delivered"])
 
 
@@ -446,7 +446,7 @@ def _destination(installation: Installation, configured: ConfiguredAudienceModel
     return installation.buckets.destination(configured.account_id, configured.output_url)
 
 
-def _make_report(work: Work[GenerationJob]) -> AssetResult:
+def _build_report(work: Work[GenerationJob]) -> AssetResult:
     from cleanroom_pipelines.similarity.seeds import match_seed
     from cleanroom_pipelines.uploads.files import validate_seed
     from cleanroom_pipelines.uploads.report import report_sentence
@@ -464,7 +464,7 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
                 match = match_seed(folder, seed, engine=installation.engine_settings)
             private = PrivateJob.of(installation, job, configured, model)
             documents["match"] = match.as_dict()
-            sentence = f"{sentence} {match.n_matched:,} of its users are known ({match.match_rate:.0%})."
+            sentence = f"{sentence} {match.n_matched:,} of its users matched ({match.match_rate:.0%})."
             if private is not None:
                 try:
                     with installation.store.opening(model.artifact("audience_model")) as folder:
@@ -474,7 +474,7 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
             elif match.n_matched < configured.min_matching_seed_size:
                 failure = (
                     StatusCode.INSUFFICIENT_MATCHING_SEED,
-                    "Fewer seed users are known than the configured model asks for. Give a larger seed.",
+                    "The seed has fewer matched users than the configured model requires. Give a larger seed.",
                 )
     with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
         documents["outcome"] = {
@@ -484,7 +484,7 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
         }
         write_documents(draft.path, documents)
         draft.facts["usable"] = failure is None
-    made = _made(work, "seed_validation_report", sentence, documents)
+    made = _result(work, "seed_validation_report", sentence, documents)
     if failure:
         work.fail(*failure)
         if not job.keep_seed:
@@ -493,9 +493,9 @@ def _make_report(work: Work[GenerationJob]) -> AssetResult:
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What the two sides of a job may be shown of its metrics: kept with the job, so that nobody opens a file.
+    """Metrics that both sides of a job may see; stored with the job, so that reading them opens no file.
 
-    No counts of the seed: the sentence of the summary holds one and is the operator's.
+    They hold no counts of the seed. The summary sentence does, and only the operator sees it.
     """
     main = metrics["recall_at"]
     return {
@@ -510,17 +510,17 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
-    """Across accounts: of a list that holds most users but the seed's, who is missing is the seed.
+def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
+    """Reject an export so large that the users missing from it reveal the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.
     """
-    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # of a private job the released number
+    n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # the released number, for a private job
     if 2 * (selection.requested if is_private else selection.delivered) > n_others:
         raise UsageError(
-            "This size would deliver more than half of the users who are not in the seed, and so tell by who is "
-            "missing who is in it.",
+            "This size would deliver more than half of the users outside the seed, so the missing users would "
+            "reveal the seed.",
             remedy="Export a smaller size.",
             status_code=StatusCode.SIZE_REVEALS_SEED,
         )
@@ -529,7 +529,7 @@ def _refuse_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is
 def _export_before(
     installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
 ) -> ObjectPlace | None:
-    """Where the export of the version before lies; None for the first."""
+    """Location of the previous version's export; None for the first version."""
     current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
@@ -538,20 +538,20 @@ def _export_before(
     )
 
 
-def _made(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
+def _result(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
     return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 
-def _idle(installation: Installation, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
+def _nothing_to_do(installation: Installation, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
     if idle.verified is None or asset not in idle.verified.artifacts:
         return AssetResult(asset, partition, idle.message, made=False)
     manifest, documents = read_verified(installation, idle.verified.artifact(asset))
-    sentence = f"Verified: all {len(manifest.files)} files are as they were made. {idle.message}"
+    sentence = f"Verified: all {len(manifest.files)} files match the manifest. {idle.message}"
     return AssetResult(asset, partition, sentence, manifest, documents, made=False)
 
 
 def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Write small JSON documents into an artifact, by name without `.json`."""
+    """Write small JSON documents into an artifact; names come without `.json`."""
     for name, document in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
 
@@ -559,24 +559,24 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
 def _current(installation: Installation, kind: Kind, partition: str) -> Version:
     try:
         version = installation.catalog.resources.current_version(kind, partition)
-    except NotFoundError:  # a job may have been started with a model that was replaced and deleted since
+    except NotFoundError:  # the job's model may have been replaced and deleted since the job started
         version = None
     if version is None:
         raise CleanroomError(
-            f"The {kind.words} this is made from is not active.",
-            remedy=f"Repair what the status of that {kind.words} names, then try again.",
+            f"The {kind.words} that this depends on is not active.",
+            remedy=f"Fix the problem shown in the status of that {kind.words}, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     return version
 
 
 def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
-    """The dataset with its newest version, unless that failed: a bad dataset fails the model that needs it."""
+    """A dataset with its current version; raises if the newest version failed, so that dependent models fail."""
     dataset = installation.catalog.get(TrainingDataset, partition)
     newest = installation.catalog.resources.newest_version(Kind.TRAINING_DATASET, partition)
     if newest.status is Status.CREATE_FAILED:
         raise TrainingDataError(
-            newest.status_message or "The training dataset did not pass its validation.",
+            newest.status_message or "The training dataset failed validation.",
             status_code=newest.status_code or StatusCode.TRAINING_DATA_INVALID,
         )
     return dataset, _current(installation, Kind.TRAINING_DATASET, partition)
@@ -585,7 +585,7 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
 def _family(
     installation: Installation, work: Work[GenerationJob]
 ) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
-    """The job, what it may do, and the model's version: as it was started, unless it follows its declaration."""
+    """The job, its configured model and the model's version: as at its start, unless it follows a declaration."""
     job = work.record
     configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
@@ -622,16 +622,16 @@ def newest_artifact(
     """The newest stored artifact of a partition: its manifest and its JSON documents, verified.
 
     Raises:
-        ArtifactError: There is none, or it was altered.
+        ArtifactError: There is no such artifact, or it was altered.
     """
     for version in reversed(installation.catalog.resources.versions(kind, partition)):
         if asset in version.artifacts:
             return read_verified(installation, version.artifact(asset))
-    raise ArtifactError(f"The {asset} of this partition was never made.", remedy="Build it first.")
+    raise ArtifactError(f"The {asset} of this partition was never built.", remedy="Build it first.")
 
 
 def read_verified(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest of a stored artifact and its JSON documents, once all of its files are verified.
+    """Verify all files of a stored artifact, then return its manifest and JSON documents.
 
     Raises:
         ArtifactError: It is missing, or was altered.
@@ -641,7 +641,7 @@ def read_verified(installation: Installation, reference: ArtifactReference) -> t
 
 
 def read_stored(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest of a stored artifact and its JSON documents, each verified; its tables are not opened.
+    """Read a stored artifact's manifest and verified JSON documents without opening its tables.
 
     Raises:
         ArtifactError: It is missing, or a document was altered.
@@ -663,7 +663,7 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
-    """Where a table of many files, as one partitioned by day is, keeps what was counted of each."""
+    """Folder that caches counts per file for a table of many files, such as one partitioned by day."""
     if len(find_tables(dataset.source, what="interactions table").files) < 2:
         return None
     folder = installation.home.day_caches / path_of_partition(dataset.id)
@@ -672,7 +672,7 @@ def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | N
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """The declared window; a refresh's own length, ending where the data end, takes its place."""
+    """The declared window, or for a refresh with a length of its own, that length up to the end of the data."""
     if seconds := version.params.get("window_seconds"):
         return {"start": None, "end": None, "seconds": seconds}
     return {"start": model.window_start, "end": model.window_end, "seconds": None}

@@ -1,10 +1,10 @@
-"""What a room's audiences and their deliveries are made of: record → core call → artifact → closed version.
+"""Building and delivering a room's audiences: record → core call → artifact → closed version.
 
-Lives here: making a custom audience with its statistics, and delivering one to a group.
-Add here when an audience of a room is made or delivered in a further way.
-Keep out: the room's own assets (`building_rooms.py`), who may ask (the way in), computing (the core).
+Lives here: building a custom audience with its statistics, and delivering one to a group.
+Add here when a room's audience is built or delivered in another way.
+Keep out: the room's own assets (`building_rooms.py`), access rights (the API), computation (the core).
 
-The exact users of an audience lie in its artifact and are the operator's; documents hold released numbers only.
+An audience's exact users are stored in its artifact, for the operator only; documents hold released numbers only.
 """
 
 import tempfile
@@ -45,19 +45,19 @@ from cleanroom_pipelines.storage import ArtifactReference, Input
 
 USERS_FILE = "users.parquet"
 FILES = "files"
-"""The folder of a delivery's artifact whose files the group may fetch."""
+"""Folder in a delivery's artifact with the files that the group may download."""
 
 _ROWS_AT_ONCE = 100_000
 
 
 def build_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> AssetResult:
-    """Find the users of an audience, and for a lookalike say how good it is.
+    """Find the users of an audience, and measure the quality of a lookalike.
 
     Args:
-        installation: Where to work.
+        installation: The installation to work on.
         partition: Partition key of the audience.
-        run: Who works.
-        asset: `custom_audience` or `lookalike_statistics`; whichever comes first makes both.
+        run: The run that does the work.
+        asset: `custom_audience` or `lookalike_statistics`; the first call builds both.
     """
     newest = installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition)
     if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
@@ -68,9 +68,9 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
         question = _Question.of(installation, work)
         with question.opening() as (folders, engine):
             if isinstance(question.definition, Lookalike):
-                sentence = _make_lookalike(question, engine, folders)
+                sentence = _build_lookalike(question, engine, folders)
             else:
-                sentence = _make_set(question, engine, folders)
+                sentence = _build_set(question, engine, folders)
         work.finish(sentence, (question.parent,))
     return _read(
         installation, installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset
@@ -79,7 +79,7 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
 
 @dataclass(frozen=True)
 class _Question:
-    """An audience that is being made, on one version of its room."""
+    """An audience being built on one version of its room."""
 
     installation: Installation
     work: Work[CustomAudience]
@@ -102,12 +102,12 @@ class _Question:
 
     @property
     def parent(self) -> ParentRef:
-        """The version of the room that it is made from."""
+        """Version of the room that the audience is built from."""
         return self.room_version.ref
 
     @property
     def resolve(self) -> Resolve:
-        """Gives the definitions it refers to."""
+        """Looks up the definitions it refers to."""
         return resolver(self.installation)
 
     @cached_property
@@ -125,7 +125,7 @@ class _Question:
 
     @property
     def organization(self) -> str:
-        """Whose question it is."""
+        """Organisation that asks."""
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
@@ -134,7 +134,7 @@ class _Question:
 
     @cached_property
     def is_full(self) -> bool:
-        """Whether the full ensemble ranks: both providers approved it, or are one organisation."""
+        """Whether to rank with the full ensemble: both providers approved it, or they are one organisation."""
         pair = self.budget.budget.pair
         if pair.organizations[0] == pair.organizations[1]:
             return True
@@ -142,7 +142,7 @@ class _Question:
 
     @property
     def reveals(self) -> list[str]:
-        """What a list of the audience tells by design."""
+        """What a list of the audience reveals by design."""
         needs = what_it_needs(self.definition, self.resolve, self.budget.seeds)
         lookalikes = lookalikes_of(self.definition, self.resolve).values()
         a, b = self.budget.budget.pair.organizations
@@ -155,7 +155,7 @@ class _Question:
 
     @cached_property
     def figures(self) -> BaseFigures:
-        """What is told of the base alone."""
+        """Released figures of the base audience alone."""
         found = self._attributes.get("base_figures")
         if found is None:
             ledger = self.budget.budget.ledger
@@ -164,7 +164,7 @@ class _Question:
 
     @property
     def named(self) -> dict[str, frozenset[str]]:
-        """The values of each attribute that the room names."""
+        """Attribute values that the room publishes."""
         return {each["name"]: frozenset(each["values"]) for each in self._attributes["attributes"]["attributes"]}
 
     @cached_property
@@ -174,13 +174,13 @@ class _Question:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What it is made from."""
+        """Artifacts that the audience is built from."""
         names = [name for name in ("base_audience", "seed_audiences") if name in self.room_version.artifacts]
         return tuple(self.installation.store.as_input(self.room_version.artifact(name)) for name in names)
 
     @contextmanager
     def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
-        """The room's folders by asset, and an engine that holds its relations and may write to scratch."""
+        """The room's folders by asset, and an engine with its relations loaded and write access to scratch."""
         store = self.installation.store
         assets = ("base_audience", "seed_audiences", "room_model")
         with ExitStack() as stack:
@@ -205,15 +205,15 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users of a definition to list them."""
+        """Write the users of a definition, for a list."""
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users of a definition to count or add them up: an id stands for one user."""
+        """Write the users of a definition, for counts and sums: one id per user."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:
-        """The artifacts of the lookalikes that it is built on, by their canonical text."""
+        """Artifacts of the lookalikes this audience builds on, by their canonical text."""
         source = self.definition
         if isinstance(source, Lookalike):
             source = RuleBased(source.source)
@@ -230,8 +230,8 @@ class _Question:
                 found[text] = version.artifact("custom_audience")
         if len(found) < len(wanted):
             raise CleanroomError(
-                "A lookalike audience that this one is built on could not be made.",
-                remedy="See its status.",
+                "A lookalike audience that this audience builds on failed.",
+                remedy="Check its status.",
                 status_code=StatusCode.PARENT_NOT_ACTIVE,
             )
         return found
@@ -242,7 +242,7 @@ def _lookalike_files(folders: Mapping[str, Path]) -> dict[str, Path]:
     return {name.removeprefix(prefix): path for name, path in folders.items() if name.startswith(prefix)}
 
 
-def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+def _build_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
     staged, counted = folders["scratch"] / USERS_FILE, folders["scratch"] / "counted.parquet"
     question.find(engine, folders, question.definition, staged)
     n_users = question.find_counted(engine, folders, question.definition, counted)
@@ -251,7 +251,7 @@ def _make_set(question: _Question, engine: Engine, folders: Mapping[str, Path]) 
     return _publish(question, staged, size, [question.budget.question("size", text)])
 
 
-def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
     from cleanroom_pipelines.runs.room_lookalikes import LookalikeRun
 
     lookalike = question.definition
@@ -259,7 +259,7 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
     if "room_model" not in folders:
         raise UsageError(
             "The data room has no similarity model.",
-            remedy="Lookalikes need segments or embeddings, and a room that is for them.",
+            remedy="Provision segments or embeddings, in a room that allows lookalikes.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     source = RuleBased(lookalike.source)
@@ -288,7 +288,7 @@ def _make_lookalike(question: _Question, engine: Engine, folders: Mapping[str, P
 
 
 def _publish(question: _Question, users: Path, size: Released, price: Sequence[Question]) -> str:
-    """Write the artifact of the audience: its users, and what may be told of them."""
+    """Write the audience's artifact: its users and its released numbers."""
     reveals = question.reveals
     with question.work.drafting(
         "custom_audience", question.inputs, {"question": question.text(question.definition)}
@@ -308,8 +308,8 @@ def _publish(question: _Question, users: Path, size: Released, price: Sequence[Q
 
 def _sentence(released: Released) -> str:
     if released.value is None:
-        return "The audience was made; how many users it holds is not told."
-    return f"The audience holds about {released.value:,} users."
+        return "The audience is ready; its size is not released."
+    return f"The audience has about {released.value:,} users."
 
 
 def build_audience_list(installation: Installation, partition: str, run: Run) -> AssetResult:
@@ -332,11 +332,11 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
         reference = version.artifact("custom_audience")
         with work.withdrawing(asset), ExitStack() as stack:
             folder = stack.enter_context(installation.store.opening(reference))
-            told = read_documents(folder)["audience"]
-            _pay_for_list(installation, audience, room_version, told)
-            if not told["is_enough"]:
+            published = read_documents(folder)["audience"]
+            _pay_for_list(installation, audience, room_version, published)
+            if not published["is_enough"]:
                 raise CleanroomError(
-                    "The audience has too few users for a list.",
+                    "The audience has too few users to deliver a list.",
                     remedy="Define a larger audience.",
                     status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
                 )
@@ -377,17 +377,17 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
                     hooks=ExportHooks(work.fence),  # the group sees the list when the version is closed
                 )
                 (draft.path / USERS_FILE).write_bytes(users.read_bytes())
-                draft.facts["reveals"] = told["reveals"]
-                document = _told_of(delivered.manifest.as_dict(), told["reveals"])
+                draft.facts["reveals"] = published["reveals"]
+                document = _published(delivered.manifest.as_dict(), published["reveals"])
                 write_documents(draft.path, {"list": document})
-            write_down_reveals(installation, record.id, told["reveals"], room=audience.data_room_id)
+            write_down_reveals(installation, record.id, published["reveals"], room=audience.data_room_id)
             sentence = "The list was delivered."
             work.finish(sentence, (version.ref,))
         return AssetResult(asset, partition, sentence, work.manifests[asset], {"list": document})
 
 
 def resolver(installation: Installation) -> Resolve:
-    """Gives the definition of a custom audience by its id."""
+    """Return a function that looks up the definition of a custom audience by id."""
 
     def resolve(audience_id: str) -> Definition:
         audience = installation.catalog.get(CustomAudience, audience_id)
@@ -397,33 +397,33 @@ def resolver(installation: Installation) -> Resolve:
 
 
 def _current_audience(installation: Installation, audience: CustomAudience) -> tuple[Version, Version]:
-    """The audience's version on the room's present data, and that version of the room."""
+    """The audience's version built on the room's current data, and that version of the room."""
     room_version = installation.catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
     version = installation.catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
     if room_version is None or version is None or room_version.ref not in version.parents:
         raise CleanroomError(
-            "The audience is not made of the room's present data.",
-            remedy="See its status, then ask for the list again.",
+            "The audience was not built from the room's current data.",
+            remedy="Check its status, then request the list again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     return version, room_version
 
 
 def _pay_for_list(
-    installation: Installation, audience: CustomAudience, room_version: Version, told: Mapping[str, Any]
+    installation: Installation, audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
 ) -> None:
-    """Pay for the size that decides whether there is a list."""
-    if "questions" not in told:
+    """Pay for the size that decides whether a list is delivered."""
+    if "questions" not in published:
         raise CleanroomError(
-            "The audience was made by an earlier release and is made again.",
-            remedy="Ask for the list again in a moment.",
+            "The audience was built by an earlier release and is being rebuilt.",
+            remedy="Request the list again in a moment.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     room = installation.catalog.get(DataRoom, audience.data_room_id)
     budget = RoomBudget.of(installation, room, room_version.artifacts)
-    if budget is not None and told["questions"]:
+    if budget is not None and published["questions"]:
         organization = installation.catalog.pairs.organization_of_user(audience.created_by_email)
-        budget.budget.pay([Question.from_dict(each) for each in told["questions"]], organization)
+        budget.budget.pay([Question.from_dict(each) for each in published["questions"]], organization)
 
 
 def _delta_from(
@@ -438,12 +438,12 @@ def _delta_from(
         earlier = None
     version = installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
     if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
-        raise UsageError("There is no such earlier list of yours.", remedy="Name a user list job of your own.")
+        raise UsageError("You have no such earlier list.", remedy="Give one of your own user list jobs.")
     return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
-def _told_of(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
-    """What the group is told of its list: its files, and no count of who is not in it."""
+def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
+    """Facts the group may see about its list: its files, but no count of users missing from it."""
     files = [
         {
             "name": part["name"],
@@ -477,9 +477,9 @@ def _n_rows(users: Path) -> int:
 
 def _read(installation: Installation, version: Version, asset: str) -> AssetResult:
     if asset not in version.artifacts:
-        return AssetResult(asset, version.resource_id, "There is nothing of this kind to tell of it.", made=False)
+        return AssetResult(asset, version.resource_id, "This audience has no such result.", made=False)
     manifest, documents = read_verified(installation, version.artifact(asset))
-    sentence = str(version.summary.get("sentence", "")) or "The audience was made."
+    sentence = str(version.summary.get("sentence", "")) or "The audience is ready."
     return AssetResult(asset, version.resource_id, sentence, manifest, documents)
 
 

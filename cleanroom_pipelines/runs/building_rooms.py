@@ -1,11 +1,11 @@
-"""What the assets of data labs and data rooms are made of: record → core call → artifact → closed version.
+"""Building the assets of data labs and data rooms: record → core call → artifact → closed version.
 
-Lives here: validating a lab, and making the six assets of a room; what did not change is taken over.
-Add here when a room gets a further asset.
-Keep out: the room's audiences (`building_audiences.py`), pictures and metadata (defs), computing (the core).
+Lives here: validating a lab, and building the six assets of a room; unchanged assets are reused.
+Add here when a room gets another asset.
+Keep out: the room's audiences (`building_audiences.py`), charts and metadata (defs), computation (the core).
 
-A version of a room is one state of its data. Its assets are made in one run; each is made again only if what it is
-made from has changed, and is otherwise the artifact of the version before.
+A version of a room is one state of its data. One run builds all of its assets. An asset is rebuilt only if its
+inputs changed; otherwise the new version reuses the artifact of the previous one.
 """
 
 import tempfile
@@ -29,13 +29,13 @@ from cleanroom_pipelines.terms import CollaborationType
 
 ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
 SEALED_HASHES = "activation.sealed"
-"""The file of a base audience's artifact that holds the hashes for ad destinations, sealed."""
+"""File in a base audience's artifact with the sealed hashes for ad destinations."""
 
 _HASHES = "activation hashes"
 
 
 def build_data_lab(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Validate what a publisher brought, before it goes into a room."""
+    """Validate a publisher's uploads before a room ingests them."""
     from cleanroom_pipelines.uploads.rooms import validate_base
 
     with working(installation, DataLab, partition, run) as work:
@@ -53,9 +53,9 @@ def build_data_lab(installation: Installation, partition: str, run: Run) -> Asse
             draft.facts["passed"] = report.passed
         failed = [name for name, each in report.reports.items() if not each.passed]
         sentence = (
-            f"All {len(report.reports)} datasets can be used."
+            f"All {len(report.reports)} datasets are valid."
             if report.passed
-            else f"These datasets cannot be used: {', '.join(failed)}. See their reports."
+            else f"These datasets failed validation: {', '.join(failed)}. See their reports."
         )
         made = AssetResult("data_lab", partition, sentence, work.manifests["data_lab"], documents)
         if report.passed:
@@ -68,16 +68,16 @@ def build_data_lab(installation: Installation, partition: str, run: Run) -> Asse
 def build_room_asset(
     installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool
 ) -> AssetResult:
-    """Make one asset of a room, and those before it that the version still lacks.
+    """Build one asset of a room, and any earlier assets that the version still lacks.
 
     Args:
-        installation: Where to work.
+        installation: The installation to work on.
         partition: Partition key of the room.
-        run: Who works.
+        run: The run that does the work.
         asset: One of ROOM_ASSETS.
-        finishes: Whether the run makes no later asset: then the rest is made too and the version is closed.
+        finishes: Whether this is the run's last asset: then the remaining assets are built and the version closes.
     """
-    if (made := _made_by(installation, partition, run, asset)) is not None:
+    if (made := _already_built(installation, partition, run, asset)) is not None:
         return made
     with working(installation, DataRoom, partition, run) as work:
         if isinstance(work, NothingToDo):
@@ -98,7 +98,7 @@ def build_room_asset(
 
 
 class _State:
-    """What a run knows of the version of a room it makes."""
+    """State of a room version while a run builds it."""
 
     def __init__(self, installation: Installation, work: Work[DataRoom]) -> None:
         self.installation = installation
@@ -106,7 +106,7 @@ class _State:
         room = work.record
         self.room = room
         catalog = installation.catalog
-        # as it is now: a run that made the assets before left them in the version
+        # read again: an earlier run may have stored assets in the version
         self.artifacts = dict(catalog.resources.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
         self.before = catalog.resources.current_version(Kind.DATA_ROOM, room.id)
         self.made = set[str]()
@@ -123,17 +123,17 @@ class _State:
 
     @property
     def sentence(self) -> str:
-        """What the version holds, for people."""
+        """Summary of the version's contents."""
         parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
         held = [words for name, words in parts.items() if name in self.artifacts]
-        return f"The room holds {' and '.join(held)}." if held else "Nothing is provisioned."
+        return f"The room holds {' and '.join(held)}." if held else "The room holds no data."
 
     def reference(self, asset: str) -> ArtifactReference:
         """An artifact of this version."""
         return ArtifactReference(asset, self.room.id, self.artifacts[asset])
 
     def earlier(self, asset: str) -> ArtifactReference | None:
-        """The artifact of the version before, if it has one."""
+        """The previous version's artifact, if it has one."""
         return self.before.artifact(asset) if self.before and asset in self.before.artifacts else None
 
     @contextmanager
@@ -143,11 +143,11 @@ class _State:
             yield [stack.enter_context(self.installation.store.opening(self.reference(asset))) for asset in assets]
 
     def input_of(self, asset: str) -> Input:
-        """An artifact of this version as what another one is made from."""
+        """An artifact of this version, as the input of another one."""
         return self.installation.store.as_input(self.reference(asset))
 
-    def take_over(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
-        """Use the artifact of the version before, if it was made from the same."""
+    def reuse(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
+        """Reuse the previous version's artifact if it was built from the same inputs."""
         earlier = self.earlier(asset)
         if earlier is None:
             return False
@@ -166,24 +166,24 @@ class _State:
         self.made.add(asset)
 
     def result_of(self, asset: str) -> AssetResult:
-        """What the run made of one asset."""
+        """Result of the run for one asset."""
         if asset not in self.made:
             why = (
-                "It did not change." if asset in self.artifacts else "There is nothing that it could be made from."
+                "Unchanged; nothing to build." if asset in self.artifacts else "The room lacks the data it needs."
             )
             return _nothing(asset, self.room.id, why)
         return _read(self.installation, self.reference(asset))
 
 
 def delete_unused_room_data(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
-    """Delete the files that a room has taken in, and what its sides do not provide any more.
+    """Delete files that a room has ingested, and data that its sides no longer provide.
 
-    A run does so at once when its version is there, and housekeeping after one that was killed just then.
+    A run does this as soon as its version exists; the cleanup does it if that run was killed.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         data_room_id: The room.
-        artifacts: Of its current version.
+        artifacts: Artifacts of the room's current version.
     """
     catalog, store = installation.catalog, installation.store
     for asset in ("base_audience", "seed_audiences"):
@@ -210,7 +210,7 @@ def delete_unused_room_data(installation: Installation, data_room_id: str, artif
             store.delete(ArtifactReference(asset, partition, version))
 
 
-def _make_base(state: _State) -> None:
+def _build_base(state: _State) -> None:
     from cleanroom_pipelines.delivery.destinations import AdDestination
     from cleanroom_pipelines.delivery.kept import hashers_to_keep
     from cleanroom_pipelines.uploads.rooms import ingest_base
@@ -220,9 +220,9 @@ def _make_base(state: _State) -> None:
         return
     spec = {"activation": state.room.activation, "datasets": sorted(inputs)}
     uploads_as_inputs = _upload_inputs(installation, inputs)
-    if state.take_over("base_audience", uploads_as_inputs, spec):
+    if state.reuse("base_audience", uploads_as_inputs, spec):
         return
-    new, kept, previous = _what_is_new(state, inputs)
+    new, kept, previous = _changed_inputs(state, inputs)
     with ExitStack() as stack:
         uploads = stack.enter_context(_opening_uploads(installation, new, state.room.n_embeddings))
         earlier = stack.enter_context(installation.store.opening(previous)) if previous and kept else None
@@ -253,18 +253,18 @@ def _make_base(state: _State) -> None:
                 draft.path, {"reports": {name: each.as_dict() for name, each in report.reports.items()}}
             )
     if not report.passed:
-        message = "The base audience cannot be used. See its validation reports."
-        _refuse(state, new, StatusCode.TRAINING_DATA_INVALID, message)
+        message = "The base audience failed validation. See its validation reports."
+        _fail_validation(state, new, StatusCode.TRAINING_DATA_INVALID, message)
 
 
-def _make_seeds(state: _State) -> None:
+def _build_seeds(state: _State) -> None:
     from cleanroom_pipelines.uploads.rooms import ingest_seeds
 
     installation, inputs = state.installation, state.seed_inputs
     if not inputs:
         return
     uploads_as_inputs = _upload_inputs(installation, inputs)
-    if state.take_over("seed_audiences", uploads_as_inputs, {}):
+    if state.reuse("seed_audiences", uploads_as_inputs, {}):
         return
     with (
         _opening_uploads(installation, inputs, 0) as uploads,
@@ -282,11 +282,11 @@ def _make_seeds(state: _State) -> None:
         else:
             write_documents(draft.path, {"report": report.report.as_dict()})
     if not report.passed:
-        message = "The seed audiences cannot be used. See their validation report."
-        _refuse(state, inputs, StatusCode.SEED_INVALID, message)
+        message = "The seed audiences failed validation. See their validation report."
+        _fail_validation(state, inputs, StatusCode.SEED_INVALID, message)
 
 
-def _make_attributes(state: _State) -> None:
+def _build_attributes(state: _State) -> None:
     from cleanroom_pipelines.audiences.attributes import data_attributes
     from cleanroom_pipelines.audiences.insights import base_figures
     from cleanroom_pipelines.audiences.relations import open_room_relations
@@ -296,11 +296,11 @@ def _make_attributes(state: _State) -> None:
         return
     inputs = (state.input_of("base_audience"),)
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    figures = None if room is None else _figures_of_before(state, room)
+    figures = None if room is None else _earlier_figures(state, room)
     spec = room.spec if room else {}
     if figures and figures.get("is_renewed"):
-        spec = {**spec, "figures": figures["question"]}  # so that what rests on the earlier ones is made again
-    if state.take_over("data_attributes", inputs, spec):
+        spec = {**spec, "figures": figures["question"]}  # so that assets based on the earlier figures are rebuilt
+    if state.reuse("data_attributes", inputs, spec):
         return
     with (
         state.opening("base_audience") as (base,),
@@ -310,7 +310,7 @@ def _make_attributes(state: _State) -> None:
         relations = open_room_relations(engine, base)
         documents: dict[str, Any] = {"attributes": data_attributes(relations).as_dict()}
         if room is not None and "figures" not in (figures or {}):
-            with suppress(BudgetSpentError):  # then nothing is told of the base, and nothing is set against it
+            with suppress(BudgetSpentError):  # then no figures of the base are released or compared
                 question = room.question_of_base()
                 room.budget.pay([question])
                 figures = {
@@ -323,11 +323,11 @@ def _make_attributes(state: _State) -> None:
         write_documents(draft.path, documents | ({"base_figures": figures} if figures else {}))
 
 
-def _figures_of_before(state: _State, room: RoomBudget) -> dict[str, Any] | None:
-    """What was told of the base before: it stays, dated, until the base is taken out or new figures were paid.
+def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
+    """Previously released figures of the base: dated, valid until the base is removed or new figures are paid.
 
     Returns:
-        The document; without `figures` where they are to be made anew.
+        The document; without `figures` where they must be computed again.
     """
     earlier = state.earlier("data_attributes")
     if earlier is None:
@@ -342,7 +342,7 @@ def _figures_of_before(state: _State, room: RoomBudget) -> dict[str, Any] | None
     return dict(found) if found else None
 
 
-def _make_overlap(state: _State) -> None:
+def _build_overlap(state: _State) -> None:
     from cleanroom_pipelines.audiences.overlap import overlap_statistics
     from cleanroom_pipelines.audiences.relations import open_room_relations
     from cleanroom_pipelines.engine import open_engine
@@ -351,7 +351,7 @@ def _make_overlap(state: _State) -> None:
         return
     inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    if room is None or state.take_over("overlap_statistics", inputs, room.spec):
+    if room is None or state.reuse("overlap_statistics", inputs, room.spec):
         return
     with (
         state.opening("base_audience", "seed_audiences") as (base, seeds),
@@ -368,7 +368,7 @@ def _make_overlap(state: _State) -> None:
         write_documents(draft.path, {"overlap": document})
 
 
-def _make_insights(state: _State) -> None:
+def _build_insights(state: _State) -> None:
     from cleanroom_pipelines.audiences.insights import BaseFigures, insights
     from cleanroom_pipelines.audiences.overlap import question_about
     from cleanroom_pipelines.audiences.relations import open_room_relations
@@ -382,15 +382,15 @@ def _make_insights(state: _State) -> None:
         state.input_of("data_attributes"),
     )
     room = RoomBudget.of(state.installation, state.room, state.artifacts)
-    if room is None or state.take_over("insights", inputs, room.spec):
+    if room is None or state.reuse("insights", inputs, room.spec):
         return
     with (
         state.opening("base_audience", "seed_audiences", "data_attributes") as (base, seeds, attributes),
         open_engine(state.installation.engine_settings, paths=[base, seeds]) as engine,
     ):
-        if (told := read_documents(attributes).get("base_figures")) is None:
+        if (published := read_documents(attributes).get("base_figures")) is None:
             return  # the pair could not pay for them
-        figures = BaseFigures.from_dict(told["figures"], is_hidden=state.room.hide_absolute_values)
+        figures = BaseFigures.from_dict(published["figures"], is_hidden=state.room.hide_absolute_values)
         relations = open_room_relations(engine, base, seeds)
         with state.drafting("insights", inputs, room.spec) as draft:
             found = insights(relations, room.releaser(), figures, room.salt, room.seeds)
@@ -408,19 +408,19 @@ def _make_insights(state: _State) -> None:
             write_documents(draft.path, {"insights": document})
 
 
-def _make_model(state: _State) -> None:
+def _build_model(state: _State) -> None:
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.rooms import train_room
 
     if "base_audience" not in state.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
         return
     inputs = (state.input_of("base_audience"),)
-    if state.take_over("room_model", inputs, {}):
+    if state.reuse("room_model", inputs, {}):
         return
     with state.opening("base_audience") as (base,):
         features = read_documents(base)["base"]
         if not (features["has_segments"] or features["has_embeddings"]):
-            return  # whoever asks for a lookalike is told why there is none
+            return  # a request for a lookalike reports why there is no model
         with state.drafting("room_model", inputs, {}) as draft:
             train_room(base, draft.path, runtime=state.work.runtime)
             if (earlier := state.earlier("room_model")) is not None:
@@ -429,20 +429,20 @@ def _make_model(state: _State) -> None:
 
 
 _MAKERS: Mapping[str, Callable[[_State], None]] = {
-    "base_audience": _make_base,
-    "seed_audiences": _make_seeds,
-    "data_attributes": _make_attributes,
-    "overlap_statistics": _make_overlap,
-    "insights": _make_insights,
-    "room_model": _make_model,
+    "base_audience": _build_base,
+    "seed_audiences": _build_seeds,
+    "data_attributes": _build_attributes,
+    "overlap_statistics": _build_overlap,
+    "insights": _build_insights,
+    "room_model": _build_model,
 }
 
 
 def unseal_hashes(installation: Installation, base: Path, target: Path) -> None:
-    """Open the hashes for ad destinations that a base audience holds, if it does.
+    """Unseal a base audience's hashes for ad destinations, if it has them.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         base: Folder of the base audience's artifact.
         target: The parquet file to write.
     """
@@ -455,8 +455,8 @@ def _has_both(state: _State) -> bool:
     return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
 
 
-def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
-    """Close the version as failed; the room stays as it was, and the files that cannot be used go."""
+def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
+    """Close the version as failed: the room keeps its previous state, and the unusable files are deleted."""
     before: dict[str, str] = {}
     for asset in ("base_audience", "seed_audiences"):
         if (earlier := state.earlier(asset)) is not None:
@@ -468,10 +468,10 @@ def _refuse(state: _State, failed: Mapping[str, str], code: StatusCode, message:
         state.installation.catalog.rooms.forget_upload(upload_id)
 
 
-def _what_is_new(
+def _changed_inputs(
     state: _State, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """The uploads that are to be taken in, the datasets that stay as they are, and where those lie."""
+    """Uploads to ingest, datasets that stay unchanged, and the artifacts that hold those."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None
@@ -485,7 +485,7 @@ def _what_is_new(
 def _opening_uploads(
     installation: Installation, datasets: Mapping[str, str], n_embeddings: int
 ) -> Iterator[list[Any]]:
-    """Readable copies of uploads, as what a room takes in."""
+    """Readable copies of uploads, in the form that a room ingests."""
     from cleanroom_pipelines.uploads.rooms import RoomUpload
 
     with ExitStack() as stack:
@@ -512,14 +512,14 @@ def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> t
     )
 
 
-def _made_by(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
-    """What this run has made of the asset already, while it made another one that it closed the version with."""
+def _already_built(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
+    """Result for an asset that this run already built on the way to the asset that closed the version."""
     newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
     if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
         return None
     version = newest.artifacts.get(asset)
     if version is None or not version.startswith(f"{newest.number:04d}-"):
-        return _nothing(asset, partition, "It did not change, or there is nothing that it could be made from.")
+        return _nothing(asset, partition, "Nothing to build: unchanged, or the room lacks the data it needs.")
     return _read(installation, newest.artifact(asset))
 
 
@@ -529,12 +529,12 @@ def _read(installation: Installation, reference: ArtifactReference) -> AssetResu
 
 
 _SENTENCES = {
-    "base_audience": "The publisher's users were taken in.",
-    "seed_audiences": "The advertiser's seed audiences were taken in.",
-    "data_attributes": "Says by which attributes audiences can be defined.",
-    "overlap_statistics": "Says how many users each seed audience shares with the base audience.",
-    "insights": "Says what sets the matched users of each seed audience apart.",
-    "room_model": "Learnt the publisher's users, before any seed is looked at.",
+    "base_audience": "Ingested the publisher's users.",
+    "seed_audiences": "Ingested the advertiser's seed audiences.",
+    "data_attributes": "Listed the attributes available for defining audiences.",
+    "overlap_statistics": "Released the overlap of each seed audience with the base audience.",
+    "insights": "Released the segments and demographics that distinguish each seed audience's matched users.",
+    "room_model": "Trained the similarity model on the publisher's users, without any seed.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Dagster's own folder in a home: one instance for every process that works on it.
+"""Dagster's folder in a home: one instance for every process that works on the home.
 
 Lives here: writing the folder from the packaged template, the environment and the instance on it.
 Add here when Dagster needs another setting.
@@ -31,9 +31,9 @@ _QUOTES_AN_EVENT = "Exception while writing logger call to event log"
 
 
 def prepare_dagster_home(installation: Installation) -> Path:
-    """Write Dagster's folder from the packaged template, with its databases; an edited file is left as it is.
+    """Create Dagster's folder and databases from the packaged template; an edited file is not overwritten.
 
-    Several processes may do so at once.
+    Safe to call from several processes at once.
 
     Raises:
         IdentityError: Home, catalogue and key do not belong together.
@@ -45,12 +45,12 @@ def prepare_dagster_home(installation: Installation) -> Path:
 
 
 class DagsterStorageError(CleanroomError):
-    """A database of Dagster's does not answer, or is damaged; the catalogue may be fine."""
+    """One of Dagster's databases is unavailable or damaged; the catalogue may be intact."""
 
 
 @contextmanager
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME goes before it."""
+    """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME takes precedence."""
     installation.check()
     home = os.environ.get("DAGSTER_HOME")
     with _opened(Path(home) if home else _write_settings(installation)) as instance:
@@ -68,8 +68,8 @@ def _write_settings(installation: Installation) -> Path:
 
 @contextmanager
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    """Open an instance, one process at a time: two that make its databases at once spoil them for good."""
-    # Dagster joins paths to the text of URLs, and finds its settings and databases by patterns.
+    """Open an instance, one process at a time: creating its databases concurrently corrupts them."""
+    # Dagster builds URLs by joining paths as text, and finds its settings and databases by glob patterns.
     with _failures_explained(home), _without_quotes(), plain_folder(home) as plain:
         with _lock(home):
             instance = dg.DagsterInstance.from_config(str(plain))
@@ -84,28 +84,28 @@ def _lock(home: Path) -> Iterator[None]:
             stack.enter_context(locked(home / _LOCK))
         except OSError as error:
             raise ConfigurationError(
-                f"Dagster's folder cannot be written ({type(error).__name__}).",
-                remedy="See that the home, or the folder that DAGSTER_HOME names, is there and may be written.",
+                f"Dagster's folder is not writable ({type(error).__name__}).",
+                remedy="Check that the home, or the folder in DAGSTER_HOME, exists and is writable.",
             ) from None
         yield
 
 
 @contextmanager
 def _failures_explained(home: Path) -> Iterator[None]:
-    """Turn what Dagster raises of its settings and databases into errors of our own."""
+    """Convert Dagster's errors about its settings and databases into our own."""
     try:
         yield
     except (dg.DagsterInvalidConfigError, YAMLError):
         raise _wrong_settings(home) from None
     except DBAPIError as error:
         raise _of_a_database(error) from None
-    except sqlite3.Error as error:  # what its own cleanup meets
+    except sqlite3.Error as error:  # raised by Dagster's own cleanup
         raise _of_a_database(error) from None
 
 
 @contextmanager
 def _without_quotes() -> Iterator[None]:
-    """Drop what Dagster writes of an event that it could not keep: it quotes the event; the error comes anyway."""
+    """Suppress Dagster's message about an event it could not store: it quotes the event. The error is kept."""
     before = sys.stderr
     sys.stderr = cast("TextIO", _WithoutQuotes(before)) if before is not None else before
     try:
@@ -132,17 +132,17 @@ def _wrong_settings(home: Path) -> ConfigurationError:
         missing = []
     if missing:
         return ConfigurationError(
-            f"Dagster's settings name the variable {missing[0]}, which is not set.",
+            f"Dagster's settings use the variable {missing[0]}, which is not set.",
             remedy=f"Set it, or change {_SETTINGS} in Dagster's folder.",
         )
     return ConfigurationError(
-        f"Dagster's settings ({_SETTINGS} in its folder) are not valid.",
-        remedy="`dagster instance info` says where, with DAGSTER_HOME set to that folder.",
+        f"Dagster's settings ({_SETTINGS} in its folder) are invalid.",
+        remedy="Set DAGSTER_HOME to that folder and run `dagster instance info` to see the problem.",
     )
 
 
 def _variables_in(settings: Any) -> Iterator[str]:
-    """The variables that a setting takes its value from: `{env: NAME}`."""
+    """Names of the variables that settings refer to as `{env: NAME}`."""
     if isinstance(settings, dict):
         name = settings.get("env")
         if len(settings) == 1 and isinstance(name, str):
@@ -155,38 +155,38 @@ def _variables_in(settings: Any) -> Iterator[str]:
 
 def _of_a_database(error: DBAPIError | sqlite3.Error) -> CleanroomError:
     reason = str(error.orig if isinstance(error, DBAPIError) else error)
-    if "disk is full" in reason or "disk I/O error" in reason:  # the latter where its log finds no place
+    if "disk is full" in reason or "disk I/O error" in reason:  # the latter when its log has no space
         return StorageFullError(
-            "The disk of Dagster's databases is full, or fails.", remedy="Free some space, then try again."
+            "The disk of Dagster's databases is full or failing.", remedy="Free some space, then try again."
         )
     if "malformed" in reason or "not a database" in reason:
         return DagsterStorageError(
-            "One of Dagster's databases is damaged; the catalogue is another one.",
-            remedy="Move Dagster's folder in the home away and start again: it is made anew, without past runs.",
+            "One of Dagster's databases is damaged. The catalogue is a separate database.",
+            remedy="Move Dagster's folder out of the home and restart: a new one is created, without past runs.",
         )
     if "readonly" in reason or "unable to open" in reason:
         return ConfigurationError(
             "Dagster's databases cannot be opened for writing.",
-            remedy="See that their folder may be written, and that its disk has space for files.",
+            remedy="Check that their folder is writable and that its disk has free space.",
         )
     cause = type(error.orig if isinstance(error, DBAPIError) else error).__name__
     return DagsterStorageError(
-        f"Dagster's database does not answer or failed ({cause}).",
-        remedy="See that it runs and that its disk is sound, then try again.",
+        f"Dagster's database is unavailable or failed ({cause}).",
+        remedy="Check that it is running and that its disk works, then try again.",
     )
 
 
 def dagster_environment(installation: Installation, home: Path) -> dict[str, str]:
-    """What a process that runs Dagster on this home is started with, beside its own environment.
+    """Environment variables to add for a process that runs Dagster on this home.
 
     Args:
-        installation: Which home.
+        installation: The installation to work on.
         home: Dagster's folder in it, by a path that `plain_folder` gave.
     """
     return {
         "DAGSTER_HOME": str(home),
         "CLEANROOM_HOME": str(installation.home.root),
-        # the second belt: our own errors hold no data already
+        # a second safeguard: our own errors hold no data anyway
         "DAGSTER_REDACT_USER_CODE_ERRORS": os.environ.get("DAGSTER_REDACT_USER_CODE_ERRORS", "1"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
     }

@@ -1,16 +1,17 @@
-"""Deleting what nobody wants any more: resources that were asked to go, and what is left of those that are gone.
+"""Deleting resources on request, and cleaning up leftovers of deleted resources.
 
-Lives here: carrying deletions out, from the seed to the traces in Dagster, and finding what no resource owns.
-Add here when a resource leaves something else behind.
-Keep out: what may be deleted (catalogue), superseded versions of what stays (retention.py).
+Lives here: carrying out deletions, from the seed to Dagster's records, and finding data that no resource owns.
+Add here when a resource stores data in another place.
+Keep out: rules for what may be deleted (catalogue), superseded versions of existing resources (retention.py).
 
-A model or job is deleted in steps: begun in the catalogue, then its seed, its artifacts and Dagster's traces, then
-the row, and last the partition in Dagster. A training dataset or configured model is deleted from the catalogue at
-once; its tombstone and the partition that Dagster still knows are how the rest is found. So a process that was
-killed in between is followed by the next one, and each step may be done again. What an export wrote stays at its
-destination: it belongs to the owner of the bucket, who may be using it.
+A model or job is deleted in steps: mark it in the catalogue; delete its seed, its artifacts and Dagster's records;
+delete its row; last, delete its partition in Dagster. A training dataset or configured model is deleted from the
+catalogue at once; its tombstone and its remaining partition in Dagster lead to the rest. Every step is repeatable,
+so the next process finishes the work of a killed one. Exported files stay at their destination: they belong to the
+owner of the bucket, who may be using them.
 
-Nothing is deleted because the catalogue does not know it: only what it deletes now, or has a tombstone of.
+Data is never deleted just because the catalogue does not know it. The resource must be marked for deletion or have
+a tombstone.
 """
 
 import logging
@@ -59,21 +60,21 @@ _LOG = logging.getLogger(__name__)
 _LOCK = ".deleting.lock"
 _ASK_AGAIN_SECONDS = 0.5
 _HEX = re.compile("[0-9a-f]{12}")
-# Whoever is making something in a folder of the store has written to it within a day.
+# A process that is building in a folder of the store has written to it within a day.
 _UNKNOWN_AFTER = timedelta(days=1)
-# Both pass: the deletion goes on when the database answers again.
+# Both are temporary: the deletion continues once the database responds again.
 _PASSING = (CatalogUnavailableError, DBAPIError)
 
 
 @dataclass(frozen=True)
 class PendingDeletion:
-    """A resource that is to go, with those that go with it.
+    """A resource to delete, with the children deleted along with it.
 
     Args:
         kind: Its kind.
         id: Its partition key.
-        children: Partition keys of what goes with it: a generation job's exports, an audience's deliveries.
-        is_gone: Whether the catalogue knows it no more.
+        children: Partition keys of children deleted with it: a generation job's exports, an audience's deliveries.
+        is_gone: Whether it is already deleted from the catalogue.
     """
 
     kind: Kind
@@ -83,33 +84,32 @@ class PendingDeletion:
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:
-        """Everything whose artifacts and traces go, by kind and partition key."""
+        """Kinds and partition keys of all resources whose artifacts and Dagster records are deleted."""
         return ((self.kind, self.id), *((GOES_WITH[self.kind], child) for child in self.children))
 
 
 def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> int:
-    """Carry out the deletions that were asked for, and clear what deleted resources left.
+    """Carry out requested deletions, and clean up leftovers of deleted resources.
 
-    What a run is still at work on is left for later, and so is everything while another process of this home is
-    deleting. A deletion that fails becomes DELETE_FAILED with its reason, and is tried again when it is asked for
-    again.
+    Resources that a run still works on are skipped for now. Nothing is deleted while another process of this home
+    is deleting. A deletion that fails becomes DELETE_FAILED with its reason, and is retried when requested again.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         instance: Dagster's instance of this home.
 
     Returns:
-        How many resources went.
+        Number of deleted resources.
     """
     installation.check()
     with locked_if_free(installation.home.root / _LOCK) as is_free:
         if not is_free:
             return 0
         return sum(
-            _clear(installation, instance, leaving)
-            if leaving.is_gone
-            else _carry_out(installation, instance, leaving)
-            for leaving in find_pending_deletions(installation, instance)
+            _clear(installation, instance, pending)
+            if pending.is_gone
+            else _carry_out(installation, instance, pending)
+            for pending in find_pending_deletions(installation, instance)
         )
 
 
@@ -121,25 +121,25 @@ def delete_now(
     max_seconds: float = 120.0,
     on_resource: Callable[[Resource], None] = lambda _: None,
 ) -> None:
-    """Delete some resources one after the other for the operator, and wait until each is gone.
+    """Delete resources one by one for the operator, waiting for each deletion to finish.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         instance: Dagster's instance of this home.
-        records: What is to go, each after what was made from it (`catalog.deletion.made_from`).
-        max_seconds: How long to wait for a run that is at work on one; it was asked to stop.
-        on_resource: Told what is deleted next.
+        records: Resources to delete, each after its dependants (`catalog.deletion.made_from`).
+        max_seconds: How long to wait for a run that works on a resource; the run is asked to stop.
+        on_resource: Called with the resource that is deleted next.
 
     Raises:
-        ConflictError: Something depends on one, a run did not stop in time, or its files could not be deleted.
+        ConflictError: A resource has dependants, its run did not stop in time, or its files could not be deleted.
     """
     for record in records:
         on_resource(record)
         try:
-            with acting_for(REQUEST):  # noted below
+            with acting_for(REQUEST):  # audited below
                 installation.catalog.deletion.request_delete(record.kind, record.id)
         except NotFoundError:
-            continue  # another process was quicker
+            continue  # another process deleted it first
         installation.audit.write({"way": "cli", "operation": "delete", "resource": record.id, "outcome": "ok"})
         began = time.monotonic()
         while True:
@@ -154,8 +154,8 @@ def delete_now(
                 )
             if time.monotonic() - began > max_seconds:
                 raise ConflictError(
-                    f"A run is still at work on the {record.kind.words} {record.id}.",
-                    remedy="It was asked to stop. Delete it again when it has.",
+                    f"A run is still working on the {record.kind.words} {record.id}.",
+                    remedy="The run was asked to stop. Retry the deletion once it has stopped.",
                 )
             time.sleep(_ASK_AGAIN_SECONDS)
 
@@ -163,33 +163,32 @@ def delete_now(
 def find_pending_deletions(
     installation: Installation, instance: dg.DagsterInstance
 ) -> tuple[PendingDeletion, ...]:
-    """What can be deleted now; cheap enough for every tick."""
-    found = (*_asked(installation), *_gone(installation, instance))
+    """Find resources that can be deleted now; cheap enough for every tick."""
+    found = (*_requested(installation), *_deleted(installation, instance))
     created_since = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
 
-    def is_busy(leaving: PendingDeletion) -> bool:
-        return has_active_run(instance, [partition for _, partition in leaving.parts], created_since)
+    def is_busy(pending: PendingDeletion) -> bool:
+        return has_active_run(instance, [partition for _, partition in pending.parts], created_since)
 
-    if any(is_busy(leaving) for leaving in found):
+    if any(is_busy(pending) for pending in found):
         fail_runs_that_never_appeared(installation, instance)
-    return tuple(leaving for leaving in found if not is_busy(leaving))
+    return tuple(pending for pending in found if not is_busy(pending))
 
 
 def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
-    """Delete what came after the deletion of its resource: artifacts, folders of the inbox, runs of partitions.
+    """Delete leftovers that appeared after their resource was deleted: artifacts, inbox folders, Dagster runs.
 
-    A run that was queued while its resource was deleted leaves traces after it, and one that was killed an
-    artifact. Each is found by the resource's tombstone; what has neither a resource nor a tombstone stays, and is
-    counted in the log. Artifacts are swept from the home's own store only: another installation may write to the
-    same object store.
+    A run queued during a deletion leaves records in Dagster; a killed run can leave an artifact. Both are found by
+    the resource's tombstone. Data with neither a resource nor a tombstone stays and is counted in the log. Only
+    artifacts in the home's own store are deleted: another installation may write to the same object store.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         instance: Dagster's instance of this home.
         now: UTC; the installation's clock if not given.
 
     Returns:
-        How many partitions of an asset, folders and partitions with traces went.
+        Number of deleted artifact partitions, inbox folders and partitions with Dagster records.
     """
     at = now or installation.clock()
     installation.check()
@@ -202,7 +201,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
         named = {*(folder.name for folder in folders), *(hex_of(name) for name in (*traced, *inboxes))}
         deleted = installation.catalog.deletion.deleted(named)
-        _tell_of_strangers(installation, named - deleted)
+        _log_unknown_partitions(installation, named - deleted)
         left = [folder for folder in folders if folder.name in deleted and _is_older(folder, at)]
         for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
@@ -224,7 +223,7 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         return len(left) + len(runs) + n_inboxes
 
 
-def _asked(installation: Installation) -> Iterator[PendingDeletion]:
+def _requested(installation: Installation) -> Iterator[PendingDeletion]:
     for record in installation.catalog.deletion.deletions():
         children: Sequence[Resource] = ()
         if record.kind in GOES_WITH:
@@ -234,12 +233,12 @@ def _asked(installation: Installation) -> Iterator[PendingDeletion]:
         yield PendingDeletion(record.kind, record.id, tuple(child.id for child in children))
 
 
-def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
-    """The partitions that Dagster knows and whose resources were deleted."""
+def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
+    """Partitions that still exist in Dagster although their resources were deleted."""
     comparison = Comparison(installation, instance, "gone")
     if comparison.is_made:
         return []
-    # Dagster first: whatever it knows had its row before.
+    # Dagster first: every partition it knows had a row in the catalogue before.
     shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
     known, gone = installation.catalog.resources.ids_by_kind(), []
     for kind in KINDS:
@@ -253,94 +252,94 @@ def _gone(installation: Installation, instance: dg.DagsterInstance) -> list[Pend
     return gone
 
 
-def _tell_of_strangers(installation: Installation, named: set[str]) -> None:
-    """Log how much of the home belongs to no resource: it may be all that is left of one."""
+def _log_unknown_partitions(installation: Installation, named: set[str]) -> None:
+    """Log how many partitions in the home have no resource: they may be all that remains of one."""
     known = {hex_of(partition) for kind in Kind for partition in installation.catalog.resources.ids(kind)}
     if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
         _LOG.warning(
-            "%d partitions belong to no resource and were not deleted here; they stay. See `cleanroom recover`.",
+            "%d partitions belong to no known resource. They were not deleted. See `cleanroom recover`.",
             n_strangers,
         )
 
 
-def _carry_out(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> bool:
+def _carry_out(installation: Installation, instance: dg.DagsterInstance, pending: PendingDeletion) -> bool:
     catalog = installation.catalog
     try:
-        going = catalog.deletion.begin_delete(leaving.kind, leaving.id)
+        going = catalog.deletion.begin_delete(pending.kind, pending.id)
     except (NotFoundError, ConflictError):
-        return False  # gone already, or a run has come to it
-    asked = PendingDeletion(leaving.kind, leaving.id, tuple(record.id for record in going[1:]))
+        return False  # already deleted, or a run has started on it
+    asked = PendingDeletion(pending.kind, pending.id, tuple(record.id for record in going[1:]))
     try:
         for record in going:
             _delete_files(installation, record)
         _delete_parts(installation, instance, asked)
-        catalog.deletion.finish_delete(leaving.kind, leaving.id)
+        catalog.deletion.finish_delete(pending.kind, pending.id)
     except ConflictError:
-        return False  # another host met something that made it fail
+        return False  # another host marked the deletion as failed
     except _PASSING as error:
-        _LOG.warning("A deletion goes on later (%s).", type(error).__name__)
+        _LOG.warning("A deletion was postponed (%s).", type(error).__name__)
         return False
     except Exception as error:
         message = (
-            f"What it left could not be deleted ({type(error).__name__}). See that the stores of the installation "
-            "can be written, then ask for the deletion again."
+            f"Its data could not be deleted ({type(error).__name__}). Check that the installation's stores are "
+            "writable, then request the deletion again."
         )
-        with suppress(NotFoundError, ConflictError):  # another host has finished it meanwhile
-            catalog.deletion.fail_delete(leaving.kind, leaving.id, message)
+        with suppress(NotFoundError, ConflictError):  # another host finished it in the meantime
+            catalog.deletion.fail_delete(pending.kind, pending.id, message)
         return False
     for kind, partition in asked.parts:
         hide_partition(instance, kind, partition)
     return True
 
 
-def _clear(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> bool:
+def _clear(installation: Installation, instance: dg.DagsterInstance, pending: PendingDeletion) -> bool:
     try:
-        if is_partition_key(leaving.id):
-            _delete_leftovers(installation, leaving)
-            _delete_parts(installation, instance, leaving)
-        hide_partition(instance, leaving.kind, leaving.id)
+        if is_partition_key(pending.id):
+            _delete_leftovers(installation, pending)
+            _delete_parts(installation, instance, pending)
+        hide_partition(instance, pending.kind, pending.id)
     except Exception as error:
-        # nobody waits for it; the partition stays known to Dagster and so it is tried again
-        _LOG.warning("What a deleted resource left is cleared later (%s).", type(error).__name__)
+        # no caller waits for it; Dagster still knows the partition, so a later call retries
+        _LOG.warning("The cleanup of a deleted resource was postponed (%s).", type(error).__name__)
         return False
     return True
 
 
-def _delete_parts(installation: Installation, instance: dg.DagsterInstance, leaving: PendingDeletion) -> None:
-    for kind, partition in leaving.parts:
+def _delete_parts(installation: Installation, instance: dg.DagsterInstance, pending: PendingDeletion) -> None:
+    for kind, partition in pending.parts:
         for asset in ASSETS_OF[kind]:
             installation.store.delete_partition(asset, partition)
         remove_traces(instance, ASSETS_OF[kind], partition)
 
 
 def _delete_files(installation: Installation, record: Resource) -> None:
-    """Delete what a model's or job's record names outside of the store."""
+    """Delete data outside of the store that a model's or job's record refers to."""
     if isinstance(record, GenerationJob):
         if record.seed_location:
             installation.vault.delete(record.seed_location)
             if installation.vault.folder_of(record.seed_location.partition("/")[0]).exists():
-                raise OSError("a seed stays")
+                raise OSError("a seed was not deleted")
         forget_receipts(installation, record)
     if isinstance(record, DataLab):
         for upload_id in record.datasets.values():
             installation.uploads.delete(upload_id)
             installation.catalog.rooms.forget_upload(upload_id)
     if isinstance(record, DataRoom):
-        # Files that were not taken in yet, but for those that a lab or another room names too.
+        # Files not ingested yet, except those that a lab or another room also uses.
         for upload_id in {*record.inputs.values()} - installation.catalog.rooms.uploads_in_use(but_of=record.id):
             installation.uploads.delete(upload_id)
             installation.catalog.rooms.forget_upload(upload_id)
         forget_room_inbox(installation, record.id)
 
 
-def _delete_leftovers(installation: Installation, leaving: PendingDeletion) -> None:
-    """Delete what a resource that is gone had outside of the store."""
-    if leaving.kind is Kind.TRAINING_DATASET:
-        shutil.rmtree(installation.home.day_caches / path_of_partition(leaving.id), ignore_errors=True)
-    if leaving.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
-        forget_inbox(installation, leaving.id)
-    if leaving.kind is Kind.DATA_ROOM:
-        forget_room_inbox(installation, leaving.id)
+def _delete_leftovers(installation: Installation, pending: PendingDeletion) -> None:
+    """Delete data that a deleted resource had outside of the store."""
+    if pending.kind is Kind.TRAINING_DATASET:
+        shutil.rmtree(installation.home.day_caches / path_of_partition(pending.id), ignore_errors=True)
+    if pending.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
+        forget_inbox(installation, pending.id)
+    if pending.kind is Kind.DATA_ROOM:
+        forget_room_inbox(installation, pending.id)
 
 
 def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:

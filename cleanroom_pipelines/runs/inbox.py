@@ -1,17 +1,17 @@
-"""The inbox: a seed dropped into a folder becomes a generation job, an export and a receipt.
+"""The seed inbox: a seed file dropped into a folder becomes a generation job, an export and a receipt.
 
-Lives here: finding complete drops, registering them as jobs, leaving receipts.
-Add here when something else may be dropped.
-Keep out: validating or ranking the seed; a drop is a job like any other.
+Lives here: finding complete files, registering them as jobs, writing receipts.
+Add here when the inbox must accept something else.
+Keep out: validating or ranking the seed; a dropped seed is a job like any other.
 
-A drop that nobody is writing any more is copied, and all that follows is done with the copy: its digest is the
-seed's name in the vault and is checked whenever the seed is opened. The file goes when the copy is on the disk, if
-it is still the one that was copied.
+Once no process writes to a dropped file, it is copied, and all later steps use the copy. The copy's digest names
+the seed in the vault and is checked whenever the seed is opened. The file is deleted once the copy is on disk, if
+it is still the file that was copied.
 
-A drop acts as the operator on behalf of the configured model's owner. Its name gives only its format and the words
-of the job's name; no path is made of it. Every step can be cut off and done again: the job's row is found by the
-seed's keyed digest, so the same content twice is one job. Dropping a seed again whose job or export failed asks
-for another attempt at it. A lock of the home lets one process at a time take, recover or settle a drop.
+A dropped file acts as the operator, on behalf of the configured model's owner. Its name determines only the format
+and the words in the job's name, never a path. Every step is repeatable: the job's row is found by the seed's keyed
+digest, so dropping the same content twice gives one job. Dropping a seed whose job or export failed requests
+another attempt. A lock in the home lets one process at a time accept, recover or settle a drop.
 """
 
 import json
@@ -56,7 +56,7 @@ from cleanroom_pipelines.ways_in import acting_for
 
 ACCEPTED, REJECTED = "accepted", "rejected"
 _NOTE = "drop.json"
-# What copying programs and browsers call a file that is not whole yet.
+# Suffixes that copy programs and browsers give to incomplete files.
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
 
@@ -67,7 +67,7 @@ class Drop:
     Args:
         configured_id: Partition key of the configured model, the name of the folder.
         path: The file.
-        signature: Size in bytes and time of last change in nanoseconds; still the same a tick later: complete.
+        signature: Size in bytes and modification time in nanoseconds; unchanged one tick later: complete.
     """
 
     configured_id: str
@@ -76,16 +76,16 @@ class Drop:
 
 
 class StillWrittenError(CleanroomError):
-    """Somebody may be writing a dropped file; it stays until it rests."""
+    """A process may still be writing a dropped file; it stays in the inbox until it is complete."""
 
 
 @dataclass(frozen=True)
 class RestingDrop:
-    """A drop that nobody was writing when it was looked at.
+    """A drop that no process was writing when it was checked.
 
     Args:
         drop: The drop.
-        state: How its file was then.
+        state: State of its file at that time.
         clock: Gives the time in UTC.
     """
 
@@ -94,10 +94,10 @@ class RestingDrop:
     clock: Callable[[], datetime]
 
     def check(self) -> None:
-        """Refuse what was read of a file if it was changed or replaced meanwhile, or somebody writes it now.
+        """Reject content read from a file that has since changed, been replaced, or is being written.
 
         Raises:
-            StillWrittenError: It was.
+            StillWrittenError: The file has changed or is being written.
         """
         path = self.drop.path
         try:
@@ -108,20 +108,20 @@ class RestingDrop:
             raise _still_written()
 
     def remove(self) -> None:
-        """Delete the file, unless another one has its name by now: that is another drop.
+        """Delete the file, unless its name now belongs to another file, which is another drop.
 
-        Between the look and the deletion a file could still be replaced; nothing deletes only a certain file.
+        The file could be replaced between check and deletion; no system call deletes only a specific file.
         """
         if self.state.still_is(self.drop.path):
             self.drop.path.unlink(missing_ok=True)
 
 
 def rest(installation: Installation, drop: Drop) -> RestingDrop:
-    """See that nobody is writing a drop, and how its file is before it is read.
+    """Check that no process is writing a drop, and record its file's state before reading.
 
     Raises:
-        StillWrittenError: Somebody may be writing it.
-        FileNotFoundError: It is gone.
+        StillWrittenError: A process may be writing it.
+        FileNotFoundError: The file no longer exists.
     """
     state = FileState.of(drop.path)
     if (state.n_bytes, state.modified_ns) != drop.signature:
@@ -132,16 +132,16 @@ def rest(installation: Installation, drop: Drop) -> RestingDrop:
 
 
 def find_drops(installation: Installation) -> Iterator[Drop]:
-    """All files that lie in the seed inbox, whether complete or not.
+    """Find all files in the seed inbox, complete or not.
 
-    Links, hidden files and those named like unfinished downloads (`.part`, `.tmp`, …) are left alone.
+    Links, hidden files and files named like incomplete downloads (`.part`, `.tmp`, …) are ignored.
     """
     for folder in sorted(installation.home.inbox_seeds.iterdir()):
         yield from drops_in(folder, folder.name)
 
 
 def drops_in(folder: Path, configured_id: str) -> Iterator[Drop]:
-    """The files of one folder of an inbox; links, hidden files and those named as unfinished are left out."""
+    """Find the files in one inbox folder, ignoring links, hidden files and files named as incomplete."""
     if not folder.is_dir() or folder.is_symlink():
         return
     for path in sorted(folder.iterdir()):
@@ -155,23 +155,22 @@ def drops_in(folder: Path, configured_id: str) -> Iterator[Drop]:
 
 @acting_for("inbox")
 def register_drop(installation: Installation, drop: Drop) -> Resource | None:
-    """Make a complete drop a generation job, or refuse it with a receipt; either way the file is gone.
+    """Register a complete drop as a generation job, or reject it with a receipt; either way, delete the file.
 
-    A seed whose job, or whose export, failed is attempted again. Only while its job is being deleted, the file
-    stays.
+    If the seed's job or export failed before, it is retried. The file stays only while its job is being deleted.
 
     Returns:
-        The job: a new one, or the one that the same content made before; None when the drop was refused or stays.
+        The job: a new one, or the existing one for the same content; None when the drop was rejected or stays.
 
     Raises:
-        StillWrittenError: Somebody may be writing the file; it stays.
+        StillWrittenError: A process may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
     with one_at_a_time(installation), ExitStack() as stack:
         try:
             resting = rest(installation, drop)
         except FileNotFoundError:
-            return None  # another process was faster
+            return None  # another process got there first
         try:
             suffix, configured_id = seed_suffix(drop.path), _configured(installation, drop)
             copy = stack.enter_context(_copying(installation, resting, suffix))
@@ -179,29 +178,29 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | None:
         except FileNotFoundError:
             return None
         except (SeedError, UsageError) as error:
-            _refuse(installation, resting, error)
+            _reject(installation, resting, error)
             return None
         job = _job_of(installation, note)
         if job is None:
-            _take(installation, copy, slot, note)
+            _store(installation, copy, slot, note)
             resting.remove()
             return _register(installation, slot, note)
         if job.status in DELETING:
             return None
         newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
         if newest.status is Status.CREATE_FAILED:
-            _take(installation, copy, slot, note | {"again": newest.run_key})
+            _store(installation, copy, slot, note | {"again": newest.run_key})
             resting.remove()
-            _try_again(installation, slot, job)
+            _retry_job(installation, slot, job)
         else:
             _retry_exports(installation, job)
-            resting.remove()  # the same content again: it is one job, whose receipt stays
+            resting.remove()  # same content, same job: its receipt stays
         return _job_of(installation, note)
 
 
 @acting_for("inbox")
 def recover_drops(installation: Installation) -> None:
-    """Register the drops that were taken in by a process that was cut off before it made their job."""
+    """Register drops that an interrupted process accepted without creating their job."""
     if not any((folder / _NOTE).is_file() for folder in installation.home.seeds.iterdir()):
         return
     with one_at_a_time(installation):
@@ -214,50 +213,50 @@ def recover_drops(installation: Installation) -> None:
                 _register(installation, folder.name, note)
             elif note.get("again"):
                 newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
-                if _is_asked_again(note, newest):
-                    _try_again(installation, folder.name, job)
+                if _is_retry_requested(note, newest):
+                    _retry_job(installation, folder.name, job)
 
 
 def is_accepted_drop(slot: Path) -> bool:
-    """Whether a slot of the vault holds a drop; `recover_drops` knows what becomes of it."""
+    """Whether a slot of the vault holds a drop; `recover_drops` handles it."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
 def close_drop(installation: Installation, job_id: str) -> None:
-    """Leave the receipt of a dropped seed once its job has ended: exported, or failed; its seed goes.
+    """Write the receipt of a dropped seed once its job has ended, exported or failed, and delete the seed.
 
-    Does nothing for other jobs, for jobs under way, and when the receipt lies there already.
+    Does nothing for other jobs, for unfinished jobs, and when the receipt exists.
     """
     with one_at_a_time(installation):
         _settle(installation, job_id)
 
 
 def close_all_drops(installation: Installation) -> None:
-    """Leave the receipts that are due and that a cut-off run did not get to."""
+    """Write due receipts that an interrupted run did not write."""
     for job in installation.catalog.resources.jobs_owed_a_receipt():
         if job.status not in OPEN or any(path.exists() for path in _receipt_paths(installation, job)):
             close_drop(installation, job.id)
 
 
 def forget_receipts(installation: Installation, job: GenerationJob) -> None:
-    """Delete the receipts of a dropped seed whose job is deleted; nothing happens for other jobs."""
+    """Delete the receipts of a dropped seed whose job is deleted; do nothing for other jobs."""
     with one_at_a_time(installation):
         for receipt in _receipt_paths(installation, job):
             receipt.unlink(missing_ok=True)
 
 
 def forget_inbox(installation: Installation, configured_id: str, older_than: datetime | None = None) -> bool:
-    """Delete the folder of a configured model that is gone, with its receipts.
+    """Delete the inbox folder of a deleted configured model, with its receipts.
 
-    A folder in which a seed lies stays, until the seed was refused with a receipt.
+    A folder that holds a seed stays until the seed has been rejected with a receipt.
 
     Args:
         installation: Where.
         configured_id: Partition key of the configured model, the name of the folder.
-        older_than: UTC; only if nothing in it was changed since.
+        older_than: UTC; delete only if nothing in the folder changed since.
 
     Returns:
-        Whether there was one, and it went.
+        Whether a folder was deleted.
     """
     folder = installation.home.inbox_seeds / configured_id
     with one_at_a_time(installation):
@@ -270,7 +269,7 @@ def forget_inbox(installation: Installation, configured_id: str, older_than: dat
             return False
         for receipts in (ACCEPTED, REJECTED):
             shutil.rmtree(folder / receipts, ignore_errors=True)
-        with suppress(OSError):  # a seed was dropped meanwhile
+        with suppress(OSError):  # a seed was dropped in the meantime
             folder.rmdir()
         return not folder.exists()
 
@@ -286,8 +285,8 @@ def _settle(installation: Installation, job_id: str) -> None:
     newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job_id)
     if newest.status not in OPEN and job.seed_location and not job.keep_seed:
         note = installation.vault.folder_of(job.seed_location.partition("/")[0]) / _NOTE
-        if note.is_file() and _is_asked_again(json.loads(note.read_text()), newest):
-            return  # dropped again by a process that was cut off: recover_drops goes on from there
+        if note.is_file() and _is_retry_requested(json.loads(note.read_text()), newest):
+            return  # dropped again, but the process was interrupted: recover_drops continues from there
         installation.vault.delete(job.seed_location)
         installation.catalog.resources.forget_seed(job.id)
     exports = _exports_of(installation, job_id)
@@ -326,9 +325,9 @@ def _configured(installation: Installation, drop: Drop) -> str:
 
 @contextmanager
 def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> Iterator[Path]:
-    """Give a copy of a drop that nobody else can write to: what is done from here on is done with it."""
+    """Copy a drop to where no other process can write; all later steps use the copy."""
     source = resting.drop.path
-    with _telling_of_reading():
+    with _reading_errors_explained():
         source.open("rb").close()
     with full_disk_is_an_error():
         folder = Path(tempfile.mkdtemp(prefix="drop-", dir=installation.home.scratch))
@@ -345,8 +344,8 @@ def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> I
 def _identify(
     installation: Installation, drop: Drop, configured_id: str, copy: Path
 ) -> tuple[str, dict[str, Any]]:
-    """The slot of a drop and what is to be noted of it."""
-    with _telling_of_reading():
+    """The slot of a drop, and the note to store with it."""
+    with _reading_errors_explained():
         digest = installation.vault.digest(copy)
     stem = drop.path.name[: -len(seed_suffix(drop.path))]
     words = re.sub(r"[^A-Za-z0-9]+", " ", stem).strip()[:40].strip() or "seed"
@@ -355,19 +354,20 @@ def _identify(
 
 
 @contextmanager
-def _telling_of_reading() -> Iterator[None]:
+def _reading_errors_explained() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SeedError(
-            f"The seed cannot be read ({type(error).__name__}).", remedy="Check who may read it and drop it again."
+            f"The seed cannot be read ({type(error).__name__}).",
+            remedy="Check its permissions and drop it again.",
         ) from None
 
 
 def _still_written() -> StillWrittenError:
-    return StillWrittenError("The file may still be being written.", remedy="It is taken when it rests.")
+    return StillWrittenError("The file may still be incomplete.", remedy="It is accepted once it stops changing.")
 
 
 def _job_of(installation: Installation, note: Mapping[str, Any]) -> GenerationJob | None:
@@ -383,21 +383,21 @@ def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
     return [export for export in page.items if isinstance(export, ExportJob)]
 
 
-def _take(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
-    """Move the copy of a drop into its slot, the note first: whoever finds both knows what they are for."""
+def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
+    """Move the copy of a drop into its slot, after its note, so that a slot with a seed always has a note."""
     folder = installation.vault.folder_of(slot)
     installation.catalog.deletion.announce(SEED, slot)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(folder / _NOTE, json.dumps(note).encode())
     if installation.vault.find(slot) is None:
-        # otherwise the same content was taken in before, by a process that was cut off
+        # otherwise an interrupted process already accepted the same content
         installation.vault.put(slot, copy, move=True)
 
 
 def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | None:
-    """Make the job of a seed that lies in its slot; None when it cannot be made, of which a receipt is left."""
+    """Create the job of a seed in its slot; on failure, write a receipt and return None."""
     location = installation.vault.find(slot)
-    # The same content may be dropped for two models, and names are taken once: the slot knows both.
+    # The same content may be dropped for two models, and names must be unique: the slot depends on both.
     mark = installation.key.digest("names of drops", slot.encode())
     for length in (8, 16):
         try:
@@ -426,20 +426,20 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
             refused = error
         break
     else:
-        refused = ConflictError("The names that this seed's job could have are taken.", remedy="Rename the file.")
+        refused = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
     folder = installation.home.inbox_seeds / note["configured_id"]
-    _write_refusal(folder, refused, note["bytes"], note["digest"])
+    _write_rejection(folder, refused, note["bytes"], note["digest"])
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
     return None
 
 
-def _try_again(installation: Installation, slot: str, job: GenerationJob) -> None:
+def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> None:
     location = installation.vault.find(slot)
     assert location is not None
     installation.catalog.resources.place_seed(job.id, location)
-    with suppress(ConflictError):  # somebody asked for another attempt meanwhile
+    with suppress(ConflictError):  # another process requested the retry in the meantime
         installation.catalog.work.retry(Kind.GENERATION_JOB, job.id)
-    _settle(installation, job.id)  # the receipt of the failure goes
+    _settle(installation, job.id)  # deletes the receipt of the failure
 
 
 def _retry_exports(installation: Installation, job: GenerationJob) -> None:
@@ -450,38 +450,38 @@ def _retry_exports(installation: Installation, job: GenerationJob) -> None:
             _settle(installation, job.id)
 
 
-def _is_asked_again(note: Mapping[str, Any], newest: Version) -> bool:
-    # the run key changes with each attempt: what was asked for once is done once
+def _is_retry_requested(note: Mapping[str, Any], newest: Version) -> bool:
+    # the run key changes with each attempt, so each request is carried out once
     return newest.status is Status.CREATE_FAILED and newest.run_key == note.get("again")
 
 
 def _no_such_model() -> UsageError:
     return UsageError(
-        "No configured audience model has this folder's name.",
-        remedy="Drop into the folder named after the partition key of a configured audience model.",
+        "The folder's name is not a configured audience model.",
+        remedy="Use a folder named after the partition key of a configured audience model.",
         status_code=StatusCode.PARENT_NOT_ACTIVE,
     )
 
 
-def _refuse(installation: Installation, resting: RestingDrop, error: CleanroomError) -> None:
+def _reject(installation: Installation, resting: RestingDrop, error: CleanroomError) -> None:
     installation.check()
     drop = resting.drop
     try:
         digest = installation.vault.digest(drop.path)
     except FileNotFoundError:
-        return  # another process was faster
+        return  # another process got there first
     except OSError:
         digest = installation.key.digest("unreadable drops", repr(drop.path.name).encode())
-    _write_refusal(drop.path.parent, error, drop.signature[0], digest)
+    _write_rejection(drop.path.parent, error, drop.signature[0], digest)
     entry = {"way": "inbox", "operation": "take_seed", "outcome": "refused", "error": type(error).__name__}
-    with suppress(UsageError):  # whatever else a folder is called does not reach the log
+    with suppress(UsageError):  # other folder names must not reach the log
         path_of_partition(drop.configured_id)
         entry["resource"] = drop.configured_id
     installation.audit.write(entry)
     resting.remove()
 
 
-def _write_refusal(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
+def _write_rejection(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
     receipt = {
         "job": None,
         "status": Status.CREATE_FAILED.value,
@@ -500,7 +500,7 @@ def _receipt_paths(installation: Installation, job: GenerationJob) -> tuple[Path
 def _write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:
     content = json.dumps(receipt, indent=1, default=str).encode()
     if path.parent.is_file():
-        path.parent.unlink()  # a file where the folder of receipts belongs
+        path.parent.unlink()  # a file in the place of the receipts folder
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.is_file() or path.read_bytes() != content:
         write_durably(path, content)
@@ -515,11 +515,11 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
                 "outcome": json.loads((folder / "outcome.json").read_text())
             }
     except (CleanroomError, OSError, ValueError):
-        return None  # damaged: materialising the job again says so
+        return None  # damaged: rematerialising the job reports it
 
 
 @contextmanager
 def one_at_a_time(installation: Installation) -> Iterator[None]:
-    """Let one process of this home at a time take, recover or settle a drop."""
+    """Let one process of this home at a time accept, recover or settle drops."""
     with locked(installation.home.inbox / ".lock"):
         yield

@@ -1,7 +1,7 @@
 """One installation: its settings, and the parts they open.
 
 Lives here: the only code that reads environment variables, and the assembly of home, key, catalogue and stores.
-Add here when a setting or a part of the installation appears.
+Add here when the installation gets a new setting or part.
 Keep out: doing anything with them.
 """
 
@@ -37,7 +37,7 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may set; each field names its environment variable.
+    """Settings of an installation; each field names its environment variable.
 
     Args:
         home: CLEANROOM_HOME, the folder that holds the installation.
@@ -46,25 +46,25 @@ class Settings:
         key_file: CLEANROOM_KEY_FILE; None: in the home.
         memory_bytes: CLEANROOM_MEMORY, such as 8GB: memory of one engine; None: 60 % of RAM.
         threads: CLEANROOM_THREADS; None: one per core.
-        engine_url: CLEANROOM_ENGINE_URL: where what grows with the users runs: `spark://host:port`, `local[n]`,
-            `sc://host:port`; None: DuckDB on this machine.
-        scoring_runs: CLEANROOM_SCORING_RUNS: how many Dagster runs may score one large audience together, each a
-            part of the model's shards; at least 1.
+        engine_url: CLEANROOM_ENGINE_URL: engine for the steps that scale with the number of users:
+            `spark://host:port`, `local[n]`, `sc://host:port`; None: DuckDB on this machine.
+        scoring_runs: CLEANROOM_SCORING_RUNS: how many Dagster runs may share the scoring of one large audience, by
+            shards of the model; at least 1.
         size_profile: CLEANROOM_SIZE_PROFILE, `default` or `aws`: the smallest population a model is trained on.
-        seed_floor: CLEANROOM_SEED_FLOOR: the smallest minimum of matching seed users a configured model may ask
-            for, at least 1; below 25 a seed is hardly a crowd, and reports say so.
-        notify: CLEANROOM_NOTIFY: a URL that gets a POST, or a command, when work ends.
-        retention_days: CLEANROOM_RETENTION_DAYS: how long superseded versions stay.
-        encryption: CLEANROOM_ENCRYPTION: `volume` states that home and temporary space lie on an encrypted volume.
-        requests_per_second: CLEANROOM_REQUESTS_PER_SECOND: what the server lets an account ask, on average.
-        max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: generation jobs of an account that have not ended.
-        max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind an account may make over HTTP.
-        max_upload_bytes: CLEANROOM_MAX_UPLOAD, such as 1GB: the largest object the server takes.
-        max_unpacked_bytes: CLEANROOM_MAX_UNPACKED, such as 2GB: what one packed file may hold.
-        max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: what the engine of one job may spill.
-        max_uploads: CLEANROOM_MAX_UPLOADS: files of a user that are in no room yet.
-        max_labs: CLEANROOM_MAX_LABS: data labs of a user.
-        max_rooms: CLEANROOM_MAX_ROOMS: data rooms that a user owns.
+        seed_floor: CLEANROOM_SEED_FLOOR: lower limit for the minimum number of matching seed users that a
+            configured model may set, at least 1; below 25 a seed hardly hides its users, and reports warn.
+        notify: CLEANROOM_NOTIFY: a URL that gets a POST, or a command to run, when work ends.
+        retention_days: CLEANROOM_RETENTION_DAYS: how many days superseded versions are kept.
+        encryption: CLEANROOM_ENCRYPTION: `volume` states that home and temporary space are on an encrypted volume.
+        requests_per_second: CLEANROOM_REQUESTS_PER_SECOND: average request rate allowed per account.
+        max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: unfinished generation jobs per account.
+        max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind that an account may create over HTTP.
+        max_upload_bytes: CLEANROOM_MAX_UPLOAD, such as 1GB: the largest object the server accepts.
+        max_unpacked_bytes: CLEANROOM_MAX_UNPACKED, such as 2GB: unpacked size limit of one compressed file.
+        max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: how much the engine of one job may spill.
+        max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
+        max_labs: CLEANROOM_MAX_LABS: data labs per user.
+        max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.
     """
 
     home: Path
@@ -92,10 +92,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings; a variable that is empty is as good as none.
+        """Read the settings; an empty variable counts as unset.
 
         Args:
-            environment: Variables by name; those of this process if not given.
+            environment: Variables by name; defaults to those of this process.
 
         Raises:
             ConfigurationError: A variable cannot be read; the message names it.
@@ -129,12 +129,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Installation:
-    """The parts of one installation, opened when first used.
+    """The parts of one installation, opened on first use.
 
     Args:
-        settings: What the operator set.
-        clock: Gives the time in UTC.
-        token_hex: Gives n random bytes as hex.
+        settings: The operator's settings.
+        clock: Returns the time in UTC.
+        token_hex: Returns n random bytes as hex.
     """
 
     settings: Settings
@@ -143,22 +143,22 @@ class Installation:
 
     @classmethod
     def from_environment(cls) -> "Installation":
-        """Open the installation that the environment names, as its commands, runs and workers do.
+        """Open the installation set in the environment, as commands, runs and workers do.
 
-        From then on what the process creates is its owner's only. A caller in somebody's own program builds an
-        Installation of Settings instead, which leaves the program's umask as it is.
+        This sets the umask, so files that the process creates are accessible to their owner only. To embed the
+        package in another program without changing its umask, construct an Installation from Settings instead.
         """
         os.umask(CLOSED_UMASK)
         return cls(Settings.from_environment())
 
     @cached_property
     def home(self) -> Home:
-        """The home folder, created when missing."""
+        """The home folder, created if missing."""
         return Home.open(self.settings.home)
 
     @cached_property
     def parts(self) -> Parts:
-        """Home, catalogue, store and key as the settings name them, not yet compared."""
+        """Home, catalogue, store and key from the settings, not yet compared."""
         settings, home = self.settings, self.home
         catalog = Catalog(
             settings.catalog_url or home.catalog_url,
@@ -173,7 +173,7 @@ class Installation:
 
     @cached_property
     def opened(self) -> Opened:
-        """The key and the identity, once home, catalogue and key were compared.
+        """The key and the identity, after comparing home, catalogue and key.
 
         Raises:
             IdentityError: They do not belong together.
@@ -182,7 +182,7 @@ class Installation:
 
     @property
     def key(self) -> InstallationKey:
-        """The installation key; created in an empty home only.
+        """The installation key; a new one is created only in an empty home.
 
         Raises:
             IdentityError: Home, catalogue and key do not belong together.
@@ -211,30 +211,30 @@ class Installation:
         return self.parts.store
 
     def check(self) -> None:
-        """Compare home and catalogue again, before something is deleted: a file may have been replaced meanwhile.
+        """Compare home and catalogue again before a deletion, in case a file was replaced.
 
         Raises:
-            IdentityError: They do not belong together any more.
+            IdentityError: They no longer belong together.
         """
         self.parts.check(self.opened)
 
     @cached_property
     def vault(self) -> SeedVault:
-        """The seeds of jobs that have not ended."""
+        """Seeds of unfinished jobs."""
         return SeedVault(self.home, self.key)
 
     @cached_property
     def uploads(self) -> Vault:
-        """The files that were brought to data rooms and not taken in yet."""
+        """Files uploaded to data rooms and not ingested yet."""
         return Vault(self.home, self.key)
 
     def room_key(self, data_room_id: str) -> bytes:
-        """The key of one data room: its matching ids and its noise are of no use in another one."""
+        """Key of one data room, so that its matching ids and noise are useless in any other room."""
         return self.key.derive(f"data room {data_room_id}")
 
     @cached_property
     def buckets(self) -> Buckets:
-        """Every account's buckets, local and registered."""
+        """Local and registered buckets of all accounts."""
         return Buckets(self.home, self._registered_bucket)
 
     @cached_property
@@ -249,11 +249,11 @@ class Installation:
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     def _note(self, change: Change) -> None:
-        """Write a change into the audit log; a user is named by a keyed digest."""
+        """Write a change to the audit log, naming a user by a keyed digest."""
         entry = {
             "way": change.way,
             "operation": change.operation,
-            # of what was refused only a partition key: in place of an id somebody may have typed a secret
+            # a rejected request is logged only with a valid partition key: the caller may have typed a secret
             "resource": change.resource
             if change.error is None or is_partition_key(change.resource or "")
             else None,
@@ -262,16 +262,16 @@ class Installation:
             "outcome": "refused" if change.error else "ok",
             "error": type(change.error).__name__ if change.error else None,
         }
-        # what somebody typed in place of a key or an account does not reach the log
+        # text that a caller typed instead of a key or an account must not reach the log
         self.audit.write({name: value for name, value in entry.items() if fits(name, value)})
 
     def audit_name(self, email: str) -> str:
-        """What the audit log calls a user: a keyed digest of the address, 16 hex digits."""
+        """Name of a user in the audit log: a keyed digest of the address, 16 hex digits."""
         return self.key.digest("audit users", email.encode())[:16]
 
     @property
     def engine_settings(self) -> EngineSettings:
-        """How much of the machine one engine may use."""
+        """Resource limits of one engine on this machine."""
         return EngineSettings(
             self.settings.memory_bytes,
             self.settings.threads,
@@ -286,29 +286,29 @@ def parse_bytes(text: str) -> int:
     """Read an amount of memory such as `8GB`, `512MiB` or a number of bytes.
 
     Raises:
-        ValueError: It is none, or below 64 MB.
+        ValueError: The text is not an amount of memory, or is below 64 MB.
     """
     number = text.strip().rstrip("BGIKMTbgikmt")
     try:
         n_bytes = int(float(number) * _UNITS[text.strip()[len(number) :].strip().upper()])
     except (KeyError, OverflowError):
-        raise ValueError("no amount of memory") from None
+        raise ValueError("not an amount of memory") from None
     if n_bytes < 64 * 10**6:
         raise ValueError("below 64 MB")
     return n_bytes
 
 
 def engine_url(text: str) -> str | None:
-    """Read where the engine is: the address of a Spark cluster, or `duckdb` for this machine.
+    """Read the engine's address: a Spark cluster, or `duckdb` for this machine.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not an engine address.
     """
     address = text.strip()
     if address.lower() == "duckdb":
         return None
     if not address.startswith(("spark://", "sc://", "local[")) and address != "local":
-        raise ValueError("no engine")
+        raise ValueError("not an engine address")
     return address
 
 
@@ -319,10 +319,10 @@ def _read(values: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T 
     try:
         return parse(text)
     except ConfigurationError as error:
-        raise ConfigurationError(f"The setting {name} is wrong: {error.message}", remedy=error.remedy) from None
+        raise ConfigurationError(f"The setting {name} is invalid: {error.message}", remedy=error.remedy) from None
     except (ValueError, RuntimeError):
         raise ConfigurationError(
-            f"The setting {name} cannot be read.", remedy="See the README's table of settings."
+            f"The setting {name} is invalid.", remedy="See the README's table of settings."
         ) from None
 
 
@@ -356,7 +356,7 @@ def _days(text: str) -> float:
 
 def _encryption(text: str) -> str:
     if text != "volume":
-        raise ValueError("unknown word")
+        raise ValueError("unknown encryption")
     return text
 
 

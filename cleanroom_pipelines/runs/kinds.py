@@ -1,7 +1,7 @@
-"""The registry: what Dagster makes of each kind of resource.
+"""The registry of kinds: each kind of resource with its Dagster job and assets.
 
 Lives here: a row per kind (partition set, job) and a row per asset (kind, code version, page).
-Add here the row of a further asset, or of a further kind.
+Add here the row of each new asset or kind.
 Keep out: records and tables (catalog), how an asset is built (building*.py) and drawn (defs/assets).
 """
 
@@ -13,11 +13,11 @@ from cleanroom_pipelines.catalog import Kind
 
 @dataclass(frozen=True)
 class KindRow:
-    """What Dagster calls a kind of resource.
+    """Dagster's names for a kind of resource.
 
     Args:
-        partition_set: Name of its partitions, one per resource.
-        job: Name of the job that makes its assets.
+        partition_set: Name of its partition set, with one partition per resource.
+        job: Name of the job that builds its assets.
     """
 
     partition_set: str
@@ -26,12 +26,12 @@ class KindRow:
 
 @dataclass(frozen=True)
 class AssetRow:
-    """An asset.
+    """An asset's kind, code version and metadata function.
 
     Args:
-        kind: The kind of resource that its partitions are.
-        code_version: Raise it when the asset's code makes something else from the same inputs.
-        page: The function below `cleanroom_pipelines.defs` that gives its metadata, as `module.name`.
+        kind: The kind of resource behind its partitions.
+        code_version: Raise it when the asset's code builds something different from the same inputs.
+        page: The function below `cleanroom_pipelines.defs` that returns its metadata, as `module.name`.
     """
 
     kind: Kind
@@ -68,7 +68,7 @@ ASSETS: Mapping[str, AssetRow] = {
     "lookalike_statistics": AssetRow(Kind.CUSTOM_AUDIENCE, "2", "room_pages.lookalike_statistics"),
     "audience_user_list": AssetRow(Kind.AUDIENCE_LIST, "1", "room_pages.audience_user_list"),
 }
-"""The assets of one kind stand in the order in which they are made."""
+"""The assets of one kind are in build order."""
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     kind: tuple(name for name, row in ASSETS.items() if row.kind is kind) for kind in KINDS

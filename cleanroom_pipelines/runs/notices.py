@@ -1,8 +1,8 @@
-"""One notice when work ends, to a URL or a command of the operator's.
+"""Notices to the operator's URL or command when work ends.
 
-Lives here: sending it.
-Add here when a notice can go another way.
-Keep out: data. A notice says what ended and how, never what it found.
+Lives here: sending a notice.
+Add here when notices can be sent in another way.
+Keep out: data. A notice says what ended and with which status, never its results.
 """
 
 import http.client
@@ -21,7 +21,7 @@ def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
     """Send a notice; a hook that fails is logged and never fails the work.
 
     Args:
-        notify: An http(s) URL that gets the notice as a JSON POST, or a command that gets it on standard input;
+        notify: An http(s) URL that gets the notice as a JSON POST, or a command that reads it from standard input;
             None sends nothing.
         notice: `kind`, `id`, `version`, `status` and `status_code`.
     """
@@ -39,7 +39,7 @@ def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
             command = shlex.split(notify)
             if not command:
                 raise ValueError("an empty command")
-            # Its output goes nowhere: a pipe would be waited for as long as whatever it starts keeps it open.
+            # Output is discarded: waiting for a pipe would last as long as any child of the command keeps it open.
             subprocess.run(  # noqa: S603 - the operator's own command
                 command,
                 input=body,

@@ -1,13 +1,13 @@
-"""Opening an installation: whether its home, its catalogue and its key belong together.
+"""Opening an installation after checking that its home, catalogue and key belong together.
 
-Lives here: the comparison, and what is created in an empty home.
-Add here when a further part must belong to the others.
-Keep out: settings (installation.py) and rebuilding what was lost (recovery.py).
+Lives here: the comparison, and creating the parts of an empty home.
+Add here when another part must match the others.
+Keep out: settings (installation.py) and rebuilding lost parts (recovery.py).
 
-Nothing is deleted, and nothing is replaced by something empty, because a part is missing: a home that is ahead of
-its catalogue, a catalogue of another installation, a lost key each end in an error that names the way back. What
-may be caught up on is: a home behind its catalogue, a home of the release before this file, a lost file of the
-home whose key proves where it belongs.
+A missing part never causes a deletion or an empty replacement. A home ahead of its catalogue, a catalogue of
+another installation and a lost key each raise an error that says how to recover. Three cases are repaired
+automatically: a home behind its catalogue, a home from before the identity file existed, and a lost identity file
+in a home whose key proves where it belongs.
 """
 
 import logging
@@ -26,11 +26,11 @@ _PURPOSE = "identity of the installation"
 
 @dataclass(frozen=True)
 class Opened:
-    """What opening an installation gives.
+    """The key and identity of an opened installation.
 
     Args:
         key: The installation key.
-        identity: Which installation it is, and how far it was then.
+        identity: The installation's id, and its generation when it was opened.
     """
 
     key: InstallationKey
@@ -39,14 +39,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Parts:
-    """What makes an installation; compared before any of it is used.
+    """The parts of an installation; compared before any of them is used.
 
     Args:
         home: Its folder.
         catalog: Its catalogue, not yet opened.
         store: Its artifacts.
         key_file: Where its key is.
-        token_hex: Gives n random bytes as hex.
+        token_hex: Returns n random bytes as hex.
     """
 
     home: Home
@@ -56,7 +56,7 @@ class Parts:
     token_hex: Callable[[int], str]
 
     def open(self) -> Opened:
-        """Compare the parts, create them in an empty home, and bring the catalogue's schema up to date.
+        """Compare the parts, create them in an empty home, and migrate the catalogue's schema.
 
         Raises:
             IdentityError: They do not belong together, or one is missing; nothing was changed.
@@ -72,42 +72,42 @@ class Parts:
         return Opened(key, found)
 
     def check(self, opened: Opened) -> None:
-        """Compare the parts again: a file may have been replaced since they were opened. Changes nothing.
+        """Compare the parts again, in case a file was replaced since they were opened. Changes nothing.
 
         Raises:
-            IdentityError: They do not belong together any more.
+            IdentityError: They no longer belong together.
         """
         _, found = self._compare()
-        _refuse_other(opened.identity, found)
+        _reject_other(opened.identity, found)
 
     def _compare(self) -> tuple[Identity | None, Identity | None]:
-        """What home and catalogue say of themselves; refuses a catalogue that the home contradicts."""
-        # The home first: its generation follows the catalogue's, so that what it says was true there before.
+        """Read the identities of home and catalogue, and reject a catalogue that does not match the home."""
+        # Home first: its generation follows the catalogue's, so the catalogue has already reached it.
         kept = HomeIdentity(self.home.root).read()
         found = self.catalog.ownership.identity()
         if kept is not None:
-            _refuse_other(kept, found)
+            _reject_other(kept, found)
         return kept, found
 
     def _claim(self) -> Opened:
-        """What `open` does where one of the two says nothing of itself; one process of the home at a time."""
+        """Complete `open` when home or catalogue has no identity; one process of the home at a time."""
         home = HomeIdentity(self.home.root)
         kept, found = self._compare()
         if found is not None:
             key = self._key_of(found)
-            if kept is None:  # else another process was faster
-                _LOG.warning("The home did not say which installation it is; its key and its catalogue do.")
+            if kept is None:  # otherwise another process got there first
+                _LOG.warning("The home's identity file was missing and was restored from its key and catalogue.")
                 home.write(found)
             self.catalog.database.migrate()
             return Opened(key, found)
         is_blank, holds = self.catalog.ownership.is_blank(), self.holds_something()
         if is_blank and holds:
             raise IdentityError(
-                "The catalogue is missing or empty, but the home holds what one catalogued.", remedy=WAY_BACK
+                "The catalogue is missing or empty, but the home holds data of an installation.", remedy=WAY_BACK
             )
         key = InstallationKey.load_or_create(self.key_file) if is_blank else load_key(self.key_file)
         if not is_blank:
-            _LOG.warning("The home is of an earlier release; from now on it says which installation it is.")
+            _LOG.warning("The home was created by an earlier release; its identity file has been added.")
         self.catalog.database.migrate()
         identity = self.catalog.ownership.identify(Identity(self.token_hex(16), 1, digest_of(key)))
         home.write(identity)
@@ -117,29 +117,29 @@ class Parts:
         key = load_key(self.key_file)
         if digest_of(key) != identity.key_digest:
             raise IdentityError(
-                "The installation key is another one than this installation was made with.",
-                remedy="Check CLEANROOM_KEY_FILE, or take the key from a backup.",
+                "The installation key does not belong to this installation.",
+                remedy="Check CLEANROOM_KEY_FILE, or restore the key from a backup.",
             )
         return key
 
     def holds_something(self) -> bool:
-        """Whether the home holds what only an installation that was used puts there."""
+        """Whether the home holds data that only a used installation creates."""
         home = self.home
         if any(_holds_files(folder) for folder in (home.artifacts, home.audit, home.seeds, home.uploads)):
             return True
-        # In an object store another installation's may be; a home with a key was used before.
+        # An object store may hold another installation's data; a home with a key was used before.
         return self.key_file.exists() and not self.store.is_empty()
 
 
-def _refuse_other(known: Identity, found: Identity | None) -> None:
-    """Refuse a catalogue that is not the known one, or is less far."""
+def _reject_other(known: Identity, found: Identity | None) -> None:
+    """Reject a catalogue that is not the known one, or is older."""
     if found is None:
         raise IdentityError(
             "The catalogue of this home is missing, empty or older than the home.", remedy=WAY_BACK
         )
     if known.id != found.id:
         raise IdentityError(
-            "The catalogue belongs to another installation than the home.",
+            "The catalogue and the home belong to different installations.",
             remedy=f"Check CLEANROOM_HOME and CLEANROOM_CATALOG_URL. {WAY_BACK}",
         )
     if known.generation > found.generation:
@@ -149,21 +149,21 @@ def _refuse_other(known: Identity, found: Identity | None) -> None:
 
 
 def digest_of(key: InstallationKey) -> str:
-    """What identifies a key without telling it."""
+    """Digest that identifies a key without revealing it."""
     return key.digest(_PURPOSE, b"")
 
 
 def load_key(file: Path) -> InstallationKey:
-    """Read the key of a home that was used; none is created.
+    """Read the key of a used home; never create one.
 
     Raises:
-        IdentityError: It is missing.
-        ConfigurationError: It cannot be used.
+        IdentityError: The key is missing.
+        ConfigurationError: The key is invalid.
     """
     if not file.exists():
         raise IdentityError(
-            "The installation key is missing, and a new one would open nothing that this home holds.",
-            remedy="Check CLEANROOM_KEY_FILE, or take installation.key from a backup.",
+            "The installation key is missing, and a new key could not open the data in this home.",
+            remedy="Check CLEANROOM_KEY_FILE, or restore installation.key from a backup.",
         )
     return InstallationKey.load(file)
 

@@ -1,8 +1,8 @@
-"""Access keys of accounts: making them and opening them.
+"""Access keys of accounts: issuing and unsealing them.
 
-Lives here: what needs both the catalogue and the installation key.
-Add here when something else of a party is kept sealed.
-Keep out: verifying signatures (the way in) and the other rules of the parties (catalog).
+Lives here: operations that need both the catalogue and the installation key.
+Add here when another secret of a party is stored sealed.
+Keep out: verifying signatures (the API) and other rules about parties (catalog).
 """
 
 import base64
@@ -14,11 +14,11 @@ _PURPOSE = "access keys"
 
 
 def issue_access_key(installation: Installation, account_id: str) -> tuple[str, str]:
-    """Give an account a new access key; its secret is told here and nowhere again.
+    """Issue a new access key to an account; its secret is returned only here.
 
     Args:
-        installation: Where.
-        account_id: An account that was created.
+        installation: The installation to work on.
+        account_id: An existing account.
 
     Returns:
         The key id (AKIA and 16 characters) and the secret (40 characters, 240 random bits).
@@ -34,9 +34,9 @@ def issue_access_key(installation: Installation, account_id: str) -> tuple[str, 
 
 
 def open_access_key(installation: Installation, key: AccessKey) -> str:
-    """The secret of an access key, to verify a signature with.
+    """Unseal the secret of an access key, to verify a signature.
 
     Raises:
-        ConfigurationError: It was altered, or sealed under another installation's key.
+        ConfigurationError: It was altered, or sealed with another installation's key.
     """
     return installation.key.unseal(_PURPOSE, key.sealed_secret.encode()).decode()

@@ -1,11 +1,11 @@
-"""Generation jobs between two organisations: ranked by one noised vector, measured by released numbers.
+"""Generation jobs between two organisations: ranked with one noised vector, measured with released numbers.
 
 Lives here: whether a job is private, its released seed size, its ranking and metrics, the order of its exports.
-Add here when a private job tells something more.
+Add here when a private job releases something more.
 Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (building.py).
 
-The seed is neither removed nor marked in what is delivered, unless the collaboration or the starter says so: then
-the list tells who is in the seed, and its manifest says that it does.
+Exports neither remove nor mark the seed, unless the collaboration or the account that starts the job asks for it.
+Such a list reveals who is in the seed, and its manifest says so.
 """
 
 import json
@@ -44,15 +44,15 @@ from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
 _SEED_SIZE = "seed_size"
-_TELLS = {
+_REVEALS = {
     "ensemble": (
-        "Ranked by the full ensemble, as the collaboration asks: its lists and figures, compared, tell of single "
-        "people, and no bound holds for them."
+        "Ranked by the full ensemble, as the collaboration requires. Comparing its lists and figures can reveal "
+        "individuals, and no privacy bound applies."
     ),
     SeedMode.EXCLUDED.value: (
-        "Its lists leave the seed out, and so reveal it: who is missing among similar users is in the seed."
+        "Its lists exclude the seed and so reveal it: users missing among similar ones are in the seed."
     ),
-    SeedMode.FIRST.value: "Its lists begin with the seed's users, and so reveal the seed to their receiver.",
+    SeedMode.FIRST.value: "Its lists start with the seed's users and so reveal the seed to the receiver.",
 }
 
 
@@ -63,10 +63,10 @@ class PrivateJob:
     Args:
         installation: Where.
         job: The job.
-        budget: Of the pair.
+        budget: The pair's budget.
         model: The model's version.
-        organization: Who started it.
-        removes_seed: Whether its collaboration leaves the seed out of lists.
+        organization: The organisation that started it.
+        removes_seed: Whether its collaboration excludes the seed from lists.
     """
 
     installation: Installation
@@ -80,10 +80,10 @@ class PrivateJob:
     def of(
         cls, installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, model: Version
     ) -> Self | None:
-        """The job as a private one.
+        """Create the private job for a generation job, if it is private.
 
         Returns:
-            None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+            None if both sides belong to one organisation, or their collaboration uses the full ensemble.
         """
         catalog = installation.catalog
         starter = job.started_by or job.account_id
@@ -97,13 +97,13 @@ class PrivateJob:
 
     @property
     def mode(self) -> SeedMode:
-        """Where the seed's users stand in what is delivered."""
+        """Position of the seed's users in exports."""
         asked = SeedMode(self.job.seed_mode)
         return SeedMode.IN_PLACE if asked is SeedMode.EXCLUDED and not self.removes_seed else asked
 
     @property
     def reveals(self) -> list[str]:
-        """What a list of the job tells by design."""
+        """What a list of the job reveals by design."""
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
     @property
@@ -113,25 +113,25 @@ class PrivateJob:
 
     @cached_property
     def size_question(self) -> Question:
-        """How many users of the seed are known."""
+        """Question for the number of matched seed users."""
         return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
-        """Pay for the released number of matched seed users, and decide by it.
+        """Pay for and release the number of matched seed users, and check it against the limits.
 
         Args:
             n_matched: The exact number.
-            minimum: What the configured model asks for.
+            minimum: The configured model's minimum.
 
         Raises:
-            BudgetSpentError: Too little is left.
-            SeedError: Too few are known, or too many of all users.
+            BudgetSpentError: Too little budget is left.
+            SeedError: Too few users match, or too large a part of all users does.
         """
         self.budget.pay([self.size_question], self.organization)
         size = self.releaser.count(n_matched, question=self._source)
         if not size.is_enough(minimum):
             raise SeedError(
-                "Fewer seed users are known than the configured model asks for, by a count with noise.",
+                "The seed has fewer matched users, by a count with noise, than the configured model requires.",
                 remedy="Give a larger seed, or check that both sides use the same ids.",
                 status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             )
@@ -149,23 +149,23 @@ class PrivateJob:
         minimum: int,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Rank everybody and measure by released numbers; writes ranking.parquet.
+        """Rank all users, measure quality with released numbers, and write ranking.parquet.
 
         Args:
             model: Folder of the model.
             seed_users: Matched ids of the seed.
             out: Existing directory.
-            n_matched: How many they are, exact.
+            n_matched: Exact number of matched ids.
             n_users: Users of the model.
             sizes: Audience sizes to measure.
-            minimum: What the configured model asks for.
+            minimum: The configured model's minimum.
             runtime: Engine, progress and cancellation.
 
         Returns:
             The documents `metrics`, `explanation` and `vector`.
 
         Raises:
-            BudgetSpentError: Too little is left; nothing was computed.
+            BudgetSpentError: Too little budget is left; nothing was computed.
             SeedError: The seed is too small, or covers the population.
         """
         if (paid := self._paid_vector(model)) is not None:
@@ -173,7 +173,7 @@ class PrivateJob:
             made, prices = paid.rank(model, out, runtime=runtime), (0, 0, 0)
         else:
             kept = self.seed_size(n_matched, minimum).kept() or 0
-            _refuse_covering(kept, n_users)
+            _reject_covering(kept, n_users)
             ranking = PrivateRanking(self.budget, self._content, model, self._source, kept)
             made = ranking.make(
                 seed_users,
@@ -191,22 +191,22 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Decide by the released number of matched seed users, unless a paid vector serves a refreshed model.
+        """Check the seed by its released number of matched users, unless a paid vector fits the refreshed model.
 
         Args:
             model: Folder of the model.
             n_matched: The exact number.
-            minimum: What the configured model asks for.
+            minimum: The configured model's minimum.
 
         Raises:
-            BudgetSpentError: Too little is left.
-            SeedError: Too few are known.
+            BudgetSpentError: Too little budget is left.
+            SeedError: Too few users match.
         """
         if self._paid_vector(model) is None:
             self.seed_size(n_matched, minimum)
 
     def _paid_vector(self, model: Path) -> PaidVector | None:
-        """The vector of the version before, where the seed is the same and the representation was kept."""
+        """The previous version's vector, if the seed and the model's representation are unchanged."""
         version = self.installation.catalog.resources.current_version(Kind.GENERATION_JOB, self.job.id)
         if version is None or "audience" not in version.artifacts:
             return None
@@ -218,7 +218,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """What the job cost, how far its figures may be off, what is left, and what its lists tell."""
+        """The job's price, the error of its figures, the remaining budget, and what its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
@@ -228,12 +228,12 @@ class PrivateJob:
         statement = (
             f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
             f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
-            f"figures (each count {of_figures}), "
-            f"all ± at 90 %. What was paid before is free. Left: {budget['left']} of {budget['total']} units. "
+            f"figures (each count {of_figures}), all ± at 90 %. Questions paid for earlier are free. "
+            f"Left: {budget['left']} of {budget['total']} units. "
             f"An attacker who knows everything else is right about one person in at most {bound}."
         )
         return {
-            "statement": " ".join([statement, *(_TELLS[each] for each in self.tells)]),
+            "statement": " ".join([statement, *(_REVEALS[each] for each in self.tells)]),
             "price": price,
             **budget,
         }
@@ -254,26 +254,26 @@ class PrivateJob:
         return f"seed {self.job.seed_digest}"
 
 
-def _refuse_covering(n_seed_users: int, n_users: int) -> None:
+def _reject_covering(n_seed_users: int, n_users: int) -> None:
     if n_users - n_seed_users < max(_LEAST_OTHERS, n_seed_users / 10):
         raise SeedError(
-            "The seed covers the population: too few users are not in it to tell it apart.",
+            "The seed covers almost the whole population, so too few users remain for comparison.",
             remedy="Give a smaller seed.",
             status_code=StatusCode.SEED_COVERS_POPULATION,
         )
 
 
 def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:
-    """The pair of organisations that pays for a job.
+    """Find the pair of organisations that pays for a job.
 
     Args:
-        catalog: Knows them.
-        starter: The account that starts it.
-        owner: The account of the configured model.
-        agreed: The collaboration it is started in.
+        catalog: Holds the accounts.
+        starter: The account that starts the job.
+        owner: The account that owns the configured model.
+        agreed: The collaboration in which the job is started.
 
     Returns:
-        None where both sides are one organisation's, or their collaboration asks for the full ensemble.
+        None if both sides belong to one organisation, or their collaboration uses the full ensemble.
     """
     mine, theirs = catalog.pairs.organization_of_account(starter), catalog.pairs.organization_of_account(owner)
     if mine == theirs or (agreed is not None and agreed.full_ensemble):
@@ -282,9 +282,9 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """The ledger of a pair that can pay for no job any more, whatever its seed is; None if it may.
+    """Return the ledger of a pair that can no longer pay for any job; None if it may still be able to.
 
-    The seed's size is paid first. Where a job has paid for one, the same seed may come again, which is free.
+    A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """
     ledger = catalog.pairs.ledger(pair.id)
     if ledger.left >= COUNT.tenths:
@@ -296,7 +296,7 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 def reveals_by_ensemble(
     installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
-    """What a list that the full ensemble ranked tells by design: nothing within one organisation."""
+    """What a list ranked by the full ensemble reveals by design: nothing within one organisation."""
     of = installation.catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
@@ -304,21 +304,21 @@ def reveals_by_ensemble(
 
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
-    """What a job by the full ensemble says of what it tells, by name; nothing within one organisation."""
-    told = [_TELLS["ensemble"], *([_TELLS[mode.value]] if "seed" in reveals else [])]
-    return {"privacy": " ".join(told)} if reveals else {}
+    """Statements about what a job ranked by the full ensemble reveals; none within one organisation."""
+    statements = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
+    return {"privacy": " ".join(statements)} if reveals else {}
 
 
 def in_keyed_order(
     installation: Installation, job: GenerationJob, users: Iterator[pa.Array], n_first: int, stack: ExitStack
 ) -> Iterator[pa.Array]:
-    """The users of a list by keyed hash, which tells nothing of their ranks.
+    """Order the users of a list by keyed hash, which reveals nothing about their ranks.
 
     Args:
-        installation: Where.
-        job: Whose list it is.
-        users: Their ids in batches.
-        n_first: How many of the first stand in a block of their own: the seed, where it comes first.
+        installation: The installation to work on.
+        job: The job that the list belongs to.
+        users: User ids in batches.
+        n_first: Number of leading users that form a block of their own: the seed, if it comes first.
         stack: Keeps the list on disk until it is closed.
     """
     import pyarrow.parquet as pq
@@ -346,7 +346,7 @@ def in_keyed_order(
 
 
 def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
-    """Say in a ranking who is of the seed, for lists that leave it out or put it first."""
+    """Mark the seed's users in a ranking, for lists that exclude them or put them first."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -363,10 +363,10 @@ def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
 def metrics_of(
     figures: Mapping[str, Any], n_seed_users: int, n_users: int, sizes: Sequence[AudienceSize]
 ) -> dict[str, Any]:
-    """A job's metrics from released figures alone, in the form that the full ensemble's have.
+    """Compute a job's metrics from released figures only, in the same form as the full ensemble's metrics.
 
     Args:
-        figures: As `private_lookalikes.statistics_from_released` gives them.
+        figures: The result of `private_lookalikes.statistics_from_released`.
         n_seed_users: Released size of the seed.
         n_users: All users.
         sizes: Audience sizes to measure.
@@ -377,7 +377,7 @@ def metrics_of(
     main = main or _measured(figures, _MAIN_FALLBACK, n_users)
     headline = next((each for each in percentages if each["value"] == 10), main)
     codes = ["NOT_BETTER_THAN_RANDOM"] if any(each["relevance"] is None for each in (*by_size, main)) else []
-    messages = {"NOT_BETTER_THAN_RANDOM": "Not better than random, as far as the released figures tell."}
+    messages = {"NOT_BETTER_THAN_RANDOM": "Not better than random, according to the released figures."}
     low, high = headline["lift_interval"]
     return {
         "sentence": (
@@ -404,7 +404,7 @@ def _measured(figures: Mapping[str, Any], size: AudienceSize, n_users: int) -> d
     recall = float(np.interp(share, shares, found))
     error = float(np.interp(share, shares, errors))
     low, high = max(0.0, recall - error), min(1.0, recall + error)
-    # 2F - 1 averaged over the users taken, F being the share of the seed below each of them
+    # average of 2F - 1 over the selected users; F is the share of the seed ranked below a user
     at = np.linspace(0.0, share, 201)
     relevance = float(np.mean(1 - 2 * np.interp(at, shares, found)))
     is_better = low > share or math.isclose(share, 1.0)

@@ -1,11 +1,11 @@
-"""Private rankings: all that is told of a seed's lookalikes, from one noised vector and one noised histogram.
+"""Private rankings of a seed's lookalikes, released as one noised vector and one noised histogram.
 
-Lives here: `PrivateRanking`, what it costs, and making it; for data rooms and generation jobs alike.
+Lives here: `PrivateRanking`, its price, and computing it, for both data rooms and generation jobs.
 Add here when something else is derived from the vector.
-Keep out: the mathematics (similarity), prices and noise (privacy), who asks and what for.
+Keep out: the mathematics (similarity), prices and noise (privacy), callers and their purposes.
 
-Whoever asks again, or for another size, pays nothing: the vector, the figures and their prices have one question
-each, and the same question on the same data has the same noise.
+Repeating a request, or asking for another size, is free: the vector and the figures are one question each, and the
+same question on the same data gets the same noise.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ class PrivateRanking:
     """A ranking by one noised vector.
 
     Args:
-        budget: Of the pair that pays.
-        content: Keyed digest of the data that the questions read, beside what their texts name.
+        budget: Budget of the pair that pays.
+        content: Keyed digest of the data that the questions read, in addition to data named in their texts.
         model: Folder of the model.
         source: Canonical text of the seed.
         n_seed_users: Released size of the seed.
-        tenths: Price of the vector where it must not follow from the size; None: it follows.
+        tenths: Price of the vector if it must not depend on the size; None: it depends on the size.
     """
 
     budget: Budget
@@ -64,7 +64,7 @@ class PrivateRanking:
 
     @cached_property
     def questions(self) -> tuple[Question, Question]:
-        """What is paid: the vector, and its quality figures."""
+        """The questions to pay for: the vector, and its quality figures."""
         return (
             Question.of("lookalike", self.content, self._vector_text, self._vector_price),
             Question.of("figures", self.content, self._figures_text, self.figures),
@@ -72,8 +72,8 @@ class PrivateRanking:
 
     @property
     def figures(self) -> Price:
-        """The price of the quality figures, and so their noise."""
-        # where the size is hidden, no price may tell it
+        """Price of the quality figures, which determines their noise."""
+        # if the size is hidden, no price may reveal it
         return figures_price(self.n_seed_users if self.tenths is None else 0)
 
     def make(
@@ -86,22 +86,22 @@ class PrivateRanking:
         organization: str,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Pay, rank everybody, and release the quality figures.
+        """Pay, rank all users, and release the quality figures.
 
         Args:
-            seed_users: Exact seed users, an id standing for one user.
-            out: Existing directory that gets ranking.parquet.
-            n_users: All users, as released or as both sides may know.
-            releaser: Gives the noise.
-            organization: Who asks.
+            seed_users: Exact seed users, one id per user.
+            out: Existing directory for ranking.parquet.
+            n_users: Number of all users, as released or as both sides may know it.
+            releaser: Adds the noise.
+            organization: The organisation that asks.
             runtime: Engine, progress and cancellation.
 
         Returns:
-            The figures (`statistics_from_released`), what the vector says of items (`explanation`), and the
-            `vector`, to rank a refreshed base by (`PaidVector`).
+            The figures (`statistics_from_released`), the vector's item weights (`explanation`), and the `vector`,
+            for ranking a refreshed base (`PaidVector`).
 
         Raises:
-            BudgetSpentError: Too little is left; nothing was computed.
+            BudgetSpentError: Too little budget is left; nothing was computed.
             SeedError: The seed is too small for any price.
         """
         from cleanroom_pipelines.similarity import private_lookalikes as private
@@ -140,7 +140,7 @@ class PrivateRanking:
         return {"figures": found, "explanation": kept.explanation(self.model), "vector": kept.as_dict()}
 
     def _with_noise(self, histogram: "HeldOutCounts", releaser: Releaser) -> tuple[list[int], int, float]:
-        """The counts and the sum with their noise, and its deviation."""
+        """Noised counts, the noised sum, and the noise's standard deviation."""
         from cleanroom_pipelines.similarity.private_lookalikes import SUM_GRID
 
         finer = replace(self.figures, sensitivity=self.figures.sensitivity * SUM_GRID**2)  # in steps of the sum
@@ -175,17 +175,17 @@ class PrivateRanking:
 
 @dataclass(frozen=True)
 class PaidVector(Document):
-    """A released vector with what was released beside it: a refreshed base is ranked by it, free.
+    """A released vector with its figures, for ranking a refreshed base for free.
 
     Args:
-        values: (d,) in steps of the grid, with noise.
-        d: Coordinates.
+        values: (d,) in grid steps, with noise.
+        d: Number of coordinates.
         ridge: λ.
-        deviation: Of its noise, as a multiple of the sensitivity.
-        source: Digest of the pair and the seed's canonical text: other ids are another seed.
-        representation: What the vector is of.
+        deviation: Standard deviation of its noise, as a multiple of the sensitivity.
+        source: Digest of the pair and the seed's canonical text; other ids make another seed.
+        representation: Representation that the vector's coordinates refer to.
         n_seed_users: Released size of the seed.
-        figures: Quality figures, of the base that it was paid for.
+        figures: Quality figures of the base for which the vector was paid.
     """
 
     values: tuple[int, ...]
@@ -198,7 +198,7 @@ class PaidVector(Document):
     figures: Mapping[str, Any]
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
-        """Whether this pair paid it, and it is of this seed in the representation of this model."""
+        """Whether this pair paid for the vector, for this seed and this model's representation."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
@@ -210,7 +210,7 @@ class PaidVector(Document):
         *,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Rank the users of a refreshed base without the seed; gives what `PrivateRanking.make` gives."""
+        """Rank the users of a refreshed base without the seed; returns the same as `PrivateRanking.make`."""
         from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
 
         private_ranking(
@@ -224,7 +224,7 @@ class PaidVector(Document):
         return {"figures": self.figures, "explanation": self.explanation(model), "vector": self.as_dict()}
 
     def explanation(self, model: Path) -> dict[str, Any]:
-        """What the vector says of items and features."""
+        """Weights of items and features in the vector."""
         from cleanroom_pipelines.similarity.private_lookalikes import explanation
 
         return explanation(
@@ -237,5 +237,5 @@ class PaidVector(Document):
 
 
 def digest_of(pair_id: str, source: str) -> str:
-    """Digest of who paid and of a seed's canonical text, which may hold data."""
+    """Digest of the paying pair and a seed's canonical text, which may hold data."""
     return hashlib.sha256(f"{pair_id} {source}".encode()).hexdigest()

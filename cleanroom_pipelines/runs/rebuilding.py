@@ -1,12 +1,12 @@
-"""Rebuilding what Dagster's UI shows from the catalogue, after Dagster's storage was lost or a backup restored.
+"""Rebuilding Dagster's materialisations from the catalogue, after Dagster's storage was lost or restored.
 
-Lives here: what Dagster's storage lacks of the current versions, and running the job that puts it there.
-Add here when Dagster shows something more of a version that the catalogue and the artifacts hold.
-Keep out: how an asset is shown (defs.pages) and partitions (supervision.py).
+Lives here: finding materialisations of current versions that Dagster's storage lacks, and reporting them.
+Add here when Dagster shows more facts about a version that the catalogue and artifacts hold.
+Keep out: asset metadata (defs.pages) and partitions (supervision.py).
 
-A storage that was compared with the catalogue once carries a mark of the installation. One without it is new, lost
-or restored: each current version whose materialisation it lacks gets one, outside of any run, so that deleting a
-run takes nothing of it along. Runs, logs and older versions do not come back.
+After a comparison with the catalogue, Dagster's storage carries a mark of the installation. Storage without the
+mark is new, lost or restored. Each current version without a materialisation then gets one, outside of any run, so
+that deleting a run does not delete it. Runs, logs and older versions are not restored.
 """
 
 import logging
@@ -27,7 +27,7 @@ _PAGES = "cleanroom_pipelines.defs.pages"
 
 
 def has_history(installation: Installation, instance: dg.DagsterInstance) -> bool:
-    """Whether Dagster's storage was compared with the catalogue, or lacks nothing of it; cheap once it was."""
+    """Whether Dagster's storage was already compared with the catalogue, or is complete; cheap once compared."""
     mark = _mark(installation)
     storage = instance.daemon_cursor_storage
     if instance.is_ephemeral or storage.get_cursor_values({mark}).get(mark):
@@ -35,7 +35,7 @@ def has_history(installation: Installation, instance: dg.DagsterInstance) -> boo
     n_missing = sum(1 for _ in _missing(installation, instance))
     if n_missing:
         _LOG.warning(
-            "Dagster's storage lacks %d materialisations that the catalogue knows; they are rebuilt.", n_missing
+            "Dagster's storage lacks %d materialisations of catalogued versions. Rebuilding them.", n_missing
         )
         return False
     storage.set_cursor_values({mark: "compared"})
@@ -45,19 +45,19 @@ def has_history(installation: Installation, instance: dg.DagsterInstance) -> boo
 def rebuild_history(
     installation: Installation, instance: dg.DagsterInstance, should_stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Report a materialisation of every current version that Dagster's storage lacks.
+    """Report materialisations of current versions that are missing in Dagster's storage.
 
-    Cut off it may be called again. A version whose artifact cannot be read is left out.
+    Can be repeated after an interruption. Versions whose artifacts cannot be read are skipped.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         instance: Dagster's instance of this home.
-        should_stop: Asked before each; nothing more is reported then.
+        should_stop: Checked before each materialisation; when true, reporting stops.
 
     Returns:
-        How many were reported.
+        Number of materialisations reported.
     """
-    # Loaded by its name, as the rest of the shell: what runs the assets is below them.
+    # Imported by name: this layer is below the assets and must not import them.
     metadata_of = import_module(_PAGES).metadata_of
     n_reported = 0
     for reference in _missing(installation, instance):
@@ -89,7 +89,7 @@ def rebuild_history(
 
 
 def _missing(installation: Installation, instance: dg.DagsterInstance) -> Iterator[ArtifactReference]:
-    """The artifacts of current versions of which Dagster has no materialisation."""
+    """Artifacts of current versions without a materialisation in Dagster."""
     catalog = installation.catalog
     for kind in Kind:
         current = {

@@ -1,14 +1,14 @@
-"""Recovery: rebuilding a lost or older catalogue from the manifests of the stored artifacts.
+"""Recovery: rebuilding a lost or outdated catalogue from the manifests of stored artifacts.
 
-Lives here: what the manifests prove, what they do not, and putting it into a catalogue.
-Add here when an artifact proves something more.
+Lives here: deriving resources and versions from manifests, and writing them to a catalogue.
+Add here when artifacts prove something more.
 Keep out: the rows (catalog.dossiers) and showing the plan (cli).
 
-Each manifest carries, sealed, what the catalogue knew of its version and resource; one of an earlier release says
-only which version of which resource was made from what. A version is proven when its last asset is stored. What no
-manifest holds is lost: accounts, users, keys and tokens, questions and what they cost; so the privacy budget of
-each data room counts as spent. Nothing is deleted: an SQLite catalogue is rebuilt in a copy that takes the place
-of the file, which stays next to it under another name.
+Each manifest holds a sealed copy of the catalogue's facts about its version and resource. Manifests of earlier
+releases hold only versions, resources and inputs. A version is proven when its last asset is stored. Everything
+else is lost: accounts, users, keys and tokens, questions and their prices. The privacy budget of each data room
+therefore counts as spent. Nothing is deleted: an SQLite catalogue is rebuilt in a copy that replaces the file, and
+the old file is kept next to it under another name.
 """
 
 import json
@@ -57,20 +57,20 @@ from cleanroom_pipelines.storage.vault import Vault
 
 _UNFINISHED = (
     StatusCode.INTERNAL,
-    "It was not finished when the catalogue was lost. Try it again.",
+    "It was unfinished when the catalogue was lost. Try it again.",
 )
-# Facts of a manifest that a version's summary holds too.
+# Manifest facts that are also in a version's summary.
 _FACTS = ("n_users", "n_items", "delivered")
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A partition whose artifacts are stored and whose record cannot be rebuilt.
+    """A partition with stored artifacts whose record cannot be rebuilt.
 
     Args:
         kind: The resource's kind.
         id: Its partition key.
-        why: What is missing, in a few words.
+        why: The reason, in a few words.
     """
 
     kind: Kind
@@ -80,16 +80,16 @@ class Lost:
 
 @dataclass(frozen=True)
 class Plan:
-    """What can be rebuilt.
+    """Plan for rebuilding a catalogue.
 
     Args:
-        catalogue: What is wrong with the catalogue, in one sentence.
-        resources: What is put into it, parents first.
-        known: Names of the resources that it knows, by partition key.
-        lost: What cannot be rebuilt.
-        gone: Resources that an older catalogue knows and of whose current version an artifact is missing; they may
-            have been deleted since.
-        n_unreadable: Manifests that cannot be read.
+        catalogue: The catalogue's problem, in one sentence.
+        resources: Resources to add to it, parents first.
+        known: Names of the resources already in it, by partition key.
+        lost: Partitions that cannot be rebuilt.
+        gone: Resources in an older catalogue whose current version lacks an artifact; they may have been deleted
+            since.
+        n_unreadable: Number of manifests that cannot be read.
     """
 
     catalogue: str
@@ -102,13 +102,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recovery:
-    """A plan, and the catalogue that it is for.
+    """A plan and the catalogue it applies to.
 
     Args:
-        plan: What can be rebuilt.
-        installation: Whose.
-        catalog: The copy that is worked on, or the database itself.
-        identity: What home and catalogue say of themselves afterwards, but for the generation.
+        plan: The plan.
+        installation: The installation to recover.
+        catalog: A working copy of the catalogue, or the database itself.
+        identity: Identity of home and catalogue after the recovery, except for the generation.
         copy: The file of the copy; None for a database.
     """
 
@@ -119,10 +119,10 @@ class Recovery:
     copy: Path | None
 
     def write(self) -> Rebuilt:
-        """Rebuild the catalogue as planned and let the home and it belong together.
+        """Rebuild the catalogue as planned and match its identity with the home's.
 
         Returns:
-            What was put into it.
+            The records that were added.
         """
         home = HomeIdentity(self.installation.home.root)
         with home.locked():
@@ -134,24 +134,24 @@ class Recovery:
             if self.copy is not None:
                 file = self.installation.parts.catalog.database.file
                 assert file is not None
-                _take_the_place_of(file, self.copy, self.installation.clock())
+                _replace_catalogue(file, self.copy, self.installation.clock())
             home.write(identity)
         return rebuilt
 
 
 @contextmanager
 def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
-    """Look at a home and its catalogue, and plan what can be rebuilt; nothing is changed until `Recovery.write`.
+    """Inspect a home and its catalogue and plan a rebuild; nothing changes before `Recovery.write`.
 
     Args:
-        installation: Which; not opened, since its parts may not belong together.
+        installation: The installation; not opened, because its parts may not belong together.
 
     Yields:
-        The plan; None where home and catalogue belong together, or the home holds nothing.
+        The plan; None if home and catalogue belong together, or the home is empty.
 
     Raises:
-        IdentityError: The key is missing or another one.
-        UsageError: The database cannot be used, and is not a file that a new one may take the place of.
+        IdentityError: The key is missing or does not belong to the home.
+        UsageError: The database cannot be used, and is not a file that can be replaced.
     """
     parts, home = installation.parts, installation.home
     if not parts.holds_something() and parts.catalog.ownership.is_blank():
@@ -174,8 +174,8 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
     if parts.catalog.database.file is None:
         if not (state.is_kept or parts.catalog.ownership.is_blank()):
             raise UsageError(
-                f"{state.sentence} A database is not replaced here.",
-                remedy="Let CLEANROOM_CATALOG_URL name an empty one, or restore it with its own tools.",
+                f"{state.sentence} This command cannot replace a database server's database.",
+                remedy="Set CLEANROOM_CATALOG_URL to an empty database, or restore it with its own tools.",
             )
         yield Recovery(_plan(installation, parts.catalog, key, state), installation, parts.catalog, identity, None)
         return
@@ -199,13 +199,13 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
 
 @dataclass(frozen=True)
 class _State:
-    """What a catalogue is to its home.
+    """State of a catalogue in relation to its home.
 
     Args:
-        sentence: What is wrong with it.
-        found: Whose it is, if it says so.
-        is_kept: Whether what it knows stays.
-        is_whole: Whether nothing is wrong.
+        sentence: The problem, in one sentence.
+        found: The catalogue's identity, if it has one.
+        is_kept: Whether its records are kept.
+        is_whole: Whether it has no problem.
     """
 
     sentence: str
@@ -224,11 +224,11 @@ def _state_of(catalog: Catalog, kept: Identity | None, key_digest: str) -> _Stat
     if found is None:
         if is_blank:
             return _State("The catalogue is missing or empty.")
-        return _State("The catalogue is of an earlier release than the home.", is_kept=True)
+        return _State("The catalogue was created by an earlier release than the home.", is_kept=True)
     if found.key_digest != key_digest or (kept is not None and found.id != kept.id):
         return _State("The catalogue belongs to another installation.")
     if kept is None:
-        return _State("The home does not say whether its catalogue is an older one.", found, is_kept=True)
+        return _State("The home has no identity file, so its catalogue may be outdated.", found, is_kept=True)
     is_whole = found.generation >= kept.generation
     return _State("The catalogue is older than the home.", found, is_kept=True, is_whole=is_whole)
 
@@ -241,13 +241,13 @@ def _identity_of(root: Path) -> Identity | None:
 
 def _another_key() -> IdentityError:
     return IdentityError(
-        "The installation key is another one than this installation was made with.",
-        remedy="Check CLEANROOM_KEY_FILE, or take the key from a backup.",
+        "The installation key does not belong to this installation.",
+        remedy="Check CLEANROOM_KEY_FILE, or restore the key from a backup.",
     )
 
 
-def _take_the_place_of(file: Path, copy: Path, at: datetime) -> None:
-    """Put a rebuilt catalogue in the place of the one that was found, which stays under another name."""
+def _replace_catalogue(file: Path, copy: Path, at: datetime) -> None:
+    """Replace the catalogue with a rebuilt one, and keep the old file under another name."""
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             os.rename(f"{file}{suffix}", f"{file}{suffix}.aside-{at:%Y%m%dT%H%M%S%f}")
@@ -256,7 +256,7 @@ def _take_the_place_of(file: Path, copy: Path, at: datetime) -> None:
 
 
 class _Stored:
-    """What the store holds: manifests by resource, and which versions of artifacts there are."""
+    """Contents of the store: manifests by resource, and the stored artifact versions."""
 
     def __init__(self, store: ArtifactStore, key: InstallationKey) -> None:
         self.by_resource: dict[tuple[Kind, str], list[Manifest]] = defaultdict(list)
@@ -272,8 +272,8 @@ class _Stored:
                 self.artifacts.add((asset, manifest.partition, manifest.version))
 
     def dossier(self, manifests: Sequence[Manifest]) -> Dossier | None:
-        """What the newest of some manifests carries; None where none carries anything that this key opens."""
-        for manifest in sorted(manifests, key=_made_at, reverse=True):
+        """Dossier in the newest of the manifests; None if this key opens none of them."""
+        for manifest in sorted(manifests, key=_built_at, reverse=True):
             if manifest.record:
                 with suppress(ConfigurationError, ValueError):
                     return unseal_dossier(self._key, manifest.record)
@@ -296,14 +296,14 @@ def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, st
             continue
         dossier = stored.dossier(manifests)
         if partition not in known and dossier is None:
-            lost.append(Lost(kind, partition, "its manifests are of an earlier release"))
+            lost.append(Lost(kind, partition, "its manifests were written by an earlier release"))
         elif found := builder.resource(kind, partition, manifests, dossier, versions.get(partition)):
             proven.append(found)
     wanted, ids = list[ProvenResource](), set(known)
     for resource in sorted(proven, key=_creation):
         parent = resource.dossier["resource"].get("parent_id") if resource.dossier else None
         if parent is not None and parent not in ids:
-            lost.append(Lost(resource.kind, resource.id, "what it was made from cannot be rebuilt"))
+            lost.append(Lost(resource.kind, resource.id, "its inputs cannot be rebuilt"))
             continue
         ids.add(resource.id)
         wanted.append(resource)
@@ -312,7 +312,7 @@ def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, st
         resources=tuple(wanted),
         known={record.id: record.name for record in records},
         lost=tuple(lost),
-        gone=tuple(_gone(records, versions, wanted, stored)),
+        gone=tuple(_incomplete(records, versions, wanted, stored)),
         n_unreadable=stored.n_unreadable,
     )
 
@@ -322,13 +322,13 @@ def _creation(resource: ProvenResource) -> tuple[int, str, str]:
     return tuple(Kind).index(resource.kind), created, resource.id
 
 
-def _gone(
+def _incomplete(
     records: Sequence[Resource],
     versions: Mapping[str, Sequence[Version]],
     proven: Sequence[ProvenResource],
     stored: _Stored,
 ) -> Iterator[Resource]:
-    """The known resources of whose current version an artifact is missing."""
+    """Known resources whose current version lacks an artifact."""
     renewed = {resource.id for resource in proven}
     for record in records:
         current = next((each for each in versions[record.id] if each.number == record.current_version), None)
@@ -340,7 +340,7 @@ def _gone(
 
 @dataclass(frozen=True)
 class _Builder:
-    """Turns manifests into what they prove."""
+    """Derives resources and versions from manifests."""
 
     installation: Installation
     catalog: Catalog
@@ -355,7 +355,7 @@ class _Builder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """What the manifests of a resource prove beyond what the catalogue knows; None when that is nothing."""
+        """Facts that a resource's manifests prove and the catalogue lacks; None if there are none."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:
@@ -363,7 +363,7 @@ class _Builder:
                 by_number[int(manifest.version.partition("-")[0])].append(manifest)
         there = {version.number: version for version in known or ()}
         found = (self._version(kind, partition, number, each) for number, each in sorted(by_number.items()))
-        proven = tuple(version for version in found if _is_news(version, there.get(version.number)))
+        proven = tuple(version for version in found if _proves_more(version, there.get(version.number)))
         if not proven:
             return None
         if known is not None:
@@ -374,7 +374,7 @@ class _Builder:
         )
 
     def _version(self, kind: Kind, partition: str, number: int, manifests: Sequence[Manifest]) -> ProvenVersion:
-        newest = {manifest.asset: manifest for manifest in sorted(manifests, key=_made_at)}
+        newest = {manifest.asset: manifest for manifest in sorted(manifests, key=_built_at)}
         dossier = self.stored.dossier(manifests)
         if dossier is not None and dossier["version"]["number"] != number:
             dossier = None
@@ -385,23 +385,23 @@ class _Builder:
                 asset: version for asset, version in earlier.items() if self.stored.has(asset, partition, version)
             } | artifacts
         if kind is Kind.DATA_ROOM:
-            artifacts = self._with_taken_over(partition, artifacts)
+            artifacts = self._with_reused(partition, artifacts)
         failure = _failure_of(kind, newest, artifacts, dossier)
         return ProvenVersion(
             number=number,
             artifacts=artifacts,
             parents=_parents_of(partition, newest.values(), dossier),
-            made_at=max(map(_made_at, manifests)),
+            made_at=max(map(_built_at, manifests)),
             summary={} if failure else self._summary(newest),
             failure=failure,
             dossier=dossier,
             output_location=self._output(newest) if failure is None else None,
         )
 
-    def _with_taken_over(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
-        """With the artifacts of earlier versions that are made from those of this one, and so were taken over."""
+    def _with_reused(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
+        """Add artifacts of earlier versions that this version reused because they depend on its artifacts."""
         found = dict(artifacts)
-        earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_made_at)
+        earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_built_at)
         for asset in ASSETS_OF[Kind.DATA_ROOM]:
             for manifest in earlier:
                 own = [each for each in manifest.inputs if each.partition == partition]
@@ -415,7 +415,7 @@ class _Builder:
         return found
 
     def _summary(self, newest: Mapping[str, Manifest]) -> dict[str, Any]:
-        summary: dict[str, Any] = {"sentence": "It was rebuilt from its manifest."}
+        summary: dict[str, Any] = {"sentence": "Rebuilt from its manifest."}
         for manifest in newest.values():
             summary |= {name: manifest.facts[name] for name in _FACTS if name in manifest.facts}
         if "audience" in newest:
@@ -435,7 +435,7 @@ class _Builder:
         return json.loads(self.installation.parts.store.read(reference, f"{name}.json"))
 
     def _seed_of(self, resource: Mapping[str, Any]) -> str | None:
-        """Where a job's seed still is."""
+        """Location of a job's seed, if it still exists."""
         location = resource.get("seed_location")
         if not location:
             return None
@@ -444,7 +444,7 @@ class _Builder:
         return None
 
     def _with_files(self, dossier: Dossier) -> Dossier:
-        """The dossier with the locations of those uploads only whose files are still there."""
+        """The dossier, with locations only of uploads whose files still exist."""
         there = Vault(self.installation.home, self.key).locations()
         uploads = [
             upload if upload["location"] in there else {**upload, "location": None}
@@ -453,8 +453,8 @@ class _Builder:
         return {**dossier, "uploads": uploads}
 
 
-def _is_news(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether artifacts prove more of a version than an older catalogue says."""
+def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
+    """Whether artifacts prove more about a version than an older catalogue holds."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)
@@ -463,19 +463,19 @@ def _is_news(proven: ProvenVersion, known: Version | None) -> bool:
 def _failure_of(
     kind: Kind, newest: Mapping[str, Manifest], artifacts: Mapping[str, str], dossier: Dossier | None
 ) -> tuple[StatusCode, str] | None:
-    """Why a version is not ACTIVE, as far as its artifacts tell; None when they are complete."""
+    """Reason that a version is not ACTIVE, judging by its artifacts; None if they are complete."""
     unusable = {asset for asset, manifest in newest.items() if not _is_usable(asset, manifest, artifacts)}
     if unusable:
         of_seeds = unusable & {"seed_validation_report", "seed_audiences"}
         code = StatusCode.SEED_INVALID if of_seeds else StatusCode.TRAINING_DATA_INVALID
-        return code, "What it was to be made from could not be used. See its report."
+        return code, "Its input failed validation. See its report."
     if _last_assets(kind, artifacts, dossier) - set(artifacts):
         return _UNFINISHED
     return None
 
 
 def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> bool:
-    """Whether a validation that left this artifact was passed."""
+    """Whether the validation that wrote this artifact passed."""
     if asset in ("base_audience", "seed_audiences"):
         return "inputs" in manifest.facts
     if asset == "seed_validation_report":
@@ -484,16 +484,16 @@ def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> 
 
 
 def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """The assets that a finished version has in any case."""
+    """Assets that every finished version has."""
     if kind is Kind.GENERATION_JOB:
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
         return {"custom_audience"}
-    return _wanted_of_room(artifacts, dossier) if kind is Kind.DATA_ROOM else set()
+    return _required_of_room(artifacts, dossier) if kind is Kind.DATA_ROOM else set()
 
 
-def _wanted_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """The assets that a finished version of a room has with these inputs."""
+def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
+    """Assets of a finished room version with these inputs."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")
@@ -503,7 +503,7 @@ def _wanted_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> se
 
 
 def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier | None) -> tuple[ParentRef, ...]:
-    """The versions that something was made from: its parent's when it was begun, and those of its inputs."""
+    """Versions of a resource's inputs: its parent's version at the start, and those of its input artifacts."""
     found = dict[str, ParentRef]()
     for manifest in manifests:
         for each in manifest.inputs:
@@ -518,7 +518,7 @@ def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier 
     return tuple(found.values())
 
 
-def _made_at(manifest: Manifest) -> datetime:
+def _built_at(manifest: Manifest) -> datetime:
     try:
         at = datetime.fromisoformat(manifest.created_at)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Seeds that were asked for over HTTP: fetched from a bucket or by a query when the job runs.
+"""Seeds requested over HTTP: fetched from a bucket or with a query when the job runs.
 
-Lives here: turning what a job asks for into a file of the vault.
-Add here when a seed may be asked for in a further way.
-Keep out: who may ask (the ways in), reading buckets (storage), running queries (participant_sql).
+Lives here: fetching a job's requested seed into the vault.
+Add here when a seed can be requested in another way.
+Keep out: access rights (the APIs), reading buckets (storage), running queries (participant_sql).
 """
 
 import tempfile
@@ -19,17 +19,17 @@ from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
 
 def fetch_requested_seed(installation: Installation, job: GenerationJob) -> GenerationJob:
-    """Fetch a job's seed into the vault, if it was asked for and is not there yet.
+    """Fetch a job's requested seed into the vault, unless it is already there.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         job: The job; it reads with the rights of the account that started it.
 
     Returns:
-        The job as it is now.
+        The updated job.
 
     Raises:
-        SeedError: The seed is not there, cannot be read, is too large, or its query is not allowed or failed.
+        SeedError: The seed is missing, unreadable or too large, or its query is not allowed or failed.
     """
     requested = job.requested_seed
     if requested is None or job.seed_location is not None:
@@ -44,7 +44,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
                 file = Path(folder) / "seed.jsonl"
                 _query(installation, account, requested, file)
         except (BucketForbiddenError, UsageError) as error:
-            # it was allowed when the job was started
+            # access was allowed when the job started
             raise SeedError(
                 f"The seed can no longer be read. {error.message}",
                 remedy=error.remedy,
@@ -63,12 +63,12 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 
 
 def _query(installation: Installation, account: str, requested: RequestedSeed, out: Path) -> None:
-    """Write the rows of a query over the account's own tables, or of a template over its owner's."""
+    """Write the rows of a query on the account's own tables, or of a template on its owner's tables."""
     text = requested.query
     if requested.template_arn is not None:
         template = installation.catalog.parties.template(requested.template_arn)
         if template is None:
-            raise SeedError("The analysis template is gone.", remedy="Name another one.")
+            raise SeedError("The analysis template was deleted.", remedy="Give another one.")
         account, text = template.account_id, template.sql
     checked = check_query(text or "", parameters=requested.parameters)
     tables = {names: warehouse_table(installation.home, account, *names) for names in checked.tables}

@@ -1,10 +1,10 @@
-"""Deleting what nothing needs any more.
+"""Deleting superseded artifacts and leftovers of killed processes.
 
-Lives here: which artifact versions were superseded, and which drafts and seeds a killed process left behind.
-Add here when something else may be left behind.
+Lives here: finding superseded artifact versions, and drafts and seeds that killed processes left behind.
+Add here when processes can leave something else behind.
 Keep out: deleting resources (catalogue).
 
-Only what the catalogue knows to be superseded, or has a tombstone of, is deleted; drafts are known by their names.
+Only data that the catalogue lists as superseded or has a tombstone of is deleted; drafts are recognised by name.
 """
 
 import shutil
@@ -37,17 +37,17 @@ from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, is_pr
 if TYPE_CHECKING:
     import dagster as dg
 
-# Whoever writes a draft ends within a day, or was killed.
+# A process that writes a draft finishes within a day, or was killed.
 _LEFTOVER_AFTER = timedelta(days=1)
-# Holds, as its time of change, when everything was last cleaned.
+# Its modification time is the time of the last full cleanup.
 _DONE, _EVERY = ".cleaned", timedelta(days=1)
 
 
 def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> None:
-    """Clean up after dead processes now, and once a day after everything else that nothing needs.
+    """Clean up after dead processes now, and delete other unneeded data once a day.
 
-    Every process that works does so, whatever is pending: an installation without Dagster's schedules is cleaned
-    too. Of several that come at once one does it.
+    Every working process calls this, so installations without Dagster's schedules are cleaned too. If several
+    processes call it at once, one does the work.
     """
     from cleanroom_pipelines.runs.deleting import sweep_deleted
 
@@ -61,17 +61,17 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
-    """Delete artifacts that were superseded longer ago than the retention time, and what killed processes left.
+    """Delete artifacts superseded longer ago than the retention time, and leftovers of killed processes.
 
-    Kept are the current and the newest version of every resource, whatever a current version was made from, and
-    what was current when any work began that is still under way (its run may be reading it).
+    It keeps the current and the newest version of every resource, the inputs of current versions, and versions
+    that were current when unfinished work began (its run may be reading them).
 
     Args:
-        installation: Where.
+        installation: The installation to clean up.
         now: UTC; the installation's clock if not given.
 
     Returns:
-        How many artifact versions were deleted.
+        Number of deleted artifact versions.
     """
     from cleanroom_pipelines.runs.building_rooms import delete_unused_room_data
 
@@ -79,7 +79,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     clean_up_after_the_dead(installation.home.scratch_root)
     catalog, store = installation.catalog, installation.store
     at = now or installation.clock()
-    # The store is listed before the catalogue is read: what is published in between is then not in the list.
+    # List the store before reading the catalogue, so the list excludes versions published in between.
     listed = [
         ArtifactReference(asset, resource_id, version)
         for kind in Kind
@@ -141,7 +141,7 @@ def _kept(
 
 
 def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
-    """Whether the catalogue knows for good which artifacts a version has: one that failed may be tried again."""
+    """Whether a version's list of artifacts is final; a failed version may be retried."""
     version = next((each for each in family if each.number == number), None)
     if version is None:
         return False
@@ -149,7 +149,7 @@ def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
 
 
 def _superseded_at(version: Version, family: tuple[Version, ...]) -> datetime | None:
-    """When a later version took its place: one that is ACTIVE too, or any when it failed itself."""
+    """When a later version superseded it: an ACTIVE one, or any later version if it failed."""
     later = (
         other.finished_at
         for other in family
@@ -176,18 +176,18 @@ def _delete_leftovers(
     slots = [path for path in home.seeds.iterdir() if path.name not in wanted and not is_accepted_drop(path)]
     slots = _with_tombstone(installation, SEED, slots)
     caches = _with_tombstone(installation, Kind.TRAINING_DATASET, home.day_caches.glob("*"))
-    # drafts that were sized; what was delivered of a hidden audience stays, since later lists are held against it
+    # sized drafts; delivered lists of a hidden audience stay, because later lists are compared with them
     for record in resources:
         if not isinstance(record, CustomAudience) or not record.hidden or record.created_at > at - _LEFTOVER_AFTER:
             continue
         if not installation.catalog.resources.list(Kind.AUDIENCE_LIST, parent_id=record.id, limit=1).items:
             with suppress(NotFoundError, ConflictError):
                 installation.catalog.rooms.request_delete_audiences([record.id])
-    # a file that was brought and that no lab or room names after a day, or whose upload broke off
+    # uploads that no lab or room uses after a day, and interrupted uploads
     installation.catalog.deletion.abandon_uploads(at - _LEFTOVER_AFTER)
     files = (home.uploads / location for location in installation.uploads.locations())
     uploads = _with_tombstone(installation, UPLOAD, files)
-    # what lies long in the folder of a process that lives may be in use as long as any work is under way
+    # old files in the folder of a live process may be in use while any work is unfinished
     unowned = [*drafts, *_in_scratch(home)] if is_quiet else []
     for path in [*slots, *uploads, *caches, *unowned]:
         if _is_older(path, oldest):
@@ -198,7 +198,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """What processes that still live left in their folders, and what lies beside those."""
+    """Contents of live processes' scratch folders, and other entries of the scratch folder."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue
@@ -206,7 +206,7 @@ def _in_scratch(home: Home) -> Iterator[Path]:
 
 
 def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
-    """Those of some files and folders whose names have a tombstone."""
+    """The files and folders whose names have a tombstone."""
     listed = list(paths)
     deleted = installation.catalog.deletion.deleted((path.name for path in listed), kind)
     return [path for path in listed if path.name in deleted]

@@ -1,8 +1,8 @@
-"""A data room as its pair's budget sees it: what its questions are of, what they cost, what gives them noise.
+"""The pair's budget for one data room: the data, prices and noise of its questions.
 
 Lives here: `RoomBudget`, and the keyed digest of each type of seed audience.
-Add here when a room's questions read something more.
-Keep out: the ledger (budgets.py) and working answers out.
+Add here when a room's questions read more data.
+Keep out: the ledger (budgets.py) and computing answers.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ _NO_SEEDS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class RoomBudget:
-    """The pair's budget for the data that one version of a room holds.
+    """The pair's budget for the data in one version of a room.
 
     Args:
         room: The room.
-        budget: Of the pair of organisations that provide its data.
+        budget: Budget of the pair of organisations that provide its data.
         content: Keyed digest of the base audience; the questions carry those of the seed audiences.
         seeds: Keyed digest of the ids of each type of seed audience.
     """
@@ -41,10 +41,10 @@ class RoomBudget:
 
     @classmethod
     def of(cls, installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Self | None:
-        """Of the state of the data that these artifacts hold.
+        """Create the budget for the data in these artifacts.
 
         Returns:
-            None while the room has no base audience, or nobody who could bring one of the sides.
+            None while the room has no base audience, or no organisation that may provide one of the sides.
         """
         pair = room_pair(installation, room)
         if pair is None or "base_audience" not in artifacts:
@@ -54,7 +54,7 @@ class RoomBudget:
         if "seed_audiences" in artifacts:
             reference = ArtifactReference("seed_audiences", room.id, artifacts["seed_audiences"])
             seeds = read_stored(installation, reference)[1].get("digests", {})
-            if not seeds:  # a release before kept none, and the advertiser's file is gone
+            if not seeds:  # an earlier release stored none, and the advertiser's file is deleted
                 with installation.store.opening(reference) as folder:
                     seeds = seed_digests(folder)
         content = installation.key.digest("content", installation.store.manifest(base).data_version.encode())
@@ -62,34 +62,34 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What of it enters the digest of an artifact that holds released numbers."""
+        """Fields that enter the digest of an artifact with released numbers."""
         return {"pair": self.budget.pair.id}
 
     @property
     def salt(self) -> str:
-        """Secret text that chooses the interests of a user that enter tables."""
+        """Secret text that selects which of a user's interests enter tables."""
         return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
 
     def releaser(self) -> Releaser:
-        """What releases its numbers."""
+        """A releaser for the room's numbers."""
         return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
 
     def question(self, kind: str, text: str, price: Price = COUNT) -> Question:
-        """A question about it."""
+        """Create a question about the room's data."""
         return Question.of(kind, self.content, text, price)
 
     def question_of_base(self) -> Question:
-        """What is told of the base alone."""
+        """Question for the released figures of the base alone."""
         from cleanroom_pipelines.audiences.insights import BASE_QUESTION
 
         return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """The digest of each type's ids, which are keyed digests themselves; of any order.
+    """Order-independent digest of each type's ids, which are keyed digests themselves.
 
     Args:
-        folder: Of the seed audiences' artifact.
+        folder: Folder of the seed audiences' artifact.
     """
     import pyarrow.parquet as pq
 

@@ -1,12 +1,12 @@
-"""The inbox of data rooms: files that the operator drops for a side of a room.
+"""The data-room inbox: files that the operator drops for one side of a room.
 
-Lives here: finding complete drops in `inbox/rooms/<data room>/<dataset>/` and provisioning the room with them.
-Add here when a room takes another dataset.
-Keep out: validating what is in a file (the run does, and its report says what is wrong), and the seed inbox.
+Lives here: finding complete files in `inbox/rooms/<data room>/<dataset>/` and provisioning the room with them.
+Add here when a room accepts another dataset.
+Keep out: validating file contents (the run does that and reports problems), and the seed inbox.
 
-The dataset is the folder's name: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`; where a
-room has several kinds of matching ids the first and the last say which: `matching-EMAIL`. Who drops a file acts as
-the operator for the side that provides it, and the audit log says so.
+The folder name is the dataset: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`. If a room
+has several kinds of matching ids, the first and the last also name the kind: `matching-EMAIL`. A dropped file acts
+as the operator, for the side that provides the dataset, and the audit log records it.
 """
 
 import csv
@@ -30,7 +30,7 @@ _FIRST_BYTES = 1 << 16
 
 
 def find_room_drops(installation: Installation) -> Iterator[Drop]:
-    """All files that lie in the rooms' inbox, whether complete or not; links and hidden files are left alone."""
+    """Find all files in the data-room inbox, complete or not; links and hidden files are ignored."""
     root = installation.home.inbox_rooms
     if not root.is_dir():
         return
@@ -43,12 +43,12 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 def provision_drop(installation: Installation, drop: Drop) -> None:
     """Seal a copy of a complete drop, provision its room with it, and delete the file.
 
-    What was cut off is done again with the same upload, so that a file provisions its room once.
+    After an interruption the same upload is reused, so that a file provisions its room only once.
 
     Raises:
-        NotFoundError: There is no such room; the file stays.
-        InputError: The folder is of no dataset of the room; the file stays.
-        StillWrittenError: Somebody may be writing the file; it stays.
+        NotFoundError: The room does not exist; the file stays.
+        InputError: The folder's name is not a dataset of the room; the file stays.
+        StillWrittenError: A process may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
     with one_at_a_time(installation):
@@ -57,8 +57,8 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
         try:
             resting = rest(installation, drop)
         except FileNotFoundError:
-            return  # another process was faster
-        upload = _taken_in(installation, room, resting, name.matching_id)
+            return  # another process got there first
+        upload = _sealed_upload(installation, room, resting, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
             n_embeddings = None
             if name.dataset is Dataset.EMBEDDINGS:
@@ -77,10 +77,10 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
         resting.remove()
 
 
-def _taken_in(
+def _sealed_upload(
     installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: MatchingId | None
 ) -> Upload:
-    """The upload that a drop was sealed as; its id is the file's own, so that it is found after a cut."""
+    """Seal a drop as an upload, or find the upload by its id, which is derived from the file."""
     folder = resting.drop.path.parent.name
     for number in count():
         mark = f"{room.id}/{folder}/{resting.state}/{number}"
@@ -91,7 +91,7 @@ def _taken_in(
             break
         if upload.location is not None or upload.id in room.inputs.values():
             return upload
-        # it was refused, or nobody named it for a day, and its content is gone: the file is taken once more
+        # its content was deleted, after a rejection or a day without use: accept the file again
     installation.catalog.deletion.announce(UPLOAD, upload_id)
     with resting.drop.path.open("rb") as stream:
         sealed = installation.uploads.seal(upload_id, chunks_of(stream))
@@ -112,7 +112,7 @@ def _taken_in(
 
 
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:
-    """Make the folders that files for a room are dropped into."""
+    """Create a room's inbox folders."""
     several = len(room.matching_ids) > 1
     for dataset in Dataset:
         for kind in room.matching_ids if several and dataset.has_ids else ("",):
@@ -122,7 +122,7 @@ def make_room_inbox(installation: Installation, room: DataRoom) -> None:
 
 
 def forget_room_inbox(installation: Installation, room_id: str) -> None:
-    """Delete the empty folders of a room that is gone."""
+    """Delete the empty inbox folders of a deleted room."""
     root = installation.home.inbox_rooms / room_id
     for folder in [*root.glob("*"), root]:
         with suppress(OSError):
@@ -132,7 +132,7 @@ def forget_room_inbox(installation: Installation, room_id: str) -> None:
 def _input_of(room: DataRoom, folder: str) -> InputName:
     key, _, kind = folder.partition("-")
     if key not in FOLDERS:
-        raise InputError("A file was dropped for a dataset that no room has.", remedy=f"Use {', '.join(FOLDERS)}.")
+        raise InputError("The inbox folder's name is not a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
     dataset = Dataset(key.upper())
     if not dataset.has_ids:
         return InputName(dataset)
@@ -140,14 +140,14 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
         kind = room.matching_ids[0]
     if kind not in room.matching_ids:
         raise InputError(
-            "A file was dropped for a kind of matching ids that the room does not have.",
-            remedy=f"Drop it into {key}-{room.matching_ids[0]} or the like.",
+            "The room does not have the kind of matching ids in the inbox folder's name.",
+            remedy=f"Use a folder such as {key}-{room.matching_ids[0]}.",
         )
     return InputName(dataset, MatchingId(kind))
 
 
 def _n_embeddings(path: Path) -> int:
-    """Numbers per embedding: the columns of the first row, less user and scope."""
+    """Dimensions per embedding: the columns of the first row, minus user and scope."""
     import pyarrow.parquet as pq
 
     try:
@@ -161,4 +161,4 @@ def _n_embeddings(path: Path) -> int:
         line = start.decode("utf-8-sig", errors="replace").splitlines()[0]
         return max(1, len(next(csv.reader([line]))) - 2)
     except (OSError, EOFError, ValueError, IndexError, StopIteration, csv.Error):
-        return 1  # its validation says what is wrong with it
+        return 1  # validation reports what is wrong

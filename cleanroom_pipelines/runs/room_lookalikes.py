@@ -1,7 +1,7 @@
 """Lookalikes of a data room: ranking a source audience, paid from the pair's budget.
 
-Lives here: `LookalikeRun`: both rankings, the users of a reach, and what may be told of them.
-Add here when a lookalike of a room is ranked in a further way.
+Lives here: `LookalikeRun`: both kinds of ranking, the users of a reach, and the released statistics.
+Add here when a room's lookalike can be ranked in another way.
 Keep out: private rankings themselves (private_rankings.py), the audience's record (building_audiences.py).
 """
 
@@ -32,25 +32,26 @@ from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactReference
 
 RANKED = "ranked"
-_LEAST_OF_A_FIT = 5  # below the released threshold only by noise that is far out; so no second threshold
+# Only extreme noise lets a smaller seed pass the released threshold, so this is not a second threshold.
+_LEAST_OF_A_FIT = 5
 
 
 @dataclass(frozen=True)
 class LookalikeRun:
-    """A lookalike that is being made.
+    """A lookalike being built.
 
     Args:
-        installation: Where.
-        work: The version that is made.
+        installation: The installation to work on.
+        work: The version being built.
         room: The pair's budget for the room's data.
-        figures: What is told of the base alone.
-        named: The values of each attribute that the room names.
+        figures: Released figures of the base alone.
+        named: Attribute values that the room publishes.
         model: Folder of the room's model.
-        scratch: Where the ranking and its users are written.
-        seed_file: The source's users, an id standing for one; a column user_id.
-        n_seed: How many they are, exact.
+        scratch: Folder for the ranking and its users.
+        seed_file: The source's users, one id per user, in column user_id.
+        n_seed: Exact number of the source's users.
         source: Canonical text of the source.
-        organization: Who asks.
+        organization: The organisation that asks.
     """
 
     installation: Installation
@@ -81,7 +82,7 @@ class LookalikeRun:
         return size
 
     def rank_fully(self) -> dict[str, Any]:
-        """Rank by the ensemble; its statistics are exact, but for the counts: the document `statistics`."""
+        """Rank with the ensemble. Returns the document `statistics`: exact rates, released counts."""
         from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
         from cleanroom_pipelines.similarity.rooms import rank_room
 
@@ -93,11 +94,11 @@ class LookalikeRun:
             min_seed_users=_LEAST_OF_A_FIT,
             runtime=self.work.runtime.part(0.0, 0.9),
         )
-        told = released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
-        return {"statistics": {"result": told}}
+        statistics = released_statistics(room_statistics(self._ranked), size, self.figures.addressable)
+        return {"statistics": {"result": statistics}}
 
     def rank_privately(self) -> dict[str, Any]:
-        """Rank by one noised vector: the one that was paid, where the base alone has changed since.
+        """Rank with one noised vector; reuse the paid one if only the base has changed since.
 
         Returns:
             The documents `statistics` and `vector`.
@@ -119,12 +120,12 @@ class LookalikeRun:
                 runtime=runtime,
             )
             price = ranking.figures
-        told = self._told(made["figures"], size, price)
-        told["explanation"] = self._explained(made["explanation"])
-        return {"statistics": {"result": told}, "vector": made["vector"]}
+        statistics = self._published(made["figures"], size, price)
+        statistics["explanation"] = self._explained(made["explanation"])
+        return {"statistics": {"result": statistics}, "vector": made["vector"]}
 
     def _paid_vector(self) -> PaidVector | None:
-        """A vector of the same seed in the same representation that was paid for any lookalike of the room."""
+        """A vector paid for any lookalike of the room with the same seed and representation."""
         catalog, room = self.installation.catalog, self.room.room
         for audience in catalog.rooms.custom_audiences(room.id):
             version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
@@ -139,21 +140,22 @@ class LookalikeRun:
                 return paid
         return None
 
-    def _told(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
-        """The statistics as they are told: sizes beside the rates, all of them released."""
+    def _published(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
+        """The published statistics: released sizes next to the rates."""
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
         addressable = self.figures.addressable
-        # how far a share may be off tells how many users it is of
+        # the error of a share would reveal the number of users behind it
         withheld = ("tpr_error", "auc_error") if self.room.room.hide_absolute_values else ()
 
-        def told(entry: Mapping[str, Any]) -> dict[str, Any]:
+        def published(entry: Mapping[str, Any]) -> dict[str, Any]:
             return {name: None if name in withheld else value for name, value in entry.items()}
 
         return {
-            **told({name: value for name, value in found.items() if name != "cumulated"}),
+            **published({name: value for name, value in found.items() if name != "cumulated"}),
             "reach": [
-                {**told(entry), "size": reach_size_of(entry["reach"], addressable)} for entry in found["reach"]
+                {**published(entry), "size": reach_size_of(entry["reach"], addressable)}
+                for entry in found["reach"]
             ],
             "seed_size": seed.value,
             "addressable_size": addressable.value,
@@ -163,13 +165,13 @@ class LookalikeRun:
         }
 
     def _explained(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The values that set the lookalike apart, the strongest first; only those that the room names.
+        """Attribute values that distinguish the lookalike, strongest first, limited to those the room publishes.
 
-        They follow from the vector that was paid, so they cost nothing.
+        They derive from the paid vector, so they are free.
         """
         values = [(SEGMENTS, each["item_id"], each["strength"]) for each in found["items"]]
         values += [(each["column"], each["value"], each["strength"]) for each in found["features"]]
-        # a strength is a multiple of what chance gives a source of that size
+        # a strength is a multiple of the value expected by chance for a source of that size
         is_hidden = self.room.room.hide_absolute_values
         return [
             {"attribute": attribute, "value": value, "strength": None if is_hidden else strength}
@@ -191,7 +193,7 @@ class LookalikeRun:
         )
 
     def size_of(self, reach: int) -> Released:
-        """The users of a reach, from the released number of all."""
+        """Number of users of a reach, derived from the released number of all users."""
         from cleanroom_pipelines.similarity.rooms import reach_size
 
         kept = self.figures.addressable.kept()
@@ -209,7 +211,7 @@ class LookalikeRun:
 
 
 def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) -> PrivateRanking:
-    """The private ranking of a source of a room.
+    """Create the private ranking of a source in a room.
 
     Args:
         room: The pair's budget for the room's data.
@@ -218,7 +220,7 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
         n_seed_users: Its released size.
 
     Raises:
-        SeedError: The source is too small for any price; a room that hides sizes says only so.
+        SeedError: The source is too small for any price; a room that hides sizes gives no more detail.
     """
     is_hidden = room.room.hide_absolute_values
     tenths = HIDDEN_LOOKALIKE_TENTHS if is_hidden else None
@@ -237,9 +239,9 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Tenths of a unit that a lookalike of a source costs whose size is paid, and whether that is only the most.
+    """Price in tenths of a unit of a lookalike whose source size is paid, and whether that is an upper limit.
 
-    The size is known where it is that of a seed audience, whose overlap was made.
+    The size is known if the source is a seed audience whose overlap was released.
     """
     version = installation.catalog.resources.current_version(Kind.DATA_ROOM, room.room.id)
     if room.room.hide_absolute_values:

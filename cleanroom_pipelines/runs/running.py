@@ -1,8 +1,8 @@
-"""Running what is pending: through Dagster, in this process.
+"""Running pending work through Dagster in this process.
 
-Lives here: running the job of each kind of work here, what is ready to be run, and the heartbeat of whoever runs.
-Add here when running needs something more.
-Keep out: when to run (sensors, schedules) and what a run makes (building.py).
+Lives here: running the job of each kind of work, finding work that is ready to run, and heartbeats.
+Add here when running work needs something more.
+Keep out: when to run (sensors, schedules) and building (building.py).
 """
 
 import time
@@ -55,28 +55,28 @@ def run_pending(
     passed_over: set[str] | None = None,
     lane: Lane | None = None,
 ) -> int:
-    """Do all pending work in this process, through the same assets that a daemon would run; deletions too.
+    """Do all pending work, including deletions, in this process, with the assets that a daemon would run.
 
-    Beside a daemon or another worker on the same home nothing is done twice: the claims see to it.
+    Claims ensure that a daemon or another worker on the same home does not repeat any work.
 
     Args:
-        installation: Where to work.
-        instance: Where the runs are recorded; None: the instance that DAGSTER_HOME names, else a passing one.
-        worker: Id of the run this happens in, if any; the runs carry it.
+        installation: The installation to work on.
+        instance: Where the runs are recorded; None: the instance in DAGSTER_HOME, or else an ephemeral one.
+        worker: Id of the surrounding run, if any; the runs carry it as a tag.
         max_seconds: Start nothing more after this time.
-        max_versions: Do at most so many.
-        on_start: Told each version before it is run.
-        on_failure: Told each version whose run failed.
-        should_stop: Asked before each; nothing more is started then.
-        passed_over: Run keys that are not started; those that were are added.
-        lane: Do the work of one lane only, and after each heavy version the small ones that are made from it, such
-            as its export: a process of their own would cost seconds.
+        max_versions: Maximum number of versions to run.
+        on_start: Called with each version before its run.
+        on_failure: Called with each version whose run failed.
+        should_stop: Checked before each version; when true, nothing more is started.
+        passed_over: Run keys to skip; the keys of started runs are added.
+        lane: Do the work of one lane only; each heavy version is followed by small ones that depend on it, such as
+            its export, because a separate process would take seconds.
 
     Returns:
-        How many runs were made; a run that failed counts.
+        Number of runs, including failed ones.
 
     Raises:
-        KeyboardInterrupt: The process was asked to stop; what was under way is pending again.
+        KeyboardInterrupt: The process was asked to stop; unfinished work is pending again.
     """
     instance = instance or _instance()
     repository = load_repository()
@@ -101,7 +101,7 @@ def run_pending(
         if not ready:
             break
         version = ready[0]
-        # A run that cannot even claim its row must not be started for ever.
+        # Do not restart a run forever if it cannot even claim its row.
         if not installation.catalog.work.reserve(version):
             continue  # another process starts a run for it
         passed_over.add(version.run_key)
@@ -112,11 +112,11 @@ def run_pending(
                 instance=instance,
                 raise_on_error=False,
                 tags={VERSION_TAG: str(version.number)} | ({WORKER_TAG: worker} if worker else {}),
-                # with a stack of Dagster's own for each error; whoever runs this says what failed
+                # Dagster logs a stack trace for each error; the caller reports the failure instead
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
         except dg.DagsterUnknownPartitionError:
-            continue  # its resource was deleted this very moment
+            continue  # its resource was deleted at this moment
         n_runs += 1
         made_last = made_last if follows else version.resource_id
         if _was_interrupted(result):
@@ -133,14 +133,14 @@ def ready_work(
     lane: Lane | None = None,
     parent_id: str | None = None,
 ) -> tuple[Version, ...]:
-    """The versions that can be run now, each of a partition that Dagster knows.
+    """Find versions that can run now, and make sure Dagster knows their partitions.
 
     Args:
-        installation: Where.
-        instance: Where they are to be run.
-        passed_over: Run keys to leave out.
-        lane: Only those of one lane.
-        parent_id: Only those of resources that are made from this one.
+        installation: The installation to work on.
+        instance: Dagster's instance for the runs.
+        passed_over: Run keys to skip.
+        lane: Only versions of this lane.
+        parent_id: Only versions of this resource's children.
     """
     ready = tuple(
         version
@@ -148,19 +148,19 @@ def ready_work(
         if version.run_key not in passed_over and not (version.lease_expires_at and _is_queued(instance, version))
     )
     for kind in {version.kind for version in ready}:
-        # a resource may be younger than the last look at all of them
+        # a resource may be newer than the last sync of all partitions
         add_partitions(instance, kind, [version.resource_id for version in ready if version.kind is kind])
     return ready
 
 
 def _is_queued(instance: dg.DagsterInstance, version: Version) -> bool:
-    """Whether a run waits in Dagster's queue for a version whose reservation ran out meanwhile."""
+    """Whether Dagster's queue still holds a run for a version whose reservation has expired."""
     tag = {"dagster/run_key": version.run_key}
     return bool(instance.get_runs(dg.RunsFilter(tags=tag, statuses=UNFINISHED), limit=1))
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether this process was asked to stop; Dagster makes a failure of the run of it and goes on."""
+    """Whether this process was asked to stop; Dagster reports that as a failed run and continues."""
     errors = (getattr(event.event_specific_data, "error", None) for event in result.all_events if event.is_failure)
     interrupts = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
     return any(error.cls_name in interrupts for error in errors if error)
@@ -170,9 +170,9 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def beating(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
-    """Say every quarter of a minute that this run is alive, so that a silent one can be told dead.
+    """Send a heartbeat for this worker every 15 seconds, so that dead workers can be detected.
 
-    A heartbeat that fails is sent again soon: one that the database missed must not end the others.
+    A failed heartbeat is retried soon: a brief database failure must not stop the heartbeats.
     """
     ended = Event()
 
@@ -193,15 +193,15 @@ def beating(
     finally:
         ended.set()
         thread.join()
-        with suppress(CleanroomError):  # whoever looks after a minute finds it silent
+        with suppress(CleanroomError):  # after a minute without heartbeats it counts as dead anyway
             installation.catalog.work.forget_worker(worker)
 
 
 @contextmanager
 def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep a Dagster run alive in the catalogue from its start to its end, waits for a pool included.
+    """Send heartbeats for a Dagster run from start to end, even while it waits for a pool.
 
-    A run that was started for a version claims it at once and holds it across its steps.
+    A run started for a version claims it at once and holds the claim across its steps.
     """
     kind = next((kind for kind, row in KINDS.items() if row.job == run.job_name), None)
     partition = run.tags.get(PARTITION_TAG)
@@ -214,7 +214,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 
 
 def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
-    """What the catalogue needs to know of a Dagster run."""
+    """Facts about a Dagster run that the catalogue needs."""
     number = run.tags.get(VERSION_TAG)
 
     def was_cancelled() -> bool:
@@ -225,7 +225,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 
 
 def run_request(version: Version, lane: Lane) -> dg.RunRequest:
-    """The run of one pending version; the run key lets Dagster start it once, the lane limits how many run."""
+    """Run request for one pending version; its run key prevents a second start, its lane limits concurrency."""
     return dg.RunRequest(
         job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,
@@ -236,7 +236,7 @@ def run_request(version: Version, lane: Lane) -> dg.RunRequest:
 
 @cache
 def load_repository() -> dg.RepositoryDefinition:
-    """The shell, loaded by its name as a daemon loads it: what runs the assets is below them."""
+    """Load all Dagster definitions by name, as a daemon does: this layer is below the assets."""
     repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
     return repository
 

@@ -1,8 +1,8 @@
-"""Seeds of generation jobs: taken in from a file of the operator's, and let go when the job has ended.
+"""Seeds of generation jobs: ingested from an operator's file, and deleted when the job has ended.
 
-Lives here: taking a seed into the vault and registering its job, for launchpad and command; forgetting seeds.
-Add here when a job is started with a further choice.
-Keep out: drops (inbox.py) and declarations (declarations).
+Lives here: ingesting a seed and registering its job, for launchpad and command; deleting seeds.
+Add here when starting a job gets another option.
+Keep out: dropped seeds (inbox.py) and declarations (declarations).
 """
 
 from datetime import timedelta
@@ -14,7 +14,7 @@ from cleanroom_pipelines.catalog import LARGEST, SEED, GenerationJob, Generation
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.runs.installation import Installation
 
-# For so long a job that failed for another reason than its seed can be attempted again by hand.
+# How long a job that failed for a reason other than its seed can be retried manually.
 _ATTEMPT_AGAIN_WITHIN = timedelta(days=1)
 
 
@@ -31,22 +31,22 @@ def start_job_from_file(
     """Register a generation job whose seed is a file on this machine.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         configured: Partition key of the configured audience model.
         seed: The file; a copy is kept until the job ends.
         name: The job's name.
         seed_mode: `excluded`, `first` or `in_place`.
         export_size: `largest`, a size such as `5%`, or empty for no export.
-        origin: The way in.
+        origin: How the job was started.
 
     Raises:
-        SeedError: The file is not there.
-        UsageError: A field cannot be read, or the size is none of the configured model's.
-        ConflictError: The name is taken.
-        NotFoundError: There is no such configured model.
+        SeedError: The file does not exist.
+        UsageError: A field is invalid, or the configured model does not allow the size.
+        ConflictError: The name is already in use.
+        NotFoundError: The configured model does not exist.
     """
     if seed_mode not in set(SeedMode):
-        raise UsageError("The seed mode is not known.", remedy="Give excluded, first or in_place.")
+        raise UsageError("The seed mode is invalid.", remedy="Use excluded, first or in_place.")
     if not seed.is_file():
         raise SeedError("The seed was not found.", remedy="Check its path.", status_code=StatusCode.SEED_NOT_FOUND)
     size: AudienceSize | Literal["largest"] | None = None
@@ -84,6 +84,6 @@ def forget_seed(installation: Installation, job: GenerationJob) -> None:
 
 
 def forget_spent_seeds(installation: Installation) -> None:
-    """Delete the seeds of jobs that ended while their run was killed before it could, or that failed for good."""
+    """Delete seeds of ended jobs whose run was killed before doing so, and of jobs that failed for good."""
     for job in installation.catalog.resources.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
         forget_seed(installation, job)

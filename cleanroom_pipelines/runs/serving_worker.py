@@ -1,13 +1,12 @@
-"""The worker of `cleanroom serve`: does what is pending until it is told to stop.
+"""The worker of `cleanroom serve`: does pending work until it is asked to stop.
 
-Lives here: the loop, and how signals end it.
-Add here when the worker must look for something else.
-Keep out: what the work is (running.py, deleting.py), declared refreshes and the inbox, which are the daemon's.
+Lives here: the loop, and stopping it on signals.
+Add here when the worker must look for other work.
+Keep out: the work itself (running.py, deleting.py), and declared refreshes and the inbox (the daemon).
 
-`python -m cleanroom_pipelines.runs.serving_worker [LANE]` is the process that `serve` starts: its settings
-come by the environment, and it ends when its parent does, which the pipe at its standard input tells. SIGTERM
-gives back what is under way after the shard at hand, so that it is pending again at once; after SIGKILL it is when
-its lease has run out.
+`serve` starts this process as `python -m cleanroom_pipelines.runs.serving_worker [LANE]`. It reads its settings
+from the environment and ends with its parent, when the pipe at its standard input closes. On SIGTERM it finishes
+the current shard and requeues unfinished work at once; after SIGKILL the work is requeued when its lease expires.
 """
 
 import logging
@@ -37,48 +36,48 @@ from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, 
 from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
 
 _LOG = logging.getLogger(__name__)
-# How often it looks for silent runs and for what nobody asked it to do.
+# How often it checks for dead runs and does the cleanup.
 _ROUND_SECONDS = 5.0
-# How often it looks at each job of the inbox, and tries again what it could not begin.
+# How often it checks all inbox jobs, and retries work that it could not start.
 _LONG_ROUND_SECONDS = 60.0
 
 
 def work_until_stopped(
     installation: Installation, stop: Callable[[], bool], *, poll_seconds: float = 1.0, lane: Lane | None = None
 ) -> None:
-    """Do all pending work and deletions of a home as they come, until told to stop.
+    """Do all pending work and deletions of a home as they arrive, until asked to stop.
 
-    Beside a daemon or another worker nothing is done twice; what fails here, such as a database that does not
-    answer, is logged and tried again. In the main thread SIGTERM and SIGINT stop it too, in the midst of work.
+    It repeats no work of a daemon or another worker. Failures, such as an unavailable database, are logged and
+    retried. In the main thread SIGTERM and SIGINT also stop it, even during work.
 
     Args:
-        installation: Where; the assets open the one that the environment names.
-        stop: Asked at every look and between two pieces of work.
-        poll_seconds: How often it looks for new work.
+        installation: The installation to work on; assets open the one set in the environment.
+        stop: Checked in every round and between pieces of work.
+        poll_seconds: Interval between checks for new work.
         lane: Do the work of one lane only.
     """
-    load_repository()  # seconds, which nobody should wait for
+    load_repository()  # takes seconds: load it before there is work
     worker = f"serve-{installation.token_hex(6)}"
     with (
-        _told_to_end() as told,
+        _stop_signals() as stop_signal,
         dagster_instance(installation) as instance,
         beating(installation, worker),
     ):
-        rounds = Rounds(installation, instance, worker, lambda: told.is_set() or stop(), lane)
+        rounds = Rounds(installation, instance, worker, lambda: stop_signal.is_set() or stop(), lane)
         while not rounds.should_stop():
             try:
                 rounds.turn()
             except KeyboardInterrupt:
-                if not told.is_set():
+                if not stop_signal.is_set():
                     raise
             except Exception as error:
-                told_error = error if isinstance(error, CleanroomError) else without_data_of(error)
-                _LOG.warning("%s The worker goes on.", told_error)
-            told.wait(poll_seconds)
+                safe_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+                _LOG.warning("%s The worker continues.", safe_error)
+            stop_signal.wait(poll_seconds)
 
 
 class Rounds:
-    """What one worker remembers between its looks."""
+    """State that a worker keeps between rounds."""
 
     def __init__(
         self,
@@ -97,7 +96,7 @@ class Rounds:
         self._next_round = self._next_long_round = 0.0
 
     def turn(self) -> None:
-        """Look for work and do what there is."""
+        """Find pending work and do it."""
         installation, instance = self._installation, self._instance
         installation.check()
         if time.monotonic() >= self._next_long_round:
@@ -131,7 +130,7 @@ class Rounds:
             )
 
     def help_scoring(self) -> None:
-        """Score shards for a run on another host, as a run of its own."""
+        """Score shards for a run on another host, in a separate run."""
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,
             raise_on_error=False,
@@ -141,24 +140,24 @@ class Rounds:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[Told]:
-    """Be told to end instead of dying of it; only in the main thread."""
-    with handle_signals() as told:
+def _stop_signals() -> Iterator[Told]:
+    """Report stop signals instead of dying from them; only in the main thread."""
+    with handle_signals() as stop_signal:
         if threading.current_thread() is not threading.main_thread():
-            yield told
+            yield stop_signal
             return
         before = {number: signal.getsignal(number) for number in TOLD_BY}
         try:
             for number in TOLD_BY:
                 signal.signal(number, lambda *_: None)
-            yield told
+            yield stop_signal
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 def _end_of_parent() -> threading.Event:
-    """Set when the other end of standard input is closed, if that is a pipe: however the parent ended."""
+    """Event set when standard input is a pipe and its other end closes, however the parent ended."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -172,20 +171,20 @@ def _end_of_parent() -> threading.Event:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Work on the installation that the environment names, until a signal or the end of the parent.
+    """Work on the installation set in the environment until a signal arrives or the parent ends.
 
     Args:
-        arguments: The lane to do the work of; none: everything.
+        arguments: The lane to work on; empty: all lanes.
     """
-    os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # the second belt, as for `cleanroom dev`
+    os.environ.setdefault("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # a second safeguard, as in `cleanroom dev`
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     lane = Lane(arguments[0]) if arguments else None
     try:
         work_until_stopped(Installation.from_environment(), _end_of_parent().is_set, lane=lane)
     except Exception as error:
-        told = error if isinstance(error, CleanroomError) else without_data_of(error)
-        sys.stderr.write(f"cleanroom: {told}\n")
-        sys.exit(1 if isinstance(told, UnexpectedError) else 2)
+        safe_error = error if isinstance(error, CleanroomError) else without_data_of(error)
+        sys.stderr.write(f"cleanroom: {safe_error}\n")
+        sys.exit(1 if isinstance(safe_error, UnexpectedError) else 2)
 
 
 if __name__ == "__main__":

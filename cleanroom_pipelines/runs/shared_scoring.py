@@ -1,18 +1,17 @@
-"""One audience scored by several Dagster runs, for installations with hosts and no cluster.
+"""Scoring one audience in several Dagster runs, for installations with several hosts and no cluster.
 
-Lives here: laying a fit open for helpers, taking ranges of shards until all are scored, helping.
+Lives here: publishing a fit for helpers, claiming ranges of shards until all are scored, helping.
 Add here when another step of a job is worth sharing.
-Keep out: what scoring is (similarity.scoring), and starting helpers (defs, serving_worker).
+Keep out: scoring itself (similarity.scoring), and starting helpers (defs, serving_worker).
 
-The run that holds a job's claim fits the ensemble, lays it open in the scratch folder of the home, which all hosts
-see, and begins to score ranges of shards. Runs of the job `score_shards`, on whatever host, take ranges of the
-same list; each writes its scores to a file. When all are there the first run ranks them: the bytes are those of
-one run alone. Claims are files made exclusively; a helper that falls silent for a minute is taken over. Only the
-weights of the fit are laid open: not who the seed users are.
+The run that holds a job's claim fits the ensemble, publishes it in the home's scratch folder, which all hosts can
+read, and starts to score ranges of shards. Runs of the job `score_shards`, on any host, claim ranges from the same
+list and write their scores to files. When all scores exist, the first run ranks them; the result is byte-identical
+to a single run's. Claims are files created exclusively; the range of a helper without a sign of life for a minute
+is taken over. Only the weights of the fit are published, not the seed users.
 
-Decided 2026-11-27, instead of records with claims for each part: a range is small and scoring it twice harms
-nothing, and the run that needs the scores works on them itself, so there is nothing to deadlock and nothing to
-clean up but one folder.
+Decided 2026-11-27, instead of catalogue records with claims: a range is small, so scoring it twice is harmless,
+and the run that needs the scores also computes them, so it cannot deadlock and leaves only one folder to clean up.
 """
 
 import json
@@ -45,14 +44,14 @@ _LOOK_SECONDS = 0.2
 
 
 def shared_scoring(installation: Installation, model: ArtifactReference) -> "Callable[..., Float64] | None":
-    """What `similarity.ranking.generate` calls to score everybody with the help of other runs.
+    """Scoring function for `similarity.ranking.generate` that shares the work with other runs.
 
     Args:
-        installation: Where; its setting says how many runs score one audience.
+        installation: The installation; a setting limits the number of runs that score one audience.
         model: The model's artifact, for the helpers.
 
     Returns:
-        None where one run scores everything.
+        None if one run scores everything.
     """
     n_runs = installation.settings.scoring_runs
     if n_runs < 2 or installation.settings.engine_url is not None:
@@ -63,7 +62,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
         cuts = [opened.n_shards * number // n_ranges for number in range(n_ranges + 1)]
         ranges = list(pairwise(cuts))
         scratch = installation.home.scratch_root
-        # A helper may be writing there still when everything is scored.
+        # A helper may still be writing there when everything is scored.
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=scratch, ignore_cleanup_errors=True) as name:
             folder = Path(name)
             if n_ranges > 1:
@@ -76,7 +75,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
 
 
 def n_helpers_wanted(installation: Installation) -> int:
-    """How many further runs would find something to score."""
+    """Number of further runs that would find ranges to score."""
     wanted = 0
     for folder in _open_folders(installation):
         left = sum(not (folder / f"{k}.claim").exists() for k in range(len(_plan_of(folder)["ranges"])))
@@ -85,14 +84,14 @@ def n_helpers_wanted(installation: Installation) -> int:
 
 
 def help_scoring(installation: Installation, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Score ranges of shards of whatever is laid open, until nothing is left to take.
+    """Score published ranges of shards until none is left to claim.
 
     Args:
-        installation: Where.
-        should_stop: Asked between pieces of work.
+        installation: The installation to work on.
+        should_stop: Checked between pieces of work.
 
     Returns:
-        Users scored.
+        Number of users scored.
 
     Raises:
         ArtifactError: A model or a fit cannot be read.
@@ -102,7 +101,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
         try:
             n_users += _help_one(installation, folder, should_stop)
         except (FileNotFoundError, CancelledError):
-            continue  # the run that laid it open has ended, or this one is to end
+            continue  # the run that published it has ended, or this one must end
         except ArtifactError:
             if folder.exists():
                 raise
@@ -110,10 +109,10 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Write what helpers need into the folder: the fit without its seed, and last the plan, which they look for.
+    """Publish the fit without its seed for helpers, then the plan, which signals that it is ready.
 
     Args:
-        folder: Below the scratch folder, seen by all hosts.
+        folder: Folder below the scratch folder, visible to all hosts.
         fit: The fitted ensemble.
         plan: The model's artifact and the ranges of shards.
     """
@@ -135,17 +134,17 @@ def score_together(
     ranges: list[tuple[int, int]],
     tell: Callable[[float], None],
 ) -> Float64:
-    """Score ranges that nobody has taken, take over those of silent helpers, and wait for the others.
+    """Score unclaimed ranges, take over ranges of dead helpers, and wait for the others.
 
     Args:
-        engine: Scores.
-        folder: Where claims and scores are.
+        engine: The engine that scores.
+        folder: Folder of claims and scores.
         fitted: The model and the fit.
         ranges: The shards of each range.
-        tell: Given the share that is done; raises to stop.
+        tell: Called with the share that is done; raises to stop.
 
     Returns:
-        One score for each user of the model, in the model's order.
+        One score per user of the model, in the model's order.
     """
     from cleanroom_pipelines.similarity.scoring import score_users
 
@@ -154,7 +153,7 @@ def score_together(
     while missing := [k for k in range(n_ranges) if not _scores_file(folder, k).exists()]:
         share = 1 - len(missing) / n_ranges
         tell(share)
-        mine = next((k for k in missing if _take(folder, k) or _is_silent(folder, f"{k}.claim")), None)
+        mine = next((k for k in missing if _claim(folder, k) or _is_dead(folder, f"{k}.claim")), None)
         if mine is None:
             os.utime(folder / _PLAN)
             time.sleep(_LOOK_SECONDS)
@@ -166,7 +165,7 @@ def score_together(
             if n_ranges > 1:
                 os.utime(folder / _PLAN)
 
-        _keep(folder, mine, score_users(engine, model, fit.scorer, range(*ranges[mine]), on_share))
+        _write_scores(folder, mine, score_users(engine, model, fit.scorer, range(*ranges[mine]), on_share))
     return np.concatenate([np.load(_scores_file(folder, k), allow_pickle=False) for k in range(n_ranges)])
 
 
@@ -179,8 +178,8 @@ def _help_one(installation: Installation, folder: Path, should_stop: Callable[[]
     plan = _plan_of(folder)
     ranges = plan["ranges"]
     n_users = 0
-    # From the end, where the run that laid it open comes last.
-    taken = (k for k in reversed(range(len(ranges))) if _take(folder, k))
+    # Start from the end, which the publishing run reaches last.
+    taken = (k for k in reversed(range(len(ranges))) if _claim(folder, k))
     first = next(taken, None)
     if first is None:
         return 0
@@ -195,16 +194,16 @@ def _help_one(installation: Installation, folder: Path, should_stop: Callable[[]
             claim = folder / f"{number}.claim"
 
             def on_share(_: float, claim: Path = claim) -> None:
-                os.utime(claim)  # raises where the folder is gone, and nobody wants the scores
+                os.utime(claim)  # raises if the folder was deleted and the scores are no longer needed
                 if should_stop():
                     raise CancelledError("The work was cancelled.")
 
             try:
                 scores = score_users(engine, model, fit.scorer, range(*ranges[number]), on_share)
             except BaseException:
-                claim.unlink(missing_ok=True)  # somebody else may take it at once
+                claim.unlink(missing_ok=True)  # another run may claim it at once
                 raise
-            _keep(folder, number, scores)
+            _write_scores(folder, number, scores)
             n_users += len(scores)
     return n_users
 
@@ -215,9 +214,9 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _open_folders(installation: Installation) -> list[Path]:
-    """What is laid open by runs that are alive: a killed one leaves its folder, and nobody wants those scores."""
+    """Folders published by live runs; a killed run leaves its folder behind, but its scores are not needed."""
     folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
-    return [folder for folder in folders if not _is_silent(folder, _PLAN)]
+    return [folder for folder in folders if not _is_dead(folder, _PLAN)]
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
@@ -228,8 +227,8 @@ def _plan_of(folder: Path) -> dict[str, Any]:
     return plan
 
 
-def _take(folder: Path, number: int) -> bool:
-    """Claim a range; only one of all who try does."""
+def _claim(folder: Path, number: int) -> bool:
+    """Claim a range; only one claimant succeeds."""
     try:
         os.close(os.open(folder / f"{number}.claim", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -237,8 +236,8 @@ def _take(folder: Path, number: int) -> bool:
     return True
 
 
-def _is_silent(folder: Path, name: str) -> bool:
-    """Whether whoever touches a file has not for a minute, by the clock of the file system."""
+def _is_dead(folder: Path, name: str) -> bool:
+    """Whether a file was not touched for a minute, by the file system's clock."""
     clock = folder / "clock"
     try:
         clock.touch()
@@ -248,14 +247,14 @@ def _is_silent(folder: Path, name: str) -> bool:
     return age > _SILENT_SECONDS
 
 
-def _keep(folder: Path, number: int, scores: Float64) -> None:
-    """Write scores, whole or not at all; who is late writes the same bytes."""
+def _write_scores(folder: Path, number: int, scores: Float64) -> None:
+    """Write scores atomically; a late writer writes the same bytes."""
     target = _scores_file(folder, number)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
     with os.fdopen(handle, "wb") as stream:
         np.save(stream, scores, allow_pickle=False)
         stream.flush()
-        # The host that reads it may be another one, and outlive this one.
+        # Another host may read it after this one has failed.
         os.fsync(stream.fileno())
     Path(name).replace(target)
 

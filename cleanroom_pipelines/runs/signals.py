@@ -1,12 +1,12 @@
-"""Knowing that this process was told to end, whatever became of the signal.
+"""Detecting that this process was asked to stop, whichever library handled the signal.
 
-Lives here: what tells that SIGTERM or SIGINT came.
+Lives here: detecting SIGTERM and SIGINT.
 Add here when another signal means the same.
-Keep out: what is done about it (work.py, serving_worker.py).
+Keep out: the reaction to signals (work.py, serving_worker.py).
 
-Dagster replaces the handlers of signals during a run and drops what comes as the run ends; DuckDB 2.0 ends some
-queries with a RuntimeError "Query interrupted" in place of what the handler raised, and others not at all. The
-descriptor that Python writes the number of each signal to is told of all, whichever handler they have.
+Dagster replaces signal handlers during a run and loses signals that arrive as the run ends. DuckDB 2.0 ends some
+queries with a RuntimeError "Query interrupted" instead of the handler's exception, and others not at all. Python's
+wakeup descriptor receives the number of every signal, whichever handler is installed.
 """
 
 import select
@@ -21,21 +21,21 @@ TOLD_BY = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Told:
-    """Whether the process was told to end; without a socket it never is."""
+    """Records whether the process was asked to stop; without a socket, never."""
 
     def __init__(self, reader: socket.socket | None = None) -> None:
         self._reader = reader
         self.number = 0
 
     def is_set(self) -> bool:
-        """Whether it was told until now; the number of the first signal is kept."""
+        """Whether a stop signal has arrived; keeps the number of the first one."""
         if not self.number and self._reader is not None:
-            with suppress(OSError):  # nothing has come
+            with suppress(OSError):  # no signal has arrived
                 self.number = next((each for each in self._reader.recv(4096) if each in TOLD_BY), 0)
         return self.number != 0
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is told, at most so long."""
+        """Wait for a stop signal, at most this long."""
         if self._reader is None:
             time.sleep(seconds)
         elif not self.is_set():
@@ -48,9 +48,9 @@ _active: list[Told] = []
 
 @contextmanager
 def handle_signals() -> Iterator[Told]:
-    """Heed the signals that have a handler until the body ends; within another such body, the same.
+    """Record signals that have a handler until the block ends; a nested block shares the outer record.
 
-    Outside of the main thread nothing is told.
+    Outside of the main thread no signal is recorded.
     """
     if _active or threading.current_thread() is not threading.main_thread():
         yield _active[0] if _active else Told()
@@ -59,11 +59,11 @@ def handle_signals() -> Iterator[Told]:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        told = Told(ours)
+        record = Told(ours)
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        _active.append(told)
+        _active.append(record)
         try:
-            yield told
+            yield record
         finally:
             _active.clear()
             signal.set_wakeup_fd(before)

@@ -1,7 +1,7 @@
-"""Keeping the two truths together: the catalogue about resources, Dagster about runs.
+"""Synchronising the catalogue (resources) and Dagster (runs).
 
-Lives here: what every tick does before it starts anything: silent runs, orphans, partitions.
-Add here when catalogue and Dagster can come apart in a further way.
+Lives here: the steps of every tick before it starts runs: dead runs, orphans, partitions.
+Add here when catalogue and Dagster can diverge in another way.
 Keep out: starting runs.
 """
 
@@ -22,28 +22,28 @@ from cleanroom_pipelines.runs.traces import (
 )
 from cleanroom_pipelines.storage.layout import is_partition_key
 
-# A run is NOT_STARTED for a moment only; whoever is killed in it leaves one that nobody starts any more. What
-# waits in the daemon's queue is QUEUED and may wait.
+# A run is NOT_STARTED only briefly; if its process is killed then, no process will start it. Runs waiting in the
+# daemon's queue are QUEUED, and may wait.
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-# A run shows itself in the catalogue within seconds of its start; starting a process can take this long.
+# A run appears in the catalogue within seconds of its start; starting its process can take this long.
 SECONDS_TO_APPEAR = 180
 
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Bring catalogue and Dagster together; cheap enough for every tick."""
+    """Synchronise catalogue and Dagster; cheap enough for every tick."""
     installation.check()
     catalog = installation.catalog
     for reaped in catalog.work.reap():
         _fail_run(
-            instance, reaped.run_id, "Its process went silent; the work is tried again or has failed for good."
+            instance, reaped.run_id, "Its process stopped responding. The work is retried, or has failed for good."
         )
     for worker in catalog.work.dead_workers():
-        _fail_run(instance, worker, "Its process went silent.")
+        _fail_run(instance, worker, "Its process stopped responding.")
         catalog.work.forget_worker(worker)
     catalog.work.settle_orphans()
     forget_spent_seeds(installation)
@@ -51,20 +51,20 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Fail Dagster runs whose process died before it claimed anything; the default launcher never looks."""
+    """Fail Dagster runs whose process died before claiming work; the default launcher never checks."""
     live = installation.catalog.resources.live_runs()
     deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         if record.dagster_run.run_id not in live and record.update_timestamp < deadline:
-            _fail_run(instance, record.dagster_run.run_id, "Its process ended without a word.")
+            _fail_run(instance, record.dagster_run.run_id, "Its process ended before it started any work.")
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Show what exists; what was deleted and never run is hidden here, whatever left traces by its deletion."""
+    """Add missing partitions and hide those of deleted resources that never ran; deletion handles the others."""
     comparison = Comparison(installation, instance, "partitions")
     if comparison.is_made:
         return
-    # Before the catalogue: whatever is shown had its row before.
+    # Read before the catalogue: every partition that Dagster shows had a row before.
     shown = {kind: shown_partitions(instance, kind) for kind in KINDS}
     ids = installation.catalog.resources.ids_by_kind()
     for kind in KINDS:
@@ -85,5 +85,5 @@ def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_failed(run, message)
-        # a run that was killed in the pool "memory" would keep its place there for ever
+        # a run killed in the pool "memory" would hold its slot forever
         instance.event_log_storage.free_concurrency_slots_for_run(run_id)

@@ -1,14 +1,14 @@
-"""What Dagster keeps of a resource: its partition, its runs and their events.
+"""Dagster's records of a resource: its partition, its runs and their events.
 
-Lives here: the partition sets and jobs by name, adding partitions, finding and removing what Dagster holds of one.
-Add here when Dagster keeps something else of a partition.
-Keep out: which partitions are to go (deleting.py) and which runs are dead (supervision.py).
+Lives here: partition sets and jobs by name, adding partitions, finding and deleting Dagster's records of one.
+Add here when Dagster stores something else about a partition.
+Keep out: which partitions to delete (deleting.py) and which runs are dead (supervision.py).
 
-Dagster 1.13.27 says of `wipe_asset_partitions` "not supported yet for this event log storage", on SQLite as on
-PostgreSQL, and `delete_run` leaves the results of asset checks, the newest materialisation of the asset, the file
-of the run's events and its captured output. So what is left is deleted here from Dagster's own tables; a storage
-that is not one of its SQL storages loses its runs only. Two things stay: the ticks of sensors, which name run keys
-and which Dagster purges by age, and backfills, which name partitions. Neither holds more than the partition's key.
+In Dagster 1.13.27, `wipe_asset_partitions` fails with "not supported yet for this event log storage", on SQLite
+and on PostgreSQL, and `delete_run` keeps asset check results, the asset's newest materialisation, the run's event
+file and its captured output. This module therefore deletes the rest from Dagster's own tables; storages other than
+its SQL storages lose only their runs. Two things stay: sensor ticks, which contain run keys and are purged by age,
+and backfills, which contain partitions. Neither holds more than the partition key.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,12 +33,12 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import KINDS
 
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-# Who loses so many races in a row has met something else.
+# After losing this many races in a row, the cause must be something else.
 _RACES = 20
 
 
 def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[str]) -> None:
-    """Add the partitions that are missing. Dagster looks and then inserts, so that of two processes one fails."""
+    """Add missing partitions. Dagster's check-then-insert is not atomic, so retry when another process wins."""
     for is_last in (False,) * _RACES + (True,):
         missing = sorted(set(wanted) - shown_partitions(instance, kind))
         if not missing:
@@ -51,20 +51,20 @@ def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[
 
 
 def shown_partitions(instance: dg.DagsterInstance, kind: Kind) -> set[str]:
-    """The partitions of a kind that Dagster knows."""
+    """Partitions of a kind that exist in Dagster."""
     return set(instance.get_dynamic_partitions(KINDS[kind].partition_set))
 
 
 class Comparison:
-    """One comparison of all partitions with the catalogue, made where something was created or deleted since.
+    """A comparison of all partitions with the catalogue, due after resources were created or deleted.
 
-    And once an hour: the clock of a host that created something may go behind. What was compared is noted in
-    Dagster's storage, so that one that was lost or restored is compared again.
+    It is also due once an hour, because the clock of a host that creates resources may be slow. The result is
+    noted in Dagster's storage, so a lost or restored storage is compared again.
 
     Args:
-        installation: Whose catalogue.
-        instance: Whose partitions.
-        name: Which comparison.
+        installation: The installation with the catalogue.
+        instance: Dagster's instance with the partitions.
+        name: Name of the comparison.
     """
 
     def __init__(self, installation: Installation, instance: dg.DagsterInstance, name: str) -> None:
@@ -74,31 +74,31 @@ class Comparison:
 
     @property
     def is_made(self) -> bool:
-        """Whether nothing changed since it was made."""
+        """Whether nothing has changed since the last comparison."""
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:
-        """Note that it is made, as of when this object was."""
+        """Note the comparison as done, as of this object's creation."""
         self._storage.set_cursor_values({self._key: self._mark})
 
 
 def hide_partition(instance: dg.DagsterInstance, kind: Kind, partition: str) -> None:
-    """Let Dagster know a partition no more; nothing happens when it never did."""
+    """Remove a partition from Dagster; do nothing if it does not exist."""
     instance.delete_dynamic_partition(KINDS[kind].partition_set, partition)
 
 
 def has_runs(instance: dg.DagsterInstance, partition: str) -> bool:
-    """Whether a run of this partition was ever asked for and not deleted since."""
+    """Whether Dagster has any run of this partition."""
     return bool(instance.get_runs(_runs_of([partition]), limit=1))
 
 
 def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], created_since: datetime) -> bool:
-    """Whether a run of these partitions is under way, and so may still write events.
+    """Whether a run of these partitions is active and may still write events.
 
     Args:
-        instance: Dagster's.
+        instance: Dagster's instance.
         partitions: Partition keys.
-        created_since: A run that has not started is under way only if it was made after this time.
+        created_since: A run that has not started counts as active only if it was created after this time.
     """
     started = _runs_of(partitions, _AT_WORK)
     if instance.get_runs(started, limit=1):
@@ -108,7 +108,7 @@ def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], crea
 
 
 def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]) -> set[str]:
-    """The partitions of these assets that Dagster has runs or materialisations of, none of other projects."""
+    """Partitions of these assets with runs or materialisations in Dagster, excluding other projects."""
     found = {
         partition for asset in assets for partition in instance.get_materialized_partitions(dg.AssetKey(asset))
     }
@@ -122,23 +122,23 @@ def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]
 
 
 def remove_traces(instance: dg.DagsterInstance, assets: Sequence[str], partition: str) -> None:
-    """Delete the runs of a partition, their events, results and captured output, and what is known of its assets.
+    """Delete a partition's runs with their events, results and captured output, and its assets' records.
 
-    Cut off at any point it may be called again.
+    Can be repeated after an interruption at any point.
 
     Args:
-        instance: Dagster's.
+        instance: Dagster's instance.
         assets: The assets that have this partition.
-        partition: The partition key; none of its runs may be under way.
+        partition: The partition key; none of its runs may be active.
     """
     run_ids = [run.run_id for run in instance.get_runs(_runs_of([partition]))]
     for run_id in run_ids:
         instance.event_log_storage.delete_events(run_id)
-        with suppress(FileNotFoundError):  # another host was faster
+        with suppress(FileNotFoundError):  # another host deleted it first
             instance.compute_log_manager.delete_logs(prefix=[run_id])
     _remove_events(instance, assets, partition, run_ids)
     for run_id in run_ids:
-        instance.run_storage.delete_run(run_id)  # last: whoever goes on after a kill finds the rest by it
+        instance.run_storage.delete_run(run_id)  # last: after a kill, the rest is found through the run
         _remove_shard(instance, run_id)
 
 
@@ -170,16 +170,16 @@ def _remove_events(
         newest = select(asset_keys.asset_key, asset_keys.last_materialization)
         for key, text in connection.execute(newest.where(asset_keys.asset_key.in_(keys))).all():
             if text and f'"{partition}"' in text:
-                # Without it Dagster looks in its events for the newest one that there is. A newer one stays.
+                # Without this, Dagster searches its events for the newest remaining one. A newer one stays.
                 forget = AssetKeyTable.update().values(last_materialization=None)
                 connection.execute(
                     forget.where(asset_keys.asset_key == key, asset_keys.last_materialization == text)
                 )
-    instance.wipe_asset_cached_status([dg.AssetKey(asset) for asset in assets])  # it counts partitions
+    instance.wipe_asset_cached_status([dg.AssetKey(asset) for asset in assets])  # it caches partition counts
 
 
 def _remove_shard(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Delete the file that SQLite kept a run's events in: emptied it still holds their text."""
+    """Delete the SQLite file of a run's events: even after emptying, it still holds their text."""
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
         for suffix in ("", "-wal", "-shm"):

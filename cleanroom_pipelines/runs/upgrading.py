@@ -1,7 +1,7 @@
-"""Models of an earlier release: built again before anything that needs them.
+"""Rebuilding models of an earlier release before work that needs them.
 
 Lives here: which artifacts this release can no longer read, and queueing their rebuild.
-Add here when an artifact's format changes so that its readers refuse the old one.
+Add here when an artifact's format changes so that its readers reject the old one.
 Keep out: the catalogue's schema (Alembic).
 """
 
@@ -33,15 +33,15 @@ _OF_ROOMS = ("room_model", "data_attributes", "overlap_statistics", "insights")
 
 
 def wait_for_rebuild(installation: Installation, record: Resource, version: Version) -> str | None:
-    """Queue the rebuild of the model that a version needs, if an earlier release built it.
+    """Queue a rebuild of the model that a version needs, if an earlier release built it.
 
     Args:
-        installation: Where.
-        record: The resource that is to be built.
+        installation: The installation to work on.
+        record: The resource to build.
         version: Its version.
 
     Returns:
-        Why the version waits, in one sentence; None where its model can be read or there is none.
+        Why the version waits, in one sentence; None if its model can be read or does not exist.
 
     Raises:
         ArtifactError: The rebuild failed; the model's status says why.
@@ -60,19 +60,19 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
     newest = installation.catalog.resources.newest_version(kind, resource_id)
     if newest.status is Status.CREATE_FAILED and newest.cause is Cause.UPGRADED:
         raise ArtifactError(
-            f"The model in the {kind.words} {resource_id} is of an earlier release and could not be built again.",
-            remedy=f"Fix what the status of {resource_id} names, try it again, then this.",
+            f"The model in the {kind.words} {resource_id} was built by an earlier release and its rebuild failed.",
+            remedy=f"Fix the problem shown in the status of {resource_id}, retry it, then retry this.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     installation.catalog.work.request_version(kind, resource_id, Cause.UPGRADED)
-    return f"The model in the {kind.words} {resource_id} is of an earlier release and is built again first."
+    return f"The model in the {kind.words} {resource_id} was built by an earlier release and is rebuilt first."
 
 
 def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
-    """Queue the rebuild of what an earlier release told of a room, before anybody asks for it.
+    """Queue a rebuild of a room's results from an earlier release before a user requests them.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         data_room_id: The room.
     """
     catalog = installation.catalog
@@ -102,4 +102,4 @@ def _is_stale(installation: Installation, version: Version, asset: str) -> bool:
     try:
         return int(installation.store.manifest(reference).code_version) < FIRST_READABLE[asset]
     except ArtifactError:
-        return False  # whoever opens it says what is wrong
+        return False  # opening it reports the problem

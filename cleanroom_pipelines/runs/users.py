@@ -1,8 +1,8 @@
-"""Tokens of users: making them and knowing whose they are.
+"""Tokens of users: issuing them and finding their owners.
 
-Lives here: what needs both the catalogue and the installation key.
-Add here when a user is known by something else.
-Keep out: what a user may do in a room (the way in).
+Lives here: operations that need both the catalogue and the installation key.
+Add here when users can authenticate in another way.
+Keep out: a user's rights in a room (the API).
 """
 
 import base64
@@ -21,29 +21,29 @@ _PURPOSE = "tokens"
 
 
 def issue_token(installation: Installation, email: str, days: int = 90) -> tuple[str, Token]:
-    """Give a user a new token; it is told here and nowhere again.
+    """Issue a new token to a user; it is returned only here.
 
     Args:
-        installation: Where.
-        email: A user that was created.
-        days: How long it opens something.
+        installation: The installation to work on.
+        email: Address of an existing user.
+        days: How long the token is valid.
 
     Returns:
-        The token (256 random bits) and what the catalogue keeps of it.
+        The token (256 random bits) and the catalogue's record of it.
 
     Raises:
-        NotFoundError: There is no such user.
-        UsageError: The days are out of range.
+        NotFoundError: The user does not exist.
+        UsageError: The number of days is out of range.
     """
     if not 1 <= days <= MAX_DAYS:
-        raise UsageError("The days of a token are out of range.", remedy=f"Give 1 to {MAX_DAYS}.")
+        raise UsageError("The token's number of days is out of range.", remedy=f"Give 1 to {MAX_DAYS}.")
     text = _PREFIX + base64.urlsafe_b64encode(bytes.fromhex(installation.token_hex(32))).decode().rstrip("=")
     expires_at = installation.clock() + timedelta(days=days)
     return text, installation.catalog.users.add_token(email, _digest(installation, text), expires_at)
 
 
 def user_of(installation: Installation, token: str) -> str | None:
-    """The e-mail address of the user whose token this is; None when it opens nothing."""
+    """The e-mail address of a token's user; None if the token is not valid."""
     if not _TOKEN.fullmatch(token):
         return None
     return installation.catalog.users.user_of_token(_digest(installation, token))

@@ -1,8 +1,8 @@
-"""One claimed version being worked on by one run.
+"""One run's work on one claimed version.
 
-Lives here: deciding what a run is to do, holding the claim while it does it, and closing it however it ends.
-Add here when the life of a claim gets a further turn.
-Keep out: what is made (building.py) and Dagster.
+Lives here: deciding what a run has to do, holding the claim during the work, and closing it however the work ends.
+Add here when the lifecycle of a claim gets another step.
+Keep out: building (building.py) and Dagster.
 """
 
 import json
@@ -55,17 +55,17 @@ _R = TypeVar("_R", bound=Resource)
 
 
 class UnexpectedError(CleanroomError):
-    """A defect of ours; keeps the place and the class of the error, never its text, which may quote data."""
+    """An internal error; keeps its class and location, never its text, which may quote data."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Who works: a Dagster run, or a process of the operator's.
+    """The run that does the work: a Dagster run, or a process of the operator.
 
     Args:
         id: Id of the run; the claim carries it.
-        number: The version the run was started for; None when a person asked for the partition by hand.
-        was_cancelled: Tells whether somebody stopped the run on purpose, as opposed to a shutdown.
+        number: The version the run was started for; None for a manual materialisation of the partition.
+        was_cancelled: Returns whether a person stopped the run on purpose, as opposed to a shutdown.
     """
 
     id: str
@@ -75,11 +75,11 @@ class Run:
 
 @dataclass(frozen=True)
 class NothingToDo:
-    """Nothing to make: another run is at it, it waits for its parent, or it was verified.
+    """No work for this run: the claim is taken, a parent is not ready, or the artifact was only verified.
 
     Args:
-        message: One sentence for the person who looks at the run.
-        verified: The version whose artifacts are to be checked against their manifests, if that is what was asked.
+        message: One sentence for people who view the run.
+        verified: The version whose artifacts to check against their manifests, if that was requested.
     """
 
     message: str
@@ -88,7 +88,7 @@ class NothingToDo:
 
 @dataclass
 class Work(Generic[_R]):
-    """A version this run holds the claim of."""
+    """A version claimed by this run."""
 
     installation: Installation
     record: _R
@@ -108,9 +108,9 @@ class Work(Generic[_R]):
             self.installation.catalog.work.report_progress(self.claim, share, stage)
 
     def should_cancel(self) -> bool:
-        """Whether to stop: somebody asked, the claim is gone or the process is to end. Asked between shards."""
+        """Whether to stop: on request, after losing the claim, or because the process must end."""
         if self.is_lost():
-            raise ClaimLostError("Another run took this work over.")
+            raise ClaimLostError("Another run took over this work.")
         if self.is_interrupted():
             raise KeyboardInterrupt
         if time.monotonic() - self._asked_at < SECONDS_BETWEEN_REPORTS:
@@ -120,7 +120,7 @@ class Work(Generic[_R]):
 
     @property
     def runtime(self) -> Runtime:
-        """What long operations on this version are given."""
+        """Runtime for long operations on this version."""
         return Runtime(self.installation.engine_settings, self.report_progress, self.should_cancel)
 
     @contextmanager
@@ -129,8 +129,8 @@ class Work(Generic[_R]):
 
         Args:
             asset: Name of the asset.
-            inputs: What it is made from.
-            spec: What else decides its content, as small JSON; goes into the data version.
+            inputs: Its inputs.
+            spec: Other settings that determine its content, as small JSON; part of the data version.
         """
         version = f"{self.version.number:04d}-{self.installation.token_hex(4)}"
         reference = ArtifactReference(asset, self.record.id, version)
@@ -150,25 +150,25 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """What is asked before something becomes visible that the version's end still decides on."""
+        """Check to run before publishing a result that becomes final only when the version closes."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """What is asked before something becomes visible outside; its last step is the end of all cancelling."""
+        """Check to run before publishing outside the installation; after it, cancelling is impossible."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
     def withdrawing(self, asset: str) -> Iterator[None]:
-        """Delete the asset's artifact again if what it tells of does not come about: it lists users."""
+        """Delete the asset's artifact if the delivery it describes fails, because it lists users."""
         try:
             yield
         except BaseException:
             manifest = self.manifests.pop(asset, None) if self.is_open else None
             if manifest is not None:
-                with suppress(CleanroomError):  # the error that is under way matters more
-                    with suppress(ClaimLostError):  # then no version names it
+                with suppress(CleanroomError):  # the original error matters more
+                    with suppress(ClaimLostError):  # then no version refers to it
                         self.installation.catalog.work.withdraw_artifact(self.claim, asset)
                     reference = ArtifactReference(asset, self.record.id, manifest.version)
                     self.installation.store.delete(reference)
@@ -176,7 +176,7 @@ class Work(Generic[_R]):
 
     @contextmanager
     def opening_input(self, reference: ArtifactReference) -> Iterator[Path]:
-        """Open an artifact that this is made from: fetched and verified once in a run, whatever its steps."""
+        """Open an input artifact; it is fetched and verified once per run, not once per step."""
         store, held = self.installation.store, _opened_by_runs.get(self.claim.run_id)
         if held is None:
             with store.opening(reference) as folder:
@@ -188,7 +188,7 @@ class Work(Generic[_R]):
 
     @contextmanager
     def opening(self, asset: str) -> Iterator[Path]:
-        """Open an artifact this run has just made."""
+        """Open an artifact that this run has just built."""
         manifest = self.manifests[asset]
         with self.installation.store.opening(ArtifactReference(asset, self.record.id, manifest.version)) as path:
             yield path
@@ -203,18 +203,18 @@ class Work(Generic[_R]):
     ) -> None:
         """Close the version as ACTIVE.
 
-        What was delivered cannot fail any more: if the catalogue does not answer now, the lease runs out and the
-        next attempt delivers it again.
+        A delivery that was already published can no longer fail: if the catalogue is unavailable now, the lease
+        expires and the next attempt delivers again.
 
         Args:
-            sentence: What a person should know first.
-            parents: What it was made from.
+            sentence: Summary for people, in one sentence.
+            parents: The versions it was built from.
             output_location: The folder that an export wrote.
             **facts: Headline numbers.
 
         Raises:
-            ClaimLostError: Another run took the work over.
-            CancelledError: Somebody asked for it to stop.
+            ClaimLostError: Another run took over the work.
+            CancelledError: The work was asked to stop.
         """
         self.is_open = False
         try:
@@ -233,12 +233,12 @@ class Work(Generic[_R]):
         self._notify(Status.CREATE_FAILED, status_code)
 
     def release(self) -> None:
-        """Give the version back for another run."""
+        """Release the claim and requeue the version for another run."""
         self.is_open = False
         self.installation.catalog.work.release(self.claim)
 
     def data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
-        """Keyed digest of what an asset is made from, and of the code that makes it."""
+        """Keyed digest of an asset's inputs and of the code that builds it."""
         canonical = json.dumps(
             [asset, ASSETS[asset].code_version, [(entry.asset, entry.digest) for entry in inputs], spec],
             sort_keys=True,
@@ -247,7 +247,7 @@ class Work(Generic[_R]):
         return self.installation.key.digest("data versions", canonical.encode())[:32]
 
     def _record(self) -> str:
-        """What a lost catalogue can be rebuilt from, sealed: it holds names, addresses and queries."""
+        """Sealed record for rebuilding a lost catalogue; it holds names, addresses and queries."""
         dossier = self.installation.catalog.dossiers.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
@@ -266,25 +266,25 @@ class Work(Generic[_R]):
 def working(
     installation: Installation, record_type: type[_R], partition: str, run: Run
 ) -> Iterator[Work[_R] | NothingToDo]:
-    """Claim what the run is to do and close the claim however the body ends.
+    """Claim the run's work, and close the claim however the body ends.
 
-    A body that raises one of our errors fails the version with its code; any other error becomes INTERNAL, without
-    its text. A run that is stopped on purpose fails it as CANCELLED; a shutdown gives it back.
+    If the body raises one of our errors, the version fails with its code; any other error becomes INTERNAL,
+    without its text. Stopping a run on purpose fails the version as CANCELLED; a shutdown requeues it.
 
     Args:
-        installation: Where to work.
+        installation: The installation to work on.
         record_type: The class of the resource's records.
         partition: Partition key of the resource.
-        run: Who works.
+        run: The run that does the work.
 
     Yields:
-        The work; or why there is none.
+        The work, or the reason that there is none.
 
     Raises:
-        CleanroomError: What the body raised, free of data.
+        CleanroomError: The body's error, free of data.
     """
     kind = record_type.kind
-    with handle_signals() as told, _giving_back(installation, kind, partition, run):
+    with handle_signals() as stop_signal, _requeueing_if_interrupted(installation, kind, partition, run):
         outcome = _claim(installation, kind, partition, run)
         if isinstance(outcome, NothingToDo):
             yield outcome
@@ -292,13 +292,13 @@ def working(
         version, claim = outcome
         record = installation.catalog.get(record_type, partition)
         with _holding(installation, claim) as keeper:
-            work = Work(installation, record, version, claim, keeper.lost.is_set, told.is_set)
+            work = Work(installation, record, version, claim, keeper.lost.is_set, stop_signal.is_set)
             try:
                 yield work
             except ClaimLostError:
                 raise
             except Exception as error:
-                if told.is_set():  # DuckDB makes an error of its own of a signal
+                if stop_signal.is_set():  # DuckDB turns a signal into its own error
                     _end_interrupted(work, run)
                     raise KeyboardInterrupt from None
                 raise _close_failed(work, error) from None
@@ -309,9 +309,9 @@ def working(
 
 @contextmanager
 def holding_for_run(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
-    """Claim a version when its run starts and hold it until the run ends, waits between its steps included.
+    """Claim a version when its run starts and hold the claim until the run ends, including waits between steps.
 
-    Nothing is held where the version is not to be had; the steps find out and say so.
+    If the version cannot be claimed, nothing is held, and the steps report it.
     """
     catalog, claim = installation.catalog, None
     if run.number is not None:
@@ -320,7 +320,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     if claim is None:
         yield
         return
-    with handle_signals() as told, holding(catalog.work, claim) as keeper:
+    with handle_signals() as stop_signal, holding(catalog.work, claim) as keeper:
         _held_by_runs[run.id] = keeper
         try:
             with ExitStack() as opened:
@@ -329,22 +329,22 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
         finally:
             del _held_by_runs[run.id]
             _opened_by_runs.pop(run.id, None)
-            with suppress(CleanroomError):  # the steps have closed it, as a rule
+            with suppress(CleanroomError):  # usually the steps have closed it
                 if run.was_cancelled():
                     catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
-                elif told.is_set():
+                elif stop_signal.is_set():
                     catalog.work.release(claim)
                 else:
                     catalog.work.abandon(claim)
 
 
-# The claims that runs of this process hold from start to end, by run id.
+# Claims that runs in this process hold from start to end, by run id.
 _held_by_runs: dict[str, Holding] = {}
 
 
 @dataclass
 class _Opened:
-    """The artifacts that a run has opened and verified, by reference, until it ends."""
+    """Artifacts that a run has opened and verified, by reference, until it ends."""
 
     stack: ExitStack
     folders: dict[ArtifactReference, Path] = field(default_factory=dict)
@@ -361,7 +361,7 @@ def _holding(installation: Installation, claim: Claim) -> AbstractContextManager
 
 
 def _close_failed(work: Work[Any], error: Exception) -> CleanroomError:
-    """Close the version with the reason of an error, and give what may be raised of it."""
+    """Close the version with an error's reason, and return an error that is safe to raise."""
     if isinstance(error, CancelledError):
         _close(work, StatusCode.CANCELLED, _CANCELLED)
         return error
@@ -379,8 +379,8 @@ def _end_interrupted(work: Work[Any], run: Run) -> None:
 
 
 @contextmanager
-def _giving_back(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
-    """Give back what an interrupted run still holds: the signal may come as the claim is taken or closed."""
+def _requeueing_if_interrupted(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
+    """Requeue work that an interrupted run still holds; the signal may arrive while claiming or closing."""
     try:
         yield
     except Exception:
@@ -403,7 +403,7 @@ def _claim(
     newest = catalog.resources.newest_version(kind, partition)
     number = run.number
     if number is None and newest.run_id == run.id and newest.status is Status.CREATE_IN_PROGRESS:
-        number = newest.number  # the same run made the asset before this one
+        number = newest.number  # the same run built the previous asset
     if number is None:
         with acting_for("ui"):
             by_hand = catalog.work.request_manually(kind, partition)
@@ -414,7 +414,7 @@ def _claim(
         number = by_hand.version.number
     claim = catalog.work.claim(kind, partition, number, run.id)
     if claim is None:
-        return NothingToDo("Another run holds this work, or has done it; nothing was made here.")
+        return NothingToDo("Another run holds or has finished this work, so this run built nothing.")
     version = catalog.resources.version(kind, partition, number)
     try:
         reason = wait_for_rebuild(installation, catalog.get(RECORDS[kind], partition), version)
@@ -429,12 +429,12 @@ def _claim(
 
 def _close(work: Work[Any], status_code: StatusCode, message: str) -> None:
     if work.is_open:
-        with suppress(ClaimLostError):  # whoever took it over closes it
+        with suppress(ClaimLostError):  # the run that took it over closes it
             work.fail(status_code, message)
 
 
 def seal_dossier(key: InstallationKey, dossier: Dossier) -> str:
-    """What a manifest carries of a version; `unseal_dossier` reads it back."""
+    """Seal the record of a version for its manifest; `unseal_dossier` reads it back."""
     return key.seal(_RECORDS, json.dumps(dossier, sort_keys=True).encode()).decode()
 
 
@@ -442,7 +442,7 @@ def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
     """Read what `seal_dossier` wrote.
 
     Raises:
-        ConfigurationError: It was altered, or sealed under another key.
+        ConfigurationError: It was altered, or sealed with another key.
     """
     dossier: Dossier = json.loads(key.unseal(_RECORDS, record.encode()))
     return dossier
@@ -450,10 +450,10 @@ def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Let our own errors pass and replace any other by one that holds no data.
+    """Pass our own errors through and replace any other error by one without data.
 
     Raises:
-        UnexpectedError: In place of what was not ours.
+        UnexpectedError: In place of any other error.
     """
     try:
         yield
@@ -464,13 +464,13 @@ def without_data() -> Iterator[None]:
 
 
 def without_data_of(error: Exception) -> CleanroomError:
-    """What may be said of an error that is not ours: why the machine refused, or else its class and its place."""
+    """Safe description of a foreign error: the machine's problem, or else the error's class and location."""
     if isinstance(error, OSError) and (known := of_the_machine(error)) is not None:
         return known
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "cleanroom_pipelines" in frame.filename] or frames
-    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown location"
     return UnexpectedError(
         f"An unexpected {type(error).__name__} at {place} stopped this work.",
-        remedy="Try again; if it stays, report this place.",
+        remedy="Try again. If it happens again, report this location.",
     )

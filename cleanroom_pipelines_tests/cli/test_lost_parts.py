@@ -156,7 +156,7 @@ def test_a_lost_identity_is_written_again_and_the_log_says_so(
     homes.no_identity(home, tmp_path)
     with caplog.at_level(logging.WARNING):
         assert command("status").code == 0
-    assert "did not say which installation it is" in caplog.text
+    assert "identity file was missing" in caplog.text
     assert json.loads(file.read_text()) == before
     assert homes.listing(tmp_path) == rest
 

@@ -376,7 +376,7 @@ def test_a_room_that_an_earlier_release_answered_counts_as_spent(
     )
     homes.no_catalogue(home, tmp_path)
     told = command("recover", "--yes").out
-    assert ("1 pairs were asked in an earlier release" in told) is not is_paid
+    assert ("1 pairs were queried in an earlier release" in told) is not is_paid
     rebuilt = Installation.from_environment()
     if is_paid:
         assert pay(rebuilt, "b").spent == 40

@@ -179,7 +179,7 @@ def test_a_place_for_a_backup_that_makes_no_sense(full: Installation, tmp_path: 
     "elsewhere", [{"catalog_url": "sqlite:////tmp/x.db"}, {"artifacts_url": "s3://x/y?region=r"}]
 )
 def test_only_what_lies_in_its_home(full: Installation, tmp_path: Path, elsewhere: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="wholly in its home"):
+    with pytest.raises(UsageError, match="entirely in its home"):
         back_up(Installation(Settings(full.home.root, **elsewhere)), tmp_path / "backup.tar")
     assert not (tmp_path / "backup.tar").exists()
 

@@ -94,7 +94,7 @@ def document(world: RoomWorld, record: Resource, asset: str, name: str) -> Any:
 def test_an_empty_room_is_made_and_says_so(world: RoomWorld) -> None:
     world.run()
     assert world.version().artifacts == {}
-    assert world.version().summary["sentence"] == "Nothing is provisioned."
+    assert world.version().summary["sentence"] == "The room holds no data."
 
 
 def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> None:
@@ -505,7 +505,7 @@ def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: 
             ticked = loaded.get_sensor_def("room_inbox").evaluate_tick(context)
         cursor, told = ticked.cursor, [*told, ticked.skip_message]
         assert drop.exists() is (len(told) == 1), "it is complete when it has not changed since the tick before"
-    assert told[1] == "Took in 1 files; 0 may still be being written, 0 stay."
+    assert told[1] == "Ingested 1 files; 0 may still be incomplete, 0 could not be ingested."
     world.run()
     assert "base_audience" in world.version().artifacts
 

@@ -196,7 +196,7 @@ def test_an_unknown_folder_is_refused(inbox: Inbox, folder: str) -> None:
     path.write_bytes(SEED)
     assert inbox.register() == [None]
     (receipt,) = (path.parent / REJECTED).iterdir()
-    assert "No configured audience model has this folder's name" in receipt.read_text()
+    assert "The folder's name is not a configured audience model" in receipt.read_text()
     assert json.loads(receipt.read_text())["statusCode"] == "PARENT_NOT_ACTIVE"
     assert not path.exists()
     assert inbox.drops() == []

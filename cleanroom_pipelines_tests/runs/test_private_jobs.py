@@ -109,7 +109,7 @@ def test_the_seed_stands_first_where_its_provider_asks_and_every_place_says_so(r
     assert set(rest) == set(ranked[: len(rest)])
     assert list(rest) != ranked[: len(rest)]
     assert listed.manifest["reveals"] == ["seed"]
-    assert "begin with the seed's users" in road.message(arn)
+    assert "start with the seed's users" in road.message(arn)
     assert audited(road, arn) == ["reveals_seed"]
     assert road.told(arn)[0]["includeSeedInOutput"] is True
 
@@ -120,7 +120,7 @@ def test_a_collaboration_may_leave_the_seed_out_and_every_place_says_so(road: Ro
     assert len(listed.users) == EXPORTED
     assert not set(listed.users) & set(SEED)
     assert listed.manifest["reveals"] == ["seed"]
-    assert "leave the seed out" in road.message(arn)
+    assert "exclude the seed" in road.message(arn)
     assert audited(road, arn) == ["reveals_seed"]
     large = road.export(arn, 60, "large")
     assert large.status["statusDetails"]["statusCode"] == StatusCode.SIZE_REVEALS_SEED
@@ -156,7 +156,7 @@ def test_the_full_ensemble_keeps_the_output_of_aws_and_every_place_says_so(road:
     assert listed.users == tuple(ranked[:EXPORTED]), "best first, without the seed"
     assert listed.manifest["reveals"] == ["ensemble", "seed"]
     assert "full ensemble" in road.message(arn)
-    assert "no bound holds" in road.message(arn)
+    assert "no privacy bound applies" in road.message(arn)
     assert audited(road, arn) == ["reveals_ensemble", "reveals_seed"]
     assert road.spent == 0
 

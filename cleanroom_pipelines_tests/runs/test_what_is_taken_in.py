@@ -464,7 +464,7 @@ def test_a_sensor_leaves_a_file_that_is_held_open(
                 tick()
             assert path.exists()
             assert told[0] == told[1] == told[2]
-            assert "1 may still be being written" in told[2]
+            assert "1 may still be incomplete" in told[2]
             writer.write(REST)
         tick()
         assert path.exists(), "it has changed since the tick before"

@@ -242,7 +242,7 @@ WRONG_FIELDS = [
     ("configured_audience_model", "../../x", "There is no such configured audience model."),
     ("name", "", "The name cannot be used."),
     ("name", "two\nlines", "The name cannot be used."),
-    ("seed_mode", "sideways", "The seed mode is not known."),
+    ("seed_mode", "sideways", "The seed mode is invalid."),
     ("export_size", "0%", "audience size"),
     ("export_size", "101%", "audience size"),
     ("export_size", "many", "audience size"),

@@ -84,7 +84,7 @@ def test_the_sensor_asks_for_one_run_that_deletes(again: Shell) -> None:
     assert named(again, job) == []
     found = tick(again, "pending_work")
     assert found.run_requests == []
-    assert found.skip_message == "Nothing is pending."
+    assert found.skip_message == "No work is pending."
 
 
 def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:

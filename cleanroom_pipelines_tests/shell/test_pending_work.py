@@ -50,7 +50,7 @@ def add_models(shell: Shell, n: int) -> list[str]:
 def test_nothing_pending_starts_nothing(trained: Shell) -> None:
     found = tick(trained, "pending_work")
     assert found.run_requests == []
-    assert found.skip_message == "Nothing is pending."
+    assert found.skip_message == "No work is pending."
 
 
 def test_one_run_a_version(trained: Shell) -> None:
@@ -75,7 +75,7 @@ def test_a_version_whose_run_has_not_claimed_it_yet_gets_no_second(trained: Shel
         worlds.later(trained.installation, seconds=later).catalog.work.heartbeat_worker(run)
         again = tick(trained, "pending_work", later=later)
         assert again.run_requests == []
-        assert again.skip_message == "All pending work has its run or waits for other work."
+        assert again.skip_message == "All pending work has a run or waits for other work."
 
 
 def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: Shell) -> None:
@@ -98,7 +98,7 @@ def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
     as_run(trained, "run_all_pending", WAITING, **small)
     found = tick(trained, "pending_work")
     assert found.run_requests == []
-    assert found.skip_message == "2 workers are at 12 pending small versions."
+    assert found.skip_message == "2 workers are processing 12 pending small versions."
 
 
 def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:

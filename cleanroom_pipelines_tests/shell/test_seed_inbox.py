@@ -42,7 +42,7 @@ def jobs(shell: Shell) -> list[GenerationJob]:
 
 def test_an_empty_inbox(trained: Shell) -> None:
     found = tick(trained, "seed_inbox")
-    assert (found.skip_message, json.loads(found.cursor)) == ("The inbox is empty.", {})
+    assert (found.skip_message, json.loads(found.cursor)) == ("The seed inbox is empty.", {})
 
 
 def test_the_first_tick_looks_and_the_second_takes(trained: Shell) -> None:

@@ -1,8 +1,8 @@
-"""The data room: what two sides provision, what is told of it, and the audiences made of it.
+"""The data-room assets: the data of both sides, its released statistics, and the audiences built from it.
 
-Lives here: the ten assets of group `data_room`. A body is a translation: who runs → core call → what to show.
-Add here when a room gets a further asset.
-Keep out: what is made (runs.building_rooms, runs.building_audiences) and how it is shown (defs.pages).
+Lives here: the ten assets of group `data_room`. A body only translates: run → core call → metadata.
+Add here when a room gets another asset.
+Keep out: building (runs.building_rooms, runs.building_audiences) and metadata (defs.pages).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _BOTH_SIDES = ("base_audience", "seed_audiences")
 
 @asset(_GROUP, PUBLISHER, {"duckdb", "pandera"})
 def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """A publisher's uploads, validated before they go into a data room."""
+    """A publisher's uploads, validated before a data room ingests them."""
     yield from materialize(context, installation.open(), building_rooms.build_data_lab)
 
 
@@ -48,7 +48,8 @@ def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequen
     )
 
 
-# One step for all: a step is skipped when one before it yields nothing, as a base does that did not change.
+# One step for all assets: Dagster skips a step when an upstream step yields nothing, and an unchanged base
+# audience yields nothing.
 @dg.multi_asset(
     name="data_room",
     partitions_def=PARTITIONS[Kind.DATA_ROOM],
@@ -57,41 +58,41 @@ def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequen
     specs=[
         _part(
             "base_audience",
-            "The publisher's users of a room: matching ids, segments, demographics and embeddings, with reports.",
+            "The publisher's users in a room: matching ids, segments, demographics, embeddings and reports.",
             PUBLISHER,
             {"duckdb", "pandera", "parquet"},
             ["data_lab"],
         ),
         _part(
             "seed_audiences",
-            "The advertiser's seed audiences of a room as keyed digests, with their report.",
+            "The advertiser's seed audiences in a room, stored as keyed digests, with their validation report.",
             ADVERTISER,
             {"duckdb", "pandera", "parquet"},
         ),
         _part(
             "data_attributes",
-            "The attributes by which audiences of a room can be defined, with their values and operators.",
+            "Attributes available for defining audiences in a room, with their values and operators.",
             PUBLISHER,
             {"duckdb"},
             ["base_audience"],
         ),
         _part(
             "overlap_statistics",
-            "How many users each seed audience shares with the base audience, released with noise.",
+            "Number of users each seed audience shares with the base audience, released with noise.",
             PUBLISHER,
             {"duckdb"},
             _BOTH_SIDES,
         ),
         _part(
             "insights",
-            "What sets the matched users of each seed audience apart, by segment and demographics, with noise.",
+            "Segments and demographics that distinguish each seed audience's matched users, released with noise.",
             PUBLISHER,
             {"duckdb"},
             _BOTH_SIDES,
         ),
         _part(
             "room_model",
-            "What the similarity model learnt of a room's users, before any seed is looked at.",
+            "Similarity model of a room's users, trained without any seed.",
             PUBLISHER,
             {"scikitlearn", "python"},
             ["base_audience"],
@@ -99,7 +100,7 @@ def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequen
     ],
 )
 def data_room(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """What a room holds and tells; made again is only what depends on what changed."""
+    """Build a room's assets; only those affected by a change are rebuilt."""
     selected = [name for name in building_rooms.ROOM_ASSETS if dg.AssetKey(name) in context.selected_asset_keys]
     for name in selected:
         finishes = name == selected[-1]
@@ -110,7 +111,7 @@ def data_room(context: dg.AssetExecutionContext, installation: InstallationResou
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "lightgbm", "parquet"}, deps=[*_BOTH_SIDES, "room_model"], pool=HEAVY)
 def custom_audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """The users of a lookalike, rule-based, remarketing or exclusion audience of a room."""
+    """Users of a room's lookalike, rule-based, remarketing or exclusion audience."""
     yield from materialize(
         context, installation.open(), building_audiences.build_custom_audience, asset="custom_audience"
     )
@@ -118,7 +119,7 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
 
 @asset(_GROUP, ADVERTISER, {"lightgbm"}, deps=["custom_audience"])
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """How well a lookalike audience finds held-out users of its source, and the reach table."""
+    """Quality of a lookalike audience on held-out source users, and its reach table."""
     yield from materialize(
         context, installation.open(), building_audiences.build_custom_audience, asset="lookalike_statistics"
     )
@@ -126,5 +127,5 @@ def lookalike_statistics(context: dg.AssetExecutionContext, installation: Instal
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "file"}, deps=["custom_audience"])
 def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """One delivery of an audience's users to a group of a room, as plain ids or for an ad destination."""
+    """One delivery of an audience's users to a group in a room, as plain ids or for an ad destination."""
     yield from materialize(context, installation.open(), building_audiences.build_audience_list)

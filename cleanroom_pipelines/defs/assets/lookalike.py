@@ -1,8 +1,8 @@
-"""The lookalike road: from an interactions table to an exported audience.
+"""The lookalike assets: from an interactions table to an exported audience.
 
-Lives here: the six assets of group `lookalike`. A body is a translation: who runs → core call → what to show.
-Add here when the road gets a further station.
-Keep out: what is made (runs.building) and how it is shown (defs.pages).
+Lives here: the six assets of group `lookalike`. A body only translates: run → core call → metadata.
+Add here when the lookalike pipeline gets another step.
+Keep out: building (runs.building) and metadata (defs.pages).
 """
 
 import dagster as dg
@@ -25,20 +25,20 @@ def training_dataset(context: dg.AssetExecutionContext, installation: Installati
     _GROUP, PUBLISHER, {"duckdb", "scikitlearn", "python"}, freshness=WEEKLY, deps=["training_dataset"], pool=HEAVY
 )
 def audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """What the similarity model learnt of all users of a dataset and window, before any seed is known."""
+    """Similarity model of all users in a dataset and time window, trained without any seed."""
     yield from materialize(context, installation.open(), building.build_audience_model)
 
 
 @asset(_GROUP, PUBLISHER, {"python"}, freshness=WEEKLY, deps=["audience_model"])
 def configured_audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """A model with what is allowed of it: audience sizes, smallest seed, what is shared, where exports go."""
+    """A model with its permitted uses: audience sizes, smallest seed, shared metrics and export destination."""
     yield from materialize(context, installation.open(), building.build_configured_audience_model)
 
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "pandera"}, deps=["configured_audience_model"])
 def seed_validation_report(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """What is right and wrong with an advertiser's seed, in counts only, and how many of it are known."""
-    # the whole job's assets; those of the context are this step's alone
+    """Validation of an advertiser's seed, in counts only, and the number of seed users the model knows."""
+    # the assets of the whole job; the context lists only this step's
     follows = dg.AssetKey("audience") in context.job_def.asset_layer.selected_asset_keys
     yield from materialize(
         context, installation.open(), building.build_seed_validation_report, audience_follows=follows
@@ -53,11 +53,11 @@ def seed_validation_report(context: dg.AssetExecutionContext, installation: Inst
     pool=HEAVY,
 )
 def audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """All training users ranked by their similarity to a seed, with how good the ranking is."""
+    """All training users ranked by similarity to a seed, with the quality of the ranking."""
     yield from materialize(context, installation.open(), building.build_audience)
 
 
 @asset(_GROUP, PUBLISHER, {"duckdb", "file"}, deps=["audience"])
 def audience_export(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """The users most similar to the seed at one allowed size, written to their destination without scores."""
+    """The users most similar to the seed, at one allowed size, exported without scores."""
     yield from materialize(context, installation.open(), building.build_audience_export)
