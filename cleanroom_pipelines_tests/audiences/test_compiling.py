@@ -163,7 +163,7 @@ def test_what_is_not_there_is_told() -> None:
         compile_definition(RuleBased(FileRef("secret.parquet")), nothing)
     circle: dict[str, Definition] = {"a": RuleBased(CustomRef("a"))}
     for follow in (compile_definition, canonical):
-        with pytest.raises(UsageError, match="circle"):
+        with pytest.raises(UsageError, match="cycle"):
             follow(circle["a"], circle.__getitem__)
 
 

@@ -266,9 +266,9 @@ def test_references_are_followed_to_their_end() -> None:
 def test_a_circle_is_an_error() -> None:
     audiences: dict[str, Definition] = {"a": RuleBased(CustomRef("b")), "b": Lookalike(CustomRef("a"), 3)}
     for start in audiences.values():
-        with pytest.raises(UsageError, match="circle"):
+        with pytest.raises(UsageError, match="cycle"):
             reachable(start, audiences.__getitem__)
-    with pytest.raises(UsageError, match="circle"):
+    with pytest.raises(UsageError, match="cycle"):
         reachable(RuleBased(CustomRef("new")), {"new": RuleBased(BaseRef())}.__getitem__, own_id="new")
 
 
