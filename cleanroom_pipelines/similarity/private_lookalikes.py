@@ -550,7 +550,7 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
         return pq.read_table(path, columns=["user_id"])["user_id"]
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArtifactError(
-            f"The file of the source audience cannot be read ({type(error).__name__}).", remedy="Make it again."
+            f"The file of the source audience cannot be read ({type(error).__name__}).", remedy="Build it again."
         ) from None
 
 
