@@ -62,7 +62,7 @@ def test_the_table_divides_by_cores_and_tells_what_a_task_held() -> None:
     assert "| duckdb: train | million interactions | 1 + 2 s | 1000 + 0 MB |" in text
     assert "| spark: train | million interactions | 10 + 20 s | 2.0 GB Python, 67 MB a task in Java |" in text
     assert "| 1,000,000,000 | duckdb: train | 67 min | 1.0 GB | 10.0 GB | 0 MB | 60.0 GB |" in text
-    assert "| 1,000,000,000 | spark: train | 67 min | not told | 10.0 GB | 600.0 GB | 60.0 GB |" in text
+    assert "| 1,000,000,000 | spark: train | 67 min | not measured | 10.0 GB | 600.0 GB | 60.0 GB |" in text
 
 
 @pytest.mark.parametrize("sizes", [[], [measured()["sizes"][0]], [measured()["sizes"][0]] * 2])

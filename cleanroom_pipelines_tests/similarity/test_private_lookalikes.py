@@ -379,4 +379,4 @@ def test_the_benchmark_says_none_where_too_few_items_have_the_users(world: World
     world.interactions.to_parquet(source, index=False)
     result = run_private(Data(source, SCHEMA, name="planted"), seed_sizes=(2_000,), n_tasks=1)
     assert result["sizes"] == {2_000: None}
-    assert "none: fewer than 5 tasks have the users" in private_table(result)
+    assert "none: fewer than 5 tasks have enough users" in private_table(result)
