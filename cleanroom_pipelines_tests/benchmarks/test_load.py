@@ -57,9 +57,9 @@ def test_what_is_lost_surplus_or_different_is_seen(monkeypatch: pytest.MonkeyPat
     ended = CliRunner().invoke(benchmark, arguments)
     assert ended.exit_code == 1
     assert sorted(json.loads(told.read_text())["problems"]) == [
-        "lost: one of TrainingDatasets that is ACTIVE",
-        "surplus: one of TrainingDatasets that is ACTIVE",
-        "the tags of a training dataset are not as they were left",
+        "lost: one of TrainingDatasets with status ACTIVE",
+        "the tags of a training dataset differ from what was expected",
+        "unexpected: one of TrainingDatasets with status ACTIVE",
     ]
 
 
@@ -80,9 +80,7 @@ def test_a_wrong_answer_is_a_problem() -> None:
     calls = [problem for problem in client.problems if "the health check" not in problem]
     assert len(client.problems) >= 19
     assert len(calls) >= 10
-    assert [
-        each for each in calls if "was answered with 500 InternalServiceException instead of" not in each
-    ] == []
+    assert [each for each in calls if "returned 500 InternalServiceException instead of" not in each] == []
     assert client.things == []
 
 
