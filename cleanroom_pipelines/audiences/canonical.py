@@ -2,11 +2,11 @@
 
 Lives here: `canonical`, the same text for all equivalent definitions; `is_membership_revealing` and
 `what_it_needs`, which decide about exports.
-Add here when more equivalent forms must be recognized.
+Add here when more equivalent forms must be recognised.
 Keep out: the language (definitions), SQL (compiling), the ledger and the noise keyed by the text (privacy).
 
 Membership in an audience is a Boolean formula over facts about a single user: in this seed audience, in that
-lookalike, of this age, in that segment. A reduced ordered binary decision diagram (Bryant 1986) normalizes the
+lookalike, of this age, in that segment. A reduced ordered binary decision diagram (Bryant 1986) normalises the
 formula: two formulas that agree for every combination of facts give the same text, whatever the order, nesting or
 repetition of their parts. Mutual exclusion of facts (two ages) is not used.
 """

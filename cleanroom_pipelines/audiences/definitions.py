@@ -1,6 +1,6 @@
 """The audience definition language, as frozen objects that are always valid.
 
-Lives here: the kinds of definitions and sources, their enums with wire values, JSON parsing and serialization, and
+Lives here: the kinds of definitions and sources, their enums with wire values, JSON parsing and serialisation, and
 following references.
 Add here when the language gets a new element; extend `canonical` and `compiling` too.
 Keep out: equivalence of definitions (canonical), finding their users (compiling, evaluating), audience names and

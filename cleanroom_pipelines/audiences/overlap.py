@@ -46,7 +46,7 @@ class ReleasedOverlapRow:
         audience_type: The type, as in the advertiser's file.
         n_seed_ids: Valid unique ids that the advertiser uploaded for it: exact, and for the advertiser only.
         overlap: Matching relevant users of the publisher, one user per id.
-        match_rate: Overlap ÷ valid unique seed ids, 0 to 1, for the advertiser only; None where too few match.
+        match_rate: Overlap ÷ valid unique seed ids, 0 to 1, for the advertiser only; None if too few match.
     """
 
     audience_type: str

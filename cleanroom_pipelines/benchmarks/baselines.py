@@ -25,7 +25,7 @@ class UserFeatures:
 
     Args:
         counts: (N, M) interactions per user and item, items with most users first.
-        dense: (N, F) users' declared features, standardized.
+        dense: (N, F) users' declared features, standardised.
         random_seed: Seed for methods that draw at random.
     """
 

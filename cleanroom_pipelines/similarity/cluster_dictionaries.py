@@ -53,7 +53,7 @@ def make_dictionaries_on_cluster(
         scratch: Existing directory that the executors can access; the tables are files in it.
 
     Returns:
-        The number of users, the features counted over a user's interactions, and their columns in `users`.
+        The number of users, the features aggregated over a user's interactions, and their columns in `users`.
     """
     aggregates = reading.find_aggregates(engine, schema, found, settings)
     reading.make_items(engine, settings)

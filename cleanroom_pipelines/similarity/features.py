@@ -1,6 +1,6 @@
 """Dense features per user: activity, recency and declared columns.
 
-Lives here: transforming aggregated columns into standardized features.
+Lives here: transforming aggregated columns into standardised features.
 Add here when a new number per user should be available for every seed.
 Keep out: SQL (reading) and items (representation).
 """
@@ -55,7 +55,7 @@ def activity_columns(
 
 @dataclass(frozen=True)
 class Scaling:
-    """Standardization to mean 0 and deviation 1, clipped at ±5; missing becomes 0; asinh compresses heavy tails.
+    """Standardisation to mean 0 and deviation 1, clipped at ±5; missing becomes 0; asinh compresses heavy tails.
 
     Args:
         mean: Mean of the known values, after compression.
@@ -81,7 +81,7 @@ class Scaling:
         return cls(values.mean(), values.std(), size)
 
     def apply(self, column: Float64) -> npt.NDArray[np.float32]:
-        """(n,) standardized values of any users; NaN means missing."""
+        """(n,) standardised values of any users; NaN means missing."""
         result = np.zeros(len(column), dtype=np.float32)
         if self.deviation > 0:
             known = np.isfinite(column)
@@ -98,22 +98,22 @@ def is_heavy_tailed(smallest: float, largest: float, mean: float, deviation: flo
 
 
 def standardised(column: Float64) -> npt.NDArray[np.float32]:
-    """Standardize a whole column by its own scaling."""
+    """Standardise a whole column by its own scaling."""
     return Scaling.of(column).apply(column)
 
 
 def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float | None:
-    """The standardized value of 0 in `standardised(column)`; None if no user has 0."""
+    """The standardised value of 0 in `standardised(column)`; None if no user has 0."""
     zeros = np.flatnonzero(column == 0)
     return float(result[zeros[0]]) if len(zeros) else None
 
 
 def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) whether each user has a category, from its standardized feature.
+    """(n,) whether each user has a category, from its standardised feature.
 
     Args:
         standardised_column: (n,) the feature.
-        absent: The standardized value of 0; None if no user has 0, in which case the result is false for all.
+        absent: The standardised value of 0; None if no user has 0, in which case the result is false for all.
     """
     if absent is None:
         return np.zeros(len(standardised_column), dtype=bool)

@@ -59,7 +59,7 @@ class Rows:
         strong: (n, M) the same with pairs weighted by frequency and recency, length 1.
         lengths: (n,) the lengths before scaling.
         embedding_lengths: (n,) lengths of the users' embeddings.
-        dense: (n, F) standardized features: behaviour first, then declared columns.
+        dense: (n, F) standardised features: behaviour first, then declared columns.
         counts: (n, c) interactions with the c most frequent items.
         n_behaviour: Number of behaviour features (activity and recency).
     """

@@ -156,7 +156,7 @@ class PrivateRepresentation:
 
 
 def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateRepresentation) -> Float64:
-    """(n, D) coordinates of some users of a shard, by ascending place or a slice of places."""
+    """(n, D) coordinates of some users of a shard, by ascending position or a slice of positions."""
     chosen = np.arange(len(shard.hashes))[places]
     starts = shard.starts[chosen]
     sizes = shard.starts[chosen + 1] - starts
@@ -229,7 +229,7 @@ def _declared(model: Model) -> Int64:
 def _mapped(
     plain: PrivateRepresentation, variances: Float64, moments: Float64, declared: Int64
 ) -> tuple[PrivateRepresentation, Int64]:
-    """The D candidates for a coordinate that spread most, and which they are."""
+    """The D candidate coordinates with the largest variance, and their numbers."""
     typical = float(variances[variances > 0].mean()) if (variances > 0).any() else 1.0
     n_features = len(plain.dense_map)
     maps = [np.eye(n_features)[:, _DISTINCT_ITEMS : _DISTINCT_ITEMS + 1] * np.sqrt(typical)]
@@ -238,7 +238,7 @@ def _mapped(
         values, directions = np.linalg.eigh(moments)
         order = np.argsort(-values, kind="stable")[:_MOST_DENSE]
         order = order[values[order] > values.max() * 1e-6]
-        # Softened to their square root, as the items' are, and together half as spread as they.
+        # Scaled by the square roots of the eigenvalues, like the items; their total variance is half the items'.
         softened = np.sqrt(values[order])
         weight = max(_DENSE_SHARE * variances.sum(), typical) / softened.sum()
         directions = directions[:, order] * np.where((directions[:, order] ** 3).sum(axis=0) < 0, -1.0, 1.0)

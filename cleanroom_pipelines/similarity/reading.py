@@ -341,7 +341,7 @@ def make_dictionaries(
     """Create the tables `users` and `items` on one machine; rowid numbers both.
 
     Returns:
-        The number of users, the features counted over a user's interactions, and their columns in `users`.
+        The number of users, the features aggregated over a user's interactions, and their columns in `users`.
     """
     aggregates = find_aggregates(engine, schema, found, settings)
     make_users(engine, aggregates, has_population=found.has_population)
@@ -618,7 +618,7 @@ def resolved_window(window: Window, seconds: int | None, last: int | None, *, ha
     """
     if (seconds is not None or not window.is_open) and not has_time:
         raise TrainingDataError(
-            "A training window needs a TIMESTAMP column.", remedy="Declare one, or train on everything."
+            "A training window needs a TIMESTAMP column.", remedy="Declare one, or remove the window."
         )
     if seconds is None:
         return window

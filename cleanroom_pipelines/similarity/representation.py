@@ -6,7 +6,7 @@ Keep out: reading files (model, reading) and everything that depends on a seed (
 
 A user is a row of item weights idf(i), scaled to length 1. Which items matter more than how often: binary rows
 were never worse than rows with 1 + ln(count) on four data sets and up to 2 % better, and LightGBM still sees the
-counts. The embedding is a randomized subspace iteration on the rows of a hashed sample of users. It never forms
+counts. The embedding is a randomised subspace iteration on the rows of a hashed sample of users. It never forms
 the M by M item matrix, which cost 800 MB and 10 s for 10,000 items instead of 2 s. The start vectors come from the
 users' stable hashes, so renaming or reordering items only permutes the result.
 """

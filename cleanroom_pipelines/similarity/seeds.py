@@ -135,7 +135,7 @@ def match_seed(
     Args:
         model: The model or its folder.
         seed: The seed or its file.
-        engine: Where the model's users are read; memory, threads and scratch.
+        engine: Engine that reads the model's users; memory, threads and scratch.
 
     Raises:
         SeedError: The seed is unusable.
@@ -168,7 +168,7 @@ def matched_seed_users(
     Args:
         model: The model's folder.
         seed: The seed's file.
-        engine: Where the model's users are read; memory, threads and scratch.
+        engine: Engine that reads the model's users; memory, threads and scratch.
 
     Raises:
         SeedError: The seed is unusable.

@@ -50,7 +50,7 @@ class ShardArrays:
         items: (pairs,) item numbers, per user in order of the items' total interactions, most first.
         counts: (pairs,) interactions, at most 255.
         days: (pairs,) days from the latest interaction to the newest event, 65,535 if unknown; None without times.
-        dense: (n, F) standardized features.
+        dense: (n, F) standardised features.
     """
 
     user_ids: pa.Array
@@ -70,7 +70,7 @@ class Written:
         users_per_shard: Users of each shard, in order.
         n_items: Vocabulary size M.
         n_pairs: (user, vocabulary item) pairs.
-        features: Per dense feature the fields of `reading.Feature`, `absent` (for a category, the standardized
+        features: Per dense feature the fields of `reading.Feature`, `absent` (for a category, the standardised
             value of 0; None if no user has 0, and for other features) and `n_carriers` (users with the category,
             None for other features).
     """

@@ -6,7 +6,7 @@ Keep out: choosing the users of a fit and combining signals (ensemble), reading 
 
 Every signal except the trees is a weighted sum of a user's items, scaled by a number per user (length of the
 profile or of the embedding), plus a weighted sum of the user's dense features. Scoring a population is therefore
-one sparse product with a few columns per fit; embeddings are never materialized, and a million users take a
+one sparse product with a few columns per fit; embeddings are never materialised, and a million users take a
 second.
 
 Experiments, recall at 10 % on hidden items, four data sets: L2 logistic regression on idf rows, the embedding and

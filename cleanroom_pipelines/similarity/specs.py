@@ -48,7 +48,7 @@ class _Schema:
                 columns.append((name.strip(), Role(role.strip().upper())))
             except ValueError:
                 raise UsageError(
-                    "The schema names an unknown role.", remedy=f"Roles are {', '.join(Role)}."
+                    "The schema names an unknown role.", remedy=f"Choose from: {', '.join(Role)}."
                 ) from None
         return cls(tuple(columns))
 
@@ -97,7 +97,7 @@ class InteractionsSchema(_Schema):
         if self._count(Role.ITEM_ID) != 1:
             raise UsageError("The schema must name exactly one ITEM_ID column.", remedy="Add item_id=ITEM_ID.")
         if self._count(Role.TIMESTAMP) > 1:
-            raise UsageError("The schema names more than one TIMESTAMP column.", remedy="Keep one of them.")
+            raise UsageError("The schema names more than one TIMESTAMP column.", remedy="Keep only one.")
         if len(self.features) > MAX_FEATURES:
             raise UsageError(
                 f"The schema has {len(self.features)} feature columns; at most {MAX_FEATURES} are allowed.",

@@ -392,7 +392,7 @@ class _Writing:
     def _raw_columns(
         self, columns: list[str], table: reading.UsersTable | None
     ) -> Iterator[npt.NDArray[np.float64]]:
-        """The columns before standardizing, a few in memory at a time because embeddings can have hundreds."""
+        """The columns before standardising, a few in memory at a time because embeddings can have hundreds."""
         names = ["n_events", "first_ts", "last_ts"]
         counted = dense_features.scatter(
             reading.stream_user_counts(self._database, []), names, self._n_users, np.nan
