@@ -86,13 +86,13 @@ def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> 
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="algebra-", dir=settings.scratch) as name:
         folder = Path(name)
-        tell: Progress = progress or (lambda share, step: None)
-        tell(0.0, "writing lists")
+        show: Progress = progress or (lambda share, step: None)
+        show(0.0, "writing lists")
         write_lists(folder, settings)
         write_room(folder, settings)
         for number, question in enumerate(questions):
-            told = partial(_tell, tell, (number + 0.5) / len(questions), question)
-            results[question] = _measure(question, folder, settings, told)
+            report = partial(_report, show, (number + 0.5) / len(questions), question)
+            results[question] = _measure(question, folder, settings, report)
     return {
         "n_ids": settings.n_ids,
         "n_seed": round(settings.n_ids * _SEED_SHARE),
@@ -102,7 +102,7 @@ def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> 
     }
 
 
-def _tell(progress: Progress, share: float, question: str, way: str) -> None:
+def _report(progress: Progress, share: float, question: str, way: str) -> None:
     progress(share, f"{question}: {way}")
 
 
@@ -134,7 +134,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _measure(
-    question: str, folder: Path, settings: AlgebraSettings, tell: Callable[[str], None]
+    question: str, folder: Path, settings: AlgebraSettings, report: Callable[[str], None]
 ) -> dict[str, Any]:
     hand_written = HAND_WRITTEN if question in _OPERATORS else ()
     ways: Sequence[str] = (OURS, *hand_written, *POLARS)
@@ -142,7 +142,7 @@ def _measure(
     found = set()
     for _ in range(settings.repetitions):
         for way in ways:
-            tell(way)
+            report(way)
             out = folder / "out.parquet"
             runs[way].append(_run(way, question, folder, out, settings))
             if "failed" not in runs[way][-1]:

@@ -340,8 +340,8 @@ class LoadClient:
 
     def _make_configured(self) -> bool:
         kind, parameters = Kind.CONFIGURED_AUDIENCE_MODEL, _configured(self.account)
-        made = self._new(kind, "CreateConfiguredAudienceModel", "ACTIVE", parameters)
-        made.least = parameters["minMatchingSeedSize"]
+        configured = self._new(kind, "CreateConfiguredAudienceModel", "ACTIVE", parameters)
+        configured.least = parameters["minMatchingSeedSize"]
         return True
 
     def _start_job(self) -> bool:
@@ -652,21 +652,23 @@ def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadA
 def _settled(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
     connection = Connection(url, account)
 
-    def made(name: str, member: str, parameters: Mapping[str, Any]) -> str:
+    def create(name: str, member: str, parameters: Mapping[str, Any]) -> str:
         answer = connection.call(name, parameters)
         _expect(answer.status == 200, f"{name} during setup")
         return str(answer.body[member])
 
-    dataset = made("CreateTrainingDataset", "trainingDatasetArn", {"name": "first", **dataset_parameters(account)})
+    dataset = create(
+        "CreateTrainingDataset", "trainingDatasetArn", {"name": "first", **dataset_parameters(account)}
+    )
     trained = {"name": "first", "trainingDatasetArn": dataset}
-    account = replace(account, model=made("CreateAudienceModel", "audienceModelArn", trained))
+    account = replace(account, model=create("CreateAudienceModel", "audienceModelArn", trained))
     _close_all(catalog)
     configured = {"name": "first", **_configured(account)}
-    shared = made("CreateConfiguredAudienceModel", "configuredAudienceModelArn", configured)
+    shared = create("CreateConfiguredAudienceModel", "configuredAudienceModelArn", configured)
     policy = {"configuredAudienceModelArn": shared, "configuredAudienceModelPolicy": _policy(shared, others)}
-    made("PutConfiguredAudienceModelPolicy", "policyHash", policy)
+    create("PutConfiguredAudienceModelPolicy", "policyHash", policy)
     started = {"name": "first", "configuredAudienceModelArn": shared, "seedAudience": _seed(account)}
-    job = made("StartAudienceGenerationJob", "audienceGenerationJobArn", started)
+    job = create("StartAudienceGenerationJob", "audienceGenerationJobArn", started)
     _close_all(catalog)
     connection.close()
     return replace(account, shared=shared, job=job)

@@ -142,8 +142,8 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tell: Any) -> dict[str, Any]:
-    tell("generating data")
+def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, report: Any) -> dict[str, Any]:
+    report("generating data")
     interactions = folder / "interactions"
     interactions.mkdir()
     n_rows = write_interactions(data, interactions)
@@ -164,7 +164,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     steps = []
 
     def step(name: str, label: str, **arguments: Any) -> dict[str, Any]:
-        tell(label)
+        report(label)
         measured = {"step": label, **_run(name, common | arguments, folder)}
         steps.append(measured)
         return measured

@@ -99,8 +99,8 @@ def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     out = Path(arguments["out"])
-    everybody = AudienceSize(SizeType.PERCENTAGE, 100)
-    audience = select_audience(Path(arguments["audience"]) / RANKING_FILE, everybody)
+    all_users = AudienceSize(SizeType.PERCENTAGE, 100)
+    audience = select_audience(Path(arguments["audience"]) / RANKING_FILE, all_users)
     deliver(
         folder_on_disk(out),
         audience.user_ids(),

@@ -65,8 +65,8 @@ def make_dictionaries_on_cluster(
     if found.has_population:
         n_rows += int(engine.fetch("SELECT count(*) AS n FROM population")["n"][0].as_py())
     n_parcels = max(1, -(-n_rows * (3 + len(schema.features)) // CELLS_PER_PARCEL))
-    made = engine.run_groups(rows, "user_id", make, n_groups=n_parcels)
-    n_users = sum(table["n_users"][0].as_py() for table in made)
+    results = engine.run_groups(rows, "user_id", make, n_groups=n_parcels)
+    n_users = sum(table["n_users"][0].as_py() for table in results)
     if n_users == 0:
         make(0, engine.fetch(f"SELECT * FROM ({rows}) LIMIT 0"))
     engine.scan("users", find_tables(scratch / _USERS))
@@ -122,8 +122,8 @@ class _MakeParcel:
             events = "SELECT *, ts AS first_ts, 1 AS n FROM parcel"
             if self.has_population:
                 events += " WHERE is_event"
-                everybody = "SELECT user_id AS name FROM parcel WHERE NOT is_event"
-                engine.execute(f"CREATE TEMP VIEW population AS {everybody}")
+                all_names = "SELECT user_id AS name FROM parcel WHERE NOT is_event"
+                engine.execute(f"CREATE TEMP VIEW population AS {all_names}")
             engine.execute(f"CREATE TEMP VIEW events AS {events}")
             reading.make_users(engine, self.aggregates, has_population=self.has_population)
             columns = ", ".join(["name", "hash", "n_events", "first_ts", "last_ts", *self.aggregates.columns])

@@ -356,9 +356,9 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
         f", {expression} AS {column}"
         for column, expression in zip(aggregates.columns, aggregates.select, strict=True)
     )
-    everybody = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
+    all_users = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
     if has_population:
-        everybody = (
+        all_users = (
             "SELECT per_user.* REPLACE (coalesce(n_events, 0) AS n_events), name "
             "FROM population LEFT JOIN per_user ON CAST(user_id AS VARCHAR) = name"
         )
@@ -370,7 +370,7 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
                    min(first_ts) AS first_ts, max(ts) AS last_ts{extra}
             FROM events GROUP BY user_id
         ), named AS (
-            {everybody}
+            {all_users}
         )
         SELECT *, {stable_hash_sql("name")} AS hash FROM named ORDER BY hash, name""",
         aggregates.parameters,

@@ -270,8 +270,8 @@ class World:
     def audience(self, who: str, definition: Mapping[str, Any]) -> dict[str, Any]:
         """Create an audience and return a reference to it."""
         name = self.installation.token_hex(6)
-        made = self.call(who, "create_audience", name=name, definition=definition, shared_with=[])
-        return {"kind": "custom", "id": made["id"]}
+        audience = self.call(who, "create_audience", name=name, definition=definition, shared_with=[])
+        return {"kind": "custom", "id": audience["id"]}
 
     def provision_seeds(self, seeds: Mapping[str, tuple[str, ...]], mark: str = "0") -> None:
         """Provision the advertiser's lists; the mark changes them by adding a stranger."""
