@@ -21,7 +21,7 @@ from cleanroom_pipelines.catalog import Catalog, Kind
 from cleanroom_pipelines.cli.benchmarks import benchmark
 
 
-def test_eight_clients_get_right_answers_and_lose_nothing() -> None:
+def test_eight_clients_get_correct_responses_and_lose_nothing() -> None:
     plan = LoadPlan(n_clients=8, seconds=1, n_accounts=3, pace_per_second=24)
     result = run_load(plan)
     assert result["problems"] == []
@@ -50,7 +50,9 @@ def spoil_and_check(
     return load.check(catalog, accounts, clients, url)
 
 
-def test_what_is_lost_surplus_or_different_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_lost_unexpected_and_different_resources_are_detected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(load, "run_load", partial(run_load, check_all=spoil_and_check))
     told = tmp_path / "told.json"
     arguments = ["api", "--clients", "4", "--accounts", "2", "--seconds", "1", "--pace", "24", "--json", str(told)]
@@ -73,7 +75,7 @@ class Wrong(load.Connection):
         return load.Answer(500, "", {})
 
 
-def test_a_wrong_answer_is_a_problem() -> None:
+def test_a_wrong_response_is_a_problem() -> None:
     accounts = [load.LoadAccount(f"00000000000{number}", "AKIA", "secret") for number in (1, 2)]
     client = load.LoadClient(0, accounts, 0, partial(Wrong, "http://127.0.0.1:1"))
     client.run(time.monotonic(), seconds=0.2, pace_per_second=100)
@@ -90,6 +92,6 @@ def test_the_percentiles_are_at_the_nearest_rank() -> None:
     assert load.percentiles([0.25])["p99"] == pytest.approx(250)
 
 
-def test_a_load_that_is_none_is_refused() -> None:
+def test_an_invalid_load_is_rejected() -> None:
     ended = CliRunner().invoke(benchmark, ["api", "--accounts", "1"])
     assert "two accounts" in str(ended.exception)

@@ -44,7 +44,7 @@ def test_every_attack_has_one_name() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_what_cannot_be_run_is_refused() -> None:
+def test_unknown_attacks_and_odd_numbers_are_rejected() -> None:
     with pytest.raises(UsageError):
         run_attacks(20, "no such attack")
     with pytest.raises(UsageError):

@@ -32,7 +32,7 @@ def _marked(play: Play) -> object:
 
 
 @pytest.mark.parametrize("play", [_marked(play) for play in PLAYS])
-def test_attacks_over_http_are_answered_and_paid(play: Play, templates: Templates) -> None:
+def test_attacks_over_http_are_served_and_paid_for(play: Play, templates: Templates) -> None:
     found: Mapping[str, Numbers] = {}
     for _ in range(_MOST_WORLDS):
         with templates.opening(*play.template(True, False)) as world:
