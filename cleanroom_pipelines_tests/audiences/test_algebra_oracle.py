@@ -1,4 +1,4 @@
-"""The compiled query finds the users that the contract's words describe.
+"""Contract: the compiled query finds the users that the contract describes.
 
 Contract: `contracts/media.md` section 4 (rule-based: each operand filtered first, strictly left to right;
 CONTAINS_NONE keeps users whose attribute is missing; only relevant users), issue "Done means": random bases and

@@ -1,4 +1,4 @@
-"""One question has one text, however it is phrased, and what reveals membership is seen.
+"""Contract: equivalent definitions have one canonical text, and membership-revealing ones are detected.
 
 Contract: `contracts/media.md` section 3 (what a definition reveals decides who may export it), issue "Done
 means": a hundred phrasings of one question; `contracts/privacy.md` sections 2, 4 and 5: a question is known by the

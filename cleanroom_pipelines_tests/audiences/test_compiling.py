@@ -1,4 +1,4 @@
-"""A definition becomes one query that holds no text of a user, however large and deep the definition is.
+"""Contract: a definition of any size and depth compiles to one query without user text.
 
 Contract: DESIGN and issue: compiled with sqlglot's expressions into one query with semi and anti joins; no SQL
 text from user values. What the query finds is held against a plain evaluator in test_algebra_oracle.

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 4, insights: cells, what one person enters, and the noise.
+"""Contract: contracts/privacy.md sections 1, 2 and 4, insights: cells, one person's contribution, and noise.
 
 The oracle counts with sets, user by user, and releases with the same releaser.
 """

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 4, overlap: every two-sided number is a released one.
+"""Contract: contracts/privacy.md sections 1, 2 and 4, overlap: every number about both sides is released.
 
 The oracle counts with sets and releases with the same releaser.
 """

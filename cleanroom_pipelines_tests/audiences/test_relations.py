@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 1, the unit: an id of the seed and a user of the base, one for one.
+"""Contract: contracts/privacy.md section 1, the unit: counts use one base user per seed id.
 
 With one id of a seed more or less, every count moves by one user at most and every table by its stated
 sensitivity, however many users share ids and however many ids a user has.

@@ -1,4 +1,4 @@
-"""Contract: the benchmarks run on any data, hide what they ask for, and count what they say they count."""
+"""Contract: the benchmarks run on any data, hide the data to predict, and count correctly."""
 
 from pathlib import Path
 

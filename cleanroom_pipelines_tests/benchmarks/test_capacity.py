@@ -1,4 +1,4 @@
-"""Contract: the capacity table is straight lines through two measured sizes, and says so in its own numbers."""
+"""Contract: the capacity table extrapolates linearly from two measured sizes, and shows the lines."""
 
 import json
 from pathlib import Path

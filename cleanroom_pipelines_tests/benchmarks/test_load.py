@@ -1,4 +1,4 @@
-"""What puts the endpoint under load tells the truth about it.
+"""Contract: the load test reports the truth about the endpoint.
 
 Contract: issue 4, Load. A real server under several clients answers every call as it should, and loses and doubles
 nothing: counted here in a short run, without a look at the time. And the check itself sees what is lost, surplus
@@ -28,7 +28,7 @@ def test_eight_clients_get_correct_responses_and_lose_nothing() -> None:
     calls = result["calls"]
     n_timed = sum(row["n"] for name, row in calls.items() if name != "all")
     assert n_timed == calls["all"]["n"] + calls[FLOOR]["n"]
-    assert 8 * 23 <= n_timed <= 8 * 25, "each keeps its timetable, however late its answers are"
+    assert 8 * 23 <= n_timed <= 8 * 25, "each client keeps its schedule, however late responses are"
     assert result["n_resources"] > 20
     assert len(calls) > 12, "the mix has most of the operations"
     assert all(row["p50"] <= row["p95"] <= row["p99"] <= row["max"] for row in calls.values())
@@ -38,7 +38,7 @@ def test_eight_clients_get_correct_responses_and_lose_nothing() -> None:
 def spoil_and_check(
     catalog: Catalog, accounts: Sequence[load.LoadAccount], clients: Sequence[load.LoadClient], url: str
 ) -> list[str]:
-    """What goes wrong behind the clients' backs: one more dataset, one fewer, and another's tags."""
+    """Change the state without the clients: one more dataset, one fewer, and changed tags."""
     datasets = [thing for client in clients for thing in client.things if thing.kind is Kind.TRAINING_DATASET]
     childless = next(thing for thing in datasets if not thing.n_children and thing.status == "ACTIVE")
     tagged = next(thing for thing in datasets if thing is not childless and thing.status == "ACTIVE")
@@ -66,7 +66,7 @@ def test_lost_unexpected_and_different_resources_are_detected(
 
 
 class Wrong(load.Connection):
-    """A server that answers nothing as it should."""
+    """A server whose responses are all wrong."""
 
     def call(self, name: str, parameters: Mapping[str, Any]) -> load.Answer:
         return load.Answer(500, "InternalServiceException", {})

@@ -1,5 +1,6 @@
-"""Contract: a private lookalike uses the seed through one vector that one person moves no further than is stated;
-the rest is the base's and what was released; the same result for every order, number of shards and engine."""
+"""Contract: a private lookalike uses the seed only through one vector, which one person changes by at most the
+sensitivity; all else depends on the base and on released values. Results are the same for every order, number of
+shards and engine."""
 
 import json
 import math

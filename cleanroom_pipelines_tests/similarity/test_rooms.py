@@ -1,5 +1,5 @@
-"""Contract: a room's lookalikes find a planted group from whatever the base audience knows, rank every relevant
-user, cut exact reaches in an order that tells nothing, and say no count in an error or a document."""
+"""Contract: a room's lookalikes find a planted group from any features of the base audience, rank every relevant
+user, cut exact reaches in an order that reveals nothing, and put no count into an error or a document."""
 
 import json
 from dataclasses import dataclass, replace

@@ -1,5 +1,5 @@
-"""Contract: where the engine is a cluster, a ranking in parts is the ranking in memory, row for row, with the same
-metrics; and what a run needs of a fit survives its files.
+"""Contract: on a cluster, a ranking in parts equals the ranking in memory, row for row, with the same metrics; a fit
+survives saving and loading.
 """
 
 import json

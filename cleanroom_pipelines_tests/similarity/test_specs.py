@@ -1,4 +1,4 @@
-"""Contract: what a caller may ask is checked before any work (contracts/similarity.md, "what is an error")."""
+"""Contract: requests are validated before any work (contracts/similarity.md, "what is an error")."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Contract: what a training table may hold, what is counted and what is an error (contracts/similarity.md)."""
+"""Contract: valid contents of a training table, counts and errors (contracts/similarity.md)."""
 
 import json
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""Contract: privacy.md section 8. As participants, attackers are right in 60 % and three standard errors at most;
-with the policy off the same attacks succeed, so each of them is one."""
+"""Contract: privacy.md section 8. Attacking participants guess right in at most 60 % plus three standard errors. With
+the policy off the same attacks succeed, so each is a real attack."""
 
 from pathlib import Path
 

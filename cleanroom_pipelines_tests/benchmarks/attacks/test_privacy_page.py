@@ -1,4 +1,4 @@
-"""The page PRIVACY.md says what the code does: prices, ±, bounds, the year's sum, every attack with its run."""
+"""Contract: PRIVACY.md agrees with the code: prices, error bounds, limits, the year's sum, every attack's run."""
 
 import math
 import re
