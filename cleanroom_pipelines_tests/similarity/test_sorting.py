@@ -1,5 +1,5 @@
-"""Contract: on a cluster, a ranking in parts equals the ranking in memory, row for row, with the same metrics; a fit
-survives saving and loading.
+"""Contract: on a cluster, a ranking in parts equals the ranking in memory, row for row, with the same metrics;
+a fit survives saving and loading.
 """
 
 import json

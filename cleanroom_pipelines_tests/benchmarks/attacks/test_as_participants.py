@@ -1,5 +1,5 @@
-"""Contract: privacy.md section 8. Attacking participants guess right in at most 60 % plus three standard errors. With
-the policy off the same attacks succeed, so each is a real attack."""
+"""Contract: privacy.md section 8. Attacking participants guess right in at most 60 % plus three standard errors.
+With the policy off the same attacks succeed, so each is a real attack."""
 
 from pathlib import Path
 
