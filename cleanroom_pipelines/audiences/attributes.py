@@ -1,12 +1,12 @@
-"""The attributes that filters can be set on, with the values they have in the base audience.
+"""Attributes for filters, with their values in the base audience.
 
-Lives here: `data_attributes`, and which values are common enough to be named.
+Lives here: `data_attributes`, and the threshold below which a value is not listed.
 Add here when users get a further attribute.
-Keep out: what filters mean (definitions), and counts: none is given here.
+Keep out: the meaning of filters (definitions), and counts, which this module never returns.
 
-Values are the publisher's own words. One that few users carry may be a name, or say who somebody is, so values
-carried by fewer than 25 relevant users are left out, by the exact count: it depends on the publisher's data alone,
-which the other side can neither see nor change.
+Values are the publisher's own words. A rare value may be a name or identify a person, so values of fewer than 25
+relevant users are left out. The exact count decides: it depends only on the publisher's data, which the other side
+can neither see nor change.
 """
 
 import re
@@ -17,11 +17,11 @@ from cleanroom_pipelines.audiences.definitions import AGE, GENDER, SEGMENTS, Fil
 from cleanroom_pipelines.audiences.relations import Relations
 from cleanroom_pipelines.documents import Document
 
-# Fewer users share a value: it is not named.
+# Values of fewer users are not listed.
 LEAST_USERS_OF_A_VALUE = 25
 
 _MANY_VALUED = tuple(FilterOperator)
-# CONTAINS_ALL says nothing that CONTAINS_ANY does not where a user has one value at most.
+# For attributes with at most one value per user, CONTAINS_ALL adds nothing to CONTAINS_ANY.
 _SINGLE_VALUED = tuple(each for each in FilterOperator if each is not FilterOperator.CONTAINS_ALL)
 
 _COMMON_AGES = """-- one row per age bracket that enough relevant users have
@@ -39,7 +39,7 @@ HAVING count(*) >= ?"""
 
 
 class AttributeType(StrEnum):
-    """What the values of an attribute are."""
+    """The type of an attribute's values."""
 
     NUMERIC_RANGE = "NUMERIC_RANGE"
     CATEGORICAL = "CATEGORICAL"
@@ -47,14 +47,14 @@ class AttributeType(StrEnum):
 
 @dataclass(frozen=True)
 class DataAttribute(Document):
-    """An attribute that filters can be set on.
+    """An attribute for filters.
 
     Args:
-        name: `age`, `gender` or `segments`, as filters name it.
-        type: What its values are.
-        values: Those common enough to be named, exactly as the publisher writes them; ages by number, others by
-            code point.
-        operators: What filters on it may ask.
+        name: `age`, `gender` or `segments`, as in filters.
+        type: The type of its values.
+        values: Values of at least 25 relevant users, exactly as the publisher writes them; ages sorted by number,
+            others by code point.
+        operators: Operators that filters on it may use.
     """
 
     name: str
@@ -68,17 +68,17 @@ class DataAttributes(Document):
     """The attributes of a base audience.
 
     Args:
-        attributes: Those that have values to name, in the order age, gender, segments.
+        attributes: Attributes with at least one listed value, in the order age, gender, segments.
     """
 
     attributes: tuple[DataAttribute, ...]
 
 
 def data_attributes(relations: Relations) -> DataAttributes:
-    """Find the attributes of the base audience; the seed audiences play no part.
+    """List the attributes of the base audience; independent of the seed audiences.
 
     Args:
-        relations: The room.
+        relations: The room's relations.
 
     Raises:
         EngineError: The engine failed.
@@ -92,7 +92,7 @@ def data_attributes(relations: Relations) -> DataAttributes:
 
 
 def in_reading_order(value: str) -> tuple[int, str]:
-    """Sorts brackets of ages by where they begin (5-9 before 18-24), and all other texts by code point."""
+    """Sort key: age brackets by their lower bound (5-9 before 18-24), all other texts by code point."""
     start = re.match(r"[0-9]{1,9}", value)
     return (int(start.group()) if start else -1, value)
 

@@ -1,14 +1,14 @@
-"""When two definitions ask the same question, and what a definition reveals.
+"""Equivalence of definitions, and the membership information a definition reveals.
 
-Lives here: `canonical`, the one text of a question however it is phrased; `is_membership_revealing` and
+Lives here: `canonical`, the same text for all equivalent definitions; `is_membership_revealing` and
 `what_it_needs`, which decide about exports.
-Add here when another way of saying the same is to be seen through.
-Keep out: the language (definitions), SQL (compiling), the ledger and the noise that use the text (privacy).
+Add here when more equivalent forms must be recognised.
+Keep out: the language (definitions), SQL (compiling), the ledger and the noise keyed by the text (privacy).
 
-A user is in an audience or not by a formula over facts about that user alone: in this seed audience, in that
-lookalike, of this age, in that segment. Formulas are brought to one form by an ordered decision diagram (Bryant
-1986): two that agree for every combination of facts give the same text, whatever the order, nesting or repetition
-of their parts. That some facts exclude each other (two ages) is not used.
+Membership in an audience is a Boolean formula over facts about a single user: in this seed audience, in that
+lookalike, of this age, in that segment. A reduced ordered binary decision diagram (Bryant 1986) normalises the
+formula: two formulas that agree for every combination of facts give the same text, whatever the order, nesting or
+repetition of their parts. Mutual exclusion of facts (two ages) is not used.
 """
 
 import hashlib
@@ -42,51 +42,51 @@ from cleanroom_pipelines.audiences.definitions import (
 
 Fact = tuple[str, ...]
 NAMES: Mapping[str, str] = MappingProxyType({})
-"""Seed audiences by their names."""
+"""No digests: seed audiences are identified by name."""
 
-# Beyond these a diagram could grow too large to draw; then parts are only sorted, merged and deduplicated.
+# Larger formulas get no diagram, which could explode; their parts are only sorted, merged and deduplicated.
 _MAX_FACTS = 300
 _MAX_NODES = 20_000
 _MAX_STEPS = 100_000
 
 
 class Need(StrEnum):
-    """What a room must have switched on before an audience may be exported."""
+    """Room features that must be enabled before an audience may be exported."""
 
     REMARKETING = "REMARKETING"
     EXCLUSION = "EXCLUSION"
 
 
 def canonical(definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> str:
-    """The question that a definition asks, as one JSON text for all ways of asking it.
+    """The canonical JSON text of a definition's question; equivalent definitions give equal texts.
 
     Args:
         definition: The definition.
-        resolve: Gives the definitions of the custom audiences that it refers to; they are put in their places.
-        seeds: Keyed digest of the ids of each type of seed audience, so that two types with the same ids are one
-            source; a type without one goes by its name.
+        resolve: Returns the definition of a referenced custom audience, which is substituted.
+        seeds: Keyed digest of the ids of each type of seed audience, so that two types with the same ids count as
+            one source; a type without a digest is identified by its name.
 
     Returns:
-        JSON text. Equal texts find the same users in any data. It holds the definition's values: it is a key, and
-        goes into no message.
+        JSON text. Definitions with equal texts have the same users in any data. It contains the definition's
+        values: use it only as a key, never in a message.
 
     Raises:
-        UsageError: References run in a circle or too deep.
+        UsageError: References are circular or too deep.
     """
     return _Questions(resolve, seeds).text(definition)
 
 
 def lookalikes_of(definition: Definition, resolve: Resolve) -> Mapping[str, Lookalike]:
-    """The lookalikes whose users are needed to evaluate a definition, by their canonical text.
+    """The lookalikes needed to evaluate a definition, by their canonical text.
 
-    Lookalikes behind another lookalike's source are not among them: to make that one, ask again for its source.
+    The sources of these lookalikes are not followed. To build a lookalike, call this again for its source.
 
     Args:
         definition: The definition; a lookalike needs itself.
-        resolve: Gives the definitions of the custom audiences that it refers to.
+        resolve: Returns the definition of a referenced custom audience.
 
     Raises:
-        UsageError: References run in a circle or too deep.
+        UsageError: References are circular or too deep.
     """
     questions = _Questions(resolve)
     refs = reachable(definition, resolve, through_lookalikes=False)
@@ -96,16 +96,16 @@ def lookalikes_of(definition: Definition, resolve: Resolve) -> Mapping[str, Look
 
 
 def is_membership_revealing(definition: Definition, resolve: Resolve) -> bool:
-    """Whether a seed audience can be reached from a definition without a lookalike in between.
+    """Whether a definition refers to a seed audience without a lookalike in between.
 
-    Such an audience is made of matched users, or of others than those: it tells of single users if they match.
+    Such an audience includes or excludes matched users, so it reveals whether a single user matches.
 
     Args:
         definition: The definition.
-        resolve: Gives the definitions of the custom audiences that it refers to.
+        resolve: Returns the definition of a referenced custom audience.
 
     Raises:
-        UsageError: References run in a circle or too deep.
+        UsageError: References are circular or too deep.
     """
     refs = reachable(definition, resolve, through_lookalikes=False)
     if isinstance(definition, Remarketing | Exclusion):
@@ -114,26 +114,26 @@ def is_membership_revealing(definition: Definition, resolve: Resolve) -> bool:
 
 
 def what_it_needs(definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> frozenset[Need]:
-    """What a room must have switched on before the audience may be exported, beside the permission.
+    """Room features needed to export the audience, in addition to the export permission.
 
     Args:
         definition: The definition.
-        resolve: Gives the definitions of the custom audiences that it refers to.
+        resolve: Returns the definition of a referenced custom audience.
         seeds: Keyed digest of the ids of each type of seed audience.
 
     Returns:
-        Nothing where no membership is revealed; EXCLUSION where it is the base minus whole seed audiences, be it
-        filtered by the publisher's attributes or not; REMARKETING for everything else that reveals.
+        Empty if no membership is revealed; EXCLUSION for the base minus whole seed audiences, with or without
+        filters on the publisher's attributes; REMARKETING for all other audiences that reveal membership.
 
     Raises:
-        UsageError: References run in a circle or too deep.
+        UsageError: References are circular or too deep.
     """
     if not is_membership_revealing(definition, resolve):
         return frozenset()
     formula = _Questions(resolve, seeds).formula(definition)
     parts = formula.parts if formula.kind is _Kind.ALL else (formula,)
-    taken_away = [part for part in parts if _is_seed_taken_away(part)]
-    is_exclusion = bool(taken_away) and all(part in taken_away or _is_of_attributes(part) for part in parts)
+    excluded = [part for part in parts if _is_seed_exclusion(part)]
+    is_exclusion = bool(excluded) and all(part in excluded or _is_of_attributes(part) for part in parts)
     return frozenset({Need.EXCLUSION if is_exclusion else Need.REMARKETING})
 
 
@@ -146,11 +146,11 @@ class _Kind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class _Formula:
-    """Which users are meant; nobody is any of nothing, everybody all of nothing.
+    """A Boolean formula over facts; an empty ANY matches no user, an empty ALL matches every user.
 
     Args:
-        key: Digest of everything below; equal keys are equal formulas.
-        facts: Every fact below.
+        key: Digest of the formula; equal keys mean equal formulas.
+        facts: All facts in the formula.
     """
 
     kind: _Kind
@@ -166,8 +166,8 @@ class _Formula:
         object.__setattr__(self, "facts", facts)
 
 
-_NOBODY = _Formula(_Kind.ANY)
-_EVERYBODY = _Formula(_Kind.ALL)
+_NO_USERS = _Formula(_Kind.ANY)
+_ALL_USERS = _Formula(_Kind.ALL)
 
 
 def _fact(*fact: str) -> _Formula:
@@ -178,19 +178,19 @@ def _not(formula: _Formula) -> _Formula:
     if formula.kind is _Kind.NOT:
         return formula.parts[0]
     if not formula.parts and formula.kind is not _Kind.FACT:
-        return _EVERYBODY if formula.kind is _Kind.ANY else _NOBODY
+        return _ALL_USERS if formula.kind is _Kind.ANY else _NO_USERS
     if formula.kind is _Kind.ANY:
-        # Taking away one after the other is taking away any of them.
+        # De Morgan: excluding any of them is excluding each of them.
         return _all(_not(part) for part in formula.parts)
     return _Formula(_Kind.NOT, (formula,))
 
 
 def _all(formulas: Iterable[_Formula]) -> _Formula:
-    return _joined(_Kind.ALL, formulas, neutral=_EVERYBODY, absorbing=_NOBODY)
+    return _joined(_Kind.ALL, formulas, neutral=_ALL_USERS, absorbing=_NO_USERS)
 
 
 def _any(formulas: Iterable[_Formula]) -> _Formula:
-    return _joined(_Kind.ANY, formulas, neutral=_NOBODY, absorbing=_EVERYBODY)
+    return _joined(_Kind.ANY, formulas, neutral=_NO_USERS, absorbing=_ALL_USERS)
 
 
 def _joined(kind: _Kind, formulas: Iterable[_Formula], *, neutral: _Formula, absorbing: _Formula) -> _Formula:
@@ -204,7 +204,7 @@ def _joined(kind: _Kind, formulas: Iterable[_Formula], *, neutral: _Formula, abs
     return _Formula(kind, tuple(parts[key] for key in sorted(parts))) if parts else neutral
 
 
-def _is_seed_taken_away(formula: _Formula) -> bool:
+def _is_seed_exclusion(formula: _Formula) -> bool:
     return formula.kind is _Kind.NOT and formula.parts[0].fact[:1] == ("seed",)
 
 
@@ -213,7 +213,7 @@ def _is_of_attributes(formula: _Formula) -> bool:
 
 
 class _Questions:
-    """Translates definitions into formulas and formulas into texts, each audience once."""
+    """Translate definitions into formulas and texts, each referenced audience once."""
 
     def __init__(self, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> None:
         self._resolve = resolve
@@ -244,7 +244,7 @@ class _Questions:
 
     def _source(self, ref: Ref, trail: DefinitionPath) -> _Formula:
         if isinstance(ref, BaseRef):
-            return _EVERYBODY
+            return _ALL_USERS
         if isinstance(ref, SeedRef):
             return _fact("seed", self._seeds.get(ref.audience_type, ref.audience_type))
         if isinstance(ref, FileRef):
@@ -257,7 +257,7 @@ class _Questions:
 
 def _condition(filters: Filters | None) -> _Formula:
     if filters is None or not filters.filters:
-        return _EVERYBODY
+        return _ALL_USERS
     join = _all if filters.operator is MatchOperator.MATCH_ALL else _any
     return join(_single(each) for each in filters.filters)
 
@@ -283,14 +283,13 @@ def _text(formula: _Formula) -> str:
 
 
 class _TooLargeError(Exception):
-    """The diagram is larger than it is worth."""
+    """The diagram exceeds the size limits."""
 
 
 class _Diagram:
-    """A reduced ordered binary decision diagram: one for all formulas that agree everywhere.
+    """A reduced ordered binary decision diagram: equivalent formulas have the same one.
 
-    Nodes are numbers: 0 for no, 1 for yes, others ask for a fact and lead on. The order of facts is that of their
-    texts.
+    Nodes are numbers: 0 is the leaf "no", 1 the leaf "yes", others branch on a fact. Facts are sorted by text.
     """
 
     def __init__(self, formula: _Formula) -> None:
@@ -304,7 +303,7 @@ class _Diagram:
         self._root = self._built(formula)
 
     def as_json(self) -> dict[str, object]:
-        """The diagram with only the facts that matter, its nodes numbered in the order in which they are met."""
+        """The diagram as JSON, with only the facts it uses and nodes numbered in traversal order."""
         order: dict[int, int] = {0: 0, 1: 1}
         pending = [self._root]
         while pending:
@@ -321,7 +320,7 @@ class _Diagram:
         }
 
     def _built(self, formula: _Formula) -> int:
-        # Not by recursion: a chain of combinators is a formula deeper than Python's stack.
+        # Iterative: a long chain of combinators is deeper than Python's recursion limit.
         built: dict[str, int] = {}
         pending = [formula]
         while pending:
@@ -339,7 +338,7 @@ class _Diagram:
             return self._node(self._levels[formula.fact], 0, 1)
         if formula.kind is _Kind.NOT:
             return self._choice(parts[0], 0, 1)
-        # From the last fact to the first: each step then only puts a node on top.
+        # From the last fact to the first, so that each step only adds a node on top.
         result = 1 if formula.kind is _Kind.ALL else 0
         for part in sorted(parts, key=lambda node: -self._nodes[node][0]):
             result = self._choice(part, result, 0) if formula.kind is _Kind.ALL else self._choice(part, 1, result)

@@ -1,12 +1,12 @@
-"""Definitions as one DuckDB query over relations of ids.
+"""Compile a definition to one DuckDB query over relations of ids.
 
-Lives here: `compile_definition`, which builds the query with sqlglot's expressions.
-Add here when a definition can say something new, or a faster form of the same was measured.
-Keep out: what the relations hold (relations), running the query (evaluating).
+Lives here: `compile_definition`, which builds the query from sqlglot expressions.
+Add here when definitions get a new operation, or a faster form of an existing one was measured.
+Keep out: the contents of the relations (relations), running the query (evaluating).
 
-No text of a user becomes SQL: values are bound as parameters, names of relations are ours. A query is a chain of
-semi and anti joins, which neither multiplies rows nor trips over NULL; UNION lets users stand there twice until
-they are made distinct once, at the end and where an audience is referred to.
+User input never becomes SQL text: values are bound as parameters, and relation names are generated. A query is a
+chain of semi and anti joins, which neither multiply rows nor mishandle NULL. UNION keeps duplicates; they are
+removed once, at the end and at each referenced audience.
 """
 
 from collections.abc import Mapping
@@ -43,10 +43,10 @@ _USERS, _SEGMENTS = "room_users", "room_segments"
 
 @dataclass(frozen=True)
 class Query:
-    """A query for DuckDB.
+    """A DuckDB query with its parameters.
 
     Args:
-        sql: Text that gives distinct `user_id`s, in no order, none NULL.
+        sql: Text that returns distinct, non-NULL `user_id`s in no particular order.
         parameters: Values of $1, $2, ….
     """
 
@@ -66,20 +66,20 @@ def compile_definition(
     """Build the query for the users of a definition.
 
     Args:
-        definition: What to find.
-        resolve: Gives the definitions of the custom audiences that it refers to.
+        definition: The definition.
+        resolve: Returns the definition of a referenced custom audience.
         lookalikes: Name of the relation (`user_id`, distinct) of each lookalike in `canonical.lookalikes_of`, by
             its canonical text.
-        files: Name of the relation (`user_id` VARCHAR, not NULL, repeated or not) of each file.
-        n_rows: About how many rows each file has, where that is known; it makes unions faster.
+        files: Name of the relation (`user_id` VARCHAR, not NULL, duplicates allowed) of each file.
+        n_rows: Approximate row count of each file, where known; makes unions faster.
         matched: The relation of matched users: `relations.MATCHED` to list them, `relations.COUNTED` to count.
 
     Returns:
-        One query over `room_users`, `room_segments`, `matched` and the relations named.
+        One query over `room_users`, `room_segments`, `matched` and the given relations.
 
     Raises:
-        UsageError: References run in a circle or too deep, there are too many values, or a lookalike or a file is
-            not among those given.
+        UsageError: References are circular or too deep, there are too many values, or the relation of a lookalike
+            or a file is missing.
     """
     compiler = _Compiler(resolve, lookalikes or {}, files or {}, n_rows or {}, matched)
     users = compiler.distinct(compiler.definition(definition, DefinitionPath(resolve)))
@@ -90,31 +90,31 @@ def compile_definition(
 
 @dataclass
 class _Users:
-    """Some users.
+    """A set of users as one or more selects.
 
     Args:
-        parts: Selects of user ids, one after the other.
-        is_unique: Whether no user stands there twice.
+        parts: Selects of user ids; the set is their union.
+        is_unique: Whether the rows are already distinct.
     """
 
     parts: list[exp.Select]
     is_unique: bool
 
     def query(self) -> exp.Query:
-        """All of them, with repetitions."""
+        """All users, with duplicates."""
         query: exp.Query = self.parts[0]
         for part in self.parts[1:]:
             query = exp.union(query, part, distinct=False, copy=False)
         return query
 
     def distinct(self) -> exp.Select:
-        """All of them, each once."""
+        """All users, without duplicates."""
         if self.is_unique and len(self.parts) == 1:
             return self.parts[0]
         return _from(self.query()).distinct(copy=False)
 
     def keep(self, others: exp.Query, *, is_in: bool) -> None:
-        """Keep those of the one part who are, or who are not, among others."""
+        """Filter the only part by membership, or non-membership, in another relation."""
         (select,) = self.parts
         alias = f"other_{len(select.args.get('joins') or ()) + 1}"
         select.join(
@@ -127,7 +127,7 @@ class _Users:
 
 @dataclass
 class _Compiler:
-    """Builds selects; collects parameters, and the steps before them: named, so that nothing is nested deep."""
+    """Build selects, collecting parameters and named CTEs; the CTEs keep the query from nesting deeply."""
 
     resolve: Resolve
     lookalikes: Mapping[str, str]
@@ -143,25 +143,25 @@ class _Compiler:
             return self._lookalike(definition)
         rule = definition if isinstance(definition, RuleBased) else as_rule(definition)
         users = self._operand(rule.source, rule.filters, trail)
-        taken_away: list[exp.Select] = []
+        excluded: list[exp.Select] = []
         for combinator in rule.combinators:
             other = self._operand(combinator.source, combinator.filters, trail)
             if combinator.operator is CombineOperator.DIFF:
-                taken_away += other.parts
+                excluded += other.parts
             elif combinator.operator is CombineOperator.INTERSECT:
                 users = self._single(users)
                 users.keep(other.query(), is_in=True)
             else:
-                users = self._without(users, taken_away)
+                users = self._without(users, excluded)
                 users = _Users([*users.parts, *other.parts], is_unique=False)
-                taken_away = []
-        return self._without(users, taken_away)
+                excluded = []
+        return self._without(users, excluded)
 
     def distinct(self, users: _Users) -> exp.Select:
-        """All of some users, each once."""
-        # Of lists that overlap, ids of the largest are dropped from the others before all are made distinct, where
-        # the others hold as many rows: five lists of 28 million rows took 3.6 instead of 4.6 seconds and a third
-        # less memory; where nothing overlaps it takes a tenth more.
+        """The users without duplicates."""
+        # If the other lists together have at least as many rows as the largest one, remove the largest one's ids
+        # from them before deduplicating. Five overlapping lists of 28 million rows took 3.6 instead of 4.6 seconds
+        # and a third less memory; without overlap it costs 10 % more.
         sizes = {self.files[ref]: n_rows for ref, n_rows in self.n_rows.items() if ref in self.files}
         n_rows = [sizes.get(_plain_relation(part), 0) for part in users.parts]
         largest = max(n_rows)
@@ -172,12 +172,12 @@ class _Compiler:
             users = _Users([first, *others.parts], is_unique=False)
         return users.distinct()
 
-    def _without(self, users: _Users, taken_away: list[exp.Select]) -> _Users:
-        # What stands between two unions is taken away at once, after everything that it is intersected with: the
-        # same users, and four lists from ten million ids in 3.4 instead of 4.4 CPU seconds.
-        if taken_away:
+    def _without(self, users: _Users, excluded: list[exp.Select]) -> _Users:
+        # All subtractions between two unions are applied at once, after the intersections. The result is the same,
+        # and subtracting four lists from ten million ids took 3.4 instead of 4.4 CPU seconds.
+        if excluded:
             users = self._single(users)
-            users.keep(_Users(taken_away, is_unique=False).query(), is_in=False)
+            users.keep(_Users(excluded, is_unique=False).query(), is_in=False)
         return users
 
     def _single(self, users: _Users) -> _Users:
@@ -213,7 +213,9 @@ class _Compiler:
             return _Users([_select(self.matched).where(of_type)], is_unique=True)
         if isinstance(ref, FileRef):
             if ref not in self.files:
-                raise UsageError("A file is not among those given.", remedy="Name it as the definition does.")
+                raise UsageError(
+                    "A file in the definition was not provided.", remedy="Use the same path as in the definition."
+                )
             return _Users([_select(self.files[ref])], is_unique=False)
         definition, below = trail.enter(ref.id)
         if isinstance(definition, Lookalike):
@@ -226,8 +228,8 @@ class _Compiler:
         relation = self.lookalikes.get(canonical(definition, self.resolve))
         if relation is None:
             raise UsageError(
-                "The users of a lookalike that the audience is made of are not there.",
-                remedy="Make the lookalike first.",
+                "A lookalike that the audience depends on has not been built yet.",
+                remedy="Build the lookalike first.",
             )
         return _Users([_select(relation)], is_unique=True)
 
@@ -247,8 +249,8 @@ class _Compiler:
         segments = _select(_SEGMENTS)
         segment = _column("users", "segment")
         if condition.operator in (FilterOperator.EMPTY, FilterOperator.NOT_EMPTY):
-            there = exp.Not(this=exp.Is(this=segment, expression=exp.Null()))
-            return _Membership(segments.where(there), is_in=condition.operator is FilterOperator.NOT_EMPTY)
+            is_present = exp.Not(this=exp.Is(this=segment, expression=exp.Null()))
+            return _Membership(segments.where(is_present), is_in=condition.operator is FilterOperator.NOT_EMPTY)
         values = self._all_bound(condition.values)
         segments = segments.where(exp.In(this=segment, expressions=values))
         if condition.operator is FilterOperator.CONTAINS_ALL and len(values) > 1:
@@ -263,7 +265,7 @@ class _Compiler:
     def _bound(self, value: str) -> exp.Expr:
         if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The audience and those it refers to hold more than {MAX_PARAMETERS:,} values.",
+                f"The audience and the audiences it refers to have more than {MAX_PARAMETERS:,} values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)
@@ -272,14 +274,14 @@ class _Compiler:
 
 @dataclass(frozen=True)
 class _Membership:
-    """A condition on segments: to be, or not to be, among the users selected."""
+    """A condition on segments: membership, or non-membership, in the selected users."""
 
     others: exp.Select
     is_in: bool
 
 
 def _any_of(conditions: "list[exp.Condition | _Membership]") -> exp.Query:
-    """The users of the base of whom any of the conditions holds."""
+    """Base users who meet at least one of the conditions."""
     predicates = [each for each in conditions if isinstance(each, exp.Condition)]
     users = _Users([], is_unique=False)
     if predicates:
@@ -303,7 +305,7 @@ def _from(query: exp.Query) -> exp.Select:
 
 
 def _plain_relation(select: exp.Select) -> str:
-    """The relation of which a select gives every row; an empty text for one that joins or chooses."""
+    """The relation that a select returns unfiltered; an empty text if it joins or filters."""
     table = select.find(exp.Table)
     is_plain = table is not None and not select.args.get("joins") and not select.args.get("where")
     return table.name if is_plain and table is not None else ""

@@ -1,10 +1,10 @@
-"""What an audience is: the definition language, as frozen objects that cannot be wrong.
+"""The audience definition language, as frozen objects that are always valid.
 
-Lives here: the kinds of definitions and what they refer to, their enums with the values they have on the wire,
-reading and writing them as JSON, and following their references.
-Add here when a definition can say something new; `canonical` and `compiling` must then know it too.
-Keep out: when two definitions ask the same (canonical), which users one finds (compiling, evaluating), names of
-audiences and whom they are shared with (catalogue).
+Lives here: the kinds of definitions and sources, their enums with wire values, JSON parsing and serialisation, and
+following references.
+Add here when the language gets a new element; extend `canonical` and `compiling` too.
+Keep out: equivalence of definitions (canonical), finding their users (compiling, evaluating), audience names and
+sharing (catalogue).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ MAX_VALUES = 1_000
 MAX_VALUES_IN_ALL = 10_000
 MAX_COMBINATORS = 100
 MAX_TEXT = 1_024
-# Following references: how deep, and how many audiences in all.
+# Limits when following references: depth, and total number of audiences.
 MAX_DEPTH = 20
 MAX_AUDIENCES = 200
 
 
 class FilterOperator(StrEnum):
-    """What must hold of a user's attribute; the values are those on the wire."""
+    """Filter operators with their wire values."""
 
     CONTAINS_ANY = "CONTAINS_ANY_OF"
     CONTAINS_NONE = "CONTAINS_NONE_OF"
@@ -38,14 +38,14 @@ class FilterOperator(StrEnum):
 
 
 class MatchOperator(StrEnum):
-    """Whether all filters must hold or any; the values are those on the wire."""
+    """Whether all or any of the filters must match, with wire values."""
 
     MATCH_ALL = "AND"
     MATCH_ANY = "OR"
 
 
 class CombineOperator(StrEnum):
-    """How two audiences become one."""
+    """Set operations between two audiences."""
 
     INTERSECT = "INTERSECT"
     UNION = "UNION"
@@ -70,7 +70,7 @@ class SeedRef(Document):
     """The matched users of one type of seed audience.
 
     Args:
-        audience_type: The type, as the advertiser's file says it.
+        audience_type: The type, as in the advertiser's file.
     """
 
     kind: Literal["seed"] = field(default="seed", kw_only=True)
@@ -82,10 +82,10 @@ class SeedRef(Document):
 
 @dataclass(frozen=True)
 class CustomRef(Document):
-    """An audience that was defined before.
+    """A custom audience, by reference.
 
     Args:
-        id: Its id.
+        id: The id of the audience.
     """
 
     kind: Literal["custom"] = field(default="custom", kw_only=True)
@@ -97,11 +97,11 @@ class CustomRef(Document):
 
 @dataclass(frozen=True)
 class FileRef(Document):
-    """A parquet file of ids; only for the algebra over files, never in a data room.
+    """A parquet file of ids; only for set algebra over files, never in a data room.
 
     Args:
         path: File, folder or glob.
-        column: Which column holds the ids; None where there is only one.
+        column: The id column; None if the file has only one column.
     """
 
     kind: Literal["file"] = field(default="file", kw_only=True)
@@ -125,11 +125,11 @@ class AttributeFilter(Document):
 
     Args:
         attribute: `age`, `gender` or `segments`.
-        operator: What must hold of it.
-        values: The values to look for, 1 to 1,000; EMPTY and NOT_EMPTY need none and ignore what is given.
+        operator: How values are compared.
+        values: The values to look for, 1 to 1,000; EMPTY and NOT_EMPTY need no values and ignore any given.
 
     Raises:
-        UsageError: There is no such attribute, or the values do not go with the operator.
+        UsageError: The attribute is unknown, or the values do not fit the operator.
     """
 
     attribute: str
@@ -138,7 +138,7 @@ class AttributeFilter(Document):
 
     def __post_init__(self) -> None:
         if self.attribute not in ATTRIBUTES:
-            raise UsageError("There is no such attribute.", remedy=f"Choose from: {', '.join(ATTRIBUTES)}.")
+            raise UsageError("Unknown attribute.", remedy=f"Choose from: {', '.join(ATTRIBUTES)}.")
         if self.operator in _WITHOUT_VALUES:
             object.__setattr__(self, "values", ())
             return
@@ -149,8 +149,8 @@ class AttributeFilter(Document):
             _check_text(value, "A value")
         if self._is_impossible():
             raise UsageError(
-                f"A user has one {self.attribute} at most: CONTAINS_ALL with two values holds of nobody.",
-                remedy="Give one value, or take CONTAINS_ANY.",
+                f"CONTAINS_ALL with two values matches no user: a user has at most one {self.attribute}.",
+                remedy="Give one value, or use CONTAINS_ANY.",
             )
 
     def _is_impossible(self) -> bool:
@@ -163,8 +163,8 @@ class Filters(Document):
     """Several conditions on a user.
 
     Args:
-        operator: Whether all of them must hold or any.
-        filters: The conditions, at most 100; none of them keeps every user, whatever the operator.
+        operator: Whether all or any of them must match.
+        filters: The conditions, at most 100; an empty list keeps every user, whatever the operator.
     """
 
     operator: MatchOperator
@@ -176,10 +176,10 @@ class Filters(Document):
 
 @dataclass(frozen=True)
 class Combinator(Document):
-    """Another audience, and how it is combined with everything that stands before it.
+    """A set operation with another audience, applied to the result so far.
 
     Args:
-        operator: How the two are combined.
+        operator: The set operation.
         source: The other audience.
         filters: Conditions on the other audience's users, applied before the two are combined.
     """
@@ -191,10 +191,10 @@ class Combinator(Document):
 
 @dataclass(frozen=True)
 class RuleBased(Document):
-    """A source, filters on it, and other audiences combined with it strictly from left to right.
+    """A filtered source, combined with other audiences strictly from left to right.
 
     Args:
-        source: The audience that it starts from.
+        source: The audience to start from.
         filters: Conditions on the source's users.
         combinators: Other audiences, at most 100.
     """
@@ -218,7 +218,7 @@ class Lookalike(Document):
     Args:
         source: The other audience.
         reach: Size in percent of all relevant users, a whole number from 1 to 30.
-        exclude_seed_audience: Whether the source's own users are left out and their places given to others.
+        exclude_seed_audience: Whether to leave out the source's own users and fill their places with others.
     """
 
     kind: Literal["lookalike"] = field(default="lookalike", kw_only=True)
@@ -230,11 +230,14 @@ class Lookalike(Document):
         is_whole = isinstance(self.reach, int) and not isinstance(self.reach, bool)
         if not is_whole or not MIN_REACH <= self.reach <= MAX_REACH:
             raise UsageError(
-                "The reach of a lookalike cannot be used.",
-                remedy=f"Give a whole number of percent from {MIN_REACH} to {MAX_REACH}.",
+                "The reach of a lookalike is invalid.",
+                remedy=f"Give a whole percentage from {MIN_REACH} to {MAX_REACH}.",
             )
         if isinstance(self.source, FileRef):
-            raise UsageError("A lookalike cannot be made of a file.", remedy="Name an audience of a data room.")
+            raise UsageError(
+                "A file cannot be the source of a lookalike.",
+                remedy="Use an audience of a data room as the source.",
+            )
 
 
 @dataclass(frozen=True)
@@ -242,7 +245,7 @@ class Remarketing(Document):
     """The matched users of one type of seed audience.
 
     Args:
-        audience_type: The type, as the advertiser's file says it.
+        audience_type: The type, as in the advertiser's file.
     """
 
     kind: Literal["remarketing"] = field(default="remarketing", kw_only=True)
@@ -254,10 +257,10 @@ class Remarketing(Document):
 
 @dataclass(frozen=True)
 class Exclusion(Document):
-    """All relevant users but the matched users of one type of seed audience.
+    """All relevant users except the matched users of one type of seed audience.
 
     Args:
-        audience_type: The type, as the advertiser's file says it.
+        audience_type: The type, as in the advertiser's file.
     """
 
     kind: Literal["exclusion"] = field(default="exclusion", kw_only=True)
@@ -269,22 +272,22 @@ class Exclusion(Document):
 
 Definition = RuleBased | Lookalike | Remarketing | Exclusion
 Resolve = Callable[[str], Definition]
-"""Gives the definition of a custom audience by its id; raises what it likes for an unknown one."""
+"""Returns the definition of a custom audience by its id; may raise any error for an unknown id."""
 
 
 def parse_definition(value: object, *, with_files: bool = False) -> Definition:
-    """Read a definition from its JSON.
+    """Parse a definition from its JSON.
 
     Args:
-        value: What `json.loads` gives, or `as_dict` gave.
-        with_files: Whether sources may be files (and nothing of a data room), for the algebra over files.
+        value: The result of `json.loads` or `as_dict`.
+        with_files: Whether sources are files instead of audiences of a data room, for set algebra over files.
 
     Returns:
-        The definition; it can be compiled once its references are resolved.
+        The definition, ready to compile once its references are resolved.
 
     Raises:
-        UsageError: Something in it is wrong; the message names the place, never a value, and the attribute `place`
-            holds it.
+        UsageError: The definition is invalid. The message names the place, never a value; the attribute `place`
+            has it too.
     """
     reader = _Reader(with_files)
     with _at("definition"):
@@ -292,7 +295,7 @@ def parse_definition(value: object, *, with_files: bool = False) -> Definition:
 
 
 def as_rule(definition: Remarketing | Exclusion) -> RuleBased:
-    """The rule that a remarketing or an exclusion audience is short for."""
+    """Expand a remarketing or exclusion audience to the equivalent rule."""
     seed = SeedRef(definition.audience_type)
     if isinstance(definition, Remarketing):
         return RuleBased(seed)
@@ -300,7 +303,7 @@ def as_rule(definition: Remarketing | Exclusion) -> RuleBased:
 
 
 def references(definition: Definition) -> tuple[Ref, ...]:
-    """What a definition itself names, each once, in order of appearance; not what those name in turn."""
+    """Direct references of a definition, without duplicates, in order of appearance."""
     if isinstance(definition, Lookalike):
         return (definition.source,)
     rule = definition if isinstance(definition, RuleBased) else as_rule(definition)
@@ -309,7 +312,7 @@ def references(definition: Definition) -> tuple[Ref, ...]:
 
 
 def filter_values(definition: Definition) -> Mapping[str, frozenset[str]]:
-    """The values that a definition's own filters look for, by attribute: what can disappear with new data."""
+    """The values in a definition's own filters, by attribute; new data may no longer contain them."""
     found: dict[str, set[str]] = {}
     if isinstance(definition, RuleBased):
         sets = [definition.filters, *(combinator.filters for combinator in definition.combinators)]
@@ -321,19 +324,19 @@ def filter_values(definition: Definition) -> Mapping[str, frozenset[str]]:
 def reachable(
     definition: Definition, resolve: Resolve, *, own_id: str | None = None, through_lookalikes: bool = True
 ) -> tuple[Ref, ...]:
-    """Everything that a definition refers to, over any number of steps, each once.
+    """All direct and indirect references of a definition, without duplicates.
 
     Args:
-        definition: Where to start.
-        resolve: Gives the definition of a custom audience.
-        own_id: The id that the definition has or will have, so that a cycle through it is seen.
+        definition: The definition to start from.
+        resolve: Returns the definition of a custom audience.
+        own_id: The definition's current or future id, so that a cycle through it is detected.
         through_lookalikes: Whether to follow the sources of lookalikes too.
 
     Returns:
         References, in order of first appearance, depth first.
 
     Raises:
-        UsageError: A cycle, references more than 20 deep, or more than 200 audiences.
+        UsageError: There is a cycle, or references are more than 20 deep or lead to more than 200 audiences.
     """
     found: dict[Ref, None] = {}
     start = DefinitionPath(resolve, () if own_id is None else (own_id,))
@@ -347,7 +350,7 @@ def reachable(
                 if ref in found:
                     continue
                 found[ref] = None
-                _check_number(len(found), MAX_AUDIENCES, "audiences that it refers to")
+                _check_number(len(found), MAX_AUDIENCES, "referenced audiences")
                 follow(inner, below)
             else:
                 found[ref] = None
@@ -358,11 +361,11 @@ def reachable(
 
 @dataclass(frozen=True)
 class DefinitionPath:
-    """The custom audiences on the way to where one stands, so that a cycle is seen.
+    """The chain of custom audiences followed so far, for detecting cycles.
 
     Args:
-        resolve: Gives the definition of a custom audience.
-        ids: Those on the way.
+        resolve: Returns the definition of a custom audience.
+        ids: Ids of the audiences in the chain.
     """
 
     resolve: Resolve
@@ -372,20 +375,20 @@ class DefinitionPath:
         """Follow a reference.
 
         Raises:
-            UsageError: It was followed already on the way here, or the way is too long.
+            UsageError: The reference closes a cycle, or the chain is too long.
         """
         if id_ in self.ids:
             raise UsageError(
-                "Audiences refer to each other in a circle.",
-                remedy="Take one of the references out.",
+                "The audiences refer to each other in a cycle.",
+                remedy="Remove one of the references.",
                 problem="cycle",
             )
-        _check_number(len(self.ids) + 1, MAX_DEPTH, "references, one behind the other")
+        _check_number(len(self.ids) + 1, MAX_DEPTH, "levels of references")
         return self.resolve(id_), DefinitionPath(self.resolve, (*self.ids, id_))
 
 
 class _Reader:
-    """Reads JSON; knows which sources are allowed."""
+    """Parser for JSON definitions with either room or file sources."""
 
     def __init__(self, with_files: bool) -> None:
         self._with_files = with_files
@@ -393,7 +396,7 @@ class _Reader:
     def definition(self, value: object) -> Definition:
         kind = _kind_of(value, "definition")
         if kind != "rule_based" and self._with_files:
-            raise UsageError("Of files there are only rule-based definitions.", remedy="Give the kind rule_based.")
+            raise UsageError("Definitions over files must be rule-based.", remedy="Set `kind` to rule_based.")
         if kind == "rule_based":
             keys = _keys(value, kind, needed=("source",), optional=("filters", "combinators"))
             combinators = keys.get("combinators")
@@ -406,15 +409,13 @@ class _Reader:
             keys = _keys(value, kind, needed=("source", "reach"), optional=("exclude_seed_audience",))
             exclude = keys.get("exclude_seed_audience", False)
             if not isinstance(exclude, bool):
-                raise UsageError(
-                    "`exclude_seed_audience` is neither true nor false.", remedy="Give true or false."
-                )
+                raise UsageError("`exclude_seed_audience` is not a boolean.", remedy="Give true or false.")
             return Lookalike(self._source(keys), keys["reach"], exclude)
         if kind in ("remarketing", "exclusion"):
             keys = _keys(value, kind, needed=("audience_type",))
             return (Remarketing if kind == "remarketing" else Exclusion)(keys["audience_type"])
         raise UsageError(
-            "There is no such kind of definition.",
+            "Unknown kind of definition.",
             remedy="Choose from: rule_based, lookalike, remarketing, exclusion.",
         )
 
@@ -435,7 +436,7 @@ class _Reader:
         if kind == "seed" and not self._with_files:
             return SeedRef(_keys(value, kind, needed=("audience_type",))["audience_type"])
         kinds = "file, custom" if self._with_files else "seed, custom, base"
-        raise UsageError("There is no such kind of source here.", remedy=f"Choose from: {kinds}.")
+        raise UsageError("This kind of source is not allowed here.", remedy=f"Choose from: {kinds}.")
 
     def _combinator(self, value: object) -> Combinator:
         keys = _keys(value, "combinator", needed=("operator", "source"), optional=("filters",))
@@ -446,7 +447,7 @@ class _Reader:
             return None
         with _at("filters"):
             if self._with_files:
-                raise UsageError("Ids in files have no attributes.", remedy="Leave the filters out.")
+                raise UsageError("Filters do not apply to files of ids.", remedy="Remove the filters.")
             return _filters(keys["filters"])
 
 
@@ -460,14 +461,14 @@ def _filter(value: object) -> AttributeFilter:
     keys = _keys(value, "filter", needed=("attribute", "operator"), optional=("values",))
     values = keys.get("values")
     if values is not None and not isinstance(values, list | tuple):
-        raise UsageError("The values of a filter are no list.", remedy="Put them in brackets.")
+        raise UsageError("The values of a filter are not a list.", remedy="Put them in brackets.")
     return AttributeFilter(keys["attribute"], _member(FilterOperator, keys["operator"]), tuple(values or ()))
 
 
 def _items(value: object, name: str, read: Callable[[object], Any]) -> Iterator[Any]:
     with _at(name):
         if not isinstance(value, list | tuple):
-            raise UsageError("A list is missing.", remedy="Put what stands here in brackets.")
+            raise UsageError("This must be a list.", remedy="Put the value in brackets.")
         _check_number(len(value), MAX_COMBINATORS if name == "combinators" else MAX_FILTERS, name)
     for number, item in enumerate(value):
         with _at(f"{name}[{number}]"):
@@ -476,7 +477,7 @@ def _items(value: object, name: str, read: Callable[[object], Any]) -> Iterator[
 
 def _kind_of(value: object, what: str) -> object:
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise UsageError(f"A {what} is no object with a `kind`.", remedy="Give the JSON of one.")
+        raise UsageError(f"A {what} is not a JSON object with a `kind`.", remedy="Give an object with a `kind`.")
     return value["kind"]
 
 
@@ -484,14 +485,14 @@ def _keys(
     value: object, what: object, *, needed: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise UsageError(f"A {what} is no object.", remedy="Give the JSON of one.")
+        raise UsageError(f"A {what} is not a JSON object.", remedy="Give a JSON object.")
     missing = [name for name in needed if name not in value]
     if missing:
-        raise UsageError(f"`{missing[0]}` is missing.", remedy=f"A {what} needs it.")
-    # What is not understood might change what is meant; its name is the caller's text, so it is not repeated.
+        raise UsageError(f"`{missing[0]}` is missing.", remedy=f"Add it to the {what}.")
+    # Ignoring an unknown key could change the meaning. Its name is the caller's text, so the message omits it.
     if set(value) - {"kind", *needed, *optional}:
         known = ", ".join((*needed, *optional)) or "nothing else"
-        raise UsageError(f"A {what} holds something unknown.", remedy=f"It may hold: {known}.")
+        raise UsageError(f"A {what} has an unknown key.", remedy=f"Allowed keys: {known}.")
     return value
 
 
@@ -499,24 +500,22 @@ _Member = TypeVar("_Member", bound=StrEnum)
 
 
 def _member(kind: type[_Member], value: object) -> _Member:
-    # Compared one by one: what is no text may not even be hashable.
+    # Compared one by one, because the value may not be hashable.
     for member in kind:
         if member.value == value:
             return member
-    raise UsageError(
-        f"There is no such {kind.__name__}.", remedy=f"Choose from: {', '.join(each.value for each in kind)}."
-    )
+    raise UsageError(f"Unknown {kind.__name__}.", remedy=f"Choose from: {', '.join(each.value for each in kind)}.")
 
 
 def _check_text(value: object, what: str) -> None:
-    """A text that every file and every engine can hold."""
+    """Check that a value is a text that every file format and engine can store."""
     if not isinstance(value, str):
-        raise UsageError(f"{what} is no text.", remedy="Put it in quotes.")
+        raise UsageError(f"{what} is not a string.", remedy="Put it in quotes.")
     if not value or len(value) > MAX_TEXT:
         raise UsageError(f"{what} is empty or too long.", remedy=f"Give 1 to {MAX_TEXT:,} characters.")
-    # A lone surrogate is no character: it comes from JSON such as "\ud800" and cannot be written anywhere.
+    # JSON such as "\ud800" yields a lone surrogate, which is not a character and cannot be encoded.
     if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise UsageError(f"{what} holds something that is no character.", remedy="Give plain Unicode text.")
+        raise UsageError(f"{what} contains invalid characters.", remedy="Give plain Unicode text.")
 
 
 def _check_number(number: int, limit: int, what: str) -> None:
@@ -526,14 +525,14 @@ def _check_number(number: int, limit: int, what: str) -> None:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Say where an error was made: `definition.combinators[2].filters.filters[0]`."""
+    """Add the place of an error to its message: `definition.combinators[2].filters.filters[0]`."""
     try:
         yield
     except UsageError as error:
         below = error.attributes.get("place")
         where = f"{place}.{below}" if below else place
         problem = error.attributes.get("problem_text", error.message)
-        # Only the outermost message counts: the places above join what was said below.
+        # Each level prepends its place, so only the outermost message is shown.
         raise UsageError(
             f"At {where}: {problem}", remedy=error.remedy, place=where, problem_text=problem
         ) from None

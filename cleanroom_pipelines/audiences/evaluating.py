@@ -1,8 +1,8 @@
-"""Which users a definition finds.
+"""Evaluate definitions: find or count their users.
 
 Lives here: `evaluate` and `count` in a data room, `evaluate_files` over parquet files of ids.
-Add here when users are found in another place.
-Keep out: the query (compiling), and releasing numbers: the counts given here are exact and for internal use only.
+Add here when users come from another source.
+Keep out: the query (compiling), and releasing numbers: the counts here are exact and for internal use only.
 """
 
 import shutil
@@ -34,19 +34,19 @@ def evaluate(
     """Write the users of a definition, one row each: user_id VARCHAR, in an order that reveals nothing.
 
     Args:
-        engine: Holds the room's relations (`relations.open_room_relations`); its paths also take in the files of
-            the lookalikes and the folder of `out`.
-        definition: What to find.
-        resolve: Gives the definitions of the custom audiences that it refers to.
+        engine: Engine with the room's relations (`relations.open_room_relations`); its paths must include the
+            lookalike files and the folder of `out`.
+        definition: The definition.
+        resolve: Returns the definition of a referenced custom audience.
         lookalikes: A parquet file with distinct `user_id`s of each lookalike in `canonical.lookalikes_of`, by its
             canonical text.
         out: The parquet file to write, ordered by stable_hash and user_id.
 
     Returns:
-        How many users: exact, so for internal use only.
+        The number of users: exact, so for internal use only.
 
     Raises:
-        UsageError: References run in a circle or too deep, or a lookalike is missing.
+        UsageError: References are circular or too deep, or a lookalike is missing.
         EngineError: The engine failed.
     """
     query = _in_room(engine, definition, resolve, lookalikes)
@@ -58,16 +58,16 @@ def evaluate(
 def evaluate_counted(
     engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path], out: Path
 ) -> int:
-    """Write the users of a definition where an id stands for one user: for sums; takes and gives as `evaluate`."""
+    """Write the users of a definition with one user per id, for sums; arguments and result as in `evaluate`."""
     query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
     engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY user_id", out, query.parameters)
     return _rows_of(out)
 
 
 def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> int:
-    """How many users a definition finds where an id stands for one user; takes and raises as `evaluate`.
+    """Count the users of a definition with one user per id; arguments and errors as in `evaluate`.
 
-    Exact, so it leaves through a release alone.
+    The count is exact: release it before publishing it.
     """
     query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
     found = engine.fetch(f"SELECT count(*) AS n_users FROM ({query.sql})", query.parameters)
@@ -77,20 +77,20 @@ def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: 
 def evaluate_files(
     definition: Definition, resolve: Resolve, out: Path, settings: EngineSettings | None = None
 ) -> int:
-    """Write the ids that a definition over parquet files finds: `user_id` VARCHAR, distinct, in no order.
+    """Write the ids of a definition over parquet files: `user_id` VARCHAR, distinct, in no particular order.
 
     Args:
-        definition: A rule-based definition whose sources are files; others may be referred to.
-        resolve: Gives the definitions of the custom audiences that it refers to.
-        out: The parquet file to write; it appears whole or not at all, and replaces what is there.
-        settings: Where it is found, and how much of the machine to use.
+        definition: A rule-based definition over files; it may refer to other such definitions.
+        resolve: Returns the definition of a referenced custom audience.
+        out: The parquet file to write atomically; an existing file is replaced.
+        settings: Engine to use, and its memory and threads.
 
     Returns:
-        How many ids.
+        The number of ids.
 
     Raises:
-        UsageError: The definition asks for something that only a data room has.
-        InputError: A file cannot be used.
+        UsageError: The definition needs something that only a data room has.
+        InputError: A file is unusable.
         EngineError: The engine failed.
     """
     refs = _files_of(definition, resolve)
@@ -115,7 +115,7 @@ def _in_room(
     lookalikes: Mapping[str, Path],
     matched: str = MATCHED,
 ) -> Query:
-    # Only those that the definition needs: the engine may not have been given the others' paths.
+    # Only the lookalikes that the definition needs: the engine may lack access to the other paths.
     needed = [key for key in lookalikes_of(definition, resolve) if key in lookalikes]
     for key in needed:
         engine.scan(lookalike_relation(key), find_tables(lookalikes[key], what="lookalike audience"))
@@ -130,11 +130,13 @@ def _files_of(definition: Definition, resolve: Resolve) -> tuple[FileRef, ...]:
 def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
     table = find_tables(ref.path, what="file of a source")
     if table.format != "parquet":
-        raise InputError("A source is no parquet file.", remedy="Give parquet files.", problem="format")
+        raise InputError("A source is not a parquet file.", remedy="Give parquet files.", problem="format")
     if ref.column is None and len(table.columns) > 1:
-        raise InputError("A source has several columns.", remedy="Name one with `column`.", problem="columns")
+        raise InputError("A source has several columns.", remedy="Choose one with `column`.", problem="columns")
     if ref.column is not None and ref.column not in table.columns:
-        raise InputError("A source has no such column.", remedy="Check `column`.", problem="columns")
+        raise InputError(
+            "The `column` of a source is not in its files.", remedy="Check `column`.", problem="columns"
+        )
     return table, ref.column or table.columns[0]
 
 
@@ -149,13 +151,13 @@ def _view_of_ids(relation: str, column: str) -> str:
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """Give a file beside `out` that takes its name when the body ends well."""
+    """Yield a draft file in the same folder, and rename it to `out` if the body succeeds."""
     try:
-        # A folder: the engine writes under another name first.
+        # A folder, because the engine first writes under another name.
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise UsageError(
-            f"The output cannot be written ({type(error).__name__}).", remedy="Check where it shall lie."
+            f"Writing the output failed ({type(error).__name__}).", remedy="Check the output path."
         ) from None
     draft = folder / "ids.parquet"
     try:
@@ -166,14 +168,14 @@ def _appearing(out: Path) -> Iterator[Path]:
         if isinstance(error, StorageFullError):
             raise
         raise UsageError(
-            f"The output cannot be written ({type(error).__name__}).", remedy="Check where it shall lie."
+            f"Writing the output failed ({type(error).__name__}).", remedy="Check the output path."
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rows_in(engine: Engine, relation: str) -> int:
-    # The footers of parquet files tell it.
+    # Read from the parquet footers.
     return int(engine.fetch(f"SELECT count(*) AS n FROM {quote_identifier(relation)}")["n"][0].as_py())
 
 

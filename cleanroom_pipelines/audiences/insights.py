@@ -1,19 +1,19 @@
-"""What sets the matched users of each seed audience apart.
+"""Insights: characteristics of the matched users of each seed audience.
 
-Lives here: what is told of the base alone (`base_figures`), and `insights`: tables by interest, age, gender and
-pairs of these.
+Lives here: `base_figures` (released figures of the base alone), and `insights`: tables by interest, age, gender
+and pairs of these.
 Add here when users are grouped in a further way.
-Keep out: how many match in all (overlap), and how counts are released (privacy).
+Keep out: total overlap (overlap), and releasing counts (privacy).
 
-Cells. A user is counted once in each cell; one without an attribute is in no cell of it, and of her interests the
-first five by keyed hash count, the same in every table: so one person enters 18 cells at most, and a table has one
-price whatever is in it. Which cells there are does not depend on who matched: every value that has a name (25
-relevant users, see `attributes`) and every pair of these is a cell, and is listed if the released count of its
-matchable users is told; a threshold on the true number of a pair would tell of single users. A listed cell with
-too few users in the overlap stays, with nulls.
+Cells. A user is counted once per cell. A user without an attribute is in none of its cells. Only five of a user's
+interests count, the first by keyed hash and the same in every table. One person therefore enters at most 18 cells,
+and every table has the same price whatever it contains. The set of cells does not depend on who matched: each
+listed value (25 relevant users, see `attributes`) and each pair of these is a cell, shown if the released count of
+its matchable users is large enough. A threshold on the true count of a pair would reveal single users. A cell with
+too few users in the overlap is still shown, with nulls.
 
-Noise. A cell is another question than the size of the audience with its filters, and has the table's noise. The
-addressable users of a cell are derived from its matchable ones by the ratio of both totals.
+Noise. A cell is a different question from the size of the audience with the same filters, and has the table's
+noise. A cell's addressable users are its matchable users scaled by the ratio of the two totals.
 """
 
 import json
@@ -29,7 +29,7 @@ from cleanroom_pipelines.audiences.relations import Relations
 from cleanroom_pipelines.privacy import INSIGHTS, Released, Releaser, affinity_ratio, ratio, released
 from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, MOST_INTERESTS
 
-# In the order of the rows: of one attribute first, then pairs.
+# In row order: single attributes first, then pairs.
 _GROUPINGS = (("interest",), ("age",), ("gender",), ("interest", "age"), ("interest", "gender"), ("age", "gender"))
 _COLUMN_OF = {"interest": "segments.segment", "age": "users.age", "gender": "users.gender"}
 _NAMED = """-- one row per interest that has a name
@@ -59,15 +59,15 @@ class _Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class ReleasedInsightsRow:
-    """One cell: users that share an interest, an age, a gender or two of these.
+    """One cell: users who share an interest, an age, a gender or two of these.
 
     Args:
         interest: The segment; None for all.
         age: The age bracket; None for all.
         gender: The gender; None for all.
-        overlap: Users of the overlap in the cell; not told by itself.
-        affinity_ratio: Share in the overlap ÷ share among the matchable; None where too few.
-        share_in_overlap: 0 to 1; None where too few.
+        overlap: Users of the overlap in the cell; not published itself.
+        affinity_ratio: Share in the overlap ÷ share among the matchable users; None if too few.
+        share_in_overlap: 0 to 1; None if too few.
         share_in_matchable: 0 to 1.
         addressable: Relevant users in the cell.
     """
@@ -83,7 +83,7 @@ class ReleasedInsightsRow:
 
     @property
     def is_indicative(self) -> bool:
-        """Whether the row is told though so few users are behind it that the noise matters much."""
+        """Whether the row is based on so few users that noise affects it noticeably."""
         return self.overlap.is_indicative
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,11 +101,12 @@ class ReleasedInsightsRow:
 
 @dataclass(frozen=True)
 class ReleasedAudienceInsights:
-    """The table of one type of seed audience.
+    """The insights table of one type of seed audience.
 
     Args:
         audience_type: The type.
-        rows: By interest, age, gender, interest and age, interest and gender, age and gender; then by value.
+        rows: Sorted by grouping (interest, age, gender, interest and age, interest and gender, age and gender),
+            then by value.
     """
 
     audience_type: str
@@ -118,12 +119,12 @@ class ReleasedAudienceInsights:
 
 @dataclass(frozen=True)
 class ReleasedInsights:
-    """What sets the matched users of each seed audience apart.
+    """Insights tables of all seed audiences.
 
     Args:
-        audiences: One table per type of seed audience, by type.
-        questions: The canonical text of each table's question.
-        noise: How far the counts behind the numbers may be off, for JSON.
+        audiences: One table per type of seed audience, sorted by type.
+        questions: The canonical question of each table.
+        noise: The error bounds of the underlying counts, for JSON.
     """
 
     audiences: tuple[ReleasedAudienceInsights, ...]
@@ -137,11 +138,11 @@ class ReleasedInsights:
 
 @dataclass(frozen=True)
 class BaseFigures:
-    """What is told of the base audience alone: released counts, which stay until somebody pays for new ones.
+    """Released counts of the base audience alone, valid until new ones are paid for.
 
     Args:
         addressable: Relevant users.
-        matchable: Those with a matching id.
+        matchable: Relevant users with a matching id.
         cells: Matchable users by cell.
     """
 
@@ -150,11 +151,11 @@ class BaseFigures:
     cells: Mapping["_Cell", Released]
 
     def addressable_in(self, cell: "_Cell") -> Released:
-        """Relevant users of a cell, by the ratio of both totals."""
+        """Relevant users of a cell, estimated by the ratio of the two totals."""
         return self.cells[cell].scaled(self.addressable, self.matchable)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures for the artifact; counts of a room that hides them are in it all the same."""
+        """The figures for the artifact, including counts that the room hides."""
         return {
             "addressable": self.addressable.kept(),
             "matchable": self.matchable.kept(),
@@ -163,7 +164,7 @@ class BaseFigures:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, is_hidden: bool) -> Self:
-        """Read `as_dict` back, for a room that hides counts or not."""
+        """Load the figures from `as_dict`, hiding counts if the room does."""
 
         def count(kept: int | None, price: Any) -> Released:
             return released(kept or 0, price=price, is_hidden=is_hidden)
@@ -176,12 +177,12 @@ class BaseFigures:
 
 
 def base_figures(relations: Relations, releaser: Releaser, salt: str) -> BaseFigures:
-    """Count and release what is told of the base alone.
+    """Count and release the figures of the base alone.
 
     Args:
-        relations: The room.
+        relations: The room's relations.
         releaser: Releases the counts.
-        salt: Secret text that chooses the interests that enter tables.
+        salt: Secret text that selects each user's interests for the tables.
 
     Raises:
         EngineError: The engine failed.
@@ -203,12 +204,12 @@ def base_figures(relations: Relations, releaser: Releaser, salt: str) -> BaseFig
 def insights(
     relations: Relations, releaser: Releaser, figures: BaseFigures, salt: str, seeds: Mapping[str, str] = NAMES
 ) -> ReleasedInsights:
-    """Count and release what sets the matched users of each seed audience apart.
+    """Count and release the insights of each seed audience.
 
     Args:
-        relations: The room.
+        relations: The room's relations.
         releaser: Releases counts of the overlap.
-        figures: What is told of the base.
+        figures: Released figures of the base.
         salt: The same as for `figures`.
         seeds: Keyed digest of each type's ids.
 
@@ -244,10 +245,11 @@ def insights(
 
 
 def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
-    """Matchable users of every value that has a name, and of every pair of these, also where there are none."""
+    """Matchable users of every listed value and every pair of these, including zero counts."""
     _choose_interests(relations, salt)
     found: dict[_Cell, int] = {}
-    # Not by who has it among her five: that number is not to be told.
+    # All segments with enough relevant users, not only those that are among some user's five: the number of users
+    # who have a segment among their five must stay secret.
     named = {"interest": relations.engine.fetch("SELECT segment FROM room_named")["segment"].to_pylist()}
     for grouping in _GROUPINGS:
         counts = "count(*) AS n_relevant, count(*) FILTER (WHERE users.is_matchable) AS n_matchable"

@@ -1,11 +1,11 @@
-"""How the seed audiences and the base audience meet.
+"""Overlap statistics of the seed audiences and the base audience.
 
-Lives here: `overlap_statistics`, one row per type of seed audience, and the question that each row asks.
-Add here when a row tells something more.
-Keep out: what sets the matched users apart (insights), and how counts are released (privacy).
+Lives here: `overlap_statistics`, one row per type of seed audience, and the canonical question of each row.
+Add here when a row gets a new figure.
+Keep out: characteristics of the matched users (insights), and releasing counts (privacy).
 
-A row is one count: the released overlap. The match rate is that count over the ids that the advertiser brought;
-only the advertiser may know how many those are, so only the advertiser gets it.
+Each row releases one count: the overlap. The match rate is that count divided by the number of ids the advertiser
+uploaded. Only the advertiser may know that number, so only the advertiser sees the match rate.
 """
 
 import json
@@ -40,13 +40,13 @@ ORDER BY ids.audience_type"""
 
 @dataclass(frozen=True)
 class ReleasedOverlapRow:
-    """How one type of seed audience and the base audience meet.
+    """Overlap of one type of seed audience with the base audience.
 
     Args:
-        audience_type: The type, as the advertiser's file says it.
-        n_seed_ids: Valid unique ids that the advertiser brought for it: exact, and for the advertiser only.
-        overlap: Relevant users of the publisher that match, an id standing for one user.
-        match_rate: Overlap ÷ valid unique seed ids, 0 to 1, for the advertiser only; None where too few match.
+        audience_type: The type, as in the advertiser's file.
+        n_seed_ids: Valid unique ids that the advertiser uploaded for it: exact, and for the advertiser only.
+        overlap: Matching relevant users of the publisher, one user per id.
+        match_rate: Overlap ÷ valid unique seed ids, 0 to 1, for the advertiser only; None if too few match.
     """
 
     audience_type: str
@@ -71,13 +71,13 @@ class ReleasedOverlapRow:
 
 @dataclass(frozen=True)
 class ReleasedOverlap:
-    """How the seed audiences and the base audience meet.
+    """Overlap of all seed audiences with the base audience.
 
     Args:
-        rows: One per type of seed audience, by type.
-        questions: The canonical text of the question that each row answers.
-        price: Of one row.
-        noise: How far the numbers may be off, for JSON.
+        rows: One row per type of seed audience, sorted by type.
+        questions: The canonical question of each row.
+        price: The price of one row.
+        noise: The error bounds of the numbers, for JSON.
     """
 
     rows: tuple[ReleasedOverlapRow, ...]
@@ -98,15 +98,15 @@ class ReleasedOverlap:
 def overlap_statistics(
     relations: Relations, releaser: Releaser, seeds: Mapping[str, str] = NAMES
 ) -> ReleasedOverlap:
-    """Count and release how the seed audiences and the base audience meet.
+    """Count and release the overlap of the seed audiences with the base audience.
 
     Args:
-        relations: The room.
+        relations: The room's relations.
         releaser: Releases the counts.
         seeds: Keyed digest of each type's ids.
 
     Returns:
-        Released numbers, and the advertiser's own.
+        Released overlaps, and the advertiser's own id counts.
 
     Raises:
         EngineError: The engine failed.
@@ -125,14 +125,14 @@ def overlap_statistics(
 def question_about(
     audience_type: str | None, values: Mapping[str, str] = _NO_VALUES, *, seeds: Mapping[str, str] = NAMES
 ) -> str:
-    """The canonical text of the question how many users of a source have certain values.
+    """The canonical question for the number of users of a source with given attribute values.
 
-    It is that of the size of the audience with those filters, so that both get one answer; without values it is
-    that of the remarketing audience, or of the whole base.
+    It equals the size question of the audience with those filters, so that both get the same released count.
+    Without values it is the question of the remarketing audience, or of the whole base.
 
     Args:
         audience_type: The type of the seed audience; None for the base audience.
-        values: A value by attribute.
+        values: One value per attribute.
         seeds: Keyed digest of each type's ids.
     """
     try:
@@ -142,9 +142,9 @@ def question_about(
         )
         return canonical(RuleBased(source, Filters(MatchOperator.MATCH_ALL, filters)), _no_audiences, seeds)
     except UsageError:
-        # A file can hold a text that no definition can name (with a NUL). Then nobody can ask in another way.
+        # A file can contain a text that no definition accepts (with a NUL), so no equivalent question exists.
         return json.dumps(["users", seeds.get(audience_type or "", audience_type), sorted(values.items())])
 
 
 def _no_audiences(_: str) -> Definition:
-    raise NotFoundError("There is no such audience.", remedy="Ask about seed audiences only.")
+    raise NotFoundError("The audience does not exist.", remedy="Request statistics for seed audiences only.")

@@ -1,21 +1,21 @@
-"""The relations of a data room that every question about its users is asked of.
+"""The relations of a data room, on which all queries about its users run.
 
 Lives here: `open_room_relations(engine, base_folder, seeds_folder=None) -> Relations`, which reads the files of
-the base audience and of the seed audiences and makes, for the session of the engine:
+the base audience and of the seed audiences and creates, for the engine's session:
 
 - `room_users(user_id, stable_hash, age, gender, is_matchable)`: the relevant users, one row each;
-- `room_segments(user_id, segment)`: their segments, distinct, none where the base has none;
-- `room_matching(digest, user_id)`: digests of matching ids, distinct, also of users that are not relevant;
-- `room_seeds(digest, audience_type)`: the seed audiences, distinct, none without `seeds_folder`;
+- `room_segments(user_id, segment)`: their segments, distinct; empty if the base has none;
+- `room_matching(digest, user_id)`: digests of matching ids, distinct, including users who are not relevant;
+- `room_seeds(digest, audience_type)`: the seed audiences, distinct; empty without `seeds_folder`;
 - `room_matched(user_id, audience_type)`: matched relevant users, distinct: for lists.
-- `room_counted(user_id, audience_type)`: the same for counts and sums, where an id stands for one user: of several
-  relevant users with one id, one is chosen by key from the base alone. So one id of a seed audience moves a count
-  by one user at most, however many share it.
+- `room_counted(user_id, audience_type)`: the same for counts and sums, with one user per id. If several relevant
+  users share an id, a keyed hash over the base alone selects one of them. One id of a seed audience therefore
+  changes a count by at most one user, however many share it.
 
-The engine must have been opened with both folders among its paths. `Relations.audience_types` names the seed
-audiences there are.
-Add here when questions need another relation of the room.
-Keep out: the questions, and releasing their answers: what is counted here is exact and never leaves as it is.
+The engine must have been opened with both folders among its paths. `Relations.audience_types` lists the types of
+the seed audiences.
+Add here when queries need another relation of the room.
+Keep out: the queries, and releasing their results: counts here are exact and must not be published unreleased.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ FROM (
 ) AS pairs
 SEMI JOIN room_users AS users ON users.user_id = pairs.user_id"""
 
-# The digests are keyed, so that nobody else knows which user of several is taken.
+# The digests are keyed, so outsiders cannot know which of several users is selected.
 _COUNTED = """-- one row per matched relevant user and audience type, where an id stands for one user
 CREATE OR REPLACE TEMP TABLE room_counted AS
 SELECT DISTINCT chosen.user_id, seeds.audience_type
@@ -80,15 +80,15 @@ class Relations:
 
 
 def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | None = None) -> Relations:
-    """Make the relations of a room for the session of an engine.
+    """Create the relations of a room in an engine's session.
 
     Args:
         engine: An engine that was opened with both folders among its paths.
-        base_folder: Folder with users.parquet, and segments.parquet and matching.parquet where there are any.
-        seeds_folder: Folder with seeds.parquet; None while no seed audiences are provisioned.
+        base_folder: Folder with users.parquet, and optionally segments.parquet and matching.parquet.
+        seeds_folder: Folder with seeds.parquet; None if no seed audiences are provisioned.
 
     Returns:
-        The relations; their names and columns stand in this module's first lines.
+        The relations; this module's docstring lists their names and columns.
 
     Raises:
         InputError: A file cannot be read.
@@ -96,9 +96,9 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
     """
     engine.scan("room_base", find_tables(base_folder / USERS_FILE, what="base audience"))
     engine.execute(_USERS)
-    _scan_or_make(engine, "room_segments", base_folder / SEGMENTS_FILE, _NO_SEGMENTS)
-    _scan_or_make(engine, "room_matching", base_folder / MATCHING_FILE, _NO_MATCHING)
-    _scan_or_make(engine, "room_seeds", seeds_folder and seeds_folder / SEEDS_FILE, _NO_SEEDS)
+    _scan_or_create(engine, "room_segments", base_folder / SEGMENTS_FILE, _NO_SEGMENTS)
+    _scan_or_create(engine, "room_matching", base_folder / MATCHING_FILE, _NO_MATCHING)
+    _scan_or_create(engine, "room_seeds", seeds_folder and seeds_folder / SEEDS_FILE, _NO_SEEDS)
     engine.execute(_MATCHED)
     engine.execute(_COUNTED)
     types = engine.fetch("SELECT DISTINCT audience_type FROM room_seeds ORDER BY audience_type")
@@ -106,11 +106,11 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
 
 
 def lookalike_relation(key: str) -> str:
-    """The name of the relation of a lookalike, by its canonical text; a digest, so no person's text steers it."""
+    """The relation name of a lookalike: a digest of its canonical text, so that no user text gets into SQL."""
     return f"lookalike_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 
-def _scan_or_make(engine: Engine, name: str, file: Path | None, none: str) -> None:
+def _scan_or_create(engine: Engine, name: str, file: Path | None, none: str) -> None:
     if file is not None and file.is_file():
         engine.scan(name, find_tables(file, what="file of the room"))
     else:

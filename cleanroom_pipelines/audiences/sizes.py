@@ -1,8 +1,8 @@
-"""Sizes: how many users an audience holds, and whether the seed's own are among them.
+"""Audience sizes, and the placement of seed users in an audience.
 
-Lives here: audience sizes as people write them, lists of them, and the seed modes.
-Add here when an audience can be cut in another way.
-Keep out: which sizes a configured model may have (`catalog.specs`) and the cutting itself (`similarity.ranking`).
+Lives here: parsing audience sizes and lists of them, and the seed modes.
+Add here when audiences can be cut in another way.
+Keep out: the sizes a configured model allows (`catalog.specs`) and the cut itself (`similarity.ranking`).
 """
 
 import re
@@ -21,17 +21,17 @@ _ABSOLUTE = re.compile(r"[0-9]{1,15}")
 
 
 class SizeType(StrEnum):
-    """What the value of an audience size counts."""
+    """The unit of an audience size."""
 
     PERCENTAGE = "PERCENTAGE"
     ABSOLUTE = "ABSOLUTE"
 
 
 class SeedMode(StrEnum):
-    """Where the seed's own users stand in an audience.
+    """Placement of seed users in an audience.
 
-    excluded: left out, the cut refills. first: before all others, shuffled, without score (AWS
-    includeSeedInOutput). in_place: where their out-of-fold score puts them (Media's default).
+    excluded: left out and replaced by the next-ranked users. first: before all others, shuffled, without score
+    (AWS includeSeedInOutput). in_place: ranked by their out-of-fold score (Media's default).
     """
 
     EXCLUDED = "excluded"
@@ -41,12 +41,12 @@ class SeedMode(StrEnum):
 
 @dataclass(frozen=True)
 class AudienceSize:
-    """How many users to take: a percentage of all scored users, or a number of them.
+    """An audience size: a percentage of all scored users, or a number of users.
 
     Args:
-        type: What the value counts.
+        type: The unit of the value.
         value: 0 < value ≤ 100 for percentages, a whole number of at least 1 for users. A whole percentage is
-            kept as an int, so that 5 % and 5.0 % are one size.
+            stored as an int, so that 5 % and 5.0 % are equal.
 
     Raises:
         UsageError: The value is out of range.
@@ -59,7 +59,7 @@ class AudienceSize:
         if self.type is SizeType.PERCENTAGE:
             if not 0 < self.value <= 100:
                 raise UsageError(
-                    "An audience size in per cent must be above 0 and at most 100.", remedy="Write it as 5%."
+                    "A percentage audience size must be above 0 and at most 100.", remedy="Write it as 5%."
                 )
         elif self.value < 1 or self.value != int(self.value):
             raise UsageError("An audience size must be a whole number of at least 1.", remedy="Write it as 5000.")
@@ -68,25 +68,25 @@ class AudienceSize:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a size as people write it: `5%`, `0.5%` or `5000`.
+        """Parse a size such as `5%`, `0.5%` or `5000`.
 
         Raises:
-            UsageError: None of these forms, or out of range.
+            UsageError: The format is invalid, or the value is out of range.
         """
         text = text.strip()
         if percentage := _PERCENTAGE.fullmatch(text):
             return cls(SizeType.PERCENTAGE, float(percentage.group(1)))
         if _ABSOLUTE.fullmatch(text):
             return cls(SizeType.ABSOLUTE, int(text))
-        raise UsageError("An audience size cannot be read.", remedy="Write it as 5% or 5000.")
+        raise UsageError("An audience size is invalid.", remedy="Write it as 5% or 5000.")
 
     @property
     def is_whole(self) -> bool:
-        """Whether the value is a whole number, as the AWS API wants it."""
+        """Whether the value is a whole number, as the AWS API requires."""
         return self.value == int(self.value)
 
     def n_users(self, population: int) -> int:
-        """Users requested: max(1, ⌊p·N/100⌋) for percentages of `population`, else the number itself."""
+        """Number of users requested: max(1, ⌊p·N/100⌋) for percentages of `population`, else the value."""
         if self.type is SizeType.ABSOLUTE:
             return int(self.value)
         # Decimal text keeps 0.07 % of 10,000 at 7: binary floats would give 6.999….
@@ -100,24 +100,24 @@ DEFAULT_SIZES = tuple(AudienceSize(SizeType.PERCENTAGE, value) for value in (1, 
 
 
 def parse_sizes(text: str) -> tuple[AudienceSize, ...]:
-    """Read a list such as `1%,5%,10%` of 1 to 25 different sizes.
+    """Parse a list of 1 to 25 different sizes such as `1%,5%,10%`.
 
     Raises:
-        UsageError: A size of 0 or above 100 %, a repeated one, none or more than 25.
+        UsageError: A size is 0, above 100 % or repeated, or there are none or more than 25.
     """
     return check_sizes(AudienceSize.parse(part) for part in text.split(",") if part.strip())
 
 
 def check_sizes(sizes: Iterable[AudienceSize]) -> tuple[AudienceSize, ...]:
-    """The sizes themselves, if they are 1 to 25 different ones.
+    """Return the sizes after checking that there are 1 to 25 different ones.
 
     Raises:
-        UsageError: None, more than 25, or one repeated.
+        UsageError: There are none or more than 25, or one is repeated.
     """
     checked = tuple(sizes)
     if not 1 <= len(checked) <= MAX_SIZES:
         raise UsageError(
-            f"There are {len(checked)} audience sizes.", remedy=f"Give 1 to {MAX_SIZES} of them, as 1%,5%,10%."
+            f"{len(checked)} audience sizes were given.", remedy=f"Give 1 to {MAX_SIZES} sizes, such as 1%,5%,10%."
         )
     if len(set(checked)) < len(checked):
         raise UsageError("An audience size is given twice.", remedy="Give each size once.")

@@ -1,7 +1,7 @@
-"""Benchmarks: how good, how fast and how private the product is, against what people do today.
+"""Benchmarks of quality, speed and privacy against common practice.
 
-Lives here: tasks with a known answer, baselines and peers, the benchmarks of quality, scale, algebra and
-serving, the attacks, and their tables.
+Lives here: tasks with known results, baselines and peers, the benchmarks of quality, scale, set algebra and
+serving, privacy attacks, and their result tables.
 Add here when a baseline, a kind of task or an attack is missing.
 Keep out: settings tuned to a data set; the model has one set of settings for all.
 """

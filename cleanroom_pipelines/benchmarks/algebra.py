@@ -1,13 +1,13 @@
-"""How fast the algebra of audiences is, beside hand-written SQL and polars.
+"""Speed of audience set algebra, compared with hand-written SQL and polars.
 
-Lives here: the lists, the questions asked of them in every way, running each in a process of its own, the table;
+Lives here: the lists, the queries, running each implementation in its own process, the table;
 `python -m cleanroom_pipelines.benchmarks.algebra JSON` is one such process.
-Add here when another way or another question is to be measured.
-Keep out: tuning that the product does not have: ours is what `cleanroom algebra` and a data room run.
+Add here when another implementation or another query is to be measured.
+Keep out: tuning that the product does not have: ours is the code that `cleanroom algebra` and data rooms run.
 
-All read the same parquet files, hold every id at most once in what they write (the lists repeat one in a hundred),
-and write zstd parquet in no order. Measured are the seconds from the libraries' being loaded to the file's being
-written, and the most memory that the process and its children held.
+All implementations read the same parquet files, remove duplicate ids (one id in a hundred is repeated in the
+lists), and write unordered zstd parquet. The benchmark measures the seconds from the end of library imports until
+the file is written, and the peak memory of the process and its children.
 """
 
 import json
@@ -37,7 +37,7 @@ Progress = Callable[[float, str], None]
 OURS = "cleanroom"
 HAND_WRITTEN = ("SQL, joins", "SQL, set operations", "SQL, one GROUP BY")
 POLARS = ("polars, streaming", "polars, in memory")
-# How many of a hundred ids stand in each list.
+# Percentage of all ids in each list.
 _SHARES = (100, 50, 40, 30, 60)
 _OPERATORS = {
     "intersections": ("INTERSECT", "INTERSECT", "INTERSECT", "INTERSECT"),
@@ -54,14 +54,14 @@ _WATCH_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class AlgebraSettings:
-    """What to measure.
+    """Settings of the algebra benchmark.
 
     Args:
-        n_ids: Ids of the largest list, and rows of the base that is matched.
-        repetitions: How often each way answers each question, in turns; at least 1.
-        threads: Of every way.
-        scratch: Existing directory for lists and results; None: the system's temporary one.
-        questions: Of `QUESTIONS`.
+        n_ids: Ids in the largest list, and rows of the base to match.
+        repetitions: Runs of each implementation per query, interleaved; at least 1.
+        threads: Threads of each implementation.
+        scratch: Existing directory for lists and results; None for the system's temporary one.
+        questions: Queries to run, from `QUESTIONS`.
     """
 
     n_ids: int = 10_000_000
@@ -72,28 +72,27 @@ class AlgebraSettings:
 
 
 def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> dict[str, Any]:
-    """Ask questions in every way, in turns.
+    """Run the queries with every implementation, interleaved.
 
     Args:
-        settings: What to measure.
-        progress: Told the share done and the step.
+        settings: Settings of the benchmark.
+        progress: Called with the share done and the step.
 
     Returns:
-        Per question: the ids found; per way the median seconds and CPU seconds and the peak bytes; ours as a
-        multiple of the best hand-written SQL (where there is any) and of the better polars engine; whether all
-        found the same.
+        Per query: the ids found; per implementation the median seconds and CPU seconds and the peak bytes; ours as
+        a multiple of the best hand-written SQL (if any) and of the better polars engine; whether results agree.
     """
     questions = settings.questions
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="algebra-", dir=settings.scratch) as name:
         folder = Path(name)
-        tell: Progress = progress or (lambda share, step: None)
-        tell(0.0, "making lists")
+        show: Progress = progress or (lambda share, step: None)
+        show(0.0, "writing lists")
         write_lists(folder, settings)
         write_room(folder, settings)
         for number, question in enumerate(questions):
-            told = partial(_tell, tell, (number + 0.5) / len(questions), question)
-            results[question] = _measure(question, folder, settings, told)
+            report = partial(_report, show, (number + 0.5) / len(questions), question)
+            results[question] = _measure(question, folder, settings, report)
     return {
         "n_ids": settings.n_ids,
         "n_seed": round(settings.n_ids * _SEED_SHARE),
@@ -103,17 +102,17 @@ def run_algebra(settings: AlgebraSettings, progress: Progress | None = None) -> 
     }
 
 
-def _tell(progress: Progress, share: float, question: str, way: str) -> None:
+def _report(progress: Progress, share: float, question: str, way: str) -> None:
     progress(share, f"{question}: {way}")
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result as a plain text table."""
+    """Format the result as a plain text table."""
     lines = [
         f"lists of up to {result['n_ids']:,} ids, {result['threads']} threads, medians of {result['repetitions']}"
     ]
     for question, row in result["questions"].items():
-        same = "all the same" if row["is_same"] else "NOT THE SAME"
+        same = "all results agree" if row["is_same"] else "RESULTS DIFFER"
         what = f"{result['n_seed']:,} hashed seed rows with the base" if question == MATCHING else "five lists"
         lines.append(f"{question}, {what}: {row['n_found']:,} ids found, {same}")
         for way, measured in row["ways"].items():
@@ -135,7 +134,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _measure(
-    question: str, folder: Path, settings: AlgebraSettings, tell: Callable[[str], None]
+    question: str, folder: Path, settings: AlgebraSettings, report: Callable[[str], None]
 ) -> dict[str, Any]:
     hand_written = HAND_WRITTEN if question in _OPERATORS else ()
     ways: Sequence[str] = (OURS, *hand_written, *POLARS)
@@ -143,13 +142,13 @@ def _measure(
     found = set()
     for _ in range(settings.repetitions):
         for way in ways:
-            tell(way)
+            report(way)
             out = folder / "out.parquet"
             runs[way].append(_run(way, question, folder, out, settings))
             if "failed" not in runs[way][-1]:
                 found.add(_digest(out))
             out.unlink(missing_ok=True)
-        # A way of writing it that takes twice as long is not the best one; it is not asked again.
+        # Hand-written SQL that takes twice as long as the best is not run again.
         best = min((_seconds(runs[way]) for way in hand_written), default=0.0)
         ways = [way for way in ways if way not in hand_written or _seconds(runs[way]) < 2 * best]
     measured = {way: _summary(each) for way, each in runs.items()}
@@ -179,7 +178,7 @@ def _seconds(runs: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _ratio(measured: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, float]:
-    """Ours as a multiple of the best of others, which need not be the same one for each measure."""
+    """Ours as a multiple of the best of the others, separately for each measure."""
     found = {}
     for measure in ("seconds", "cpu_seconds"):
         best = min((measured[way][measure] for way in others if measure in measured[way]), default=None)
@@ -189,7 +188,7 @@ def _ratio(measured: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> 
 
 
 def _run(way: str, question: str, folder: Path, out: Path, settings: AlgebraSettings) -> dict[str, Any]:
-    """Answer a question in one way, in a process of its own whose memory is watched."""
+    """Run a query with one implementation in its own process, and watch its memory."""
     import psutil
 
     spill = folder / "spill"
@@ -219,12 +218,12 @@ def _run(way: str, question: str, folder: Path, out: Path, settings: AlgebraSett
         text = answer.read().decode()
     if process.returncode != 0:
         return {"failed": f"failed with exit code {process.returncode}"}
-    told = json.loads(text.splitlines()[-1])
-    return {"seconds": told["seconds"], "cpu_seconds": told["cpu_seconds"], "peak_bytes": peak}
+    measured = json.loads(text.splitlines()[-1])
+    return {"seconds": measured["seconds"], "cpu_seconds": measured["cpu_seconds"], "peak_bytes": peak}
 
 
 def _digest(out: Path) -> tuple[int, int]:
-    """How many rows, and the sum of their hashes: the same for the same ids in any order."""
+    """The number of rows and the sum of their hashes: equal for equal ids in any order."""
     with open_engine(paths=[out]) as engine:
         engine.scan("found", find_tables(out))
         sums = engine.fetch(
@@ -238,8 +237,8 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def write_lists(folder: Path, settings: AlgebraSettings) -> None:
-    """Write the lists that are combined, each with its own share of the ids, one in a hundred repeated."""
-    # Which ids a list holds and their order follow from digests, so that lists are independent of each other.
+    """Write the input lists, each with its own share of the ids, one in a hundred repeated."""
+    # Hashes determine the ids of each list and their order, so that the lists are independent of each other.
     with open_engine(EngineSettings(threads=settings.threads), paths=[folder]) as engine:
         for number, (file, share) in enumerate(zip(_lists(folder), _SHARES, strict=True)):
             engine.write_parquet(
@@ -313,7 +312,7 @@ _IN = {
 
 
 def _answer(arguments: Mapping[str, Any]) -> Callable[[], None]:
-    """Load what a way needs; calling what is returned answers the question."""
+    """Load an implementation, and return a function that runs the query."""
     way, question, threads = arguments["way"], arguments["question"], arguments["threads"]
     folder, out = Path(arguments["folder"]), Path(arguments["out"])
     settings = EngineSettings(threads=threads, scratch=Path(arguments["scratch"]))
@@ -340,15 +339,15 @@ def _answer(arguments: Mapping[str, Any]) -> Callable[[], None]:
 
 
 def prepare(question: str, folder: Path, out: Path, settings: EngineSettings) -> Callable[[], None]:
-    """Load what ours needs; calling what is returned writes the answer.
+    """Load our implementation, and return a function that writes the result.
 
     Args:
-        question: `matching`, or one of the questions asked of five lists.
-        folder: Where `write_lists` or `write_room` wrote.
+        question: `matching`, or one of the queries over five lists.
+        folder: The folder that `write_lists` or `write_room` wrote.
         out: The parquet file to write.
-        settings: Where it is answered, and how much of the machine to use.
+        settings: Engine to use, and its memory and threads.
     """
-    import sqlglot  # noqa: F401 loading is not measured
+    import sqlglot  # noqa: F401 import time is not measured
 
     from cleanroom_pipelines.audiences.definitions import Remarketing
     from cleanroom_pipelines.audiences.evaluating import evaluate, evaluate_files
@@ -395,7 +394,7 @@ def _polars(question: str, folder: Path, out: Path, *, is_streaming: bool) -> Ca
 
 
 def main(argument: str) -> str:
-    """Answer one question in one way and tell as JSON how long it took."""
+    """Run one query with one implementation, and return the timings as JSON."""
     answer = _answer(json.loads(argument))
     started, cpu_started = perf_counter(), process_time()
     answer()

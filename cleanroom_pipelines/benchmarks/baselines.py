@@ -1,8 +1,8 @@
-"""What people do today, on the same (user, item, count) table.
+"""Common baseline methods, on the same (user, item, count) table.
 
 Lives here: one function per baseline: table and seed in, a score per user out.
-Add here when another common way is missing.
-Keep out: anything of our own model.
+Add here when another common method is missing.
+Keep out: our own model.
 """
 
 import os
@@ -21,12 +21,12 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass
 class UserFeatures:
-    """What a baseline may look at.
+    """Input data of a baseline.
 
     Args:
         counts: (N, M) interactions per user and item, items with most users first.
         dense: (N, F) users' declared features, standardised.
-        random_seed: Of whatever draws at random.
+        random_seed: Seed for methods that draw at random.
     """
 
     counts: sp.csr_matrix
@@ -44,7 +44,7 @@ class UserFeatures:
 
     @cached_property
     def raw(self) -> npt.NDArray[np.float32]:
-        """Activity, distinct items and counts of the 100 commonest items."""
+        """Activity, distinct items and counts of the 100 most frequent items."""
         activity = np.asarray(self.counts.sum(axis=1)).ravel()
         return np.column_stack([activity, np.diff(self.counts.indptr), self.counts[:, :100].toarray()]).astype(
             np.float32
@@ -66,7 +66,7 @@ Baseline = Callable[[UserFeatures, Int64], Float64]
 
 
 def random(table: UserFeatures, seed: Int64) -> Float64:
-    """No order at all."""
+    """Random scores."""
     rng = np.random.default_rng([table.random_seed, len(seed), int(seed[0])])
     return np.asarray(rng.random(table.counts.shape[0]))
 
@@ -82,7 +82,7 @@ def als_centroid(table: UserFeatures, seed: Int64) -> Float64:
 
 
 def lightgbm_raw(table: UserFeatures, seed: Int64) -> Float64:
-    """LightGBM with its defaults on raw counts and the 100 commonest items."""
+    """LightGBM with its defaults on raw counts and the 100 most frequent items."""
     import lightgbm
 
     parameters = {"objective": "binary", "verbose": -1, "num_threads": 2, "seed": table.random_seed}

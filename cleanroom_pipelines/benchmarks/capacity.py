@@ -1,12 +1,12 @@
-"""What larger populations would cost, from what two sizes cost on both engines.
+"""Extrapolate the costs of larger populations from two measured sizes on both engines.
 
-Lives here: costs per interaction and per user as slopes between the two sizes, and what they give elsewhere.
+Lives here: costs per interaction and per user as slopes between the two sizes, and their extrapolation.
 Add here when the scale benchmark measures another cost.
-Keep out: measuring (scale); what the numbers mean for an installation (engine/CAPACITY.md).
+Keep out: measuring (scale); advice for installations (engine/CAPACITY.md).
 
-Everything is a straight line through the two measured sizes: cost(x) = fixed + slope · x, with x interactions for
-training and users for the rest. Times take the fixed part (starting, fits) as it was on the two cores of the
-benchmark, and divide what grows by the cores, as if it were spread without loss.
+Each cost is a straight line through the two measured sizes: cost(x) = fixed + slope · x, where x is interactions
+for training and users otherwise. For times, the fixed part (startup, fits) is as measured on the benchmark's two
+cores; the growing part is divided by the number of cores, assuming perfect scaling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 
 @dataclass(frozen=True)
 class Line:
-    """A cost that grows in a straight line.
+    """A linear cost.
 
     Args:
-        fixed: At nothing; not below 0.
-        slope: Per further interaction or user.
+        fixed: Cost at size 0; at least 0.
+        slope: Cost per additional interaction or user.
     """
 
     fixed: float
@@ -33,7 +33,7 @@ class Line:
 
     @classmethod
     def through(cls, smaller: tuple[float, float], larger: tuple[float, float]) -> "Line":
-        """The line through two points; a cost that did not grow is fixed."""
+        """The line through two points; a cost that did not grow has slope 0."""
         slope = max(0.0, (larger[1] - smaller[1]) / (larger[0] - smaller[0]))
         return cls(max(0.0, smaller[1] - slope * smaller[0]), slope)
 
@@ -44,18 +44,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Costs:
-    """One step on one engine.
+    """Costs of one step on one engine.
 
     Args:
         unit: `interactions` or `users`.
-        cpu_seconds: Of all processes.
-        peak_bytes: Memory of all processes together; None on Spark, whose Java processes take what they are given,
-            whether they need it or not.
-        disk_bytes: Spilled by the engine, or scratch files on shared storage.
-        shuffle_bytes: Between executors.
-        kept_bytes: What is kept: the model, the ranking, the list, the export's files.
-        python_bytes: On Spark, what driver and tasks held in Python at the larger size.
-        task_bytes: On Spark, the most that a task held in Java for sorting and grouping at the larger size.
+        cpu_seconds: CPU time of all processes.
+        peak_bytes: Memory of all processes together; None on Spark, whose Java processes use all the memory they
+            are given.
+        disk_bytes: Bytes spilled by the engine, or scratch files on shared storage.
+        shuffle_bytes: Bytes shuffled between executors.
+        kept_bytes: Size of the result: the model, the ranking, the list, or the export's files.
+        python_bytes: On Spark, memory of driver and tasks in Python at the larger size.
+        task_bytes: On Spark, peak memory of a task in Java for sorting and grouping at the larger size.
     """
 
     unit: str
@@ -81,14 +81,17 @@ def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
     """The costs of each step on each engine, by `engine: step`.
 
     Args:
-        result: What `scale.run_scale` gave for two sizes or more; the first and the last are used.
+        result: The result of `scale.run_scale` for two or more sizes; the first and the last are used.
 
     Raises:
-        UsageError: Fewer than two sizes, a failed step, or none.
+        UsageError: There are fewer than two sizes, or a step failed or is missing.
     """
     rows = result["sizes"]
     if len(rows) < 2 or rows[0]["n_users"] == rows[-1]["n_users"]:
-        raise UsageError("A line needs two sizes.", remedy="Run `benchmark scale` with two sizes and --json.")
+        raise UsageError(
+            "Capacity estimates need results for two sizes.",
+            remedy="Run `benchmark scale` with two sizes and --json.",
+        )
     smaller, larger = rows[0], rows[-1]
     pairs = [
         (one, other)
@@ -97,7 +100,7 @@ def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
         if one["step"] == other["step"] and one["step"].partition(": ")[2].startswith(tuple(_KEPT))
     ]
     if not pairs or any("failed" in step for pair in pairs for step in pair):
-        raise UsageError("A step of the benchmark failed.", remedy="Run it again.")
+        raise UsageError("A step of the benchmark failed or is missing.", remedy="Run the benchmark again.")
     found = {}
     for one, other in pairs:
         engine, _, step = one["step"].partition(": ")
@@ -129,14 +132,14 @@ def table(
     cores: int = 16,
     cluster_cores: int = 128,
 ) -> str:
-    """The costs as markdown: the lines themselves, then what they give.
+    """Format the costs as markdown: the linear costs, then the extrapolated ones.
 
     Args:
         result: As for `costs_of`.
-        sizes: Users.
-        interactions_per_user: What the sizes are multiplied by for training.
-        cores: Of the one machine with DuckDB.
-        cluster_cores: Of the Spark cluster.
+        sizes: Numbers of users.
+        interactions_per_user: Interactions per user, for training.
+        cores: Cores of the machine that runs DuckDB.
+        cluster_cores: Cores of the Spark cluster.
     """
     costs = costs_of(result)
     lines = ["| step | per | CPU seconds | memory | disk | shuffle | kept |", "|---|---|--:|--:|--:|--:|--:|"]
@@ -144,9 +147,9 @@ def table(
         memory = f"{_bytes(cost.python_bytes)} Python, {_bytes(cost.task_bytes)} a task in Java"
         if cost.peak_bytes:
             memory = _line(cost.peak_bytes, 1e-6, " MB")
-        told = " | ".join(_line(amount, 1e-6, " MB") for amount in _amounts(cost))
+        amounts = " | ".join(_line(amount, 1e-6, " MB") for amount in _amounts(cost))
         seconds = _line(cost.cpu_seconds, 1.0, " s")
-        lines.append(f"| {name} | million {cost.unit} | {seconds} | {memory} | {told} |")
+        lines.append(f"| {name} | million {cost.unit} | {seconds} | {memory} | {amounts} |")
     lines += [
         "",
         f"| users | step | time on {cores} or {cluster_cores} cores | memory | disk | shuffle | kept |",
@@ -157,9 +160,9 @@ def table(
             size = n_users * (interactions_per_user if cost.unit == "interactions" else 1)
             spread = cost.cpu_seconds.slope * size / (cluster_cores if _is_spark(name) else cores)
             seconds_there = cost.cpu_seconds.fixed / _MEASURED_CORES + spread
-            memory = _bytes(cost.peak_bytes.at(size)) if cost.peak_bytes else "not told"
-            told = " | ".join(_bytes(amount.at(size)) for amount in _amounts(cost))
-            lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {memory} | {told} |")
+            memory = _bytes(cost.peak_bytes.at(size)) if cost.peak_bytes else "not measured"
+            amounts = " | ".join(_bytes(amount.at(size)) for amount in _amounts(cost))
+            lines.append(f"| {n_users:,} | {name} | {_time(seconds_there)} | {memory} | {amounts} |")
     return "\n".join(lines)
 
 

@@ -1,15 +1,14 @@
-"""Load on the endpoint: many clients call a real server at a steady pace, and every answer is checked.
+"""Load test of the API endpoint: many clients call a real server at a steady pace, and check every response.
 
-Lives here: starting a server on a temporary home, the clients and what each knows to be there, timing, the check
-at the end that nothing was lost or doubled.
-Add here when another call belongs into the mix.
-Keep out: what the server does; printing (cli).
+Lives here: starting a server on a temporary home, the clients with their expected state, timing, and the final
+check that no resource was lost or duplicated.
+Add here when the mix needs another call.
+Keep out: the server's code; printing (cli).
 
-The clients do not wait for each other's answers: each has a timetable of its own and sends when a call is due, so
-that a slow answer is not hidden by fewer calls (a client whose answer is late sends the next one late, and that is
-counted). They are threads of one process with one connection each; signatures are made by botocore's signer. No
-peer offers this API (moto has no `cleanroomsml`), so what stands beside it is the floor: the same server's answer
-that does nothing, called in the same run.
+Each client follows its own schedule and sends calls when they are due, so slow responses do not reduce the load
+unnoticed: if a late response delays the next call, the delay counts. Clients are threads of one process with one
+connection each, and sign with botocore's signer. No peer offers this API (moto has no `cleanroomsml`), so the
+baseline is the same server's no-op health check, called in the same run.
 """
 
 import http.client
@@ -57,14 +56,14 @@ _NOUNS: Final = {
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """How much is asked.
+    """Settings of the load test.
 
     Args:
-        n_clients: Threads with a connection each.
-        seconds: How long they call.
-        n_accounts: Accounts that the clients are shared out to, at least 2.
-        pace_per_second: Calls of each client; each comes up to half of the time between two early or late.
-        random_seed: Decides who calls what when.
+        n_clients: Number of threads, each with its own connection.
+        seconds: Duration of the calls.
+        n_accounts: Accounts among which the clients are distributed, at least 2.
+        pace_per_second: Calls per second of each client, with jitter of up to half the interval.
+        random_seed: Random seed of all calls and their timing.
     """
 
     n_clients: int = 32
@@ -76,15 +75,15 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class LoadAccount:
-    """An account, and what it has from the beginning.
+    """An account with its initial resources.
 
     Args:
         id: 12 digits.
-        key_id: Of its access key.
-        secret: Of its access key.
+        key_id: Id of its access key.
+        secret: Secret of its access key.
         model: ARN of a trained model.
         shared: ARN of a configured model that all other accounts may use.
-        job: ARN of a job that ended.
+        job: ARN of a finished job.
     """
 
     id: str
@@ -102,18 +101,18 @@ class LoadAccount:
 
 @dataclass
 class Thing:
-    """A resource as the client that made it knows it.
+    """The expected state of a resource that a client created.
 
     Args:
-        kind: What it is.
-        name: As it was given.
-        arn: As it was answered; exports have none.
-        tags: As they were left.
-        status: As it must be now; "gone" if it was deleted.
-        policy_hash: Of its policy; empty without one.
-        least: Its smallest seed.
-        n_children: How many of this client's things need it.
-        owner: Id of the account whose model it uses, else of its own.
+        kind: Kind of resource.
+        name: Name in the create call.
+        arn: ARN in the response; exports have none.
+        tags: Expected tags.
+        status: Expected status; "gone" if it was deleted.
+        policy_hash: Hash of its policy; empty without a policy.
+        least: Its minimum seed size.
+        n_children: Number of this client's resources that depend on it.
+        owner: Id of the account whose model it uses, else of the client's own account.
     """
 
     kind: Kind
@@ -129,7 +128,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Timed:
-    """One call: when it was due, sent and answered, in seconds of one clock."""
+    """Timing of one call: due, sent and answered, in seconds of one clock."""
 
     operation: str
     due: float
@@ -139,12 +138,12 @@ class _Timed:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call was answered with.
+    """The response to a call.
 
     Args:
-        status: Of HTTP.
-        error: Name of the exception; empty when it is none.
-        body: What it says.
+        status: HTTP status.
+        error: Name of the exception; empty without an error.
+        body: Parsed JSON body.
     """
 
     status: int
@@ -153,11 +152,11 @@ class Answer:
 
 
 class Connection:
-    """A kept connection that signs what it sends for one account.
+    """A persistent connection that signs its calls for one account.
 
     Args:
-        url: The server.
-        account: Whose key signs.
+        url: URL of the server.
+        account: The account whose key signs.
     """
 
     def __init__(self, url: str, account: LoadAccount) -> None:
@@ -170,7 +169,7 @@ class Connection:
         self.sent = 0.0
 
     def call(self, name: str, parameters: Mapping[str, Any]) -> Answer:
-        """Sign a call, send it and read its answer."""
+        """Sign a call, send it and read the response."""
         from botocore.awsrequest import AWSRequest
 
         method, target, body = _written(name, parameters)
@@ -180,11 +179,11 @@ class Connection:
         return self._send(method, target, body, dict(request.headers.items()))
 
     def touch(self) -> Answer:
-        """Ask for what does nothing."""
+        """Call the health check, which does nothing."""
         return self._send("GET", HEALTH, b"", {})
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._http.close()
 
     def _send(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -201,7 +200,7 @@ class Connection:
 
 
 def _written(name: str, parameters: Mapping[str, Any]) -> tuple[str, str, bytes]:
-    """Method, target and body of a call; checks nothing."""
+    """Method, target and body of a call, without validation."""
     operation = operations()[name]
     members = {member.wire_name: member for member in operation.input.members.values()}
     path = "".join(
@@ -219,22 +218,22 @@ def _written(name: str, parameters: Mapping[str, Any]) -> tuple[str, str, bytes]
 
 
 class _UnexpectedError(Exception):
-    """An answer that is not the one there should be."""
+    """A response differs from the expected one."""
 
 
 class LoadClient:
-    """One client: it makes, looks at, changes and deletes its own resources, and knows what must come of it.
+    """One client: creates, reads, changes and deletes its own resources, and tracks their expected state.
 
     Args:
-        number: Which of all clients; tells its account and what it calls.
-        accounts: All of them; it has some of its own, and looks at others'.
-        random_seed: Decides, with the number, what it calls when.
-        connect: Gives the connection of an account.
+        number: The client's number, which determines its account and its calls.
+        accounts: All accounts; the client belongs to one and also tries to read resources of the others.
+        random_seed: Random seed, combined with the number.
+        connect: Opens a connection for an account.
 
     Attributes:
-        account: Its own.
-        things: What it made.
-        problems: What went wrong.
+        account: The client's account.
+        things: The resources it created.
+        problems: Unexpected responses and errors.
     """
 
     def __init__(
@@ -254,7 +253,7 @@ class LoadClient:
         self._dice = random.Random(f"{random_seed} {number}")  # noqa: S311 - repeatable on purpose
         self._connection = connect(self.account)
         self._due = 0.0
-        # per hundred calls, as far as there is something to call them on
+        # weights in percent; an operation without a suitable resource is drawn again
         self._mix: dict[Callable[[], bool], int] = {
             self._make_dataset: 8,
             self._make_model: 5,
@@ -278,12 +277,12 @@ class LoadClient:
         }
 
     def run(self, start: float, seconds: float, pace_per_second: float) -> None:
-        """Call until the time is over; what goes wrong is kept.
+        """Call until the time is over, and record problems.
 
         Args:
-            start: When the timetable begins, in monotonic seconds.
-            seconds: How long it is.
-            pace_per_second: Calls a second.
+            start: Start of the schedule, in monotonic seconds.
+            seconds: Length of the schedule.
+            pace_per_second: Calls per second.
         """
         between = 1.0 / pace_per_second
         due = start + self._dice.uniform(0, between)
@@ -302,9 +301,7 @@ class LoadClient:
         answer = self._connection.call(name, parameters)
         self.timed.append(_Timed(name, self._due, self._connection.sent, time.monotonic()))
         if (answer.status == 200, answer.error) != (not refusal, refusal):
-            raise _UnexpectedError(
-                f"{name} was answered with {answer.status} {answer.error} instead of {refusal or 200}"
-            )
+            raise _UnexpectedError(f"{name} returned {answer.status} {answer.error} instead of {refusal or 200}")
         self.n_refusals += bool(refusal)
         return answer.body
 
@@ -323,8 +320,8 @@ class LoadClient:
     ) -> Thing:
         name = f"client {self._number:03d} {kind.words} {len(self.things):04d}"
         tags = {"client": str(self._number)} if kind is not Kind.EXPORT_JOB else {}
-        told = self._call(operation, {"name": name, **parameters, **({"tags": tags} if tags else {})})
-        arn = told[_NOUNS[kind][1]] if kind in _NOUNS else ""
+        response = self._call(operation, {"name": name, **parameters, **({"tags": tags} if tags else {})})
+        arn = response[_NOUNS[kind][1]] if kind in _NOUNS else ""
         thing = Thing(kind, name, arn, tags, status, owner=owner or self.account.id)
         self.things.append(thing)
         return thing
@@ -343,8 +340,8 @@ class LoadClient:
 
     def _make_configured(self) -> bool:
         kind, parameters = Kind.CONFIGURED_AUDIENCE_MODEL, _configured(self.account)
-        made = self._new(kind, "CreateConfiguredAudienceModel", "ACTIVE", parameters)
-        made.least = parameters["minMatchingSeedSize"]
+        configured = self._new(kind, "CreateConfiguredAudienceModel", "ACTIVE", parameters)
+        configured.least = parameters["minMatchingSeedSize"]
         return True
 
     def _start_job(self) -> bool:
@@ -384,24 +381,24 @@ class LoadClient:
         if thing.status == "gone":
             self._call(f"Get{noun}", {member: thing.arn}, "ResourceNotFoundException")
             return True
-        told = self._call(f"Get{noun}", {member: thing.arn})
-        _expect((told["name"], told["status"]) == (thing.name, thing.status), f"the answer of Get{noun}")
-        _expect(told["tags"] == thing.tags, f"the tags of Get{noun}")
+        response = self._call(f"Get{noun}", {member: thing.arn})
+        _expect((response["name"], response["status"]) == (thing.name, thing.status), f"the response of Get{noun}")
+        _expect(response["tags"] == thing.tags, f"the tags of Get{noun}")
         if thing.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
-            _expect(told["minMatchingSeedSize"] == thing.least, "the updated configuration")
+            _expect(response["minMatchingSeedSize"] == thing.least, "the updated configuration")
         return True
 
     def _list(self) -> bool:
         noun = self._dice.choice(list(_LISTS))
-        told = self._call(f"List{noun}", {"maxResults": self._dice.choice((10, 25, 100))})
-        _expect(isinstance(told[_LISTS[noun][1]], list), f"the answer of List{noun}")
+        response = self._call(f"List{noun}", {"maxResults": self._dice.choice((10, 25, 100))})
+        _expect(isinstance(response[_LISTS[noun][1]], list), f"the response of List{noun}")
         return True
 
     def _list_tags(self) -> bool:
         thing = self._any(*_NOUNS)
         if thing is not None:
-            told = self._call("ListTagsForResource", {"resourceArn": thing.arn})
-            _expect(told["tags"] == thing.tags, "the answer of ListTagsForResource")
+            response = self._call("ListTagsForResource", {"resourceArn": thing.arn})
+            _expect(response["tags"] == thing.tags, "the response of ListTagsForResource")
         return thing is not None
 
     def _get_policy(self) -> bool:
@@ -412,8 +409,8 @@ class LoadClient:
         if not thing.policy_hash:
             self._call(name, parameters, "ResourceNotFoundException")
             return True
-        told = self._call(name, parameters)
-        _expect(told["policyHash"] == thing.policy_hash, f"the answer of {name}")
+        response = self._call(name, parameters)
+        _expect(response["policyHash"] == thing.policy_hash, f"the response of {name}")
         return True
 
     def _look_at_others(self) -> bool:
@@ -453,8 +450,8 @@ class LoadClient:
             parameters = {"configuredAudienceModelArn": thing.arn, "configuredAudienceModelPolicy": policy}
             if thing.policy_hash:
                 parameters["previousPolicyHash"] = thing.policy_hash
-            told = self._call("PutConfiguredAudienceModelPolicy", parameters)
-            thing.policy_hash = told["policyHash"]
+            response = self._call("PutConfiguredAudienceModelPolicy", parameters)
+            thing.policy_hash = response["policyHash"]
         return thing is not None
 
     def _delete_policy(self) -> bool:
@@ -473,18 +470,18 @@ class LoadClient:
         is_needed = bool(thing.n_children)
         self._call(f"Delete{noun}", {member: thing.arn}, "ConflictException" if is_needed else "")
         if not is_needed:
-            is_slow = thing.kind in (Kind.AUDIENCE_MODEL, Kind.GENERATION_JOB)  # nobody is there to finish it
+            is_slow = thing.kind in (Kind.AUDIENCE_MODEL, Kind.GENERATION_JOB)  # no worker finishes it
             thing.status = "DELETE_PENDING" if is_slow and thing.owner == self.account.id else "gone"
         return True
 
 
 def _expect(is_so: bool, what: str) -> None:
     if not is_so:
-        raise _UnexpectedError(f"{what} is not what was made")
+        raise _UnexpectedError(f"{what} differs from what was expected")
 
 
 def dataset_parameters(account: LoadAccount) -> dict[str, Any]:
-    """What creates a training dataset, but for its name."""
+    """Parameters of a training dataset, except its name."""
     roles = (("user", "USER_ID"), ("item", "ITEM_ID"), ("ts", "TIMESTAMP"))
     schema = [{"columnName": name, "columnTypes": [role]} for name, role in roles]
     source = {"glueDataSource": {"databaseName": "shop", "tableName": "events"}}
@@ -526,19 +523,18 @@ def run_load(
     *,
     check_all: Check | None = None,
 ) -> dict[str, Any]:
-    """Put a server under load and say how it did.
+    """Run a load test against a server, and report latencies and problems.
 
     Args:
-        plan: How much is asked.
-        progress: Told the share done and the stage.
-        check_all: Says at the end what is not as the clients left it; `check` if not given.
+        plan: Settings of the test.
+        progress: Called with the share done and the stage.
+        check_all: Compares the final state with the clients' expectations; default `check`.
 
     Returns:
-        `calls`: per operation, and `all` of them without the floor, their number and the 50th, 95th and 99th
-        percentile and the greatest of the milliseconds from sending to the whole answer; `from_due` the same of
-        all, counted from when each was due. `problems`: every answer that was not the one there should be, and
-        every resource lost, doubled or different at the end; empty when all is well. Further what was asked, the
-        throughput, and how busy the machine was.
+        `calls`: per operation, and for `all` without the baseline, the number of calls and the 50th, 95th and 99th
+        percentile and maximum of the milliseconds from sending to the complete response; `from_due` the same for
+        all, from the time each was due. `problems`: every unexpected response, and every resource lost, duplicated
+        or different at the end; empty on success. Also the settings, the throughput, and the machine's load.
     """
     with tempfile.TemporaryDirectory(prefix="cleanroom-load-") as folder:
         home = Path(folder) / "home"
@@ -581,23 +577,23 @@ def run_load(
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result as a plain text table."""
+    """Format the result as a plain text table."""
     asked, machine = result["asked"], result["machine"]
     lines = [
         f"{asked['n_clients']} clients of {asked['n_accounts']} accounts, each {asked['pace_per_second']:g} calls"
-        f" a second with jitter, for {result['seconds']:.0f} s: {result['calls_per_second']:.1f} calls a second",
-        f"{machine['cores']} cores, load of the machine {machine['load_before']:.1f} before and"
-        f" {machine['load_after']:.1f} after, server {machine['server_cpu_share']:.2f} cores, one fsync"
+        f" per second with jitter, for {result['seconds']:.0f} s: {result['calls_per_second']:.1f} calls/s in all",
+        f"{machine['cores']} cores, load average {machine['load_before']:.1f} before and"
+        f" {machine['load_after']:.1f} after, server used {machine['server_cpu_share']:.2f} cores, one fsync"
         f" {machine['fsync_milliseconds']:.1f} ms",
         f"{'milliseconds':40}{'calls':>7}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}",
     ]
-    rows = {**result["calls"], "all, from when it was due": result["from_due"]}
+    rows = {**result["calls"], "all, from due time": result["from_due"]}
     lines += [
         f"{name:40}{row['n']:>7}{row['p50']:>9.1f}{row['p95']:>9.1f}{row['p99']:>9.1f}{row['max']:>9.1f}"
         for name, row in rows.items()
     ]
     lines.append(
-        f"{result['n_resources']} resources made, {result['n_refusals']} calls refused as they should be,"
+        f"{result['n_resources']} resources created, {result['n_refusals']} calls rejected as expected,"
         f" {len(result['problems'])} problems"
     )
     lines += [f"  {n} times: {problem}" for problem, n in Counter(result["problems"]).most_common(20)]
@@ -605,7 +601,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """How many there are, and their percentiles at the nearest rank, in milliseconds."""
+    """Count, and nearest-rank percentiles in milliseconds."""
     ordered = sorted(seconds) or [0.0]
     ranks = {f"p{share}": ordered[-(-len(ordered) * share // 100) - 1] * 1000 for share in (50, 95, 99)}
     return {"n": len(seconds), **ranks, "max": ordered[-1] * 1000}
@@ -613,13 +609,13 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 @contextmanager
 def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real server on a home, without a worker, deaf to the settings of whoever measures."""
+    """Run a real server on a home, without a worker and without the caller's CLEANROOM_ environment variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLEANROOM_")}
     environment |= {"CLEANROOM_HOME": str(home), "CLEANROOM_MAX_UNFINISHED_JOBS": "1000000"}
     command = [sys.executable, "-m", "cleanroom_pipelines.cli.main", "serve", "--port", "0", "--no-worker"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stream)  # noqa: S603
-    # a server that says nothing is ended, and its pipe with it
+    # kill a server that does not print its URL; this also closes the pipe
     timer = threading.Timer(_SECONDS_TO_START, process.kill)
     timer.start()
     try:
@@ -642,7 +638,7 @@ def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
 
 
 def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
-    """Make the accounts and what they have from the beginning."""
+    """Create the accounts with their initial resources."""
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
     accounts = []
     for account_id in ids:
@@ -656,28 +652,30 @@ def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadA
 def _settled(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
     connection = Connection(url, account)
 
-    def made(name: str, member: str, parameters: Mapping[str, Any]) -> str:
+    def create(name: str, member: str, parameters: Mapping[str, Any]) -> str:
         answer = connection.call(name, parameters)
-        _expect(answer.status == 200, f"{name} at the beginning")
+        _expect(answer.status == 200, f"{name} during setup")
         return str(answer.body[member])
 
-    dataset = made("CreateTrainingDataset", "trainingDatasetArn", {"name": "first", **dataset_parameters(account)})
+    dataset = create(
+        "CreateTrainingDataset", "trainingDatasetArn", {"name": "first", **dataset_parameters(account)}
+    )
     trained = {"name": "first", "trainingDatasetArn": dataset}
-    account = replace(account, model=made("CreateAudienceModel", "audienceModelArn", trained))
+    account = replace(account, model=create("CreateAudienceModel", "audienceModelArn", trained))
     _close_all(catalog)
     configured = {"name": "first", **_configured(account)}
-    shared = made("CreateConfiguredAudienceModel", "configuredAudienceModelArn", configured)
+    shared = create("CreateConfiguredAudienceModel", "configuredAudienceModelArn", configured)
     policy = {"configuredAudienceModelArn": shared, "configuredAudienceModelPolicy": _policy(shared, others)}
-    made("PutConfiguredAudienceModelPolicy", "policyHash", policy)
+    create("PutConfiguredAudienceModelPolicy", "policyHash", policy)
     started = {"name": "first", "configuredAudienceModelArn": shared, "seedAudience": _seed(account)}
-    job = made("StartAudienceGenerationJob", "audienceGenerationJobArn", started)
+    job = create("StartAudienceGenerationJob", "audienceGenerationJobArn", started)
     _close_all(catalog)
     connection.close()
     return replace(account, shared=shared, job=job)
 
 
 def _close_all(catalog: Catalog) -> None:
-    """Close all pending work as a run would that did it well."""
+    """Finish all pending work as a successful run would."""
     while ready := catalog.work.ready():
         for version in ready:
             claim = catalog.work.claim(version.kind, version.resource_id, version.number, "benchmark")
@@ -689,7 +687,7 @@ def _close_all(catalog: Catalog) -> None:
 
 
 def _drive(clients: Sequence[LoadClient], plan: LoadPlan, progress: Callable[[float, str], None]) -> float:
-    """Let the clients call for their time; gives how long it took them."""
+    """Run all clients, and return the elapsed seconds."""
     start = time.monotonic() + 0.5
     threads = [
         threading.Thread(target=client.run, args=(start, plan.seconds, plan.pace_per_second)) for client in clients
@@ -703,16 +701,16 @@ def _drive(clients: Sequence[LoadClient], plan: LoadPlan, progress: Callable[[fl
 
 
 def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[LoadClient], url: str) -> list[str]:
-    """Say what is there that should not be, is not there that should be, or is otherwise than it was left.
+    """Compare the server's final state with the clients' expectations.
 
     Args:
-        catalog: The server's.
-        accounts: Whose lists are looked at.
-        clients: What they know must be there.
-        url: The server.
+        catalog: The server's catalogue.
+        accounts: The accounts whose lists are checked.
+        clients: The clients with their expected resources.
+        url: URL of the server.
 
     Returns:
-        A sentence for each.
+        One sentence per lost, unexpected or different resource.
     """
     wanted: dict[str, Counter[tuple[str, str, str]]] = {account.id: Counter() for account in accounts}
     tags: dict[str, dict[str, str]] = {}
@@ -724,24 +722,24 @@ def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[L
             if thing.status != "gone":
                 wanted[client.account.id][nouns[thing.kind], thing.name, thing.status] += 1
                 tags[thing.arn] = thing.tags
-            if thing.owner != client.account.id:  # what a guest gave back stays with the owner
+            if thing.owner != client.account.id:  # a job that a guest deletes stays with the owner
                 name = f"{client.account.id}-{thing.name}"
                 wanted[thing.owner][nouns[thing.kind], name, "CREATE_PENDING"] += 1
     problems = []
     for account in accounts:
         found = Counter(_listed(Connection(url, account)))
         missing, surplus = wanted[account.id] - found, found - wanted[account.id]
-        problems += [f"lost: one of {noun} that is {status}" for noun, _, status in missing.elements()]
-        problems += [f"surplus: one of {noun} that is {status}" for noun, _, status in surplus.elements()]
+        problems += [f"lost: one of {noun} with status {status}" for noun, _, status in missing.elements()]
+        problems += [f"unexpected: one of {noun} with status {status}" for noun, _, status in surplus.elements()]
     for kind in _NOUNS:
         for record in catalog.resources.iterate(kind):
             if record.arn in tags and dict(record.tags) != tags[record.arn]:
-                problems.append(f"the tags of a {kind.words} are not as they were left")
+                problems.append(f"the tags of a {kind.words} differ from what was expected")
     return problems
 
 
 def _listed(connection: Connection) -> Iterator[tuple[str, str, str]]:
-    """Everything an account is shown, page by page."""
+    """All resources that an account can list, page by page."""
     for noun, (_, member) in _LISTS.items():
         page: dict[str, Any] = {}
         while page is not None:
@@ -763,7 +761,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _fsync_milliseconds(folder: Path) -> float:
-    """The median of what it takes to have 4 KiB on the disk."""
+    """Median milliseconds to write 4 KiB to disk with fsync."""
     took = []
     with (folder / "fsync").open("wb") as stream:
         for _ in range(21):

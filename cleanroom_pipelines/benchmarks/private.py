@@ -1,12 +1,12 @@
-"""What a proof costs: private lookalikes beside the ensemble and logistic regression, by seed size.
+"""The cost of privacy: private lookalikes compared with the ensemble and logistic regression, by seed size.
 
 Lives here: tasks of a given number of seed users, on real data and on a population with planted groups; the table.
-Add here when a private lookalike is measured in a further way.
+Add here when private lookalikes are measured in another way.
 Keep out: the tasks themselves and recall (quality).
 
-The tasks are the item tasks of the quality benchmark, with a seed of exactly so many of the item's users and at
-least as many others to find. Sizes for which fewer than five items have enough users are reported as none. The
-noise here is a rounded normal, drawn three times: the mechanism's own is keyed, and as wide.
+The tasks are the item tasks of the quality benchmark, with a seed of exactly the given number of the item's users
+and at least as many others to find. Sizes for which fewer than five items have enough users are reported as none.
+The noise here is a rounded normal, drawn three times; the mechanism's own noise is keyed and has the same width.
 
 Measured (recall at 10 % ÷ that of logistic regression, 5 to 8 tasks each, ± .02 or more):
 
@@ -17,8 +17,8 @@ Measured (recall at 10 % ÷ that of logistic regression, 5 to 8 tasks each, ± .
     movie ratings (610)   none         none       none        none
     planted groups                     1.12                   .89
 
-With 128 coordinates the planted groups at 2,000 come to .94 and page visits to .95. A private lookalike of a
-million users takes 0.11 of the ensemble's time (2.9 and 26.7 CPU seconds, 2,000 seed users, 10 million rows).
+With 128 coordinates, planted groups at 2,000 reach .94 and page visits .95. A private lookalike of a million users
+takes 0.11 of the ensemble's time (2.9 and 26.7 CPU seconds, 2,000 seed users, 10 million rows).
 """
 
 import math
@@ -66,7 +66,7 @@ Float64 = npt.NDArray[np.float64]
 
 SEED_SIZES = (300, 500, 1_000, 2_000)
 PRIVATE, PEER = "private", "LR TF-IDF"
-"""The names in the table; the peer is the one that the targets are relative to."""
+"""The names in the table; targets are relative to the peer."""
 _FEWEST_TASKS = 5
 _DRAWS = 3
 _Z90 = 1.6448536269514722
@@ -86,21 +86,21 @@ def run_private(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Rank for the same seeds privately, by the ensemble and by logistic regression.
+    """Rank for the same seeds privately, with the ensemble and with logistic regression.
 
     Args:
-        data: What to measure on; None for a population of 50,000 with ten planted groups.
-        seed_sizes: Matched seed users.
-        n_tasks: Tasks per size, as far as the data has them.
-        random_seed: Of the choice of tasks, seeds and noise.
-        settings: Of the ensemble.
-        training: Of the representation.
+        data: Data set; None for a population of 50,000 with ten planted groups.
+        seed_sizes: Numbers of matched seed users.
+        n_tasks: Maximum number of tasks per size.
+        random_seed: Random seed for the choice of tasks, seeds and noise.
+        settings: Settings of the ensemble.
+        training: Settings of the representation.
         engine: Memory, threads and scratch.
-        progress: Told the share done and the task.
+        progress: Called with the share done and the task.
 
     Returns:
         `data` and `sizes`: by seed size None, or price, means and standard errors of recall by method, ratio to
-        logistic regression, and how far the released recall was from the true one.
+        logistic regression, and the error of the released recall.
     """
     name = data.name if data else _PLANTED_NAME
     result: dict[str, Any] = {"data": name, "n_tasks": n_tasks, "seed": random_seed, "sizes": {}}
@@ -134,15 +134,15 @@ def run_private(
 
 
 def private_table(result: Mapping[str, Any]) -> str:
-    """The result as a plain text table, a line per seed size."""
+    """Format the result as a plain text table, one line per seed size."""
     lines = [
-        f"{result['data']}: {_KEY}, private beside others on the same seeds",
+        f"{result['data']}: {_KEY}, private compared with other methods on the same seeds",
         f"  {'seed':>6}{'tasks':>7}{'units':>7}{'d':>5}{PRIVATE:>16}{OURS:>16}{PEER:>16}"
         f"{'÷ ' + PEER:>14}{'÷ ' + OURS:>14}{'released figure':>18}",
     ]
     for size, block in result["sizes"].items():
         if block is None:
-            lines.append(f"  {size:>6}   none: fewer than {_FEWEST_TASKS} tasks have the users")
+            lines.append(f"  {size:>6}   none: fewer than {_FEWEST_TASKS} tasks have enough users")
             continue
         cells = "".join(
             f"{block['methods'][name]['mean']:>9.3f} ±{block['methods'][name]['standard_error']:.3f}"
@@ -159,7 +159,7 @@ def private_table(result: Mapping[str, Any]) -> str:
 def _private(
     model: Model, seed: Int64, members: Int64, rng: np.random.Generator, folder: Callable[[], Path]
 ) -> dict[str, Any]:
-    """Recall of a private ranking, the mean of a few draws, and how its released figure compares."""
+    """Recall of a private ranking, averaged over a few draws, and the error of its released figure."""
     choice = choose(len(seed))
     ids = model.user_ids().take(pa.array(seed))
     exact = seed_sum(model.folder, ids, choice.d)
@@ -175,13 +175,13 @@ def _private(
         held_out = held_out_histogram(model.folder, ids, b, choice.d, ranking=out, ridge=choice.ridge)
         counts = held_out.counts + np.rint(rng.normal(size=len(held_out.counts)) * sigma).astype(np.int64)
         total = held_out.total + round(rng.normal() * sigma * SUM_GRID)
-        told = statistics_from_released(counts.tolist(), total, model.n_users, sigma)["reach"][9]
-        # The figure is about all users in place; the users to find are a sample, as the seed is.
+        figure = statistics_from_released(counts.tolist(), total, model.n_users, sigma)["reach"][9]
+        # The figure refers to all users including the seed; the hidden users are a sample, as the seed is.
         found = float(np.mean(scores[hidden] > 0.9))
         own_error = _Z90 * np.sqrt(found * (1 - found) / len(hidden))
-        if told["tpr"] is not None:
-            errors.append(told["tpr_error"])
-            within.append(abs(told["tpr"] - found) <= np.hypot(told["tpr_error"], own_error))
+        if figure["tpr"] is not None:
+            errors.append(figure["tpr_error"])
+            within.append(abs(figure["tpr"] - found) <= np.hypot(figure["tpr_error"], own_error))
     return {_KEY: float(np.mean(recalls)), "errors": errors, "within": within}
 
 

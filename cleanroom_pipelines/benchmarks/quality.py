@@ -1,12 +1,12 @@
-"""The quality benchmark: who finds more of a group whose members are known.
+"""The quality benchmark: how much of a known group each method finds.
 
-Lives here: tasks with a known answer, running every method on them, paired statistics, the table.
-Add here when another kind of task has an answer that can be known.
+Lives here: tasks with known results, running every method on them, paired statistics, the table.
+Add here when another kind of task has known results.
 Keep out: the methods (baselines; our own model).
 
-A task hides something, trains on the rest, gives 30 % of those who had it as the seed and counts how many of the
-others stand in the first 1, 5, 10 and 20 % of all non-seed users. What is hidden is taken out before training: a
-representation that has seen it leaks.
+A task hides an item or attribute, trains on the rest, uses 30 % of its users as the seed and counts how many of
+the other 70 % are in the first 1, 5, 10 and 20 % of all non-seed users. The hidden data is removed before
+training; a representation that had seen it would leak the result.
 """
 
 import tempfile
@@ -61,11 +61,11 @@ _FUTURE_QUANTILE = 0.7
 
 @dataclass(frozen=True)
 class Task:
-    """One group to find again.
+    """One group to find.
 
     Args:
         kind: item, attribute, campaign, future or null.
-        name: What the group is, for a person.
+        name: Display name of the group.
         members: User ids of the whole group.
     """
 
@@ -76,15 +76,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set to measure on.
+    """A data set for the benchmark.
 
     Args:
         interactions: File, glob or folder.
         schema: Roles of its columns.
         users: Users table, or None.
         users_schema: Its roles, or None to infer them.
-        campaigns: UserFeatures of responders with columns user_id, campaign and start (epoch seconds), or None.
-        name: What to call it.
+        campaigns: Table of responders with columns user_id, campaign and start (epoch seconds), or None.
+        name: Display name.
     """
 
     interactions: str | Path
@@ -110,28 +110,28 @@ def run_quality(
     """Run our model and the baselines on the same tasks.
 
     Args:
-        data: What to measure on.
+        data: The data set.
         kinds: Kinds of tasks.
-        n_tasks: Tasks per kind, as far as the data has them.
-        random_seed: Of the choice of tasks and seeds.
+        n_tasks: Maximum number of tasks per kind.
+        random_seed: Random seed for the choice of tasks and seeds.
         baselines: Names in `BASELINES`.
-        settings: Of our ranking.
-        training: Of our representation.
+        settings: Settings of our ranking.
+        training: Settings of our representation.
         engine: Memory, threads and scratch.
-        progress: Told the share done and the task.
+        progress: Called with the share done and the task.
 
     Returns:
         Per kind: tasks, mean and standard error per method and measure, paired differences and ratios.
 
     Raises:
-        UsageError: An unknown kind or baseline, or a kind this data has no task for.
+        UsageError: A kind or baseline is unknown, or the data has no task of a kind.
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise UsageError("An unknown kind of task was asked for.", remedy=f"Kinds are {', '.join(KINDS)}.")
+            raise UsageError("Unknown kind of task.", remedy=f"Choose from: {', '.join(KINDS)}.")
     for name in baselines:
         if name not in BASELINES:
-            raise UsageError("An unknown baseline was asked for.", remedy=f"There are {', '.join(BASELINES)}.")
+            raise UsageError("Unknown baseline.", remedy=f"Choose from: {', '.join(BASELINES)}.")
     result: dict[str, Any] = {"data": data.name, "n_tasks": n_tasks, "seed": random_seed, "kinds": {}}
     with tempfile.TemporaryDirectory(prefix="quality-", dir=engine.scratch) as scratch:
         source = Source(data, Path(scratch), engine)
@@ -152,13 +152,13 @@ def run_quality(
                 if progress:
                     progress(min(1.0, (done + 1) / n_tasks), f"{data.name}: {kind} tasks")
             if not rows:
-                raise UsageError(f"This data has no {kind} task.", remedy="Leave that kind out.")
+                raise UsageError(f"This data set has no {kind} tasks.", remedy="Remove that kind.")
             result["kinds"][kind] = {"tasks": rows, **_summary(rows)}
     return result
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result as a plain text table, one block per kind."""
+    """Format the result as a plain text table, one block per kind."""
     lines = []
     for kind, block in result["kinds"].items():
         best = block["best_baseline"]
@@ -181,7 +181,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 class Source:
-    """The data set's tables, cut down for a task."""
+    """The data set's tables, and reduced versions of them for tasks."""
 
     def __init__(self, data: Data, scratch: Path, engine: EngineSettings) -> None:
         self.data = data
@@ -191,13 +191,13 @@ class Source:
         self.interactions = find_tables(data.interactions, what="interactions table")
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-        """Ask the view `interactions` (user_id, item_id, ts as declared)."""
+        """Query the view `interactions` (user_id, item_id, ts as declared)."""
         with open_engine(self.engine, paths=self.interactions.files) as database:
             self._view(database)
             return database.fetch(sql, parameters)
 
     def without_items(self, hidden: Sequence[str]) -> Path:
-        """The interactions without some items, as a file with the same columns."""
+        """Write the interactions without some items to a file with the same columns."""
         path = self._path()
         item = quote_identifier(self.data.schema.item_column)
         with open_engine(self.engine, paths=[*self.interactions.files, self.scratch]) as database:
@@ -229,7 +229,7 @@ class Source:
         return self.scratch / f"{self._number}.parquet"
 
     def folder(self) -> Path:
-        """A new empty folder."""
+        """Create an empty folder."""
         self._number += 1
         folder = self.scratch / str(self._number)
         folder.mkdir()
@@ -238,7 +238,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tasks that share a training."""
+    """Tasks that share one training run."""
 
     tasks: list[Task]
     hidden_items: tuple[str, ...] = ()
@@ -257,14 +257,14 @@ def _run_kind(
     training: TrainingSettings,
 ) -> Iterator[tuple[Task, dict[str, dict[str, float]]]]:
     rng = np.random.default_rng([random_seed, KINDS.index(kind)])
-    makers: Mapping[str, Callable[[Source, int, np.random.Generator], Iterator[Batch]]] = {
+    builders: Mapping[str, Callable[[Source, int, np.random.Generator], Iterator[Batch]]] = {
         "item": item_batches,
         "attribute": _attribute_batches,
         "campaign": _campaign_batches,
         "future": _future_batches,
         "null": _null_batches,
     }
-    for batch in makers[kind](source, n_tasks, rng):
+    for batch in builders[kind](source, n_tasks, rng):
         model = trained(source, batch, training, with_users=True)
         plain = trained(source, batch, training, with_users=False) if source.data.users is not None else None
         prepared = table_of(model, random_seed)
@@ -286,7 +286,7 @@ def _run_kind(
 
 
 def table_of(model: Model, random_seed: int) -> UserFeatures:
-    """What baselines see of a model's users."""
+    """The baselines' input data for a model's users."""
     shards = [model.shard(shard) for shard in range(model.n_shards)]
     counts = sp.vstack(
         [
@@ -302,7 +302,7 @@ def table_of(model: Model, random_seed: int) -> UserFeatures:
 
 
 def trained(source: Source, batch: Batch, training: TrainingSettings, *, with_users: bool) -> Model:
-    """Train without what a batch hides."""
+    """Train a model without the data that a batch hides."""
     data = source.data
     interactions = source.without_items(batch.hidden_items) if batch.hidden_items else data.interactions
     users, users_schema = (data.users, data.users_schema) if with_users else (None, None)
@@ -337,7 +337,7 @@ def _users_schema(source: Source) -> UsersSchema:
 
 
 def our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:
-    """(N,) the ensemble's score of everybody."""
+    """(N,) the ensemble's scores of all users."""
     with open_engine() as engine, one_blas_thread():
         population = arrange(_candidates(model, seed), settings)
         rows = gather_rows(engine, model, population.sample)
@@ -353,7 +353,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Our own estimate on a random seed, and whether its interval covers the share."""
+    """Our estimated recall for a random seed, and whether its interval covers the expected share."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out
@@ -371,8 +371,8 @@ def measure_ranking(scores: Float64, members: Int64, seed: Int64) -> dict[str, f
 
     Args:
         scores: (n,) score of every user, in order of the users' hashes.
-        members: Numbers of the users of the group.
-        seed: Numbers of those of them who are the seed.
+        members: Numbers of the group's users.
+        seed: Numbers of the seed users, a subset of the members.
     """
     is_member = np.zeros(len(scores), dtype=bool)
     is_member[members] = True
@@ -425,14 +425,14 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def standard_error(values: Float64) -> float:
-    """Of the mean of some values; 0 of a single one."""
+    """Standard error of the mean; 0 for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def item_batches(
     source: Source, n_tasks: int, rng: np.random.Generator, smallest: int = _SMALLEST_GROUP
 ) -> Iterator[Batch]:
-    """Items with enough users, a few of which are hidden at a time."""
+    """Tasks from items with enough users, hiding a few items at a time."""
     found = source.query(
         """-- one row per item
         SELECT item_id, count(DISTINCT user_id) AS n FROM interactions
@@ -442,7 +442,7 @@ def item_batches(
     counts = np.asarray(found["n"])
     eligible = np.flatnonzero((counts >= smallest) & (counts <= _LARGEST_SHARE * n_users))
     chosen = rng.permutation(eligible)[:n_tasks]
-    # Hiding a few at once saves trainings; more than 1 % of the items would change the data.
+    # Hiding several items at once saves training runs; hiding more than 1 % of the items would change the data.
     size = max(1, int((counts >= 5).sum()) // 100)
     items = [found["item_id"][int(position)].as_py() for position in chosen]
     for start in range(0, len(items), size):
@@ -497,7 +497,7 @@ def _campaign_batches(source: Source, n_tasks: int, rng: np.random.Generator) ->
         users = tuple(sorted(set(rows["user_id"].astype(str))))
         if len(users) < _SMALLEST_CAMPAIGN:
             continue
-        # Several seeds per campaign: campaigns are few and large.
+        # Several seeds per campaign, because campaigns are few and large.
         repeats = max(1, min(4, n_tasks // 10))
         if done + repeats > n_tasks:
             return
@@ -548,10 +548,10 @@ def _null_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Ite
 
 
 def complete_journey(scratch: Path) -> Data:
-    """The demo's package data: a year of grocery transactions, demographics, campaign responders.
+    """The Complete Journey package data: a year of grocery transactions, demographics, campaign responders.
 
     Args:
-        scratch: Existing directory for the tables made of it.
+        scratch: Existing directory for the converted tables.
     """
     from importlib.resources import files
 

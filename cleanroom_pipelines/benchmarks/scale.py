@@ -1,8 +1,8 @@
-"""The scale benchmark: seconds, memory, spill and shuffle of each heavy step, beside what else is there.
+"""The scale benchmark: seconds, memory, spill and shuffle of each heavy step, compared with peers.
 
-Lives here: running each step as a process, watching its tree, costs per further million, the table.
-Add here when another cost should be watched.
-Keep out: what the steps do (steps), the data (synthetic).
+Lives here: running each step in its own process, monitoring its process tree, marginal costs, the table.
+Add here when another cost should be measured.
+Keep out: the code of the steps (steps), the data (synthetic).
 """
 
 import json
@@ -33,29 +33,29 @@ STEPS = ("train", "generate", "export", "match", "combine")
 _NEEDS = {"generate": "train", "export": "generate"}
 _WATCH_SECONDS = 0.2
 _SEED_INTEREST = 7
-# Sizes whose interactions differ by less than this are there to compare numbers of users.
+# If the interactions of two sizes differ by less than this share, costs are per user.
 _ALIKE = 0.1
 
 
 @dataclass(frozen=True)
 class ScaleSettings:
-    """What to measure.
+    """Settings of the scale benchmark.
 
     Args:
         sizes: (users, interactions) pairs.
-        seed_sizes: Seed users of the generations on each.
-        n_items: Items.
-        memory_bytes: Of the engine.
-        threads: Of everything.
-        engines: `duckdb`, `spark`; each does every step on the same data.
-        steps: Of `train`, `generate`, `export`, `match` and `combine`; each with what it needs.
-        spark_url: Where the cluster is; None: `local[threads]` on this machine.
+        seed_sizes: Numbers of seed users, one generation for each.
+        n_items: Number of items.
+        memory_bytes: Memory of the engine.
+        threads: Threads of every step.
+        engines: `duckdb`, `spark`; each runs every step on the same data.
+        steps: Some of `train`, `generate`, `export`, `match` and `combine`, each with the steps it needs.
+        spark_url: URL of the cluster; None for `local[threads]` on this machine.
         peers: `als`, `pandas`.
-        scratch: Existing directory for data, models and spill; None: the system's temporary one.
-        random_seed: Of the data.
+        scratch: Existing directory for data, models and spill; None for the system's temporary one.
+        random_seed: Random seed of the data.
 
     Raises:
-        UsageError: A step is none, or lacks the one before it.
+        UsageError: A step is unknown, or a step that it needs is missing.
     """
 
     sizes: Sequence[tuple[int, int]] = ((50_000, 1_000_000), (200_000, 4_000_000))
@@ -72,27 +72,27 @@ class ScaleSettings:
 
     def __post_init__(self) -> None:
         if not self.steps or set(self.steps) - {*STEPS}:
-            raise UsageError("An unknown step was asked for.", remedy=f"There are {', '.join(STEPS)}.")
+            raise UsageError("Unknown step.", remedy=f"Choose from: {', '.join(STEPS)}.")
         for step, needed in _NEEDS.items():
             if step in self.steps and needed not in self.steps:
-                raise UsageError(f"The step {step} needs {needed}.", remedy="Ask for both.")
+                raise UsageError(f"The step {step} needs the step {needed}.", remedy="Give both steps.")
 
 
 def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict[str, Any]:
-    """Make data of each size, do each step and run the peers, each in a process of its own.
+    """Generate data of each size, and run each step and peer in its own process.
 
-    Steps are training, generating, exporting everybody, matching a hashed seed of a tenth of the users with a
+    Steps are training, generating, exporting all users, matching a hashed seed of a tenth of the users with a
     base of all users, and combining five lists of up to as many ids.
 
     Args:
-        settings: What to measure.
-        progress: Told the share done and the step.
+        settings: Settings of the benchmark.
+        progress: Called with the share done and the step.
 
     Returns:
         Per size the seconds, CPU seconds, peak bytes of the process tree and peak spill bytes of each step, and on
-        Spark what was shuffled, the peak bytes of its Python processes, and the most that one task held in Java;
-        seconds per further million interactions between consecutive sizes, or per further million users where the
-        interactions are alike; the ratio to ALS.
+        Spark the shuffled bytes, the peak bytes of Python processes, and the peak bytes of a task in Java; seconds
+        per additional million interactions between consecutive sizes, or per additional million users if the
+        interactions are about equal; the ratio to ALS.
     """
     rows = []
     for number, (n_users, n_interactions) in enumerate(settings.sizes):
@@ -109,7 +109,7 @@ def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result as a plain text table."""
+    """Format the result as a plain text table."""
     lines = []
     for row in result["sizes"]:
         lines.append(f"{row['n_users']:,} users, {row['n_interactions']:,} interactions")
@@ -127,21 +127,23 @@ def table(result: Mapping[str, Any]) -> str:
                 f"  {step.get('sentence', '')}"
             )
         if row.get("training_to_als"):
-            lines.append(f"  training takes {row['training_to_als']:.2f} of ALS (pairs table counted for both)")
+            lines.append(
+                f"  training takes {row['training_to_als']:.2f} times as long as ALS (both with pairs table)"
+            )
         lines += [
-            f"  Spark takes {ratio:.2f} of DuckDB's time to {label}"
+            f"  Spark takes {ratio:.2f} times as long as DuckDB to {label}"
             for label, ratio in row.get("spark_to_duckdb", {}).items()
         ]
     lines += [
-        f"{entry['engine']}, between {entry['from']:,} and {entry['to']:,} {entry['unit']}, per further million: "
+        f"{entry['engine']}, {entry['from']:,} to {entry['to']:,} {entry['unit']}, per additional million: "
         f"{entry['seconds_per_million']:.2f} s, {entry['cpu_seconds_per_million']:.2f} CPU s"
         for entry in result["further"]
     ]
     return "\n".join(lines)
 
 
-def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tell: Any) -> dict[str, Any]:
-    tell("making data")
+def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, report: Any) -> dict[str, Any]:
+    report("generating data")
     interactions = folder / "interactions"
     interactions.mkdir()
     n_rows = write_interactions(data, interactions)
@@ -162,7 +164,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
     steps = []
 
     def step(name: str, label: str, **arguments: Any) -> dict[str, Any]:
-        tell(label)
+        report(label)
         measured = {"step": label, **_run(name, common | arguments, folder)}
         steps.append(measured)
         return measured
@@ -203,7 +205,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, tel
 
 
 def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How many times as long Spark took as DuckDB, by step."""
+    """Spark's time as a multiple of DuckDB's, by step."""
     seconds = {step["step"]: step["seconds"] for step in steps if "seconds" in step}
     return {
         label.removeprefix("spark: "): value / seconds[label.replace("spark: ", "duckdb: ")]
@@ -213,7 +215,7 @@ def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _seed(data: SyntheticSettings, n: int) -> list[str]:
-    """Seed users of one interest, and of the next ones where it has too few."""
+    """Seed users of one interest, and of the next ones if it has too few."""
     ids: list[str] = []
     for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
         if len(ids) >= n:
@@ -223,7 +225,7 @@ def _seed(data: SyntheticSettings, n: int) -> list[str]:
 
 
 def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Run one step and watch its processes' memory and the bytes it spills."""
+    """Run one step, and monitor the memory of its processes and its spilled bytes."""
     import psutil
 
     spill, log = folder / "spill", folder / "spark-log"
@@ -243,7 +245,7 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
         process = subprocess.Popen(command, stdout=answer, stderr=subprocess.DEVNULL, env=environment)  # noqa: S603 our own module
         watched = psutil.Process(process.pid)
         peak, of_python, spilled = 0, 0, 0
-        # Seconds of every process that was seen: a child's are its parent's only when it has ended.
+        # Seconds of every process seen: a child's seconds count for its parent only after the child has ended.
         cpu: dict[int, float] = {}
         while process.poll() is None:
             try:
@@ -266,12 +268,12 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any
     found: dict[str, Any] = json.loads(text.splitlines()[-1])
     measured = {"seconds": seconds, "cpu_seconds": sum(cpu.values()), "peak_bytes": peak, "spill_bytes": spilled}
     if arguments.get("engine"):
-        measured |= {"python_bytes": of_python} | _told_by_spark(log)
+        measured |= {"python_bytes": of_python} | _spark_metrics(log)
     return {**measured, **found}
 
 
 def _spark_settings(folder: Path, log: Path) -> Path:
-    """Settings that make Spark write down what it shuffles."""
+    """Write Spark settings that enable its event log."""
     folder.mkdir(exist_ok=True)
     shutil.rmtree(log, ignore_errors=True)
     log.mkdir()
@@ -286,8 +288,8 @@ def _spark_settings(folder: Path, log: Path) -> Path:
     return folder
 
 
-def _told_by_spark(log: Path) -> dict[str, int]:
-    """What the tasks of one step shuffled, spilled and held for sorting and grouping, from Spark's own account."""
+def _spark_metrics(log: Path) -> dict[str, int]:
+    """Shuffled, spilled and peak execution bytes of one step's tasks, from Spark's event log."""
     shuffled, spilled, held = 0, 0, 0
     for file in log.iterdir():
         with file.open(encoding="utf-8") as lines:
@@ -302,7 +304,7 @@ def _told_by_spark(log: Path) -> dict[str, int]:
 
 
 def _sizes(folder: Path) -> Iterable[int]:
-    # Not rglob: it raises where a folder goes while it looks, as the step's own do.
+    # Not rglob, which raises if a folder is deleted during the walk, as the step's own folders are.
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
@@ -312,10 +314,10 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What training costs per further million of what grew: interactions, or users where those stayed alike.
+    """Cost of training per additional million interactions, or users if the interactions are about equal.
 
     Args:
-        rows: The sizes of a result, the smallest first.
+        rows: The sizes of a result, smallest first.
     """
     result = []
     for smaller, larger in pairwise(rows):

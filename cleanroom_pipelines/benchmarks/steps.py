@@ -1,8 +1,8 @@
-"""The steps of the scale benchmark, each in a process of its own.
+"""The steps of the scale benchmark, each run in its own process.
 
-Lives here: what the processes do; `python -m cleanroom_pipelines.benchmarks.steps STEP JSON`.
+Lives here: the code of the processes; `python -m cleanroom_pipelines.benchmarks.steps STEP JSON`.
 Add here when another peer is to be measured.
-Keep out: watching the processes (scale).
+Keep out: monitoring the processes (scale).
 """
 
 import json
@@ -72,7 +72,7 @@ def _generate(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _match(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the base's users behind a hashed seed of a tenth as many rows."""
+    """Match a hashed seed with a base of ten times as many rows."""
     from cleanroom_pipelines.benchmarks.algebra import MATCHING
 
     return _answer(MATCHING, arguments)
@@ -100,8 +100,8 @@ def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     out = Path(arguments["out"])
-    everybody = AudienceSize(SizeType.PERCENTAGE, 100)
-    audience = select_audience(Path(arguments["audience"]) / RANKING_FILE, everybody)
+    all_users = AudienceSize(SizeType.PERCENTAGE, 100)
+    audience = select_audience(Path(arguments["audience"]) / RANKING_FILE, all_users)
     deliver(
         folder_on_disk(out),
         audience.user_ids(),
@@ -154,7 +154,7 @@ def _als(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pandas(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Group in pandas, TF-IDF and balanced logistic regression in scikit-learn, score everybody."""
+    """Group in pandas, fit TF-IDF and balanced logistic regression in scikit-learn, score all users."""
     import numpy as np
     import pandas as pd
     import scipy.sparse as sp

@@ -1,8 +1,8 @@
-"""Interactions of any size with the shape of real ones, and groups to find in them.
+"""Generate realistic interactions of any size, with planted groups.
 
 Lives here: the deterministic generator of the scale benchmark.
-Add here when real data has a shape that matters for cost and is missing here.
-Keep out: small worlds of the tests.
+Add here when real data has a property that affects cost and is missing here.
+Keep out: small data sets for tests.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ _OWN_SHARE = 0.4
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """Size and shape.
+    """Size and shape of the synthetic data.
 
     Args:
-        n_users: Users.
-        n_interactions: Interactions, met within a few per cent.
-        n_items: Items; popularity falls as 1 / rank.
-        n_interests: Latent interests; 40 % of a user's interactions go to the items of hers.
-        random_seed: Of all draws.
+        n_users: Number of users.
+        n_interactions: Number of interactions, accurate within a few per cent.
+        n_items: Number of items; popularity falls as 1 / rank.
+        n_interests: Number of latent interests; 40 % of a user's interactions are with items of one interest.
+        random_seed: Seed of all random draws.
     """
 
     n_users: int
@@ -68,7 +68,7 @@ def write_interactions(settings: SyntheticSettings, folder: Path) -> int:
         user = np.repeat(users, activity)
         item = np.searchsorted(popularity, rng.random(len(user)) * popularity[-1])
         own = rng.random(len(user)) < _OWN_SHARE
-        # The nearest item of the user's own interest keeps the popularity's shape.
+        # Moving to the nearest item of the user's own interest preserves the popularity distribution.
         item[own] += (interest_of(settings, user[own]) - item[own]) % settings.n_interests
         ts = _NEWEST - rng.integers(0, _SPAN_SECONDS, len(user))
         order = rng.permutation(len(user))

@@ -1,11 +1,11 @@
-"""The audience model: trained without any seed, then ranking everybody by similarity to one.
+"""The audience model: trained without a seed, then used to rank all users by similarity to one.
 
-Lives here: reading interactions, the representation, signals, the ensemble, metrics, explanation, the benchmark.
-Add here when it makes the ranking better, or better understood.
-Keep out: who may ask (catalogue), where results go (delivery), Dagster.
+Lives here: reading interactions, the representation, signals, the ensemble, metrics and explanation.
+Add here when it improves the ranking or explains it better.
+Keep out: access control (catalogue), exporting results (delivery), Dagster.
 
-Importing this package is cheap: it gives the specs. `training.train`, `ranking.generate` and `seeds.read_seed`
-bring numpy, scipy and pyarrow; LightGBM comes with the first fit.
+Importing this package is cheap: it exports only the specs. `training.train`, `ranking.generate` and
+`seeds.read_seed` import numpy, scipy and pyarrow; LightGBM is imported by the first fit.
 """
 
 from cleanroom_pipelines.similarity.specs import (

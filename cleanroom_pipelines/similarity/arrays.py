@@ -1,7 +1,7 @@
-"""Arrays on disk that are written in place.
+"""Memory-mapped arrays on disk.
 
-Lives here: making one so that a full disk is an error and not a signal.
-Keep out: what the arrays hold.
+Lives here: creating one so that a full disk raises an error instead of a signal.
+Keep out: the contents of the arrays.
 """
 
 import os
@@ -12,10 +12,10 @@ import numpy as np
 
 
 def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> Any:
-    """Create a `.npy` file of a shape and map it for writing.
+    """Create a `.npy` file and map it for writing.
 
-    The whole file gets its place on the disk at once where the system can do that (Linux): without it a mapped
-    page that finds no place ends the process with SIGBUS.
+    The file's disk space is allocated at once if the system supports that (Linux). Otherwise, writing to a mapped
+    page on a full disk ends the process with SIGBUS.
 
     Raises:
         OSError: The disk is full.

@@ -1,15 +1,15 @@
-"""Users on a cluster: who they are and which items they touched, out of one shuffle of the interactions.
+"""Build the user and item dictionaries on a cluster, with one shuffle of the interactions.
 
-Lives here: `make_dictionaries_on_cluster`, and what becomes of a parcel, which is all interactions of some users.
-Add here when a further number per user comes out of the interactions (its query stands in reading).
-Keep out: the vocabulary and the shards (cluster_training), one machine's road (training).
+Lives here: `make_dictionaries_on_cluster`, and the processing of a parcel: all interactions of a group of users.
+Add here when a further number per user is computed from the interactions (its query is in reading).
+Keep out: the vocabulary and the shards (cluster_training), training on one machine (training).
 
-The engine brings the interactions of each user to one of some parcels; which, is its choice. There the executor
-takes one machine's road: DuckDB makes the table `users` with the same query, and numpy sorts packed pairs.
-What is left on shared storage are the files
+The engine groups the interactions by user into parcels of its choice. For each parcel the executor works like a
+single machine: DuckDB builds the table `users` with the same query, and numpy sorts packed pairs. The results are
+files on shared storage:
 
     users/00000.parquet   name, hash, n_events, first_ts, last_ts, the features' columns, n_items, pairs
-    items/00000.parquet   number, n_users: how many of these users touched a candidate item
+    items/00000.parquet   number, n_users: how many of these users interacted with a candidate item
 
 `pairs` is the bytes of a user's pairs with candidate items, 64 bits each, in order of the candidates' numbers.
 """
@@ -28,8 +28,8 @@ from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingSet
 
 Int64 = npt.NDArray[np.int64]
 
-# About 2 million interactions without features: 70 MB of rows, and as much again while they are sorted. A user is
-# not divided: one with more interactions than that makes her parcel larger.
+# About 2 million interactions without features: 70 MB of rows, and as much again while they are sorted. Users are
+# not split, so a user with more interactions makes the parcel larger.
 CELLS_PER_PARCEL = 3 << 21
 _USERS, _ITEMS = "users", "items"
 # A pair in one number: candidate item, count (8 bits), days (16).
@@ -43,17 +43,17 @@ def make_dictionaries_on_cluster(
     settings: TrainingSettings,
     scratch: Path,
 ) -> tuple[int, list[reading.Feature], list[str]]:
-    """Make `users`, `items` and `item_users` (one row per parcel and candidate item that its users touched).
+    """Create `users`, `items` and `item_users` (one row per parcel and candidate item of its users).
 
     Args:
-        engine: Holds `events`, and `population` if one was given.
+        engine: Engine with the view `events`, and `population` if one was given.
         schema: Roles of the interactions' columns.
-        found: What was found in the interactions.
+        found: Statistics of the interactions.
         settings: Size of the vocabulary.
-        scratch: Existing directory that the executors see; the tables are files in it.
+        scratch: Existing directory that the executors can access; the tables are files in it.
 
     Returns:
-        The number of users, the features counted over a user's interactions, and their columns in `users`.
+        The number of users, the features aggregated over a user's interactions, and their columns in `users`.
     """
     aggregates = reading.find_aggregates(engine, schema, found, settings)
     reading.make_items(engine, settings)
@@ -65,8 +65,8 @@ def make_dictionaries_on_cluster(
     if found.has_population:
         n_rows += int(engine.fetch("SELECT count(*) AS n FROM population")["n"][0].as_py())
     n_parcels = max(1, -(-n_rows * (3 + len(schema.features)) // CELLS_PER_PARCEL))
-    made = engine.run_groups(rows, "user_id", make, n_groups=n_parcels)
-    n_users = sum(table["n_users"][0].as_py() for table in made)
+    results = engine.run_groups(rows, "user_id", make, n_groups=n_parcels)
+    n_users = sum(table["n_users"][0].as_py() for table in results)
     if n_users == 0:
         make(0, engine.fetch(f"SELECT * FROM ({rows}) LIMIT 0"))
     engine.scan("users", find_tables(scratch / _USERS))
@@ -75,7 +75,7 @@ def make_dictionaries_on_cluster(
 
 
 def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
-    """Where each user's pairs begin, and all pairs of the users of a column `pairs`; users count from 0."""
+    """Unpack a column `pairs`: start of each user's pairs, and all pairs; users are numbered from 0."""
     values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
     data = values.buffers()[2]
@@ -107,7 +107,7 @@ def _rows_sql(n_features: int, *, has_population: bool) -> str:
 
 @dataclass(frozen=True)
 class _MakeParcel:
-    """Writes what is known of a parcel's users."""
+    """Write the users and items of a parcel."""
 
     folder: Path
     aggregates: reading.Aggregates
@@ -122,8 +122,8 @@ class _MakeParcel:
             events = "SELECT *, ts AS first_ts, 1 AS n FROM parcel"
             if self.has_population:
                 events += " WHERE is_event"
-                everybody = "SELECT user_id AS name FROM parcel WHERE NOT is_event"
-                engine.execute(f"CREATE TEMP VIEW population AS {everybody}")
+                all_names = "SELECT user_id AS name FROM parcel WHERE NOT is_event"
+                engine.execute(f"CREATE TEMP VIEW population AS {all_names}")
             engine.execute(f"CREATE TEMP VIEW events AS {events}")
             reading.make_users(engine, self.aggregates, has_population=self.has_population)
             columns = ", ".join(["name", "hash", "n_events", "first_ts", "last_ts", *self.aggregates.columns])
@@ -148,7 +148,7 @@ class _MakeParcel:
 
 
 def _packed_pairs(pairs: ShardPairs, n_items: Int64) -> pa.Array:
-    """The bytes of each user's pairs."""
+    """Each user's pairs as bytes."""
     packed = pairs.items * _ITEM_UNIT + pairs.counts.astype(np.int64) * _COUNT_UNIT + pairs.days
     offsets = np.concatenate([[0], np.cumsum(n_items)]) * packed.itemsize
     return pa.LargeBinaryArray.from_buffers(

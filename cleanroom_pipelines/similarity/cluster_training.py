@@ -1,16 +1,16 @@
-"""Training on a cluster: from users to shards, without anything of the length of the users in one place.
+"""Write a model's shards on a cluster, without collecting data of all users in one place.
 
-Lives here: `write_shards_on_cluster`, which makes of the tables of parcels what training writes on one machine.
+Lives here: `write_shards_on_cluster`, which turns the parcels' tables into the files that single-machine training
+writes.
 Add here when a number per user is added to the shards.
 Keep out: reading and checking tables (reading), users of interactions (cluster_dictionaries), the
 representation (representing), training on one machine (training).
 
-What comes to the machine that trains is one row per candidate item (at most 2^20), a few numbers per dense
-feature, per parcel and per shard. Shuffled are: counts of interactions by item, interactions by parcel of users,
-with a users table its rows and the users by id, and users with their pairs by shard. Items, counts, days and the
-order of users are the same as on one machine; dense features differ in their last digits, for sums of floating
-numbers depend on the order, and the typical size of heavy-tailed ones is an approximate median (Spark: within
-1/10,000 of the ranks).
+The training machine receives only one row per candidate item (at most 2^20) and a few numbers per dense feature,
+parcel and shard. The shuffles are: counts of interactions by item, interactions by parcel of users, the rows of a
+users table and the users by id, and users with their pairs by shard. Items, counts, days and the order of users
+are the same as on one machine. Dense features differ in their last digits, because sums of floats depend on the
+order and the typical size of heavy-tailed features is an approximate median (Spark: within 1/10,000 of the ranks).
 """
 
 from collections.abc import Sequence
@@ -47,13 +47,14 @@ def write_shards_on_cluster(
     """Write users/, items.parquet and idf.npy of a model.
 
     Args:
-        engine: Holds the tables of `make_dictionaries_on_cluster` and `reading.read_users_table`; sees `out`.
-        found: What was found in the interactions.
+        engine: Engine with the tables of `make_dictionaries_on_cluster` and `reading.read_users_table`, and with
+            access to `out`.
+        found: Statistics of the interactions.
         settings: Size of the vocabulary and of the shards.
-        n_users: Users.
-        features: Those counted over a user's interactions.
+        n_users: Number of users.
+        features: Features aggregated over a user's interactions.
         columns: Their columns in `users`.
-        table: What came out of the users table, if there is one.
+        table: Features and statistics of the users table, if there is one.
         out: The model's folder.
     """
     chosen, n_pairs = _choose_items(engine, settings, n_users, out)
@@ -79,7 +80,7 @@ def write_shards_on_cluster(
         carriers += np.array(row["carriers"], dtype=np.int64)
     for number, n_in_shard in enumerate(users_per_shard):
         if n_in_shard == 0:
-            write_shard(out, number, _nobody(len(described), has_time=has_time))
+            write_shard(out, number, _empty_shard(len(described), has_time=has_time))
     entries = [
         asdict(feature) | {"absent": zero, "n_carriers": int(count) if feature.value is not None else None}
         for feature, zero, count in zip(described, absent, carriers, strict=True)
@@ -88,7 +89,7 @@ def write_shards_on_cluster(
 
 
 def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out: Path) -> tuple[Int64, int]:
-    """Write the items' files; gives the candidate that each item of the vocabulary was, and the pairs."""
+    """Write the items' files; return each vocabulary item's candidate number, and the number of pairs."""
     counted = engine.fetch(
         """-- one row per candidate item
         SELECT number, CAST(sum(n_users) AS BIGINT) AS n_users FROM item_users GROUP BY number"""
@@ -103,7 +104,7 @@ def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out:
 
 
 def _activity_sql(newest: int | None) -> list[str]:
-    """The raw columns of `features.activity_columns`, of a user `u`."""
+    """SQL for the raw columns of `features.activity_columns`, for a user `u`."""
     columns = ["ln(1.0 + u.n_events)", "ln(1.0 + u.n_items)"]
     if newest is not None:
         columns.append(f"ln(1.0 + ({int(newest)} - u.last_ts) / 86400.0)")
@@ -114,7 +115,7 @@ def _activity_sql(newest: int | None) -> list[str]:
 def _describe_users(engine: Engine, raw: Sequence[str], bits: int, *, has_table: bool) -> None:
     dense = "".join(f", CAST({expression} AS DOUBLE) AS d{number}" for number, expression in enumerate(raw))
     of_table = "LEFT JOIN user_features t ON u.name = t.number" if has_table else ""
-    # Without a join, reading users anew costs less than writing them again.
+    # Without a join, reading users again is cheaper than writing them to a table.
     engine.execute(
         f"""-- one row per user
         CREATE OR REPLACE TEMP {"TABLE" if has_table else "VIEW"} described AS
@@ -124,8 +125,8 @@ def _describe_users(engine: Engine, raw: Sequence[str], bits: int, *, has_table:
 
 
 def _scalings(engine: Engine, n_columns: int) -> tuple[list[dense_features.Scaling], list[bool]]:
-    """How each dense column is standardised, and whether somebody has 0 in it."""
-    # NaN counts as missing, and would make every sum NaN.
+    """The scaling of each dense column, and whether the column contains 0."""
+    # NaN means missing, and would make every sum NaN.
     known = [f"CASE WHEN isfinite(d{number}) THEN d{number} END" for number in range(n_columns)]
     sums = ", ".join(
         f"count({value}) AS n{number}, min({value}) AS smallest{number}, max({value}) AS largest{number}, "
@@ -165,7 +166,7 @@ def _heavy_scalings(
     }
 
 
-def _nobody(n_features: int, *, has_time: bool) -> ShardArrays:
+def _empty_shard(n_features: int, *, has_time: bool) -> ShardArrays:
     return ShardArrays(
         user_ids=pa.array([], pa.string()),
         hashes=np.zeros(0, dtype=np.int64),
@@ -179,7 +180,7 @@ def _nobody(n_features: int, *, has_time: bool) -> ShardArrays:
 
 @dataclass(frozen=True)
 class _WriteShard:
-    """Writes the users of one shard, where an executor has brought them together."""
+    """Write one shard from its users, which the engine has grouped on an executor."""
 
     out: Path
     chosen: Int64
@@ -216,7 +217,7 @@ class _WriteShard:
 
 
 def _in_vocabulary(starts: Int64, pairs: ShardPairs, chosen: Int64) -> tuple[Int64, ShardPairs]:
-    """The pairs whose candidate was chosen, with its number as an item, and where each user's begin then."""
+    """Filter pairs to the vocabulary and renumber their items; also return each user's new start."""
     item_of = np.full(max(chosen.max(initial=-1), pairs.items.max(initial=-1)) + 1, -1)
     item_of[chosen] = np.arange(len(chosen))
     items = item_of[pairs.items]

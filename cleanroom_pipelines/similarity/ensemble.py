@@ -1,15 +1,15 @@
-"""The cross-fitted ensemble: every user is scored by a model that never saw her.
+"""The cross-fitted ensemble: each user of the sample is scored by a model that never saw that user.
 
-Lives here: who is fitted on, the folds, the fits without one and without two folds, and the combiner on top.
+Lives here: choosing the sample and the folds, the fits without one and without two folds, and the combiner.
 Add here when the way the levels are fitted or combined changes.
 Keep out: the signals themselves, metrics, files.
 
-Both levels are out of fold. With K = 5 there are 1 + 5 + 10 fits of the signals: on everybody, without each fold,
-and without each pair of folds. The combiner of everybody learns from signals fitted without each user's fold; the
-combiner of fold k learns from signals fitted without k and without each user's fold, so neither level of the
-model that scores fold k has seen a user of it. The users beside the seed are folded in the same way: a negative
-that the model was fitted on scores too low, and a held-out seed user ranked against such negatives looks found
-even when the seed is random.
+Both levels are out of fold. With K = 5 there are 1 + 5 + 10 fits of the signals: on all users, without each fold,
+and without each pair of folds. The combiner of the full model learns from signals fitted without each user's fold.
+The combiner of fold k learns from signals fitted without k and without each user's fold, so neither level of the
+model that scores fold k has seen a user of that fold. Non-seed users are split into folds too: a negative that the
+model was fitted on scores too low, so held-out seed users ranked among such negatives would look found even for a
+random seed.
 """
 
 from collections.abc import Callable
@@ -31,27 +31,27 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 _N_KNOTS = 129
-# What the combiner expects before it has seen the seed: the linear signals led wherever seeds were small. Equal
-# weights and strengths of 1 to 80 were up to 2 % behind on the mean of four data sets.
+# Prior weights of the combiner: the linear signals were best wherever seeds were small. Equal weights and prior
+# strengths of 1 to 80 were up to 2 % worse on the mean of four data sets.
 _EXPECTED = {"linear": 0.5, "linear, by activity": 0.4, "linear, by strength": 0.6, "nearest to centroid": 0.1}
 _EXPECTATION_STRENGTH = 20.0
 _FURTHEST_BEYOND = 3.0
 _DECLARED = NAMES.index("declared features")
-# Log-likelihood that the declared features must add before they are listened to.
+# Log-likelihood that the declared features must add to get a weight.
 _WORTH_DECLARED = 4.0
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The users that a seed's folds and samples are chosen from.
+    """The users from whom folds and samples are chosen for a seed.
 
     Args:
         n_users: Users of the model N.
         seed: (m,) numbers of the matched seed users, ascending.
         seed_hashes: (m,) their stable hashes.
         seed_ids: (m,) their user ids.
-        others: Numbers of other users, ascending: all, or those that come first by their mixed hash.
+        others: Numbers of other users, ascending: all, or the first by mixed hash.
         other_hashes: Their stable hashes.
     """
 
@@ -65,17 +65,17 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """Who is who for one seed.
+    """Folds, fitting sample and reference users for one seed.
 
     Args:
         n_users: Users of the model N.
         n_folds: K.
         seed: (m,) numbers of the matched seed users, ascending.
         seed_fold: (m,) fold of each.
-        others: Numbers of the other users that fits see, ascending.
+        others: Numbers of the other users in the fits, ascending.
         other_fold: Fold of each.
-        sample: Numbers of all users that fits see, ascending.
-        reference: Numbers of other users that no fit sees and held-out users are ranked among, ascending.
+        sample: Numbers of all users in the fits, ascending.
+        reference: Numbers of users in no fit, among whom held-out users are ranked, ascending.
     """
 
     n_users: int
@@ -88,7 +88,7 @@ class Population:
     reference: Int64
 
     def sampled(self) -> tuple[npt.NDArray[np.int8], Bool]:
-        """Of each user of the sample the fold, and whether she is a seed user."""
+        """Fold of each user of the sample, and whether the user is a seed user."""
         is_seed = np.isin(self.sample, self.seed, assume_unique=True)
         fold = np.empty(len(self.sample), dtype=np.int8)
         fold[is_seed] = self.seed_fold[np.searchsorted(self.seed, self.sample[is_seed])]
@@ -96,7 +96,7 @@ class Population:
         return fold, is_seed
 
     def held_out(self) -> tuple[Int64, npt.NDArray[np.int8], Bool]:
-        """Everybody who is scored by a model that has not seen her: numbers, ascending, folds (-1: any), seed."""
+        """Users to score by models that have not seen them: ascending numbers, folds (-1: any), is_seed."""
         users = np.concatenate([self.seed, self.others, self.reference])
         none = np.full(len(self.reference), -1, dtype=np.int8)
         fold = np.concatenate([self.seed_fold, self.other_fold, none])
@@ -107,7 +107,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Scale:
-    """Brings a signal to logits of its rank among users no fit has seen.
+    """Map from a signal to the logit of its rank among users no fit has seen.
 
     Args:
         values: Ascending distinct values of the signal.
@@ -118,7 +118,7 @@ class Scale:
     logits: Float64
 
     def apply(self, signal: Float64) -> Float64:
-        """Logit-ranks; beyond the ends the outermost slope goes on, so that the best keep their order."""
+        """Logit-ranks, extrapolated beyond the ends with the outer slope so that the best keep their order."""
         if len(self.values) < 2:
             return np.zeros(len(signal))
         result = np.interp(signal, self.values, self.logits)
@@ -137,7 +137,7 @@ class Scorer:
     Args:
         signals: The first level.
         scales: One per signal.
-        weights: (signals,) of the second level, none negative.
+        weights: (signals,) weights of the second level, at least 0.
     """
 
     signals: Signals
@@ -145,7 +145,7 @@ class Scorer:
     weights: Float64
 
     def score(self, values: Float64) -> Float64:
-        """(n,) scores from (n, signals) values; only their order means something."""
+        """(n,) scores from (n, signals) values; only their order is meaningful."""
         total = np.zeros(len(values))
         for column, (scale, weight) in enumerate(zip(self.scales, self.weights, strict=True)):
             if weight > 0:
@@ -155,11 +155,11 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What was fitted for one seed.
+    """The scorers fitted for one seed.
 
     Args:
-        full: Fitted on the whole sample.
-        folds: Per fold, fitted without it.
+        full: Scorer fitted on the whole sample.
+        folds: Per fold, a scorer fitted without it.
         signal_auc: (signals,) out-of-fold AUC of each signal on the sample.
     """
 
@@ -169,7 +169,7 @@ class Ensemble:
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
-    """Another order of the same hashes: theirs is already the order of the users."""
+    """Scramble hashes to get an order that is independent of the order of users, which is by hash."""
     state = hashes.astype(np.uint64) * _MIX
     return (state ^ (state >> np.uint64(32))) * _MIX
 
@@ -209,22 +209,22 @@ def fit_ensemble(
     *,
     measured: bool = True,
 ) -> Ensemble:
-    """Fit both levels on everybody, and without each fold.
+    """Fit both levels on all users of the sample, and without each fold.
 
     Args:
         rows: The users of the sample.
-        population: Who is who.
+        population: Folds and sample.
         representation: The items' weights, embedding and neighbours.
         settings: Threads and rounds.
-        on_fit: Told the share of fits done, after each.
-        measured: Whether held-out users will be scored; without it the fold scorers are not honest and only `full`
-            may be used (its ranking is the same, for 6 fits instead of 16).
+        on_fit: Called with the share of fits done, after each.
+        measured: Whether held-out users will be scored. If false, the fold scorers are biased and only `full` may
+            be used; its ranking is the same, with 6 fits instead of 16.
     """
     fold, is_seed = population.sampled()
     n_folds = int(fold.max()) + 1
     fit_settings = FitSettings(settings.boosting_rounds)
     left_out = [(), *((k,) for k in range(n_folds)), *combinations(range(n_folds), 2)]
-    if n_folds < 3 or not measured:  # without both of two folds nobody would be left
+    if n_folds < 3 or not measured:  # leaving out both of two folds would leave no users
         left_out = left_out[: n_folds + 1]
     done = 0
 
@@ -269,7 +269,7 @@ def fit_ensemble(
 
 
 def score_with(scorers: list[Scorer], rows: Rows) -> list[Float64]:
-    """Scores of some users by several scorers, sharing the pass over the items."""
+    """Score users with several scorers in one pass over the items."""
     products = multiply(rows, [scorer.signals for scorer in scorers])
     return [
         scorer.score(scorer.signals.evaluate(rows, product))
@@ -278,7 +278,7 @@ def score_with(scorers: list[Scorer], rows: Rows) -> list[Float64]:
 
 
 def take(rows: Rows, positions: Int64) -> Rows:
-    """Some of the rows."""
+    """Select rows by position."""
     return Rows(
         items=rows.items[positions],
         strong=rows.strong[positions],
@@ -300,7 +300,7 @@ def _scale(reference: Float64) -> Scale:
     if n == 0 or ordered[0] == ordered[-1]:
         return Scale(np.zeros(0), np.zeros(0))
     reach = np.log(2.0 * n + 1.0)
-    # Knots evenly spaced in logits: the tails, where audiences are cut, get as many as the middle.
+    # Knots are evenly spaced in logits, so the tails, where audiences are cut, get as many as the middle.
     shares = 1.0 / (1.0 + np.exp(-np.linspace(-reach, reach, _N_KNOTS)))
     positions = np.unique(np.clip((shares * n).astype(np.int64), 0, n - 1))
     values = np.unique(ordered[positions])
@@ -314,7 +314,7 @@ def _logits(scales: tuple[Scale, ...], values: Float64) -> Float64:
 
 
 def _weights(logits: Float64, is_seed: Bool) -> Float64:
-    """Non-negative logistic regression, drawn towards the expected weights."""
+    """Non-negative logistic regression, shrunk towards the expected weights."""
     from scipy.optimize import minimize
 
     n_signals = logits.shape[1]

@@ -1,11 +1,11 @@
-"""What sets an audience apart, told without giving anybody away.
+"""Explain an audience without revealing individual users.
 
-Lives here: over-represented items and feature values with their lift, and what each signal contributed.
-Add here when a person should be told more about why a ranking is as it is.
-Keep out: whatever fewer than 25 seed users carry, and whatever chance explains.
+Lives here: over-represented items and feature values with their lift, and the contribution of each signal.
+Add here when the explanation of a ranking gets a further part.
+Keep out: items and values of fewer than 25 seed users, and differences explained by chance.
 
-Every item and value is tested (hypergeometric, one-sided) at 1 % divided by the number of tests, so a random seed
-has an empty explanation in 99 of 100 cases.
+Each item and value is tested (hypergeometric, one-sided) at 1 % divided by the number of tests (Bonferroni), so a
+random seed has an empty explanation in 99 of 100 cases.
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ def explain(model: Model, ensemble: Ensemble, counts: SeedCounts, n_seed: int, m
 
     Args:
         model: The audience model.
-        ensemble: What was fitted for the seed.
-        counts: What its users have.
+        ensemble: The ensemble fitted for the seed.
+        counts: Items and categories of the seed users.
         n_seed: Matched seed users.
-        min_users: Fewer seed users than this (25) behind an item or value and it is not shown.
+        min_users: Items and values of fewer seed users (25) are not shown.
     """
     n_users = model.n_users
     described = model.features
@@ -71,7 +71,7 @@ def _apart(
     chance = hypergeom.sf(in_seed[candidates] - 1, n_users, in_all[candidates], n_seed)
     kept = candidates[chance < _SIGNIFICANCE / n_tests]
     lift = (in_seed[kept] / n_seed) / (in_all[kept] / n_users)
-    # By how far the lift exceeds its own uncertainty: a lift of 5 from 25 users does not beat 4 from 250.
+    # Rank by lift relative to its uncertainty: a lift of 5 from 25 users ranks below 4 from 250.
     order = np.lexsort((kept, -np.log(lift) * np.sqrt(in_seed[kept])))[:_MOST_SHOWN]
     return [
         {

@@ -1,7 +1,7 @@
-"""Dense features per user: how active, how recent, what the declared columns say.
+"""Dense features per user: activity, recency and declared columns.
 
-Lives here: the transformation of counted columns into standardised features.
-Add here when a new number per user should be seen by every seed.
+Lives here: transforming aggregated columns into standardised features.
+Add here when a new number per user should be available for every seed.
 Keep out: SQL (reading) and items (representation).
 """
 
@@ -18,12 +18,12 @@ Float64 = npt.NDArray[np.float64]
 
 _SECONDS_PER_DAY = 86_400
 _LARGEST = 5.0
-# A column with values this many standard deviations out is heavy-tailed and is compressed first.
+# A column with values this many standard deviations from its mean is heavy-tailed and is compressed first.
 _HEAVY_TAIL = 10.0
 
 
 def activity_features(has_time: bool) -> list[Feature]:
-    """The features every model has, in order."""
+    """The features that every model has, in order."""
     features = [Feature("interactions", "activity"), Feature("distinct items", "activity")]
     if has_time:
         features += [Feature("days since last interaction", "recency"), Feature("days active", "recency")]
@@ -37,7 +37,7 @@ def activity_columns(
     last_time: Float64,
     newest: int | None,
 ) -> list[Float64]:
-    """The raw columns behind `activity_features`: logarithms of counts and of days.
+    """The raw columns of `activity_features`: logarithms of counts and of days.
 
     Args:
         n_events: (N,) interactions.
@@ -55,13 +55,13 @@ def activity_columns(
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean 0, deviation 1, cut at ±5; missing becomes 0; heavy tails are compressed by asinh first.
+    """Standardisation to mean 0 and deviation 1, clipped at ±5; missing becomes 0; asinh compresses heavy tails.
 
     Args:
-        mean: Of the known values, after compressing.
-        deviation: Theirs; 0 for a column without two different values, of which all become 0.
-        typical_size: Median of the sizes of the values that are not 0, by which they are divided before asinh;
-            None without heavy tails.
+        mean: Mean of the known values, after compression.
+        deviation: Their standard deviation; 0 for a constant column, all of whose values become 0.
+        typical_size: Median absolute value of the nonzero values, the divisor before asinh; None without heavy
+            tails.
     """
 
     mean: float
@@ -70,7 +70,7 @@ class Scaling:
 
     @classmethod
     def of(cls, column: Float64) -> "Scaling":
-        """The scaling of a whole column, NaN for missing."""
+        """Compute the scaling of a whole column, NaN for missing."""
         values = column[np.isfinite(column)]
         if len(values) == 0 or values.min() == values.max():
             return cls(0.0, 0.0)
@@ -81,7 +81,7 @@ class Scaling:
         return cls(values.mean(), values.std(), size)
 
     def apply(self, column: Float64) -> npt.NDArray[np.float32]:
-        """(n,) the values of any users, NaN for missing, standardised."""
+        """(n,) standardised values of any users; NaN means missing."""
         result = np.zeros(len(column), dtype=np.float32)
         if self.deviation > 0:
             known = np.isfinite(column)
@@ -93,38 +93,38 @@ class Scaling:
 
 
 def is_heavy_tailed(smallest: float, largest: float, mean: float, deviation: float) -> bool:
-    """Whether a column has values so far out that it is compressed first."""
+    """Whether a column has extreme values and must be compressed."""
     return bool(max(largest - mean, mean - smallest) > _HEAVY_TAIL * deviation)
 
 
 def standardised(column: Float64) -> npt.NDArray[np.float32]:
-    """A whole column, standardised by its own scaling."""
+    """Standardise a whole column by its own scaling."""
     return Scaling.of(column).apply(column)
 
 
 def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float | None:
-    """What 0 became in `standardised(column)`; None if no user has it."""
+    """The standardised value of 0 in `standardised(column)`; None if no user has 0."""
     zeros = np.flatnonzero(column == 0)
     return float(result[zeros[0]]) if len(zeros) else None
 
 
 def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) who has a category, by the share of it that was standardised.
+    """(n,) whether each user has a category, from its standardised feature.
 
     Args:
         standardised_column: (n,) the feature.
-        absent: What 0 became; None if nobody has 0, and then nobody can be told apart.
+        absent: The standardised value of 0; None if no user has 0, in which case the result is false for all.
     """
     if absent is None:
         return np.zeros(len(standardised_column), dtype=bool)
-    # Exactly 0 is the mean, which stands for "not in the users table".
+    # Exactly 0 is the mean, which means "not in the users table".
     return np.asarray((standardised_column > absent + 1e-6) & (standardised_column != 0))
 
 
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:
-    """Columns in order of the users' numbers from batches in any order; `missing` where no row came."""
+    """Columns in order of user number from batches in any order; `missing` for users without a row."""
     result = {column: np.full(n_users, missing) for column in columns}
     for batch in batches:
         number = batch.column("number").to_numpy(zero_copy_only=False)

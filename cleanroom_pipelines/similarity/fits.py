@@ -1,11 +1,11 @@
-"""What was fitted for one seed: all that is needed to score and rank everybody, here or in another process.
+"""The fit of one seed: everything needed to score and rank all users, in this or another process.
 
 Lives here: `Fit`, and its files.
-Add here when ranking needs something further of the fit.
+Add here when ranking needs further data from the fit.
 Keep out: fitting (ensemble), scoring (scoring), ranking (ranking).
 
-A stored fit tells who the seed users are and is the operator's only, like a ranking. It is JSON, numpy arrays and
-LightGBM's text; never pickle.
+A stored fit reveals the seed users and, like a ranking, is for the operator only. It consists of JSON, numpy
+arrays and LightGBM's text; never pickle.
 """
 
 import json
@@ -30,15 +30,15 @@ _SIGNALS = ("item_weights", "strong_weights", "dense_weights")
 
 @dataclass(frozen=True)
 class Fit:
-    """A seed that was matched, fitted and measured.
+    """A matched, fitted and measured seed.
 
     Args:
         n_users: Users of the model N.
         seed: (m,) numbers of the matched seed users, ascending.
         seed_hashes: (m,) their stable hashes.
         seed_ids: (m,) their user ids.
-        scorer: Scores everybody.
-        held_out: Where models that never saw them put the seed users.
+        scorer: Scorer for all users.
+        held_out: Ranks of the seed users by models that never saw them.
         explanation: The content of explanation.json.
         match: Counts of the seed's rows and ids, for metrics.json.
         timing_seconds: Seconds per stage so far.
@@ -84,7 +84,7 @@ def load_fit(folder: Path) -> Fit:
     """Read a fit.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The fit cannot be read.
     """
     try:
         described = json.loads((folder / FIT_FILE).read_text("utf-8"))
@@ -108,4 +108,4 @@ def load_fit(folder: Path) -> Fit:
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = type(error).__name__
-    raise ArtifactError(f"The fit of a seed cannot be read ({cause}).", remedy="Rank the seed again.")
+    raise ArtifactError(f"The fit of the seed cannot be read ({cause}).", remedy="Rank the seed again.")

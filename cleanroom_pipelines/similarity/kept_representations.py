@@ -1,12 +1,12 @@
-"""Keeping the private representation of an earlier model, so that a refreshed base is scored with a paid vector.
+"""Keep the private representation of an earlier model, so that paid vectors also score a refreshed base.
 
-Lives here: carrying a representation over to a new model, and what identifies it.
-Add here when a representation outlives its model in a further way.
-Keep out: learning one (private_representation), ranking with it (private_lookalikes).
+Lives here: transferring a representation to a new model, and its identity.
+Add here when representations can outlive their models in another way.
+Keep out: learning a representation (private_representation), ranking with it (private_lookalikes).
 
-A vector that was released for a seed means something in one representation only. A new model of a refreshed base
-takes over what made the vectors of the old one, by the items' ids and the features' names: items that are new
-count for nothing until a representation is learnt anew, which is when too many are.
+A vector released for a seed is valid in one representation only. A new model of a refreshed base therefore takes
+over the representation of the old model, matching items by id and features by name. New items have weight 0 until
+a representation is learnt again, which happens when too many items are new.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _ORIGIN = "origin"
 
 
 def representation_digest(model: Path | str) -> str:
-    """What a vector of this model is of: 64 hex digits, the same where a representation was kept."""
+    """Identity of a model's representation: 64 hex digits, unchanged when a representation is kept."""
     path = Path(model) / PRIVATE_FILE
     with np.load(path, allow_pickle=False) as arrays:
         if _ORIGIN in arrays:
@@ -32,11 +32,11 @@ def representation_digest(model: Path | str) -> str:
 
 
 def keep_representation(model: Path, before: Path) -> bool:
-    """Give a new model the private representation of an earlier one, if most of what it knows is still there.
+    """Copy the private representation of an earlier model to a new one, if the earlier model knows most items.
 
     Args:
-        model: Folder of the new model, whole.
-        before: Folder of the earlier one.
+        model: Folder of the new, complete model.
+        before: Folder of the earlier model.
 
     Returns:
         Whether it was kept: at least 70 % of the users' items are known to the earlier model.
@@ -51,7 +51,7 @@ def keep_representation(model: Path, before: Path) -> bool:
         return False
     origin = representation_digest(before)
     if representation_digest(model) == origin:
-        return True  # the same base: nothing is to be carried over
+        return True  # the same base: nothing to transfer
     PrivateRepresentation.load(before).carried_over(old, new).save(model)
     with np.load(model / PRIVATE_FILE, allow_pickle=False) as arrays:
         everything = {name: arrays[name] for name in arrays.files}

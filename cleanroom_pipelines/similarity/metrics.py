@@ -1,7 +1,7 @@
-"""What the held-out ranks say: recall, lift, relevance, AUC.
+"""Quality metrics from held-out ranks: recall, lift, relevance, AUC.
 
 Lives here: the formulas of metrics.json, on plain arrays.
-Add here when the numbers get another one; say its formula and source.
+Add here when there is a further metric; document its formula and source.
 Keep out: scoring, files.
 """
 
@@ -23,13 +23,13 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Where models that never saw them put the m seed users.
+    """Ranks of the m seed users by models that never saw them.
 
     Args:
         fold: (m,) fold of each.
-        percentile: (m,) share of the non-seed users below, ties half, within the model that scored her; 0 to 1.
-        above: (m,) users of the population (held-out and non-seed) above her.
-        tied: (m,) users of the population at her score, herself included.
+        percentile: (m,) share of the non-seed users below, ties count half, under the model of the fold; 0 to 1.
+        above: (m,) users of the population (held-out and non-seed) above.
+        tied: (m,) users of the population with the same score, the user included.
     """
 
     fold: npt.NDArray[np.int64]
@@ -43,12 +43,12 @@ def held_out_ranks(
 ) -> HeldOut:
     """Rank held-out seed users among held-out and non-seed users, fold by fold.
 
-    Each fold holds a part of both; its users stand for all, so that the m held-out users of all folds and the
-    N - m others together make up the population. On a random seed, recall at n users is then n / N exactly, on
-    average and whatever the sizes.
+    Each fold has a sample of both groups. Its users are weighted so that the m held-out users and the N - m others
+    add up to the population. For a random seed, expected recall at n users is then exactly n / N, whatever the
+    sizes.
 
     Args:
-        scores: (m,) score of each by the model of her fold.
+        scores: (m,) score of each by the model of the user's fold.
         fold: (m,) fold of each.
         reference: Per fold, scores of non-seed users that its model has not seen.
         n_users: Population N.
@@ -74,7 +74,7 @@ def held_out_ranks(
 
 
 def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
-    """Share of the held-out users among the first n, ties shared, and its standard error over the folds."""
+    """Share of held-out users ranked in the first n, ties counted in part, and its standard error over folds."""
     found = np.clip((n - held_out.above) / held_out.tied, 0.0, 1.0)
     by_fold = [found[held_out.fold == k].mean() for k in np.unique(held_out.fold)]
     error = float(np.std(by_fold, ddof=1) / np.sqrt(len(by_fold))) if len(by_fold) > 1 else 0.0
@@ -82,7 +82,7 @@ def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n (Wilson 1927)."""
+    """95 % Wilson score interval of a share of n (Wilson 1927)."""
     if n == 0:
         return 0.0, 1.0
     centre = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
@@ -91,12 +91,12 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def auc(held_out: HeldOut) -> float:
-    """Chance that a held-out seed user stands above a non-seed user."""
+    """Probability that a held-out seed user ranks above a non-seed user."""
     return float(held_out.percentile.mean())
 
 
 def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """At most 201 points by decreasing threshold: percentiles as thresholds, so fpr is 1 - threshold."""
+    """ROC curve of 201 points by decreasing threshold; thresholds are percentiles, so fpr is 1 - threshold."""
     fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
@@ -109,12 +109,12 @@ def roc(held_out: HeldOut) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Others:
-    """What the metrics want to know of the ranked non-seed users.
+    """Sums over the ranked non-seed users for the metrics.
 
     Args:
-        n_users: How many there are.
-        standings: By numbers of users n: the sum over the first n of twice the seed users below each, ties half:
-            2 m F of their percentiles, F the mid-distribution of the held-out users' percentiles.
+        n_users: Number of non-seed users.
+        standings: By size n, the sum over the first n of twice the seed users below each, ties count half: 2 m F
+            of their percentiles, where F is the mid-distribution of the held-out users' percentiles.
         histogram: Users in 20 equal bins of the score from 0 to 1.
     """
 
@@ -124,12 +124,12 @@ class Others:
 
 
 def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) -> Others:
-    """Sum up the non-seed users.
+    """Compute the sums over the non-seed users.
 
     Args:
         held_out: The held-out seed users.
         percentiles: (N - m,) percentiles of the non-seed users, descending.
-        wanted: The numbers of first users to sum up.
+        wanted: The sizes n to sum for.
     """
     ordered = np.sort(held_out.percentile)
     below = np.searchsorted(ordered, percentiles, "left") + np.searchsorted(ordered, percentiles, "right")
@@ -139,7 +139,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
 
 
 def together(parts: Sequence[Others]) -> Others:
-    """The others of consecutive parts of a ranking as one; each was asked for what of it lies in the first n."""
+    """Combine the sums of consecutive parts of a ranking; each part has summed its users among the first n."""
     standings: dict[int, int] = {}
     for part in parts:
         for n, value in part.standings.items():
@@ -149,7 +149,7 @@ def together(parts: Sequence[Others]) -> Others:
 
 
 def relevance(held_out: HeldOut, others: Others, n: int) -> float:
-    """Mean of 2F - 1 over the first n non-seed users, F the mid-distribution of the held-out percentiles."""
+    """Mean of 2F - 1 over the first n non-seed users; F is the mid-distribution of the held-out percentiles."""
     return others.standings[n] / (len(held_out.percentile) * min(n, others.n_users)) - 1.0
 
 
@@ -160,7 +160,7 @@ def histogram(percentiles: Float64) -> list[int]:
 
 
 def numbers_of(sizes: Sequence[AudienceSize], n_users: int) -> list[int]:
-    """How many users each size means, at most all."""
+    """Number of users of each size, at most the whole population."""
     return [min(size.n_users(n_users), n_users) for size in sizes]
 
 
@@ -175,7 +175,7 @@ def size_metrics(
     Args:
         held_out: The held-out seed users.
         others: The non-seed users, with the standings of `numbers_of(sizes, N)`.
-        sizes: The sizes asked for.
+        sizes: The requested sizes.
         n_users: Population N.
     """
     m = len(held_out.percentile)

@@ -1,19 +1,19 @@
 """The files of an audience model.
 
-Lives here: their names, opening a model, the representation of some of its users.
+Lives here: file names, opening a model, the representation of chosen users.
 Add here when a file is added (and raise FORMAT_VERSION).
-Keep out: how the numbers came about (training) and what is done with them (scoring, ranking).
+Keep out: computing the files (training) and using them (scoring, ranking).
 
-    model.json          what it was trained on, counts, features, users per shard; no clock: equal input, equal
-                        bytes
+    model.json          training data, counts, features, users per shard; no timestamps, so that equal input gives
+                        equal bytes
     users/, embeddings/ the users in shards (shards)
     items.parquet       item_id, n_users in vocabulary order
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
     private.npz         see private_representation
     digests.json        SHA-256 of each of the other files (model_digests)
 
-One shard of users is in memory at a time for each task at work, and one block of it (a few thousand users) is
-computed on at a time. A model that is sent to another machine is sent as the path of its folder.
+Each running task holds one shard of users in memory, and computes on one block of it (a few thousand users) at a
+time. A pickled model contains only the path of its folder.
 """
 
 import json
@@ -44,7 +44,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive users of a shard, by their places in it: first ≤ place < last."""
+    """Consecutive users of a shard, by position: first ≤ position < last."""
 
     first: int
     last: int
@@ -52,16 +52,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """The representation of some users.
+    """The representation of chosen users.
 
     Args:
         items: (n, M) idf rows of length 1.
-        strong: (n, M) the same with pairs weighted by how often and how lately, length 1.
+        strong: (n, M) the same with pairs weighted by frequency and recency, length 1.
         lengths: (n,) the lengths before scaling.
         embedding_lengths: (n,) lengths of the users' embeddings.
-        dense: (n, F) standardised features; those of behaviour first, then those of declared columns.
-        counts: (n, c) interactions with the c commonest items.
-        n_behaviour: How many of the features are of behaviour (activity and recency).
+        dense: (n, F) standardised features: behaviour first, then declared columns.
+        counts: (n, c) interactions with the c most frequent items.
+        n_behaviour: Number of behaviour features (activity and recency).
     """
 
     items: sp.csr_matrix
@@ -80,7 +80,7 @@ class Model:
         folder: The directory training wrote.
 
     Raises:
-        ArtifactError: Not a model, or one of another format.
+        ArtifactError: The folder is not a model, or the model has another format.
     """
 
     n_commonest = 100
@@ -99,7 +99,7 @@ class Model:
             ) from None
         if version != FORMAT_VERSION:
             raise ArtifactError(
-                f"The audience model has format {version}, this program reads {FORMAT_VERSION}.",
+                f"The audience model has format {version}, but this version reads format {FORMAT_VERSION}.",
                 remedy="Train it again.",
             )
 
@@ -128,7 +128,7 @@ class Model:
 
     @property
     def n_shards(self) -> int:
-        """How many shards the users lie in, a power of two."""
+        """The number of shards, a power of two."""
         return len(self.first_users) - 1
 
     @cached_property
@@ -159,7 +159,7 @@ class Model:
         return np.asarray(self._item_column("n_users"), dtype=np.int64)
 
     def shard(self, number: int) -> Shard:
-        """A shard; the last few are kept, for blocks of one shard are asked for one after the other."""
+        """Return a shard; the last few are cached because callers read a shard block by block."""
         with self._lock:
             shard = self._shards.pop(number, None) or Shard(self.folder, number)
             self._shards[number] = shard
@@ -169,7 +169,7 @@ class Model:
 
     @property
     def blocks_per_shard(self) -> int:
-        """How many blocks make a shard; some may have no users."""
+        """The number of blocks per shard; some may have no users."""
         return int(self.description["n_blocks"]) // self.n_shards
 
     def block(self, shard: Shard, number: int) -> Block:
@@ -197,11 +197,11 @@ class Model:
         )
 
     def rows_of(self, shard: Shard, places: Int64) -> Rows:
-        """The representation of some of a shard's users, by ascending place."""
+        """The representation of chosen users of a shard, by ascending position."""
         return self.rows_from([self.gather(shard, places)])
 
     def gather(self, shard: Shard, places: Int64) -> pa.Table:
-        """What is stored of some of a shard's users, by ascending place, for `rows_from` here or elsewhere."""
+        """The stored data of chosen users of a shard, by ascending position, for `rows_from` on any machine."""
         starts = shard.starts[places]
         sizes = shard.starts[places + 1] - starts
         ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -296,6 +296,7 @@ class Model:
 
 
 def _only_chunk(table: pa.Table, name: str) -> pa.Array:
-    # After combine_chunks there is one chunk, or none for no rows; a list's offsets begin at 0 only in a copy.
+    # After combine_chunks there is one chunk, or none without rows; list offsets are sure to start at 0 only in a
+    # copy.
     chunks = table[name].chunks
     return pa.concat_arrays(chunks) if chunks else pa.array([], table.schema.field(name).type)

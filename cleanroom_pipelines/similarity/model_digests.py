@@ -1,14 +1,13 @@
-"""The digests of a model's files, by which damage is told.
+"""Digests of a model's files, for detecting damage.
 
-Lives here: writing `digests.json` when a model is whole, and checking a model against it.
-Add here when more about a model's files must be kept.
-Keep out: what is in them (model).
+Lives here: writing `digests.json` when a model is complete, and checking a model against it.
+Add here when more about a model's files must be recorded.
+Keep out: the contents of the files (model).
 
-A damaged file can often still be read: what comes out is then wrong without a word. Whoever opens a model that no
-manifest of an artifact covers checks it once, before the work, not at each of the many times that it is opened in
-the course of it.
+A damaged file can often still be read, and then silently gives wrong results. For a model without an artifact
+manifest, the caller checks the digests once before the work starts, not each time the model is opened.
 
-    digests.json    {"<file>": "<SHA-256 hex>", …} in the order of the names, exactly as written here
+    digests.json    {"<file>": "<SHA-256 hex>", …} sorted by name; checked byte for byte
 """
 
 import hashlib
@@ -19,15 +18,15 @@ from pathlib import Path
 from cleanroom_pipelines.errors import ArtifactError
 
 DIGESTS_FILE = "digests.json"
-_MODEL_FILE = "model.json"  # no model is without it
-_THREADS = 4  # hashing is done outside of the interpreter's lock
+_MODEL_FILE = "model.json"  # every model has it
+_THREADS = 4  # hashing releases the GIL
 
 
 def write_digests(folder: Path) -> None:
-    """Write the digests of all files that a model's folder holds.
+    """Write the digests of all files in a model's folder.
 
     Args:
-        folder: The model, whole but for its digests.
+        folder: The model, complete except for its digests.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     (folder / DIGESTS_FILE).write_bytes(_written(dict(zip(names, _digests(folder, names), strict=True))))
@@ -40,8 +39,8 @@ def check_digests(folder: Path) -> bool:
         folder: The model.
 
     Returns:
-        Whether it has any: those trained before 2026-11-29 have none and can be used all the same, since training
-        them again may need data that are gone.
+        Whether the model has digests. Models trained before 2026-11-29 have none but stay usable, because the data
+        for training them again may have been deleted.
 
     Raises:
         ArtifactError: A file was altered or is missing.

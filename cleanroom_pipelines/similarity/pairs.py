@@ -1,12 +1,12 @@
-"""From a stream of interactions to who touched what, in bounded memory.
+"""Aggregate a stream of interactions to distinct (user, item) pairs, in bounded memory.
 
 Lives here: spilling packed interactions to shards of users, sorting each shard, counting pairs, the vocabulary.
 Add here when a pair gets a further number.
 Keep out: SQL (reading) and weights (representation).
 
 One interaction is one 64-bit number: user (28 bits), candidate item (20), days before the newest event (16).
-Sorting a shard of these brings equal pairs together, newest first; numpy sorts 20 million in a second, which is
-several times faster than grouping the same rows in SQL and needs no order of arrival.
+Sorting a shard groups equal pairs, newest first. numpy sorts 20 million numbers in a second, several times faster
+than grouping the same rows in SQL, and interactions may arrive in any order.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from cleanroom_pipelines.similarity.reading import DAY_BITS, ITEM_BITS
 
 UInt64 = npt.NDArray[np.uint64]
 MAX_USERS = 1 << (64 - ITEM_BITS - DAY_BITS)
-"""The most users whose numbers a packed interaction has room for: 268,435,456."""
+"""Maximum number of users that a packed interaction can number: 268,435,456."""
 _MAX_COUNT = 255
 
 
@@ -32,7 +32,7 @@ class ShardPairs:
         first_user: Number of the shard's first user.
         users: User of each pair.
         items: Candidate item of each pair.
-        counts: Interactions of each pair, cut at 255.
+        counts: Interactions of each pair, at most 255.
         days: Days from the pair's latest event to the newest event of all; 65,535 if unknown.
     """
 
@@ -58,7 +58,7 @@ class PairSpill:
         self._files = [(folder / f"{shard}.packed").open("wb") for shard in range(len(boundaries) - 1)]
 
     def add(self, packed: UInt64) -> None:
-        """Append interactions in any order."""
+        """Add interactions, in any order."""
         if len(self._files) == 1:
             packed.tofile(self._files[0])
             return
@@ -68,12 +68,12 @@ class PairSpill:
             packed[start:stop].tofile(file)
 
     def finish(self) -> None:
-        """Close the files; then shards may be read."""
+        """Close the files before reading shards."""
         for file in self._files:
             file.close()
 
     def shards(self) -> Iterator[ShardPairs]:
-        """The shards in the order of their users; the first reading sorts them, later ones do not."""
+        """Iterate over the shards in user order; the first iteration sorts them and keeps the result."""
         for shard, first_user in enumerate(self._boundaries[:-1]):
             kept = self._folder / f"{shard}.npz"
             if not kept.exists():
@@ -122,7 +122,7 @@ def _distinct(packed: UInt64) -> tuple[UInt64, npt.NDArray[np.uint8], npt.NDArra
 
 
 def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
-    """First user of each shard of about equal size, then the number of users."""
+    """First user of each of about equally large shards, followed by the number of users."""
     n_shards = max(1, -(-n_users // max(1, users_per_shard)))
     return [n_users * shard // n_shards for shard in range(n_shards + 1)]
 
@@ -130,7 +130,7 @@ def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
 def choose_vocabulary(
     spill: PairSpill, n_candidates: int, max_items: int, min_users: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The candidates with most users, ties to the one with more interactions.
+    """Choose the candidates with most users; ties go to the one with more interactions.
 
     Returns:
         Candidate numbers of the vocabulary in its order, and the users of each.

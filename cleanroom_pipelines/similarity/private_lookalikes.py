@@ -1,16 +1,16 @@
-"""Lookalikes with a proof: a ranking that uses the seed only through one noised vector.
+"""Private lookalikes: a ranking that uses the seed only through one noised vector.
 
-Lives here: the price and size of that vector, its sum over a seed, ranking everybody by it, counts for the quality
-figures, the figures from what was released of them, the explanation.
-Add here when a private lookalike is told more about, from released values only.
+Lives here: the price and size of that vector, its sum over a seed, ranking all users by it, counts for the quality
+figures, the figures computed from released counts, the explanation.
+Add here when private lookalikes get a further figure, computed from released values only.
 Keep out: the users' vectors (private_representation), drawing noise and paying for it (privacy).
 
-    b = Σ φ(u) over the seed + noise        the only thing that a ranking knows of the seed
+    b = Σ φ(u) over the seed + noise        the ranking's only information about the seed
     score(v) = φ(v)ᵀ C b                    C = (G / N + λ I)⁻¹, from the base alone
 
 λ is the covariance's mean diagonal times 25,000 (sigma / n)², at least 0.3 and at most 3: measured on page visits,
 wholesale and groceries, with 300 to 2,000 seed users at 8 to 42 units. A metric learnt from the items as
-pseudo-seeds was no better, 96 and 128 coordinates were worse at these prices.
+pseudo-seeds was no better; 96 and 128 coordinates were worse at these prices.
 
 Scores are sums of whole numbers below 2^53, hence the same on every machine.
 """
@@ -48,7 +48,7 @@ SeedUserIds: TypeAlias = pa.Array | pa.ChunkedArray | Path
 
 SCALE_FILE = "scale.npy"
 TOP_SHARES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75)
-"""Between the bins of the held-out histogram, from the top."""
+"""Bin edges of the held-out histogram as shares of all users, from the top."""
 SUM_GRID = 100
 _SCALE_STEPS = 4_000
 """Steps per 1.0 of a percentile."""
@@ -70,10 +70,10 @@ _MOST_SHOWN = 20
 
 
 class Choice(NamedTuple):
-    """How a lookalike of a seed is made, decided by the seed's released size.
+    """Parameters of a private lookalike, chosen by the seed's released size.
 
     Args:
-        d: Coordinates.
+        d: Number of coordinates.
         units: Price of the vector, a multiple of 0.1.
         ridge: λ, as a multiple of the covariance's mean diagonal.
     """
@@ -84,12 +84,12 @@ class Choice(NamedTuple):
 
     @property
     def sigma(self) -> float:
-        """Deviation of the noise, as a multiple of the sensitivity."""
+        """Standard deviation of the noise, as a multiple of the sensitivity."""
         return sigma_of(self.units)
 
 
 def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
-    """Deviation of the noise that so many units (of rho = 0.00128) buy: √(Δ² / 2 rho)."""
+    """Standard deviation of the noise for a price in units (of rho = 0.00128): √(Δ² / 2 rho)."""
     return math.sqrt(sensitivity_squared / (2 * _UNIT * units))
 
 
@@ -101,14 +101,14 @@ def sensitivity(d: int) -> float:
 def choose(released_seed_size: int) -> Choice:
     """Choose coordinates, price and λ of a private lookalike.
 
-    The price is that of sigma √24 ≤ 0.05 n. From 685 to 17,900 seed users it is more, 8 units up to 2,000, falling
-    with 1 / n² beyond, since noise and not the seed's size limits the ranking there.
+    The price is that of sigma √24 ≤ 0.05 n. From 685 to 17,900 seed users it is higher (8 units up to 2,000, then
+    falling with 1 / n²), because noise, not seed size, limits the ranking there.
 
     Args:
-        released_seed_size: Of the matched seed users, as released.
+        released_seed_size: Released number of matched seed users.
 
     Raises:
-        SeedError: Too few for any price (INSUFFICIENT_MATCHING_SEED); names the number needed.
+        SeedError: There are too few for any price (INSUFFICIENT_MATCHING_SEED); the message has the number needed.
     """
     smallest = math.ceil(math.sqrt(_NEEDED / _MOST_UNITS))
     if released_seed_size < smallest:
@@ -132,15 +132,15 @@ def seed_sum(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> Int64:
-    """Sum the vectors of a seed's users; exact, so for nobody before noise is added.
+    """Sum the vectors of the seed users; exact, so secret until noise is added.
 
-    One user more or less changes it by at most `sensitivity(d)`.
+    Adding or removing one user changes the sum by at most `sensitivity(d)`.
 
     Args:
         model: The folder training wrote.
-        seed_users: User ids, or a parquet file with a column user_id; unknown and repeated ids count for nothing.
-        d: Coordinates.
-        engine: Where the users are read.
+        seed_users: User ids, or a parquet file with a column user_id; unknown and repeated ids are ignored.
+        d: Number of coordinates.
+        engine: Engine that reads the users.
 
     Returns:
         (d,) in steps of 1 / GRID.
@@ -165,17 +165,17 @@ def private_ranking(
     """Rank all users by a noised vector; one ranking serves every reach.
 
     Args:
-        model: The folder training wrote; one that kept the representation of an earlier one serves too.
+        model: The folder training wrote; may also be a model that kept the representation of an earlier one.
         b: (d,) `seed_sum` with its noise, in steps of 1 / GRID.
-        d: Coordinates.
-        out: Existing directory that gets ranking.parquet (is_seed is false throughout: a private ranking knows no
-            seed; score is the share of all users below) and scale.npy for `held_out_histogram`.
-        ridge: As chosen.
+        d: Number of coordinates.
+        out: Existing directory for ranking.parquet (is_seed is always false because a private ranking does not
+            know the seed; score is the share of all users below) and scale.npy for `held_out_histogram`.
+        ridge: λ, from `choose`.
         runtime: Engine, progress and cancellation.
 
     Raises:
         ArtifactError: The model cannot be read.
-        CancelledError: The runtime said so.
+        CancelledError: The run was cancelled.
     """
     engine, stages = runtime.engine, Stages(runtime)
     opened = Model(model)
@@ -209,10 +209,10 @@ def private_ranking(
 
 @dataclass(frozen=True)
 class HeldOutCounts:
-    """Where the seed's users stand without themselves; exact, so for nobody before noise is added.
+    """Held-out ranks of the seed users as a histogram; exact, so secret until noise is added.
 
     Args:
-        counts: (12,) users between TOP_SHARES, the best first.
+        counts: (12,) users between TOP_SHARES, best first.
         total: Σ (percentile - ½), in steps of 1 / SUM_GRID; each user adds at most ½.
     """
 
@@ -230,18 +230,18 @@ def held_out_histogram(
     ridge: float = 1.0,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> HeldOutCounts:
-    """Count where each seed user would stand among all users, had she not been in the vector.
+    """Rank each seed user by the vector without that user, and count the ranks by bin.
 
     A user's percentile is that of φᵀC(b - φ) among the scores of all users, in steps of 1 / 2,000.
 
     Args:
         model: As ranked.
         seed_users: As for `seed_sum`.
-        b: The vector that was released.
-        d: Its coordinates.
+        b: The released vector.
+        d: Its number of coordinates.
         ranking: The directory that `private_ranking` wrote with this vector and the same λ.
-        ridge: As chosen.
-        engine: Where the users are read.
+        ridge: λ, from `choose`.
+        engine: Engine that reads the users.
 
     Raises:
         ArtifactError: The model, the ranking or the file of users cannot be read.
@@ -251,12 +251,12 @@ def held_out_histogram(
         scale = np.load(ranking / SCALE_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"The ranking's scale cannot be read ({type(error).__name__}).", remedy="Rank again."
+            f"The ranking's scale cannot be read ({type(error).__name__}).", remedy="Build the ranking again."
         ) from None
     scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
     with open_configured_engine(engine, paths=(opened.folder,)) as database, one_blas_thread():
         scores = scorer.without_themselves(_seed_vectors(database, opened, seed_users, d))
-    # Twice the steps below, ties half; between 1 and 2 · 2,000 - 1.
+    # Twice the number of steps below, ties count half; between 1 and 2 · 2,000 - 1.
     below = np.searchsorted(scale, scores, "left") + np.searchsorted(scale, scores, "right") + 1
     edges = np.rint(np.array(TOP_SHARES) * _SCALE_STEPS).astype(np.int64)
     bins = np.searchsorted(edges, _SCALE_STEPS - below, "left")
@@ -267,19 +267,18 @@ def held_out_histogram(
 
 
 def statistics_from_released(counts: Sequence[int], total: int, n_users: int, sigma: float) -> dict[str, Any]:
-    """Quality figures from released values alone, each with the ± that holds in 90 % (noise and sample).
+    """Compute quality figures from released values alone, each with a 90 % error bound (noise and sampling).
 
     Args:
-        counts: (12,) as `HeldOutCounts.counts`, with noise of deviation `sigma`.
-        total: As `HeldOutCounts.total`, with noise of deviation `sigma` · SUM_GRID.
-        n_users: All users, as released.
-        sigma: Of the noise.
+        counts: (12,) as `HeldOutCounts.counts`, with noise of standard deviation `sigma`.
+        total: As `HeldOutCounts.total`, with noise of standard deviation `sigma` · SUM_GRID.
+        n_users: Released number of all users.
+        sigma: Standard deviation of the noise.
 
     Returns:
         `reach` (1 to 30: `reach`, `tpr`, `tpr_error`, `fpr`), `auc`, `auc_error`, `fpr` and `tpr` (101 each) and
-        `tpr_error`, and `cumulated` (`shares` of all users, `found` of the seed, `errors`). A reach with fewer
-        than 40 seed users has None for `tpr` and `fpr`, and where there are fewer than 40 in all everything is
-        None.
+        `tpr_error`, and `cumulated` (`shares` of all users, `found` of the seed, `errors`). `tpr` and `fpr` are
+        None for a reach with fewer than 40 seed users; all figures are None if there are fewer than 40 in total.
     """
     noised = np.asarray(counts, dtype=np.float64)
     n = float(noised.sum())
@@ -301,19 +300,19 @@ def statistics_from_released(counts: Sequence[int], total: int, n_users: int, si
     for reach in _REACHES:
         taken = reach / 100
         tpr = float(np.interp(taken, shares, found))
-        # Read off cumulated counts, of which small ones are not told.
-        is_told = float(np.interp(taken, shares, cumulated)) >= _THRESHOLD
+        # Interpolated from cumulated counts, which are not published below the threshold.
+        is_shown = float(np.interp(taken, shares, cumulated)) >= _THRESHOLD
         reaches.append(
             {
                 "reach": reach,
-                "tpr": round(tpr, 3) if is_told else None,
+                "tpr": round(tpr, 3) if is_shown else None,
                 "tpr_error": round(float(np.interp(taken, shares, error)), 3),
-                "fpr": round(float(others(np.array(taken), np.array(tpr))), 3) if is_told else None,
+                "fpr": round(float(others(np.array(taken), np.array(tpr))), 3) if is_shown else None,
             }
         )
-    told = (cumulated >= _THRESHOLD) | (shares == 0)
+    is_shown_at = (cumulated >= _THRESHOLD) | (shares == 0)
     curve_fpr = np.linspace(0.0, 1.0, 101)
-    at = np.maximum.accumulate(others(shares[told], found[told]))
+    at = np.maximum.accumulate(others(shares[is_shown_at], found[is_shown_at]))
     auc = 0.5 + total / SUM_GRID / n
     auc = (auc - share_of_seed / 2) / (1 - share_of_seed)
     return {
@@ -321,12 +320,12 @@ def statistics_from_released(counts: Sequence[int], total: int, n_users: int, si
         "auc": round(float(np.clip(auc, 0.0, 1.0)), 3),
         "auc_error": round(_Z90 * math.sqrt(sigma**2 + n / 12) / n / (1 - share_of_seed), 3),
         "fpr": [round(float(x), 2) for x in curve_fpr],
-        "tpr": [round(float(y), 3) for y in np.interp(curve_fpr, at, found[told])],
-        "tpr_error": [round(float(y), 3) for y in np.interp(curve_fpr, at, error[told])],
+        "tpr": [round(float(y), 3) for y in np.interp(curve_fpr, at, found[is_shown_at])],
+        "tpr_error": [round(float(y), 3) for y in np.interp(curve_fpr, at, error[is_shown_at])],
         "cumulated": {
-            "shares": [float(x) for x in shares[told]],
-            "found": [round(float(y), 3) for y in found[told]],
-            "errors": [round(float(y), 3) for y in error[told]],
+            "shares": [float(x) for x in shares[is_shown_at]],
+            "found": [round(float(y), 3) for y in found[is_shown_at]],
+            "errors": [round(float(y), 3) for y in error[is_shown_at]],
         },
     }
 
@@ -334,26 +333,26 @@ def statistics_from_released(counts: Sequence[int], total: int, n_users: int, si
 def explanation(
     model: Path | str, b: Int64, d: int, *, released_seed_size: int, sigma: float, min_seed_users: int = 25
 ) -> dict[str, Any]:
-    """What sets the audience apart, read off the released vector; the seed is not asked.
+    """Explain the audience from the released vector, without access to the seed.
 
     Args:
         model: As ranked.
-        b: The vector that was released.
-        d: Its coordinates.
-        released_seed_size: Of the matched seed users.
-        sigma: Deviation of b's noise, as a multiple of the sensitivity.
-        min_seed_users: Said with the explanation; with the noise of any price fewer do not stand out.
+        b: The released vector.
+        d: Its number of coordinates.
+        released_seed_size: Released number of matched seed users.
+        sigma: Standard deviation of b's noise, as a multiple of the sensitivity.
+        min_seed_users: Value reported in the explanation; at any price, noise hides effects of fewer users.
 
     Returns:
-        The content of explanation.json: items and feature values that stand out from noise and from chance at
-        1 % divided by the number of tests, with `strength` (deviations above chance) in place of counts.
+        The content of explanation.json: items and feature values that differ significantly from noise and chance
+        (1 % divided by the number of tests), with `strength` (standard deviations above chance) instead of counts.
     """
     opened = Model(model)
     representation = PrivateRepresentation.load(opened.folder)
     covariance = representation.covariance(d)
     values = [number for number, feature in enumerate(opened.features) if feature["value"] is not None]
     maps = np.vstack([representation.item_map[:, :d], representation.dense_map[values][:, :d]]).astype(np.float64)
-    # Back from softened coordinates to items: the coordinate's spread is the factor.
+    # Map softened coordinates back to items; the factor is the coordinate's variance.
     rows = maps * np.diag(covariance)
     noise = (sigma * sensitivity(d) / GRID) ** 2 * (rows * rows).sum(axis=1)
     chance = released_seed_size * np.einsum("md,de,me->m", rows, covariance, rows)
@@ -387,11 +386,11 @@ def explanation(
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores vectors by a released one, in whole numbers.
+    """Integer scoring of user vectors by a released vector.
 
     Args:
-        representation: Makes the vectors.
-        d: Coordinates.
+        representation: Builds the users' vectors.
+        d: Number of coordinates.
         metric: (d, d) C in steps.
         weights: (d,) C b, scaled by `factor` and rounded.
         factor: A power of two.
@@ -417,7 +416,7 @@ class _Scorer:
         return cls(representation, d, metric, np.rint(weights * factor), factor)
 
     def vectors(self, model: Model, piece: Piece) -> Sequence[Float64]:
-        """Of the users of some blocks."""
+        """The vectors of the users in a piece."""
         shard = model.shard(piece.shard)
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
         return [
@@ -429,11 +428,11 @@ class _Scorer:
         ]
 
     def score(self, model: Model, piece: Piece) -> Float64:
-        """Of the users of some blocks."""
+        """The scores of the users in a piece."""
         return np.concatenate([np.zeros(0), *(vectors @ self.weights for vectors in self.vectors(model, piece))])
 
     def without_themselves(self, vectors: Float64) -> Float64:
-        """(n,) scores of seed users by the released vector without each of them."""
+        """(n,) score of each seed user by the released vector minus that user's own vector."""
         own = ((vectors @ self.metric) * vectors).sum(axis=1)
         return np.asarray(vectors @ self.weights - self.factor * own)
 
@@ -475,7 +474,7 @@ def _rank_in_memory(model: Model, scores: Float64, path: Path) -> Float64:
 
 
 def _scale_places(n_users: int) -> Int64:
-    """(1,999,) places, from the best, of the users whose scores divide all into 2,000 equal parts."""
+    """(1,999,) positions, from the best, of the users whose scores divide all users into 2,000 equal parts."""
     return (np.arange(1, _N_STEPS, dtype=np.int64) * n_users) // _N_STEPS
 
 
@@ -496,7 +495,7 @@ def _rank_on_cluster(engine: Engine, n_users: int, scored: Path, ordered: Path, 
 
 @dataclass(frozen=True)
 class _FinishPart:
-    """Writes one part of the ranking; gives the scores of the scale that lie in it."""
+    """Write one part of the ranking, and return the scores of the scale in it."""
 
     n_users: int
     out: Path
@@ -520,7 +519,7 @@ class _FinishPart:
 
 
 def _seed_vectors(engine: Engine, model: Model, seed_users: SeedUserIds, d: int) -> Float64:
-    """(m, d) rounded vectors of the users of a seed that the model knows."""
+    """(m, d) rounded vectors of the seed users that the model knows."""
     ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
     seed = match_users(engine, model, ids).seed
     shards, places = by_shard(model, seed)
@@ -550,12 +549,12 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
         return pq.read_table(path, columns=["user_id"])["user_id"]
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArtifactError(
-            f"The file of the source audience cannot be read ({type(error).__name__}).", remedy="Make it again."
+            f"The file of the source audience cannot be read ({type(error).__name__}).", remedy="Build it again."
         ) from None
 
 
 def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
-    """± at 90 % of shares of cumulated counts, whose sum is noised too."""
+    """90 % error bounds of shares of cumulated counts; the total is noised too."""
     bins = np.arange(len(found))
     noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
     sample = found * (1 - found) / n

@@ -1,18 +1,17 @@
-"""How a private lookalike sees a user: a short vector that no seed has shaped.
+"""User representation of private lookalikes: short vectors that are independent of any seed.
 
 Lives here: learning the vectors' maps, clip lengths and Gram matrices when a model is trained; vectors of users.
 Add here when a user's vector gets a further part (and raise model.FORMAT_VERSION).
-Keep out: everything that knows a seed (private_lookalikes).
+Keep out: everything that depends on a seed (private_lookalikes).
 
-A user's coordinates are her embedding, how many items she has, and the leading directions of the declared
-features; centred, in order of their spread, cut to the first d, clipped to the median length and rounded to
-multiples of 1 / GRID. So a vector is a function of the base and of one user: whole numbers of length at most
-`private_lookalikes.sensitivity(d)`. Everything summed over users is summed in whole numbers, so that the order of
-users, shards, threads and machines does not matter. Beyond about a million users the sums are those of a hashed
-sample of so many.
+A user's coordinates are the embedding, the number of items, and the leading directions of the declared features.
+They are centred, sorted by variance, cut to the first d, clipped to the median length and rounded to multiples of
+1 / GRID. A vector therefore depends only on the base and on one user, and has whole numbers and length at most
+`private_lookalikes.sensitivity(d)`. All sums over users are sums of whole numbers, so the order of users, shards,
+threads and machines does not matter. Above about a million users the sums are over a hashed sample of that size.
 
-How many items somebody has is worth up to 5 % of recall at 10 % (page visits, 500 seed users: .93 to .98 of what
-logistic regression finds) and costs nothing elsewhere.
+The number of items adds up to 5 % of recall at 10 % (page visits, 500 seed users: .93 to .98 of the recall of
+logistic regression) and costs nothing on other data.
 
     private.npz     idf (M,), item_map (M, D), dense_map (F, D), mean (D,); per d `length_d` and `gram_d` (d, d)
 """
@@ -41,34 +40,34 @@ PRIVATE_FILE = "private.npz"
 GRID = 256
 """Steps per 1.0 of length."""
 DIMENSIONS = (24, 48)
-"""How many leading coordinates a lookalike may use."""
+"""Allowed numbers of leading coordinates."""
 
 _WIDTH = DIMENSIONS[-1]
 _MOST_DENSE = 16
 _DENSE_SHARE = 0.5
-_DISTINCT_ITEMS = 1  # the place of the feature in features.activity_features
-# Each learns from at most so many blocks, of at least 4,096 users each.
+_DISTINCT_ITEMS = 1  # the feature's position in features.activity_features
+# Learning uses at most this many blocks, of at least 4,096 users each.
 _MAX_BLOCKS = 256
 _SPREAD_STEPS = 1 << 20
 _MEAN_STEPS = 1 << 30
 _DENSE_STEPS = 1 << 10
 _MAP_STEPS = 1 << 20
-_SHORTEST = 1e-6  # where all users are alike, what is left of them is rounding
-_LENGTH_BITS = 40  # of a float64's 64, dropped: lengths are told apart to 1/4,096
+_SHORTEST = 1e-6  # if all users are alike, their centred vectors are only rounding errors
+_LENGTH_BITS = 40  # dropped of a float64's 64 bits: lengths are distinguished to 1/4,096
 
 
 @dataclass(frozen=True)
 class PrivateRepresentation:
-    """What makes a vector of a user.
+    """Parameters that map a user to a vector.
 
     Args:
         idf: (M,) item weights.
-        item_map: (M, D) a user's row of item weights times this.
-        dense_map: (F, D) her dense features times this, in steps of 1 / _MAP_STEPS.
-        mean: (D,) of all users, taken off.
-        lengths: By d, the length that longer vectors are cut to.
+        item_map: (M, D) matrix applied to a user's row of item weights.
+        dense_map: (F, D) matrix applied to a user's dense features, in steps of 1 / _MAP_STEPS.
+        mean: (D,) mean of all users, subtracted.
+        lengths: By d, the maximum length to which vectors are clipped.
         grams: By d, (d, d) sum over all users of the products of their rounded vectors.
-        n_users: How many users that are.
+        n_users: The number of users in these sums.
     """
 
     idf: Float64
@@ -84,7 +83,7 @@ class PrivateRepresentation:
         """Read a model's private.npz.
 
         Raises:
-            ArtifactError: It cannot be read.
+            ArtifactError: The file cannot be read.
         """
         try:
             with np.load(folder / PRIVATE_FILE, allow_pickle=False) as arrays:
@@ -117,13 +116,13 @@ class PrivateRepresentation:
         np.savez(folder / PRIVATE_FILE, **arrays)
 
     def carried_over(self, own: Model, other: Model) -> "PrivateRepresentation":
-        """The same for the users of another model, whose items and features have other numbers.
+        """Translate the representation to another model, which numbers items and features differently.
 
-        Items and features that this one does not know count for nothing.
+        Items and features that are not in this representation get weight 0.
 
         Args:
-            own: The model that this representation is of.
-            other: The model whose users are to be seen with it.
+            own: The model of this representation.
+            other: The model to translate it to.
         """
         items = _places(own.item_ids(), other.item_ids())
         features = _places(_identities(own), _identities(other))
@@ -139,13 +138,13 @@ class PrivateRepresentation:
         return np.asarray(self.grams[d] / (float(self.n_users) * GRID * GRID))
 
     def coordinates(self, rows: sp.csr_matrix, dense: npt.NDArray[np.float32]) -> Float64:
-        """(n, D) coordinates of users, neither centred nor cut; each is a function of that user's numbers alone.
+        """(n, D) coordinates of users, neither centred nor cut; each row depends on that user's data alone.
 
         Args:
             rows: (n, M) item weights, rows of length 1.
             dense: (n, F) standardised features.
         """
-        # Sparse rows are multiplied one by one, and products of whole numbers add up to the same in every order.
+        # Sparse rows are multiplied one by one, and sums of whole numbers do not depend on the order.
         embedded = np.asarray(rows @ self.item_map, dtype=np.float64)
         return np.asarray(embedded + _steps(dense, _DENSE_STEPS) @ self.dense_map / (_DENSE_STEPS * _MAP_STEPS))
 
@@ -157,7 +156,7 @@ class PrivateRepresentation:
 
 
 def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateRepresentation) -> Float64:
-    """(n, D) coordinates of some users of a shard, by ascending place or a slice of places."""
+    """(n, D) coordinates of some users of a shard, by ascending position or a slice of positions."""
     chosen = np.arange(len(shard.hashes))[places]
     starts = shard.starts[chosen]
     sizes = shard.starts[chosen + 1] - starts
@@ -168,12 +167,12 @@ def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateR
 
 
 def learn_private_representation(engine: Engine, model: Model, check: Callable[[], None]) -> None:
-    """Learn and write private.npz; the model's other files are written, but for its digests.
+    """Learn and write private.npz; all other files of the model except its digests must exist.
 
     Args:
-        engine: Where the shards are read.
+        engine: Engine that reads the shards.
         model: The model.
-        check: Called now and then; raises to stop.
+        check: Called regularly; raises to cancel.
     """
 
     def over_all(function: Callable[[int], pa.Table]) -> list[pa.Table]:
@@ -217,20 +216,20 @@ def _identities(model: Model) -> list[Any]:
 
 
 def _places(known: Sequence[Any], wanted: Sequence[Any]) -> Int64:
-    """Where the wanted stand among the known, -1 if nowhere."""
+    """Positions of the wanted among the known, -1 if missing."""
     place = {name: number for number, name in enumerate(known)}
     return np.array([place.get(name, -1) for name in wanted], dtype=np.int64)
 
 
 def _declared(model: Model) -> Int64:
-    """Numbers of the features that are not of behaviour."""
+    """Numbers of the declared features, which are all but the behaviour features."""
     return np.flatnonzero([feature["group"] not in ("activity", "recency") for feature in model.features])
 
 
 def _mapped(
     plain: PrivateRepresentation, variances: Float64, moments: Float64, declared: Int64
 ) -> tuple[PrivateRepresentation, Int64]:
-    """The D candidates for a coordinate that spread most, and which they are."""
+    """The D candidate coordinates with the largest variance, and their numbers."""
     typical = float(variances[variances > 0].mean()) if (variances > 0).any() else 1.0
     n_features = len(plain.dense_map)
     maps = [np.eye(n_features)[:, _DISTINCT_ITEMS : _DISTINCT_ITEMS + 1] * np.sqrt(typical)]
@@ -239,7 +238,7 @@ def _mapped(
         values, directions = np.linalg.eigh(moments)
         order = np.argsort(-values, kind="stable")[:_MOST_DENSE]
         order = order[values[order] > values.max() * 1e-6]
-        # Softened to their square root, as the items' are, and together half as spread as they.
+        # Scaled by the square roots of the eigenvalues, like the items; their total variance is half the items'.
         softened = np.sqrt(values[order])
         weight = max(_DENSE_SHARE * variances.sum(), typical) / softened.sum()
         directions = directions[:, order] * np.where((directions[:, order] ** 3).sum(axis=0) < 0, -1.0, 1.0)
@@ -257,7 +256,7 @@ def _mapped(
 
 
 def _sampled(model: Model, number: int) -> Iterator[tuple[Shard, slice]]:
-    """The blocks of a shard that are learnt from: users lie in shards by their hash, so the first are a sample."""
+    """The blocks of a shard used for learning; shards are ordered by hash, so the first blocks are a sample."""
     shard = model.shard(number)
     for place in range(min(model.blocks_per_shard, _MAX_BLOCKS - number * model.blocks_per_shard)):
         block = model.block(shard, place)
@@ -267,7 +266,7 @@ def _sampled(model: Model, number: int) -> Iterator[tuple[Shard, slice]]:
 
 @dataclass(frozen=True)
 class _SumMoments:
-    """Over a shard's users: how many, embeddings, their squares, dense features, products of the declared."""
+    """Sums over a shard's users: count, embeddings, squares, dense features, products of declared features."""
 
     model: Model
     representation: PrivateRepresentation
@@ -292,7 +291,7 @@ class _SumMoments:
 
 @dataclass(frozen=True)
 class _SumProducts:
-    """Over a shard's users: the products of their vectors, for each d."""
+    """Sums over a shard's users: the products of their vectors, for each d."""
 
     model: Model
     representation: PrivateRepresentation
@@ -308,7 +307,7 @@ class _SumProducts:
 
 @dataclass(frozen=True)
 class _CountLengths:
-    """How many users of a shard have vectors of which length before clipping, for each d."""
+    """Counts of a shard's users by vector length before clipping, for each d."""
 
     model: Model
     representation: PrivateRepresentation
@@ -321,7 +320,7 @@ class _CountLengths:
                 lengths[d].append(_lengths(centred[:, :d]))
         tables = []
         for d in DIMENSIONS:
-            # Positive floats are in the order of their bits.
+            # Positive floats sort like their bits.
             bits = np.concatenate(lengths[d]).view(np.int64) >> _LENGTH_BITS
             values, counts = np.unique(bits, return_counts=True)
             tables.append(pa.table({"d": np.full(len(values), d), "length": values, "n_users": counts}))
@@ -341,7 +340,7 @@ def _summed(sums: Iterable[Float64]) -> pa.Table:
 
 
 def _total(tables: Iterable[pa.Table]) -> Float64:
-    # A shard without users gives a single 0.
+    # A shard without users returns a single 0.
     return np.asarray(sum((table["sum"].to_numpy() for table in tables), start=np.zeros(())))
 
 

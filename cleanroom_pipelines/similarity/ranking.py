@@ -1,18 +1,19 @@
-"""Ranking a population by similarity to a seed.
+"""Rank a population by similarity to a seed.
 
-Lives here: `generate`, and `prepare`, its first half (match, fit, measure); `rank_in_place`, the ranking without
-the metrics around it.
-Add here when a ranking is made in a further way.
+Lives here: `generate`, and `prepare`, its first half (match, fit, measure); `rank_in_place`, a ranking without
+metrics.
+Add here when rankings can be built in another way.
 Keep out: fitting (signals, ensemble), formulas (metrics), reading a ranking (rankings).
 
-`ranking.parquet` is the operator's only: it tells who is a seed user. Everything in it is a function of the model
-and the set of seed ids; times are in metrics.json alone. On one machine it is a file, ranked in memory; where the
-engine is a cluster it is a folder of parts, and nothing of the length of the population comes to this machine.
+`ranking.parquet` reveals the seed users and is for the operator only. It depends only on the model and the set of
+seed ids; timings are in metrics.json. On one machine it is a file, ranked in memory; on a cluster it is a folder
+of parts, and data proportional to the population never reaches this machine.
 
-Fitting dominates: 16 fits on up to 25,000 users are about 15 of the 25 CPU seconds of a 10,000-user seed among a
-million users, and do not grow with the population. A tolerance of 1e-6 in the logistic fits saved a third, 20,000
-instead of 45,000 other users another third; neither moved recall. Fold models are not warm-started from the full
-one, which has seen their fold.
+Fitting dominates the cost: 16 fits on up to 25,000 users take about 15 of the 25 CPU seconds for a 10,000-user
+seed among a million users, and do not grow with the population. A tolerance of 1e-6 in the logistic fits saved a
+third, 20,000 instead of 45,000 other users another third; neither changed recall. Fold models are not warm-started
+from
+the full model, which has seen their fold.
 """
 
 import json
@@ -54,18 +55,18 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 ScoreAll = Callable[[Model, Fit, Callable[[float], None]], Float64]
-"""Gives (N,) scores of everybody, told the share done."""
+"""Returns (N,) scores of all users; gets a callback for the share done."""
 
 _ROW_GROUP = 100_000
 _FEW_SEED_USERS = 100
 _LOW_MATCH_RATE = 0.1
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _MESSAGES = {
-    "FEW_SEED_USERS": "Only {n} matched seed users: the interval is wide.",
-    "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the seed has no pattern this model can see.",
-    "SIZE_EXCEEDS_POPULATION": "A size is larger than the users there are: all of them are delivered.",
-    "LOW_MATCH_RATE": "Few of the seed's ids are known to the model: check that both sides use the same ids.",
-    "MINIMUM_LOWERED": "The minimum of seed users was set below 500: a small seed says more about each user.",
+    "FEW_SEED_USERS": "Only {n} seed users matched, so the confidence interval is wide.",
+    "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the model found no pattern in the seed.",
+    "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the available users; all of them are delivered.",
+    "LOW_MATCH_RATE": "Few of the seed's ids matched the model: check that both sides use the same ids.",
+    "MINIMUM_LOWERED": "The minimum seed size was set below 500; a small seed reveals more about each user.",
     "SEED_ROWS_DROPPED": "Seed rows without a usable id were dropped.",
 }
 
@@ -87,23 +88,23 @@ def generate(
     Args:
         model: The folder training wrote.
         seed: The seed, or its file.
-        out: Existing directory that gets ranking.parquet, metrics.json and explanation.json.
+        out: Existing directory for ranking.parquet, metrics.json and explanation.json.
         sizes: Audience sizes to measure, 1 to 25.
-        min_matching_seed_size: Fewest seed users the model must know.
-        seed_floor: The least that `min_matching_seed_size` may be.
+        min_matching_seed_size: Minimum number of seed users that match the model.
+        seed_floor: Smallest allowed `min_matching_seed_size`.
         settings: Folds, samples, threads and rounds.
-        score: Scores everybody in another way, with the same numbers; not on a cluster.
+        score: Alternative scoring function that must return the same scores; not on a cluster.
         runtime: Engine, progress and cancellation.
 
     Returns:
-        What was written, and timing.
+        The contents of the written documents, and timing.
 
     Raises:
-        SeedError: The seed cannot be used, too few of it match (INSUFFICIENT_MATCHING_SEED), or it leaves fewer
-            than max(100, seed / 10) other users (SEED_COVERS_POPULATION).
+        SeedError: The seed is unusable, too few users match (INSUFFICIENT_MATCHING_SEED), or it leaves fewer than
+            max(100, seed / 10) other users (SEED_COVERS_POPULATION).
         UsageError: Sizes or the minimum are out of range.
         ArtifactError: The model cannot be read.
-        CancelledError: The runtime said so.
+        CancelledError: The run was cancelled.
     """
     sizes = check_sizes(tuple(sizes))
     stages = Stages(runtime)
@@ -146,27 +147,27 @@ def prepare(
     seed_engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     stages: Stages,
 ) -> Fit:
-    """Match a seed, fit the ensemble, and rank the held-out seed users: all but scoring everybody.
+    """Match a seed, fit the ensemble, and rank the held-out seed users: everything before scoring all users.
 
     Args:
         model: The audience model.
         seed: The seed, or its file.
-        min_matching_seed_size: Fewest seed users the model must know.
-        seed_floor: The least that `min_matching_seed_size` may be.
+        min_matching_seed_size: Minimum number of seed users that match the model.
+        seed_floor: Smallest allowed `min_matching_seed_size`.
         settings: Folds, samples, threads and rounds.
-        engine: Where the users are read.
+        engine: Engine that reads the users.
         seed_engine: Memory, threads and scratch for reading the seed on this machine.
-        stages: Told of progress, from 0 to 0.6 of the whole.
+        stages: Receives progress, from 0 to 0.6 of the whole.
 
     Raises:
-        SeedError: As `generate`.
-        UsageError: As `generate`.
-        CancelledError: The runtime said so.
+        SeedError: As in `generate`.
+        UsageError: As in `generate`.
+        CancelledError: The run was cancelled.
     """
     if min_matching_seed_size < seed_floor:
         raise UsageError(
             f"The minimum matching seed size must be at least {seed_floor}.",
-            remedy="Raise it, or lower the floor.",
+            remedy="Raise the minimum, or lower the floor.",
         )
     with one_blas_thread():
         with stages.stage(0.0, "reading the seed"):
@@ -193,7 +194,7 @@ def fit_candidates(
     settings: GenerationSettings,
     stages: Stages,
 ) -> Fit:
-    """Fit, and rank the held-out seed users; within `one_blas_thread`."""
+    """Fit the ensemble and rank the held-out seed users; call inside `one_blas_thread`."""
     with stages.stage(0.05, "fitting the ensemble"):
         population = arrange(candidates, settings)
         rows = gather_rows(engine, model, population.sample)
@@ -231,18 +232,18 @@ def rank_in_place(
     scratch: Path | None,
     stages: Stages,
 ) -> None:
-    """Score and rank everybody, and write the ranking without metrics; within `one_blas_thread`.
+    """Score and rank all users, and write the ranking without metrics; call inside `one_blas_thread`.
 
     Args:
-        engine: Where the users are scored.
+        engine: Engine that scores the users.
         model: The audience model.
-        fit: What was fitted for the seed.
+        fit: The fit of the seed.
         out: The ranking.parquet to write.
-        scratch: Existing directory; on a cluster, one that the executors see.
-        stages: Told of progress, from 0.6 to 0.95 of the whole.
+        scratch: Existing directory; on a cluster, one that the executors can access.
+        stages: Receives progress, from 0.6 to 0.95 of the whole.
 
     Raises:
-        CancelledError: The runtime said so.
+        CancelledError: The run was cancelled.
     """
     _rank(engine, model, fit, out, scratch=scratch, stages=stages, wanted=())
 
@@ -312,7 +313,7 @@ def _rank(
 
 
 def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted: Sequence[int]) -> metrics.Others:
-    """Everybody's percentile among the non-seed users, within the model that scored her; best first."""
+    """Rank users, best first, by percentile among the non-seed users under the model that scored each."""
     is_seed = np.zeros(len(scores), dtype=bool)
     is_seed[fit.seed] = True
     others = np.flatnonzero(~is_seed)
@@ -328,7 +329,7 @@ def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted:
 
 
 def write_ranking(model: Model, order: Int64, scores: Float64, is_seed: npt.NDArray[np.bool_], path: Path) -> None:
-    """Write ranking.parquet: users by rank, given by their numbers; scores and flags by number."""
+    """Write ranking.parquet from user numbers in rank order; scores and flags are indexed by user number."""
     import pyarrow.parquet as pq
 
     user_ids = model.user_ids().combine_chunks()
@@ -350,18 +351,18 @@ def write_ranking(model: Model, order: Int64, scores: Float64, is_seed: npt.NDAr
 
 
 def _check_matched(n_matched: int, seed: SeedUsers, n_users: int, minimum: int) -> None:
-    # The messages become the status of a job, which both sides read: exact counts are attributes only.
+    # Both sides can read these messages in the job's status, so exact counts are attributes only.
     counts = {"n_matched": n_matched, "n_unique": seed.n_unique, "n_users": n_users}
     if n_matched < minimum:
         raise SeedError(
-            f"Fewer than {minimum:,} seed users, the minimum, are known to the model.",
+            f"Fewer seed users match the model than the minimum of {minimum:,}.",
             remedy="Give a larger seed, check that both sides use the same ids, or lower the minimum.",
             status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             **counts,
         )
     if n_users - n_matched < max(100, n_matched / 10):
         raise SeedError(
-            "The seed covers the population: too few users are not in it to tell it apart.",
+            "The seed covers nearly the whole population; too few other users are left to compare it with.",
             remedy="Give a smaller seed.",
             status_code=StatusCode.SEED_COVERS_POPULATION,
             **counts,
@@ -397,7 +398,7 @@ def _metrics(fit: Fit, others: metrics.Others, sizes: Sequence[AudienceSize], mi
 def _main_sizes(
     fit: Fit, others: metrics.Others, by_size: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The size AWS's recallMetric stands for (the largest percentage up to 50, else 20 %), and the headline's."""
+    """The size of AWS's recallMetric (the largest percentage up to 50, else 20 %), and that of the headline."""
     percentages = [entry for entry in by_size if entry["type"] == "PERCENTAGE" and entry["value"] <= 50]
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])

@@ -1,11 +1,11 @@
-"""Reading a ranking: its projections by seed mode, and the users of one size.
+"""Read a ranking: project it by seed mode, and select the users of one size.
 
 Lives here: the columns and parts of `ranking.parquet`, `write_ranked`, and `select_audience`.
-Add here when an audience can be taken from a ranking in a further way.
-Keep out: making a ranking (ranking, sorting).
+Add here when audiences can be selected from a ranking in another way.
+Keep out: building a ranking (ranking, sorting).
 
-`ranking.parquet` is a file, or where a cluster made it a folder of parts that follow each other. The footer of
-each file says how many seed users it holds, so where the others of a part begin is known without reading it.
+`ranking.parquet` is a file, or on a cluster a folder of consecutive parts. Each file's footer has its number of
+seed users, so the position of a part's non-seed users is known without reading it.
 """
 
 import shutil
@@ -30,7 +30,7 @@ _ROW_GROUP = 100_000
 
 
 def ranking_metadata(n_seed_users: int) -> dict[bytes, bytes]:
-    """What the footer of a file of a ranking says: the seed users in that file."""
+    """Parquet footer metadata of a ranking file: its number of seed users."""
     return {b"n_seed_users": str(n_seed_users).encode()}
 
 
@@ -40,7 +40,7 @@ def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXC
     Args:
         ranking: The ranking.parquet that `generate` wrote.
         out: File to write.
-        seed_mode: Where the seed's own users stand.
+        seed_mode: Placement of the seed users.
 
     Returns:
         Rows written.
@@ -64,14 +64,14 @@ def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXC
 
 @dataclass(frozen=True)
 class AudienceSlice:
-    """Consecutive users of an audience: some of the seed, then some of the ranking, read where they are needed.
+    """Consecutive users of an audience, read lazily: first seed users, then users of the ranking.
 
     Args:
-        seed_ids: Seed users who stand before everybody else.
+        seed_ids: Seed users placed before all others.
         ranking: The ranking.
-        passes_seed: Whether the ranking's seed users are passed over.
-        first: Place of the first user of the ranking, those that are passed over not counted.
-        last: Place behind the last one.
+        passes_seed: Whether to skip the ranking's seed users.
+        first: Position of the first user of the ranking, not counting skipped users.
+        last: Position after the last user.
     """
 
     seed_ids: pa.Array
@@ -81,7 +81,7 @@ class AudienceSlice:
     last: int
 
     def user_ids(self) -> Iterator[pa.Array]:
-        """The user ids in order, in batches of strings; parts of the ranking without any of them are not read."""
+        """The user ids in order, in batches of strings; reads only the parts of the ranking that it needs."""
         if len(self.seed_ids):
             yield self.seed_ids
         place = 0
@@ -108,9 +108,9 @@ class Audience:
     """The users of one size, best first.
 
     Args:
-        requested: Users asked for.
-        delivered: Users there are.
-        warnings: SIZE_EXCEEDS_POPULATION where fewer than asked for.
+        requested: Number of users requested.
+        delivered: Number of users available.
+        warnings: SIZE_EXCEEDS_POPULATION if fewer are available than requested.
     """
 
     requested: int
@@ -120,7 +120,7 @@ class Audience:
     _seed_mode: SeedMode
 
     def user_ids(self) -> Iterator[pa.Array]:
-        """The user ids in rank order, in batches of strings; never all in memory."""
+        """The user ids in rank order, in batches of strings; streams them instead of loading all."""
         left = self.delivered
         for batch in _projected(self._ranking, self._seed_mode):
             if left <= 0:
@@ -129,7 +129,7 @@ class Audience:
             left -= batch.num_rows
 
     def slices(self, n_users: int) -> list[AudienceSlice]:
-        """The same users in slices of so many, at least one, that can be read on another machine."""
+        """Split the audience into one or more slices of `n_users` that other machines can read."""
         seed = pa.array([], pa.string())
         if self._seed_mode is SeedMode.FIRST:
             seed = _shuffled_seed(self._ranking).column("user_id")
@@ -147,12 +147,12 @@ class Audience:
 
 
 def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = SeedMode.EXCLUDED) -> Audience:
-    """Take the users of one size from a ranking, without scores.
+    """Select the users of one size from a ranking, without scores.
 
     Args:
         ranking: The ranking.parquet that `generate` wrote.
-        size: How many; a percentage is one of all scored users, the seed included.
-        seed_mode: Where the seed's own users stand; where they are excluded the cut refills.
+        size: The audience size; a percentage refers to all scored users, including the seed.
+        seed_mode: Placement of the seed users; excluded ones are replaced by the next-ranked users.
 
     Raises:
         ArtifactError: The ranking cannot be read.
@@ -170,7 +170,7 @@ def select_audience(ranking: Path, size: AudienceSize, seed_mode: SeedMode = See
 
 
 def n_seed_users(ranking: Path) -> int:
-    """How many users of a ranking are marked as the seed's."""
+    """The number of seed users in a ranking."""
     n_seed = 0
     for part in ranking_parts(ranking):
         with _open_part(part) as file:
@@ -186,7 +186,7 @@ def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:
 
 
 def _shuffled_seed(ranking: Path) -> pa.RecordBatch:
-    """The seed's users without score, in an order that says nothing about their score."""
+    """The seed users without scores, in an order that does not reveal their scores."""
     ids: list[str] = []
     for batch in _batches(ranking):
         ids += batch.column("user_id").filter(batch.column("is_seed")).to_pylist()
@@ -206,19 +206,19 @@ def ranking_parts(ranking: Path) -> tuple[Path, ...]:
     """The files of a ranking in rank order.
 
     Raises:
-        ArtifactError: There is none.
+        ArtifactError: The ranking has no files.
     """
     parts = tuple(sorted(ranking.glob("part-*.parquet"))) if ranking.is_dir() else (ranking,)
     if not parts:
-        raise ArtifactError("The ranking has no part.", remedy="Generate it again.")
+        raise ArtifactError("The ranking has no files.", remedy="Generate it again.")
     return parts
 
 
 def n_ranked(ranking: Path) -> int:
-    """How many users a ranking holds, from its footers.
+    """The number of users in a ranking, from its footers.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The ranking cannot be read.
     """
     n_users = 0
     for part in ranking_parts(ranking):
@@ -242,7 +242,7 @@ def _batches(ranking: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _n_users_of(file: Any, *, passes_seed: bool) -> int:
-    """Users of a part, from its footer."""
+    """The number of users in a part, from its footer."""
     n_seed = int(file.schema_arrow.metadata[b"n_seed_users"]) if passes_seed else 0
     return int(file.metadata.num_rows) - n_seed
 

@@ -1,11 +1,11 @@
-"""Reading the training tables: what is wrong with them, who is in them, and who touched what.
+"""Read the training tables: check them, and extract users, items and interactions.
 
 Lives here: the profile, the user and item dictionaries, the stream of pairs, features per user.
-Add here when a further number per user comes out of the tables.
-Keep out: which rows are usable (uploads), matrices (pairs, representation) and every decision about a seed.
+Add here when a further number per user is read from the tables.
+Keep out: validity of rows (uploads), matrices (pairs, representation) and all decisions about a seed.
 
-All queries give the same answer for every row order, file split and thread count: they count, take minima and
-maxima, and add integers; floating sums would depend on the order.
+All queries give the same result for every row order, file split and thread count: they only count, take minima and
+maxima, and add integers. Sums of floats would depend on the order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,10 +65,10 @@ class Feature:
     """One dense column per user.
 
     Args:
-        name: What a person reads, such as `brand = store` or `mean spend`.
+        name: Display name, such as `brand = store` or `mean spend`.
         group: activity, recency, interactions or users.
         column: Source column, empty for counts.
-        value: Category the column stands for, None for numbers.
+        value: The category that the feature represents, None for numbers.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Interactions:
-    """The usable interactions as the engine's view `events`, and what was found in the file.
+    """Statistics of the interactions table, whose usable rows are the engine's view `events`.
 
     Args:
         n_rows: Rows in the files.
@@ -89,10 +89,11 @@ class Interactions:
         first_time: Earliest second in the window.
         last_time: Latest second in the window.
         ignored_columns: Columns without a role.
-        types: Declared column to its type.
-        list_columns: Declared columns that hold lists.
-        scales: Numerical column to the factor that makes its cells integers.
-        has_population: Whether the table `population` says who the users are; else those with a usable row are.
+        types: Type of each declared column.
+        list_columns: Declared columns of lists.
+        scales: Factor per numerical column that makes its cells integers.
+        has_population: Whether the table `population` defines the users; otherwise all users with a usable row
+            count.
     """
 
     n_rows: int
@@ -111,15 +112,15 @@ class Interactions:
 def open_cells(
     engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, parsed: Path
 ) -> tuple[tuple[Column, ...], int]:
-    """Make the view `name`: user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and whether the row is usable.
+    """Create the view `name`: user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
 
-    Text is parsed once into the file `parsed`, since several queries follow.
+    Text files are parsed only once, into the file `parsed`, because several queries follow.
 
     Returns:
-        The declared columns, and the number of lines that could not be split into cells, which are no rows of it.
+        The declared columns, and the number of unparsable lines, which the view does not contain.
 
     Raises:
-        TrainingDataError: A missing or mistyped column, or a quote that is not closed.
+        TrainingDataError: A column is missing or has the wrong type, or a quote is not closed.
     """
     raw = f"{name}_raw"
     check_columns(tables, schema.columns, INTERACTIONS)
@@ -140,7 +141,7 @@ def open_cells(
         engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
         return columns, 0
     engine.rejected_lines()
-    if engine.is_cluster:  # many files at once, instead of one
+    if engine.is_cluster:  # a cluster writes many files in parallel, instead of one
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
         return columns, count_rejected(engine, INTERACTIONS)
     engine.write_parquet(query, parsed)
@@ -150,8 +151,8 @@ def open_cells(
 
 
 def profile_cells(engine: Engine, schema: InteractionsSchema, columns: Sequence[Column]) -> dict[str, Any]:
-    """One row about `cells`: rows, what is wrong with them, the span of time of the rest."""
-    # A timestamp type says what it is; only numbers can be milliseconds.
+    """Profile of `cells` as one row: number of rows, problems, and the time span of usable rows."""
+    # A timestamp type has a known unit; only plain numbers can be milliseconds.
     too_large = "false" if any(column.kind == TIME for column in columns) else f"ts >= {MAX_SECONDS}"
     return _one(
         engine,
@@ -175,16 +176,16 @@ def check_profile(
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Refuse an empty table, times that are not seconds, and too many bad rows.
+    """Reject an empty table, times that are not seconds, and too many invalid rows.
 
     Args:
         found: n_rows and n_invalid, unreadable lines included; n_too_large and smallest_too_large.
-        schema: Names the column of times.
-        max_invalid_share: Beyond it the table is refused.
-        may_be_empty: Whether no rows are fine.
+        schema: Schema with the time column.
+        max_invalid_share: Largest allowed share of invalid rows.
+        may_be_empty: Whether an empty table is allowed.
 
     Raises:
-        TrainingDataError: One of these.
+        TrainingDataError: The table is rejected.
     """
     n_rows = found["n_rows"]
     if n_rows == 0 and may_be_empty:
@@ -203,9 +204,9 @@ def check_profile(
 
 
 def usable(window: Window) -> str:
-    """The condition for a row of `cells` to count."""
+    """SQL condition for the usable rows of `cells` inside the window."""
     conditions = ["is_usable"]
-    # The bounds are integers of our own, not text of a user: a view cannot hold bound values.
+    # Formatted into the SQL because a view cannot have bound values; the bounds are integers, not user text.
     if window.start is not None:
         conditions.append(f"ts >= {int(window.start)}")
     if window.end is not None:
@@ -214,7 +215,7 @@ def usable(window: Window) -> str:
 
 
 def count_events(engine: Engine) -> tuple[int, int | None, int | None]:
-    """Interactions in `events`, and their first and last second."""
+    """Count the interactions in `events`, and return their first and last second."""
     found = _one(
         engine,
         """-- one row
@@ -225,15 +226,15 @@ def count_events(engine: Engine) -> tuple[int, int | None, int | None]:
 
 
 def check_usable(n_usable: int) -> None:
-    """Refuse an empty window.
+    """Reject an empty window.
 
     Raises:
-        TrainingDataError: Nothing is in it.
+        TrainingDataError: The window contains no interactions.
     """
     if n_usable == 0:
         raise TrainingDataError(
-            "No interaction lies in the training window.",
-            remedy="Move the window over the table's time span, or leave it open.",
+            "There are no interactions in the training window.",
+            remedy="Move the window to the table's time span, or remove it.",
         )
 
 
@@ -248,16 +249,17 @@ def open_interactions(
     scratch: Path,
     population: TableFiles | None = None,
 ) -> Interactions:
-    """Check the interactions table and make its usable rows the view `events`.
+    """Check the interactions table and create the view `events` of its usable rows.
 
-    With a population, its ids become the table `population`, others' rows are left out, and no rows are fine.
+    With a population, its ids become the table `population`, rows of other users are left out, and the table may
+    be empty.
 
     Returns:
-        What was found; `events` has user_id, item_id, ts (epoch seconds or NULL) and f0, f1, … for the features.
+        Statistics; `events` has user_id, item_id, ts (epoch seconds or NULL) and f0, f1, … for the features.
 
     Raises:
-        TrainingDataError: A missing or mistyped column, a quote that is not closed, times that are not seconds,
-            too many bad rows, no rows.
+        TrainingDataError: A column is missing or has the wrong type, a quote is not closed, times are not seconds,
+            or there are too many invalid rows or no rows.
     """
     columns, n_unreadable = open_cells(engine, "cells", tables, schema, scratch / "rows.parquet")
     profile = profile_cells(engine, schema, columns)
@@ -318,16 +320,16 @@ def _of_population(engine: Engine, population: TableFiles | None) -> str:
 
 
 def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, upload: UploadKind) -> None:
-    """Refuse a table with too many bad rows.
+    """Reject a table with too many invalid rows.
 
     Raises:
-        TrainingDataError: More than `max_invalid_share` of the rows are bad.
+        TrainingDataError: More than `max_invalid_share` of the rows are invalid.
     """
     if exceeds(n_invalid, n_rows, max_invalid_share):
         raise TrainingDataError(
             f"{n_invalid:,} of {n_rows:,} rows of the {upload.what} are invalid (null id, unreadable line or "
-            f"wrong type in a cell); at most {max_invalid_share:.4g} of them may be.",
-            remedy="Repair the rows, or train with a larger share of invalid rows allowed.",
+            f"wrong type in a cell); the allowed share is {max_invalid_share:.4g}.",
+            remedy="Fix the rows, or raise the allowed share of invalid rows.",
             n_invalid=n_invalid,
             n_rows=n_rows,
         )
@@ -336,10 +338,10 @@ def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, u
 def make_dictionaries(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> tuple[int, list[Feature], list[str]]:
-    """Make the tables `users` and `items` on one machine; rowid is the number of both.
+    """Create the tables `users` and `items` on one machine; rowid numbers both.
 
     Returns:
-        The number of users, the features counted over a user's interactions, and their columns in `users`.
+        The number of users, the features aggregated over a user's interactions, and their columns in `users`.
     """
     aggregates = find_aggregates(engine, schema, found, settings)
     make_users(engine, aggregates, has_population=found.has_population)
@@ -349,14 +351,14 @@ def make_dictionaries(
 
 
 def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool) -> None:
-    """Make the table `users` of one machine's `events`, and `population`, in order of stable_hash, then id."""
+    """Create the table `users` from `events` and `population` on one machine, sorted by stable_hash, then id."""
     extra = "".join(
         f", {expression} AS {column}"
         for column, expression in zip(aggregates.columns, aggregates.select, strict=True)
     )
-    everybody = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
+    all_users = "SELECT *, CAST(user_id AS VARCHAR) AS name FROM per_user"
     if has_population:
-        everybody = (
+        all_users = (
             "SELECT per_user.* REPLACE (coalesce(n_events, 0) AS n_events), name "
             "FROM population LEFT JOIN per_user ON CAST(user_id AS VARCHAR) = name"
         )
@@ -368,7 +370,7 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
                    min(first_ts) AS first_ts, max(ts) AS last_ts{extra}
             FROM events GROUP BY user_id
         ), named AS (
-            {everybody}
+            {all_users}
         )
         SELECT *, {stable_hash_sql("name")} AS hash FROM named ORDER BY hash, name""",
         aggregates.parameters,
@@ -376,7 +378,7 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
 
 
 def make_items(engine: Engine, settings: TrainingSettings) -> None:
-    """Make the table `items`, commonest first; on a cluster, which keeps no order, its column `number` says so."""
+    """Create the table `items`, most frequent first; on a cluster the order is in the column `number`."""
     by = "ORDER BY n_events DESC, name"
     ranked = f"SELECT *, row_number() OVER ({by}) - 1 AS number" if engine.is_cluster else "SELECT *"
     order = "" if engine.is_cluster else by
@@ -395,17 +397,16 @@ def make_items(engine: Engine, settings: TrainingSettings) -> None:
 def check_population(
     engine: Engine, profile: SizeProfile, n_interactions: int, *, has_population: bool = False
 ) -> None:
-    """Refuse a population below the profile's floors; of a population that was given, only its size counts.
+    """Reject a population below the profile's minimum sizes; a given population needs only enough users.
 
     Raises:
-        TrainingDataError: Too few users or interactions (TRAINING_DATA_TOO_SMALL).
+        TrainingDataError: There are too few users or interactions (TRAINING_DATA_TOO_SMALL).
     """
     if has_population:
         n_users = _one(engine, "SELECT count(*) AS n FROM users")["n"]
         if n_users < profile.min_users:
             raise TrainingDataError(
-                f"The population is smaller than the {profile.min_users:,} users that the size profile "
-                f"'{profile}' needs.",
+                f"The population has too few users: the size profile '{profile}' needs {profile.min_users:,}.",
                 remedy="Give more users.",
                 status_code=StatusCode.TRAINING_DATA_TOO_SMALL,
             )
@@ -421,7 +422,7 @@ def check_population(
             else ""
         )
         raise TrainingDataError(
-            f"The window holds {n_users:,} users{each} and {n_interactions:,} interactions; the size profile "
+            f"The window has {n_users:,} users{each} and {n_interactions:,} interactions; the size profile "
             f"'{profile}' needs {profile.min_users:,} and {profile.min_rows:,}.",
             remedy="Give more data, or widen the window.",
             status_code=StatusCode.TRAINING_DATA_TOO_SMALL,
@@ -431,7 +432,7 @@ def check_population(
 
 
 def days_sql(time: str, last_time: int | None) -> str:
-    """Whole days from a second to the newest event, at most 65,534, or 65,535 for unknown."""
+    """SQL for whole days from a time to the newest event, at most 65,534, or 65,535 if unknown."""
     if last_time is None:
         return str(UNKNOWN_DAY)
     days = f"least(({int(last_time)} - {time}) // {_SECONDS_PER_DAY}, {UNKNOWN_DAY - 1})"
@@ -439,7 +440,7 @@ def days_sql(time: str, last_time: int | None) -> str:
 
 
 def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
-    """A packed number of an interaction: user, candidate item, days before the newest event."""
+    """SQL that packs an interaction into one number: user, candidate item, days before the newest event."""
     return (
         f"(CAST({user} AS UBIGINT) << {ITEM_BITS + DAY_BITS}) | (CAST({item} AS UBIGINT) << {DAY_BITS}) "
         f"| CAST({days_sql(time, last_time)} AS UBIGINT)"
@@ -449,7 +450,7 @@ def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
 def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
     """Stream the packed number of each interaction with a candidate item.
 
-    With `counted`, equal interactions of a day come once, with their number in `n`.
+    With `counted`, equal interactions of a day are one row with their count `n`.
     """
     repeats = ", e.n" if counted else ""
     return engine.batches(
@@ -467,7 +468,7 @@ def stream_user_counts(engine: Engine, columns: Sequence[str]) -> Iterator[pa.Re
 
 @dataclass(frozen=True)
 class UsersTable:
-    """What came out of the users table.
+    """Features and statistics of the users table.
 
     Args:
         features: One per dense column.
@@ -487,17 +488,17 @@ class UsersTable:
 
 
 def infer_users_schema(engine: Engine, tables: TableFiles, user_column: str) -> UsersSchema:
-    """Roles for a users table nobody declared: the id column by name, numbers numerical, the rest categorical.
+    """Infer roles of an undeclared users table: the id by name, numbers numerical, all others categorical.
 
-    Columns of a type that no feature has, such as dates, get none.
+    Columns of types that features do not support, such as dates, get no role.
 
     Raises:
         TrainingDataError: The users table has no column of that name.
     """
     if user_column not in tables.columns:
         raise TrainingDataError(
-            "The users table lacks the user id column of the interactions.",
-            remedy="Name it the same, or declare the users table's schema.",
+            "The users table does not have the user id column of the interactions.",
+            remedy="Rename its id column, or declare the schema of the users table.",
         )
     engine.scan("user_rows", tables)
     roles = [(user_column, Role.USER_ID)]
@@ -516,12 +517,13 @@ def read_users_table(
     *,
     max_invalid_share: float,
 ) -> UsersTable:
-    """Make `user_features`: one row per user of `users` that the users table knows.
+    """Create `user_features`: one row per user of `users` who is in the users table.
 
-    Its column `number` is the user's number, or her name on a cluster.
+    Its column `number` is the user's number, or on a cluster the user's name.
 
     Raises:
-        TrainingDataError: A missing or mistyped column, a quote that is not closed, or too many bad rows.
+        TrainingDataError: A column is missing or has the wrong type, a quote is not closed, or there are too many
+            invalid rows.
     """
     check_columns(tables, schema.columns, USERS)
     engine.scan("user_rows", tables)
@@ -540,7 +542,7 @@ def read_users_table(
     n_unreadable = count_rejected(engine, USERS)
     check_invalid_share(counts["bad"] + n_unreadable, counts["n"] + n_unreadable, max_invalid_share, USERS)
     names = [f"f{number}" for number in range(len(schema.features))]
-    # Duplicates: the smallest value of each column, so that the row order cannot matter.
+    # Duplicate rows: take the smallest value of each column, so that the result does not depend on row order.
     smallest = "".join(f", min(c.{name}) AS {name}" for name in names)
     key = "u.name" if engine.is_cluster else "u.rowid"
     engine.execute(
@@ -602,21 +604,21 @@ def _max_abs(schema: InteractionsSchema) -> str:
 
 
 def _scale(largest: float | None) -> float:
-    """A power of two that brings a column into 40-bit integers, whose sums are exact in any order."""
+    """A power of two that scales a column to 40-bit integers, whose sums are exact in any order."""
     import math
 
     return 2.0 ** math.floor(math.log2(_FIXED_POINT / largest)) if largest else 1.0
 
 
 def resolved_window(window: Window, seconds: int | None, last: int | None, *, has_time: bool) -> Window:
-    """The window with both ends, where only its length was given.
+    """The window with both ends resolved, if only its length was given.
 
     Raises:
-        TrainingDataError: There is a window and no time column.
+        TrainingDataError: A window was given, but the schema has no time column.
     """
     if (seconds is not None or not window.is_open) and not has_time:
         raise TrainingDataError(
-            "A training window needs a TIMESTAMP column.", remedy="Declare one, or train on everything."
+            "A training window needs a TIMESTAMP column.", remedy="Declare one, or remove the window."
         )
     if seconds is None:
         return window
@@ -629,13 +631,13 @@ def resolved_window(window: Window, seconds: int | None, last: int | None, *, ha
 
 @dataclass(frozen=True)
 class Aggregates:
-    """Numbers per user that are counted over her interactions.
+    """Features per user aggregated over the user's interactions.
 
     Args:
         columns: Their columns in `users`.
-        features: What each is.
-        select: The expression over `events` of each.
-        parameters: The values of the expressions.
+        features: Description of each.
+        select: SQL expression of each over `events`.
+        parameters: Bound values of the expressions.
     """
 
     columns: list[str]
@@ -647,7 +649,7 @@ class Aggregates:
 def find_aggregates(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> Aggregates:
-    """Columns of `users` per feature of the interactions: means of numbers, shares of the commonest categories."""
+    """Aggregates per feature of the interactions: means of numbers, shares of the most frequent categories."""
     columns: list[str] = []
     features: list[Feature] = []
     select: list[str] = []

@@ -1,12 +1,12 @@
-"""Learning the representation of a model whose users lie in shards, on any engine.
+"""Learn the representation of a model with sharded users, on any engine.
 
-Lives here: the sample of users it is learnt from, the length of every user's embedding, the files of the items.
+Lives here: sampling the users to learn from, the length of every user's embedding, the files of the items.
 Add here when the representation gets a further file.
-Keep out: the mathematics (representation), and the users themselves (training, cluster_training).
+Keep out: the mathematics (representation), and writing the users (training, cluster_training).
 
-The sample has at most `TrainingSettings.max_representation_users` users, chosen by the low bits of stable_hash,
-whose high bits order the users: 100,000 unless told otherwise, at most 1,000,000. It is the only part of the users
-that is brought to the machine that trains: 20 items each are 40 bytes a user.
+The sample has at most `TrainingSettings.max_representation_users` users (default 100,000, at most 1,000,000),
+chosen by the low bits of stable_hash, whose high bits define the order of users. Only the sample is sent to the
+training machine: with 20 items per user it takes 40 bytes a user.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from cleanroom_pipelines.similarity.specs import TrainingSettings
 Int64 = npt.NDArray[np.int64]
 
 _SAMPLE_BITS = 40
-# Where so many times the sample are users, all but about twice the sample are left out before they are sent.
+# If the model has this many times the users of the sample, shards send only about twice the sample.
 _MANY = 4
 
 
@@ -55,10 +55,10 @@ def learn_representation(
     """Learn and write basis.npy, neighbours.npy, similarities.npy and the lengths of the users' embeddings.
 
     Args:
-        engine: Where the shards are read.
-        model: A model whose users, items.parquet, idf.npy and model.json are written.
+        engine: Engine that reads the shards.
+        model: A model with users, items.parquet, idf.npy and model.json.
         settings: Size of the representation and of its sample.
-        check: Called now and then; raises to stop.
+        check: Called regularly; raises to cancel.
     """
     idf = np.load(model.folder / "idf.npy")
     hashes, indptr, items = _sample(engine, model, settings.max_representation_users, check)
@@ -74,7 +74,7 @@ def learn_representation(
 def _sample(
     engine: Engine, model: Model, n_users: int, check: Callable[[], None]
 ) -> tuple[Int64, Int64, npt.NDArray[np.uint16]]:
-    """Hashes, starts and items of at most so many users, in order of their numbers."""
+    """Hashes, starts and items of a sample of at most `n_users` users, in order of their numbers."""
     below = 1 << _SAMPLE_BITS
     if model.n_users > _MANY * n_users:
         below = below // model.n_users * n_users * 2
@@ -97,7 +97,7 @@ def _low(hashes: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class _SampleShard:
-    """The hash and items of a shard's users whose hash has low bits below a limit."""
+    """Hashes and items of the shard's users with low hash bits below a limit."""
 
     model: Model
     below: int
@@ -115,7 +115,7 @@ class _SampleShard:
 
 @dataclass(frozen=True)
 class _MeasureEmbeddings:
-    """Writes the length of each embedding of a shard."""
+    """Write the embedding lengths of a shard."""
 
     model: Model
 

@@ -1,13 +1,13 @@
-"""What the similarity model sees of a data room's base audience.
+"""Convert a data room's base audience to training data of the similarity model.
 
-Lives here: turning the files of a base audience into the three tables that training reads.
-Add here when a base audience brings a further kind of data that tells users apart.
-Keep out: training itself, and validation of what was uploaded (it was valid when the base audience was made).
+Lives here: converting the files of a base audience to the three tables that training reads.
+Add here when base audiences get a further kind of data that is useful for ranking.
+Keep out: training itself, and validation of uploads (the base audience is already valid).
 
 Segments are the items, with their exact text; age and gender are categorical features; embeddings are numerical
-ones. A user has an embedding per scope. Scopes are other views of her, so each gets columns of its own while there
-are few of them (at most 8, and 512 columns together); beyond that a user is the mean of her scopes, since most
-columns would be empty for most users. A scope that a user lacks stands at the population's mean.
+features. A user has an embedding per scope. Each scope gets its own columns if there are few of them (at most 8,
+and 512 columns in total). Otherwise a user's scopes are averaged, because most columns would be empty for most
+users. Missing scopes get the population's mean.
 """
 
 import json
@@ -35,7 +35,7 @@ class RoomFeatures:
     Args:
         population: user_id of every relevant user.
         interactions: user_id, segment: one row per segment of a relevant user; may have no rows.
-        users: One row per relevant user with her demographics and embeddings; None if the room has neither.
+        users: One row per relevant user with demographics and embeddings; None if the room has neither.
         users_schema: Roles of its columns.
     """
 
@@ -49,13 +49,13 @@ def write_room_features(engine: Engine, base: Path, out: Path) -> RoomFeatures:
     """Write the tables that training reads.
 
     Args:
-        engine: May read `base` and write `out`.
+        engine: Engine that may read `base` and write `out`.
         base: Folder of the base audience.
         out: Existing empty directory.
 
     Raises:
-        TrainingDataError: Neither segments nor embeddings, or fewer than 100 relevant users
-            (TRAINING_DATA_TOO_SMALL); the message holds no count.
+        TrainingDataError: The base audience has neither segments nor embeddings, or fewer than 100 relevant users
+            (TRAINING_DATA_TOO_SMALL); the message contains no count.
         ArtifactError: The base audience cannot be read.
     """
     given = _given(base)
@@ -118,7 +118,7 @@ def _tables(base: Path, name: str) -> TableFiles:
         return find_tables(base / f"{name}.parquet")
     except InputError:
         raise ArtifactError(
-            f"The base audience lacks a readable {name}.parquet.", remedy="Provision it again."
+            f"The base audience's {name}.parquet is missing or unreadable.", remedy="Provision it again."
         ) from None
 
 
@@ -133,13 +133,13 @@ def _write_segments(engine: Engine, base: Path, out: Path) -> None:
 
 
 def _embedding_columns(engine: Engine, base: Path) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Expressions with their names, the joins behind them, and the scopes the joins are bound to."""
+    """Column expressions with names, the joins they need, and the scopes bound in the joins."""
     tables = _tables(base, "embeddings")
     engine.scan("base_embeddings", tables)
     cells = [column for column in tables.columns if column not in ("user_id", "scope")]
     scopes = engine.fetch("SELECT DISTINCT scope FROM base_embeddings ORDER BY scope")["scope"].to_pylist()
     if len(scopes) > _MAX_SCOPES or len(scopes) * len(cells) > max(_MAX_EMBEDDING_COLUMNS, len(cells)):
-        # Sorted before adding up: the mean of floats depends on their order, and rows come in any.
+        # Sorted before averaging, because a mean of floats depends on their order and the row order is arbitrary.
         means = ", ".join(
             f"list_avg(list_sort(list({quote_identifier(cell)}))) AS m{n}" for n, cell in enumerate(cells)
         )

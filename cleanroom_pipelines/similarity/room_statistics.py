@@ -1,13 +1,13 @@
-"""How good a lookalike of a data room is: exact numbers for the operator, and their released form.
+"""Quality statistics of a room's lookalike: exact figures for the operator, and their released form.
 
 Lives here: `room_statistics`, from the held-out source users of a ranking, and `released_statistics`.
-Add here when a lookalike's statistics get a further number.
+Add here when a lookalike's statistics get a further figure.
 Keep out: formulas of recall and AUC (metrics), noise (privacy).
 
-A true positive rate of m users is a multiple of 1 / m, and three decimals of a few of them tell m exactly, hidden
-or not. So the curve runs straight between the users instead of stepping at each; it is at most half a user off
-(or half of those who tie). What is told of the reaches is read off the released curve and counts, and tells
-nothing more.
+True positive rates of m users are multiples of 1 / m, so a few of them with three decimals reveal m even if it is
+hidden. The curve is therefore interpolated linearly between users instead of stepping at each; the error is at
+most half a user (or half of the tied users). Figures of the reaches are computed from the released curve and
+counts, and reveal nothing more.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ from cleanroom_pipelines.similarity.rooms import (
 
 @dataclass(frozen=True)
 class ReachStatistics:
-    """What one reach finds.
+    """Quality of one reach.
 
     Args:
-        reach: Per cent of all relevant users, 1 to 30.
-        n_users: Users of it, a count.
-        tpr: Share of the held-out source users found, 0 to 1.
-        fpr: Share of the other users taken, 0 to 1.
+        reach: Percentage of all relevant users, 1 to 30.
+        n_users: Number of users in the reach.
+        tpr: Share of the held-out source users in the reach, 0 to 1.
+        fpr: Share of the other users in the reach, 0 to 1.
     """
 
     reach: int
@@ -49,14 +49,14 @@ class ReachStatistics:
 
 @dataclass(frozen=True)
 class RoomStatistics:
-    """The statistics of one source audience's ranking; exact, so counts and rates leave only when released.
+    """Exact statistics of one source audience's ranking; release counts and rates before publishing them.
 
     Args:
-        n_seed_users: Users of the source audience, all of them held out once.
+        n_seed_users: Users of the source audience, each held out once.
         n_users: Addressable users: all relevant ones.
-        auc: Chance that a held-out source user stands above another user, 0 to 1.
+        auc: Probability that a held-out source user ranks above another user, 0 to 1.
         fpr: (101,) 0 to 1 in steps of 0.01: decreasing thresholds.
-        tpr: (101,) share of the held-out source users above the same thresholds, straight between users.
+        tpr: (101,) share of held-out source users above the same thresholds, interpolated linearly.
         reach: One entry per reach from 1 to 30 %.
     """
 
@@ -72,7 +72,7 @@ def room_statistics(folder: Path) -> RoomStatistics:
     """Compute the statistics of a ranking.
 
     Args:
-        folder: Where `rank_room` wrote.
+        folder: The folder that `rank_room` wrote.
 
     Raises:
         ArtifactError: The ranking's files cannot be read.
@@ -97,20 +97,20 @@ def room_statistics(folder: Path) -> RoomStatistics:
 
 
 def released_statistics(statistics: RoomStatistics, seed: Released, addressable: Released) -> dict[str, Any]:
-    """The statistics of an ensemble ranking as they may be told where both providers approved it, for JSON.
+    """The publishable statistics of an ensemble ranking that both providers approved, for JSON.
 
     Args:
-        statistics: Exact ones.
+        statistics: The exact statistics.
         seed: The released size of the source audience.
         addressable: The released number of all relevant users.
 
     Returns:
         `auc`, `fpr` and `tpr` (101 each), `reach` (1 to 30 %: `reach`, `size`, `tpr`, `fpr`), `seed_size`,
-        `addressable_size`, `test_set_sizes` (`seed`, `others`) and `noise`; sizes are None where they are hidden.
+        `addressable_size`, `test_set_sizes` (`seed`, `others`) and `noise`; hidden sizes are None.
     """
     fpr, tpr = curve(statistics.fpr), curve(statistics.tpr)
     share = ratio(seed, addressable) or 0.0
-    # The share of all users above each threshold: rises with it, so a reach has one place on the curve.
+    # The share of all users above each threshold is monotonic, so each reach has one position on the curve.
     taken = (1 - share) * np.array(fpr) + share * np.array(tpr)
     reaches = []
     for entry in statistics.reach:
@@ -142,13 +142,13 @@ def _between_users(percentiles: metrics.Float64, fpr: metrics.Float64) -> metric
 
 
 def reach_size_of(reach: int, addressable: Released) -> int | None:
-    """The size of a reach by the released count of all users, itself subject to threshold and rounding."""
+    """The size of a reach, from the released count of all users, thresholded and rounded again."""
     kept = None if addressable.value is None else reach_size(reach, addressable.value)
     return None if kept is None else released(kept, price=BASE_COUNT).value
 
 
 def others_of(seed: Released, addressable: Released) -> int | None:
-    """The users outside the source audience, by the released counts."""
+    """The number of users outside the source audience, from the released counts."""
     if seed.value is None or addressable.value is None:
         return None
     return max(0, addressable.value - seed.value)
@@ -163,5 +163,6 @@ def _read_held_out(path: Path) -> tuple[metrics.HeldOut, int]:
         return metrics.HeldOut(**columns), int(table.schema.metadata[b"n_users"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"The ranking's held-out scores cannot be read ({type(error).__name__}).", remedy="Rank again."
+            f"The ranking's held-out scores cannot be read ({type(error).__name__}).",
+            remedy="Build the ranking again.",
         ) from None

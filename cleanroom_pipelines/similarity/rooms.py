@@ -1,17 +1,17 @@
-"""Lookalikes of a data room: its model, the ranking of a source audience, and the best users of it.
+"""Lookalikes of a data room: train the model, rank by a source audience, and select a reach.
 
-Lives here: `train_room`, `rank_room` and `select_reach`, on the same model that serves configured audience models,
-and `check_released_seed`, which decides about a source audience before it is ranked.
-Add here when a lookalike of a room is made in a further way.
-Keep out: what the model sees of a room (room_features), its numbers (room_statistics), who may ask.
+Lives here: `train_room`, `rank_room` and `select_reach`, on the same kind of model as configured audience models,
+and `check_released_seed`, which checks a source audience before it is ranked.
+Add here when lookalikes of a room can be built in another way.
+Keep out: the model's input (room_features), quality figures (room_statistics), access control.
 
 A room of 200,000 users with ten segments each trains in 2 s and ranks a source of 10,000 in 6 s on two cores, with
 64 embedding columns in 4 and 8 s; a reach and its statistics take a twentieth of a second.
 
-Users without a segment come in as a population (`training.train`). An item that everybody has would bring them in
-as well: on seven sets of tasks (planted groups, page visits, groceries by department; 75 tasks) it moved recall at
-10 % by 0.005 on average, within two standard errors on all but one, and something that is no segment would stand
-in the vocabulary.
+Users without a segment are included as a population (`training.train`). Giving every user an artificial item would
+include them too: on seven sets of tasks (planted groups, page visits, groceries by department; 75 tasks) it moved
+recall at 10 % by 0.005 on average, within two standard errors on all but one, and would put an artificial item
+into the vocabulary.
 """
 
 import tempfile
@@ -63,11 +63,11 @@ def train_room(
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
-    """Train the room's model on its base audience; all relevant users are in it, those without segments too.
+    """Train the room's model on its base audience; includes all relevant users, even those without segments.
 
     Args:
         base: Folder of the base audience.
-        out: Existing empty directory that gets the model's files; making it visible at once is the caller's.
+        out: Existing empty directory for the model's files; the caller publishes it atomically.
         settings: Size of the representation.
         runtime: Engine, progress and cancellation.
 
@@ -75,14 +75,14 @@ def train_room(
         Counts and timing; a row is a segment of a user.
 
     Raises:
-        TrainingDataError: Neither segments nor embeddings, or fewer than 100 relevant users.
+        TrainingDataError: The base audience has neither segments nor embeddings, or fewer than 100 relevant users.
         ArtifactError: The base audience cannot be read.
         UsageError: `out` is not an empty directory.
-        CancelledError: The runtime said so.
+        CancelledError: The run was cancelled.
     """
     with tempfile.TemporaryDirectory(prefix="room-", dir=runtime.engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        runtime.tell(0.0, "collecting what is known of the users")
+        runtime.tell(0.0, "collecting features of the users")
         with open_engine(runtime.engine, paths=(base, scratch)) as database:
             features = write_room_features(database, base, scratch)
         return train(
@@ -98,17 +98,18 @@ def train_room(
 
 
 def check_released_seed(seed: Released, addressable: Released) -> None:
-    """Decide whether a source audience can be ranked, by released counts alone; works on hidden ones too.
+    """Check by released counts alone that a source audience can be ranked; works on hidden counts too.
 
-    What it lets pass is what `rank_room` can do, but for noise that is far out and for fewer than about 1,200
-    users: a decision by the true counts would tell them to whoever knows all users but one.
+    `rank_room` accepts nearly everything that passes; exceptions are extreme noise and rooms of fewer than about
+    1,200 users. A check of the true counts would reveal them to someone who knows all users but one.
 
     Args:
         seed: Users of the source audience.
         addressable: All relevant users.
 
     Raises:
-        SeedError: Too few (INSUFFICIENT_MATCHING_SEED), or above 90 % of all users (SEED_COVERS_POPULATION).
+        SeedError: The source has too few users (INSUFFICIENT_MATCHING_SEED), or more than 90 % of all users
+            (SEED_COVERS_POPULATION).
     """
     if not seed.is_enough():
         raise _too_few_seed_users()
@@ -119,7 +120,7 @@ def check_released_seed(seed: Released, addressable: Released) -> None:
 
 def _too_few_seed_users() -> SeedError:
     return SeedError(
-        "Too few users of the source audience are matched for a lookalike.",
+        "The source audience has too few matched users for a lookalike.",
         remedy="Choose a larger source audience, or provide more matching ids.",
         status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
     )
@@ -127,7 +128,7 @@ def _too_few_seed_users() -> SeedError:
 
 def _seed_covers_population() -> SeedError:
     return SeedError(
-        "The source audience covers nearly all users: too few others are left to tell it apart.",
+        "The source audience covers nearly all users; too few others are left to compare it with.",
         remedy="Choose a smaller source audience.",
         status_code=StatusCode.SEED_COVERS_POPULATION,
     )
@@ -144,27 +145,30 @@ def rank_room(
 ) -> None:
     """Rank all relevant users by similarity to a source audience; one ranking serves every reach.
 
-    No document with counts is written: both files are the operator's, and numbers leave through a release.
+    Writes no document with counts: both files are for the operator only, and figures must be released first.
 
     Args:
         model: The folder `train_room` wrote.
-        seed_users: User ids of the source audience, or a parquet file with a column user_id. Ids that are no
-            relevant users are ignored.
-        out: Existing directory that gets ranking.parquet (user_id, rank, score, is_seed; seed users stand where
-            models that never saw them put them) and held_out.parquet (a row per seed user, without id).
+        seed_users: User ids of the source audience, or a parquet file with a column user_id. Ids of users who are
+            not relevant are ignored.
+        out: Existing directory for ranking.parquet (user_id, rank, score, is_seed; seed users are ranked by models
+            that never saw them) and held_out.parquet (a row per seed user, without id).
         settings: Folds, samples, threads and rounds.
-        min_seed_users: What the fits need, at least 5: a model per fold must see users of every other fold.
+        min_seed_users: Minimum for the fits, at least 5: a model per fold needs users of every other fold.
         runtime: Engine, progress and cancellation.
 
     Raises:
-        SeedError: Fewer than `min_seed_users` users (INSUFFICIENT_MATCHING_SEED), or fewer others than 100 or than
-            a tenth of them (SEED_COVERS_POPULATION): the same errors as of `check_released_seed`, without counts.
+        SeedError: There are fewer than `min_seed_users` seed users (INSUFFICIENT_MATCHING_SEED), or fewer other
+            users than 100 or than a tenth of the seed (SEED_COVERS_POPULATION). Same errors as
+            `check_released_seed`, without counts.
         UsageError: The minimum is below the number of folds.
         ArtifactError: The model or the file of users cannot be read.
-        CancelledError: The runtime said so.
+        CancelledError: The run was cancelled.
     """
     if min_seed_users < settings.folds:
-        raise UsageError("A ranking needs at least one seed user per fold.", remedy="Raise the minimum.")
+        raise UsageError(
+            "A ranking needs at least one seed user per fold.", remedy="Raise the minimum number of seed users."
+        )
     stages = Stages(runtime)
     opened = Model(model)
     with open_configured_engine(runtime.engine, paths=(model, out)) as database, one_blas_thread():
@@ -184,11 +188,11 @@ def rank_room(
 
 @dataclass(frozen=True)
 class ReachedUsers:
-    """How many users a reach gave; exact, so not for anyone but the operator.
+    """Numbers of users selected for a reach; exact, so for the operator only.
 
     Args:
-        requested: The reach of all relevant users.
-        delivered: Users written; fewer where the source audience is excluded and too few others are left.
+        requested: The reach as a number of relevant users.
+        delivered: Users written; fewer if the source audience is excluded and too few others are left.
     """
 
     requested: int
@@ -203,13 +207,13 @@ def select_reach(
     exclude: Path | None = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> ReachedUsers:
-    """Write the best r % of all relevant users, in an order that does not tell their rank.
+    """Write the best r % of all relevant users, in an order that does not reveal their rank.
 
     Args:
         ranking: The ranking.parquet that `rank_room` or `private_lookalikes.private_ranking` wrote.
-        reach_percent: Whole per cent of all relevant users, 1 to 30; at least one user.
-        out: Existing directory that gets users.parquet: user_id, ordered by stable_hash, user_id.
-        exclude: Users that are left out before the cut, which others refill: a parquet file with a column user_id.
+        reach_percent: Whole percentage of all relevant users, 1 to 30; at least one user.
+        out: Existing directory for users.parquet: user_id, ordered by stable_hash, user_id.
+        exclude: A parquet file (column user_id) of users to leave out before the cut; others take their places.
         engine: Memory, threads and scratch of the engine.
 
     Raises:
@@ -239,21 +243,21 @@ def select_reach(
 
 
 def check_reach(reach_percent: int) -> None:
-    """Refuse a reach that is no whole per cent from 1 to 30.
+    """Check that a reach is a whole percentage from 1 to 30.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The reach is invalid.
     """
     is_whole = isinstance(reach_percent, int) and not isinstance(reach_percent, bool)
     if not is_whole or not MIN_REACH <= reach_percent <= MAX_REACH:
         raise UsageError(
-            f"The reach must be a whole number of per cent from {MIN_REACH} to {MAX_REACH}.",
-            remedy="Give 10 for the best tenth of the users.",
+            f"The reach must be a whole percentage from {MIN_REACH} to {MAX_REACH}.",
+            remedy="Give, for example, 10 for the best 10 % of the users.",
         )
 
 
 def reach_size(reach_percent: int, n_users: int) -> int:
-    """Users of a reach: max(1, ⌊r·N/100⌋), the rule of every audience size."""
+    """Number of users in a reach: max(1, ⌊r·N/100⌋), as for every percentage audience size."""
     return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
 
 
@@ -276,7 +280,7 @@ def _write_held_out(fit: Fit, path: Path) -> None:
             "tied": held_out.tied,
         }
     ).replace_schema_metadata({b"n_users": str(fit.n_users).encode()})
-    # By rank, not by the users' numbers.
+    # Sorted by rank, not by user number.
     order = np.lexsort((held_out.tied, held_out.above, held_out.fold, -held_out.percentile))
     pq.write_table(table.take(pa.array(order)), path, compression="zstd")
 
@@ -287,5 +291,5 @@ def _reading(what: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArtifactError(
-            f"The {what} cannot be read ({type(error).__name__}).", remedy="Make it again."
+            f"The {what} cannot be read ({type(error).__name__}).", remedy="Build it again."
         ) from None

@@ -1,12 +1,12 @@
-"""What is computed of all users of a model, shard by shard, on whatever engine there is.
+"""Computations over all users of a model, shard by shard, on any engine.
 
-Lives here: matching a seed, gathering the users of a fit, scoring held-out users and everybody.
-Add here when a seed needs something further of all users.
-Keep out: fitting (ensemble, signals), ranking what was scored (ranking, sorting).
+Lives here: matching a seed, gathering the users of a fit, scoring held-out users and all users.
+Add here when a seed needs a further computation over all users.
+Keep out: fitting (ensemble, signals), ranking by scores (ranking, sorting).
 
-Everything here is a task per shard, or per few blocks of one on a single machine, and what a task gives is small:
-counts, the users of a bounded sample, a score per user. A score is a function of the user's block and of the
-fit, so the number of shards, threads and machines does not change a bit of it.
+All computations run as one task per shard, or on a single machine per few blocks of a shard. Task results are
+small: counts, the users of a bounded sample, a score per user. A score depends only on the user's block and the
+fit, so it is bit-identical for any number of shards, threads and machines.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,13 +33,13 @@ SCORED = ("user_id", "stable_hash", "score")
 """Columns of the files of scores."""
 
 _BLOCKS_PER_PIECE = 8
-# Where so many times the users of a sample are there, all but about twice the sample are left out at once.
+# If the model has this many times the users of the sample, shards return only about twice the sample.
 _MANY = 4
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some consecutive blocks of a shard, first ≤ block < last."""
+    """Consecutive blocks of a shard, first ≤ block < last."""
 
     shard: int
     first: int
@@ -47,7 +47,7 @@ class Piece:
 
 
 def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = None) -> list[Piece]:
-    """The pieces all users, or those of some shards, are worked on in: whole shards on a cluster."""
+    """Split all shards, or the given ones, into pieces of work: whole shards on a cluster."""
     n_blocks = model.blocks_per_shard
     step = n_blocks if is_cluster else _BLOCKS_PER_PIECE
     return [
@@ -60,22 +60,22 @@ def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = 
 def match_users(
     engine: Engine, model: Model, user_ids: pa.Array | pa.ChunkedArray, settings: GenerationSettings | None = None
 ) -> Candidates:
-    """Find a seed among a model's users, and the others that a fit may see.
+    """Find the seed among a model's users, and sample other users for the fits.
 
     Args:
-        engine: Where the shards are read.
+        engine: Engine that reads the shards.
         model: The audience model.
-        user_ids: Ids of the seed, strings, distinct or not.
-        settings: How many others are wanted; None: none.
+        user_ids: Ids of the seed, strings, duplicates allowed.
+        settings: Number of other users; None for no other users.
 
     Returns:
-        All seed users, and at least as many of the others, by their mixed hash, as the settings want, or all.
+        All seed users, and at least as many others, by mixed hash, as the settings require, or all others.
     """
     ids = user_ids.combine_chunks() if isinstance(user_ids, pa.ChunkedArray) else user_ids
     n_wanted = settings.max_fit_other_users + settings.max_reference_users if settings else 0
-    limits = [0] if settings is None else [_everybody()]
+    limits = [0] if settings is None else [_all_hashes()]
     if n_wanted and model.n_users > _MANY * n_wanted:
-        limits.insert(0, 2 * n_wanted * (_everybody() // model.n_users))
+        limits.insert(0, 2 * n_wanted * (_all_hashes() // model.n_users))
     for limit in limits:
         tables = list(engine.run_tasks(_MatchShard(model, ids.cast(pa.string()), limit), range(model.n_shards)))
         found = pa.concat_tables(tables)
@@ -95,7 +95,7 @@ def match_users(
 
 @dataclass(frozen=True)
 class _MatchShard:
-    """The seed users of a shard, with their ids, and its others whose mixed hash lies below a limit, without."""
+    """The seed users of a shard with ids, and other users with mixed hash below a limit, without ids."""
 
     model: Model
     seed: pa.Array
@@ -104,7 +104,7 @@ class _MatchShard:
     def __call__(self, number: int) -> pa.Table:
         shard = self.model.shard(number)
         is_seed = pc.is_in(shard.user_ids, value_set=self.seed).to_numpy(zero_copy_only=False)
-        if self.limit >= _everybody():
+        if self.limit >= _all_hashes():
             chosen = np.arange(len(is_seed))
         else:
             chosen = np.flatnonzero(is_seed | (mixed(shard.hashes) < np.uint64(self.limit)))
@@ -120,7 +120,7 @@ class _MatchShard:
 
 
 def gather_rows(engine: Engine, model: Model, users: Int64) -> Rows:
-    """The representation of chosen users, given by ascending number; they are held in memory here."""
+    """Load the representation of chosen users, given by ascending number, into this machine's memory."""
     shards, places = by_shard(model, users)
     function = _GatherShard(model, dict(zip(shards, places, strict=True)))
     return model.rows_from(list(engine.run_tasks(function, shards)))
@@ -137,11 +137,11 @@ class _GatherShard:
 
 @dataclass(frozen=True)
 class SeedCounts:
-    """How many seed users have what.
+    """Numbers of seed users by item and category.
 
     Args:
         items: (M,) seed users of each item.
-        carriers: (F,) seed users that have the category of each dense feature; 0 for other features.
+        carriers: (F,) seed users with the category of each dense feature; 0 for other features.
     """
 
     items: Int64
@@ -179,11 +179,11 @@ class _CountShard:
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores of users by the models of folds that have not seen them.
+    """Scores of users by fold models that have not seen them.
 
     Args:
-        own: (m,) each seed user's, in order of their numbers.
-        reference: Per fold, those of the non-seed users that its model has not seen.
+        own: (m,) scores of the seed users, in order of their numbers.
+        reference: Per fold, scores of the non-seed users that its model has not seen.
     """
 
     own: Float64
@@ -193,7 +193,7 @@ class HeldOutScores:
 def score_held_out(
     engine: Engine, model: Model, ensemble: Ensemble, population: Population, on_task: Callable[[], None]
 ) -> HeldOutScores:
-    """Score every seed user by her fold's model, and the non-seed users that it has not seen."""
+    """Score seed users with the model of their fold, and other users with models that have not seen them."""
     users, folds, is_seed = population.held_out()
     shards, places = by_shard(model, users)
     cuts = np.cumsum([len(some) for some in places])[:-1]
@@ -216,7 +216,7 @@ def score_held_out(
 
 @dataclass(frozen=True)
 class _ScoreHeldOut:
-    """Some users of a shard by the model of their fold, or by all where they have none."""
+    """Score chosen users of a shard by the model of their fold, or by all models if they have no fold."""
 
     model: Model
     scorers: tuple[Scorer, ...]
@@ -246,7 +246,7 @@ def score_users(
     shards: Sequence[int],
     on_share: Callable[[float], None] = lambda _: None,
 ) -> Float64:
-    """Score all users of some consecutive shards, in order of their numbers; a number a user is kept here."""
+    """Score all users of consecutive shards, in order of their numbers; keeps one float per user in memory."""
     pieces = pieces_of(model, is_cluster=engine.is_cluster, shards=shards)
     scores = []
     for done, table in enumerate(engine.run_tasks(_ScorePiece(model, scorer), pieces)):
@@ -280,15 +280,15 @@ def write_scores(
     folder: Path,
     on_share: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """Score all users who are no seed users into one file per shard, with the columns SCORED.
+    """Score all non-seed users, and write one file per shard with the columns SCORED.
 
     Args:
-        engine: Where the shards are read and the files written.
+        engine: Engine that reads the shards and writes the files.
         model: The audience model.
-        scorer: The fit.
+        scorer: The fitted scorer.
         seed: Numbers of the seed users, ascending.
         folder: Existing empty directory.
-        on_share: Told the share done.
+        on_share: Called with the share done.
     """
     shards = range(model.n_shards)
     places = dict(zip(*by_shard(model, seed), strict=True))
@@ -317,13 +317,13 @@ class _WriteScores:
 
 
 def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
-    """The shards that hold some users, given by ascending number, and the places of the users in each."""
+    """The shards of users given by ascending number, and the users' positions in each shard."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]
     return shards, [users[cuts[number] : cuts[number + 1]] - model.first_users[number] for number in shards]
 
 
-def _everybody() -> int:
+def _all_hashes() -> int:
     return 1 << 64
 
 

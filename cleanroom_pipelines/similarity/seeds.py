@@ -1,8 +1,8 @@
-"""Seeds: reading the advertiser's list and matching it.
+"""Seeds: read the advertiser's list and match it.
 
-Lives here: `read_seed` with every reason to refuse a seed, and `match_seed`.
-Add here when matching a seed tells more.
-Keep out: which rows and columns of a seed are usable (uploads); ranking; room matching identifiers (identity).
+Lives here: `read_seed` with all checks of a seed, and `match_seed`.
+Add here when matching a seed reports a further figure.
+Keep out: validation of rows and columns (uploads); ranking; matching identifiers of rooms (identity).
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class SeedUsers:
         n_unique: Distinct usable ids.
         n_invalid: Rows without a usable id, dropped.
         n_duplicates: Rows that repeat an id, dropped.
-        ignored_columns: Columns other than the ids'.
+        ignored_columns: Columns other than the id column.
     """
 
     user_ids: pa.Array
@@ -43,7 +43,7 @@ class SeedUsers:
 
 @dataclass(frozen=True)
 class SeedMatch(Document):
-    """How many of a seed a model knows; counts only.
+    """Counts from matching a seed with a model.
 
     Args:
         n_rows: Rows of the seed.
@@ -72,18 +72,18 @@ def read_seed(
 ) -> SeedUsers:
     """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
 
-    Counts what `uploads.validate_seed` counts.
+    Counts are the same as those of `uploads.validate_seed`.
 
     Args:
         path: File, glob or folder.
         engine: Memory, threads and scratch of the engine.
         min_users: Fewest distinct ids (25).
         max_users: Most distinct ids (500,000).
-        max_invalid_share: Share of rows without a usable id (0 to 1) beyond which the seed is refused.
+        max_invalid_share: Largest allowed share of rows without a usable id, 0 to 1.
 
     Raises:
-        SeedError: Not found, unreadable, damaged, empty, no user_id column, too many bad rows, too few or too many
-            ids.
+        SeedError: The seed is missing, unreadable, damaged or empty, has no user_id column, too many invalid rows,
+            or too few or too many ids.
     """
     tables = find_upload(path, SEED)
     declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
@@ -130,15 +130,15 @@ def match_seed(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> SeedMatch:
-    """Count how many of a seed a model knows, before any job.
+    """Count how many seed users a model knows, before any job.
 
     Args:
         model: The model or its folder.
         seed: The seed or its file.
-        engine: Where the model's users are read; memory, threads and scratch.
+        engine: Engine that reads the model's users; memory, threads and scratch.
 
     Raises:
-        SeedError: The seed cannot be used.
+        SeedError: The seed is unusable.
         ArtifactError: The model cannot be read.
     """
     from cleanroom_pipelines.similarity.scoring import match_users
@@ -163,15 +163,15 @@ def matched_seed_users(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> tuple[pa.ChunkedArray, int]:
-    """The ids of a seed that a model knows, and how many users the model has; exact.
+    """The seed ids that a model knows, and the model's number of users; exact.
 
     Args:
         model: The model's folder.
         seed: The seed's file.
-        engine: Where the model's users are read; memory, threads and scratch.
+        engine: Engine that reads the model's users; memory, threads and scratch.
 
     Raises:
-        SeedError: The seed cannot be used.
+        SeedError: The seed is unusable.
         ArtifactError: The model cannot be read.
     """
     from cleanroom_pipelines.similarity.scoring import match_users
@@ -189,7 +189,7 @@ def _check_counts(
         raise SeedError("The seed has no rows.", remedy="Give at least 25 user ids.")
     if exceeds(n_invalid, n_rows, max_invalid_share):
         raise SeedError(
-            f"{n_invalid:,} of {n_rows:,} seed rows hold no usable user id; "
+            f"{n_invalid:,} of {n_rows:,} seed rows have no usable user id; "
             f"at most {max_invalid_share:.0%} may be invalid.",
             remedy='Give JSON Lines {"user_id": "…"}, or CSV or parquet with a column user_id.',
             n_invalid=n_invalid,
@@ -197,14 +197,14 @@ def _check_counts(
         )
     if n_unique < min_users:
         raise SeedError(
-            f"The seed holds {n_unique:,} different user ids; at least {min_users:,} are needed.",
+            f"The seed has {n_unique:,} distinct user ids; at least {min_users:,} are needed.",
             remedy="Give a larger seed.",
             status_code=StatusCode.SEED_TOO_SMALL,
             n_unique=n_unique,
         )
     if n_unique > max_users:
         raise SeedError(
-            f"The seed holds {n_unique:,} different user ids; at most {max_users:,} are allowed.",
+            f"The seed has {n_unique:,} distinct user ids; at most {max_users:,} are allowed.",
             remedy="Give a smaller seed.",
             status_code=StatusCode.SEED_TOO_LARGE,
             n_unique=n_unique,

@@ -1,20 +1,21 @@
-"""The users of an audience model on disk: parquet files of consecutive users, the unit of work on any engine.
+"""Shards: the users of an audience model on disk, as parquet files of consecutive users.
 
-Lives here: which shard a user belongs to, writing a shard, reading one.
+Lives here: assigning users to shards, writing and reading a shard.
 Add here when a number per user is added (and raise model.FORMAT_VERSION).
-Keep out: how the numbers came about (training, cluster_training) and what is computed of them (model, scoring).
+Keep out: computing the numbers (training, cluster_training) and using them (model, scoring).
 
     users/part-00000.parquet       user_id, stable_hash, items, counts, days, dense: one row per user
-    embeddings/part-00000.parquet  embedding_length, in the same order; known only when all users have been seen
+    embeddings/part-00000.parquet  embedding_length, in the same order; written after all users have been seen
 
-A shard is a range of stable_hash: of 2^k shards, shard s holds the users whose highest k of 60 bits are s. Within
-a shard, and so over all of them, users stand in order of (stable_hash, user_id), and a user's number is her place
-in that order. A shard consists of whole blocks of about 4,096 users, which are computed on together: they
-depend on the population alone, so results are the same for every number of shards, threads and machines.
+A shard is the unit of work on any engine, and a range of stable_hash: of 2^k shards, shard s has the users whose
+highest k of 60 bits are s. Users are sorted by (stable_hash, user_id) within and across shards, and a user's
+number is the position in that order. A shard consists of whole blocks of about 4,096 users. Computations run block
+by block, and blocks depend on the population alone, so results are the same for any number of shards, threads and
+machines.
 
-Decided 2026-11-27: one file per array for all users, as format 1 had, is quicker to map, but cannot be written or
-read by several machines. With dictionaries for the lists, 250,000 users with 5 million items are written in 0.33 s
-and read in 0.11 s, at 26 MB instead of 44.
+Decided 2026-11-27: one file per array for all users, as in format 1, is quicker to map, but several machines
+cannot write or read it in parallel. With dictionary encoding for the lists, 250,000 users with 5 million items are
+written in 0.33 s and read in 0.11 s, at 26 MB instead of 44.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,14 +41,14 @@ _LISTS = ("items", "counts", "days")
 
 @dataclass(frozen=True)
 class ShardArrays:
-    """What is known of the n users of a shard.
+    """The data of the n users of a shard.
 
     Args:
         user_ids: (n,) strings.
-        hashes: (n,) stable hashes, ascending; equal ones by user id.
-        starts: (n + 1,) where each user's pairs begin, from 0.
-        items: (pairs,) item numbers, per user those with more interactions of all users first.
-        counts: (pairs,) interactions, cut at 255.
+        hashes: (n,) stable hashes, ascending; ties sorted by user id.
+        starts: (n + 1,) start of each user's pairs, from 0.
+        items: (pairs,) item numbers, per user in order of the items' total interactions, most first.
+        counts: (pairs,) interactions, at most 255.
         days: (pairs,) days from the latest interaction to the newest event, 65,535 if unknown; None without times.
         dense: (n, F) standardised features.
     """
@@ -63,15 +64,15 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Written:
-    """The users, items and features of a model that lie on disk: users/, items.parquet and idf.npy.
+    """Description of a model's written users, items and features: users/, items.parquet and idf.npy.
 
     Args:
         users_per_shard: Users of each shard, in order.
         n_items: Vocabulary size M.
         n_pairs: (user, vocabulary item) pairs.
-        features: Per dense feature the fields of `reading.Feature`, `absent` (what 0 became by standardising, of a
-            feature that stands for a category; None if nobody has 0, and for other features) and `n_carriers`
-            (users that have the category, None for other features).
+        features: Per dense feature the fields of `reading.Feature`, `absent` (for a category, the standardised
+            value of 0; None if no user has 0, and for other features) and `n_carriers` (users with the category,
+            None for other features).
     """
 
     users_per_shard: Sequence[int]
@@ -81,7 +82,7 @@ class Written:
 
 
 def block_bits(n_users: int) -> int:
-    """The k of the 2^k blocks of a population: the most with at least 4,096 users each, on average."""
+    """The k of a population's 2^k blocks: the largest k with at least 4,096 users per block on average."""
     bits = 0
     while bits < _MAX_BITS and n_users >= USERS_PER_BLOCK << (bits + 1):
         bits += 1
@@ -89,9 +90,10 @@ def block_bits(n_users: int) -> int:
 
 
 def shard_bits(n_users: int, users_per_shard: int, n_features: int = 0) -> int:
-    """The k of the 2^k shards of a population: the fewest with at most `users_per_shard` users, on average.
+    """The k of a population's 2^k shards: the smallest k with at most `users_per_shard` users on average.
 
-    Never more than there are blocks. With more than 64 dense features a shard has as many fewer users.
+    There are at most as many shards as blocks. With more than 64 dense features, shards have proportionally fewer
+    users.
     """
     users_per_shard = max(1, users_per_shard * _FEW_FEATURES // max(_FEW_FEATURES, n_features))
     bits = 0
@@ -114,9 +116,9 @@ def write_shard(folder: Path, number: int, shard: ShardArrays) -> None:
     """Write a shard's users.
 
     Args:
-        folder: The model's folder, which has a folder `users`.
-        number: The shard.
-        shard: Its users; there may be none.
+        folder: The model's folder, with an existing subfolder `users`.
+        number: The shard's number.
+        shard: Its users; may be empty.
     """
     columns = {"user_id": shard.user_ids.cast(pa.string()), "stable_hash": pa.array(shard.hashes, pa.int64())}
     for name in _LISTS:
@@ -132,22 +134,22 @@ def write_embedding_lengths(folder: Path, number: int, lengths: npt.NDArray[np.f
     """Write the length of each user's embedding.
 
     Args:
-        folder: The model's folder, which has a folder `embeddings`.
-        number: The shard.
+        folder: The model's folder, with an existing subfolder `embeddings`.
+        number: The shard's number.
         lengths: (n,) in the order of the shard's users.
     """
     _write(pa.table({"embedding_length": lengths}), folder / EMBEDDINGS_FOLDER / part_name(number))
 
 
 class Shard:
-    """One shard, each column read when it is first asked for.
+    """One shard, with columns loaded on first use.
 
     Args:
         folder: The model's folder.
-        number: The shard.
+        number: The shard's number.
 
     Raises:
-        ArtifactError: On use, if a file is damaged.
+        ArtifactError: Raised on use if a file is damaged.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -167,7 +169,7 @@ class Shard:
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
-        """(n + 1,) where each user's pairs begin, from 0."""
+        """(n + 1,) start of each user's pairs, from 0."""
         offsets = self._items.offsets.to_numpy(zero_copy_only=False)
         return np.asarray(offsets, dtype=np.int64) if len(offsets) else np.zeros(1, dtype=np.int64)
 
@@ -178,13 +180,13 @@ class Shard:
 
     @cached_property
     def counts(self) -> npt.NDArray[np.uint8]:
-        """(pairs,) interactions of each pair, cut at 255."""
+        """(pairs,) interactions of each pair, at most 255."""
         values = _read(self._users, "counts").values
         return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.uint8)
 
     @cached_property
     def days(self) -> npt.NDArray[np.uint16]:
-        """(pairs,) days from the latest interaction to the newest event; only of a model with times."""
+        """(pairs,) days from the latest interaction to the newest event; only for models with times."""
         return np.asarray(_read(self._users, "days").values.to_numpy(zero_copy_only=False), dtype=np.uint16)
 
     @cached_property
@@ -219,7 +221,7 @@ def _read(path: Path, column: str) -> pa.Array:
 
     try:
         chunks = pq.read_table(path, columns=[column])[column]
-        # A list's offsets begin at 0 only in an array of its own.
+        # List offsets are sure to start at 0 only in a copied array.
         return pa.concat_arrays(chunks.chunks) if chunks.num_chunks else pa.array([], chunks.type)
     except (OSError, pa.ArrowException, KeyError) as error:
         cause = type(error).__name__

@@ -1,24 +1,25 @@
-"""The signals: different answers to "how like the seed is this user", each fitted on a sample.
+"""The signals: different measures of similarity to the seed, each fitted on a sample.
 
-Lives here: fitting one set of signals on some users, and evaluating it on any users.
+Lives here: fitting a set of signals on a sample of users, and evaluating it on any users.
 Add here when a further signal is shown to help (on unseen data, on average, at its cost).
-Keep out: which users a fit may see and how signals are combined (ensemble), reading (model).
+Keep out: choosing the users of a fit and combining signals (ensemble), reading (model).
 
-Every signal but the trees is a weighted sum of a user's items, times a number of her own (length of her profile or
-of her embedding), plus a weighted sum of her dense features. So a whole population costs one sparse product with a
-few columns per fit, embeddings are never formed, and a million users take a second.
+Every signal except the trees is a weighted sum of a user's items, scaled by a number per user (length of the
+profile or of the embedding), plus a weighted sum of the user's dense features. Scoring a population is therefore
+one sparse product with a few columns per fit; embeddings are never materialised, and a million users take a
+second.
 
-What was tried, recall at 10 % on hidden items, four data sets: L2 logistic regression on idf rows, the embedding
-and activity is the best single signal where users have many items (+2 to +6 % over scikit-learn's on TF-IDF);
-LightGBM with seven leaves on the commonest items is 17 % ahead where they have few, and far behind elsewhere; with
-31 leaves it is behind everywhere. Nearest neighbours and kernel densities in the embedding never led. Weighting
-unlabelled users by how likely they are hidden members of the group (PU learning) changed nothing.
+Experiments, recall at 10 % on hidden items, four data sets: L2 logistic regression on idf rows, the embedding and
+activity is the best single signal where users have many items (+2 to +6 % over scikit-learn's on TF-IDF). LightGBM
+with seven leaves on the most frequent items is 17 % better where they have few, and far worse elsewhere; with 31
+leaves it is worse everywhere. Nearest neighbours and kernel densities in the embedding were never best. Weighting
+unlabelled users by their probability of being hidden members of the group (PU learning) changed nothing.
 
-Declared features (of the users table, of the interactions' columns) are a signal of their own and one more input
-of the trees. Inside the linear signals, where they stood first, they cost 0.014 ± 0.005 of recall on hidden items:
-for sixty seed users thirty columns are noise that L2 alone does not hold back. As a signal that the combiner may
-weigh freely they still cost 0.010 ± 0.004; since they must earn their weight (ensemble) it is 0.003 ± 0.003, and
-the gain on hidden attributes is what it was (40 and 23 tasks of the demo's data).
+Declared features (from the users table and the interactions' columns) are a separate signal and an input of the
+trees. Inside the linear signals, the first design, they cost 0.014 ± 0.005 of recall on hidden items: for sixty
+seed users thirty columns are noise that L2 alone does not suppress. As a signal with free weight they still cost
+0.010 ± 0.004. Now that they need a minimum log-likelihood gain (ensemble) the cost is 0.003 ± 0.003, and the gain
+on hidden attributes is unchanged (40 and 23 tasks of the demo's data).
 """
 
 from dataclasses import dataclass
@@ -51,16 +52,16 @@ _DENSE_SCALE = 0.2
 _PRIOR_USERS = 20.0
 _PARTIAL_POWER = 0.3
 _MAX_ITERATIONS = 60
-# Ten times tighter cost a third more and moved nobody across a cut at 10 %.
+# Ten times tighter costs a third more time and moved no user across a cut at 10 %.
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What of the fit is chosen by the caller.
+    """Settings of a fit.
 
     Args:
-        boosting_rounds: Trees; 0 leaves that signal at 0 for everybody.
+        boosting_rounds: Number of trees; with 0 the signal is 0 for all users.
     """
 
     boosting_rounds: int
@@ -72,9 +73,9 @@ class Signals:
 
     Args:
         item_weights: (M, c) one column per sum of items.
-        strong_weights: (M, 1) of the rows by strength.
-        dense_weights: (F, s) weights of the dense features per signal but the trees.
-        trees: LightGBM's text, empty without trees.
+        strong_weights: (M, 1) weights of the rows by strength.
+        dense_weights: (F, s) weights of the dense features per signal, except the trees.
+        trees: LightGBM's model text, empty without trees.
     """
 
     item_weights: npt.NDArray[np.float32]
@@ -83,11 +84,11 @@ class Signals:
     trees: str
 
     def evaluate(self, rows: Rows, products: tuple[Float64, Float64] | None = None) -> Float64:
-        """(n, signals) values for any users; only their order within a column means something.
+        """(n, signals) values for any users; only their order within a column is meaningful.
 
         Args:
             rows: The users.
-            products: Their items times both weights, if they were made together with other fits'.
+            products: Their items times both weights, if already computed by `multiply`.
         """
         product, strong = multiply(rows, [self])[0] if products is None else products
         inverse = _inverse(rows.embedding_lengths)
@@ -124,9 +125,9 @@ def fit_signals(
 
     Args:
         rows: The users of the fit.
-        is_seed: (n,) which of them are seed users; at least one is and one is not.
+        is_seed: (n,) which of them are seed users; needs at least one seed and one other user.
         representation: The items' weights, embedding and neighbours.
-        settings: What the caller chooses.
+        settings: Settings of the fit.
     """
     items, idf, basis = rows.items, representation.idf, representation.basis
     n_items, n_dense = items.shape[1], rows.dense.shape[1]
@@ -145,7 +146,7 @@ def fit_signals(
     fit = _logistic(items, is_seed, 1.0, behaviour, row_scale=partial / mean_partial)
     weights[:, 4] = fit.items / mean_partial
     dense[: rows.n_behaviour, 2] = fit.dense
-    # Without dense features: with them it repeats the first signal and adds less to the ensemble.
+    # Without dense features; with them this signal repeats the first one and adds less to the ensemble.
     by_strength = _logistic(rows.strong, is_seed, 1.0, rows.dense[:, :0])
     touched = sp.csr_matrix((np.ones(len(items.data)), items.indices, items.indptr), shape=items.shape)
     in_all = touched.T @ np.ones(len(is_seed))
@@ -153,7 +154,7 @@ def fit_signals(
     share = in_all / len(is_seed)
     known = in_all > 0
     odds = (in_seed + _PRIOR_USERS * share) / (n_seed + _PRIOR_USERS)
-    # The rows hold idf / length per item: dividing by idf and multiplying by length leaves one per item.
+    # Rows contain idf / length per item; dividing by idf here and multiplying by length later leaves 1 per item.
     weights[known, 5] = np.log(odds[known] / share[known]) / idf[known]
     centroid = items.T @ (is_seed / n_seed) - items.T @ np.full(len(is_seed), 1.0 / len(is_seed))
     weights[:, 6] = centroid
@@ -174,7 +175,7 @@ def fit_signals(
 
 
 def multiply(rows: Rows, fits: list[Signals]) -> list[tuple[Float64, Float64]]:
-    """The users' items times the weights of several fits, in one pass over the items."""
+    """Multiply the users' items by the weights of several fits, in one pass over the items."""
     product = np.asarray(rows.items @ np.hstack([fit.item_weights for fit in fits]), dtype=np.float64)
     strong = np.asarray(rows.strong @ np.hstack([fit.strong_weights for fit in fits]), dtype=np.float64)
     return list(zip(np.split(product, len(fits), axis=1), np.split(strong, len(fits), axis=1), strict=True))

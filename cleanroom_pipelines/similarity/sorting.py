@@ -1,15 +1,14 @@
-"""Ranking scored users in parts, where they are too many for one machine.
+"""Rank scored users in parts, if there are too many for one machine.
 
-Lives here: from files of scores to the parts of `ranking.parquet`, on an engine that sorts.
-Add here when the ranking of many users gets a further column.
+Lives here: turning files of scores into the parts of `ranking.parquet`, on an engine that sorts.
+Add here when the distributed ranking gets a further column.
 Keep out: scoring, and ranking in memory (ranking), which gives the same rows.
 
-The engine sorts the scores of the n users who are no seed users into files, each of which continues the one before
-it. Then every file is finished on its own: it is known how many users stand in the files before, so each user's
-percentile is a count, and the seed users whose percentile lies among the file's are put in between. Between two
-files with `above` users before the second, all percentiles of the first are larger than 1 - above / n, all of the
-second smaller: that tells which seed users belong where. One shuffle of id, hash and score per user is all that
-crosses the network.
+The engine sorts the scores of the n non-seed users into consecutive files. Each file is then finished
+independently: the number of users in the previous files is known, so each user's percentile is a count, and the
+seed users whose percentiles are in the file's range are inserted. If `above` users are before a file, all
+percentiles in the previous file are larger than 1 - above / n and all in this file are smaller; this determines
+the file of each seed user. Only one shuffle of id, hash and score per user crosses the network.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,15 +32,15 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Part:
-    """One sorted file, and what else belongs into its part of the ranking.
+    """One sorted file, and the seed users of its part of the ranking.
 
     Args:
-        number: Of the part.
+        number: Number of the part.
         path: The sorted scores.
-        above: Non-seed users in the files before.
+        above: Non-seed users in the previous files.
         first_rank: Rank of the part's first user.
-        seed: Positions, in the arrays of the fit, of the seed users that stand in it.
-        wanted: How many of its first non-seed users lie in the first n of all, by n.
+        seed: Positions, in the arrays of the fit, of the seed users in this part.
+        wanted: By n, how many of this file's non-seed users are among the first n of all.
     """
 
     number: int
@@ -66,15 +65,15 @@ def rank_scored(
 
     Args:
         engine: Sorts, and finishes the parts.
-        fit: The seed users, and where they stand.
-        scores: Folder of files with the columns SCORED: everybody but the seed users.
-        out: The folder to make.
+        fit: The seed users and their held-out percentiles.
+        scores: Folder of files with the columns SCORED, for all non-seed users.
+        out: The folder to create.
         scratch: Existing empty directory.
-        wanted: Numbers of first users that the metrics ask for.
-        on_share: Told the share done.
+        wanted: Audience sizes for which the metrics need sums.
+        on_share: Called with the share done.
 
     Returns:
-        What the metrics want to know of the non-seed users.
+        Sums over the non-seed users for the metrics.
     """
     engine.scan("scored", find_tables(scores))
     order = [("score", True), ("stable_hash", False), ("user_id", False)]
@@ -92,11 +91,12 @@ def rank_scored(
 
 
 def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_Part]:
-    """Give each sorted file the seed users that stand between its users."""
+    """Assign each seed user to a sorted file by percentile."""
     filled = [part for part in sorted_parts if part.n_rows]
     ends = np.cumsum([part.n_rows for part in filled])
     n_others = int(ends[-1])
-    # 1 - share, as floats that compare like the percentiles: counts of half users over the same denominator.
+    # 1 - share, computed like the percentiles (half-user counts over the same denominator), so that floats compare
+    # exactly.
     borders = 2 * (n_others - ends[:-1]) / (2.0 * n_others)
     place = np.searchsorted(-borders, -fit.held_out.percentile, "right")
     parts, above, first_rank = [], 0, 1
@@ -111,7 +111,7 @@ def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[in
 
 @dataclass(frozen=True)
 class _FinishPart:
-    """Writes one part of the ranking."""
+    """Write one part of the ranking."""
 
     fit: Fit
     n_others: int
@@ -131,7 +131,7 @@ class _FinishPart:
             self.out / part_name(part.number),
             compression="zstd",
         )
-        # Of the part's own first users, but under the numbers of all.
+        # Sums over this part's users, keyed by the sizes of the whole ranking.
         sums = others_of(self.fit.held_out, percentiles, set(part.wanted.values()))
         standings = [(n, sums.standings[inside]) for n, inside in part.wanted.items()]
         return pa.table(
@@ -144,7 +144,7 @@ class _FinishPart:
 
 
 def percentiles_of(scores: Float64, above: int, n_others: int) -> Float64:
-    """Share of the non-seed users below each of a file's, ties half; scores descending."""
+    """Share of all non-seed users below each user of a file, ties count half; scores descending."""
     is_first = np.empty(len(scores), dtype=bool)
     is_first[:1] = True
     np.not_equal(scores[1:], scores[:-1], out=is_first[1:])

@@ -1,7 +1,7 @@
-"""What a person asks of the similarity model, and what comes back.
+"""Inputs and reports of the similarity model.
 
 Lives here: schemas of the training tables, windows, settings, reports.
-Add here when a caller must be able to say something new, or a report gets a new number.
+Add here when the model gets a new option, or a report a new figure.
 Keep out: reading, fitting, ranking.
 """
 
@@ -17,7 +17,7 @@ from cleanroom_pipelines.uploads.roles import Role
 MAX_FEATURES = 10
 # Item numbers are stored in 16 bits.
 _MOST_ITEMS = 65_535
-# What the machine that trains, or ranks, holds of the users at once; so on a cluster too.
+# Limits on the users that the training or ranking machine holds in memory at once, on a cluster too.
 _MOST_REPRESENTATION_USERS = 1_000_000
 _MOST_FIT_USERS = 50_000
 
@@ -28,13 +28,13 @@ class _Schema:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `column=ROLE` pairs separated by commas.
+        """Parse comma-separated `column=ROLE` pairs.
 
         Args:
             text: Such as `user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP,brand=CATEGORICAL_FEATURE`.
 
         Raises:
-            UsageError: Not pairs, an unknown role, or a schema that is not allowed.
+            UsageError: The format is invalid, a role is unknown, or the schema is not allowed.
         """
         columns = []
         for part in text.split(","):
@@ -48,7 +48,7 @@ class _Schema:
                 columns.append((name.strip(), Role(role.strip().upper())))
             except ValueError:
                 raise UsageError(
-                    "The schema names an unknown role.", remedy=f"Roles are {', '.join(Role)}."
+                    "The schema names an unknown role.", remedy=f"Choose from: {', '.join(Role)}."
                 ) from None
         return cls(tuple(columns))
 
@@ -56,7 +56,7 @@ class _Schema:
         return ",".join(f"{name}={role}" for name, role in self.columns)
 
     def column(self, role: Role) -> str | None:
-        """The column of a role that occurs at most once, or None."""
+        """The column of a role that at most one column may have, or None."""
         return next((name for name, its_role in self.columns if its_role is role), None)
 
     @property
@@ -73,7 +73,7 @@ class _Schema:
         return sum(its_role is role for _, its_role in self.columns)
 
     def _check_names(self) -> None:
-        # SQL does not tell "id" from "ID".
+        # Column names in SQL are case-insensitive.
         names = [name.lower() for name, _ in self.columns]
         if len(set(names)) != len(names):
             raise UsageError("The schema names a column twice.", remedy="Give each column one role.")
@@ -97,11 +97,11 @@ class InteractionsSchema(_Schema):
         if self._count(Role.ITEM_ID) != 1:
             raise UsageError("The schema must name exactly one ITEM_ID column.", remedy="Add item_id=ITEM_ID.")
         if self._count(Role.TIMESTAMP) > 1:
-            raise UsageError("The schema names more than one TIMESTAMP column.", remedy="Keep one of them.")
+            raise UsageError("The schema names more than one TIMESTAMP column.", remedy="Keep only one.")
         if len(self.features) > MAX_FEATURES:
             raise UsageError(
                 f"The schema has {len(self.features)} feature columns; at most {MAX_FEATURES} are allowed.",
-                remedy="Leave some out.",
+                remedy="Remove some of them.",
             )
 
     @property
@@ -111,7 +111,7 @@ class InteractionsSchema(_Schema):
 
     @property
     def time_column(self) -> str | None:
-        """The column of event times, if there is one."""
+        """The column of event times, or None."""
         return self.column(Role.TIMESTAMP)
 
 
@@ -120,27 +120,27 @@ class UsersSchema(_Schema):
     """Roles of the users table's columns: one row per user. Embeddings are many NUMERICAL_FEATURE columns.
 
     Args:
-        columns: (column, role) pairs: exactly one USER_ID, the others features.
+        columns: (column, role) pairs: exactly one USER_ID; all others are features.
 
     Raises:
-        UsageError: Another role, or no single USER_ID.
+        UsageError: A column has another role, or there is not exactly one USER_ID.
     """
 
     def __post_init__(self) -> None:
         self._check_names()
         if self._count(Role.ITEM_ID) or self._count(Role.TIMESTAMP):
             raise UsageError(
-                "The users table has USER_ID and feature columns only.",
+                "The users schema may only have USER_ID and feature columns.",
                 remedy="Declare items and times in the interactions schema.",
             )
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which events count: `start <= time < end`, in epoch seconds; None is open.
+    """A time window of events: `start <= time < end`, in epoch seconds; None is unbounded.
 
     Raises:
-        UsageError: The end does not lie after the start.
+        UsageError: The end is not after the start.
     """
 
     start: int | None = None
@@ -152,19 +152,19 @@ class Window:
 
     @property
     def is_open(self) -> bool:
-        """Whether every event counts."""
+        """Whether the window includes every event."""
         return self.start is None and self.end is None
 
 
 class SizeProfile(StrEnum):
-    """How large a population must be to train on it."""
+    """Minimum sizes of a population for training."""
 
     DEFAULT = "default"
     AWS = "aws"
 
     @property
     def min_users(self) -> int:
-        """Users needed, each with at least `min_items_per_user` interactions."""
+        """Users needed, each with at least `min_interactions_per_user` interactions."""
         return 100_000 if self is SizeProfile.AWS else 100
 
     @property
@@ -180,17 +180,17 @@ class SizeProfile(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the representation is made; the same for every data set.
+    """Settings of the representation; the same for every data set.
 
     Args:
         max_items: Vocabulary size M: the items with most users.
-        min_users_per_item: Fewer users than this and an item is not in the vocabulary.
-        embedding_dimensions: Width d of the embedding, cut to what the data has.
+        min_users_per_item: Items with fewer users are not in the vocabulary.
+        embedding_dimensions: Width d of the embedding, reduced if the data has fewer dimensions.
         neighbours: Similar items kept per item for smoothing.
-        max_representation_users: Users (sampled by `stable_hash`) behind the item-item matrix and embedding.
-        users_per_shard: Users sorted at a time while the pairs are built; bounds memory, never changes a result.
-        max_categories: Commonest values kept per categorical feature.
-        min_users_per_category: Fewer users than this and a category is not a feature.
+        max_representation_users: Users (sampled by `stable_hash`) from whom the embedding is learnt.
+        users_per_shard: Users sorted at a time while building the pairs; bounds memory, never changes a result.
+        max_categories: Most frequent values kept per categorical feature.
+        min_users_per_category: Categories with fewer users are not features.
     """
 
     max_items: int = 10_000
@@ -205,27 +205,27 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.max_items <= _MOST_ITEMS:
             raise UsageError(
-                f"The vocabulary must have between 1 and {_MOST_ITEMS:,} items.", remedy="Leave it at 10,000."
+                f"The vocabulary must have between 1 and {_MOST_ITEMS:,} items.", remedy="Use the default, 10,000."
             )
         if not 1 <= self.max_representation_users <= _MOST_REPRESENTATION_USERS:
             raise UsageError(
-                f"The representation is learnt from 1 to {_MOST_REPRESENTATION_USERS:,} users.",
-                remedy="Leave it at 100,000.",
+                f"The number of representation users must be from 1 to {_MOST_REPRESENTATION_USERS:,}.",
+                remedy="Use the default, 100,000.",
             )
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a seed is ranked; the same for every data set.
+    """Settings for ranking users by a seed; the same for every data set.
 
     Args:
-        folds: K of the cross-fit.
-        max_fit_seed_users: Seed users (by `stable_hash`) a fit sees.
-        max_fit_other_users: Other users (by `stable_hash`) a fit sees.
-        max_reference_users: Non-seed users (by `stable_hash`) that held-out seed users are ranked among.
+        folds: Number of folds K for cross-fitting.
+        max_fit_seed_users: Seed users (by `stable_hash`) per fit.
+        max_fit_other_users: Other users (by `stable_hash`) per fit.
+        max_reference_users: Non-seed users (by `stable_hash`) among whom held-out seed users are ranked.
         threads: Threads for blocks and trees; never changes a result.
-        boosting_rounds: Trees of the LightGBM level; 0 leaves it out.
-        min_explained_users: Fewer seed users than this behind an item or value and it is not shown.
+        boosting_rounds: Trees of the LightGBM signal; 0 disables it.
+        min_explained_users: Items and values of fewer seed users are not shown in the explanation.
     """
 
     folds: int = 5
@@ -239,13 +239,13 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_fit_seed_users + self.max_fit_other_users > _MOST_FIT_USERS:
             raise UsageError(
-                f"A fit sees at most {_MOST_FIT_USERS:,} users.", remedy="Leave it at 5,000 and 20,000."
+                f"A fit may use at most {_MOST_FIT_USERS:,} users.", remedy="Use the defaults, 5,000 and 20,000."
             )
 
 
 @dataclass(frozen=True)
 class TrainingReport(Document):
-    """What training read and made; counts only.
+    """Training report: counts of what was read and built.
 
     Args:
         n_rows: Rows of the interactions table.
@@ -258,8 +258,8 @@ class TrainingReport(Document):
         last_time: Latest event in the window, epoch seconds, None without times.
         window: The window that was used, resolved to seconds.
         ignored_columns: Columns without a role.
-        profile: Per column: type, nulls and the like.
-        warnings: Codes a person should see.
+        profile: Type and role per column, and counts of the users table.
+        warnings: Warning codes for the user.
         timing_seconds: Seconds per stage.
     """
 
@@ -280,13 +280,13 @@ class TrainingReport(Document):
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """What ranking a seed gave; the files lie beside it.
+    """Report of a ranking; the files are in the output directory.
 
     Args:
         metrics: The content of `metrics.json`.
         explanation: The content of `explanation.json`.
         n_users: Ranked users N.
-        warnings: Codes a person should see.
+        warnings: Warning codes for the user.
         timing_seconds: Seconds per stage.
     """
 
@@ -298,5 +298,5 @@ class GenerationReport:
 
     @property
     def sentence(self) -> str:
-        """The one sentence that says how good the audience is."""
+        """A one-sentence summary of the audience's quality."""
         return str(self.metrics["sentence"])

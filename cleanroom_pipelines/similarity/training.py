@@ -1,15 +1,14 @@
-"""Training an audience model: from an interactions table to files that know no seed.
+"""Train an audience model: from an interactions table to model files that are independent of any seed.
 
-Lives here: `train`, the order of its steps, and the writing of the model's files.
+Lives here: `train`, the order of its steps, and writing the model's files.
 Add here when training gets a further step.
-Keep out: each step's own work (reading, pairs, representation, features).
+Keep out: the steps themselves (reading, pairs, representation, features).
 
-What it costs, in CPU seconds on two cores (1 million users and 20 million interactions; 5 and 100 million):
-checking 0.9 and 5, the dictionaries 4.6 and 27, joining the interactions to them 5.4 and 36, sorting and the
-matrix 3.4 and 18, the representation 5.9 and 11; in all 21 and 97, at 0.8 and 1.7 GiB. The join grows faster than
-the rows, since five million string ids no longer fit the processor's caches. Grouping the pairs in SQL instead of
-sorting packed numbers, and hashing each row instead of each user (9 CPU s for 20 million rows), were dropped for
-their cost.
+Cost in CPU seconds on two cores (1 million users and 20 million interactions; 5 and 100 million): checking 0.9 and
+5, the dictionaries 4.6 and 27, joining the interactions to them 5.4 and 36, sorting and the matrix 3.4 and 18, the
+representation 5.9 and 11; in total 21 and 97, at 0.8 and 1.7 GiB. The join grows faster than the rows because five
+million string ids no longer fit into the CPU caches. Grouping the pairs in SQL instead of sorting packed numbers,
+and hashing each row instead of each user (9 CPU s for 20 million rows), were dropped as too slow.
 """
 
 import json
@@ -63,14 +62,14 @@ _NAMES_AT_ONCE = 100_000
 
 @dataclass
 class Stages:
-    """Keeps the seconds of each stage of a long operation."""
+    """Records the seconds of each stage of a long operation."""
 
     runtime: Runtime
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
-        """One stage, beginning at `share` of the whole."""
+        """Time a stage that starts at `share` of the whole."""
         self.runtime.tell(share, name)
         started = perf_counter()
         yield
@@ -98,18 +97,18 @@ def train(
     Args:
         interactions: File, glob or folder of parquet, CSV or JSON Lines; one row per event.
         schema: Roles of its columns.
-        out: Existing empty directory that gets the model's files; making it visible at once is the caller's.
+        out: Existing empty directory for the model's files; the caller publishes it atomically.
         window: Half-open window of event times, epoch seconds.
-        window_seconds: Only the last so many seconds up to the newest event (or to the window's end).
+        window_seconds: Length of the window before the newest event (or before the window's end).
         users: File, glob or folder of a users table, one row per user.
-        users_schema: Its roles; without one they are taken from its column types.
-        population: File with a column user_id. Exactly these users are ranked, with interactions or without, and
-            the table of interactions may be empty. Without it, those with a usable interaction are.
+        users_schema: Its roles; inferred from its column types if not given.
+        population: File with a column user_id. Exactly these users are ranked, with or without interactions, and
+            the interactions table may be empty. If not given, all users with a usable interaction are ranked.
         settings: Size of the representation.
-        size_profile: Population floors.
-        max_invalid_share: Share of bad rows (0 to 1) beyond which a table is refused.
+        size_profile: Minimum sizes of the population.
+        max_invalid_share: Largest allowed share of invalid rows in a table, 0 to 1.
         day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
-            where the source has a file per day. Not used for tables with features, a given population, or on a
+            if the source has a file per day. Not used for tables with features, with a population, or on a
             cluster.
         runtime: Engine, progress and cancellation.
 
@@ -117,14 +116,16 @@ def train(
         Counts, profile and timing.
 
     Raises:
-        TrainingDataError: The tables cannot be used.
+        TrainingDataError: The tables are unusable.
         UsageError: `out` is not an empty directory, or `max_invalid_share` is out of range.
-        CancelledError: The runtime said so.
+        CancelledError: The run was cancelled.
     """
     if not out.is_dir() or any(out.iterdir()):
         raise UsageError("The model's directory must exist and be empty.", remedy="Give a new directory.")
     if not 0 <= max_invalid_share <= 1:
-        raise UsageError("The allowed share of bad rows must lie between 0 and 1.", remedy="Give 0.05 for 5 %.")
+        raise UsageError(
+            "The allowed share of invalid rows must be between 0 and 1.", remedy="Give, for example, 0.05 for 5 %."
+        )
     tables = find_upload(interactions, INTERACTIONS)
     users_tables = find_upload(users, USERS) if users is not None else None
     given = find_upload(population, USERS) if population is not None else None
@@ -241,8 +242,8 @@ def train(
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread: more threads add up in another order, and then ranks differ between machines' cores."""
-    # scipy brings a BLAS of its own, which is limited only if it is loaded by now.
+    """Limit BLAS to one thread: more threads sum in another order, so ranks would depend on the cores."""
+    # scipy has its own BLAS, which is limited only if it is already loaded.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
@@ -251,9 +252,9 @@ def one_blas_thread() -> Iterator[None]:
 
 
 class _Writing:
-    """Writes the model's users on one machine, one method per step, in the order of the story.
+    """Write the model's users on one machine, one method per step, in order.
 
-    What belongs to all users, and is not known a shard at a time, is mapped from files of the scratch folder.
+    Arrays that span all users are memory-mapped files in the scratch folder.
     """
 
     def __init__(
@@ -292,15 +293,15 @@ class _Writing:
             return self._write_shards(self._describe_users(features, columns, table), stages)
 
     def _check_numbers(self) -> None:
-        """Refuse more users than a pair's number has room for.
+        """Reject more users than a packed pair can number.
 
         Raises:
-            TrainingDataError: There are more.
+            TrainingDataError: There are too many users.
         """
         if self._n_users > MAX_USERS:
             raise TrainingDataError(
-                f"The table holds more than {MAX_USERS:,} users, the most that one machine trains.",
-                remedy="Give fewer users, or let the operator train on a Spark cluster.",
+                f"The table has more than {MAX_USERS:,} users, the maximum for training on one machine.",
+                remedy="Give fewer users, or ask the operator to train on a Spark cluster.",
                 n_users=self._n_users,
             )
 
@@ -366,7 +367,7 @@ class _Writing:
         return result
 
     def _write_shards(self, features: list[dict[str, Any]], stages: Stages) -> Written:
-        """Cut everything into shards."""
+        """Split all arrays into shards and write them."""
         hashes = np.asarray(self._database.fetch("SELECT hash FROM users ORDER BY rowid")["hash"])
         bits = shard_bits(self._n_users, self._settings.users_per_shard, len(features))
         cuts = np.searchsorted(hashes, first_hashes(bits)).tolist()
@@ -391,7 +392,7 @@ class _Writing:
     def _raw_columns(
         self, columns: list[str], table: reading.UsersTable | None
     ) -> Iterator[npt.NDArray[np.float64]]:
-        """The columns before standardising, a few in memory at a time: embeddings can have hundreds."""
+        """The columns before standardising, a few in memory at a time because embeddings can have hundreds."""
         names = ["n_events", "first_ts", "last_ts"]
         counted = dense_features.scatter(
             reading.stream_user_counts(self._database, []), names, self._n_users, np.nan
@@ -418,7 +419,7 @@ class _Writing:
 
 
 class _Pieces:
-    """A stream of batches of one column, taken in pieces of another length."""
+    """Re-chunk a stream of batches of one column."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches
@@ -437,7 +438,7 @@ class _Pieces:
         return pa.concat_arrays(taken) if taken else pa.array([], pa.string())
 
     def close(self) -> None:
-        """Finish the stream, before which no other query can run."""
+        """Exhaust the stream, so that other queries can run."""
         for _ in self._batches:
             pass
 

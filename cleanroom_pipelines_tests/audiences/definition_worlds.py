@@ -1,4 +1,4 @@
-"""Random rooms and definitions, and a slow evaluator that nobody can get wrong."""
+"""Random rooms and definitions, and a slow, obviously correct evaluator."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

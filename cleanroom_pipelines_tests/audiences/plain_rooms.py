@@ -1,4 +1,4 @@
-"""Random rooms as plain tables, large enough that something is told."""
+"""Random rooms as plain tables, large enough for released counts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

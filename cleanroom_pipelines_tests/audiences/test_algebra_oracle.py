@@ -1,4 +1,4 @@
-"""The compiled query finds the users that the contract's words describe.
+"""Contract: the compiled query finds the users that the contract describes.
 
 Contract: `contracts/media.md` section 4 (rule-based: each operand filtered first, strictly left to right;
 CONTAINS_NONE keeps users whose attribute is missing; only relevant users), issue "Done means": random bases and
@@ -47,7 +47,7 @@ def lookalike_files(definition: Definition, room: Room, folder: Path) -> dict[st
 
 @one_in(4)
 @given(rooms)
-def test_a_room_finds_whom_the_words_describe(room: Room) -> None:
+def test_a_room_finds_the_users_the_definition_describes(room: Room) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base, seeds = room.write(folder)
@@ -106,7 +106,7 @@ def test_lists_in_files_may_repeat_ids_and_miss_some(
         assert n_ids == len(found) == len(expected)
 
 
-def test_a_room_without_segments_and_seeds_still_answers(tmp_path: Path) -> None:
+def test_a_room_without_segments_and_seeds_can_be_queried(tmp_path: Path) -> None:
     room = Room(frozenset(USERS[:5]), {}, {}, frozenset(), frozenset(), frozenset(), {}, (frozenset(),))
     base, _ = room.write(tmp_path)
     (base / "segments.parquet").unlink()

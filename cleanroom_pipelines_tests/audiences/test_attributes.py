@@ -1,4 +1,4 @@
-"""Contract: contracts/media.md section 1, data attributes: values and operators; rare values are not named."""
+"""Contract: contracts/media.md section 1, data attributes: values and operators; rare values are not listed."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def common(column: pd.Series) -> set[str]:
 
 
 @pytest.mark.parametrize(("seed", "n_users"), [(0, 600), (1, 600), (2, 150), (3, 100), (4, 20)])
-def test_values_are_those_of_a_plain_count(seed: int, n_users: int, tmp_path: Path) -> None:
+def test_values_match_a_simple_count(seed: int, n_users: int, tmp_path: Path) -> None:
     room = random_room(seed, n_users)
     with room.opened(tmp_path) as relations:
         found = {each["name"]: each for each in data_attributes(relations).as_dict()["attributes"]}
@@ -38,7 +38,7 @@ def test_values_are_those_of_a_plain_count(seed: int, n_users: int, tmp_path: Pa
         assert (name in found) == bool(values), "an attribute without a value to name is not listed"
 
 
-def test_the_oracle_sees_rare_and_common_values() -> None:
+def test_the_oracle_covers_rare_and_common_values() -> None:
     relevant = random_room(2, 150).relevant
     assert 0 < len(common(relevant["age"])) < relevant["age"].nunique()
 
@@ -66,7 +66,7 @@ def test_every_operator_can_be_used_with_every_value_that_filters_can_hold(tmp_p
         AttributeFilter("age", FilterOperator.CONTAINS_ALL, attributes[0].values)
 
 
-def test_awkward_texts_come_through_exactly(tmp_path: Path) -> None:
+def test_unusual_texts_are_preserved_exactly(tmp_path: Path) -> None:
     ids = [f"u{n}" for n in range(30)]
     users = pd.DataFrame({"user_id": ids, "age": None, "gender": None, "is_relevant": True})
     pairs = pd.DataFrame([(user, segment) for user in ids for segment in SEGMENTS], columns=["user_id", "segment"])
@@ -78,9 +78,7 @@ def test_awkward_texts_come_through_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("n_users", "is_named"), [(24, False), (25, True)])
-def test_a_value_is_named_from_25_users_on_and_they_must_be_relevant(
-    n_users: int, is_named: bool, tmp_path: Path
-) -> None:
+def test_a_value_is_listed_from_25_relevant_users(n_users: int, is_named: bool, tmp_path: Path) -> None:
     ids = [f"u{n}" for n in range(60)]
     users = pd.DataFrame(
         {"user_id": ids, "age": "18-24", "gender": None, "is_relevant": [n < n_users for n in range(60)]}

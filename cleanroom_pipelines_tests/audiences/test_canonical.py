@@ -1,4 +1,4 @@
-"""One question has one text, however it is phrased, and what reveals membership is seen.
+"""Contract: equivalent definitions have one canonical text, and membership-revealing ones are detected.
 
 Contract: `contracts/media.md` section 3 (what a definition reveals decides who may export it), issue "Done
 means": a hundred phrasings of one question; `contracts/privacy.md` sections 2, 4 and 5: a question is known by the
@@ -130,7 +130,7 @@ def test_a_hundred_phrasings_are_one_question(rule: RuleBased, random: Random) -
 
 
 @given(rooms)
-def test_the_text_alone_says_who_is_meant(room: Room) -> None:
+def test_the_text_determines_the_users(room: Room) -> None:
     # So equal texts find equal users in any data.
     for definition in room.audiences.values():
         text = canonical(definition, room.resolve)
@@ -180,7 +180,7 @@ AUDIENCES: dict[str, Definition] = {
 resolve: Callable[[str], Definition] = AUDIENCES.__getitem__
 
 
-def test_ways_of_saying_the_same() -> None:
+def test_equivalent_definitions_have_one_text() -> None:
     ways: list[list[Definition]] = [
         [Remarketing("t"), RuleBased(SEED), RuleBased(CustomRef("seed")), anything(SEED, (UNION, SEED))],
         [Exclusion("t"), anything(BASE, (DIFF, SEED)), anything(BASE, (DIFF, SEED), (DIFF, CustomRef("seed")))],
@@ -241,7 +241,7 @@ LIKE = CustomRef("like")
 YOUNG = Filters(MatchOperator.MATCH_ALL, (AttributeFilter("age", FilterOperator.CONTAINS_ANY, ("18-24",)),))
 
 
-def test_what_reveals_membership_needs_a_switch() -> None:
+def test_audiences_that_reveal_membership_need_a_room_feature() -> None:
     definitions: list[tuple[Definition, Need | None]] = [
         (RuleBased(BASE, YOUNG), None),
         (AUDIENCES["like"], None),
@@ -273,7 +273,7 @@ def test_what_reveals_membership_needs_a_switch() -> None:
     assert offenders(definitions, check) == []
 
 
-def test_the_lookalikes_that_an_audience_is_made_of() -> None:
+def test_the_lookalikes_that_an_audience_depends_on() -> None:
     both = anything(CustomRef("on like"), (UNION, CustomRef("like rule")), (DIFF, CustomRef("like excluding")))
     found = lookalikes_of(both, resolve)
     assert len(found) == 2, "two of the three are one question"
@@ -348,7 +348,7 @@ def test_a_renamed_type_is_the_same_question_and_new_ids_are_another() -> None:
     assert canonical(Remarketing("w"), resolve, DIGESTS) == canonical(Remarketing("w"), resolve)
 
 
-def test_what_reveals_is_decided_by_ids_not_by_names() -> None:
+def test_ids_not_names_decide_what_reveals_membership() -> None:
     needs_both = anything(BASE, (DIFF, SEED), (INTERSECT, AGAIN))  # nobody: the names hide that
     assert is_membership_revealing(needs_both, resolve)
     assert what_it_needs(anything(BASE, (DIFF, SEED), (DIFF, AGAIN)), resolve, DIGESTS) == {Need.EXCLUSION}

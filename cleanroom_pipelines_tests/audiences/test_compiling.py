@@ -1,4 +1,4 @@
-"""A definition becomes one query that holds no text of a user, however large and deep the definition is.
+"""Contract: a definition of any size and depth compiles to one query without user text.
 
 Contract: DESIGN and issue: compiled with sqlglot's expressions into one query with semi and anti joins; no SQL
 text from user values. What the query finds is held against a plain evaluator in test_algebra_oracle.
@@ -58,7 +58,7 @@ def nothing(id_: str) -> Definition:
 
 @one_in(5)
 @given(rooms)
-def test_a_query_is_made_of_our_words_alone(room: Room) -> None:
+def test_a_query_contains_no_user_text(room: Room) -> None:
     for definition in room.audiences.values():
         relations = {key: lookalike_relation(key) for key in lookalikes_of(definition, room.resolve)}
         query = compile_definition(definition, room.resolve, lookalikes=relations)
@@ -86,7 +86,7 @@ def count_in(room: Room, folder: Path, definition: Definition, audiences: dict[s
         return count(engine, definition, audiences.__getitem__, {})
 
 
-def test_the_longest_chain_is_not_too_deep_for_anybody(room: Room, tmp_path: Path) -> None:
+def test_the_longest_chain_compiles_and_runs(room: Room, tmp_path: Path) -> None:
     some = Filters(
         MatchOperator.MATCH_ANY, (AttributeFilter("segments", FilterOperator.CONTAINS_NONE, ("v1", "v2")),)
     )
@@ -120,7 +120,7 @@ def test_an_audience_that_is_used_twice_is_compiled_once() -> None:
     assert query.parameters == ("t", "u")
 
 
-def test_all_that_is_taken_away_between_two_unions_is_one_join() -> None:
+def test_subtractions_between_two_unions_are_one_join() -> None:
     diffs = tuple(Combinator(CombineOperator.DIFF, SeedRef(f"{number}")) for number in range(4))
     union = Combinator(CombineOperator.UNION, SeedRef("u"))
     sql = compile_definition(RuleBased(BaseRef(), None, (*diffs, union, *diffs)), nothing).sql
@@ -156,18 +156,18 @@ def test_there_is_a_limit_to_values_of_all_audiences_together(monkeypatch: pytes
         compile_definition(RuleBased(BaseRef(), None, combinators), audiences.__getitem__)
 
 
-def test_what_is_not_there_is_told() -> None:
+def test_missing_files_and_lookalikes_are_reported() -> None:
     with pytest.raises(UsageError, match="lookalike"):
         compile_definition(Lookalike(SEED, 3), nothing)
     with pytest.raises(UsageError, match="file"):
         compile_definition(RuleBased(FileRef("secret.parquet")), nothing)
     circle: dict[str, Definition] = {"a": RuleBased(CustomRef("a"))}
     for follow in (compile_definition, canonical):
-        with pytest.raises(UsageError, match="circle"):
+        with pytest.raises(UsageError, match="cycle"):
             follow(circle["a"], circle.__getitem__)
 
 
-def test_nothing_half_written_where_a_query_fails(room: Room, tmp_path: Path) -> None:
+def test_a_failed_query_leaves_no_partial_output(room: Room, tmp_path: Path) -> None:
     base, _ = room.write(tmp_path)
     with open_engine(paths=[base]) as engine:
         open_room_relations(engine, base)

@@ -1,4 +1,4 @@
-"""A definition that exists is right, and says the same when it is written and read again.
+"""Contract: every definition object is valid and survives a JSON round trip.
 
 Contract: `contracts/media.md` sections 1 and 4 (wire values, reach 1 to 30, values not needed for EMPTY and
 NOT_EMPTY, CONTAINS_ALL on an attribute of one value, a cycle is an error), section 6; errors name the place and
@@ -100,7 +100,7 @@ def test_the_values_on_the_wire() -> None:
 
 
 @given(rooms)
-def test_what_is_written_is_read_again(room: Room) -> None:
+def test_definitions_survive_a_round_trip(room: Room) -> None:
     for definition in room.audiences.values():
         text = json.dumps(definition.as_dict())
         assert parse_definition(json.loads(text)) == definition
@@ -142,7 +142,7 @@ FILTER = "definition.filters.filters[0]"
 SECOND = {"operator": "UNION", "source": BASE}
 
 
-def test_what_is_wrong_is_told_by_its_place_and_without_its_text() -> None:
+def test_errors_name_the_place_but_not_the_value() -> None:
     places: list[tuple[object, str]] = [
         (None, "definition"),
         ([], "definition"),
@@ -227,7 +227,7 @@ def test_files_are_sources_of_the_algebra_over_files_alone() -> None:
             parse_definition(value, with_files=True)
 
 
-def test_what_a_definition_itself_names() -> None:
+def test_direct_references_of_a_definition() -> None:
     definition = parse_definition(
         rule(
             combinators=[
@@ -263,16 +263,16 @@ def test_references_are_followed_to_their_end() -> None:
     assert reachable(start, audiences.__getitem__, through_lookalikes=False) == every[:2]
 
 
-def test_a_circle_is_an_error() -> None:
+def test_a_cycle_is_an_error() -> None:
     audiences: dict[str, Definition] = {"a": RuleBased(CustomRef("b")), "b": Lookalike(CustomRef("a"), 3)}
     for start in audiences.values():
-        with pytest.raises(UsageError, match="circle"):
+        with pytest.raises(UsageError, match="cycle"):
             reachable(start, audiences.__getitem__)
-    with pytest.raises(UsageError, match="circle"):
+    with pytest.raises(UsageError, match="cycle"):
         reachable(RuleBased(CustomRef("new")), {"new": RuleBased(BaseRef())}.__getitem__, own_id="new")
 
 
-def test_references_run_only_so_deep_and_so_wide() -> None:
+def test_references_are_limited_in_depth_and_number() -> None:
     deepest = chain(MAX_DEPTH)
     assert SeedRef("t") in reachable(deepest["0"], deepest.__getitem__)
     deeper = chain(MAX_DEPTH + 1)

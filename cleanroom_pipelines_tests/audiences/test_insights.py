@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 4, insights: cells, what one person enters, and the noise.
+"""Contract: contracts/privacy.md sections 1, 2 and 4, insights: cells, one person's contribution, and noise.
 
 The oracle counts with sets, user by user, and releases with the same releaser.
 """
@@ -92,7 +92,7 @@ def expected(room: PlainRoom, type_: str, releaser: Releaser) -> dict[Cell, dict
 
 
 @pytest.mark.parametrize(("seed", "hide"), [(0, False), (1, False), (2, False), (3, True)])
-def test_tables_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) -> None:
+def test_tables_match_a_simple_count(seed: int, hide: bool, tmp_path: Path) -> None:
     room = random_room(seed, 900)
     releaser = Releaser(KEY, f"room {seed}", hide)
     with room.opened(tmp_path) as relations:
@@ -107,7 +107,7 @@ def test_tables_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path
         assert any(row["addressable_size"] is not None for row in table["rows"]) != hide
 
 
-def test_the_oracle_sees_every_case() -> None:
+def test_the_oracle_covers_every_case() -> None:
     room = random_room(0, 900)
     rows = expected(room, "it's", Releaser(KEY, "v", False)).values()
     assert {row["affinity_ratio"] is None for row in rows} == {True, False}
@@ -117,7 +117,7 @@ def test_the_oracle_sees_every_case() -> None:
     assert interests != chosen_interests(room, "other"), "and the salt chooses"
 
 
-def test_which_cells_there_are_does_not_depend_on_the_seed(tmp_path: Path) -> None:
+def test_the_set_of_cells_does_not_depend_on_the_seed(tmp_path: Path) -> None:
     room = random_room(0, 900)
     without = PlainRoom(
         room.users, room.segments, room.matching, room.seeds[room.seeds["audience_type"] == "it's"]
@@ -135,7 +135,7 @@ def test_which_cells_there_are_does_not_depend_on_the_seed(tmp_path: Path) -> No
     assert any(row.affinity_ratio is None for row in table.rows), "too few is told with nulls"
 
 
-def test_which_pairs_are_listed_is_decided_by_noised_counts_alone(tmp_path: Path) -> None:
+def test_noised_counts_alone_decide_which_pairs_are_listed(tmp_path: Path) -> None:
     # 24 or 25 users are in a pair of values that all have many: no threshold on their true number tells which.
     def cells(n: int, folder: Path) -> list[set[Cell]]:
         ids = [f"u{number}" for number in range(200)]
@@ -155,7 +155,7 @@ def test_which_pairs_are_listed_is_decided_by_noised_counts_alone(tmp_path: Path
     assert 0 < n_listed[2] < n_listed[1], "a pair that nobody is in is listed at times too"
 
 
-def test_rows_stand_in_a_fixed_order(tmp_path: Path) -> None:
+def test_rows_have_a_fixed_order(tmp_path: Path) -> None:
     room = random_room(2, 900)
     shuffled = PlainRoom(*(frame.sample(frac=1, random_state=1) for frame in vars(room).values()))
     releaser = Releaser(KEY, "v", False)
@@ -210,7 +210,7 @@ def test_two_types_with_the_same_ids_are_one_table(tmp_path: Path) -> None:
     assert apart.audiences[0].rows != apart.audiences[1].rows
 
 
-def test_figures_of_the_base_stay_as_they_were_told(tmp_path: Path) -> None:
+def test_figures_of_the_base_do_not_change_once_released(tmp_path: Path) -> None:
     releaser = Releaser(KEY, "v", False)
     with random_room(1, 900).opened(tmp_path) as relations:
         figures = base_figures(relations, releaser, SALT)

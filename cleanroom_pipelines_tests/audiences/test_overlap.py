@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 4, overlap: every two-sided number is a released one.
+"""Contract: contracts/privacy.md sections 1, 2 and 4, overlap: every number about both sides is released.
 
 The oracle counts with sets and releases with the same releaser.
 """
@@ -44,7 +44,7 @@ def expected(room: PlainRoom, releaser: Releaser) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(("seed", "hide"), [*((seed, False) for seed in range(4)), (4, True), (5, True)])
-def test_rows_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) -> None:
+def test_rows_match_a_simple_count(seed: int, hide: bool, tmp_path: Path) -> None:
     room = random_room(seed)
     releaser = Releaser(KEY, f"content {seed}", hide)
     with room.opened(tmp_path) as relations:
@@ -57,7 +57,7 @@ def test_rows_are_those_of_a_plain_count(seed: int, hide: bool, tmp_path: Path) 
     assert found.price == COUNT
 
 
-def test_the_oracle_sees_every_case() -> None:
+def test_the_oracle_covers_every_case() -> None:
     rows = [row for seed in range(6) for row in expected(random_room(seed), Releaser(KEY, "v", False))]
     assert {row["is_empty"] for row in rows} == {True, False}
     assert any(row["match_rate"] not in (None, 1.0) for row in rows)
@@ -68,7 +68,7 @@ def test_the_oracle_sees_every_case() -> None:
     assert n_counted < len(ids), "users of several ids"
 
 
-def test_an_advertiser_alone_sees_its_own_size_and_match_rate(tmp_path: Path) -> None:
+def test_only_the_advertiser_sees_its_size_and_match_rate(tmp_path: Path) -> None:
     with random_room(1).opened(tmp_path) as relations:
         found = overlap_statistics(relations, Releaser(KEY, "v", False))
     mine, others = found.as_dict(with_own_counts=True), found.as_dict(with_own_counts=False)
@@ -102,7 +102,7 @@ def test_a_row_is_one_draw_of_noise(tmp_path: Path) -> None:
     assert row.match_rate == ratio(row.overlap, 300)
 
 
-def test_two_types_with_the_same_ids_are_one_question_and_one_answer(tmp_path: Path) -> None:
+def test_types_with_equal_ids_share_one_question_and_one_result(tmp_path: Path) -> None:
     room = random_room(1)
     ids = room.seeds.loc[room.seeds["audience_type"] == "Buyers", "digest"]
     seeds = pd.concat([pd.DataFrame({"digest": ids, "audience_type": name}) for name in ("T", "U")])
@@ -128,7 +128,7 @@ def test_the_overlap_is_the_size_of_the_remarketing_audience() -> None:
     assert question_about("T", {"age": "65+"}) == canonical(RuleBased(SeedRef("T"), asked), nobody)
 
 
-def test_texts_that_no_definition_can_name_are_asked_about_all_the_same() -> None:
+def test_types_with_texts_invalid_in_definitions_still_get_a_question() -> None:
     texts = [question_about("a\x00"), question_about("b\x00"), question_about("T", {"segments": "a\x00"})]
     assert len(set(texts)) == 3
     digests = {"a\x00": "5eed", "b\x00": "5eed"}

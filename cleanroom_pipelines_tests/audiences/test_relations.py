@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 1, the unit: an id of the seed and a user of the base, one for one.
+"""Contract: contracts/privacy.md section 1, the unit: counts use one base user per seed id.
 
 With one id of a seed more or less, every count moves by one user at most and every table by its stated
 sensitivity, however many users share ids and however many ids a user has.
@@ -41,7 +41,7 @@ def rows(relations: Relations, name: str) -> Counter[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_an_id_stands_for_one_user_and_lists_take_all(seed: int, tmp_path: Path) -> None:
+def test_counts_use_one_user_per_id_and_lists_use_all(seed: int, tmp_path: Path) -> None:
     room = random_room(seed)
     with room.opened(tmp_path) as relations:
         counted, matched = rows(relations, COUNTED), rows(relations, MATCHED)
@@ -52,7 +52,7 @@ def test_an_id_stands_for_one_user_and_lists_take_all(seed: int, tmp_path: Path)
     assert counted.keys() < matched.keys()
 
 
-def test_who_stands_for_an_id_depends_on_the_base_alone(tmp_path: Path) -> None:
+def test_the_user_counted_for_an_id_depends_on_the_base_alone(tmp_path: Path) -> None:
     # One id of 30 users, alone in a seed audience, and among all others in another, in another order.
     room = random_room(2)
     users = sorted(set(room.relevant["user_id"]))[:30]
@@ -107,7 +107,7 @@ def squared_distance(one: Mapping[object, int], other: Mapping[object, int]) -> 
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_one_id_moves_an_overlap_and_a_table_by_their_sensitivity_at_most(
+def test_one_id_changes_an_overlap_and_a_table_by_at_most_their_sensitivity(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = neighbouring_rooms(seed)
@@ -162,7 +162,7 @@ def test_the_bound_of_a_table_is_reached_and_held_by_five_interests(
 
 @one_in(8)
 @given(randoms)
-def test_one_id_of_a_seed_moves_the_count_of_no_definition_by_more_than_one(random: Random) -> None:
+def test_one_seed_id_changes_any_count_by_at_most_one(random: Random) -> None:
     room = Inventing(random).room()
     held = sorted({digest for digest, _ in room.matching})
     if not held:
@@ -178,7 +178,7 @@ def test_one_id_of_a_seed_moves_the_count_of_no_definition_by_more_than_one(rand
         assert len(one ^ other) <= 1
 
 
-def test_the_engine_counts_as_the_plain_rooms_do(tmp_path: Path) -> None:
+def test_engine_counts_match_the_simple_rooms(tmp_path: Path) -> None:
     # So that the property above is one of the product's counts.
     room = Inventing(Random(11)).room()
     base, seeds = room.write(tmp_path)

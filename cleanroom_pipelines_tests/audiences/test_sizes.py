@@ -12,7 +12,7 @@ from cleanroom_pipelines.errors import UsageError
 from ..offenders import offenders
 
 
-def test_sizes_are_read_as_people_write_them() -> None:
+def test_sizes_are_parsed() -> None:
     sizes = {
         "5%": AudienceSize(SizeType.PERCENTAGE, 5),
         " 100% ": AudienceSize(SizeType.PERCENTAGE, 100),
@@ -29,7 +29,7 @@ def test_sizes_are_read_as_people_write_them() -> None:
     assert offenders(sizes.items(), check) == []
 
 
-def test_sizes_that_are_refused() -> None:
+def test_invalid_sizes_are_rejected() -> None:
     texts = [
         "",
         "%",
@@ -60,7 +60,7 @@ def test_sizes_that_are_refused() -> None:
     assert offenders(texts, check) == []
 
 
-def test_lists_that_are_refused() -> None:
+def test_invalid_lists_are_rejected() -> None:
     def check(text: str) -> None:
         with pytest.raises(UsageError):
             parse_sizes(text)

@@ -1,4 +1,4 @@
-"""Contract: the benchmarks run on any data, hide what they ask for, and count what they say they count."""
+"""Contract: the benchmarks run on any data, hide the data to predict, and count correctly."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def _run(data: quality.Data, kind: str, n_tasks: int = 1) -> dict[str, object]:
     )["kinds"][kind]
 
 
-def test_item_tasks_beat_chance_and_the_table_names_everybody(data: quality.Data) -> None:
+def test_item_tasks_beat_chance_and_the_table_lists_all_methods(data: quality.Data) -> None:
     result = quality.run_quality(
         data, kinds=("item",), n_tasks=2, baselines=FAST, settings=QUICK, training=SMALL, engine=ENGINE
     )
@@ -79,14 +79,14 @@ def test_null_tasks_measure_our_own_estimate(data: quality.Data) -> None:
     assert "interval covers@10%" in methods[quality.OURS]
 
 
-def test_unknown_kinds_and_kinds_without_data_are_refused(data: quality.Data) -> None:
+def test_unknown_kinds_and_kinds_without_data_are_rejected(data: quality.Data) -> None:
     with pytest.raises(UsageError):
         quality.run_quality(data, kinds=("nothing",))
     with pytest.raises(UsageError):
         _run(data, "campaign")
 
 
-def test_measured_recall_is_what_a_slow_count_says() -> None:
+def test_measured_recall_matches_a_slow_count() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, 100).astype(float)
     members, seed = np.arange(0, 60, 2), np.arange(0, 20, 2)
@@ -110,7 +110,7 @@ def test_every_baseline_scores_every_user() -> None:
         assert np.isfinite(scores).all()
 
 
-def test_synthetic_data_is_deterministic_and_of_the_size_asked_for(tmp_path: Path) -> None:
+def test_synthetic_data_is_deterministic_and_of_the_requested_size(tmp_path: Path) -> None:
     settings = SyntheticSettings(2_000, 40_000, n_items=500)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -139,14 +139,14 @@ def test_the_scale_benchmark_measures_each_step(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_the_scale_benchmark_tells_what_growth_costs(tmp_path: Path) -> None:
+def test_the_scale_benchmark_reports_marginal_costs(tmp_path: Path) -> None:
     result = scale.run_scale(scale_settings(tmp_path, sizes=((500, 10_000), (1_000, 20_000)), steps=("train",)))
     assert [step["step"] for row in result["sizes"] for step in row["steps"]] == ["duckdb: train"] * 2
     assert [entry["unit"] for entry in result["further"]] == ["interactions"]
-    assert "per further million" in scale.table(result)
+    assert "per additional million" in scale.table(result)
 
 
-def test_steps_that_cannot_be_measured_are_refused() -> None:
+def test_unknown_and_incomplete_steps_are_rejected() -> None:
     def check(*steps: str) -> None:
         with pytest.raises(UsageError):
             scale.ScaleSettings(steps=steps)
@@ -175,7 +175,7 @@ def test_the_scale_benchmark_has_both_engines_on_the_same_data(tmp_path: Path) -
     assert all(step["shuffle_bytes"] > 0 for step in spark if "export" not in step["step"]), "by Spark's account"
     assert all(0 < step["python_bytes"] < step["peak_bytes"] for step in spark)
     assert set(row["spark_to_duckdb"]) == set(STEPS[:3])
-    assert "of DuckDB's time to train" in scale.table(result)
+    assert "times as long as DuckDB to train" in scale.table(result)
     assert not any(tmp_path.iterdir())
 
 

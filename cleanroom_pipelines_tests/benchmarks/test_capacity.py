@@ -1,4 +1,4 @@
-"""Contract: the capacity table is straight lines through two measured sizes, and says so in its own numbers."""
+"""Contract: the capacity table extrapolates linearly from two measured sizes, and shows the lines."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def measured(**changes: Any) -> dict[str, Any]:
     return {"sizes": [row(100_000), row(1_000_000)]} | changes
 
 
-def test_lines_go_through_what_was_measured() -> None:
+def test_lines_go_through_the_measured_points() -> None:
     costs = costs_of(measured())
     names = [step.split()[0] for step in STEPS]
     assert list(costs) == [f"{engine}: {name}" for engine in ("duckdb", "spark") for name in names]
@@ -57,16 +57,16 @@ def test_lines_go_through_what_was_measured() -> None:
         assert costs[f"duckdb: {name}"].kept_bytes.slope == pytest.approx(n_bytes)
 
 
-def test_the_table_divides_by_cores_and_tells_what_a_task_held() -> None:
+def test_the_table_divides_by_cores_and_shows_task_memory() -> None:
     text = table(measured(), sizes=(1_000_000_000,), cores=10, cluster_cores=100)
     assert "| duckdb: train | million interactions | 1 + 2 s | 1000 + 0 MB |" in text
     assert "| spark: train | million interactions | 10 + 20 s | 2.0 GB Python, 67 MB a task in Java |" in text
     assert "| 1,000,000,000 | duckdb: train | 67 min | 1.0 GB | 10.0 GB | 0 MB | 60.0 GB |" in text
-    assert "| 1,000,000,000 | spark: train | 67 min | not told | 10.0 GB | 600.0 GB | 60.0 GB |" in text
+    assert "| 1,000,000,000 | spark: train | 67 min | not measured | 10.0 GB | 600.0 GB | 60.0 GB |" in text
 
 
 @pytest.mark.parametrize("sizes", [[], [measured()["sizes"][0]], [measured()["sizes"][0]] * 2])
-def test_one_size_is_no_line(sizes: list[dict[str, Any]]) -> None:
+def test_one_size_is_not_enough(sizes: list[dict[str, Any]]) -> None:
     with pytest.raises(UsageError):
         costs_of({"sizes": sizes})
 

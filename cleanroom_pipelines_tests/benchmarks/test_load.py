@@ -1,4 +1,4 @@
-"""What puts the endpoint under load tells the truth about it.
+"""Contract: the load test reports the truth about the endpoint.
 
 Contract: issue 4, Load. A real server under several clients answers every call as it should, and loses and doubles
 nothing: counted here in a short run, without a look at the time. And the check itself sees what is lost, surplus
@@ -21,14 +21,14 @@ from cleanroom_pipelines.catalog import Catalog, Kind
 from cleanroom_pipelines.cli.benchmarks import benchmark
 
 
-def test_eight_clients_get_right_answers_and_lose_nothing() -> None:
+def test_eight_clients_get_correct_responses_and_lose_nothing() -> None:
     plan = LoadPlan(n_clients=8, seconds=1, n_accounts=3, pace_per_second=24)
     result = run_load(plan)
     assert result["problems"] == []
     calls = result["calls"]
     n_timed = sum(row["n"] for name, row in calls.items() if name != "all")
     assert n_timed == calls["all"]["n"] + calls[FLOOR]["n"]
-    assert 8 * 23 <= n_timed <= 8 * 25, "each keeps its timetable, however late its answers are"
+    assert 8 * 23 <= n_timed <= 8 * 25, "each client keeps its schedule, however late responses are"
     assert result["n_resources"] > 20
     assert len(calls) > 12, "the mix has most of the operations"
     assert all(row["p50"] <= row["p95"] <= row["p99"] <= row["max"] for row in calls.values())
@@ -38,7 +38,7 @@ def test_eight_clients_get_right_answers_and_lose_nothing() -> None:
 def spoil_and_check(
     catalog: Catalog, accounts: Sequence[load.LoadAccount], clients: Sequence[load.LoadClient], url: str
 ) -> list[str]:
-    """What goes wrong behind the clients' backs: one more dataset, one fewer, and another's tags."""
+    """Change the state without the clients: one more dataset, one fewer, and changed tags."""
     datasets = [thing for client in clients for thing in client.things if thing.kind is Kind.TRAINING_DATASET]
     childless = next(thing for thing in datasets if not thing.n_children and thing.status == "ACTIVE")
     tagged = next(thing for thing in datasets if thing is not childless and thing.status == "ACTIVE")
@@ -50,21 +50,23 @@ def spoil_and_check(
     return load.check(catalog, accounts, clients, url)
 
 
-def test_what_is_lost_surplus_or_different_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_lost_unexpected_and_different_resources_are_detected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(load, "run_load", partial(run_load, check_all=spoil_and_check))
     told = tmp_path / "told.json"
     arguments = ["api", "--clients", "4", "--accounts", "2", "--seconds", "1", "--pace", "24", "--json", str(told)]
     ended = CliRunner().invoke(benchmark, arguments)
     assert ended.exit_code == 1
     assert sorted(json.loads(told.read_text())["problems"]) == [
-        "lost: one of TrainingDatasets that is ACTIVE",
-        "surplus: one of TrainingDatasets that is ACTIVE",
-        "the tags of a training dataset are not as they were left",
+        "lost: one of TrainingDatasets with status ACTIVE",
+        "the tags of a training dataset differ from what was expected",
+        "unexpected: one of TrainingDatasets with status ACTIVE",
     ]
 
 
 class Wrong(load.Connection):
-    """A server that answers nothing as it should."""
+    """A server whose responses are all wrong."""
 
     def call(self, name: str, parameters: Mapping[str, Any]) -> load.Answer:
         return load.Answer(500, "InternalServiceException", {})
@@ -73,16 +75,14 @@ class Wrong(load.Connection):
         return load.Answer(500, "", {})
 
 
-def test_a_wrong_answer_is_a_problem() -> None:
+def test_a_wrong_response_is_a_problem() -> None:
     accounts = [load.LoadAccount(f"00000000000{number}", "AKIA", "secret") for number in (1, 2)]
     client = load.LoadClient(0, accounts, 0, partial(Wrong, "http://127.0.0.1:1"))
     client.run(time.monotonic(), seconds=0.2, pace_per_second=100)
     calls = [problem for problem in client.problems if "the health check" not in problem]
     assert len(client.problems) >= 19
     assert len(calls) >= 10
-    assert [
-        each for each in calls if "was answered with 500 InternalServiceException instead of" not in each
-    ] == []
+    assert [each for each in calls if "returned 500 InternalServiceException instead of" not in each] == []
     assert client.things == []
 
 
@@ -92,6 +92,6 @@ def test_the_percentiles_are_at_the_nearest_rank() -> None:
     assert load.percentiles([0.25])["p99"] == pytest.approx(250)
 
 
-def test_a_load_that_is_none_is_refused() -> None:
+def test_an_invalid_load_is_rejected() -> None:
     ended = CliRunner().invoke(benchmark, ["api", "--accounts", "1"])
     assert "two accounts" in str(ended.exception)

@@ -1,4 +1,4 @@
-"""A DuckDB engine that behaves like a cluster, for the roads that a cluster takes, without one.
+"""A DuckDB engine that behaves like a cluster, for testing cluster code paths without a cluster.
 
 Lives here: an engine that says it is a cluster, sorts into several files and sends tasks as pickles.
 """

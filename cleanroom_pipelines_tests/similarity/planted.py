@@ -1,4 +1,4 @@
-"""Small worlds with a known group, for the similarity tests.
+"""Small data sets with a planted group, for the similarity tests.
 
 Lives here: data made in memory and written where a test says.
 """

@@ -1,5 +1,6 @@
-"""Contract: a private lookalike uses the seed through one vector that one person moves no further than is stated;
-the rest is the base's and what was released; the same result for every order, number of shards and engine."""
+"""Contract: a private lookalike uses the seed only through one vector, which one person changes by at most the
+sensitivity; all else depends on the base and on released values. Results are the same for every order, number of
+shards and engine."""
 
 import json
 import math
@@ -126,7 +127,7 @@ def _vectors(model: Model, representation: PrivateRepresentation, d: int) -> Any
 
 
 @pytest.mark.parametrize("d", DIMENSIONS)
-def test_one_user_moves_the_vector_by_no_more_than_is_stated(
+def test_one_user_changes_the_vector_by_at_most_the_sensitivity(
     world: World, model: Path, seed: list[str], d: int
 ) -> None:
     whole = _sum(model, seed, d)
@@ -151,7 +152,7 @@ def test_half_of_all_users_have_the_full_length(model: Path) -> None:
         assert np.abs(vectors.mean(axis=0)).max() < 0.1 * GRID
 
 
-def test_the_vector_knows_no_order_no_repetition_and_no_stranger(model: Path, seed: list[str]) -> None:
+def test_the_vector_ignores_order_duplicates_and_unknown_ids(model: Path, seed: list[str]) -> None:
     whole = _sum(model, seed)
     assert whole.dtype == np.int64
     assert np.array_equal(_sum(model, [*seed[::-1], seed[0], "nobody"]), whole)
@@ -175,9 +176,7 @@ def test_a_planted_group_is_found_and_reaches_are_cut(
     assert set(pd.read_parquet(tmp_path / USERS_FILE).user_id) == set(rows.head(reached.delivered).user_id)
 
 
-def test_a_refreshed_base_is_ranked_with_the_vector_that_was_paid(
-    world: World, expected: Expected, tmp_path: Path
-) -> None:
+def test_a_refreshed_base_is_ranked_with_the_paid_vector(world: World, expected: Expected, tmp_path: Path) -> None:
     rows = world.interactions
     rows = rows[~rows.user_id.isin(world.users[:60])]
     fresh = pd.DataFrame({"user_id": "new", "item_id": [*(f"i{item:03d}" for item in range(50, 60)), "i999"]})
@@ -257,7 +256,7 @@ def _assert_bare_users_tie_only_without_other_features(
     assert (scores.nunique() > 1) == ("embeddings" in features)
 
 
-def test_held_out_users_stand_where_rankings_without_them_put_them(
+def test_held_out_ranks_match_rankings_without_the_user(
     model: Path, b: Any, ranked: Path, seed: list[str]
 ) -> None:
     found = held_out_histogram(model, pa.array(seed, pa.string()), b, D, ranking=ranked, engine=ENGINE)
@@ -374,9 +373,9 @@ def test_damage_and_cancelling(world: World, model: Path, b: Any, tmp_path: Path
         _sum(damaged, world.users[:30])
 
 
-def test_the_benchmark_says_none_where_too_few_items_have_the_users(world: World, tmp_path: Path) -> None:
+def test_the_benchmark_reports_none_if_too_few_items_have_enough_users(world: World, tmp_path: Path) -> None:
     source = tmp_path / "rows.parquet"
     world.interactions.to_parquet(source, index=False)
     result = run_private(Data(source, SCHEMA, name="planted"), seed_sizes=(2_000,), n_tasks=1)
     assert result["sizes"] == {2_000: None}
-    assert "none: fewer than 5 tasks have the users" in private_table(result)
+    assert "none: fewer than 5 tasks have enough users" in private_table(result)

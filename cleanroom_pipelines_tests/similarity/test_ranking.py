@@ -209,7 +209,7 @@ def test_the_minimum_may_not_be_below_the_floor(world: World, model: Path, tmp_p
         rank(model, world.group, tmp_path / "out", min_matching_seed_size=24)
 
 
-def test_progress_is_told_and_cancelling_leaves_nothing(world: World, model: Path, tmp_path: Path) -> None:
+def test_progress_is_reported_and_cancelling_leaves_no_files(world: World, model: Path, tmp_path: Path) -> None:
     told: list[tuple[float, str]] = []
     rank(model, world.group[::2], tmp_path / "all", runtime=Runtime(progress=lambda *now: told.append(now)))
     assert told[0][0] == 0
@@ -222,7 +222,7 @@ def test_progress_is_told_and_cancelling_leaves_nothing(world: World, model: Pat
     assert not any((tmp_path / "none").iterdir())
 
 
-def test_a_folder_that_is_no_model_and_a_damaged_one(world: World, model: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_and_a_damaged_model(world: World, model: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         rank(tmp_path, world.group, tmp_path / "a")
     import shutil

@@ -1,5 +1,5 @@
-"""Contract: a room's lookalikes find a planted group from whatever the base audience knows, rank every relevant
-user, cut exact reaches in an order that tells nothing, and say no count in an error or a document."""
+"""Contract: a room's lookalikes find a planted group from any features of the base audience, rank every relevant
+user, cut exact reaches in an order that reveals nothing, and put no count into an error or a document."""
 
 import json
 from dataclasses import dataclass, replace
@@ -191,7 +191,7 @@ def test_a_planted_group_is_found(tmp_path: Path, features: dict[str, Any]) -> N
     assert_group_is_found(room, rank(train(room, tmp_path / "model"), room.group[::2], tmp_path / "out"))
 
 
-def test_a_planted_group_is_found_by_all_that_is_known(room: Room, ranked: Path) -> None:
+def test_a_planted_group_is_found_with_all_features(room: Room, ranked: Path) -> None:
     assert_group_is_found(room, ranked)
 
 
@@ -206,7 +206,7 @@ def assert_group_is_found(room: Room, ranked: Path) -> None:
     assert table[~table.is_seed].head(len(hidden)).user_id.isin(hidden).mean() > 0.5
 
 
-def test_every_relevant_user_is_ranked_and_nobody_else(room: Room, model: Path, ranked: Path) -> None:
+def test_exactly_the_relevant_users_are_ranked(room: Room, model: Path, ranked: Path) -> None:
     table = pd.read_parquet(ranked / RANKING_FILE)
     assert sorted(table.user_id) == sorted(room.users)
     assert set(room.without_segments) <= set(table.user_id)
@@ -227,7 +227,7 @@ def test_segments_keep_their_exact_text(tmp_path: Path) -> None:
     assert set(Model(train(room, tmp_path / "model")).item_ids()) == set(texts)
 
 
-def test_what_is_missing_is_no_number(tmp_path: Path) -> None:
+def test_missing_values_are_not_numbers(tmp_path: Path) -> None:
     room = make_room(tmp_path / "base", demographics=True, embeddings=4, scopes=2)
     path = room.base / "embeddings.parquet"
     embeddings = pd.read_parquet(path)
@@ -247,7 +247,7 @@ def test_what_is_missing_is_no_number(tmp_path: Path) -> None:
     assert (second[~lacking] != 0).all()
 
 
-def test_users_without_segments_are_found_by_what_else_is_known(room: Room, ranked: Path) -> None:
+def test_users_without_segments_are_found_by_other_features(room: Room, ranked: Path) -> None:
     table = pd.read_parquet(ranked / RANKING_FILE)
     bare = table[table.user_id.isin(room.without_segments) & ~table.is_seed]
     in_group = bare.user_id.isin(room.group)
@@ -287,13 +287,13 @@ def test_reaches_are_exact_and_exclusion_refills(room: Room, ranked: Path, tmp_p
     assert len(excluded) == n
 
 
-def test_the_order_does_not_tell_the_rank(ranked: Path, tmp_path: Path) -> None:
+def test_the_order_does_not_reveal_the_rank(ranked: Path, tmp_path: Path) -> None:
     for exclude in (False, True):
         users = reach(ranked, 30, tmp_path / str(exclude), exclude=exclude)
         assert users == sorted(users, key=lambda user: (stable_hash(user), user))
 
 
-def test_a_source_of_most_users_leaves_fewer_than_asked_for(room: Room, model: Path, tmp_path: Path) -> None:
+def test_a_source_of_most_users_delivers_fewer_than_requested(room: Room, model: Path, tmp_path: Path) -> None:
     ranked = rank(model, room.users[: N_USERS * 85 // 100], tmp_path / "ranked")
     (tmp_path / "reach").mkdir()
     excluded = seed_of(ranked, tmp_path)
@@ -301,7 +301,7 @@ def test_a_source_of_most_users_leaves_fewer_than_asked_for(room: Room, model: P
     assert (found.requested, found.delivered) == (240, 120)
 
 
-def test_a_reach_out_of_range_is_refused(ranked: Path, tmp_path: Path) -> None:
+def test_a_reach_out_of_range_is_rejected(ranked: Path, tmp_path: Path) -> None:
     def check(percent: Any) -> None:
         with pytest.raises(UsageError, match="from 1 to 30"):
             select_reach(ranked / RANKING_FILE, percent, tmp_path, engine=ENGINE)
@@ -380,7 +380,7 @@ def test_hidden_statistics_have_rates_only(ranked: Path) -> None:
     assert [entry["tpr"] for entry in hidden["reach"]] == [entry["tpr"] for entry in told["reach"]]
 
 
-def test_rates_do_not_tell_how_many_were_held_out(room: Room, model: Path, tmp_path: Path) -> None:
+def test_rates_do_not_reveal_the_number_of_held_out_users(room: Room, model: Path, tmp_path: Path) -> None:
     n_seed = 50
     told = _released(rank(model, room.group[:n_seed], tmp_path / "out"), hide=True)
     rates = np.array([*told["tpr"], *(entry["tpr"] for entry in told["reach"])])
@@ -445,7 +445,9 @@ def test_no_document_is_written(ranked: Path) -> None:
     ("n_seed", "code"),
     [(0, "INSUFFICIENT_MATCHING_SEED"), (24, "INSUFFICIENT_MATCHING_SEED"), (750, "SEED_COVERS_POPULATION")],
 )
-def test_refusals_say_no_count_and_no_id(room: Room, model: Path, tmp_path: Path, n_seed: int, code: str) -> None:
+def test_rejections_contain_no_count_and_no_id(
+    room: Room, model: Path, tmp_path: Path, n_seed: int, code: str
+) -> None:
     with pytest.raises(SeedError) as caught:
         rank(model, [*room.users[:n_seed], "nobody"], tmp_path / "out")
     assert caught.value.status_code is StatusCode(code)
@@ -474,7 +476,7 @@ def test_fewer_users_than_usual_can_be_ranked_where_the_caller_says_so(
         rank(model, room.group[:4], tmp_path / "no", min_seed_users=4, settings=type(QUICK)(threads=1))
 
 
-def test_too_few_relevant_users_are_refused(tmp_path: Path) -> None:
+def test_too_few_relevant_users_are_rejected(tmp_path: Path) -> None:
     room = make_room(tmp_path / "base", segments=True, n_users=99)
     with pytest.raises(TrainingDataError, match="at least 100 relevant users") as caught:
         train(room, tmp_path / "model")
@@ -488,13 +490,13 @@ def test_a_hundred_users_and_few_segments_are_enough(tmp_path: Path) -> None:
     assert room_statistics(rank(train(room, tmp_path / "model"), room.group[:28], tmp_path / "out")).n_users == 130
 
 
-def test_a_base_audience_without_segments_and_embeddings_is_refused(tmp_path: Path) -> None:
+def test_a_base_audience_without_segments_and_embeddings_is_rejected(tmp_path: Path) -> None:
     room = make_room(tmp_path / "base", demographics=True)
     with pytest.raises(TrainingDataError, match="segments or embeddings"):
         train(room, tmp_path / "model")
 
 
-def test_damaged_files_are_said_to_be_so(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_reported(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:
     (tmp_path / RANKING_FILE).write_bytes(b"no parquet")
     with pytest.raises(ArtifactError):
         select_reach(tmp_path / RANKING_FILE, 5, tmp_path, engine=ENGINE)

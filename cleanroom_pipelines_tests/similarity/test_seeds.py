@@ -1,4 +1,4 @@
-"""Contract: every reason to refuse a seed, and what is counted instead (contracts/similarity.md)."""
+"""Contract: every reason to reject a seed, and the counts of dropped rows (contracts/similarity.md)."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_three_formats_give_the_same_seed(tmp_path: Path, form: str) -> None
     assert seed.ignored_columns == ("extra",)
 
 
-def test_seeds_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+def test_unusable_seeds_report_the_reason(tmp_path: Path) -> None:
     def check(lines: list[str], code: StatusCode) -> None:
         with pytest.raises(SeedError) as caught:
             read_seed(_lines(tmp_path / "seed.jsonl", lines), engine=ENGINE)
@@ -63,7 +63,7 @@ def test_seeds_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     assert offenders(seeds, check) == []
 
 
-def test_more_ids_than_allowed_are_refused(tmp_path: Path) -> None:
+def test_more_ids_than_allowed_are_rejected(tmp_path: Path) -> None:
     path = _lines(tmp_path / "seed.csv", ["user_id", *[str(number) for number in range(500_001)]])
     with pytest.raises(SeedError) as caught:
         read_seed(path, engine=ENGINE)
@@ -82,7 +82,7 @@ def test_a_missing_and_an_empty_seed(tmp_path: Path) -> None:
 LONG = ("user_id\n" + "".join(f"u{number}\n" for number in range(5_000))).encode()
 
 
-def test_a_damaged_gzip_is_no_shorter_seed(tmp_path: Path) -> None:
+def test_a_damaged_gzip_is_not_read_as_a_shorter_seed(tmp_path: Path) -> None:
     def check(how: str) -> None:
         (tmp_path / "seed.csv.gz").write_bytes(damaged.GZIPS[how](LONG))
         with pytest.raises(SeedError) as caught:
@@ -93,7 +93,7 @@ def test_a_damaged_gzip_is_no_shorter_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_parts", [1, 2])
-def test_a_quote_that_is_not_closed_is_no_shorter_seed(tmp_path: Path, n_parts: int) -> None:
+def test_an_unclosed_quote_is_not_read_as_a_shorter_seed(tmp_path: Path, n_parts: int) -> None:
     parts = [tmp_path / f"{number}.csv" for number in range(n_parts)]
     for part in parts:
         part.write_bytes(LONG)
@@ -105,7 +105,7 @@ def test_a_quote_that_is_not_closed_is_no_shorter_seed(tmp_path: Path, n_parts: 
     assert str(caught.value).startswith("A quote is opened in the seed and not closed")
 
 
-def test_floats_are_no_ids(tmp_path: Path) -> None:
+def test_floats_are_not_ids(tmp_path: Path) -> None:
     pd.DataFrame({"user_id": [float(number) for number in range(30)]}).to_parquet(tmp_path / "seed.parquet")
     with pytest.raises(SeedError) as caught:
         read_seed(tmp_path / "seed.parquet", engine=ENGINE)

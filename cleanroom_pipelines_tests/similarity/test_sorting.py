@@ -1,5 +1,5 @@
-"""Contract: where the engine is a cluster, a ranking in parts is the ranking in memory, row for row, with the same
-metrics; and what a run needs of a fit survives its files.
+"""Contract: on a cluster, a ranking in parts equals the ranking in memory, row for row, with the same metrics;
+a fit survives saving and loading.
 """
 
 import json
@@ -100,7 +100,7 @@ def test_parts_are_the_ranking_in_memory_for_a_large_seed(
     assert_parts_are_the_ranking_in_memory(tmp_path)
 
 
-def test_each_part_says_how_many_seed_users_it_holds(ranked: Path) -> None:
+def test_each_part_has_its_number_of_seed_users(ranked: Path) -> None:
     n_seed = 0
     for part in sorted((ranked / "parts" / RANKING_FILE).iterdir()):
         told = int(pq.read_schema(part).metadata[b"n_seed_users"])
@@ -114,9 +114,7 @@ def test_a_seed_is_matched_on_a_cluster(world: World, model: Path, cluster_like:
     assert match_seed(model, seed, engine=cluster_like).n_matched == 40
 
 
-def test_a_fit_that_was_kept_scores_parts_of_everybody_alike(
-    world: World, model: Path, ranked: Path, tmp_path: Path
-) -> None:
+def test_a_saved_fit_scores_all_parts_equally(world: World, model: Path, ranked: Path, tmp_path: Path) -> None:
     kept, out = tmp_path / "fit", tmp_path / "shared"
     kept.mkdir()
 
@@ -137,7 +135,7 @@ def test_a_fit_that_was_kept_scores_parts_of_everybody_alike(
     assert _metrics(out) == _metrics(ranked / "memory")
 
 
-def test_a_damaged_fit_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_fit_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text("{}")
     with pytest.raises(ArtifactError):
         load_fit(tmp_path)
@@ -158,7 +156,7 @@ def test_readers_take_parts_like_a_file(world: World, ranked: Path, tmp_path: Pa
     assert n_ranked(ranked / "parts" / RANKING_FILE) == len(world.users)
 
 
-def test_a_ranking_without_parts_is_refused(tmp_path: Path) -> None:
+def test_a_ranking_without_parts_is_rejected(tmp_path: Path) -> None:
     (tmp_path / RANKING_FILE).mkdir()
     with pytest.raises(ArtifactError):
         n_ranked(tmp_path / RANKING_FILE)

@@ -1,4 +1,4 @@
-"""Contract: what a caller may ask is checked before any work (contracts/similarity.md, "what is an error")."""
+"""Contract: requests are validated before any work (contracts/similarity.md, "what is an error")."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_a_schema_is_read_and_written_back() -> None:
     assert schema.features == (("brand", Role.CATEGORICAL_FEATURE),)
 
 
-def test_a_schema_that_is_not_allowed_is_refused() -> None:
+def test_an_invalid_schema_is_rejected() -> None:
     texts = [
         "",
         "user=USER_ID",
@@ -53,7 +53,7 @@ def test_a_window_must_not_end_before_it_starts() -> None:
         Window(10, 10)
 
 
-def test_what_one_machine_holds_of_the_users_is_bounded() -> None:
+def test_users_in_memory_are_bounded() -> None:
     assert TrainingSettings(max_representation_users=1_000_000)
     with pytest.raises(UsageError):
         TrainingSettings(max_representation_users=1_000_001)

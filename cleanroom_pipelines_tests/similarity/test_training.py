@@ -1,4 +1,4 @@
-"""Contract: what a training table may hold, what is counted and what is an error (contracts/similarity.md)."""
+"""Contract: valid contents of a training table, counts and errors (contracts/similarity.md)."""
 
 import json
 from dataclasses import replace
@@ -63,7 +63,7 @@ def _refused(frame: pd.DataFrame, folder: Path, **changes: object) -> TrainingDa
     return caught.value
 
 
-def test_more_users_than_a_packed_pair_can_name_are_refused(
+def test_more_users_than_a_packed_pair_can_number_are_rejected(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert pairs.MAX_USERS == 2**28
@@ -114,7 +114,7 @@ def test_bad_rows_are_dropped_and_counted(world: World, tmp_path: Path) -> None:
     assert report.n_interactions == len(frame) - 30
 
 
-def test_too_many_bad_rows_are_refused_unless_allowed(world: World, tmp_path: Path) -> None:
+def test_too_many_invalid_rows_are_rejected_unless_allowed(world: World, tmp_path: Path) -> None:
     frame = world.interactions.copy()
     frame.loc[frame.index[: len(frame) // 10], "user_id"] = None
     _refused(frame, tmp_path)
@@ -123,7 +123,7 @@ def test_too_many_bad_rows_are_refused_unless_allowed(world: World, tmp_path: Pa
     assert report.n_invalid_rows == len(frame) // 10
 
 
-def test_milliseconds_are_refused(world: World, tmp_path: Path) -> None:
+def test_milliseconds_are_rejected(world: World, tmp_path: Path) -> None:
     frame = world.interactions.assign(ts=world.interactions.ts * 1_000)
     assert "seconds" in _refused(frame, tmp_path).message
 
@@ -143,7 +143,7 @@ def test_the_last_seconds_reach_up_to_the_newest_event(world: World, tmp_path: P
     assert report.n_interactions == int((world.interactions.ts >= newest + 1 - 9_000_000).sum())
 
 
-def test_an_empty_window_is_refused(world: World, tmp_path: Path) -> None:
+def test_an_empty_window_is_rejected(world: World, tmp_path: Path) -> None:
     assert "window" in _refused(world.interactions, tmp_path, window=Window(5, 6)).message
 
 
@@ -164,7 +164,7 @@ def test_types_that_a_role_forbids(world: World, tmp_path: Path) -> None:
     assert offenders([("user_id", 1.5), ("item_id", True), ("ts", 0.5), ("ts", "yesterday")], check) == []
 
 
-def test_integers_timestamps_and_strings_are_one_and_the_same(world: World, tmp_path: Path) -> None:
+def test_integers_timestamps_and_strings_give_the_same_model(world: World, tmp_path: Path) -> None:
     frame = world.interactions.assign(user_id=world.interactions.user_id.str[1:].astype(int) + 7)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -189,7 +189,7 @@ def test_unknown_columns_are_named_and_ignored(world: World, tmp_path: Path) -> 
     assert report.ignored_columns == ("colour",)
 
 
-def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 or so")
     (tmp_path / "model").mkdir()
     with pytest.raises(TrainingDataError):
@@ -336,7 +336,7 @@ def test_the_cache_keeps_nothing_of_a_damaged_day(world: World, tmp_path: Path) 
     assert offenders([*damaged.GZIPS, "quote"], check) == []
 
 
-def test_damaged_users_are_no_fewer_users(world: World, tmp_path: Path) -> None:
+def test_damaged_users_are_not_read_as_fewer_users(world: World, tmp_path: Path) -> None:
     content = pd.DataFrame({"user_id": world.users, "age": 30}).to_csv(index=False).encode()
 
     def check(what: str, how: str) -> None:
@@ -370,7 +370,7 @@ def test_a_population_of_those_with_interactions_changes_no_byte(
 
 
 @pytest.mark.parametrize("window", [Window(), Window(end=1_605_000_000)])
-def test_a_population_says_who_is_ranked(world: World, tmp_path: Path, window: Window) -> None:
+def test_a_population_defines_who_is_ranked(world: World, tmp_path: Path, window: Window) -> None:
     silent = [f"silent {number}" for number in range(30)]
     listened_to = world.users[:100]
     report, model = _train(

@@ -1,1 +1,1 @@
-"""Attacks on the privacy policy as participants make them, each beside the same attack with the policy off."""
+"""Privacy attacks by participants, each compared with the same attack with the policy off."""

@@ -1,7 +1,7 @@
-"""The AWS road attacked: the publisher reads what the jobs on its model tell of the advertiser's seed.
+"""Attacks on the lookalike (AWS) API: the publisher learns about the advertiser's seed from jobs on its model.
 
-Lives here: the two accounts, their resources, jobs through the operations' own handlers, and what is read of them.
-Add here when a further way of asking is the AWS road's alone.
+Lives here: the two accounts, their resources, running jobs through the API's handlers, and reading their results.
+Add here when an attack uses the lookalike API only.
 Keep out: guessing (guessing) and data rooms (playing).
 """
 
@@ -25,7 +25,7 @@ _JOIN = "SELECT a.user_id FROM shop.members AS a JOIN shop.visits AS b ON a.user
 
 
 def make_model(world: World) -> None:
-    """Makes the template: both accounts, the publisher's model, and the advertiser's leave to use it."""
+    """Build the template: both accounts, the publisher's model, and a policy that lets the advertiser use it."""
     home, catalog = world.installation.home, world.installation.catalog
     for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER)):
         catalog.parties.create_account(name, account_id)
@@ -69,13 +69,13 @@ def make_model(world: World) -> None:
 
 
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads metrics and an export of the advertiser's job, which takes most of the budget."""
+    """The publisher reads metrics and an export of the advertiser's job, which uses most of the budget."""
     job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
     return {"AWS metrics": _read(world, job), "exports of jobs": _export(world, job)}
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads what SQL over two tables of the advertiser's gives; the victim is in one of them."""
+    """The publisher reads the result of SQL over two of the advertiser's tables; the victim may be in one."""
     _put_table(world, "members", (*POPULATION.seed, VICTIM))
     _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
     job = _start(world, {"sqlParameters": {"queryString": _JOIN}})
@@ -83,7 +83,7 @@ def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
 
 
 def threshold(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher looks whether 245 known users and perhaps the victim are enough for a job."""
+    """The publisher checks whether 245 known users and possibly the victim are enough for a job."""
     seed = _with_victim(POPULATION.seed[:245], is_in)
     return {"thresholds of jobs": _read(world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}}))}
 
@@ -93,7 +93,7 @@ def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
 
 
 def _start(world: World, seed: Mapping[str, Any]) -> str | None:
-    """Start a job as the advertiser and do its work; None where it was refused."""
+    """Start a job as the advertiser and run its work; None if the job was rejected."""
     try:
         answer = _call(
             world,
@@ -112,9 +112,9 @@ def _start(world: World, seed: Mapping[str, Any]) -> str | None:
 def _read(world: World, job: str | None) -> Numbers:
     if job is None:
         return {"refused": 1.0}
-    told = _call(world, PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
-    numbers = {str(told["status"]): 1.0}
-    if metrics := told.get("metrics"):
+    response = _call(world, PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
+    numbers = {str(response["status"]): 1.0}
+    if metrics := response.get("metrics"):
         numbers["recall"] = metrics["recallMetric"]
         for each in metrics["relevanceMetrics"]:
             numbers[f"relevance {each['audienceSize']['value']}"] = each["score"] or 0.0

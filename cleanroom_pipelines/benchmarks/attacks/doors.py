@@ -1,8 +1,8 @@
-"""How the participants of a world reach it: the ways in of both APIs.
+"""Participants' access to a world through both APIs.
 
-Lives here: what a way in offers, and the one of this process, straight to the request handlers.
-Add here when attackers ask through a further API.
-Keep out: what is asked (playing, aws).
+Lives here: the interface of an access path, and the in-process one, which calls the request handlers directly.
+Add here when attackers use a further API.
+Keep out: the attackers' requests (playing, aws).
 """
 
 import uuid
@@ -21,30 +21,30 @@ _MANY = 1_000_000
 
 
 class Doors(Protocol):
-    """The ways into one installation."""
+    """API access to one installation."""
 
     def media(self, email: str) -> Transport:
-        """The Media API as a user reaches it."""
+        """The data-room (Media) API for a user."""
 
     def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry an operation of the lookalike API out for an account.
+        """Run an operation of the lookalike (AWS) API for an account.
 
         Raises:
-            ApiError: It was refused.
+            ApiError: The operation was rejected.
         """
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close all opened resources."""
 
 
 OpenDoors = Callable[[Installation], Doors]
 
 
 class InProcess:
-    """The request handlers of an installation, without HTTP.
+    """Direct access to an installation's request handlers, without HTTP.
 
     Args:
-        installation: Where.
+        installation: The installation.
     """
 
     def __init__(self, installation: Installation) -> None:
@@ -59,12 +59,12 @@ class InProcess:
         )
 
     def media(self, email: str) -> Transport:
-        """The Media API as a user reaches it."""
+        """The data-room (Media) API for a user."""
         return LocalTransport(self._service, email)
 
     def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry an operation of the lookalike API out for an account."""
+        """Run an operation of the lookalike (AWS) API for an account."""
         return OPERATIONS[operation](self._endpoint, Caller(account_id, "-", REGION), parameters) or {}
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: this access opens no resources."""

@@ -1,12 +1,13 @@
-"""Guessing from what was told, and how often guesses are right.
+"""Guess a user's membership from published results, and measure how often guesses are right.
 
 Lives here: the attacks by name, running them in worlds, the best guess, and the report.
 Add here when an attack is added.
-Keep out: what is asked (playing).
+Keep out: the attackers' requests (playing).
 
-The attacker knows everything but one person and all code, so also what every answer would be without noise in
-either case. The guess weighs each number by the difference of these over its variance (the likelihood ratio of
-independent Gaussian numbers), and says that she is in where the sum lies above the middle of all worlds.
+The attacker knows the code and everything about all users except the victim's membership, and so knows the
+noiseless result in both cases. The guess weights each number by the difference of these results divided by its
+variance (the likelihood ratio of independent Gaussian numbers), and is "member" if the sum is above the median of
+all worlds.
 """
 
 import math
@@ -26,20 +27,20 @@ from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
 from cleanroom_pipelines.terms import CollaborationType
 
 N_OFF = 2
-"""Worlds with the policy off: nothing in them is random."""
+"""Number of worlds with the policy off; they are deterministic."""
 
 Make = Callable[[World], None]
 
 
 @dataclass(frozen=True)
 class Play:
-    """A way of asking.
+    """A sequence of requests that serves one or several attacks.
 
     Args:
-        names: The attacks that it serves.
-        ask: Asks.
-        template: Name and maker of the world that it begins in, by whether the victim is in the base or, where she
-            is always in it, the seed, and whether the policy is off.
+        names: The attacks that use it.
+        ask: Sends the requests and returns the numbers learned.
+        template: Name and builder of the initial world, by whether the victim is in the base (or in the seed, if
+            the victim is always in the base), and whether the policy is off.
     """
 
     names: tuple[str, ...]
@@ -98,12 +99,12 @@ NAMES = tuple(name for play in PLAYS for name in play.names)
 
 @dataclass(frozen=True)
 class AttackResult:
-    """How far an attack got.
+    """Result of an attack.
 
     Args:
         name: The attack.
-        n_worlds: Worlds, in half of which the victim is in.
-        right: Share of right guesses; a number that tells nothing counts as a coin.
+        n_worlds: Number of worlds; the victim is a member in half of them.
+        right: Share of right guesses; ties count one half.
         right_off: The same with the policy off.
     """
 
@@ -114,12 +115,12 @@ class AttackResult:
 
     @property
     def error(self) -> float:
-        """Standard error of a share of one half."""
+        """Standard error of a share of 0.5."""
         return 0.5 / math.sqrt(self.n_worlds)
 
     @property
     def is_within(self) -> bool:
-        """Whether it stays within the bound and three standard errors."""
+        """Whether the share of right guesses is within the bound plus three standard errors."""
         return self.right <= right_at_most(PAIR_TENTHS) + 3 * self.error
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,21 +131,24 @@ class AttackResult:
 def run_attacks(
     n_worlds: int, only: str | None = None, progress: Callable[[float, str], None] = lambda share, name: None
 ) -> list[AttackResult]:
-    """Attack so many worlds in every way.
+    """Run the attacks.
 
     Args:
-        n_worlds: Worlds of each, even.
-        only: Part of the names of the attacks wanted.
-        progress: Told the share done and what is attacked.
+        n_worlds: Worlds per attack, an even number.
+        only: Run only attacks whose names contain this text.
+        progress: Called with the share done and the name of the attack.
 
     Raises:
-        UsageError: There is no such attack, or the number is odd.
+        UsageError: No attack matches, or the number of worlds is odd.
     """
     if n_worlds < 2 or n_worlds % 2:
-        raise UsageError("The victim is in half of the worlds.", remedy="Give an even number of worlds.")
+        raise UsageError(
+            "The number of worlds must be even, because the victim is a member in half of them.",
+            remedy="Give an even number of worlds.",
+        )
     plays = [play for play in PLAYS if any(only is None or only in name for name in play.names)]
     if not plays:
-        raise UsageError("There is no such attack.", remedy=f"Name one of: {', '.join(NAMES)}.")
+        raise UsageError("Unknown attack.", remedy=f"Choose from: {', '.join(NAMES)}.")
     results = []
     with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
         templates = Templates(Path(folder))
@@ -159,7 +163,7 @@ def run_attacks(
 
 
 def report(results: Sequence[AttackResult]) -> str:
-    """A table for people."""
+    """Format the results as a markdown table."""
     lines = ["| attack | worlds | right | ± | policy off |", "|---|--:|--:|--:|--:|"]
     lines += [
         f"| {each.name} | {each.n_worlds} | {each.right:.1%} | {each.error:.1%} | {each.right_off:.0%} |"
@@ -171,13 +175,13 @@ def report(results: Sequence[AttackResult]) -> str:
 def attack(
     templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Attack so many worlds in one way of asking.
+    """Run one play in the given number of worlds.
 
     Args:
-        templates: Where worlds are made.
-        play: The way.
-        n_worlds: Worlds, even.
-        tell: Told the share done.
+        templates: Creates the worlds.
+        play: The play.
+        n_worlds: Number of worlds, even.
+        tell: Called with the share done.
     """
 
     def run(is_in: bool, *, is_off: bool) -> playing.Found:
@@ -191,7 +195,7 @@ def attack(
             tell(number / n)
         return found
 
-    for is_in in (False, True):  # made with the policy on, whoever asks first
+    for is_in in (False, True):  # build all templates before noise is switched off
         for is_off in (False, True):
             with templates.opening(*play.template(is_in, is_off)):
                 pass
@@ -213,14 +217,14 @@ def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
 
 
 def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[str, float]]) -> float:
-    """How often the guess is right; the victim is in every second world."""
+    """Share of right guesses; the victim is a member in every second world."""
     names = sorted({name for each in (*worlds, *exact) for name in each})
     if not names:
         return 0.5
-    told = np.array([[each.get(name, 0.0) for name in names] for each in worlds])
-    without, with_her = (np.array([each.get(name, 0.0) for name in names]) for each in exact)
-    weights = (with_her - without) / np.maximum(told.var(axis=0), 1e-6)
-    scores = np.round(told @ weights, 9)
+    observed = np.array([[each.get(name, 0.0) for name in names] for each in worlds])
+    without, with_victim = (np.array([each.get(name, 0.0) for name in names]) for each in exact)
+    weights = (with_victim - without) / np.maximum(observed.var(axis=0), 1e-6)
+    scores = np.round(observed @ weights, 9)
     middle = median(scores)
     is_in = np.arange(len(worlds)) % 2 == 1
     right = np.where(scores == middle, 0.5, (scores > middle) == is_in)

@@ -1,11 +1,11 @@
-"""What attackers ask of a world, and the numbers that they take from the answers.
+"""Attackers' requests to a world, and the numbers they extract from the results.
 
-Lives here: one function a way of asking, each for one or several attacks.
-Add here when there is a further way.
-Keep out: guessing from the numbers (guessing) and making worlds (worlds).
+Lives here: one function per play, each for one or several attacks.
+Add here when there is a further play.
+Keep out: guessing from the numbers (guessing) and building worlds (worlds).
 
-Every function asks as a participant, through the request handlers, until it has what it wants or the pair's budget
-is spent; an error is an answer too.
+Each function sends requests as a participant, through the request handlers, until it has its numbers or the pair's
+budget is spent; errors count as results too.
 """
 
 import re
@@ -30,14 +30,14 @@ Numbers = dict[str, float]
 Found = dict[str, Numbers]
 SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
-"""Counts that the pair's 90 units pay."""
+"""Number of counts that the pair's 90 units pay for."""
 
 _UNTOLD = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """A definition that the victim meets if she is in the source, told in one of many ways."""
+    """A definition that the victim meets if in the source; `without` gives equivalent variants."""
     return {
         "kind": "rule_based",
         "source": source,
@@ -52,26 +52,26 @@ def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = Fal
 
 
 def lookalikes(world: World, is_in: bool) -> Found:
-    """The agency asks for statistics and lists of the smallest seed that has a lookalike, which costs the most."""
+    """The agency requests statistics and lists of the smallest seed with a lookalike, which costs the most."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
-    told: Numbers = {}
+    statistics: Numbers = {}
     lists: Numbers = {}
     kept: Numbers = {}
     for reach in (10, 25):
         about = world.audience(AGENCY, lookalike(SEED, reach))
-        if not told:
-            told = _statistics("s", world.ask(AGENCY, "lookalike_statistics", audience=about))
+        if not statistics:
+            statistics = _statistics("s", world.ask(AGENCY, "lookalike_statistics", audience=about))
         first = world.ask(AGENCY, "user_list", audience=about)
         lists |= _members(f"{reach}", world.users_of(AGENCY, first))
         if not kept and "job" in first:
             options = {"holdout": "20%", "delta_from": first["job"]}
             second = world.ask(AGENCY, "user_list", audience=about, options=options)
-            # both together: who is kept out of one is in the other
+            # union of both lists: users held out of one are in the other
             kept = _members("kept", world.users_of(AGENCY, first)) | _members(
                 "kept", world.users_of(AGENCY, second)
             )
     return {
-        "statistics compared": told,
+        "statistics compared": statistics,
         "lists compared": lists,
         "control groups, changes and refreshed lists compared": kept,
     }
@@ -90,9 +90,9 @@ def insights(world: World, is_in: bool) -> Found:
 
 
 def targets(world: World, is_in: bool) -> Found:
-    """The agency asks for the size of definitions that only few known users and perhaps the victim meet."""
+    """The agency requests the size of definitions that only a few known users and possibly the victim meet."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
-    made: Numbers = {}
+    saved: Numbers = {}
     drafts: Numbers = {}
     for number in range(6):
         if number % 2:
@@ -100,14 +100,14 @@ def targets(world: World, is_in: bool) -> Found:
             drafts |= _size(f"{number}", answer)
         else:
             about = world.audience(AGENCY, rule(number, "rare"))
-            made |= _size(f"{number}", world.ask(AGENCY, "audience_size", audience=about))
+            saved |= _size(f"{number}", world.ask(AGENCY, "audience_size", audience=about))
             listed = world.ask(AGENCY, "user_list", audience=about)
-            made |= _members(f"{number}", world.users_of(AGENCY, listed))
-    return {"definitions that only a target meets": made, "drafts": drafts}
+            saved |= _members(f"{number}", world.users_of(AGENCY, listed))
+    return {"definitions that only a target meets": saved, "drafts": drafts}
 
 
 def duplicated(world: World, is_in: bool) -> Found:
-    """The agency compares an in-place lookalike with one without its source, of the type or its double."""
+    """The agency compares an in-place lookalike with one that excludes the seed type or its duplicate."""
     seed = _with_victim(POPULATION.seed, is_in)
     world.provision_seeds({"s": seed, "t": seed})
     in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
@@ -134,18 +134,18 @@ def duplicated(world: World, is_in: bool) -> Found:
 
 
 def oracles(world: World, is_in: bool) -> Found:
-    """The agency reads prices, errors and the audit view where a seed is hardly large enough."""
+    """The agency reads prices, errors and the audit view for a seed that is barely large enough."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed[:245], is_in)})
     about = world.audience(AGENCY, lookalike(SEED, 10))
     prices: Numbers = {}
 
     def look(when: str) -> None:
         try:
-            told = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
+            estimate = world.call(AGENCY, "get_estimate", kind="lookalike_statistics", audience=about)
         except CleanroomError as error:
             prices[f"{when} error"] = _in_figures(error.message)
             return
-        prices.update({f"{when} {name}": float(told[name]) for name in ("units", "is_at_most", "left")})
+        prices.update({f"{when} {name}": float(estimate[name]) for name in ("units", "is_at_most", "left")})
 
     look("before")
     answer = world.ask(AGENCY, "lookalike_statistics", audience=about)
@@ -159,7 +159,7 @@ def oracles(world: World, is_in: bool) -> Found:
 
 
 def planted(world: World, is_in: bool) -> Found:
-    """The publisher brings bases that hold known customers, the victim and planted users alone."""
+    """The publisher provisions bases of known customers, the victim and planted users only."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     sizes: Numbers = {}
     known = POPULATION.seed[:_KNOWN]
@@ -177,10 +177,11 @@ def planted(world: World, is_in: bool) -> Found:
 
 
 def retrained(world: World, is_in: bool) -> Found:
-    """The advertiser, whose list the victim is in, asks about a base that is brought anew with or without her.
+    """The advertiser, whose list has the victim, queries a base provisioned again with or without the victim.
 
-    Its model is trained anew in the representation that was kept. That she is on a list is no secret, nor is the
-    number of users by a list's length, so it leaves out another user: then both lists are of one length.
+    The base's model is trained again in the kept representation. The victim's place on the list is not secret, and
+    neither is the number of users, which a list's length reveals. The base therefore lacks one more user, so that
+    both lists have the same length.
     """
     world.provision_seeds({"s": (*POPULATION.seed, VICTIM)})
     world.provision_base(POPULATION.files(with_victim=is_in, n_left_out=1))
@@ -194,7 +195,7 @@ def retrained(world: World, is_in: bool) -> Found:
 
 
 def thresholds(world: World, is_in: bool) -> Found:
-    """The advertiser asks whether 39 known users and perhaps the victim are enough, 45 times."""
+    """The advertiser checks 45 times whether 39 known users and possibly the victim reach the threshold."""
     del is_in
     world.provision_seeds(_types(N_TYPES, _AT_THRESHOLD))
     answer = world.ask(ADVERTISER, "overlap_statistics")
@@ -203,7 +204,7 @@ def thresholds(world: World, is_in: bool) -> Found:
 
 
 def spending(world: World, is_in: bool) -> Found:
-    """The advertiser spends all on counts of the base, and then tries one after the other to have more of them."""
+    """The advertiser spends the budget on counts of the base, then tries tricks to get more counts."""
     world.provision_seeds(_types(N_TYPES, _KNOWN))
     world.back_up()
     sizes = _rows("first", world.ask(ADVERTISER, "overlap_statistics"))
@@ -222,36 +223,36 @@ def spending(world: World, is_in: bool) -> Found:
 
 
 def re_upload(world: World) -> None:
-    """Bring other lists."""
+    """Upload other lists."""
 
 
 def new_room(world: World) -> None:
-    """Create another room, with somebody new."""
+    """Create another room with an additional user."""
     world.new_room(more=("new@nowhere.example",))
 
 
 def new_version(world: World) -> None:
-    """Take the base out and bring it again."""
+    """Deprovision the base, so that it is provisioned again."""
     world.call(PUBLISHER, "deprovision_base")
     world.work()
 
 
 def colluding_agency(world: World) -> None:
-    """Let the agency ask too."""
+    """Let the agency send the request too."""
     world.ask(AGENCY, "overlap_statistics")
 
 
 def refill_alone(world: World) -> None:
-    """Propose a refill and approve it with everybody but the base's provider."""
+    """Propose a refill and approve it as everyone except the base's provider."""
     world.call(ADVERTISER, "propose", kind="refill", units=100)
     for who in (ADVERTISER, AGENCY):
         for each in world.call(who, "list_proposals")["proposals"]:
-            with suppress(CleanroomError):  # who may not approve has tried
+            with suppress(CleanroomError):  # not every participant may approve
                 world.call(who, "approve", proposal_id=each["id"])
 
 
 def restored_older_catalogue(world: World) -> None:
-    """Let the operator restore the backup from before anything was asked."""
+    """Let the operator restore a backup from before the first request."""
     world.restore()
 
 
@@ -262,7 +263,7 @@ TRICKS: tuple[Callable[[World], None], ...] = (
     refill_alone,
     restored_older_catalogue,
 )
-"""What is to start the ledger anew."""
+"""Tricks that try to reset the ledger."""
 
 
 def _types(n: int, n_known: int) -> dict[str, tuple[str, ...]]:
@@ -307,6 +308,6 @@ def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
 
 
 def _in_figures(message: str) -> float:
-    """A sentence as a number: another sentence is another number."""
+    """Convert a sentence to a number that differs for different sentences."""
     figures = [int(each) for each in re.findall(r"\d+", message)]
     return float(len(message) + sum(figures))

@@ -1,11 +1,11 @@
-"""A world to attack: a data room in a home of its own, called as its participants call it.
+"""Worlds to attack: data rooms in separate homes, called like participants call them.
 
-Lives here: making the base once, copying it for each world, calls through the handlers, and doing the work.
-Add here when an attack needs something more of a world.
-Keep out: what is asked and how to guess (playing, guessing).
+Lives here: building the base once, copying it for each world, calls through the handlers, and running the work.
+Add here when an attack needs more from a world.
+Keep out: the attackers' requests and guesses (playing, guessing).
 
-All worlds share one base and model. What differs is whether the victim is in the other side's upload, and the key
-that noise is drawn with.
+All worlds share one base and model. They differ in the victim's membership in the other side's upload, and in the
+noise key.
 """
 
 import io
@@ -44,12 +44,12 @@ PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.examp
 N_USERS = 1_600
 VICTIM = "user00007"
 RARE = 45
-"""Known customers that share the victim's segment: with her 46, without noise told as 50, and else as 40."""
+"""Known customers in the victim's segment; without noise the size shows as 40, with the victim (46) as 50."""
 N_INTERESTS = 50
 N_SEED = 280
-"""So few that one lookalike takes most of the budget, and so many that their released size is enough for one."""
+"""Small enough that a lookalike uses most of the budget, large enough that the released size allows one."""
 N_ODD = 8
-"""Segments of users that are in no list: without them a definition names the same users by another question."""
+"""Segments of users in no list: excluding one gives another question with the same users."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
@@ -62,12 +62,12 @@ def user(number: int) -> str:
 
 
 def odd(number: int) -> str:
-    """A segment of users that are in no list."""
+    """A segment of users who are in no list."""
     return f"odd {number}"
 
 
 def email(name: str) -> str:
-    """Her matching id."""
+    """A user's matching id."""
     return f"{name}@mail.example"
 
 
@@ -79,10 +79,10 @@ class PublisherUsers:
     """The publisher's users, the same in all worlds.
 
     Args:
-        users: All but the victim.
-        segments: Segments of each, the victim's too.
-        group: Those that like the same things; most of the seed is of them.
-        rare: Those whose segment `rare` the victim has too.
+        users: All users except the victim.
+        segments: Segments of each user, including the victim.
+        group: Users with similar interests; most of the seed comes from them.
+        rare: Users who share the segment `rare` with the victim.
         seed: The known customers, without the victim.
     """
 
@@ -94,7 +94,7 @@ class PublisherUsers:
 
     @classmethod
     def make(cls) -> Self:
-        """The same for ever."""
+        """Generate the users deterministically."""
         dice = random.Random(5)  # noqa: S311 no secret
         users = [user(number) for number in range(N_USERS) if user(number) != VICTIM]
         names = sorted(VICTIM_INTERESTS)
@@ -115,11 +115,11 @@ class PublisherUsers:
         return cls(tuple(users), segments, group, rare, tuple(sorted(seed)))
 
     def files(self, *, with_victim: bool = True, n_left_out: int = 0) -> dict[str, str]:
-        """The publisher's files by dataset; the last users may be left out."""
+        """The publisher's files by dataset, optionally without the last users."""
         known = self.users[: len(self.users) - n_left_out]
         users = sorted({*known, *([VICTIM] if with_victim else ())})
         dice = random.Random(6)  # noqa: S311 no secret
-        # everybody's the same whoever is left out
+        # drawn for all users, so that leaving some out does not change the others' values
         about = {
             each: (dice.choice(["18-24", "25-34"]), dice.choice("fm")) for each in sorted({*self.users, VICTIM})
         }
@@ -135,7 +135,7 @@ POPULATION = PublisherUsers.make()
 
 @dataclass(frozen=True)
 class _WorldKey(InstallationKey):
-    """The installation key with noise of a world of its own."""
+    """The installation key with separate noise per world."""
 
     world: str = ""
 
@@ -144,7 +144,7 @@ class _WorldKey(InstallationKey):
 
 
 def open_installation(home: Path, world: str = "") -> Installation:
-    """An installation whose quotas no attack meets."""
+    """Open an installation with quotas that no attack reaches."""
     settings = Settings(
         home,
         threads=1,
@@ -166,21 +166,21 @@ def open_installation(home: Path, world: str = "") -> Installation:
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Switch the policy off: noise so narrow that it is none."""
+    """Switch the policy off by making the noise negligible."""
     with patch.object(Price, "variance", property(lambda price: Fraction(1, 200))):
         yield
 
 
 @dataclass
 class World:
-    """A room as its participants call it.
+    """A room with its participants' API access.
 
     Args:
-        installation: Where it is.
-        doors: How participants reach it.
-        room: Its id; of a world of accounts, the ARN of the configured model.
-        open_again: Opens a home of this world, with the doors to it.
-        backup: The last backup, and the room that was asked about then.
+        installation: The installation.
+        doors: The participants' API access.
+        room: Id of the room, or for the lookalike API the ARN of the configured model.
+        open_again: Opens a home of this world with its API access.
+        backup: The last backup, and the room at that time.
     """
 
     installation: Installation
@@ -191,13 +191,13 @@ class World:
 
     @classmethod
     def open(cls, home: Path, *, mark: str = "", room: str = "", open_doors: OpenDoors = InProcess) -> Self:
-        """The world that lies in a home.
+        """Open the world in a home.
 
         Args:
-            home: Where.
-            mark: What tells its noise from that of other worlds.
-            room: The room to begin in.
-            open_doors: How participants reach it.
+            home: The home's folder.
+            mark: Text that makes its noise differ from that of other worlds.
+            room: The initial room.
+            open_doors: Opens the participants' API access.
         """
 
         def open_again(home: Path) -> tuple[Installation, Doors]:
@@ -207,19 +207,19 @@ class World:
         return cls(*open_again(home), room, open_again)
 
     def close(self) -> None:
-        """Close what is held open."""
+        """Close all open resources."""
         self.doors.close()
         self.installation.audit.close()
         self.installation.catalog.database.close()
 
     def back_up(self) -> None:
-        """Back the home up, as the operator does."""
+        """Back up the home, like the operator."""
         file = self.installation.home.root / "backup.tar"
         back_up(self.installation, file)
         self.backup = file, self.room
 
     def restore(self) -> None:
-        """Restore the backup in place of the home, as the operator does who does not know what was asked since."""
+        """Replace the home by the backup, like an operator who lacks a record of later requests."""
         assert self.backup is not None
         backup, self.room = self.backup
         home = self.installation.home.root
@@ -232,24 +232,24 @@ class World:
         restore_ledgers(self.installation, is_complete=False)
 
     def call(self, who: str, method: str, **params: Any) -> Any:
-        """Call the Media API about the room."""
+        """Call a method of the Media API for the room."""
         return self.doors.media(who).call(method, {"room_id": self.room, **params})
 
     def upload(self, who: str, text: str, name: str) -> str:
-        """Bring a file; its hash."""
+        """Upload a file and return its hash."""
         return str(self.doors.media(who).upload(io.BytesIO(text.encode()), name)["manifest_hash"])
 
     def work(self) -> None:
-        """Do what is pending, as a run would."""
+        """Run all pending work."""
         catalog = self.installation.catalog
         while ready := catalog.work.ready():
             for version in ready:
                 run = Run(self.installation.token_hex(8), version.number)
                 with suppress(CleanroomError):
-                    _MAKERS[version.kind](self.installation, version.resource_id, run)
+                    _BUILDERS[version.kind](self.installation, version.resource_id, run)
 
     def ask(self, who: str, kind: str, **params: Any) -> Any:
-        """Ask a question and have its answer; an error is an answer too."""
+        """Start a job and return its result; errors are returned too."""
         try:
             job = self.call(who, "start_job", kind=kind, **params)
             self.work()
@@ -259,7 +259,7 @@ class World:
         return answer | {"job": job["id"]}
 
     def users_of(self, who: str, answer: Mapping[str, Any]) -> list[str] | None:
-        """The users of a delivered list; None where there is none."""
+        """The users of a delivered list; None if no list was delivered."""
         if "files" not in answer:
             return None
         lines: list[str] = []
@@ -268,13 +268,13 @@ class World:
         return lines
 
     def audience(self, who: str, definition: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an audience; what is named by it."""
+        """Create an audience and return a reference to it."""
         name = self.installation.token_hex(6)
-        made = self.call(who, "create_audience", name=name, definition=definition, shared_with=[])
-        return {"kind": "custom", "id": made["id"]}
+        audience = self.call(who, "create_audience", name=name, definition=definition, shared_with=[])
+        return {"kind": "custom", "id": audience["id"]}
 
     def provision_seeds(self, seeds: Mapping[str, tuple[str, ...]], mark: str = "0") -> None:
-        """Bring the advertiser's list; a mark makes it another one, by strangers."""
+        """Provision the advertiser's lists; the mark changes them by adding a stranger."""
         lines = [f"{email(each)},{kind}\n" for kind, ids in seeds.items() for each in ids]
         lines += [f"stranger{mark}@nowhere.example,{kind}\n" for kind in seeds]
         upload = self.upload(ADVERTISER, "".join(lines), "seeds.csv")
@@ -283,7 +283,7 @@ class World:
         self.work()
 
     def provision_base(self, files: Mapping[str, str]) -> None:
-        """Bring the publisher's files."""
+        """Provision the publisher's files."""
         datasets = {name: self.upload(PUBLISHER, text, f"{name[:4]}.csv") for name, text in files.items()}
         media = self.doors.media(PUBLISHER)
         lab = media.call("create_lab", {"name": "lab", "datasets": datasets, "activation": []})
@@ -292,11 +292,11 @@ class World:
         self.work()
 
     def new_room(self, *purposes: CollaborationType, more: tuple[str, ...] = ()) -> str:
-        """Create another room of the same sides, and go there.
+        """Create another room with the same sides, and switch to it.
 
         Args:
-            *purposes: What it is for, beside rules.
-            more: Further people of the agency's.
+            *purposes: Collaboration types in addition to rule-based.
+            more: Further users of the agency.
         """
         types = (CollaborationType.RULE_BASED, *purposes)
         may = [
@@ -304,7 +304,7 @@ class World:
             for each in _EVERYTHING
             if each is not Permission.VIEW_INSIGHTS or CollaborationType.INSIGHTS in types
         ]
-        told = self.doors.media(PUBLISHER).call(
+        created = self.doors.media(PUBLISHER).call(
             "create_room",
             {
                 "name": "Spring",
@@ -319,20 +319,20 @@ class World:
                 "activation": [],
             },
         )
-        self.room = str(told["id"])
+        self.room = str(created["id"])
         return self.room
 
     def left(self) -> float:
-        """Units that the pair has left, as anybody of the room is told."""
+        """Units left in the pair's budget, as every participant sees them."""
         return float(self.call(AGENCY, "get_room")["ledger"]["left"])
 
 
 class Templates:
-    """Homes that are made once and copied for each world.
+    """Homes that are built once and copied for each world.
 
     Args:
-        folder: Where they lie.
-        open_doors: How participants reach the worlds.
+        folder: Folder of the homes.
+        open_doors: Opens the participants' API access.
     """
 
     def __init__(self, folder: Path, open_doors: OpenDoors = InProcess) -> None:
@@ -342,11 +342,11 @@ class Templates:
 
     @contextmanager
     def opening(self, name: str, make: Callable[[World], None]) -> Iterator[World]:
-        """A world of its own that begins as a template ends.
+        """Open a new world that is a copy of a template.
 
         Args:
-            name: The template's; makes it when it is first asked for.
-            make: Makes it.
+            name: Name of the template, which is built on first use.
+            make: Builds the template.
         """
         template = self._folder / name
         if not template.exists():
@@ -374,7 +374,7 @@ class Templates:
 def make_room(
     *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
 ) -> Callable[[World], None]:
-    """Makes the template of a room that holds the base; the last users may be left out."""
+    """Return a builder for the template of a room with the base, optionally without the last users."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)
@@ -384,7 +384,7 @@ def make_room(
 
 
 def _copy(source: str, target: str) -> object:
-    # artifacts never change, so a link is as good as a copy
+    # artifacts are immutable, so hard links suffice
     if "/artifacts/" in source:
         Path(target).hardlink_to(source)
         return target
@@ -400,7 +400,7 @@ def _make_job(installation: Installation, key: str, run: Run) -> object:
     return build_audience(installation, key, run)
 
 
-_MAKERS: Mapping[Kind, Callable[[Installation, str, Run], object]] = {
+_BUILDERS: Mapping[Kind, Callable[[Installation, str, Run], object]] = {
     Kind.TRAINING_DATASET: build_training_dataset,
     Kind.AUDIENCE_MODEL: build_audience_model,
     Kind.CONFIGURED_AUDIENCE_MODEL: build_configured_audience_model,

@@ -1,4 +1,4 @@
-"""The doors of a world over HTTP: requests with tokens to the Media API, signed ones to the lookalike API.
+"""Access to a world over HTTP: requests with tokens to the Media API, signed requests to the lookalike API.
 
 Lives here: one server on a free loopback port, whose application is that of whichever world was opened last.
 Keep out: assertions.

@@ -1,5 +1,5 @@
-"""Contract: privacy.md section 8. As participants, attackers are right in 60 % and three standard errors at most;
-with the policy off the same attacks succeed, so each of them is one."""
+"""Contract: privacy.md section 8. Attacking participants guess right in at most 60 % plus three standard errors.
+With the policy off the same attacks succeed, so each is a real attack."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_every_attack_has_one_name() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_what_cannot_be_run_is_refused() -> None:
+def test_unknown_attacks_and_odd_numbers_are_rejected() -> None:
     with pytest.raises(UsageError):
         run_attacks(20, "no such attack")
     with pytest.raises(UsageError):

@@ -1,5 +1,5 @@
-"""Contract: privacy.md section 8. One of each attack over HTTP: what is asked is answered there as in process, and
-what it cost is in the pair's ledger, in the audit log, and in what the participants read of it."""
+"""Contract: privacy.md section 8. One of each attack over HTTP: requests give the same results as in process, and
+their cost is in the pair's ledger, in the audit log, and in the participants' view of it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,9 +15,9 @@ from .over_http import serving
 
 _ALWAYS = "thresholds of rooms"
 _UNKNOWN = "unknown"
-"""The rest of the budget, where a backup was restored."""
+"""Budget left after a backup was restored."""
 _MOST_WORLDS = 3
-"""One seed in fifty is released as too small for a lookalike, which is an answer but leaves lists unread."""
+"""One seed in fifty is released as too small for a lookalike, which is a result but leaves lists unread."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def _marked(play: Play) -> object:
 
 
 @pytest.mark.parametrize("play", [_marked(play) for play in PLAYS])
-def test_attacks_over_http_are_answered_and_paid(play: Play, templates: Templates) -> None:
+def test_attacks_over_http_are_served_and_paid_for(play: Play, templates: Templates) -> None:
     found: Mapping[str, Numbers] = {}
     for _ in range(_MOST_WORLDS):
         with templates.opening(*play.template(True, False)) as world:

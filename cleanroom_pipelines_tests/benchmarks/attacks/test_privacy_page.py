@@ -1,4 +1,4 @@
-"""The page PRIVACY.md says what the code does: prices, ±, bounds, the year's sum, every attack with its run."""
+"""Contract: PRIVACY.md agrees with the code: prices, error bounds, limits, the year's sum, every attack's run."""
 
 import math
 import re
@@ -117,7 +117,7 @@ def test_the_year() -> None:
     assert fewer <= PAIR_TENTHS
 
 
-def test_every_attack_stands_with_its_run() -> None:
+def test_every_attack_is_listed_with_its_run() -> None:
     told = {row[0]: row[1:] for row in rows("How far attacks got")}
     assert sorted(told) == sorted(NAMES)
     assert re.search(r"run on \d{4}-\d\d-\d\d", PAGE)
