@@ -94,10 +94,10 @@ CUSTOM = {"kind": "custom", "id": SECRET}
 
 
 WRONG = [
-    ("{", "no JSON"),
-    ("[" * 100_000, "no JSON"),
-    ('{"a":' * 700 + "1" + "}" * 700, "no JSON"),
-    ("\ufeff\udcff", "no JSON"),
+    ("{", "not valid JSON"),
+    ("[" * 100_000, "not valid JSON"),
+    ('{"a":' * 700 + "1" + "}" * 700, "not valid JSON"),
+    ("\ufeff\udcff", "not valid JSON"),
     (rule(file("missing.parquet")), "not found"),
     (rule(file("broken.parquet")), "cannot be read"),
     (rule(file("a.csv")), "no parquet"),
@@ -106,7 +106,7 @@ WRONG = [
     (rule(BASE), "definition.source"),
     (rule(file("a.parquet")) | {"filters": {"operator": "AND", "filters": [SECRET]}}, "no attributes"),
     (rule(file("a.parquet"), (SECRET, file("b.parquet"))), "combinators[0]"),
-    (rule(CUSTOM), "not in the file"),
+    (rule(CUSTOM), "missing in the definition file"),
     ({"definition": rule(CUSTOM), "audiences": {SECRET: rule(CUSTOM)}}, "circle"),
     ({"definition": rule(CUSTOM), "audiences": [SECRET]}, "unknown"),
     ({"definition": rule(CUSTOM), SECRET: {}}, "unknown"),

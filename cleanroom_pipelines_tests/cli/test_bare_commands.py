@@ -45,7 +45,7 @@ def train(command: Commands, interactions: Path | str, out: Path, threads: int =
     ended = command(*training(interactions, out, threads))
     assert ended.code == 0, ended.err
     assert ended.out.startswith(
-        f"Learnt {worlds.N_USERS} users and {worlds.N_ITEMS} items from 8,000 interactions"
+        f"Trained on 8,000 interactions of {worlds.N_USERS} users with {worlds.N_ITEMS} items in "
     )
 
 

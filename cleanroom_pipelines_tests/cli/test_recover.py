@@ -116,7 +116,7 @@ def test_a_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command
     assert described(rebuilt) == wanted
     assert_all_is_there(rebuilt, before, tmp_path)
     assert command("status").code == 0
-    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
     assert homes.work(rebuilt) >= 3, "the work goes on"
 
 
@@ -164,9 +164,9 @@ def test_an_empty_home_has_nothing_to_recover(
     command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "new"))
-    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
     assert command("status").code == 0
-    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
 
 
 def as_written_before(home: Installation) -> None:
@@ -444,5 +444,5 @@ def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation
     with working(home, TrainingDataset, dataset, Run("run", newest.number)) as held:
         with held.drafting("training_dataset", (), {}) as draft:
             (draft.path / "report.json").write_text("{}")
-        assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+        assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
         held.finish("Made.")
