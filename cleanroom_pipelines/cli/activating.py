@@ -44,7 +44,7 @@ _OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", 
 @click.option(
     "--ids",
     type=_FILE,
-    help="Table of user_id and email, phone_number, hashed_email or hashed_phone_number; several rows per user allowed.",
+    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number; any rows per user.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(

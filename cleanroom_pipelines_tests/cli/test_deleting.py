@@ -39,8 +39,8 @@ def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installa
     # The export is not among them: it goes with its job.
     assert (refused.code, refused.err) == (
         2,
-        f"cleanroom: The training dataset {dataset.name!r} has dependents: 1 generation job, 1 configured audience "
-        "model, 1 audience model. Delete those first, or add --with-dependents to delete all of them.\n",
+        f"cleanroom: The training dataset {dataset.name!r} has dependents: 1 generation job, 1 configured "
+        "audience model, 1 audience model. Delete those first, or add --with-dependents to delete all of them.\n",
     )
     unconfirmed = command("delete", dataset.id, "--with-dependents")
     assert (unconfirmed.code, "--yes" in unconfirmed.err) == (2, True)

@@ -93,7 +93,7 @@ def test_a_collaboration_is_private_for_life_unless_its_terms_say_otherwise(
 
 def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installation: Installation) -> None:
     shown = command("account", "create", "alpha")
-    assert "this once" in shown.err
+    assert "only once" in shown.err
     secret = shown.out.split("secret access key ")[1].strip()
     assert len(secret) == 40
     for arguments in (["account", "list"], ["account", "list", "--json"]):

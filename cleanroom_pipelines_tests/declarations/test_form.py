@@ -161,12 +161,12 @@ NO_YAML = [
     (f"a: !!timestamp {CANARY}", "type"),
     (f"a: !!bool {CANARY}", "type"),
     ("? [a]\n: b", "line"),
-    (f"training_datasets: []\nx: {CANARY}\ntraining_datasets: []", "twice at line 3"),
-    (f"training_datasets:\n- name: {CANARY}\n  name: b", "twice at line 3"),
+    (f"training_datasets: []\nx: {CANARY}\ntraining_datasets: []", "Duplicate key in the declaration at line 3"),
+    (f"training_datasets:\n- name: {CANARY}\n  name: b", "Duplicate key in the declaration at line 3"),
     ("a: &a [*a]", "itself at line 1"),
     ("[" * 5_000, "deeply"),
     ("a: " + "{b: " * 2_000, "deeply"),
-    ("\x07", "no YAML"),
+    ("\x07", "Invalid YAML"),
 ]
 
 
@@ -255,7 +255,7 @@ def test_a_moment_or_a_fixed_sentence(value: object) -> None:
     try:
         assert isinstance(parse_moment(value), int)
     except ValueError as error:
-        assert str(error).startswith("write a moment as")
+        assert str(error).startswith("write a time as")
 
 
 def test_parties_have_names_of_their_own(room: Room) -> None:
