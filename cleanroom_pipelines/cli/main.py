@@ -81,9 +81,9 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """What click's own main does but for signals and broken pipes, of which that one makes exit code 1."""
+    """Run the command as click's main does, except that click turns signals and broken pipes into exit code 1."""
     if "_CLEANROOM_COMPLETE" in os.environ:
-        cleanroom.main(arguments)  # of a shell; ends the process
+        cleanroom.main(arguments)  # shell completion; exits the process
     try:
         with cleanroom.make_context("cleanroom", arguments) as context:
             cleanroom.invoke(context)
@@ -92,8 +92,8 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return USAGE
-    except click.Abort:  # the end of the input where an answer was asked for
-        click.echo("cleanroom: No answer was given; nothing was done.", err=True)
+    except click.Abort:  # end of input at a prompt
+        click.echo("cleanroom: Not confirmed; nothing was changed.", err=True)
         return USAGE
     return 0
 
@@ -107,7 +107,7 @@ for command in (algebra, delete, export, ledger, recover, retry):
 @cleanroom.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def demo(as_json: bool) -> None:
-    """Run the whole journey on real grocery data and print how good the audience is."""
+    """Run everything end to end on real grocery data and print the quality of the audience."""
     from cleanroom_pipelines.cli.demo import run_demo
 
     run_demo(as_json=as_json)
@@ -116,7 +116,7 @@ def demo(as_json: bool) -> None:
 @cleanroom.command()
 @click.argument("folder", type=_FILE)
 def example(folder: Path) -> None:
-    """Copy the example (a declaration, a script for data rooms, settings for several hosts) to a new FOLDER."""
+    """Copy the examples (a declaration, a data-room script, settings for several hosts) to a new FOLDER."""
     from cleanroom_pipelines.cli.examples import copy_example
 
     copy_example(folder)
@@ -126,10 +126,13 @@ def example(folder: Path) -> None:
 @cleanroom.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="The UI has no login: keep it on this machine."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. The UI has no login: keep it on this machine.",
 )
 def dev(port: int, host: str) -> None:
-    """Start the Dagster UI and daemon on this home, sensors and schedules on."""
+    """Start the Dagster UI and daemon on this home, with all sensors and schedules on."""
     from cleanroom_pipelines.cli.developing import start_dagster
 
     start_dagster(host, port)
