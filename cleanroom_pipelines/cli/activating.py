@@ -66,7 +66,7 @@ _OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", 
 @click.option("--memory", help="Memory limit of the engine, such as 8GB.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
 def export(as_json: bool, **options: Any) -> None:
-    """Export the top users of a ranking as files for a destination, without Dagster."""
+    """Export the top users of a ranking, without Dagster."""
     with progress_bar("export") as progress:
         written = export_audience(progress=progress, **options)
     if as_json:

@@ -37,7 +37,9 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     engine: str | None,
     as_json: bool,
 ) -> None:
-    """Combine lists of ids in parquet files by union, intersection and difference, strictly from left to right.
+    """Combine lists of ids in parquet files.
+
+    Union, intersection and difference are applied strictly from left to right.
 
     \b
     Definitions are written as for a data room, with files as sources:

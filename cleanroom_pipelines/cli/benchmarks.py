@@ -24,7 +24,10 @@ _DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
 
 @click.group()
 def benchmark() -> None:
-    """Measure the similarity model, set algebra and the API, compared with peers in the same run."""
+    """Measure quality, speed and privacy.
+
+    Peers run on the same data in the same run.
+    """
 
 
 @benchmark.command()

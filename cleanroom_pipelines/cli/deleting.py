@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 @click.option("--with-dependents", is_flag=True, help="Also delete everything built from it.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(partition: str, with_dependents: bool, yes: bool) -> None:
-    """Delete the resource with this partition key: its data, artifacts and records in Dagster.
+    """Delete a resource, by partition key.
 
-    Deleting a data room also deletes its provisioned data and results. Files that exports and lists wrote to a
-    destination are kept, and so is the audit log. The next `apply` recreates a resource that its file declares.
+    This deletes its data, its artifacts and its records in Dagster. Deleting a data room also deletes its
+    provisioned data and results. Files that exports and lists wrote to a destination are kept, and so is the audit
+    log. The next `apply` recreates a resource that its file declares.
     """
     from cleanroom_pipelines.runs.dagster_home import dagster_instance
     from cleanroom_pipelines.runs.deleting import delete_now

@@ -38,9 +38,10 @@ def ledger(  # noqa: PLR0917 click passes them by name
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Show how much of its privacy budget a PAIR of organisations has spent; without PAIR, list all pairs.
+    """Show privacy budgets of pairs of organisations.
 
-    PAIR is an id from the list, or two organisations joined by a plus: publisher.example+advertiser.example.
+    Lists all pairs, or shows one PAIR with its entries. PAIR is an id from the list, or two organisations joined by
+    a plus: publisher.example+advertiser.example.
 
     Organisations that share a data room approve a --refill, --period or --share there. For organisations that only
     have accounts, the operator records it: name one account of each with --approved-by. The command shows the
@@ -69,9 +70,9 @@ def _named(installation: Any, name: str) -> Any:
     from cleanroom_pipelines.catalog.pairs import pair_id_of
 
     organizations = [each.strip().lower() for each in name.split("+")]
-    wanted = pair_id_of(*organizations) if len(organizations) == 2 else name
+    pair_id = pair_id_of(*organizations) if len(organizations) == 2 else name
     for each in installation.catalog.pairs.all():
-        if each.id == wanted:
+        if each.id == pair_id:
             return each
     raise NotFoundError("This pair of organisations was not found.", remedy="List all pairs: cleanroom ledger.")
 

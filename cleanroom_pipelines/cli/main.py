@@ -74,8 +74,8 @@ def main() -> None:
             from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
 
             # the error's text may quote a cell, and a traceback would print it
-            told = without_data_of(error)
-            exit_with(told, DEFECT if isinstance(told, UnexpectedError) else USAGE)
+            safe = without_data_of(error)
+            exit_with(safe, DEFECT if isinstance(safe, UnexpectedError) else USAGE)
     if code:
         sys.exit(code)
 
@@ -107,7 +107,10 @@ for command in (algebra, delete, export, ledger, recover, retry):
 @cleanroom.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def demo(as_json: bool) -> None:
-    """Run everything end to end on real grocery data and print the quality of the audience."""
+    """Run an end-to-end demo on real grocery data.
+
+    Prints the validation report, the quality of the audience and the exports.
+    """
     from cleanroom_pipelines.cli.demo import run_demo
 
     run_demo(as_json=as_json)
@@ -116,7 +119,10 @@ def demo(as_json: bool) -> None:
 @cleanroom.command()
 @click.argument("folder", type=_FILE)
 def example(folder: Path) -> None:
-    """Copy the examples (a declaration, a data-room script, settings for several hosts) to a new FOLDER."""
+    """Copy the example files to a new FOLDER.
+
+    They are a declaration, a script for data rooms, and settings for several hosts.
+    """
     from cleanroom_pipelines.cli.examples import copy_example
 
     copy_example(folder)
@@ -132,7 +138,10 @@ def example(folder: Path) -> None:
     help="Address to listen on. The UI has no login: keep it on this machine.",
 )
 def dev(port: int, host: str) -> None:
-    """Start the Dagster UI and daemon on this home, with all sensors and schedules on."""
+    """Start the Dagster UI and daemon.
+
+    All sensors and schedules are on.
+    """
     from cleanroom_pipelines.cli.developing import start_dagster
 
     start_dagster(host, port)
@@ -143,7 +152,10 @@ def dev(port: int, host: str) -> None:
 @click.option("--port", default=8723, show_default=True, help="Port; 0 for a free one.")
 @click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
 def serve(host: str, port: int, no_worker: bool) -> None:
-    """Start the HTTP server and do the work that requests create; prints the URL when ready."""
+    """Start the HTTP server and do the requested work.
+
+    Prints the URL when ready.
+    """
     from cleanroom_pipelines.server.starting import serve as start
 
     start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo)
@@ -155,7 +167,10 @@ def serve(host: str, port: int, no_worker: bool) -> None:
 @click.option("--run", is_flag=True, help="Then run all pending work in this process, without a daemon.")
 @click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
-    """Create and update what FILE declares: parties, datasets, models, configured models, jobs, refreshes."""
+    """Create and update the resources declared in FILE.
+
+    These are parties, training datasets, audience models and refreshes, configured models, jobs and exports.
+    """
     from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 
     declaration = read_declaration(file)
@@ -253,7 +268,7 @@ def _status_of(row: dict[str, Any]) -> str:
 @cleanroom.command()
 @click.argument("partition")
 def cancel(partition: str) -> None:
-    """Cancel the work on the resource with this partition key."""
+    """Cancel the work on a resource, by partition key."""
     catalog = open_installation().catalog
     record = resource_of(catalog, partition)
     version = catalog.work.request_cancel(record.kind, record.id)
@@ -279,7 +294,7 @@ def cancel(partition: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def train(as_json: bool, **options: Any) -> None:
-    """Train an audience model on an interactions table, without Dagster."""
+    """Train an audience model, without Dagster."""
     from cleanroom_pipelines.cli.bare import train_model
 
     with progress_bar("train") as progress:
@@ -315,7 +330,7 @@ def train(as_json: bool, **options: Any) -> None:
 @_ENGINE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def generate(as_json: bool, **options: Any) -> None:
-    """Rank all users of a model by similarity to a seed, without Dagster."""
+    """Rank users by similarity to a seed, without Dagster."""
     from cleanroom_pipelines.cli.bare import generate_audience
 
     with progress_bar("generate") as progress:
@@ -333,7 +348,7 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def match(model: Path, seed: Path, as_json: bool) -> None:
-    """Count how many users of a seed a model knows, without starting a job."""
+    """Count the users of a seed that a model knows."""
     from cleanroom_pipelines.cli.bare import match_users
 
     found = match_users(model=model, seed=seed)
@@ -349,7 +364,10 @@ def match(model: Path, seed: Path, as_json: bool) -> None:
 @cleanroom.command()
 @click.argument("file", type=_FILE)
 def backup(file: Path) -> None:
-    """Write the whole installation, including its key, to FILE (a tar archive)."""
+    """Back up the installation to FILE, a tar archive.
+
+    The backup contains the installation key.
+    """
     from cleanroom_pipelines.runs.backups import back_up
 
     installation = open_installation()

@@ -24,7 +24,7 @@ _ACCOUNT = click.option("--account", required=True, help="The account, by id or 
 
 @click.group()
 def account() -> None:
-    """Manage accounts and their access keys for `cleanroom serve`."""
+    """Manage accounts and access keys for HTTP."""
 
 
 @account.command("create")
@@ -109,7 +109,10 @@ def disable_key(access_key_id: str, as_json: bool) -> None:
 
 @click.group()
 def collaboration() -> None:
-    """Manage collaborations: accounts that may start jobs on each other's models if the policies allow it."""
+    """Manage collaborations between accounts.
+
+    Members may start jobs on each other's models if the models' policies allow it.
+    """
 
 
 @collaboration.command("create")
@@ -192,7 +195,7 @@ def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
 
 @click.group()
 def template() -> None:
-    """Manage analysis templates: stored SQL that can run as a seed."""
+    """Manage analysis templates: SQL that can run as a seed."""
 
 
 @template.command("add")
@@ -238,7 +241,10 @@ def list_templates(as_json: bool) -> None:
 
 @click.group()
 def bucket() -> None:
-    """Buckets: which account may use a name in s3://name/…, and where it lies."""
+    """Manage the buckets of accounts.
+
+    A bucket name in s3://name/… belongs to one account, and refers to a folder of the home or a real bucket.
+    """
 
 
 @bucket.command("create")

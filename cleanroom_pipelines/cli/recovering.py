@@ -23,9 +23,10 @@ _NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templ
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Rebuild a lost or outdated catalogue from the stored artifacts; shows the plan first.
+    """Rebuild a lost catalogue from stored artifacts.
 
-    Stop `serve`, `dev` and workers first. If you have a backup, restore it instead: it recovers more.
+    Also updates an outdated catalogue. The command shows its plan first. Stop `serve`, `dev` and workers before you
+    start. If you have a backup, restore it instead: it recovers more.
     """
     from cleanroom_pipelines.runs.budgets import restore_ledgers
     from cleanroom_pipelines.runs.recovery import planned_recovery
