@@ -40,8 +40,8 @@ def ledger(  # noqa: PLR0917 click passes them by name
 ) -> None:
     """Show privacy budgets of pairs of organisations.
 
-    Lists all pairs, or shows one PAIR with its entries. PAIR is an id from the list, or two organisations joined by
-    a plus: publisher.example+advertiser.example.
+    Lists all pairs, or shows one PAIR with its entries. PAIR is an id from the list, or two organisations joined
+    by a plus: publisher.example+advertiser.example.
 
     Organisations that share a data room approve a --refill, --period or --share there. For organisations that only
     have accounts, the operator records it: name one account of each with --approved-by. The command shows the

@@ -25,8 +25,8 @@ _NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templ
 def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
     """Rebuild a lost catalogue from stored artifacts.
 
-    Also updates an outdated catalogue. The command shows its plan first. Stop `serve`, `dev` and workers before you
-    start. If you have a backup, restore it instead: it recovers more.
+    Also updates an outdated catalogue. The command shows its plan first. Stop `serve`, `dev` and workers before
+    you start. If you have a backup, restore it instead: it recovers more.
     """
     from cleanroom_pipelines.runs.budgets import restore_ledgers
     from cleanroom_pipelines.runs.recovery import planned_recovery
