@@ -1,7 +1,7 @@
 """`cleanroom algebra` combines lists in files; `cleanroom benchmark algebra` measures it.
 
-Contract: DESIGN section 7. Exit code 0, or 2 with one clear sentence on stderr, nothing half-written and no value
-of the definition told; the benchmark refuses a missing peer, and finds that all ways give the same.
+Contract: DESIGN section 7. Exit code 0, or 2 with one clear sentence on stderr, no partial output and no value of
+the definition in it; the benchmark rejects a missing peer, and checks that all methods give the same result.
 """
 
 import json

@@ -1,5 +1,8 @@
-"""Contract: `cleanroom audit verify` ends with 0 and says the head to keep, or with 2 and says where the log was
-changed; `cleanroom audit show` prints entries, never what a forger put into the file as it stands."""
+"""The commands `cleanroom audit verify` and `cleanroom audit show`.
+
+Contract: `verify` exits with 0 and prints the head to keep, or exits with 2 and reports where the log was changed;
+`show` prints entries, but never the raw text of a forged entry.
+"""
 
 import json
 from datetime import UTC, datetime

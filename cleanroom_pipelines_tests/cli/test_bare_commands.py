@@ -1,8 +1,8 @@
-"""The bare commands rank as Dagster does, byte for byte.
+"""`train`, `generate` and `match` rank exactly as Dagster does, byte for byte.
 
 Contract: issue "Done means", `contracts/similarity.md` "Cost bar". The same input gives the same ranks through
-`train` and `generate` as through the assets, twice the same, with one thread and with two, from one file and from
-several in another order; only `ranked.parquet`, `metrics.json` and `explanation.json` come out.
+`train` and `generate` as through the assets, in repeated runs, with one and two threads, and from one file or
+several in another order; the output is only `ranked.parquet`, `metrics.json` and `explanation.json`.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""`cleanroom delete`: what is asked to go is gone with what was made from it; anything less says why.
+"""`cleanroom delete` deletes a resource with its dependents, or explains why it does not.
 
-Contract: DESIGN section 4 (deleting takes the Dagster partition and its materialisations), section 7 (exit codes).
+Contract: DESIGN section 4 (deleting removes the Dagster partition and its materialisations), section 7 (exit
+codes).
 """
 
 import json

@@ -1,6 +1,9 @@
-"""Contract: contracts/privacy.md, sections 4 and 7. `cleanroom ledger` says what each pair spent and what that
-proves; with --json every line with its noise, from which an auditor recomputes the bound. Organisations are the
-operator's. What both approved is recorded for pairs that have accounts only, with the new bound shown before."""
+"""`cleanroom ledger` reports the privacy budgets of pairs.
+
+Contract: contracts/privacy.md, sections 4 and 7. The command reports spending and bounds; --json prints every
+entry with its noise, from which an auditor can recompute the bound. The operator assigns organisations. For pairs
+that only have accounts, changes approved by both are recorded, after showing the new bound.
+"""
 
 import json
 from fractions import Fraction

@@ -1,7 +1,7 @@
-"""The commands about accounts, keys, collaborations, templates and buckets.
+"""The commands for accounts, keys, collaborations, templates and buckets.
 
-Contract: DESIGN section 7. A secret is shown once and kept sealed; accounts go by id or by name; `--json` is one
-document on stdout; what cannot be is one sentence on stderr, exit code 2, and nothing done.
+Contract: DESIGN section 7. A secret is shown once and stored encrypted; accounts are given by id or name; `--json`
+prints one document on stdout; errors are one sentence on stderr with exit code 2, and change nothing.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""What the stored artifacts prove is rebuilt.
+"""Rebuilding the catalogue from stored artifacts.
 
-Contract: `cleanroom recover` shows what it will do before it does it, and changes nothing without a yes. Then the
-catalogue has every resource and version whose artifacts are stored, as it was; an older catalogue keeps what it
-knows. Nothing is deleted: the catalogue that was found stays under another name. What cannot be rebuilt is listed.
-What was deleted does not come back. What pairs of organisations spent of their privacy budgets is read from the
-audit log; where that does not hold all of it, and after a restore, every pair counts as spent.
+Contract: `cleanroom recover` shows its plan first, and changes nothing without confirmation. Then the catalogue
+has every resource and version whose artifacts are stored, unchanged; an older catalogue keeps its content. Nothing
+is deleted: the previous catalogue is kept under another name. Resources that cannot be rebuilt are listed. Deleted
+resources do not come back. The spending of privacy budgets is read from the audit log; if the log is incomplete,
+and after a restore, every budget counts as spent.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`cleanroom retry` and `run --wait`: what failed is tried again, what others hold is said or waited for.
+"""`cleanroom retry` and `run --wait`: retry failed work, report or wait for work of other processes.
 
 Contract: DESIGN section 7 (exit codes); a failed version becomes pending again from its first attempt.
 """

@@ -1,5 +1,8 @@
-"""Contract: a declaration that is wrong is refused with one sentence that names the place and never quotes a
-value; a hostile file is refused in no time. What YAML means to a careful reader is what is read."""
+"""Reading declaration files.
+
+Contract: an invalid declaration is rejected with one sentence that names the place and never quotes a value; a
+hostile file is rejected quickly. YAML values are read as their author meant them.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
