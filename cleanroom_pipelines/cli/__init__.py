@@ -1,6 +1,6 @@
 """The `cleanroom` command.
 
-Lives here: reading arguments, calling the layers below, printing what came back.
-Add here when something must be done from a shell.
-Keep out: anything that a way in other than the shell needs too.
+Lives here: parsing arguments, calling the layers below, printing results.
+Add here when something must be possible from a shell.
+Keep out: anything that HTTP, the inbox or Dagster needs too.
 """

@@ -1,7 +1,7 @@
-"""The bare command `export`: a ranking or list of users as files for a destination, without catalogue and Dagster.
+"""The command `export`: write a ranking or list of users as files for a destination, without catalogue or Dagster.
 
 Lives here: turning options into a delivery, and reading the users and their ids from files.
-Add here when a delivery learns an option.
+Add here when a delivery gets an option.
 Keep out: which rows are delivered and how (audiences.activation).
 """
 
@@ -22,33 +22,35 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _RANKED = "ranked.parquet"
-# What the columns of an ids file may be called, beside the names of the kinds themselves.
+# Column names that an ids file may use in addition to the names of the kinds.
 _OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", "EMAIL_ADDRESS": "EMAIL"}
 
 
 @click.command()
 @click.option(
-    "--ranking", type=_FILE, required=True, help="Folder that `cleanroom generate` made, or any file of user ids."
+    "--ranking", type=_FILE, required=True, help="Folder created by `cleanroom generate`, or any file of user ids."
 )
-@click.option("--size", required=True, help="How many users: 5% of all that were scored, or 5000.")
+@click.option(
+    "--size", required=True, help="Number of users, such as 5000, or a share of all scored users, such as 5%."
+)
 @click.option("--out", type=_FILE, required=True, help="Folder to create.")
 @click.option(
     "--seed-mode",
     type=click.Choice(["excluded", "first", "in_place"]),
-    help="For an audience artifact; `generate` has chosen it for its own.",
+    help="Only for an audience artifact of an installation; for others, choose it in `generate`.",
 )
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
 @click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))
 @click.option(
     "--ids",
     type=_FILE,
-    help="Table: user_id and email, phone_number, hashed_email or hashed_phone_number; many rows a user are fine.",
+    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number; any rows per user.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(
-    "--max-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Rows in a file."
+    "--max-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Most rows per file."
 )
-@click.option("--holdout", help="Share of the users to hold out as a control group, such as 10%.")
+@click.option("--holdout", help="Share of users to hold out as a control group, such as 10%.")
 @click.option(
     "--holdout-out", type=_FILE, help="Folder for the control group's list. Default: --out with -holdout."
 )
@@ -56,15 +58,15 @@ _OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", 
     "--name",
     default="audience",
     show_default=True,
-    help="Of the audience: it is in the manifest, and the same name holds out the same users at each refresh.",
+    help="Name of the audience, written to the manifest. The same name holds out the same users at each refresh.",
 )
 @click.option(
-    "--delta-from", type=_FILE, help="Folder of an earlier export: write what was added and removed too."
+    "--delta-from", type=_FILE, help="Folder of an earlier export: also write the rows added and removed since."
 )
-@click.option("--memory", help="Memory of the engine, such as 8GB.")
+@click.option("--memory", help="Memory limit of the engine, such as 8GB.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
 def export(as_json: bool, **options: Any) -> None:
-    """Write the best users of a ranking as files for a destination, without Dagster."""
+    """Export the top users of a ranking, without Dagster."""
     with progress_bar("export") as progress:
         written = export_audience(progress=progress, **options)
     if as_json:
@@ -73,7 +75,7 @@ def export(as_json: bool, **options: Any) -> None:
     manifest, holdout = written["manifest"], written["holdout"]
     click.echo(f"{manifest['delivered']:,} users in {len(manifest['files']):,} files.")
     if holdout:
-        click.echo(f"{holdout['delivered']:,} users are held out; their list lies in {written['holdoutFolder']}.")
+        click.echo(f"Held out {holdout['delivered']:,} users; their list is in {written['holdoutFolder']}.")
     if changes := manifest.get("changes"):
         click.echo(f"{changes['added']:,} rows added and {changes['removed']:,} removed since the earlier export.")
     for warning in written["warnings"]:
@@ -98,14 +100,14 @@ def export_audience(
     memory: str | None,
     progress: Any,
 ) -> dict[str, Any]:
-    """Write the best users of a ranking into a new folder.
+    """Write the top users of a ranking into a new folder.
 
     Returns:
         The manifests of the delivery and of the control group, and warnings.
 
     Raises:
-        UsageError: An option cannot be read, or contradicts another.
-        ConflictError: A folder exists.
+        UsageError: An option is invalid, or contradicts another.
+        ConflictError: An output folder exists already.
         InputError: A file cannot be used.
     """
     from cleanroom_pipelines.audiences.sizes import AudienceSize
@@ -117,17 +119,19 @@ def export_audience(
 
     settings = engine_settings(memory, None)
     if settings.memory_bytes:
-        # the ids, the ranking and the delivery are read by an engine each, at the same time
+        # three engines run at the same time: for the ids, the ranking and the delivery
         settings = replace(settings, memory_bytes=settings.memory_bytes // 3)
     kept_out = Holdout.parse(holdout, holdout_salt(b"", name)) if holdout else None
     if holdout_out and not holdout:
-        raise UsageError("A folder for the control group needs a control group.", remedy="Give --holdout too.")
+        raise UsageError("--holdout-out is given without --holdout.", remedy="Give --holdout too.")
     holdout_folder = holdout_out or out.with_name(f"{out.name}-holdout")
     for folder in (out, *([holdout_folder] if holdout else [])):
         if folder.exists():
             raise ConflictError("The output folder exists already.", remedy="Give --out a new name.")
     if holdout and out.resolve() in (holdout_folder.resolve(), *holdout_folder.resolve().parents):
-        raise UsageError("The control group's list would lie in the delivery.", remedy="Give --holdout-out.")
+        raise UsageError(
+            "The control group's folder is inside the delivery.", remedy="Give another --holdout-out."
+        )
     with (
         _activation(destination, format_, ids, settings) as (format_of_list, activation, warnings),
         _users(ranking, AudienceSize.parse(size), seed_mode, settings) as audience,
@@ -153,7 +157,7 @@ def export_audience(
 
 @contextmanager
 def _removed_on_failure(folder: Path | None) -> Iterator[None]:
-    """The control group's list is written before the delivery; without that it is of no use, and in the way."""
+    """Remove the control group's list, which is written first, if the delivery fails."""
     try:
         yield
     except BaseException:
@@ -163,7 +167,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 
 
 class _Users:
-    """The users of one size, best first, and how many were asked for."""
+    """The users of one size, best first, and the requested number."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids
@@ -183,7 +187,8 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
         return
     if seed_mode:
         raise UsageError(
-            "These users were put in order already.", remedy="Give --seed-mode to `generate` instead."
+            "The seed mode of this ranking was set by `generate`.",
+            remedy="Give --seed-mode to `generate` instead.",
         )
     source = ranking / _RANKED if (ranking / _RANKED).is_file() else ranking
     tables = find_tables(source, what="ranking")
@@ -205,7 +210,7 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
 
 
 def _population(ranking: Path) -> int | None:
-    """The scored users, the seed included, of whom a percentage is one; None where nothing says so."""
+    """The number of scored users, including the seed, that percentages refer to; None if unknown."""
     import json
 
     try:
@@ -230,13 +235,13 @@ def _activation(
 
     if destination in (None, AdDestination.PLAIN):
         if ids:
-            raise UsageError("A list of user ids needs no other ids.", remedy="Leave --ids out.")
+            raise UsageError("A plain list does not use --ids.", remedy="Omit --ids, or give an ad --destination.")
         if destination and format_ not in (None, "plain"):
-            raise UsageError("A plain list has a format of its own.", remedy="Leave --format out.")
+            raise UsageError("The format of a plain list is fixed.", remedy="Omit --format.")
         yield "plain" if destination else format_ or "csv", None, []
         return
     if format_:
-        raise UsageError("A destination has a format of its own.", remedy="Leave --format out.")
+        raise UsageError("The destination determines the format.", remedy="Omit --format.")
     where = AdDestination(destination)
     if ids is None:
         require_served(where, MatchingId.STRING)
@@ -248,7 +253,11 @@ def _activation(
     served = {kind: column for kind, column in columns.items() if serves(where, kind)}
     if not served:
         require_served(where, next(iter(columns)))
-    left_out = [f"{where.words} gets no {kind.value}." for kind in columns if kind not in served]
+    left_out = [
+        f"{where.words} does not accept {kind.value}; these ids were left out."
+        for kind in columns
+        if kind not in served
+    ]
     with open_engine(settings, paths=tables.files) as engine:
         engine.scan("ids", tables)
         texts = ", ".join(f"CAST({quote_identifier(column)} AS VARCHAR)" for column in [user_id, *served.values()])
@@ -273,7 +282,7 @@ def _kinds(columns: Sequence[str]) -> dict[Any, str]:
     if not found:
         raise InputError(
             "The ids file has no column of e-mail addresses or phone numbers.",
-            remedy="Call one email, phone_number, hashed_email or hashed_phone_number.",
+            remedy="Name the column email, phone_number, hashed_email or hashed_phone_number.",
         )
     return found
 
@@ -281,5 +290,5 @@ def _kinds(columns: Sequence[str]) -> dict[Any, str]:
 def _column(columns: Sequence[str], name: str, what: str) -> str:
     found = next((column for column in columns if column.lower() == name), None)
     if found is None:
-        raise InputError(f"The {what} lacks the column {name!r}.", remedy="Name the column of the user ids so.")
+        raise InputError(f"The {what} has no column {name!r}.", remedy="Give the column of user ids this name.")
     return found

@@ -1,7 +1,7 @@
-"""`cleanroom algebra`: the algebra of audiences over parquet files of ids.
+"""`cleanroom algebra`: set algebra over parquet files of ids.
 
-Lives here: reading the definition's file and saying how many ids were found.
-Keep out: what a definition means and finding the ids (audiences).
+Lives here: reading the definition file and printing the result.
+Keep out: the meaning of definitions and their evaluation (audiences).
 """
 
 import json
@@ -19,16 +19,16 @@ _MAX_DEFINITION_BYTES = 16 << 20
 
 
 @click.command()
-@click.option("--definition", "definition_file", type=_FILE, required=True, help="JSON of what to find.")
-@click.option("--out", type=_FILE, required=True, help="Parquet file to write: user_id, distinct, in no order.")
-@click.option("--memory", help="Memory of the engine, such as 8GB; default: 60 % of this machine's.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per core.")
+@click.option("--definition", "definition_file", type=_FILE, required=True, help="JSON file with the definition.")
+@click.option("--out", type=_FILE, required=True, help="Parquet file to write: distinct user_id, unordered.")
+@click.option("--memory", help="Memory limit of the engine, such as 8GB; default: 60 % of this machine's.")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of threads; default: one per core.")
 @click.option(
     "--engine",
     envvar="CLEANROOM_ENGINE_URL",
     help="duckdb (default), or a Spark cluster that sees the same files: spark://host:port, local[4], sc://host:port.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def algebra(  # noqa: PLR0917 - click passes options by name
     definition_file: Path,
     out: Path,
@@ -37,17 +37,19 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     engine: str | None,
     as_json: bool,
 ) -> None:
-    """Combine lists of ids in parquet files: union, intersection and difference, strictly from left to right.
+    """Combine lists of ids in parquet files.
+
+    Union, intersection and difference are applied strictly from left to right.
 
     \b
-    The definition is what a data room takes, with files as sources:
+    Definitions are written as for a data room, with files as sources:
       {"kind": "rule_based", "source": {"kind": "file", "path": "a.parquet"}, "combinators": [
         {"operator": "DIFF", "source": {"kind": "file", "path": "b.parquet", "column": "id"}}]}
-    Or with audiences to refer to as {"kind": "custom", "id": "x"}:
+    With audiences that can be referenced as {"kind": "custom", "id": "x"}:
       {"definition": {...}, "audiences": {"x": {...}}}
 
-    Relative paths start from the folder of the definition's file.
-    """  # noqa: D301 \b keeps click from filling the lines
+    Relative paths start at the folder of the definition file.
+    """  # noqa: D301 \b keeps click from rewrapping the lines
     from cleanroom_pipelines.audiences.evaluating import evaluate_files
     from cleanroom_pipelines.cli.bare import engine_settings
 
@@ -59,7 +61,7 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     def resolve(id_: str) -> Any:
         if id_ not in audiences:
             raise UsageError(
-                "An audience that is referred to is not in the file.", remedy="Put it under `audiences`."
+                "A referenced audience is missing in the definition file.", remedy="Add it under `audiences`."
             )
         return audiences[id_]
 
@@ -81,34 +83,36 @@ def _read(file: Path) -> tuple[Any, Mapping[str, Any]]:
         audiences = value.get("audiences") or {}
         if set(value) - {"definition", "audiences"} or not isinstance(audiences, dict):
             raise UsageError(
-                "The definition's file holds something unknown.",
-                remedy="Give a definition, or an object of `definition` and `audiences`.",
+                "The definition file has an unknown key.",
+                remedy="Give a definition, or an object with `definition` and `audiences`.",
             )
         value = value["definition"]
-    read = [parse_definition(_beside(each, file.parent), with_files=True) for each in (value, *audiences.values())]
+    read = [
+        parse_definition(_absolute(each, file.parent), with_files=True) for each in (value, *audiences.values())
+    ]
     return read[0], dict(zip(audiences, read[1:], strict=True))
 
 
 def _json_of(file: Path) -> Any:
     try:
         if file.stat().st_size > _MAX_DEFINITION_BYTES:
-            raise InputError("The definition's file is too large.", remedy="Check --definition.")
-        return _beside(json.loads(file.read_text(encoding="utf-8")), file.parent)
+            raise InputError("The definition file is too large.", remedy="Check --definition.")
+        return _absolute(json.loads(file.read_text(encoding="utf-8")), file.parent)
     except OSError as error:
-        problem = f"The definition's file cannot be read ({type(error).__name__})."
+        problem = f"The definition file cannot be read ({type(error).__name__})."
     except (ValueError, RecursionError):
-        problem = "The definition's file is no JSON that can be read."
-    # Outside the handler: the text of a decoding error quotes the file.
+        problem = "The definition file is not valid JSON."
+    # Raised outside the handler: the text of a decoding error quotes the file.
     raise InputError(problem, remedy="Check --definition.")
 
 
-def _beside(value: Any, folder: Path) -> Any:
-    """The same JSON with relative paths of files made absolute; what is malformed is left to the parser."""
+def _absolute(value: Any, folder: Path) -> Any:
+    """Make relative file paths absolute; malformed parts are left to the parser."""
     if isinstance(value, list):
-        return [_beside(item, folder) for item in value]
+        return [_absolute(item, folder) for item in value]
     if not isinstance(value, dict):
         return value
-    found = {key: _beside(item, folder) for key, item in value.items()}
+    found = {key: _absolute(item, folder) for key, item in value.items()}
     if found.get("kind") == "file" and isinstance(found.get("path"), str) and found["path"]:
         found["path"] = str(folder.absolute() / found["path"])
     return found

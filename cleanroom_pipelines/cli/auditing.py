@@ -1,6 +1,6 @@
-"""`cleanroom audit`: whether the audit log is whole, and what stands in it.
+"""`cleanroom audit`: verify and show the audit log.
 
-Lives here: the two commands, in words and as JSON.
+Lives here: the two commands, with text and JSON output.
 Keep out: the chain itself (storage.audit).
 """
 
@@ -17,17 +17,17 @@ from cleanroom_pipelines.errors import InputError, UsageError
 
 @click.group()
 def audit() -> None:
-    """Who asked for what: verify the audit log, and read it."""
+    """Verify and read the audit log."""
 
 
 @audit.command()
 @click.option(
-    "--expect", metavar="SEQ:HMAC", help="The head that an earlier `verify` printed and you kept elsewhere."
+    "--expect", metavar="SEQ:HMAC", help="Head printed by an earlier `verify`, which you kept elsewhere."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
-    """Say whether anything in the audit log was altered, removed, moved, inserted or cut off (exit code 2)."""
+    """Check that no audit entry was changed, removed, moved, inserted or cut off; exit code 2 if one was."""
     verdict = open_installation().audit.verify(expect=_head(expect))
     if as_json:
         print_json(
@@ -42,28 +42,30 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
         )
         context.exit(0 if verdict.ok else 2)
     if verdict.problem is not None:
-        raise InputError(verdict.problem, remedy="Compare the log with a backup, and find out who had the disk.")
+        raise InputError(
+            verdict.problem, remedy="Compare the log with a backup, and find out who had access to the disk."
+        )
     for number in verdict.cut_off:
         click.echo(
-            f"Before entry {number} an append was cut off, by a kill or a power cut; nobody had been answered."
+            f"A write before entry {number} was interrupted by a kill or power cut; its request got no response."
         )
-    click.echo(f"The audit log is whole: {verdict.n_entries:,} entries.")
+    click.echo(f"The audit log is intact: {verdict.n_entries:,} entries.")
     if verdict.n_entries:
-        click.echo(f"Keep its head elsewhere, for `--expect` later: {verdict.head}")
+        click.echo(f"Keep this head elsewhere, for a later `--expect`: {verdict.head}")
 
 
 @audit.command()
 @click.option("--account", help="Only entries of this account, 12 digits.")
-@click.option("--since", help="Only entries from this time on: date or ISO time, UTC.")
+@click.option("--since", help="Only entries since this date or ISO time, UTC.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def show(account: str | None, since: str | None, as_json: bool) -> None:
-    """Print the entries of the audit log, without verifying them."""
+    """Print audit entries, without verifying them."""
     entries = open_installation().audit.entries(account=account, since=_moment(since))
     if as_json:
         _print_array(entries)
         return
     for entry in entries:
-        # as JSON text: in a log that somebody wrote into, a value may hold anything
+        # as JSON text: in a tampered log a value may be anything
         words = (
             _word(entry.get(field)) for field in ("time", "way", "account", "operation", "outcome", "resource")
         )
@@ -78,7 +80,7 @@ def _head(text: str | None) -> Any:
         return None if text is None else AuditHead.parse(text.strip())
     except ValueError:
         raise UsageError(
-            "The expected head is not of the form SEQ:HMAC.", remedy="Give what an earlier `verify` printed."
+            "The expected head does not have the form SEQ:HMAC.", remedy="Give the head printed by `verify`."
         ) from None
 
 
@@ -90,12 +92,12 @@ def _moment(text: str | None) -> datetime | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageError(
-            "The time of --since cannot be read.", remedy="Write 2026-03-01 or 2026-03-01T12:00."
+            "The time of --since is invalid.", remedy="Write 2026-03-01 or 2026-03-01T12:00."
         ) from None
 
 
 def _print_array(entries: Iterator[dict[str, Any]]) -> None:
-    """A JSON array with one entry a line, without holding them all."""
+    """Stream the entries as a JSON array, one per line."""
     between = "[\n"
     for entry in entries:
         click.echo(between + json.dumps(entry, sort_keys=True), nl=False)

@@ -1,7 +1,7 @@
-"""The bare core commands: train and generate on files, without catalogue and Dagster.
+"""Implementation of `train`, `generate` and `match`, which work on files without catalogue or Dagster.
 
-Lives here: turning options into specs, and making the output folder appear whole or not at all.
-Keep out: computing (similarity).
+Lives here: turning options into specs, and creating the output folder atomically.
+Keep out: the computations (similarity).
 """
 
 import os
@@ -42,8 +42,8 @@ def train_model(
     """Train a model into a new folder.
 
     Raises:
-        UsageError: An option cannot be read.
-        ConflictError: The folder exists.
+        UsageError: An option is invalid.
+        ConflictError: The output folder exists already.
         TrainingDataError: The table cannot be used.
     """
     from cleanroom_pipelines.engine import Runtime
@@ -51,7 +51,7 @@ def train_model(
     from cleanroom_pipelines.similarity.training import train
 
     if bool(users) != bool(users_schema):
-        raise UsageError("A users table needs its schema.", remedy="Give both --users and --users-schema.")
+        raise UsageError("--users and --users-schema need each other.", remedy="Give both, or neither.")
     if day_cache is not None:
         day_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_folder(out) as folder:
@@ -85,8 +85,8 @@ def generate_audience(
     """Rank a seed's audience into a new folder: ranked.parquet, metrics.json, explanation.json.
 
     Raises:
-        UsageError: An option cannot be read.
-        ConflictError: The folder exists.
+        UsageError: An option is invalid.
+        ConflictError: The output folder exists already.
         SeedError: The seed cannot be used.
         ArtifactError: The model is damaged.
     """
@@ -95,7 +95,7 @@ def generate_audience(
     from cleanroom_pipelines.similarity.ranking import generate
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, remove_ranking, write_ranked
 
-    with new_folder(out) as folder, _telling_counts():
+    with new_folder(out) as folder, _with_match_counts():
         check_model(model)
         report = generate(
             model=model,
@@ -125,26 +125,26 @@ def match_users(*, model: Path, seed: Path) -> Any:
 
 
 def check_model(model: Path) -> None:
-    """Refuse a model that was damaged since it was trained, and warn of one that cannot be checked.
+    """Reject a model that was damaged after training; warn if the model cannot be checked.
 
     Raises:
-        ArtifactError: It was.
+        ArtifactError: The model is damaged.
     """
     from cleanroom_pipelines.similarity.model import Model
     from cleanroom_pipelines.similarity.model_digests import check_digests
 
-    Model(model)  # whatever is no model says so itself
+    Model(model)  # raises if the folder is not a model
     if not check_digests(model):
         click.echo(
-            "Warning: this model has no digests of its files, so damage would not be noticed. Train it again to "
-            "have them.",
+            "Warning: this model has no digests of its files, so damage cannot be detected. Train it again to "
+            "add them.",
             err=True,
         )
 
 
 @contextmanager
-def _telling_counts() -> Iterator[None]:
-    """Add how many users matched to an error that keeps it to itself: here one person has both sides' files."""
+def _with_match_counts() -> Iterator[None]:
+    """Add match counts to a seed error, which omits them: here one person owns both sides' files."""
     try:
         yield
     except SeedError as error:
@@ -161,11 +161,11 @@ def _telling_counts() -> Iterator[None]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder beside `target` that takes its name when the body ends well.
+    """Yield a temporary folder next to `target`, renamed to it if the body succeeds.
 
     Raises:
         ConflictError: The target exists.
-        UsageError: The place cannot be written.
+        UsageError: The target cannot be written.
     """
     if target.exists():
         raise ConflictError("The output folder exists already.", remedy="Give --out a new name.")
@@ -174,7 +174,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise UsageError(
-            f"The output folder cannot be made ({type(error).__name__}).", remedy="Check --out."
+            f"The output folder cannot be created ({type(error).__name__}).", remedy="Check --out."
         ) from None
     try:
         with full_disk_is_an_error():
@@ -188,26 +188,26 @@ def new_folder(target: Path) -> Iterator[Path]:
 def engine_settings(
     memory: str | None, threads: int | None, engine: str | None = None, *, beside: Path | None = None
 ) -> EngineSettings:
-    """Which engine the options ask for, and how much of the machine they allow.
+    """Turn engine options into settings.
 
     Args:
         memory: Such as 8GB.
         threads: At least 1.
         engine: Address of a Spark cluster, or `duckdb`.
-        beside: What is to be written: a cluster's scratch files lie in the same folder, which it must see.
+        beside: The output: scratch files of a cluster are stored in the same folder, which it must see.
 
     Raises:
-        UsageError: The memory or the engine cannot be read.
+        UsageError: The memory or the engine is invalid.
     """
     try:
         n_bytes = parse_bytes(memory) if memory else None
     except (ValueError, KeyError):
-        raise UsageError("The memory cannot be read.", remedy="Write it as 8GB.") from None
+        raise UsageError("The memory limit is invalid.", remedy="Write it as 8GB.") from None
     try:
         url = engine_url(engine) if engine else None
     except ValueError:
         raise UsageError(
-            "The engine's address cannot be read.",
+            "The engine's address is invalid.",
             remedy="Give duckdb, spark://host:port, local[4] or sc://host:port.",
         ) from None
     scratch = beside.absolute().parent if url is not None and beside is not None else None
@@ -220,7 +220,7 @@ def _moment(text: str | None) -> int | None:
     try:
         return int(text) if text.isdigit() else parse_moment(text)
     except ValueError:
-        raise UsageError("A time of the window cannot be read.", remedy="Write it as 2017-10-30.") from None
+        raise UsageError("--start or --end is not a valid time.", remedy="Write it as 2017-10-30.") from None
 
 
 def _share(text: str) -> float:

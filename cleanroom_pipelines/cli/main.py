@@ -1,8 +1,8 @@
 """The `cleanroom` command and its groups.
 
-Lives here: the command line itself; each command is a few lines over the layers below.
+Lives here: the command line; each command is a few lines that call the layers below.
 Add here when a command is added.
-Keep out: longer stories (demo.py, developing.py).
+Keep out: longer implementations (demo.py, developing.py).
 """
 
 import os
@@ -53,37 +53,37 @@ def cleanroom() -> None:
 
 
 def main() -> None:
-    """Run the command of this process.
+    """Run the command line of this process.
 
-    Its exit code: 0; 2 with one sentence on bad usage or input, and where the machine refuses; 130 and 143 after
-    SIGINT and SIGTERM; 1 on a defect of ours.
+    Exit codes: 0 on success; 2, with one sentence on stderr, for bad usage, bad input or a system error such as a
+    full disk; 130 and 143 after SIGINT and SIGTERM; 1 for a bug in this package.
     """
     with readers_may_leave(), ending_on_signals() as ending:
         try:
             with acting_for("cli"):
                 code = _run(sys.argv[1:])
-            if sys.stdout is not None:  # it is where it was closed
+            if sys.stdout is not None:  # None if it was closed at start
                 sys.stdout.flush()
         except CleanroomError as error:
             exit_with(error)
         except KeyboardInterrupt:
             sys.exit(ending.code)
         except Exception as error:
-            if ending.is_asked:  # some libraries make an error of their own of a signal
+            if ending.is_asked:  # some libraries turn a signal into their own error
                 sys.exit(ending.code)
             from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
 
-            # its text may quote a cell, and a traceback prints it
-            told = without_data_of(error)
-            exit_with(told, DEFECT if isinstance(told, UnexpectedError) else USAGE)
+            # the error's text may quote a cell, and a traceback would print it
+            safe = without_data_of(error)
+            exit_with(safe, DEFECT if isinstance(safe, UnexpectedError) else USAGE)
     if code:
         sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
-    """What click's own main does but for signals and broken pipes, of which that one makes exit code 1."""
+    """Run the command as click's main does, except that click turns signals and broken pipes into exit code 1."""
     if "_CLEANROOM_COMPLETE" in os.environ:
-        cleanroom.main(arguments)  # of a shell; ends the process
+        cleanroom.main(arguments)  # shell completion; exits the process
     try:
         with cleanroom.make_context("cleanroom", arguments) as context:
             cleanroom.invoke(context)
@@ -92,8 +92,8 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return USAGE
-    except click.Abort:  # the end of the input where an answer was asked for
-        click.echo("cleanroom: No answer was given; nothing was done.", err=True)
+    except click.Abort:  # end of input at a prompt
+        click.echo("cleanroom: Not confirmed; nothing was changed.", err=True)
         return USAGE
     return 0
 
@@ -107,7 +107,10 @@ for command in (algebra, delete, export, ledger, recover, retry):
 @cleanroom.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def demo(as_json: bool) -> None:
-    """Run the whole journey on real grocery data and print how good the audience is."""
+    """Run an end-to-end demo on real grocery data.
+
+    Prints the validation report, the quality of the audience and the exports.
+    """
     from cleanroom_pipelines.cli.demo import run_demo
 
     run_demo(as_json=as_json)
@@ -116,7 +119,10 @@ def demo(as_json: bool) -> None:
 @cleanroom.command()
 @click.argument("folder", type=_FILE)
 def example(folder: Path) -> None:
-    """Copy the example (a declaration, a script for data rooms, settings for several hosts) to a new FOLDER."""
+    """Copy the example files to a new FOLDER.
+
+    They are a declaration, a script for data rooms, and settings for several hosts.
+    """
     from cleanroom_pipelines.cli.examples import copy_example
 
     copy_example(folder)
@@ -126,10 +132,16 @@ def example(folder: Path) -> None:
 @cleanroom.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="The UI has no login: keep it on this machine."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. The UI has no login: keep it on this machine.",
 )
 def dev(port: int, host: str) -> None:
-    """Start the Dagster UI and daemon on this home, sensors and schedules on."""
+    """Start the Dagster UI and daemon.
+
+    All sensors and schedules are on.
+    """
     from cleanroom_pipelines.cli.developing import start_dagster
 
     start_dagster(host, port)
@@ -140,7 +152,10 @@ def dev(port: int, host: str) -> None:
 @click.option("--port", default=8723, show_default=True, help="Port; 0 for a free one.")
 @click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
 def serve(host: str, port: int, no_worker: bool) -> None:
-    """Serve the HTTP ways in and do what they ask for; prints the URL when ready."""
+    """Start the HTTP server and do the requested work.
+
+    Prints the URL when ready.
+    """
     from cleanroom_pipelines.server.starting import serve as start
 
     start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo)
@@ -148,11 +163,14 @@ def serve(host: str, port: int, no_worker: bool) -> None:
 
 @cleanroom.command()
 @click.argument("file", type=_FILE)
-@click.option("--dry-run", is_flag=True, help="Say what would change and change nothing.")
-@click.option("--run", is_flag=True, help="Do the work that follows here and now, without a daemon.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, without changing anything.")
+@click.option("--run", is_flag=True, help="Then run all pending work in this process, without a daemon.")
 @click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
-    """Make the clean room what FILE declares: datasets, models, configured models, jobs, refreshes."""
+    """Create and update the resources declared in FILE.
+
+    These are parties, training datasets, audience models and refreshes, configured models, jobs and exports.
+    """
     from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 
     declaration = read_declaration(file)
@@ -178,8 +196,12 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 
 @cleanroom.command()
-@click.option("--max-seconds", type=float, help="Start nothing more after this time.")
-@click.option("--wait", is_flag=True, help="Wait for work that other processes hold, and do what follows it.")
+@click.option("--max-seconds", type=float, help="Start no further run after this time.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Also wait for work that other processes have claimed, and do the work that depends on it.",
+)
 def run(max_seconds: float | None, wait: bool) -> None:
     """Do all pending work in this process, without a daemon."""
     from cleanroom_pipelines.cli.watching import run_pending_watched, unfinished_sentence
@@ -194,7 +216,7 @@ def run(max_seconds: float | None, wait: bool) -> None:
 @cleanroom.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def status(as_json: bool) -> None:
-    """Say what exists, how it is and how far the work on it is."""
+    """List all resources with status and progress."""
     from cleanroom_pipelines.catalog import Kind
 
     catalog = open_installation().catalog
@@ -246,7 +268,7 @@ def _status_of(row: dict[str, Any]) -> str:
 @cleanroom.command()
 @click.argument("partition")
 def cancel(partition: str) -> None:
-    """Ask the work on the resource with this partition key to stop."""
+    """Cancel the work on a resource, by partition key."""
     catalog = open_installation().catalog
     record = resource_of(catalog, partition)
     version = catalog.work.request_cancel(record.kind, record.id)
@@ -255,22 +277,24 @@ def cancel(partition: str) -> None:
 
 @cleanroom.command()
 @click.option("--interactions", required=True, help="File, folder or glob: .parquet, .csv, .jsonl, each also .gz.")
-@click.option("--users", type=_FILE, help="Table with one row per user: more features.")
+@click.option("--users", type=_FILE, help="Table with one row per user, for additional features.")
 @click.option(
     "--schema", required=True, help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]"
 )
-@click.option("--users-schema", help="Roles of the users table's columns.")
+@click.option("--users-schema", help="Roles of the users table's columns, as in --schema.")
 @click.option("--out", "out", type=_FILE, required=True, help="Folder to create.")
-@click.option("--start", help="Beginning of the training window: date, ISO time or epoch seconds.")
+@click.option("--start", help="Start of the training window: date, ISO time or epoch seconds.")
 @click.option("--end", help="End of the training window, exclusive.")
-@click.option("--memory", help="Memory of the engine, such as 8GB.")
-@click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@click.option("--memory", help="Memory limit of the engine, such as 8GB.")
+@click.option("--threads", type=int, help="Number of threads; it does not affect the result.")
 @_ENGINE
-@click.option("--day-cache", type=_FILE, help="Folder that keeps the counts of each source file.")
-@click.option("--max-invalid", default="5%", show_default=True, help="Most rows that may be dropped as invalid.")
+@click.option("--day-cache", type=_FILE, help="Folder that caches the counts of each source file.")
+@click.option(
+    "--max-invalid", default="5%", show_default=True, help="Largest share of rows that may be dropped as invalid."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def train(as_json: bool, **options: Any) -> None:
-    """Train an audience model on any interactions table, without Dagster."""
+    """Train an audience model, without Dagster."""
     from cleanroom_pipelines.cli.bare import train_model
 
     with progress_bar("train") as progress:
@@ -279,15 +303,15 @@ def train(as_json: bool, **options: Any) -> None:
         print_json(report.as_dict())
         return
     click.echo(
-        f"Learnt {report.n_users:,} users and {report.n_items:,} items from {report.n_interactions:,} "
-        f"interactions in {sum(report.timing_seconds.values()):.1f} s."
+        f"Trained on {report.n_interactions:,} interactions of {report.n_users:,} users with {report.n_items:,} "
+        f"items in {sum(report.timing_seconds.values()):.1f} s."
     )
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
 
 
 @cleanroom.command()
-@click.option("--model", type=_FILE, required=True, help="Folder that `cleanroom train` made.")
+@click.option("--model", type=_FILE, required=True, help="Folder created by `cleanroom train`.")
 @click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
 @click.option("--out", type=_FILE, required=True, help="Folder to create.")
 @click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes.")
@@ -295,14 +319,18 @@ def train(as_json: bool, **options: Any) -> None:
     "--seed-mode", type=click.Choice(["excluded", "first", "in_place"]), default="excluded", show_default=True
 )
 @click.option(
-    "--min-matching-seed-size", type=int, default=500, show_default=True, help="Fewest known seed users."
+    "--min-matching-seed-size",
+    type=int,
+    default=500,
+    show_default=True,
+    help="Smallest number of seed users that the model must know.",
 )
-@click.option("--memory", help="Memory of the engine, such as 8GB.")
-@click.option("--threads", type=int, help="Threads; the result is the same with any number.")
+@click.option("--memory", help="Memory limit of the engine, such as 8GB.")
+@click.option("--threads", type=int, help="Number of threads; it does not affect the result.")
 @_ENGINE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def generate(as_json: bool, **options: Any) -> None:
-    """Rank all users of a model by their similarity to a seed, without Dagster."""
+    """Rank users by similarity to a seed, without Dagster."""
     from cleanroom_pipelines.cli.bare import generate_audience
 
     with progress_bar("generate") as progress:
@@ -316,11 +344,11 @@ def generate(as_json: bool, **options: Any) -> None:
 
 
 @cleanroom.command()
-@click.option("--model", type=_FILE, required=True, help="Folder that `cleanroom train` made.")
+@click.option("--model", type=_FILE, required=True, help="Folder created by `cleanroom train`.")
 @click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def match(model: Path, seed: Path, as_json: bool) -> None:
-    """Say how many of a seed a model knows, before any job."""
+    """Count the users of a seed that a model knows."""
     from cleanroom_pipelines.cli.bare import match_users
 
     found = match_users(model=model, seed=seed)
@@ -336,23 +364,30 @@ def match(model: Path, seed: Path, as_json: bool) -> None:
 @cleanroom.command()
 @click.argument("file", type=_FILE)
 def backup(file: Path) -> None:
-    """Write the whole installation, its key included, into FILE (a tar)."""
+    """Back up the installation to FILE, a tar archive.
+
+    The backup contains the installation key.
+    """
     from cleanroom_pipelines.runs.backups import back_up
 
     installation = open_installation()
     back_up(installation, file)
     installation.audit.write({"way": "cli", "operation": "backup", "outcome": "ok"})
-    click.echo("Backed up. The file holds the installation key: keep it as safe as the home.")
+    click.echo("Backed up. The file contains the installation key: protect it like the home.")
 
 
 @cleanroom.command()
 @click.argument("file", type=_FILE)
-@click.option("--nothing-asked-since", is_flag=True, help="Nothing was asked of two sides' data after the backup.")
+@click.option(
+    "--nothing-asked-since",
+    is_flag=True,
+    help="No question about two organisations' data was asked after the backup.",
+)
 def restore(file: Path, nothing_asked_since: bool) -> None:
-    """Restore a backup into CLEANROOM_HOME, which must not hold anything yet.
+    """Restore a backup into CLEANROOM_HOME, which must be empty.
 
-    What was spent of privacy budgets after the backup is not in it: every pair counts as spent, unless
-    --nothing-asked-since says that there is nothing of the kind.
+    A backup does not contain later spending of privacy budgets. Every budget therefore counts as fully spent,
+    unless you pass --nothing-asked-since.
     """
     from cleanroom_pipelines.runs.backups import restore as restore_backup
     from cleanroom_pipelines.runs.budgets import restore_ledgers
@@ -367,7 +402,9 @@ def restore(file: Path, nothing_asked_since: bool) -> None:
     installation.audit.write({"way": "cli", "operation": "restore", "outcome": "ok"})
     click.echo(f"Restored. {budgets}".strip())
     if settings.key_file:
-        click.echo(f"Its key lies in {settings.home}; move it to where CLEANROOM_KEY_FILE points.", err=True)
+        click.echo(
+            f"The installation key is in {settings.home}; move it to the path in CLEANROOM_KEY_FILE.", err=True
+        )
 
 
 if __name__ == "__main__":

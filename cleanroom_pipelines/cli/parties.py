@@ -1,7 +1,7 @@
-"""The commands about the parties: accounts and their keys, collaborations, templates, buckets.
+"""Commands for parties: accounts and their keys, collaborations, templates, buckets.
 
 Lives here: the groups `account`, `collaboration`, `template` and `bucket`.
-Add here when a party gets something else of its own.
+Add here when parties get another kind of object.
 Keep out: the rules (catalog) and the sealing of secrets (runs).
 """
 
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 _TERMS = ("seed", "privacy", "period")
-_ACCOUNT = click.option("--account", required=True, help="The account, by id or by name.")
+_ACCOUNT = click.option("--account", required=True, help="The account, by id or name.")
 
 
 @click.group()
 def account() -> None:
-    """Accounts: who may speak to `cleanroom serve`, and with which access keys."""
+    """Manage accounts and access keys for HTTP."""
 
 
 @account.command("create")
 @click.argument("name")
-@click.option("--id", "account_id", help="12 digits; random ones if not given.")
-@click.option("--organization", help="Whose privacy budget its data count in; the account itself if not given.")
+@click.option("--id", "account_id", help="12 digits; default: random.")
+@click.option(
+    "--organization", help="Organisation whose privacy budget its data count against; default: the account itself."
+)
 @_JSON
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
     """Create the account NAME with an access key; the secret is shown once."""
@@ -42,13 +44,13 @@ def create_account(name: str, account_id: str | None, organization: str | None, 
 @account.command("list")
 @_JSON
 def list_accounts(as_json: bool) -> None:
-    """Say which accounts there are, and their access keys."""
+    """List all accounts and their access keys."""
     catalog = open_installation().catalog
     found = [(one, catalog.parties.access_keys(one.id)) for one in catalog.parties.accounts()]
     if as_json:
         print_json([_of_account(one, catalog.pairs.organization_of_account(one.id), keys) for one, keys in found])
     elif not found:
-        click.echo("There are no accounts yet. Start with `cleanroom account create NAME`.")
+        click.echo("No accounts yet. Create one with `cleanroom account create NAME`.")
     else:
         rows = [
             [
@@ -67,7 +69,7 @@ def list_accounts(as_json: bool) -> None:
 @click.argument("name_or_id", metavar="ACCOUNT")
 @_JSON
 def disable_account(name_or_id: str, as_json: bool) -> None:
-    """Let no access key of ACCOUNT open anything."""
+    """Disable ACCOUNT: requests with any of its access keys are rejected."""
     _set_disabled(name_or_id, True, as_json=as_json)
 
 
@@ -75,20 +77,20 @@ def disable_account(name_or_id: str, as_json: bool) -> None:
 @click.argument("name_or_id", metavar="ACCOUNT")
 @_JSON
 def enable_account(name_or_id: str, as_json: bool) -> None:
-    """Let the access keys of ACCOUNT that are not disabled themselves open again."""
+    """Enable ACCOUNT again. Access keys that were disabled individually stay disabled."""
     _set_disabled(name_or_id, False, as_json=as_json)
 
 
 @account.group("key")
 def account_key() -> None:
-    """Access keys of an account."""
+    """Manage the access keys of an account."""
 
 
 @account_key.command("create")
 @click.argument("name_or_id", metavar="ACCOUNT")
 @_JSON
 def create_key(name_or_id: str, as_json: bool) -> None:
-    """Give ACCOUNT another access key; the secret is shown once."""
+    """Create another access key for ACCOUNT; the secret is shown once."""
     installation = open_installation()
     _print_key(installation, installation.catalog.parties.account_named(name_or_id), as_json=as_json)
 
@@ -97,7 +99,7 @@ def create_key(name_or_id: str, as_json: bool) -> None:
 @click.argument("access_key_id")
 @_JSON
 def disable_key(access_key_id: str, as_json: bool) -> None:
-    """Let an access key open nothing any more."""
+    """Disable an access key permanently."""
     open_installation().catalog.parties.disable_access_key(access_key_id)
     if as_json:
         print_json({"access_key_id": access_key_id, "disabled": True})
@@ -107,60 +109,63 @@ def disable_key(access_key_id: str, as_json: bool) -> None:
 
 @click.group()
 def collaboration() -> None:
-    """Collaborations: accounts that may start jobs on each other's models, where the policies allow it."""
+    """Manage collaborations between accounts.
+
+    Members may start jobs on each other's models if the models' policies allow it.
+    """
 
 
 @collaboration.command("create")
 @click.argument("name")
-@click.option("--members", required=True, help="2 to 10 accounts, by id or by name, with commas between.")
+@click.option("--members", required=True, help="2 to 10 accounts, by id or name, separated by commas.")
 @click.option(
     "--seed",
     type=click.Choice(["in-place", "removed"]),
     default="in-place",
     show_default=True,
-    help="Whether lists keep the seed where it ranks, or leave it out as AWS does, which tells who is in it.",
+    help="Keep seed users in lists where they rank, or remove them as AWS does, which reveals who is in the seed.",
 )
 @click.option(
     "--privacy",
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics tell of single people.",
+    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal single people.",
 )
 @click.option(
     "--period",
     type=click.Choice(["life", "month"]),
     default="life",
     show_default=True,
-    help="What the privacy budget of each two members lasts for; by the month it is given anew.",
+    help="How long the privacy budget of each pair of members lasts; `month` renews it every month.",
 )
 @_JSON
 def create_collaboration(  # noqa: PLR0917 click passes them by name
     name: str, members: str, seed: str, privacy: str, period: str, as_json: bool
 ) -> None:
-    """Let the accounts of --members collaborate."""
+    """Create the collaboration NAME between the accounts in --members."""
     catalog = open_installation().catalog
-    wanted = [part.strip() for part in members.split(",")]
-    made = catalog.parties.create_collaboration(
+    names = [part.strip() for part in members.split(",")]
+    created = catalog.parties.create_collaboration(
         name,
-        [catalog.parties.account_named(member) for member in wanted],
+        [catalog.parties.account_named(member) for member in names],
         seed_removed=seed == "removed",
         full_ensemble=privacy == "full",
         monthly=period == "month",
     )
-    _print_made(_of_collaboration(catalog, made), f"Created the collaboration {made.id}.", as_json=as_json)
+    _print_result(_of_collaboration(catalog, created), f"Created the collaboration {created.id}.", as_json=as_json)
 
 
 @collaboration.command("list")
 @_JSON
 def list_collaborations(as_json: bool) -> None:
-    """Say which collaborations there are, and who is in them."""
+    """List all collaborations, their members and terms."""
     catalog = open_installation().catalog
     found = catalog.parties.collaborations()
     if as_json:
         print_json([_of_collaboration(catalog, one) for one in found])
     elif not found:
-        click.echo("There are no collaborations yet.")
+        click.echo("No collaborations yet.")
     else:
         rows = [
             [
@@ -179,60 +184,67 @@ def list_collaborations(as_json: bool) -> None:
 @_ACCOUNT
 @_JSON
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
-    """Let an account leave COLLABORATION (id or name): no more jobs start there for it or on its models."""
+    """Remove an account from COLLABORATION (id or name): no new jobs start for it or on its models."""
     catalog = open_installation().catalog
     named = [one.id for one in catalog.parties.collaborations() if name_or_id in (one.id, one.name)]
     left = catalog.parties.set_membership(
         named[0] if named else name_or_id, catalog.parties.account_named(account), active=False
     )
-    _print_made(_of_collaboration(catalog, left), "Left.", as_json=as_json)
+    _print_result(_of_collaboration(catalog, left), "Left.", as_json=as_json)
 
 
 @click.group()
 def template() -> None:
-    """Analysis templates: SQL that was written down beforehand, to be run as a seed."""
+    """Manage analysis templates: SQL that can run as a seed."""
 
 
 @template.command("add")
 @click.argument("name")
 @_ACCOUNT
 @click.option(
-    "--sql", "file", required=True, type=click.Path(path_type=Path), help="File with one SELECT; :name parameters."
+    "--sql",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File with one SELECT; parameters are written :name.",
 )
-@click.option("--collaboration", help="The id of the collaboration it is for.")
-@click.option("--region", default="us-east-1", show_default=True, help="Where it is.")
+@click.option("--collaboration", help="Id of the collaboration that the template is for.")
+@click.option("--region", default="us-east-1", show_default=True, help="AWS Region of the template.")
 @_JSON
 def add_template(
     name: str, *, account: str, file: Path, collaboration: str | None, region: str, as_json: bool
 ) -> None:
-    """Keep the SQL of a file as a template of an account."""
+    """Store the SQL in a file as the template NAME of an account."""
     catalog = open_installation().catalog
     try:
         sql = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"The file of the SQL cannot be read ({type(error).__name__}).", remedy="Check its path."
+            f"The SQL file cannot be read ({type(error).__name__}).", remedy="Check its path."
         ) from None
     added = catalog.parties.add_template(name, catalog.parties.account_named(account), sql, collaboration, region)
-    _print_made(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
+    _print_result(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
 
 
 @template.command("list")
 @_JSON
 def list_templates(as_json: bool) -> None:
-    """Say which templates there are."""
+    """List all templates."""
     found = open_installation().catalog.parties.templates()
     if as_json:
         print_json([_of_template(one) for one in found])
     elif not found:
-        click.echo("There are no templates yet.")
+        click.echo("No templates yet.")
     else:
         table("", ["template", "name", "account"], [[one.arn, one.name, one.account_id] for one in found])
 
 
 @click.group()
 def bucket() -> None:
-    """Buckets: which account may use a name in s3://name/…, and where it lies."""
+    """Manage the buckets of accounts.
+
+    A bucket name in s3://name/… belongs to one account, and refers to a folder of the home or a real bucket.
+    """
 
 
 @bucket.command("create")
@@ -240,7 +252,7 @@ def bucket() -> None:
 @_ACCOUNT
 @_JSON
 def create_bucket(name: str, account: str, as_json: bool) -> None:
-    """Give the bucket NAME to an account; it is a folder of the home."""
+    """Create the bucket NAME for an account, as a folder of the home."""
     _register(name, account, as_json=as_json)
 
 
@@ -249,27 +261,32 @@ def create_bucket(name: str, account: str, as_json: bool) -> None:
 @_ACCOUNT
 @click.option("--url", required=True, help="The real bucket: s3://bucket or s3://bucket/prefix.")
 @click.option(
-    "--credentials-profile", "profile", required=True, help="Profile of the AWS configuration files that opens it."
+    "--credentials-profile",
+    "profile",
+    required=True,
+    help="Profile in the AWS configuration files with credentials for it.",
 )
 @_JSON
 def register_bucket(name: str, *, account: str, url: str, profile: str, as_json: bool) -> None:
-    """Give the bucket NAME to an account; it lies in a real object store."""
+    """Register the bucket NAME of an account, stored in a real object store."""
     _register(name, account, url, profile, as_json=as_json)
 
 
 @bucket.command("list")
 @_JSON
 def list_buckets(as_json: bool) -> None:
-    """Say which buckets are registered, and to whom."""
+    """List registered buckets and their accounts."""
     found = open_installation().catalog.parties.buckets()
     if as_json:
         print_json([_of_bucket(one) for one in found])
     elif not found:
-        click.echo("No buckets are registered; any other name means a folder of the account that uses it.")
+        click.echo(
+            "No buckets are registered. An unregistered name refers to a folder of the account that uses it."
+        )
     else:
         table(
             "",
-            ["bucket", "account", "lies at", "profile"],
+            ["bucket", "account", "stored in", "profile"],
             [[one.name, one.account_id, one.url or "the home", one.profile or ""] for one in found],
         )
 
@@ -289,14 +306,14 @@ def _print_key(installation: "Installation", account_id: str, *, as_json: bool) 
         )
         return
     click.echo(f"account {account_id}\naccess key id {key_id}\nsecret access key {secret}")
-    click.echo("The secret is shown this once: keep it.", err=True)
+    click.echo("The secret is shown only once: store it now.", err=True)
 
 
 def _set_disabled(name_or_id: str, disabled: bool, *, as_json: bool) -> None:
     catalog = open_installation().catalog
     account_id = catalog.parties.account_named(name_or_id)
     catalog.parties.set_account_disabled(account_id, disabled)
-    _print_made(
+    _print_result(
         {"account_id": account_id, "disabled": disabled}, "Disabled." if disabled else "Enabled.", as_json=as_json
     )
 
@@ -306,10 +323,12 @@ def _register(
 ) -> None:
     catalog = open_installation().catalog
     registered = catalog.parties.register_bucket(name, catalog.parties.account_named(account), url, profile)
-    _print_made(_of_bucket(registered), f"The bucket is account {registered.account_id}'s.", as_json=as_json)
+    _print_result(
+        _of_bucket(registered), f"Registered the bucket for account {registered.account_id}.", as_json=as_json
+    )
 
 
-def _print_made(result: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+def _print_result(result: dict[str, Any], sentence: str, *, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:

@@ -1,7 +1,7 @@
-"""`cleanroom recover`: rebuilding a lost or older catalogue from what the artifacts' manifests prove.
+"""`cleanroom recover`: rebuild a lost or outdated catalogue from the artifacts' manifests.
 
-Lives here: showing what can be rebuilt and what cannot, and asking whether it is meant.
-Keep out: what manifests prove (runs.recovery).
+Lives here: showing the plan and asking for confirmation.
+Keep out: making the plan from manifests (runs.recovery).
 """
 
 import sys
@@ -19,13 +19,14 @@ _NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templ
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Show what can be rebuilt and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
+@click.option("--dry-run", is_flag=True, help="Show what can be rebuilt, without changing anything.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Rebuild a lost or older catalogue from the artifacts; shows what it will do first.
+    """Rebuild a lost catalogue from stored artifacts.
 
-    Stop `serve`, `dev` and workers before. A backup that can be restored brings back more.
+    Also updates an outdated catalogue. The command shows its plan first. Stop `serve`, `dev` and workers before
+    you start. If you have a backup, restore it instead: it recovers more.
     """
     from cleanroom_pipelines.runs.budgets import restore_ledgers
     from cleanroom_pipelines.runs.recovery import planned_recovery
@@ -35,7 +36,7 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
             if as_json:
                 print_json({"catalogue": None})
             else:
-                click.echo("Nothing is to be recovered.")
+                click.echo("The catalogue is intact; there is nothing to recover.")
             return
         if as_json:
             print_json(_as_dict(recovery.plan))
@@ -45,7 +46,7 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
             return
         if not yes:
             if not sys.stdin.isatty():
-                raise UsageError("Nothing was changed, since nobody is here to confirm it.", remedy="Add --yes.")
+                raise UsageError("Nothing was changed: confirmation needs a terminal.", remedy="Add --yes.")
             click.confirm("Rebuild the catalogue?", abort=True)
         rebuilt = recovery.write()
     installation = open_installation()
@@ -64,12 +65,12 @@ def _show(plan: "Plan") -> None:
         name = resource.name or plan.known[resource.id]
         click.echo(f"  {verb} {resource.kind.words} {name!r} {resource.id}: version {numbers}")
     for lost in plan.lost:
-        click.echo(f"  cannot be rebuilt: {lost.kind.words} {lost.id}, {lost.why}; its artifacts stay")
+        click.echo(f"  cannot be rebuilt: {lost.kind.words} {lost.id}, {lost.why}; its artifacts are kept")
     for record in plan.gone:
         click.echo(f"  its artifacts are missing: {record.kind.words} {record.name!r} {record.id}")
     if plan.n_unreadable:
         click.echo(f"  {plan.n_unreadable} manifests cannot be read")
-    click.echo(f"In no manifest: {_NOT_IN_MANIFESTS}. What an older catalogue does not know of them is lost.")
+    click.echo(f"Manifests do not contain {_NOT_IN_MANIFESTS}. Those that the catalogue lacks are lost.")
 
 
 def _as_dict(plan: "Plan") -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""`cleanroom retry`: trying again what failed.
+"""`cleanroom retry`: retry failed resources.
 
-Lives here: choosing the failed resources and queueing them, parents first.
+Lives here: selecting failed resources and queueing them, parents first.
 Keep out: what a retry changes (catalogue), doing the work (run, serve, a daemon).
 """
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("partitions", nargs=-1, metavar="[PARTITION]...")
-@click.option("--failed", is_flag=True, help="Try everything again whose newest version failed.")
+@click.option("--failed", is_flag=True, help="Retry every resource whose newest version failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
-    """Try failed resources again; `run`, `serve` or a daemon then does the work."""
+    """Queue failed resources again.
+
+    `run`, `serve` or a daemon then does the work.
+    """
     from cleanroom_pipelines.cli.deleting import resource_of
 
     if bool(partitions) == failed:
-        raise UsageError("Nothing says what to try again.", remedy="Give partition keys, or --failed.")
+        raise UsageError("Give either partition keys or --failed.", remedy="See `cleanroom status` for both.")
     catalog = open_installation().catalog
     records = failed_resources(catalog) if failed else [resource_of(catalog, key) for key in partitions]
     queued, skipped = [], []
@@ -49,7 +52,7 @@ def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
 
 
 def failed_resources(catalog: "Catalog") -> "list[Resource]":
-    """Everything whose newest version failed, what others are built from first."""
+    """List resources whose newest version failed, parents first."""
     from cleanroom_pipelines.catalog import Kind, Status
 
     return [

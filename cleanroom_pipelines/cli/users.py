@@ -1,8 +1,8 @@
-"""Commands for the people of data rooms: users and their tokens.
+"""Commands for data-room users and their tokens.
 
 Lives here: `cleanroom user` and `cleanroom token`.
-Add here when the operator can do something else for a user.
-Keep out: what users do in rooms; they speak HTTP.
+Add here when the operator can manage something else of a user.
+Keep out: what users do in rooms; they use HTTP.
 """
 
 import json
@@ -14,26 +14,28 @@ from cleanroom_pipelines.cli.console import open_installation
 
 @click.group()
 def user() -> None:
-    """People who may speak to data rooms."""
+    """Manage the users of data rooms."""
 
 
 @user.command("create")
 @click.argument("email")
-@click.option("--organization", help="Whose privacy budget the user's data count in; the domain if not given.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option(
+    "--organization", help="Organisation whose privacy budget the user's data count against; default: the domain."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def create_user(email: str, organization: str | None, as_json: bool) -> None:
-    """Create a user by e-mail address."""
+    """Create a user with this e-mail address."""
     catalog = open_installation().catalog
-    made = catalog.users.create_user(email.lower())
+    created = catalog.users.create_user(email.lower())
     if organization:
-        catalog.pairs.set_organization(organization, email=made.email)
-    print(json.dumps({"email": made.email}) if as_json else f"Created the user {made.email}.")
+        catalog.pairs.set_organization(organization, email=created.email)
+    print(json.dumps({"email": created.email}) if as_json else f"Created the user {created.email}.")
 
 
 @user.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_users(as_json: bool) -> None:
-    """List the users."""
+    """List all users."""
     users = open_installation().catalog.users.all()
     if as_json:
         print(json.dumps([{"email": each.email, "disabled": each.disabled} for each in users]))
@@ -45,7 +47,7 @@ def list_users(as_json: bool) -> None:
 @user.command("disable")
 @click.argument("email")
 def disable_user(email: str) -> None:
-    """Let none of a user's tokens open anything."""
+    """Disable a user: all their tokens are rejected."""
     open_installation().catalog.users.set_user_disabled(email.lower(), True)
     print("Disabled.")
 
@@ -53,22 +55,22 @@ def disable_user(email: str) -> None:
 @user.command("enable")
 @click.argument("email")
 def enable_user(email: str) -> None:
-    """Let a user's tokens open something again."""
+    """Enable a user again: their tokens are accepted."""
     open_installation().catalog.users.set_user_disabled(email.lower(), False)
     print("Enabled.")
 
 
 @click.group()
 def token() -> None:
-    """Tokens that users show."""
+    """Manage the access tokens of data-room users."""
 
 
 @token.command("issue")
 @click.argument("email")
-@click.option("--days", default=90, show_default=True, help="How long it opens something.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--days", default=90, show_default=True, help="Days until it expires.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def issue(email: str, days: int, as_json: bool) -> None:
-    """Issue a token; it is shown here and nowhere again."""
+    """Issue a token. It is shown only once."""
     from cleanroom_pipelines.runs.users import issue_token
 
     text, kept = issue_token(open_installation(), email.lower(), days)
@@ -78,9 +80,9 @@ def issue(email: str, days: int, as_json: bool) -> None:
 
 @token.command("list")
 @click.argument("email")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_tokens(email: str, as_json: bool) -> None:
-    """List a user's tokens by id."""
+    """List a user's tokens: ids and expiry, never the tokens themselves."""
     tokens = open_installation().catalog.users.tokens(email.lower())
     rows = [
         {"id": each.id, "expires_at": each.expires_at.isoformat(timespec="seconds"), "revoked": each.revoked}
@@ -96,6 +98,6 @@ def list_tokens(email: str, as_json: bool) -> None:
 @token.command("revoke")
 @click.argument("token_id")
 def revoke(token_id: str) -> None:
-    """Take a token back, by its id."""
+    """Revoke a token by its id."""
     open_installation().catalog.users.revoke_token(token_id)
     print("Revoked.")

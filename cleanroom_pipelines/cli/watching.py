@@ -1,7 +1,7 @@
-"""Watching work being done in this process.
+"""Progress display for work that runs in this process.
 
-Lives here: a progress line for what `run_pending` does.
-Keep out: running (runs).
+Lives here: the progress line of `run_pending`.
+Keep out: running the work (runs).
 """
 
 import sys
@@ -25,15 +25,15 @@ _LOOK_SECONDS = 1.0
 def run_pending_watched(
     installation: Installation, *, max_seconds: float | None = None, wait: bool = False
 ) -> int:
-    """Do all pending work here; say on stderr what is being done and how far it is.
+    """Do all pending work in this process; show progress on stderr.
 
     Args:
-        installation: Where.
-        max_seconds: Start nothing more after this time.
-        wait: Go on until no other process holds work either.
+        installation: The installation.
+        max_seconds: Start no further run after this time.
+        wait: Continue until no other process has claimed work either.
 
     Returns:
-        How many runs were made.
+        The number of finished runs.
     """
     current: list[Version] = []
     with (
@@ -51,7 +51,7 @@ def run_pending_watched(
                 )
 
         def on_failure(version: Version) -> None:
-            with suppress(NotFoundError):  # deleted meanwhile
+            with suppress(NotFoundError):  # deleted in the meantime
                 ended = installation.catalog.resources.version(version.kind, version.resource_id, version.number)
                 why = ended.status_message or "Its run failed; see the Dagster UI."
                 click.echo(f"        {version.kind.words} {version.resource_id} failed: {why}", err=True)
@@ -75,19 +75,19 @@ def run_pending_watched(
 
 
 def unfinished_sentence(catalog: Catalog) -> str:
-    """What is still pending or in progress, and what to do about it; empty if nothing is."""
+    """Report unfinished versions and what to do about them; empty if all are finished."""
     counts = catalog.resources.unfinished()
     parts = [
         f"{n} {'is' if n == 1 else 'are'} {words}"
         for status, words in (
-            (Status.CREATE_IN_PROGRESS, "in progress elsewhere"),
+            (Status.CREATE_IN_PROGRESS, "in progress in other processes"),
             (Status.CREATE_PENDING, "waiting"),
         )
         if (n := counts.get(status, 0))
     ]
     if not parts:
         return ""
-    return f"Of the other versions {' and '.join(parts)}. Use --wait to wait for them, or see `cleanroom status`."
+    return f"Unfinished versions: {' and '.join(parts)}. Use --wait to wait for them, or see `cleanroom status`."
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Clean rooms as code: what a YAML file declares, and what of it is not yet so.
+"""Declarative configuration: apply a YAML file to the catalogue.
 
-Lives here: the file's form, the plan (what would change) and carrying it out.
-Add here when a further kind of resource can be declared.
-Keep out: doing the pending work that a declaration leads to (runs).
+Lives here: the schema of the file, the plan of changes, and applying it.
+Add here when another kind of resource can be declared.
+Keep out: running the pending work that results (runs).
 """
 
 from cleanroom_pipelines.declarations.applying import DeclaredChange, apply_declaration

@@ -1,8 +1,8 @@
-"""Making a declaration so.
+"""Apply a declaration to the catalogue.
 
-Lives here: comparing a declaration with the catalogue, and the creates and updates that follow.
-Add here when a further kind of resource can be declared.
-Keep out: the file's form (form.py), the parties (parties.py) and the catalogue's rules.
+Lives here: comparing a declaration with the catalogue, and creating and updating resources.
+Add here when another kind of resource can be declared.
+Keep out: the schema of the file (form.py), the parties (parties.py) and the catalogue's rules.
 """
 
 import glob
@@ -49,20 +49,20 @@ from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 
-# Stands for the id of a parent that a dry run would have created.
 _R = TypeVar("_R", bound=Resource)
+# Placeholder id of a parent that a dry run would create.
 _NEW = "new"
 
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """What applying does, or would do, to one resource or party.
+    """A change that applying makes, or would make, to one resource or party object.
 
     Args:
-        action: `create`, `update` (a new version where its content changes) or `keep`.
-        kind: The resource's kind, or what of a party it is.
+        action: `create`, `update` (a new version if the content changes) or `keep`.
+        kind: The kind of the resource or party object.
         name: Its name.
-        id: Partition key, or the id or ARN of what a party has; empty for what a dry run would create.
+        id: The partition key, or the id or ARN of a party object; empty if a dry run would create it.
     """
 
     action: Literal["create", "update", "keep"]
@@ -79,24 +79,24 @@ def apply_declaration(
     new_slot: Callable[[], str],
     dry_run: bool = False,
 ) -> list[DeclaredChange]:
-    """Create what is missing and update what differs, parents first; never deletes.
+    """Create missing resources and update changed ones, parents first; never deletes.
 
-    What can be told beforehand is checked beforehand: a declaration that is wrong changes nothing.
+    A dry run checks the whole declaration first, so an invalid declaration changes nothing.
 
     Args:
         catalog: The catalogue.
-        vault: Where seeds are kept until their jobs have run.
-        declaration: What should be.
-        new_slot: Gives random hex that names a seed's slot.
-        dry_run: Say what would change and change nothing.
+        vault: Stores seeds until their jobs have run.
+        declaration: The declared state.
+        new_slot: Returns random hex that names a seed's slot.
+        dry_run: Return the changes without making them.
 
     Returns:
-        A change for each declared party and resource, parents first.
+        One change for each declared party and resource, parents first.
 
     Raises:
-        UsageError: A parent is declared nowhere, or a rule of the catalogue is broken.
+        UsageError: A parent is not declared, or a rule of the catalogue is violated.
         SeedError: A seed is missing.
-        ConflictError: A name belongs to a resource that no declaration made, or that is being deleted.
+        ConflictError: A name belongs to a resource that was not declared, or that is being deleted.
     """
     planned = _Applying(catalog, vault, declaration, new_slot, dry_run=True).run()
     if dry_run:
@@ -137,7 +137,7 @@ class _Applying:
                 self._check_sizes(form, sizes)
                 job = self._settle(self._job(form), seed=self._path(form.seed))
                 for size in sizes:
-                    # the name carries the size; 63 characters are the limit of a name
+                    # the name includes the size; names have at most 63 characters
                     name = f"{form.name[: 62 - len(str(size))]} {size}"
                     self._settle(ExportJobSpec(name=name, generation_job_id=job, size=size))
         return self._changes
@@ -218,7 +218,7 @@ class _Applying:
         if not seed.is_file():
             raise SeedError(
                 "The seed was not found.",
-                remedy="Its path starts at the declaration file.",
+                remedy="Give its path relative to the declaration file.",
                 status_code=StatusCode.SEED_NOT_FOUND,
             )
         seed_suffix(seed)
@@ -242,7 +242,8 @@ class _Applying:
         """Create, update or keep one resource and return its id."""
         spec.validate()
         self._check_seed_floor(spec)
-        # The seed's place is no part of what was declared; a job without one would start before it is there.
+        # The digest leaves out the seed's location, which is not declared. The location is set before the job is
+        # created: otherwise the job could start before its seed is stored.
         digest = spec_digest(spec)
         existing = self._existing(spec)
         if existing is not None and existing.spec_digest == digest:
@@ -270,7 +271,7 @@ class _Applying:
         return self._note("update", spec, existing.id)
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
-        """Let an updated job have its seed where it is needed still, and nowhere else."""
+        """Store the seed of an updated job if it is still needed, and delete any other copy."""
         job = self._catalog.get(GenerationJob, before.id)
         newest = self._catalog.resources.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
@@ -290,10 +291,10 @@ class _Applying:
             return None
         if not existing.declared:
             raise ConflictError(
-                f"There is a {spec.kind.words} of this name that no declaration made.",
+                f"A {spec.kind.words} with this name exists, but was not created by a declaration.",
                 remedy="Choose another name, or delete that one first.",
             )
-        _refuse_deleting(existing)
+        _reject_deleting(existing)
         return existing
 
     def _check_seed_floor(self, spec: Spec) -> None:
@@ -321,7 +322,7 @@ class _Applying:
         try:
             found = self._named(ConfiguredAudienceModel, configured)
         except NotFoundError:
-            return None  # told when the parent is looked up
+            return None  # reported when the parent is looked up
         return found.sizes
 
     def _keeps_seed(self, form: JobForm) -> bool:
@@ -345,17 +346,17 @@ class _Applying:
         return resource_id
 
     def _id_of(self, kind: Kind, name: str) -> str:
-        """The id of a parent: declared in the same file, or in the catalogue already."""
+        """The id of a parent, from the same file or the catalogue."""
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
             parent = self._named(RECORDS[kind], name)
         except NotFoundError:
             raise UsageError(
-                f"It refers to a {kind.words} that is declared nowhere.",
+                f"It refers to a {kind.words} that is not declared.",
                 remedy="Declare it in the same file, or apply its file first.",
             ) from None
-        _refuse_deleting(parent)
+        _reject_deleting(parent)
         return parent.id
 
     def _named(self, record_type: type[_R], name: str, generation_job_id: str = "") -> _R:
@@ -367,7 +368,7 @@ class _Applying:
         return self._declaration.folder / text
 
     def _source(self, text: str) -> str:
-        """Where the files of a table are; a pattern is what was written, not the folder of the declaration."""
+        """The path or glob of a table's files; magic characters in the declaration's folder are escaped."""
         path = self._path(text)
         if glob.has_magic(text) and not path.exists():
             return str(Path(glob.escape(str(self._declaration.folder))) / text)
@@ -376,7 +377,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Let an error say where in the declaration it arose."""
+    """Add the place in the declaration to errors."""
     try:
         yield
     except CleanroomError as error:
@@ -393,9 +394,9 @@ def _sizes(texts: Iterable[str]) -> tuple[AudienceSize, ...]:
     return check_sizes(sizes) if sizes else sizes
 
 
-def _refuse_deleting(record: Resource) -> None:
+def _reject_deleting(record: Resource) -> None:
     if record.status in DELETING:
         raise ConflictError(
             f"The {record.kind.words} {record.id} is being deleted.",
-            remedy="Wait until it is gone, then apply again.",
+            remedy="Wait until it is deleted, then apply again.",
         )

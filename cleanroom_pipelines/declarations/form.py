@@ -1,6 +1,6 @@
-"""The form of a declaration file.
+"""Schema of a declaration file.
 
-Lives here: the pydantic models, and messages that name the place of a mistake.
+Lives here: the pydantic models, and messages that name the place of an error.
 Add here when a declared resource gets a field.
 Keep out: YAML itself (reading.py) and comparing with the catalogue (applying.py).
 """
@@ -29,15 +29,15 @@ SECTIONS = (
     "generation_jobs",
 )
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_MAX_BYTES = 500_000  # PyYAML reads it in ten seconds at worst
+_MAX_BYTES = 500_000  # PyYAML reads this in ten seconds at worst
 _MAX_KEY = 60
 
 
 def parse_duration(value: object) -> int:
-    """Read a duration such as `7d`, `90d`, `12h` or `30m` as seconds.
+    """Parse a duration such as `7d`, `90d`, `12h` or `30m` into seconds.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The duration is invalid.
     """
     match = re.fullmatch(r"(\d{1,9})\s*([smhdw])", str(value).strip())
     if match is None:
@@ -46,10 +46,10 @@ def parse_duration(value: object) -> int:
 
 
 def parse_moment(value: object) -> int:
-    """Read a moment (a date, an ISO date and time, or epoch seconds) as epoch seconds UTC.
+    """Parse a time (a date, an ISO date and time, or epoch seconds) into epoch seconds UTC.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The time is invalid.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -57,12 +57,12 @@ def parse_moment(value: object) -> int:
         moment = datetime.fromisoformat(str(value))
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
-        # not the text of the first error, which quotes the value
-        raise ValueError("write a moment as 2017-10-30, 2017-10-30T12:00:00 or epoch seconds") from None
+        # the original error's text quotes the value
+        raise ValueError("write a time as 2017-10-30, 2017-10-30T12:00:00 or epoch seconds") from None
 
 
 def _as_text(value: object) -> object:
-    # YAML reads an audience size such as 5000, and a name such as 2024, as a number
+    # YAML reads an audience size such as 5000 and a name such as 2024 as numbers
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -74,7 +74,7 @@ def _checked_output(value: object) -> object:
 
 def _as_account(value: object) -> object:
     text = _as_text(value)
-    # YAML reads digits that begin with a zero as an octal number, or as decimal without it
+    # YAML reads digits with a leading zero as an octal number, or drops the zero
     if text is not value and not is_account_id(str(text)):
         raise ValueError("write an account id in quotes")
     return text
@@ -85,13 +85,13 @@ Moment = Annotated[int, BeforeValidator(parse_moment)]
 Text = Annotated[str, BeforeValidator(_as_text)]
 AccountText = Annotated[str, BeforeValidator(_as_account)]
 Output = Annotated[str, BeforeValidator(_checked_output)]
-# YAML has words only; a strict form would ask for members of the enum.
+# YAML has text only; strict mode would require enum members.
 RoleWord = Annotated[Role, Field(strict=False)]
 SeedModeWord = Annotated[SeedMode, Field(strict=False)]
 
 
 class _Form(BaseModel):
-    # strict: what YAML reads as a number is not taken for a text, nor `true` for 1
+    # strict: a YAML number is not accepted as text, nor `true` as 1
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -102,7 +102,7 @@ class _Named(_Form):
 
 
 class TableForm(_Form):
-    """A table: where it lies and what its columns mean."""
+    """A table: the location of its files and the roles of its columns."""
 
     source: str
     columns: dict[str, RoleWord]
@@ -125,7 +125,7 @@ class WindowForm(_Form):
 
 
 class Refresh(_Form):
-    """How often a model is trained again, on which window, and whether the seeds of its jobs are kept for it."""
+    """The retraining interval of a model, its window, and whether seeds are kept to rank them again."""
 
     every: Duration
     window: Duration | None = None
@@ -133,7 +133,7 @@ class Refresh(_Form):
 
 
 class AudienceModelForm(_Named):
-    """An audience model of a training dataset of the same file or of the catalogue."""
+    """An audience model; its training dataset is in the same file or in the catalogue."""
 
     training_dataset: Text
     window: WindowForm = WindowForm()
@@ -141,10 +141,10 @@ class AudienceModelForm(_Named):
 
 
 class DeliveryForm(_Form):
-    """How exports are written beyond their format.
+    """Export options other than the format.
 
-    `holdout` keeps a control group out, the same users at each refresh; `changes` adds to the export of a refresh
-    who came and who went since the one before.
+    `holdout` leaves out a control group, with the same users at each refresh; `changes` adds the users added and
+    removed since the previous export to the export of a refresh.
     """
 
     gzip: bool = False
@@ -164,7 +164,7 @@ class DeliveryForm(_Form):
 
 
 class ConfiguredAudienceModelForm(_Named):
-    """What may be done with a model."""
+    """The terms of use of a model: sizes, smallest seed, shared results, output and delivery."""
 
     audience_model: Text
     sizes: list[Text] = Field(min_length=1)
@@ -179,7 +179,7 @@ class ConfiguredAudienceModelForm(_Named):
 class JobForm(_Named):
     """A generation job; `seed` is relative to the declaration file.
 
-    Without `keep_seed`, the refresh of its audience model says whether the seed is kept.
+    Without `keep_seed`, the `refresh` of its audience model decides whether the seed is kept.
     """
 
     configured_audience_model: Text
@@ -190,7 +190,7 @@ class JobForm(_Named):
 
 
 class AccountForm(_Form):
-    """An account; its access keys are made by `cleanroom account key create`, which shows their secrets once."""
+    """An account. Create its access keys with `cleanroom account key create`, which shows each secret once."""
 
     name: Text
     id: AccountText | None = None
@@ -198,7 +198,7 @@ class AccountForm(_Form):
 
 
 class CollaborationForm(_Form):
-    """Accounts, by name or id, that may start jobs on each other's models where the policies allow it."""
+    """Accounts, by name or id, that may start jobs on each other's models if the policies allow it."""
 
     name: Text
     members: list[AccountText] = Field(min_length=1)
@@ -208,7 +208,7 @@ class CollaborationForm(_Form):
 
 
 class TemplateForm(_Form):
-    """SQL that may be run as a seed; `sql` is a file, relative to the declaration file."""
+    """SQL that can run as a seed; `sql` is a file, relative to the declaration file."""
 
     name: Text
     account: AccountText | None = None
@@ -217,7 +217,7 @@ class TemplateForm(_Form):
 
 
 class BucketForm(_Form):
-    """A bucket name that is one account's: a folder of the home, or the real bucket at `url`."""
+    """A bucket of one account: a folder of the home, or the object-store bucket at `url`."""
 
     name: Text
     account: AccountText | None = None
@@ -239,12 +239,12 @@ class _Sections(_Form):
 
 
 class Declaration(_Sections):
-    """Everything one file declares: parties, then resources, parents first.
+    """The content of a declaration file: parties, then resources, parents first.
 
     Args:
-        account: Whose resources it declares, by name or id; also of templates and buckets that name no other.
-        region: Where they are.
-        folder: Where the file lies; relative paths start there.
+        account: Owner of the resources, by name or id; also the default owner of templates and buckets.
+        region: Region of the resources.
+        folder: Folder of the file; relative paths start there.
     """
 
     folder: Path = Path()
@@ -254,7 +254,8 @@ def read_declaration(path: Path) -> Declaration:
     """Read a declaration file.
 
     Raises:
-        UsageError: It is missing, no YAML, or not of the form; the message names the place, never the value.
+        UsageError: The file is missing, is not YAML, or violates the schema; the message names the place, never
+            the value.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -267,7 +268,7 @@ def read_declaration(path: Path) -> Declaration:
     if not isinstance(raw, dict):
         raise UsageError(
             "The declaration file declares nothing.",
-            remedy="Start from that of `cleanroom example FOLDER`.",
+            remedy="Start from the file that `cleanroom example FOLDER` copies.",
         )
     try:
         declaration = _Sections.model_validate(raw)
@@ -275,16 +276,16 @@ def read_declaration(path: Path) -> Declaration:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         raise UsageError(
             f"The declaration is wrong at {_place(first['loc'])}: {first['msg'].removeprefix('Value error, ')}.",
-            remedy="Mend it there; nothing was changed.",
+            remedy="Fix it; nothing was changed.",
         ) from None
     _check_names(declaration)
     return Declaration(folder=path.resolve().parent, **dict(declaration))
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """Where a mistake is: the keys and positions that lead to it, each cut short."""
+    """The path to an error: keys and positions, each truncated."""
     parts = ("".join(c if c.isprintable() else "?" for c in str(part)[:_MAX_KEY]) for part in location)
-    return ".".join(parts) or "its top"
+    return ".".join(parts) or "the top level"
 
 
 def _check_names(declaration: _Sections) -> None:
@@ -296,5 +297,5 @@ def _check_names(declaration: _Sections) -> None:
             if before != number:
                 raise UsageError(
                     f"The declaration is wrong at {section}.{number}.name: {section}.{before} has the same name.",
-                    remedy="Give each a name of its own.",
+                    remedy="Give each a unique name.",
                 )

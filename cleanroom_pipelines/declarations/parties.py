@@ -1,11 +1,11 @@
-"""Making the declared parties so: accounts, collaborations, templates, buckets.
+"""Apply the declared party objects: accounts, collaborations, templates, buckets.
 
-Lives here: comparing them with the catalogue, and creating what is missing.
-Add here when a party gets something else that can be declared.
-Keep out: resources (applying.py) and access keys: a secret is shown once, by the command that makes it.
+Lives here: comparing them with the catalogue, and creating missing ones.
+Add here when parties get another kind of object that can be declared.
+Keep out: resources (applying.py) and access keys: a secret is shown once, by the command that creates it.
 
-What two parties rely on is not changed under them: a collaboration, a template or a bucket that is declared
-otherwise than it is, is refused.
+Collaborations, templates and buckets are never updated, because other parties rely on them. A declaration that
+differs from the existing object is rejected.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from cleanroom_pipelines.errors import ConflictError, UsageError
 
 
 class PartyKind(StrEnum):
-    """What a party has that is no resource of the API's."""
+    """Kinds of party objects, which are not resources of the API."""
 
     ACCOUNT = "account"
     COLLABORATION = "collaboration"
@@ -40,22 +40,22 @@ class PartyKind(StrEnum):
 
     @property
     def words(self) -> str:
-        """The kind as it is written in a sentence."""
+        """The kind, as written in sentences."""
         return self.value
 
 
-# What was settled: its kind, its name, its id (empty where a dry run would create it), whether it is new.
+# Arguments: kind, name, id (empty if a dry run would create the object), whether it is new.
 Note = Callable[[PartyKind, str, str, bool], None]
 
 
 class ApplyingParties:
-    """The parties' part of one pass over a declaration.
+    """One pass over the party objects of a declaration.
 
     Args:
         catalog: The catalogue.
-        declaration: What should be.
-        note: Is told what was settled.
-        dry_run: Say what would change and change nothing.
+        declaration: The declared state.
+        note: Called for each object that was created or kept.
+        dry_run: Report changes without making them.
     """
 
     def __init__(self, catalog: Catalog, declaration: Declaration, note: Note, *, dry_run: bool) -> None:
@@ -63,44 +63,46 @@ class ApplyingParties:
         self._declaration = declaration
         self._note = note
         self._dry_run = dry_run
-        # Of an account that a dry run would create the id is empty, unless it is declared.
+        # An account that a dry run would create has an empty id, unless the file declares one.
         self._accounts = {account.name: account.id for account in catalog.parties.accounts()}
         self._collaborations = {one.name: one for one in catalog.parties.collaborations()}
         self._new_members: dict[str, Sequence[str]] = {}
 
     def account_of(self, name_or_id: str) -> str:
-        """The id of an account that is declared here or there already; empty where a dry run would draw it.
+        """Find the id of a declared or existing account; empty if a dry run would generate it.
 
         Raises:
-            UsageError: There is none.
+            UsageError: The account does not exist.
         """
         if name_or_id in self._accounts:
             return self._accounts[name_or_id]
         if name_or_id == LOCAL_ACCOUNT or (is_account_id(name_or_id) and name_or_id in self._accounts.values()):
             return name_or_id
         raise UsageError(
-            "It refers to an account that is declared nowhere.",
+            "It refers to an account that is not declared.",
             remedy="Declare it in the same file, or create it first.",
         )
 
     def settle_account(self, form: AccountForm) -> None:
-        """Create an account, or keep the one of this name."""
+        """Create an account, or keep the existing one with this name."""
         check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
         if existing is not None:
             if form.id not in (None, existing):
-                raise ConflictError("The account of this name has another id.", remedy="Give its id, or none.")
+                raise ConflictError(
+                    "The account with this name has another id.", remedy="Give its id, or omit it."
+                )
             if form.organization and form.organization.lower() != self._catalog.pairs.organization_of_account(
                 existing
             ):
                 raise ConflictError(
-                    "The account of this name belongs to another organisation.",
-                    remedy="Give its organisation, or none: whose privacy budget it uses does not change.",
+                    "The account with this name belongs to another organisation, which cannot change.",
+                    remedy="Give its organisation, or omit it.",
                 )
             self._note(PartyKind.ACCOUNT, form.name, existing, False)
             return
         if form.id in self._accounts.values():
-            raise ConflictError("The account of this id has another name.", remedy="Give its name.")
+            raise ConflictError("The account with this id has another name.", remedy="Give its name.")
         account_id = form.id or ""
         if not self._dry_run:
             account_id = self._catalog.parties.create_account(form.name, form.id, form.organization).id
@@ -108,39 +110,39 @@ class ApplyingParties:
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
     def settle_collaboration(self, form: CollaborationForm) -> None:
-        """Create a collaboration, or keep the one of this name."""
-        # Accounts that a dry run would create have no id yet; their names tell them apart.
+        """Create a collaboration, or keep the existing one with this name."""
+        # Accounts that a dry run would create have no id yet; their names distinguish them.
         members = [self.account_of(member) or member for member in form.members]
         check_new_collaboration(form.name, members)
         existing = self._collaborations.get(form.name)
         if existing is not None:
             if {member.account_id for member in existing.members} != set(members):
                 raise ConflictError(
-                    "The collaboration of this name has other members.",
-                    remedy="Declare a collaboration of another name; who wants to leave one says so.",
+                    "The collaboration with this name has other members.",
+                    remedy="Choose another name; to remove a member, use `cleanroom collaboration leave`.",
                 )
             if not self._has_terms(existing, form):
                 raise ConflictError(
-                    "The collaboration of this name has other terms: seed, privacy or period.",
-                    remedy="Declare a collaboration of another name: its members rely on what this one allows.",
+                    "The collaboration with this name has other terms: seed, privacy or period.",
+                    remedy="Choose another name: terms cannot change, because the members rely on them.",
                 )
             self._note(PartyKind.COLLABORATION, form.name, existing.id, False)
             return
         self._new_members[form.name] = members
         new_id = ""
         if not self._dry_run:
-            made = self._catalog.parties.create_collaboration(
+            created = self._catalog.parties.create_collaboration(
                 form.name,
                 members,
                 seed_removed=form.seed == "removed",
                 full_ensemble=form.privacy == "full",
                 monthly=form.period == "month",
             )
-            self._collaborations[form.name], new_id = made, made.id
+            self._collaborations[form.name], new_id = created, created.id
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
     def settle_template(self, form: TemplateForm) -> None:
-        """Add a template, or keep the one of this name."""
+        """Add a template, or keep the existing one with this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
         sql = _read_sql(self._declaration.folder / form.sql)
@@ -155,11 +157,11 @@ class ApplyingParties:
             None,
         )
         if existing is not None:
-            wanted_collaboration = collaboration.id if collaboration else None
-            if (existing.sql, existing.collaboration_id) != (sql, wanted_collaboration):
+            declared_collaboration = collaboration.id if collaboration else None
+            if (existing.sql, existing.collaboration_id) != (sql, declared_collaboration):
                 raise ConflictError(
-                    "The template of this name has other SQL, or is for another collaboration.",
-                    remedy="Declare a template of another name: clients rely on what this one does.",
+                    "The template with this name has other SQL or another collaboration.",
+                    remedy="Choose another name: templates cannot change, because clients rely on them.",
                 )
             self._note(PartyKind.TEMPLATE, form.name, existing.arn, False)
             return
@@ -170,7 +172,7 @@ class ApplyingParties:
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
     def settle_bucket(self, form: BucketForm) -> None:
-        """Register a bucket, or keep the one of this name."""
+        """Register a bucket, or keep the existing one with this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)
         existing = self._catalog.parties.bucket(form.name)
@@ -178,8 +180,8 @@ class ApplyingParties:
             found = (existing.account_id, existing.url, existing.profile)
             if found != (account_id, form.url, form.credentials_profile):
                 raise ConflictError(
-                    "The bucket of this name is another account's, or lies elsewhere.",
-                    remedy="Declare a bucket of another name.",
+                    "The bucket with this name has another account, URL or credentials profile.",
+                    remedy="Choose another name.",
                 )
             self._note(PartyKind.BUCKET, form.name, form.name, False)
             return
@@ -188,13 +190,13 @@ class ApplyingParties:
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Whether a collaboration is as declared; a period of a month may have been approved since."""
+        """Compare the actual terms with the declared ones; a monthly period may have been approved since."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
-        """The collaboration of a template; None without one, or where a dry run would create it."""
+        """Find the collaboration of a template; None without one, or if a dry run would create it."""
         if name is None:
             return None
         existing = self._collaborations.get(name)
@@ -202,8 +204,8 @@ class ApplyingParties:
             return None
         if existing is None or not existing.has_active(account):
             raise UsageError(
-                "It refers to a collaboration that is declared nowhere, or that its account is no member of.",
-                remedy="Declare the collaboration in the same file, with this account.",
+                "It refers to a collaboration that is not declared, or of which its account is not a member.",
+                remedy="Declare the collaboration in the same file, with this account as a member.",
             )
         return existing
 
@@ -213,6 +215,6 @@ def _read_sql(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"The file of the SQL cannot be read ({type(error).__name__}).",
-            remedy="Its path starts at the declaration file.",
+            f"The SQL file cannot be read ({type(error).__name__}).",
+            remedy="Give its path relative to the declaration file.",
         ) from None

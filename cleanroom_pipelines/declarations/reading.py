@@ -1,7 +1,7 @@
-"""Reading YAML that a stranger wrote.
+"""Loader for untrusted YAML.
 
-Lives here: the safe loader and what it refuses beyond PyYAML's own: aliases that multiply, keys given twice.
-Add here when another trap of YAML must be closed.
+Lives here: the safe loader and its additional checks: expanding aliases and duplicate keys are rejected.
+Add here when another YAML hazard needs a check.
 Keep out: what the keys mean (form.py).
 """
 
@@ -11,14 +11,14 @@ import yaml
 
 from cleanroom_pipelines.errors import UsageError
 
-# A file of half a megabyte hardly has more. PyYAML builds aliases without copying, but merges (`<<`) copy: nine
-# lines of them can make a billion keys.
+# Few files of half a megabyte have more. PyYAML resolves aliases without copying, but merges (`<<`) copy: nine
+# lines of merges can produce a billion keys.
 _MAX_NODES = 200_000
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with dates left as text: PyYAML's own reader of dates raises without saying where."""
+    """The safe loader, with dates left as text: PyYAML's date parser raises errors without a line number."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -28,7 +28,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load_yaml(text: str) -> Any:
-    """Read one YAML document.
+    """Parse one YAML document.
 
     Args:
         text: The document.
@@ -37,7 +37,8 @@ def load_yaml(text: str) -> Any:
         Dictionaries, lists, texts, numbers, booleans and None; dates as text.
 
     Raises:
-        UsageError: It is no YAML, gives a key twice, or unfolds to too much; the message names the line.
+        UsageError: The YAML is invalid, has a duplicate key, or expands to too many nodes; the message names the
+            line.
     """
     try:
         loader = _Loader(text)
@@ -55,33 +56,35 @@ def load_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
-        raise UsageError(f"The declaration file is no YAML{place}.", remedy="Mend it there.") from None
+        raise UsageError(f"Invalid YAML in the declaration file{place}.", remedy="Fix the syntax.") from None
     except RecursionError:
-        raise UsageError("The declaration file is nested too deeply.", remedy="Write it flatter.") from None
+        raise UsageError("The declaration file is nested too deeply.", remedy="Use fewer levels.") from None
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-        # what PyYAML's constructors raise for a value that is not of its tag, such as !!int of a word
+        # PyYAML's constructors raise these for a value that does not match its tag, such as !!int of a word
         raise UsageError(
-            "The declaration file holds a value that is not of the type it says.", remedy="Leave the !! tags out."
+            "A value in the declaration file does not match its type tag.", remedy="Remove the !! tags."
         ) from None
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuse a document that is too large once every alias is written out."""
+    """Reject a document that is too large after expanding every alias."""
     sizes: dict[int, int] = {}
     under_way: set[int] = set()
 
     def size_of(node: yaml.Node) -> int:
         key = id(node)
         if key in under_way:
-            raise UsageError(f"The declaration refers to itself at line {_line(node)}.", remedy="Write it out.")
+            raise UsageError(
+                f"The declaration refers to itself at line {_line(node)}.", remedy="Remove the alias."
+            )
         if key not in sizes:
             under_way.add(key)
             sizes[key] = 1 + sum(size_of(child) for child in _children(node))
             under_way.discard(key)
             if sizes[key] > _MAX_NODES:
                 raise UsageError(
-                    f"The declaration is too large at line {_line(node)}, its aliases written out.",
-                    remedy="Write less.",
+                    f"The declaration is too large at line {_line(node)} after expanding its aliases.",
+                    remedy="Use fewer aliases and merges.",
                 )
         return sizes[key]
 
@@ -89,7 +92,7 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def _check_keys(node: yaml.Node, seen: set[int]) -> None:
-    """Refuse a mapping that gives a key twice: PyYAML would keep the last and say nothing."""
+    """Reject duplicate keys, of which PyYAML would silently keep the last."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -99,7 +102,7 @@ def _check_keys(node: yaml.Node, seen: set[int]) -> None:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
                     raise UsageError(
-                        f"The declaration gives a key twice at line {_line(key)}.", remedy="Put both under one."
+                        f"Duplicate key in the declaration at line {_line(key)}.", remedy="Merge the two entries."
                     )
                 keys.add(key.value)
     for child in _children(node):

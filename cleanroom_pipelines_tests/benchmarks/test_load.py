@@ -94,4 +94,4 @@ def test_the_percentiles_are_at_the_nearest_rank() -> None:
 
 def test_an_invalid_load_is_rejected() -> None:
     ended = CliRunner().invoke(benchmark, ["api", "--accounts", "1"])
-    assert "two accounts" in str(ended.exception)
+    assert "2 to 1000 accounts" in str(ended.exception)

@@ -1,4 +1,4 @@
-"""Running commands in this process, as the shell would."""
+"""Run commands in this process, as the shell would."""
 
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """`cleanroom algebra` combines lists in files; `cleanroom benchmark algebra` measures it.
 
-Contract: DESIGN section 7. Exit code 0, or 2 with one clear sentence on stderr, nothing half-written and no value
-of the definition told; the benchmark refuses a missing peer, and finds that all ways give the same.
+Contract: DESIGN section 7. Exit code 0, or 2 with one clear sentence on stderr, no partial output and no value of
+the definition in it; the benchmark rejects a missing peer, and checks that all methods give the same result.
 """
 
 import json
@@ -94,10 +94,10 @@ CUSTOM = {"kind": "custom", "id": SECRET}
 
 
 WRONG = [
-    ("{", "no JSON"),
-    ("[" * 100_000, "no JSON"),
-    ('{"a":' * 700 + "1" + "}" * 700, "no JSON"),
-    ("\ufeff\udcff", "no JSON"),
+    ("{", "not valid JSON"),
+    ("[" * 100_000, "not valid JSON"),
+    ('{"a":' * 700 + "1" + "}" * 700, "not valid JSON"),
+    ("\ufeff\udcff", "not valid JSON"),
     (rule(file("missing.parquet")), "not found"),
     (rule(file("broken.parquet")), "cannot be read"),
     (rule(file("a.csv")), "not a parquet file"),
@@ -106,7 +106,7 @@ WRONG = [
     (rule(BASE), "definition.source"),
     (rule(file("a.parquet")) | {"filters": {"operator": "AND", "filters": [SECRET]}}, "Filters do not apply"),
     (rule(file("a.parquet"), (SECRET, file("b.parquet"))), "combinators[0]"),
-    (rule(CUSTOM), "not in the file"),
+    (rule(CUSTOM), "missing in the definition file"),
     ({"definition": rule(CUSTOM), "audiences": {SECRET: rule(CUSTOM)}}, "cycle"),
     ({"definition": rule(CUSTOM), "audiences": [SECRET]}, "unknown"),
     ({"definition": rule(CUSTOM), SECRET: {}}, "unknown"),

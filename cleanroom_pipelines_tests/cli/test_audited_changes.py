@@ -1,6 +1,6 @@
-"""What the operator does stands in the audit log: each command that changes something, and each refusal.
+"""The audit log records each command that changes something, and each rejected command.
 
-Contract: README, security. The ways in over HTTP are held to it in cleanroomsml/, media/ and serving/.
+Contract: README, security. aws/, media/ and server/ test the same for HTTP.
 """
 
 import json

@@ -1,5 +1,8 @@
-"""Contract: `cleanroom audit verify` ends with 0 and says the head to keep, or with 2 and says where the log was
-changed; `cleanroom audit show` prints entries, never what a forger put into the file as it stands."""
+"""The commands `cleanroom audit verify` and `cleanroom audit show`.
+
+Contract: `verify` exits with 0 and prints the head to keep, or exits with 2 and reports where the log was changed;
+`show` prints entries, but never the raw text of a forged entry.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -50,7 +53,7 @@ def test_a_whole_log(log: AuditLog) -> None:
 
 
 def test_a_log_that_nobody_wrote(installation: Installation) -> None:
-    assert run("verify").output == "The audit log is whole: 0 entries.\n"
+    assert run("verify").output == "The audit log is intact: 0 entries.\n"
     assert json.loads(run("verify", "--json").output)["head"] is None
     assert run("show").output == ""
     assert json.loads(run("show", "--json").output) == []
@@ -83,7 +86,7 @@ def test_an_append_that_was_cut_off_before_the_table(log: AuditLog, installation
     (folder / "audit.db").unlink()
     ended = run("verify")
     assert ended.exit_code == 0
-    assert "Before entry 4 an append was cut off" in ended.output
+    assert "A write before entry 4 was interrupted" in ended.output
 
 
 def test_wrong_usage_is_told(installation: Installation) -> None:

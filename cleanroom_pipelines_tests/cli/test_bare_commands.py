@@ -1,8 +1,8 @@
-"""The bare commands rank as Dagster does, byte for byte.
+"""`train`, `generate` and `match` rank exactly as Dagster does, byte for byte.
 
 Contract: issue "Done means", `contracts/similarity.md` "Cost bar". The same input gives the same ranks through
-`train` and `generate` as through the assets, twice the same, with one thread and with two, from one file and from
-several in another order; only `ranked.parquet`, `metrics.json` and `explanation.json` come out.
+`train` and `generate` as through the assets, in repeated runs, with one and two threads, and from one file or
+several in another order; the output is only `ranked.parquet`, `metrics.json` and `explanation.json`.
 """
 
 import json
@@ -45,7 +45,7 @@ def train(command: Commands, interactions: Path | str, out: Path, threads: int =
     ended = command(*training(interactions, out, threads))
     assert ended.code == 0, ended.err
     assert ended.out.startswith(
-        f"Learnt {worlds.N_USERS} users and {worlds.N_ITEMS} items from 8,000 interactions"
+        f"Trained on 8,000 interactions of {worlds.N_USERS} users with {worlds.N_ITEMS} items in "
     )
 
 

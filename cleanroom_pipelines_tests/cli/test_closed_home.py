@@ -1,9 +1,9 @@
-"""Nobody else reads the home.
+"""No other user can read the home.
 
-Contract: whatever the umask of the shell, after a whole road through Dagster no file or folder of the home gives
-group or others any right: the catalogue and what SQLite keeps next to it, the key, artifacts, exports, scratch,
-the audit log, Dagster's databases and logs. A home that was open is closed when it is opened, and the log says so
-once. What is written outside of a home has the mode that the shell's umask gives it.
+Contract: whatever the umask of the shell, after a full run through Dagster no file or folder of the home gives
+group or others any permission: the catalogue and SQLite's files next to it, the key, artifacts, exports, scratch,
+the audit log, Dagster's databases and logs. Opening a home that was open to others fixes its permissions, and the
+log reports this once. Files written outside of a home have the mode that the shell's umask gives them.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The commands of the installation: apply, run, status, cancel, backup, restore.
 
-Contract: DESIGN section 7. Exit code 0, or 2 and one sentence on stderr; `--json` where a script may read it;
-`--dry-run` says what would change and changes nothing; applying twice changes nothing.
+Contract: DESIGN section 7. Exit code 0, or 2 and one sentence on stderr; `--json` for scripts; `--dry-run` reports
+changes without making them; applying twice changes nothing.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""What is damaged is not called whole.
+"""Damage to the catalogue and to backups is detected.
 
-Contract: `status`, `backup` and `restore` look through the catalogue's file; a damaged page ends them with 2 and
-names the way back, and nothing is left. A backup holds what `backup` writes and nothing else, and its parts belong
-together; a restored home is the same installation, and goes on from its generation.
+Contract: `status`, `backup` and `restore` check the whole catalogue file; on a damaged page they exit with 2,
+explain how to recover, and write no files. A valid backup contains only what `backup` writes, and its parts match;
+a restored home is the same installation and continues from its generation.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""Contract: issue 12, "What is taken in is what was named". A model folder in which one byte of any file was
-turned over, or that lacks a file, is refused by the bare commands that open one, with one sentence, and nothing is
-written. Each file is read once for that. A model without digests, as they were made before, is used with a
-warning.
+"""Damaged model folders are rejected.
+
+Contract: issue 12, "What is taken in is what was named". If one byte of any file of a model was flipped, or a file
+is missing, commands that open the model fail with one sentence and write nothing. The check reads each file once.
+A model without digests, from an earlier release, works with a warning.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""`cleanroom delete`: what is asked to go is gone with what was made from it; anything less says why.
+"""`cleanroom delete` deletes a resource with its dependents, or explains why it does not.
 
-Contract: DESIGN section 4 (deleting takes the Dagster partition and its materialisations), section 7 (exit codes).
+Contract: DESIGN section 4 (deleting removes the Dagster partition and its materialisations), section 7 (exit
+codes).
 """
 
 import json
@@ -39,8 +40,8 @@ def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installa
     # The export is not among them: it goes with its job.
     assert (refused.code, refused.err) == (
         2,
-        f"cleanroom: On the training dataset {dataset.name!r} depend: 1 generation job, 1 configured audience "
-        "model, 1 audience model. Delete those first, or all of them with --with-dependents.\n",
+        f"cleanroom: The training dataset {dataset.name!r} has dependents: 1 generation job, 1 configured "
+        "audience model, 1 audience model. Delete those first, or add --with-dependents to delete all of them.\n",
     )
     unconfirmed = command("delete", dataset.id, "--with-dependents")
     assert (unconfirmed.code, "--yes" in unconfirmed.err) == (2, True)
@@ -50,7 +51,7 @@ def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installa
 
     ended = command("delete", dataset.id, "--with-dependents", "--yes")
     assert ended.code == 0, ended.err
-    assert ended.out.startswith(f"The training dataset {dataset.name!r} is gone, and ")
+    assert ended.out.startswith(f"Deleted the training dataset {dataset.name!r} and ")
     assert json.loads(command("status", "--json").out) == []
     assert files_below(installation.home.artifacts) == []
     assert files_below(installation.home.seeds) == []

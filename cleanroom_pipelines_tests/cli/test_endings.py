@@ -1,8 +1,8 @@
-"""How the program ends when somebody ends it, or does not listen any more.
+"""Signals and closed streams.
 
-Contract: Ctrl-C ends with 130 and SIGTERM with 143, without a traceback, while the program is loading as in the
-midst of work, which is pending again at once. A reader that leaves changes nothing but that the rest is not heard;
-a closed stream is no place for a file of ours; output that cannot be written is said, with 2.
+Contract: Ctrl-C exits with 130 and SIGTERM with 143, without a traceback, both while the program loads and during
+work, which is pending again at once. A reader that closes its pipe only loses the remaining output; a closed
+stream's descriptor is never reused for our files; output that cannot be written is reported, with exit code 2.
 """
 
 import os

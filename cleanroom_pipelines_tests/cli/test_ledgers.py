@@ -1,6 +1,9 @@
-"""Contract: contracts/privacy.md, sections 4 and 7. `cleanroom ledger` says what each pair spent and what that
-proves; with --json every line with its noise, from which an auditor recomputes the bound. Organisations are the
-operator's. What both approved is recorded for pairs that have accounts only, with the new bound shown before."""
+"""`cleanroom ledger` reports the privacy budgets of pairs.
+
+Contract: contracts/privacy.md, sections 4 and 7. The command reports spending and bounds; --json prints every
+entry with its noise, from which an auditor can recompute the bound. The operator assigns organisations. For pairs
+that only have accounts, changes approved by both are recorded, after showing the new bound.
+"""
 
 import json
 from fractions import Fraction
@@ -25,7 +28,7 @@ def pay(installation: Installation) -> Budget:
 
 
 def test_no_pair_is_no_ledger(command: Commands, installation: Installation) -> None:
-    assert command("ledger").out == "No two organisations' data have met yet.\n"
+    assert command("ledger").out == "No pair of organisations has a privacy budget yet.\n"
     assert json.loads(command("ledger", "--json").out) == []
     ended = command("ledger", "publisher.example+advertiser.example")
     assert (ended.code, ended.out) == (2, "")
@@ -88,8 +91,8 @@ def test_a_refill_that_both_accounts_approved(
 ) -> None:
     ended = command("ledger", PAIR, "--refill", "100", *BOTH, "--yes", "--json")
     assert ended.err.splitlines()[0] == (
-        "Now 100 units for good (an attacker is right in at most 60%). "
-        "Then 200 units for good (an attacker is right in at most 64%)."
+        "Now 100 units in total (an attacker is right in at most 60%). "
+        "After the change 200 units in total (an attacker is right in at most 64%)."
     )
     told = json.loads(ended.out)
     assert (told["total"], told["bound"]["right_at_most"]) == (200, 0.64)
@@ -105,7 +108,8 @@ def test_a_refill_that_both_accounts_approved(
 def test_a_period_that_both_accounts_approved(command: Commands, of_accounts: Budget) -> None:
     ended = command("ledger", of_accounts.pair.id, "--period", "month", *BOTH, "--yes")
     assert ended.code == 0
-    assert "Then 100 units a month (an attacker is right in at most 60%, within a year in 81%)." in ended.err
+    change = "After the change 100 units per month (an attacker is right in at most 60%, within a year in 81%)."
+    assert change in ended.err
     assert of_accounts.ledger.period == "month"
 
 
@@ -113,7 +117,7 @@ def test_a_share_that_both_accounts_approved(
     command: Commands, installation: Installation, of_accounts: Budget
 ) -> None:
     ended = command("ledger", PAIR, "--share", f"{ADVERTISER}=20", *BOTH, "--yes", "--json")
-    assert ended.err.splitlines()[0] == "Now no share is set. Then the share is 20 units."
+    assert ended.err.splitlines()[0] == "Now no share is set. After the change the share is 20 units."
     (proposal,) = json.loads(ended.out)["proposals"]
     assert (proposal["kind"], proposal["units"], proposal["organization"]) == ("share", 20, ADVERTISER)
     assert of_accounts.as_dict(ADVERTISER) == of_accounts.as_dict() | {"share": 20, "left": 20}

@@ -1,9 +1,9 @@
-"""Destruction never follows from absence.
+"""Missing information never causes deletion.
 
-Contract: where the catalogue, the key or what the home says of itself is lost, older or another installation's,
-every command that opens the home ends with 2 and names the way back, and nothing in the home has changed. A
-process that had opened it before finds out before it deletes anything. What can be told is caught up on: a home
-behind its catalogue, a home of the release before, a lost `installation.json`.
+Contract: if the catalogue, the key or the home's identity is lost, outdated or from another installation, every
+command that opens the home exits with 2, explains how to recover, and changes nothing in the home. A process that
+had opened the home earlier notices this before it deletes anything. Recoverable cases are repaired: a home behind
+its catalogue, a home of the previous release, a lost `installation.json`.
 """
 
 import json

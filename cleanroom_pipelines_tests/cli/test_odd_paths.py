@@ -1,9 +1,9 @@
-"""Homes in folders of any name.
+"""Homes in folders with any name.
 
-Contract: what a folder is called changes nothing. A small life (declare, run, export, back up, restore, status)
-ends the same in each, two homes never share anything, and nothing is written outside of a home. A home knows
-nothing of where it lies: one that is moved goes on. A name that no program could use is refused in one sentence,
-before anything is made.
+Contract: the name of a folder makes no difference. A short life cycle (declare, run, export, back up, restore,
+status) ends the same in each folder, two homes never share anything, and nothing is written outside of a home. A
+home does not depend on its location: it still works after it was moved. A name that no program could use is
+rejected in one sentence, before anything is created.
 """
 
 import json

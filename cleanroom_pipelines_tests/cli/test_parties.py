@@ -1,7 +1,7 @@
-"""The commands about accounts, keys, collaborations, templates and buckets.
+"""The commands for accounts, keys, collaborations, templates and buckets.
 
-Contract: DESIGN section 7. A secret is shown once and kept sealed; accounts go by id or by name; `--json` is one
-document on stdout; what cannot be is one sentence on stderr, exit code 2, and nothing done.
+Contract: DESIGN section 7. A secret is shown once and stored encrypted; accounts are given by id or name; `--json`
+prints one document on stdout; errors are one sentence on stderr with exit code 2, and change nothing.
 """
 
 import json
@@ -93,7 +93,7 @@ def test_a_collaboration_is_private_for_life_unless_its_terms_say_otherwise(
 
 def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installation: Installation) -> None:
     shown = command("account", "create", "alpha")
-    assert "this once" in shown.err
+    assert "only once" in shown.err
     secret = shown.out.split("secret access key ")[1].strip()
     assert len(secret) == 40
     for arguments in (["account", "list"], ["account", "list", "--json"]):

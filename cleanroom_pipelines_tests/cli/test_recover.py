@@ -1,10 +1,10 @@
-"""What the stored artifacts prove is rebuilt.
+"""Rebuilding the catalogue from stored artifacts.
 
-Contract: `cleanroom recover` shows what it will do before it does it, and changes nothing without a yes. Then the
-catalogue has every resource and version whose artifacts are stored, as it was; an older catalogue keeps what it
-knows. Nothing is deleted: the catalogue that was found stays under another name. What cannot be rebuilt is listed.
-What was deleted does not come back. What pairs of organisations spent of their privacy budgets is read from the
-audit log; where that does not hold all of it, and after a restore, every pair counts as spent.
+Contract: `cleanroom recover` shows its plan first, and changes nothing without confirmation. Then the catalogue
+has every resource and version whose artifacts are stored, unchanged; an older catalogue keeps its content. Nothing
+is deleted: the previous catalogue is kept under another name. Resources that cannot be rebuilt are listed. Deleted
+resources do not come back. The spending of privacy budgets is read from the audit log; if the log is incomplete,
+and after a restore, every budget counts as spent.
 """
 
 import json
@@ -116,7 +116,7 @@ def test_a_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command
     assert described(rebuilt) == wanted
     assert_all_is_there(rebuilt, before, tmp_path)
     assert command("status").code == 0
-    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
     assert homes.work(rebuilt) >= 3, "the work goes on"
 
 
@@ -164,9 +164,9 @@ def test_an_empty_home_has_nothing_to_recover(
     command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "new"))
-    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
     assert command("status").code == 0
-    assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+    assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
 
 
 def as_written_before(home: Installation) -> None:
@@ -444,5 +444,5 @@ def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation
     with working(home, TrainingDataset, dataset, Run("run", newest.number)) as held:
         with held.drafting("training_dataset", (), {}) as draft:
             (draft.path / "report.json").write_text("{}")
-        assert command("recover", "--yes").out == "Nothing is to be recovered.\n"
+        assert command("recover", "--yes").out == "The catalogue is intact; there is nothing to recover.\n"
         held.finish("Made.")

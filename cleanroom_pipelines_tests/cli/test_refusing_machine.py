@@ -1,8 +1,8 @@
-"""A machine that does not play along: a full disk, a read-only home, damaged databases, settings that are not set.
+"""System errors: full disks, read-only homes, damaged databases, missing settings.
 
-Contract: every command ends with 2 and one sentence that says what to do, and 0 where nothing stood in its way; no
-traceback, no "report this place". What was there is there afterwards, and the same command ends well once there is
-room again.
+Contract: every command exits with 2 and one sentence that says what to do, or with 0 if it was not affected;
+without a traceback or a request to report a bug. Existing data is kept, and the same command succeeds once the
+cause is removed.
 """
 
 import shutil

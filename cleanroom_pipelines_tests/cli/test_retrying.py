@@ -1,4 +1,4 @@
-"""`cleanroom retry` and `run --wait`: what failed is tried again, what others hold is said or waited for.
+"""`cleanroom retry` and `run --wait`: retry failed work, report or wait for work of other processes.
 
 Contract: DESIGN section 7 (exit codes); a failed version becomes pending again from its first attempt.
 """
@@ -69,9 +69,9 @@ def test_everything_that_failed_is_queued_parents_first(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "Give partition keys, or --failed."),
+        ((), "Give either partition keys or --failed."),
         (("no-such-000000000000",), "No resource has this partition key."),
-        (("no-such-000000000000", "--failed"), "Give partition keys, or --failed."),
+        (("no-such-000000000000", "--failed"), "Give either partition keys or --failed."),
     ],
 )
 def test_bad_usage_says_what_to_give(
@@ -95,7 +95,7 @@ def test_run_says_what_other_processes_hold(
     ended = command("run")
     assert ended.code == 0
     assert ended.out.startswith(
-        "Finished 0 runs.\nOf the other versions 1 is in progress elsewhere and 4 are waiting."
+        "Finished 0 runs.\nUnfinished versions: 1 is in progress in other processes and 4 are waiting."
     )
 
 

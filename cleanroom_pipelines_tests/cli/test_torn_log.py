@@ -1,8 +1,7 @@
-"""A catalogue whose write-ahead log was torn: cut anywhere, changed, or lost, as by a kill on a failing disk.
+"""A damaged write-ahead log of the catalogue: truncated, changed, or lost, as by a kill on a failing disk.
 
-Contract: a command either works, since what the log lost had not been published, or ends with 2 and one sentence
-that names `cleanroom recover`; after that every version ends once and the export is there once, as it was
-before.
+Contract: a command either works, because the lost part had not been published, or exits with 2 and one sentence
+that names `cleanroom recover`; after that every version is finished once and the export exists once, unchanged.
 """
 
 import shutil

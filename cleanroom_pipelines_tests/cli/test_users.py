@@ -1,5 +1,8 @@
-"""Contract: DESIGN section 7. A token is shown once and kept as a keyed digest; revoked, expired or of a disabled
-user it opens nothing; what cannot be is one sentence on stderr and exit code 2."""
+"""Commands for data-room users and tokens.
+
+Contract: DESIGN section 7. A token is shown once and stored as a keyed digest; it is rejected when revoked,
+expired or of a disabled user; errors are one sentence on stderr with exit code 2.
+"""
 
 import json
 from typing import Any

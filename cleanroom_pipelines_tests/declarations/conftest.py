@@ -1,4 +1,4 @@
-"""A declaration to start from, and applying it the way the command does."""
+"""A declaration to start from, applied the way the command does."""
 
 import copy
 import itertools

@@ -1,6 +1,9 @@
-"""Contract: applying makes what is declared so, says what it did, and done again changes nothing; a dry run says
-the same and changes nothing; a declaration that is wrong changes nothing at all. Nothing is deleted, and nothing
-is taken over that no declaration made. A seed lies in the vault while its job needs it, once."""
+"""Applying a declaration creates and updates its resources.
+
+Contract: applying reports what it did, and applying again changes nothing; a dry run reports the same and changes
+nothing; an invalid declaration changes nothing at all. Nothing is deleted, and resources that were not declared
+are not taken over. The vault stores a seed once, while its job needs it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,8 @@
-"""Contract: a declaration that is wrong is refused with one sentence that names the place and never quotes a
-value; a hostile file is refused in no time. What YAML means to a careful reader is what is read."""
+"""Reading declaration files.
+
+Contract: an invalid declaration is rejected with one sentence that names the place and never quotes a value; a
+hostile file is rejected quickly. YAML values are read as their author meant them.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,12 +164,12 @@ NO_YAML = [
     (f"a: !!timestamp {CANARY}", "type"),
     (f"a: !!bool {CANARY}", "type"),
     ("? [a]\n: b", "line"),
-    (f"training_datasets: []\nx: {CANARY}\ntraining_datasets: []", "twice at line 3"),
-    (f"training_datasets:\n- name: {CANARY}\n  name: b", "twice at line 3"),
+    (f"training_datasets: []\nx: {CANARY}\ntraining_datasets: []", "Duplicate key in the declaration at line 3"),
+    (f"training_datasets:\n- name: {CANARY}\n  name: b", "Duplicate key in the declaration at line 3"),
     ("a: &a [*a]", "itself at line 1"),
     ("[" * 5_000, "deeply"),
     ("a: " + "{b: " * 2_000, "deeply"),
-    ("\x07", "no YAML"),
+    ("\x07", "Invalid YAML"),
 ]
 
 
@@ -255,7 +258,7 @@ def test_a_moment_or_a_fixed_sentence(value: object) -> None:
     try:
         assert isinstance(parse_moment(value), int)
     except ValueError as error:
-        assert str(error).startswith("write a moment as")
+        assert str(error).startswith("write a time as")
 
 
 def test_parties_have_names_of_their_own(room: Room) -> None:

@@ -1,5 +1,8 @@
-"""Contract: applying makes the declared parties and what is theirs, and the resources of the declared account;
-done again it changes nothing. What parties rely on is never changed under them, and no key is made."""
+"""Applying a declaration creates its parties.
+
+Contract: applying creates the declared parties and their objects, and the resources of the declared account;
+applying again changes nothing. Objects that parties rely on are never changed, and no key is created.
+"""
 
 import copy
 from collections.abc import Callable

@@ -145,7 +145,7 @@ def test_everything_at_once(command: Commands, ranking: Path, ids: Path, tmp_pat
     told = json.loads(ended.out)
     assert told["manifest"] == verify_export(tmp_path / "2")
     assert told["holdout"] == verify_export(tmp_path / "2-holdout")
-    assert told["warnings"] == ["Google Customer Match gets no HASHED_EMAIL."]
+    assert told["warnings"] == ["Google Customer Match does not accept HASHED_EMAIL; these ids were left out."]
     manifest = told["manifest"]
     chosen = Holdout.parse("10%", holdout_salt(b"", "spring"))
     held_out = [user for user in USERS[:100] if chosen.holds_out(user)]

@@ -191,7 +191,7 @@ def test_a_release_holds_the_package_and_the_example(release: Path) -> None:
 
 def test_the_demo_runs_where_there_is_no_clone(installed: Installed) -> None:
     assert "Took" in installed.said
-    assert "How good the ranking is" in installed.said
+    assert "Quality of the ranking" in installed.said
     where = run(installed.programs / "python", "-c", "import cleanroom_pipelines as c; print(c.__file__)")
     assert Path(where.strip()).is_relative_to(installed.folder / "cleanroom" / "lib")
     above = [folder / "pyproject.toml" for folder in (installed.folder, *installed.folder.parents)]

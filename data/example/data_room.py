@@ -1,11 +1,11 @@
-"""A data room from its creation to its end, as two parties walk through it over HTTP: CLEANROOM_URL PUBLISHER ADVERTISER AGENCY.
+"""A data room from creation to removal, over HTTP. Arguments: CLEANROOM_URL PUBLISHER ADVERTISER AGENCY.
 
-Needs a running `cleanroom serve` and a token for each of three users (see the README). The data are those of The
-Complete Journey 2.0: segments are the product departments a household buys from, demographics its survey answers,
-the seed audience the 410 households of these that redeemed any coupon. None of the three reads the server's home.
+Needs a running `cleanroom serve` and a token for each of three users (see the README). The data are The Complete
+Journey 2.0: segments are the product departments in which a household buys, demographics are its survey answers,
+and the seed audience is the 410 households that redeemed any coupon. No user needs access to the server's home.
 
-Everything below costs less than the 100 units that the two providers may spend; each price is shown before it is
-paid.
+All questions together cost less than the 100 units that the two providers may spend. Each price is shown before it
+is paid.
 """
 
 import sys
@@ -41,7 +41,7 @@ SEED = "redeemed"
 
 
 def write_files(folder: Path) -> None:
-    """What the two sides would export from their own systems: CSV without header."""
+    """Write CSV files without header, as the two parties would export them from their own systems."""
     data = get_data()
     transactions = data["transactions"].merge(data["products"][["product_id", "department"]], on="product_id")
     households = sorted(transactions["household_id"].unique())
@@ -57,13 +57,13 @@ def write_files(folder: Path) -> None:
 
 
 def show_price(what: str, price: PriceEstimate) -> None:
-    """Say what a question would cost; asking for the price is free."""
+    """Print the price of a question; estimates are free."""
     most = "at most " if price.is_at_most else ""
     print(f"price of {what}: {most}{price.units} units of {price.left} left")
 
 
 def main(url: str, tokens: list[str], folder: Path) -> None:
-    """Walk through the API from top to bottom."""
+    """Run all steps in order."""
     publisher, advertiser, agency = (Client(url, token) for token in tokens)
     write_files(folder)
 
@@ -98,7 +98,7 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     print("others may export:", room.can_other_participants_export_audience())
     print("name:", room.get_configuration().name)
 
-    # 2. The publisher brings its users, the advertiser its customers
+    # 2. The publisher provides its users, the advertiser its customers
     lab = (
         DataLabBuilder(publisher)
         .with_name("Shoppers")
@@ -124,7 +124,7 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     assert room.is_base_audience_provisioned()
     assert theirs.are_seed_audiences_provisioned()
 
-    # 3. What the two sides have in common, each answer paid once for all who may see it
+    # 3. Overlap and insights; each answer is paid once for everyone who may see it
     show_price("the overlap", theirs.estimate("overlap_statistics"))
     for row in theirs.get_overlap_statistics().wait_for_completion().result().rows:
         print(f"overlap of {row.audience_type}: {row.overlap_size} users, match rate {row.match_rate}")
@@ -135,7 +135,7 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     print("attributes:", [each.name for each in theirs.get_data_attributes().result().attributes])
     seed = theirs.get_audiences().result().get_seed_audience(SEED)
 
-    # 4. An audience of each kind, and a rule on top of a lookalike
+    # 4. One audience of each kind, and a rule applied to a lookalike
     like = LookalikeAudienceBuilder(name="Like redeemers", reach=20, source_audience=seed).build()
     show_price(
         "a lookalike, every reach and its statistics", theirs.estimate("audience_size", definition=like.as_dict())
@@ -175,12 +175,12 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     print("delivered to the publisher:", len(room.get_audience_user_list(shared).result()))
     job = theirs.get_audience_user_list(remarketing, gzip=True, holdout="10%")
     job.download(folder / "lists")
-    print("delivered to the advertiser:", len(job.result()), "users; it tells by design:", *job.delivery().reveals)
+    print("delivered to the advertiser:", len(job.result()), "users; reveals by design:", *job.delivery().reveals)
     budget = theirs.get_privacy_budget()
     print(f"privacy budget: {budget.spent} of {budget.total} units, {budget.remaining} left")
     print("bound:", budget.bound["statement"])
 
-    # 6. More units only with the approval of both sides
+    # 6. More units, which need the approval of both providers
     proposal = theirs.propose_refill(20)
     before, then = proposal.bound["right_at_most"], proposal.bound_then["right_at_most"]
     print(f"proposed: {proposal.units} units, an attacker right in {then:.0%} instead of {before:.0%}")
@@ -190,7 +190,7 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     print("approved by:", ", ".join(room.get_proposals()[0].approved_by))
     print("privacy budget after:", room.get_privacy_budget().total, "units")
 
-    # 7. What happened, and the end
+    # 7. Audit log and removal
     print("audit log:", sorted({entry["action"] for entry in room.get_audit_log()})[:3], "…")
     try:
         theirs.delete_audiences([lookalike])

@@ -71,7 +71,7 @@ def test_prices_of_lookalikes() -> None:
 
 
 def test_prices_in_the_text() -> None:
-    told = {output: price for output, _, price, _ in rows("What each output tells, and what it needs")}
+    told = {output: price for output, _, price, _ in rows("What each output reveals, and what it requires")}
     assert told["overlap, size of an audience"] == f"{COUNT.tenths // TENTHS} units"
     assert told["insights"].startswith(f"{INSIGHTS.tenths // TENTHS} units, and {COUNT.tenths // TENTHS} for")
     base = told["matchable, addressable, attributes with their users"]
@@ -118,7 +118,7 @@ def test_the_year() -> None:
 
 
 def test_every_attack_is_listed_with_its_run() -> None:
-    told = {row[0]: row[1:] for row in rows("How far attacks got")}
+    told = {row[0]: row[1:] for row in rows("Results of attacks")}
     assert sorted(told) == sorted(NAMES)
     assert re.search(r"run on \d{4}-\d\d-\d\d", PAGE)
     for name, (worlds, right, error, off) in told.items():
