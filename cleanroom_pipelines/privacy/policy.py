@@ -75,7 +75,7 @@ class ReleasePolicy:
                 f"{in_units(INSIGHTS.tenths)}. The same question on the same data gets the same answer.",
                 f"A noised count below {self.threshold} is not shown; all others are rounded to the nearest "
                 f"{self.rounding}. Counts below {self.indicative_below} are indicative only.",
-                "Shares, ratios, curves and lookalike lists are computed from these numbers alone, free of charge.",
+                "Shares, ratios, curves and lookalike lists are computed from these numbers only and are free.",
                 f"The two organisations that provide the data share {in_units(tenths)} units across all their "
                 "rooms and jobs. An answer that was paid for is free for everyone who may see it. New rooms, new "
                 "data and new participants restore no units; adding units needs the approval of both "

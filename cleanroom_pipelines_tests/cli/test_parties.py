@@ -159,7 +159,7 @@ def test_accounts_that_cannot_be(command: Commands, two: dict[str, str]) -> None
             (["gamma", "--id", ALPHA], "of this id already"),
             (["gamma", "--id", "12"], "not 12 digits"),
             (["123456789012"], "looks like an account id"),
-            ([" "], "name cannot be used"),
+            ([" "], "name is invalid"),
         ],
     )
 
