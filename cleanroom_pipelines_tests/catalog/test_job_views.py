@@ -297,7 +297,7 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
     third = export(undeclared, other, OWNER)
     assert [one.started_by for one in (owners, theirs, third)] == [OWNER, ALPHA, OWNER]
     for again in (None, OWNER, ALPHA):
-        with pytest.raises(ConflictError, match="of this generation job"):
+        with pytest.raises(ConflictError, match="for this generation job"):
             export(undeclared, job, again)
     for job_of, starter in ((job, BETA), (other, ALPHA)):
         with pytest.raises(NotFoundError):

@@ -155,8 +155,8 @@ def test_accounts_that_cannot_be(command: Commands, two: dict[str, str]) -> None
     assert_each(
         is_refused,
         [
-            (["alpha"], "of this name already"),
-            (["gamma", "--id", ALPHA], "of this id already"),
+            (["alpha"], "with this name already"),
+            (["gamma", "--id", ALPHA], "with this id already"),
             (["gamma", "--id", "12"], "not 12 digits"),
             (["123456789012"], "looks like an account id"),
             ([" "], "name is invalid"),
