@@ -155,7 +155,7 @@ def test_an_export_size_must_be_an_allowed_one(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     for size in ("7%", "5"):
-        with pytest.raises(UsageError, match="allows"):
+        with pytest.raises(UsageError, match="does not allow"):
             builder.create(export_spec(job.id, size=size))
     builder.create(export_spec(job.id, size="1%"))
 
