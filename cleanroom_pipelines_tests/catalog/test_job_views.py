@@ -322,7 +322,7 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
 def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured)
     spec = ExportJobSpec(name="x", generation_job_id=job.id, size=AudienceSize.parse("7%"), started_by=ALPHA)
-    with pytest.raises(UsageError, match="allows"):
+    with pytest.raises(UsageError, match="does not allow"):
         undeclared.catalog.resources.create(spec)
 
 

@@ -61,7 +61,7 @@ def test_an_account_is_of_an_organization(command: Commands, installation: Insta
     assert listed == {"alpha": "shop.example", "beta": own["account_id"]}
     assert "shop.example" in command("account", "list").out
     assert installation.catalog.pairs.organization_of_account(ALPHA) == "shop.example"
-    assert "organization cannot be used" in refused(command("account", "create", "gamma", "--organization", ""))
+    assert "organization is invalid" in refused(command("account", "create", "gamma", "--organization", ""))
     assert len(installation.catalog.parties.accounts()) == 2, "nothing is made half"
 
 
