@@ -170,7 +170,7 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
         lambda: start(undeclared, configured),
         lambda: catalog.resources.create(job_spec(theirs.id), account_id=ALPHA),
     ):
-        with pytest.raises(ConflictError, match="'spring' exists in this account") as caught:
+        with pytest.raises(ConflictError, match="'spring' already exists in this account") as caught:
             attempt()
         assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
     mine = catalog.resources.create(job_spec(theirs.id, "autumn"), account_id=ALPHA)
