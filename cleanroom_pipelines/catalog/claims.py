@@ -234,7 +234,7 @@ class Claims(Part):
             version = session.get(VersionRow, (claim.id, claim.number))
             if resource is None or version is None or not _is_held(version, claim):
                 raise _lost(claim)
-            _refuse_unwanted(resource, version)
+            _check_not_cancelled(resource, version)
 
     def begin_delivery(self, claim: Claim) -> None:
         """Record that the version's output is about to become visible outside; it can no longer be cancelled.
@@ -247,7 +247,7 @@ class Claims(Part):
         """
         with self._database.write() as session:
             resource, version = self._held(session, claim)
-            _refuse_unwanted(resource, version)
+            _check_not_cancelled(resource, version)
             note_delivery(version, is_begun=True)
             version.progress_stage = "delivering"
             version.lease_expires_at = self._database.now() + timedelta(seconds=claim.lease_seconds)
@@ -307,7 +307,7 @@ class Claims(Part):
         now = self._database.now()
         with self._database.write() as session:
             resource, version = self._held(session, claim)
-            _refuse_unwanted(resource, version)
+            _check_not_cancelled(resource, version)
             note_delivery(version, is_begun=False)
             is_first = resource.current_version is None
             version.status = Status.ACTIVE
@@ -461,10 +461,10 @@ def _is_held(version: VersionRow, claim: Claim) -> bool:
     return (version.status, version.run_id, version.attempt, version.queue_generation) == holder
 
 
-def _refuse_unwanted(resource: ResourceRow, version: VersionRow) -> None:
+def _check_not_cancelled(resource: ResourceRow, version: VersionRow) -> None:
     """Raise CancelledError if the version was cancelled, unless its run is delivering the output already."""
-    is_unwanted = version.cancel_requested or resource.status in DELETING
-    if is_unwanted and not is_being_delivered(version, version.queue_generation):
+    is_cancelled = version.cancel_requested or resource.status in DELETING
+    if is_cancelled and not is_being_delivered(version, version.queue_generation):
         raise CancelledError(f"The work on the {resource.kind.words} {resource.id} was cancelled.")
 
 

@@ -314,7 +314,7 @@ def _usable_parent(
         return None
     parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id, region)
     if isinstance(spec, ExportJobSpec) and spec.started_by not in (None, account_id):
-        _refuse_stranger(session, spec, parent)
+        _reject_stranger(session, spec, parent)
     refuse_deleting(parent)
     if must_be_active and parent.status is not Status.ACTIVE:
         raise ConflictError(
@@ -324,7 +324,7 @@ def _usable_parent(
     return parent
 
 
-def _refuse_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
+def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
     if spec.started_by is None or not has_view(session, job.id, spec.started_by):
         raise NotFoundError(f"There is no such {job.kind.words}.", remedy="See the list of those that exist.")
 
@@ -335,10 +335,10 @@ def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], st
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))
     if starter is None:
-        _refuse_taken_name(session, spec, account_id, region)
+        _reject_taken_name(session, spec, account_id, region)
         return spec
     own = replace(spec, name=starter.name)
-    _refuse_taken_name(session, own, starter.account_id, region)
+    _reject_taken_name(session, own, starter.account_id, region)
     name = owner_job_name(starter.account_id, starter.name)
     if _taken_by(session, replace(spec, name=name), account_id, region) is not None:
         # The last digits of the id keep the name unique when the starter deleted its copy of an earlier job of the
@@ -347,7 +347,7 @@ def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], st
     return replace(spec, name=name)
 
 
-def _refuse_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
+def _reject_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
     taken_by = _taken_by(session, spec, account_id, region)
     if taken_by is not None:
         place = "for this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
@@ -387,9 +387,9 @@ def _completed(
 ) -> Spec:
     """Complete the spec from its parent; reject values that the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
-        _refuse_size(spec.export_size, parent)
+        _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
-            _refuse_second_drop(session, spec)
+            _reject_second_upload(session, spec)
         tags = {} if starter else dict(spec.tags)
         if parent.child_tag_policy is ChildTagPolicy.FROM_PARENT_RESOURCE:
             tags = {**parent.tags, **tags}
@@ -398,12 +398,12 @@ def _completed(
     if isinstance(spec, ExportJobSpec) and parent is not None and parent.parent_id is not None:
         configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, parent.parent_id)
         assert isinstance(configured, ConfiguredAudienceModelRow)
-        _refuse_size(spec.size, configured)
+        _reject_size(spec.size, configured)
         return replace(spec, started_by=spec.started_by or account_id)
     return spec
 
 
-def _refuse_size(size: AudienceSize | str | None, configured: ConfiguredAudienceModelRow) -> None:
+def _reject_size(size: AudienceSize | str | None, configured: ConfiguredAudienceModelRow) -> None:
     if isinstance(size, AudienceSize) and size not in configured.sizes:
         raise UsageError(
             f"The configured audience model does not allow the audience size {size}.",
@@ -411,7 +411,7 @@ def _refuse_size(size: AudienceSize | str | None, configured: ConfiguredAudience
         )
 
 
-def _refuse_second_drop(session: Session, spec: GenerationJobSpec) -> None:
+def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
     earlier = session.scalar(
         select(GenerationJobRow).where(
             GenerationJobRow.inbox_model_id == spec.configured_audience_model_id,

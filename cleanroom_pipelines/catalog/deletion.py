@@ -61,7 +61,7 @@ class Deletion(Part):
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
             if kind not in GOES_WITH:
-                _refuse_parent(session, row)
+                _reject_parent(session, row)
             if kind in _AT_ONCE:
                 last = resource_record(row)
                 _remove(session, (row,), self._database.now())
@@ -84,7 +84,7 @@ class Deletion(Part):
         """
         with self._database.read() as session:
             row = find_resource(session, kind, resource_id)
-            return tuple(resource_record(each) for each in _made_from(session, row))
+            return tuple(resource_record(each) for each in _descendants(session, row))
 
     def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
         """Return resources whose deletion is requested and that no run is working on, oldest request first."""
@@ -114,14 +114,14 @@ class Deletion(Part):
         """
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id)
-            going = (row, *_children(session, row))
-            _refuse_unasked(row)
-            _refuse_at_work(session, going)
+            deleted = (row, *_children(session, row))
+            _require_delete_request(row)
+            _reject_running(session, deleted)
             now = self._database.now()
-            for each in going:
+            for each in deleted:
                 each.status, each.updated_at = Status.DELETE_IN_PROGRESS, now
             session.flush()
-            return tuple(resource_record(each) for each in going)
+            return tuple(resource_record(each) for each in deleted)
 
     def finish_delete(self, kind: Kind, resource_id: str) -> None:
         """Remove a resource whose artifacts are deleted; idempotent.
@@ -158,7 +158,7 @@ class Deletion(Part):
         """
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id)
-            _refuse_unasked(row)
+            _require_delete_request(row)
             row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._database.now()
 
 
@@ -177,10 +177,10 @@ def _remove(session: Session, rows: tuple[ResourceRow, ...], now: datetime) -> N
 
 def mark_for_deletion(session: Session, row: ResourceRow, now: datetime) -> None:
     """Mark a locked resource and its dependent children for deletion, and cancel their work."""
-    for going in (row, *_children(session, row)):
-        for version in _open_versions(session, going):
-            cancel(session, going, version, now)
-        going.status, going.updated_at = Status.DELETE_PENDING, now
+    for each in (row, *_children(session, row)):
+        for version in _open_versions(session, each):
+            cancel(session, each, version, now)
+        each.status, each.updated_at = Status.DELETE_PENDING, now
     session.flush()
 
 
@@ -191,13 +191,13 @@ def _children(session: Session, row: ResourceRow) -> list[ResourceRow]:
     return [lock_resource(session, GOES_WITH[row.kind], child_id) for child_id in session.scalars(query)]
 
 
-def _made_from(session: Session, row: ResourceRow) -> list[ResourceRow]:
+def _descendants(session: Session, row: ResourceRow) -> list[ResourceRow]:
     query = select(ResourceRow).where(
         ResourceRow.parent_id == row.id, ResourceRow.kind.not_in([*GOES_WITH.values()])
     )
     found = []
     for child in session.scalars(query.order_by(ResourceRow.created_at, ResourceRow.id)).all():
-        found += [*_made_from(session, child), child]
+        found += [*_descendants(session, child), child]
     return found
 
 
@@ -206,7 +206,7 @@ def _open_versions(session: Session, row: ResourceRow) -> list[VersionRow]:
     return list(session.scalars(query.order_by(VersionRow.number)))
 
 
-def _refuse_parent(session: Session, row: ResourceRow) -> None:
+def _reject_parent(session: Session, row: ResourceRow) -> None:
     child = session.scalar(select(ResourceRow).where(ResourceRow.parent_id == row.id).limit(1))
     if child is not None:
         raise ConflictError(
@@ -227,14 +227,14 @@ def _refuse_parent(session: Session, row: ResourceRow) -> None:
         )
 
 
-def _refuse_unasked(row: ResourceRow) -> None:
+def _require_delete_request(row: ResourceRow) -> None:
     if row.status not in DELETING:
         raise ConflictError(
             f"The deletion of the {row.kind.words} {row.id} was not requested.", remedy="Request it first."
         )
 
 
-def _refuse_at_work(session: Session, rows: tuple[ResourceRow, ...]) -> None:
+def _reject_running(session: Session, rows: tuple[ResourceRow, ...]) -> None:
     for row in rows:
         if any(version.status is Status.CREATE_IN_PROGRESS for version in _open_versions(session, row)):
             raise ConflictError(

@@ -158,7 +158,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
     row.status_code = row.status_message = None
     if isinstance(row, GenerationJobRow):
         row.seed_location = proven.seed_location
-    _give_free_names(session, row)
+    _resolve_conflicts(session, row)
     session.add(row)
     session.flush()
     if proven.dossier.get("view"):
@@ -174,7 +174,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
     return row
 
 
-def _give_free_names(session: Session, row: ResourceRow) -> None:
+def _resolve_conflicts(session: Session, row: ResourceRow) -> None:
     """Resolve conflicts with an older catalogue, in which another resource may have the row's name or seed."""
     place = select(ResourceRow.id).where(
         ResourceRow.account_id == row.account_id,

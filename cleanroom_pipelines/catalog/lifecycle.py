@@ -182,7 +182,7 @@ def add_version(
     )
     session.add(row)
     session.flush()
-    _owe_receipt(session, resource)
+    _mark_receipt_due(session, resource)
     mirror(session, resource, now)
     return row
 
@@ -217,11 +217,11 @@ def make_pending(
     version.queue_generation += 1
     version.progress, version.progress_stage, version.cancel_requested = 0.0, "", False
     session.flush()
-    _owe_receipt(session, resource)
+    _mark_receipt_due(session, resource)
     mirror(session, resource, now)
 
 
-def _owe_receipt(session: Session, resource: ResourceRow) -> None:
+def _mark_receipt_due(session: Session, resource: ResourceRow) -> None:
     """Mark the receipt of an inbox seed as outdated, because its job or one of its exports changes."""
     # Every change of the job's or an export's version locks this row last; see `Resources.settle_receipt`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}

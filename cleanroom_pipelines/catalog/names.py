@@ -30,7 +30,7 @@ _NAME = re.compile(f"[{_TEXT}]+")
 _DESCRIPTION = re.compile(f"[{_TEXT}\\r\\n]*")
 # Control characters, line and paragraph separators, and bidirectional controls: with these, a name can look like
 # another one.
-_NOT_SHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+_INVISIBLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 _SPACES_OF_A_TEXT = str.maketrans("", "", "\t\r\n")
 _ACCOUNT = re.compile("[0-9]{12}")
 _REGION = re.compile("[-a-z0-9]{1,40}")
@@ -189,12 +189,12 @@ def parse_arn(arn: str) -> ArnParts | None:
 
 def is_fit_to_show(text: str) -> bool:
     """Return whether a one-line text is composed (NFC) and has no invisible characters."""
-    return not _NOT_SHOWN.search(text) and unicodedata.is_normalized("NFC", text)
+    return not _INVISIBLE.search(text) and unicodedata.is_normalized("NFC", text)
 
 
 def as_label(text: str) -> str:
     """Compose a foreign text, such as a file name, and replace invisible characters by `_`."""
-    return _NOT_SHOWN.sub("_", unicodedata.normalize("NFC", text))
+    return _INVISIBLE.sub("_", unicodedata.normalize("NFC", text))
 
 
 def check_name(name: str) -> None:

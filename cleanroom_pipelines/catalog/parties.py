@@ -123,7 +123,7 @@ class Parties(Part):
         """
         with self._database.read() as session:
             if is_account_id(name_or_id):
-                _refuse_unknown(session, name_or_id)
+                _require_account(session, name_or_id)
                 return name_or_id
             found = session.scalar(select(AccountRow.id).where(AccountRow.name == name_or_id))
         if found is None:
@@ -233,7 +233,7 @@ class Parties(Part):
         try:
             with self._database.write() as session:
                 for member in members:
-                    _refuse_unknown(session, member)
+                    _require_account(session, member)
                 taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
                 if taken is not None:
                     raise _taken("A collaboration", reason="name", existing_id=taken.id)
@@ -317,7 +317,7 @@ class Parties(Part):
         check_new_template(name, sql, region)
         try:
             with self._database.write() as session:
-                _refuse_unknown(session, account_id)
+                _require_account(session, account_id)
                 if collaboration_id is not None:
                     member = session.get(MemberRow, (collaboration_id, account_id))
                     if member is None or not member.active:
@@ -384,7 +384,7 @@ class Parties(Part):
         check_new_bucket(name, url, profile)
         try:
             with self._database.write() as session:
-                _refuse_unknown(session, account_id)
+                _require_account(session, account_id)
                 if session.get(BucketRow, name) is not None:
                     raise _taken("A bucket", reason="name")
                 row = BucketRow(
@@ -469,7 +469,7 @@ def _find_account(session: Session, account_id: str) -> AccountRow:
     return row
 
 
-def _refuse_unknown(session: Session, account_id: str) -> None:
+def _require_account(session: Session, account_id: str) -> None:
     if account_id != LOCAL_ACCOUNT:
         _find_account(session, account_id)
 

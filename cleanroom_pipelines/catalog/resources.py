@@ -216,7 +216,7 @@ class Resources(Part):
         """
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id)
-            _refuse_untaggable(kind)
+            _reject_untaggable(kind)
             merged = {**row.tags, **tags}
             check_tags(merged)
             row.tags = merged
@@ -235,7 +235,7 @@ class Resources(Part):
         check_tag_keys(unwanted)
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id)
-            _refuse_untaggable(kind)
+            _reject_untaggable(kind)
             row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
 
     def tags(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Mapping[str, str]:
@@ -339,7 +339,7 @@ def find_named(
     )
 
 
-def _refuse_untaggable(kind: Kind) -> None:
+def _reject_untaggable(kind: Kind) -> None:
     if kind is Kind.EXPORT_JOB:
         raise UsageError("An export job has no tags.", remedy="Tag its generation job instead.")
 

@@ -91,14 +91,14 @@ class RoomAudiences(Part):
                     remedy="Delete the others first, or delete them together.",
                     dependents=tuple(sorted(visible)),
                 )
-            going = sorted(wanted | set(dependents))
-            for audience_id in going:
+            deleted = sorted(wanted | set(dependents))
+            for audience_id in deleted:
                 row = _lock_audience(session, audience_id)
                 if _was_delivered(session, row):
                     _hide(row, self._database.now())
                 else:
                     mark_for_deletion(session, row, self._database.now())
-            return tuple(going)
+            return tuple(deleted)
 
 
 def add_references(session: Session, row: ResourceRow, spec: CustomAudienceSpec) -> None:

@@ -160,7 +160,7 @@ class Scheduling(Claims):
         settled: list[Version] = []
         while found := [
             version
-            for row in self._in_vain(1000)
+            for row in self._doomed(1000)
             if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
             settled += found
@@ -328,7 +328,7 @@ class Scheduling(Claims):
             model.next_refresh_at = next_refresh(model.next_refresh_at or at, model.refresh_every_seconds, at)
             return version_record(version)
 
-    def _in_vain(self, limit: int) -> list[Row[Any]]:
+    def _doomed(self, limit: int) -> list[Row[Any]]:
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["in vain"]), ~_IS_AT_WORK)
             query = query.where(is_unreserved(self._database.lease_time(session)))
@@ -349,12 +349,12 @@ class Scheduling(Claims):
             )
             if session.execute(still).first() is None:
                 return None
-            code, message = _why_in_vain(session, gate)
+            code, message = _reason_of_failure(session, gate)
             close_failed(session, resource, version, code=code, message=message, now=at)
             return version_record(version)
 
 
-_TOLD_BY_THE_MODEL = (
+_REPORTED_BY_THE_MODEL = (
     StatusCode.TRAINING_DATA_NOT_FOUND,
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
@@ -368,9 +368,9 @@ def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
     return due + (missed + 1) * every
 
 
-def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
+def _reason_of_failure(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
     newest = newest_version(session, gate)
-    if gate.kind is Kind.TRAINING_DATASET and newest.status_code in _TOLD_BY_THE_MODEL:
+    if gate.kind is Kind.TRAINING_DATASET and newest.status_code in _REPORTED_BY_THE_MODEL:
         # As on AWS, a dataset is ACTIVE whatever its content, so its model reports the data's problems.
         return newest.status_code, newest.status_message or "The training data cannot be used."
     return StatusCode.PARENT_NOT_ACTIVE, (

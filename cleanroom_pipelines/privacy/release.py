@@ -47,13 +47,13 @@ class Released:
 
     @classmethod
     def _of(cls, noised: int, policy: ReleasePolicy, variance: Fraction, *, is_hidden: bool) -> Self:
-        made = cls.__new__(cls)
-        is_told = noised >= policy.threshold
-        object.__setattr__(made, "_rounded", _rounded(noised, policy.rounding) if is_told else None)
-        object.__setattr__(made, "_policy", policy)
-        object.__setattr__(made, "_is_hidden", is_hidden)
-        object.__setattr__(made, "_variance", variance)
-        return made
+        count = cls.__new__(cls)
+        is_shown = noised >= policy.threshold
+        object.__setattr__(count, "_rounded", _rounded(noised, policy.rounding) if is_shown else None)
+        object.__setattr__(count, "_policy", policy)
+        object.__setattr__(count, "_is_hidden", is_hidden)
+        object.__setattr__(count, "_variance", variance)
+        return count
 
     def __init__(self) -> None:
         raise TypeError("Only a Releaser can create a released count.")
