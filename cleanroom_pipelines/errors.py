@@ -1,8 +1,8 @@
-"""The one error tree.
+"""The error hierarchy.
 
-Lives here: every error a user, a run or a client can meet, each with a status code and a remedy.
+Lives here: every error that a user, a run or a client can see, each with a status code and a remedy.
 Add here when a new kind of failure needs its own remedy or its own status code.
-Keep out: data. No id, e-mail or cell value may be put into a message: messages reach event logs.
+Keep out: data. Messages reach event logs, so they must not contain ids, e-mails or cell values.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class StatusCode(StrEnum):
-    """Why a resource is CREATE_FAILED; closed list, codes never change their meaning.
+    """The reason a resource is CREATE_FAILED: a closed list whose codes never change their meaning.
 
     Source: `statusDetails.statusCode` of the AWS Clean Rooms ML API, which publishes no list of its own.
     """
@@ -37,13 +37,13 @@ class StatusCode(StrEnum):
 
 
 class CleanroomError(Exception):
-    """Root of everything this package raises on purpose.
+    """Base class of every error that this package raises on purpose.
 
     Args:
         message: One clear sentence without data values: what happened and why.
-        remedy: One sentence that says what to do, if there is something.
-        status_code: The code a resource gets that failed for this reason.
-        **attributes: Facts a caller may read (counts, column names, limits), kept as attributes.
+        remedy: One sentence that says what to do, or empty.
+        status_code: The code of a resource that fails for this reason.
+        **attributes: Facts for the caller (counts, column names, limits), kept in `attributes`.
     """
 
     status_code: StatusCode = StatusCode.INTERNAL
@@ -81,11 +81,11 @@ def _rebuild(
 
 
 class UsageError(CleanroomError, ValueError):
-    """An argument or a declaration is wrong; nothing was done."""
+    """An argument or a declaration is invalid; nothing was done."""
 
 
 class InputError(CleanroomError, ValueError):
-    """A file or table that was given cannot be used; nothing was written."""
+    """An input file or table cannot be used; nothing was written."""
 
 
 class TrainingDataError(InputError):
@@ -101,31 +101,31 @@ class SeedError(InputError):
 
 
 class NotFoundError(CleanroomError, LookupError):
-    """No such resource for this account."""
+    """The account has no such resource."""
 
 
 class ConflictError(CleanroomError):
-    """The name is taken, or the resource is not in a state that allows this."""
+    """The name is taken, or the resource's state does not allow this operation."""
 
 
 class ClaimLostError(CleanroomError):
-    """Another run holds the claim; whatever this run made must not be published."""
+    """Another run holds the claim; this run must not publish its results."""
 
 
 class CancelledError(CleanroomError):
-    """Somebody asked for the job to stop."""
+    """The job was asked to stop."""
 
     status_code = StatusCode.CANCELLED
 
 
 class ArtifactError(CleanroomError):
-    """An artifact is missing, incomplete or not what its manifest says."""
+    """An artifact is missing or incomplete, or does not match its manifest."""
 
     status_code = StatusCode.ARTIFACT_DAMAGED
 
 
 class StoreUnavailableError(CleanroomError):
-    """The object store of the artifacts does not answer, or refuses; only the class name of its error is kept."""
+    """The artifact store does not respond or rejects a request; only its error's class name is kept."""
 
 
 class DestinationError(CleanroomError):
@@ -141,12 +141,12 @@ class StorageFullError(CleanroomError, OSError):
 
 
 class EngineError(CleanroomError, RuntimeError):
-    """The engine failed; only the class name of its error is kept, since its text quotes cells."""
+    """The query engine failed; only the class name of its error is kept, because its text quotes cells."""
 
 
 class ConfigurationError(CleanroomError, ValueError):
-    """A setting of this installation is wrong."""
+    """A setting of this installation is invalid."""
 
 
 class IdentityError(ConfigurationError):
-    """Home, catalogue and key do not belong together, or one of them is missing; nothing was changed."""
+    """Home, catalogue and key do not match, or one of them is missing; nothing was changed."""

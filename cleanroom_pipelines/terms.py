@@ -1,8 +1,8 @@
-"""Terms: the closed lists of words that a data room's participants, its server and its records share.
+"""Terms: closed lists of words shared by a data room's clients, server and records.
 
-Lives here: permissions, collaboration types and kinds of matching ids, with the values of the wire.
-Add here when a script names something that the server stores by the same word.
-Keep out: every import: a script of the Media client loads this, and what the words imply is the core's.
+Lives here: permissions, collaboration types and kinds of matching ids, with their values in the Media API.
+Add here when clients and the server need to share another such list.
+Keep out: all other imports, because scripts of the Media client load this; logic belongs in the core.
 
 Source: contracts/media.md, sections 1 and 2.
 """
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Permission(StrEnum):
-    """What a participant may do."""
+    """A permission of a participant."""
 
     VIEW_OVERLAP = "VIEW_OVERLAP"
     VIEW_INSIGHTS = "VIEW_INSIGHTS"
@@ -24,7 +24,7 @@ class Permission(StrEnum):
 
 
 class CollaborationType(StrEnum):
-    """What a data room is for."""
+    """A purpose of a data room."""
 
     INSIGHTS = "ENABLE_INSIGHTS"
     LOOKALIKE = "ENABLE_LOOKALIKE_AUDIENCES"
@@ -35,12 +35,12 @@ class CollaborationType(StrEnum):
 
     @property
     def makes_audiences(self) -> bool:
-        """Whether audiences can be created where it is on."""
+        """Whether audiences can be created in a room of this type."""
         return self not in (CollaborationType.OVERLAP, CollaborationType.INSIGHTS)
 
 
 class Family(StrEnum):
-    """Kinds of matching ids that identify by the same thing; ids match only within a family."""
+    """A family of matching ids; ids match only within a family."""
 
     STRING = "string"
     EMAIL = "email"
@@ -48,7 +48,7 @@ class Family(StrEnum):
 
 
 class MatchingId(StrEnum):
-    """The kind of identifier by which the two sides find that they know the same person."""
+    """The kind of identifier by which both sides match the same person."""
 
     STRING = "STRING"
     EMAIL = "EMAIL"
@@ -58,12 +58,12 @@ class MatchingId(StrEnum):
 
     @property
     def family(self) -> Family:
-        """The kinds that this one can match: a hashed seed matches a raw base, and the other way round."""
+        """The family this kind matches in: a hashed seed matches a raw base, and vice versa."""
         return _FAMILIES[self]
 
     @property
     def is_hashed(self) -> bool:
-        """Whether the ids are given as SHA-256 hashes already."""
+        """Whether the ids are uploaded as SHA-256 hashes."""
         return self in (MatchingId.HASHED_EMAIL, MatchingId.HASHED_PHONE_NUMBER)
 
 

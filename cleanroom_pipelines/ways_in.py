@@ -1,7 +1,7 @@
-"""Which way in the process acts for: the command line, the inbox, a request.
+"""The entry point that the process is acting for: the command line, the inbox, a request.
 
-Lives here: the current way in, which audit lines name.
-Keep out: every import that takes time; `cleanroom --help` loads this.
+Lives here: the current entry point, as recorded in the audit log.
+Keep out: slow imports; `cleanroom --help` loads this.
 """
 
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 REQUEST = "request"
-"""The way in of HTTP requests, each of which writes a line of its own: its changes are not noted again."""
+"""The entry point of HTTP requests. Each request writes its own audit line, so its changes are not noted again."""
 
 _way: ContextVar[str] = ContextVar("way", default="worker")
 
 
 def way_in() -> str:
-    """Return the way in that the current changes come by."""
+    """Return the entry point of the current changes."""
     return _way.get()
 
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Say which way in changes come by until the body ends: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the entry point of changes made in the body: cli, inbox, ui, schedule, worker or REQUEST."""
     before = _way.set(way)
     try:
         yield

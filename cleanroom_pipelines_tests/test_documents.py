@@ -57,7 +57,7 @@ def test_text_and_back() -> None:
     ],
 )
 def test_another_document_is_refused_in_silence(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^The document cannot be read as a Whole\.$") as caught:
+    with pytest.raises(ValueError, match=r"^The document is not a valid Whole\.$") as caught:
         Whole.from_dict(value)
     assert caught.value.__context__ is None
 

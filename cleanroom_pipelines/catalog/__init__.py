@@ -1,8 +1,8 @@
-"""The catalogue: what exists, what is to be done, and who is doing it.
+"""The catalogue: resources, their pending work, and the runs that work on it.
 
-Lives here: `Catalog`, the control plane's one face, put together from its parts, and the records it gives.
-Add here when a part is added.
-Keep out: Dagster, files, clocks and settings; they come in.
+Lives here: `Catalog`, the facade of the control plane, and the records it returns.
+Add here when the catalogue gets another part.
+Keep out: Dagster, files, clocks and settings; callers pass them in.
 """
 
 from collections.abc import Callable
@@ -117,51 +117,51 @@ from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 
 class _Resources(Creation, Overview):
-    """What exists, with its versions and tags."""
+    """Resources, their versions and their tags."""
 
 
 class _Work(Scheduling, Workers):
-    """What is to be done, and who is doing it."""
+    """Pending work, claims and workers."""
 
 
 class _Rooms(Rooms, RoomAudiences):
-    """Data rooms: uploads, provisioning, questions and audiences."""
+    """Data rooms: uploads, provisioning, jobs and audiences."""
 
 
 class _Parties(Parties, Policies):
-    """Accounts and what they own."""
+    """Accounts and their property."""
 
 
 class _Deletions(Deletion, Tombstones):
-    """What is being deleted, and what was."""
+    """Deletions in progress, and tombstones of finished ones."""
 
 
 class Catalog:
-    """The control plane: the truth about resources, their versions and who works on them.
+    """The control plane: the source of truth about resources, their versions and the runs that work on them.
 
-    Safe to use from several threads and processes, to pickle and to take across a fork. The schema is brought up
-    to date on first use.
+    Safe to use from several threads and processes, to pickle and to use after a fork. The schema is migrated on
+    first use.
 
     Args:
-        url: See `Database`, as the others.
-        clock: Gives the present time.
-        token_hex: Gives random digits.
+        url: See `Database`; so are the other arguments.
+        clock: Returns the current time.
+        token_hex: Returns random hex digits.
         seed_floor: The smallest `min_matching_seed_size` that may be configured.
-        server_clock: Whether leases are measured in the time of a database server.
+        server_clock: Whether leases are measured by the database server's clock.
         on_generation: Called with each raised generation.
 
     Attributes:
         database: The connection.
-        resources: What exists, with its versions and tags.
-        deletion: What is being deleted, and what was.
-        work: What is to be done, and who is doing it.
-        rooms: Data rooms: uploads, provisioning, questions and audiences.
+        resources: Resources, their versions and their tags.
+        deletion: Deletions in progress, and tombstones of finished ones.
+        work: Pending work, claims and workers.
+        rooms: Data rooms: uploads, provisioning, jobs and audiences.
         parties: Accounts, collaborations, templates, buckets and policies.
         users: Users of the Media API and their tokens.
         pairs: Pairs of organisations and their privacy ledgers.
-        job_views: Jobs as the accounts see them that started them across accounts.
-        dossiers: Whole resources, for a catalogue that is built anew from manifests.
-        ownership: Whose catalogue this is.
+        job_views: Cross-account jobs, as each of their two accounts sees them.
+        dossiers: Whole resources, for rebuilding a catalogue from manifests.
+        ownership: The installation that this catalogue belongs to.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Catalog:
         return f"Catalog({self.database!r})"
 
     def get(self, of: type[R], resource_id: str, account_id: str | None = None, region: str | None = None) -> R:
-        """A resource, by the class of its record; see `Resources.get`."""
+        """Return a resource by the class of its record; see `Resources.get`."""
         return self.resources.get(of, resource_id, account_id, region)
 
 

@@ -1,8 +1,8 @@
-"""Claims: which run may work on which version.
+"""Claims: the exclusive right of a run to work on a version.
 
-Lives here: taking, renewing and giving back a claim, what its holder may write, and reaping silent runs.
+Lives here: taking, renewing and releasing a claim, the writes of its holder, and releasing expired claims.
 Add here when the holder of a claim may do something new.
-Keep out: which work is ready (`work.py`) and what follows from it (`propagation.py`).
+Keep out: which work is ready (`work.py`) and its consequences (`propagation.py`).
 """
 
 import json
@@ -46,34 +46,35 @@ from cleanroom_pipelines.errors import (
 )
 
 LEASE_SECONDS = 60.0
-MAX_ATTEMPTS = 3  # a lease that ran out is tried again up to two times
-RESERVED_SECONDS = 180.0  # a process start costs seconds, on a busy machine a minute
-# No lease or reservation lasts longer; one that seems to was given before the clock was put back.
+MAX_ATTEMPTS = 3  # after an expired lease, a version is retried at most twice
+RESERVED_SECONDS = 180.0  # starting a process takes seconds, or a minute on a busy machine
+# No lease or reservation lasts longer. One that seems to was taken before the clock was set back.
 _LONGEST_SECONDS = 300.0
 _MAX_SUMMARY_BYTES = 65_536
 
 
 class Claims(Part):
-    """The part of the catalogue that a run speaks to."""
+    """The part of the catalogue used by runs."""
 
     def claim(
         self, kind: Kind, resource_id: str, number: int, run_id: str, lease_seconds: float = LEASE_SECONDS
     ) -> Claim | None:
-        """Take a version to work on.
+        """Claim a version to work on.
 
         Args:
             kind: The resource's kind.
             resource_id: The resource's partition key.
             number: The version.
-            run_id: Who takes it.
-            lease_seconds: How long the claim stands without being renewed.
+            run_id: The claiming run.
+            lease_seconds: How long the claim is valid without being renewed.
 
         Returns:
-            The claim; the same one with a fresh lease if this run holds it already; None if it is not to be had:
-            another run holds it, it is closed, its attempts are used up or its resource is being deleted.
+            The claim; the same one with a new lease if this run holds it already; None if the version cannot be
+            claimed because another run holds it, it is closed, its attempts are used up or its resource is being
+            deleted.
 
         Raises:
-            NotFoundError: There is no such version.
+            NotFoundError: The version does not exist.
             UsageError: The run id cannot be stored.
         """
         check_text("run id", run_id, 128)
@@ -124,12 +125,12 @@ class Claims(Part):
             return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, queue_generation)
 
     def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
-        """Keep a pending version for a run that is about to start, so that nobody else starts one for it.
+        """Reserve a pending version for a run that is about to start, so that no other process starts one.
 
-        The run itself claims it as usual; if it never does, the reservation runs out.
+        The run itself claims the version as usual; if it never does, the reservation expires.
 
         Returns:
-            Whether this caller has it; False if another one reserved or claimed it first.
+            Whether this caller got it; False if another one reserved or claimed it first.
         """
         with self._database.write() as session:
             now = self._database.lease_time(session)
@@ -147,20 +148,20 @@ class Claims(Part):
         return reserved is not None
 
     def abandon(self, claim: Claim) -> None:
-        """Give a claim up: the version is pending again and the attempt counts, or it fails after MAX_ATTEMPTS.
+        """Give up a claim: requeue the version with the attempt counted, or fail it after MAX_ATTEMPTS.
 
         Raises:
-            ClaimLostError: This run does not hold it any more.
+            ClaimLostError: This run no longer holds it.
         """
         with self._database.write() as session:
             resource, version = self._held(session, claim)
             requeue(session, resource, version, self._database.now())
 
     def renew(self, claim: Claim) -> Claim:
-        """Keep a claim for another lease from now.
+        """Renew a claim for another lease from now.
 
         Raises:
-            ClaimLostError: This run does not hold it any more.
+            ClaimLostError: This run no longer holds it.
         """
         with self._database.write() as session:
             expires = self._database.lease_time(session) + timedelta(seconds=claim.lease_seconds)
@@ -168,12 +169,12 @@ class Claims(Part):
         return Claim(**(vars(claim) | {"lease_expires_at": expires}))
 
     def release(self, claim: Claim) -> None:
-        """Give a claim back unused: the version is pending again and the attempt is not counted.
+        """Release an unused claim: requeue the version without counting the attempt.
 
-        If somebody asked for the work to stop, it is closed as CANCELLED instead.
+        If cancellation was requested, close it as CANCELLED instead.
 
         Raises:
-            ClaimLostError: This run does not hold it any more.
+            ClaimLostError: This run no longer holds it.
         """
         with self._database.write() as session:
             resource, version = self._held(session, claim)
@@ -183,31 +184,31 @@ class Claims(Part):
                 make_pending(session, resource, version, claim.attempt - 1, self._database.now())
 
     def report_progress(self, claim: Claim, share: float, stage: str) -> None:
-        """Say how far the work is.
+        """Record the progress of the work.
 
         Args:
             claim: The holder's.
-            share: 0 to 1; what lies outside is cut.
-            stage: What is being done, in a few words without data values.
+            share: 0 to 1; values outside are clamped.
+            stage: The current step, in a few words without data values.
 
         Raises:
-            ClaimLostError: This run does not hold it any more.
+            ClaimLostError: This run no longer holds it.
         """
         with self._database.write() as session:
             _change_held(session, claim, progress=min(1.0, max(0.0, share)), progress_stage=stage)
 
     def is_cancel_requested(self, claim: Claim) -> bool:
-        """Whether somebody asked for this work to stop; also if the claim is lost, since nobody wants it then."""
+        """Return whether this work should stop: it was cancelled, or the claim is lost."""
         with self._database.read() as session:
             row = session.get(VersionRow, (claim.id, claim.number))
             return row is None or row.cancel_requested or not _is_held(row, claim)
 
     @noted
     def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
-        """Ask for the newest version not to be made: at once if it is pending, else when its run next looks.
+        """Cancel the newest version: at once if it is pending, or else when its run next checks.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
             ConflictError: There is nothing to cancel, or its output is being delivered.
         """
         with self._database.write() as session:
@@ -215,44 +216,44 @@ class Claims(Part):
             newest = newest_version(session, resource)
             if newest.status in OPEN and is_being_delivered(newest):
                 raise ConflictError(
-                    f"The {kind.words} {resource_id} is being delivered and cannot be cancelled any more.",
-                    remedy="Wait until it has ended.",
+                    f"The {kind.words} {resource_id} is being delivered and can no longer be cancelled.",
+                    remedy="Wait until it finishes.",
                 )
             cancel(session, resource, newest, self._database.now())
             return version_record(newest)
 
     def check_wanted(self, claim: Claim) -> None:
-        """Refuse to go on with work that nobody wants any more.
+        """Stop work that was cancelled or whose claim is lost.
 
         Raises:
-            ClaimLostError: This run does not hold the claim any more.
-            CancelledError: Somebody asked for the work to stop, or for its resource to be deleted.
+            ClaimLostError: This run no longer holds the claim.
+            CancelledError: The work was cancelled, or its resource is being deleted.
         """
         with self._database.read() as session:
             resource = session.get(ResourceRow, claim.id)
             version = session.get(VersionRow, (claim.id, claim.number))
             if resource is None or version is None or not _is_held(version, claim):
                 raise _lost(claim)
-            _refuse_unwanted(resource, version)
+            _check_not_cancelled(resource, version)
 
     def begin_delivery(self, claim: Claim) -> None:
-        """Note that the output of a version becomes visible outside now: from here on nobody can cancel it.
+        """Record that the version's output is about to become visible outside; it can no longer be cancelled.
 
-        A later attempt at the same version goes on with the delivery. The lease is renewed.
+        A later attempt at the same version continues the delivery. The lease is renewed.
 
         Raises:
-            ClaimLostError: This run does not hold the claim any more; nothing may become visible.
-            CancelledError: Somebody asked for the work to stop, or for its resource to be deleted; the same.
+            ClaimLostError: This run no longer holds the claim; do not publish anything.
+            CancelledError: The work was cancelled, or its resource is being deleted; do not publish anything.
         """
         with self._database.write() as session:
             resource, version = self._held(session, claim)
-            _refuse_unwanted(resource, version)
+            _check_not_cancelled(resource, version)
             note_delivery(version, is_begun=True)
             version.progress_stage = "delivering"
             version.lease_expires_at = self._database.now() + timedelta(seconds=claim.lease_seconds)
 
     def publish_artifact(self, claim: Claim, asset: str, artifact_version: str) -> None:
-        """Note which artifact this version made.
+        """Record an artifact of this version.
 
         Args:
             claim: The holder's.
@@ -260,28 +261,28 @@ class Claims(Part):
             artifact_version: The artifact's version in the storage.
 
         Raises:
-            ClaimLostError: This run does not hold it any more; the artifact must not be used.
+            ClaimLostError: This run no longer holds it; the artifact must not be used.
         """
         with self._database.write() as session:
             _, version = self._held(session, claim)
             version.artifacts = {**version.artifacts, asset: artifact_version}
 
     def withdraw_artifact(self, claim: Claim, asset: str) -> None:
-        """Take a published artifact back; nothing happens if there is none.
+        """Withdraw a published artifact, if there is one.
 
         Raises:
-            ClaimLostError: This run does not hold it any more; nothing was changed.
+            ClaimLostError: This run no longer holds it; nothing was changed.
         """
         with self._database.write() as session:
             _, version = self._held(session, claim)
             version.artifacts = {name: kept for name, kept in version.artifacts.items() if name != asset}
 
     def publish_output(self, claim: Claim, location: str) -> None:
-        """Note the folder that an export wrote.
+        """Record the folder that an export wrote.
 
         Raises:
-            ClaimLostError: This run does not hold the export any more.
-            UsageError: The claim is no export job's.
+            ClaimLostError: This run no longer holds the export.
+            UsageError: The claim is not an export job's.
         """
         with self._database.write() as session:
             resource, _ = self._held(session, claim)
@@ -290,23 +291,23 @@ class Claims(Part):
             resource.output_location = location
 
     def finish(self, claim: Claim, summary: Mapping[str, Any], parents: Iterable[ParentRef] = ()) -> Version:
-        """Close a version as ACTIVE, make it the current one and create what follows, all in one transaction.
+        """Close a version as ACTIVE, make it current and create its follow-up work, all in one transaction.
 
         Args:
             claim: The holder's.
             summary: One sentence and headline numbers, small, without data values.
-            parents: What it was made from.
+            parents: The parent versions it was built from.
 
         Raises:
-            ClaimLostError: This run does not hold it any more; nothing was changed.
-            CancelledError: Somebody asked for the work to stop before it was delivered; nothing was changed.
-            UsageError: The summary is not small JSON.
+            ClaimLostError: This run no longer holds it; nothing was changed.
+            CancelledError: The work was cancelled before its delivery; nothing was changed.
+            UsageError: The summary is not JSON, or is too large.
         """
         _check_summary(summary)
         now = self._database.now()
         with self._database.write() as session:
             resource, version = self._held(session, claim)
-            _refuse_unwanted(resource, version)
+            _check_not_cancelled(resource, version)
             note_delivery(version, is_begun=False)
             is_first = resource.current_version is None
             version.status = Status.ACTIVE
@@ -326,11 +327,11 @@ class Claims(Part):
 
         Args:
             claim: The holder's.
-            status_code: Why.
-            message: Why and what to do, without data values.
+            status_code: The reason.
+            message: The reason and what to do, without data values.
 
         Raises:
-            ClaimLostError: This run does not hold it any more; nothing was changed.
+            ClaimLostError: This run no longer holds it; nothing was changed.
         """
         with self._database.write() as session:
             resource, version = self._held(session, claim)
@@ -340,14 +341,14 @@ class Claims(Part):
     def reap(self, now: datetime | None = None) -> tuple[ExpiredClaims, ...]:
         """Release expired claims: requeue their versions, or fail them after MAX_ATTEMPTS.
 
-        Nothing is released right after the database was away: its holders could not renew. A lease that ends later
-        than any lease can was given before the clock was put back; it is cut to a lease from now.
+        Nothing is released right after a database outage, because holders could not renew. A lease that ends later
+        than any lease can was taken before the clock was set back; it is shortened to one lease from now.
 
         Args:
-            now: UTC; the time that leases are measured in if not given.
+            now: UTC; the clock of leases if not given.
 
         Returns:
-            What was reaped, so that the runs can be reported failed.
+            The released claims, so that their runs can be reported as failed.
         """
         if self._database.had_outage(LEASE_SECONDS / 2):
             return ()
@@ -356,11 +357,11 @@ class Claims(Part):
             latest = at + timedelta(seconds=_LONGEST_SECONDS)
             query = select(VersionRow.kind, VersionRow.resource_id, VersionRow.number)
             query = query.where(VersionRow.status.in_(OPEN)).order_by(VersionRow.lease_expires_at)
-            silent = session.execute(query.where(VersionRow.lease_expires_at <= at)).all()
+            expired = session.execute(query.where(VersionRow.lease_expires_at <= at)).all()
             from_the_future = session.execute(query.where(VersionRow.lease_expires_at > latest).limit(1)).first()
         if from_the_future:
             self._cut_leases(latest, at + timedelta(seconds=LEASE_SECONDS))
-        return tuple(reaped for kind, key, number in silent if (reaped := self._reap_one(kind, key, number, at)))
+        return tuple(reaped for kind, key, number in expired if (reaped := self._reap_one(kind, key, number, at)))
 
     def _cut_leases(self, latest: datetime, expires: datetime) -> None:
         with self._database.write() as session:
@@ -409,26 +410,26 @@ def _change_held(session: Session, claim: Claim, **values: Any) -> None:
 
 
 def is_unreserved(now: datetime) -> ColumnElement[bool]:
-    """Whether a pending version is kept for no run."""
+    """Return the condition that a pending version is not reserved for a run."""
     return or_(VersionRow.lease_expires_at.is_(None), VersionRow.lease_expires_at <= now)
 
 
 def is_silent(version: VersionRow, at: datetime) -> bool:
-    """Whether a run holds the version and let its lease run out."""
+    """Return whether a run holds the version with an expired lease."""
     expires = version.lease_expires_at
     return version.status is Status.CREATE_IN_PROGRESS and expires is not None and expires <= at
 
 
 def requeue(session: Session, resource: ResourceRow, version: VersionRow, at: datetime) -> None:
-    """Take a version from a silent run: pending again while attempts are left, else CREATE_FAILED."""
+    """Release an expired claim: requeue the version, or fail it after MAX_ATTEMPTS."""
     if version.cancel_requested:
         _close_cancelled(session, resource, version, at)
     elif version.attempt < MAX_ATTEMPTS:
         make_pending(session, resource, version, version.attempt, at)
     else:
         message = (
-            f"The run stopped without a word {MAX_ATTEMPTS} times. See in the logs of the last run what ended it, "
-            "such as too little memory, then try again."
+            f"The run stopped without reporting an error {MAX_ATTEMPTS} times. Check the last run's logs for the "
+            "cause, such as too little memory, then try again."
         )
         close_failed(session, resource, version, code=StatusCode.INTERNAL, message=message, now=at)
 
@@ -446,7 +447,7 @@ def cancel(session: Session, resource: ResourceRow, version: VersionRow, now: da
     else:
         refuse_deleting(resource)
         raise ConflictError(
-            f"The {resource.kind.words} {resource.id} has no work to cancel.", remedy="See its status."
+            f"The {resource.kind.words} {resource.id} has no work to cancel.", remedy="Check its status."
         )
 
 
@@ -460,17 +461,17 @@ def _is_held(version: VersionRow, claim: Claim) -> bool:
     return (version.status, version.run_id, version.attempt, version.queue_generation) == holder
 
 
-def _refuse_unwanted(resource: ResourceRow, version: VersionRow) -> None:
-    """Raises CancelledError if nobody wants the version any more; what its run delivers already is finished."""
-    is_unwanted = version.cancel_requested or resource.status in DELETING
-    if is_unwanted and not is_being_delivered(version, version.queue_generation):
+def _check_not_cancelled(resource: ResourceRow, version: VersionRow) -> None:
+    """Raise CancelledError if the version was cancelled, unless its run is delivering the output already."""
+    is_cancelled = version.cancel_requested or resource.status in DELETING
+    if is_cancelled and not is_being_delivered(version, version.queue_generation):
         raise CancelledError(f"The work on the {resource.kind.words} {resource.id} was cancelled.")
 
 
 def _lost(claim: Claim) -> ClaimLostError:
     return ClaimLostError(
-        f"This run does not hold version {claim.number} of the {claim.kind.words} {claim.id} any more.",
-        remedy="Nothing was changed; what this run made is not used.",
+        f"This run no longer holds version {claim.number} of the {claim.kind.words} {claim.id}.",
+        remedy="Nothing was changed; the results of this run are discarded.",
     )
 
 
@@ -479,7 +480,7 @@ def _check_summary(summary: Mapping[str, Any]) -> None:
         size = len(json.dumps(dict(summary), allow_nan=False).encode())
     except (TypeError, ValueError):
         raise UsageError(
-            "The summary cannot be kept as JSON.", remedy="Give text, finite numbers, lists and objects only."
+            "The summary cannot be stored as JSON.", remedy="Give only text, finite numbers, lists and objects."
         ) from None
     if size > _MAX_SUMMARY_BYTES:
-        raise UsageError("The summary is too large.", remedy="Put the details into an artifact.")
+        raise UsageError("The summary is too large.", remedy="Move the details to an artifact.")

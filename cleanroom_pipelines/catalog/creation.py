@@ -1,9 +1,9 @@
-"""Creation: what is asked for becomes a resource, and changes of it.
+"""Creation: creating and changing resources.
 
 Lives here: creating resources of every kind, changing configured models and declared resources, and the rules that
 need the database.
-Add here when a rule looks at a resource's parent or siblings.
-Keep out: rules that a spec can tell by itself (`specs.py`) and versions after the first (`work.py`).
+Add here when a rule depends on a resource's parent or siblings.
+Keep out: rules about the spec alone (`specs.py`) and versions after the first (`work.py`).
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 
-# What the AWS API lets one change; and of our own additions what is alike.
+# The fields that the AWS API can change, and our own similar ones.
 _UPDATABLE = frozenset(
     {
         "audience_model_id",
@@ -100,23 +100,23 @@ class Creation(Resources):
         """Create a resource of any kind with its first version pending.
 
         Args:
-            spec: What is asked for.
-            account_id: Whose it is; its parent must be the same account's.
-            region: Such as `us-east-1`; its parent must be of the same.
-            declared: Whether `apply` asks; only declared resources get new versions by themselves.
-            digest: What `apply` recognises an unchanged declaration by; the spec's own digest if not given.
-            parents_must_be_active: Whether a parent that is still being made is refused, as the AWS API does.
-            starter: The account that starts a generation job on a configured model of `account_id`: it gets a copy
-                with its own name, description and tags, and the owner's is named after both (`owner_job_name`).
+            spec: The requested resource.
+            account_id: Its owner, who must own its parent too.
+            region: Such as `us-east-1`; its parent must be in the same region.
+            declared: Whether `apply` requests it; only declared resources get new versions automatically.
+            digest: The digest by which `apply` recognises an unchanged declaration; the spec's own if not given.
+            parents_must_be_active: Whether to reject a parent that is still being built, as the AWS API does.
+            starter: The account that starts a generation job on a configured model of `account_id`. It gets a copy
+                with its own name, description and tags; the owner's job is named after both (`owner_job_name`).
 
         Returns:
-            The resource; a job as its owner sees it, which `job_view` tells as the starter does.
+            The resource; a job as its owner sees it. `job_view` returns it as the starter sees it.
 
         Raises:
             UsageError: The spec breaks a rule, or an export's size is not one of the configured model's.
             NotFoundError: The account has no such parent in this region.
             ConflictError: The name is taken (`attributes["reason"] == "name"`), the parent is not in a state that
-                allows this, or the same seed came through the inbox before (`"seed"`); `attributes["existing_id"]`
+                allows this, or the inbox received the same seed before (`"seed"`); `attributes["existing_id"]`
                 then names the job.
         """
         spec.validate()
@@ -157,8 +157,8 @@ class Creation(Resources):
                         move_seed(session, None, completed.seed_location, now)
                     return resource_record(row)
             except ClashError:
-                continue  # somebody was faster; the next look says with what
-        raise ClashError("The resource could not be stored.", remedy="Try again.")
+                continue  # a concurrent writer got there first; the next attempt sees its row
+        raise ClashError("The resource could not be stored because of concurrent changes.", remedy="Try again.")
 
     @noted
     def update_configured_audience_model(
@@ -170,23 +170,23 @@ class Creation(Resources):
         parents_must_be_active: bool = False,
         **changes: Any,
     ) -> Resource:
-        """Change a configured audience model; jobs that are started from now on use it as it is then.
+        """Change a configured audience model; the change applies to jobs started from now on.
 
         Args:
             resource_id: Its partition key.
-            account_id: Whose it must be.
-            region: Where it must be.
-            parents_must_be_active: Whether another model that is still being made is refused.
+            account_id: The required owner.
+            region: The required region.
+            parents_must_be_active: Whether to reject a new model that is still being built.
             **changes: The fields of the spec to change; all but name, tags and the tag policy.
 
         Raises:
             UsageError: A change breaks a rule.
-            NotFoundError: There is none, or no such audience model.
-            ConflictError: It is being deleted, or the other model is not in a state that allows this.
+            NotFoundError: The configured model or the new audience model does not exist.
+            ConflictError: It is being deleted, or the new model's state does not allow this.
         """
         if set(changes) - _UPDATABLE:
             raise UsageError(
-                "A field of a configured audience model that cannot change was to be changed.",
+                "A field of a configured audience model cannot be changed.",
                 remedy=f"Change only {', '.join(sorted(_UPDATABLE))}.",
             )
 
@@ -205,22 +205,22 @@ class Creation(Resources):
 
     @noted
     def update_declared(self, kind: Kind, resource_id: str, spec: Spec, digest: str | None = None) -> Resource:
-        """Carry a changed declaration out; a new version is made if the work depends on what changed.
+        """Apply a changed declaration; request a new version if an artifact depends on the change.
 
         Args:
             kind: The resource's kind.
             resource_id: Its partition key.
-            spec: The whole declaration as it is now; the name stays.
-            digest: What `apply` recognises it by; the spec's own digest if not given.
+            spec: The whole new declaration, under the same name.
+            digest: The digest by which `apply` recognises it; the spec's own if not given.
 
         Raises:
             UsageError: The spec breaks a rule, or has another name or kind.
-            NotFoundError: There is no such resource or parent.
+            NotFoundError: The resource or its parent does not exist.
             ConflictError: It is being deleted.
         """
         if spec.kind is not kind:
             raise UsageError(
-                f"The declaration is not of a {kind.words}.", remedy="Give it the same kind as before."
+                f"The declaration does not describe a {kind.words}.", remedy="Keep the kind of the resource."
             )
         return self._change(kind, resource_id, lambda _: spec, digest=digest, cause=Cause.DECLARED)
 
@@ -247,8 +247,10 @@ class Creation(Resources):
                     parents_must_be_active=parents_must_be_active,
                 )
             except ClashError:
-                continue  # somebody gave it another parent meanwhile
-        raise ClashError(f"The {kind.words} could not be changed.", remedy="Try again.")
+                continue  # a concurrent writer changed its parent
+        raise ClashError(
+            f"The {kind.words} could not be changed because of concurrent changes.", remedy="Try again."
+        )
 
     def _change_once(
         self,
@@ -271,17 +273,17 @@ class Creation(Resources):
             parent = _usable_parent(session, spec, row.account_id, row.region, must_be_active)
             row = lock_resource(session, kind, resource_id)
             refuse_deleting(row)
-            spec = make_spec(row)  # again, now that nobody else changes it: no change of another's is lost
+            spec = make_spec(row)  # again under the lock, so that no concurrent change is lost
             if parent is not None and spec.parent_id != parent.id:
-                raise ClashError("The resource was given another parent meanwhile.", remedy="Try again.")
+                raise ClashError("The resource's parent was changed concurrently.", remedy="Try again.")
             if spec.name != row.name or name_scope(spec, row.account_id) != row.scope:
-                raise UsageError(f"The name of a {kind.words} cannot change.", remedy="Declare a new one.")
+                raise UsageError(f"A {kind.words} cannot be renamed.", remedy="Declare a new one.")
             completed = _completed(session, spec, parent, row.account_id, is_new=False)
             wanted = spec_values(completed) | {"tags": dict(completed.tags)}
             changed = {name for name, value in wanted.items() if _differs(getattr(row, name), value)}
             is_work = bool(changed - SPECS[kind].fields_without_rebuild)
             if isinstance(row, GenerationJobRow) and row.seed_location is None and not is_work:
-                changed.discard("seed_location")  # the seed was used and deleted; it is not wanted back
+                changed.discard("seed_location")  # the seed was used and deleted, so it need not be stored again
             if isinstance(row, GenerationJobRow) and "seed_location" in changed:
                 move_seed(session, row.seed_location, str(wanted["seed_location"] or ""), now)
             for name in changed:
@@ -312,7 +314,7 @@ def _usable_parent(
         return None
     parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id, region)
     if isinstance(spec, ExportJobSpec) and spec.started_by not in (None, account_id):
-        _refuse_stranger(session, spec, parent)
+        _reject_stranger(session, spec, parent)
     refuse_deleting(parent)
     if must_be_active and parent.status is not Status.ACTIVE:
         raise ConflictError(
@@ -322,42 +324,43 @@ def _usable_parent(
     return parent
 
 
-def _refuse_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
+def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
     if spec.started_by is None or not has_view(session, job.id, spec.started_by):
         raise NotFoundError(f"There is no such {job.kind.words}.", remedy="See the list of those that exist.")
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
-    """The spec under a name that is free; refuses one that its creator has given already."""
+    """Return the spec under a free name; reject a name that its creator has used already."""
     account_id, region = place
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))
     if starter is None:
-        _refuse_taken_name(session, spec, account_id, region)
+        _reject_taken_name(session, spec, account_id, region)
         return spec
     own = replace(spec, name=starter.name)
-    _refuse_taken_name(session, own, starter.account_id, region)
+    _reject_taken_name(session, own, starter.account_id, region)
     name = owner_job_name(starter.account_id, starter.name)
     if _taken_by(session, replace(spec, name=name), account_id, region) is not None:
-        # The last digits of the id: whoever deleted their copy, or meets a name of the owner's, may start again.
+        # The last digits of the id keep the name unique when the starter deleted its copy of an earlier job of the
+        # same name, or the owner has a job of that name.
         name = owner_job_name(starter.account_id, starter.name, new_id[-6:])
     return replace(spec, name=name)
 
 
-def _refuse_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
+def _reject_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
     taken_by = _taken_by(session, spec, account_id, region)
     if taken_by is not None:
-        place = "of this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
+        place = "for this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
         raise ConflictError(
-            f"Another {spec.kind.words} named {spec.name!r} exists {place} already.",
-            remedy="Choose another name, or delete the other one first.",
+            f"Another {spec.kind.words} named {spec.name!r} already exists {place}.",
+            remedy="Choose another name, or delete the existing one first.",
             reason="name",
             existing_id=taken_by,
         )
 
 
 def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str | None:
-    """The id of what has this name, be it a copy of another account's job."""
+    """Return the id of the resource, or of the account's copy of a job, that has this name."""
     scope = name_scope(spec, account_id)
     taken = find_named(session, spec.kind, spec.name, account_id=account_id, region=region, scope=scope)
     if taken is not None:
@@ -366,7 +369,7 @@ def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str
 
 
 def _kept_configuration(parent: ResourceRow | None) -> dict[str, Any] | None:
-    """What a job that is not declared keeps of its configured model, whatever becomes of that."""
+    """The settings that an undeclared job keeps from its configured model, even if that changes later."""
     if not isinstance(parent, ConfiguredAudienceModelRow):
         return None
     kept = ConfiguredAtStart(parent.audience_model_id, parent.sizes, parent.min_matching_seed_size)
@@ -382,11 +385,11 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """The spec with what the parent decides; refuses what the parent does not allow."""
+    """Complete the spec from its parent; reject values that the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
-        _refuse_size(spec.export_size, parent)
+        _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
-            _refuse_second_drop(session, spec)
+            _reject_second_upload(session, spec)
         tags = {} if starter else dict(spec.tags)
         if parent.child_tag_policy is ChildTagPolicy.FROM_PARENT_RESOURCE:
             tags = {**parent.tags, **tags}
@@ -395,20 +398,20 @@ def _completed(
     if isinstance(spec, ExportJobSpec) and parent is not None and parent.parent_id is not None:
         configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, parent.parent_id)
         assert isinstance(configured, ConfiguredAudienceModelRow)
-        _refuse_size(spec.size, configured)
+        _reject_size(spec.size, configured)
         return replace(spec, started_by=spec.started_by or account_id)
     return spec
 
 
-def _refuse_size(size: AudienceSize | str | None, configured: ConfiguredAudienceModelRow) -> None:
+def _reject_size(size: AudienceSize | str | None, configured: ConfiguredAudienceModelRow) -> None:
     if isinstance(size, AudienceSize) and size not in configured.sizes:
         raise UsageError(
-            f"The audience size {size} is not one that the configured audience model allows.",
+            f"The configured audience model does not allow the audience size {size}.",
             remedy=f"Give one of {', '.join(map(str, configured.sizes))}.",
         )
 
 
-def _refuse_second_drop(session: Session, spec: GenerationJobSpec) -> None:
+def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
     earlier = session.scalar(
         select(GenerationJobRow).where(
             GenerationJobRow.inbox_model_id == spec.configured_audience_model_id,
@@ -417,15 +420,15 @@ def _refuse_second_drop(session: Session, spec: GenerationJobSpec) -> None:
     )
     if earlier is not None:
         raise ConflictError(
-            f"The same seed came through the inbox before, as the generation job {earlier.id}.",
-            remedy="See that job, or drop another seed.",
+            f"The inbox received the same seed before, as the generation job {earlier.id}.",
+            remedy="Use that job, or upload another seed.",
             reason="seed",
             existing_id=earlier.id,
         )
 
 
 def _own_columns(spec: Spec, now: datetime) -> dict[str, Any]:
-    """What a kind's row holds beyond its spec."""
+    """The columns of a kind's row beyond its spec."""
     if isinstance(spec, AudienceModelSpec):
         return {"next_refresh_at": _first_refresh(spec.refresh_every_seconds, now)}
     if isinstance(spec, GenerationJobSpec) and spec.origin is Origin.INBOX:
@@ -439,5 +442,5 @@ def _first_refresh(every_seconds: int | None, now: datetime) -> datetime | None:
 
 def _differs(stored: Any, wanted: Any) -> bool:
     if isinstance(wanted, tuple) and wanted and isinstance(wanted[0], AudienceSize):
-        return set(stored) != set(wanted)  # kept in ascending order
+        return set(stored) != set(wanted)  # stored in ascending order
     return bool(stored != wanted)

@@ -1,8 +1,8 @@
 """The database: connections, transactions and the schema's version.
 
-Lives here: the read and write transactions, migration under a lock, and the translation of SQLAlchemy's errors.
+Lives here: read and write transactions, migration under a lock, and the translation of SQLAlchemy's errors.
 Add here when a transaction needs another rule.
-Keep out: rows and rules; how SQLite and PostgreSQL are opened (storage.databases).
+Keep out: rows and rules; opening SQLite and PostgreSQL (`storage.databases`).
 """
 
 import os
@@ -33,48 +33,48 @@ from cleanroom_pipelines.storage.databases import BUSY_SECONDS, WRITES, make_eng
 from cleanroom_pipelines.storage.identity import WAY_BACK
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
-# What this code was written for; `migrations/versions` ends here (a test says so). A constant, so that opening a
+# The schema of this code and the last step in `migrations/versions` (tested). A constant, so that opening a
 # catalogue does not import Alembic.
 HEAD_REVISION = "0007"
-# Not Alembic's own name for it: on PostgreSQL the tables of Dagster may stand beside ours.
+# Not Alembic's default name: on PostgreSQL, Dagster's tables may be in the same database.
 VERSION_TABLE = "catalog_revision"
-# Where a transaction's session notes the generation that it raised the installation to.
+# Key in `Session.info` of the generation that the transaction raised the installation to.
 RAISED = "generation"
 
 _ADVISORY_LOCK = 7_265_616_301
 
-# When each database last failed to answer this process, in its monotonic seconds.
+# When each database last failed to respond to this process, in monotonic seconds.
 _last_outage: dict[URL, float] = {}
 
 
 class CatalogUnavailableError(CleanroomError):
-    """The catalogue's database does not answer, or stayed locked."""
+    """The catalogue's database does not respond, or stayed locked."""
 
 
 class ClashError(CleanroomError):
-    """A constraint of the database refused a row: somebody else was faster, or a rule was forgotten."""
+    """A database constraint rejected a row, usually because a concurrent writer got there first."""
 
 
 class Database:
-    """A connection to the catalogue, safe to pickle and to take across a fork.
+    """A connection to the catalogue, safe to pickle and to use after a fork.
 
     Args:
-        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`; as text, with `?` and `%` of a path as %3F and
-            %25.
-        clock: Gives the present time, aware. A module-level function where the catalogue is pickled.
-        token_hex: Gives n random bytes as 2 n hex digits, like `secrets.token_hex`.
+        url: SQLAlchemy URL: `sqlite:///<path>` or `postgresql://…`. In a text, write `?` and `%` of a path as %3F
+            and %25.
+        clock: Returns the current time, with a time zone. A module-level function if the catalogue is pickled.
+        token_hex: Returns n random bytes as 2 n hex digits, like `secrets.token_hex`.
         seed_floor: The smallest `min_matching_seed_size` that may be configured; the AWS API's is 25.
-        server_clock: Measure leases and heartbeats in the time of a database server, so that hosts whose clocks
-            differ agree. SQLite has no clock but its host's, which is `clock`.
+        server_clock: Whether to measure leases and heartbeats by the database server's clock, so that hosts with
+            different clocks agree. With SQLite, `clock` is always used.
         on_generation: Called with the generation after each transaction that raised it. Picklable.
 
     Attributes:
-        on_change: Called with every change that was made or rejected, if set; not pickled.
+        on_change: Called with every change, applied or rejected, if set; not pickled.
         now: The clock.
         token_hex: The source of random digits.
 
     Raises:
-        ConfigurationError: The URL is not one of a database that can be used.
+        ConfigurationError: The URL is invalid, or its database is not supported.
     """
 
     def __init__(
@@ -114,24 +114,24 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file of an SQLite database; None for a server's."""
+        """The file of an SQLite database; None for a database server."""
         return Path(str(self._url.database)) if self._url.get_backend_name() == "sqlite" else None
 
     @property
     def server(self) -> URL | None:
-        """The URL of a server's database; None for an SQLite file."""
+        """The URL of a database server; None for an SQLite file."""
         return None if self.file else self._url
 
     def migrate(self) -> None:
-        """Bring the database to this code's schema; several processes may do so at once.
+        """Migrate the database to this code's schema; safe to call from several processes at once.
 
         Raises:
-            ConfigurationError: The database was made by newer code, or cannot be opened.
+            ConfigurationError: The database was created by newer code, or cannot be opened.
         """
         with _translated():
             with self._current_engine().connect() as connection:
                 is_current = _found_revision(connection) == HEAD_REVISION and _is_wal(connection)
-            if not is_current:  # looked at first without the lock, so that a reader need not wait for a writer
+            if not is_current:  # checked first without the lock, so that a reader need not wait for a writer
                 self._migrate_under_lock()
         self._is_checked = True
 
@@ -143,22 +143,22 @@ class Database:
             with connection.begin():
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-                # From here on one process at a time: on SQLite the transaction began as a write.
+                # From here on one process at a time: on SQLite, the transaction started as a write.
                 found = _found_revision(connection)
                 if found is not None and found > HEAD_REVISION:
                     raise ConfigurationError(
-                        "The catalogue was made by a newer version of cleanroom_pipelines.",
+                        "The catalogue was created by a newer version of cleanroom_pipelines.",
                         remedy="Upgrade cleanroom_pipelines, or open another home.",
                     )
                 if found != HEAD_REVISION:
                     _upgrade(connection)
 
     def stay_connected(self) -> None:
-        """Keep connections between transactions, and let the writers of this process wait in line.
+        """Keep connections open between transactions, and queue the writers of this process.
 
-        For a process of many threads that never forks, before its first use. On SQLite a transaction then takes a
-        third of the time: whoever closes the last connection also empties the log. And writers that find the
-        database locked look again after up to 100 ms, while those who came later pass them.
+        Call it before the first use, in a multi-threaded process that never forks. On SQLite a transaction then
+        takes a third of the time, because closing the last connection would checkpoint the log each time. Without
+        the queue, a writer that finds the database locked waits up to 100 ms while later writers overtake it.
         """
         if self._url.get_backend_name() == "sqlite":
             self.close()
@@ -171,13 +171,13 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One transaction that sees one state of the catalogue and changes nothing."""
+        """Open a read-only transaction on a consistent state of the catalogue."""
         with self._noting_outages(), Session(self._current_engine()) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction that is carried out as a whole or not at all."""
+        """Open a write transaction, committed as a whole or not at all."""
         with self._noting_outages():
             engine = self._current_engine().execution_options(**WRITES)
             with (
@@ -191,14 +191,14 @@ class Database:
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
-        """A connection for looking at a database whose schema may be of any release; it is left as it is."""
+        """Open a connection to inspect a database of any schema version, without migrating it."""
         with _translated(), self._current_engine().connect() as connection:
             yield connection
 
     def had_outage(self, seconds: float) -> bool:
-        """Whether the database failed to answer this process within the last so many seconds.
+        """Return whether the database failed to respond to this process within the last seconds.
 
-        Nobody could renew a lease or send a heartbeat then, so a missing one proves nothing yet.
+        During an outage no process can renew a lease or send a heartbeat, so a missing one proves nothing.
         """
         last = _last_outage.get(self._url)
         return last is not None and time.monotonic() - last < seconds
@@ -214,11 +214,11 @@ class Database:
             raise
 
     def at(self, now: datetime | None) -> datetime:
-        """A given time, or the present one."""
+        """Return the given time, or the current time."""
         return now if now is not None else self.now()
 
     def lease_time(self, session: Session, now: datetime | None = None) -> datetime:
-        """The time in which leases and heartbeats are measured, UTC."""
+        """Return the time by which leases and heartbeats are measured, UTC."""
         if now is None and self._server_clock:
             there: datetime = session.scalars(select(func.clock_timestamp())).one()
             return there.astimezone(UTC)
@@ -230,7 +230,7 @@ class Database:
 
     def _current_engine(self) -> Engine:
         if self._pid != os.getpid():
-            # Never closed in this process: closing an inherited connection would speak on the parent's behalf.
+            # Never closed here: closing an inherited connection would end the parent process's session.
             self._inherited += [self._engine] if self._engine is not None else []
             self._engine, self._pid, self._turn = None, os.getpid(), None
         if self._engine is None:
@@ -242,7 +242,7 @@ class Part:
     """A part of the catalogue: methods about one noun, on the catalogue's database.
 
     Args:
-        database: Where it reads and writes.
+        database: The catalogue's database.
     """
 
     def __init__(self, database: Database) -> None:
@@ -254,25 +254,25 @@ def _checked_url(url: str | URL) -> URL:
         parsed = make_url(url)
     except ArgumentError:
         raise ConfigurationError(
-            "The catalogue's URL cannot be read.",
+            "The catalogue's URL is invalid.",
             remedy="Give sqlite:///<path> or postgresql://<host>/<database>.",
         ) from None
     if parsed.get_backend_name() in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
         raise ConfigurationError(
-            "The catalogue's database is neither SQLite nor PostgreSQL.", remedy="Use one of these two."
+            "The catalogue's database is neither SQLite nor PostgreSQL.", remedy="Use one of them."
         )
     if not parsed.database or parsed.database == ":memory:":
         raise ConfigurationError(
-            "The catalogue's database is in memory, where no other process sees it.",
+            "The catalogue's database is in memory, so other processes cannot use it.",
             remedy="Give sqlite:///<path>.",
         )
     return parsed
 
 
 def _switch_to_wal(connection: Connection) -> None:
-    # SQLite answers "locked" at once, without waiting, while another process opens the same new file.
+    # SQLite reports "locked" immediately, without waiting, while another process opens the same new file.
     cursor = connection.connection.cursor()
     for _ in range(BUSY_SECONDS * 20):
         try:
@@ -310,13 +310,13 @@ def _upgrade(connection: Connection) -> None:
 
 
 def damaged() -> ConfigurationError:
-    """The error of a catalogue's file that SQLite cannot read."""
+    """Return the error for a catalogue file that SQLite cannot read."""
     return ConfigurationError("The catalogue's file is damaged.", remedy=WAY_BACK)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the failures of the database that have a known cause into our own."""
+    """Translate the database's errors into our own."""
     try:
         yield
     except OperationalError as error:
@@ -324,19 +324,19 @@ def _translated() -> Iterator[None]:
         if "unable to open" in reason or "readonly" in reason:
             raise ConfigurationError(
                 "The catalogue's database cannot be opened for writing.",
-                remedy="See that its folder exists, that you may write there, and that its disk has space.",
+                remedy="Check that its folder exists and is writable, and that its disk has space.",
             ) from None
-        if "disk is full" in reason or "disk I/O error" in reason:  # the latter where its log finds no place
+        if "disk is full" in reason or "disk I/O error" in reason:  # the latter if there is no space for its log
             raise CatalogUnavailableError(
-                "The disk of the catalogue is full, or fails; nothing was changed.",
+                "The disk of the catalogue is full or failing; nothing was changed.",
                 remedy="Free some space, then try again.",
             ) from None
         raise CatalogUnavailableError(
-            "The catalogue's database does not answer or stayed locked; nothing was changed.",
-            remedy="See that it runs and is not held by another program, then try again.",
+            "The catalogue's database does not respond or stayed locked; nothing was changed.",
+            remedy="Check that it is running and that no other program locks it, then try again.",
         ) from None
     except IntegrityError:
-        raise ClashError("A row clashes with another one; nothing was changed.", remedy="Try again.") from None
+        raise ClashError("A row conflicts with another one; nothing was changed.", remedy="Try again.") from None
     except DBAPIError as error:
         if "file is not a database" in str(error.orig):
             raise ConfigurationError(
@@ -345,8 +345,8 @@ def _translated() -> Iterator[None]:
             ) from None
         if "malformed" in str(error.orig):
             raise damaged() from None
-        # Only the class: PostgreSQL's texts quote what was to be stored.
+        # Only the class name: PostgreSQL's messages quote values.
         raise CatalogUnavailableError(
-            f"The catalogue's database refused a statement ({type(error.orig).__name__}); nothing was changed.",
-            remedy="See the database's own log.",
+            f"The catalogue's database rejected a statement ({type(error.orig).__name__}); nothing was changed.",
+            remedy="Check the database's own log.",
         ) from None

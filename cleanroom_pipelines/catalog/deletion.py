@@ -1,6 +1,6 @@
-"""Deletion: how resources go.
+"""Deletion of resources.
 
-Lives here: the order in which resources may be deleted and the steps in which the larger ones go.
+Lives here: the order in which resources may be deleted, and the steps of deleting those with artifacts.
 Add here when deleting a resource takes another step.
 Keep out: deleting artifacts and partitions; the shell does so between `begin_delete` and `finish_delete`.
 """
@@ -29,39 +29,39 @@ from cleanroom_pipelines.catalog.tombstones import add_tombstone, hex_of, move_s
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
-# What goes with its parent and never by itself.
+# Children that are deleted with their parent, and never alone.
 GOES_WITH = {Kind.GENERATION_JOB: Kind.EXPORT_JOB, Kind.CUSTOM_AUDIENCE: Kind.AUDIENCE_LIST}
 
 
 class Deletion(Part):
-    """The part of the catalogue that deletes."""
+    """The part of the catalogue that deletes resources."""
 
     @noted
     def request_delete(
         self, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
     ) -> Resource:
-        """Ask for a resource to go.
+        """Request the deletion of a resource.
 
-        A training dataset or configured audience model is gone when this returns. Anything else is DELETE_PENDING,
-        its work is cancelled, and a job's exports or an audience's deliveries go with it.
+        A training dataset or configured audience model is deleted when this returns. Any other resource becomes
+        DELETE_PENDING and its work is cancelled, together with a job's exports or an audience's deliveries.
 
         Returns:
-            The resource as it was left, or as it was last.
+            The resource as it is now, or as it was before its deletion.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
             ConflictError: Another resource depends on it.
-            UsageError: It is an export job or a delivery; it goes with its parent.
+            UsageError: It is an export job or a delivery, which is deleted with its parent.
         """
         if kind in GOES_WITH.values():
             parent = next(each for each, child in GOES_WITH.items() if child is kind)
-            raise UsageError(f"An {kind.words} is not deleted by itself.", remedy=f"Delete its {parent.words}.")
+            raise UsageError(f"An {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}.")
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
             if kind not in GOES_WITH:
-                _refuse_parent(session, row)
+                _reject_parent(session, row)
             if kind in _AT_ONCE:
                 last = resource_record(row)
                 _remove(session, (row,), self._database.now())
@@ -70,24 +70,24 @@ class Deletion(Part):
             return resource_record(row)
 
     def made_from(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Everything that keeps a resource from being deleted, in an order in which it can be.
+        """Return all resources that prevent the deletion of a resource, in a valid order of deletion.
 
         Args:
             kind: The resource's kind.
             resource_id: Its partition key.
 
         Returns:
-            What was made from it, each after what was made from that; without what goes with its parent.
+            Its descendants, each after its own descendants; without those that are deleted with their parent.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
             row = find_resource(session, kind, resource_id)
-            return tuple(resource_record(each) for each in _made_from(session, row))
+            return tuple(resource_record(each) for each in _descendants(session, row))
 
     def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
-        """What is to go and no run is at work on, the oldest request first."""
+        """Return resources whose deletion is requested and that no run is working on, oldest request first."""
         at_work = exists().where(
             VersionRow.status == Status.CREATE_IN_PROGRESS,
             VersionRow.resource_id == ResourceRow.id,
@@ -103,31 +103,31 @@ class Deletion(Part):
             return tuple(resource_record(row) for row in session.scalars(query))
 
     def begin_delete(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Begin, or begin again, to delete what belongs to a resource.
+        """Start, or restart, deleting a resource.
 
         Returns:
-            The resource and what goes with it: everything whose artifacts and partitions are to go.
+            The resource and the children deleted with it, whose artifacts and partitions must now be deleted.
 
         Raises:
-            NotFoundError: There is no such resource; it is gone already.
-            ConflictError: Its deletion was not asked for, or a run is still at work on it.
+            NotFoundError: The resource does not exist, or is already deleted.
+            ConflictError: Its deletion was not requested, or a run is still working on it.
         """
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id)
-            going = (row, *_children(session, row))
-            _refuse_unasked(row)
-            _refuse_at_work(session, going)
+            deleted = (row, *_children(session, row))
+            _require_delete_request(row)
+            _reject_running(session, deleted)
             now = self._database.now()
-            for each in going:
+            for each in deleted:
                 each.status, each.updated_at = Status.DELETE_IN_PROGRESS, now
             session.flush()
-            return tuple(resource_record(each) for each in going)
+            return tuple(resource_record(each) for each in deleted)
 
     def finish_delete(self, kind: Kind, resource_id: str) -> None:
-        """Remove a resource whose artifacts are gone; done twice, the second time does nothing.
+        """Remove a resource whose artifacts are deleted; idempotent.
 
         Raises:
-            ConflictError: Its deletion was not begun.
+            ConflictError: Its deletion was not started.
         """
         with self._database.write() as session:
             try:
@@ -136,16 +136,16 @@ class Deletion(Part):
                 return
             if row.status is not Status.DELETE_IN_PROGRESS:
                 raise ConflictError(
-                    f"The deletion of the {kind.words} {resource_id} was not begun.", remedy="Begin it first."
+                    f"The deletion of the {kind.words} {resource_id} was not started.", remedy="Start it first."
                 )
-            # No run can have come since: what is being deleted cannot be claimed.
+            # No run can have started since then: a resource that is being deleted cannot be claimed.
             children = _children(session, row)
             if kind is Kind.DATA_ROOM:
                 session.execute(delete(RoomJobRow).where(RoomJobRow.data_room_id == row.id))
             _remove(session, (*children, row), self._database.now())
 
     def fail_delete(self, kind: Kind, resource_id: str, message: str) -> None:
-        """Note that a deletion could not be carried out; it may be asked for again.
+        """Record that a deletion failed; it may be requested again.
 
         Args:
             kind: The resource's kind.
@@ -153,17 +153,17 @@ class Deletion(Part):
             message: Why and what to do, without data values.
 
         Raises:
-            NotFoundError: There is no such resource.
-            ConflictError: Its deletion was not asked for.
+            NotFoundError: The resource does not exist.
+            ConflictError: Its deletion was not requested.
         """
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id)
-            _refuse_unasked(row)
+            _require_delete_request(row)
             row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._database.now()
 
 
 def _remove(session: Session, rows: tuple[ResourceRow, ...], now: datetime) -> None:
-    """Delete rows in their order, and write the tombstones by which what they left is found."""
+    """Delete rows in the given order, and write the tombstones that mark their files for deletion."""
     seeds = [row.seed_location for row in rows if isinstance(row, GenerationJobRow)]
     named = [(row.kind, row.id) for row in rows]
     for _, resource_id in named:
@@ -176,11 +176,11 @@ def _remove(session: Session, rows: tuple[ResourceRow, ...], now: datetime) -> N
 
 
 def mark_for_deletion(session: Session, row: ResourceRow, now: datetime) -> None:
-    """Let a locked resource and what goes with it be deleted; their work is cancelled."""
-    for going in (row, *_children(session, row)):
-        for version in _open_versions(session, going):
-            cancel(session, going, version, now)
-        going.status, going.updated_at = Status.DELETE_PENDING, now
+    """Mark a locked resource and its dependent children for deletion, and cancel their work."""
+    for each in (row, *_children(session, row)):
+        for version in _open_versions(session, each):
+            cancel(session, each, version, now)
+        each.status, each.updated_at = Status.DELETE_PENDING, now
     session.flush()
 
 
@@ -191,13 +191,13 @@ def _children(session: Session, row: ResourceRow) -> list[ResourceRow]:
     return [lock_resource(session, GOES_WITH[row.kind], child_id) for child_id in session.scalars(query)]
 
 
-def _made_from(session: Session, row: ResourceRow) -> list[ResourceRow]:
+def _descendants(session: Session, row: ResourceRow) -> list[ResourceRow]:
     query = select(ResourceRow).where(
         ResourceRow.parent_id == row.id, ResourceRow.kind.not_in([*GOES_WITH.values()])
     )
     found = []
     for child in session.scalars(query.order_by(ResourceRow.created_at, ResourceRow.id)).all():
-        found += [*_made_from(session, child), child]
+        found += [*_descendants(session, child), child]
     return found
 
 
@@ -206,14 +206,14 @@ def _open_versions(session: Session, row: ResourceRow) -> list[VersionRow]:
     return list(session.scalars(query.order_by(VersionRow.number)))
 
 
-def _refuse_parent(session: Session, row: ResourceRow) -> None:
+def _reject_parent(session: Session, row: ResourceRow) -> None:
     child = session.scalar(select(ResourceRow).where(ResourceRow.parent_id == row.id).limit(1))
     if child is not None:
         raise ConflictError(
             f"The {child.kind.words} {child.id} depends on the {row.kind.words} {row.id}.",
             remedy="Delete what depends on it first.",
         )
-    # Its configured model may have been given another one since; the job keeps what it was started with.
+    # The configured model may refer to another audience model by now; the job still uses the one it started with.
     user = session.scalar(
         select(VersionRow.resource_id)
         .where(VersionRow.status.in_(OPEN), VersionRow.kind == Kind.GENERATION_JOB)
@@ -223,19 +223,21 @@ def _refuse_parent(session: Session, row: ResourceRow) -> None:
     if user is not None:
         raise ConflictError(
             f"The generation job {user} depends on the {row.kind.words} {row.id}.",
-            remedy="Wait until it has ended, or delete it first.",
+            remedy="Wait until it finishes, or delete it first.",
         )
 
 
-def _refuse_unasked(row: ResourceRow) -> None:
+def _require_delete_request(row: ResourceRow) -> None:
     if row.status not in DELETING:
-        raise ConflictError(f"Nobody asked to delete the {row.kind.words} {row.id}.", remedy="Ask for it first.")
+        raise ConflictError(
+            f"The deletion of the {row.kind.words} {row.id} was not requested.", remedy="Request it first."
+        )
 
 
-def _refuse_at_work(session: Session, rows: tuple[ResourceRow, ...]) -> None:
+def _reject_running(session: Session, rows: tuple[ResourceRow, ...]) -> None:
     for row in rows:
         if any(version.status is Status.CREATE_IN_PROGRESS for version in _open_versions(session, row)):
             raise ConflictError(
-                f"A run is still at work on the {row.kind.words} {row.id}.",
-                remedy="It was asked to stop; wait until it does or its lease runs out.",
+                f"A run is still working on the {row.kind.words} {row.id}.",
+                remedy="It was asked to stop. Wait until it stops or its lease expires.",
             )

@@ -1,11 +1,11 @@
-"""Dossiers: what the catalogue knows of one version of a resource, as JSON, and back.
+"""Dossiers: the catalogue's rows about one version of a resource, as JSON.
 
-Lives here: writing down rows so that a manifest can carry them, and inserting what was written down.
-Add here when a version cannot be rebuilt without something more.
-Keep out: reading manifests and deciding what they prove (runs.recovery).
+Lives here: converting rows to JSON for manifests, and inserting rows from it.
+Add here when rebuilding a version needs further rows.
+Keep out: reading manifests and deciding what they prove (`runs.recovery`).
 
-A dossier holds the columns of the resource's row and of the version's, by name, whatever the tables have then: a
-column that came later gets its default when an older dossier is read.
+A dossier contains all columns of the resource's and the version's rows by name. A column added in a later release
+gets its default when an older dossier is read.
 """
 
 import enum
@@ -46,16 +46,16 @@ _ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.D
 
 @dataclass(frozen=True)
 class ProvenVersion:
-    """A version that stored artifacts prove.
+    """A version proven by stored artifacts.
 
     Attributes:
         number: From 1.
-        artifacts: The artifact version by asset name.
-        parents: What it was made from.
-        made_at: When its last artifact was made.
+        artifacts: The artifact versions by asset name.
+        parents: The parent versions it was built from.
+        made_at: When its last artifact was built.
         summary: One sentence and headline numbers.
-        failure: Why it is CREATE_FAILED; None for ACTIVE.
-        dossier: What a manifest carries of it; None from an earlier release.
+        failure: The reason it is CREATE_FAILED; None for ACTIVE.
+        dossier: Its dossier from a manifest; None if an earlier release wrote the manifest.
         output_location: The folder that an export wrote.
     """
 
@@ -71,14 +71,14 @@ class ProvenVersion:
 
 @dataclass(frozen=True)
 class ProvenResource:
-    """A resource of which stored artifacts prove versions that the catalogue does not have.
+    """A resource with versions that stored artifacts prove and the catalogue lacks.
 
     Attributes:
         kind: Its kind.
         id: Its partition key.
         versions: In order of their numbers.
-        dossier: What the newest manifest carries of it; None where the catalogue knows it.
-        seed_location: Where its seed still is; None without one.
+        dossier: Its dossier from the newest manifest; None if the catalogue has the resource.
+        seed_location: The location of its seed; None if there is none.
     """
 
     kind: Kind
@@ -89,17 +89,17 @@ class ProvenResource:
 
     @property
     def name(self) -> str | None:
-        """What it is called, where that is to be rebuilt too."""
+        """Its name, if the resource itself is to be rebuilt."""
         return str(self.dossier["resource"]["name"]) if self.dossier else None
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What was put into the catalogue.
+    """The numbers of rebuilt resources and versions.
 
     Attributes:
-        n_resources: Resources that it did not have.
-        n_versions: Versions that it did not have, or had as unfinished.
+        n_resources: Resources that the catalogue lacked.
+        n_versions: Versions that the catalogue lacked, or had as unfinished.
     """
 
     n_resources: int = 0
@@ -107,13 +107,13 @@ class Rebuilt:
 
 
 class Dossiers(Part):
-    """The part of the catalogue that writes down what it knows, and takes it back."""
+    """The part of the catalogue that exports and imports dossiers."""
 
     def dossier(self, kind: Kind, resource_id: str, number: int) -> Dossier:
-        """What is known of a version and its resource, in values that JSON can hold.
+        """Return the dossier of a version and its resource, as JSON values.
 
         Raises:
-            NotFoundError: There is no such resource or version.
+            NotFoundError: The resource or version does not exist.
         """
         with self._database.read() as session:
             resource = find_resource(session, kind, resource_id)
@@ -128,13 +128,11 @@ class Dossiers(Part):
             }
 
     def rebuild(self, resources: Sequence[ProvenResource], generation: int) -> Rebuilt:
-        """Insert resources and versions that stored artifacts prove, in one transaction.
-
-        Parents come before what is made from them.
+        """Insert resources and versions proven by stored artifacts, in one transaction.
 
         Args:
-            resources: What the catalogue does not have.
-            generation: That of the home; the catalogue's is raised above it.
+            resources: The resources and versions that the catalogue lacks, parents before children.
+            generation: The home's generation; the catalogue's is raised above it.
         """
         n_versions = 0
         with self._database.write() as session:
@@ -160,7 +158,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
     row.status_code = row.status_message = None
     if isinstance(row, GenerationJobRow):
         row.seed_location = proven.seed_location
-    _give_free_names(session, row)
+    _resolve_conflicts(session, row)
     session.add(row)
     session.flush()
     if proven.dossier.get("view"):
@@ -176,8 +174,8 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
     return row
 
 
-def _give_free_names(session: Session, row: ResourceRow) -> None:
-    """Let a row clash with none of an older catalogue, where another resource may have what it had later."""
+def _resolve_conflicts(session: Session, row: ResourceRow) -> None:
+    """Resolve conflicts with an older catalogue, in which another resource may have the row's name or seed."""
     place = select(ResourceRow.id).where(
         ResourceRow.account_id == row.account_id,
         ResourceRow.region == row.region,
@@ -222,7 +220,7 @@ def _insert_version(session: Session, resource: ResourceRow, proven: ProvenVersi
 
 
 def _settle(session: Session, row: ResourceRow, proven: ProvenResource) -> None:
-    """Let the resource's own status say what its versions say of it."""
+    """Set the resource's status from its versions."""
     versions = session.scalars(select(VersionRow).where(VersionRow.resource_id == row.id)).all()
     active = [version.number for version in versions if version.status is Status.ACTIVE]
     newest = max(versions, key=lambda version: version.number)
@@ -282,12 +280,12 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Whether a later artifact proves more than what an older catalogue says of a version.
+    """Return whether an artifact proves a later state than an older catalogue's record of a version.
 
     Args:
-        status: What the catalogue says.
-        finished_at: When it was closed there.
-        made_at: When the artifact was made.
+        status: The status in the catalogue.
+        finished_at: When it was closed according to the catalogue.
+        made_at: When the artifact was built.
     """
     if status is Status.ACTIVE:
         return False

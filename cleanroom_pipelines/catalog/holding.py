@@ -1,8 +1,8 @@
-"""Holding a claim while the work goes on.
+"""Holding a claim during the work.
 
 Lives here: the thread that renews the lease.
-Add here when something else must be done at intervals while a claim is held.
-Keep out: the work, and what is done when it ends.
+Add here when something else must be done periodically while a claim is held.
+Keep out: the work, and closing it.
 """
 
 import threading
@@ -19,7 +19,7 @@ class Holding:
 
     Attributes:
         claim: The claim.
-        lost: Set when the claim is not held any more; the work is then in vain.
+        lost: Set when the claim is lost; the work should then stop.
     """
 
     def __init__(self, claims: Claims, claim: Claim) -> None:
@@ -30,7 +30,7 @@ class Holding:
         self._thread = threading.Thread(target=self._keep, name=f"lease {claim.id}", daemon=True)
 
     def is_of(self, claim: Claim) -> bool:
-        """Whether this renews the very claim."""
+        """Return whether this renews exactly this claim."""
         held = self.claim
         return (held.id, held.number, held.run_id, held.attempt) == (
             claim.id,
@@ -40,11 +40,11 @@ class Holding:
         )
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start renewing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more; the claim stands until its lease runs out."""
+        """Stop renewing; the claim is held until its lease expires."""
         self._done.set()
         self._thread.join()
 
@@ -58,22 +58,22 @@ class Holding:
                 self.lost.set()
                 return
             except CleanroomError:
-                wait = between / 10  # the lease may outlast it; if not, a later renewal says so
+                wait = between / 10  # the lease may outlast the failure; if not, a later renewal reports the loss
             except BaseException:
-                self.lost.set()  # nobody renews any more; the thread's own report says why
+                self.lost.set()  # no renewals from now on; the thread's own report shows the reason
                 raise
 
 
 @contextmanager
 def holding(claims: Claims, claim: Claim) -> Iterator[Holding]:
-    """Renew a claim's lease every third of it, in a thread of its own, until the body ends.
+    """Renew a claim's lease every third of its length, in its own thread, until the body ends.
 
     Args:
-        claims: Where the claim was taken.
+        claims: The catalogue part that granted the claim.
         claim: The claim.
 
     Yields:
-        The holding; look at `lost` between steps of the work.
+        The holding; check `lost` between steps of the work.
     """
     held = Holding(claims, claim)
     held.start()

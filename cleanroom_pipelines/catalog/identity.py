@@ -1,8 +1,8 @@
-"""The catalogue's identity: whose it is, and how many versions it has seen published or deleted.
+"""The catalogue's identity: its installation, and the generation that counts published and deleted versions.
 
 Lives here: reading it without changing the database, writing it once, raising the generation.
 Add here when home and catalogue must agree on something more.
-Keep out: the home's copy (storage.identity) and what follows when the two differ (runs.opening).
+Keep out: the home's copy (`storage.identity`) and handling differences between the two (`runs.opening`).
 """
 
 from contextlib import suppress
@@ -16,20 +16,20 @@ from cleanroom_pipelines.catalog.tables import InstallationRow
 from cleanroom_pipelines.storage.identity import Identity
 
 _THE_ROW = 1
-# Where one of these has a row, somebody used the catalogue: resources, and what is worthless without the key.
+# A row in one of these shows that the catalogue was used: resources, and records that need the key.
 _TABLES_IN_USE = ("resources", "tokens", "access_keys", "uploads")
 
 
 class Ownership(Part):
-    """The part of the catalogue that knows whose it is."""
+    """The part of the catalogue that stores its identity."""
 
     def identity(self) -> Identity | None:
-        """Whose catalogue this is; None where the database is missing, empty, of an older release or unclaimed.
+        """Return the identity; None if the database is missing, empty, from an older release or unclaimed.
 
-        Changes nothing: no file is created and no schema is brought up to date.
+        Changes nothing: it neither creates a file nor migrates the schema.
 
         Raises:
-            CatalogUnavailableError: The database does not answer.
+            CatalogUnavailableError: The database does not respond.
             ConfigurationError: Its file is not a database.
         """
         if not self.exists():
@@ -43,7 +43,7 @@ class Ownership(Part):
         return None if row is None else Identity(*row)
 
     def is_blank(self) -> bool:
-        """Whether nothing was ever kept in this catalogue; changes nothing, as `identity`."""
+        """Return whether this catalogue was never used; like `identity`, it changes nothing."""
         if not self.exists():
             return True
         with self._database.look() as connection:
@@ -51,12 +51,12 @@ class Ownership(Part):
             return not any(_has_rows(connection, table) for table in _TABLES_IN_USE if table in there)
 
     def identify(self, identity: Identity) -> Identity:
-        """Make this the catalogue of an installation, unless it is one's already.
+        """Assign this catalogue to an installation, unless it belongs to one already.
 
         Returns:
-            Whose it is now.
+            The resulting identity.
         """
-        # another host may be faster, with another lock
+        # Another host may get there first, since it holds a different lock.
         with suppress(ClashError), self._database.write() as session:
             if session.get(InstallationRow, _THE_ROW) is None:
                 session.add(InstallationRow(number=_THE_ROW, **vars(identity)))
@@ -65,21 +65,21 @@ class Ownership(Part):
         return found
 
     def exists(self) -> bool:
-        """Whether there is a database to look into; opening a missing SQLite file would create it."""
+        """Return whether the database exists; opening a missing SQLite file would create it."""
         return self._database.file is None or (
             self._database.file.exists() and self._database.file.stat().st_size > 0
         )
 
 
 def raise_generation(session: Session, at_least: int = 0) -> int:
-    """Raise the generation in a transaction that publishes or deletes a version; the last lock that it takes.
+    """Raise the generation in a transaction that publishes or deletes a version, as its last lock.
 
     Args:
         session: The transaction.
-        at_least: A generation that it is raised above in any case.
+        at_least: The new generation is above this one in any case.
 
     Returns:
-        The generation; 0 in a catalogue that no installation has opened.
+        The new generation; 0 in a catalogue that no installation has opened.
     """
     before = case((InstallationRow.generation < at_least, at_least), else_=InstallationRow.generation)
     raised: Any = session.scalar(

@@ -1,9 +1,9 @@
-"""Job views: a generation job that one account started on another account's configured model, as each sees it.
+"""Job views: cross-account generation jobs, as the owner of the configured model and the starter see them.
 
-Lives here: the starter's copies (name, description, tags), what either account finds, lists and deletes, and the
-exports each may see.
-Add here when an account may know something else of a job across accounts.
-Keep out: whether it may start one (the way in evaluates policies), and the job itself, of which there is one.
+Lives here: the starter's copies (name, description, tags); finding, listing and deleting jobs for either account;
+and the exports each may see.
+Add here when an account may see more of a cross-account job.
+Keep out: permission to start one (the AWS API layer evaluates policies), and the job itself, which is stored once.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from cleanroom_pipelines.catalog.tables import (
 )
 from cleanroom_pipelines.errors import NotFoundError
 
-# What the owner of the configured model is not told of a seed that another account gave.
+# Seed fields hidden from the owner of the configured model if another account provided the seed.
 _OTHERS_SEED: Mapping[str, Any] = {
     "seed_location": None,
     "seed_name": "",
@@ -43,18 +43,18 @@ _OTHERS_SEED: Mapping[str, Any] = {
 
 
 class JobViews(Deletion):
-    """The part of the catalogue that tells a job to its two accounts."""
+    """The part of the catalogue that shows a job to its two accounts."""
 
     def job_view(self, job_id: str, account_id: str, region: str | None = None) -> JobView:
-        """A generation job as an account sees it; nothing of the seed where the other account gave it.
+        """Return a generation job as an account sees it, without the seed if the other account provided it.
 
         Args:
             job_id: Its partition key, the same for both accounts.
-            account_id: Who asks: the owner of the configured model, or who started the job.
-            region: Where it must be; anywhere if not given.
+            account_id: The caller: the owner of the configured model, or the starter of the job.
+            region: The required region; any if not given.
 
         Raises:
-            NotFoundError: There is none that this account may see.
+            NotFoundError: The account can see no such job.
         """
         with self._database.read() as session:
             job = find_resource(session, Kind.GENERATION_JOB, job_id, region=region)
@@ -73,18 +73,18 @@ class JobViews(Deletion):
         limit: int = 100,
         after: str | None = None,
     ) -> JobViewPage:
-        """Some generation jobs of an account in order of creation, its own and those it started elsewhere.
+        """Return a page of an account's generation jobs, its own and those started elsewhere, oldest first.
 
         Args:
-            account_id: Who asks.
-            region: Where they are.
-            configured_audience_model_id: Only those made from this configured model.
-            collaboration_id: Only those of this collaboration.
+            account_id: The caller.
+            region: Their region.
+            configured_audience_model_id: Only jobs of this configured model.
+            collaboration_id: Only jobs of this collaboration.
             limit: 1 to 1,000.
-            after: Where the page before ended.
+            after: The token of the previous page.
 
         Raises:
-            UsageError: The limit or the token cannot be used.
+            UsageError: The limit or the token is invalid.
         """
         check_page(limit)
         own = (
@@ -118,14 +118,14 @@ class JobViews(Deletion):
 
     @noted
     def delete_job_view(self, job_id: str, account_id: str, region: str | None = None) -> None:
-        """Delete a job for one of its accounts; neither can keep the other from it.
+        """Delete a job for one of its accounts; neither account can prevent the other from deleting.
 
-        The starter's copy is gone when this returns; the owner keeps the audience and all its exports. The owner's
-        deletion goes the way of `request_delete`, shows as DELETE_PENDING to the starter too, and takes the
-        starter's copy with it when it is finished.
+        The starter's copy is deleted when this returns; the owner keeps the audience and all its exports. The
+        owner's deletion works as in `request_delete`: the starter sees DELETE_PENDING too, and loses its copy when
+        the deletion finishes.
 
         Raises:
-            NotFoundError: There is none that this account may see.
+            NotFoundError: The account can see no such job.
         """
         with self._database.write() as session:
             seen = _lock_seen(session, job_id, account_id, region)
@@ -138,11 +138,11 @@ class JobViews(Deletion):
     def set_job_view_tags(
         self, job_id: str, account_id: str, tags: Mapping[str, str], region: str | None = None
     ) -> None:
-        """Add tags to this account's copy of a job, or give those that exist new values.
+        """Add tags to this account's copy of a job, or update the values of existing ones.
 
         Raises:
             UsageError: A tag breaks a rule, or there would be more than 50.
-            NotFoundError: There is none that this account may see.
+            NotFoundError: The account can see no such job.
         """
         with self._database.write() as session:
             row = _lock_seen(session, job_id, account_id, region)
@@ -154,11 +154,11 @@ class JobViews(Deletion):
     def remove_job_view_tags(
         self, job_id: str, account_id: str, keys: Iterable[str], region: str | None = None
     ) -> None:
-        """Remove tags from this account's copy of a job; keys that no tag has are passed over.
+        """Remove tags from this account's copy of a job; unknown keys are ignored.
 
         Raises:
-            UsageError: A key that no tag may have.
-            NotFoundError: There is none that this account may see.
+            UsageError: A key is invalid.
+            NotFoundError: The account can see no such job.
         """
         unwanted = set(keys)
         check_tag_keys(unwanted)
@@ -175,20 +175,20 @@ class JobViews(Deletion):
         limit: int = 100,
         after: str | None = None,
     ) -> Page:
-        """Some export jobs in order of creation: all of the account's own jobs, and those it started elsewhere.
+        """Return a page of export jobs, of the account's own jobs and of those started elsewhere, oldest first.
 
-        Of a job that it started elsewhere an account sees the exports that it started, as long as it has not
-        deleted its copy; they come with its own account and without the location, which is the owner's.
+        For a job started elsewhere, an account sees the exports that it started itself, until it deletes its copy
+        of the job. They show its own account id and no location, because the location belongs to the owner.
 
         Args:
-            account_id: Who asks.
-            region: Where they are.
-            generation_job_id: Only those of this job.
+            account_id: The caller.
+            region: Their region.
+            generation_job_id: Only exports of this job.
             limit: 1 to 1,000.
-            after: Where the page before ended.
+            after: The token of the previous page.
 
         Raises:
-            UsageError: The limit or the token cannot be used.
+            UsageError: The limit or the token is invalid.
         """
         check_page(limit)
         every = (
@@ -210,7 +210,7 @@ class JobViews(Deletion):
 
 
 def add_view(session: Session, job: ResourceRow, starter: Starter) -> None:
-    """Give the starter of a job that has just been inserted its copy."""
+    """Insert the starter's copy of a new job."""
     session.add(
         JobViewRow(
             job_id=job.id,
@@ -227,13 +227,13 @@ def add_view(session: Session, job: ResourceRow, starter: Starter) -> None:
 
 
 def has_view(session: Session, job_id: str, account_id: str) -> bool:
-    """Whether the account has a copy of this job."""
+    """Return whether the account has a copy of this job."""
     view = session.get(JobViewRow, job_id)
     return view is not None and view.account_id == account_id
 
 
 def view_named(session: Session, name: str, account_id: str, region: str) -> str | None:
-    """The id of the job of which the account has a copy of this name."""
+    """Return the id of the job of which the account has a copy with this name, or None."""
     return session.scalar(
         select(JobViewRow.job_id).where(
             JobViewRow.account_id == account_id, JobViewRow.region == region, JobViewRow.name == name
@@ -242,14 +242,14 @@ def view_named(session: Session, name: str, account_id: str, region: str) -> str
 
 
 def lock_job_names(session: Session, region: str, *account_ids: str) -> None:
-    """Keep others from naming jobs in these accounts until the transaction ends.
+    """Lock the job names of these accounts until the transaction ends.
 
-    A job and a copy of one stand in two tables, over which no constraint reaches. On SQLite a write has the whole
+    Jobs and copies are in two tables, which no unique constraint can span. On SQLite a write locks the whole
     database anyway.
     """
     if session.get_bind().dialect.name != "postgresql":
         return
-    for account_id in sorted(set(account_ids)):  # in one order, so that no two wait for each other
+    for account_id in sorted(set(account_ids)):  # in a fixed order, to prevent deadlocks
         digest = hashlib.sha256(f"job names {account_id} {region}".encode()).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
@@ -258,9 +258,9 @@ def lock_job_names(session: Session, region: str, *account_ids: str) -> None:
 def _merged(
     session: Session, *sides: Select[datetime, str], limit: int, after: str | None
 ) -> tuple[list[str], str | None]:
-    """A page of several listings together: the ids in order, and the token if more follow.
+    """Merge several listings into one page: the ids in order, and the token if more follow.
 
-    Each side ends after a page by itself, from an index; over all at once the database would sort everything.
+    Each listing is limited to one page, read from an index; a query over their union would sort everything.
     """
     pages = []
     for side in sides:
@@ -303,4 +303,4 @@ def _seen_export(row: ExportJobRow, account_id: str) -> ExportJob:
 
 
 def _no_such_job() -> NotFoundError:
-    return NotFoundError("There is no such generation job.", remedy="See the list of those that exist.")
+    return NotFoundError("There is no such generation job.", remedy="List the existing ones.")

@@ -1,12 +1,12 @@
-"""The lifecycle of versions, inside a transaction that somebody else opened.
+"""The lifecycle of versions, inside the caller's transaction.
 
-Lives here: finding and locking rows, adding a version, making it pending, closing it, and what the resource's own
-status says of it.
-Add here when a version can go a new way.
-Keep out: who may do so (`claims.py`) and what follows from it (`propagation.py`).
+Lives here: finding and locking rows, adding a version, requeueing it, closing it, and updating the resource's
+status.
+Add here when versions get another state transition.
+Keep out: permission to do so (`claims.py`) and the consequences (`propagation.py`).
 
-Whoever changes a version locks its resource first, and a parent before its children; so no two transactions wait
-for each other on PostgreSQL. On SQLite a write has the whole database.
+A transaction locks a resource before it changes its version, and a parent before its children. This order prevents
+deadlocks on PostgreSQL. On SQLite a write locks the whole database.
 """
 
 from datetime import datetime
@@ -24,19 +24,19 @@ from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec
 from cleanroom_pipelines.catalog.tables import ROWS, GenerationJobRow, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 
-# In `params`, since it must outlive the holder: the next attempt goes on with the delivery.
+# In `params`, because it must outlive the holder: the next attempt continues the delivery.
 _DELIVERY = "delivery_begun"
-# ACTIVE as soon as they exist, as in AWS; their versions are made beside.
+# ACTIVE as soon as they exist, as in AWS; their versions are built afterwards.
 _ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
 
 
 def find_resource(
     session: Session, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
 ) -> ResourceRow:
-    """The resource's row.
+    """Return a resource's row.
 
     Raises:
-        NotFoundError: There is none of this kind, or it is another account's or region's.
+        NotFoundError: There is none of this kind in the account and region.
     """
     return _only(session, kind, resource_id, account_id, region, lock=False)
 
@@ -44,10 +44,10 @@ def find_resource(
 def lock_resource(
     session: Session, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
 ) -> ResourceRow:
-    """The resource's row, kept from every other writer until the transaction ends.
+    """Return a resource's row, locked against other writers until the transaction ends.
 
     Raises:
-        NotFoundError: There is none of this kind, or it is another account's or region's.
+        NotFoundError: There is none of this kind in the account and region.
     """
     return _only(session, kind, resource_id, account_id, region, lock=True)
 
@@ -55,7 +55,8 @@ def lock_resource(
 def _only(
     session: Session, kind: Kind, resource_id: str, account_id: str | None, region: str | None, *, lock: bool
 ) -> ResourceRow:
-    # Locked, its own columns come by another look: PostgreSQL, having waited, reads anew only what it locked.
+    # When locking, the kind's own columns are loaded by a second query: after waiting for a lock, PostgreSQL
+    # re-reads only the locked row.
     row_type = ResourceRow if lock else ROWS[kind]
     query = select(row_type).where(row_type.id == resource_id, row_type.kind == kind)
     if account_id is not None:
@@ -66,7 +67,7 @@ def _only(
         query = query.with_for_update(key_share=True, of=ResourceRow).execution_options(populate_existing=True)
     row = session.scalar(query)
     if row is None:
-        raise NotFoundError(f"There is no such {kind.words}.", remedy="See the list of those that exist.")
+        raise NotFoundError(f"There is no such {kind.words}.", remedy="List the existing ones.")
     return row
 
 
@@ -90,10 +91,10 @@ def insert_resource(
         resource_id: The new partition key.
         account_id: 12 digits.
         region: Such as `us-east-1`.
-        declared: Whether `apply` asks.
+        declared: Whether `apply` requests it.
         now: UTC.
-        params: What the first version was asked for with.
-        **columns: What the row holds beyond, or otherwise than, the spec.
+        params: The parameters of the first version.
+        **columns: Columns that are not in the spec, or differ from it.
     """
     values = spec_values(spec) | {"tags": dict(spec.tags), "spec_digest": spec_digest(spec)} | columns
     row = ROWS[spec.kind](
@@ -115,11 +116,11 @@ def insert_resource(
 
 
 def name_scope(spec: Spec, account_id: str) -> str:
-    """Within what a spec's name is taken once: an export job's generation job, a custom audience's room and group.
+    """Return the scope in which a spec's name must be unique.
 
-    What else belongs to data rooms may share its name with others; the rest is unique in its account.
-    The exports that another account than the job's owner started have names of their own: neither account can take
-    the other's.
+    This is the generation job for an export job, and the room and group for a custom audience. Other kinds of the
+    data room need no unique name; all remaining kinds are unique in their account. Exports started by another
+    account than the job's owner have a scope of their own, so neither account can take the other's names.
     """
     if isinstance(spec, CustomAudienceSpec) and not spec.hidden:
         return f"{spec.data_room_id[-12:]}:{spec.created_by}"
@@ -133,7 +134,7 @@ def name_scope(spec: Spec, account_id: str) -> str:
 
 
 def find_version(session: Session, resource: ResourceRow, number: int) -> VersionRow:
-    """One version of a resource.
+    """Return one version of a resource.
 
     Raises:
         NotFoundError: The resource has no version of this number.
@@ -141,13 +142,13 @@ def find_version(session: Session, resource: ResourceRow, number: int) -> Versio
     row = session.get(VersionRow, (resource.id, number), populate_existing=True)
     if row is None:
         raise NotFoundError(
-            f"The {resource.kind.words} {resource.id} has no version {number}.", remedy="See its versions."
+            f"The {resource.kind.words} {resource.id} has no version {number}.", remedy="List its versions."
         )
     return row
 
 
 def newest_version(session: Session, resource: ResourceRow) -> VersionRow:
-    """The version with the highest number; every resource has one."""
+    """Return the version with the highest number; every resource has one."""
     query = select(VersionRow).where(VersionRow.resource_id == resource.id)
     return session.scalars(query.order_by(VersionRow.number.desc()).limit(1)).one()
 
@@ -161,7 +162,7 @@ def add_version(
     *,
     params: dict[str, Any] | None = None,
 ) -> VersionRow:
-    """A new pending version."""
+    """Add a pending version."""
     row = VersionRow(
         kind=resource.kind,
         resource_id=resource.id,
@@ -181,7 +182,7 @@ def add_version(
     )
     session.add(row)
     session.flush()
-    _owe_receipt(session, resource)
+    _mark_receipt_due(session, resource)
     mirror(session, resource, now)
     return row
 
@@ -193,7 +194,7 @@ def pending_version(
     now: datetime,
     params: dict[str, Any] | None = None,
 ) -> VersionRow:
-    """The version that is pending already, or a new one.
+    """Return the version that is already pending, or add one.
 
     Raises:
         ConflictError: The resource is being deleted.
@@ -208,7 +209,7 @@ def pending_version(
 def make_pending(
     session: Session, resource: ResourceRow, version: VersionRow, attempt: int, now: datetime
 ) -> None:
-    """Let a version wait for a run again, with this many attempts behind it."""
+    """Requeue a version with this number of attempts used."""
     version.status = Status.CREATE_PENDING
     version.status_code = version.status_message = None
     version.run_id = version.lease_expires_at = version.started_at = version.finished_at = None
@@ -216,13 +217,13 @@ def make_pending(
     version.queue_generation += 1
     version.progress, version.progress_stage, version.cancel_requested = 0.0, "", False
     session.flush()
-    _owe_receipt(session, resource)
+    _mark_receipt_due(session, resource)
     mirror(session, resource, now)
 
 
-def _owe_receipt(session: Session, resource: ResourceRow) -> None:
-    """Note that the receipt of a dropped seed no longer tells of its job or of an export of it."""
-    # Locked by whoever changes the job's version or an export's, last of all: see `Resources.settle_receipt`.
+def _mark_receipt_due(session: Session, resource: ResourceRow) -> None:
+    """Mark the receipt of an inbox seed as outdated, because its job or one of its exports changes."""
+    # Every change of the job's or an export's version locks this row last; see `Resources.settle_receipt`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
     if (job_id := jobs.get(resource.kind)) is not None:
         table = cast(Table, GenerationJobRow.__table__)
@@ -239,7 +240,7 @@ def close_failed(
     message: str,
     now: datetime,
 ) -> None:
-    """End a version as CREATE_FAILED."""
+    """Close a version as CREATE_FAILED."""
     version.status = Status.CREATE_FAILED
     version.status_code, version.status_message = code, message
     note_delivery(version, is_begun=False)
@@ -249,22 +250,22 @@ def close_failed(
 
 
 def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
-    """Note that this attempt delivers the version's output now, or that the version is closed."""
+    """Record that this attempt starts to deliver the version's output, or that the version is closed."""
     others = {name: value for name, value in version.params.items() if name != _DELIVERY}
     version.params = others | ({_DELIVERY: version.queue_generation} if is_begun else {})
 
 
-def is_being_delivered(version: VersionRow, turn: int | None = None) -> bool:
-    """Whether an open version's output may be visible outside already, by any attempt or by that of a turn."""
+def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
+    """Return whether an open version's output may be visible already, by any or one given attempt."""
     begun = version.params.get(_DELIVERY)
-    return begun is not None and turn in (None, begun)
+    return begun is not None and queue_generation in (None, begun)
 
 
 def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:
-    """Let the resource's own status say what its newest version says of it.
+    """Update the resource's status from its newest version.
 
-    Until it was ACTIVE once, it has that version's status. After that it stays ACTIVE on its current version,
-    and a failure of a newer one stands in its message only.
+    Until it is ACTIVE for the first time, it has that version's status. After that it stays ACTIVE with its
+    current version, and only its status message reports the failure of a newer one.
     """
     if resource.status in DELETING:
         return
@@ -279,8 +280,8 @@ def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:
 
 
 def refuse_deleting(resource: ResourceRow) -> None:
-    """Raises ConflictError if the resource is on its way out."""
+    """Raise ConflictError if the resource is being deleted."""
     if resource.status in DELETING:
         raise ConflictError(
-            f"The {resource.kind.words} {resource.id} is being deleted.", remedy="Make a new one instead."
+            f"The {resource.kind.words} {resource.id} is being deleted.", remedy="Create a new one instead."
         )

@@ -1,8 +1,8 @@
-"""Noting changes: every public method that changes the catalogue says so, refused or not.
+"""Reporting changes: every public method that changes the catalogue reports each call, successful or rejected.
 
-Lives here: the mark of such methods, and what is told of a call.
-Add here when a change names its object by a further argument.
-Keep out: the audit log itself (storage); bookkeeping of runs, such as leases and progress, is not noted.
+Lives here: the decorator of such methods, and the contents of a report.
+Add here when another argument identifies the object of a change.
+Keep out: the audit log itself (storage); bookkeeping of runs, such as leases and progress, is not reported.
 """
 
 import inspect
@@ -31,15 +31,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Change:
-    """One change, done or refused.
+    """One change, applied or rejected.
 
     Attributes:
-        operation: Name of the catalogue's method.
-        way: Whose doing it is: cli, inbox, ui, schedule, worker.
-        resource: Key of what was changed, if it has one.
-        account: Account it concerns, if any.
-        email: User it concerns, if any; never written as it is.
-        error: What it was refused with; None if it was done.
+        operation: The name of the catalogue's method.
+        way: The entry point: cli, inbox, ui, schedule, worker.
+        resource: The key of the changed object, if it has one.
+        account: The account concerned, if any.
+        email: The user concerned, if any; never logged in plain text.
+        error: The error that rejected it; None if it was applied.
     """
 
     operation: str
@@ -51,7 +51,7 @@ class Change:
 
 
 def noted(method: F) -> F:
-    """Mark a method that changes the catalogue: each call is told to `on_change` once it is done or refused."""
+    """Decorate a method that changes the catalogue: report each applied or rejected call to `on_change`."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -60,7 +60,7 @@ def noted(method: F) -> F:
         if self._database.on_change is None or way == REQUEST:
             return method(self, *args, **kwargs)
         try:
-            with acting_for(REQUEST):  # a marked method that calls another one is one change
+            with acting_for(REQUEST):  # a decorated method that calls another one is reported once
                 result = method(self, *args, **kwargs)
         except CleanroomError as error:
             given = signature.bind(self, *args, **kwargs).arguments

@@ -1,8 +1,8 @@
-"""Options: the closed lists that the fields of a resource choose from.
+"""Options: closed lists of values for the fields of resources.
 
-Lives here: one enum per list, with the words of the AWS API where it has them.
-Add here when a field gets another choice.
-Keep out: statuses and causes, which nobody chooses (`records.py`); sizes and seed modes (`audiences.sizes`);
+Lives here: one enum per list, with the AWS API's values where it defines them.
+Add here when a field gets another option.
+Keep out: statuses and causes, which are not settable (`records.py`); sizes and seed modes (`audiences.sizes`);
 roles of columns (`uploads.roles`).
 """
 
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class ShareMetrics(StrEnum):
-    """Whether the one who starts a job sees its metrics."""
+    """Whether the starter of a job sees its metrics."""
 
     ALL = "ALL"
     NONE = "NONE"
@@ -32,7 +32,7 @@ class ChildTagPolicy(StrEnum):
 
 
 class Origin(StrEnum):
-    """The way in by which a generation job was started."""
+    """The entry point through which a generation job was started."""
 
     INBOX = "inbox"
     APPLY = "apply"

@@ -1,6 +1,6 @@
-"""The catalogue as a whole: for whoever keeps it and Dagster together.
+"""The catalogue as a whole, for supervision and synchronisation with Dagster.
 
-Lives here: everything that looks at all resources of a kind, all live runs, or the whole database.
+Lives here: queries over all resources of a kind, all live runs, or the whole database.
 Add here when the shell must compare the whole catalogue with something.
 Keep out: single resources (`resources.py`).
 """
@@ -34,17 +34,17 @@ from cleanroom_pipelines.errors import UsageError
 
 
 class Overview(Part):
-    """The part of the catalogue that supervision speaks to."""
+    """The part of the catalogue used by supervision."""
 
     def ids(self, kind: Kind) -> tuple[str, ...]:
-        """The partition keys of a kind, in order of creation."""
+        """Return the partition keys of a kind, in order of creation."""
         row_type = ROWS[kind]
         with self._database.read() as session:
             query = select(row_type.id).where(row_type.kind == kind)
             return tuple(session.scalars(query.order_by(row_type.created_at, row_type.id)))
 
     def ids_by_kind(self) -> dict[Kind, tuple[str, ...]]:
-        """The partition keys of every kind, each in order of creation."""
+        """Return the partition keys of every kind, each in order of creation."""
         found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
         query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
         with self._database.read() as session:
@@ -53,7 +53,7 @@ class Overview(Part):
         return {kind: tuple(ids) for kind, ids in found.items()}
 
     def iterate(self, kind: Kind) -> Iterator[Resource]:
-        """All resources of a kind as they are now, in order of creation."""
+        """Yield all resources of a kind in their current state, in order of creation."""
         row_type = ROWS[kind]
         with self._database.read() as session:
             query = select(row_type).where(row_type.kind == kind)
@@ -62,7 +62,7 @@ class Overview(Part):
         yield from records
 
     def with_newest(self, kind: Kind) -> tuple[tuple[Resource, Version], ...]:
-        """All resources of a kind with their newest versions, in order of creation; always one statement."""
+        """Return all resources of a kind with their newest versions, in order of creation, in one statement."""
         row_type = ROWS[kind]
         query = (
             select(row_type, VersionRow)
@@ -76,7 +76,7 @@ class Overview(Part):
             )
 
     def mark_of_change(self) -> str:
-        """A text that changes when a resource is created or deleted; it costs the same however many there are."""
+        """Return a text that changes when a resource is created or deleted, at constant cost."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)
         generation = select(InstallationRow.generation).scalar_subquery()
         with self._database.read() as session:
@@ -84,20 +84,20 @@ class Overview(Part):
         return " ".join(map(str, row))
 
     def find(self, resource_id: str) -> Resource | None:
-        """The resource with a partition key, of whatever kind; None if there is none."""
+        """Return the resource of any kind with a partition key, or None."""
         with self._database.read() as session:
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
 
     def count(self, kind: Kind, account_id: str) -> int:
-        """How many resources of a kind an account has, in all its regions."""
+        """Count the resources of a kind that an account has, in all regions."""
         query = select(func.count()).where(ResourceRow.kind == kind, ResourceRow.account_id == account_id)
         with self._database.read() as session:
             return session.scalar(query) or 0
 
     def count_unfinished_jobs(self, account_id: str) -> int:
-        """How many generation jobs that an account started, on whosever model, are pending or under way."""
-        # By way of the open versions, which are few and have an index, whatever the number of jobs.
+        """Count the pending and running generation jobs that an account started, on any account's model."""
+        # Starts from the open versions, which are few and indexed, whatever the number of jobs.
         query = (
             select(func.count(GenerationJobRow.id.distinct()))
             .select_from(VersionRow)
@@ -109,7 +109,7 @@ class Overview(Part):
             return session.scalar(query) or 0
 
     def unfinished(self) -> dict[Status, int]:
-        """How many versions are pending or in progress, by status; a status without any is left out."""
+        """Count the pending and in-progress versions by status; absent statuses are omitted."""
         query = (
             select(VersionRow.status, func.count())
             .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
@@ -120,26 +120,26 @@ class Overview(Part):
             return {row[0]: row[1] for row in session.execute(query)}
 
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
-        """One version of a resource.
+        """Return one version of a resource.
 
         Raises:
-            NotFoundError: There is no such resource or version.
+            NotFoundError: The resource or version does not exist.
         """
         with self._database.read() as session:
             return version_record(find_version(session, find_resource(session, kind, resource_id), number))
 
     def live_runs(self) -> frozenset[str]:
-        """The runs that hold a claim, and the workers that have not been told dead."""
+        """Return the runs that hold a claim, and the workers that are not removed as dead."""
         with self._database.read() as session:
             claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             runs = {run_id for run_id in session.scalars(claimed) if run_id}
             return frozenset(runs | set(session.scalars(select(WorkerRow.worker_id))))
 
     def spent_seeds(self, failed_before: datetime) -> tuple[GenerationJob, ...]:
-        """The jobs that have ended and still name a seed that is not kept.
+        """Return finished jobs whose seed need not be kept but is not deleted yet.
 
         Args:
-            failed_before: UTC; a job that failed later may still be attempted again.
+            failed_before: UTC; jobs that failed later are excluded because they may still be retried.
         """
         query = (
             select(GenerationJobRow)
@@ -157,18 +157,20 @@ class Overview(Part):
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def copy_to(self, target: Path) -> None:
-        """Copy the database as it is to a file while others go on using it; one consistent state.
+        """Copy a consistent state of the database to a file while other processes keep using it.
 
         Raises:
             UsageError: The catalogue is not an SQLite file.
         """
         if self._database.file is None:
-            raise UsageError("Only an SQLite catalogue is copied here.", remedy="Use the database's own tools.")
+            raise UsageError(
+                "Only an SQLite catalogue can be copied.", remedy="Use the database server's own tools."
+            )
         with closing(sqlite3.connect(self._database.file)) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
 
     def check_file(self) -> None:
-        """Look through the database's file for damage, where it is one; a server has its own tools.
+        """Check an SQLite database file for damage; a database server has its own tools.
 
         Raises:
             ConfigurationError: The file is damaged.

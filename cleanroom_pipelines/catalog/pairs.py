@@ -1,11 +1,11 @@
-"""Pairs of organisations: what the outputs about their data have cost, and what both approved.
+"""Pairs of organisations: their privacy ledgers and joint approvals.
 
 Lives here: organisations of users and accounts, the ledger of each pair, refills and other approvals.
-Add here when two organisations agree on something more.
-Keep out: what a question costs (`privacy`) and who may ask (the way in).
+Add here when two organisations can agree on something else.
+Keep out: prices of questions (`privacy`) and permission to ask (the API layers).
 
-A pair is two organisations whose data meet, whatever rooms, versions, participants or accounts they use. What was
-spent is never given back: lines are only added, also for rooms and jobs that are deleted.
+A pair is two organisations whose data meet, across all their rooms, versions, participants and accounts. Budget
+spent is never refunded: lines are only added, and they outlive deleted rooms and jobs.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from cleanroom_pipelines.privacy import PAIR_TENTHS
 
 REFILL, PERIOD, SHARE, FULL_LOOKALIKE = "refill", "period", "share", "full_lookalike"
 MOST_REFILL_TENTHS = PAIR_TENTHS
-MOST_SHARE_TENTHS = 100 * PAIR_TENTHS  # beyond the budget too: it may be refilled
-# The address itself stands for the organisation: people who share such a domain share nothing else.
+MOST_SHARE_TENTHS = 100 * PAIR_TENTHS  # above the budget, which may be refilled
+# Users of these domains form one organisation per address, because they have only the mail provider in common.
 _PUBLIC_MAIL = frozenset(
     (  # noqa: SIM905 a list of forty words reads worse
         "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com yahoo.com ymail.com icloud.com me.com "
@@ -41,27 +41,27 @@ _PUBLIC_MAIL = frozenset(
 
 
 def organization_of_address(email: str) -> str:
-    """The organisation of a user for whom the operator named none: the domain, or the address at a public one."""
+    """Return a user's default organisation: the domain, or the whole address at a public mail provider."""
     domain = email.rpartition("@")[2]
     return email if domain in _PUBLIC_MAIL else domain
 
 
 def pair_id_of(a: str, b: str) -> str:
-    """The id of a pair: the same in either order."""
+    """Return the id of a pair; the order does not matter."""
     return "pair-" + hashlib.sha256(json.dumps(sorted((a, b))).encode()).hexdigest()[:24]
 
 
 class Pairs(Part):
-    """The part of the catalogue that knows what pairs of organisations have spent."""
+    """The part of the catalogue that stores pairs of organisations and their ledgers."""
 
     def organization_of_user(self, email: str) -> str:
-        """The organisation of a user: the operator's word, else the domain of the address."""
+        """Return the organisation of a user: as set by the operator, or else `organization_of_address`."""
         with self._database.read() as session:
             row = session.get(UserRow, email)
             return (row.organization if row else None) or organization_of_address(email)
 
     def organization_of_account(self, account_id: str) -> str:
-        """The organisation of an account: the operator's word, else the account itself."""
+        """Return the organisation of an account: as set by the operator, or else the account itself."""
         with self._database.read() as session:
             row = session.get(AccountRow, account_id)
             return (row.organization if row else None) or account_id
@@ -70,11 +70,11 @@ class Pairs(Part):
     def set_organization(
         self, organization: str, *, email: str | None = None, account_id: str | None = None
     ) -> None:
-        """Say which organisation a user or an account belongs to.
+        """Set the organisation of a user or an account.
 
         Raises:
-            NotFoundError: There is no such user or account.
-            UsageError: The name cannot be used.
+            NotFoundError: The user or account does not exist.
+            UsageError: The name is invalid.
         """
         check_label("organization", organization, 255)
         with self._database.write() as session:
@@ -85,7 +85,7 @@ class Pairs(Part):
             row.organization = organization.lower()
 
     def pair(self, a: str, b: str) -> Pair:
-        """The pair of two organisations, or of one with itself; made where there is none."""
+        """Return the pair of two organisations, or of one with itself; create it if it does not exist."""
         with self._database.read() as session:
             row = session.get(PairRow, pair_id_of(a, b))
             if row is not None and row.organizations:
@@ -94,37 +94,37 @@ class Pairs(Part):
             return _pair(_ensure(session, sorted((a, b)), self._database.now()))
 
     def period_of(self, members: Iterable[str]) -> str:
-        """What the budgets of each two organisations of some accounts last for: `month`, or empty for life."""
+        """Return the budget period of all pairs of some accounts' organisations: `month`, or empty for life."""
         organizations = {self.organization_of_account(member) for member in members}
         with self._database.read() as session:
             rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
             return "month" if rows and all(row is not None and row.period == "month" for row in rows) else ""
 
     def all(self) -> tuple[Pair, ...]:
-        """All pairs, by their organisations."""
+        """Return all pairs, by their organisations."""
         with self._database.read() as session:
             found = [_pair(row) for row in session.scalars(select(PairRow))]
         return tuple(sorted(found, key=lambda pair: pair.organizations))
 
     def ledger(self, pair_id: str, organization: str | None = None) -> Ledger:
-        """What a pair has spent, in tenths of a unit.
+        """Return the ledger of a pair, in tenths of a unit.
 
         Args:
             pair_id: The pair.
-            organization: Who asks: what it can spend is limited by its share, where both providers set one.
+            organization: The requesting organisation, which its share limits if both providers set one.
         """
         with self._database.read() as session:
             return self._ledger(session, _find(session, pair_id), organization)
 
     def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
-        """Every line of a pair's ledger, in order."""
+        """Return every line of a pair's ledger, in order."""
         with self._database.read() as session:
             query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
             return tuple(record_of(LedgerLine, row) for row in rows)
 
     def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
-        """Those of some questions that were paid."""
+        """Return those of some questions that were paid for."""
         wanted = list(keys)
         with self._database.read() as session:
             query = select(LedgerLineRow.key).where(
@@ -141,24 +141,24 @@ class Pairs(Part):
         anyway: bool = False,
         note: Callable[[LedgerLine], None] | None = None,
     ) -> Ledger | None:
-        """Pay for questions together; what was paid before is free.
+        """Pay for several questions at once; questions paid for before are free.
 
         Args:
             pair_id: The pair.
-            lines: What is bought; their time is set here.
-            organization: Who asks, whose share limits it; the lines say the same.
-            anyway: Whether they count even beyond the budget: they were told already.
-            note: Called with each new line before it is kept; what it raises lets nothing be kept.
+            lines: The questions; their time is set here.
+            organization: The requesting organisation, limited by its share; the lines contain it too.
+            anyway: Whether to record the lines even beyond the budget, because they were answered already.
+            note: Called with each new line before it is stored; if it raises, nothing is stored.
 
         Returns:
-            What is spent now; None if too little is left of the budget or the share, and nothing was changed.
+            The new ledger; None if the budget or the share is too small, in which case nothing was changed.
 
         Raises:
-            NotFoundError: There is no such pair.
+            NotFoundError: The pair does not exist.
         """
         now = self._database.now()
         with self._database.write() as session:
-            pair = _find(session, pair_id, lock=True)  # two questions at once must not both find the last unit
+            pair = _find(session, pair_id, lock=True)  # concurrent questions must not both spend the last unit
             known = session.scalars(
                 select(LedgerLineRow.key).where(
                     LedgerLineRow.pair_id == pair_id, LedgerLineRow.key.in_([line.key for line in lines])
@@ -173,12 +173,12 @@ class Pairs(Part):
                     note(line)
                 session.add(_row(pair_id, line, line.created_at if anyway and line.created_at else now))
             if new:
-                raise_generation(session)  # so that an older copy of the catalogue is known as one
+                raise_generation(session)  # so that an older copy of the catalogue is recognised
             session.flush()
             return self._ledger(session, pair, organization)
 
     def restore_lines(self, pair_id: str, lines: Sequence[LedgerLine]) -> None:
-        """Add lines that the audit log holds and the catalogue does not, of a pair that it may not know."""
+        """Add ledger lines that the audit log has and the catalogue lacks, creating the pair if needed."""
         with self._database.write() as session:
             if session.get(PairRow, pair_id) is None:
                 session.add(
@@ -194,14 +194,14 @@ class Pairs(Part):
 
     @noted
     def spend_rest(self, why: str, pair_ids: Collection[str] | None = None) -> int:
-        """Let pairs have spent what was left, where it is not known what they spent.
+        """Charge pairs their whole remaining budget, because their actual spending is unknown.
 
         Args:
-            why: In a word.
-            pair_ids: Which; None: every pair.
+            why: The reason, in a word.
+            pair_ids: The pairs; None for all.
 
         Returns:
-            How many pairs that are.
+            The number of pairs.
         """
         now = self._database.now()
         with self._database.write() as session:
@@ -228,18 +228,18 @@ class Pairs(Part):
         data_room_id: str | None = None,
         share_of: str | None = None,
     ) -> Proposal:
-        """Propose something that both organisations of a pair must approve; whoever proposes it approves it.
+        """Propose a change that both organisations of a pair must approve; the proposer approves it at once.
 
         Args:
             pair_id: The pair.
             kind: `refill`, `period`, `share` or `full_lookalike`.
-            organization: Whose proposal it is. One that is not of the pair may propose and approves nothing.
-            tenths: Of a refill or a share, tenths of a unit.
-            data_room_id: The room, where it is about one.
-            share_of: Whose share it is; the newest one that both approved counts.
+            organization: The proposer. One outside the pair may propose, but its approval does not count.
+            tenths: For a refill or a share, tenths of a unit.
+            data_room_id: The room, if it concerns one.
+            share_of: The organisation that gets the share; the newest share approved by both applies.
 
         Raises:
-            NotFoundError: There is no such pair.
+            NotFoundError: The pair does not exist.
             UsageError: The units are out of range, or a share names no organisation.
         """
         with self._database.write() as session:
@@ -258,17 +258,17 @@ class Pairs(Part):
         tenths: int = 0,
         share_of: str | None = None,
     ) -> Proposal:
-        """Propose something and approve it for both organisations of a pair, which told the operator so.
+        """Propose a change and approve it for both organisations of a pair, on the operator's confirmation.
 
         Args:
             pair_id: The pair.
             kind: `refill`, `period` or `share`.
-            organizations: Those that approve it.
-            tenths: Of a refill or a share, tenths of a unit.
-            share_of: Whose share it is.
+            organizations: The approving organisations.
+            tenths: For a refill or a share, tenths of a unit.
+            share_of: The organisation that gets the share.
 
         Raises:
-            NotFoundError: There is no such pair.
+            NotFoundError: The pair does not exist.
             UsageError: The units are out of range, or a share names no organisation.
             ConflictError: These are not the two organisations.
         """
@@ -281,31 +281,32 @@ class Pairs(Part):
 
     @noted
     def approve(self, proposal_id: str, organization: str) -> Proposal:
-        """Approve a proposal; it takes effect when both organisations of the pair did.
+        """Approve a proposal; it takes effect once both organisations of the pair approved it.
 
         Raises:
-            NotFoundError: There is no such proposal.
-            ConflictError: The organisation is not of the pair.
+            NotFoundError: The proposal does not exist.
+            ConflictError: The organisation does not belong to the pair.
         """
         with self._database.write() as session:
             row = session.get(ProposalRow, proposal_id, with_for_update=True)
             if row is None:
-                raise NotFoundError("There is no such proposal.", remedy="See the list of them.")
+                raise NotFoundError("There is no such proposal.", remedy="List the proposals.")
             if organization not in _find(session, row.pair_id).organizations:
                 raise ConflictError(
-                    "Only the organisations that provide the data can approve this.", remedy="Ask them."
+                    "Only the organisations that provide the data can approve this.",
+                    remedy="Ask these organisations to approve it.",
                 )
             return self._approve(session, row, organization)
 
     def proposals(self, pair_id: str) -> tuple[Proposal, ...]:
-        """What was proposed to a pair, in order."""
+        """Return the proposals to a pair, in order."""
         with self._database.read() as session:
             query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
             return tuple(record_of(Proposal, row) for row in rows)
 
     def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
-        """Whether both organisations of a pair approved lookalikes by the full ensemble in a room."""
+        """Return whether both organisations of a pair approved full-ensemble lookalikes in a room."""
         with self._database.read() as session:
             query = select(ProposalRow.id).where(
                 ProposalRow.pair_id == pair_id,
@@ -326,11 +327,17 @@ class Pairs(Part):
         data_room_id: str | None = None,
     ) -> ProposalRow:
         if kind == REFILL and not 1 <= tenths <= MOST_REFILL_TENTHS:
-            raise UsageError("The units are out of range.", remedy=f"Give 0.1 to {MOST_REFILL_TENTHS // 10}.")
+            raise UsageError(
+                "The number of units is out of range.", remedy=f"Give 0.1 to {MOST_REFILL_TENTHS // 10}."
+            )
         if kind == SHARE and not 0 <= tenths <= MOST_SHARE_TENTHS:
-            raise UsageError("The units are out of range.", remedy=f"Give 0 to {MOST_SHARE_TENTHS // 10}.")
+            raise UsageError(
+                "The number of units is out of range.", remedy=f"Give 0 to {MOST_SHARE_TENTHS // 10}."
+            )
         if (kind == SHARE) is not bool(share_of):
-            raise UsageError("A share is that of one organisation.", remedy="Name the organisation.")
+            raise UsageError(
+                "A share needs an organisation, and only a share has one.", remedy="Give it for a share only."
+            )
         _find(session, pair_id)
         row = ProposalRow(
             id=make_uuid(self._database.token_hex),
@@ -377,20 +384,20 @@ class Pairs(Part):
 
 
 def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
-    """Check that those who approve something are the two organisations of a pair.
+    """Check that the approving organisations are exactly the two of a pair.
 
     Raises:
         ConflictError: They are not.
     """
     if set(organizations) != set(pair.organizations):
         raise ConflictError(
-            "Both organisations of the pair must approve this, and no other.",
-            remedy="Name both of them.",
+            "The approving organisations are not exactly the two of the pair.",
+            remedy="Give both organisations, and no other.",
         )
 
 
 def make_monthly(session: Session, organizations: Sequence[str], now: datetime) -> None:
-    """Give the budget of every two of some organisations by the month, in a transaction of the caller's."""
+    """Make the budget of each pair of some organisations monthly, in the caller's transaction."""
     for a, b in combinations(sorted(set(organizations)), 2):
         _ensure(session, [a, b], now).period = "month"
 
@@ -413,7 +420,7 @@ def _ensure(session: Session, organizations: list[str], now: datetime) -> PairRo
         session.add(row)
         session.flush()
     elif not row.organizations:
-        row.organizations = organizations  # its ledger was read back from the audit log
+        row.organizations = organizations  # empty because the ledger was restored from the audit log
     return row
 
 

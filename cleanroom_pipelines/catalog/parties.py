@@ -1,8 +1,8 @@
-"""Parties: accounts, their access keys, and what they agreed on or brought: collaborations, templates, buckets.
+"""Parties: accounts and their access keys, collaborations, analysis templates and buckets.
 
-Lives here: making, finding and listing them, and the rules that need the database.
-Add here when a party gets something else of its own.
-Keep out: secrets (they come sealed), evaluating policies and reaching buckets.
+Lives here: creating, finding and listing them, and the rules that need the database.
+Add here when an account can own something new.
+Keep out: secrets (callers pass them sealed), evaluating policies and accessing buckets.
 """
 
 from collections.abc import Sequence
@@ -53,10 +53,10 @@ MAX_MEMBERS = 10
 
 
 class Parties(Part):
-    """The part of the catalogue that knows the parties.
+    """The part of the catalogue that stores accounts and their property.
 
-    The operator's own account, LOCAL_ACCOUNT, may do everything without having been created; it is created to give
-    it access keys, so that what `apply` made can be reached over the wire.
+    The operator's own account, LOCAL_ACCOUNT, works without being created. Create it only to give it access keys,
+    which make resources created by `apply` available through the AWS API.
     """
 
     @noted
@@ -66,10 +66,10 @@ class Parties(Part):
         Args:
             name: 1 to 63 characters, unique among accounts.
             account_id: 12 digits; random ones if not given.
-            organization: Whose privacy budgets its data count in; the account itself if not given.
+            organization: The organisation whose privacy budgets its data count in; the account itself by default.
 
         Raises:
-            UsageError: The name, the id or the organisation cannot be used.
+            UsageError: The name, the id or the organisation is invalid.
             ConflictError: The name (`attributes["reason"] == "name"`) or the id (`"id"`) is taken.
         """
         check_new_account(name, account_id, organization)
@@ -78,10 +78,10 @@ class Parties(Part):
                 with self._database.write() as session:
                     taken = session.scalar(select(AccountRow).where(AccountRow.name == name))
                     if taken is not None:
-                        raise _taken("an account", reason="name", existing_id=taken.id)
+                        raise _taken("An account", reason="name", existing_id=taken.id)
                     if account_id is not None and session.get(AccountRow, account_id) is not None:
                         raise ConflictError(
-                            "There is an account of this id already.",
+                            "An account with this id already exists.",
                             remedy="Choose another id.",
                             reason="id",
                             existing_id=account_id,
@@ -97,33 +97,33 @@ class Parties(Part):
                     session.flush()
                     return record_of(Account, row)
             except ClashError:
-                continue  # somebody was faster; the next look says with what
-        raise ClashError("The account could not be stored.", remedy="Try again.")
+                continue  # a concurrent writer got there first; the next attempt sees its row
+        raise ClashError("The account could not be stored because of concurrent changes.", remedy="Try again.")
 
     def account(self, account_id: str) -> Account:
-        """An account that was created.
+        """Return an account that was created.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: The account does not exist.
         """
         with self._database.read() as session:
             return record_of(Account, _find_account(session, account_id))
 
     def accounts(self) -> tuple[Account, ...]:
-        """All accounts, in order of creation."""
+        """Return all accounts, in order of creation."""
         with self._database.read() as session:
             rows = session.scalars(select(AccountRow).order_by(AccountRow.created_at, AccountRow.id))
             return tuple(record_of(Account, row) for row in rows)
 
     def account_named(self, name_or_id: str) -> str:
-        """The id of the account that is meant by a name, or by an id.
+        """Return the id of the account with a name or id.
 
         Raises:
-            NotFoundError: There is none; the operator's own account is always there.
+            NotFoundError: The account does not exist; the operator's own account always does.
         """
         with self._database.read() as session:
             if is_account_id(name_or_id):
-                _refuse_unknown(session, name_or_id)
+                _require_account(session, name_or_id)
                 return name_or_id
             found = session.scalar(select(AccountRow.id).where(AccountRow.name == name_or_id))
         if found is None:
@@ -132,10 +132,10 @@ class Parties(Part):
 
     @noted
     def set_account_disabled(self, account_id: str, disabled: bool) -> Account:
-        """Let none of an account's keys open anything, or let them again.
+        """Disable all keys of an account, or enable them again.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: The account does not exist.
         """
         with self._database.write() as session:
             row = _find_account(session, account_id)
@@ -144,16 +144,16 @@ class Parties(Part):
 
     @noted
     def add_access_key(self, account_id: str, key_id: str, sealed_secret: str) -> AccessKey:
-        """Give an account an access key.
+        """Add an access key to an account.
 
         Args:
             account_id: An account that was created.
             key_id: AKIA and 16 random characters of A-Z and 2-7.
-            sealed_secret: Its secret under the installation's key.
+            sealed_secret: Its secret, encrypted with the installation's key.
 
         Raises:
-            UsageError: The id cannot be used.
-            NotFoundError: There is no such account.
+            UsageError: The id is invalid.
+            NotFoundError: The account does not exist.
             ConflictError: The id is taken.
         """
         check_access_key_id(key_id)
@@ -171,20 +171,20 @@ class Parties(Part):
                 session.flush()
                 return _access_key(row, account)
         except ClashError:
-            raise _taken("an access key", reason="id") from None
+            raise _taken("An access key", reason="id") from None
 
     def access_key(self, key_id: str) -> AccessKey | None:
-        """An access key; None if there is none. It counts as disabled if its account is."""
+        """Return an access key, or None; it counts as disabled if its account is."""
         query = select(AccessKeyRow, AccountRow).join(AccountRow, AccountRow.id == AccessKeyRow.account_id)
         with self._database.read() as session:
             found = session.execute(query.where(AccessKeyRow.id == key_id)).first()
             return None if found is None else _access_key(found.AccessKeyRow, found.AccountRow)
 
     def access_keys(self, account_id: str) -> tuple[AccessKey, ...]:
-        """All access keys of an account, in order of creation.
+        """Return all access keys of an account, in order of creation.
 
         Raises:
-            NotFoundError: There is no such account.
+            NotFoundError: The account does not exist.
         """
         with self._database.read() as session:
             account = _find_account(session, account_id)
@@ -194,15 +194,15 @@ class Parties(Part):
 
     @noted
     def disable_access_key(self, key_id: str) -> None:
-        """Let an access key open nothing any more; done twice, the second time changes nothing.
+        """Disable an access key; idempotent.
 
         Raises:
-            NotFoundError: There is no such key.
+            NotFoundError: The key does not exist.
         """
         with self._database.write() as session:
             row = session.get(AccessKeyRow, key_id)
             if row is None:
-                raise NotFoundError("There is no such access key.", remedy="See the account's keys.")
+                raise NotFoundError("There is no such access key.", remedy="List the account's keys.")
             row.disabled = True
 
     @noted
@@ -215,17 +215,17 @@ class Parties(Part):
         full_ensemble: bool = False,
         monthly: bool = False,
     ) -> Collaboration:
-        """Let accounts collaborate.
+        """Create a collaboration of accounts.
 
         Args:
             name: 1 to 63 characters, unique among collaborations.
             members: The ids of 2 to 10 accounts.
-            seed_removed: Whether lists leave the seed's users out, which tells who is in it.
-            full_ensemble: Whether jobs rank by the full ensemble, which tells of single people.
-            monthly: Whether the privacy budget of each two members' organisations is given every month.
+            seed_removed: Whether lists exclude the seed's users, which reveals who is in the seed.
+            full_ensemble: Whether jobs rank by the full ensemble, which reveals single people.
+            monthly: Whether the privacy budget of each pair of the members' organisations renews every month.
 
         Raises:
-            UsageError: The name cannot be used, or there are too few or too many members, or one twice.
+            UsageError: The name is invalid, or there are too few, too many or duplicate members.
             NotFoundError: A member does not exist.
             ConflictError: The name is taken.
         """
@@ -233,10 +233,10 @@ class Parties(Part):
         try:
             with self._database.write() as session:
                 for member in members:
-                    _refuse_unknown(session, member)
+                    _require_account(session, member)
                 taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
                 if taken is not None:
-                    raise _taken("a collaboration", reason="name", existing_id=taken.id)
+                    raise _taken("A collaboration", reason="name", existing_id=taken.id)
                 row = CollaborationRow(
                     id=make_uuid(self._database.token_hex),
                     name=name,
@@ -255,16 +255,16 @@ class Parties(Part):
                     )
                 return _collaboration(session, row)
         except ClashError:
-            raise _taken("a collaboration", reason="name") from None
+            raise _taken("A collaboration", reason="name") from None
 
     def collaboration(self, collaboration_id: str) -> Collaboration | None:
-        """A collaboration; None if there is none."""
+        """Return a collaboration, or None."""
         with self._database.read() as session:
             row = session.get(CollaborationRow, collaboration_id)
             return None if row is None else _collaboration(session, row)
 
     def collaborations(self, account_id: str | None = None) -> tuple[Collaboration, ...]:
-        """All collaborations, or those of one account, left ones included, in order of creation."""
+        """Return all collaborations, or those an account is or was in, in order of creation."""
         query = select(CollaborationRow)
         if account_id is not None:
             its = select(MemberRow.collaboration_id).where(MemberRow.account_id == account_id)
@@ -275,17 +275,17 @@ class Parties(Part):
 
     @noted
     def set_membership(self, collaboration_id: str, account_id: str, active: bool) -> Collaboration:
-        """Let a member leave a collaboration, or come back.
+        """Let a member leave a collaboration, or rejoin it.
 
         Raises:
-            NotFoundError: There is no such collaboration, or the account was never a member.
+            NotFoundError: The collaboration does not exist, or the account was never a member.
         """
         with self._database.write() as session:
             row = session.get(CollaborationRow, collaboration_id)
             member = session.get(MemberRow, (collaboration_id, account_id))
             if row is None or member is None:
                 raise NotFoundError(
-                    "There is no such collaboration with this member.", remedy="See the list of collaborations."
+                    "There is no such collaboration with this member.", remedy="List the collaborations."
                 )
             member.active = active
             session.flush()
@@ -300,30 +300,30 @@ class Parties(Part):
         collaboration_id: str | None = None,
         region: str = LOCAL_REGION,
     ) -> AnalysisTemplate:
-        """Keep SQL of an account that may be run as a seed.
+        """Store SQL of an account that may be run as a seed.
 
         Args:
             name: 1 to 63 characters, unique in the account and region.
-            account_id: Whose tables it reads.
-            sql: Its text; whether it may run is asked when it runs.
-            collaboration_id: The collaboration it is for; the account must be an active member.
-            region: Where it is.
+            account_id: The owner of the tables it reads.
+            sql: Its text; whether it may run is checked when it runs.
+            collaboration_id: Its collaboration; the account must be an active member.
+            region: Such as `us-east-1`.
 
         Raises:
-            UsageError: The name, the SQL or the region cannot be used.
-            NotFoundError: There is no such account, or no such collaboration with this member.
+            UsageError: The name, the SQL or the region is invalid.
+            NotFoundError: The account does not exist, or is not an active member of the collaboration.
             ConflictError: The name is taken.
         """
         check_new_template(name, sql, region)
         try:
             with self._database.write() as session:
-                _refuse_unknown(session, account_id)
+                _require_account(session, account_id)
                 if collaboration_id is not None:
                     member = session.get(MemberRow, (collaboration_id, account_id))
                     if member is None or not member.active:
                         raise NotFoundError(
                             "There is no such collaboration with this member.",
-                            remedy="See the list of collaborations.",
+                            remedy="List the collaborations.",
                         )
                 taken = session.scalar(
                     select(AnalysisTemplateRow).where(
@@ -333,7 +333,7 @@ class Parties(Part):
                     )
                 )
                 if taken is not None:
-                    raise _taken("a template", reason="name", existing_id=taken.arn)
+                    raise _taken("A template", reason="name", existing_id=taken.arn)
                 row = AnalysisTemplateRow(
                     arn=make_template_arn(account_id, region, self._database.token_hex),
                     account_id=account_id,
@@ -347,16 +347,16 @@ class Parties(Part):
                 session.flush()
                 return record_of(AnalysisTemplate, row)
         except ClashError:
-            raise _taken("a template", reason="name") from None
+            raise _taken("A template", reason="name") from None
 
     def template(self, arn: str) -> AnalysisTemplate | None:
-        """An analysis template; None if there is none."""
+        """Return an analysis template, or None."""
         with self._database.read() as session:
             row = session.get(AnalysisTemplateRow, arn)
             return None if row is None else record_of(AnalysisTemplate, row)
 
     def templates(self, account_id: str | None = None) -> tuple[AnalysisTemplate, ...]:
-        """All templates, or those of one account, in order of creation."""
+        """Return all templates, or those of one account, in order of creation."""
         query = select(AnalysisTemplateRow)
         if account_id is not None:
             query = query.where(AnalysisTemplateRow.account_id == account_id)
@@ -368,25 +368,25 @@ class Parties(Part):
     def register_bucket(
         self, name: str, account_id: str, url: str | None = None, profile: str | None = None
     ) -> Bucket:
-        """Give a bucket name to one account; others may not use it from now on.
+        """Register a bucket name to one account; other accounts cannot use it.
 
         Args:
-            name: As S3 wants it.
-            account_id: Whose it is.
+            name: A name by S3's rules.
+            account_id: Its owner.
             url: The real bucket, `s3://bucket[/prefix]`; None for a folder of the account in the home.
-            profile: The profile of the AWS configuration files whose credentials open the real bucket.
+            profile: The profile in the AWS configuration files with the credentials of the real bucket.
 
         Raises:
-            UsageError: The name, URL or profile cannot be used.
-            NotFoundError: There is no such account.
+            UsageError: The name, URL or profile is invalid.
+            NotFoundError: The account does not exist.
             ConflictError: The name is taken.
         """
         check_new_bucket(name, url, profile)
         try:
             with self._database.write() as session:
-                _refuse_unknown(session, account_id)
+                _require_account(session, account_id)
                 if session.get(BucketRow, name) is not None:
-                    raise _taken("a bucket", reason="name")
+                    raise _taken("A bucket", reason="name")
                 row = BucketRow(
                     name=name, account_id=account_id, url=url, profile=profile, created_at=self._database.now()
                 )
@@ -394,16 +394,16 @@ class Parties(Part):
                 session.flush()
                 return record_of(Bucket, row)
         except ClashError:
-            raise _taken("a bucket", reason="name") from None
+            raise _taken("A bucket", reason="name") from None
 
     def bucket(self, name: str) -> Bucket | None:
-        """A registered bucket; None if nobody registered it."""
+        """Return a registered bucket, or None."""
         with self._database.read() as session:
             row = session.get(BucketRow, name)
             return None if row is None else record_of(Bucket, row)
 
     def buckets(self, account_id: str | None = None) -> tuple[Bucket, ...]:
-        """All registered buckets, or those of one account, by name."""
+        """Return all registered buckets, or those of one account, by name."""
         query = select(BucketRow)
         if account_id is not None:
             query = query.where(BucketRow.account_id == account_id)
@@ -412,7 +412,7 @@ class Parties(Part):
 
 
 def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:
-    """Raises UsageError unless an account may have this name, id and organisation."""
+    """Raise UsageError unless an account may have this name, id and organisation."""
     check_name(name)
     if organization is not None:
         check_label("organization", organization, 255)
@@ -423,33 +423,33 @@ def check_new_account(name: str, account_id: str | None = None, organization: st
 
 
 def check_new_collaboration(name: str, members: Sequence[str]) -> None:
-    """Raises UsageError unless a collaboration may have this name and these members."""
+    """Raise UsageError unless a collaboration may have this name and these members."""
     check_name(name)
     if not 2 <= len(members) <= MAX_MEMBERS or len(set(members)) < len(members):
         raise UsageError(
-            "The members of the collaboration cannot be used.",
-            remedy=f"Name 2 to {MAX_MEMBERS} different accounts.",
+            "The collaboration has too few, too many or duplicate members.",
+            remedy=f"Give 2 to {MAX_MEMBERS} different accounts.",
         )
 
 
 def check_new_template(name: str, sql: str, region: str) -> None:
-    """Raises UsageError unless a template may have this name and text, and stand in this region."""
+    """Raise UsageError unless a template may have this name, SQL and region."""
     check_name(name)
     check_query_text(sql)
     check_template_region(region)
 
 
 def check_new_bucket(name: str, url: str | None = None, profile: str | None = None) -> None:
-    """Raises UsageError unless a bucket may have this name, URL and profile."""
+    """Raise UsageError unless a bucket may have this name, URL and profile."""
     check_bucket_name(name)
     if url is not None:
         check_bucket_url(url)
     check_text("profile", profile, 128)
     if (profile is None) != (url is None):
-        # without a profile of its own a real bucket would be reached with whatever this machine may do
+        # Without its own profile, a real bucket would be accessed with this machine's default credentials.
         raise UsageError(
             "A bucket has only one of URL and credentials profile.",
-            remedy="Give both for a real bucket, neither for a folder of the home.",
+            remedy="Give both for a real bucket, or neither for a folder of the home.",
         )
 
 
@@ -459,7 +459,7 @@ def _random_account_id(session: Session, random_hex: str) -> str:
         account_id = f"{(start + step) % 10**12:012d}"
         if account_id != LOCAL_ACCOUNT and session.get(AccountRow, account_id) is None:
             return account_id
-    raise ClashError("No account id was free.", remedy="Try again.")
+    raise ClashError("No free account id was found.", remedy="Try again.")
 
 
 def _find_account(session: Session, account_id: str) -> AccountRow:
@@ -469,19 +469,19 @@ def _find_account(session: Session, account_id: str) -> AccountRow:
     return row
 
 
-def _refuse_unknown(session: Session, account_id: str) -> None:
+def _require_account(session: Session, account_id: str) -> None:
     if account_id != LOCAL_ACCOUNT:
         _find_account(session, account_id)
 
 
 def _no_such_account() -> NotFoundError:
-    return NotFoundError("There is no such account.", remedy="See the list of accounts, or create it.")
+    return NotFoundError("There is no such account.", remedy="List the accounts, or create it.")
 
 
 def _taken(what: str, **attributes: Any) -> ConflictError:
     which = "id" if attributes.get("reason") == "id" else "name"
     return ConflictError(
-        f"There is {what} of this {which} already.", remedy=f"Choose another {which}.", **attributes
+        f"{what} with this {which} already exists.", remedy=f"Choose another {which}.", **attributes
     )
 
 

@@ -1,8 +1,8 @@
-"""Policies: the resource policy of a configured audience model, kept as its owner wrote it.
+"""Policies: the resource policy of a configured audience model, stored verbatim.
 
 Lives here: putting, reading and removing the text, guarded by its hash.
 Add here when another kind of resource gets a policy.
-Keep out: what a policy means; the way in evaluates it.
+Keep out: evaluating policies, which the AWS API layer does.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MAX_POLICY = 20_480
 
 
 class Policies(Part):
-    """The part of the catalogue that keeps policies."""
+    """The part of the catalogue that stores policies."""
 
     @noted
     def put_policy(
@@ -34,25 +34,25 @@ class Policies(Part):
         must_exist: bool | None = None,
         region: str | None = None,
     ) -> str:
-        """Give a configured audience model a policy in the place of the one it has, if any.
+        """Set or replace the policy of a configured audience model.
 
         Args:
             configured_id: The configured audience model.
-            account_id: Whose it must be.
-            policy_text: 1 to 20,480 characters, kept as they are.
-            previous_hash: Only if the policy there is has this hash.
-            must_exist: Only if there is a policy (True), or only if there is none (False).
-            region: Where it must be.
+            account_id: The required owner.
+            policy_text: 1 to 20,480 characters, stored verbatim.
+            previous_hash: The required hash of the current policy, if given.
+            must_exist: Whether a policy must (True) or must not (False) exist; None for either.
+            region: The required region.
 
         Returns:
             SHA-256 hex of the text.
 
         Raises:
-            UsageError: The text cannot be kept, or a condition does not hold; nothing was changed.
+            UsageError: The text is invalid, or a condition does not hold; nothing was changed.
             NotFoundError: The account has no such configured audience model.
         """
         if not policy_text.strip() or len(policy_text) > MAX_POLICY or not is_storable(policy_text):
-            raise UsageError("The policy cannot be used.", remedy=f"Give 1 to {MAX_POLICY:,} characters.")
+            raise UsageError("The policy is invalid.", remedy=f"Give 1 to {MAX_POLICY:,} characters.")
         new_hash = hashlib.sha256(policy_text.encode()).hexdigest()
         with self._database.write() as session:
             row = _locked(session, configured_id, account_id, region)
@@ -60,12 +60,12 @@ class Policies(Part):
                 raise UsageError(
                     "The configured audience model has no policy."
                     if must_exist
-                    else "The configured audience model has a policy already.",
+                    else "The configured audience model already has a policy.",
                     remedy="Read the policy, or put it without this condition.",
                 )
             if previous_hash is not None and previous_hash != row.policy_hash:
                 raise UsageError(
-                    "The policy is not the one of the hash that was given.",
+                    "The current policy does not have the given hash.",
                     remedy="Read the policy again and give its hash.",
                 )
             row.policy, row.policy_hash = policy_text, new_hash

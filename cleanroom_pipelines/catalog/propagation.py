@@ -1,8 +1,8 @@
-"""Propagation: what follows when a version becomes ACTIVE.
+"""Propagation: the follow-up work of a version that becomes ACTIVE.
 
-Lives here: which children get a new version, and the export that a finished audience brings with it.
-Add here when one resource's new version should lead to another's.
-Keep out: resources of the AWS API; after ACTIVE they never change, so only declared ones follow.
+Lives here: which children get a new version, and the automatic export of a finished audience.
+Add here when a new version of one resource should trigger another's.
+Keep out: resources created through the AWS API; they never change once ACTIVE, so only declared ones follow.
 """
 
 from collections.abc import Callable, Iterable
@@ -40,12 +40,12 @@ def follow(
     now: datetime,
     token_hex: Callable[[int], str],
 ) -> None:
-    """Create what follows from a version that has just become ACTIVE, in the same transaction.
+    """Create the follow-up work of a version that has just become ACTIVE, in the same transaction.
 
     Args:
         session: The transaction.
         resource: Locked.
-        version: The version that was finished.
+        version: The finished version.
         is_first: Whether the resource was never ACTIVE before.
         now: UTC.
         token_hex: For the id of an export.
@@ -64,7 +64,7 @@ def follow(
 
 
 def followers(session: Session, resource: ResourceRow) -> list[ResourceRow]:
-    """The children that get a new version with each of the resource's: declared, with all they need kept."""
+    """Return the declared children that can be rebuilt, and so get a new version with each of the resource's."""
     query = (
         select(ResourceRow)
         .where(ResourceRow.parent_id == resource.id, ResourceRow.declared, ResourceRow.status.not_in(DELETING))
@@ -78,7 +78,7 @@ def _can_be_made_again(resource: ResourceRow) -> bool:
 
 
 def _is_silent(kind: Kind, cause: Cause) -> bool:
-    # A refresh is one model's; the other models of the dataset wait for their own.
+    # A refresh concerns one model; the other models of the dataset have their own schedules.
     return kind is Kind.TRAINING_DATASET and cause is Cause.REFRESH
 
 
@@ -87,12 +87,14 @@ def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
     newest = newest_version(session, child)
     if child.status in DELETING:
         return
-    if newest.status not in OPEN:  # else it is made from the new version, or sees when finished that it was not
+    if (
+        newest.status not in OPEN
+    ):  # an open version uses the new parent, or `_is_stale` detects later that it did not
         add_version(session, child, newest.number + 1, Cause.PARENT, now)
 
 
 def _is_stale(session: Session, resource: ResourceRow, version: VersionRow) -> bool:
-    """Whether the parent got a newer version while this one was being made."""
+    """Return whether the parent got a newer version while this one was being built."""
     made_from = _version_of(resource.parent_id, version.parents)
     if resource.parent_id is None or made_from is None or not _can_be_made_again(resource):
         return False

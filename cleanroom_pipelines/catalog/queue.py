@@ -1,14 +1,14 @@
-"""The queue: in which order ready versions are built, and in which lane.
+"""The queue: order and lanes of ready versions.
 
-Lives here: the two lanes, whose work a version is, and taking turns.
-Add here when work becomes small or heavy, or belongs to somebody new.
-Keep out: whether a version is ready (`work.py`) and doing it.
+Lives here: the two lanes, the owner of a version's work, and fair scheduling between owners.
+Add here when a kind of work changes its lane, or gets another owner.
+Keep out: whether a version is ready (`work.py`) and building it.
 
-Decided 2026-11-29. Work is done in two lanes, so that a small question never waits for a model: validation
-reports, rooms with their overlap and insights, sizes, lists and exports are small; training and ranking are heavy.
-In a lane those who asked take turns, each with its oldest version: next is who had the fewest versions started
-since the one that waits was requested. So a single report of one party waits for at most one job of another that
-asked for a hundred. Starts are counted from the oldest request that still waits, not over all history.
+Decided 2026-11-29. There are two lanes, so that a small question never waits for a model. Validation reports,
+rooms with their overlap and insights, sizes, lists and exports are small; training and ranking are heavy. Within a
+lane, owners alternate, each with its oldest version: next is the owner with the fewest versions started since its
+waiting version was requested. So one party's single report waits for at most one of another party's hundred jobs.
+Starts are counted from the oldest waiting request, not over all history.
 """
 
 from bisect import bisect_right
@@ -35,7 +35,7 @@ from cleanroom_pipelines.catalog.tables import (
 
 
 class Lane(StrEnum):
-    """Which worker builds a version."""
+    """The lane, and so the worker, of a version."""
 
     SMALL = "small"
     HEAVY = "heavy"
@@ -44,7 +44,7 @@ class Lane(StrEnum):
 _KINDS = tuple(Kind)
 _HEAVY = (Kind.AUDIENCE_MODEL, Kind.GENERATION_JOB)
 
-# Each kind's own table, for columns that say whose work it is.
+# Each kind's own table, for the columns that name the owner of the work.
 _JOB, _EXPORT = GenerationJobRow.__table__, ExportJobRow.__table__
 _LAB, _ROOM = DataLabRow.__table__, DataRoomRow.__table__
 _AUDIENCE = CustomAudienceRow.__table__
@@ -52,11 +52,11 @@ _AUDIENCE = CustomAudienceRow.__table__
 
 @dataclass(frozen=True)
 class Queued:
-    """A ready version as the queue sees it.
+    """A ready version in the queue.
 
     Attributes:
         version: The version.
-        owner: Account or user whose work it is.
+        owner: The account or user that requested it.
         lane: Its lane.
     """
 
@@ -66,7 +66,7 @@ class Queued:
 
 
 def lane_of(kind: Kind, definition: Any) -> Lane:
-    """The lane of a kind of work; a custom audience is heavy where its own definition ranks users."""
+    """Return the lane of a kind of work; a custom audience is heavy if its own definition is a lookalike."""
     if kind in _HEAVY:
         return Lane.HEAVY
     is_lookalike = isinstance(definition, dict) and definition.get("kind") == "lookalike"
@@ -74,10 +74,10 @@ def lane_of(kind: Kind, definition: Any) -> Lane:
 
 
 def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
-    """Join what says whose work a resource is: the account or user that asked, else the account that owns it.
+    """Add the owner of each resource's work to a query: the requesting account or user, or else the account.
 
     Args:
-        query: One that selects from `resource`.
+        query: A query that selects from `resource`.
         resource: The resources, or an alias of them.
 
     Returns:
@@ -85,7 +85,7 @@ def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
     """
     for table in (_JOB, _EXPORT, _LAB, _ROOM):
         query = query.outerjoin(table, table.c.id == resource.id)
-    # a list is asked for by whoever works on its audience
+    # The owner of a list is the creator of its audience.
     query = query.outerjoin(_AUDIENCE, _AUDIENCE.c.id.in_([resource.id, resource.parent_id]))
     owner = func.coalesce(
         _JOB.c.started_by,
@@ -101,7 +101,7 @@ def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
 
 
 def started_since(since: datetime) -> Select[Any]:
-    """Owner, kind, definition and start of every version that was started since a time."""
+    """Select owner, kind, definition and start of every version started since a time."""
     query = select(VersionRow.started_at, VersionRow.kind).join(
         ResourceRow, ResourceRow.id == VersionRow.resource_id
     )
@@ -109,11 +109,11 @@ def started_since(since: datetime) -> Select[Any]:
 
 
 def in_turns(ready: Iterable[Queued], started: Iterable[tuple[str, Lane, datetime]]) -> list[Queued]:
-    """Order ready versions: small ones first, in each lane by turns of their owners, then by age.
+    """Order ready versions: the small lane first, alternating between owners within a lane, then by age.
 
     Args:
         ready: All ready versions.
-        started: Owner, lane and time of versions that were started since the oldest of them was requested.
+        started: Owner, lane and time of versions started since the oldest of them was requested.
     """
     starts = defaultdict[tuple[str, Lane], list[datetime]](list)
     for owner, lane, at in sorted(started, key=lambda start: start[2]):
@@ -129,5 +129,5 @@ def in_turns(ready: Iterable[Queued], started: Iterable[tuple[str, Lane, datetim
 
 
 def _age(each: Queued) -> tuple[datetime, int, str]:
-    """The oldest first, of one moment parents before children."""
+    """Sort key: oldest first, and parents before children of the same time."""
     return each.version.created_at, _KINDS.index(each.version.kind), each.version.resource_id

@@ -1,8 +1,8 @@
-"""Records: what a caller sees of the catalogue; frozen, free of the database, safe to pickle.
+"""Records: the catalogue's return values; frozen, independent of the database, safe to pickle.
 
-Lives here: one record per kind of resource, the version (the unit of work), the claim, the parties and what is
-theirs, and small answers.
-Add here when the catalogue tells its callers something new.
+Lives here: one record per kind of resource, the version (the unit of work), the claim, the parties and their
+property, and small results.
+Add here when the catalogue returns something new.
 Keep out: rows (`tables.py`) and rules.
 """
 
@@ -45,7 +45,7 @@ DELETING = (Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS, Status.DELETE_FAIL
 
 
 class Cause(StrEnum):
-    """Why a version exists."""
+    """The reason a version exists."""
 
     CREATED = "created"
     DECLARED = "declared"
@@ -58,7 +58,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class ParentRef:
-    """The exact version of a parent that something was made from."""
+    """The exact version of a parent that a version was built from."""
 
     kind: Kind
     id: str
@@ -74,23 +74,23 @@ class Version:
         resource_id: The resource's partition key.
         number: From 1.
         status: CREATE_PENDING, CREATE_IN_PROGRESS, ACTIVE or CREATE_FAILED.
-        status_code: Why it failed.
-        status_message: Why it failed and what to do, without data values.
-        cause: Why it exists.
-        artifacts: The artifact version published so far, by asset name.
-        parents: What it was made from; set when it becomes ACTIVE.
+        status_code: The reason it failed.
+        status_message: The reason it failed and what to do, without data values.
+        cause: The reason it exists.
+        artifacts: The artifact versions published so far, by asset name.
+        parents: The parent versions it was built from; set when it becomes ACTIVE.
         summary: One sentence and headline numbers; set when it becomes ACTIVE.
-        params: What this version does differently, such as `{"window_seconds": …}` for a refresh.
+        params: Parameters of this version, such as `{"window_seconds": …}` for a refresh.
         created_at: UTC, like all times here.
-        started_at: When the present attempt began.
+        started_at: When the current attempt started.
         finished_at: When it became ACTIVE or CREATE_FAILED.
         run_id: The run that holds, or last held, the claim.
-        lease_expires_at: Until when the claim stands without being renewed.
-        attempt: How many times it was claimed, less the claims that were given back.
-        queue_generation: How many times it was made pending again or taken over; part of the run key.
+        lease_expires_at: When the claim expires unless it is renewed.
+        attempt: How many times it was claimed, not counting released claims.
+        queue_generation: How many times it was requeued or taken over; part of the run key.
         progress: 0 to 1.
-        progress_stage: What is being done.
-        cancel_requested: Whether somebody asked for the work to stop.
+        progress_stage: The current step.
+        cancel_requested: Whether cancellation was requested.
     """
 
     kind: Kind
@@ -117,31 +117,31 @@ class Version:
 
     @property
     def run_key(self) -> str:
-        """Different each time this version waits for a run, so that a sensor starts exactly one for it.
+        """A key that differs each time this version is queued, so that a sensor starts exactly one run for it.
 
-        Not the attempt: a released claim and an attempt by hand give attempts back, and Dagster never starts a
-        second run under a key it has seen.
+        It does not use the attempt, which a released claim or a manual retry lowers: Dagster never starts a second
+        run under a known key.
         """
         return f"{self.resource_id}:{self.number}:{self.queue_generation}"
 
     @property
     def ref(self) -> ParentRef:
-        """This version as the parent of something."""
+        """This version as a parent reference."""
         return ParentRef(self.kind, self.resource_id, self.number)
 
     def artifact(self, asset: str) -> ArtifactReference:
-        """The artifact that it published for an asset."""
+        """Return the artifact that this version published for an asset."""
         return ArtifactReference(asset, self.resource_id, self.artifacts[asset])
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where an open version is: at its place in the queue, or at work.
+    """The stage of an open version: queued, waiting or in progress.
 
     Attributes:
-        words: What it waits for, or what is being done.
+        words: What it waits for, or the current step.
         progress: 0 to 1.
-        place: In the queue of its lane, 1 being next; None if it is not in the queue.
+        place: The position in the queue of its lane, from 1; None if it is not queued.
     """
 
     words: str
@@ -156,19 +156,19 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRecord(Spec):
-    """What every resource has beside its spec.
+    """The fields of every resource in addition to its spec.
 
     Attributes:
         id: The partition key, `<slug>-<12 hex>`.
         account_id: 12 digits.
         region: Such as `us-east-1`.
-        status: As the AWS API shows it.
-        status_code: Why the newest version failed.
-        status_message: Why the newest version failed and what to do.
+        status: As shown by the AWS API.
+        status_code: The reason the newest version failed.
+        status_message: The reason the newest version failed and what to do.
         created_at: UTC.
         updated_at: UTC.
-        declared: Whether `cleanroom apply` made it; only such resources get new versions by themselves.
-        spec_digest: SHA-256 hex of the spec it was made or last changed from.
+        declared: Whether `cleanroom apply` created it; only declared resources get new versions automatically.
+        spec_digest: SHA-256 hex of the spec that created or last changed it.
         current_version: The number of the newest ACTIVE version, or None.
     """
 
@@ -192,12 +192,12 @@ class ResourceRecord(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataset(ResourceRecord, TrainingDatasetSpec):
-    """A training dataset as the catalogue knows it."""
+    """A training dataset in the catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceModel(ResourceRecord, AudienceModelSpec):
-    """An audience model as the catalogue knows it.
+    """An audience model in the catalogue.
 
     Attributes:
         next_refresh_at: When the next refresh is due; None without refreshes.
@@ -208,10 +208,10 @@ class AudienceModel(ResourceRecord, AudienceModelSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredAudienceModel(ResourceRecord, ConfiguredAudienceModelSpec):
-    """A configured audience model as the catalogue knows it.
+    """A configured audience model in the catalogue.
 
     Attributes:
-        policy: The resource policy's text, if one was put.
+        policy: The text of its resource policy, if it has one.
         policy_hash: Its SHA-256 hex.
     """
 
@@ -221,15 +221,15 @@ class ConfiguredAudienceModel(ResourceRecord, ConfiguredAudienceModelSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationJob(ResourceRecord, GenerationJobSpec):
-    """A generation job as the catalogue knows it."""
+    """A generation job in the catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportJob(ResourceRecord, ExportJobSpec):
-    """An export job as the catalogue knows it.
+    """An export job in the catalogue.
 
     Attributes:
-        output_location: The folder that was written; None until then.
+        output_location: The folder it wrote; None until then.
     """
 
     output_location: str | None
@@ -237,16 +237,16 @@ class ExportJob(ResourceRecord, ExportJobSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class DataLab(ResourceRecord, DataLabSpec):
-    """A data lab as the catalogue knows it."""
+    """A data lab in the catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRoom(ResourceRecord, DataRoomSpec):
-    """A data room as the catalogue knows it.
+    """A data room in the catalogue.
 
     Attributes:
-        inputs: What is provisioned: upload ids by `InputName`.
-        n_embeddings: Numbers per embedding of the provisioned base; 0 without embeddings.
+        inputs: The provisioned upload ids by `InputName`.
+        n_embeddings: The dimension of the base's embeddings; 0 without embeddings.
     """
 
     inputs: Mapping[str, str]
@@ -265,12 +265,12 @@ class DataRoom(ResourceRecord, DataRoomSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class CustomAudience(ResourceRecord, CustomAudienceSpec):
-    """A custom audience as the catalogue knows it."""
+    """A custom audience in the catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceList(ResourceRecord, AudienceListSpec):
-    """A delivery as the catalogue knows it."""
+    """A delivered list in the catalogue."""
 
 
 Resource = (
@@ -300,11 +300,11 @@ RECORDS: Mapping[Kind, type[Resource]] = {
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a listing.
+    """A page of a listing.
 
     Attributes:
         items: In order of creation.
-        after: The token that continues the listing; None at the end.
+        after: The token of the next page; None at the end.
     """
 
     items: tuple[Resource, ...]
@@ -316,10 +316,10 @@ class JobView:
     """A generation job as one of its two accounts sees it.
 
     Attributes:
-        job: With the account, name, description, tags and ARN that this account knows it by.
-        is_owner: Whether the configured model is this account's.
+        job: With this account's id, name, description, tags and ARN.
+        is_owner: Whether this account owns the configured model.
         is_starter: Whether this account started it.
-        owner_account_id: Whose the configured model is; the account under which the catalogue keeps the job.
+        owner_account_id: The owner of the configured model, under which the catalogue stores the job.
     """
 
     job: GenerationJob
@@ -330,11 +330,11 @@ class JobView:
 
 @dataclass(frozen=True)
 class JobViewPage:
-    """Some of the generation jobs that an account sees.
+    """A page of the generation jobs that an account sees.
 
     Attributes:
         items: In order of creation.
-        after: The token that continues the listing; None at the end.
+        after: The token of the next page; None at the end.
     """
 
     items: tuple[JobView, ...]
@@ -343,12 +343,12 @@ class JobViewPage:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """What a generation job that is not declared was started with; a change of its configured model leaves it.
+    """The settings an undeclared generation job was started with, unaffected by changes of its configured model.
 
     Attributes:
         audience_model_id: The model whose users it ranks.
-        sizes: The sizes its relevance is told at.
-        min_matching_seed_size: How many seed users must be known.
+        sizes: The sizes at which its relevance is reported.
+        min_matching_seed_size: The minimum number of seed users that must match.
     """
 
     audience_model_id: str
@@ -356,13 +356,13 @@ class ConfiguredAtStart:
     min_matching_seed_size: int
 
     def as_params(self) -> dict[str, Any]:
-        """What a version's `params` hold of it."""
+        """Convert the settings to a version's `params`."""
         sizes = [{"type": size.type.value, "value": size.value} for size in self.sizes]
         return {"configured": {**vars(self), "sizes": sizes}}
 
 
 def configured_at_start(version: Version) -> ConfiguredAtStart | None:
-    """What the version's job was started with; None for a declared job, which follows its configured model."""
+    """Return the settings a job was started with; None for a declared job, which uses the current ones."""
     kept = version.params.get("configured")
     if kept is None:
         return None
@@ -372,13 +372,13 @@ def configured_at_start(version: Version) -> ConfiguredAtStart | None:
 
 @dataclass(frozen=True)
 class Account:
-    """A party with a name, to which access keys may belong.
+    """An account: a named party that may have access keys.
 
     Attributes:
         id: 12 digits.
         name: Unique.
         created_at: UTC.
-        disabled: Whether none of its keys opens anything.
+        disabled: Whether all of its keys are disabled.
     """
 
     id: str
@@ -393,10 +393,10 @@ class AccessKey:
 
     Attributes:
         id: AKIA and 16 characters.
-        account_id: Whose it is.
-        sealed_secret: Its secret under the installation's key, which the catalogue does not have.
+        account_id: Its owner.
+        sealed_secret: Its secret, encrypted with the installation's key, which the catalogue does not have.
         created_at: UTC.
-        disabled: Whether it, or its account, was disabled.
+        disabled: Whether it or its account is disabled.
     """
 
     id: str
@@ -408,12 +408,12 @@ class AccessKey:
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who may speak to the data rooms.
+    """A user of the Media API.
 
     Attributes:
         email: Lower-case, unique.
         created_at: UTC.
-        disabled: Whether none of their tokens opens anything.
+        disabled: Whether all of their tokens are disabled.
     """
 
     email: str
@@ -423,14 +423,14 @@ class User:
 
 @dataclass(frozen=True)
 class Token:
-    """What a user shows; the catalogue keeps a keyed digest of it only.
+    """A user's credential, stored only as a keyed digest.
 
     Attributes:
         id: Hex digits by which it can be revoked.
-        email: Whose it is.
+        email: Its user.
         created_at: UTC.
         expires_at: UTC.
-        revoked: Whether it was taken back.
+        revoked: Whether it was revoked.
     """
 
     id: str
@@ -442,16 +442,16 @@ class Token:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that somebody brought; its content goes when it was taken in, this stays.
+    """An uploaded file; its content is deleted once ingested, this record is kept.
 
     Attributes:
         id: Hex digits.
-        owner_email: Whose it is; the operator's drops have the provider's.
-        name: What its owner calls it.
+        owner_email: Its owner; the provider if the operator uploaded it.
+        name: Its owner's name for it.
         n_bytes: Its size.
         digest: Keyed digest of its content, in hex.
-        matching_id: The kind of matching ids in it, if its owner said so.
-        location: Where it lies; None once it was taken in and deleted.
+        matching_id: The kind of matching ids in it, if its owner gave it.
+        location: Its location; None once it was ingested and deleted.
         created_at: UTC.
     """
 
@@ -467,18 +467,18 @@ class Upload:
 
 @dataclass(frozen=True)
 class RoomJob:
-    """A question that somebody asked of a room.
+    """A job of the Media API on a room or lab.
 
     Attributes:
         id: A UUID.
-        email: Who asked.
+        email: The user who started it.
         data_room_id: The room; None for a data lab.
-        kind: What is asked.
-        target_kind: What must be made before there is an answer.
+        kind: The kind of question.
+        target_kind: The kind of the resource that holds the result.
         target_id: Its partition key.
-        target_version: The version that answers; None: the newest there was is to be ACTIVE.
-        options: What else was asked.
-        cancelled: Whether whoever asked does not want to know any more.
+        target_version: The version that holds the result.
+        options: Further options.
+        cancelled: Whether it was cancelled.
         created_at: UTC.
     """
 
@@ -496,7 +496,7 @@ class RoomJob:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two organisations whose data meet, or one that provides both sides.
+    """Two organisations whose data meet, or one organisation that provides both sides.
 
     Attributes:
         id: `pair-` and 24 hex digits.
@@ -508,20 +508,20 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The organisations' names, for display."""
         return " + ".join(self.organizations)
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a pair has spent, in tenths of a unit.
+    """The privacy budget of a pair, in tenths of a unit.
 
     Attributes:
-        spent: In its present period.
-        total: What it may spend, refills included.
-        period: `month`, or empty for the pair's life.
-        share: The most that the organisation which asks may spend of it; None where none was set.
-        spent_of_share: What that organisation spent in the present period.
+        spent: Spent in the current period.
+        total: The budget, refills included.
+        period: `month`, or empty for the pair's lifetime.
+        share: The requesting organisation's share of it; None if none was set.
+        spent_of_share: Spent by that organisation in the current period.
     """
 
     spent: int
@@ -532,24 +532,24 @@ class Ledger:
 
     @property
     def left(self) -> int:
-        """Tenths that the organisation which asks can still spend."""
+        """Tenths that the requesting organisation can still spend."""
         left = self.total - self.spent
         return max(0, left if self.share is None else min(left, self.share - self.spent_of_share))
 
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """What a pair paid for once.
+    """One payment in a pair's ledger.
 
     Attributes:
-        key: 64 hex digits of content, question and price.
-        kind: What was asked, in a word.
+        key: 64 hex digits, derived from content, question and price.
+        kind: The kind of question, in a word.
         tenths: Its price.
-        variance: σ² of its noise as a fraction; None where it is not known.
-        sensitivity: Squared L2 sensitivity as a fraction; None where it is not known.
+        variance: σ² of its noise as a fraction; None if unknown.
+        sensitivity: Squared L2 sensitivity as a fraction; None if unknown.
         place: The room or job it was asked in.
-        organization: Who asked.
-        created_at: UTC; None until it is written.
+        organization: The requesting organisation.
+        created_at: UTC; None until it is stored.
     """
 
     key: str
@@ -564,16 +564,16 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What both organisations of a pair must approve.
+    """A change that both organisations of a pair must approve.
 
     Attributes:
         id: A UUID.
         pair_id: The pair.
         kind: `refill`, `period`, `share` or `full_lookalike`.
-        data_room_id: The room, where it is about one.
-        tenths: Of a refill or a share.
-        organization: Whose share it is.
-        approved_by: Organisations that approved it.
+        data_room_id: The room, if it concerns one.
+        tenths: The size of a refill or a share.
+        organization: The organisation that gets the share.
+        approved_by: The organisations that approved it.
         created_at: UTC.
         effective_at: UTC; None until both approved it.
     """
@@ -595,7 +595,7 @@ class Member:
 
     Attributes:
         account_id: 12 digits.
-        active: Whether it has not left.
+        active: Whether it is still a member.
     """
 
     account_id: str
@@ -610,8 +610,8 @@ class Collaboration:
         id: A UUID.
         name: Unique.
         created_at: UTC.
-        members: 2 to 10, in the order they were named.
-        seed_removed: Whether lists leave the seed's users out.
+        members: 2 to 10, in the order given.
+        seed_removed: Whether lists exclude the seed's users.
         full_ensemble: Whether jobs rank by the full ensemble.
     """
 
@@ -623,18 +623,18 @@ class Collaboration:
     full_ensemble: bool = False
 
     def has_active(self, account_id: str) -> bool:
-        """Whether the account is a member that has not left."""
+        """Return whether the account is an active member."""
         return Member(account_id, True) in self.members
 
 
 @dataclass(frozen=True)
 class AnalysisTemplate:
-    """SQL that an account wrote down beforehand, to be run with parameters.
+    """SQL that an account wrote in advance, to be run with parameters.
 
     Attributes:
-        arn: Of the form that the AWS API takes.
+        arn: In the form required by the AWS API.
         name: Unique in the account and region.
-        account_id: Whose tables it reads.
+        account_id: The owner of the tables it reads.
         sql: With `:name` parameters.
         created_at: UTC.
         collaboration_id: The collaboration it was written for, if any.
@@ -650,13 +650,13 @@ class AnalysisTemplate:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket that was registered to one account.
+    """A bucket registered to one account.
 
     Attributes:
-        name: What stands in `s3://name/…`.
+        name: The bucket name in `s3://name/…`.
         account_id: The only account that may use it.
         url: The real bucket, `s3://bucket[/prefix]`; None for a folder of the account in the home.
-        profile: The profile of the AWS configuration files whose credentials open it.
+        profile: The profile in the AWS configuration files with its credentials.
         created_at: UTC.
     """
 
@@ -669,7 +669,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right of one run to work on one version.
+    """The exclusive right of one run to work on one version.
 
     Attributes:
         kind: The resource's kind.
@@ -677,10 +677,10 @@ class Claim:
         number: The version's number.
         run_id: The holder.
         attempt: From 1; the holder of an earlier attempt has lost the claim.
-        lease_seconds: How long the claim stands without being renewed.
+        lease_seconds: How long the claim is valid without being renewed.
         lease_expires_at: UTC.
-        queue_generation: How many attempts were made before. Unlike `attempt`, which a released claim gives back,
-            it only rises, so what an attempt leaves outside the catalogue can be told from a later one's.
+        queue_generation: The number of earlier attempts. Unlike `attempt`, which a released claim lowers, it only
+            increases, so outputs of different attempts outside the catalogue can be distinguished.
     """
 
     kind: Kind
@@ -695,10 +695,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class ExpiredClaims:
-    """A version whose run went silent.
+    """A version whose claim expired.
 
     Attributes:
-        version: As it is now: pending again, or failed.
+        version: Its current state: pending again, or failed.
         run_id: The run that held the claim.
     """
 
@@ -708,15 +708,15 @@ class ExpiredClaims:
 
 @dataclass(frozen=True)
 class ManualRequest:
-    """What "Materialize" on a partition means now.
+    """The result of a manual "Materialize" on a partition.
 
     Attributes:
-        action: `work`: claim `version` and do it. `verify`: nothing is to be made, check the artifacts of
-            `version` against their manifests. `busy`: `run_id` holds it. `waiting`: it is pending and its parent
-            is not ready; it will run by itself.
-        version: The version this is about.
-        run_id: The run that holds it, when busy.
-        message: One sentence for the person who clicked.
+        action: `work`: claim and build `version`. `verify`: build nothing, but compare the artifacts of `version`
+            with their manifests. `busy`: `run_id` holds it. `waiting`: it is pending and its parent is not ready;
+            it will run automatically.
+        version: The version concerned.
+        run_id: The run that holds it, if busy.
+        message: One or two sentences for the user who clicked.
     """
 
     action: Literal["work", "verify", "busy", "waiting"]

@@ -1,6 +1,6 @@
 """Resources: finding and listing them, their tags and seeds.
 
-Lives here: looking resources and versions up, and the small changes that make no new version.
+Lives here: looking up resources and versions, and small changes that need no new version.
 Add here when a resource can be found in a new way.
 Keep out: creating and changing (`creation.py`), the work (`work.py`, `claims.py`) and deletion (`deletion.py`).
 """
@@ -61,21 +61,21 @@ _MAX_PAGE = 1000
 
 
 class Resources(Part):
-    """The part of the catalogue that the ways in speak to."""
+    """The part of the catalogue used by the API layers and the command line."""
 
     def get(
         self, record_type: type[R], resource_id: str, account_id: str | None = None, region: str | None = None
     ) -> R:
-        """One resource by its partition key.
+        """Return a resource by its partition key.
 
         Args:
-            record_type: The class of its kind's records; `RECORDS[kind]` where the kind is a variable.
+            record_type: The class of its kind's records; `RECORDS[kind]` if the kind is a variable.
             resource_id: Its partition key.
-            account_id: Whose it must be; anybody's if not given, which is for the operator only.
-            region: Where it must be; anywhere if not given.
+            account_id: The required owner; any if not given, which is for the operator only.
+            region: The required region; any if not given.
 
         Raises:
-            NotFoundError: There is none, or it is another account's or region's.
+            NotFoundError: There is none in the account and region.
         """
         with self._database.read() as session:
             row = find_resource(session, record_type.kind, resource_id, account_id, region)
@@ -89,12 +89,12 @@ class Resources(Part):
         region: str = LOCAL_REGION,
         generation_job_id: str = "",
     ) -> R:
-        """One resource by its name.
+        """Return a resource by its name.
 
         Args:
             record_type: As in `get`.
             name: Its name, exactly.
-            account_id: Whose it is.
+            account_id: Its owner.
             region: Such as `us-east-1`.
             generation_job_id: For an export job, whose names are unique within their generation job.
 
@@ -105,9 +105,7 @@ class Resources(Part):
             kind = record_type.kind
             row = find_named(session, kind, name, account_id=account_id, region=region, scope=generation_job_id)
             if row is None:
-                raise NotFoundError(
-                    f"There is no {kind.words} of this name.", remedy="See the list of those that exist."
-                )
+                raise NotFoundError(f"There is no {kind.words} of this name.", remedy="List the existing ones.")
             return record_of(record_type, row)
 
     def list(
@@ -121,19 +119,19 @@ class Resources(Part):
         limit: int = 100,
         after: str | None = None,
     ) -> Page:
-        """Some resources of a kind in order of creation; others created meanwhile make it neither repeat nor skip.
+        """Return a page of resources in order of creation; concurrent creation causes no gaps or duplicates.
 
         Args:
             kind: The kind.
             account_id: Only this account's.
             region: Only this region's.
-            parent_id: Only those made from this resource.
+            parent_id: Only children of this resource.
             collaboration_id: Only generation jobs of this collaboration.
             limit: 1 to 1,000.
-            after: Where the page before ended.
+            after: The token of the previous page.
 
         Raises:
-            UsageError: The limit or the token cannot be used.
+            UsageError: The limit or the token is invalid.
         """
         check_page(limit)
         row_type = ROWS[kind]
@@ -154,10 +152,10 @@ class Resources(Part):
         return Page(items, make_token(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
 
     def versions(self, kind: Kind, resource_id: str, account_id: str | None = None) -> tuple[Version, ...]:
-        """All versions of a resource, from the first to the newest.
+        """Return all versions of a resource, oldest first.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
             resource = find_resource(session, kind, resource_id, account_id)
@@ -165,19 +163,19 @@ class Resources(Part):
             return tuple(version_record(row) for row in session.scalars(query))
 
     def newest_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
-        """The version with the highest number, whatever its status.
+        """Return the version with the highest number, whatever its status.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
             return version_record(newest_version(session, find_resource(session, kind, resource_id, account_id)))
 
     def current_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version | None:
-        """The newest ACTIVE version; None before there is one.
+        """Return the newest ACTIVE version, or None.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
             resource = find_resource(session, kind, resource_id, account_id)
@@ -188,12 +186,12 @@ class Resources(Part):
     def find_generation_job_by_seed(
         self, configured_audience_model_id: str, seed_digest: str, origin: Origin | None = None
     ) -> GenerationJob | None:
-        """The newest generation job of this seed; None if there is none.
+        """Return the newest generation job of a seed, or None.
 
         Args:
             configured_audience_model_id: The configured model.
             seed_digest: The keyed digest of the seed's content.
-            origin: Only jobs that came this way; of the inbox there is at most one.
+            origin: Only jobs from this entry point; the inbox has at most one.
         """
         query = select(GenerationJobRow).where(
             GenerationJobRow.configured_audience_model_id == configured_audience_model_id,
@@ -210,15 +208,15 @@ class Resources(Part):
     def set_tags(
         self, kind: Kind, resource_id: str, tags: Mapping[str, str], account_id: str | None = None
     ) -> None:
-        """Add tags, or give those that exist new values.
+        """Add tags, or update the values of existing ones.
 
         Raises:
             UsageError: A tag breaks a rule, there would be more than 50, or the kind has no tags.
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id)
-            _refuse_untaggable(kind)
+            _reject_untaggable(kind)
             merged = {**row.tags, **tags}
             check_tags(merged)
             row.tags = merged
@@ -227,24 +225,24 @@ class Resources(Part):
     def remove_tags(
         self, kind: Kind, resource_id: str, keys: Iterable[str], account_id: str | None = None
     ) -> None:
-        """Remove tags; keys that no tag has are passed over.
+        """Remove tags; unknown keys are ignored.
 
         Raises:
-            UsageError: A key that no tag may have, or the kind has no tags.
-            NotFoundError: There is no such resource.
+            UsageError: A key is invalid, or the kind has no tags.
+            NotFoundError: The resource does not exist.
         """
         unwanted = set(keys)
         check_tag_keys(unwanted)
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id)
-            _refuse_untaggable(kind)
+            _reject_untaggable(kind)
             row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
 
     def tags(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Mapping[str, str]:
-        """The resource's tags.
+        """Return the resource's tags.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         return self.get(RECORDS[kind], resource_id, account_id).tags
 
@@ -252,17 +250,17 @@ class Resources(Part):
     def place_seed(
         self, job_id: str, location: str, *, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
-        """Say where a job's seed lies now: fetched, kept, or the same seed dropped again after a failure.
+        """Set the location of a job's seed: fetched, kept, or uploaded again after a failure.
 
         Args:
             job_id: The generation job.
-            location: Where it lies.
+            location: The seed's location.
             digest: Keyed digest of a requested seed that was fetched, in hex.
             n_bytes: Its size.
 
         Raises:
-            NotFoundError: There is no such job.
-            UsageError: The location, digest or size cannot be stored, or the job's seed was not requested.
+            NotFoundError: The job does not exist.
+            UsageError: The location, digest or size is invalid, or an uploaded seed has another digest.
         """
         check_text("seed's location", location, MAX_LOCATION)
         check_seed_digest(digest)
@@ -272,15 +270,15 @@ class Resources(Part):
 
     @noted
     def forget_seed(self, job_id: str) -> None:
-        """Note that a job's seed was deleted; its name, size and digest stay.
+        """Record that a job's seed was deleted; its name, size and digest are kept.
 
         Raises:
-            NotFoundError: There is no such job.
+            NotFoundError: The job does not exist.
         """
         self._set_seed_location(job_id, None)
 
     def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
-        """The jobs of dropped seeds, those being deleted left out, whose receipt does not tell how they ended."""
+        """Return the jobs of inbox seeds whose receipt is outdated, except those being deleted."""
         query = (
             select(GenerationJobRow)
             .where(GenerationJobRow.receipt_due.is_(True), GenerationJobRow.status.not_in(DELETING))
@@ -290,14 +288,14 @@ class Resources(Part):
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def settle_receipt(self, job_id: str, told: Iterable[Version]) -> None:
-        """Note that the receipt of a dropped seed lies there; it stays due if more was asked for meanwhile.
+        """Record that the receipt of an inbox seed was written; it stays due if new work was requested meanwhile.
 
         Args:
             job_id: The generation job.
-            told: The newest versions of the job and of each of its exports that the receipt tells of.
+            told: The newest versions of the job and of each of its exports, as reported in the receipt.
         """
         keys = {version.run_key for version in told}
-        # The exports are locked too: whoever lets one be attempted again locks it, then notes a receipt as due.
+        # The exports are locked too, because a retry locks the export before it marks the receipt as due.
         exports = select(ResourceRow).where(ResourceRow.parent_id == job_id, ResourceRow.kind == Kind.EXPORT_JOB)
         with self._database.write() as session:
             try:
@@ -319,7 +317,7 @@ class Resources(Part):
             row = lock_resource(session, Kind.GENERATION_JOB, job_id)
             assert isinstance(row, GenerationJobRow)
             if row.requested_seed is None and digest not in (None, row.seed_digest):
-                raise UsageError("The job was started with another seed.", remedy="Start another job.")
+                raise UsageError("The job was started with another seed.", remedy="Start a new job.")
             move_seed(session, row.seed_location, location, self._database.now())
             row.seed_location = location
             row.seed_digest = digest or row.seed_digest
@@ -329,7 +327,7 @@ class Resources(Part):
 def find_named(
     session: Session, kind: Kind, name: str, *, account_id: str, region: str, scope: str
 ) -> ResourceRow | None:
-    """The row of this name, if there is one."""
+    """Return the row with a name, or None."""
     return session.scalar(
         select(ResourceRow).where(
             ResourceRow.account_id == account_id,
@@ -341,27 +339,27 @@ def find_named(
     )
 
 
-def _refuse_untaggable(kind: Kind) -> None:
+def _reject_untaggable(kind: Kind) -> None:
     if kind is Kind.EXPORT_JOB:
         raise UsageError("An export job has no tags.", remedy="Tag its generation job instead.")
 
 
 def check_page(limit: int) -> None:
-    """Raises UsageError unless the page size is 1 to 1,000."""
+    """Raise UsageError unless the page size is 1 to 1,000."""
     if not 1 <= limit <= _MAX_PAGE:
         raise UsageError("The page size is out of range.", remedy=f"Give 1 to {_MAX_PAGE}.")
 
 
 def make_token(created_at: datetime, resource_id: str) -> str:
-    """The token that continues a listing after a resource."""
+    """Return the token that continues a listing after a resource."""
     return base64.urlsafe_b64encode(f"{created_at.isoformat()} {resource_id}".encode()).decode()
 
 
 def read_token(token: str) -> tuple[datetime, str]:
-    """When the resource of a token was created, and its id.
+    """Parse a token into the creation time and id of its resource.
 
     Raises:
-        UsageError: The token is none.
+        UsageError: The token is invalid.
     """
     try:
         text = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
@@ -370,7 +368,5 @@ def read_token(token: str) -> tuple[datetime, str]:
     except (binascii.Error, UnicodeError, ValueError):
         at = None
     if at is None or at.tzinfo is None:
-        raise UsageError(
-            "The token of the listing cannot be read.", remedy="Give the token that the page before ended with."
-        )
+        raise UsageError("The page token is invalid.", remedy="Give the token that the previous page returned.")
     return at, resource_id

@@ -1,8 +1,8 @@
-"""The audiences of a data room: who sees them, what they name, and how several go at once.
+"""The audiences of a data room: references, sharing and deletion.
 
 Lives here: references between custom audiences, sharing them and deleting them with their dependents.
-Add here when something happens to several audiences of a room at once.
-Keep out: what definitions mean (`audiences.definitions`) and permissions (the way in).
+Add here when an operation concerns several audiences of a room at once.
+Keep out: the meaning of definitions (`audiences.definitions`) and permissions (the API layer).
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
 class RoomAudiences(Part):
-    """The part of the catalogue that knows which audiences a room has."""
+    """The part of the catalogue that stores the audiences of rooms."""
 
     def custom_audiences(self, data_room_id: str, *, hidden: bool = False) -> tuple[CustomAudience, ...]:
-        """The audiences of a room that are not being deleted, in order of creation.
+        """Return the audiences of a room that are not being deleted, in order of creation.
 
         Args:
             data_room_id: The room.
-            hidden: Whether to give drafts instead.
+            hidden: Whether to return hidden audiences instead.
         """
         query = (
             select(CustomAudienceRow)
@@ -48,10 +48,10 @@ class RoomAudiences(Part):
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
-        """Let exactly these groups see the audiences, beside whose they are; for all or for none.
+        """Share the audiences with exactly these groups, besides their owners; all or nothing.
 
         Raises:
-            NotFoundError: There is no such audience.
+            NotFoundError: An audience does not exist.
             ConflictError: One is being deleted.
         """
         with self._database.write() as session:
@@ -63,21 +63,21 @@ class RoomAudiences(Part):
     def request_delete_audiences(
         self, audience_ids: Sequence[str], *, with_dependents: bool = False
     ) -> tuple[str, ...]:
-        """Ask for audiences to go, all of them or none.
+        """Request the deletion of audiences, all or none.
 
-        One of which a list was delivered is hidden for good instead: later lists are held against that one, and
-        whoever deletes must not make the room forget what it has told.
+        An audience with a delivered list is hidden permanently instead: later lists are compared with that list,
+        so deleting must not make the room forget what it has released.
 
         Args:
-            audience_ids: Which.
-            with_dependents: Whether the audiences whose definitions name them, and so on, go too.
+            audience_ids: The audiences.
+            with_dependents: Whether to delete audiences too whose definitions refer to them, directly or not.
 
         Returns:
-            The ids of all that go.
+            The ids of all audiences deleted or hidden.
 
         Raises:
-            NotFoundError: There is no such audience.
-            ConflictError: Others depend on them (`attributes["dependents"]`: their ids) and are to stay.
+            NotFoundError: An audience does not exist.
+            ConflictError: Others depend on them (`attributes["dependents"]`: their ids) and would not be deleted.
         """
         with self._database.write() as session:
             wanted = set(audience_ids)
@@ -88,21 +88,21 @@ class RoomAudiences(Part):
             if visible and not with_dependents:
                 raise ConflictError(
                     "Other audiences are built on these.",
-                    remedy="Delete those first, or delete them together.",
+                    remedy="Delete the others first, or delete them together.",
                     dependents=tuple(sorted(visible)),
                 )
-            going = sorted(wanted | set(dependents))
-            for audience_id in going:
+            deleted = sorted(wanted | set(dependents))
+            for audience_id in deleted:
                 row = _lock_audience(session, audience_id)
                 if _was_delivered(session, row):
                     _hide(row, self._database.now())
                 else:
                     mark_for_deletion(session, row, self._database.now())
-            return tuple(going)
+            return tuple(deleted)
 
 
 def add_references(session: Session, row: ResourceRow, spec: CustomAudienceSpec) -> None:
-    """Note which audiences a new one names; they are kept from being deleted meanwhile.
+    """Store the references of a new audience, locking the referenced ones against deletion.
 
     Raises:
         NotFoundError: The room has no such audience.
@@ -127,7 +127,7 @@ def _hide(row: CustomAudienceRow, now: datetime) -> None:
 
 
 def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:
-    """The audiences that name these, directly or not, and whether each is hidden."""
+    """The audiences that refer to these, directly or not, and whether each is hidden."""
     found: dict[str, bool] = {}
     frontier = set(audience_ids)
     while frontier:
@@ -151,9 +151,9 @@ def _lock_audience(session: Session, audience_id: str) -> CustomAudienceRow:
         raise _no_such_audience() from None
     assert isinstance(row, CustomAudienceRow)
     if row.status in DELETING:
-        raise ConflictError("An audience is being deleted.", remedy="See the list of audiences.")
+        raise ConflictError("An audience is being deleted.", remedy="List the audiences.")
     return row
 
 
 def _no_such_audience() -> NotFoundError:
-    return NotFoundError("There is no such audience.", remedy="See the list of audiences.")
+    return NotFoundError("There is no such audience.", remedy="List the audiences.")

@@ -1,8 +1,8 @@
-"""Specs of the data room: labs, rooms, custom audiences and the lists that are delivered of them.
+"""Specs of data rooms: labs, rooms, custom audiences and delivered lists.
 
-Lives here: what somebody asks for, frozen, and the rules that can be told without the database.
-Add here when a room or what belongs to it gets a field that its creator decides.
-Keep out: the other road's specs (`specs.py`) and what definitions mean (`audiences.definitions`).
+Lives here: one frozen spec per kind, and the rules that can be checked without the database.
+Add here when one of these kinds gets a field that its creator sets.
+Keep out: specs of the lookalike API (`specs.py`) and the meaning of definitions (`audiences.definitions`).
 
 A room's rules are those of the Media API (source: contracts/media.md, section 3).
 """
@@ -29,15 +29,15 @@ _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
 
 @dataclass(frozen=True)
 class ParticipantSpec(Document):
-    """A group of people in a room, with what they may do.
+    """A group of people in a room, with their permissions.
 
     Attributes:
         id: Hex digits and dashes, unique in the room.
-        emails: Who belongs to it, lower-case.
+        emails: Its members, in lower case.
         role: Free text for people.
-        permissions: What they may do.
-        organization_id: Free text, if they gave one.
-        declined: Who belonged to it and refused to take part; they are not in `emails` any more.
+        permissions: What its members may do.
+        organization_id: Free text; None if not given.
+        declined: Former members who declined to take part; they are no longer in `emails`.
     """
 
     id: str
@@ -45,15 +45,15 @@ class ParticipantSpec(Document):
     role: str
     permissions: tuple[Permission, ...]
     organization_id: str | None = None
-    # left out where nobody did, as it was before somebody could: digests of rooms hold it
+    # Omitted while empty: digests of rooms contain it, and older rooms do not have it.
     declined: Annotated[tuple[str, ...], Field(exclude_if=lambda emails: not emails)] = ()
 
     def may(self, permission: Permission) -> bool:
-        """Whether the group holds a permission."""
+        """Return whether the group has a permission."""
         return permission in self.permissions
 
     def without(self, email: str) -> Self:
-        """The group after somebody refused to take part; the same if they do not belong to it."""
+        """Return the group after a member declined to take part; unchanged for other addresses."""
         if email not in self.emails:
             return self
         emails = tuple(each for each in self.emails if each != email)
@@ -62,10 +62,10 @@ class ParticipantSpec(Document):
 
 @dataclass(frozen=True, kw_only=True)
 class _MarkedSpec(Spec):
-    """A spec whose name need not be unique: the mark is.
+    """A spec whose name need not be unique.
 
     Attributes:
-        mark: Random hex digits; two resources of one name differ by it.
+        mark: Random hex digits that distinguish resources of the same name.
     """
 
     mark: str
@@ -73,13 +73,13 @@ class _MarkedSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class DataLabSpec(_MarkedSpec):
-    """A publisher's uploads, to be validated before they go into a room.
+    """A data lab: a publisher's uploads, validated before they are provisioned to a room.
 
     Attributes:
-        owner_email: Whose it is.
-        datasets: Upload ids by `InputName`; none of seeds.
-        n_embeddings: Numbers per embedding; 0 without embeddings.
-        activation: Ad destinations whose hashes are to be kept.
+        owner_email: Its owner.
+        datasets: Upload ids by `InputName`, without seeds.
+        n_embeddings: The dimension of the embeddings; 0 without embeddings.
+        activation: Ad destinations whose hashes are kept.
     """
 
     kind = Kind.DATA_LAB
@@ -91,33 +91,34 @@ class DataLabSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raises UsageError unless there is a matching dataset and the embeddings have a length."""
+        """Raise UsageError unless there is a matching dataset and the embeddings have a dimension."""
         super().validate()
         check_email(self.owner_email)
         if not inputs_of(self.datasets, Dataset.MATCHING):
             raise UsageError(
-                "The data lab has no matching dataset.", remedy="Bring the file of user ids and matching ids."
+                "The data lab has no matching dataset.", remedy="Add the file with user ids and matching ids."
             )
         if (
             bool(inputs_of(self.datasets, Dataset.EMBEDDINGS)) != (self.n_embeddings > 0)
             or self.n_embeddings > 4096
         ):
             raise UsageError(
-                "The length of the embeddings does not fit.", remedy="Give 1 to 4,096 with embeddings, else none."
+                "The dimension of the embeddings is invalid.",
+                remedy="Give 1 to 4,096 with embeddings, or 0 without.",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRoomSpec(_MarkedSpec):
-    """One publisher, one advertiser, and what they allow each other; never changed once created.
+    """A data room: one publisher, one advertiser and their permissions; immutable once created.
 
     Attributes:
-        owner_email: Who created it.
+        owner_email: Its creator.
         participants: The groups.
-        collaboration_types: What it is for, at least one.
-        matching_ids: The kinds of matching ids, at least one, none twice.
-        hide_absolute_values: Whether no count that depends on both sides is shown.
-        activation: Ad destinations whose hashes are kept of the base.
+        collaboration_types: Its purposes, at least one.
+        matching_ids: The kinds of matching ids, at least one, without duplicates.
+        hide_absolute_values: Whether all counts that depend on both sides are hidden.
+        activation: Ad destinations whose hashes are kept for the base.
     """
 
     kind = Kind.DATA_ROOM
@@ -131,25 +132,25 @@ class DataRoomSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def participant(self, participant_id: str) -> ParticipantSpec | None:
-        """The group of an id."""
+        """Return the group with an id; None if there is none."""
         return next((group for group in self.participants if group.id == participant_id), None)
 
     def group_of(self, email: str) -> ParticipantSpec | None:
-        """The group that somebody belongs to."""
+        """Return the group that a user belongs to; None if there is none."""
         return next((group for group in self.participants if email.lower() in group.emails), None)
 
     def allows(self, collaboration: CollaborationType) -> bool:
-        """Whether the room is for this."""
+        """Return whether the room has this collaboration type."""
         return collaboration in self.collaboration_types
 
     def validate(self) -> None:
-        """Raises UsageError unless the room keeps the rules of the Media API."""
+        """Raise UsageError unless the room keeps the rules of the Media API."""
         super().validate()
         check_email(self.owner_email)
         if not self.collaboration_types:
-            raise UsageError("The data room is for nothing.", remedy="Give at least one collaboration type.")
+            raise UsageError("The data room has no collaboration type.", remedy="Give at least one.")
         if not self.matching_ids or len(set(self.matching_ids)) < len(self.matching_ids):
-            raise UsageError("The kinds of matching ids cannot be used.", remedy="Give at least one, each once.")
+            raise UsageError("The matching ids are empty or contain duplicates.", remedy="Give each kind once.")
         if not 1 <= len(self.participants) <= MAX_PARTICIPANTS:
             raise UsageError(
                 f"The data room has {len(self.participants)} participants.",
@@ -159,17 +160,20 @@ class DataRoomSpec(_MarkedSpec):
             self._check_group(group)
         emails = Counter(email for group in self.participants for email in group.emails)
         if any(n > 1 for n in emails.values()):
-            raise UsageError("Somebody is in two participants.", remedy="Put each e-mail address into one.")
+            raise UsageError(
+                "An e-mail address belongs to two participants.", remedy="List each address in one participant."
+            )
         if self.owner_email not in emails:
             raise UsageError(
-                "The creator of the data room is no participant.", remedy="Put your own e-mail address into one."
+                "The creator of the data room is not a participant.",
+                remedy="Add your own e-mail address to a participant.",
             )
         self._check_providers()
 
     def _check_group(self, group: ParticipantSpec) -> None:
         if not 1 <= len(group.emails) <= MAX_EMAILS:
             raise UsageError(
-                "A participant has no e-mail address, or too many.", remedy=f"Give 1 to {MAX_EMAILS}."
+                "A participant has no e-mail address, or too many.", remedy=f"Give 1 to {MAX_EMAILS} addresses."
             )
         for email in group.emails:
             check_email(email)
@@ -178,14 +182,16 @@ class DataRoomSpec(_MarkedSpec):
         types = self.collaboration_types
         if group.may(Permission.VIEW_INSIGHTS) and CollaborationType.INSIGHTS not in types:
             raise UsageError(
-                "A participant may view insights, which the data room is not for.",
-                remedy="Add the collaboration type INSIGHTS, or take the permission away.",
+                "A participant may view insights, but the data room does not allow insights.",
+                remedy="Add the collaboration type INSIGHTS, or remove the permission.",
             )
-        wants = {Permission.CREATE_CUSTOM_AUDIENCE, Permission.EXPORT_AUDIENCE} & set(group.permissions)
-        if wants and not any(each.makes_audiences for each in types):
+        audience_permissions = {Permission.CREATE_CUSTOM_AUDIENCE, Permission.EXPORT_AUDIENCE} & set(
+            group.permissions
+        )
+        if audience_permissions and not any(each.makes_audiences for each in types):
             raise UsageError(
-                "A participant may create or export audiences, which the data room is not for.",
-                remedy="Add a collaboration type with audiences, or take the permission away.",
+                "A participant may create or export audiences, but the data room does not allow audiences.",
+                remedy="Add a collaboration type with audiences, or remove the permission.",
             )
 
     def _check_providers(self) -> None:
@@ -193,23 +199,23 @@ class DataRoomSpec(_MarkedSpec):
         seed = [group for group in self.participants if group.may(Permission.PROVIDE_SEED_AUDIENCE)]
         if len(base) > 1 or len(seed) > 1 or (base and base == seed):
             raise UsageError(
-                "The data room does not have one provider for each side.",
-                remedy="Let at most one participant provide the base audience and another one the seed audiences.",
+                "The data room has too many providers, or the same provider for both sides.",
+                remedy="Let at most one participant provide the base audience, and another the seed audiences.",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CustomAudienceSpec(_MarkedSpec):
-    """An audience that somebody defined in a room.
+    """A custom audience, defined by a participant of a room.
 
     Attributes:
         data_room_id: The room.
         definition: The definition as JSON (`audiences.definitions`).
-        created_by: The group whose it is.
-        created_by_email: Who created it.
-        shared_with: Groups that see it too.
-        hidden: Whether it is a draft, or a seed audience that is to be sized or listed: in no listing.
-        references: Ids of the custom audiences that the definition names.
+        created_by: The group that owns it.
+        created_by_email: The user who created it.
+        shared_with: Other groups that can see it.
+        hidden: Whether listings omit it: a draft, or a seed audience created only to be sized or exported.
+        references: Ids of the custom audiences in its definition.
     """
 
     kind = Kind.CUSTOM_AUDIENCE
@@ -236,7 +242,7 @@ class CustomAudienceSpec(_MarkedSpec):
         return self.data_room_id
 
     def is_seen_by(self, participant_id: str) -> bool:
-        """Whether a group sees it: its own, or shared with it."""
+        """Return whether a group can see the audience: it owns it or it was shared with it."""
         return participant_id == self.created_by or participant_id in self.shared_with
 
 
@@ -247,7 +253,7 @@ class AudienceListSpec(_MarkedSpec):
     Attributes:
         custom_audience_id: The audience.
         delivered_to: The group.
-        options: How it is written: destination, gzip, rows per file, holdout, the delivery it is a change of.
+        options: Its output options: destination, gzip, rows per file, holdout, the delivery it is a delta of.
     """
 
     kind = Kind.AUDIENCE_LIST
@@ -265,10 +271,10 @@ class AudienceListSpec(_MarkedSpec):
 
 
 def check_email(email: str) -> None:
-    """Refuse what is no e-mail address in lower case.
+    """Reject a text that is not a lower-case e-mail address.
 
     Raises:
-        UsageError: Another form; the text is not told.
+        UsageError: The address is invalid; the message does not quote it.
     """
     if not _EMAIL.fullmatch(email) or email != email.lower() or not is_fit_to_show(email):
-        raise UsageError("An e-mail address cannot be used.", remedy="Give name@domain.")
+        raise UsageError("An e-mail address is invalid.", remedy="Give name@domain in lower case.")

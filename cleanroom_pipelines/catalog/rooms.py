@@ -1,8 +1,8 @@
-"""Data rooms: what is provisioned, and what was asked.
+"""Data rooms: their provisioned datasets and their jobs.
 
 Lives here: a room's inputs, uploads and the jobs of the Media API.
-Add here when a room remembers something more.
-Keep out: audiences (`room_audiences.py`), what was spent (`pairs.py`) and who may ask (the way in).
+Add here when a room stores something more.
+Keep out: audiences (`room_audiences.py`), privacy ledgers (`pairs.py`) and permissions (the API layer).
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ from cleanroom_pipelines.terms import Permission
 
 
 class Rooms(Part):
-    """The part of the catalogue that keeps data rooms."""
+    """The part of the catalogue that stores data rooms."""
 
     def data_rooms(self) -> tuple[DataRoom, ...]:
-        """All rooms that are not being deleted, in order of creation."""
+        """Return all rooms that are not being deleted, in order of creation."""
         query = select(DataRoomRow).where(DataRoomRow.status.not_in(DELETING))
         with self._database.read() as session:
             rows = session.scalars(query.order_by(DataRoomRow.created_at, DataRoomRow.id))
@@ -49,19 +49,19 @@ class Rooms(Part):
         *,
         n_embeddings: int | None = None,
     ) -> Version:
-        """Change what is provisioned in a room, and ask for the version that is made of it.
+        """Change the provisioned datasets of a room, and request a new version of it.
 
         Args:
             data_room_id: The room.
             add: Upload ids by `InputName`.
-            remove: Datasets that are taken out before that.
-            n_embeddings: Numbers per embedding, where that changes.
+            remove: Datasets to remove first.
+            n_embeddings: The new dimension of embeddings, if it changes.
 
         Returns:
             The pending version.
 
         Raises:
-            NotFoundError: There is no such room.
+            NotFoundError: The room does not exist.
             ConflictError: It is being deleted.
         """
         now = self._database.now()
@@ -75,14 +75,14 @@ class Rooms(Part):
 
     @noted
     def decline_room(self, data_room_id: str, email: str) -> None:
-        """Take somebody out of a room who refuses to take part; with the last of a side goes what it provided.
+        """Remove a user who declines to take part; with a group's last user, its datasets are removed too.
 
         Args:
             data_room_id: The room.
-            email: Who refuses, in lower case; nothing happens if they are not in the room.
+            email: The declining user, in lower case; ignored if not in the room.
 
         Raises:
-            NotFoundError: There is no such room.
+            NotFoundError: The room does not exist.
             ConflictError: It is being deleted.
         """
         with self._database.write() as session:
@@ -102,12 +102,12 @@ class Rooms(Part):
 
     @noted
     def restore_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
-        """Let a room be provisioned as before where an upload could not be used, unless others came meanwhile.
+        """Restore a room's previous datasets after unusable uploads, unless newer uploads replaced them.
 
         Args:
             data_room_id: The room.
-            failed: Upload ids by dataset that could not be used.
-            before: What was provisioned then.
+            failed: The unusable upload ids, by dataset.
+            before: The previously provisioned upload ids, by dataset.
         """
         with self._database.write() as session:
             row = _lock_room(session, data_room_id)
@@ -131,12 +131,12 @@ class Rooms(Part):
         matching_id: str | None,
         location: str,
     ) -> Upload:
-        """Note a file that somebody brought.
+        """Record an uploaded file.
 
         Raises:
-            UsageError: Its name cannot be kept.
+            UsageError: Its name is invalid.
         """
-        name = as_label(name)  # of a file: some systems keep names decomposed
+        name = as_label(name)  # some systems store file names decomposed
         check_label("name of the file", name, 255)
         with self._database.write() as session:
             row = UploadRow(
@@ -155,10 +155,10 @@ class Rooms(Part):
             return record_of(Upload, row)
 
     def upload(self, upload_id: str) -> Upload:
-        """A file that was brought.
+        """Return an uploaded file.
 
         Raises:
-            NotFoundError: There is none of this id.
+            NotFoundError: The upload does not exist.
         """
         with self._database.read() as session:
             row = session.get(UploadRow, upload_id)
@@ -167,27 +167,27 @@ class Rooms(Part):
             return record_of(Upload, row)
 
     def count_uploads(self, email: str) -> int:
-        """How many files a user has brought whose content is still there."""
+        """Count a user's uploads whose content still exists."""
         mine = UploadRow.owner_email == email, UploadRow.location.is_not(None)
         with self._database.read() as session:
             return session.scalar(select(func.count()).select_from(UploadRow).where(*mine)) or 0
 
     def count_owned(self, kind: Literal[Kind.DATA_LAB, Kind.DATA_ROOM], email: str) -> int:
-        """How many labs or rooms a user owns that are not being deleted."""
+        """Count the labs or rooms a user owns that are not being deleted."""
         row = DataLabRow if kind is Kind.DATA_LAB else DataRoomRow
         query = select(func.count()).select_from(row).where(row.owner_email == email, row.status.not_in(DELETING))
         with self._database.read() as session:
             return session.scalar(query) or 0
 
     def uploads(self) -> tuple[Upload, ...]:
-        """All files whose content is still there."""
+        """Return all uploads whose content still exists."""
         with self._database.read() as session:
             rows = session.scalars(select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
             return tuple(record_of(Upload, row) for row in rows)
 
     @noted
     def forget_upload(self, upload_id: str) -> None:
-        """Note that a file's content was deleted; the rest stays."""
+        """Record that an upload's content was deleted; the rest of the record is kept."""
         with self._database.write() as session:
             row = session.get(UploadRow, upload_id)
             if row is not None:
@@ -195,7 +195,7 @@ class Rooms(Part):
                 add_tombstone(session, UPLOAD, [upload_id], self._database.now())
 
     def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
-        """The uploads that a lab or room names, but for one room."""
+        """Return the uploads used by any lab or room, except by one room."""
         query = select(DataRoomRow.inputs)
         if but_of is not None:
             query = query.where(DataRoomRow.id != but_of)
@@ -214,7 +214,7 @@ class Rooms(Part):
         target: Version,
         options: Mapping[str, Any],
     ) -> RoomJob:
-        """Note a question; the answer is there when the target version is ACTIVE."""
+        """Add a room job; its result is available once the target version is ACTIVE."""
         with self._database.write() as session:
             row = RoomJobRow(
                 id=make_uuid(self._database.token_hex),
@@ -233,20 +233,20 @@ class Rooms(Part):
             return record_of(RoomJob, row)
 
     def room_job(self, job_id: str) -> RoomJob:
-        """A question that was asked.
+        """Return a room job.
 
         Raises:
-            NotFoundError: There is none of this id.
+            NotFoundError: The job does not exist.
         """
         with self._database.read() as session:
             return record_of(RoomJob, _find_job(session, job_id))
 
     @noted
     def cancel_room_job(self, job_id: str) -> RoomJob:
-        """Note that whoever asked does not want to know any more.
+        """Cancel a room job.
 
         Raises:
-            NotFoundError: There is none of this id.
+            NotFoundError: The job does not exist.
         """
         with self._database.write() as session:
             row = _find_job(session, job_id)

@@ -1,6 +1,6 @@
-"""Digests of specs: how two declarations are told to be the same.
+"""Digests of specs, for comparing declarations.
 
-Lives here: which spec belongs to which kind, a spec's fields as values, and its digest.
+Lives here: the spec of each kind, a spec's field values, and its digest.
 Add here when a field of a spec needs a form of its own in JSON.
 Keep out: the specs themselves.
 """
@@ -44,12 +44,12 @@ SPECS: Mapping[Kind, type[Spec]] = {
 
 
 def spec_values(spec: Spec) -> dict[str, object]:
-    """The fields a creator decides, by name; works for a spec and for the record made from it."""
+    """Return the fields that a creator sets, by name, of a spec or of the record built from it."""
     return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
 
 
 def spec_digest(spec: Spec) -> str:
-    """SHA-256 hex of the spec's canonical JSON: two equal declarations have the same digest."""
+    """Return the SHA-256 hex of the spec's canonical JSON: equal declarations have equal digests."""
     values = {
         name: value for name, value in spec_values(spec).items() if not (value is None and name in spec.came_later)
     } | {"tags": dict(spec.tags)}

@@ -1,8 +1,8 @@
-"""Specs: what somebody asks for, and the rules it must keep.
+"""Specs: the requested properties of resources, and their validation.
 
 Lives here: one frozen spec per kind of resource, and its validation.
-Add here when a resource gets a field that its creator decides.
-Keep out: state (status, versions, claims: `records.py`), the data room (`room_specs.py`), and whatever needs the
+Add here when a resource gets a field that its creator sets.
+Keep out: state (status, versions, claims: `records.py`), data rooms (`room_specs.py`), and rules that need the
 database.
 """
 
@@ -46,7 +46,7 @@ LARGEST: Literal["largest"] = "largest"
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What every resource has from its creator.
+    """The fields of every resource that its creator sets.
 
     Attributes:
         name: 1 to 63 characters on one line.
@@ -56,9 +56,9 @@ class Spec:
 
     kind: ClassVar[Kind]
     parent_kind: ClassVar[Kind | None] = None
-    # Fields whose change needs no new version, because no artifact is made from them.
+    # A change of these fields needs no new version, because no artifact depends on them.
     fields_without_rebuild: ClassVar[frozenset[str]] = frozenset({"name", "description", "tags"})
-    # Fields that came later; unset they are no part of the digest, so that what was declared before stays kept.
+    # Fields added in later releases. Unset, they stay out of the digest, so older declarations count as unchanged.
     came_later: ClassVar[frozenset[str]] = frozenset()
 
     name: str
@@ -67,11 +67,11 @@ class Spec:
 
     @property
     def parent_id(self) -> str | None:
-        """The id of the resource this one is made from."""
+        """The id of the resource this one is built from."""
         return None
 
     def validate(self) -> None:
-        """Raises UsageError unless the spec keeps every rule that can be told without the database."""
+        """Raise UsageError unless the spec keeps every rule that can be checked without the database."""
         check_name(self.name)
         check_description(self.description)
         check_tags(self.tags)
@@ -79,7 +79,7 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDatasetSpec(Spec):
-    """A catalogued interactions table.
+    """A training dataset: a catalogued table of interactions.
 
     Attributes:
         source: File, glob, folder or URL of the interactions.
@@ -87,8 +87,8 @@ class TrainingDatasetSpec(Spec):
             TIMESTAMP, at most 10 features.
         users_source: Optional table with one row per user.
         users_columns: Its columns: one USER_ID and features.
-        role_arn: The role the AWS API names for reading it.
-        max_invalid_share: The share of rows that may be dropped, 0 to 1.
+        role_arn: The role given in the AWS API for reading it.
+        max_invalid_share: The largest share of invalid rows that may be dropped, 0 to 1.
     """
 
     kind = Kind.TRAINING_DATASET
@@ -102,7 +102,7 @@ class TrainingDatasetSpec(Spec):
     max_invalid_share: float = 0.05
 
     def validate(self) -> None:
-        """Raises UsageError unless the tables are declared as DESIGN and the AWS API want them."""
+        """Raise UsageError unless the declared tables keep the rules of DESIGN and the AWS API."""
         super().validate()
         check_text("source", self.source, MAX_LOCATION)
         check_text("users source", self.users_source, MAX_LOCATION)
@@ -112,7 +112,8 @@ class TrainingDatasetSpec(Spec):
         _check_columns("interactions", self.columns, {Role.USER_ID: 1, Role.ITEM_ID: 1})
         if bool(self.users_source) != bool(self.users_columns):
             raise UsageError(
-                "The users table is only half declared.", remedy="Give both its source and its columns."
+                "The users table has a source without columns, or columns without a source.",
+                remedy="Give both its source and its columns.",
             )
         if self.users_columns:
             _check_columns("users", self.users_columns, {Role.USER_ID: 1, Role.ITEM_ID: 0})
@@ -122,7 +123,7 @@ def _check_columns(table: str, columns: Columns, exactly: Mapping[Role, int]) ->
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise UsageError(
             f"The {table} table does not declare 1 to {MAX_COLUMNS} columns.",
-            remedy="Declare the columns that matter, each with its role.",
+            remedy="Declare the relevant columns, each with its role.",
         )
     for name, _ in columns:
         check_text(f"name of a column of the {table} table", name, 128)
@@ -148,11 +149,11 @@ def _check_columns(table: str, columns: Columns, exactly: Mapping[Role, int]) ->
 
 
 def _check_size(size: AudienceSize) -> None:
-    """The AWS API's limits; a bare command may also ask for a part of a per cent."""
+    """Check a size against the AWS API's limits; a single CLI command also accepts fractions of a per cent."""
     if not size.is_whole or (size.type is SizeType.ABSOLUTE and size.value > MAX_ABSOLUTE_SIZE):
         raise UsageError(
             "An audience size is out of range.",
-            remedy=f"Give whole numbers: 1% to 100%, or 1 to {MAX_ABSOLUTE_SIZE:,} users.",
+            remedy=f"Give a whole number: 1% to 100%, or 1 to {MAX_ABSOLUTE_SIZE:,} users.",
         )
 
 
@@ -162,11 +163,11 @@ class AudienceModelSpec(Spec):
 
     Attributes:
         training_dataset_id: The dataset it is trained on.
-        window_start: Epoch seconds UTC, inclusive; None for the beginning.
-        window_end: Epoch seconds UTC, exclusive; None for the end.
-        refresh_every_seconds: How often a new version is made; None for never.
-        refresh_window_seconds: The length of the window of a refresh, ending where the data end.
-        kms_key_arn: The key the AWS API names for encryption.
+        window_start: Epoch seconds UTC, inclusive; None for the start of the data.
+        window_end: Epoch seconds UTC, exclusive; None for the end of the data.
+        refresh_every_seconds: The interval between new versions; None for no refresh.
+        refresh_window_seconds: The length of a refresh's window, which ends at the end of the data.
+        kms_key_arn: The encryption key given in the AWS API.
     """
 
     kind = Kind.AUDIENCE_MODEL
@@ -190,42 +191,42 @@ class AudienceModelSpec(Spec):
         return self.training_dataset_id
 
     def validate(self) -> None:
-        """Raises UsageError unless window and refresh make sense."""
+        """Raise UsageError unless window and refresh are valid."""
         super().validate()
         check_text("key", self.kms_key_arn)
         if any(abs(end) > 2**53 for end in (self.window_start, self.window_end) if end is not None):
-            raise UsageError("The training window is not in epoch seconds.", remedy="Give epoch seconds.")
+            raise UsageError("The training window is out of range.", remedy="Give start and end in epoch seconds.")
         if self.window_start is not None and self.window_end is not None and self.window_start >= self.window_end:
             raise UsageError(
                 "The training window is empty.",
-                remedy="Give a start that is before the end; the end is exclusive.",
+                remedy="Give a start before the end; the end is exclusive.",
             )
         for seconds in (self.refresh_every_seconds, self.refresh_window_seconds):
             if seconds is not None and not 1 <= seconds <= 10 * 366 * 86_400:
                 raise UsageError(
-                    "The refresh is out of range.", remedy="Give a refresh of one second to ten years."
+                    "The refresh is out of range.", remedy="Give a refresh between one second and ten years."
                 )
         if self.refresh_window_seconds is not None and self.refresh_every_seconds is None:
             raise UsageError(
-                "The refresh has a window but no interval.", remedy="Say how often the model is refreshed."
+                "The refresh has a window but no interval.", remedy="Give the interval between refreshes."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredAudienceModelSpec(Spec):
-    """A model with the sizes, sharing and output place that its owner allows.
+    """An audience model with the sizes, sharing and output location that its owner allows.
 
     Attributes:
         audience_model_id: The model it configures.
-        sizes: 1 to 25 allowed audience sizes of one type, none twice; kept in ascending order.
-        output_url: Where exports go.
-        min_matching_seed_size: Fewest seed users that must be known.
+        sizes: 1 to 25 allowed audience sizes of one type, without duplicates; stored in ascending order.
+        output_url: The destination of exports.
+        min_matching_seed_size: The minimum number of seed users that must match.
         share_metrics: Whether the starter of a job sees its metrics.
         share_explanation: Whether the starter of a job sees its explanation.
         export_format: The file format of exports.
-        delivery: How exports are written beyond their format: `gzip`, `max_rows` in a file, a `holdout` such as
-            `10%` that is kept out, and `changes`: what came and went since the export of the version before.
-        output_role_arn: The role the AWS API names for writing there.
+        delivery: Further options of exports: `gzip`, `max_rows` per file, a `holdout` such as `10%` that is
+            excluded, and `changes`: users added and removed since the previous version's export.
+        output_role_arn: The role given in the AWS API for writing there.
         child_tag_policy: Whether jobs inherit the tags.
     """
 
@@ -256,7 +257,7 @@ class ConfiguredAudienceModelSpec(Spec):
         return self.audience_model_id
 
     def validate(self) -> None:
-        """Raises UsageError unless the sizes are 1 to 25 of one type, in range, none twice."""
+        """Raise UsageError unless there are 1 to 25 sizes of one type, in range, without duplicates."""
         super().validate()
         check_text("output location", self.output_url, MAX_LOCATION)
         check_text("output role", self.output_role_arn)
@@ -271,16 +272,16 @@ class ConfiguredAudienceModelSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedSeed(Document):
-    """The seed that a client asked for; the run fetches it, not the request.
+    """A seed requested by a client, to be fetched by the run.
 
-    Exactly one of `s3_uri`, `query` and `template_arn` is given. None of it is told in a message.
+    Exactly one of `s3_uri`, `query` and `template_arn` is given. Messages contain none of them.
 
     Attributes:
-        role_arn: The role the AWS API names for reading it.
-        s3_uri: Where it lies.
-        query: The SQL that makes it.
-        template_arn: The template whose SQL makes it.
-        parameters: What the SQL's `:name` parameters are, by name.
+        role_arn: The role given in the AWS API for reading it.
+        s3_uri: Its location.
+        query: The SQL that selects it.
+        template_arn: The template whose SQL selects it.
+        parameters: The values of the SQL's `:name` parameters, by name.
         protected_query_id: The UUID that the AWS API shows for an SQL seed.
     """
 
@@ -293,45 +294,45 @@ class RequestedSeed(Document):
 
     @property
     def is_sql(self) -> bool:
-        """Whether SQL makes the seed."""
+        """Whether SQL selects the seed."""
         return self.s3_uri is None
 
     def validate(self) -> None:
-        """Raises UsageError unless there is one source, and parameters only for SQL."""
+        """Raise UsageError unless there is exactly one source, and parameters only for SQL."""
         check_text("seed's role", self.role_arn)
         check_text("seed's location", self.s3_uri, MAX_LOCATION)
         check_query_text(self.query)
         check_text("seed's template", self.template_arn, 200)
         if sum(given is not None for given in (self.s3_uri, self.query, self.template_arn)) != 1:
             raise UsageError(
-                "The seed has not exactly one source.", remedy="Give a location, or a query, or a template."
+                "The seed does not have exactly one source.", remedy="Give a location, a query or a template."
             )
         if not self.is_sql and (self.parameters or self.protected_query_id is not None):
-            raise UsageError("A seed with a location has parameters.", remedy="Give parameters with SQL only.")
+            raise UsageError("A seed with a location has parameters.", remedy="Give parameters only with SQL.")
         if self.protected_query_id is not None and not is_uuid(self.protected_query_id):
-            raise UsageError("The id of the seed's query is no UUID.", remedy="Give 36 characters of hex.")
+            raise UsageError("The id of the seed's query is not a UUID.", remedy="Give a lower-case UUID.")
         if len(self.parameters) > MAX_PARAMETERS:
             raise UsageError("The seed has too many parameters.", remedy=f"Give at most {MAX_PARAMETERS}.")
         for name, value in self.parameters.items():
-            check_text("name of a parameter of the seed", name, 100)
+            check_text("name of a seed parameter", name, 100)
             if len(value) > 1000 or not is_storable(value):
                 raise UsageError(
-                    "The value of a parameter of the seed cannot be used.", remedy="Give at most 1,000 characters."
+                    "The value of a seed parameter is invalid.", remedy="Give at most 1,000 characters of text."
                 )
 
 
 def check_query_text(query: str | None) -> None:
-    """Refuse SQL that cannot be stored; whether it may run is asked when it runs.
+    """Reject SQL that cannot be stored; whether it may run is checked when it runs.
 
     Raises:
-        UsageError: Empty, more than 500,000 characters, or no text.
+        UsageError: The SQL is empty, longer than 500,000 characters, or not text.
     """
     if query is not None and (not query.strip() or len(query) > MAX_QUERY or not is_storable(query)):
-        raise UsageError("The query cannot be used.", remedy=f"Give 1 to {MAX_QUERY:,} characters of SQL.")
+        raise UsageError("The query is invalid.", remedy=f"Give 1 to {MAX_QUERY:,} characters of SQL.")
 
 
 def is_storable(text: str) -> bool:
-    """Whether every database keeps the text: no NUL, no half of a surrogate pair."""
+    """Return whether every database can store the text: no NUL, no unpaired surrogate."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -341,9 +342,9 @@ class Starter:
 
     Attributes:
         account_id: 12 digits.
-        name: What the starter calls the job; unique among the starter's.
+        name: The starter's name for the job; unique among the starter's jobs.
         description: The starter's.
-        tags: The starter's; the owner never gets them.
+        tags: The starter's; the owner never sees them.
     """
 
     account_id: str
@@ -352,7 +353,7 @@ class Starter:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raises UsageError unless the copy keeps the rules of a resource."""
+        """Raise UsageError unless the copy keeps the rules of a resource."""
         check_account(self.account_id, LOCAL_REGION)
         check_name(self.name)
         check_description(self.description)
@@ -365,23 +366,23 @@ class GenerationJobSpec(Spec):
 
     Attributes:
         configured_audience_model_id: The configured model it uses.
-        seed_location: Where the seed lies; None once the seed is deleted.
-        seed_name: What the seed's owner calls it.
+        seed_location: The seed's location; None once the seed is deleted.
+        seed_name: The seed owner's name for it.
         seed_bytes: The seed's size in bytes; 0 until a requested seed is fetched.
         seed_digest: Keyed digest of the seed's content, in hex; None until a requested seed is fetched.
-        requested_seed: The seed that is to be fetched; None where it was given.
-        seed_mode: Where the seed's users stand in the audience.
+        requested_seed: The seed to fetch; None if the seed was uploaded.
+        seed_mode: The position of the seed's users in the audience.
         keep_seed: Whether the seed is kept (encrypted) for refreshes.
-        export_size: The size exported as soon as the audience is ready: `largest`, a size, or None.
-        origin: The way in.
-        started_by: The account that asked.
-        collaboration_id: The collaboration it was asked in.
+        export_size: The size to export as soon as the audience is ready: `largest`, a size, or None.
+        origin: The entry point of the request.
+        started_by: The account that started the job.
+        collaboration_id: The collaboration it was started in.
     """
 
     kind = Kind.GENERATION_JOB
     parent_kind = Kind.CONFIGURED_AUDIENCE_MODEL
     fields_without_rebuild = Spec.fields_without_rebuild | {
-        # The digest says whether the seed is another one; its place does not.
+        # The digest identifies the seed; its location does not.
         "seed_location",
         "seed_name",
         "seed_bytes",
@@ -412,7 +413,7 @@ class GenerationJobSpec(Spec):
         return self.configured_audience_model_id
 
     def validate(self) -> None:
-        """Raises UsageError unless the seed is described and the export size in range."""
+        """Raise UsageError unless the seed is described and the export size is in range."""
         super().validate()
         check_text("seed's location", self.seed_location, MAX_LOCATION)
         check_text("seed's name", self.seed_name or None, 1024)
@@ -422,33 +423,31 @@ class GenerationJobSpec(Spec):
         if self.requested_seed is not None:
             self.requested_seed.validate()
         elif self.seed_digest is None:
-            raise UsageError("The job has no seed.", remedy="Give the digest of its content, or request a seed.")
+            raise UsageError("The job has no seed.", remedy="Give the digest of a seed, or request a seed.")
         check_seed_digest(self.seed_digest)
         if isinstance(self.export_size, AudienceSize):
             _check_size(self.export_size)
 
 
 def check_seed_digest(digest: str | None) -> None:
-    """Refuse a digest that is none.
+    """Reject an invalid seed digest.
 
     Raises:
         UsageError: Not 16 to 128 lower-case hexadecimal digits.
     """
     if digest is not None and (not 16 <= len(digest) <= 128 or set(digest) - set("0123456789abcdef")):
-        raise UsageError(
-            "The seed's digest cannot be used.", remedy="Give 16 to 128 lower-case hexadecimal digits."
-        )
+        raise UsageError("The seed's digest is invalid.", remedy="Give 16 to 128 lower-case hexadecimal digits.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportJobSpec(Spec):
-    """The top users of one audience at one allowed size, written to its destination.
+    """An export of an audience's top users, at one allowed size, to its destination.
 
     Attributes:
         generation_job_id: The job whose audience is exported.
         size: One of the sizes of its configured model.
-        seed_mode: Overrides the job's seed mode when given.
-        started_by: The account that asked; the job's owner if not given.
+        seed_mode: Overrides the job's seed mode if given.
+        started_by: The account that started the export; the job's owner if not given.
     """
 
     kind = Kind.EXPORT_JOB
@@ -467,6 +466,6 @@ class ExportJobSpec(Spec):
         return self.generation_job_id
 
     def validate(self) -> None:
-        """Raises UsageError unless the size is in range."""
+        """Raise UsageError unless the size is in range."""
         super().validate()
         _check_size(self.size)

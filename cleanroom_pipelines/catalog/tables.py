@@ -1,8 +1,8 @@
-"""Tables: the rows behind the records.
+"""Tables: the database rows behind the records.
 
-Lives here: the SQLAlchemy declarative classes, the column types that turn JSON into our own values, and the
+Lives here: the SQLAlchemy declarative classes, the column types that convert JSON to our own values, and the
 conversion of rows to records.
-Add here when the catalogue stores something new; add the migration beside it (`migrations/versions`).
+Add here when the catalogue stores something new; add a migration too (`migrations/versions`).
 Keep out: queries and rules.
 """
 
@@ -57,30 +57,30 @@ _Record = TypeVar("_Record", bound="DataclassInstance")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware datetimes in UTC; SQLite keeps no zone, so it is taken off and put on here."""
+    """Time-zone-aware datetimes in UTC; SQLite stores no time zone, so this type restores it."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC; a naive time is a mistake of the caller's."""
+        """Convert to UTC; reject a naive time, which is a bug in the caller."""
         if value is not None and value.tzinfo is None:
-            raise ValueError("The catalogue was given a time without a time zone.")
+            raise ValueError("The time has no time zone.")
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Aware, in UTC."""
+        """Convert to an aware time in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class AsJson(TypeDecorator[Any]):
-    """A value of ours, kept as JSON.
+    """A value stored as JSON.
 
     Args:
-        encode: From our value to what JSON can hold.
-        decode: Back.
+        encode: Converts the value to JSON values.
+        decode: Converts it back.
     """
 
     impl = JSON
@@ -92,11 +92,11 @@ class AsJson(TypeDecorator[Any]):
         self.decode = decode
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """To JSON; None stays None."""
+        """Convert to JSON; None stays None."""
         return None if value is None else self.encode(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        """From JSON; None stays None."""
+        """Convert from JSON; None stays None."""
         return None if value is None else self.decode(value)
 
 
@@ -128,7 +128,7 @@ def _word(words: type[StrEnum]) -> Enum:
 
 
 class Base(DeclarativeBase):
-    """The root of the tables; constraint names are fixed so that later migrations can name them."""
+    """The base class of all tables; it fixes constraint names so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -141,7 +141,7 @@ class Base(DeclarativeBase):
 
 
 class ResourceRow(Base):
-    """What all kinds share: one row per resource; each kind's own columns stand in a table beside it."""
+    """One row per resource, with the columns common to all kinds; each kind has a table for its own columns."""
 
     __tablename__ = "resources"
     __table_args__: tuple[SchemaItem, ...] = (
@@ -240,12 +240,12 @@ class GenerationJobRow(_OwnTable, ResourceRow):
         Index(None, "collaboration_id"),
         Index(None, "receipt_due"),
         Index(None, "keep_seed", "seed_location"),
-        # A seed dropped twice is one job, also when two sensors see it at once.
+        # A seed uploaded to the inbox twice is one job, even if two sensors see it at once.
         UniqueConstraint("inbox_model_id", "seed_digest"),
     )
 
     configured_audience_model_id: Mapped[str] = synonym("parent_id")
-    # The configured model again, for the constraint, since that stands in `resources`; NULL unless from the inbox.
+    # A copy of the configured model's id, which is in `resources`, for the constraint; NULL unless from the inbox.
     inbox_model_id: Mapped[str | None] = mapped_column(String(60))
     seed_location: Mapped[str | None] = mapped_column(Text)
     seed_digest: Mapped[str | None] = mapped_column(String(128))
@@ -258,7 +258,7 @@ class GenerationJobRow(_OwnTable, ResourceRow):
     origin: Mapped[Origin] = mapped_column(_word(Origin))
     started_by: Mapped[str] = mapped_column(String(12))
     collaboration_id: Mapped[str | None] = mapped_column(String(128))
-    # True from when a dropped seed's job or export is asked for until its receipt lies there; NULL for other jobs.
+    # True from the request of an inbox seed's job or export until its receipt is written; NULL for other jobs.
     receipt_due: Mapped[bool | None] = mapped_column(default=_is_from_inbox)
 
 
@@ -322,7 +322,7 @@ class CustomAudienceRow(_OwnTable, ResourceRow):
 
 
 class AudienceReferenceRow(Base):
-    """One row per custom audience that another one's definition names."""
+    """One row per reference from a custom audience's definition to another custom audience."""
 
     __tablename__ = "audience_references"
 
@@ -369,7 +369,7 @@ class TokenRow(Base):
 
 
 class UploadRow(Base):
-    """One row per file that was brought."""
+    """One row per uploaded file."""
 
     __tablename__ = "uploads"
 
@@ -384,7 +384,7 @@ class UploadRow(Base):
 
 
 class RoomJobRow(Base):
-    """One row per question that was asked of a room or lab."""
+    """One row per job of the Media API on a room or lab."""
 
     __tablename__ = "room_jobs"
 
@@ -413,7 +413,7 @@ class PairRow(Base):
 
 
 class LedgerLineRow(Base):
-    """One row per question that a pair paid for; none is ever deleted."""
+    """One row per question that a pair paid for; rows are never deleted."""
 
     __tablename__ = "ledger_lines"
 
@@ -429,7 +429,7 @@ class LedgerLineRow(Base):
 
 
 class ProposalRow(Base):
-    """One row per thing that both organisations of a pair must approve."""
+    """One row per change that both organisations of a pair must approve."""
 
     __tablename__ = "proposals"
 
@@ -445,7 +445,7 @@ class ProposalRow(Base):
 
 
 class JobViewRow(Base):
-    """One row per generation job that another account started: that account's copy of it."""
+    """One row per cross-account generation job: the starter's copy."""
 
     __tablename__ = "job_views"
     __table_args__ = (
@@ -459,7 +459,7 @@ class JobViewRow(Base):
     name: Mapped[str] = mapped_column(String(63))
     description: Mapped[str | None] = mapped_column(String(255))
     tags: Mapped[dict[str, str]] = mapped_column(JSON)
-    # The job's own time: a listing that puts views between jobs has one order.
+    # The job's own creation time, so that listings can merge views and jobs in one order.
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
@@ -493,25 +493,25 @@ class VersionRow(Base):
     cancel_requested: Mapped[bool]
 
 
-# The order of listings, in columns of one table: by a kind's own `id`, which is the same, no index would be used.
+# The order of listings, in columns of one table: with the `id` of a kind's own table, no index would be used.
 PLACE = (ResourceRow.__table__.c.created_at, ResourceRow.__table__.c.id)
 
 
 def is_newest() -> ColumnElement[bool]:
-    """Whether a version is the one with the highest number."""
+    """Return the condition that a version is the one with the highest number."""
     later = aliased(VersionRow)
     highest = select(func.max(later.number)).where(later.resource_id == VersionRow.resource_id)
     return VersionRow.number == highest.correlate(VersionRow).scalar_subquery()
 
 
 def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:
-    """The audience model that a generation job was started on (`ConfiguredAtStart`); NULL where it follows."""
+    """Return the audience model a job was started with (`ConfiguredAtStart`); NULL for a declared job."""
     kept: ColumnElement[str | None] = version.params["configured"]["audience_model_id"].as_string()
     return kept
 
 
 class InstallationRow(Base):
-    """The one row that says whose catalogue this is."""
+    """The single row with the catalogue's identity."""
 
     __tablename__ = "installation"
 
@@ -522,7 +522,7 @@ class InstallationRow(Base):
 
 
 class TombstoneRow(Base):
-    """One row per thing that was deleted, or that no record owns yet."""
+    """One row per deleted thing, or stored file that no record owns yet."""
 
     __tablename__ = "tombstones"
 
@@ -534,7 +534,7 @@ class TombstoneRow(Base):
 
 
 class WorkerRow(Base):
-    """One row per process that drains pending work."""
+    """One row per worker process."""
 
     __tablename__ = "workers"
 
@@ -543,7 +543,7 @@ class WorkerRow(Base):
 
 
 class AccountRow(Base):
-    """One row per account that was created; the operator's own needs none."""
+    """One row per created account; the operator's own account needs none."""
 
     __tablename__ = "accounts"
 
@@ -579,14 +579,14 @@ class CollaborationRow(Base):
 
 
 class MemberRow(Base):
-    """One row per account in a collaboration; one that left stays, not active."""
+    """One row per account in a collaboration; former members stay, as inactive."""
 
     __tablename__ = "members"
 
     collaboration_id: Mapped[str] = mapped_column(
         ForeignKey("collaborations.id", ondelete="CASCADE"), primary_key=True
     )
-    # No foreign key: the operator's account may have no row.
+    # Not a foreign key, because the operator's account may have no row.
     account_id: Mapped[str] = mapped_column(String(12), primary_key=True)
     place: Mapped[int]
     active: Mapped[bool]
@@ -633,15 +633,15 @@ ROWS: dict[Kind, type[ResourceRow]] = {
 
 
 def record_of(record: type[_Record], row: Base) -> _Record:
-    """The record of a row, whose columns have the names of the record's fields."""
+    """Return the record of a row, whose columns are named like the record's fields."""
     return record(**{part.name: getattr(row, part.name) for part in fields(record)})
 
 
 def resource_record(row: ResourceRow) -> Resource:
-    """The record of a resource's row."""
+    """Return the record of a resource's row."""
     return record_of(RECORDS[row.kind], row)
 
 
 def version_record(row: VersionRow) -> Version:
-    """The record of a version's row."""
+    """Return the record of a version's row."""
     return record_of(Version, row)

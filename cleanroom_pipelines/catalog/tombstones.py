@@ -1,14 +1,14 @@
-"""Tombstones: what was deleted, and what no record owns yet.
+"""Tombstones: marks of deleted things, and of stored files that no record owns yet.
 
-Lives here: writing a tombstone in the transaction that deletes a record or a version, and asking for them.
-Add here when something of another kind is deleted.
-Keep out: deleting files; the shell deletes what has a tombstone, and nothing because the catalogue lacks it.
+Lives here: writing a tombstone in the transaction that deletes a record or a version, and looking them up.
+Add here when another kind of thing can be deleted.
+Keep out: deleting files; the shell deletes only files with a tombstone, never files that the catalogue lacks.
 
-A catalogue that was lost, replaced or restored knows less than the home holds. So what a record or a version left
-in the home is deleted by its tombstone alone. A resource is named by the 12 hex digits of its partition key, which
-is its folder, an artifact by these and its version, a seed by its slot, an upload by its id. A seed or upload gets
-its tombstone before it is stored, and loses it in the transaction of the record that names it: what a killed
-process left in between is known to have no owner.
+A catalogue that was lost, replaced or restored may lack records of files in the home. So files are deleted only
+because of a tombstone. It identifies a resource by the 12 hex digits of its partition key, which name its folder;
+an artifact by these digits and its version; a seed by its slot; and an upload by its id. A seed or upload gets its
+tombstone before it is stored, and loses it in the transaction that inserts its record. So a file left by a process
+killed in between is known to have no owner.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,18 +23,18 @@ from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.tables import DataLabRow, DataRoomRow, InstallationRow, TombstoneRow, UploadRow
 
 SEED, UPLOAD = "seed", "upload"
-_N_KEYS = 500  # SQLite and PostgreSQL take so many values in one statement
+_N_KEYS = 500  # a number of values that both SQLite and PostgreSQL accept in one statement
 
 
 class Tombstones(Part):
-    """The part of the catalogue that knows what was deleted."""
+    """The part of the catalogue that stores tombstones."""
 
     def deleted(self, keys: Iterable[str], kind: str | None = None) -> frozenset[str]:
-        """Those of some keys whose resource, seed or upload was deleted.
+        """Return those of some keys whose resource, seed or upload was deleted.
 
         Args:
             keys: Hex digits of partition keys; slots; ids of uploads.
-            kind: Only of this kind; of any if not given.
+            kind: Only this kind; any if not given.
         """
         query = select(TombstoneRow.key).where(TombstoneRow.version == "")
         if kind is not None:
@@ -47,18 +47,18 @@ class Tombstones(Part):
             )
 
     def deleted_artifacts(self, kind: Kind, key: str) -> frozenset[str]:
-        """The versions of a resource's artifacts that were deleted."""
+        """Return the deleted versions of a resource's artifacts."""
         query = select(TombstoneRow.version).where(TombstoneRow.kind == kind, TombstoneRow.key == key)
         with self._database.read() as session:
             return frozenset(session.scalars(query)) - {""}
 
     def announce(self, kind: str, key: str) -> None:
-        """Write the tombstone of a seed or upload that is stored next and that no record names yet."""
+        """Write the tombstone of a seed or upload before it is stored and recorded."""
         with self._database.write() as session:
             add_tombstone(session, kind, [key], self._database.now())
 
     def delete_artifacts(self, kind: Kind, key: str, versions: Sequence[str]) -> None:
-        """Note that versions of an artifact are deleted, before their files are.
+        """Record that versions of an artifact are deleted, before their files are deleted.
 
         Args:
             kind: The resource's kind.
@@ -73,7 +73,7 @@ class Tombstones(Part):
                 add_tombstone(session, kind, [key], self._database.now(), version)
 
     def abandon_uploads(self, before: datetime) -> None:
-        """Note that uploads are deleted that were brought before a time and that no lab or room names."""
+        """Mark uploads older than a time as deleted if no lab or room uses them."""
         with self._database.write() as session:
             named = _named_uploads(session)
             query = select(UploadRow).where(UploadRow.location.is_not(None), UploadRow.created_at < before)
@@ -84,7 +84,7 @@ class Tombstones(Part):
 
 
 def add_tombstone(session: Session, kind: str, keys: Iterable[str], now: datetime, version: str = "") -> None:
-    """Write tombstones in the transaction that deletes what they name; those that exist stay as they are."""
+    """Write tombstones in the deleting transaction; existing ones are not changed."""
     generation = session.scalar(select(InstallationRow.generation)) or 0
     for key in keys:
         if session.get(TombstoneRow, (kind, key, version)) is None:
@@ -93,12 +93,12 @@ def add_tombstone(session: Session, kind: str, keys: Iterable[str], now: datetim
 
 
 def own(session: Session, kind: str, key: str) -> None:
-    """Remove the tombstone of a seed or upload in the transaction of the record that names it."""
+    """Remove the tombstone of a seed or upload in the transaction that inserts its record."""
     session.execute(delete(TombstoneRow).where(TombstoneRow.kind == kind, TombstoneRow.key == key))
 
 
 def move_seed(session: Session, before: str | None, after: str | None, now: datetime) -> None:
-    """Let a job have another seed, or none: the old slot gets a tombstone, the new one loses its."""
+    """Update the tombstones when a job's seed changes: write the old slot's, remove the new slot's."""
     old, new = (location.partition("/")[0] if location else None for location in (before, after))
     if old and old != new:
         add_tombstone(session, SEED, [old], now)
@@ -107,7 +107,7 @@ def move_seed(session: Session, before: str | None, after: str | None, now: date
 
 
 def hex_of(partition_key: str) -> str:
-    """The digits that name a resource in its tombstone."""
+    """Return the hex digits that identify a resource in its tombstone."""
     return partition_key.rpartition("-")[2]
 
 

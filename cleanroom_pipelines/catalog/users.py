@@ -1,8 +1,8 @@
-"""Users: who may speak to the data rooms, and their tokens.
+"""Users of the data rooms, and their tokens.
 
-Lives here: users by e-mail address, and tokens of which only a keyed digest is kept.
-Add here when a user gets something else of their own.
-Keep out: making tokens and their digests (the shell has the key) and what a user may do in a room.
+Lives here: users by e-mail address, and tokens, stored as keyed digests only.
+Add here when a user can own something new.
+Keep out: generating tokens and their digests (the shell has the key) and permissions in rooms.
 """
 
 from datetime import datetime
@@ -19,15 +19,15 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
 class Users(Part):
-    """The part of the catalogue that knows users."""
+    """The part of the catalogue that stores users."""
 
     @noted
     def create_user(self, email: str) -> User:
         """Create a user.
 
         Raises:
-            UsageError: The address cannot be used.
-            ConflictError: There is one already.
+            UsageError: The address is invalid.
+            ConflictError: The user exists already.
         """
         check_email(email)
         try:
@@ -42,16 +42,16 @@ class Users(Part):
             raise _exists() from None
 
     def all(self) -> tuple[User, ...]:
-        """All users, by address."""
+        """Return all users, by address."""
         with self._database.read() as session:
             return tuple(record_of(User, row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
-        """Let none of a user's tokens open anything, or let them again.
+        """Disable all tokens of a user, or enable them again.
 
         Raises:
-            NotFoundError: There is no such user.
+            NotFoundError: The user does not exist.
         """
         with self._database.write() as session:
             row = _find_user(session, email)
@@ -60,15 +60,15 @@ class Users(Part):
 
     @noted
     def add_token(self, email: str, digest: str, expires_at: datetime) -> Token:
-        """Keep a token's digest.
+        """Store a token's digest.
 
         Args:
-            email: Whose it is.
+            email: The token's user.
             digest: Keyed digest of the token, 64 hex digits.
             expires_at: UTC.
 
         Raises:
-            NotFoundError: There is no such user.
+            NotFoundError: The user does not exist.
         """
         with self._database.write() as session:
             _find_user(session, email)
@@ -85,27 +85,27 @@ class Users(Part):
             return record_of(Token, row)
 
     def tokens(self, email: str) -> tuple[Token, ...]:
-        """A user's tokens, in order of creation."""
+        """Return a user's tokens, in order of creation."""
         with self._database.read() as session:
             query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
             return tuple(record_of(Token, row) for row in session.scalars(query))
 
     @noted
     def revoke_token(self, token_id: str) -> Token:
-        """Take a token back.
+        """Revoke a token.
 
         Raises:
-            NotFoundError: There is none of this id.
+            NotFoundError: The token does not exist.
         """
         with self._database.write() as session:
             row = session.get(TokenRow, token_id)
             if row is None:
-                raise NotFoundError("There is no such token.", remedy="See the list of the user's tokens.")
+                raise NotFoundError("There is no such token.", remedy="List the user's tokens.")
             row.revoked = True
             return record_of(Token, row)
 
     def user_of_token(self, digest: str) -> str | None:
-        """Whose token it is; None when it is unknown, revoked, expired, or its user is disabled."""
+        """Return a token's user; None if the token is unknown, revoked or expired, or the user is disabled."""
         with self._database.read() as session:
             found = session.execute(
                 select(TokenRow, UserRow.disabled)
@@ -120,9 +120,9 @@ class Users(Part):
 def _find_user(session: Session, email: str) -> UserRow:
     row = session.get(UserRow, email)
     if row is None:
-        raise NotFoundError("There is no such user.", remedy="Let the operator create the user first.")
+        raise NotFoundError("There is no such user.", remedy="Ask the operator to create the user.")
     return row
 
 
 def _exists() -> ConflictError:
-    return ConflictError("There is a user of this e-mail address already.", remedy="Issue a token for them.")
+    return ConflictError("A user with this e-mail address already exists.", remedy="Issue a token for this user.")

@@ -1,9 +1,9 @@
-"""Work: what is to be done now, and asking for more of it.
+"""Work: pending versions that are ready, and requests for new ones.
 
-Lives here: which pending versions are ready, those that wait in vain, requests for versions, "Materialize" by
-hand, and refreshes.
-Add here when work can be asked for in a new way.
-Keep out: doing it (`claims.py`).
+Lives here: which pending versions are ready, which can never be, requests for versions, manual "Materialize", and
+refreshes.
+Add here when work can be requested in a new way.
+Keep out: doing the work (`claims.py`).
 """
 
 from collections import Counter
@@ -57,32 +57,32 @@ _LONGEST_QUEUE = 10_000
 
 
 class Scheduling(Claims):
-    """The part of the catalogue that sensors, schedules and commands speak to."""
+    """The part of the catalogue used by sensors, schedules and commands."""
 
     def ready(
         self, limit: int = 100, lane: Lane | None = None, parent_id: str | None = None
     ) -> tuple[Version, ...]:
-        """The pending versions that can be built now and have no run yet, in the order of the queue.
+        """Return the pending versions that can be built now and have no run yet, in queue order.
 
-        A dataset is always ready. Every other resource waits until what it is made from has a current version and
-        none that is pending or in progress; a generation job is made from the model itself.
+        A dataset is always ready. Every other resource waits until its parent has a current version and none that
+        is pending or in progress; a generation job waits for the audience model itself.
 
         Args:
-            limit: The first so many.
-            lane: Only those of one lane.
-            parent_id: Only those of resources that are made from this one.
+            limit: The maximum number.
+            lane: Only versions in this lane.
+            parent_id: Only versions of this resource's children.
         """
         queue = self._queue(limit, parent_id)
         return tuple(each.version for each in queue if lane in (None, each.lane))[:limit]
 
     def stages(self, resource_ids: Collection[str] | None = None) -> dict[tuple[str, int], Stage]:
-        """Where the open versions of resources are; one that is neither pending nor in progress is left out.
+        """Return the stages of all pending and in-progress versions.
 
         Args:
-            resource_ids: Whose; all resources if not given.
+            resource_ids: Only versions of these resources; all if not given.
 
         Returns:
-            The stages by resource and number of the version. The queue is only read if one may be in it.
+            The stages by resource id and version number. The queue is only read if one of them may be in it.
         """
         chosen = [] if resource_ids is None else [VersionRow.resource_id.in_(resource_ids)]
         with self._database.read() as session:
@@ -102,14 +102,14 @@ class Scheduling(Claims):
             if place is None and version.resource_id in busy:
                 words = "waiting for its earlier version"
             elif place is None and readiness != "ready":
-                words = "waiting for what it is made from"
+                words = "waiting for its parent"
             else:
                 words = "starting" if place is None else "waiting"
             stages[key] = Stage(words, place=place)
         return stages
 
     def _places(self) -> dict[tuple[str, int], int]:
-        """The place of each ready version in its lane, from 1."""
+        """The position of each ready version in its lane, from 1."""
         lanes = Counter[Lane]()
         places = {}
         for each in self._queue(_LONGEST_QUEUE):
@@ -118,7 +118,7 @@ class Scheduling(Claims):
         return places
 
     def _queue(self, per_owner: int, parent_id: str | None = None) -> list[Queued]:
-        """All ready versions in order, of each owner and kind the oldest so many."""
+        """All ready versions in order, limited to the oldest `per_owner` of each owner and kind."""
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
             if parent_id is not None:
@@ -148,19 +148,19 @@ class Scheduling(Claims):
         return in_turns(queued, started)
 
     def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
-        """Fail the pending versions whose parent failed for good: for the data's reason, or PARENT_NOT_ACTIVE.
+        """Fail the pending versions whose parent failed, with the data's status code or PARENT_NOT_ACTIVE.
 
         Args:
             now: UTC; the catalogue's clock if not given.
 
         Returns:
-            The versions that were failed, children and their children included.
+            The failed versions, including indirect descendants.
         """
         at = self._database.at(now)
         settled: list[Version] = []
         while found := [
             version
-            for row in self._in_vain(1000)
+            for row in self._doomed(1000)
             if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
             settled += found
@@ -175,10 +175,10 @@ class Scheduling(Claims):
         params: Mapping[str, Any] | None = None,
         now: datetime | None = None,
     ) -> Version:
-        """Ask for a new version; the one that is pending already is returned instead if there is one.
+        """Request a new version, or return the one that is already pending.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
             ConflictError: The resource is being deleted.
         """
         with self._database.write() as session:
@@ -189,10 +189,10 @@ class Scheduling(Claims):
 
     @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
-        """Let the newest version, which failed, be attempted from the beginning.
+        """Retry the newest version, which failed, from the beginning.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
             ConflictError: Its newest version did not fail, its seed was deleted, or it is being deleted.
         """
         with self._database.write() as session:
@@ -201,7 +201,8 @@ class Scheduling(Claims):
             newest = newest_version(session, resource)
             if newest.status is not Status.CREATE_FAILED:
                 raise ConflictError(
-                    f"The newest version of the {kind.words} {resource_id} did not fail.", remedy="See its status."
+                    f"The newest version of the {kind.words} {resource_id} did not fail.",
+                    remedy="Check its status.",
                 )
             if isinstance(resource, GenerationJobRow) and not (resource.seed_location or resource.requested_seed):
                 raise ConflictError(
@@ -215,16 +216,16 @@ class Scheduling(Claims):
     def request_manually(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
     ) -> ManualRequest:
-        """Decide what "Materialize" on this partition means now, and make it pending where it means work.
+        """Decide what "Materialize" on this partition should do now, and queue a version if it should work.
 
         Args:
             kind: The resource's kind.
-            resource_id: The partition key that was chosen.
-            run_id: The run that asks; what it holds itself is its work.
+            resource_id: The selected partition key.
+            run_id: The requesting run; it continues a version that it holds itself.
             now: UTC; the catalogue's clock if not given.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
             ConflictError: It is being deleted.
         """
         with self._database.write() as session:
@@ -237,45 +238,46 @@ class Scheduling(Claims):
                 requeue(session, resource, version, at)
             if version.status is Status.CREATE_IN_PROGRESS:
                 if version.run_id == run_id:
-                    return ManualRequest("work", version_record(version), run_id, "This run is at work on it.")
-                message = f"Another run is at work on version {version.number} of the {key}; nothing to do here."
+                    return ManualRequest("work", version_record(version), run_id, "This run is working on it.")
+                message = f"Another run is working on version {version.number} of the {key}. Nothing to do here."
                 return ManualRequest("busy", version_record(version), version.run_id, message)
             if version.status is Status.ACTIVE:
                 if not resource.declared or (
                     isinstance(resource, GenerationJobRow) and not resource.seed_location
                 ):
                     message = (
-                        f"Version {version.number} of the {key} is ACTIVE and does not change; its artifacts are "
-                        "checked against their manifests."
+                        f"Version {version.number} of the {key} is ACTIVE and final. Its artifacts are compared "
+                        "with their manifests."
                     )
                     return ManualRequest("verify", version_record(version), None, message)
                 version = pending_version(session, resource, Cause.BY_HAND, at)
-                message = f"Version {version.number} of the {key} is made, as asked by hand."
+                message = f"Building version {version.number} of the {key}, as requested manually."
             elif version.status is Status.CREATE_FAILED:
                 make_pending(session, resource, version, 0, at)
-                message = f"Version {version.number} of the {key} failed and is attempted again."
+                message = f"Retrying version {version.number} of the {key}, which failed."
             else:
-                message = f"Version {version.number} of the {key} was pending and is made now."
+                message = f"Building version {version.number} of the {key}, which was pending."
             gate = session.execute(_pending_versions().where(VersionRow.resource_id == resource_id)).one()
             if gate.readiness != "ready":
                 message = (
-                    f"Version {version.number} of the {key} waits for the {gate.gate_kind.words} {gate.gate_id}."
+                    f"Version {version.number} of the {key} is waiting for the {gate.gate_kind.words} "
+                    f"{gate.gate_id}."
                 )
                 return ManualRequest("waiting", version_record(version), None, message)
             return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """The children that get a new version with each of this resource's.
+        """Return the children that get a new version with each new version of this resource.
 
         Raises:
-            NotFoundError: There is no such resource.
+            NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
             resource = find_resource(session, kind, resource_id)
             return tuple(resource_record(child) for child in followers(session, resource))
 
     def due_refreshes(self, now: datetime | None = None) -> tuple[AudienceModel, ...]:
-        """The models whose refresh is due and that are not being made anyway, the longest due first."""
+        """Return the models with a due refresh and no open version, longest overdue first."""
         open_version = exists().where(VersionRow.resource_id == AudienceModelRow.id, VersionRow.status.in_(OPEN))
         query = (
             select(AudienceModelRow)
@@ -289,19 +291,19 @@ class Scheduling(Claims):
 
     @noted
     def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
-        """Ask for a refresh: a new version of the dataset and, after it, of this model with its window moved.
+        """Request a refresh: a new version of the dataset and then of this model, with its window moved.
 
-        The other models of the dataset are left alone. Asked twice, the same version is returned.
+        Other models of the dataset are not refreshed. A second request returns the same version.
 
         Args:
             model_id: The audience model.
             now: UTC; the catalogue's clock if not given.
 
         Returns:
-            The model's version, with `params["window_seconds"]` where the refresh has a window.
+            The model's version, with `params["window_seconds"]` if the refresh has a window.
 
         Raises:
-            NotFoundError: There is no such model.
+            NotFoundError: The model does not exist.
             UsageError: The model has no refresh.
             ConflictError: It is being deleted.
         """
@@ -314,7 +316,7 @@ class Scheduling(Claims):
             assert isinstance(model, AudienceModelRow)
             if model.refresh_every_seconds is None:
                 raise UsageError(
-                    f"The audience model {model_id} has no refresh.", remedy="Declare how often it is refreshed."
+                    f"The audience model {model_id} has no refresh.", remedy="Declare its refresh interval."
                 )
             newest = newest_version(session, model)
             if newest.status in OPEN and newest.cause is Cause.REFRESH:
@@ -326,7 +328,7 @@ class Scheduling(Claims):
             model.next_refresh_at = next_refresh(model.next_refresh_at or at, model.refresh_every_seconds, at)
             return version_record(version)
 
-    def _in_vain(self, limit: int) -> list[Row[Any]]:
+    def _doomed(self, limit: int) -> list[Row[Any]]:
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["in vain"]), ~_IS_AT_WORK)
             query = query.where(is_unreserved(self._database.lease_time(session)))
@@ -347,12 +349,12 @@ class Scheduling(Claims):
             )
             if session.execute(still).first() is None:
                 return None
-            code, message = _why_in_vain(session, gate)
+            code, message = _reason_of_failure(session, gate)
             close_failed(session, resource, version, code=code, message=message, now=at)
             return version_record(version)
 
 
-_TOLD_BY_THE_MODEL = (
+_REPORTED_BY_THE_MODEL = (
     StatusCode.TRAINING_DATA_NOT_FOUND,
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
@@ -360,25 +362,25 @@ _TOLD_BY_THE_MODEL = (
 
 
 def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
-    """The first time after now in steps from the one that was due; what was missed is not caught up on."""
+    """Return the next refresh after now, in whole intervals from the due one; missed refreshes are skipped."""
     every = timedelta(seconds=every_seconds)
     missed = max(0, (now - due) // every)
     return due + (missed + 1) * every
 
 
-def _why_in_vain(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
+def _reason_of_failure(session: Session, gate: ResourceRow) -> tuple[StatusCode, str]:
     newest = newest_version(session, gate)
-    if gate.kind is Kind.TRAINING_DATASET and newest.status_code in _TOLD_BY_THE_MODEL:
-        # a dataset is ACTIVE whatever it holds, as on AWS: its model is where a client learns what is wrong
+    if gate.kind is Kind.TRAINING_DATASET and newest.status_code in _REPORTED_BY_THE_MODEL:
+        # As on AWS, a dataset is ACTIVE whatever its content, so its model reports the data's problems.
         return newest.status_code, newest.status_message or "The training data cannot be used."
     return StatusCode.PARENT_NOT_ACTIVE, (
         f"The {gate.kind.words} {gate.id} failed ({newest.status_code}). "
-        f"Fix what its status message names, try {gate.id} again, then this."
+        f"Fix the problem in its status message, retry {gate.id}, then retry this."
     )
 
 
-# One query answers for every pending version what it waits for: its gate is its parent, or for a generation job
-# the audience model behind the configured one, for a job that is not declared as it was when the job was started.
+# One query finds what each pending version waits for, called its gate: its parent, or for a generation job the
+# audience model behind the configured one. An undeclared job keeps the audience model it was started with.
 _RESOURCE = aliased(ResourceRow)
 _PARENT = aliased(ResourceRow)
 _GATE = aliased(ResourceRow)
@@ -387,7 +389,7 @@ _OWN_VERSION = aliased(VersionRow)
 _REFERENCE_VERSION = aliased(VersionRow)
 
 _GATE_IS_OPEN = exists().where(_GATE_VERSION.resource_id == _GATE.id, _GATE_VERSION.status.in_(OPEN))
-# What an audience's definition names is made before it: a lookalike is ranked once, whoever is built on it.
+# Audiences in a definition are built first, so that a lookalike is ranked only once for all that depend on it.
 _REFERENCE_IS_OPEN = exists().where(
     AudienceReferenceRow.audience_id == VersionRow.resource_id,
     _REFERENCE_VERSION.resource_id == AudienceReferenceRow.reference_id,
@@ -406,7 +408,7 @@ _READINESS: ColumnElement[str] = case(
     (_GATE_IS_OPEN, "waits"),
     (_GATE.current_version.is_(None), "in vain"),
     (_REFERENCE_IS_OPEN, "waits"),
-    # A refresh on the data of the last one would only look like a refresh.
+    # After a failed dataset refresh, the model would only be rebuilt from the old data.
     (and_(VersionRow.cause == Cause.REFRESH, _NEWEST_OF_GATE == Status.CREATE_FAILED), "in vain"),
     else_="ready",
 )

@@ -1,8 +1,8 @@
-"""Workers: the processes that drain pending work, and which of them have died.
+"""Workers: the processes that run pending work, and the detection of dead ones.
 
 Lives here: their heartbeats.
-Add here when something else must be known of a worker.
-Keep out: the work; a claim's lease guards it, whatever becomes of the worker.
+Add here when something else about a worker must be stored.
+Keep out: the work; a claim's lease protects it even if the worker dies.
 """
 
 from datetime import datetime, timedelta
@@ -15,27 +15,27 @@ from cleanroom_pipelines.catalog.tables import WorkerRow
 
 
 class Workers(Part):
-    """The part of the catalogue that worker processes speak to."""
+    """The part of the catalogue used by worker processes."""
 
     def heartbeat_worker(self, worker_id: str, now: datetime | None = None) -> None:
-        """Say that a worker lives.
+        """Record a heartbeat of a worker.
 
         Args:
             worker_id: At most 128 characters.
-            now: UTC; the time that leases are measured in if not given.
+            now: UTC; the clock of leases if not given.
 
         Raises:
-            UsageError: The id cannot be stored.
+            UsageError: The id is invalid.
         """
         check_text("worker id", worker_id, 128)
         with self._database.write() as session:
             session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._database.lease_time(session, now)))
 
     def dead_workers(self, now: datetime | None = None, silent_seconds: float = 60.0) -> tuple[str, ...]:
-        """The workers that were not heard of for so long, the longest silent first.
+        """Return the workers without a heartbeat for this many seconds, oldest heartbeat first.
 
-        None right after the database was away, when nobody could be heard. A heartbeat from the future was sent
-        before the clock was put back; it counts as one of now.
+        Returns none right after a database outage, during which no worker could send one. A heartbeat from the
+        future was sent before the clock was set back; it counts as sent now.
         """
         if self._database.had_outage(silent_seconds / 2):
             return ()
@@ -51,6 +51,6 @@ class Workers(Part):
         return tuple(worker_id for worker_id, heard in found if heard <= at)
 
     def forget_worker(self, worker_id: str) -> None:
-        """Remove a worker that ended, or whose death was seen to."""
+        """Remove a worker that ended, or whose death was handled."""
         with self._database.write() as session:
             session.execute(delete(WorkerRow).where(WorkerRow.worker_id == worker_id))

@@ -1,11 +1,11 @@
-"""Identity: the identifiers by which two parties find that they know the same person.
+"""Identity: the identifiers by which two parties match the same person.
 
 Lives here: the kinds of matching ids, their normal form, validity and hashing; a data room's datasets.
 Add here when a kind of matching id is added.
-Keep out: reading files (`uploads`) and what matched ids are used for.
+Keep out: reading files (`uploads`) and using matched ids.
 
-Measured on one core of a busy 2-core machine, in a batch of 500,000 different ids, from text to room digest, in
-millions a minute: 29 to 47 for phone numbers (clean, written with spaces and `(0)`, or of all countries; the
+Throughput from text to room digest, on one core of a busy 2-core machine, in a batch of 500,000 different ids, in
+millions per minute: 29 to 47 for phone numbers (clean, written with spaces and `(0)`, or of all countries; the
 library alone parses 0.4), 44 for e-mail addresses (13 beyond ASCII), 65 for hashes, 53 for strings.
 """
 

@@ -1,8 +1,8 @@
-"""The datasets of a data room, and the names under which rooms and labs keep their uploads.
+"""The datasets of a data room, and the names of the uploads of rooms and labs.
 
-Lives here: the one enum of datasets, and `matching:EMAIL`, `segments`, …, `seeds:EMAIL` as a type.
-Add here when a room takes another dataset.
-Keep out: what is in a dataset's files (`uploads`).
+Lives here: the enum of datasets, and `InputName` for names such as `matching:EMAIL`, `segments` or `seeds:EMAIL`.
+Add here when a room accepts another dataset.
+Keep out: the content of a dataset's files (`uploads`).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from cleanroom_pipelines.terms import MatchingId
 
 
 class Dataset(StrEnum):
-    """What the two sides of a data room provision."""
+    """A dataset that one side of a data room provisions."""
 
     MATCHING = "MATCHING"
     SEGMENTS = "SEGMENTS"
@@ -23,12 +23,12 @@ class Dataset(StrEnum):
 
     @property
     def key(self) -> str:
-        """What files and protocols call it: "matching", "segments", …."""
+        """The name used in files and protocols: "matching", "segments", …."""
         return self.value.lower()
 
     @property
     def has_ids(self) -> bool:
-        """Whether its rows hold matching ids, so that its kind of ids must be named."""
+        """Whether its rows contain matching ids, so that their kind must be given."""
         return self in (Dataset.MATCHING, Dataset.SEED_AUDIENCES)
 
 
@@ -38,10 +38,10 @@ _DATASETS = {word: dataset for dataset, word in _WORDS.items()}
 
 
 class InputName(NamedTuple):
-    """The name of one upload among those of a room or lab.
+    """The name of one upload of a room or lab.
 
     Attributes:
-        dataset: What the upload is.
+        dataset: The dataset it holds.
         matching_id: The kind of its ids, where the dataset has ids.
     """
 
@@ -53,7 +53,7 @@ class InputName(NamedTuple):
         """Read a name such as `matching:EMAIL`.
 
         Raises:
-            ValueError: It is not the name of an input.
+            ValueError: The text is not the name of an input.
         """
         word, _, kind = text.partition(":")
         dataset = _DATASETS.get(word)
@@ -67,5 +67,5 @@ class InputName(NamedTuple):
 
 
 def inputs_of(inputs: Mapping[str, str], *datasets: Dataset) -> dict[str, str]:
-    """Those of a room's or lab's inputs that belong to some datasets."""
+    """Return those inputs of a room or lab that belong to some datasets."""
     return {name: upload for name, upload in inputs.items() if InputName.parse(name).dataset in datasets}

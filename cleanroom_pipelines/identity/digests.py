@@ -2,7 +2,7 @@
 
 Lives here: the SHA-256 of normal forms, and the keyed digest under which a room stores them.
 Add here when ids are hashed for another purpose inside the installation.
-Keep out: the hashes that ad destinations want (delivery), and where keys come from (`storage.keys`).
+Keep out: the hashes that ad destinations require (delivery), and the source of keys (`storage.keys`).
 """
 
 import hashlib
@@ -19,14 +19,14 @@ _MIN_KEY_BYTES = 16
 
 
 def sha256_hex(judged: JudgedIds) -> pa.Array:
-    """The SHA-256 of each valid id.
+    """Return the SHA-256 of each valid id.
 
     Args:
-        judged: What `judge_ids` gave.
+        judged: The result of `judge_ids`.
 
     Returns:
-        64 lower-case hex digits per id: the hash of the normal form in UTF-8, or the given hash where the kind
-        is hashed; null for an id that is not valid.
+        64 lower-case hex digits per id: the hash of the normal form in UTF-8, or the id itself if its kind is
+        hashed; null for an invalid id.
     """
     if judged.kind.is_hashed:
         return judged.normal
@@ -36,14 +36,14 @@ def sha256_hex(judged: JudgedIds) -> pa.Array:
 
 
 def room_digests(room_key: bytes, family: Family, hashes: pa.Array) -> pa.Array:
-    """The keyed digests of a room: HMAC-SHA256(room key, "<family>:<sha256 hex>").
+    """Return the keyed digests of a room: HMAC-SHA256(room key, "<family>:<sha256 hex>").
 
-    A bare hash of a phone number is reversed by trying all of them, and so would be a digest without a secret key.
+    Without a secret key, a digest of a phone number could be reversed by trying all numbers.
 
     Args:
         room_key: The room's secret, at least 16 bytes.
-        family: What the ids identify by.
-        hashes: What `sha256_hex` gave.
+        family: The family of the ids.
+        hashes: The result of `sha256_hex`.
 
     Returns:
         64 lower-case hex digits per hash; null where the hash is null.
@@ -52,9 +52,12 @@ def room_digests(room_key: bytes, family: Family, hashes: pa.Array) -> pa.Array:
         UsageError: The key is too short.
     """
     if len(room_key) < _MIN_KEY_BYTES:
-        raise UsageError(f"A room's key has at least {_MIN_KEY_BYTES} bytes.")
-    # The two halves of HMAC (RFC 2104) are set up once and copied: half the time of hmac.digest for each id, which
-    # a test holds this against.
+        raise UsageError(
+            f"The room's key is shorter than {_MIN_KEY_BYTES} bytes.",
+            remedy="Derive it from the installation key.",
+        )
+    # The two halves of HMAC (RFC 2104) are set up once and copied: half the time of calling hmac.digest for each
+    # id. A test compares the results.
     key = hashlib.sha256(room_key).digest() if len(room_key) > _BLOCK_BYTES else room_key
     key = key.ljust(_BLOCK_BYTES, b"\x00")
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + f"{family}:".encode())

@@ -1,21 +1,21 @@
-r"""Which matching ids are valid, and their normal form.
+r"""Validity and normal form of matching ids.
 
-Lives here: trimming, lower-casing, Unicode normal form and syntax of every kind, in Arrow batches.
+Lives here: trimming, lower-casing, Unicode normalisation and syntax checks of every kind, in Arrow batches.
 Add here when a kind of matching id is added, or a rule about one changes.
 Keep out: numbering plans (`phones`), hashing (`digests`), files and reports (`uploads`).
 
-The normal forms, from which the hashes of contracts/media.md, section 2, are made:
-- STRING: the text as it is, in Unicode normal form C, without white space around it. Case matters.
-- EMAIL: without white space around it, lower-cased, in Unicode normal form C; nothing else, so `a.b+c@gmail.com`
-  and `ab@gmail.com` are two ids. Valid is a plain address: `local@domain`, at most 254 characters. The local part
-  has at most 64, none of them white space, a control character, a quote or one of `()<>[],:;\@`; its dots are
-  single and inside. The domain has at least two labels of at most 63 letters or digits of any script, with hyphens
-  inside; the last has at least two characters and not digits only.
-- HASHED_EMAIL, HASHED_PHONE_NUMBER: 64 hex digits, lower-cased, without white space around them.
+The normal forms, which are the input of the hashes of contracts/media.md, section 2:
+- STRING: trimmed, in Unicode normal form C. Case matters.
+- EMAIL: trimmed, lower-cased, in Unicode normal form C; nothing else, so `a.b+c@gmail.com` and `ab@gmail.com` are
+  two ids. A valid address is `local@domain` with at most 254 characters. The local part has at most 64 characters,
+  none of them white space, a control character, a quote or one of `()<>[],:;\@`; its dots are single and inside.
+  The domain has at least two labels of at most 63 letters or digits of any script, with hyphens inside; the last
+  label has at least two characters and is not digits only.
+- HASHED_EMAIL, HASHED_PHONE_NUMBER: trimmed, lower-cased, 64 hex digits.
 - PHONE_NUMBER: E.164 (`phones`).
 
-Most ids are ASCII, and Arrow treats them at once; the others go one by one through Python, which defines the
-meaning of white space, lower case and normal form here.
+Most ids are ASCII and are processed by Arrow as a batch; the others are processed one by one in Python, whose
+definitions of white space, lower case and normal form apply.
 """
 
 import re
@@ -33,7 +33,7 @@ from cleanroom_pipelines.errors import EngineError
 from cleanroom_pipelines.identity import phones
 from cleanroom_pipelines.terms import MatchingId
 
-# What str.strip() takes away, as far as it is ASCII.
+# The ASCII characters that str.strip() removes.
 _ASCII_SPACE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
 _HEX_PATTERN = r"\A[0-9a-f]{64}\z"
 
@@ -48,7 +48,7 @@ _MAX_LOCAL_CHARACTERS = 64
 
 
 class IdProblem(StrEnum):
-    """Why an id is not valid; the names are those of the codes in validation reports."""
+    """The reason an id is invalid; the names are the codes in validation reports."""
 
     EMPTY_CELL = "EMPTY_CELL"
     INVALID_EMAIL_FORMAT = "INVALID_EMAIL_FORMAT"
@@ -67,14 +67,14 @@ _PROBLEM_OF_KIND = {
 
 @dataclass(frozen=True)
 class JudgedIds:
-    """A batch of ids, judged.
+    """A validated batch of ids.
 
     Args:
-        kind: What they are.
-        normal: The normal form of each id; null where it is not valid.
+        kind: The kind of the ids.
+        normal: The normal form of each id; null where it is invalid.
         valid: Whether each id is valid.
-        empty: Whether each id is missing, empty or white space only; such ids are not valid.
-        changed: Whether each id is valid and its normal form differs from what was given.
+        empty: Whether each id is missing, empty or white space only; such ids are invalid.
+        changed: Whether each id is valid and its normal form differs from the input.
     """
 
     kind: MatchingId
@@ -84,31 +84,33 @@ class JudgedIds:
     changed: npt.NDArray[np.bool_]
 
     def problems(self) -> dict[IdProblem, npt.NDArray[np.int64]]:
-        """The positions, from 0, of the ids that are not valid, by the reason; only reasons that occur."""
+        """Return the positions, from 0, of the invalid ids by reason; reasons that do not occur are omitted."""
         found = {IdProblem.EMPTY_CELL: np.flatnonzero(self.empty)}
         found.setdefault(_PROBLEM_OF_KIND[self.kind], np.flatnonzero(~self.valid & ~self.empty))
         return {problem: rows for problem, rows in found.items() if len(rows)}
 
 
 def judge_ids(kind: MatchingId, ids: pa.Array) -> JudgedIds:
-    """Bring ids into their normal form and say which are valid.
+    """Normalise ids and check which are valid.
 
     Args:
-        kind: What they are.
-        ids: Strings, as given; nulls allowed.
+        kind: The kind of the ids.
+        ids: Strings, as uploaded; nulls allowed.
 
     Returns:
-        The judgement, in the order of the ids.
+        The results, in the order of the ids.
 
     Raises:
-        EngineError: Arrow failed itself, on ids that are no UTF-8 for example; only the class name is kept.
+        EngineError: Arrow failed, for example on ids that are not UTF-8; only the class name is kept.
     """
     try:
         return _judge(kind, ids)
     except (pa.ArrowException, UnicodeError) as error:
         cause = type(error).__name__
-    # Outside the handler: the error may quote an id, and __context__ would keep it.
-    raise EngineError(f"The ids could not be normalised ({cause}).", cause=cause)
+    # Raised outside the handler: the error may quote an id, and __context__ would keep it.
+    raise EngineError(
+        f"The ids could not be normalised ({cause}).", remedy="Check that the file is UTF-8.", cause=cause
+    )
 
 
 def _judge(kind: MatchingId, ids: pa.Array) -> JudgedIds:
@@ -142,7 +144,7 @@ def _email(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _hashed(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
-    # No lower-casing beyond ASCII: K (the Kelvin sign) is no hex digit, but others might become one.
+    # No lower-casing beyond ASCII: it could turn a character such as K (the Kelvin sign) into an ASCII letter.
     normal = pc.ascii_lower(trimmed)
     return normal, pc.match_substring_regex(normal, _HEX_PATTERN)
 
@@ -185,7 +187,7 @@ def _by_script(
     one_other: Callable[[str], str | bool],
     type_: pa.DataType | None = None,
 ) -> pa.Array:
-    """Treat the ASCII texts of an array without nulls at once, and the others one by one."""
+    """Process the ASCII texts of an array without nulls as a batch, and the others one by one."""
     is_ascii = pc.string_is_ascii(array)
     if pc.all(is_ascii, min_count=0).as_py():
         return ascii_batch(array)

@@ -1,21 +1,21 @@
-r"""Phone numbers: which are valid, and their E.164 form, many at once.
+r"""Phone numbers: validity and E.164 form, in Arrow batches.
 
-Lives here: taking a number apart as people write it, and the numbering plans of the `phonenumbers` library as
-patterns over Arrow arrays.
-Add here when a further way of writing numbers is understood.
+Lives here: parsing numbers as people write them, and the numbering plans of the `phonenumbers` library as patterns
+over Arrow arrays.
+Add here when another notation for numbers is accepted.
 Keep out: everything that is not a phone number.
 
-A number is understood with its country calling code only: `+41 79 123 45 67`, `0041…`, `41…`, with spaces,
-hyphens, dots, slashes and brackets anywhere, digits of any script, and a national prefix such as `(0)` behind the
-calling code. A national number (`079 123 45 67`) is not valid: nobody says of which country it is. Valid is what
-`phonenumbers.is_valid_number` says, so a range that no country has given out is not valid. Letters and extensions
-are not understood.
+A number needs its country calling code: `+41 79 123 45 67`, `0041…` or `41…`. It may contain spaces, hyphens,
+dots, slashes and brackets anywhere, digits of any script, and a national prefix such as `(0)` after the calling
+code. A national number (`079 123 45 67`) is invalid because its country is unknown. Validity follows
+`phonenumbers.is_valid_number`, so numbers in unassigned ranges are invalid. Letters and extensions are not
+accepted.
 
-Parsing one number with the library takes about 150 microseconds. Its rules for a number behind `+` are: cut off
-the calling code; cut off the national prefix, where what is left is as good a number of that country as before;
-then the number must have a length and a pattern of one of the types of one of the regions of that calling code.
-These rules are applied here to all numbers of a calling code at once; the few that a country rewrites (`9\1` for
-Argentine mobiles written with 15) go through the library. Tests hold the two against each other.
+Parsing one number with the library takes about 150 microseconds. Its rules for a number after `+` are: remove the
+calling code; remove the national prefix if the rest is still as good a number of that country; then the number
+must match the length and pattern of one of the types of one of the regions of that calling code. This module
+applies these rules to all numbers of a calling code at once. The few numbers that a country rewrites (`9\1` for
+Argentine mobiles written with 15) are passed to the library. Tests compare both implementations.
 """
 
 import re
@@ -38,23 +38,23 @@ _N_CALLING_DIGITS = 3
 
 
 def e164(numbers: pa.Array) -> pa.Array:
-    """Bring phone numbers into their E.164 form.
+    """Convert phone numbers to E.164 form.
 
     Args:
-        numbers: Strings without nulls, without white space around them.
+        numbers: Trimmed strings without nulls.
 
     Returns:
-        `+`, calling code and national number; null where the number is not valid.
+        `+`, calling code and national number; null for an invalid number.
     """
     digits = _digits(numbers)
     return pc.binary_join_element_wise(pa.scalar("+"), _valid_digits(digits), "")
 
 
 def _digits(numbers: pa.Array) -> pa.Array:
-    """Calling code and national number, in ASCII digits; null where it is not written like a number."""
-    as_it_should_be = pc.match_substring_regex(numbers, _E164)
-    if not pc.all(as_it_should_be, min_count=0).as_py():
-        others = pc.invert(as_it_should_be)
+    """Calling code and national number, in ASCII digits; null if the text does not look like a number."""
+    is_clean = pc.match_substring_regex(numbers, _E164)
+    if not pc.all(is_clean, min_count=0).as_py():
+        others = pc.invert(is_clean)
         cleaned = _cleaned(numbers.filter(others))
         numbers = pc.replace_with_mask(numbers, others, cleaned)
     return pc.utf8_ltrim(numbers, characters="+")
@@ -67,7 +67,7 @@ def _cleaned(numbers: pa.Array) -> pa.Array:
         numbers = pc.replace_with_mask(numbers, others, pa.array(plain, pa.string()))
     numbers = pc.replace_substring_regex(numbers, _SEPARATORS, "")
     written = pc.match_substring_regex(numbers, _WRITTEN)
-    # After this test only an international prefix begins with zeros.
+    # In texts that match, leading zeros can only be an international prefix.
     return pc.if_else(written, pc.utf8_ltrim(numbers, characters="0"), pa.scalar(None, pa.string()))
 
 
@@ -106,7 +106,7 @@ def _valid_digits(digits: pa.Array) -> pa.Array:
 
 @dataclass(frozen=True)
 class _Region:
-    """A region's patterns: what number of what length is one of its types."""
+    """A region's patterns of valid numbers, by length."""
 
     leading_digits: str | None
     by_length: dict[int, tuple[str, str]]
@@ -114,16 +114,16 @@ class _Region:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How numbers behind one calling code are read.
+    """The numbering plan of one calling code.
 
     Args:
         code: The calling code.
         regions: The regions that share it, in the library's order.
-        prefix: What may be cut off in front of a national number.
+        prefix: The pattern of the national prefix, which is removed from a national number.
         rewrites: Whether some numbers with that prefix are rewritten.
         viable: The pattern of all numbers of the main region.
-        lengths: The lengths these can have, ascending.
-        local_lengths: The lengths that are dialled without an area code only.
+        lengths: The possible lengths of these, ascending.
+        local_lengths: The lengths that can only be dialled locally, without an area code.
     """
 
     code: str
@@ -148,7 +148,7 @@ def _numbers_of(plan: _Plan, digits: pa.Array) -> pa.Array:
 
 
 def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """Cut the national prefix off, as `phonenumberutil.parse` does, and tell which numbers it would rewrite."""
+    """Remove the national prefix, as `phonenumberutil.parse` does, and return which numbers it would rewrite."""
     nothing = np.zeros(len(numbers), np.bool_)
     if plan.prefix is None:
         return numbers, nothing
@@ -167,7 +167,7 @@ def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArr
 
 
 def _are_valid(plan: _Plan, numbers: pa.Array) -> npt.NDArray[np.bool_]:
-    """The first region that a number belongs to, by its leading digits or else its type, decides."""
+    """Validate each number by the first region it belongs to, by its leading digits or else by its type."""
     valid = np.zeros(len(numbers), np.bool_)
     open_rows = np.arange(len(numbers))
     for region in plan.regions:
@@ -221,7 +221,7 @@ def _library_digits(digits: str) -> str | None:
 
 @cache
 def _calling_codes() -> npt.NDArray[np.int64]:
-    """For the first three digits of a number, its calling code; 0 for none."""
+    """The calling code for each first three digits of a number; 0 for none."""
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 
     codes = np.zeros(10**_N_CALLING_DIGITS, np.int64)
@@ -272,7 +272,7 @@ def _region(metadata: Any, *, alone: bool) -> _Region:
         patterns = [kind.national_number_pattern for kind in types if kind and _can_have(kind, length)]
         if patterns:
             by_length[length] = (metadata.general_desc.national_number_pattern, _any_of(patterns))
-    # The leading digits choose among regions; where there is one only, the library does not look at them.
+    # The leading digits choose among regions; the library ignores them if there is only one region.
     return _Region(None if alone else metadata.leading_digits, by_length)
 
 

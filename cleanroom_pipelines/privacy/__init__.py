@@ -1,8 +1,8 @@
-"""Privacy: the one way a number that depends on both sides leaves.
+"""Privacy: the only way to release a number that depends on both sides.
 
-Lives here: noise, threshold and rounding of released counts, prices, and what all answers together prove.
+Lives here: noise, threshold and rounding of released counts, prices, and the privacy bound of all answers.
 Add here when something else about both sides is published.
-Keep out: counting, and keeping what was spent (`catalog`).
+Keep out: counting, and storing the ledger (`catalog`).
 """
 
 from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, Spent, bound_as_dict

@@ -1,14 +1,15 @@
-"""What all answers about one pair tell together: from prices to what the best attacker can do.
+"""Privacy accounting: the bound on what all answers about one pair reveal, computed from their prices.
 
-Lives here: the unit, ρ, μ and ε of what was spent, and how often the best attacker is right.
-Add here when the bound is stated in a further figure.
-Keep out: drawing noise (noise), what a question costs (prices), keeping what was spent (`catalog`).
+Lives here: the unit; ρ, μ and ε of the budget spent; and the success rate of the best attacker.
+Add here when the bound is stated as another figure.
+Keep out: drawing noise (noise), prices of questions (prices), storing the ledger (`catalog`).
 
 A unit is ρ = 0.00128 of zero-concentrated differential privacy; 100 units are ρ = 0.128. Every mechanism is
-Gaussian, so what was spent composes by adding ρ, and tells as much as one Gaussian of μ = √(2ρ) (Dong, Roth and Su
-2022, corollary 3.3): an attacker who knows everything but one person, for whom a coin gives 50 %, is right in
-Φ(μ/2) of the cases at most. Since the noise lies on whole numbers, a little more follows; `attacker_success`
-composes the privacy-loss distributions of the discrete Gaussians themselves (Koskela, Jälkö and Honkela 2020).
+Gaussian, so releases compose by adding their ρ and reveal as much as one Gaussian of μ = √(2ρ) (Dong, Roth and Su
+2022, corollary 3.3): an attacker who knows everything but one person, and whom a coin toss would make right in
+50 % of cases, is right in at most Φ(μ/2) of cases. The noise takes whole numbers only, which reveals slightly
+more; `attacker_success` therefore composes the privacy-loss distributions of the discrete Gaussians themselves
+(Koskela, Jälkö and Honkela 2020).
 """
 
 import math
@@ -24,7 +25,7 @@ TENTHS = 10
 """Tenths in a unit: prices are whole tenths."""
 
 PAIR_TENTHS = 100 * TENTHS
-"""What a pair may spend."""
+"""The budget of a pair."""
 
 RHO_OF_TENTH = Fraction(128, 1_000_000)
 DELTA = 1e-6
@@ -34,7 +35,7 @@ _MOST_DRAWS = 1_000
 
 @dataclass(frozen=True)
 class Spent:
-    """One release, as the ledger keeps it.
+    """One release, as recorded in the ledger.
 
     Args:
         tenths: Its price in tenths of a unit.
@@ -48,32 +49,32 @@ class Spent:
 
     @property
     def rho(self) -> Fraction:
-        """What it spends: Δ² / 2σ²."""
+        """The ρ it spends: Δ² / 2σ²."""
         return self.sensitivity / (2 * self.variance)
 
 
 def variance_of(tenths: int, sensitivity: Fraction | int = 1) -> Fraction:
-    """σ² of the noise that a price buys.
+    """Return σ² of the noise for a price.
 
     Args:
         tenths: Price in tenths of a unit, at least 1.
-        sensitivity: Squared L2 length by which one person moves the released values: k where she enters k cells.
+        sensitivity: Squared L2 length by which one person moves the released values: k for a person in k cells.
     """
     return Fraction(sensitivity) / (2 * tenths * RHO_OF_TENTH)
 
 
 def rho_of(tenths: int) -> float:
-    """ρ of a sum of prices."""
+    """Return ρ of a sum of prices."""
     return float(tenths * RHO_OF_TENTH)
 
 
 def right_at_most(tenths: int) -> float:
-    """How often the best attacker is right where a coin gives one half, by Gaussian differential privacy."""
+    """Return the best attacker's success rate by Gaussian differential privacy; guessing gives 0.5."""
     return NormalDist().cdf(math.sqrt(2 * rho_of(tenths)) / 2) if tenths else 0.5
 
 
 def epsilon_of(tenths: int, delta: float = DELTA) -> float:
-    """ε of (ε, δ) differential privacy, by Gaussian differential privacy."""
+    """Return ε of (ε, δ) differential privacy, by Gaussian differential privacy."""
     mu = math.sqrt(2 * rho_of(tenths))
     if not mu:
         return 0.0
@@ -86,10 +87,10 @@ def epsilon_of(tenths: int, delta: float = DELTA) -> float:
 
 
 def bound_as_dict(tenths: int) -> dict[str, Any]:
-    """A bound in plain words and figures, for JSON.
+    """Return the privacy bound in plain words and figures, for JSON.
 
     Args:
-        tenths: What may be spent, in tenths of a unit.
+        tenths: The budget, in tenths of a unit.
     """
     share = right_at_most(tenths)
     return {
@@ -99,28 +100,29 @@ def bound_as_dict(tenths: int) -> dict[str, Any]:
         "epsilon": round(epsilon_of(tenths), 2),
         "delta": DELTA,
         "statement": (
-            "From everything the two organisations' data ever tell, an attacker who knows everything else says "
-            f"rightly whether one person is in the data in at most {share:.0%} of cases; a coin says it in 50%."
+            "Using every answer ever given about the two organisations' data, an attacker who knows everything "
+            "else correctly decides whether one person is in the data in at most "
+            f"{share:.0%} of cases; guessing achieves 50%."
         ),
     }
 
 
 def attacker_success(spent: Iterable[Spent]) -> float:
-    """How often the best attacker is right, from the privacy losses of the discrete Gaussians themselves.
+    """Return the best attacker's success rate, from the privacy losses of the discrete Gaussians themselves.
 
     Args:
-        spent: All releases. A release of several cells is taken as so many draws of sensitivity 1 where its
-            sensitivity is a whole number of cells; a vector on a fine grid, and all else, as one Gaussian.
+        spent: All releases. A release whose sensitivity is a whole number of cells counts as that many draws of
+            sensitivity 1; every other release, such as a vector on a fine grid, counts as one Gaussian.
 
     Returns:
-        (1 + total variation) / 2, from above: each loss is split between its neighbours on the grid of 0.0001
+        An upper bound of (1 + total variation) / 2: each loss is split between its neighbours on a grid of 0.0001
         (Doroshenko, Ghazi, Kamath, Kumar and Manurangsi 2022, "Connect the Dots").
     """
     return (1 + _Losses.of(spent).delta(0.0)) / 2
 
 
 def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
-    """ε at δ, composed as for `attacker_success`."""
+    """Return ε at δ, composed as in `attacker_success`."""
     return _smallest(_Losses.of(spent).delta, delta)
 
 
@@ -146,13 +148,13 @@ class _Losses:
     def of(cls, spent: Iterable[Spent]) -> "_Losses":
         spent = tuple(spent)
         rho = float(sum((each.rho for each in spent), start=Fraction(0)))
-        # Losses have mean ρ and deviation √(2ρ): what lies beyond does not count to any digit.
+        # Losses have mean ρ and deviation √(2ρ): values beyond this range change no digit of the result.
         reach = rho + 14 * math.sqrt(2 * rho) + 1
         size = 1 << math.ceil(math.log2(2 * reach / _GRID))
         product = np.ones(size // 2 + 1, dtype=np.complex128)
         powers: dict[tuple[Fraction, bool], int] = {}
         for each in spent:
-            # With a sensitivity of thousands of steps the noise is so wide that it is a Gaussian to all digits.
+            # At a sensitivity of thousands of steps the noise is so wide that it equals a Gaussian to all digits.
             whole = each.sensitivity.denominator == 1 and each.sensitivity <= _MOST_DRAWS
             key = (each.variance, True) if whole else (each.variance / each.sensitivity, False)
             powers[key] = powers.get(key, 0) + (int(each.sensitivity) if whole else 1)
@@ -179,7 +181,7 @@ def _one(variance: float, is_discrete: bool, size: int) -> np.ndarray[Any, np.dt
         weights = np.exp(-(values**2) / (2 * variance))
     losses = (1 - 2 * values) / (2 * variance)
     below = np.floor(losses / _GRID)
-    # Of the parts of a loss, both the probability here and that in the other world add up to its own.
+    # The split preserves the probability of the loss both with and without the person.
     above = np.expm1(below * _GRID - losses) / np.expm1(-_GRID)
     probabilities = weights / weights.sum()
     places = below.astype(np.int64)

@@ -1,8 +1,8 @@
-"""The key of a question, and the error when the budget of a pair is spent.
+"""The ledger key of a question, and the error for a pair whose budget is spent.
 
 Lives here: pure functions of the privacy budget.
-Add here when paying for questions has a further rule.
-Keep out: prices (prices), keeping what was spent (`catalog`); asked again, a question is a stored answer and free.
+Add here when paying for questions gets another rule.
+Keep out: prices (prices) and storing the ledger (`catalog`). A repeated question reads a stored answer for free.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ from cleanroom_pipelines.privacy.prices import in_units
 
 
 class BudgetSpentError(CleanroomError, RuntimeError):
-    """A pair of organisations has too little left of its privacy budget; nothing was answered and nothing spent.
+    """The pair's remaining privacy budget is too small; nothing was answered and nothing was spent.
 
     Attributes in `attributes`: `total`, `spent` and `cost`, in units.
     """
 
     @property
     def total(self) -> float:
-        """Units that the pair may spend."""
+        """The pair's budget, in units."""
         return float(self.attributes["total"])
 
     @property
@@ -30,33 +30,33 @@ class BudgetSpentError(CleanroomError, RuntimeError):
 
     @property
     def cost(self) -> float:
-        """Units that the question would have cost."""
+        """The question's cost, in units."""
         return float(self.attributes["cost"])
 
 
 def question_key(content: str, canonical_question: str, tenths: int) -> str:
-    """What a pair pays for once: 64 hex digits, the same for every phrasing with one canonical text.
+    """Return the key under which a pair pays once: 64 hex digits, equal for equal canonical questions.
 
     Args:
-        content: Keyed digest of the data that the answer reads.
-        canonical_question: Text of the question (`audiences.canonical`), or of several asked together.
-        tenths: Its price; the same question at another price has other noise, and is paid anew.
+        content: Keyed digest of the data behind the answer.
+        canonical_question: Text of the question (`audiences.canonical`), or of several questions asked together.
+        tenths: Its price. At another price the question gets other noise, so it is paid again.
     """
     return hashlib.sha256(json.dumps([content, canonical_question, tenths]).encode()).hexdigest()
 
 
 def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
-    """The error for a question that cannot be paid.
+    """Return the error for a question that costs more than the pair has left.
 
     Args:
-        total: Tenths of a unit that the pair may spend.
+        total: The pair's budget, in tenths of a unit.
         spent: Tenths already spent.
         cost: Tenths that the question costs.
     """
     left = in_units(max(0, total - spent))
     return _spent(
         f"This costs {in_units(cost)} units of the privacy budget; {left} of {in_units(total)} are left.",
-        "Ask again what was answered before, which is free, or let both providers approve a refill.",
+        "Repeat an earlier question, which is free, or ask both providers to approve a refill.",
         total=total,
         spent=spent,
         cost=cost,
@@ -64,10 +64,10 @@ def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
 
 
 def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
-    """The error for a question that is beyond the share of the organisation that asks.
+    """Return the error for a question that costs more than the requesting organisation's share has left.
 
     Args:
-        share: Tenths of a unit that the organisation may spend.
+        share: The organisation's share, in tenths of a unit.
         spent: Tenths that it spent.
         cost: Tenths that the question costs.
     """
@@ -75,7 +75,7 @@ def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
     return _spent(
         f"This costs {in_units(cost)} units of the privacy budget; {left} of your organisation's share of "
         f"{in_units(share)} are left.",
-        "Ask again what was answered before, which is free, or let both providers approve a larger share.",
+        "Repeat an earlier question, which is free, or ask both providers to approve a larger share.",
         total=share,
         spent=spent,
         cost=cost,

@@ -1,17 +1,17 @@
-"""Noise for counts: the same for the same question, and unknown to anyone without the key.
+"""Noise for counts: deterministic per question, unpredictable without the key.
 
-Lives here: discrete Gaussian noise drawn from a keyed digest, and how far it goes.
+Lives here: discrete Gaussian noise drawn from a keyed digest, its probabilities and its confidence intervals.
 Add here when counts need noise of another form.
-Keep out: threshold and rounding (release), prices (prices), what the noise proves (accounting).
+Keep out: threshold and rounding (release), prices (prices), the privacy bound (accounting).
 
 Discrete Gaussian (Canonne, Kamath and Steinke 2020, "The Discrete Gaussian for Differential Privacy"):
-P(k) ∝ exp(-k² / 2σ²) for every whole number k. A release whose value moves by Δ in L2 length when one person comes
-or goes is Δ² / 2σ² zero-concentrated differentially private (their theorem 1.4; corollary for vectors).
+P(k) ∝ exp(-k² / 2σ²) for every whole number k. A release whose value moves by Δ in L2 length when one person is
+added or removed is Δ² / 2σ² zero-concentrated differentially private (their theorem 1.4; corollary for vectors).
 
-A draw takes 256 bits of HMAC-SHA256: one is the sign, the others are a uniform whole number below 2^255 that is
-looked up among the tail probabilities, kept as whole numbers too. Nothing is rounded on the way, so every machine
-draws the same, positive and negative noise are equally likely bit for bit, and the gaps that a logarithm of a
-float would leave (Mironov 2012) do not arise; the probabilities are right to 2^-255.
+A draw uses 256 bits of HMAC-SHA256: one bit is the sign; the other 255 are a uniform whole number that is looked
+up in the tail probabilities, which are whole numbers too. Nothing is rounded, so every machine draws the same
+noise, both signs are exactly equally likely, and the output has none of the gaps that come from the logarithm of a
+float (Mironov 2012). The probabilities are exact to 2^-255.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def draw_noise(key: bytes, variance: Fraction, question: Sequence[str]) -> int:
     Args:
         key: The pair's secret key.
         variance: σ² of the distribution, above 0; exact, so that every machine has the same table.
-        question: What is asked, as parts; another list of parts is another question, however they are joined.
+        question: The parts of the question; different lists are different questions even if they join to one text.
 
     Returns:
         A whole number, positive or negative; the same for the same arguments.
@@ -45,22 +45,22 @@ def draw_noise(key: bytes, variance: Fraction, question: Sequence[str]) -> int:
     bits = int.from_bytes(hmac.new(key, message, hashlib.sha256).digest(), "big")
     is_negative, uniform = bits >> _BITS, bits & ((1 << _BITS) - 1)
     tails = _tails(variance)
-    # the tails rise, the smallest first: all above the uniform number are reached
+    # The tails ascend; the magnitude is the number of tails above the uniform number.
     magnitude = len(tails) - bisect_right(tails, uniform)
     return -magnitude if is_negative else magnitude
 
 
 def noise_probability(variance: Fraction, noise: int) -> float:
-    """The probability of a certain noise."""
+    """Return the probability of a noise value."""
     return math.exp(-noise * noise / (2 * float(variance))) / _normalizer(variance)
 
 
 def noise_within(variance: Fraction, confidence: float) -> int:
-    """The smallest m for which noise stays within ± m with at least this probability.
+    """Return the smallest m for which noise stays within ± m with at least this probability.
 
     Args:
         variance: σ² of the distribution, above 0.
-        confidence: 0 to 1, without 1.
+        confidence: 0 to 1, exclusive of 1.
     """
     inside, m = noise_probability(variance, 0), 0
     while inside < confidence:
@@ -78,11 +78,11 @@ def _normalizer(variance: Fraction) -> float:
 
 @lru_cache(maxsize=64)
 def _tails(variance: Fraction) -> tuple[int, ...]:
-    """P(|noise| ≥ m) · 2^255 for m = …, 2, 1, rising from the first that is not 0."""
+    """P(|noise| ≥ m) · 2^255 for m = …, 2, 1, ascending from the first that is not 0."""
     exact = Context(prec=_DIGITS)
     half = exact.divide(Decimal(variance.denominator), Decimal(2 * variance.numerator))
     step = exact.exp(exact.multiply(half, Decimal(-2)))  # a weight's ratio to the one before falls by this factor
-    # Not `-half`, which rounds to the digits of the thread's own context.
+    # Not `-half`, which would round to the precision of the thread's own context.
     ratio, weight = exact.exp(exact.minus(half)), Decimal(1)
     smallest = exact.power(Decimal(2), -_BITS - 40)
     weights = []

@@ -1,8 +1,8 @@
-"""The numbers of the privacy policy.
+"""The parameters of the privacy policy.
 
-Lives here: `ReleasePolicy`, and how it is stated in a room's configuration and beside every answer.
-Add here when the policy gets a further number.
-Keep out: applying it (release), what things cost (prices), keeping what was spent (`catalog`).
+Lives here: `ReleasePolicy`, and its text in a room's configuration and with every answer.
+Add here when the policy gets another parameter.
+Keep out: applying it (release), prices (prices), storing the ledger (`catalog`).
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ _CONFIDENCE = 0.9
 
 @dataclass(frozen=True)
 class ReleasePolicy:
-    """How numbers that depend on both sides leave, beside their noise.
+    """Threshold and rounding of released numbers that depend on both sides.
 
     Args:
-        threshold: Counts below it, with their noise, are not told.
-        rounding: Counts are rounded to multiples of it; the threshold is one.
-        indicative_below: Counts below it are told, but marked as uncertain.
+        threshold: Noised counts below it are not shown.
+        rounding: Counts are rounded to multiples of it; the threshold is such a multiple.
+        indicative_below: Counts below it are shown, but marked as uncertain.
 
     Raises:
-        UsageError: The numbers do not go together.
+        UsageError: The threshold is not a multiple of the rounding, or one of them is below 1.
     """
 
     threshold: int = 40
@@ -37,12 +37,12 @@ class ReleasePolicy:
     def __post_init__(self) -> None:
         if min(self.threshold, self.rounding) < 1 or self.threshold % self.rounding:
             raise UsageError(
-                "The numbers of the privacy policy do not go together.",
-                remedy="Give a threshold that is a multiple of the rounding.",
+                "The threshold and rounding of the privacy policy do not fit together.",
+                remedy="Give a threshold that is a positive multiple of the rounding.",
             )
 
     def noise(self, variance: Fraction) -> dict[str, Any]:
-        """What an answer states beside its numbers, for JSON.
+        """Return the noise statement that accompanies an answer, for JSON.
 
         Args:
             variance: σ² of the noise of each of its counts, in users.
@@ -56,10 +56,10 @@ class ReleasePolicy:
         }
 
     def as_dict(self, tenths: int = PAIR_TENTHS) -> dict[str, Any]:
-        """The policy in numbers and words, as a room's configuration states it.
+        """Return the policy in numbers and words, as shown in a room's configuration.
 
         Args:
-            tenths: What the pair of organisations may spend, in tenths of a unit.
+            tenths: The pair's budget, in tenths of a unit.
         """
         bound = bound_as_dict(tenths)
         return {
@@ -73,13 +73,14 @@ class ReleasePolicy:
                 f"{self.noise(COUNT.variance)['statement']} for {in_units(COUNT.tenths)} units, "
                 f"{self.noise(INSIGHTS.variance)['statement']} in a table of insights for "
                 f"{in_units(INSIGHTS.tenths)}. The same question on the same data gets the same answer.",
-                f"A count below {self.threshold}, with its noise, is not told; others are rounded to "
+                f"A noised count below {self.threshold} is not shown; all others are rounded to the nearest "
                 f"{self.rounding}. Counts below {self.indicative_below} are indicative only.",
-                "Shares, ratios, curves and lookalike lists are made of such numbers alone and cost nothing more.",
-                f"The two organisations that provide the data may spend {in_units(tenths)} units in all their "
-                "rooms and jobs together. An answer that was paid is free for all who may see it. New rooms, new "
-                "data and new participants give nothing back; more units need the approval of both organisations.",
-                "Not protected is what reveals by design: remarketing and exclusion lists, and lookalikes by the "
-                "full ensemble. Each exists only with the consent of the party that it reveals.",
+                "Shares, ratios, curves and lookalike lists are computed from these numbers only and are free.",
+                f"The two organisations that provide the data share {in_units(tenths)} units across all their "
+                "rooms and jobs. An answer that was paid for is free for everyone who may see it. New rooms, new "
+                "data and new participants restore no units; adding units needs the approval of both "
+                "organisations.",
+                "Some outputs reveal people by design and are not protected: remarketing and exclusion lists, and "
+                "full-ensemble lookalikes. Each requires the consent of the party whose data it reveals.",
             ],
         }

@@ -1,8 +1,8 @@
-"""What questions cost.
+"""Prices of questions.
 
-Lives here: the price of each kind of answer, and the noise that it buys.
+Lives here: the price of each kind of answer, and the noise that follows from it.
 Add here when a new kind of question has a price.
-Keep out: what a price proves (accounting), keeping what was spent (`catalog`).
+Keep out: the privacy bound of a price (accounting), storing the ledger (`catalog`).
 """
 
 import math
@@ -13,15 +13,15 @@ from functools import cached_property
 from cleanroom_pipelines.privacy.accounting import TENTHS, Spent, variance_of
 
 MOST_INTERESTS = 5
-"""Interests of a person that enter tables: the first five by keyed hash."""
+"""Interests counted per person in tables: the first five by keyed hash."""
 
 CELLS_OF_A_PERSON = 3 * MOST_INTERESTS + 3
-"""Each interest by itself, with her age and with her gender; her age, her gender, and both."""
+"""Cells per person: each interest alone, with age and with gender; plus age, gender, and both."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What an answer costs, and so how noisy it is.
+    """The price of an answer, which determines its noise.
 
     Args:
         tenths: Tenths of a unit, at least 1.
@@ -38,7 +38,7 @@ class Price:
 
     @property
     def spent(self) -> Spent:
-        """What the ledger keeps of it."""
+        """The release as recorded in the ledger."""
         return Spent(self.tenths, self.variance, self.sensitivity)
 
 
@@ -46,19 +46,19 @@ COUNT = Price(2 * TENTHS)
 """A count: ± 23 users at 90 %."""
 
 INSIGHTS = Price(20 * TENTHS, Fraction(CELLS_OF_A_PERSON))
-"""A table of insights: ± 31 a cell. The size of the overlap that it is set against is a count of its own."""
+"""A table of insights: ± 31 per cell. The overlap size it is compared with is a separate count."""
 
 BASE_COUNT = Price(1 * TENTHS)
-"""The addressable and the matchable users, one count each."""
+"""The number of addressable or of matchable users."""
 
 BASE_TABLE = Price(8 * TENTHS, Fraction(CELLS_OF_A_PERSON))
-"""The matchable users by cell."""
+"""The matchable users per cell."""
 
 BASE_TENTHS = 2 * BASE_COUNT.tenths + BASE_TABLE.tenths
-"""What is told of the base alone, set aside when a pair's data first meet."""
+"""The price of the base's own figures, charged when a pair's data first meet."""
 
 HIDDEN_LOOKALIKE_TENTHS = 15 * TENTHS
-"""A lookalike where sizes are hidden: a price by size would tell the size."""
+"""A lookalike in a room that hides sizes: a price that depends on the size would reveal it."""
 
 MOST_LOOKALIKE_TENTHS = 60 * TENTHS
 FIGURES_SENSITIVITY = Fraction(5, 4)
@@ -67,7 +67,7 @@ _RECALL_WITHIN, _CELLS_OF_RECALL, _AT_90 = 0.05, 4, 1.6449
 
 
 def figures_price(n_seed_users: int) -> Price:
-    """What a lookalike's quality figures cost: recall at 10 % within ± 5 points of noise, or 10 units.
+    """Return the price of a lookalike's quality figures: recall at 10 % within ± 5 points, at most 10 units.
 
     Args:
         n_seed_users: Released size of the source.
@@ -78,5 +78,5 @@ def figures_price(n_seed_users: int) -> Price:
 
 
 def in_units(tenths: int) -> int | float:
-    """Tenths as units, whole where they are."""
+    """Convert tenths to units, as an int where they are whole."""
     return tenths // TENTHS if tenths % TENTHS == 0 else tenths / TENTHS

@@ -1,11 +1,11 @@
-"""The one way a count that depends on both sides leaves.
+"""The only way to release a count that depends on both sides.
 
-Lives here: `Releaser`, what it gives (`Released`), and the ratios and curves made of that.
-Add here when something else about both sides is told.
-Keep out: counting; drawing noise (noise); what a question costs (ledger).
+Lives here: `Releaser`, its result `Released`, and the ratios and curves computed from results.
+Add here when something else about both sides is published.
+Keep out: counting; drawing noise (noise); prices of questions (prices).
 
 The order is binding: noise first, then the threshold on the noised count, then rounding. A threshold on the true
-count would be an oracle: 24 known ids and x show a number exactly if x matches.
+count would be an oracle: with 24 known ids plus x, a number would appear exactly when x matches.
 """
 
 import math
@@ -25,17 +25,17 @@ _POLICY = ReleasePolicy()
 
 
 class Reason(StrEnum):
-    """Why a count is not told."""
+    """The reason a count is not shown."""
 
     TOO_FEW = "too_few"
     HIDDEN = "hidden"
 
 
 class Released:
-    """A count as it may be told: with noise, or not at all. Of the true count nothing is kept.
+    """A count that may be published: with noise, or not at all. The true count is not kept.
 
-    It is made by a `Releaser` only, does not change, and becomes no JSON, pickle or dictionary by accident: a
-    hidden count is still there for ratios and decisions, and only `value` and `reason` are for documents.
+    Only a `Releaser` creates it. It is immutable and cannot become JSON, a pickle or a dictionary by accident: a
+    hidden count still serves ratios and decisions, and only `value` and `reason` belong in documents.
     """
 
     __slots__ = ("_is_hidden", "_policy", "_rounded", "_variance")
@@ -47,60 +47,60 @@ class Released:
 
     @classmethod
     def _of(cls, noised: int, policy: ReleasePolicy, variance: Fraction, *, is_hidden: bool) -> Self:
-        made = cls.__new__(cls)
-        is_told = noised >= policy.threshold
-        object.__setattr__(made, "_rounded", _rounded(noised, policy.rounding) if is_told else None)
-        object.__setattr__(made, "_policy", policy)
-        object.__setattr__(made, "_is_hidden", is_hidden)
-        object.__setattr__(made, "_variance", variance)
-        return made
+        count = cls.__new__(cls)
+        is_shown = noised >= policy.threshold
+        object.__setattr__(count, "_rounded", _rounded(noised, policy.rounding) if is_shown else None)
+        object.__setattr__(count, "_policy", policy)
+        object.__setattr__(count, "_is_hidden", is_hidden)
+        object.__setattr__(count, "_variance", variance)
+        return count
 
     def __init__(self) -> None:
-        raise TypeError("A released count is made by a Releaser.")
+        raise TypeError("Only a Releaser can create a released count.")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("A released count does not change.")
+        raise AttributeError("A released count is immutable.")
 
     @property
     def value(self) -> int | None:
-        """The count, a multiple of the rounding; None where it is not told."""
+        """The count, a multiple of the rounding; None if it is not shown."""
         return None if self._is_hidden else self._rounded
 
     @property
     def reason(self) -> Reason | None:
-        """Why there is no value; None if there is one. A hidden count says nothing more than that it is hidden."""
+        """The reason there is no value; None if there is one. A hidden count never also reports TOO_FEW."""
         if self._is_hidden:
             return Reason.HIDDEN
         return Reason.TOO_FEW if self._rounded is None else None
 
     @property
     def is_indicative(self) -> bool:
-        """Whether a count is told that is so small that the noise matters much."""
+        """Whether the count is shown but so small that noise dominates it."""
         value = self.value
         return value is not None and value < self._policy.indicative_below
 
     def is_enough(self, threshold: int | None = None) -> bool:
-        """Whether there are enough users for something, by the same count that is told, or hidden.
+        """Whether the released count, shown or hidden, reaches a threshold.
 
         Args:
-            threshold: How many are enough; None: the policy's threshold. A lower one is no lower: what is below
-                the policy's threshold is not known.
+            threshold: The number of users required; None for the policy's threshold. A lower one has no effect,
+                because counts below the policy's threshold are unknown.
         """
         return self._rounded is not None and (threshold is None or self._rounded >= threshold)
 
     def scaled(self, part: "Released", whole: "Released") -> "Released":
-        """This count times part over whole, as a count of its own; too few where any of them is."""
+        """Return this count times part over whole; TOO_FEW if any of the three is."""
         if self._rounded is None or part._rounded is None or not whole._rounded:
             return Released._of(0, self._policy, self._variance, is_hidden=self._is_hidden)
         value = round(self._rounded * part._rounded / whole._rounded)
         return Released._of(value, self._policy, self._variance, is_hidden=self._is_hidden)
 
     def kept(self) -> int | None:
-        """The count with its noise, hidden or not, for an artifact; `released` makes it a count again."""
+        """Return the noised count, hidden or not, for an artifact; `released` turns it back into a count."""
         return self._rounded
 
     def as_dict(self) -> dict[str, Any]:
-        """The count for JSON: value, reason and the noise stated."""
+        """Convert the count to JSON values: value, reason and noise statement."""
         return {
             "size": self.value,
             "reason": self.reason and self.reason.value,
@@ -126,18 +126,18 @@ class Released:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("A released count is written as its value and reason, never pickled.")
+        raise TypeError("A released count cannot be pickled. Write its value and reason instead.")
 
 
 @dataclass(frozen=True)
 class Releaser:
-    """Releases numbers about one content of a pair's data.
+    """Releases numbers about one state of a pair's data.
 
     Args:
         key: The pair's key for noise, secret, at least 16 bytes.
-        content: Keyed digest of the data that the numbers are of. Other content draws other noise, since with the
-            old noise the difference of two answers would be exact.
-        hide_absolute_values: Whether counts are told to nobody; ratios and decisions remain.
+        content: Keyed digest of the data behind the numbers. Changed data draws new noise; with the old noise, the
+            difference of two answers would be exact.
+        hide_absolute_values: Whether counts are hidden from everyone; ratios and decisions remain.
         policy: The policy.
 
     Raises:
@@ -151,7 +151,9 @@ class Releaser:
 
     def __post_init__(self) -> None:
         if len(self.key) < 16:
-            raise UsageError("The key for noise is too short.", remedy="Derive one from the installation key.")
+            raise UsageError(
+                "The noise key is shorter than 16 bytes.", remedy="Derive it from the installation key."
+            )
 
     def count(self, true_count: int, *, question: str, cell: str = "", price: Price = COUNT) -> Released:
         """Release a count.
@@ -159,53 +161,54 @@ class Releaser:
         Args:
             true_count: Distinct users (or ids), exact.
             question: The canonical text of the question (`audiences.canonical`).
-            cell: Which of the question's counts it is; empty if there is only one.
-            price: What the question costs in all, which says how large the noise is.
+            cell: Which of the question's counts this is; empty if there is only one.
+            price: The question's total price, which determines the noise.
 
         Returns:
-            The same for the same question, cell and price, as long as the content is the same.
+            The same count for the same question, cell and price, as long as the content is unchanged.
         """
         noised = self.noised(true_count, question=question, cell=cell, price=price)
         return Released._of(noised, self.policy, price.variance, is_hidden=self.hide_absolute_values)
 
     def noised(self, value: int, *, question: str, cell: str, price: Price) -> int:
-        """A whole number with its noise and nothing else; for sums and vectors, and for post-processing.
+        """Return a whole number with noise but without threshold or rounding, for vectors and post-processing.
 
         Args:
             value: The exact value.
             question: The canonical text of the question.
-            cell: Which of the question's values it is.
-            price: What the question costs in all.
+            cell: Which of the question's values this is.
+            price: The question's total price.
         """
         parts = [self.content, question, cell, str(price.tenths), str(price.sensitivity)]
         return value + draw_noise(self.key, price.variance, parts)
 
     def noise_of(self, price: Price) -> dict[str, Any]:
-        """What an answer at a price states beside its counts, for JSON."""
+        """Return the noise statement of an answer at a price, for JSON."""
         return self.policy.noise(price.variance)
 
 
 def released(value: int, policy: ReleasePolicy = _POLICY, *, price: Price, is_hidden: bool = False) -> Released:
-    """A count derived from released values alone, with threshold and rounding.
+    """Return a count derived from released values alone, with threshold and rounding.
 
     Args:
-        value: Made of released values.
+        value: Computed from released values only.
         policy: The policy.
-        price: Whose noise is in it.
-        is_hidden: Whether it is told to nobody.
+        price: The price whose noise it contains.
+        is_hidden: Whether it is hidden from everyone.
     """
     return Released._of(value, policy, price.variance, is_hidden=is_hidden)
 
 
 def ratio(part: Released, whole: Released | int) -> float | None:
-    """The share of a released count in another.
+    """Return the share of one released count in another.
 
     Args:
-        part: What is counted.
-        whole: What it is part of; a number only where it is a count of the reader's own upload.
+        part: The numerator.
+        whole: The denominator; a plain number only if it counts the reader's own upload.
 
     Returns:
-        0 to 1 with two significant digits (with noise a part may exceed its whole); None if either has too few.
+        0 to 1 with two significant digits, capped because noise may lift a part above its whole; None if either
+        is too few.
     """
     share = _share(part, whole)
     return None if share is None else two_significant_digits(share)
@@ -214,7 +217,7 @@ def ratio(part: Released, whole: Released | int) -> float | None:
 def affinity_ratio(
     overlap_cell: Released, overlap: Released, matchable_cell: Released, matchable: Released
 ) -> float | None:
-    """How much more common a cell is in the overlap than among all matchable users.
+    """Return how much more common a cell is in the overlap than among all matchable users.
 
     Args:
         overlap_cell: Users of the overlap in the cell.
@@ -223,7 +226,7 @@ def affinity_ratio(
         matchable: Matchable users.
 
     Returns:
-        Share in the overlap ÷ share among the matchable, two significant digits; None if any has too few.
+        Share in the overlap ÷ share among the matchable, two significant digits; None if any count is too few.
     """
     in_overlap, in_matchable = _share(overlap_cell, overlap), _share(matchable_cell, matchable)
     if in_overlap is None or not in_matchable:
@@ -232,18 +235,18 @@ def affinity_ratio(
 
 
 def rate(value: float) -> float:
-    """A rate of held-out users, such as an AUC or a true-positive rate: 0 to 1, three decimals.
+    """Round a rate over held-out users, such as an AUC or a true-positive rate, to 0 to 1 and three decimals.
 
     Raises:
-        UsageError: It is no number.
+        UsageError: The rate is not finite.
     """
     if not math.isfinite(value):
-        raise UsageError("A rate is no number.", remedy="Check that there are users of both kinds.")
+        raise UsageError("A rate is not a finite number.", remedy="Check that there are users of both classes.")
     return round(min(1.0, max(0.0, value)), 3)
 
 
 def curve(values: Sequence[float]) -> tuple[float, ...]:
-    """One axis of a ROC curve at 101 fixed points.
+    """Round one axis of a ROC curve at 101 fixed points.
 
     Args:
         values: (101,) rates, 0 to 1.
@@ -252,10 +255,11 @@ def curve(values: Sequence[float]) -> tuple[float, ...]:
         (101,) with three decimals.
 
     Raises:
-        UsageError: There are more or fewer points, which would tell where single users stand, or no numbers.
+        UsageError: The number of points differs, which could reveal the ranks of single users, or a value is not
+            finite.
     """
     if len(values) != CURVE_POINTS:
-        raise UsageError("A curve has other points than the fixed ones.", remedy=f"Give {CURVE_POINTS} of them.")
+        raise UsageError(f"A curve does not have {CURVE_POINTS} points.", remedy="Give one value per fixed point.")
     return tuple(rate(value) for value in values)
 
 
@@ -272,5 +276,5 @@ def _share(part: Released, whole: Released | int) -> float | None:
 
 
 def _rounded(count: int, rounding: int) -> int:
-    # Halves to the even multiple: always up would add half a user to every count on average.
+    # Halves round to the even multiple: always rounding up would add half a user to every count on average.
     return round(count / rounding) * rounding

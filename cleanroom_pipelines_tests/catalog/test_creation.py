@@ -96,7 +96,7 @@ def test_an_exports_name_is_unique_within_its_job(builder: Builder) -> None:
     second = builder.create(job_spec(configured.id, "second"))
     builder.create(export_spec(first.id))
     builder.create(export_spec(second.id))
-    with pytest.raises(ConflictError, match="of this generation job"):
+    with pytest.raises(ConflictError, match="for this generation job"):
         builder.create(export_spec(first.id))
 
 
@@ -155,7 +155,7 @@ def test_an_export_size_must_be_an_allowed_one(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     for size in ("7%", "5"):
-        with pytest.raises(UsageError, match="allows"):
+        with pytest.raises(UsageError, match="does not allow"):
             builder.create(export_spec(job.id, size=size))
     builder.create(export_spec(job.id, size="1%"))
 
@@ -254,7 +254,7 @@ class TestUpdate:
     def test_the_rest_cannot_change(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         for changes in ({"name": "x"}, {"tags": {}}, {"child_tag_policy": "NONE"}, {"status": "x"}):
-            with pytest.raises(UsageError, match="cannot change"):
+            with pytest.raises(UsageError, match="cannot be changed"):
                 builder.catalog.resources.update_configured_audience_model(configured.id, **changes)
         assert builder.again(configured) == configured
 

@@ -164,8 +164,8 @@ def test_what_the_database_refuses_is_not_quoted(
 
 def test_urls_that_cannot_be_used() -> None:
     for bad, words in {
-        "": "cannot be read",
-        "no url": "cannot be read",
+        "": "URL is invalid",
+        "no url": "URL is invalid",
         "mysql://host/db": "neither SQLite nor PostgreSQL",
         "sqlite://": "in memory",
         "sqlite:///:memory:": "in memory",
@@ -243,7 +243,7 @@ def test_a_server_that_is_not_there() -> None:
     pytest.importorskip("psycopg", reason="the extra postgresql is not installed")
     catalog = opened("postgresql://user:secret@127.0.0.1:1/nowhere")
     assert "secret" not in repr(catalog)
-    with pytest.raises(CatalogUnavailableError, match="does not answer") as caught:
+    with pytest.raises(CatalogUnavailableError, match="does not respond") as caught:
         catalog.database.migrate()
     assert "secret" not in str(caught.value)
 

@@ -74,10 +74,10 @@ def test_models_go_in_steps(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
     catalog = builder.catalog
-    with pytest.raises(ConflictError, match="Nobody asked"):
+    with pytest.raises(ConflictError, match="was not requested"):
         catalog.deletion.begin_delete(model.kind, model.id)
     assert catalog.deletion.request_delete(model.kind, model.id).status is Status.DELETE_PENDING
-    with pytest.raises(ConflictError, match="not begun"):
+    with pytest.raises(ConflictError, match="not started"):
         catalog.deletion.finish_delete(model.kind, model.id)
     assert [record.id for record in catalog.deletion.deletions()] == [model.id]
     (going,) = catalog.deletion.begin_delete(model.kind, model.id)
@@ -114,7 +114,7 @@ def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     catalog.deletion.request_delete(model.kind, model.id)
     assert catalog.work.is_cancel_requested(claim)
     assert catalog.deletion.deletions() == ()
-    with pytest.raises(ConflictError, match="at work"):
+    with pytest.raises(ConflictError, match="still working"):
         catalog.deletion.begin_delete(model.kind, model.id)
     catalog.work.fail(claim, StatusCode.CANCELLED, "Stopped.")
     assert catalog.get(RECORDS[model.kind], model.id).status is Status.DELETE_PENDING

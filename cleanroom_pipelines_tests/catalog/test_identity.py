@@ -68,7 +68,7 @@ def test_a_transaction_that_fails_raises_nothing(builder: Builder) -> None:
     catalog.ownership.identify(OURS)
     dataset = builder.create(dataset_spec())
     claim = catalog.work.claim(dataset.kind, dataset.id, 1, "run")
-    with pytest.raises(ValueError, match="kept as JSON"):
+    with pytest.raises(ValueError, match="stored as JSON"):
         catalog.work.finish(claim, {"sentence": object()})
     assert catalog.ownership.identity() == OURS
 

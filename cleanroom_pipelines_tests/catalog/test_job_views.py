@@ -170,7 +170,7 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
         lambda: start(undeclared, configured),
         lambda: catalog.resources.create(job_spec(theirs.id), account_id=ALPHA),
     ):
-        with pytest.raises(ConflictError, match="'spring' exists in this account") as caught:
+        with pytest.raises(ConflictError, match="'spring' already exists in this account") as caught:
             attempt()
         assert caught.value.attributes == {"reason": "name", "existing_id": first.id}
     mine = catalog.resources.create(job_spec(theirs.id, "autumn"), account_id=ALPHA)
@@ -297,7 +297,7 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
     third = export(undeclared, other, OWNER)
     assert [one.started_by for one in (owners, theirs, third)] == [OWNER, ALPHA, OWNER]
     for again in (None, OWNER, ALPHA):
-        with pytest.raises(ConflictError, match="of this generation job"):
+        with pytest.raises(ConflictError, match="for this generation job"):
             export(undeclared, job, again)
     for job_of, starter in ((job, BETA), (other, ALPHA)):
         with pytest.raises(NotFoundError):
@@ -322,7 +322,7 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
 def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured)
     spec = ExportJobSpec(name="x", generation_job_id=job.id, size=AudienceSize.parse("7%"), started_by=ALPHA)
-    with pytest.raises(UsageError, match="allows"):
+    with pytest.raises(UsageError, match="does not allow"):
         undeclared.catalog.resources.create(spec)
 
 

@@ -128,7 +128,7 @@ class TestOrphans:
         assert {version.status_code for version in settled[1:]} == {StatusCode.PARENT_NOT_ACTIVE}
         for version, parent in zip(settled[1:], (model, model, job), strict=True):
             assert parent.id in (version.status_message or "")
-            assert "again" in (version.status_message or "")
+            assert "then retry this" in (version.status_message or "")
         assert str(StatusCode.TRAINING_DATA_INVALID) in (settled[1].status_message or "")
         assert builder.again(dataset).status is Status.ACTIVE
         assert builder.again(model).status is Status.CREATE_FAILED

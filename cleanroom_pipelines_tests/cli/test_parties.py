@@ -61,7 +61,7 @@ def test_an_account_is_of_an_organization(command: Commands, installation: Insta
     assert listed == {"alpha": "shop.example", "beta": own["account_id"]}
     assert "shop.example" in command("account", "list").out
     assert installation.catalog.pairs.organization_of_account(ALPHA) == "shop.example"
-    assert "organization cannot be used" in refused(command("account", "create", "gamma", "--organization", ""))
+    assert "organization is invalid" in refused(command("account", "create", "gamma", "--organization", ""))
     assert len(installation.catalog.parties.accounts()) == 2, "nothing is made half"
 
 
@@ -155,11 +155,11 @@ def test_accounts_that_cannot_be(command: Commands, two: dict[str, str]) -> None
     assert_each(
         is_refused,
         [
-            (["alpha"], "of this name already"),
-            (["gamma", "--id", ALPHA], "of this id already"),
+            (["alpha"], "with this name already"),
+            (["gamma", "--id", ALPHA], "with this id already"),
             (["gamma", "--id", "12"], "not 12 digits"),
             (["123456789012"], "looks like an account id"),
-            ([" "], "name cannot be used"),
+            ([" "], "name is invalid"),
         ],
     )
 

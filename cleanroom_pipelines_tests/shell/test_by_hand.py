@@ -183,7 +183,7 @@ def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
     result = trained.materialize("audience_model", partition=model)
     assert result.success
     assert len(worlds.materializations(trained.instance, "audience_model")) == 1
-    assert f"waits for the training dataset {dataset}" in log_of(result, trained)
+    assert f"waiting for the training dataset {dataset}" in log_of(result, trained)
 
 
 def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
@@ -194,7 +194,7 @@ def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
     result = trained.materialize("training_dataset", partition=dataset)
     assert result.success
     assert len(worlds.materializations(trained.instance, "training_dataset")) == 1
-    assert "Another run is at work" in log_of(result, trained)
+    assert "Another run is working" in log_of(result, trained)
     held = worlds.newest(trained.installation, Kind.TRAINING_DATASET)
     assert (held.status, held.run_id) == ("CREATE_IN_PROGRESS", "another run")
 
@@ -240,8 +240,8 @@ WRONG_FIELDS = [
     ("seed_path", __file__, "format that is not read here"),
     ("configured_audience_model", "nobody-0123456789ab", "There is no such configured audience model."),
     ("configured_audience_model", "../../x", "There is no such configured audience model."),
-    ("name", "", "The name cannot be used."),
-    ("name", "two\nlines", "The name cannot be used."),
+    ("name", "", "The name is invalid."),
+    ("name", "two\nlines", "The name is invalid."),
     ("seed_mode", "sideways", "The seed mode is invalid."),
     ("export_size", "0%", "audience size"),
     ("export_size", "101%", "audience size"),
