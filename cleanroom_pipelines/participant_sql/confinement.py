@@ -1,11 +1,11 @@
-"""Taking rights away from this process that it cannot get back.
+"""Irrevocable restriction of this process's privileges.
 
-Lives here: Landlock, which since Linux 5.13 lets any process give up the files and ports it does not need.
-Add here when another system offers the like.
-Keep out: the engine's own lock, which stands with or without this.
+Lives here: Landlock, which since Linux 5.13 lets any process drop access to files and ports it does not need.
+Add here when another operating system has something similar.
+Keep out: the engine's own lock-down, which works with or without this.
 
-DuckDB refuses paths outside its list by itself; should a query ever talk it out of that, the kernel still refuses.
-Where the kernel has no Landlock (another system, an older kernel, a container that forbids it) nothing happens.
+DuckDB itself rejects paths outside its list. If a query ever gets around that, the kernel still denies access.
+Without Landlock (another system, an older kernel, a container that forbids it) nothing is restricted here.
 Source: https://docs.kernel.org/userspace-api/landlock.html
 """
 
@@ -25,7 +25,7 @@ _NO_NEW_PRIVILEGES = 38
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE = 1 << 14
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
-# All rights over files that each version of Landlock knows of: the bits below this one.
+# Number of file access rights (low bits) in each Landlock version.
 _RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
 _NETWORK_SINCE = 4
 _BIND_AND_CONNECT = 0b11
@@ -46,14 +46,14 @@ class _PathBeneath(ctypes.Structure):
 
 
 def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
-    """Give up every file but the named folders and what Python is made of, and every TCP connection.
+    """Drop access to all files except the given folders and Python itself, and to all TCP connections.
 
     Args:
         readable: Folders whose files may be read.
-        writable: Folders in which files may be read, made, written and removed.
+        writable: Folders in which files may be read, created, written and removed.
 
     Returns:
-        Whether the kernel holds this process to it.
+        Whether the kernel enforces it.
     """
     if sys.platform != "linux":
         return False
@@ -79,9 +79,9 @@ def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
 
 
 def _of_python() -> set[Path]:
-    """Where modules and libraries lie that may not be loaded yet, and what tells the size of the machine."""
+    """Paths of modules and libraries that may be loaded later, and of files with the machine's size."""
     places = {Path(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
-    # the package, not the folder it lies in, which may be a checkout with a home in it
+    # the package, not its parent folder, which may be a checkout with a home in it
     places.add(Path(__file__).resolve().parents[1])
     places |= {Path(place) for place in _OF_THE_SYSTEM}
     return {place for place in places if place.exists()}
