@@ -102,7 +102,7 @@ def run_query(
 
 
 def _real_folder(folder: Path | None) -> Path:
-    """Check that a table's folder exists and is not reached through a symbolic link, which could lead anywhere."""
+    """Check that a table's folder exists, and is not reached through a symbolic link."""
     if folder is None or not folder.is_dir():
         raise _failed("missing", QueryLimits())
     if not folder.is_absolute() or folder.resolve() != folder:

@@ -80,7 +80,7 @@ CALLS: dict[str, Callable[[ArtifactStore], object]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_each_call_ends_with_our_error(store: ArtifactStore, tmp_path: Path, call: str) -> None:
-    with pytest.raises(StoreUnavailableError, match="does not answer or refused") as caught:
+    with pytest.raises(StoreUnavailableError, match="is unreachable or rejected") as caught:
         CALLS[call](store)
     assert "CLEANROOM_ARTIFACTS_URL" in caught.value.remedy
     assert caught.value.__cause__ is None

@@ -213,7 +213,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, kind: str) -> None:
     )
     assert not report.passed
     assert report.reason is not None
-    assert "The file holds more than 1,048,576 bytes when it is unpacked." in report.reason
+    assert "The file is larger than 1,048,576 bytes when unpacked." in report.reason
     assert [path.name for path in tmp_path.iterdir()] == ["upload"]
 
 
