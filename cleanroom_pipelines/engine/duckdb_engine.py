@@ -58,14 +58,14 @@ class DuckDBEngine:
 
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...]) -> None:
         self._threads = settings.threads or os.cpu_count() or 1
-        self._made = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).absolute()
-        self._plain_paths = PlainPaths(self._made)
-        self._scratch = self._plain_paths.of(self._made)
+        self._own_scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).absolute()
+        self._plain_paths = PlainPaths(self._own_scratch)
+        self._scratch = self._plain_paths.of(self._own_scratch)
         self._n_scratch_files = 0
         self._unpacked_bytes = settings.unpacked_bytes
         self._last_rejected_scan = -1
         self._whole: set[Path] = set()
-        self._allowed = [path.resolve() for path in (*paths, self._made)]
+        self._allowed = [path.resolve() for path in (*paths, self._own_scratch)]
         self._connection = duckdb.connect(":memory:")
         try:
             self._lock_down(settings)
@@ -207,7 +207,7 @@ class DuckDBEngine:
         """End the session and remove its scratch files."""
         self._connection.close()
         self._plain_paths.close()
-        shutil.rmtree(self._made, ignore_errors=True)
+        shutil.rmtree(self._own_scratch, ignore_errors=True)
 
     def _relation(self, sql: str, parameters: Parameters) -> duckdb.DuckDBPyRelation:
         return self._connection.sql(sql, params=list(parameters) or None)

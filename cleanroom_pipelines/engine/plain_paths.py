@@ -19,12 +19,12 @@ from pathlib import Path
 
 from cleanroom_pipelines.errors import ConfigurationError
 
-_WITH_A_MEANING = frozenset("*?[\\%")
+_SPECIAL_CHARACTERS = frozenset("*?[\\%")
 
 
 def is_plain(path: Path) -> bool:
     """Whether a path has no special characters."""
-    return _WITH_A_MEANING.isdisjoint(str(path))
+    return _SPECIAL_CHARACTERS.isdisjoint(str(path))
 
 
 class PlainPaths:

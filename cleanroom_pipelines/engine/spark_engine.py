@@ -31,7 +31,7 @@ from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, Engin
 T = TypeVar("T")
 
 # Special characters of globs and URLs.
-_ODD_CHARACTERS = "*?[]{}\\:%"
+_SPECIAL_CHARACTERS = "*?[]{}\\:%"
 _NO_LINES = pa.schema({"line": pa.int64(), "reason": pa.string(), "runs_on": pa.bool_()}).empty_table()
 # Spark's type for unsigned 64-bit integers.
 _UNSIGNED = pa.decimal128(20, 0)
@@ -274,7 +274,7 @@ class SparkEngine:
     def _plain(self, file: Path) -> str:
         """Return a path without special characters for Spark, to an unpacked file."""
         unpack = file.suffix == ".gz"
-        if not unpack and not any(character in str(file) for character in _ODD_CHARACTERS):
+        if not unpack and not any(character in str(file) for character in _SPECIAL_CHARACTERS):
             return str(file)
         target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
         if unpack:
@@ -302,7 +302,7 @@ class SparkEngine:
 
     def _ask_executor(self) -> tuple[str, str]:
         try:
-            (table,) = self.run_tasks(_tell_versions, [0])
+            (table,) = self.run_tasks(_report_versions, [0])
         except EngineError:
             return "", ""
         row = table.to_pylist()[0]
@@ -320,7 +320,7 @@ def quote_for_spark(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-def _tell_versions(_: int) -> pa.Table:
+def _report_versions(_: int) -> pa.Table:
     package, python = spark_sessions.versions()
     return pa.table({"package": [package], "python": [python]})
 
@@ -414,9 +414,9 @@ def _results(answers: pa.Table) -> Iterator[pa.Table]:
 
 def _check_scratch(folder: Path | None) -> None:
     # A link with a plain name would exist only on this machine.
-    if folder is not None and any(character in str(folder.absolute()) for character in _ODD_CHARACTERS):
+    if folder is not None and any(character in str(folder.absolute()) for character in _SPECIAL_CHARACTERS):
         raise ConfigurationError(
-            f"Spark cannot use a home whose path contains one of {' '.join(_ODD_CHARACTERS)}",
+            f"Spark cannot use a home whose path contains one of {' '.join(_SPECIAL_CHARACTERS)}",
             remedy="Move the home to a folder without these characters in its path; its content stays valid.",
         )
 

@@ -97,7 +97,7 @@ def open_session(url: str, settings: EngineSettings) -> Any:
     # This logger prints the full text of errors, with the query's plan.
     logging.getLogger("SQLQueryContextLogger").disabled = True
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas", category=FutureWarning)
-    _check_answers(url)
+    _check_reachable(url)
     if url.startswith("sc://"):
         session = _within(_OPEN_SECONDS, lambda: _open_connect(url))
     else:
@@ -293,7 +293,7 @@ def _addresses(url: str) -> list[tuple[str, int]]:
     return addresses
 
 
-def _check_answers(url: str) -> None:
+def _check_reachable(url: str) -> None:
     if re.fullmatch(r"local(\[(\d+|\*)\])?", url):
         return
     for address in _addresses(url):

@@ -60,7 +60,7 @@ _SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _STARTS = {TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN}
 # Arguments that must be names, not parameters or expressions.
-_OF_NAMES = {
+_NAME_ARGUMENTS = {
     (exp.Alias, "alias"),
     (exp.Column, "this"),
     (exp.Column, "table"),
@@ -117,7 +117,7 @@ def check_query(text: str, *, parameters: Mapping[str, str] = {}) -> CheckedQuer
     return CheckedQuery(_render(tree), named, tuple(parameters[name] for name in names))
 
 
-def _refused(message: str, *, remedy: str = _REMEDY, **attributes: Any) -> SeedError:
+def _rejected(message: str, *, remedy: str = _REMEDY, **attributes: Any) -> SeedError:
     return SeedError(message, remedy=remedy, status_code=StatusCode.SQL_NOT_ALLOWED, **attributes)
 
 
@@ -142,17 +142,17 @@ class _Parser(DuckDBParser):
 def _parse(text: str) -> tuple[exp.Expr, tuple[str, ...]]:
     """Parse a query; return its tree and its parameter names in order of first use."""
     if len(text) > MAX_CHARACTERS:
-        raise _refused(
+        raise _rejected(
             f"The query is longer than {MAX_CHARACTERS:,} characters.",
             remedy="Shorten it; upload a long list of ids as a seed file instead.",
         )
     if _UNREADABLE.search(text):
-        raise _refused("The query contains control characters.", remedy="Remove them.")
+        raise _rejected("The query contains control characters.", remedy="Remove them.")
     try:
         tokens = DuckDB().tokenize(text)
     except SqlglotError:
         tokens = []
-    tokens, names = _take_parameters(_one_statement(tokens), text)
+    tokens, names = _extract_parameters(_one_statement(tokens), text)
     return _parsed(tokens, text), names
 
 
@@ -160,16 +160,16 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
     if tokens and tokens[-1].token_type is TokenType.SEMICOLON:
         tokens = tokens[:-1]
     if not tokens:
-        raise _refused("The query cannot be parsed: it is empty, or has an unclosed quote or comment.")
+        raise _rejected("The query cannot be parsed: it is empty, or has an unclosed quote or comment.")
     if len(tokens) > MAX_TOKENS:
-        raise _refused(
+        raise _rejected(
             f"The query has more than {MAX_TOKENS:,} tokens.",
             remedy="Shorten it; upload a long list of ids as a seed file instead.",
         )
     if any(token.token_type is TokenType.SEMICOLON for token in tokens):
-        raise _refused("The query contains more than one statement.")
+        raise _rejected("The query contains more than one statement.")
     if tokens[0].token_type not in _STARTS:
-        raise _refused("The query is not a SELECT.")
+        raise _rejected("The query is not a SELECT.")
     nesting = 0
     for token, following in zip(tokens, [*tokens[1:], tokens[-1]], strict=True):
         if (
@@ -177,14 +177,14 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
             and following.start == token.end + 1
             and following.text[:1].isalnum()
         ):
-            raise _refused("The query cannot be parsed: a number is followed directly by letters.")
+            raise _rejected("The query cannot be parsed: a number is followed directly by letters.")
         nesting += (token.token_type in _OPENING) - (token.token_type in _CLOSING)
         if nesting > MAX_NESTING:
-            raise _too_nested()
+            raise _nested_too_deeply()
     return tokens
 
 
-def _take_parameters(tokens: Sequence[Token], text: str) -> tuple[list[Token], tuple[str, ...]]:
+def _extract_parameters(tokens: Sequence[Token], text: str) -> tuple[list[Token], tuple[str, ...]]:
     """Replace each `:name` with `$number`; colons have no other use in allowed queries."""
     taken: list[Token] = []
     names: list[str] = []
@@ -192,16 +192,16 @@ def _take_parameters(tokens: Sequence[Token], text: str) -> tuple[list[Token], t
     for token in tokens:
         if token.start <= end:
             if token.end > end:
-                raise _no_parameter()
+                raise _invalid_parameter()
             continue
         if token.token_type is TokenType.PARAMETER:
-            raise _no_parameter()
+            raise _invalid_parameter()
         if token.token_type is not TokenType.COLON:
             taken.append(token)
             continue
         match = _PARAMETER_NAME.match(text, token.end + 1)
         if match is None:
-            raise _no_parameter()
+            raise _invalid_parameter()
         name, end = match.group(), match.end() - 1
         if name not in names:
             names.append(name)
@@ -215,8 +215,8 @@ def _token_at(token: Token, kind: TokenType, text: str) -> Token:
     return Token(kind, text, line=token.line, col=token.col, start=token.start, end=token.end)
 
 
-def _no_parameter() -> SeedError:
-    return _refused(
+def _invalid_parameter() -> SeedError:
+    return _rejected(
         "The query contains a colon, dollar sign or at sign that does not start a parameter.",
         remedy="Write a parameter as :name, with letters, digits and underscores.",
     )
@@ -232,31 +232,31 @@ def _parsed(tokens: list[Token], text: str) -> exp.Expr:
         if tree is not None:
             return tree
     except RecursionError:
-        raise _too_nested() from None
+        raise _nested_too_deeply() from None
     except Exception as error:  # invalid SQL also raises other kinds of errors in the parser
         found = getattr(error, "errors", None)
         if found and found[0].get("line"):
             place = f" near line {found[0]['line']}"
     # Outside the handler: the parser's errors quote the query, and __context__ would keep them.
-    raise _refused(f"The query cannot be parsed{place}.")
+    raise _rejected(f"The query cannot be parsed{place}.")
 
 
-def _too_nested() -> SeedError:
-    return _refused(
+def _nested_too_deeply() -> SeedError:
+    return _rejected(
         "The query is nested too deeply.", remedy=f"Nest at most {MAX_NESTING} levels; use WITH for the parts."
     )
 
 
 def _check_parameters(names: Sequence[str], parameters: Mapping[str, str]) -> None:
     if set(names) - set(parameters):
-        raise _refused("A query parameter has no value.", remedy="Give a value for each :name.")
+        raise _rejected("A query parameter has no value.", remedy="Give a value for each :name.")
     if set(parameters) - set(names):
-        raise _refused(
+        raise _rejected(
             "A value was given for a parameter that is not in the query.",
             remedy="Give values only for the :names in the query.",
         )
     if any(_UNREADABLE.search(value) for value in parameters.values()):
-        raise _refused("A parameter value contains control characters.", remedy="Remove them.")
+        raise _rejected("A parameter value contains control characters.", remedy="Remove them.")
 
 
 # --- Checking the tree ---
@@ -269,18 +269,18 @@ def _check_tree(tree: exp.Expr) -> list[exp.Table]:
     while stack:
         node, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise _too_nested()
+            raise _nested_too_deeply()
         if type(node) not in ARGUMENTS:
             raise _not_allowed(node)
         for name, value in node.args.items():
             if value is None or value is False or value == []:
                 continue
             if name not in ARGUMENTS[type(node)]:
-                raise _refused_argument(node, name)
+                raise _rejected_argument(node, name)
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, exp.Expr):
-                    if (type(node), name) in _OF_NAMES and not isinstance(part, exp.Identifier | exp.Star):
-                        raise _refused_argument(node, name)
+                    if (type(node), name) in _NAME_ARGUMENTS and not isinstance(part, exp.Identifier | exp.Star):
+                        raise _rejected_argument(node, name)
                     stack.append((part, depth + 1))
                 else:
                     _check_word(node, name, part)
@@ -298,23 +298,23 @@ def _place(table: exp.Table) -> int:
 def _not_allowed(node: exp.Expr) -> SeedError:
     kind = type(node).__name__
     if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
-        return _refused("The query calls a function that is not allowed.", kind=kind)
+        return _rejected("The query calls a function that is not allowed.", kind=kind)
     if isinstance(node, exp.Func):
-        return _refused(f"The query calls a function that is not allowed ({kind}).", kind=kind)
-    return _refused(f"The query uses SQL that is not allowed ({kind}).", kind=kind)
+        return _rejected(f"The query calls a function that is not allowed ({kind}).", kind=kind)
+    return _rejected(f"The query uses SQL that is not allowed ({kind}).", kind=kind)
 
 
-def _refused_argument(node: exp.Expr, name: str) -> SeedError:
+def _rejected_argument(node: exp.Expr, name: str) -> SeedError:
     kind = f"{type(node).__name__}, {name.strip('_')}"
     if isinstance(node, exp.Column):
-        return _refused(
+        return _rejected(
             "The query qualifies a column with a database.",
             remedy="Give the table an alias, and qualify the column with the alias.",
             kind=kind,
         )
     if isinstance(node, exp.Table) and name == "catalog":
-        return _refused("A table name has more parts than database and table.", kind=kind)
-    return _refused(f"The query uses SQL that is not allowed ({kind}).", kind=kind)
+        return _rejected("A table name has more parts than database and table.", kind=kind)
+    return _rejected(f"The query uses SQL that is not allowed ({kind}).", kind=kind)
 
 
 def _check_word(node: exp.Expr, name: str, value: Any) -> None:
@@ -330,26 +330,26 @@ def _check_word(node: exp.Expr, name: str, value: Any) -> None:
     else:
         allowed = isinstance(value, str) and value.upper() in WORDS
     if not allowed:
-        raise _refused_argument(node, name)
+        raise _rejected_argument(node, name)
 
 
 def _check_node(node: exp.Expr) -> None:
     """Check rules that the allowlist cannot express: required children and allowed positions."""
     if isinstance(node, exp.Select):
         if not node.expressions:
-            raise _refused("A SELECT in the query has no columns.", kind="Select")
+            raise _rejected("A SELECT in the query has no columns.", kind="Select")
     elif isinstance(node, exp.From | exp.Join):
         if not isinstance(node.this, exp.Table | exp.Subquery | exp.Values):
-            raise _refused("The query reads from something that is not a table.", kind=type(node.this).__name__)
+            raise _rejected("The query reads from something that is not a table.", kind=type(node.this).__name__)
     elif isinstance(node, exp.Alias):
         if not isinstance(node.parent, exp.Select) or node.arg_key != "expressions":
-            raise _refused("The query has an alias outside of a SELECT list.", kind="Alias")
+            raise _rejected("The query has an alias outside of a SELECT list.", kind="Alias")
     elif isinstance(node, exp.Star):
-        if not _is_of_all_columns(node):
-            raise _refused("The query has a star outside of a column list.", kind="Star")
+        if not _is_column_list_star(node):
+            raise _rejected("The query has a star outside of a column list.", kind="Star")
     elif isinstance(node, exp.Distinct):
         if isinstance(node.parent, exp.Func) and len(node.expressions) != 1:
-            raise _refused_argument(node, "expressions")
+            raise _rejected_argument(node, "expressions")
     else:
         _check_value(node)
 
@@ -361,7 +361,7 @@ def _check_value(node: exp.Expr) -> None:
             raise _not_allowed(node)
     elif isinstance(node, exp.Placeholder):
         if not node.name:
-            raise _no_parameter()
+            raise _invalid_parameter()
     elif isinstance(node, PATTERNS):
         _check_literal(node, "expression", MAX_PATTERN_CHARACTERS)
     elif isinstance(node, FORMATS):
@@ -373,16 +373,16 @@ def _check_value(node: exp.Expr) -> None:
             or not _SHORT_NUMBER.fullmatch(length.name)
             or int(length.name) > MAX_PADDED_CHARACTERS
         ):
-            raise _refused(
+            raise _rejected(
                 "The query pads a text to a length that is not a number, or is too large.",
                 remedy=f"Pad to at most {MAX_PADDED_CHARACTERS:,} characters.",
                 kind="Pad",
             )
     elif isinstance(node, exp.SHA2) and node.text("length") not in {"", "256"}:
-        raise _refused_argument(node, "length")
+        raise _rejected_argument(node, "length")
 
 
-def _is_of_all_columns(star: exp.Star) -> bool:
+def _is_column_list_star(star: exp.Star) -> bool:
     """Whether a star is in count(*), or in a SELECT list with or without a table."""
     if isinstance(star.parent, exp.Count):
         return True
@@ -395,7 +395,7 @@ def _check_literal(node: exp.Expr, name: str, max_characters: int) -> None:
     if isinstance(value, exp.Escape):
         value = value.this
     if not isinstance(value, exp.Literal) or not value.is_string or len(value.name) > max_characters:
-        raise _refused(
+        raise _rejected(
             "The query has a pattern or format that is computed or too long.",
             remedy=f"Write it as a quoted text of at most {max_characters} characters.",
             kind=type(node).__name__,
@@ -412,11 +412,11 @@ def _check_output(tree: exp.Expr) -> None:
         elif isinstance(query, exp.Subquery):
             stack.append(query.this)
         elif not isinstance(query, exp.Select):
-            raise _refused("The query is not a SELECT.", kind=type(query).__name__)
+            raise _rejected("The query is not a SELECT.", kind=type(query).__name__)
         elif any(column.is_star for column in query.expressions):
-            raise _refused("The query returns a star.", remedy="Name the column with the user ids.")
+            raise _rejected("The query returns a star.", remedy="Name the column with the user ids.")
         elif len(query.expressions) != 1:
-            raise _refused(
+            raise _rejected(
                 f"The query returns {len(query.expressions)} columns; it must return one.",
                 remedy="Return only the column with the user ids.",
             )
@@ -428,13 +428,13 @@ def _check_output(tree: exp.Expr) -> None:
 def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
     """Rename tables and CTEs for the rendered SQL; return the tables that are read."""
     if len(tables) > MAX_TABLES:
-        raise _refused(f"The query names more than {MAX_TABLES} tables.")
+        raise _rejected(f"The query names more than {MAX_TABLES} tables.")
     named: list[tuple[str, str]] = []
     views: list[tuple[exp.Table, str]] = []
     uses: list[tuple[exp.Table, exp.CTE]] = []
     for table in tables:
         if not isinstance(table.this, exp.Identifier):
-            raise _refused("The query reads from something that is not a table.", kind=type(table.this).__name__)
+            raise _rejected("The query reads from something that is not a table.", kind=type(table.this).__name__)
         if table.args.get("db") is None:
             uses.append((table, _cte_of(table)))
             continue
@@ -443,7 +443,7 @@ def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
             named.append(pair)
         views.append((table, view_name(named.index(pair))))
     if not named:
-        raise _refused("The query reads no table.")
+        raise _rejected("The query reads no table.")
     # Last, since the lookups above need the original names.
     ctes = {id(cte): (cte, f"cte_{number + 1}") for number, cte in enumerate(_ctes(tables))}
     for table, view in views:
@@ -467,7 +467,7 @@ def _checked_name(table: exp.Table) -> tuple[str, str]:
     database, name = table.db, table.name
     for part, pattern in ((database, _DATABASE_NAME), (name, _TABLE_NAME)):
         if len(part) > _MAX_NAME_CHARACTERS or not pattern.fullmatch(part):
-            raise _refused(
+            raise _rejected(
                 "The query has an invalid database or table name.",
                 remedy="Use letters, digits, underscores and hyphens, at most 128 characters.",
             )
@@ -481,7 +481,7 @@ def _cte_of(table: exp.Table) -> exp.CTE:
         for cte in scope:
             if _folded(cte.alias) == name:
                 return cte
-    raise _refused("The query names a table without its database.")
+    raise _rejected("The query names a table without its database.")
 
 
 def _scopes(node: exp.Expr) -> Iterator[list[exp.CTE]]:
@@ -508,7 +508,7 @@ def _ctes(tables: Sequence[exp.Table]) -> list[exp.CTE]:
     for with_ in root.find_all(exp.With):
         names = {_folded(cte.alias) for cte in with_.expressions}
         if len(names) != len(with_.expressions):
-            raise _refused("The query defines two CTEs with the same name.")
+            raise _rejected("The query defines two CTEs with the same name.")
         found += with_.expressions
     return found
 
@@ -524,7 +524,7 @@ def _render(tree: exp.Expr) -> str:
             tree, identify=True, comments=False, unsupported_level=ErrorLevel.IMMEDIATE, copy=False
         )
     except RecursionError:
-        raise _too_nested() from None
+        raise _nested_too_deeply() from None
     except Exception as error:
         kind = type(error).__name__
-    raise _refused("The query uses SQL that cannot be run here.", kind=kind)
+    raise _rejected("The query uses SQL that cannot be run here.", kind=kind)

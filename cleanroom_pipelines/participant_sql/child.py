@@ -189,7 +189,7 @@ def _write(engine: "Engine", sql: str, parameters: Sequence[str], out: Path, lim
         for batch in engine.batches(sql, parameters, rows=_BATCH_ROWS):
             if batch.num_columns != 1:
                 raise ProblemError("columns")
-            if not _is_of_ids(batch.column(0).type):
+            if not _is_id_type(batch.column(0).type):
                 raise ProblemError("type")
             n_rows += batch.num_rows
             if n_rows > limits["max_rows"]:
@@ -202,7 +202,7 @@ def _write(engine: "Engine", sql: str, parameters: Sequence[str], out: Path, lim
     return n_rows
 
 
-def _is_of_ids(type_: "pa.DataType") -> bool:
+def _is_id_type(type_: "pa.DataType") -> bool:
     """Whether the seed reader accepts the type: text or whole numbers (`uploads.cells`)."""
     import pyarrow as pa
 

@@ -24,13 +24,13 @@ _NO_NEW_PRIVILEGES = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE = 1 << 14
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 # Number of file access rights (low bits) in each Landlock version.
 _RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
 _NETWORK_SINCE = 4
 _BIND_AND_CONNECT = 0b11
 
-_OF_THE_SYSTEM = (
+_SYSTEM_PATHS = (
     *("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom"),
     *("/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/sys/fs/cgroup", "/sys/devices/system/cpu"),
 )
@@ -68,7 +68,7 @@ def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
     if ruleset < 0:
         return False
     try:
-        for path in {*readable, *_of_python()}:
+        for path in {*readable, *_python_paths()}:
             _allow(libc, ruleset, path, rights & (_READ_FILE | _READ_FOLDER | _EXECUTE))
         for path in writable:
             _allow(libc, ruleset, path, rights)
@@ -78,19 +78,19 @@ def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
         os.close(ruleset)
 
 
-def _of_python() -> set[Path]:
+def _python_paths() -> set[Path]:
     """Paths of modules and libraries that may be loaded later, and of files with the machine's size."""
     places = {Path(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
     # the package, not its parent folder, which may be a checkout with a home in it
     places.add(Path(__file__).resolve().parents[1])
-    places |= {Path(place) for place in _OF_THE_SYSTEM}
+    places |= {Path(place) for place in _SYSTEM_PATHS}
     return {place for place in places if place.exists()}
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> None:
     opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = _PathBeneath(rights if path.is_dir() else rights & _OF_FILES, opened)
+        rule = _PathBeneath(rights if path.is_dir() else rights & _FILE_RIGHTS, opened)
         libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
         os.close(opened)

@@ -59,12 +59,12 @@ from cleanroom_pipelines.storage.processes import locked
 DATABASE, HEADS = "audit.db", "audit.head"
 _OLD_LOG, _LOCK = "audit.jsonl", "audit.lock"
 _BATCH = 512  # maximum entries per transaction
-_MOST_WAITING = 4096  # queued entries of `write_soon` from which the caller writes them itself
+_MAX_QUEUED = 4096  # queued entries of `write_soon` from which the caller writes them itself
 _SOON_SECONDS = 1.0
-_MOST_UNRECORDED = 2 * _BATCH  # entries that may be missing from the heads after a kill between the two writes
+_MAX_UNRECORDED = 2 * _BATCH  # entries that may be missing from the heads after a kill between the two writes
 _PAGE = 256
 _LINE_BYTES = 1 << 16  # more than the longest entry
-_MOST_CUT_BYTES = _BATCH * _LINE_BYTES  # maximum remains of an interrupted append in earlier releases
+_MAX_CUT_BYTES = _BATCH * _LINE_BYTES  # maximum remains of an interrupted append in earlier releases
 _CUT_OFF = "cut_off"
 _LINE = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),.*,"mac":"([0-9a-f]{64})"\}\n?', re.DOTALL)
 _MAC_BYTES = len(',"mac":""}') + 64  # length of the rest of the line, which the HMAC does not cover
@@ -104,7 +104,7 @@ _TEXTS = {
     "sensitivity": re.compile(r"[0-9]{1,20}(/[0-9]{1,20})?"),
 }
 _RESOURCE = re.compile(f"{_ARN}|{_ID}")
-_MOST_RESOURCES = 8
+_MAX_RESOURCES = 8
 _NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
 
 
@@ -179,7 +179,7 @@ class AuditLog:
         self._inherited: list[Engine | None] = []
         self._engine: Engine | None = None
         self._stays_connected = False
-        self._start_anew()
+        self._reset()
 
     _thread: Thread | None
 
@@ -213,11 +213,11 @@ class AuditLog:
             ValueError: As for `write`.
             CleanroomError: As for `write`, if many entries are already queued.
         """
-        if len(self._queue) >= _MOST_WAITING:
+        if len(self._queue) >= _MAX_QUEUED:
             self.flush()
         self._queued(entry)
         if self._thread is None:
-            with self._turn:
+            with self._write_lock:
                 if self._thread is None:
                     self._ends = Event()
                     self._thread = Thread(target=self._keep_flushing, args=(self._ends,), daemon=True)
@@ -241,7 +241,7 @@ class AuditLog:
             CleanroomError: As for `write`; the entries stay queued.
         """
         self._check_process()
-        with self._turn:
+        with self._write_lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             self._ends.set()
@@ -250,7 +250,7 @@ class AuditLog:
         try:
             self.flush()
         finally:
-            with self._turn:
+            with self._write_lock:
                 if self._engine is not None:
                     self._engine.dispose()
 
@@ -327,10 +327,10 @@ class AuditLog:
     def _secret(self) -> bytes:
         return self._key.derive("audit log")
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._queue: list[dict[str, Any]] = []
-        self._turn = Lock()
+        self._write_lock = Lock()
         self._thread = None
         self._ends = Event()
         self._inherited.append(self._engine)
@@ -340,7 +340,7 @@ class AuditLog:
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             # a forked child: the parent writes the queued entries, and owns the connections and locks
-            self._start_anew()
+            self._reset()
 
     def _queued(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         self._check_process()
@@ -355,7 +355,7 @@ class AuditLog:
             last: The entry.
             is_awaited: If writing fails, remove the entry from the queue, since its writer gets the error.
         """
-        with self._turn:
+        with self._write_lock:
             while any(each is last for each in self._queue):
                 batch = self._queue[:_BATCH]
                 try:
@@ -404,7 +404,7 @@ class AuditLog:
     def _locked(self, *, creates: bool = False) -> Iterator[Engine | None]:
         """Lock the log against other processes; yield its database, or None if nothing was ever written."""
         self._check_process()
-        with _trouble_is_an_error():
+        with _translated_errors():
             if not creates and not self._folder.is_dir():
                 yield None
                 return
@@ -506,12 +506,12 @@ class _Pass:
         if _head(_LINE, line) != head:
             self.cut.append(line)
             self._n_cut += len(line)
-            if self._n_cut > _MOST_CUT_BYTES:
-                raise self._not_accounted_for()
+            if self._n_cut > _MAX_CUT_BYTES:
+                raise self._unaccounted()
             return
         accounted = json.loads(line).get(_CUT_OFF) if _CUT_OFF.encode() in line else None
         if accounted != (_account(self.cut) if self.cut else None):
-            raise self._not_accounted_for()
+            raise self._unaccounted()
         if self.cut:
             self.cut_off.append(n)
             self.cut, self._n_cut = [], 0
@@ -528,19 +528,19 @@ class _Pass:
         """Compare the end with the recorded heads and the expected head."""
         n = self.last.sequence
         if any(_head(_LINE, line) for line in self.cut):
-            raise self._not_accounted_for()
+            raise self._unaccounted()
         if self._next_head is not None:
             raise _Broken(
                 f"The log ends after entry {n}, but later entries were written: it was truncated.", n + 1
             )
         if self._expect is not None and self._expect.sequence > n:
             raise _Broken(f"The log ends after entry {n}, before the expected entry: it was truncated.", n + 1)
-        if n - self._recorded > _MOST_UNRECORDED:
+        if n - self._recorded > _MAX_UNRECORDED:
             raise _Broken(f"The record of newest entries ends at entry {self._recorded}: it was truncated.", n)
         if self.cut:
-            raise self._not_accounted_for()
+            raise self._unaccounted()
 
-    def _not_accounted_for(self) -> _Broken:
+    def _unaccounted(self) -> _Broken:
         due = self.last.sequence + 1
         head = _head(_LINE, self.cut[0]) if self.cut else None
         if head is None:
@@ -567,7 +567,7 @@ def fits(field: str, value: object) -> bool:
     return (
         field == "resource"
         and isinstance(several, list | tuple)
-        and 1 <= len(several) <= _MOST_RESOURCES
+        and 1 <= len(several) <= _MAX_RESOURCES
         and all(isinstance(each, str) and _RESOURCE.fullmatch(each) for each in several)
     )
 
@@ -634,7 +634,7 @@ def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[
     query = query if room is None else query.where(_ENTRIES.c.room == room)
     page: Sequence[Row[Any]] = ()
     while not page or len(page) == _PAGE:
-        with _trouble_is_an_error(), engine.connect() as connection:
+        with _translated_errors(), engine.connect() as connection:
             page = connection.execute(query.where(place > (page[-1].place if page else 0))).all()
         yield from page
         if not page:
@@ -660,7 +660,7 @@ def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
     """Read the lines of a file's first bytes; the last may be incomplete, and long lines are split."""
     if not n_bytes:
         return
-    with _trouble_is_an_error(), file.open("rb") as stream:
+    with _translated_errors(), file.open("rb") as stream:
         while n_bytes > 0 and (line := stream.readline(min(_LINE_BYTES, n_bytes))):
             n_bytes -= len(line)
             yield line
@@ -685,7 +685,7 @@ def _url(file: Path) -> URL:
 
 
 @contextmanager
-def _trouble_is_an_error() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Convert errors of the operating system and the database into ours."""
     try:
         with full_disk_is_an_error():

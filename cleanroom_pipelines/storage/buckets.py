@@ -101,7 +101,7 @@ class Buckets:
         bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            _refuse_links(bucket, "/".join(segments[:-1]))
+            _reject_links(bucket, "/".join(segments[:-1]))
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
 
@@ -120,7 +120,7 @@ class Buckets:
         bucket = self._bucket(account_id, name, StatusCode.DESTINATION_NOT_WRITABLE)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            _refuse_links(bucket, key)
+            _reject_links(bucket, key)
         elif len(bucket.prefix) + len(key) + _ROOM_FOR_EXPORT > MAX_KEY:
             raise UsageError(
                 "The destination is too long for the keys of an export.", remedy="Use a shorter prefix."
@@ -254,16 +254,16 @@ class ObjectPlace:
                 (SEED_TOO_LARGE), or its files cannot be merged into one seed (SEED_INVALID).
             StorageFullError: The disk is full.
         """
-        with _telling_of_a_seed(max_bytes):
+        with _seed_errors(max_bytes):
             sources = self._sources(max_bytes)
             suffix = _suffix_of(sources[0].key) if len(sources) == 1 else f".{format_of_part(sources[0].key)}"
             if not _has_suffix(target):
                 target = target.with_name(target.name + suffix)
             with full_disk_is_an_error(), replacing(target) as draft:
                 if len(sources) == 1:
-                    self._take(sources[0], draft, max_bytes)
+                    self._fetch_part(sources[0], draft, max_bytes)
                 else:
-                    self._take_all(sources, draft, max_bytes)
+                    self._fetch_parts(sources, draft, max_bytes)
         return target
 
     def _sources(self, max_bytes: int) -> Sequence[ObjectEntry]:
@@ -286,7 +286,7 @@ class ObjectPlace:
             raise SeedTooLarge
         return found
 
-    def _take(self, entry: ObjectEntry, path: Path, max_bytes: int) -> int:
+    def _fetch_part(self, entry: ObjectEntry, path: Path, max_bytes: int) -> int:
         with self.bucket.open(entry.key) as opened, path.open("wb") as stream:
             if opened.n_bytes > max_bytes:
                 raise SeedTooLarge
@@ -296,12 +296,12 @@ class ObjectPlace:
                     raise SeedTooLarge
             return stream.tell()
 
-    def _take_all(self, entries: Sequence[ObjectEntry], target: Path, max_bytes: int) -> None:
+    def _fetch_parts(self, entries: Sequence[ObjectEntry], target: Path, max_bytes: int) -> None:
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as name:
             parts, left = [], max_bytes
             for number, entry in enumerate(entries):
                 part = Path(name) / f"{number:05d}{_suffix_of(entry.key)}"
-                left -= self._take(entry, part, left)
+                left -= self._fetch_part(entry, part, left)
                 parts.append(part)
             merge_parts(parts, target, max_bytes=max_bytes)
 
@@ -311,7 +311,7 @@ def folder_on_disk(folder: Path) -> ObjectPlace:
     return ObjectPlace(folder.name, LocalBucket(folder.parent), folder.name)
 
 
-def _refuse_links(bucket: LocalBucket, key: str) -> None:
+def _reject_links(bucket: LocalBucket, key: str) -> None:
     """Reject a key whose path contains a symbolic link."""
     try:
         bucket.check(key)
@@ -320,7 +320,7 @@ def _refuse_links(bucket: LocalBucket, key: str) -> None:
 
 
 @contextmanager
-def _telling_of_a_seed(max_bytes: int) -> Iterator[None]:
+def _seed_errors(max_bytes: int) -> Iterator[None]:
     try:
         yield
     except NotFoundError:

@@ -42,7 +42,7 @@ class InstallationKey:
         Raises:
             ConfigurationError: The file cannot be created or read, or does not contain 32 bytes.
         """
-        with _unusable_is_an_error():
+        with _key_file_errors():
             if not path.exists():
                 _create(path, random_bytes)
         return cls.load(path)
@@ -54,7 +54,7 @@ class InstallationKey:
         Raises:
             ConfigurationError: The file is missing, cannot be read, or does not contain 32 bytes.
         """
-        with _unusable_is_an_error():
+        with _key_file_errors():
             secret = path.read_bytes()
         if len(secret) != KEY_BYTES:
             raise ConfigurationError(
@@ -107,7 +107,7 @@ class InstallationKey:
 
 
 @contextmanager
-def _unusable_is_an_error() -> Iterator[None]:
+def _key_file_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

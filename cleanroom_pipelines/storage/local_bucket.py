@@ -79,18 +79,18 @@ class LocalBucket:
 
     def open(self, key: str) -> OpenedObject:
         """See Bucket.open."""
-        with _telling():
+        with _translated_errors():
             *folders, name = key.split("/")
             with self._at(folders) as folder:
                 descriptor = _open_file(folder, name)
             stream = os.fdopen(descriptor, "rb")
             chunks = iter(partial(stream.read, CHUNK_BYTES), b"")
-            return OpenedObject(os.fstat(descriptor).st_size, chunks, _telling, stream.close)
+            return OpenedObject(os.fstat(descriptor).st_size, chunks, _translated_errors, stream.close)
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See Bucket.put."""
         *folders, name = key.split("/")
-        with _telling(is_writing=True), self._at(folders, make=True) as folder:
+        with _translated_errors(is_writing=True), self._at(folders, make=True) as folder:
             if _is_link(folder, name):
                 raise link_in_the_way()
             draft = f".{name[:100]}.{secrets.token_hex(4)}.draft"
@@ -110,7 +110,7 @@ class LocalBucket:
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """See Bucket.list."""
         base = f"{folder}/" if folder else ""
-        with suppress(NotFoundError), _telling(), self._at(_segments(folder)) as descriptor:
+        with suppress(NotFoundError), _translated_errors(), self._at(_segments(folder)) as descriptor:
             yield from _walk(descriptor, base, after, deep)
 
     @contextmanager
@@ -132,7 +132,7 @@ class LocalBucket:
         with self._at(folders, make=True) as parent:
             fence.check()
             if fence.attempt:
-                _take_away_older(parent, owner, fence.attempt)
+                _remove_older_stages(parent, owner, fence.attempt)
             stage = _new_stage(parent, f"{_mark_of(owner)}-{fence.attempt}-")
             try:
                 descriptor = os.open(f"{stage}/{_NEW}", _FOLDER, dir_fd=parent)
@@ -254,7 +254,7 @@ def _new_stage(parent: int, what: str) -> str:
     return stage
 
 
-def _take_away_older(parent: int, owner: str, attempt: int) -> None:
+def _remove_older_stages(parent: int, owner: str, attempt: int) -> None:
     """Remove the stages of the owner's earlier attempts, each by one rename, so that none is partly removed."""
     before = f"{_STAGE}{_mark_of(owner)}-"
     with os.scandir(parent) as entries:
@@ -312,7 +312,7 @@ def _attempt_there(parent: int, name: str, marker: str, attempt_of: Callable[[by
 
 
 @contextmanager
-def _telling(*, is_writing: bool = False) -> Iterator[None]:
+def _translated_errors(*, is_writing: bool = False) -> Iterator[None]:
     try:
         with full_disk_is_an_error():
             yield

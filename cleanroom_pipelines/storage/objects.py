@@ -68,7 +68,7 @@ class OpenedObject:
     Args:
         n_bytes: Its size when it was opened.
         chunks: Its content in chunks of about 1 MB.
-        telling: Converts the store's errors into a BucketError.
+        translated_errors: Converts the store's errors into a BucketError.
         close: Called at the end.
     """
 
@@ -76,12 +76,12 @@ class OpenedObject:
         self,
         n_bytes: int,
         chunks: Iterator[bytes],
-        telling: Callable[[], AbstractContextManager[Any]],
+        translated_errors: Callable[[], AbstractContextManager[Any]],
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.n_bytes = n_bytes
         self._chunks = chunks
-        self._telling = telling
+        self._translated_errors = translated_errors
         self.close = close
 
     def __enter__(self) -> "OpenedObject":
@@ -98,7 +98,7 @@ class OpenedObject:
         """
         n_read = 0
         while True:
-            with self._telling():
+            with self._translated_errors():
                 chunk = next(self._chunks, None)
             if chunk is None:
                 break

@@ -59,7 +59,7 @@ _ENDPOINT = re.compile(r"https?://[A-Za-z0-9_.\[-][A-Za-z0-9_.:\[\]-]*(/[A-Za-z0
 _REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # Credential sources of the machine itself. They are removed, or a profile without credentials would use them.
 _AMBIENT = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
-_OF_S3_URLS = {"region", "endpoint_override", "scheme", "tls_ca_file_path"}
+_S3_URL_OPTIONS = {"region", "endpoint_override", "scheme", "tls_ca_file_path"}
 
 
 def open_url(url: str, patience: Patience = PATIENCE) -> Any:
@@ -88,7 +88,7 @@ def open_url(url: str, patience: Patience = PATIENCE) -> Any:
 def _open_s3_url(url: str, patience: Patience) -> S3Store:
     parsed = urlsplit(url)
     query = dict(parse_qsl(parsed.query))
-    if not parsed.hostname or query.keys() - _OF_S3_URLS:
+    if not parsed.hostname or query.keys() - _S3_URL_OPTIONS:
         raise ValueError("no bucket, or an unknown option")
     keys: dict[str, Any] = {}
     if parsed.username and parsed.password:
@@ -145,7 +145,7 @@ def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
     except BotoCoreError as error:
         raise _error("denied", type(error).__name__) from None
     except (BaseError, ValueError, OSError):
-        raise BucketError("The bucket's credentials profile cannot be used.", remedy=_IN_THE_PROFILE) from None
+        raise BucketError("The bucket's credentials profile cannot be used.", remedy=_CHECK_PROFILE) from None
 
 
 def _open_s3(
@@ -293,7 +293,7 @@ class RemoteBucket:
         attempt uses its own file names, so two attempts never write the same file. The marker, which they share,
         is written only if no later attempt has written it.
         """
-        self._refuse_others(folder, owner, fence)
+        self._reject_others(folder, owner, fence)
         scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=self._scratch))
         labels = {_OWNER: owner, _ATTEMPT: str(fence.attempt), _WRITER: scratch.name}
         draft = _RemoteDraft(self, folder, marker=marker, scratch=scratch, labels=labels, fence=fence)
@@ -305,12 +305,12 @@ class RemoteBucket:
             # Suppressed, since the original error matters more and the store may fail again. Without a marker,
             # readers ignore the files, and the next attempt replaces them.
             with suppress(Exception):
-                draft.take_back()
+                draft.discard()
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _refuse_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
+    def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
         """Return the keys in a folder from earlier attempts of the same owner.
 
         Raises:
@@ -326,10 +326,10 @@ class RemoteBucket:
             )
         there = {entry.key for entry in found} - set(but)
         for key in there:
-            self._refuse_other(self._head(key), owner, fence)
+            self._reject_other(self._head(key), owner, fence)
         return there
 
-    def _refuse_other(self, head: Any, owner: str, fence: Fence) -> None:
+    def _reject_other(self, head: Any, owner: str, fence: Fence) -> None:
         if head is None:
             return  # it does not exist, or was deleted meanwhile
         if head.attributes.get(_OWNER) != owner:
@@ -375,7 +375,7 @@ class RemoteBucket:
             head = self._head(key)
             if head is not None and head.attributes.get(_WRITER) == labels[_WRITER]:
                 return  # it was written, only the response was lost
-            self._refuse_other(head, labels[_OWNER], fence)
+            self._reject_other(head, labels[_OWNER], fence)
             seen = head and {name: head.meta[name] for name in ("e_tag", "version") if head.meta[name]}
             try:
                 with self._store() as store:
@@ -479,7 +479,7 @@ class _RemoteDraft:
         key = f"{self._folder}/{name}"
         if name == self._marker:
             owner = self._labels[_OWNER]
-            earlier = self._bucket._refuse_others(self._folder, owner, self._fence, but=self._written)
+            earlier = self._bucket._reject_others(self._folder, owner, self._fence, but=self._written)
             self._fence.commit()
             for stale in sorted(earlier - {key}):
                 self._bucket._delete(stale)
@@ -490,7 +490,7 @@ class _RemoteDraft:
                 self._bucket._put(key, source, self._labels, self._fence.check)
         path.unlink()
 
-    def take_back(self) -> None:
+    def discard(self) -> None:
         """Delete the files of this attempt, unless a marker has made them visible.
 
         That is this attempt's marker. Without an attempt number it is any marker, since other writers may have
@@ -539,12 +539,12 @@ def _problem_of(number: int, what: str, error: Exception) -> str:
     return by_number.get(number, otherwise)
 
 
-_IN_THE_PROFILE = "Check the bucket's credentials profile in the AWS configuration files."
+_CHECK_PROFILE = "Check the bucket's credentials profile in the AWS configuration files."
 _PROBLEMS = {
     "changed": ("Another writer changed the object meanwhile", "Try again."),
     "denied": (
         "The bucket's store rejected the bucket's credentials, or they lack permission",
-        _IN_THE_PROFILE,
+        _CHECK_PROFILE,
     ),
     "failed": (
         "The bucket's store rejected the request, or contains a key such as a//b",
@@ -556,7 +556,7 @@ _PROBLEMS = {
         "Create it there, or register the bucket with another URL.",
     ),
     "not implemented": ("The bucket's store does not support this request", "Use another store."),
-    "region": ("The bucket is not in the region of its profile", _IN_THE_PROFILE),
+    "region": ("The bucket is not in the region of its profile", _CHECK_PROFILE),
     "unreachable": (
         "The bucket's store cannot be reached",
         "Check the endpoint_url of the bucket's credentials profile, and that the store is up.",

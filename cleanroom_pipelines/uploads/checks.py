@@ -26,7 +26,7 @@ from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
 # Engine failures not caused by the file; any other one means that the file cannot be read.
 _SPARK_ON_FILES = ("FAILED_READ_FILE", "MALFORMED", "CANNOT_MERGE_SCHEMAS")
-_NOT_THE_FILES_FAULT = {
+_NOT_CAUSED_BY_FILES = {
     "",
     "BinderException",
     "CatalogException",
@@ -217,7 +217,7 @@ def reading_of(upload: UploadKind) -> Iterator[None]:
     except EngineError as error:
         cause = str(error.attributes.get("cause", ""))
         # Spark errors have names in capitals, DuckDB errors are classes.
-        if cause in _NOT_THE_FILES_FAULT or (cause.isupper() and not cause.startswith(_SPARK_ON_FILES)):
+        if cause in _NOT_CAUSED_BY_FILES or (cause.isupper() and not cause.startswith(_SPARK_ON_FILES)):
             raise
         raise upload.refusal(
             f"The {upload.what} could not be read to its end.",

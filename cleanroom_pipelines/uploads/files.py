@@ -267,7 +267,7 @@ def _validate_rows(
     )
     report, counts = _with_counts(engine, columns, tally, report, task)
     verdict = (
-        _not_seconds(engine, columns, report, upload)
+        _wrong_time_unit(engine, columns, report, upload)
         or _too_many_invalid(tally, report, task)
         or task.judge_size(counts)
     )
@@ -400,7 +400,7 @@ def _verdict_of(error: InputError) -> _Verdict:
     return _Verdict(code, error.status_code, str(error))
 
 
-def _not_seconds(
+def _wrong_time_unit(
     engine: Engine, columns: Sequence[Column], report: ValidationReport, upload: UploadKind
 ) -> _Verdict | None:
     position = next((i for i, column in enumerate(columns) if column.role is Role.TIMESTAMP), None)

@@ -195,7 +195,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
         return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
     reading.runtime.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
-    if (reason := _no_rows(part.tally, rules)) is not None:
+    if (reason := _no_valid_rows(part.tally, rules)) is not None:
         return ReadDataset(dataset, _failed(report, rules, *reason), None)
     report = _with_duplicates(report, part, reading)
     reading.runtime.tell(1.0, f"{rules.what}: validated")
@@ -255,7 +255,7 @@ class _Part:
             format=", ".join(formats),
         )
         with (
-            _damage_is_the_files(),
+            _file_damage_as_error(),
             open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
         ):
             self._read_rows(engine, file, upload)
@@ -279,7 +279,7 @@ class _Part:
         is_first = file.format == "csv"
         for batch in engine.batches(f"SELECT {select} FROM upload", rows=batch_rows):
             header = is_first and _is_header(columns, batch)
-            self._take(schema, columns, batch, upload.matching_id, header=header)
+            self._add_batch(schema, columns, batch, upload.matching_id, header=header)
             is_first = False
             self.reading.runtime.tell(share_of(batch), stage)
         rejected = engine.rejected_lines()
@@ -289,7 +289,7 @@ class _Part:
     def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
         named = _columns_of(self.dataset, file, upload)
         if not file.has_columns(len(named)):
-            raise _wrong_number(file.n_columns, len(named))
+            raise _wrong_column_count(file.n_columns, len(named))
         engine.execute(f"CREATE OR REPLACE TEMP VIEW upload AS {scan_sql(file, len(named))}")
         types = cells.physical_types(engine, "upload", file.tables, column_names(len(named)))
         columns = [
@@ -330,7 +330,7 @@ class _Part:
                 problem="type",
             )
 
-    def _take(
+    def _add_batch(
         self,
         schema: Sequence[Any],
         columns: "Sequence[RoomColumn]",
@@ -363,9 +363,9 @@ class _Part:
         kept = {name: array.filter(pa.array(valid)) for name, array in arrays.items()}
         self._rows.write(_room_rows(self.dataset, kept, numbers, kind, columns))
         if given is not None and kind is not None:
-            self._take_hashes(kind, kept)
+            self._add_hashes(kind, kept)
 
-    def _take_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
+    def _add_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
         for destination, hasher in self.reading.activation.items():
             hashes = _hashes_of(destination, hasher, kind, kept["matching_id"])
             names = pa.array([destination] * len(hashes), pa.string())
@@ -572,7 +572,7 @@ _WHOLE_FILE_CODES = {"missing": None, "empty": ErrorCode.EMPTY_FILE, "type": Err
 
 
 @contextmanager
-def _damage_is_the_files() -> Iterator[None]:
+def _file_damage_as_error() -> Iterator[None]:
     with suppress(TrainingDataError):
         # `checks` knows which engine failures are caused by the file, whatever its kind.
         with checks.reading_of(checks.INTERACTIONS):
@@ -585,7 +585,7 @@ def _damage_is_the_files() -> Iterator[None]:
     )
 
 
-def _wrong_number(n_found: int, n_expected: int) -> InputError:
+def _wrong_column_count(n_found: int, n_expected: int) -> InputError:
     many = n_found > n_expected
     return InputError(
         f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_expected:,}.",
@@ -595,7 +595,7 @@ def _wrong_number(n_found: int, n_expected: int) -> InputError:
     )
 
 
-def _no_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
+def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
     if tally.n_rows == 0:
         return ErrorCode.EMPTY_FILE, f"The {rules.what} has no rows. Upload a file with at least one row."
     if tally.n_invalid_rows < tally.n_rows:
