@@ -1,6 +1,6 @@
-"""Contract: an entry is on disk before `write` returns, from however many threads and processes at once; whatever
-is altered, removed, moved, inserted or cut off afterwards is found; a kill leaves a whole log; a full disk is an
-error before anything happens; no field takes data; and a log of a release before the table verifies as it did.
+"""Contract: an entry is on disk before `write` returns, for any number of concurrent threads and processes; any
+alteration, removal, move, insertion or truncation is detected; a kill leaves a valid log; a full disk is an
+error before anything happens; no field accepts data; and a log of an earlier release still verifies.
 
 Source: contract 3.20 of the AWS-compatible API.
 """

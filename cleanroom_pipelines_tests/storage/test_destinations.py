@@ -1,5 +1,5 @@
-"""Contract: a destination URL means a folder below one bucket of one account, or is refused; nothing else can be
-reached through it, neither by dots, nor by encoding, nor by a link."""
+"""Contract: a destination URL is a folder below one bucket of one account, or is rejected; dots, encoding and
+links cannot reach anything else."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Contract: a registered bucket with a URL lies on a real S3-compatible store, below its prefix, and is reached
-with its own profile alone, whatever else this machine may do. What the store refuses, or that it is not there,
-says one sentence with the store's code and no more."""
+"""Contract: a registered bucket with a URL is on a real S3-compatible store, below its prefix, and is accessed
+only with its own profile, whatever the machine's own permissions. A rejected request or an unreachable store
+is reported in one sentence with only the store's error code."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""What fails an upload, what only drops rows, and with which code.
+"""Errors that fail an upload, errors that only drop rows, and their codes.
 
-Contract: whatever is wrong with a file gives a FAILED report with its status code and one remedy, never an
-exception; row problems are dropped and counted up to the allowed share; totals are exact, recording stops at 500.
+Contract: any problem with a file gives a FAILED report with its status code and one remedy, never an exception;
+rows with problems are dropped and counted up to the allowed share; totals are exact, recording stops at 500.
 """
 
 import gzip
