@@ -417,7 +417,7 @@ class AuditLog:
                 yield self._engine
 
     def _opened(self) -> Engine:
-        """Open the database; at the first time, create the table and import an earlier log."""
+        """Open the database; on first use, create the table and import an earlier log."""
         if self._server is None and not self._file.exists():
             _private(self._file, "xb").close()
             sync_folder(self._folder)

@@ -16,7 +16,7 @@ _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTAL
 _SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()=,@+: -]{1,255}")
 
 
-def split_s3_url(url: str, *, what: str = "place") -> tuple[str, list[str]]:
+def split_s3_url(url: str, *, what: str = "URL") -> tuple[str, list[str]]:
     """Split a URL into its bucket and the segments of its key; one trailing slash is allowed.
 
     Args:
@@ -29,7 +29,7 @@ def split_s3_url(url: str, *, what: str = "place") -> tuple[str, list[str]]:
     remedy = "Use s3://bucket/key; path segments may contain letters, digits, spaces and !_.*'()=,@+:-"
     match = _URL.fullmatch(url.removesuffix("/"))
     if match is None:
-        raise UsageError(f"The {what} is not an s3://bucket/key URL.", remedy=remedy)
+        raise UsageError(f"The {what} does not have the form s3://bucket/key.", remedy=remedy)
     bucket, key = match.group(1), match.group(2)
     segments = key.split("/") if key is not None else []
     if len(key or "") > MAX_KEY or len(segments) > _MAX_SEGMENTS or not all(map(is_plain_segment, segments)):
